@@ -1,0 +1,200 @@
+"""The program's errors: each has a stable code, an HTTP status, an exit code and a sentence.
+
+The command line prints ``message`` (and ``hint``), the HTTP layer renders it in the shape the
+client expects, and logs show it. Nothing else is raised on purpose for a user to read.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CyberError(Exception):
+    """Base of all errors a person may read.
+
+    ``message`` is one plain sentence that names what is wrong; ``hint`` (may be empty) says the
+    way out. ``code`` is the machine-readable name, ``status`` the HTTP status, ``type`` OpenAI's
+    error family, ``exit_code`` what the command line ends with.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.param = param
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class InvalidRequestError(CyberError):
+    """The request itself is wrong: broken JSON, a wrong type, no model named."""
+
+    code = "invalid_request_error"
+    status = 400
+    type = "invalid_request_error"
+    exit_code = 2
+
+
+class ModelNotFoundError(CyberError):
+    """No local model has this id or alias."""
+
+    code = "model_not_found"
+    status = 404
+    type = "invalid_request_error"
+    exit_code = 4
+
+
+class NotFoundError(CyberError):
+    """A path, key or other named thing does not exist."""
+
+    code = "not_found"
+    status = 404
+    type = "invalid_request_error"
+    exit_code = 4
+
+
+class MethodNotAllowedError(CyberError):
+    """The path exists, the HTTP method does not go with it."""
+
+    code = "method_not_allowed"
+    status = 405
+    type = "invalid_request_error"
+
+
+class ConflictError(CyberError):
+    """What was asked does not go with the present state (a second service, a loaded model)."""
+
+    code = "conflict"
+    status = 409
+    type = "invalid_request_error"
+
+
+class InvalidApiKeyError(CyberError):
+    """``api_keys`` is set and the request carries none of them."""
+
+    code = "invalid_api_key"
+    status = 401
+    type = "authentication_error"
+
+
+class ForbiddenHostError(CyberError):
+    """The ``Host`` (or the ``Origin``) is not one this service answers to."""
+
+    code = "forbidden_host"
+    status = 403
+    type = "permission_error"
+
+
+class ForbiddenOriginError(ForbiddenHostError):
+    """A web page from another site asked for something only the owner's pages may have."""
+
+    code = "forbidden_origin"
+
+
+class UnsupportedMediaTypeError(CyberError):
+    """An admin write that is not ``application/json``."""
+
+    code = "unsupported_media_type"
+    status = 415
+    type = "invalid_request_error"
+
+
+class RequestTimeoutError(CyberError):
+    """The client began a request and stopped sending it."""
+
+    code = "request_timeout"
+    status = 408
+    type = "invalid_request_error"
+
+
+class RequestTooLargeError(CyberError):
+    """The body is larger than ``max_body_size``."""
+
+    code = "request_too_large"
+    status = 413
+    type = "invalid_request_error"
+
+
+class QueueFullError(CyberError):
+    """``max_queue`` requests wait for this model already. ``retry_after`` is in seconds."""
+
+    code = "queue_full"
+    status = 429
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ModelLoadError(CyberError):
+    """The model's server did not come up. ``log_tail`` holds its last lines (plain text)."""
+
+    code = "model_load_failed"
+    status = 503
+    type = "server_error"
+
+    def __init__(self, message: str, *, hint: str = "", log_tail: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.log_tail = log_tail
+
+
+class QueueTimeoutError(CyberError):
+    """The request waited ``queue_timeout`` seconds in vain."""
+
+    code = "queue_timeout"
+    status = 503
+    type = "server_error"
+
+
+class ShuttingDownError(CyberError):
+    """The service is stopping and takes no new work."""
+
+    code = "shutting_down"
+    status = 503
+    type = "server_error"
+
+
+class UpstreamError(CyberError):
+    """The model's server died or hung while it had the request."""
+
+    code = "upstream_failed"
+    status = 502
+    type = "server_error"
+
+
+class NoServiceError(CyberError):
+    """No service answers at the configured address."""
+
+    code = "no_service"
+    exit_code = 3
+
+
+class ConfigError(CyberError):
+    """The configuration is invalid; the message lists every mistake, one a line."""
+
+    code = "config_invalid"
+    status = 400
+    type = "invalid_request_error"
+    exit_code = 5
+
+
+class NoLlamaServerError(CyberError):
+    """No usable ``llama-server`` was found."""
+
+    code = "model_load_failed"
+    status = 503
+    exit_code = 6
+
+
+class GGUFError(CyberError):
+    """A file is not a readable GGUF model: truncated, hostile or of an unknown version."""
+
+    code = "unreadable_model"
+    status = 400

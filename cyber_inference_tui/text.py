@@ -1,0 +1,37 @@
+"""The one sanitiser: outside text (logs, names, child output, hub texts) is made harmless here.
+
+Terminals obey escape sequences, C1 controls and bidirectional overrides found in any text they
+show. Everything that comes from outside passes ``clean_line`` where it enters the program.
+"""
+
+from __future__ import annotations
+
+import re
+
+# ESC sequences whole (CSI, OSC/DCS/PM/APC up to their terminator, two-byte escapes), so that no
+# remains such as "[31m" stay behind; then single controls and bidi marks.
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"
+    r"|\x1b[\]PX^_][^\x07\x1b\x9c]{0,4096}(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*[0-~]?"
+    r"|\x9b[0-?]*[ -/]*[@-~]"
+)
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff"
+    "\ud800-\udfff]"
+)
+
+
+def clean_line(text: str, *, limit: int = 4096) -> str:
+    """One line of ``text`` without escape sequences, controls or bidi marks, tabs as spaces.
+
+    ``limit`` is in characters; what is cut is told: ``… (+N characters)``.
+    """
+    # Most lines hold nothing to remove: one C-level check is the fast path.
+    if not text.isprintable():
+        if "\x1b" in text or "\x9b" in text:
+            text = _ESCAPES.sub("", text)
+        text = _CONTROLS.sub("", text).replace("\t", "    ")
+    if len(text) > limit:
+        text = f"{text[:limit]}… (+{len(text) - limit} characters)"
+    return text
