@@ -1,0 +1,1 @@
+"""The models on this machine: files found, grouped, named and looked up by id or alias."""

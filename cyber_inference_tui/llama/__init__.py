@@ -1,0 +1,1 @@
+"""llama-server: finding it, its arguments, and one process from spawn to exit."""

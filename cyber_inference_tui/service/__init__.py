@@ -1,0 +1,1 @@
+"""The service: everything composed, started and stopped together."""

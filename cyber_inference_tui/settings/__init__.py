@@ -1,0 +1,1 @@
+"""What a person configures: one schema, its sources merged, its file edited with care."""

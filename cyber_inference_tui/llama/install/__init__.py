@@ -1,0 +1,1 @@
+"""Getting a llama-server onto this machine without touching the system."""
