@@ -1,0 +1,130 @@
+"""The options every command understands: they may stand before the command or after it.
+
+``GlobalOptions`` is what a command receives with ``@click.pass_obj``. Nothing heavy is imported
+here: ``--help`` has to answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.settings.load import Loaded
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalOptions:
+    """What was said on the command line for the whole program, and the environment it runs in.
+
+    ``flags`` holds the settings given as flags, by their key (``host``, ``port``, …), and only
+    those that were given.
+    """
+
+    config: Path | None = None
+    flags: dict[str, Any] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    demo: bool = False
+
+    def load(self) -> Loaded:
+        """The effective settings. Raises ``ConfigError`` naming every mistake."""
+        from cyber_inference_tui.settings.load import load  # noqa: PLC0415
+
+        return load(config=self.config, environ=self.environ, flags=self.flags)
+
+
+class GlobalOption(click.Option):
+    """An option of the whole program: it changes the context's ``GlobalOptions``."""
+
+    def __init__(
+        self, *names: str, change: Callable[[GlobalOptions, Any], GlobalOptions], **attrs: Any
+    ) -> None:
+        super().__init__(list(names), expose_value=False, callback=self._apply, **attrs)
+        self._change = change
+
+    def _apply(self, ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value is None or value is False:
+            return
+        options = ctx.obj if isinstance(ctx.obj, GlobalOptions) else GlobalOptions()
+        ctx.obj = self._change(options, value)
+
+
+def _setting(key: str) -> Callable[[GlobalOptions, Any], GlobalOptions]:
+    def change(options: GlobalOptions, value: Any) -> GlobalOptions:
+        return replace(options, flags={**options.flags, key: value})
+
+    return change
+
+
+def global_options(*, hidden: bool = False) -> list[click.Parameter]:
+    """New option objects for one command; ``hidden`` leaves them out of its ``--help``."""
+    path = click.Path(path_type=Path)
+    return [
+        GlobalOption(
+            "--config",
+            type=path,
+            metavar="FILE",
+            help="Read settings from FILE.",
+            hidden=hidden,
+            change=lambda options, value: replace(options, config=value),
+        ),
+        GlobalOption(
+            "--host",
+            metavar="ADDRESS",
+            help="Address the service listens on.",
+            hidden=hidden,
+            change=_setting("host"),
+        ),
+        GlobalOption(
+            "--port",
+            type=click.IntRange(0, 65535),
+            metavar="PORT",
+            help="Port the service listens on.",
+            hidden=hidden,
+            change=_setting("port"),
+        ),
+        GlobalOption(
+            "--data-dir",
+            type=path,
+            metavar="DIR",
+            help="Where state and logs are kept.",
+            hidden=hidden,
+            change=_setting("data_dir"),
+        ),
+        GlobalOption(
+            "--models-dir",
+            type=path,
+            metavar="DIR",
+            help="Where models are kept.",
+            hidden=hidden,
+            change=_setting("models_dir"),
+        ),
+        GlobalOption(
+            "--log-level",
+            type=click.Choice(LOG_LEVELS, case_sensitive=False),
+            help="How much the service tells.",
+            hidden=hidden,
+            change=_setting("log_level"),
+        ),
+        GlobalOption(
+            "--demo",
+            is_flag=True,
+            help="Add the built-in model 'demo'.",
+            hidden=hidden,
+            change=lambda options, _: replace(options, demo=True),
+        ),
+    ]
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--json``, for every command that prints data; the parameter is ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")(
+        function
+    )
