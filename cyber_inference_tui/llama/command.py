@@ -1,0 +1,117 @@
+"""The argument list and environment of a model's server: pure functions, no look at the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.settings.schema import Settings
+
+MIB = 1 << 20
+
+HTTP_THREADS = 64
+"""llama-server's HTTP threads: every open connection holds one, so it bounds our connections."""
+
+MAX_CONNECTIONS = HTTP_THREADS - 8
+"""Requests sent to one server at once; the rest of the threads is for idle connections."""
+
+_CACHE_RAM_DEFAULT_MIB = 8192
+_CACHE_RAM_SHARE = 10
+
+# What a server may need of our own environment: where programs, libraries and drivers are, and
+# the language. Everything else, our tokens and passwords above all, stays here.
+_ENVIRONMENT_NAMES = frozenset(
+    {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"}
+    | {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"}
+)
+_ENVIRONMENT_PREFIXES = (
+    *("LC_", "CUDA_", "NVIDIA_", "GGML_", "HIP_", "HSA_", "ROCR_", "ROCM_"),
+    *("VK_", "ZE_", "ONEAPI_", "SYCL_", "OMP_", "OPENBLAS_", "MTL_"),
+)
+
+
+def context_size(model: LocalModel, settings: Settings) -> int:
+    """Tokens of context the model's server is started with.
+
+    A model's own ``context_size`` is taken as it is (0 = what the model was trained with);
+    ``default_context_size`` is capped by ``max_context_size`` and by the model's own length.
+    """
+    own = model.metadata.context_length if model.metadata else None
+    if model.settings.context_size is not None:
+        return model.settings.context_size or own or settings.max_context_size
+    wanted = settings.default_context_size or own or settings.max_context_size
+    return min(wanted, settings.max_context_size, own or wanted)
+
+
+def cache_ram_mib(available_bytes: int) -> int:
+    """MiB for llama-server's prompt cache: a tenth of the memory that is available now.
+
+    llama-server's own default is 8192 MiB whatever the machine has, which can end a small board.
+    """
+    return min(_CACHE_RAM_DEFAULT_MIB, available_bytes // _CACHE_RAM_SHARE // MIB)
+
+
+def llama_argv(
+    *,
+    program: str,
+    flags: frozenset[str],
+    model: LocalModel,
+    settings: Settings,
+    host: str,
+    port: int,
+    available_bytes: int,
+) -> list[str]:
+    """The command line of llama-server for one model.
+
+    ``flags`` are the options this build knows (``--help``): options that came later or were
+    renamed are only given where they exist. A person's own arguments come last, so they win.
+    """
+    own = model.settings
+    argv = [program, "--host", host, "--port", str(port), "--alias", model.id]
+    argv += ["--model", str(model.path)]
+    if model.mmproj is not None:
+        argv += ["--mmproj", str(model.mmproj)]
+    argv += ["--ctx-size", str(context_size(model, settings))]
+    for option, mine, general, unset in (
+        ("--gpu-layers", own.gpu_layers, settings.llama_gpu_layers, -1),
+        ("--threads", own.threads, settings.llama_threads, 0),
+        ("--parallel", own.parallel, settings.llama_parallel, 0),
+    ):
+        value = general if mine is None else mine
+        if value != unset:
+            argv += [option, str(value)]
+    argv += _if_known(flags, "--cache-ram", str(cache_ram_mib(available_bytes)))
+    argv += _if_known(flags, "--threads-http", str(HTTP_THREADS))
+    argv += _if_known(flags, "--log-colors", "off")
+    argv += _if_known(flags, "--offline")
+    argv += _if_known(flags, "--no-webui") or _if_known(flags, "--no-ui")
+    return [*argv, *settings.llama_args, *own.args]
+
+
+def _if_known(flags: frozenset[str], option: str, *values: str) -> list[str]:
+    return [option, *values] if option in flags else []
+
+
+def custom_argv(model: LocalModel, *, host: str, port: int) -> list[str]:
+    """The command line of a model with a ``command`` of its own, its placeholders filled in."""
+    values = {"port": str(port), "host": host, "path": str(model.path or ""), "id": model.id}
+    return [_fill(word, values) for word in model.settings.command]
+
+
+def _fill(word: str, values: Mapping[str, str]) -> str:
+    # Not str.format: other braces (JSON arguments are common) are left as they are.
+    for name, value in values.items():
+        word = word.replace(f"{{{name}}}", value)
+    return word
+
+
+def child_environment(environ: Mapping[str, str], *additions: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a server: the needed part of ours, then ``additions`` in order."""
+    result = {
+        name: value
+        for name, value in environ.items()
+        if name in _ENVIRONMENT_NAMES or name.startswith(_ENVIRONMENT_PREFIXES)
+    }
+    for addition in additions:
+        result.update(addition)
+    return result

@@ -1,0 +1,203 @@
+"""From a model to a server that answers: port, arguments, process, readiness, and every way out.
+
+``Launcher.launch`` either returns a ready server or has cleaned up everything it started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+
+from cyber_inference_tui.errors import ModelLoadError
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.binary import LlamaBinary
+from cyber_inference_tui.llama.command import child_environment, custom_argv, llama_argv
+from cyber_inference_tui.llama.failure import PORT_TAKEN, deciding_line, explain
+from cyber_inference_tui.llama.guard import ProcessGuard
+from cyber_inference_tui.llama.log import LogMark, LogRing
+from cyber_inference_tui.llama.orphans import PidRecord
+from cyber_inference_tui.llama.ports import PortPool
+from cyber_inference_tui.llama.server import (
+    ROUTER_ENVIRONMENT,
+    Launch,
+    ServerExitedError,
+    ServerProcess,
+)
+from cyber_inference_tui.settings.schema import Settings
+
+SERVER_HOST = "127.0.0.1"
+LOG_TAIL_LINES = 12
+_PORT_TRIES = 3
+
+_logger = logging.getLogger(__name__)
+
+
+class Launcher:
+    """Starts and stops the servers of all models; owns their ports, pid record and guard.
+
+    ``find_binary`` (blocking, run in a thread) gives the llama-server to use now, so that a newly
+    installed one is taken at the next load. ``log_for`` gives a model's log ring.
+    """
+
+    def __init__(
+        self,
+        *,
+        find_binary: Callable[[], LlamaBinary],
+        log_for: Callable[[str], LogRing],
+        pids: PidRecord,
+        environ: Mapping[str, str],
+        available_memory: Callable[[], int] = lambda: psutil.virtual_memory().available,
+    ) -> None:
+        self._find_binary = find_binary
+        self._log_for = log_for
+        self._pids = pids
+        self._environ = environ
+        self._available_memory = available_memory
+        self._ports = PortPool(SERVER_HOST)
+        self._guard = ProcessGuard()
+
+    async def start(self) -> None:
+        """End what a former service left behind, then start the guard."""
+        for orphan in await asyncio.to_thread(self._pids.end_orphans):
+            _logger.warning(
+                "ended the server of %s (pid %d), left by a former run", orphan.model, orphan.pid
+            )
+        await self._guard.start()
+
+    async def close(self) -> None:
+        """End the guard; every server must have been stopped before."""
+        await self._guard.stop()
+
+    async def launch(
+        self,
+        model: LocalModel,
+        settings: Settings,
+        progress: Callable[[float | None], None],
+    ) -> ServerProcess:
+        """A server for ``model`` that answers requests.
+
+        Raises ``ModelLoadError`` with the reason and the last log lines when it ends instead, or
+        when there is no sign of progress for ``load_timeout`` seconds, and ``NoLlamaServerError``
+        when there is nothing to start. Cancelling it stops the process first.
+        """
+        if model.problem is not None:
+            raise ModelLoadError(f"{model.id} cannot be loaded: {model.problem}")
+        binary = None if model.settings.command else await asyncio.to_thread(self._find_binary)
+        avoid: set[int] = set()
+        while True:
+            port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
+            mark = self._log_for(model.id).mark()
+            try:
+                launch = self._plan(model, settings, binary, port)
+                return await self._bring_up(launch, settings, mark, progress)
+            except ModelLoadError:
+                self._ports.give_back(port)
+                # Somebody took the port between our look and the server's bind.
+                reason, _ = deciding_line(mark.lines())
+                avoid.add(port)
+                if reason != PORT_TAKEN or len(avoid) >= _PORT_TRIES:
+                    raise
+            except BaseException:
+                self._ports.give_back(port)
+                raise
+            finally:
+                mark.close()
+
+    def _plan(
+        self, model: LocalModel, settings: Settings, binary: LlamaBinary | None, port: int
+    ) -> Launch:
+        if binary is None:
+            return Launch(
+                name=model.id,
+                argv=tuple(custom_argv(model, host=SERVER_HOST, port=port)),
+                environment=child_environment(self._environ, model.settings.env),
+                host=SERVER_HOST,
+                port=port,
+                speaks_protocol=False,
+            )
+        argv = llama_argv(
+            program=str(binary.path),
+            flags=binary.flags,
+            model=model,
+            settings=settings,
+            host=SERVER_HOST,
+            port=port,
+            available_bytes=self._available_memory(),
+        )
+        return Launch(
+            name=model.id,
+            argv=tuple(argv),
+            environment=child_environment(
+                self._environ,
+                binary.env,
+                model.settings.env,
+                ROUTER_ENVIRONMENT if binary.router_child else {},
+            ),
+            host=SERVER_HOST,
+            port=port,
+            speaks_protocol=binary.router_child,
+            working_directory=Path("/"),
+        )
+
+    async def _bring_up(
+        self,
+        launch: Launch,
+        settings: Settings,
+        mark: LogMark,
+        progress: Callable[[float | None], None],
+    ) -> ServerProcess:
+        log = self._log_for(launch.name)
+        log.add([f"--- starting: {' '.join(launch.argv)}"])
+        last_sign = asyncio.get_running_loop().time()
+
+        def moved(value: float | None) -> None:
+            nonlocal last_sign
+            last_sign = asyncio.get_running_loop().time()
+            progress(value)
+
+        try:
+            server = await ServerProcess.spawn(launch, log=log, progress=moved)
+        except OSError as error:
+            raise ModelLoadError(
+                f"cannot run {launch.argv[0]}: {os.strerror(error.errno or 0)}."
+            ) from error
+        self._guard.add(server.pid)
+        self._pids.add(server.pid, launch.name)
+        server.exited.add_done_callback(lambda _: self._gone(server))
+        ready = asyncio.ensure_future(server.wait_ready())
+        try:
+            while not ready.done():
+                left = last_sign + settings.load_timeout - asyncio.get_running_loop().time()
+                if left <= 0:
+                    raise ModelLoadError(
+                        f"{launch.name} showed no progress for {settings.load_timeout:g} s while"
+                        " loading.",
+                        hint="Raise load_timeout if the disk is that slow.",
+                        log_tail=mark.lines()[-LOG_TAIL_LINES:],
+                    )
+                await asyncio.wait({ready}, timeout=left)
+            ready.result()
+        except ServerExitedError as error:
+            # Its own group may hold children still.
+            await server.stop(0)
+            lines = mark.lines()
+            raise ModelLoadError(
+                f"{launch.name} could not be loaded: {explain(error.returncode, lines)}.",
+                log_tail=lines[-LOG_TAIL_LINES:],
+            ) from None
+        except BaseException:
+            ready.cancel()
+            # A second cancel must not leave the process behind: the stop runs to its end.
+            await asyncio.shield(server.stop(settings.stop_timeout))
+            raise
+        return server
+
+    def _gone(self, server: ServerProcess) -> None:
+        self._guard.remove(server.pid)
+        self._pids.remove(server.pid)
+        self._ports.give_back(server.port)

@@ -1,0 +1,308 @@
+"""One server process, from spawn to exit: readiness, load progress, output, and a sure end.
+
+Two ways to learn that a server is ready, chosen by ``Launch.speaks_protocol``:
+
+* llama-server's router protocol: started with ``LLAMA_SERVER_ROUTER_PORT`` in its environment it
+  prints ``cmd_child_to_router:state:{…}`` lines on stdout, progress and ``ready`` among them, and
+  obeys ``cmd_router_to_child:exit`` on stdin. No polling, ready is known within milliseconds.
+* anything else: ``GET /health`` on a short, growing interval.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from cyber_inference_tui.llama.failure import explain
+from cyber_inference_tui.llama.log import LineSplitter, LogRing, is_protocol_line
+
+ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
+"""Its presence makes llama-server speak the protocol; the value is not used by a child."""
+
+_STATE_PREFIX = b"cmd_child_to_router:state:"
+_EXIT_COMMAND = b"cmd_router_to_child:exit\n"
+_HEALTH_POLL_FIRST = 0.01
+_HEALTH_POLL_MOST = 0.2
+_HEALTH_TIMEOUT = 5.0
+_KILL_TIMEOUT = 10.0
+_OBITUARY_LINES = 12
+_PR_SET_PDEATHSIG = 1
+
+_logger = logging.getLogger(__name__)
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything needed to start one server."""
+
+    name: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    host: str
+    port: int
+    speaks_protocol: bool
+    working_directory: Path | None = None
+
+
+class ServerExitedError(Exception):
+    """The process ended before it was ready; ``returncode`` as ``subprocess`` gives it."""
+
+    def __init__(self, returncode: int) -> None:
+        super().__init__(f"exited with {returncode} before it was ready")
+        self.returncode = returncode
+
+
+class _Payload(msgspec.Struct):
+    value: float | None = None
+
+
+class _State(msgspec.Struct):
+    state: str = ""
+    payload: _Payload | None = None
+
+
+_decode_state = msgspec.json.Decoder(_State).decode
+
+
+class ServerProcess:
+    """A running server. Make it with ``ServerProcess.spawn``; it is over when ``exited`` is done.
+
+    ``progress`` is called with 0 to 1 whenever the server tells how far its load is, and with
+    ``None`` for a sign of life without a number.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        *,
+        log: LogRing,
+        progress: Callable[[float | None], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.pid = 0
+        """The process id, also the id of its process group."""
+        self.port = launch.port
+        self.exited: asyncio.Future[int] = loop.create_future()
+        """The return code, once the process is gone (negative = killed by that signal)."""
+        self._launch = launch
+        self._log = log
+        self._progress = progress
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._listening = asyncio.Event()
+        self._splitters = {1: LineSplitter(), 2: LineSplitter()}
+        self._transport: asyncio.SubprocessTransport | None = None
+
+    @classmethod
+    async def spawn(
+        cls,
+        launch: Launch,
+        *,
+        log: LogRing,
+        progress: Callable[[float | None], None],
+    ) -> ServerProcess:
+        """Start the process; raises ``OSError`` when the program cannot be run."""
+        server = cls(launch, log=log, progress=progress)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.subprocess_exec(
+            lambda: _Output(server),
+            *launch.argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(launch.environment),
+            cwd=launch.working_directory,
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),
+        )
+        server._transport = transport
+        server.pid = transport.get_pid()
+        return server
+
+    async def wait_ready(self) -> None:
+        """Return when the server answers requests; raises ``ServerExitedError`` if it ends first.
+
+        Without a time limit of its own: the caller knows what progress is worth waiting for.
+        """
+        if self._launch.speaks_protocol:
+            await _first(self._ready, self.exited)
+        else:
+            poll = asyncio.ensure_future(self._poll_health())
+            try:
+                await _first(poll, self.exited)
+            finally:
+                poll.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await poll
+        if self.exited.done():
+            raise ServerExitedError(self.exited.result())
+        if not self._ready.done():
+            self._ready.set_result(None)
+
+    async def stop(self, timeout: float) -> int:
+        """Ask the server to end, kill its process group after ``timeout`` seconds; the exit code.
+
+        Returns only when the process is gone and its pipes are drained. Safe to call twice and
+        at any moment of its life.
+        """
+        if not self.exited.done():
+            self._ask_to_exit()
+            await asyncio.wait({self.exited}, timeout=timeout)
+        if not self.exited.done():
+            _logger.warning("%s did not stop within %g s: killing it", self._launch.name, timeout)
+        # Also after a clean exit: children of its own may be left in its group.
+        self.kill()
+        await asyncio.wait({self.exited}, timeout=_KILL_TIMEOUT)
+        if not self.exited.done():
+            raise TimeoutError(f"process {self.pid} does not die (it hangs in the kernel)")
+        return self.exited.result()
+
+    def kill(self) -> None:
+        """SIGKILL to the whole process group, at once."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def obituary(self) -> tuple[str, tuple[str, ...]]:
+        """Once it has ended: why, in plain words, and its last log lines."""
+        lines = tuple(line.text for line in self._log.tail(_OBITUARY_LINES))
+        returncode = self.exited.result() if self.exited.done() else 0
+        return explain(returncode, lines), lines
+
+    def _ask_to_exit(self) -> None:
+        if self._transport is None:
+            return
+        stdin = cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(0))
+        if self._launch.speaks_protocol and self._ready.done() and stdin is not None:
+            # In this mode SIGTERM alone would wait for stdin to close.
+            stdin.write(_EXIT_COMMAND)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._transport.send_signal(signal.SIGTERM)
+        if stdin is not None:
+            stdin.close()
+
+    def received(self, fd: int, data: bytes) -> None:
+        """Output has come (called by the pipe protocol)."""
+        self._take_lines(fd, self._splitters[fd].feed(data))
+
+    def ended(self, returncode: int) -> None:
+        """The process is gone and its pipes are drained (called by the pipe protocol)."""
+        for fd, splitter in self._splitters.items():
+            self._take_lines(fd, splitter.flush())
+        if not self.exited.done():
+            self.exited.set_result(returncode)
+
+    def _take_lines(self, fd: int, lines: list[bytes]) -> None:
+        texts = []
+        for line in lines:
+            if fd == 1 and is_protocol_line(line):
+                self._take_protocol(line)
+                continue
+            if not self._listening.is_set() and b"listening on" in line:
+                self._listening.set()
+            texts.append(line.decode("utf-8", "replace"))
+        if texts:
+            self._log.add(texts)
+
+    def _take_protocol(self, line: bytes) -> None:
+        if not line.startswith(_STATE_PREFIX):
+            return
+        body = line[len(_STATE_PREFIX) :]
+        try:
+            message = _decode_state(body)
+        except msgspec.MsgspecError:
+            # A very long line (facts about the model) was cut: its beginning tells enough.
+            message = _State("ready" if body.startswith(b'{"state":"ready"') else "")
+        if message.state == "ready":
+            if not self._ready.done():
+                self._ready.set_result(None)
+        elif message.state == "loading":
+            self._progress(message.payload.value if message.payload else None)
+
+    async def _poll_health(self) -> None:
+        pause = _HEALTH_POLL_FIRST
+        while not await self._healthy():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._listening.wait()
+                    # From here on it can be ready any moment: look often for a while.
+                    await asyncio.sleep(min(pause, _HEALTH_POLL_FIRST))
+            pause = min(pause * 1.5, _HEALTH_POLL_MOST)
+
+    async def _healthy(self) -> bool:
+        """Whether ``GET /health`` says yes. A server without that path (404) is ready, too."""
+        try:
+            async with asyncio.timeout(_HEALTH_TIMEOUT):
+                reader, writer = await asyncio.open_connection(
+                    self._launch.host, self._launch.port, limit=4096
+                )
+                try:
+                    host = self._launch.host
+                    request = f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+                    writer.write(request.encode("ascii"))
+                    status_line = await reader.readline()
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError, ValueError):
+            return False
+        return status_line[9:12] in {b"200", b"204", b"404"}
+
+
+async def _first(*futures: asyncio.Future[Any]) -> None:
+    """Wait until one of them is done; none is cancelled."""
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+class _Output(asyncio.SubprocessProtocol):
+    """Hands a subprocess's output and end to its ``ServerProcess``."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+        self._transport: asyncio.SubprocessTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.SubprocessTransport", transport)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._server.received(fd, data)
+
+    def process_exited(self) -> None:
+        # A grandchild may hold the pipes open for ever; the last output gets a moment.
+        asyncio.get_running_loop().call_later(1.0, self._finish)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._transport is None:
+            return
+        transport, self._transport = self._transport, None
+        returncode = transport.get_returncode()
+        transport.close()
+        self._server.ended(-signal.SIGKILL if returncode is None else returncode)
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What the child does before exec: ask the kernel to kill it when this process dies.
+
+    Linux only (prctl(2)). The parent may have died already between fork and prctl: checked.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare

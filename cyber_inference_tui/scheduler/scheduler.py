@@ -1,0 +1,613 @@
+"""The one owner of all model states: admits requests, loads and unloads, never cuts an answer.
+
+Everything here runs on one event loop and changes state only in this file. ``policy.decide`` says
+what to do; ``_step`` carries it out after every change, and a timer asks again when a model may
+become idle. Time is the event loop's clock, so that a loop with a virtual clock drives it all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Protocol, Self
+
+from cyber_inference_tui.errors import (
+    CyberError,
+    ModelLoadError,
+    QueueFullError,
+    QueueTimeoutError,
+    ShuttingDownError,
+)
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.scheduler.policy import (
+    STABLE_AFTER,
+    Limits,
+    ModelView,
+    Reason,
+    backoff,
+    decide,
+)
+from cyber_inference_tui.settings.schema import Settings
+
+_logger = logging.getLogger(__name__)
+
+
+class Server(Protocol):
+    """A loaded model's process, as the scheduler needs it."""
+
+    port: int
+    pid: int
+    exited: asyncio.Future[int]
+
+    async def stop(self, timeout: float) -> int:
+        """End it; return when the process is gone."""
+
+    def obituary(self) -> tuple[str, tuple[str, ...]]:
+        """After its end: why, in plain words, and its last log lines."""
+
+
+class ServerLauncher(Protocol):
+    """Starts servers: ready ones, or a ``CyberError`` with nothing left behind."""
+
+    async def launch(
+        self,
+        model: LocalModel,
+        settings: Settings,
+        progress: Callable[[float | None], None],
+    ) -> Server:
+        """A server that answers requests."""
+
+
+class _Waiter:
+    """Somebody who waits for a model: a request, or an explicit load (which takes no place)."""
+
+    __slots__ = ("future", "since", "takes_place")
+
+    def __init__(self, future: asyncio.Future[None], since: float, takes_place: bool) -> None:
+        self.future = future
+        self.since = since
+        self.takes_place = takes_place
+
+
+class ModelState:
+    """One model's present state. Read it anywhere on the loop; only the scheduler writes it."""
+
+    def __init__(self, model: LocalModel) -> None:
+        self.model = model
+        self.status = ModelStatus.UNLOADED
+        self.progress: float | None = None
+        self.server: Server | None = None
+        self.in_flight = 0
+        self.waiters: deque[_Waiter] = deque()
+        self.leaving = False
+        self.pinned: bool | None = None
+        """Set by a person at run time; ``None`` = as configured."""
+        self.last_used = 0.0
+        self.loaded = 0.0
+        self.loaded_at: datetime | None = None
+        self.last_used_at: datetime | None = None
+        self.failure: CyberError | None = None
+        self.failures = 0
+        self.retry_at = 0.0
+        self.task: asyncio.Task[None] | None = None
+        """The load or unload under way."""
+        self.settled = asyncio.Event()
+        """Set whenever ``status`` changes; those who wait clear it themselves and look again."""
+
+    @property
+    def is_pinned(self) -> bool:
+        """Never evicted, never idled out."""
+        return self.model.settings.pinned if self.pinned is None else self.pinned
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for it (explicit loads not counted)."""
+        return sum(waiter.takes_place for waiter in self.waiters)
+
+
+class Lease:
+    """A request's place at a loaded model: it will not be unloaded until ``release``."""
+
+    __slots__ = ("_scheduler", "_server", "_state", "port")
+
+    def __init__(self, scheduler: Scheduler, state: ModelState, server: Server) -> None:
+        self._scheduler: Scheduler | None = scheduler
+        self._state = state
+        self._server = server
+        self.port = server.port
+
+    @property
+    def model_id(self) -> str:
+        """The model that serves this request."""
+        return self._state.model.id
+
+    @property
+    def server_exited(self) -> bool:
+        """Whether the server behind this lease is gone."""
+        return self._server.exited.done()
+
+    def failure(self) -> str:
+        """Why the server is gone, in plain words."""
+        return self._server.obituary()[0]
+
+    def release(self) -> None:
+        """The last byte is through (or the request is over in another way). Once counts."""
+        scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            scheduler.released(self._state)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Scheduler:
+    """Use it as ``async with``; leaving it stops every server, however it is left.
+
+    ``on_state`` is called with a model's id at every change of status, ``on_detail`` when only
+    numbers (progress, requests) changed. ``max_connections`` is how many requests one server gets
+    at once; the others wait here, in order.
+    """
+
+    def __init__(
+        self,
+        *,
+        launcher: ServerLauncher,
+        settings: Settings,
+        max_connections: int,
+        on_state: Callable[[str], None],
+        on_detail: Callable[[str], None],
+    ) -> None:
+        self._launcher = launcher
+        self._settings = settings
+        self._max_connections = max_connections
+        self._on_state = on_state
+        self._on_detail = on_detail
+        self._states: dict[str, ModelState] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._drained = asyncio.Event()
+        self.in_flight = 0
+        """Requests that hold a place, over all models."""
+        self.waiting = 0
+        """Requests and loads that wait, over all models."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # What others see
+
+    def state(self, model_id: str) -> ModelState | None:
+        """The state of a model that was ever touched; ``None`` = never."""
+        return self._states.get(model_id)
+
+    @property
+    def loaded_ids(self) -> list[str]:
+        """The ids of the models that answer now."""
+        return [
+            state.model.id for state in self._states.values() if state.status is ModelStatus.LOADED
+        ]
+
+    def configure(self, settings: Settings) -> None:
+        """Take new settings; limits apply at once, what concerns a server at its next load."""
+        self._settings = settings
+        self._step()
+
+    def refresh(self, model: LocalModel) -> None:
+        """The library read this model anew (its file or its settings changed)."""
+        state = self._states.get(model.id)
+        if state is not None:
+            state.model = model
+
+    # Requests
+
+    def try_acquire(self, model: LocalModel) -> Lease | None:
+        """A place at once, if the model is loaded and has one free: the hot path."""
+        state = self._states.get(model.id)
+        if (
+            state is None
+            or state.status is not ModelStatus.LOADED
+            or state.waiters
+            or state.leaving
+            or self._closing
+            or state.server is None
+            or state.in_flight >= self._max_connections
+        ):
+            return None
+        return self._place(state, state.server)
+
+    async def acquire(self, model: LocalModel) -> Lease:
+        """A place at the model, which is loaded for it if need be.
+
+        Raises ``QueueFullError``, ``QueueTimeoutError``, ``ShuttingDownError`` or what the load
+        failed with. Cancelling it leaves the queue.
+        """
+        lease = self.try_acquire(model)
+        if lease is not None:
+            return lease
+        state = self._state_of(model)
+        self._refuse_early(state)
+        waiter = self._enqueue(state, takes_place=True)
+        try:
+            async with asyncio.timeout(self._settings.queue_timeout or None):
+                await waiter.future
+        except TimeoutError:
+            self._leave(state, waiter)
+            raise QueueTimeoutError(
+                f"{model.id} was not ready within queue_timeout"
+                f" ({self._settings.queue_timeout:g} s)."
+            ) from None
+        except asyncio.CancelledError:
+            self._leave(state, waiter)
+            raise
+        if state.server is None:
+            raise ModelLoadError(f"{model.id} was unloaded before the request reached it.")
+        # The place was counted when the future was set, so that nothing could slip in between.
+        return Lease(self, state, state.server)
+
+    def _refuse_early(self, state: ModelState) -> None:
+        if self._closing:
+            raise ShuttingDownError("The service is shutting down.")
+        if state.queued >= self._settings.max_queue:
+            raise QueueFullError(
+                f"{state.queued} requests wait for {state.model.id} already (max_queue).",
+                retry_after=max(1, round(state.queued / self._max_connections)),
+            )
+        left = state.retry_at - self._now()
+        if state.status is ModelStatus.FAILED and left > 0 and state.failure is not None:
+            raise _again_in(state.failure, left)
+
+    def _enqueue(self, state: ModelState, *, takes_place: bool) -> _Waiter:
+        future = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(future, self._now(), takes_place)
+        state.waiters.append(waiter)
+        self.waiting += 1
+        if state.status in {ModelStatus.UNLOADED, ModelStatus.FAILED}:
+            self._set_status(state, ModelStatus.QUEUED)
+        else:
+            self._on_detail(state.model.id)
+        self._step()
+        return waiter
+
+    def _leave(self, state: ModelState, waiter: _Waiter) -> None:
+        """A waiter gives up: out of the queue, or back with the place it just got."""
+        if waiter in state.waiters:
+            state.waiters.remove(waiter)
+            self.waiting -= 1
+            if state.status is ModelStatus.QUEUED and not state.waiters:
+                self._set_status(state, ModelStatus.UNLOADED)
+            self._on_detail(state.model.id)
+            self._step()
+        elif waiter.takes_place and not waiter.future.cancelled():
+            if waiter.future.exception() is None:
+                self.released(state)
+
+    def _place(self, state: ModelState, server: Server) -> Lease:
+        self._count_place(state)
+        return Lease(self, state, server)
+
+    def _count_place(self, state: ModelState) -> None:
+        state.in_flight += 1
+        self.in_flight += 1
+        self._touch(state)
+        self._on_detail(state.model.id)
+
+    def _touch(self, state: ModelState) -> None:
+        state.last_used = self._now()
+        state.last_used_at = datetime.now(UTC)
+
+    def released(self, state: ModelState) -> None:
+        """A lease ended (called by it)."""
+        state.in_flight -= 1
+        self.in_flight -= 1
+        self._touch(state)
+        self._on_detail(state.model.id)
+        if self.in_flight == 0:
+            self._drained.set()
+        # Without anybody waiting or leaving nothing can follow but a later idle timeout, and for
+        # that the timer stands already.
+        if self.waiting or state.leaving or self._timer is None:
+            self._grant(state)
+            self._step()
+
+    # Explicit wishes
+
+    async def load(self, model: LocalModel) -> None:
+        """Load a model and return when it is loaded; errors as in ``acquire``."""
+        state = self.request_load(model)
+        if state is not None:
+            await state
+
+    def request_load(self, model: LocalModel) -> asyncio.Future[None] | None:
+        """Begin to load a model; the future ends with the load. ``None`` = it is loaded."""
+        if self._closing:
+            raise ShuttingDownError("The service is shutting down.")
+        state = self._state_of(model)
+        if state.status is ModelStatus.LOADED and not state.leaving:
+            self._touch(state)
+            return None
+        state.retry_at = 0.0
+        waiter = self._enqueue(state, takes_place=False)
+        # Nobody may be there to hear of a failure; the model's record tells it.
+        waiter.future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return waiter.future
+
+    async def unload(self, model: LocalModel, *, force: bool = False) -> None:
+        """Unload a model and return when its process is gone.
+
+        Waits for its requests unless ``force``, which ends them; requests that come meanwhile
+        wait and load it again. A load for which no request waits is given up.
+        """
+        state = self._state_of(model)
+        if state.status in {ModelStatus.QUEUED, ModelStatus.FAILED, ModelStatus.UNLOADED}:
+            if force or not state.queued:
+                self._fail_waiters(state, ModelLoadError(f"The load of {model.id} was cancelled."))
+                state.failure, state.failures, state.retry_at = None, 0, 0.0
+                if state.status is not ModelStatus.UNLOADED:
+                    self._set_status(state, ModelStatus.UNLOADED)
+                return
+        if state.status is ModelStatus.LOADING and state.task and (force or not state.queued):
+            state.task.cancel()
+        else:
+            state.leaving = True
+        if force and state.status is ModelStatus.LOADED:
+            self._begin_unload(state, Reason.REQUEST)
+        self._step()
+        while state.leaving or state.status in {ModelStatus.LOADING, ModelStatus.UNLOADING}:
+            state.settled.clear()
+            await state.settled.wait()
+
+    def pin(self, model: LocalModel, pinned: bool) -> None:
+        """Keep a model loaded (or no longer), until the service ends."""
+        self._state_of(model).pinned = pinned
+        self._on_state(model.id)
+        self._step()
+
+    # The end
+
+    def begin_shutdown(self) -> None:
+        """Take nothing new: whoever still waits is told so, running answers go on."""
+        self._closing = True
+        for state in self._states.values():
+            self._fail_waiters(state, ShuttingDownError("The service is shutting down."))
+
+    async def drain(self, timeout: float) -> bool:
+        """Wait until no request is in flight, at most ``timeout`` seconds; whether that came."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self.in_flight:
+                    self._drained.clear()
+                    await self._drained.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Stop every server now, running answers or not, and end all tasks."""
+        self.begin_shutdown()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for state in self._states.values():
+            if state.status is ModelStatus.LOADED:
+                self._begin_unload(state, Reason.REQUEST)
+            elif state.status is ModelStatus.LOADING and state.task:
+                state.task.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # Carrying decisions out
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _state_of(self, model: LocalModel) -> ModelState:
+        state = self._states.get(model.id)
+        if state is None:
+            state = self._states[model.id] = ModelState(model)
+        state.model = model
+        return state
+
+    def _views(self) -> Iterator[ModelView]:
+        for state in self._states.values():
+            own = state.model.settings.idle_timeout
+            yield ModelView(
+                id=state.model.id,
+                status=state.status,
+                in_flight=state.in_flight,
+                waiting=len(state.waiters),
+                waiting_since=state.waiters[0].since if state.waiters else 0.0,
+                last_used=state.last_used,
+                idle_timeout=self._settings.model_idle_timeout if own is None else own,
+                pinned=state.is_pinned,
+                leaving=state.leaving,
+            )
+
+    def _step(self) -> None:
+        if self._closing:
+            return
+        limits = Limits(max_loaded_models=self._settings.max_loaded_models)
+        decision = decide(tuple(self._views()), limits, self._now())
+        for unload in decision.unload:
+            self._begin_unload(self._states[unload.id], unload.reason)
+        if decision.load is not None:
+            self._begin_load(self._states[decision.load])
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if decision.wake_at is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(decision.wake_at, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._step()
+
+    def _begin_load(self, state: ModelState) -> None:
+        state.progress = None
+        state.failure = None
+        self._set_status(state, ModelStatus.LOADING)
+        state.task = self._own(self._load(state), f"load {state.model.id}")
+
+    async def _load(self, state: ModelState) -> None:
+        def progress(value: float | None) -> None:
+            state.progress = value
+            self._on_detail(state.model.id)
+
+        began = self._now()
+        try:
+            server = await self._launcher.launch(state.model, self._settings, progress)
+        except CyberError as error:
+            self._load_failed(state, error)
+        except asyncio.CancelledError:
+            self._load_failed(
+                state, ModelLoadError(f"The load of {state.model.id} was cancelled."), wished=True
+            )
+            raise
+        except Exception:
+            # A defect of ours must not leave the model in "loading" with everybody waiting.
+            _logger.exception("loading %s failed unexpectedly", state.model.id)
+            self._load_failed(
+                state, ModelLoadError(f"Loading {state.model.id} failed: see the service's log.")
+            )
+        else:
+            self._loaded(state, server, self._now() - began)
+        finally:
+            state.task = None
+            self._step()
+
+    def _loaded(self, state: ModelState, server: Server, seconds: float) -> None:
+        state.server = server
+        state.loaded = self._now()
+        state.loaded_at = datetime.now(UTC)
+        state.progress = None
+        self._touch(state)
+        self._set_status(state, ModelStatus.LOADED)
+        _logger.info("%s loaded in %.2f s (pid %d)", state.model.id, seconds, server.pid)
+        server.exited.add_done_callback(lambda _: self._server_exited(state, server))
+        self._grant(state)
+
+    def _load_failed(self, state: ModelState, error: CyberError, *, wished: bool = False) -> None:
+        state.progress = None
+        state.leaving = False
+        if wished:
+            self._set_status(state, ModelStatus.UNLOADED)
+        else:
+            self._note_failure(state, error)
+            _logger.warning("%s", error)
+        self._fail_waiters(state, error)
+
+    def _note_failure(self, state: ModelState, error: CyberError) -> None:
+        state.failure = error
+        state.failures += 1
+        state.retry_at = self._now() + backoff(state.failures)
+        self._set_status(state, ModelStatus.FAILED)
+
+    def _server_exited(self, state: ModelState, server: Server) -> None:
+        """The process ended by itself while its model was loaded."""
+        if state.server is not server or state.status is not ModelStatus.LOADED:
+            return
+        why, tail = server.obituary()
+        if self._now() - state.loaded >= STABLE_AFTER:
+            state.failures = 0
+        state.server = None
+        state.loaded_at = None
+        state.leaving = False
+        self._note_failure(
+            state, ModelLoadError(f"{state.model.id} stopped: {why}.", log_tail=tail)
+        )
+        _logger.warning("%s stopped: %s", state.model.id, why)
+        self._own(_end(server), f"clean up after {state.model.id}")
+        if state.waiters:
+            self._set_status(state, ModelStatus.QUEUED)
+        self._step()
+
+    def _begin_unload(self, state: ModelState, reason: Reason) -> None:
+        self._set_status(state, ModelStatus.UNLOADING)
+        _logger.info("%s: unloading (%s)", state.model.id, reason.value)
+        state.task = self._own(self._unload(state), f"unload {state.model.id}")
+
+    async def _unload(self, state: ModelState) -> None:
+        try:
+            if state.server is not None:
+                await state.server.stop(self._settings.stop_timeout)
+        except TimeoutError as error:
+            _logger.error("%s: %s", state.model.id, error)
+        finally:
+            state.server = None
+            state.loaded_at = None
+            state.leaving = False
+            state.failures = 0
+            state.task = None
+            waited_for = bool(state.waiters) and not self._closing
+            self._set_status(state, ModelStatus.QUEUED if waited_for else ModelStatus.UNLOADED)
+            self._step()
+
+    def _grant(self, state: ModelState) -> None:
+        """Let in those who wait, in order, as far as there are places."""
+        if state.status is not ModelStatus.LOADED or state.leaving:
+            return
+        while state.waiters:
+            waiter = state.waiters[0]
+            if waiter.takes_place and state.in_flight >= self._max_connections:
+                return
+            state.waiters.popleft()
+            self.waiting -= 1
+            if waiter.future.done():
+                continue
+            if waiter.takes_place:
+                self._count_place(state)
+            waiter.future.set_result(None)
+
+    def _fail_waiters(self, state: ModelState, error: CyberError) -> None:
+        while state.waiters:
+            waiter = state.waiters.popleft()
+            self.waiting -= 1
+            if not waiter.future.done():
+                waiter.future.set_exception(error)
+
+    def _set_status(self, state: ModelState, status: ModelStatus) -> None:
+        state.status = status
+        state.settled.set()
+        self._on_state(state.model.id)
+
+    def _own(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _end(server: Server) -> None:
+    """Whatever the dead server left in its process group."""
+    with contextlib.suppress(TimeoutError):
+        await server.stop(0)
+
+
+def _again_in(failure: CyberError, seconds: float) -> ModelLoadError:
+    tail = failure.log_tail if isinstance(failure, ModelLoadError) else ()
+    return ModelLoadError(
+        failure.message, hint=f"The next try is possible in {seconds:.0f} s.", log_tail=tail
+    )
