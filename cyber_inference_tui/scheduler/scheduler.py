@@ -300,9 +300,8 @@ class Scheduler:
                 self._set_status(state, ModelStatus.UNLOADED)
             self._on_detail(state.model.id)
             self._step()
-        elif waiter.takes_place and not waiter.future.cancelled():
-            if waiter.future.exception() is None:
-                self.released(state)
+        elif waiter.takes_place and _was_granted(waiter.future):
+            self.released(state)
 
     def _place(self, state: ModelState, server: Server) -> Lease:
         self._count_place(state)
@@ -361,16 +360,20 @@ class Scheduler:
         wait and load it again. A load for which no request waits is given up.
         """
         state = self._state_of(model)
-        if state.status in {ModelStatus.QUEUED, ModelStatus.FAILED, ModelStatus.UNLOADED}:
-            if force or not state.queued:
-                self._fail_waiters(state, ModelLoadError(f"The load of {model.id} was cancelled."))
-                state.failure, state.failures, state.retry_at = None, 0, 0.0
-                if state.status is not ModelStatus.UNLOADED:
-                    self._set_status(state, ModelStatus.UNLOADED)
-                return
-        if state.status is ModelStatus.LOADING and state.task and (force or not state.queued):
+        unwanted = force or not state.queued
+        if unwanted and state.status in {
+            ModelStatus.QUEUED,
+            ModelStatus.FAILED,
+            ModelStatus.UNLOADED,
+        }:
+            self._fail_waiters(state, ModelLoadError(f"The load of {model.id} was cancelled."))
+            state.failure, state.failures, state.retry_at = None, 0, 0.0
+            if state.status is not ModelStatus.UNLOADED:
+                self._set_status(state, ModelStatus.UNLOADED)
+            return
+        if unwanted and state.status is ModelStatus.LOADING and state.task:
             state.task.cancel()
-        else:
+        elif state.status is not ModelStatus.UNLOADING:
             state.leaving = True
         if force and state.status is ModelStatus.LOADED:
             self._begin_unload(state, Reason.REQUEST)
@@ -598,6 +601,10 @@ class Scheduler:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _was_granted(future: asyncio.Future[None]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 async def _end(server: Server) -> None:

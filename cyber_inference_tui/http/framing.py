@@ -1,0 +1,177 @@
+"""HTTP/1.1 as far as a forwarder must understand it: a response's head and where its body ends.
+
+Bodies are not decoded: the bytes a server sends are the bytes a client gets (RFC 9112).
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, auto
+from typing import NamedTuple
+
+MAX_HEAD_BYTES = 64 << 10
+_MAX_HELD = 64 << 10
+_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\n]*)?\r?")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n]*))?")
+
+# RFC 9110, 7.6.1: they concern one connection only and are never passed on.
+HOP_BY_HOP = frozenset(
+    {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization"}
+    | {b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+)
+
+
+class BadResponseError(Exception):
+    """The server sent something that is no HTTP/1.1 response."""
+
+
+class Framing(Enum):
+    """How a body ends."""
+
+    NONE = auto()
+    LENGTH = auto()
+    CHUNKED = auto()
+    CLOSE = auto()
+
+
+class ResponseHead(NamedTuple):
+    """A parsed head: ``headers`` as sent, in order, without those of one connection only."""
+
+    status: int
+    reason: bytes
+    headers: list[tuple[bytes, bytes]]
+    framing: Framing
+    length: int
+    keep_alive: bool
+    content_type: bytes
+
+
+def parse_head(head: bytes, method: str) -> ResponseHead:
+    """Parse a head (without its empty line) that answers ``method``.
+
+    Raises ``BadResponseError``.
+    """
+    first, *lines = head.split(b"\r\n")
+    match = _STATUS_LINE.fullmatch(first)
+    if match is None:
+        raise BadResponseError("it did not answer in HTTP/1.1")
+    status = int(match[2])
+    keep_alive = match[1] == b"1"
+    framing, length, content_type = Framing.CLOSE, 0, b""
+    headers = []
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon or not name or name != name.strip():
+            raise BadResponseError("it sent a broken header line")
+        key, value = name.lower(), value.strip()
+        if key == b"content-length":
+            if not value.isdigit():
+                raise BadResponseError("it sent a broken Content-Length")
+            if framing is not Framing.CHUNKED:
+                framing, length = Framing.LENGTH, int(value)
+        elif key == b"transfer-encoding":
+            if value.lower() != b"chunked":
+                raise BadResponseError("it used an unknown Transfer-Encoding")
+            framing = Framing.CHUNKED
+        elif key == b"connection":
+            options = value.lower()
+            keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
+        elif key == b"content-type":
+            content_type = value.lower()
+        if key not in HOP_BY_HOP and key != b"content-length":
+            headers.append((name, value))
+    if framing is Framing.LENGTH or (method == "HEAD" and length):
+        headers.append((b"Content-Length", b"%d" % length))
+    if method == "HEAD" or status in {204, 304} or status < 200:
+        framing = Framing.NONE
+    if framing is Framing.CLOSE:
+        keep_alive = False
+    return ResponseHead(status, match[3] or b"", headers, framing, length, keep_alive, content_type)
+
+
+class BodyScanner:
+    """Follows a body to its end, chunk by chunk, without copying it.
+
+    ``feed`` gives the bytes that may be passed on now. With chunked framing they end at a chunk's
+    boundary wherever chunks are small, so that after a server's death something of our own can
+    still be said to the client within the framing. With ``decode`` they are the content without
+    its chunk framing.
+    """
+
+    def __init__(self, framing: Framing, length: int, *, decode: bool = False) -> None:
+        self.done = framing is Framing.NONE or (framing is Framing.LENGTH and length == 0)
+        self._framing = framing
+        self._left = length
+        self._decode = decode
+        self._held = b""
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether what was passed on ends where another chunk may begin."""
+        return self._framing is Framing.CLOSE or (
+            self._framing is Framing.CHUNKED and self._left == 0
+        )
+
+    def ended(self, reset: bool) -> None:
+        """The connection is closed: the end of a body without a length, unless it was cut."""
+        if self._framing is Framing.CLOSE and not reset:
+            self.done = True
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what the server sent; return what to pass on. Raises ``BadResponseError``."""
+        if self._framing is Framing.CHUNKED:
+            return self._feed_chunked(data)
+        if self._framing is Framing.CLOSE:
+            return data
+        if len(data) > self._left:
+            raise BadResponseError("it sent more than it had announced")
+        self._left -= len(data)
+        self.done = self._left == 0
+        return data
+
+    def _feed_chunked(self, data: bytes) -> bytes:
+        data, self._held = self._held + data, b""
+        content: list[bytes] = []
+        position = 0
+        size = len(data)
+        while position < size and not self.done:
+            if self._left:
+                # The chunk's bytes and the CRLF behind them.
+                step = min(self._left, size - position)
+                if self._decode and self._left > 2:
+                    content.append(data[position : position + min(step, self._left - 2)])
+                self._left -= step
+                position += step
+                continue
+            end = data.find(b"\n", position)
+            if end < 0:
+                break
+            match = _CHUNK_SIZE.fullmatch(data, position, end)
+            if match is None:
+                raise BadResponseError("it sent a broken chunk")
+            length = int(match[1], 16)
+            if length == 0:
+                finish = self._end_of_trailers(data, end + 1)
+                if finish < 0:
+                    break
+                position = finish
+                self.done = True
+            elif size - end - 1 < length + 2 and size - position <= _MAX_HELD:
+                break
+            else:
+                position = end + 1
+                self._left = length + 2
+        if self.done and position < size:
+            raise BadResponseError("it sent more than one response")
+        self._held = data[position:]
+        if len(self._held) > _MAX_HELD:
+            raise BadResponseError("it sent a broken chunk")
+        return b"".join(content) if self._decode else data[:position]
+
+    @staticmethod
+    def _end_of_trailers(data: bytes, start: int) -> int:
+        """Where the body ends whose last chunk's line ends at ``start``; -1 = not here yet."""
+        if data.startswith(b"\r\n", start):
+            return start + 2
+        found = data.find(b"\r\n\r\n", start)
+        return found + 4 if found >= 0 else -1

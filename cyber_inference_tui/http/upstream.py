@@ -1,0 +1,295 @@
+"""Connections to the models' servers: raw, reused with care, one exchange at a time.
+
+llama-server (cpp-httplib) closes a connection after 100 requests and after 5 s without one, and
+every open connection holds one of its threads. So few idle ones are kept, for less than that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from cyber_inference_tui.http.framing import (
+    MAX_HEAD_BYTES,
+    BadResponseError,
+    BodyScanner,
+    ResponseHead,
+    parse_head,
+)
+
+_IDLE_SECONDS = 4.0
+_MAX_IDLE = 4
+_MAX_USES = 90
+_CONNECT_TIMEOUT = 10.0
+
+Sink = Callable[[bytes], bool]
+"""Takes bytes of a body; ``False`` asks to pause until ``Exchange.resume``."""
+
+
+class UpstreamLostError(Exception):
+    """The connection ended before the response did; ``untouched`` = not one byte had come."""
+
+    def __init__(self, *, untouched: bool) -> None:
+        super().__init__("the connection to the model's server was lost")
+        self.untouched = untouched
+
+
+class Exchange:
+    """One request and its response on a connection."""
+
+    def __init__(self, connection: Connection, method: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._method = method
+        self._buffer = b""
+        self._head: asyncio.Future[ResponseHead] = loop.create_future()
+        self._keep_alive = False
+        self._scanner: BodyScanner | None = None
+        self._sink: Sink | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+        self._touched = False
+        self.paused = False
+
+    async def head(self) -> ResponseHead:
+        """The response's head. Raises ``UpstreamLostError`` or ``BadResponseError``.
+
+        The body waits unread until ``copy``.
+        """
+        return await self._head
+
+    async def copy(
+        self, scanner: BodyScanner, sink: Sink, drain: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Pass the body to ``sink`` as it comes, until it ends.
+
+        Where the sink asks for a pause, ``drain`` is awaited before more is read. Raises
+        ``UpstreamLostError``, ``BadResponseError`` or whatever ``drain`` raises.
+        """
+        self._scanner = scanner
+        self._sink = sink
+        rest, self._buffer = self._buffer, b""
+        if rest:
+            self._pass_on(rest)
+        self._connection.resume_reading()
+        while not scanner.done and self._error is None:
+            if self.paused:
+                await drain()
+                self.paused = False
+                self._connection.resume_reading()
+            else:
+                self._wake = asyncio.get_running_loop().create_future()
+                await self._wake
+        if not scanner.done and self._error is not None:
+            raise self._error
+
+    def finish(self) -> None:
+        """The exchange is over: keep the connection if it can serve another, else close it."""
+        complete = self._scanner is not None and self._scanner.done
+        self._connection.exchange_over(reusable=complete and self._keep_alive)
+
+    def received(self, data: bytes) -> None:
+        """Bytes from the server (called by the connection)."""
+        self._touched = True
+        if self._sink is not None:
+            self._pass_on(data)
+            return
+        self._buffer += data
+        if not self._head.done():
+            self._take_head()
+        if self._head.done():
+            self._connection.pause_reading()
+
+    def _take_head(self) -> None:
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            try:
+                head = parse_head(self._buffer[:end], self._method)
+            except BadResponseError as error:
+                self._head.set_exception(error)
+                return
+            self._buffer = self._buffer[end + 4 :]
+            if head.status >= 200:
+                self._keep_alive = head.keep_alive
+                self._head.set_result(head)
+                return
+            # 100 Continue and other interim answers are not for the client.
+        if len(self._buffer) > MAX_HEAD_BYTES:
+            self._head.set_exception(BadResponseError("it sent an endless head"))
+
+    def _pass_on(self, data: bytes) -> None:
+        if self._scanner is None or self._sink is None or self._error is not None:
+            return
+        try:
+            data = self._scanner.feed(data)
+        except BadResponseError as error:
+            self._error = error
+            self._wake_up()
+            return
+        if data and not self._sink(data):
+            self.paused = True
+            self._connection.pause_reading()
+            self._wake_up()
+        if self._scanner.done:
+            self._wake_up()
+
+    def lost(self, reset: bool) -> None:
+        """The connection is gone (called by the connection)."""
+        error = UpstreamLostError(untouched=not self._touched)
+        if not self._head.done():
+            self._head.set_exception(error)
+            # Whoever asked may be gone already.
+            self._head.exception()
+        if self._scanner is not None:
+            self._scanner.ended(reset)
+        self._error = self._error or error
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """One TCP connection to a model's server."""
+
+    def __init__(self, pool: ConnectionPool, port: int) -> None:
+        self._pool = pool
+        self._port = port
+        self._transport: asyncio.Transport | None = None
+        self._exchange: Exchange | None = None
+        self._uses = 0
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._reading = True
+
+    @property
+    def reused(self) -> bool:
+        """Whether it has served a request before the present one."""
+        return self._uses > 1
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request can be sent on it now."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def begin(self, method: str, head: bytes, body: bytes) -> Exchange:
+        """Send a request."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        self._uses += 1
+        exchange = self._exchange = Exchange(self, method)
+        if self._transport is None:
+            exchange.lost(reset=True)
+            return exchange
+        if len(body) < 16_384:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+        return exchange
+
+    def exchange_over(self, *, reusable: bool) -> None:
+        """The exchange does not need the connection any more."""
+        self._exchange = None
+        if self._transport is None:
+            return
+        if reusable and self._uses < _MAX_USES and self.usable and self._pool.keep(self):
+            self.resume_reading()
+            loop = asyncio.get_running_loop()
+            self._idle_timer = loop.call_later(_IDLE_SECONDS, self.close)
+        else:
+            # Not close(): that would wait for a big request body that is still being sent. The
+            # server must notice at once that nobody wants its answer.
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close it (idle ones only)."""
+        self._pool.forget(self)
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if self._transport is not None:
+            self._transport.close()
+
+    @property
+    def port(self) -> int:
+        """The server's port."""
+        return self._port
+
+    def pause_reading(self) -> None:
+        """Let the server wait: the client is slower."""
+        if self._reading and self.usable and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if not self._reading and self.usable and self._transport is not None:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._exchange is not None:
+            self._exchange.received(data)
+        else:
+            # Something unasked for: whatever it is, the next answer could not be trusted.
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._pool.forget(self)
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if self._exchange is not None:
+            self._exchange.lost(reset=exc is not None)
+
+
+class ConnectionPool:
+    """Idle connections by port, a few each, the last used first."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._idle: dict[int, deque[Connection]] = {}
+
+    async def connect(self, port: int, *, fresh: bool = False) -> Connection:
+        """A connection to the server on ``port``; ``fresh`` = not one used before.
+
+        Raises ``OSError`` (also ``TimeoutError``) when nobody answers there.
+        """
+        idle = self._idle.get(port)
+        while idle and not fresh:
+            connection = idle.pop()
+            if connection.usable:
+                return connection
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            _, connection = await loop.create_connection(
+                lambda: Connection(self, port), self._host, port
+            )
+        return connection
+
+    def keep(self, connection: Connection) -> bool:
+        """Put a connection aside for the next request; ``False`` = there are enough."""
+        idle = self._idle.setdefault(connection.port, deque())
+        if len(idle) >= _MAX_IDLE:
+            return False
+        idle.append(connection)
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is closed or about to be."""
+        idle = self._idle.get(connection.port)
+        if idle is not None and connection in idle:
+            idle.remove(connection)
+            if not idle:
+                del self._idle[connection.port]
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        for connection in [one for idle in self._idle.values() for one in idle]:
+            connection.close()

@@ -1,0 +1,382 @@
+"""The service: settings, library, servers, scheduler and events, composed and kept going.
+
+It is what the HTTP layer talks to; it knows nothing of HTTP itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cyber_inference_tui import __version__
+from cyber_inference_tui.errors import ConfigError, ConflictError, CyberError, NotFoundError
+from cyber_inference_tui.gguf.demo import DEMO_ID, write_demo
+from cyber_inference_tui.library.catalog import Catalog, LocalModel
+from cyber_inference_tui.library.library import Library
+from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
+from cyber_inference_tui.llama.command import MAX_CONNECTIONS
+from cyber_inference_tui.llama.launch import Launcher
+from cyber_inference_tui.llama.log import LogRing, LogWriter, log_file_name
+from cyber_inference_tui.llama.orphans import PidRecord
+from cyber_inference_tui.records import (
+    ConfigValueRecord,
+    LlamaServerRecord,
+    LogEvent,
+    LogLine,
+    ModelRecord,
+    ModelStatus,
+    ServiceEvent,
+    StatusRecord,
+)
+from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.service.events import EventBus
+from cyber_inference_tui.settings.edit import set_value
+from cyber_inference_tui.settings.load import Loaded, load
+from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.settings.watch import FileWatch
+
+SERVICE_LOG = "service"
+_SCAN_INTERVAL = 3.0
+_CONFIG_INTERVAL = 1.0
+_EVENT_FLUSH = 0.1
+_LOG_EVENT_LINES = 500
+
+_logger = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    """The present, with its zone."""
+    return datetime.now(UTC)
+
+
+class Service:
+    """Everything below the HTTP layer. Use it as ``async with``; one event loop owns it all."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        demo: bool,
+        environ: Mapping[str, str],
+        flags: Mapping[str, Any],
+        service_log: LogRing,
+    ) -> None:
+        self.loaded = loaded
+        self.started_at = utc_now()
+        self.address: tuple[str, int] = (loaded.settings.host, loaded.settings.port)
+        self.events = EventBus()
+        self._environ = environ
+        self._flags = flags
+        self._demo = demo
+        data_dir = loaded.settings.data_dir
+        self._demo_path = data_dir / "demo" / f"{DEMO_ID}.gguf"
+        self._log_writer = LogWriter(data_dir / "logs")
+        self._logs: dict[str, LogRing] = {}
+        self._pending_lines: dict[str, list[LogLine]] = {}
+        self._pending_models: set[str] = set()
+        self._flush_handle: asyncio.TimerHandle | None = None
+        self._binary: LlamaBinary | None = None
+        self._library = self._make_library(loaded.settings)
+        self.catalog: Catalog = Catalog(models={}, problems=())
+        self._launcher = Launcher(
+            find_binary=self._find_binary,
+            log_for=self.log_ring,
+            pids=PidRecord(data_dir / "servers.json"),
+            environ=environ,
+        )
+        self.scheduler = Scheduler(
+            launcher=self._launcher,
+            settings=loaded.settings,
+            max_connections=MAX_CONNECTIONS,
+            on_state=self._state_changed,
+            on_detail=self._detail_changed,
+        )
+        self._loop_tasks: list[asyncio.Task[None]] = []
+        self._scan_wanted = asyncio.Event()
+        self._adopt_log(SERVICE_LOG, service_log)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.loaded.settings
+
+    # Life
+
+    async def __aenter__(self) -> Self:
+        self._log_writer.start()
+        await asyncio.to_thread(self._prepare_directories)
+        await self._launcher.start()
+        await self._scan()
+        with contextlib.suppress(CyberError):
+            # Known early for the status page; a load says it again if there is none.
+            await asyncio.to_thread(self._find_binary)
+        self._loop_tasks = [
+            asyncio.create_task(self._watch_library(), name="watch the library"),
+            asyncio.create_task(self._watch_config(), name="watch the configuration"),
+        ]
+        self.events.publish("service", ServiceEvent(state="started"))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for task in self._loop_tasks:
+            task.cancel()
+        await asyncio.gather(*self._loop_tasks, return_exceptions=True)
+        await self.scheduler.close()
+        await self._launcher.close()
+        self.close_events()
+        self._log_writer.stop()
+
+    def close_events(self) -> None:
+        """Tell all who watch that the service ends, and end their streams."""
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush()
+        self.events.publish("service", ServiceEvent(state="stopping"))
+        self.events.close()
+
+    def _prepare_directories(self) -> None:
+        settings = self.settings
+        settings.models_dir.mkdir(parents=True, exist_ok=True)
+        if self._demo:
+            self._demo_path.parent.mkdir(parents=True, exist_ok=True)
+            write_demo(self._demo_path)
+
+    def _make_library(self, settings: Settings) -> Library:
+        return Library(
+            models_dir=settings.models_dir,
+            model_dirs=settings.model_dirs,
+            model_settings=settings.models,
+            extra={DEMO_ID: self._demo_path} if self._demo else {},
+            cache_file=settings.data_dir / "headers.json",
+        )
+
+    def _find_binary(self) -> LlamaBinary:
+        self._binary = find_llama_server(
+            setting=self.settings.llama_server_path,
+            data_dir=self.settings.data_dir,
+            environ=self._environ,
+        )
+        return self._binary
+
+    # Watching files
+
+    async def _watch_library(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SCAN_INTERVAL):
+                    await self._scan_wanted.wait()
+            self._scan_wanted.clear()
+            try:
+                await self._scan()
+            except OSError as error:
+                _logger.warning("cannot read the model directories: %s", error)
+
+    async def _scan(self) -> None:
+        before = self.catalog.models
+        self.catalog = await asyncio.to_thread(self._library.scan)
+        for model_id, model in self.catalog.models.items():
+            if before.get(model_id) != model:
+                self.scheduler.refresh(model)
+                self._state_changed(model_id)
+        for model_id in before.keys() - self.catalog.models.keys():
+            self.events.publish("model", {"id": model_id, "status": None})
+
+    async def _watch_config(self) -> None:
+        watch = FileWatch(self.loaded.config_path)
+        while True:
+            await asyncio.sleep(_CONFIG_INTERVAL)
+            if not await asyncio.to_thread(watch.changed):
+                continue
+            try:
+                await self._reload()
+            except ConfigError as error:
+                _logger.error("the changed configuration is refused, the old one stays: %s", error)
+                self.events.publish("config", {"error": str(error)})
+
+    async def _reload(self) -> None:
+        """Take the configuration file as it is now; raises ``ConfigError`` and changes nothing."""
+        new = await asyncio.to_thread(
+            load, config=self.loaded.config_path, environ=self._environ, flags=self._flags
+        )
+        if new.settings == self.settings:
+            self.loaded = new
+            return
+        self.loaded = new
+        self._library = self._make_library(new.settings)
+        logging.getLogger("cyber_inference_tui").setLevel(new.settings.log_level.upper())
+        await self._scan()
+        self.scheduler.configure(new.settings)
+        self.events.publish("config", {"error": None})
+        _logger.info("the configuration was read anew from %s", new.config_path)
+
+    # Reading
+
+    def status(self) -> StatusRecord:
+        """The service in one glance."""
+        binary = self._binary
+        return StatusRecord(
+            version=__version__,
+            pid=os.getpid(),
+            uptime_seconds=round((utc_now() - self.started_at).total_seconds(), 3),
+            host=self.address[0],
+            port=self.address[1],
+            llama_server=LlamaServerRecord(
+                path=str(binary.path) if binary else None,
+                version=binary.version if binary else None,
+            ),
+            models_loaded=len(self.scheduler.loaded_ids),
+            requests_in_flight=self.scheduler.in_flight,
+            requests_queued=self.scheduler.waiting,
+        )
+
+    def models(self) -> list[ModelRecord]:
+        """Every local model, by id."""
+        return [self._record(model) for _, model in sorted(self.catalog.models.items())]
+
+    def model(self, model_id: str) -> ModelRecord:
+        """One model by id or alias; raises ``ModelNotFoundError``."""
+        return self._record(self.catalog.resolve(model_id))
+
+    def _record(self, model: LocalModel) -> ModelRecord:
+        state = self.scheduler.state(model.id)
+        facts = model.metadata
+        failure = state.failure if state else None
+        return ModelRecord(
+            id=model.id,
+            aliases=model.aliases,
+            path=str(model.path) if model.path else None,
+            size_bytes=model.size_bytes,
+            architecture=facts.architecture if facts else None,
+            parameters=facts.parameters if facts else None,
+            quantization=facts.quantization if facts else None,
+            context_length=facts.context_length if facts else None,
+            status=state.status if state else ModelStatus.UNLOADED,
+            progress=state.progress if state else None,
+            port=state.server.port if state and state.server else None,
+            pid=state.server.pid if state and state.server else None,
+            pinned=state.is_pinned if state else model.settings.pinned,
+            in_flight=state.in_flight if state else 0,
+            queued=state.queued if state else 0,
+            loaded_at=state.loaded_at if state else None,
+            last_used_at=state.last_used_at if state else None,
+            error=str(failure) if failure else model.problem,
+        )
+
+    def log_ring(self, log_id: str) -> LogRing:
+        """The log of a model's server (made when first asked for) or of the service."""
+        ring = self._logs.get(log_id)
+        if ring is None:
+            ring = LogRing(now=utc_now)
+            self._adopt_log(log_id, ring)
+        return ring
+
+    def log_tail(self, log_id: str, lines: int) -> str:
+        """The last lines of a log as text; raises ``ModelNotFoundError``."""
+        if log_id not in self._logs:
+            log_id = self.catalog.resolve(log_id).id
+        ring = self._logs.get(log_id)
+        return "".join(f"{line.text}\n" for line in ring.tail(lines)) if ring else ""
+
+    # Acting
+
+    async def load_model(self, model_id: str, *, wait: bool) -> ModelRecord:
+        """Load a model; with ``wait`` the record is the one after the load."""
+        model = self.catalog.resolve(model_id)
+        if wait:
+            await self.scheduler.load(model)
+        else:
+            self.scheduler.request_load(model)
+        return self._record(model)
+
+    async def unload_model(self, model_id: str, *, force: bool) -> ModelRecord:
+        """Unload a model, after its requests unless ``force``."""
+        model = self.catalog.resolve(model_id)
+        await self.scheduler.unload(model, force=force)
+        return self._record(model)
+
+    async def pin(self, model_id: str, pinned: bool) -> ModelRecord:
+        """Keep a model from being evicted or idled out, or allow it again."""
+        model = self.catalog.resolve(model_id)
+        self.scheduler.pin(model, pinned)
+        return self._record(model)
+
+    async def delete_model(self, model_id: str) -> ModelRecord:
+        """Remove an unloaded model's files under ``models_dir``; its last record."""
+        model = self.catalog.resolve(model_id)
+        record = self._record(model)
+        if record.status not in {ModelStatus.UNLOADED, ModelStatus.FAILED}:
+            raise ConflictError(f"{model.id} is {record.status.value}.", hint="Unload it first.")
+        await asyncio.to_thread(self._library.delete, self.catalog, model.id)
+        await self._scan()
+        return record
+
+    def config(self) -> list[ConfigValueRecord]:
+        """Every setting with its value and source; secrets masked."""
+        return self.loaded.records()
+
+    async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
+        """Write one setting into the configuration file and apply it."""
+        path = self.loaded.config_path
+        await asyncio.to_thread(set_value, path, key, value)
+        await self._reload()
+        top = key.split(".", 1)[0]
+        for record in self.config():
+            if record.key in {key, top}:
+                return record
+        raise NotFoundError(f"There is no setting {key}.")
+
+    # Events
+
+    def _adopt_log(self, log_id: str, ring: LogRing) -> None:
+        self._logs[log_id] = ring
+        name = f"{SERVICE_LOG}.log" if log_id == SERVICE_LOG else log_file_name(log_id)
+
+        def take(lines: tuple[LogLine, ...]) -> None:
+            self._log_writer.write(name, lines)
+            pending = self._pending_lines.setdefault(log_id, [])
+            pending.extend(lines)
+            # A flood shows its newest lines; all of them are in the ring and in the file.
+            del pending[:-_LOG_EVENT_LINES]
+            self._flush_soon()
+
+        ring.listeners.append(take)
+
+    def _state_changed(self, model_id: str) -> None:
+        self._pending_models.discard(model_id)
+        model = self.catalog.models.get(model_id)
+        if model is not None:
+            self.events.publish("model", self._record(model))
+
+    def _detail_changed(self, model_id: str) -> None:
+        self._pending_models.add(model_id)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._flush_handle is None:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                # A log record from a worker thread: the next flush on the loop takes it along.
+                return
+            self._flush_handle = loop.call_later(_EVENT_FLUSH, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_handle = None
+        lines, self._pending_lines = self._pending_lines, {}
+        for log_id, batch in lines.items():
+            self.events.publish("log", LogEvent(id=log_id, lines=tuple(batch)))
+        models, self._pending_models = self._pending_models, set()
+        for model_id in models:
+            self._state_changed(model_id)
