@@ -1,0 +1,25 @@
+"""Puts the stand-in for llama-server on the disk as a program."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("fake_llama_server.py")
+
+
+def write_fake_llama(path: Path, *, router_child: bool = True) -> Path:
+    """An executable at ``path`` that behaves as a llama-server named by its path.
+
+    ``router_child`` decides whether it looks like a build with the router protocol; whether it
+    really speaks it is the switch ``protocol``.
+    """
+    mark = "# LLAMA_SERVER_ROUTER_PORT cmd_child_to_router cmd_router_to_child:exit\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "#!/bin/sh\n"
+        + (mark if router_child else "")
+        + f'exec "{sys.executable}" -I -S "{SCRIPT}" "$@"\n'
+    )
+    path.chmod(0o755)
+    return path
