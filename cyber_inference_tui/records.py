@@ -106,3 +106,12 @@ class ServiceEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     state: str
     message: str = ""
+
+
+class GapEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Data of a ``gap`` event: a reader was too slow, or resumed too late, and lost events."""
+
+    missed: int | None
+    """How many; ``None`` where that is not known."""
+    topic: str | None
+    """Of which topic; ``None`` = of all, because the service was started anew since."""

@@ -1,0 +1,243 @@
+"""What happens, told to whoever listens, in memory that has a bound.
+
+Each topic keeps its last events in a ring; a subscriber is only a cursor into the rings. So a slow
+reader costs nothing: what it did not fetch in time is gone, and it is told so by a ``gap`` event.
+Everything here runs on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Self
+
+import msgspec
+
+from cyber_inference_tui.records import GapEvent, LogEvent
+
+TOPICS = frozenset({"model", "log", "resources", "request", "download", "config", "service"})
+"""What can be subscribed to."""
+
+GAP = "gap"
+"""The topic of the event that tells of lost ones; nobody subscribes to it or publishes it."""
+
+BATCH_EVENTS = 256
+BATCH_BYTES = 256 * 1024
+
+_ASSUMED_BYTES = 512
+"""What an event counts for until it is encoded; log events are weighed by their text."""
+
+_encode = msgspec.json.Encoder().encode
+
+Data = msgspec.Struct | dict[str, Any]
+
+
+class Event:
+    """One event: ``id`` is its sequence number over all topics, ``data`` what was published."""
+
+    __slots__ = ("_json", "data", "id", "topic", "weight")
+
+    def __init__(self, id: int, topic: str, data: Data) -> None:  # noqa: A002 - the wire's word
+        self.id = id
+        self.topic = topic
+        self.data = data
+        self._json: bytes | None = None
+        self.weight = _ASSUMED_BYTES
+        if type(data) is LogEvent:
+            self.weight = sum(100 + len(line.text) for line in data.lines)
+        elif type(data) is dict:
+            # Its size is unknown and its owner may change it later: take it as it is now.
+            self.weight = len(self.json)
+
+    @property
+    def json(self) -> bytes:
+        """``data`` as JSON on one line; encoded when the first reader asks, then kept."""
+        if self._json is None:
+            self._json = _encode(self.data)
+        return self._json
+
+    def __repr__(self) -> str:
+        return f"Event({self.id}, {self.topic!r}, {self.json!r})"
+
+
+class _Ring:
+    """The last events of one topic. ``first`` is the ordinal of the oldest kept, counted from 0."""
+
+    __slots__ = ("bytes", "dropped_id", "events", "first")
+
+    def __init__(self) -> None:
+        self.events: deque[Event] = deque()
+        self.first = 0
+        self.bytes = 0
+        self.dropped_id = 0
+        """The id of the newest event that is no longer kept."""
+
+    def drop_oldest(self) -> None:
+        event = self.events.popleft()
+        self.first += 1
+        self.bytes -= event.weight
+        self.dropped_id = event.id
+
+    @property
+    def end(self) -> int:
+        """The ordinal that the next event will get."""
+        return self.first + len(self.events)
+
+
+class EventBus:
+    """``publish`` from anywhere on the loop; ``subscribe`` to read.
+
+    ``keep`` and ``keep_bytes`` bound what each topic holds. Ids go up by one from ``first_id``;
+    by default that is the wall clock in milliseconds, so that ids of an earlier life of the
+    service are always lower, and a client that resumes with one is told what it missed.
+    """
+
+    def __init__(
+        self, *, keep: int = 2048, keep_bytes: int = 2 * 1024 * 1024, first_id: int | None = None
+    ) -> None:
+        self._keep = keep
+        self._keep_bytes = keep_bytes
+        self.first_id = time.time_ns() // 1_000_000 if first_id is None else first_id
+        self.last_id = self.first_id - 1
+        """The id of the newest event; one below ``first_id`` while there is none."""
+        self.rings = {topic: _Ring() for topic in sorted(TOPICS)}
+        self._waiting: set[Subscription] = set()
+        self.closed = False
+
+    def publish(self, topic: str, data: Data) -> None:
+        """Tell ``data`` to whoever listens to ``topic``. A struct must not change afterwards."""
+        ring = self.rings[topic]
+        self.last_id += 1
+        event = Event(self.last_id, topic, data)
+        ring.events.append(event)
+        ring.bytes += event.weight
+        while len(ring.events) > self._keep or (
+            ring.bytes > self._keep_bytes and len(ring.events) > 1
+        ):
+            ring.drop_oldest()
+        if self._waiting:
+            for subscription in [s for s in self._waiting if topic in s.topics]:
+                subscription.wake()
+
+    def subscribe(
+        self, topics: Iterable[str] | None = None, after: int | None = None
+    ) -> Subscription:
+        """Read ``topics`` (``None`` = all): what is published from now on, or, to resume, what
+        came after the event with the id ``after``, as far as it is kept.
+
+        ``ValueError`` names a topic that does not exist. A subscription needs no closing.
+        """
+        chosen = TOPICS if topics is None else frozenset(topics)
+        if unknown := chosen - TOPICS:
+            raise ValueError(f"unknown topic {min(unknown)!r}")
+        return Subscription(self, chosen, after)
+
+    def close(self) -> None:
+        """End all subscriptions, after they delivered what was published until now."""
+        self.closed = True
+        for subscription in list(self._waiting):
+            subscription.wake()
+
+    def wait(self, subscription: Subscription) -> None:
+        """Have ``subscription`` woken by the next event of its topics (called by it)."""
+        self._waiting.add(subscription)
+
+    def forget(self, subscription: Subscription) -> None:
+        """The opposite of ``wait``."""
+        self._waiting.discard(subscription)
+
+
+class Subscription:
+    """One reader's place: an async iterator of non-empty batches of events, ordered by id.
+
+    A batch is bounded in count and bytes, so that it can be written out whole. Cancelling a wait
+    loses nothing. One reader at a time.
+    """
+
+    def __init__(self, bus: EventBus, topics: frozenset[str], after: int | None) -> None:
+        self.topics = topics
+        self._bus = bus
+        self._rings = [(topic, ring) for topic, ring in bus.rings.items() if topic in topics]
+        self._wakeup: asyncio.Future[None] | None = None
+        self._from_elsewhere = False
+        self._unknown: set[str] = set()
+        """Topics of which an unknown number was lost before the subscription began."""
+        if after is None:
+            self._next = {topic: ring.end for topic, ring in self._rings}
+            return
+        # An id that this bus never gave is from another life of the service: all it knows is new.
+        self._from_elsewhere = not bus.first_id - 1 <= after <= bus.last_id
+        if self._from_elsewhere:
+            after = bus.first_id - 1
+        self._next = {topic: self._resume(topic, ring, after) for topic, ring in self._rings}
+
+    def _resume(self, topic: str, ring: _Ring, after: int) -> int:
+        """The ordinal of the first event of ``ring`` after the id ``after``."""
+        if after < ring.dropped_id:
+            self._unknown.add(topic)
+            return ring.first
+        return ring.first + bisect_right(ring.events, after, key=lambda event: event.id)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Event]:
+        while True:
+            batch = self.take()
+            if batch:
+                return batch
+            if self._bus.closed:
+                raise StopAsyncIteration
+            self._wakeup = asyncio.get_running_loop().create_future()
+            self._bus.wait(self)
+            try:
+                await self._wakeup
+            finally:
+                self._bus.forget(self)
+                self._wakeup = None
+
+    def wake(self) -> None:
+        """There is something to read (called by the bus)."""
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+    def take(self) -> list[Event]:
+        """What is there now, at most one batch of it; empty if nothing is."""
+        batch: list[Event] = []
+        if self._from_elsewhere:
+            self._from_elsewhere = False
+            self._unknown.clear()
+            batch.append(Event(self._bus.first_id - 1, GAP, GapEvent(missed=None, topic=None)))
+        size = 0
+        while len(batch) < BATCH_EVENTS and size < BATCH_BYTES:
+            # The oldest over all topics; a gap stands where the newest of the lost events stood.
+            heads = [
+                (head, topic, ring)
+                for topic, ring in self._rings
+                if (head := self._head(topic, ring)) is not None
+            ]
+            if not heads:
+                break
+            head_id, topic, ring = min(heads, key=lambda head: head[0])
+            at = self._next[topic]
+            if topic in self._unknown or at < ring.first:
+                missed = None if topic in self._unknown else ring.first - at
+                self._unknown.discard(topic)
+                self._next[topic] = max(at, ring.first)
+                batch.append(Event(head_id, GAP, GapEvent(missed=missed, topic=topic)))
+                continue
+            event = ring.events[at - ring.first]
+            self._next[topic] = at + 1
+            size += len(event.json)
+            batch.append(event)
+        return batch
+
+    def _head(self, topic: str, ring: _Ring) -> int | None:
+        """The id of the next thing to tell of this topic."""
+        at = self._next[topic]
+        if at < ring.first or topic in self._unknown:
+            return ring.dropped_id
+        return ring.events[at - ring.first].id if at < ring.end else None

@@ -1,0 +1,230 @@
+"""The event bus: order, resume, gaps, bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyber_inference_tui.records import GapEvent, LogEvent, LogLine, ServiceEvent
+from cyber_inference_tui.service.events import BATCH_EVENTS, GAP, EventBus, Subscription
+
+
+def drain(subscription: Subscription) -> list[tuple[int, str, bytes]]:
+    found = []
+    while batch := subscription.take():
+        found += [(event.id, event.topic, event.json) for event in batch]
+    return found
+
+
+def log(text: str) -> LogEvent:
+    return LogEvent(id="m", lines=(LogLine(at=datetime.now(UTC), text=text),))
+
+
+async def test_events_come_in_order_over_all_topics() -> None:
+    bus = EventBus(first_id=1)
+    reader = bus.subscribe()
+    for number, topic in enumerate(["model", "log", "service", "model", "config"]):
+        bus.publish(topic, {"n": number})
+    batch = await anext(reader)
+    assert [event.id for event in batch] == [1, 2, 3, 4, 5]
+    assert [event.topic for event in batch] == ["model", "log", "service", "model", "config"]
+    assert [msgspec.json.decode(event.json)["n"] for event in batch] == [0, 1, 2, 3, 4]
+
+
+async def test_only_what_comes_after_subscribing_and_only_the_topics() -> None:
+    bus = EventBus(first_id=1)
+    bus.publish("model", {"n": 0})
+    reader = bus.subscribe({"model"})
+    bus.publish("log", {"n": 1})
+    bus.publish("model", {"n": 2})
+    assert drain(reader) == [(3, "model", b'{"n":2}')]
+
+
+async def test_a_waiting_reader_is_woken_by_its_topics_only() -> None:
+    bus = EventBus(first_id=1)
+    waiting = asyncio.ensure_future(anext(bus.subscribe({"model"})))
+    await asyncio.sleep(0)
+    bus.publish("log", {"n": 1})
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    bus.publish("model", {"n": 2})
+    bus.publish("model", {"n": 3})
+    assert [event.id for event in await waiting] == [2, 3]
+
+
+async def test_a_cancelled_wait_loses_nothing() -> None:
+    bus = EventBus(first_id=1)
+    reader = bus.subscribe()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await anext(reader)
+    bus.publish("model", {"n": 1})
+    assert [event.id for event in await anext(reader)] == [1]
+
+
+async def test_resume_gives_what_came_after() -> None:
+    bus = EventBus(first_id=1)
+    for number in range(5):
+        bus.publish("model" if number % 2 else "log", {"n": number})
+    assert [event[0] for event in drain(bus.subscribe(after=2))] == [3, 4, 5]
+    assert [event[0] for event in drain(bus.subscribe({"log"}, after=2))] == [3, 5]
+    assert drain(bus.subscribe(after=5)) == []
+    assert [event[0] for event in drain(bus.subscribe(after=0))] == [1, 2, 3, 4, 5]
+
+
+async def test_a_slow_reader_gets_a_gap_that_counts() -> None:
+    bus = EventBus(keep=3, first_id=1)
+    reader = bus.subscribe({"log", "model"})
+    bus.publish("model", {"n": 0})
+    for number in range(10):
+        bus.publish("log", {"n": number})
+    events = drain(reader)
+    assert [(id_, topic) for id_, topic, _ in events] == [
+        (1, "model"),
+        (8, GAP),
+        (9, "log"),
+        (10, "log"),
+        (11, "log"),
+    ]
+    assert msgspec.json.decode(events[1][2], type=GapEvent) == GapEvent(missed=7, topic="log")
+    # A reader that reconnects with the gap's id goes on where it was, without a second gap.
+    assert [event[0] for event in drain(bus.subscribe({"log"}, after=8))] == [9, 10, 11]
+
+
+async def test_resuming_too_late_is_a_gap_of_unknown_size() -> None:
+    bus = EventBus(keep=2, first_id=1)
+    for number in range(6):
+        bus.publish("log", {"n": number})
+    events = drain(bus.subscribe({"log"}, after=1))
+    assert [event[1] for event in events] == [GAP, "log", "log"]
+    assert msgspec.json.decode(events[0][2]) == {"missed": None, "topic": "log"}
+
+
+async def test_an_id_from_another_life_is_one_gap_then_all_that_is_kept() -> None:
+    bus = EventBus(keep=2, first_id=1000)
+    for number in range(4):
+        bus.publish("log", {"n": number})
+    for after in (0, 5, 998, 5000, -1, 2**70):
+        events = drain(bus.subscribe(after=after))
+        assert [event[1] for event in events] == [GAP, "log", "log"], after
+        assert msgspec.json.decode(events[0][2]) == {"missed": None, "topic": None}
+        assert events[0][0] < events[1][0]
+
+
+async def test_ids_of_a_later_bus_are_higher() -> None:
+    first = EventBus()
+    first.publish("model", {})
+    await asyncio.sleep(0.005)
+    assert EventBus().first_id > first.last_id
+    assert EventBus().first_id < 2**53
+
+
+async def test_closing_delivers_the_rest_then_ends() -> None:
+    bus = EventBus(first_id=1)
+    ready, behind = bus.subscribe(), bus.subscribe()
+    waiting = asyncio.ensure_future(anext(ready))
+    await asyncio.sleep(0)
+    bus.publish("service", ServiceEvent(state="stopping"))
+    bus.close()
+    assert [event.topic for event in await waiting] == ["service"]
+    assert [len(batch) async for batch in behind] == [1]
+    with pytest.raises(StopAsyncIteration):
+        await anext(ready)
+
+
+async def test_closing_ends_one_that_waits() -> None:
+    bus = EventBus()
+    waiting = asyncio.ensure_future(_collect(bus.subscribe()))
+    await asyncio.sleep(0)
+    bus.close()
+    assert await waiting == []
+
+
+async def _collect(subscription: Subscription) -> list[int]:
+    return [event.id async for batch in subscription for event in batch]
+
+
+async def test_batches_are_bounded_in_count_and_bytes() -> None:
+    bus = EventBus(first_id=1)
+    reader = bus.subscribe()
+    for _ in range(600):
+        bus.publish("model", {"n": 1})
+    assert len(await anext(reader)) == BATCH_EVENTS
+    bus = EventBus(first_id=1)
+    reader = bus.subscribe()
+    for _ in range(20):
+        bus.publish("log", log("x" * 60_000))
+    assert len(await anext(reader)) == 5
+
+
+async def test_memory_is_bounded_by_bytes_for_large_events() -> None:
+    bus = EventBus(keep=1000, keep_bytes=100_000, first_id=1)
+    for _ in range(500):
+        bus.publish("log", log("x" * 4000))
+        bus.publish("config", {"value": "y" * 4000})
+    for topic in ("log", "config"):
+        held = sum(len(event.json) for event in bus.rings[topic].events)
+        assert 50_000 < held <= 105_000
+    # One that is larger than all the room still reaches who listens.
+    reader = bus.subscribe()
+    bus.publish("log", log("x" * 200_000))
+    assert [event.topic for event in reader.take()] == ["log"]
+    assert len(bus.rings["log"].events) == 1
+
+
+async def test_encoding_waits_for_a_reader_and_happens_once() -> None:
+    class Costly(msgspec.Struct, frozen=True):
+        value: object
+
+    bus = EventBus(first_id=1)
+    bus.publish("model", Costly(object()))  # cannot be encoded: nobody tried
+    bus = EventBus(first_id=1)
+    one, two = bus.subscribe(), bus.subscribe()
+    bus.publish("model", ServiceEvent(state="started"))
+    assert one.take()[0].json is two.take()[0].json
+
+
+async def test_a_dict_is_taken_as_it_was() -> None:
+    bus = EventBus(first_id=1)
+    reader = bus.subscribe()
+    data = {"n": 1}
+    bus.publish("model", data)
+    data["n"] = 2
+    assert drain(reader) == [(1, "model", b'{"n":1}')]
+
+
+def test_unknown_topics_are_refused() -> None:
+    bus = EventBus()
+    with pytest.raises(ValueError, match="unknown topic 'nonsense'"):
+        bus.subscribe({"model", "nonsense"})
+    with pytest.raises(ValueError, match="gap"):
+        bus.subscribe({"gap"})
+    with pytest.raises(KeyError):
+        bus.publish("nonsense", {})
+
+
+@given(
+    keep=st.integers(1, 5),
+    steps=st.lists(st.sampled_from(["model", "log", "config", "read"]), max_size=60),
+)
+def test_every_event_is_delivered_once_or_counted_as_missed(keep: int, steps: list[str]) -> None:
+    bus = EventBus(keep=keep, first_id=1)
+    reader = bus.subscribe({"model", "log"})
+    events: list[tuple[int, str, bytes]] = []
+    for step in [*steps, "read"]:
+        if step == "read":
+            events += drain(reader)
+        else:
+            bus.publish(step, {})
+    ids = [id_ for id_, topic, _ in events]
+    assert ids == sorted(set(ids))
+    for topic in ("model", "log"):
+        seen = sum(event[1] == topic for event in events)
+        gaps = [msgspec.json.decode(event[2]) for event in events if event[1] == GAP]
+        missed = sum(gap["missed"] for gap in gaps if gap["topic"] == topic)
+        assert seen + missed == steps.count(topic)
