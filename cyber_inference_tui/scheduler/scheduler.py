@@ -132,6 +132,10 @@ class Lease:
         """Whether the server behind this lease is gone."""
         return self._server.exited.done()
 
+    async def wait_exited(self, timeout: float) -> None:
+        """Wait at most ``timeout`` seconds for the end of the server."""
+        await asyncio.wait({self._server.exited}, timeout=timeout)
+
     def failure(self) -> str:
         """Why the server is gone, in plain words."""
         return self._server.obituary()[0]
