@@ -60,20 +60,19 @@ def serve(
     except ImportError:
         pass
     ring = LogRing(now=utc_now)
-    configure_logging(loaded.settings.log_level, ring)
+    log_handler = configure_logging(loaded.settings.log_level, ring)
     with (
         DataDirectoryLock(loaded.settings.data_dir),
         _listen(loaded.settings) as listener,
         asyncio.Runner(loop_factory=loop_factory) as runner,
     ):
-        service = runner.run(_make(loaded, demo, environ, flags, ring))
-        return runner.run(_run(service, listener, announce))
 
+        async def run() -> int:
+            log_handler.attach()
+            service = Service(loaded, demo=demo, environ=environ, flags=flags, service_log=ring)
+            return await _run(service, listener, announce)
 
-async def _make(
-    loaded: Loaded, demo: bool, environ: Mapping[str, str], flags: Mapping[str, Any], ring: LogRing
-) -> Service:
-    return Service(loaded, demo=demo, environ=environ, flags=flags, service_log=ring)
+        return runner.run(run())
 
 
 def _check_bind(settings: Settings) -> None:

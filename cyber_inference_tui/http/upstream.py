@@ -230,9 +230,11 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
         if self._exchange is not None:
             self._exchange.received(data)
         else:
@@ -240,6 +242,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop."""
         self._transport = None
         self._pool.forget(self)
         if self._idle_timer is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+import threading
 
 from cyber_inference_tui.llama.log import LogRing
 
@@ -11,25 +13,38 @@ _FORMAT = "%(levelname).1s %(name)s: %(message)s"
 
 
 class RingHandler(logging.Handler):
-    """Puts log records into a ring. Records come from the event loop's thread and from workers;
-    the ring's listeners belong to the loop, so worker records are handed over to it.
+    """Puts log records into a ring.
+
+    The ring and its listeners belong to the event loop: records of worker threads are handed
+    over to it once ``attach`` was called.
     """
 
     def __init__(self, ring: LogRing) -> None:
         super().__init__()
         self._ring = ring
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.get_ident()
         self.setFormatter(logging.Formatter(_FORMAT))
+
+    def attach(self) -> None:
+        """From now on the running loop's thread owns the ring."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append the record; a traceback becomes one line each."""
         try:
-            self._ring.add(self.format(record).splitlines())
+            lines = self.format(record).splitlines()
+            if threading.get_ident() == self._thread:
+                self._ring.add(lines)
+            elif self._loop is not None and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._ring.add, lines)
         except Exception:  # noqa: BLE001 - a log call must never raise; logging reports it
             self.handleError(record)
 
 
-def configure_logging(level: str, ring: LogRing) -> logging.Handler:
-    """Send the program's log records to stderr and the ring; the handler to remove at the end."""
+def configure_logging(level: str, ring: LogRing) -> RingHandler:
+    """Send the program's log records to stderr and the ring; the latter's handler is returned."""
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
     logging.getLogger("cyber_inference_tui").setLevel(level.upper())

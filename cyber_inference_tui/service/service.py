@@ -135,7 +135,9 @@ class Service:
         await self.scheduler.close()
         await self._launcher.close()
         self.close_events()
-        self._log_writer.stop()
+        for ring in self._logs.values():
+            ring.listeners.clear()
+        await asyncio.to_thread(self._log_writer.stop)
 
     def close_events(self) -> None:
         """Tell all who watch that the service ends, and end their streams."""
@@ -364,11 +366,7 @@ class Service:
 
     def _flush_soon(self) -> None:
         if self._flush_handle is None:
-            try:
-                loop = asyncio.get_running_loop()
-            except RuntimeError:
-                # A log record from a worker thread: the next flush on the loop takes it along.
-                return
+            loop = asyncio.get_running_loop()
             self._flush_handle = loop.call_later(_EVENT_FLUSH, self._flush)
 
     def _flush(self) -> None:
