@@ -5,20 +5,29 @@ Errors end here, each as one plain sentence on stderr and the exit code that goe
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
+import io
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.cli.options import GlobalOptions, global_options
-from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.errors import CyberError, ModelLoadError
+from cyber_inference_tui.text import clean_line
 
 PROGRAM = "cyber-inference-tui"
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
+PIPE_CLOSED = 141
+"""Exit code when the reader of our output went away (``| head``), as with SIGPIPE."""
+_COMPLETION = "_CYBER_INFERENCE_TUI_COMPLETE"
 _ROOM = "cyber_inference_tui.cli"
 
 
@@ -76,6 +85,7 @@ def with_global_options(command: click.Command) -> click.Command:
     added = [p for p in global_options(hidden=True) if not own.intersection(p.opts)]
     command = copy.copy(command)
     command.params = [*command.params, *added]
+    command.epilog = command.epilog or f"The global options of {PROGRAM} may be given here, too."
     if isinstance(command, click.Group):
         command.commands = {
             name: with_global_options(child) for name, child in command.commands.items()
@@ -106,29 +116,106 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Show the version.",
 )
 @click.pass_context
-def cli(ctx: click.Context, no_ui: bool, attach: str | None) -> Any:
-    """Run local models: an OpenAI-compatible service that loads and unloads them by itself."""
-    return None
+def cli(ctx: click.Context, no_ui: bool, attach: str | None) -> int:
+    """Run local models: an OpenAI-compatible service that loads and unloads them by itself.
+
+    Without a command the terminal app opens.
+    """
+    if ctx.invoked_subcommand is not None:
+        if attach is not None:
+            raise click.UsageError(
+                "--attach opens the terminal app and goes without a command; "
+                "a command finds its service by --host and --port."
+            )
+        if no_ui and ctx.invoked_subcommand != "serve":
+            raise click.UsageError("--no-ui goes without a command.")
+        return 0
+    if attach is not None:
+        raise CyberError(
+            "The terminal app, which --attach opens, is not part of this version yet.",
+            hint="Use the commands with --host and --port.",
+        )
+    from cyber_inference_tui.cli.serve_command import open_app, run_service  # noqa: PLC0415
+
+    return run_service(ctx.obj) if no_ui else open_app(ctx.obj)
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run one command line; returns the exit code. Everything wrong is said on stderr."""
+    """Run one command line; returns the exit code. Whatever goes wrong is said on stderr.
+
+    Python's development mode (``PYTHONDEVMODE=1``) shows tracebacks of unexpected errors.
+    """
+    instruction = environ.get(_COMPLETION)
+    if instruction is not None:
+        from click.shell_completion import shell_complete  # noqa: PLC0415
+
+        return shell_complete(cli, {}, PROGRAM, _COMPLETION, instruction)
     try:
-        result = cli.main(
-            list(argv),
-            prog_name=PROGRAM,
-            standalone_mode=False,
-            obj=GlobalOptions(environ=environ),
-        )
+        with cli.make_context(PROGRAM, list(argv), obj=GlobalOptions(environ=environ)) as ctx:
+            result = cli.invoke(ctx)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        _discard_stdout()
+        return PIPE_CLOSED
     except CyberError as error:
-        click.echo(str(error), err=True)
+        _say(_explained(error))
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        _say(_usage(error))
         return error.exit_code
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _say(clean_line(f"{where}{error.strerror or error}."))
+        return 1
+    except Exception as error:  # noqa: BLE001 - the last resort: a sentence, not a traceback
+        if sys.flags.dev_mode:
+            traceback.print_exc()
+        _say(
+            clean_line(f"Something unexpected went wrong ({type(error).__name__}: {error}).")
+            + " PYTHONDEVMODE=1 shows where; please report it."
+        )
+        return 1
     return result if isinstance(result, int) else 0
+
+
+def _explained(error: CyberError) -> str:
+    """The sentence, its way out, and under a failed load the last lines of the log."""
+    tail = error.log_tail if isinstance(error, ModelLoadError) else ()
+    return "\n".join([str(error), *(f"  {line}" for line in tail)])
+
+
+def _usage(error: click.ClickException) -> str:
+    message = error.format_message().rstrip(".")
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return message
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{message}. See '{error.ctx.command_path} --help'."
+    return f"{message}."
+
+
+def _say(text: str) -> None:
+    # Standard error may be closed as well: then there is nobody to tell.
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
+def _discard_stdout() -> None:
+    """Nobody reads any more: keep Python from complaining when it flushes at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
 
 
 def main() -> None:
     """Entry point of the installed program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal's encoding lacks is no reason to fail.
+            stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:], os.environ))

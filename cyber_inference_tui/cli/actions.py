@@ -1,0 +1,165 @@
+"""What the commands do with the service; each function runs one event loop to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from cyber_inference_tui.cli.connection import connect, explain_absence
+from cyber_inference_tui.errors import (
+    CyberError,
+    ModelLoadError,
+    NoLlamaServerError,
+    NoServiceError,
+)
+from cyber_inference_tui.records import ModelRecord, ModelStatus, StatusRecord
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.cli.options import GlobalOptions
+    from cyber_inference_tui.cli.output import ProgressLine
+    from cyber_inference_tui.client.service_client import ServiceClient
+    from cyber_inference_tui.settings.schema import Settings
+
+T = TypeVar("T")
+
+_DAY = 86400.0
+_MARGIN = 60.0
+
+
+class FoundModels(msgspec.Struct, frozen=True, kw_only=True):
+    """The local models; ``absence`` says why they come from disk instead of from a service."""
+
+    records: list[ModelRecord]
+    directory: Path
+    absence: str = ""
+
+
+class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``status`` shows; ``models`` are those that are not simply unloaded."""
+
+    url: str
+    status: StatusRecord
+    models: list[ModelRecord]
+
+
+def with_client(settings: Settings, call: Callable[[ServiceClient], Awaitable[T]]) -> T:
+    """Run ``call`` with a client of the service. Raises ``CyberError``."""
+
+    async def run() -> T:
+        async with connect(settings) as client:
+            return await call(client)
+
+    try:
+        return asyncio.run(run())
+    except NoServiceError as error:
+        raise explain_absence(error, settings) from error
+
+
+def all_models(options: GlobalOptions) -> FoundModels:
+    """The local models: from the service, or from disk when none answers."""
+    settings = options.load().settings
+    absence = ""
+    try:
+        records = with_client(settings, lambda client: client.models())
+    except NoServiceError as error:
+        from cyber_inference_tui.cli.local_models import local_records  # noqa: PLC0415
+
+        absence = error.message
+        records = local_records(settings, demo=options.demo)
+    return FoundModels(records=records, directory=settings.models_dir, absence=absence)
+
+
+def service_view(options: GlobalOptions) -> ServiceView:
+    """The service and its models."""
+
+    async def look(client: ServiceClient) -> ServiceView:
+        status = await client.status()
+        models = await client.models()
+        busy = [record for record in models if record.status is not ModelStatus.UNLOADED]
+        return ServiceView(url=client.url, status=status, models=busy)
+
+    return with_client(options.load().settings, look)
+
+
+def load_model(options: GlobalOptions, model_id: str, progress: ProgressLine) -> ModelRecord:
+    """Load a model and wait for it. Raises ``ModelLoadError`` with the end of its log."""
+    settings = options.load().settings
+    limits = (settings.queue_timeout, settings.load_timeout)
+    timeout = sum(limits) + settings.stop_timeout + _MARGIN if all(limits) else _DAY
+
+    async def act(client: ServiceClient) -> ModelRecord:
+        progress.show(f"loading {model_id}")
+        async with _watched(client, model_id, progress):
+            try:
+                return await client.load(model_id, timeout=timeout)
+            except ModelLoadError as error:
+                # The wire has one code for all failed loads, the exit code tells this one apart.
+                if (await client.status()).llama_server.path is None:
+                    raise NoLlamaServerError(error.message, hint=error.hint) from error
+                raise
+
+    return with_client(settings, act)
+
+
+def unload_model(
+    options: GlobalOptions, model_id: str, progress: ProgressLine, *, force: bool
+) -> ModelRecord:
+    """Unload a model, after its requests unless ``force``; waits a day at most."""
+
+    async def act(client: ServiceClient) -> ModelRecord:
+        progress.show(f"unloading {model_id}")
+        async with _watched(client, model_id, progress):
+            return await client.unload(model_id, force=force, timeout=_DAY)
+
+    return with_client(options.load().settings, act)
+
+
+def is_called(record: ModelRecord, name: str) -> bool:
+    """Whether ``name`` is an id or alias of the record, in any case."""
+    return name.casefold() in {record.id.casefold(), *(a.casefold() for a in record.aliases)}
+
+
+@asynccontextmanager
+async def _watched(
+    client: ServiceClient, model_id: str, progress: ProgressLine
+) -> AsyncIterator[None]:
+    """Show on ``progress`` what the service tells about the model meanwhile."""
+    if not progress.visible:
+        yield
+        return
+    watcher = asyncio.create_task(_watch(client, model_id, progress))
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+
+
+async def _watch(client: ServiceClient, model_id: str, progress: ProgressLine) -> None:
+    # Progress is decoration: what goes wrong with it is told by the call itself.
+    with contextlib.suppress(CyberError):
+        async with aclosing(client.events({"model"})) as events:
+            async for event in events:
+                try:
+                    record = msgspec.json.decode(event.data, type=ModelRecord)
+                except msgspec.MsgspecError:
+                    continue  # a gap, or a model that is gone
+                if is_called(record, model_id):
+                    progress.show(progress_text(record))
+
+
+def progress_text(record: ModelRecord) -> str:
+    """One line on a model that is on its way."""
+    text = f"{record.status.value} {record.id}"
+    if record.status is ModelStatus.LOADING and record.progress is not None:
+        return f"{text} {record.progress:.0%}"
+    if record.in_flight and record.status in {ModelStatus.LOADED, ModelStatus.UNLOADING}:
+        count = f"{record.in_flight} request{'s' if record.in_flight > 1 else ''}"
+        return f"{record.id} still answers {count}"
+    return text

@@ -1,0 +1,100 @@
+"""``logs``: the last lines of a log, and with ``-f`` the new ones as they come."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import click
+
+from cyber_inference_tui.cli.options import GlobalOptions, json_option
+from cyber_inference_tui.cli.output import print_json, print_lines
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.client.service_client import ServiceClient
+
+SERVICE = "service"
+
+
+@click.command()
+@click.argument("source", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new lines as they come.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(0, 100_000),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="How many of the last lines to show.",
+)
+@json_option
+@click.pass_obj
+def logs(options: GlobalOptions, source: str, follow: bool, lines: int, as_json: bool) -> None:
+    """Show the log of the model ID, or of the service when ID is "service".
+
+    With -f a lost connection is made again for half a minute, without losing lines that the
+    service still has. --json prints one object a line, with id, at and text.
+    """
+    from cyber_inference_tui.cli.actions import with_client  # noqa: PLC0415 - not for --help
+
+    async def show(client: ServiceClient) -> None:
+        name = source
+        if follow or as_json:
+            name = await _proper_id(client, source)
+        tail = await client.log(name, lines)
+        _print_tail(name, tail.lines, as_json)
+        if follow:
+            await _follow(client, name, tail.event_id, as_json)
+
+    with_client(options.load().settings, show)
+
+
+async def _proper_id(client: ServiceClient, name: str) -> str:
+    """The id under which the service publishes the log of ``name`` (an alias, another case)."""
+    from cyber_inference_tui.cli.actions import is_called  # noqa: PLC0415
+
+    if name == SERVICE:
+        return name
+    found = [record.id for record in await client.models() if is_called(record, name)]
+    # Anything but one match is for the service to explain.
+    return found[0] if len(found) == 1 else name
+
+
+def _print_tail(name: str, lines: tuple[str, ...], as_json: bool) -> None:
+    from cyber_inference_tui.text import clean_line  # noqa: PLC0415
+
+    if as_json:
+        for line in lines:
+            print_json({"id": name, "at": None, "text": clean_line(line)}, compact=True)
+        return
+    print_lines(clean_line(line) for line in lines)
+
+
+async def _follow(client: ServiceClient, name: str, after: int | None, as_json: bool) -> None:
+    import msgspec  # noqa: PLC0415
+
+    from cyber_inference_tui.records import LogEvent  # noqa: PLC0415
+    from cyber_inference_tui.text import clean_line  # noqa: PLC0415
+
+    def on_lost() -> None:
+        click.echo("The connection to the service was lost; trying again.", err=True)
+
+    async with aclosing(client.events({"log"}, after=after, on_lost=on_lost)) as events:
+        async for event in events:
+            if event.topic == "gap":
+                click.echo("Some lines were missed: they came too fast.", err=True)
+                continue
+            try:
+                news = msgspec.json.decode(event.data, type=LogEvent)
+            except msgspec.MsgspecError:
+                continue  # an event of a later version
+            if news.id != name:
+                continue
+            if as_json:
+                for line in news.lines:
+                    print_json(
+                        {"id": name, "at": line.at, "text": clean_line(line.text)}, compact=True
+                    )
+            else:
+                print_lines(clean_line(line.text) for line in news.lines)

@@ -1,0 +1,79 @@
+"""``list-models``, ``load`` and ``unload``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from cyber_inference_tui.cli.options import GlobalOptions, json_option
+from cyber_inference_tui.cli.output import ProgressLine, print_json, print_lines, print_note
+from cyber_inference_tui.cli.terminal import DIM, stderr_terminal, stdout_terminal
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.records import ModelRecord
+
+
+@click.command("list-models")
+@json_option
+@click.pass_obj
+def list_models(options: GlobalOptions, as_json: bool) -> None:
+    """List the local models and their states.
+
+    Without a running service the model directories are read, and every model is unloaded.
+    MEMORY is what a loaded model uses, or with a "~" what it is expected to need.
+    """
+    from cyber_inference_tui.cli.actions import all_models  # noqa: PLC0415 - not for --help
+
+    found = all_models(options)
+    if as_json:
+        print_json(found.records)
+        return
+    notes = stderr_terminal(options.environ)
+    if found.absence:
+        print_note(f"{found.absence} This is what lies on disk.", notes)
+    if not found.records:
+        print_note(f"No models in {found.directory}: put .gguf files there, or try --demo.", notes)
+        return
+    from cyber_inference_tui.cli.model_tables import library_table  # noqa: PLC0415
+
+    print_lines(library_table(found.records, stdout_terminal(options.environ)))
+
+
+@click.command()
+@click.argument("model_id", metavar="ID")
+@json_option
+@click.pass_obj
+def load(options: GlobalOptions, model_id: str, as_json: bool) -> None:
+    """Load the model ID and wait until it can answer.
+
+    When it fails, the reason and the last lines of its log are printed.
+    """
+    from cyber_inference_tui.cli.actions import load_model  # noqa: PLC0415 - not for --help
+
+    with ProgressLine(stderr_terminal(options.environ)) as progress:
+        record = load_model(options, model_id, progress)
+    _print_outcome(record, options, as_json)
+
+
+@click.command()
+@click.argument("model_id", metavar="ID")
+@click.option("--force", is_flag=True, help="Do not wait for its requests: end them.")
+@json_option
+@click.pass_obj
+def unload(options: GlobalOptions, model_id: str, force: bool, as_json: bool) -> None:
+    """Unload the model ID once its requests have finished."""
+    from cyber_inference_tui.cli.actions import unload_model  # noqa: PLC0415 - not for --help
+
+    with ProgressLine(stderr_terminal(options.environ)) as progress:
+        record = unload_model(options, model_id, progress, force=force)
+    _print_outcome(record, options, as_json)
+
+
+def _print_outcome(record: ModelRecord, options: GlobalOptions, as_json: bool) -> None:
+    if as_json:
+        print_json(record)
+        return
+    terminal = stdout_terminal(options.environ)
+    where = f" on port {record.port}" if record.port else ""
+    click.echo(f"{record.id} is {record.status.value}{terminal.paint(where, DIM)}.", color=True)

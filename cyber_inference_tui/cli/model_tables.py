@@ -1,0 +1,100 @@
+"""Model records as tables: the library, and what the service is busy with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from cyber_inference_tui.cli.tables import Cell, Column, render_table
+from cyber_inference_tui.cli.terminal import BOLD, DIM, RED, Terminal
+from cyber_inference_tui.cli.units import context_text, duration_text, size_text
+from cyber_inference_tui.records import ModelRecord, ModelStatus
+
+_NOTHING = Cell("-", (DIM,))
+
+
+def library_table(records: Sequence[ModelRecord], terminal: Terminal) -> list[str]:
+    """All local models: id, state, quantization, size, context, memory, and what is wrong."""
+    columns = [
+        Column(title="ID", least=16),
+        Column(title="STATE"),
+        Column(title="QUANT", rank=2),
+        Column(title="SIZE", right=True, rank=1),
+        Column(title="CONTEXT", right=True, rank=3),
+        Column(title="MEMORY", right=True, rank=2),
+    ]
+    rows = [
+        [
+            _id_cell(record),
+            _state_cell(record, terminal),
+            Cell(record.quantization) if record.quantization else _NOTHING,
+            _size_cell(record.size_bytes),
+            Cell(context_text(record.context_length)) if record.context_length else _NOTHING,
+            _memory_cell(record),
+        ]
+        for record in records
+    ]
+    if any(record.error for record in records):
+        columns.append(Column(title="PROBLEM", least=16, rank=1))
+        for row, record in zip(rows, records, strict=True):
+            row.append(Cell(record.error or "", (RED,)))
+    return render_table(columns, rows, terminal)
+
+
+def busy_table(records: Sequence[ModelRecord], now: datetime, terminal: Terminal) -> list[str]:
+    """Models in use: id, state, requests, waiting, port, memory, last use, and what is wrong."""
+    columns = [
+        Column(title="ID", least=16),
+        Column(title="STATE"),
+        Column(title="REQUESTS", right=True, rank=1),
+        Column(title="WAITING", right=True, rank=3),
+        Column(title="PORT", right=True, rank=4),
+        Column(title="MEMORY", right=True, rank=2),
+        Column(title="LAST USED", right=True, rank=3),
+    ]
+    rows = [
+        [
+            _id_cell(record),
+            _state_cell(record, terminal),
+            Cell(str(record.in_flight)),
+            Cell(str(record.queued)),
+            Cell(str(record.port)) if record.port else _NOTHING,
+            _memory_cell(record),
+            _ago_cell(record.last_used_at, now),
+        ]
+        for record in records
+    ]
+    if any(record.error for record in records):
+        columns.append(Column(title="PROBLEM", least=16, rank=1))
+        for row, record in zip(rows, records, strict=True):
+            row.append(Cell(record.error or "", (RED,)))
+    return render_table(columns, rows, terminal)
+
+
+def _id_cell(record: ModelRecord) -> Cell:
+    return Cell(record.id, (BOLD,) if record.status is ModelStatus.LOADED else ())
+
+
+def _state_cell(record: ModelRecord, terminal: Terminal) -> Cell:
+    text, color = terminal.state(record.status)
+    if record.status is ModelStatus.LOADING and record.progress is not None:
+        text = f"{text} {record.progress:.0%}"
+    return Cell(text, (color,))
+
+
+def _size_cell(size: int | None) -> Cell:
+    return _NOTHING if size is None else Cell(size_text(size))
+
+
+def _memory_cell(record: ModelRecord) -> Cell:
+    if record.memory_bytes is not None:
+        return Cell(size_text(record.memory_bytes))
+    if record.memory_estimate_bytes is not None:
+        return Cell(f"~{size_text(record.memory_estimate_bytes)}", (DIM,))
+    return _NOTHING
+
+
+def _ago_cell(moment: datetime | None, now: datetime) -> Cell:
+    if moment is None:
+        return _NOTHING
+    return Cell(f"{duration_text(max(0.0, (now - moment).total_seconds()))} ago")

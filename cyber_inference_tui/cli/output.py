@@ -1,0 +1,72 @@
+"""Printing: data to standard output, progress and notes to standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from cyber_inference_tui.cli.tables import cut
+from cyber_inference_tui.cli.terminal import DIM, Terminal
+
+_CLEAR_LINE = "\r\x1b[K"
+
+
+def print_json(value: Any, *, compact: bool = False) -> None:
+    """Print records, or what they are made of, as JSON: indented, or as one line."""
+    import msgspec  # noqa: PLC0415 - not needed for --help
+
+    text = msgspec.json.encode(value)
+    click.echo((text if compact else msgspec.json.format(text, indent=2)).decode())
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print finished lines in one write; whether they hold colour was decided before."""
+    text = "\n".join(lines)
+    if text:
+        click.echo(text, color=True)
+
+
+def print_note(text: str, terminal: Terminal) -> None:
+    """A dim remark on standard error, for people only: a script never sees it."""
+    if terminal.interactive:
+        click.echo(terminal.paint(text, DIM), err=True, color=True)
+
+
+class ProgressLine:
+    """One line on standard error, drawn over and over; nothing at all without a terminal.
+
+    Use it as ``with``: the line is gone at the end, however that comes.
+    """
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._shown = ""
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._shown:
+            self._write(_CLEAR_LINE)
+
+    @property
+    def visible(self) -> bool:
+        """Whether anybody sees it."""
+        return self._terminal.interactive
+
+    def show(self, text: str) -> None:
+        """Replace the line by ``text``, cut to the terminal."""
+        if self._terminal.width is None or text == self._shown:
+            return
+        self._shown = text
+        text = cut(text, self._terminal.width - 1, self._terminal.ellipsis)
+        self._write(_CLEAR_LINE + self._terminal.paint(text, DIM))
+
+    @staticmethod
+    def _write(text: str) -> None:
+        if sys.stderr is not None:
+            sys.stderr.write(text)
+            sys.stderr.flush()

@@ -1,0 +1,35 @@
+"""``serve``, and what the bare command does."""
+
+from __future__ import annotations
+
+import click
+
+from cyber_inference_tui.cli.options import GlobalOptions
+
+
+def run_service(options: GlobalOptions) -> int:
+    """Run the service until a signal ends it; returns the exit code."""
+    from cyber_inference_tui.service.run import serve as run  # noqa: PLC0415 - not for --help
+
+    return run(options.load(), demo=options.demo, announce=click.echo)
+
+
+def open_app(options: GlobalOptions) -> int:
+    """What the program does without a command: the terminal app will be opened here."""
+    click.echo(
+        "The terminal app is not part of this version yet; running the service instead "
+        "(the same as --no-ui).",
+        err=True,
+    )
+    return run_service(options)
+
+
+@click.command()
+@click.pass_obj
+def serve(options: GlobalOptions) -> int:
+    """Run the service in the foreground, the same as --no-ui.
+
+    Prints one line, "listening on http://HOST:PORT", when it accepts requests. SIGTERM or
+    Ctrl-C lets requests in flight finish and stops every model; a second one stops at once.
+    """
+    return run_service(options)

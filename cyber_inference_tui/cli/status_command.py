@@ -1,0 +1,56 @@
+"""``status``: the service in one glance."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from cyber_inference_tui.cli.options import GlobalOptions, json_option
+from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.cli.terminal import DIM, RED, Terminal, stdout_terminal
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.cli.actions import ServiceView
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def status(options: GlobalOptions, as_json: bool) -> None:
+    """Show the running service and the models it is busy with."""
+    from cyber_inference_tui.cli.actions import service_view  # noqa: PLC0415 - not for --help
+
+    view = service_view(options)
+    if as_json:
+        import msgspec  # noqa: PLC0415
+
+        facts = msgspec.to_builtins(view.status)
+        print_json({"url": view.url, **facts, "models": view.models})
+        return
+    print_lines(status_lines(view, datetime.now(UTC), stdout_terminal(options.environ)))
+
+
+def status_lines(view: ServiceView, now: datetime, terminal: Terminal) -> list[str]:
+    """The facts of the service, one a line, then the table of its busy models."""
+    from cyber_inference_tui.cli.model_tables import busy_table  # noqa: PLC0415
+    from cyber_inference_tui.cli.units import duration_text  # noqa: PLC0415
+    from cyber_inference_tui.text import clean_line  # noqa: PLC0415
+
+    status = view.status
+    server = status.llama_server
+    binary = terminal.paint("not found: run 'cyber-inference-tui install-llama'", RED)
+    if server.path:
+        binary = clean_line(f"{server.version or 'unknown version'}, {server.path}")
+    facts = {
+        "service": f"{view.url}, version {clean_line(status.version)}, pid {status.pid}, "
+        f"up {duration_text(status.uptime_seconds)}",
+        "llama-server": binary,
+        "models": f"{status.models_loaded} loaded",
+        "requests": f"{status.requests_in_flight} in flight, {status.requests_queued} waiting",
+    }
+    lines = [f"{terminal.paint(f'{name:<14}', DIM)}{value}" for name, value in facts.items()]
+    if view.models:
+        lines += ["", *busy_table(view.models, now, terminal)]
+    return lines

@@ -1,0 +1,37 @@
+"""Numbers as people read them: sizes, durations, counts of tokens."""
+
+from __future__ import annotations
+
+
+def size_text(size: int) -> str:
+    """Bytes in binary units: ``512 B``, ``3.9 MiB``, ``4.1 GiB``."""
+    if size < 1024:
+        return f"{size} B"
+    value = float(size)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= 1024
+        # 1023.95 would round up to "1024.0", which belongs to the next unit.
+        if value < 1023.95:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} TiB"
+
+
+def context_text(tokens: int) -> str:
+    """A context length the way model cards give it: ``128K`` is 131,072 tokens."""
+    return f"{tokens // 1024}K" if tokens >= 1024 and tokens % 1024 == 0 else f"{tokens:,}"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration in its two largest units: ``1.2 s``, ``4 min 10 s``, ``2 h 5 min``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for (large, big), (small, little) in (
+        ((86400, "d"), (3600, "h")),
+        ((3600, "h"), (60, "min")),
+        ((60, "min"), (1, "s")),
+    ):
+        if whole >= large:
+            rest = whole % large // small
+            return f"{whole // large} {big}" + (f" {rest} {little}" if rest else "")
+    return f"{whole} s"

@@ -1,0 +1,94 @@
+"""Errors that came over the wire, turned back into the classes that the program raises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from cyber_inference_tui.errors import (
+    ConfigError,
+    ConflictError,
+    CyberError,
+    ForbiddenHostError,
+    ForbiddenOriginError,
+    GGUFError,
+    InvalidApiKeyError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    ModelLoadError,
+    ModelNotFoundError,
+    NoServiceError,
+    NotFoundError,
+    QueueFullError,
+    QueueTimeoutError,
+    RequestTimeoutError,
+    RequestTooLargeError,
+    ShuttingDownError,
+    UnsupportedMediaTypeError,
+    UpstreamError,
+)
+from cyber_inference_tui.text import clean_line
+
+MESSAGE_LINES = 200
+"""Lines kept of one error message: the reason, then a failed load's last log lines."""
+
+_CLASSES: dict[str, type[CyberError]] = {
+    kind.code: kind
+    for kind in (
+        ConfigError,
+        ConflictError,
+        ForbiddenHostError,
+        ForbiddenOriginError,
+        GGUFError,
+        InvalidApiKeyError,
+        InvalidRequestError,
+        MethodNotAllowedError,
+        ModelLoadError,
+        ModelNotFoundError,
+        NotFoundError,
+        QueueFullError,
+        QueueTimeoutError,
+        RequestTimeoutError,
+        RequestTooLargeError,
+        ShuttingDownError,
+        UnsupportedMediaTypeError,
+        UpstreamError,
+    )
+}
+
+
+class _ErrorBody(msgspec.Struct):
+    message: str
+    code: str | None = None
+    param: str | None = None
+
+
+class _ErrorAnswer(msgspec.Struct):
+    error: _ErrorBody
+
+
+def error_from_answer(url: str, status: int, headers: Any, body: bytes) -> CyberError:
+    """The error that an answer with ``status`` (400 or more) and ``body`` stands for.
+
+    ``headers`` is a mapping with case-insensitive names (``Retry-After`` is read). A body that is
+    not in this program's shape means that something else listens at ``url``.
+    """
+    try:
+        answer = msgspec.json.decode(body, type=_ErrorAnswer).error
+    except msgspec.MsgspecError:
+        return NoServiceError(
+            f"Something other than this program's service answers at {url} (HTTP {status}).",
+            hint="Check --host and --port, or stop the other program.",
+        )
+    lines = [clean_line(line) for line in answer.message.splitlines()[:MESSAGE_LINES]]
+    text = "\n".join(lines).strip()
+    kind = _CLASSES.get(answer.code or "")
+    if kind is ModelLoadError:
+        return ModelLoadError(lines[0] if lines else "", log_tail=tuple(lines[1:]))
+    if kind is QueueFullError:
+        seconds = headers.get("retry-after", "")
+        return QueueFullError(text, retry_after=int(seconds) if seconds.isdecimal() else 1)
+    if kind is None:
+        kind = NotFoundError if status == 404 else CyberError
+    return kind(text, param=answer.param)

@@ -1,0 +1,286 @@
+"""``ServiceClient``: the service's admin API as typed calls."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from cyber_inference_tui.client.events import ServerEvent, follow_events, query
+from cyber_inference_tui.client.problems import error_from_answer
+from cyber_inference_tui.errors import CyberError, NoServiceError
+from cyber_inference_tui.records import ConfigValueRecord, ModelRecord, StatusRecord
+from cyber_inference_tui.text import clean_line
+
+T = TypeVar("T")
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+STREAM_SILENCE = 90.0
+"""Seconds without a byte after which an event stream counts as lost and is opened again."""
+LOG_POSITION = "X-Last-Event-ID"
+"""Header of a log answer: the last event its text already contains."""
+
+
+class LogTail(msgspec.Struct, frozen=True, kw_only=True):
+    """The last lines of a log. ``event_id`` is the event after which new lines follow."""
+
+    lines: tuple[str, ...]
+    event_id: int | None = None
+
+
+def base_url(host: str, port: int) -> str:
+    """The URL at which a service bound to ``host`` and ``port`` answers on this machine.
+
+    A wildcard address is reached over the loopback address of its family.
+    """
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return f"http://{host}:{port}"
+    if address.is_unspecified:
+        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    name = f"[{address}]" if address.version == 6 else str(address)
+    return f"http://{name}:{port}"
+
+
+class ServiceClient:
+    """Calls the service at ``url``; use with ``async with``.
+
+    Every call raises a ``CyberError``: the one the service sent, by its code, or
+    ``NoServiceError`` when nothing (or something else) answers. ``timeout`` is in seconds and
+    limits each wait for bytes; calls that wait for a model take their own.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str = "",
+        timeout: float = 30.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._timeout = httpx.Timeout(timeout, connect=min(timeout, 5.0))
+        # Proxies of the environment are for the internet, not for a service of one's own.
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=self._timeout,
+            transport=transport,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._http.aclose()
+
+    async def status(self) -> StatusRecord:
+        """The service in one glance."""
+        return await self._get("/admin/status", StatusRecord)
+
+    async def models(self) -> list[ModelRecord]:
+        """All local models, in the service's order."""
+        return await self._get("/admin/models", list[ModelRecord])
+
+    async def load(
+        self, model_id: str, *, wait: bool = True, timeout: float | None = None
+    ) -> ModelRecord:
+        """Load a model. With ``wait`` the answer comes when it is ready or has failed."""
+        path = _model_path(model_id, "load")
+        return await self._post(path, ModelRecord, {} if wait else {"wait": "0"}, timeout)
+
+    async def unload(
+        self, model_id: str, *, force: bool = False, timeout: float | None = None
+    ) -> ModelRecord:
+        """Unload a model after its requests have finished, or at once with ``force``."""
+        path = _model_path(model_id, "unload")
+        return await self._post(path, ModelRecord, {"force": "1"} if force else {}, timeout)
+
+    async def pin(self, model_id: str, pinned: bool) -> ModelRecord:
+        """Keep a model from being evicted and idled out, or allow it again."""
+        return await self._post(_model_path(model_id, "pin" if pinned else "unpin"), ModelRecord)
+
+    async def delete(self, model_id: str) -> ModelRecord:
+        """Delete a model's files (under ``models_dir`` only)."""
+        return await self._call("DELETE", f"/admin/models/{quote(model_id, safe='')}", ModelRecord)
+
+    async def config(self) -> list[ConfigValueRecord]:
+        """Every setting with its effective value and source."""
+        return await self._get("/admin/config", list[ConfigValueRecord])
+
+    async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
+        """Change one setting in the service's file."""
+        path = f"/admin/config/{quote(key, safe='')}"
+        return await self._call("PUT", path, ConfigValueRecord, json={"value": value})
+
+    async def log(self, source: str, lines: int) -> LogTail:
+        """The last ``lines`` lines of a model's log, or of the service's (id ``service``)."""
+        path = f"/admin/logs/{quote(source, safe='')}"
+        body, headers = await self._bytes("GET", path, params={"lines": str(lines)})
+        text = body.decode("utf-8", "replace")
+        position = headers.get(LOG_POSITION, "")
+        return LogTail(
+            # Not splitlines(): a separator such as U+2028 inside a line is not a new line.
+            lines=tuple(text.removesuffix("\n").split("\n")) if text else (),
+            event_id=int(position) if position.isdecimal() else None,
+        )
+
+    def events(
+        self,
+        topics: Collection[str] = (),
+        *,
+        after: int | None = None,
+        patience: float = 30.0,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> AsyncGenerator[ServerEvent, None]:
+        """Events of ``topics`` without end; see ``follow_events``. Close it with ``aclosing``."""
+
+        def open_stream(last: int | None) -> Any:
+            return self._open_events(topics, last)
+
+        return follow_events(open_stream, after=after, patience=patience, on_lost=on_lost)
+
+    @asynccontextmanager
+    async def _open_events(
+        self, topics: Collection[str], last: int | None
+    ) -> AsyncIterator[httpx.Response]:
+        headers = {"Accept": "text/event-stream"}
+        if last is not None:
+            headers["Last-Event-ID"] = str(last)
+        async with self._stream(
+            "GET",
+            "/admin/events",
+            params=query(topics),
+            headers=headers,
+            timeout=httpx.Timeout(self._timeout, read=STREAM_SILENCE),
+        ) as response:
+            kind = clean_line(response.headers.get("content-type", ""), limit=60)
+            if not kind.startswith("text/event-stream"):
+                raise self._stranger(f"it answers {kind or 'nothing'} where events should be")
+            yield response
+
+    async def _get(self, path: str, kind: type[T]) -> T:
+        return await self._call("GET", path, kind)
+
+    async def _post(
+        self,
+        path: str,
+        kind: type[T],
+        params: dict[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> T:
+        return await self._call("POST", path, kind, params=params or {}, json={}, limit=timeout)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        *,
+        params: dict[str, str] | None = None,
+        json: Any = None,
+        limit: float | None = None,
+    ) -> T:
+        body, _ = await self._bytes(method, path, params=params or {}, json=json, limit=limit)
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.MsgspecError as error:
+            raise self._stranger(f"its answer to {method} {path} is not understood: {error}") from (
+                error
+            )
+
+    async def _bytes(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, str],
+        json: Any = None,
+        limit: float | None = None,
+    ) -> tuple[bytes, httpx.Headers]:
+        timeout = self._timeout if limit is None else httpx.Timeout(self._timeout, read=limit)
+        # A write says that it is JSON even where it has nothing to say: the service asks for it.
+        options: dict[str, Any] = {} if json is None else {"json": json}
+        try:
+            async with self._stream(
+                method, path, params=params, timeout=timeout, **options
+            ) as response:
+                return await self._read(response), response.headers
+        except httpx.TransportError as error:
+            raise NoServiceError(
+                f"The service at {self.url} broke off its answer ({_reason(error)}).",
+                hint="See the end of its log.",
+            ) from error
+
+    @asynccontextmanager
+    async def _stream(
+        self, method: str, path: str, **options: Any
+    ) -> AsyncIterator[httpx.Response]:
+        """Send one request; yields an answer below 400 and raises the error of any other.
+
+        A transport error while the body is read is left to the caller.
+        """
+        try:
+            request = self._http.build_request(method, path, **options)
+            response = await self._http.send(request, stream=True)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise NoServiceError(f"{self.url!r} is not the address of a service.") from error
+        except httpx.ReadTimeout as error:
+            raise NoServiceError(
+                f"The service at {self.url} did not answer {method} {path} in time."
+            ) from error
+        except httpx.TransportError as error:
+            raise NoServiceError(
+                f"No service answers at {self.url} ({_reason(error)}).",
+                hint="Start one with 'cyber-inference-tui serve'.",
+            ) from error
+        try:
+            if response.status_code >= 400:
+                body = await self._read(response)
+                raise error_from_answer(self.url, response.status_code, response.headers, body)
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        parts = bytearray()
+        async for chunk in response.aiter_bytes():
+            parts += chunk
+            if len(parts) > MAX_ANSWER_BYTES:
+                raise CyberError(f"The answer of {self.url} exceeds {MAX_ANSWER_BYTES} bytes.")
+        return bytes(parts)
+
+    def _stranger(self, why: str) -> NoServiceError:
+        return NoServiceError(
+            f"What answers at {self.url} is not this version's service: {why}.",
+            hint="Check --host and --port, and that both have the same version.",
+        )
+
+
+def _model_path(model_id: str, action: str) -> str:
+    return f"/admin/models/{quote(model_id, safe='')}/{action}"
+
+
+def _reason(error: httpx.TransportError) -> str:
+    """Why a connection failed, in a few words; httpx's own texts name its internals."""
+    if isinstance(error, httpx.TimeoutException):
+        return "timed out"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError):
+            return "connection refused"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+        if isinstance(cause, BaseExceptionGroup) and cause.exceptions:
+            cause = cause.exceptions[0]
+        else:
+            cause = cause.__cause__ or cause.__context__
+    text = str(error).lower()
+    return "connection refused" if "all connection attempts failed" in text else text or "closed"
