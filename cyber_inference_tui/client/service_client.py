@@ -65,12 +65,12 @@ class ServiceClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
-        self._timeout = httpx.Timeout(timeout, connect=min(timeout, 5.0))
+        self._seconds = timeout
         # Proxies of the environment are for the internet, not for a service of one's own.
         self._http = httpx.AsyncClient(
             base_url=self.url,
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=self._timeout,
+            timeout=self._limits(timeout),
             transport=transport,
             trust_env=False,
         )
@@ -159,7 +159,7 @@ class ServiceClient:
             "/admin/events",
             params=query(topics),
             headers=headers,
-            timeout=httpx.Timeout(self._timeout, read=STREAM_SILENCE),
+            timeout=self._limits(STREAM_SILENCE),
         ) as response:
             kind = clean_line(response.headers.get("content-type", ""), limit=60)
             if not kind.startswith("text/event-stream"):
@@ -205,7 +205,7 @@ class ServiceClient:
         json: Any = None,
         limit: float | None = None,
     ) -> tuple[bytes, httpx.Headers]:
-        timeout = self._timeout if limit is None else httpx.Timeout(self._timeout, read=limit)
+        timeout = self._limits(self._seconds if limit is None else limit)
         # A write says that it is JSON even where it has nothing to say: the service asks for it.
         options: dict[str, Any] = {} if json is None else {"json": json}
         try:
@@ -248,6 +248,9 @@ class ServiceClient:
             yield response
         finally:
             await response.aclose()
+
+    def _limits(self, read: float) -> httpx.Timeout:
+        return httpx.Timeout(self._seconds, connect=min(self._seconds, 5.0), read=read)
 
     async def _read(self, response: httpx.Response) -> bytes:
         parts = bytearray()
