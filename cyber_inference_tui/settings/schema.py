@@ -1,0 +1,310 @@
+"""All settings in one table: the two structs below are the schema.
+
+Type, default, help, bounds, secrecy and whether a change applies at once all stand at the field.
+Everything else (reading, checking, the example file, the documentation) is derived from them.
+Sizes are bytes and times seconds unless a help text says otherwise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import msgspec
+import platformdirs
+from msgspec import Meta
+
+APP_NAME = "cyber-inference-tui"
+
+MASK = "********"
+"""Stands in for a secret wherever settings are shown."""
+
+_LIVE: dict[str, Any] = {"live": True}
+_RESTART: dict[str, Any] = {"live": False}
+_SECRET: dict[str, Any] = {"live": True, "secret": True}
+
+
+def _default_data_dir() -> Path:
+    return platformdirs.user_data_path(APP_NAME)
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One ``[models."ID"]`` table; ``None`` = the general setting applies."""
+
+    path: Annotated[
+        Path | None, Meta(description="The model's GGUF file, where it lies outside the folders.")
+    ] = None
+    aliases: Annotated[
+        tuple[str, ...], Meta(description="Further names under which clients may ask for it.")
+    ] = ()
+    context_size: Annotated[
+        int | None,
+        Meta(
+            ge=0, description="Tokens of context; 0 = the model's own. Not capped by the maximum."
+        ),
+    ] = None
+    gpu_layers: Annotated[
+        int | None, Meta(ge=-1, description="Layers on the GPU; -1 = llama-server decides.")
+    ] = None
+    parallel: Annotated[
+        int | None, Meta(ge=0, le=256, description="Slots; 0 = llama-server's choice.")
+    ] = None
+    threads: Annotated[
+        int | None, Meta(ge=0, le=1024, description="CPU threads; 0 = llama-server's choice.")
+    ] = None
+    mmproj: Annotated[
+        Path | None, Meta(description="The projector file, where it is not the one beside it.")
+    ] = None
+    args: Annotated[
+        tuple[str, ...], Meta(description="Further arguments for its server; they win.")
+    ] = ()
+    env: Annotated[
+        dict[str, str], Meta(description="Further environment variables for its server.")
+    ] = {}
+    idle_timeout: Annotated[
+        float | None, Meta(ge=0, description="Seconds without a request until it is unloaded.")
+    ] = None
+    pinned: Annotated[bool, Meta(description="Never evict it and never let it idle out.")] = False
+    preload: Annotated[bool, Meta(description="Load it when the service starts.")] = False
+    request_defaults: Annotated[
+        dict[str, Any], Meta(description="Fields added to a request that does not set them.")
+    ] = {}
+    command: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Any other OpenAI-compatible server instead of llama-server;"
+            " {port}, {host}, {path} and {id} are filled in."
+        ),
+    ] = ()
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings in force."""
+
+    host: Annotated[
+        str, Meta(min_length=1, description="Address to listen on.", extra=_RESTART)
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        Meta(ge=0, le=65535, description="Port to listen on; 0 = any free one.", extra=_RESTART),
+    ] = 8337
+    data_dir: Annotated[
+        Path, Meta(description="Where state and logs are kept.", extra=_RESTART)
+    ] = msgspec.field(default_factory=_default_data_dir)
+    models_dir: Annotated[
+        Path,
+        Meta(description="Where models are kept; <data_dir>/models if not set.", extra=_LIVE),
+    ] = msgspec.field(default_factory=lambda: _default_data_dir() / "models")
+    model_dirs: Annotated[
+        tuple[Path, ...],
+        Meta(description="Further directories to read models from, in place.", extra=_LIVE),
+    ] = ()
+    log_level: Annotated[
+        str,
+        Meta(
+            pattern="^(debug|info|warning|error)$",
+            description="How much the service tells: debug, info, warning or error.",
+            extra=_LIVE,
+        ),
+    ] = "info"
+    default_context_size: Annotated[
+        int,
+        Meta(ge=0, description="Tokens of context; 0 = the model's own.", extra=_LIVE),
+    ] = 8192
+    max_context_size: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="No model is started with more tokens, unless its own table says so.",
+            extra=_LIVE,
+        ),
+    ] = 32768
+    model_idle_timeout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds without a request until a model is unloaded; 0 = never.",
+            extra=_LIVE,
+        ),
+    ] = 300.0
+    max_loaded_models: Annotated[
+        int,
+        Meta(ge=0, description="Models loaded at once; 0 = as many as memory allows.", extra=_LIVE),
+    ] = 0
+    max_memory_percent: Annotated[
+        float,
+        Meta(gt=0, le=100, description="How full memory may be after a load.", extra=_LIVE),
+    ] = 80.0
+    max_gpu_memory_percent: Annotated[
+        float,
+        Meta(gt=0, le=100, description="How full a GPU's memory may be after a load.", extra=_LIVE),
+    ] = 90.0
+    llama_server_path: Annotated[
+        str,
+        Meta(
+            description="The llama-server to use; empty = the installed one, else that on PATH.",
+            extra=_LIVE,
+        ),
+    ] = ""
+    llama_server_base_port: Annotated[
+        int,
+        Meta(ge=0, le=65535, description="First port for a model's server; 0 = any.", extra=_LIVE),
+    ] = 8338
+    llama_gpu_layers: Annotated[
+        int, Meta(ge=-1, description="Layers on the GPU; -1 = llama-server decides.", extra=_LIVE)
+    ] = -1
+    llama_threads: Annotated[
+        int,
+        Meta(ge=0, le=1024, description="CPU threads; 0 = llama-server's choice.", extra=_LIVE),
+    ] = 0
+    llama_parallel: Annotated[
+        int,
+        Meta(ge=0, le=256, description="Slots per model; 0 = llama-server's choice.", extra=_LIVE),
+    ] = 0
+    llama_args: Annotated[
+        tuple[str, ...], Meta(description="Further arguments for every server.", extra=_LIVE)
+    ] = ()
+    load_timeout: Annotated[
+        float,
+        Meta(gt=0, description="Seconds a load may show no progress.", extra=_LIVE),
+    ] = 300.0
+    stop_timeout: Annotated[
+        float,
+        Meta(ge=0, description="Seconds a server has to stop before it is killed.", extra=_LIVE),
+    ] = 10.0
+    shutdown_timeout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds that running requests have when the service stops.",
+            extra=_LIVE,
+        ),
+    ] = 30.0
+    max_queue: Annotated[
+        int, Meta(ge=0, description="Requests that may wait per model.", extra=_LIVE)
+    ] = 128
+    queue_timeout: Annotated[
+        float, Meta(ge=0, description="Seconds a request may wait; 0 = no limit.", extra=_LIVE)
+    ] = 600.0
+    max_body_size: Annotated[
+        int, Meta(ge=1, description="Bytes a request's body may have.", extra=_LIVE)
+    ] = 67108864
+    api_keys: Annotated[
+        tuple[str, ...],
+        Meta(description="When set, model endpoints need one of these keys.", extra=_SECRET),
+    ] = ()
+    admin_password: Annotated[
+        str, Meta(description="When set, admin endpoints need a login.", extra=_SECRET)
+    ] = ""
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Host names to answer to, beyond loopback and the bound address.",
+            extra=_LIVE,
+        ),
+    ] = ()
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="Origins whose web pages may use the service.", extra=_LIVE),
+    ] = ()
+    insecure_no_auth: Annotated[
+        bool,
+        Meta(description="Allow other machines to connect without any key.", extra=_RESTART),
+    ] = False
+    hf_endpoint: Annotated[
+        str, Meta(description="The model hub; empty = the hub's default.", extra=_LIVE)
+    ] = ""
+    hf_token: Annotated[
+        str,
+        Meta(
+            description="Token for the hub; empty = HF_TOKEN or the hub's own token file.",
+            extra=_SECRET,
+        ),
+    ] = ""
+    system_root: Annotated[
+        Path,
+        Meta(description="Where proc/, sys/ and etc/ of the machine are.", extra=_RESTART),
+    ] = Path("/")
+    theme: Annotated[str, Meta(description="The terminal app's theme.", extra=_LIVE)] = ""
+    refresh_rate: Annotated[
+        float,
+        Meta(gt=0, le=60, description="The terminal app's updates a second.", extra=_LIVE),
+    ] = 4.0
+    models: dict[str, ModelSettings] = {}
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one setting."""
+
+    name: str
+    type: Any
+    """The annotated type, as ``msgspec.convert`` takes it."""
+    default: Any
+    help: str
+    secret: bool = False
+    live: bool = False
+
+    @property
+    def is_list(self) -> bool:
+        """Whether its value is a list."""
+        return get_origin(_bare(self.type)) is tuple
+
+    @property
+    def is_path(self) -> bool:
+        """Whether its value is a path, or a list of paths."""
+        bare = _bare(self.type)
+        return bare is Path or Path in get_args(bare)
+
+    @property
+    def expected(self) -> str:
+        """What a value has to be, in words."""
+        bare = _bare(self.type)
+        inner = [one for one in get_args(bare) if one not in {type(None), Ellipsis}]
+        if self.is_list:
+            return "a list of paths" if self.is_path else "a list of strings"
+        if get_origin(bare) is dict:
+            return "a table"
+        bare = inner[0] if inner else bare
+        words = {int: "a whole number", float: "a number", bool: "true or false"}
+        return words.get(bare, "a path" if bare is Path else "a string") + self._bounds()
+
+    def _bounds(self) -> str:
+        meta = next(one for one in get_args(self.type)[1:] if isinstance(one, Meta))
+        if meta.pattern:
+            return f" ({meta.pattern.strip('^$()').replace('|', ', ')})"
+        low = f"at least {meta.ge}" if meta.ge is not None else ""
+        low = f"more than {meta.gt}" if meta.gt is not None else low
+        high = f"at most {meta.le}" if meta.le is not None else ""
+        both = " and ".join(bound for bound in (low, high) if bound)
+        return f" of {both}" if both else ""
+
+
+def _bare(annotated: Any) -> Any:
+    return get_args(annotated)[0] if get_origin(annotated) is Annotated else annotated
+
+
+def _keys(struct: type[msgspec.Struct]) -> dict[str, Key]:
+    hints = get_type_hints(struct, include_extras=True)
+    blank = struct()
+    found = {}
+    for name in struct.__struct_fields__:
+        meta = next((one for one in get_args(hints[name])[1:] if isinstance(one, Meta)), None)
+        if meta is None:
+            continue
+        extra = meta.extra or {}
+        found[name] = Key(
+            name=name,
+            type=hints[name],
+            default=getattr(blank, name),
+            help=meta.description or "",
+            secret=bool(extra.get("secret")),
+            live=bool(extra.get("live")),
+        )
+    return found
+
+
+KEYS = _keys(Settings)
+"""Every top-level key but ``models``, in the order of the file."""
+
+MODEL_KEYS = _keys(ModelSettings)
+"""Every key of a ``[models."ID"]`` table."""
