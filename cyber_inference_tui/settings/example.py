@@ -1,0 +1,110 @@
+"""Texts made from the schema: the commented configuration file and the table of settings."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Key
+
+_GROUPS = {
+    "host": "Where the service listens, and where its files are",
+    "log_level": "Models: context, time, number and memory",
+    "llama_server_path": "llama-server",
+    "load_timeout": "Patience and limits",
+    "api_keys": "Who may connect",
+    "hf_endpoint": "The model hub",
+    "system_root": "The machine and the terminal app",
+}
+_HEAD = """\
+# Settings of cyber-inference-tui. Every line that matters is commented out and shows the default.
+# A setting is also an environment variable (CYBER_INFERENCE_PORT) and, for some, a flag (--port);
+# environment beats file, flag beats both. A running service takes changes by itself.
+# `cyber-inference-tui config check` names the line of every mistake.
+"""
+_MODELS = """\
+
+# ── One model ────────────────────────────────────────────────────────────────
+# The id is the file's name without ".gguf" (see `cyber-inference-tui list-models`).
+#[models."my-model-Q4_K_M"]
+"""
+_MODEL_EXAMPLES: dict[str, Any] = {
+    "path": "/mnt/models/my-model-Q4_K_M.gguf",
+    "aliases": ["my-model"],
+    "context_size": 16384,
+    "gpu_layers": 99,
+    "parallel": 2,
+    "threads": 4,
+    "mmproj": "/mnt/models/mmproj-my-model.gguf",
+    "args": ["--embedding", "--pooling", "mean"],
+    "env": {"GGML_CUDA_ENABLE_UNIFIED_MEMORY": "1"},
+    "idle_timeout": 900,
+    "pinned": False,
+    "preload": False,
+    "request_defaults": {"temperature": 0.7},
+    "command": ["my-server", "--host", "{host}", "--port", "{port}", "--model", "{path}"],
+}
+
+
+def render() -> str:
+    """The commented configuration file: every key with its help and its default."""
+    lines = [_HEAD]
+    for key in KEYS.values():
+        if key.name in _GROUPS:
+            title = f"# ── {_GROUPS[key.name]} "
+            lines.append(f"\n{title}{'─' * (79 - len(title))}")
+        lines += _comment(key)
+        lines.append(f"#{key.name} = {toml_value(_shown_default(key))}\n")
+    lines.append(_MODELS.rstrip("\n"))
+    for key in MODEL_KEYS.values():
+        lines += _comment(key)
+        lines.append(f"#{key.name} = {toml_value(_MODEL_EXAMPLES[key.name])}")
+    return "\n".join(lines) + "\n"
+
+
+def render_table(keys: dict[str, Key]) -> str:
+    """A Markdown table of settings."""
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for key in keys.values():
+        default = _shown_default(key)
+        shown = "" if default is None else f"`{toml_value(default)}`"
+        marks = " Secret." if key.secret else ""
+        if keys is KEYS and not key.live:
+            marks += " Takes a restart of the service."
+        rows.append(f"| `{key.name}` | {shown} | {key.help}{marks} |")
+    return "\n".join(rows) + "\n"
+
+
+def _shown_default(key: Key) -> Any:
+    # The platform's directories differ from machine to machine.
+    shown = {
+        "data_dir": "~/.local/share/cyber-inference-tui",
+        "models_dir": "~/.local/share/cyber-inference-tui/models",
+    }
+    return shown.get(key.name, key.default)
+
+
+def _comment(key: Key) -> list[str]:
+    return textwrap.wrap(key.help, 96, initial_indent="# ", subsequent_indent="# ")
+
+
+def toml_value(value: Any) -> str:
+    """A value in TOML's notation, on one line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:g}" if value == int(value) else repr(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(toml_value(one) for one in value)}]"
+    if isinstance(value, dict):
+        inner = ", ".join(f"{_bare_key(name)} = {toml_value(one)}" for name, one in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    text = str(value) if isinstance(value, Path) else value
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _bare_key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() else toml_value(name)
