@@ -259,12 +259,10 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     def expected(self) -> str:
         """What a value has to be, in words."""
         bare = _bare(self.type)
-        inner = [one for one in get_args(bare) if one not in {type(None), Ellipsis}]
         if self.is_list:
             return "a list of paths" if self.is_path else "a list of strings"
         if get_origin(bare) is dict:
             return "a table"
-        bare = inner[0] if inner else bare
         words = {int: "a whole number", float: "a number", bool: "true or false"}
         return words.get(bare, "a path" if bare is Path else "a string") + self._bounds()
 
@@ -283,6 +281,15 @@ def _bare(annotated: Any) -> Any:
     return get_args(annotated)[0] if get_origin(annotated) is Annotated else annotated
 
 
+def _without_none(annotated: Any, meta: Meta) -> Any:
+    """The type of a value that is there: TOML has no null, and bounds go with plain types only."""
+    bare = _bare(annotated)
+    inner = [one for one in get_args(bare) if one is not type(None)]
+    if type(None) in get_args(bare) and len(inner) == 1:
+        return Annotated[inner[0], meta]
+    return annotated
+
+
 def _keys(struct: type[msgspec.Struct]) -> dict[str, Key]:
     hints = get_type_hints(struct, include_extras=True)
     blank = struct()
@@ -294,7 +301,7 @@ def _keys(struct: type[msgspec.Struct]) -> dict[str, Key]:
         extra = meta.extra or {}
         found[name] = Key(
             name=name,
-            type=hints[name],
+            type=_without_none(hints[name], meta),
             default=getattr(blank, name),
             help=meta.description or "",
             secret=bool(extra.get("secret")),
