@@ -71,6 +71,23 @@ def _print_tail(name: str, lines: tuple[str, ...], as_json: bool) -> None:
     print_lines(clean_line(line) for line in lines)
 
 
+def _tell_gap(data: bytes) -> None:
+    import msgspec  # noqa: PLC0415
+
+    from cyber_inference_tui.records import GapEvent  # noqa: PLC0415
+
+    try:
+        anew = msgspec.json.decode(data, type=GapEvent).topic is None
+    except msgspec.MsgspecError:
+        anew = False
+    click.echo(
+        "The service was started anew."
+        if anew
+        else "Some lines are missing here: the service no longer has them.",
+        err=True,
+    )
+
+
 async def _follow(client: ServiceClient, name: str, after: int | None, as_json: bool) -> None:
     import msgspec  # noqa: PLC0415
 
@@ -83,7 +100,7 @@ async def _follow(client: ServiceClient, name: str, after: int | None, as_json: 
     async with aclosing(client.events({"log"}, after=after, on_lost=on_lost)) as events:
         async for event in events:
             if event.topic == "gap":
-                click.echo("Some lines were missed: they came too fast.", err=True)
+                _tell_gap(event.data)
                 continue
             try:
                 news = msgspec.json.decode(event.data, type=LogEvent)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import importlib
 import io
 import os
@@ -69,6 +70,16 @@ class LazyGroup(click.Group):
             return None
         found: click.Command = getattr(importlib.import_module(place.module), place.attribute)
         return with_global_options(found)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that ``args`` begins with; an unknown one is told with the nearest."""
+        if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise click.UsageError(f"There is no command '{clean_line(args[0])}'.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in ``--help``, without importing a single command."""
@@ -190,12 +201,14 @@ def _explained(error: CyberError) -> str:
 
 
 def _usage(error: click.ClickException) -> str:
-    message = error.format_message().rstrip(".")
+    message = error.format_message()
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return message
+    if not message.endswith((".", "?")):
+        message += "."
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        return f"{message}. See '{error.ctx.command_path} --help'."
-    return f"{message}."
+        return f"{message} See '{error.ctx.command_path} --help'."
+    return message
 
 
 def _say(text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from cyber_inference_tui.cli.states import state_text
 from cyber_inference_tui.cli.tables import Cell, Column, render_table
 from cyber_inference_tui.cli.terminal import BOLD, DIM, RED, Terminal
 from cyber_inference_tui.cli.units import context_text, duration_text, size_text
@@ -76,7 +77,7 @@ def _id_cell(record: ModelRecord) -> Cell:
 
 
 def _state_cell(record: ModelRecord, terminal: Terminal) -> Cell:
-    text, color = terminal.state(record.status)
+    text, color = state_text(record.status, terminal)
     if record.status is ModelStatus.LOADING and record.progress is not None:
         text = f"{text} {record.progress:.0%}"
     return Cell(text, (color,))

@@ -40,6 +40,18 @@ class GlobalOptions:
         return load(config=self.config, environ=self.environ, flags=self.flags)
 
 
+class PortNumber(click.IntRange):
+    """A port; 0 lets the kernel choose one."""
+
+    name = "port number"
+
+    def __init__(self) -> None:
+        super().__init__(0, 65535)
+
+    def __repr__(self) -> str:
+        return "PortNumber()"
+
+
 class GlobalOption(click.Option):
     """An option of the whole program: it changes the context's ``GlobalOptions``."""
 
@@ -63,13 +75,18 @@ def _setting(key: str) -> Callable[[GlobalOptions, Any], GlobalOptions]:
     return change
 
 
+def _path_setting(key: str) -> Callable[[GlobalOptions, Any], GlobalOptions]:
+    change = _setting(key)
+    # What is typed is meant from where it is typed, whatever the settings make of other paths.
+    return lambda options, value: change(options, str(Path(value).expanduser().absolute()))
+
+
 def global_options(*, hidden: bool = False) -> list[click.Parameter]:
     """New option objects for one command; ``hidden`` leaves them out of its ``--help``."""
-    path = click.Path(path_type=Path)
     return [
         GlobalOption(
             "--config",
-            type=path,
+            type=click.Path(path_type=Path),
             metavar="FILE",
             help="Read settings from FILE.",
             hidden=hidden,
@@ -84,7 +101,7 @@ def global_options(*, hidden: bool = False) -> list[click.Parameter]:
         ),
         GlobalOption(
             "--port",
-            type=click.IntRange(0, 65535),
+            type=PortNumber(),
             metavar="PORT",
             help="Port the service listens on.",
             hidden=hidden,
@@ -92,19 +109,19 @@ def global_options(*, hidden: bool = False) -> list[click.Parameter]:
         ),
         GlobalOption(
             "--data-dir",
-            type=path,
+            type=click.Path(),
             metavar="DIR",
             help="Where state and logs are kept.",
             hidden=hidden,
-            change=_setting("data_dir"),
+            change=_path_setting("data_dir"),
         ),
         GlobalOption(
             "--models-dir",
-            type=path,
+            type=click.Path(),
             metavar="DIR",
             help="Where models are kept.",
             hidden=hidden,
-            change=_setting("models_dir"),
+            change=_path_setting("models_dir"),
         ),
         GlobalOption(
             "--log-level",

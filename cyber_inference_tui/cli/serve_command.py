@@ -9,9 +9,18 @@ from cyber_inference_tui.cli.options import GlobalOptions
 
 def run_service(options: GlobalOptions) -> int:
     """Run the service until a signal ends it; returns the exit code."""
-    from cyber_inference_tui.service.run import serve as run  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.http.serve import serve as run  # noqa: PLC0415 - not for --help
 
-    return run(options.load(), demo=options.demo, announce=click.echo)
+    loaded = options.load()
+    for warning in loaded.warnings:
+        click.echo(warning, err=True)
+    return run(
+        loaded,
+        demo=options.demo,
+        announce=click.echo,
+        environ=options.environ,
+        flags=options.flags,
+    )
 
 
 def open_app(options: GlobalOptions) -> int:

@@ -8,20 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
-from cyber_inference_tui.records import ModelStatus
-
-DIM, BOLD, RED, GREEN, YELLOW, CYAN = "2", "1", "31", "32", "33", "36"
+BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
+"""SGR codes (ECMA-48); the colours are the terminal's own."""
 _PROBE = "●◐◌◍○✖…"
-
-_SIGNS: dict[ModelStatus, tuple[str, str, str]] = {
-    # status: the sign, its stand-in where only ASCII can be shown, the colour
-    ModelStatus.LOADED: ("●", "*", GREEN),
-    ModelStatus.LOADING: ("◐", "~", YELLOW),
-    ModelStatus.QUEUED: ("◌", ".", YELLOW),
-    ModelStatus.UNLOADING: ("◍", "-", YELLOW),
-    ModelStatus.UNLOADED: ("○", "o", DIM),
-    ModelStatus.FAILED: ("✖", "!", RED),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +34,6 @@ class Terminal:
     def paint(self, text: str, *codes: str) -> str:
         """``text`` in the SGR ``codes``, or as it is where there is no colour."""
         return f"\x1b[{';'.join(codes)}m{text}\x1b[0m" if self.color and codes else text
-
-    def state(self, status: ModelStatus) -> tuple[str, str]:
-        """A status as a sign and a word (the word alone in a pipe), and its colour."""
-        sign, plain, color = _SIGNS[status]
-        if not self.interactive:
-            return status.value, color
-        return f"{sign if self.unicode else plain} {status.value}", color
 
 
 def terminal_of(stream: TextIO | None, environ: Mapping[str, str]) -> Terminal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,15 @@ class StandIn:
         self.drop_after: int | None = None
         """Close an event stream once it has sent this many events (then serve normally)."""
         self.end_after: int | None = None
-        """Refuse event streams after this many were opened (503, shutting_down)."""
+        self.end_with = (503, "shutting_down", "The service is stopping.")
+        """How event streams are refused after ``end_after`` were opened; the last one is cut."""
+        self.on_log: Callable[[], object] = lambda: None
+        """Called once a log's tail has been read."""
+        self.on_events: Callable[[], object] = lambda: None
+        """Called once an event stream has been opened."""
+        self.load_after_events = 0
+        """A load is answered once this many events were sent (0: at once)."""
+        self._sent = 0
         self._news: asyncio.Condition | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -94,6 +102,9 @@ class StandIn:
         if self.load_error is not None:
             status, body = self.load_error
             return web.json_response({"error": body}, status=status)
+        assert self._news is not None
+        async with self._news:
+            await self._news.wait_for(lambda: self._sent >= self.load_after_events)
         return self._change(request, ModelStatus.LOADED, port=8338)
 
     async def _unload(self, request: web.Request) -> web.Response:
@@ -115,17 +126,19 @@ class StandIn:
         count = int(request.query["lines"])
         headers = {"X-Last-Event-ID": str(len(self.history))} if self.log_position else {}
         text = "".join(lines[len(lines) - count :] if count < len(lines) else lines)
+        self.on_log()
         return web.Response(text=text, headers=headers)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         last = request.headers.get("Last-Event-ID")
+        at = int(last) if last is not None else len(self.history)
         self.streams_opened.append(last)
         if self.end_after is not None and len(self.streams_opened) > self.end_after:
-            return error(503, "shutting_down", "The service is stopping.")
+            return error(*self.end_with)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await response.write(b": hello\n\n")
-        at = int(last) if last is not None else len(self.history)
+        self.on_events()
         topics = request.query.get("topics", "").split(",")
         sent = 0
         assert self._news is not None
@@ -139,11 +152,16 @@ class StandIn:
                     f"id: {number}\nevent: {topic}\n".encode() + b"data: " + data + b"\n\n"
                 )
                 sent += 1
+                async with self._news:
+                    self._sent += 1
+                    self._news.notify_all()
                 if self.drop_after is not None and sent >= self.drop_after:
                     self.drop_after = None
                     assert request.transport is not None
                     request.transport.abort()
                     return response
+            if len(self.streams_opened) == self.end_after:
+                return response
             async with self._news:
                 if at >= len(self.history):
                     await self._news.wait()

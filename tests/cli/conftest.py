@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cyber_inference_tui.cli.main import run
+from tests.client.stand_in import StandIn
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+CommandLine = Callable[..., Outcome]
+Spawn = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def stand_in() -> Iterator[StandIn]:
+    with StandIn().running() as service:
+        yield service
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> Mapping[str, str]:
+    """The environment of a user who has never run the program; nothing of the machine's."""
+    return {
+        "HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "XDG_DATA_HOME": str(tmp_path / "share"),
+        "CYBER_INFERENCE_CONFIG": str(tmp_path / "config.toml"),
+        "CYBER_INFERENCE_DATA_DIR": str(tmp_path / "data"),
+        "PATH": os.environ["PATH"],
+        "PYTHONUTF8": "1",
+    }
+
+
+@pytest.fixture
+def config(environ: Mapping[str, str]) -> Path:
+    """The configuration file, empty at first."""
+    path = Path(environ["CYBER_INFERENCE_CONFIG"])
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def call(
+    environ: Mapping[str, str], config: Path, capfd: pytest.CaptureFixture[str]
+) -> CommandLine:
+    """Run a command line in this process."""
+
+    def call(*argv: str) -> Outcome:
+        capfd.readouterr()
+        code = run(argv, environ)
+        captured = capfd.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def spawn(environ: Mapping[str, str], config: Path) -> Iterator[Spawn]:
+    """Start a command line as a process; what still runs at the end of the test is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def spawn(*argv: str, **options: object) -> subprocess.Popen[bytes]:
+        more: dict[str, str] = options.pop("environ", {})  # type: ignore[assignment]
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            [sys.executable, "-m", "cyber_inference_tui", *argv],
+            env={**environ, **more},
+            **options,  # type: ignore[call-overload]
+        )
+        started.append(process)
+        return process
+
+    yield spawn
+    for process in started:
+        process.kill()
+        process.wait(10)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()

@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import json
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cyber_inference_tui import errors
+from cyber_inference_tui.cli import main, serve_command
+from cyber_inference_tui.cli.options import LOG_LEVELS, GlobalOptions
+from cyber_inference_tui.records import LogEvent, LogLine, ModelRecord, ModelStatus
+from cyber_inference_tui.settings.schema import Settings
+from tests.cli.conftest import CommandLine
+from tests.client.stand_in import StandIn
+
+LOADED = ModelRecord(
+    id="sub/Tiny-Q4_K_M",
+    aliases=("tiny",),
+    size_bytes=4_500_000_000,
+    quantization="Q4_K_M",
+    context_length=131072,
+    status=ModelStatus.LOADED,
+    port=8338,
+    in_flight=2,
+    memory_bytes=5_000_000_000,
+    last_used_at=datetime(2024, 1, 1, tzinfo=UTC),
+)
+BROKEN = ModelRecord(id="broken", status=ModelStatus.FAILED, error="Its file ends too early.")
+
+
+@pytest.fixture
+def at(stand_in: StandIn) -> list[str]:
+    """Options that lead to the stand-in."""
+    stand_in.models = {LOADED.id: LOADED, BROKEN.id: BROKEN, "other": ModelRecord(id="other")}
+    return ["--port", str(stand_in.port)]
+
+
+@pytest.fixture
+def nowhere() -> list[str]:
+    """Options that lead to a port where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return ["--port", str(probe.getsockname()[1])]
+
+
+def test_list_models_in_a_pipe_is_a_plain_table(call: CommandLine, at: list[str]) -> None:
+    outcome = call("list-models", *at)
+    assert outcome.code == 0
+    assert outcome.err == ""
+    assert outcome.out.splitlines() == [
+        "ID               STATE     QUANT      SIZE  CONTEXT   MEMORY  PROBLEM",
+        "sub/Tiny-Q4_K_M  loaded    Q4_K_M  4.2 GiB     128K  4.7 GiB",
+        "broken           failed    -             -        -        -  Its file ends too early.",
+        "other            unloaded  -             -        -        -",
+    ]
+
+
+def test_list_models_as_json_is_the_records(call: CommandLine, at: list[str]) -> None:
+    records = json.loads(call("list-models", "--json", *at).out)
+    assert [record["id"] for record in records] == [LOADED.id, "broken", "other"]
+    assert records[0]["size_bytes"] == 4_500_000_000
+    assert set(records[0]) == set(ModelRecord.__struct_fields__)
+
+
+def test_status_shows_the_service_and_what_it_is_busy_with(
+    call: CommandLine, at: list[str], stand_in: StandIn
+) -> None:
+    outcome = call("status", *at)
+    assert outcome.code == 0
+    lines = outcome.out.splitlines()
+    assert lines[:4] == [
+        f"service       {stand_in.url}, version 9.9.9, pid 4242, up 2 h 5 min",
+        "llama-server  b9999, /opt/llama-server",
+        "models        1 loaded",
+        "requests      3 in flight, 1 waiting",
+    ]
+    assert lines[6].split()[:4] == ["sub/Tiny-Q4_K_M", "loaded", "2", "0"]
+    assert lines[6].endswith(" ago")
+    assert "other" not in outcome.out
+
+
+def test_status_as_json(call: CommandLine, at: list[str], stand_in: StandIn) -> None:
+    facts = json.loads(call("status", "--json", *at).out)
+    assert facts["url"] == stand_in.url
+    assert facts["llama_server"] == {"path": "/opt/llama-server", "version": "b9999"}
+    assert [model["id"] for model in facts["models"]] == [LOADED.id, "broken"]
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["load", "x"], ["unload", "x"], ["logs", "x", "-f"]]
+)
+def test_without_a_service_it_is_3_and_one_sentence(
+    call: CommandLine, nowhere: list[str], command: list[str]
+) -> None:
+    outcome = call(*nowhere, *command)
+    assert (outcome.code, outcome.out) == (3, "")
+    assert outcome.err == (
+        f"No service answers at http://127.0.0.1:{nowhere[1]} (connection refused). "
+        "Start one with 'cyber-inference-tui serve'.\n"
+    )
+
+
+def test_a_service_of_this_directory_on_another_port_is_pointed_out(
+    call: CommandLine, nowhere: list[str], environ: dict[str, str], stand_in: StandIn
+) -> None:
+    data_dir = Path(environ["CYBER_INFERENCE_DATA_DIR"])
+    data_dir.mkdir()
+    (data_dir / "service.json").write_text(
+        json.dumps(
+            {"pid": 1, "url": stand_in.url, "version": "1", "started_at": "2024-01-01T00:00:00Z"}
+        )
+    )
+    outcome = call("status", *nowhere)
+    assert outcome.code == 3
+    assert f"listened at {stand_in.url}" in outcome.err
+    # With port 0 the kernel chose the port: only that file knows it.
+    assert call("status", "--port", "0").code == 0
+
+
+def test_port_0_without_a_service_is_3(call: CommandLine) -> None:
+    outcome = call("status", "--port", "0")
+    assert outcome.code == 3
+    assert "No service runs in" in outcome.err
+
+
+def test_load_and_unload(call: CommandLine, at: list[str]) -> None:
+    assert call("load", "other", *at).out == "other is loaded on port 8338.\n"
+    assert call("unload", "other", *at).out == "other is unloaded.\n"
+    record = json.loads(call("load", "sub/Tiny-Q4_K_M", "--json", *at).out)
+    assert record["status"] == "loaded"
+
+
+def test_an_unknown_model_is_4(call: CommandLine, at: list[str]) -> None:
+    for command in ("load", "unload", "logs"):
+        outcome = call(command, "nope", *at)
+        assert (outcome.code, outcome.out) == (4, "")
+        assert outcome.err == "There is no model nope.\n"
+
+
+def test_a_failed_load_tells_the_reason_and_the_end_of_its_log(
+    call: CommandLine, at: list[str], stand_in: StandIn
+) -> None:
+    message = "The server of other ended (exit code 1).\nerror: unknown argument: --foo\nusage"
+    stand_in.load_error = (503, {"message": message, "code": "model_load_failed"})
+    outcome = call("load", "other", *at)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == (
+        "The server of other ended (exit code 1).\n  error: unknown argument: --foo\n  usage\n"
+    )
+
+
+def test_a_load_without_llama_server_is_6(
+    call: CommandLine, at: list[str], stand_in: StandIn
+) -> None:
+    stand_in.load_error = (503, {"message": "No llama-server.", "code": "model_load_failed"})
+    stand_in.llama_path = None
+    assert call("load", "other", *at).code == 6
+
+
+def test_the_first_api_key_of_the_settings_is_sent(
+    call: CommandLine, at: list[str], stand_in: StandIn, config: Path
+) -> None:
+    stand_in.api_key = "sk-one"
+    outcome = call("status", *at)
+    assert (outcome.code, outcome.err) == (1, "This service needs an API key.\n")
+    config.write_text('api_keys = ["sk-one", "sk-two"]\n')
+    assert call("status", *at).code == 0
+
+
+def test_logs_shows_the_last_lines(call: CommandLine, at: list[str], stand_in: StandIn) -> None:
+    stand_in.logs["service"] = "".join(f"line {n}\n" for n in range(150))
+    assert call("logs", "service", *at).out.count("\n") == 100
+    assert call("logs", "service", "-n", "2", *at).out == "line 148\nline 149\n"
+    assert call("logs", "service", "-n", "0", *at).out == ""
+    stand_in.logs["service"] = "\x1b[31mred\x1b[0m\n"
+    assert call("logs", "service", *at).out == "red\n"
+
+
+def test_logs_as_json_is_one_object_a_line(
+    call: CommandLine, at: list[str], stand_in: StandIn
+) -> None:
+    stand_in.logs[LOADED.id] = "a\nb\n"
+    lines = call("logs", "TINY", "--json", *at).out.splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"id": LOADED.id, "at": None, "text": "a"},
+        {"id": LOADED.id, "at": None, "text": "b"},
+    ]
+
+
+def test_following_a_log_loses_and_repeats_nothing(
+    call: CommandLine, at: list[str], stand_in: StandIn
+) -> None:
+    def line(text: str) -> LogLine:
+        return LogLine(at=datetime(2024, 1, 1, tzinfo=UTC), text=text)
+
+    # The tail holds what was published before; the rest comes as events, over two connections.
+    stand_in.logs[LOADED.id] = "old\n"
+    stand_in.publish("log", LogEvent(id=LOADED.id, lines=(line("old"),)))
+
+    def publish_news() -> None:
+        stand_in.publish("log", LogEvent(id=LOADED.id, lines=(line("new 1"), line("new 2"))))
+        stand_in.publish("log", LogEvent(id="another", lines=(line("not this"),)))
+        stand_in.publish("gap", {"missed": 3, "topic": "log"})
+        stand_in.publish("log", {"from": "a later version"})
+        stand_in.publish("log", LogEvent(id=LOADED.id, lines=(line("new 3"),)))
+
+    stand_in.on_log = publish_news
+    stand_in.drop_after = 2
+    stand_in.end_with = (404, "not_found", "Enough.")
+    stand_in.end_after = 2
+    outcome = call("logs", "tiny", "-f", *at)
+    assert outcome.out == "old\nnew 1\nnew 2\nnew 3\n"
+    assert outcome.err.splitlines() == [
+        "The connection to the service was lost; trying again.",
+        "Some lines are missing here: the service no longer has them.",
+        "The connection to the service was lost; trying again.",
+        "Enough.",
+    ]
+    assert outcome.code == 4
+
+
+# The command line itself
+
+
+def test_global_options_stand_before_or_after_the_command(
+    call: CommandLine, at: list[str], tmp_path: Path
+) -> None:
+    assert call(*at, "status").code == 0
+    assert call("status", *at).code == 0
+    assert call("--port", "1", "status", *at).code == 0, "the later one wins"
+
+
+@pytest.mark.parametrize(
+    ("argv", "what"),
+    [
+        (["serve", "--port", "9000", "--demo"], "run"),
+        (["--demo", "--no-ui", "--port", "9000"], "run"),
+        (["--no-ui", "--port=9000", "--demo", "serve"], "run"),
+        (["--port", "9000", "--demo"], "app"),
+    ],
+)
+def test_the_ways_to_start_the_service(
+    call: CommandLine, monkeypatch: pytest.MonkeyPatch, argv: list[str], what: str
+) -> None:
+    seen: list[tuple[str, GlobalOptions]] = []
+
+    def note(name: str, options: GlobalOptions) -> int:
+        seen.append((name, options))
+        return 0
+
+    monkeypatch.setattr(serve_command, "run_service", lambda options: note("run", options))
+    monkeypatch.setattr(serve_command, "open_app", lambda options: note("app", options))
+    assert call(*argv).code == 0
+    [(name, options)] = seen
+    assert (name, options.demo, options.flags) == (what, True, {"port": 9000})
+
+
+def test_without_a_command_the_service_runs_and_says_why(
+    call: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_command, "run_service", lambda options: 0)
+    outcome = call()
+    assert outcome.out == ""
+    assert outcome.err.count("\n") == 1
+    assert "--no-ui" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["lod"], "There is no command 'lod'. Did you mean 'load'? See"),
+        (["load"], "Missing argument 'ID'. See 'cyber-inference-tui load --help'."),
+        (["status", "--prot", "1"], "No such option '--prot'"),
+        (["--port", "99999", "status"], "Invalid value for '--port'"),
+        (["--no-ui", "status"], "--no-ui goes without a command."),
+        (["--attach", "http://x", "status"], "--attach opens the terminal app"),
+        (["logs", "x", "-n", "-1"], "Invalid value for '-n'"),
+    ],
+)
+def test_wrong_usage_is_2_and_one_sentence(
+    call: CommandLine, argv: list[str], sentence: str
+) -> None:
+    outcome = call(*argv)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith(sentence)
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_broken_configuration_is_5(call: CommandLine, config: Path) -> None:
+    config.write_text("port = 'many'\n")
+    for command in (["status"], ["list-models"], ["serve"]):
+        outcome = call(*command)
+        assert (outcome.code, outcome.out) == (5, "")
+        assert f"{config}:1" in outcome.err
+
+
+def test_attach_says_what_is_missing(call: CommandLine) -> None:
+    outcome = call("--attach", "http://elsewhere:8337")
+    assert outcome.code == 1
+    assert "not part of this version" in outcome.err
+
+
+def test_version(call: CommandLine) -> None:
+    assert call("--version").out.startswith("cyber-inference-tui ")
+
+
+def test_the_log_levels_are_those_of_the_settings() -> None:
+    assert Settings().log_level in LOG_LEVELS
+
+
+def test_every_error_prints_as_a_sentence_and_its_exit_code(
+    call: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(error: BaseException) -> CommandLine:
+        def run_service(options: GlobalOptions) -> int:
+            raise error
+
+        monkeypatch.setattr(serve_command, "run_service", run_service)
+        return call
+
+    outcome = fails(errors.NoLlamaServerError("No llama-server.", hint="Get one."))("serve")
+    assert (outcome.code, outcome.err) == (6, "No llama-server. Get one.\n")
+    outcome = fails(PermissionError(13, "Permission denied", "/root/x"))("serve")
+    assert (outcome.code, outcome.err) == (1, "/root/x: Permission denied.\n")
+    outcome = fails(ValueError("what\x1b[2J"))("serve")
+    assert outcome.code == 1
+    assert outcome.err.startswith("Something unexpected went wrong (ValueError: what).")
+    assert fails(KeyboardInterrupt())("serve").code == main.INTERRUPTED
+
+
+def test_every_command_in_the_table_exists_and_has_help(call: CommandLine) -> None:
+    for name in main.COMMANDS:
+        outcome = call(name, "--help")
+        assert outcome.code == 0, outcome.err
+        assert f"cyber-inference-tui {name}" in outcome.out

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyber_inference_tui.cli.states import state_text
+from cyber_inference_tui.cli.tables import Cell, Column, cell_width, cut, render_table
+from cyber_inference_tui.cli.terminal import Terminal, terminal_of
+from cyber_inference_tui.cli.units import context_text, duration_text, size_text
+from cyber_inference_tui.records import ModelStatus
+
+COLUMNS = [
+    Column(title="ID", least=16),
+    Column(title="STATE"),
+    Column(title="SIZE", right=True, rank=1),
+    Column(title="PROBLEM", least=10, rank=2),
+]
+
+
+def row(*texts: str) -> list[Cell]:
+    return [Cell(text) for text in texts]
+
+
+def test_columns_align_by_what_the_eye_sees() -> None:
+    rows = [row("模型-大", "loaded", "9.1 GiB", ""), row("tiny", "unloaded", "812 B", "")]
+    assert render_table(COLUMNS, rows, Terminal()) == [
+        "ID       STATE        SIZE  PROBLEM",
+        "模型-大  loaded    9.1 GiB",
+        "tiny     unloaded    812 B",
+    ]
+
+
+def test_a_pipe_gets_every_cell_whole_and_plain() -> None:
+    rows = [row("x" * 300, "loaded", "1 B", "y" * 300)]
+    text = "\n".join(render_table(COLUMNS, rows, Terminal()))
+    assert "x" * 300 in text
+    assert "y" * 300 in text
+    assert "\x1b" not in text
+
+
+def test_a_narrow_terminal_cuts_long_ids_and_leaves_out_what_matters_least() -> None:
+    rows = [row("Some-Very-Long-Model-Name-Q4_K_M", "loaded", "9.1 GiB", "its file is cut short")]
+    wide = render_table(COLUMNS, rows, Terminal(width=60))
+    assert wide[1] == "Some-Very-Long-Mode…  loaded  9.1 GiB  its file is cut short"
+    narrow = render_table(COLUMNS, rows, Terminal(width=33))
+    assert narrow == ["ID                STATE      SIZE", "Some-Very-Long-…  loaded  9.1 GiB"]
+
+
+def test_control_sequences_in_cells_do_nothing() -> None:
+    lines = render_table([Column(title="ID")], [row("a\x1b[2Jb\r\nc")], Terminal())
+    assert lines[1] == "abc"
+
+
+def test_colour_is_not_counted_as_width() -> None:
+    terminal = Terminal(color=True, width=80)
+    rows = [[Cell("a", ("31",)), Cell("b")], [Cell("aa"), Cell("b")]]
+    lines = render_table([Column(title="X"), Column(title="Y")], rows, terminal)
+    assert lines == [
+        "\x1b[2mX\x1b[0m   \x1b[2mY\x1b[0m",
+        "\x1b[31ma\x1b[0m   b",
+        "aa  b",
+    ]
+
+
+@given(st.text(max_size=60), st.integers(0, 40), st.sampled_from(["…", "..."]))
+def test_a_cut_text_never_exceeds_its_width(text: str, width: int, ellipsis: str) -> None:
+    result = cut(text, width, ellipsis)
+    assert cell_width(result) <= width or result == text
+    if cell_width(text) <= width:
+        assert result == text
+
+
+@given(
+    st.lists(st.lists(st.text(max_size=50), min_size=4, max_size=4), max_size=6),
+    st.integers(60, 120),
+)
+def test_no_line_is_wider_than_the_terminal(texts: list[list[str]], width: int) -> None:
+    columns = [Column(title=str(at), least=8) for at in range(4)]
+    for line in render_table(columns, [row(*cells) for cells in texts], Terminal(width=width)):
+        assert cell_width(line) <= width
+
+
+class FakeTerminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("environ", "color"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+)
+def test_colour_follows_the_environment(environ: dict[str, str], color: bool) -> None:
+    terminal = terminal_of(FakeTerminal(io.BytesIO(), encoding="utf-8"), environ)
+    assert terminal.color is color
+    assert terminal.width == 80
+
+
+def test_an_encoding_without_the_signs_gets_ascii() -> None:
+    terminal = terminal_of(FakeTerminal(io.BytesIO(), encoding="latin-1"), {"COLUMNS": "100"})
+    assert terminal.width == 100
+    assert terminal.ellipsis == "..."
+    texts = [state_text(status, terminal)[0] for status in ModelStatus]
+    assert all(text.isascii() for text in texts)
+    assert len({text[0] for text in texts}) == len(texts)
+
+
+def test_each_state_has_a_sign_and_its_word() -> None:
+    terminal = Terminal(width=80)
+    assert [state_text(status, terminal)[0] for status in ModelStatus] == [
+        "○ unloaded",
+        "◌ queued",
+        "◐ loading",
+        "● loaded",
+        "◍ unloading",
+        "✖ failed",
+    ]
+    assert state_text(ModelStatus.LOADED, Terminal())[0] == "loaded"
+
+
+def test_numbers_read_well() -> None:
+    assert [size_text(n) for n in (0, 1023, 1024, 1048575, 4_500_000_000, 3 << 40)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "1.0 MiB",
+        "4.2 GiB",
+        "3.0 TiB",
+    ]
+    assert [context_text(n) for n in (512, 1024, 4096, 131072, 5000)] == [
+        "512",
+        "1K",
+        "4K",
+        "128K",
+        "5,000",
+    ]
+    assert [duration_text(s) for s in (0.04, 59.96, 250, 7503, 90_000, 86_400)] == [
+        "0.0 s",
+        "1 min",
+        "4 min 10 s",
+        "2 h 5 min",
+        "1 d 1 h",
+        "1 d",
+    ]
