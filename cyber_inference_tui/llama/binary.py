@@ -1,0 +1,202 @@
+"""Finding llama-server, and learning once per file what that build can do. Everything blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from cyber_inference_tui.errors import NoLlamaServerError
+from cyber_inference_tui.llama.command import child_environment
+from cyber_inference_tui.text import clean_line
+
+PROGRAM = "llama-server"
+_PROBE_TIMEOUT = 30.0
+_PROBE_FORMAT = 2
+"""Raised when what is learned changes, so that old records are not believed."""
+
+# The protocol's own words; a build without them in its program or libraries cannot speak it.
+_ROUTER_MARKS = (b"cmd_child_to_router:", b"cmd_router_to_child:exit")
+_VERSION = re.compile(r"version:\s*(\S+)(?:\s*\((?:build\s+)?(\w+))?")
+_BUILD = re.compile(r"build\s+(\d+)")
+_FLAG = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w-]*)")
+
+
+class LlamaBinary(msgspec.Struct, frozen=True, kw_only=True):
+    """A llama-server that runs, and what its build can do."""
+
+    path: Path
+    version: str
+    build: int | None = None
+    flags: frozenset[str] = frozenset()
+    """Option names of its ``--help``."""
+    router_child: bool = False
+    """It tells progress and readiness on stdout and stops by a word on stdin."""
+    env: dict[str, str] = {}
+
+
+class _Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """What was learned of one file, and how the file was then."""
+
+    format: int
+    size: int
+    mtime_ns: int
+    binary: LlamaBinary
+
+
+def installed_path(data_dir: Path) -> Path:
+    """Where ``install-llama`` puts the one in use."""
+    return data_dir / "llama" / "current" / "bin" / PROGRAM
+
+
+def find_llama_server(*, setting: str, data_dir: Path, environ: Mapping[str, str]) -> LlamaBinary:
+    """The llama-server to use: the setting, else the installed one, else the one on ``PATH``.
+
+    Raises ``NoLlamaServerError``. The setting is binding: a wrong one is said, not skipped.
+    """
+    if setting:
+        path = Path(setting).expanduser()
+        if not path.is_absolute():
+            found = shutil.which(setting, path=environ.get("PATH"))
+            path = Path(found) if found else path.absolute()
+        if path.is_dir():
+            path = path / PROGRAM
+        if not path.is_file():
+            raise NoLlamaServerError(
+                f"llama_server_path is {setting}, but there is no such file.",
+                hint="Correct it, or remove it to use the installed one.",
+            )
+        return probe(path, data_dir=data_dir, environ=environ)
+    installed = installed_path(data_dir)
+    if installed.is_file():
+        return probe(installed, data_dir=data_dir, environ=environ)
+    on_path = shutil.which(PROGRAM, path=environ.get("PATH"))
+    if on_path:
+        return probe(Path(on_path), data_dir=data_dir, environ=environ)
+    raise NoLlamaServerError(
+        "There is no llama-server on this machine.",
+        hint="`cyber-inference-tui install-llama` gets one.",
+    )
+
+
+def probe(path: Path, *, data_dir: Path, environ: Mapping[str, str]) -> LlamaBinary:
+    """What the build at ``path`` can do; remembered in ``data_dir`` until the file changes.
+
+    Raises ``NoLlamaServerError`` when it does not run.
+    """
+    # The real file: a later install must not change what a running model was started from.
+    real = path.resolve()
+    try:
+        status = real.stat()
+    except OSError as error:
+        raise NoLlamaServerError(f"{path} cannot be read: {error.strerror}.") from error
+    record_path = data_dir / "llama" / "probe.json"
+    record = _read_record(record_path)
+    if (
+        record is not None
+        and record.format == _PROBE_FORMAT
+        and record.binary.path == real
+        and (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns)
+    ):
+        return record.binary
+    binary = _ask(real, environ)
+    _write_record(
+        record_path,
+        _Probe(
+            format=_PROBE_FORMAT, size=status.st_size, mtime_ns=status.st_mtime_ns, binary=binary
+        ),
+    )
+    return binary
+
+
+def run_briefly(path: Path, *arguments: str, environ: Mapping[str, str]) -> str:
+    """What the program prints (stdout and stderr); raises ``NoLlamaServerError`` if it fails."""
+    try:
+        result = subprocess.run(
+            [path, *arguments],
+            env=child_environment(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_PROBE_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise NoLlamaServerError(
+            f"{path} {' '.join(arguments)} did not end within {_PROBE_TIMEOUT:g} s."
+        ) from None
+    except OSError as error:
+        raise NoLlamaServerError(f"{path} cannot be run: {error.strerror}.") from error
+    output = result.stdout.decode("utf-8", "replace")
+    if result.returncode != 0:
+        last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
+        raise NoLlamaServerError(
+            f"{path} {' '.join(arguments)} failed: {clean_line(last, limit=300)}",
+            hint="`cyber-inference-tui install-llama --force` gets another.",
+        )
+    return output
+
+
+def _ask(path: Path, environ: Mapping[str, str]) -> LlamaBinary:
+    version = run_briefly(path, "--version", environ=environ)
+    options = run_briefly(path, "--help", environ=environ)
+    found = _VERSION.search(version)
+    build = _BUILD.search(version) or re.search(r"version:\s*(\d{3,})", version)
+    return LlamaBinary(
+        path=path,
+        version=clean_line(found[1], limit=80) if found else "unknown",
+        build=int(build[1]) if build else None,
+        flags=frozenset(_options(options)),
+        router_child=_speaks_protocol(path),
+    )
+
+
+def _options(help_text: str) -> Iterator[str]:
+    """Option names: the words with dashes at the beginning of a line, before the description."""
+    for line in help_text.splitlines():
+        if line.startswith("-"):
+            yield from _FLAG.findall(re.split(r" {2,}(?!-)", line, maxsplit=1)[0])
+
+
+def _speaks_protocol(path: Path) -> bool:
+    """Whether the protocol's words stand in the program or in one of its own libraries."""
+    candidates = [path]
+    for folder in (path.parent, path.parent.parent / "lib"):
+        candidates += sorted(folder.glob("libllama-server*.so*"))
+        candidates += sorted(folder.glob("libllama-server*.dylib"))
+    return any(_contains_all(candidate, _ROUTER_MARKS) for candidate in candidates)
+
+
+def _contains_all(path: Path, marks: tuple[bytes, ...]) -> bool:
+    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                return all(content.find(mark) >= 0 for mark in marks)
+    return False
+
+
+def _read_record(path: Path) -> _Probe | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Probe, dec_hook=_decode_path)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _decode_path(kind: type, value: object) -> object:
+    return kind(value)
+
+
+def _write_record(path: Path, record: _Probe) -> None:
+    # Only a saving of time: without it the next start asks again.
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+        temporary.write_bytes(msgspec.json.encode(record, enc_hook=str))
+        temporary.replace(path)
