@@ -66,6 +66,18 @@ class MethodNotAllowedError(CyberError):
     status = 405
     type = "invalid_request_error"
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        param: str | None = None,
+        allow: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, hint=hint, param=param)
+        self.allow = allow
+        """The methods that do go with it."""
+
 
 class ConflictError(CyberError):
     """What was asked does not go with the present state (a second service, a loaded model)."""

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import msgspec
 
-from cyber_inference_tui.records import GapEvent, LogEvent
+from cyber_inference_tui.records import GapEvent, LogEvent, to_json
 
 TOPICS = frozenset({"model", "log", "resources", "request", "download", "config", "service"})
 """What can be subscribed to."""
@@ -29,8 +29,6 @@ BATCH_BYTES = 256 * 1024
 
 _ASSUMED_BYTES = 512
 """What an event counts for until it is encoded; log events are weighed by their text."""
-
-_encode = msgspec.json.Encoder().encode
 
 Data = msgspec.Struct | dict[str, Any]
 
@@ -56,7 +54,7 @@ class Event:
     def json(self) -> bytes:
         """``data`` as JSON on one line; encoded when the first reader asks, then kept."""
         if self._json is None:
-            self._json = _encode(self.data)
+            self._json = to_json(self.data)
         return self._json
 
     def __repr__(self) -> str:

@@ -1,0 +1,311 @@
+"""Who may ask: the ``Host``, ``Origin``, content type and key of each request.
+
+A web page from anywhere can make a browser send requests to this machine, and DNS rebinding even
+lets it read the answers. The ``Host`` says which name the browser believes in, the ``Origin``
+which site asks: both must be ones we know. Settings are read at each request; what follows from
+them is computed once for each settings object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum, auto
+from types import MappingProxyType
+
+from aiohttp import hdrs, web
+
+from cyber_inference_tui.errors import (
+    ForbiddenHostError,
+    ForbiddenOriginError,
+    InvalidApiKeyError,
+    InvalidRequestError,
+    UnsupportedMediaTypeError,
+)
+from cyber_inference_tui.http.api import ServiceApi, ServiceSettings
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\s\[\]:@/\\?#,;%]{1,253})(?::([0-9]{0,5}))?")
+_ORIGIN = re.compile(r"(https?)://([^/]{1,261})/?", re.IGNORECASE)
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,2048}")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_METHODS = "GET, HEAD, POST, PUT, DELETE"
+_EXPOSED = "Retry-After, X-Last-Event-ID"
+_CACHE_SIZE = 256
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+_logger = logging.getLogger(__name__)
+
+
+class Area(Enum):
+    """What an endpoint is, as far as access goes."""
+
+    OPEN = auto()
+    """Health and the front page: no key."""
+    MODEL = auto()
+    """Model endpoints: a key, when ``api_keys`` is set."""
+    ADMIN = auto()
+    """The owner's: no foreign pages, writes only as JSON."""
+
+
+def parse_host(text: str) -> tuple[str, int | None] | None:
+    """A ``Host`` value as name (lower case, no brackets, no final dot) and port; ``None`` = bad."""
+    match = _HOST.fullmatch(text)
+    if match is None:
+        return None
+    name = match[1].lower().strip("[]").removesuffix(".")
+    return (_plain_ip(name) or name, int(match[2]) if match[2] else None) if name else None
+
+
+def parse_origin(text: str) -> tuple[str, str, int] | None:
+    """An ``Origin`` as scheme, name and port; ``None`` for ``null`` and anything malformed."""
+    match = _ORIGIN.fullmatch(text)
+    host = parse_host(match[2]) if match else None
+    if match is None or host is None:
+        return None
+    scheme = match[1].lower()
+    return scheme, host[0], host[1] or _DEFAULT_PORTS[scheme]
+
+
+def _plain_ip(text: str) -> str | None:
+    """An IP address in its one normal form (v4 in v6 as v4); ``None`` if it is none."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return str(address)
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _digest(text: str) -> bytes:
+    # Header values carry bytes that are not UTF-8 as surrogates.
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+class AccessRules:
+    """What one settings object allows, at one bound address."""
+
+    def __init__(self, settings: ServiceSettings, bound: str) -> None:
+        self._names: set[str] = set()
+        self._names_with_port: set[tuple[str, int]] = set()
+        for entry in (bound, settings.host, *settings.allowed_hosts):
+            # An IPv6 address may be written without its brackets here.
+            host = parse_host(entry) or (parse_host(f"[{entry}]") if ":" in entry else None)
+            if host is None:
+                _logger.warning("%r is no host name or address; it is ignored", entry)
+            elif host[1] is None:
+                self._names.add(host[0])
+            else:
+                self._names_with_port.add((host[0], host[1]))
+        address = _plain_ip(bound.strip("[]"))
+        self.wildcard = address is not None and ipaddress.ip_address(address).is_unspecified
+        self._origins = {parse_origin(origin) for origin in settings.cors_origins} - {None}
+        self._any_origin = "*" in settings.cors_origins
+        self._keys = [_digest(key) for key in settings.api_keys]
+        self._hosts: dict[tuple[str, str], bool] = {}
+
+    def allows_host(self, host: str, local: str) -> bool:
+        """Whether a ``Host`` is ours; ``local`` is the IP address the connection came in on."""
+        known = self._hosts.get((host, local))
+        if known is None:
+            if len(self._hosts) >= _CACHE_SIZE:
+                self._hosts.clear()
+            known = self._hosts[host, local] = self._decide_host(host, local)
+        return known
+
+    def _decide_host(self, host: str, local: str) -> bool:
+        parsed = parse_host(host)
+        if parsed is None:
+            return False
+        name, port = parsed
+        return (
+            name in self._names
+            or _is_loopback(name)
+            or (name, port or 80) in self._names_with_port
+            or (self.wildcard and name == _plain_ip(local))
+        )
+
+    def allows_origin(self, origin: str, host: str) -> bool:
+        """Whether a page of ``origin`` may use the admin endpoints at ``host``."""
+        parsed = parse_origin(origin)
+        if parsed is None:
+            return False
+        if parsed in self._origins:
+            return True
+        own = parse_host(host)
+        # This port speaks plain HTTP only: the same name over https is another site.
+        return own is not None and parsed == ("http", own[0], own[1] or 80)
+
+    def shares_with(self, origin: str, area: Area) -> str | None:
+        """The ``Access-Control-Allow-Origin`` for a page of ``origin``; ``None`` = not shared."""
+        if self._origins and parse_origin(origin) in self._origins:
+            return origin
+        return "*" if self._any_origin and area is not Area.ADMIN else None
+
+    def allows_key(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request carries one of the keys; all are compared, in constant time."""
+        if not self._keys:
+            return True
+        found = False
+        scheme, _, bearer = headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        offered = [bearer.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key")]
+        for text in offered:
+            if text:
+                digest = _digest(text)
+                for key in self._keys:
+                    found |= hmac.compare_digest(digest, key)
+        return found
+
+
+class Access:
+    """Checks requests against the service's present settings.
+
+    ``areas`` says of each route's handler what it is; all others are model endpoints, so that
+    what somebody forgot to list is guarded.
+    """
+
+    def __init__(self, service: ServiceApi, areas: Mapping[Handler, Area]) -> None:
+        self._service = service
+        self._areas = areas
+        self._settings: ServiceSettings | None = None
+        self._address: tuple[str, int] | None = None
+        self._rules = AccessRules(service.settings, service.address[0])
+
+    @property
+    def rules(self) -> AccessRules:
+        """The rules in force."""
+        settings, address = self._service.settings, self._service.address
+        if settings is not self._settings or address is not self._address:
+            self._rules = AccessRules(settings, address[0])
+            self._settings, self._address = settings, address
+        return self._rules
+
+    def area_of(self, request: web.Request) -> Area:
+        """What the endpoint that was found for the request is."""
+        return self._areas.get(request.match_info.handler, Area.MODEL)
+
+    def admit(self, request: web.Request) -> web.Response | None:
+        """Let a request pass (``None``), or answer a CORS preflight.
+
+        Raises ``ForbiddenHostError``, ``ForbiddenOriginError``, ``UnsupportedMediaTypeError`` or
+        ``InvalidApiKeyError``.
+        """
+        rules = self.rules
+        headers = request.headers
+        host = headers.get(hdrs.HOST)
+        self._check_host(rules, request, host)
+        area = self.area_of(request)
+        origin = headers.get(hdrs.ORIGIN)
+        if (
+            origin is not None
+            and request.method == "OPTIONS"
+            and hdrs.ACCESS_CONTROL_REQUEST_METHOD in headers
+        ):
+            return self._preflight(rules, request, origin, area)
+        if area is Area.MODEL:
+            if not rules.allows_key(headers):
+                raise InvalidApiKeyError(
+                    "A valid API key is needed.",
+                    hint="Send one of api_keys as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
+                )
+        elif area is Area.ADMIN:
+            if origin is not None and not rules.allows_origin(origin, host or ""):
+                raise _foreign(origin)
+            if request.method not in _READS:
+                _check_content_type(request)
+        return None
+
+    def _check_host(self, rules: AccessRules, request: web.Request, host: str | None) -> None:
+        if host is None:
+            # No browser leaves it out; HTTP/1.0 programs do.
+            if request.version >= (1, 1):
+                raise ForbiddenHostError("The request has no Host header.")
+            return
+        if not rules.allows_host(host, _local_ip(request) if rules.wildcard else ""):
+            raise ForbiddenHostError(
+                f"This service does not answer as {host[:253]!r}.",
+                hint="Add the name to allowed_hosts if it is yours.",
+            )
+        if not request.raw_path.startswith("/") and request.raw_path != "*":
+            # A target with a name of its own would be a second Host that nobody checked.
+            raise InvalidRequestError("The request's target must be a path.")
+
+    def _preflight(
+        self, rules: AccessRules, request: web.Request, origin: str, area: Area
+    ) -> web.Response:
+        if rules.shares_with(origin, area) is None:
+            raise _foreign(origin)
+        asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
+        headers = {
+            hdrs.ACCESS_CONTROL_ALLOW_METHODS: _METHODS,
+            hdrs.ACCESS_CONTROL_MAX_AGE: "600",
+        }
+        if _HEADER_NAMES.fullmatch(asked):
+            # Client libraries add headers of their own; a site that is let in may send any.
+            headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked
+        return web.Response(status=204, headers=headers)
+
+    def cors_headers(self, request: web.Request) -> Mapping[str, str]:
+        """What tells a browser that the asking page may read the answer; mostly nothing."""
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is None:
+            return _NOTHING
+        shared = self.rules.shares_with(origin, self.area_of(request))
+        if shared is None:
+            return _NOTHING
+        headers: dict[str, str] = {
+            hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: shared,
+            hdrs.ACCESS_CONTROL_EXPOSE_HEADERS: _EXPOSED,
+        }
+        if shared != "*":
+            headers[hdrs.VARY] = hdrs.ORIGIN
+        return headers
+
+
+ACCESS = web.AppKey("access", Access)
+
+
+def cors_headers(request: web.Request) -> Mapping[str, str]:
+    """The CORS headers for an answer that is written without aiohttp."""
+    if hdrs.ORIGIN not in request.headers:
+        return _NOTHING
+    return request.app[ACCESS].cors_headers(request)
+
+
+def _foreign(origin: str) -> ForbiddenOriginError:
+    return ForbiddenOriginError(
+        f"Pages of {origin[:253]!r} may not use this service.",
+        hint="Add the site to cors_origins if it is yours.",
+    )
+
+
+def _check_content_type(request: web.Request) -> None:
+    """Forms and plain text are what a foreign page can send without asking: refuse them."""
+    if hdrs.CONTENT_TYPE in request.headers:
+        if request.content_type == "application/json":
+            return
+    elif not request.can_read_body:
+        return
+    raise UnsupportedMediaTypeError("Send the body as application/json.")
+
+
+def _local_ip(request: web.Request) -> str:
+    transport = request.transport
+    name = transport.get_extra_info("sockname") if transport is not None else None
+    return str(name[0]) if isinstance(name, tuple) else ""

@@ -1,0 +1,78 @@
+"""What the HTTP layer needs of the service, and nothing more."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from cyber_inference_tui.records import ConfigValueRecord, ModelRecord, StatusRecord
+from cyber_inference_tui.service.events import EventBus
+
+
+class ServiceSettings(Protocol):
+    """The settings that decide who may ask what; a changed file gives a new object."""
+
+    @property
+    def host(self) -> str:
+        """The configured bind address or name."""
+
+    @property
+    def api_keys(self) -> tuple[str, ...]:
+        """Model endpoints need one of these, if there are any."""
+
+    @property
+    def allowed_hosts(self) -> tuple[str, ...]:
+        """Further values of ``Host``."""
+
+    @property
+    def cors_origins(self) -> tuple[str, ...]:
+        """Sites whose pages may use the service."""
+
+    @property
+    def max_body_size(self) -> int:
+        """Bytes a request's body may have."""
+
+
+class ServiceApi(Protocol):
+    """The service below. Every method raises ``CyberError``s only."""
+
+    @property
+    def settings(self) -> ServiceSettings:
+        """The settings in force, read at each request."""
+
+    @property
+    def events(self) -> EventBus:
+        """What happens."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+
+    def status(self) -> StatusRecord:
+        """The service in one glance."""
+
+    def models(self) -> list[ModelRecord]:
+        """Every local model, by id."""
+
+    def model(self, model_id: str, /) -> ModelRecord:
+        """One model by id or alias; ``ModelNotFoundError``."""
+
+    async def load_model(self, model_id: str, /, *, wait: bool) -> ModelRecord:
+        """Load a model."""
+
+    async def unload_model(self, model_id: str, /, *, force: bool) -> ModelRecord:
+        """Unload a model."""
+
+    async def pin(self, model_id: str, pinned: bool, /) -> ModelRecord:
+        """Keep a model loaded, or no longer."""
+
+    async def delete_model(self, model_id: str, /) -> ModelRecord:
+        """Remove a model's files."""
+
+    def config(self) -> list[ConfigValueRecord]:
+        """Every setting."""
+
+    async def set_config(self, key: str, value: Any, /) -> ConfigValueRecord:
+        """Change one setting."""
+
+    def log_tail(self, log_id: str, lines: int, /) -> str:
+        """The last lines of a log; ``ModelNotFoundError``."""

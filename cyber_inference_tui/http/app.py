@@ -1,0 +1,183 @@
+"""Port 8337 put together: every route, who may use it, and errors in one shape."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs, web
+
+from cyber_inference_tui import __version__
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.http.access import ACCESS, Access, Area, Handler
+from cyber_inference_tui.http.admin import Admin
+from cyber_inference_tui.http.api import ServiceApi
+from cyber_inference_tui.http.errors import (
+    error_response,
+    from_http_exception,
+    internal_error,
+    method_not_allowed,
+)
+from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStreams
+from cyber_inference_tui.http.forward import Forwarder
+from cyber_inference_tui.http.models import ModelListing
+from cyber_inference_tui.http.wire import json_answer, text_answer
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.service.service import Service
+
+_logger = logging.getLogger(__name__)
+
+
+def make_app(service: Service) -> web.Application:
+    """The application of a service; its cleanup closes what it opened."""
+    forwarder = Forwarder(service)
+    app = assemble(service, forwarder.handle)
+
+    async def close(_: web.Application) -> None:
+        await forwarder.close()
+
+    app.on_cleanup.append(close)
+    return app
+
+
+def assemble(
+    service: ServiceApi,
+    forward: Handler,
+    *,
+    heartbeat: float = HEARTBEAT,
+    send_timeout: float = SEND_TIMEOUT,
+) -> web.Application:
+    """The application with ``forward`` answering every model endpoint.
+
+    ``heartbeat`` and ``send_timeout`` (seconds) are those of the event streams.
+    """
+    admin = Admin(service)
+    listing = ModelListing(service)
+    streams = EventStreams(service, heartbeat=heartbeat, send_timeout=send_timeout)
+    table = _RouteTable()
+    for path in ("/health", "/v1/health"):
+        table.add(path, Area.OPEN, {"GET": _health})
+    table.add("/", Area.OPEN, {"GET": _front_page})
+    for path in ("/v1/models", "/models"):
+        table.add(path, Area.MODEL, {"GET": listing.all})
+        table.add(path + "/{id:.+}", Area.MODEL, {"GET": listing.one})
+    table.add("/admin/status", Area.ADMIN, {"GET": admin.status})
+    table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
+    table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})
+    table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": admin.log})
+    table.add("/admin/config", Area.ADMIN, {"GET": admin.config})
+    table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": admin.set_config})
+    # A HEAD of something endless would be a stream that nobody can read.
+    table.add("/admin/events", Area.ADMIN, {"GET": streams.sse}, head=False)
+    table.add("/ws/logs", Area.ADMIN, {"GET": streams.logs}, head=False)
+    table.add("/ws/status", Area.ADMIN, {"GET": streams.status}, head=False)
+    for prefix in ("admin", "ws"):
+        table.add(f"/{prefix}/{{rest:.*}}", Area.ADMIN, {"*": admin.unknown})
+    table.add("/{path:.*}", Area.MODEL, {"*": forward})
+
+    access = Access(service, table.areas)
+    app = web.Application(middlewares=[_border(access)])
+    app[ACCESS] = access
+    table.register(app)
+
+    async def share(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(access.cors_headers(request))
+
+    async def end_streams(_: web.Application) -> None:
+        # A stream without an end would hold up the shutdown.
+        service.events.close()
+
+    app.on_response_prepare.append(share)
+    app.on_shutdown.append(end_streams)
+    return app
+
+
+class _RouteTable:
+    """Routes with their areas; a known path answers 405 to the methods it does not have."""
+
+    def __init__(self) -> None:
+        self.areas: dict[Handler, Area] = {}
+        self._routes: list[tuple[str, dict[str, Handler]]] = []
+
+    def add(self, path: str, area: Area, methods: dict[str, Handler], *, head: bool = True) -> None:
+        """Routes of ``path``; a GET answers HEAD too, unless ``head`` is false."""
+        routes = dict(methods)
+        if head and "GET" in routes:
+            routes["HEAD"] = routes["GET"]
+        if "*" not in routes:
+            routes["*"] = _refuse_method(tuple(sorted(routes)))
+        for handler in routes.values():
+            self.areas[handler] = area
+        self._routes.append((path, routes))
+
+    def register(self, app: web.Application) -> None:
+        """Add all of it to ``app``, in order."""
+        for path, routes in self._routes:
+            resource = app.router.add_resource(path)
+            for method, handler in routes.items():
+                # Whether a body is welcome is for the access check to say first.
+                resource.add_route(method, handler, expect_handler=_expect_later)
+
+
+def _refuse_method(allow: tuple[str, ...]) -> Handler:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise method_not_allowed(request.method, request.path, allow)
+
+    return refuse
+
+
+async def _expect_later(request: web.Request) -> None:
+    """``Expect: 100-continue`` is answered once the request has passed the checks."""
+
+
+def _border(access: Access) -> web.middleware:  # type: ignore[valid-type]
+    @web.middleware
+    async def border(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Lets requests in, and every error out in the client's shape."""
+        try:
+            preflight = access.admit(request)
+            if preflight is not None:
+                return preflight
+            if hdrs.EXPECT in request.headers:
+                _continue(request)
+            return await handler(request)
+        except CyberError as error:
+            return error_response(error, request.path)
+        except web.HTTPException as error:
+            problem = from_http_exception(error, request.method, request.path)
+            return error_response(problem, request.path)
+        except Exception as error:
+            transport = request.transport
+            if transport is None or (isinstance(error, ConnectionError) and transport.is_closing()):
+                # Nobody is left to answer.
+                raise ConnectionAbortedError from None
+            _logger.exception("%s %s failed", request.method, request.path)
+            if request.writer.output_size > 0:
+                # In the middle of an answer, only its early end can tell.
+                transport.abort()
+                raise ConnectionAbortedError from None
+            return error_response(internal_error(), request.path)
+
+    return border
+
+
+def _continue(request: web.Request) -> None:
+    if request.headers[hdrs.EXPECT].lower() != "100-continue" or request.version < (1, 1):
+        return
+    if request.transport is not None and request.can_read_body:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+async def _health(request: web.Request) -> web.Response:
+    return json_answer({"status": "ok"})
+
+
+async def _front_page(request: web.Request) -> web.Response:
+    return text_answer(
+        f"cyber-inference-tui {__version__}: local models over HTTP.\n\n"
+        "/v1                 the OpenAI-compatible API (use this as a client's base URL)\n"
+        "/v1/models          the models on this machine\n"
+        "/admin/status       this service\n"
+        "/health             is it up\n"
+    )

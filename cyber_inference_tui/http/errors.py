@@ -1,0 +1,144 @@
+"""Errors in the shapes that clients read: OpenAI's, and Anthropic's under ``/v1/messages``."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+from aiohttp import hdrs, web
+
+from cyber_inference_tui.errors import (
+    CyberError,
+    InvalidApiKeyError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    ModelLoadError,
+    NotFoundError,
+    QueueFullError,
+    RequestTooLargeError,
+)
+from cyber_inference_tui.records import to_json
+
+_MAX_MESSAGE = 64 * 1024
+_ANTHROPIC_PATH = re.compile(r"(?:/upstream/.+)?/v1/messages(?:/.*)?")
+
+# https://docs.anthropic.com/en/api/errors
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def error_body(error: CyberError, path: str) -> bytes:
+    """``error`` as JSON, in the shape that a client of ``path`` expects."""
+    message = message_of(error)
+    if _ANTHROPIC_PATH.fullmatch(path):
+        kind = _ANTHROPIC_TYPES.get(error.status)
+        if kind is None:
+            kind = "invalid_request_error" if error.status < 500 else "api_error"
+        elif isinstance(error, ModelLoadError):
+            kind = "api_error"
+        return to_json(
+            {"type": "error", "error": {"type": kind, "message": message, "code": error.code}}
+        )
+    return to_json(
+        {
+            "error": {
+                "message": message,
+                "type": error.type,
+                "param": error.param,
+                "code": error.code,
+            }
+        }
+    )
+
+
+def message_of(error: CyberError) -> str:
+    """What a person reads: the sentence, the way out, and a failed load's last log lines."""
+    message = str(error)
+    if isinstance(error, ModelLoadError) and error.log_tail:
+        message = "\n".join((message, *error.log_tail))
+    if len(message) > _MAX_MESSAGE:
+        message = f"{message[:_MAX_MESSAGE]}…"
+    return message
+
+
+def error_response(error: CyberError, path: str) -> web.Response:
+    """``error`` as an answer."""
+    headers = {"X-Content-Type-Options": "nosniff"}
+    if isinstance(error, QueueFullError):
+        headers[hdrs.RETRY_AFTER] = str(error.retry_after)
+    elif isinstance(error, InvalidApiKeyError):
+        headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="cyber-inference"'
+    elif isinstance(error, MethodNotAllowedError) and error.allow:
+        headers[hdrs.ALLOW] = ", ".join(error.allow)
+    response = web.Response(
+        body=error_body(error, path),
+        status=error.status,
+        content_type="application/json",
+        headers=headers,
+    )
+    if isinstance(error, RequestTooLargeError):
+        # The rest of the body is not worth reading.
+        response.force_close()
+    return response
+
+
+def error_event(error: CyberError, path: str) -> bytes:
+    """``error`` as the event that ends a stream which has begun already."""
+    prefix = b"event: error\n" if _ANTHROPIC_PATH.fullmatch(path) else b""
+    return b"%bdata: %b\n\n" % (prefix, error_body(error, path))
+
+
+def internal_error() -> CyberError:
+    """What a client is told of a defect of ours; the log has the rest."""
+    return CyberError("The service failed to answer this request.", hint="Its log says why.")
+
+
+class _HttpError(CyberError):
+    """An error of the HTTP protocol itself, with its own status."""
+
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status  # type: ignore[misc] # one class for the many statuses of HTTP
+        self.code = HTTPStatus(status).name.lower()  # type: ignore[misc]
+
+
+def from_http_exception(error: web.HTTPException, method: str, path: str) -> CyberError:
+    """An error that aiohttp raised by itself, as one of ours."""
+    if isinstance(error, web.HTTPNotFound):
+        return NotFoundError(f"There is no endpoint {path}.")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allow = tuple(sorted(error.allowed_methods))
+        return method_not_allowed(method, path, allow)
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return RequestTooLargeError("The request's body is too large.")
+    if error.status == 400:
+        return InvalidRequestError(error.text or "The request is malformed.")
+    return _HttpError(error.reason, error.status)
+
+
+def method_not_allowed(method: str, path: str, allow: tuple[str, ...]) -> MethodNotAllowedError:
+    """A path asked with a method that does not go with it."""
+    return MethodNotAllowedError(
+        f"{path} is asked with {' or '.join(allow)}, not {method}.", allow=allow
+    )
+
+
+def from_parser(status: int, message: str) -> CyberError:
+    """A request that is not HTTP, as aiohttp's parser describes it."""
+    first = message.strip().splitlines()[:1]
+    text = "".join(first).rstrip(" .:") or "it cannot be parsed"
+    sentence = f"The request is not valid HTTP: {text}."
+    if status == 400:
+        return InvalidRequestError(sentence)
+    return _HttpError(sentence, status)

@@ -1,0 +1,162 @@
+"""Events on the wire: Server-Sent Events and WebSockets, from the bus's bounded rings.
+
+The format of the stream is the HTML standard's, section "Server-sent events".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from aiohttp import WSCloseCode, WSMsgType, hdrs, web
+
+from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.http.api import ServiceApi
+from cyber_inference_tui.http.wire import number
+from cyber_inference_tui.records import LogEvent
+from cyber_inference_tui.service.events import GAP, TOPICS, Event, Subscription
+
+HEARTBEAT = 15.0
+SEND_TIMEOUT = 60.0
+"""Seconds a reader may leave what was sent to it unread; it can come back and resume."""
+
+STATUS_TOPICS = frozenset({"model", "service", "request", "resources"})
+
+_CLOSE_TIMEOUT = 2.0
+_MAX_MESSAGE = 4096
+_SERVICE_LOG = "service"
+
+_logger = logging.getLogger(__name__)
+
+
+class EventStreams:
+    """The handlers of ``/admin/events``, ``/ws/logs`` and ``/ws/status``.
+
+    ``heartbeat`` and ``send_timeout`` are in seconds.
+    """
+
+    def __init__(
+        self,
+        service: ServiceApi,
+        *,
+        heartbeat: float = HEARTBEAT,
+        send_timeout: float = SEND_TIMEOUT,
+    ) -> None:
+        self._service = service
+        self._heartbeat = heartbeat
+        self._send_timeout = send_timeout
+
+    async def sse(self, request: web.Request) -> web.StreamResponse:
+        """``GET /admin/events?topics=a,b``, resumed by ``Last-Event-ID``."""
+        named = [name.strip() for name in request.query.get("topics", "").split(",")]
+        subscription = self._subscribe(request, frozenset(filter(None, named)) or TOPICS)
+        response = web.StreamResponse(
+            headers={
+                hdrs.CONTENT_TYPE: "text/event-stream",
+                hdrs.CACHE_CONTROL: "no-store",
+                "X-Accel-Buffering": "no",
+                "X-Content-Type-Options": "nosniff",
+            }
+        )
+        await response.prepare(request)
+        try:
+            await self._send(response, b": connected\n\n")
+            while True:
+                try:
+                    async with asyncio.timeout(self._heartbeat):
+                        batch = await anext(subscription)
+                except TimeoutError:
+                    await self._send(response, b":\n\n")
+                except StopAsyncIteration:
+                    break
+                else:
+                    await self._send(response, b"".join(map(_as_sse, batch)))
+        except ConnectionError:
+            _logger.debug("a reader of events left")
+        except TimeoutError:
+            _logger.info("a reader of events left them unread for %g s", self._send_timeout)
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
+    async def _send(self, response: web.StreamResponse, data: bytes) -> None:
+        async with asyncio.timeout(self._send_timeout):
+            await response.write(data)
+
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        """``GET /ws/logs[?id=ID]``: new lines of all logs, or of one."""
+        wanted = request.query.get("id")
+        if wanted is None:
+            return await self._websocket(request, frozenset({"log"}), lambda event: True)
+        log_id = wanted if wanted == _SERVICE_LOG else self._service.model(wanted).id
+
+        def of_this_log(event: Event) -> bool:
+            data = event.data
+            own = data.id if isinstance(data, LogEvent) else None
+            return event.topic == GAP or own == log_id
+
+        return await self._websocket(request, frozenset({"log"}), of_this_log)
+
+    async def status(self, request: web.Request) -> web.StreamResponse:
+        """``GET /ws/status``: models, requests, resources and the service itself."""
+        return await self._websocket(request, STATUS_TOPICS, lambda event: True)
+
+    async def _websocket(
+        self, request: web.Request, topics: frozenset[str], keep: Callable[[Event], bool]
+    ) -> web.StreamResponse:
+        subscription = self._subscribe(request, topics)
+        socket = web.WebSocketResponse(
+            heartbeat=self._heartbeat,
+            timeout=_CLOSE_TIMEOUT,
+            max_msg_size=_MAX_MESSAGE,
+            compress=False,
+        )
+        if not socket.can_prepare(request).ok:
+            raise InvalidRequestError(
+                f"{request.path} is a WebSocket.", hint="The same events are at /admin/events."
+            )
+        await socket.prepare(request)
+        sender = asyncio.create_task(
+            _send_all(socket, subscription, keep), name=f"events to {request.remote}"
+        )
+        try:
+            # Clients have nothing to say here; reading answers pings and sees them leave.
+            async for _ in socket:
+                pass
+        finally:
+            sender.cancel()
+            (outcome,) = await asyncio.gather(sender, return_exceptions=True)
+            if isinstance(outcome, Exception) and not isinstance(outcome, ConnectionError):
+                _logger.error("sending events failed", exc_info=outcome)
+        return socket
+
+    def _subscribe(self, request: web.Request, topics: frozenset[str]) -> Subscription:
+        # A browser that reconnects keeps its URL, so the header is the newer of the two.
+        last = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
+        after = number(last, "last_event_id") if last else None
+        try:
+            return self._service.events.subscribe(topics, after)
+        except ValueError as error:
+            raise InvalidRequestError(
+                f"There is an {error}; the topics are {', '.join(sorted(TOPICS))}.",
+                param="topics",
+            ) from None
+
+
+async def _send_all(
+    socket: web.WebSocketResponse, subscription: Subscription, keep: Callable[[Event], bool]
+) -> None:
+    async for batch in subscription:
+        for event in batch:
+            if keep(event):
+                await socket.send_frame(_as_message(event), WSMsgType.TEXT)
+    await socket.close(code=WSCloseCode.GOING_AWAY, message=b"the service is stopping")
+
+
+def _as_sse(event: Event) -> bytes:
+    return b"event: %b\nid: %d\ndata: %b\n\n" % (event.topic.encode(), event.id, event.json)
+
+
+def _as_message(event: Event) -> bytes:
+    return b'{"event":"%b","id":%d,"data":%b}' % (event.topic.encode(), event.id, event.json)
