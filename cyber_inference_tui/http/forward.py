@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Protocol, cast
+from typing import Protocol
 from urllib.parse import unquote
 
 import msgspec
@@ -285,7 +285,7 @@ class _Answer:
 
     def __init__(self, request: web.Request, stream: bool) -> None:
         self._request = request
-        self._transport = cast("asyncio.Transport | None", request.transport)
+        self._transport = request.transport
         self._http11 = request.version >= (1, 1)
         self._commented = False
         self._scanner: BodyScanner | None = None
