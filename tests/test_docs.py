@@ -1,0 +1,120 @@
+"""The documentation tells the truth where a machine can check it: links, commands, settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cyber_inference_tui.cli.main import COMMANDS
+from cyber_inference_tui.settings.load import load
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+_FENCE = re.compile(r"^(`{3,}|~{3,})\s*([\w-]*)[^\n]*\n(.*?)^\1\s*$", re.MULTILINE | re.DOTALL)
+_INLINE_CODE = re.compile(r"`+[^`]*`+")
+_LINK = re.compile(r"\[[^\]\[]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
+_HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
+_COMMAND = re.compile(
+    r"cyber-inference-tui((?: +--?[a-z][\w-]*(?:[ =](?:[A-Z][A-Z_]*\b|[/~.\d][^\s`]*))?)*)"
+    r" +([a-z][a-z-]*)"
+)
+
+
+def blocks(text: str) -> Iterator[tuple[str, str, int]]:
+    """Language, content and line number of every fenced block."""
+    for match in _FENCE.finditer(text):
+        yield match[2], match[3], text.count("\n", 0, match.start()) + 1
+
+
+def prose(text: str) -> str:
+    """The text without its code."""
+    return _INLINE_CODE.sub("", _FENCE.sub("", text))
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments that a page's headings can be reached by, as GitHub makes them."""
+    found: set[str] = set()
+    for heading in _HEADING.findall(_FENCE.sub("", page.read_text("utf-8"))):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        number = 0
+        while (name := f"{slug}-{number}" if number else slug) in found:
+            number += 1
+        found.add(name)
+    return found
+
+
+def toml_blocks() -> list[tuple[str, str]]:
+    """Every TOML example with its place."""
+    return [
+        (f"{page.relative_to(ROOT)}:{line}", content)
+        for page in PAGES
+        for language, content, line in blocks(page.read_text("utf-8"))
+        if language == "toml"
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_resolve(page: Path) -> None:
+    wrong = []
+    for target in _LINK.findall(prose(page.read_text("utf-8"))):
+        if re.match(r"[a-z][a-z0-9+.-]*:", target):
+            continue
+        name, _, fragment = target.partition("#")
+        goal = (page.parent / name) if name else page
+        if not goal.exists() or not goal.resolve().is_relative_to(ROOT.resolve()):
+            wrong.append(f"{target}: there is no such file")
+        elif fragment and goal.suffix == ".md" and fragment not in anchors(goal):
+            wrong.append(f"{target}: there is no such heading")
+    assert not wrong
+
+
+def test_readme_begins_with_the_two_commands() -> None:
+    language, content, line = next(blocks(README.read_text("utf-8")))
+    commands = [row.split("#")[0].strip() for row in content.splitlines()]
+    assert language == "sh"
+    assert [row for row in commands if row] == ["./install.sh --run --demo", "scripts/test"]
+    assert line <= 15
+    for command in commands:
+        if command:
+            program = ROOT / command.split()[0]
+            assert program.is_file(), program
+            assert program.stat().st_mode & 0o111, f"{program} cannot be run"
+
+
+def test_there_are_examples_of_settings() -> None:
+    assert any(place.startswith("README.md:") for place, _ in toml_blocks())
+
+
+@pytest.mark.parametrize(("place", "content"), toml_blocks(), ids=lambda value: value[:40])
+def test_toml_examples_are_valid_settings(tmp_path: Path, place: str, content: str) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(content, "utf-8")
+    loaded = load(config=config, environ={"HOME": str(tmp_path)}, flags={})
+    assert loaded.warnings == ()
+
+
+def test_commands_named_in_the_readme_exist() -> None:
+    text = README.read_text("utf-8")
+    code = [content for language, content, _ in blocks(text) if language in {"", "sh", "console"}]
+    code += _INLINE_CODE.findall(_FENCE.sub("", text))
+    named = {name for part in code for _, name in _COMMAND.findall(part)}
+    assert named, "the README names no command"
+    assert named <= set(COMMANDS)
+
+
+def test_every_command_is_in_the_readme() -> None:
+    text = README.read_text("utf-8")
+    missing = [name for name in COMMANDS if not re.search(rf"^\| `{name}\b", text, re.MULTILINE)]
+    assert not missing
+
+
+def test_no_page_has_an_unclosed_block() -> None:
+    for page in PAGES:
+        fences = re.findall(r"^(?:`{3,}|~{3,})", page.read_text("utf-8"), re.MULTILINE)
+        assert len(fences) % 2 == 0, page
