@@ -9,6 +9,7 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
     from cyber_inference_tui.client.service_client import ServiceClient
@@ -52,13 +53,12 @@ def logs(options: GlobalOptions, source: str, follow: bool, lines: int, as_json:
 
 async def _proper_id(client: ServiceClient, name: str) -> str:
     """The id under which the service publishes the log of ``name`` (an alias, another case)."""
-    from cyber_inference_tui.cli.actions import is_called  # noqa: PLC0415
-
     if name == SERVICE:
         return name
-    found = [record.id for record in await client.models() if is_called(record, name)]
-    # Anything but one match is for the service to explain.
-    return found[0] if len(found) == 1 else name
+    try:
+        return (await client.model(name)).id
+    except ModelNotFoundError:
+        return name  # a model that was removed may have left its log
 
 
 def _print_tail(name: str, lines: tuple[str, ...], as_json: bool) -> None:

@@ -89,6 +89,10 @@ class ServiceClient:
         """All local models, in the service's order."""
         return await self._get("/admin/models", list[ModelRecord])
 
+    async def model(self, name: str) -> ModelRecord:
+        """One model by its id or an alias."""
+        return await self._get(f"/admin/models/{quote(name, safe='')}", ModelRecord)
+
     async def load(
         self, model_id: str, *, wait: bool = True, timeout: float | None = None
     ) -> ModelRecord:

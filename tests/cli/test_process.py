@@ -121,7 +121,7 @@ def test_ctrl_c_ends_following_quietly(spawn: Spawn, stand_in: StandIn) -> None:
 
 
 def test_closed_standard_streams_are_survived(
-    stand_in: StandIn, environ: Mapping[str, str]
+    stand_in: StandIn, environ: Mapping[str, str], config: Path
 ) -> None:
     command = f"{sys.executable} -m cyber_inference_tui status --port {stand_in.port} >&- 2>&-"
     done = subprocess.run(["/bin/sh", "-c", command], env=dict(environ), check=False)
@@ -135,7 +135,7 @@ def test_names_that_the_encoding_lacks_are_no_reason_to_fail(
     process = spawn(
         *("list-models", "--port", str(stand_in.port)),
         stdout=subprocess.PIPE,
-        environ={"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},
+        environ={"PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"},
     )
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0

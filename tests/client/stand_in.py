@@ -62,6 +62,7 @@ class StandIn:
         app = web.Application(middlewares=[self._check])
         app.router.add_get("/admin/status", self._status)
         app.router.add_get("/admin/models", self._models)
+        app.router.add_get("/admin/models/{id:.+}", self._model)
         app.router.add_post("/admin/models/{id:.+}/load", self._load)
         app.router.add_post("/admin/models/{id:.+}/unload", self._unload)
         app.router.add_get("/admin/logs/{id:.+}", self._log)
@@ -97,6 +98,13 @@ class StandIn:
 
     async def _models(self, request: web.Request) -> web.Response:
         return answer(list(self.models.values()))
+
+    async def _model(self, request: web.Request) -> web.Response:
+        name = request.match_info["id"].casefold()
+        for model in self.models.values():
+            if name in {model.id.casefold(), *(alias.casefold() for alias in model.aliases)}:
+                return answer(model)
+        return error(404, "model_not_found", f"There is no model {name}.")
 
     async def _load(self, request: web.Request) -> web.Response:
         if self.load_error is not None:
