@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import re
+import selectors
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +23,9 @@ from cyber_inference_tui.text import clean_line
 
 PROGRAM = "llama-server"
 _PROBE_TIMEOUT = 30.0
+_PROBE_OUTPUT = 1 << 20
+"""Bytes read of ``--help``; the real one has 60,000."""
+_ANOTHER = "`cyber-inference-tui install-llama --force` gets another."
 _PROBE_FORMAT = 2
 """Raised when what is learned changes, so that old records are not believed."""
 
@@ -117,31 +124,71 @@ def probe(path: Path, *, data_dir: Path, environ: Mapping[str, str]) -> LlamaBin
 
 
 def run_briefly(path: Path, *arguments: str, environ: Mapping[str, str]) -> str:
-    """What the program prints (stdout and stderr); raises ``NoLlamaServerError`` if it fails."""
+    """What the program prints (stdout and stderr, a bounded amount).
+
+    Raises ``NoLlamaServerError`` with its last line when it fails or does not end in time.
+    """
+    called = f"{path} {' '.join(arguments)}"
+    deadline = time.monotonic() + _PROBE_TIMEOUT
     try:
-        result = subprocess.run(
+        process = subprocess.Popen(
             [path, *arguments],
             env=child_environment(environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=_PROBE_TIMEOUT,
-            check=False,
+            start_new_session=True,
         )
+    except OSError as error:
+        raise NoLlamaServerError(
+            f"{path} cannot be run: {_why_not_run(error)}.", hint=_ANOTHER
+        ) from error
+    try:
+        output = _read_until(process, deadline).decode("utf-8", "replace")
+        code = process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         raise NoLlamaServerError(
-            f"{path} {' '.join(arguments)} did not end within {_PROBE_TIMEOUT:g} s."
+            f"{called} did not end within {_PROBE_TIMEOUT:g} s.", hint=_ANOTHER
         ) from None
-    except OSError as error:
-        raise NoLlamaServerError(f"{path} cannot be run: {error.strerror}.") from error
-    output = result.stdout.decode("utf-8", "replace")
-    if result.returncode != 0:
+    finally:
+        if process.returncode is None:
+            # The group: a wrapper script has the real program as its child.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        if process.stdout is not None:
+            process.stdout.close()
+        process.wait()
+    if code != 0:
         last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
-        raise NoLlamaServerError(
-            f"{path} {' '.join(arguments)} failed: {clean_line(last, limit=300)}",
-            hint="`cyber-inference-tui install-llama --force` gets another.",
-        )
+        reason = clean_line(last.strip(), limit=300) or f"exit code {code}"
+        raise NoLlamaServerError(f"{called} failed: {reason.rstrip('.')}.", hint=_ANOTHER)
     return output
+
+
+def _read_until(process: subprocess.Popen[bytes], deadline: float) -> bytes:
+    """Output up to its end; raises ``TimeoutExpired`` at ``deadline``, cuts what is too much."""
+    assert process.stdout is not None  # noqa: S101 - it was asked for as a pipe
+    stream = process.stdout
+    kept = bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while (left := deadline - time.monotonic()) > 0:
+            if not selector.select(left):
+                continue
+            chunk = os.read(stream.fileno(), 65536)
+            if not chunk:
+                return bytes(kept)
+            kept += chunk[: _PROBE_OUTPUT - len(kept)]
+    raise subprocess.TimeoutExpired(process.args, _PROBE_TIMEOUT)
+
+
+def _why_not_run(error: OSError) -> str:
+    # ENOENT for a file that is there means that its loader (the ELF interpreter) is not.
+    if error.errno == errno.ENOENT:
+        return "it needs a loader that is not on this machine"
+    if error.errno == errno.ENOEXEC:
+        return "it is not a program for this machine"
+    return error.strerror or type(error).__name__
 
 
 def _ask(path: Path, environ: Mapping[str, str]) -> LlamaBinary:
@@ -162,13 +209,15 @@ def _options(help_text: str) -> Iterator[str]:
     """Option names: the words with dashes at the beginning of a line, before the description."""
     for line in help_text.splitlines():
         if line.startswith("-"):
-            yield from _FLAG.findall(re.split(r" {2,}(?!-)", line, maxsplit=1)[0])
+            yield from _FLAG.findall(re.split(r" {2,}(?![- ])", line, maxsplit=1)[0])
 
 
 def _speaks_protocol(path: Path) -> bool:
     """Whether the protocol's words stand in the program or in one of its own libraries."""
     candidates = [path]
-    for folder in (path.parent, path.parent.parent / "lib"):
+    prefix = path.parent.parent
+    # Beside the program, or where Debian's llama.cpp-tools has it: lib/TRIPLET/llama/.
+    for folder in (path.parent, prefix / "lib", *sorted(prefix.glob("lib/*-linux-gnu*/llama"))):
         candidates += sorted(folder.glob("libllama-server*.so*"))
         candidates += sorted(folder.glob("libllama-server*.dylib"))
     return any(_contains_all(candidate, _ROUTER_MARKS) for candidate in candidates)

@@ -1,0 +1,186 @@
+"""Finding llama-server and learning what it can do, with small programs that stand in for it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cyber_inference_tui.errors import NoLlamaServerError
+from cyber_inference_tui.llama import binary as binary_module
+from cyber_inference_tui.llama.binary import find_llama_server, installed_path, probe, run_briefly
+
+VERSION = "version: 0.7.0 (build 11669, commit Debian)"
+HELP = """\
+----- common params -----
+
+-h,    --help, --usage                  print usage and exit
+-t,    --threads N                      number of threads, see --not-an-option
+--cache-ram N                           MiB (default: 8192)
+                                        --indented is text
+-fa,   --flash-attn [on|off|auto]       set it
+"""
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def make_program(
+        name: str = "llama-server", *, version: str = VERSION, rest: str = "", folder: str = "bin"
+    ) -> Path:
+        path = tmp_path / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            "#!/bin/sh\n"
+            f"echo run >> {tmp_path}/runs\n"
+            f'[ "$1" = --version ] && echo "{version}"\n'
+            f"[ \"$1\" = --help ] && cat <<'EOF'\n{HELP}EOF\n"
+            f"{rest}\nexit 0\n"
+        )
+        path.chmod(0o755)
+        return path
+
+    return make_program
+
+
+def runs(tmp_path: Path) -> int:
+    path = tmp_path / "runs"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def environ(**more: str) -> dict[str, str]:
+    return {"PATH": "/usr/bin:/bin", **more}
+
+
+def test_reads_version_build_and_flags(make: Make, tmp_path: Path) -> None:
+    found = probe(make(), data_dir=tmp_path / "data", environ=environ())
+    assert (found.version, found.build) == ("0.7.0", 11669)
+    assert {"--threads", "-t", "--cache-ram", "-fa", "--flash-attn"} <= found.flags
+    assert not {"--not-an-option", "--indented"} & found.flags
+    assert not found.router_child
+
+
+def test_reads_the_version_of_upstream_builds(make: Make, tmp_path: Path) -> None:
+    path = make(version="version: 6543 (abc1234f)")
+    found = probe(path, data_dir=tmp_path / "data", environ=environ())
+    assert (found.version, found.build) == ("6543", 6543)
+
+
+@pytest.mark.parametrize(
+    "library",
+    [
+        "bin/libllama-server-impl.so",
+        "lib/libllama-server-impl.so.0",
+        "lib/aarch64-linux-gnu/llama/libllama-server-impl.so",
+    ],
+)
+def test_finds_the_protocol_in_its_libraries(make: Make, tmp_path: Path, library: str) -> None:
+    path = make()
+    (tmp_path / library).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / library).write_bytes(b"..cmd_child_to_router:..cmd_router_to_child:exit..")
+    assert probe(path, data_dir=tmp_path / "data", environ=environ()).router_child
+
+
+def test_asks_once_per_file(make: Make, tmp_path: Path) -> None:
+    path = make()
+    first = probe(path, data_dir=tmp_path / "data", environ=environ())
+    asked = runs(tmp_path)
+    assert probe(path, data_dir=tmp_path / "data", environ=environ()) == first
+    assert runs(tmp_path) == asked
+    os.utime(path, ns=(1, 1))
+    assert probe(path, data_dir=tmp_path / "data", environ=environ()) == first
+    assert runs(tmp_path) > asked
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"format": 1}', b"\xff\xfe"])
+def test_a_damaged_record_is_made_anew(make: Make, tmp_path: Path, damage: bytes) -> None:
+    path = make()
+    (tmp_path / "data" / "llama").mkdir(parents=True)
+    (tmp_path / "data" / "llama" / "probe.json").write_bytes(damage)
+    assert probe(path, data_dir=tmp_path / "data", environ=environ()).version == "0.7.0"
+
+
+def test_a_data_dir_that_cannot_be_written_is_no_hindrance(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert probe(make(), data_dir=tmp_path / "file", environ=environ()).version == "0.7.0"
+
+
+def test_setting_before_installed_before_path(make: Make, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    on_path = make(folder="elsewhere")
+    env = environ(PATH=f"{on_path.parent}:/usr/bin:/bin")
+    assert find_llama_server(setting="", data_dir=data, environ=env).path == on_path
+    installed = make(folder="data/llama/github-b1/lib")
+    (data / "llama" / "github-b1" / "bin").mkdir()
+    (data / "llama" / "github-b1" / "bin" / "llama-server").symlink_to("../lib/llama-server")
+    (data / "llama" / "current").symlink_to("github-b1")
+    assert installed_path(data).is_file()
+    assert find_llama_server(setting="", data_dir=data, environ=env).path == installed
+    own = make(folder="own")
+    for setting in (str(own), str(own.parent)):
+        assert find_llama_server(setting=setting, data_dir=data, environ=env).path == own
+
+
+def test_nothing_found_says_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(NoLlamaServerError, match="install-llama"):
+        find_llama_server(setting="", data_dir=tmp_path, environ={"PATH": str(tmp_path)})
+
+
+def test_a_wrong_setting_is_not_skipped(make: Make, tmp_path: Path) -> None:
+    env = environ(PATH=f"{make().parent}:/usr/bin:/bin")
+    with pytest.raises(NoLlamaServerError, match="llama_server_path"):
+        find_llama_server(setting=str(tmp_path / "missing"), data_dir=tmp_path, environ=env)
+
+
+def test_a_program_that_fails_is_named_with_its_reason(make: Make, tmp_path: Path) -> None:
+    path = make(rest="echo \"libc.so.6: version 'GLIBC_2.99' not found\" >&2; exit 1")
+    with pytest.raises(NoLlamaServerError, match=r"GLIBC_2\.99.*install-llama"):
+        probe(path, data_dir=tmp_path / "data", environ=environ())
+
+
+def test_a_program_of_another_machine(tmp_path: Path) -> None:
+    path = tmp_path / "llama-server"
+    path.write_bytes(b"\x7fELF" + bytes(60))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    with pytest.raises(NoLlamaServerError, match="not a program for this machine"):
+        probe(path, data_dir=tmp_path / "data", environ=environ())
+
+
+def test_a_program_without_its_loader(tmp_path: Path) -> None:
+    path = tmp_path / "llama-server"
+    path.write_text("#!/no/such/loader\n")
+    path.chmod(0o755)
+    with pytest.raises(NoLlamaServerError, match="loader"):
+        probe(path, data_dir=tmp_path / "data", environ=environ())
+
+
+def test_a_program_that_hangs_is_ended_with_its_children(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binary_module, "_PROBE_TIMEOUT", 0.3)
+    path = make(rest=f"sleep 1000 & echo $! > {tmp_path}/child; wait")
+    with pytest.raises(NoLlamaServerError, match="did not end"):
+        run_briefly(path, "--version", environ=environ())
+    child = int((tmp_path / "child").read_text())
+    # Killed; a zombie until init takes it, which counts as ended.
+    try:
+        state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        state = "gone"
+    assert state in {"Z", "X", "gone"}
+
+
+def test_output_without_end_is_cut(make: Make) -> None:
+    path = make(rest="head -c 5000000 /dev/zero | tr '\\0' x; echo")
+    assert len(run_briefly(path, "--other", environ=environ())) == 1 << 20
+
+
+def test_secrets_are_not_passed_on(make: Make) -> None:
+    path = make(rest="env")
+    output = run_briefly(path, "--other", environ=environ(HF_TOKEN="secret", LANG="C.UTF-8"))
+    assert "LANG=C.UTF-8" in output
+    assert "secret" not in output
