@@ -303,12 +303,18 @@ def _converted(key: Key, value: Any, base: Path, *, is_text: bool) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"expected {key.expected}, found {value}")
     try:
-        typed = msgspec.convert(value, key.type)
+        typed = msgspec.convert(value, key.type, dec_hook=_decode_path)
     except (msgspec.ValidationError, TypeError, ValueError):
         raise ValueError(f"expected {key.expected}, found {_found(given)}") from None
     if key.is_path and typed is not None:
         return tuple(_path(one, base) for one in typed) if key.is_list else _path(typed, base)
     return typed
+
+
+def _decode_path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str) and value and "\0" not in value:
+        return Path(value)
+    raise ValueError("not a path")
 
 
 def _from_text(key: Key, text: str) -> Any:
