@@ -84,7 +84,7 @@ def decide(models: Sequence[ModelView], limits: Limits, now: float) -> Decision:
     load = None
     wanted = [model for model in models if _wants_load(model)]
     if wanted and not any(model.status is ModelStatus.LOADING for model in models):
-        room = _room(models, limits, len(going))
+        room = _room(models, limits, bool(going))
         if room > 0:
             load = min(wanted, key=lambda model: (model.waiting_since, model.id)).id
         elif not going and not any(model.status is ModelStatus.UNLOADING for model in models):
@@ -127,11 +127,12 @@ def _ends(model: ModelView) -> float:
     return model.last_used + model.idle_timeout
 
 
-def _room(models: Sequence[ModelView], limits: Limits, going: int) -> int:
+def _room(models: Sequence[ModelView], limits: Limits, going: bool) -> int:
     """How many more models may be loaded now; what is still on its way out counts as there."""
     if limits.max_loaded_models == 0:
         # A model that leaves gives its memory to the next one, so that one waits for it.
-        return 0 if going else 1
+        leaving = going or any(model.status is ModelStatus.UNLOADING for model in models)
+        return 0 if leaving else 1
     there = sum(
         model.status in {ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.UNLOADING}
         for model in models

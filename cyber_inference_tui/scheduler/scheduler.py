@@ -98,7 +98,7 @@ class ModelState:
         self.task: asyncio.Task[None] | None = None
         """The load or unload under way."""
         self.settled = asyncio.Event()
-        """Set whenever ``status`` changes; those who wait clear it themselves and look again."""
+        """Set when ``status`` changes or somebody leaves; who waits clears it and looks again."""
 
     @property
     def is_pinned(self) -> bool:
@@ -224,6 +224,7 @@ class Scheduler:
         state = self._states.get(model.id)
         if state is not None:
             state.model = model
+            self._step()
 
     # Requests
 
@@ -267,7 +268,10 @@ class Scheduler:
             self._leave(state, waiter)
             raise
         if state.server is None:
-            raise ModelLoadError(f"{model.id} was unloaded before the request reached it.")
+            self.released(state)
+            raise state.failure or ModelLoadError(
+                f"{model.id} was unloaded before the request reached it."
+            )
         # The place was counted when the future was set, so that nothing could slip in between.
         return Lease(self, state, state.server)
 
@@ -301,7 +305,8 @@ class Scheduler:
             state.waiters.remove(waiter)
             self.waiting -= 1
             if state.status is ModelStatus.QUEUED and not state.waiters:
-                self._set_status(state, ModelStatus.UNLOADED)
+                self._set_status(state, _at_rest(state))
+            state.settled.set()
             self._on_detail(state.model.id)
             self._step()
         elif waiter.takes_place and _was_granted(waiter.future):
@@ -329,11 +334,17 @@ class Scheduler:
         self._on_detail(state.model.id)
         if self.in_flight == 0:
             self._drained.set()
-        # Without anybody waiting or leaving nothing can follow but a later idle timeout, and for
-        # that the timer stands already.
-        if self.waiting or state.leaving or self._timer is None:
+        # Without anybody waiting or leaving nothing can follow but this model's idle timeout, and
+        # mostly a timer that comes no later stands already.
+        if self.waiting or state.leaving or self._timer_comes_late(state):
             self._grant(state)
             self._step()
+
+    def _timer_comes_late(self, state: ModelState) -> bool:
+        idle = self._idle_timeout(state)
+        if state.in_flight or idle == 0 or state.is_pinned:
+            return False
+        return self._timer is None or self._timer.when() > state.last_used + idle
 
     # Explicit wishes
 
@@ -353,38 +364,52 @@ class Scheduler:
             return None
         state.retry_at = 0.0
         waiter = self._enqueue(state, takes_place=False)
-        # Nobody may be there to hear of a failure; the model's record tells it.
-        waiter.future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+        def over(done: asyncio.Future[None]) -> None:
+            if done.cancelled():
+                self._leave(state, waiter)
+            else:
+                # Nobody may be there to hear of a failure; the model's record tells it.
+                done.exception()
+
+        waiter.future.add_done_callback(over)
         return waiter.future
 
     async def unload(self, model: LocalModel, *, force: bool = False) -> None:
         """Unload a model and return when its process is gone.
 
-        Waits for its requests unless ``force``, which ends them; requests that come meanwhile
-        wait and load it again. A load for which no request waits is given up.
+        Waits for its requests (those that wait for its load, too) unless ``force``, which ends
+        them; requests that come meanwhile wait and load it again. A load for which no request
+        waits is given up.
         """
         state = self._state_of(model)
-        unwanted = force or not state.queued
-        if unwanted and state.status in {
-            ModelStatus.QUEUED,
-            ModelStatus.FAILED,
-            ModelStatus.UNLOADED,
-        }:
+        if force:
+            self._fail_waiters(state, ModelLoadError(f"{model.id} was unloaded by force."))
+        while state.queued and state.status in {ModelStatus.QUEUED, ModelStatus.LOADING}:
+            await self._change(state)
+        if state.status in {ModelStatus.QUEUED, ModelStatus.LOADING}:
             self._fail_waiters(state, ModelLoadError(f"The load of {model.id} was cancelled."))
-            state.failure, state.failures, state.retry_at = None, 0, 0.0
-            if state.status is not ModelStatus.UNLOADED:
-                self._set_status(state, ModelStatus.UNLOADED)
-            return
-        if unwanted and state.status is ModelStatus.LOADING and state.task:
-            state.task.cancel()
-        elif state.status is not ModelStatus.UNLOADING:
+        if state.status is ModelStatus.LOADING:
+            # Shown as what it is: the process is on its way out, and until it is gone requests
+            # wait as they do for any model that unloads.
+            self._set_status(state, ModelStatus.UNLOADING)
+            if state.task is not None:
+                state.task.cancel()
+        elif state.status is ModelStatus.LOADED:
             state.leaving = True
-        if force and state.status is ModelStatus.LOADED:
-            self._begin_unload(state, Reason.REQUEST)
+            if force:
+                self._begin_unload(state, Reason.REQUEST)
+        elif state.status in {ModelStatus.QUEUED, ModelStatus.FAILED}:
+            state.failure, state.failures, state.retry_at = None, 0, 0.0
+            self._set_status(state, ModelStatus.UNLOADED)
         self._step()
-        while state.leaving or state.status in {ModelStatus.LOADING, ModelStatus.UNLOADING}:
-            state.settled.clear()
-            await state.settled.wait()
+        while state.leaving or state.status is ModelStatus.UNLOADING:
+            await self._change(state)
+
+    async def _change(self, state: ModelState) -> None:
+        """Wait until the model's state has changed."""
+        state.settled.clear()
+        await state.settled.wait()
 
     def pin(self, model: LocalModel, pinned: bool) -> None:
         """Keep a model loaded (or no longer), until the service ends."""
@@ -399,6 +424,8 @@ class Scheduler:
         self._closing = True
         for state in self._states.values():
             self._fail_waiters(state, ShuttingDownError("The service is shutting down."))
+            if state.status is ModelStatus.QUEUED:
+                self._set_status(state, _at_rest(state))
 
     async def drain(self, timeout: float) -> bool:
         """Wait until no request is in flight, at most ``timeout`` seconds; whether that came."""
@@ -421,6 +448,7 @@ class Scheduler:
             if state.status is ModelStatus.LOADED:
                 self._begin_unload(state, Reason.REQUEST)
             elif state.status is ModelStatus.LOADING and state.task:
+                self._set_status(state, ModelStatus.UNLOADING)
                 state.task.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
@@ -439,7 +467,6 @@ class Scheduler:
 
     def _views(self) -> Iterator[ModelView]:
         for state in self._states.values():
-            own = state.model.settings.idle_timeout
             yield ModelView(
                 id=state.model.id,
                 status=state.status,
@@ -447,10 +474,14 @@ class Scheduler:
                 waiting=len(state.waiters),
                 waiting_since=state.waiters[0].since if state.waiters else 0.0,
                 last_used=state.last_used,
-                idle_timeout=self._settings.model_idle_timeout if own is None else own,
+                idle_timeout=self._idle_timeout(state),
                 pinned=state.is_pinned,
                 leaving=state.leaving,
             )
+
+    def _idle_timeout(self, state: ModelState) -> float:
+        own = state.model.settings.idle_timeout
+        return self._settings.model_idle_timeout if own is None else own
 
     def _step(self) -> None:
         if self._closing:
@@ -477,6 +508,15 @@ class Scheduler:
         state.failure = None
         self._set_status(state, ModelStatus.LOADING)
         state.task = self._own(self._load(state), f"load {state.model.id}")
+        state.task.add_done_callback(lambda task: self._load_over(state, task))
+
+    def _load_over(self, state: ModelState, task: asyncio.Task[None]) -> None:
+        """Also a task that is cancelled before its first step has to leave things in order."""
+        if state.task is task:
+            state.task = None
+            if state.status is ModelStatus.UNLOADING:
+                self._gone(state)
+        self._step()
 
     async def _load(self, state: ModelState) -> None:
         def progress(value: float | None) -> None:
@@ -488,11 +528,6 @@ class Scheduler:
             server = await self._launcher.launch(state.model, self._settings, progress)
         except CyberError as error:
             self._load_failed(state, error)
-        except asyncio.CancelledError:
-            self._load_failed(
-                state, ModelLoadError(f"The load of {state.model.id} was cancelled."), wished=True
-            )
-            raise
         except Exception:
             # A defect of ours must not leave the model in "loading" with everybody waiting.
             _logger.exception("loading %s failed unexpectedly", state.model.id)
@@ -500,10 +535,11 @@ class Scheduler:
                 state, ModelLoadError(f"Loading {state.model.id} failed: see the service's log.")
             )
         else:
-            self._loaded(state, server, self._now() - began)
-        finally:
-            state.task = None
-            self._step()
+            if state.status is ModelStatus.UNLOADING:
+                # Given up in the moment in which it became ready.
+                await self._stop(state, server)
+            else:
+                self._loaded(state, server, self._now() - began)
 
     def _loaded(self, state: ModelState, server: Server, seconds: float) -> None:
         state.server = server
@@ -516,14 +552,14 @@ class Scheduler:
         server.exited.add_done_callback(lambda _: self._server_exited(state, server))
         self._grant(state)
 
-    def _load_failed(self, state: ModelState, error: CyberError, *, wished: bool = False) -> None:
+    def _load_failed(self, state: ModelState, error: CyberError) -> None:
+        if state.status is ModelStatus.UNLOADING:
+            # It was given up already; that its end was not a clean one changes nothing.
+            _logger.info("%s", error)
+            return
         state.progress = None
-        state.leaving = False
-        if wished:
-            self._set_status(state, ModelStatus.UNLOADED)
-        else:
-            self._note_failure(state, error)
-            _logger.warning("%s", error)
+        self._note_failure(state, error)
+        _logger.warning("%s", error)
         self._fail_waiters(state, error)
 
     def _note_failure(self, state: ModelState, error: CyberError) -> None:
@@ -547,7 +583,11 @@ class Scheduler:
         )
         _logger.warning("%s stopped: %s", state.model.id, why)
         self._own(_end(server), f"clean up after {state.model.id}")
-        if state.waiters:
+        left = state.retry_at - self._now()
+        if left > 0 and state.failure is not None:
+            # As for those who come now: it keeps dying, so they are not held up by the backoff.
+            self._fail_waiters(state, _again_in(state.failure, left))
+        elif state.waiters:
             self._set_status(state, ModelStatus.QUEUED)
         self._step()
 
@@ -559,18 +599,27 @@ class Scheduler:
     async def _unload(self, state: ModelState) -> None:
         try:
             if state.server is not None:
-                await state.server.stop(self._settings.stop_timeout)
+                await self._stop(state, state.server)
+        finally:
+            state.task = None
+            self._gone(state)
+            self._step()
+
+    async def _stop(self, state: ModelState, server: Server) -> None:
+        try:
+            await server.stop(self._settings.stop_timeout)
         except TimeoutError as error:
             _logger.error("%s: %s", state.model.id, error)
-        finally:
-            state.server = None
-            state.loaded_at = None
-            state.leaving = False
-            state.failures = 0
-            state.task = None
-            waited_for = bool(state.waiters) and not self._closing
-            self._set_status(state, ModelStatus.QUEUED if waited_for else ModelStatus.UNLOADED)
-            self._step()
+
+    def _gone(self, state: ModelState) -> None:
+        """Its process was ended by choice; whoever came meanwhile has it loaded again."""
+        state.server = None
+        state.loaded_at = None
+        state.progress = None
+        state.leaving = False
+        state.failures = 0
+        waited_for = bool(state.waiters) and not self._closing
+        self._set_status(state, ModelStatus.QUEUED if waited_for else ModelStatus.UNLOADED)
 
     def _grant(self, state: ModelState) -> None:
         """Let in those who wait, in order, as far as there are places."""
@@ -579,14 +628,21 @@ class Scheduler:
         while state.waiters:
             waiter = state.waiters[0]
             if waiter.takes_place and state.in_flight >= self._max_connections:
-                return
-            state.waiters.popleft()
-            self.waiting -= 1
-            if waiter.future.done():
-                continue
-            if waiter.takes_place:
-                self._count_place(state)
-            waiter.future.set_result(None)
+                break
+            self._let_in(state, state.waiters.popleft())
+        # An explicit load is done, however many requests stand before it.
+        loads = [waiter for waiter in state.waiters if not waiter.takes_place]
+        for waiter in loads:
+            state.waiters.remove(waiter)
+            self._let_in(state, waiter)
+
+    def _let_in(self, state: ModelState, waiter: _Waiter) -> None:
+        self.waiting -= 1
+        if waiter.future.done():
+            return
+        if waiter.takes_place:
+            self._count_place(state)
+        waiter.future.set_result(None)
 
     def _fail_waiters(self, state: ModelState, error: CyberError) -> None:
         while state.waiters:
@@ -605,6 +661,11 @@ class Scheduler:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _at_rest(state: ModelState) -> ModelStatus:
+    """The status of a model that nobody waits for and that has no process."""
+    return ModelStatus.FAILED if state.failure else ModelStatus.UNLOADED
 
 
 def _was_granted(future: asyncio.Future[None]) -> bool:
