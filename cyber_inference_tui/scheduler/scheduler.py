@@ -238,6 +238,7 @@ class Scheduler:
             or state.leaving
             or self._closing
             or state.server is None
+            or state.server.exited.done()
             or state.in_flight >= self._max_connections
         ):
             return None
@@ -624,6 +625,9 @@ class Scheduler:
     def _grant(self, state: ModelState) -> None:
         """Let in those who wait, in order, as far as there are places."""
         if state.status is not ModelStatus.LOADED or state.leaving:
+            return
+        if state.server is None or state.server.exited.done():
+            # It died a moment ago: they are better served by the next one.
             return
         while state.waiters:
             waiter = state.waiters[0]
