@@ -1,0 +1,158 @@
+"""A service without servers, and the real HTTP layer in front of it on a port of the kernel's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from cyber_inference_tui.errors import ConfigError, ConflictError, ModelNotFoundError, NotFoundError
+from cyber_inference_tui.http.app import assemble
+from cyber_inference_tui.http.body import read_body
+from cyber_inference_tui.http.protocol import Runner
+from cyber_inference_tui.http.wire import json_answer
+from cyber_inference_tui.records import (
+    ConfigValueRecord,
+    LlamaServerRecord,
+    ModelRecord,
+    ModelStatus,
+    StatusRecord,
+)
+from cyber_inference_tui.service.events import EventBus
+
+Forward = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class StandInSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings that the HTTP layer reads."""
+
+    host: str = "127.0.0.1"
+    api_keys: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    max_body_size: int = 1 << 20
+
+
+class StandInService:
+    """Keeps its models in a dictionary and notes what it was asked."""
+
+    def __init__(self, *ids: str, settings: StandInSettings | None = None) -> None:
+        self.settings = settings or StandInSettings()
+        self.events = EventBus(first_id=1)
+        self.address = ("127.0.0.1", 0)
+        self.records = {model_id: ModelRecord(id=model_id) for model_id in ids}
+        self.calls: list[tuple[Any, ...]] = []
+        self.failure: Exception | None = None
+        self.values = {"max_queue": 128}
+
+    def status(self) -> StatusRecord:
+        self._fail()
+        return StatusRecord(
+            version="1",
+            pid=1,
+            uptime_seconds=1.5,
+            host=self.address[0],
+            port=self.address[1],
+            llama_server=LlamaServerRecord(),
+            models_loaded=0,
+            requests_in_flight=0,
+            requests_queued=0,
+        )
+
+    def models(self) -> list[ModelRecord]:
+        return [self.records[model_id] for model_id in sorted(self.records)]
+
+    def model(self, model_id: str, /) -> ModelRecord:
+        for record in self.records.values():
+            if model_id in {record.id, *record.aliases}:
+                return record
+        raise ModelNotFoundError(f"There is no model {model_id}.")
+
+    async def load_model(self, model_id: str, /, *, wait: bool) -> ModelRecord:
+        self._fail()
+        return self._change(model_id, "load", wait, status=ModelStatus.LOADED)
+
+    async def unload_model(self, model_id: str, /, *, force: bool) -> ModelRecord:
+        return self._change(model_id, "unload", force, status=ModelStatus.UNLOADED)
+
+    async def pin(self, model_id: str, pinned: bool, /) -> ModelRecord:
+        return self._change(model_id, "pin", pinned, pinned=pinned)
+
+    async def delete_model(self, model_id: str, /) -> ModelRecord:
+        record = self.model(model_id)
+        if record.status is not ModelStatus.UNLOADED:
+            raise ConflictError(f"{model_id} is loaded.", hint="Unload it first.")
+        self.calls.append(("delete", model_id))
+        return self.records.pop(record.id)
+
+    def config(self) -> list[ConfigValueRecord]:
+        return [
+            ConfigValueRecord(key=key, value=value, source="file", default=128, help="")
+            for key, value in self.values.items()
+        ]
+
+    async def set_config(self, key: str, value: Any, /) -> ConfigValueRecord:
+        if key not in self.values:
+            raise NotFoundError(f"There is no setting {key}.")
+        if not isinstance(value, int):
+            raise ConfigError(f"{key} must be a whole number.")
+        self.values[key] = value
+        return self.config()[0]
+
+    def log_tail(self, log_id: str, lines: int, /) -> str:
+        if log_id != "service":
+            self.model(log_id)
+        return "".join(f"line {number}\n" for number in range(lines)[-10:])
+
+    def _change(self, model_id: str, *call: Any, **fields: Any) -> ModelRecord:
+        record = self.model(model_id)
+        self.calls.append((call[0], model_id, *call[1:]))
+        self.records[record.id] = msgspec.structs.replace(record, **fields)
+        return self.records[record.id]
+
+    def _fail(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+
+async def echo(request: web.Request) -> web.StreamResponse:
+    """In place of the forwarder: tells what reached it."""
+    body = await read_body(request, 1 << 20)
+    return json_answer({"path": request.path, "method": request.method, "size": len(body)})
+
+
+class Front:
+    """The running HTTP layer: ``port``, and a client whose URLs are paths."""
+
+    def __init__(self, port: int, client: aiohttp.ClientSession) -> None:
+        self.port = port
+        self.client = client
+        self.url = f"http://127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def serving(
+    service: StandInService,
+    forward: Forward = echo,
+    *,
+    host: str = "127.0.0.1",
+    heartbeat: float = 15.0,
+    send_timeout: float = 60.0,
+) -> AsyncIterator[Front]:
+    """Serve as the real service does, until the block ends."""
+    app = assemble(service, forward, heartbeat=heartbeat, send_timeout=send_timeout)
+    runner = Runner(app, handler_cancellation=True, access_log=None, shutdown_timeout=2.0)
+    await runner.setup()
+    site = web.TCPSite(runner, host, 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    service.address = (host, port)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+        try:
+            yield Front(port, client)
+        finally:
+            await runner.cleanup()

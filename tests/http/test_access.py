@@ -1,0 +1,371 @@
+"""Who is let in: hosts, origins, content types, keys, CORS."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyber_inference_tui.http.access import AccessRules, Area, parse_host, parse_origin
+
+from .raw import ask, converse, head
+from .stand_in import StandInService, StandInSettings, serving
+
+EVIL = "http://evil.example"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:8337",
+        "localhost.:8337",
+        "api.localhost:1",
+        "127.0.0.1",
+        "127.99.3.2:80",
+        "[::1]:8337",
+        "[0:0:0:0:0:0:0:1]",
+        "[::ffff:127.0.0.1]:5",
+        "board.local:8337",
+        "BOARD.LOCAL",
+        "proxy.example:443",
+        "[fd00::5]:9",
+        "192.168.7.7:8337",
+    ],
+)
+def test_own_names_are_allowed(host: str) -> None:
+    settings = StandInSettings(allowed_hosts=("Board.local", "proxy.example:443", "fd00::5"))
+    assert AccessRules(settings, "192.168.7.7").allows_host(host, "")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        ":8337",
+        "evil.example",
+        "localhost.evil.example",
+        "evillocalhost",
+        "127.0.0.1.evil.example",
+        "127.0.0.1.nip.io:8337",
+        "127.1",
+        "0x7f000001",
+        "2130706433",
+        "128.0.0.1",
+        "[::2]:8337",
+        "localhost@evil.example",
+        "evil.example#localhost",
+        "localhost:8337:80",
+        "localhost:123456",
+        "localhost, evil.example",
+        "localhost/evil",
+        "proxy.example",
+        "proxy.example:444",
+        "0.0.0.0",
+        "192.168.7.8",
+        "ⓛocalhost",
+    ],
+)
+def test_other_names_are_not(host: str) -> None:
+    settings = StandInSettings(allowed_hosts=("board.local", "proxy.example:443"))
+    assert not AccessRules(settings, "127.0.0.1").allows_host(host, "192.168.7.8")
+
+
+def test_on_a_wildcard_bind_the_address_of_the_connection_is_allowed() -> None:
+    for bound in ("0.0.0.0", "::"):
+        rules = AccessRules(StandInSettings(host=bound), bound)
+        assert rules.wildcard
+        assert rules.allows_host("192.168.7.8:8337", "192.168.7.8")
+        assert rules.allows_host("192.168.7.8:8337", "::ffff:192.168.7.8")
+        assert rules.allows_host("[fe80::1]:8337", "fe80::1%eth0")
+        assert not rules.allows_host("192.168.7.9", "192.168.7.8")
+        assert not rules.allows_host("evil.example", "192.168.7.8")
+
+
+@given(st.text(max_size=40))
+def test_no_text_upsets_the_parsers(text: str) -> None:
+    parse_host(text)
+    parse_origin(text)
+    AccessRules(StandInSettings(allowed_hosts=(text,)), "127.0.0.1").allows_host(text, text)
+
+
+def test_the_cache_of_hosts_is_bounded() -> None:
+    rules = AccessRules(StandInSettings(), "127.0.0.1")
+    for number in range(2000):
+        assert not rules.allows_host(f"evil{number}.example", "")
+    assert len(rules._hosts) <= 256
+
+
+def test_only_the_same_origin_and_the_listed_ones_may_administrate() -> None:
+    rules = AccessRules(StandInSettings(cors_origins=("https://ui.example", "*")), "127.0.0.1")
+    host = "localhost:8337"
+    for origin in ("http://localhost:8337", "HTTP://LocalHost:8337", "https://ui.example:443"):
+        assert rules.allows_origin(origin, host), origin
+    for origin in (
+        "null",
+        "",
+        "https://localhost:8337",
+        "http://localhost",
+        "http://localhost:8338",
+        "http://127.0.0.1:8337",
+        "http://ui.example",
+        "https://ui.example.evil.example",
+        "https://ui.example@evil.example",
+        "file://",
+        "*",
+    ):
+        assert not rules.allows_origin(origin, host), origin
+    assert rules.allows_origin("http://localhost", "localhost")
+    assert rules.allows_origin("http://localhost:80", "localhost")
+
+
+def test_a_star_shares_model_endpoints_only() -> None:
+    rules = AccessRules(StandInSettings(cors_origins=("*", "https://ui.example")), "127.0.0.1")
+    assert rules.shares_with("https://ui.example", Area.MODEL) == "https://ui.example"
+    assert rules.shares_with("https://ui.example", Area.ADMIN) == "https://ui.example"
+    assert rules.shares_with(EVIL, Area.MODEL) == "*"
+    assert rules.shares_with(EVIL, Area.ADMIN) is None
+    assert rules.shares_with("null", Area.ADMIN) is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/health", "/v1/models", "/v1/chat/completions", "/admin/status", "/ws/logs", "/nothing"],
+)
+async def test_a_rebound_name_is_refused_everywhere(path: str) -> None:
+    async with serving(StandInService()) as front:
+        answer = await ask(front.port, f"GET {path} HTTP/1.1", f"Host: evil.example:{front.port}")
+        assert answer.status == 403
+        assert answer.error()["code"] == "forbidden_host"
+        assert answer.headers["content-type"].startswith("application/json")
+
+
+async def test_a_host_must_be_there_and_only_once() -> None:
+    async with serving(StandInService()) as front:
+        # RFC 9112 wants 400 here, and aiohttp's parser sees to it.
+        assert (await ask(front.port, "GET /health HTTP/1.1")).status == 400
+        assert (await ask(front.port, "GET /health HTTP/1.0")).status == 200
+        twice = await ask(front.port, "GET /health HTTP/1.1", "Host: localhost", "Host: evil")
+        assert twice.status in {400, 403}
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://evil.example/admin/status", "http://localhost/admin/status", "http://evil/v1/models"],
+)
+async def test_a_target_with_a_name_of_its_own_is_refused(target: str) -> None:
+    async with serving(StandInService()) as front:
+        answer = await ask(front.port, f"GET {target} HTTP/1.1", "Host: localhost")
+        assert answer.status == 400
+        assert "error" in msgspec.json.decode(answer.body)
+
+
+async def test_foreign_pages_get_nothing_from_admin_and_websockets() -> None:
+    service = StandInService("m")
+    async with serving(service) as front:
+        for origin in (EVIL, "null", f"http://evil.example:{front.port}"):
+            headers = {"Origin": origin}
+            for method, path in (
+                ("GET", "/admin/status"),
+                ("GET", "/admin/events"),
+                ("GET", "/%61dmin/status"),
+                ("POST", "/admin/models/m/load"),
+                ("DELETE", "/admin/models/m"),
+                ("PUT", "/admin/config/max_queue"),
+                ("GET", "/ws/logs"),
+                ("GET", "/admin/none"),
+            ):
+                async with front.client.request(method, path, headers=headers) as answer:
+                    assert answer.status == 403, (origin, method, path)
+                    assert (await answer.json())["error"]["code"] == "forbidden_origin"
+                    assert "Access-Control-Allow-Origin" not in answer.headers
+        own = {"Origin": front.url}
+        async with front.client.get("/admin/status", headers=own) as answer:
+            assert answer.status == 200
+        # Model endpoints answer; that the page may not read it is the browser's part.
+        async with front.client.get("/v1/models", headers={"Origin": EVIL}) as answer:
+            assert answer.status == 200
+            assert "Access-Control-Allow-Origin" not in answer.headers
+    assert service.calls == []
+
+
+async def test_an_encoded_admin_path_is_no_way_around_the_key() -> None:
+    service = StandInService(settings=StandInSettings(api_keys=("k",)))
+    async with serving(service) as front:
+        for path in (
+            "/admin%2Fstatus",
+            "/admin%2f..%2fv1/chat/completions",
+            "//admin/status",
+            "/x",
+        ):
+            answer = await ask(front.port, f"POST {path} HTTP/1.1", "Host: localhost")
+            assert answer.status == 401, path
+
+
+async def test_admin_writes_are_json_or_nothing() -> None:
+    service = StandInService("m")
+    async with serving(service) as front:
+        path = "/admin/models/m/pin"
+        for kind in (
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+            "text/plain; application/json",
+            "",
+        ):
+            head_lines = (f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {kind}")
+            answer = await ask(front.port, *head_lines, "Content-Length: 2", body=b"{}")
+            assert answer.status == 415, kind
+            assert answer.error()["code"] == "unsupported_media_type"
+        untyped = ("POST /admin/models/m/pin HTTP/1.1", "Host: localhost")
+        assert (await ask(front.port, *untyped, "Content-Length: 2", body=b"{}")).status == 415
+        chunked = await ask(
+            front.port, *untyped, "Transfer-Encoding: chunked", body=b"2\r\n{}\r\n0\r\n\r\n"
+        )
+        assert chunked.status == 415
+        assert service.calls == []
+        assert (await ask(front.port, *untyped)).status == 200
+        assert (await ask(front.port, *untyped, "Content-Length: 0")).status == 200
+        async with front.client.post(path, json={}) as answer2:
+            assert answer2.status == 200
+        typed = {"Content-Type": "application/json; charset=utf-8"}
+        async with front.client.post(path, data=b"{}", headers=typed) as answer2:
+            assert answer2.status == 200
+
+
+async def test_keys_guard_model_endpoints_and_nothing_else() -> None:
+    service = StandInService("m", settings=StandInSettings(api_keys=("first", "zweiter-ü")))
+    async with serving(service) as front:
+        guarded = ["/v1/models", "/v1/models/m", "/models", "/v1/chat/completions", "/upstream/m/x"]
+        for path in guarded:
+            for headers in (
+                {},
+                {"Authorization": "Bearer wrong"},
+                {"Authorization": "Basic first"},
+                {"Authorization": "first"},
+                {"Authorization": "Bearer "},
+                {"x-api-key": "firs"},
+                {"x-api-key": ""},
+            ):
+                async with front.client.get(path, headers=headers) as answer:
+                    assert answer.status == 401, (path, headers)
+                    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+                    assert (await answer.json())["error"]["code"] == "invalid_api_key"
+            for headers in (
+                {"Authorization": "Bearer first"},
+                {"Authorization": "bearer  zweiter-ü"},
+                {"x-api-key": "zweiter-ü"},
+                {"Authorization": "Bearer wrong", "x-api-key": "first"},
+            ):
+                async with front.client.get(path, headers=headers) as answer:
+                    assert answer.status == 200, (path, headers)
+        for path in ("/health", "/v1/health", "/", "/admin/status"):
+            async with front.client.get(path) as answer:
+                assert answer.status == 200, path
+        async with front.client.post("/v1/messages") as answer:
+            assert await answer.json() == {
+                "type": "error",
+                "error": {
+                    "type": "authentication_error",
+                    "message": (
+                        "A valid API key is needed. Send one of api_keys as"
+                        " 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
+                    ),
+                    "code": "invalid_api_key",
+                },
+            }
+
+
+async def test_changed_settings_count_from_the_next_request() -> None:
+    service = StandInService()
+    async with serving(service) as front:
+        async with front.client.get("/v1/models") as answer:
+            assert answer.status == 200
+        service.settings = StandInSettings(api_keys=("k",), allowed_hosts=("new.example",))
+        async with front.client.get("/v1/models") as answer:
+            assert answer.status == 401
+        assert (await ask(front.port, "GET /health HTTP/1.1", "Host: new.example")).status == 200
+        service.settings = StandInSettings()
+        assert (await ask(front.port, "GET /health HTTP/1.1", "Host: new.example")).status == 403
+
+
+async def test_cors_for_listed_sites_only() -> None:
+    site = "https://ui.example"
+    service = StandInService(settings=StandInSettings(cors_origins=(site,), api_keys=("k",)))
+    asked = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization, x-stainless-os",
+    }
+    async with serving(service) as front:
+        for path in ("/v1/chat/completions", "/admin/models/m/load", "/v1/models"):
+            headers = {"Origin": site, **asked}
+            async with front.client.options(path, headers=headers) as answer:
+                assert answer.status == 204
+                assert answer.headers["Access-Control-Allow-Origin"] == site
+                assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+                assert "x-stainless-os" in answer.headers["Access-Control-Allow-Headers"]
+                assert answer.headers["Vary"] == "Origin"
+                assert "Access-Control-Allow-Credentials" not in answer.headers
+            headers["Origin"] = EVIL
+            async with front.client.options(path, headers=headers) as answer:
+                assert answer.status == 403
+                assert not [name for name in answer.headers if name.startswith("Access-Control")]
+        async with front.client.get("/admin/status", headers={"Origin": site}) as answer:
+            assert answer.status == 200
+            assert answer.headers["Access-Control-Allow-Origin"] == site
+        # The page may read why it was refused, too.
+        async with front.client.get("/v1/models", headers={"Origin": site}) as answer:
+            assert answer.status == 401
+            assert answer.headers["Access-Control-Allow-Origin"] == site
+        async with front.client.get("/admin/events", headers={"Origin": site}) as answer:
+            assert answer.headers["Access-Control-Allow-Origin"] == site
+
+
+async def test_a_star_in_cors_origins_leaves_admin_closed() -> None:
+    service = StandInService(settings=StandInSettings(cors_origins=("*",)))
+    async with serving(service) as front:
+        headers = {"Origin": EVIL, "Access-Control-Request-Method": "GET"}
+        async with front.client.options("/v1/models", headers=headers) as answer:
+            assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (204, "*")
+        async with front.client.options("/admin/models", headers=headers) as answer:
+            assert answer.status == 403
+        async with front.client.get("/admin/models", headers={"Origin": EVIL}) as answer:
+            assert answer.status == 403
+            assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+async def test_every_pipelined_request_is_checked() -> None:
+    service = StandInService("m")
+    async with serving(service) as front:
+        requests = [
+            head("GET /health HTTP/1.1", "Host: localhost"),
+            head("POST /admin/models/m/load HTTP/1.1", "Host: localhost", "Origin: null"),
+            head("GET /health HTTP/1.1", "Host: evil.example"),
+            head("GET /admin/models/m HTTP/1.1", "Host: localhost"),
+        ]
+        answers = await converse(front.port, b"".join(requests), count=4)
+        assert [answer.status for answer in answers] == [200, 403, 403, 200]
+    assert service.calls == []
+
+
+async def test_expect_continue_is_answered_after_the_checks() -> None:
+    async with serving(StandInService()) as front:
+        lines = ("POST /v1/x HTTP/1.1", "Content-Length: 5", "Expect: 100-continue")
+        answer = await ask(front.port, *lines, "Host: evil.example")
+        assert answer.status == 403
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(head(*lines, "Host: localhost"))
+        assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"
+        writer.write(b"12345")
+        assert b" 200 OK" in await reader.readuntil(b"OK\r\n")
+        writer.close()
+
+
+async def test_the_ip_of_the_connection_counts_on_a_wildcard_bind() -> None:
+    service = StandInService()
+    async with serving(service, host="0.0.0.0") as front:
+        assert (await ask(front.port, "GET /health HTTP/1.1", "Host: localhost")).status == 200
+        assert (await ask(front.port, "GET /health HTTP/1.1", "Host: 10.1.2.3")).status == 403
