@@ -1,18 +1,23 @@
-"""The one place where aiohttp's own protocol is bent: what cannot be parsed gets our error shape.
+"""The one place where aiohttp's own protocol is bent.
 
 A request that is no HTTP never reaches an application: aiohttp answers it by itself, in HTML or
-text, and logs a traceback for what is the client's mistake.
+text, and logs a traceback for what is the client's mistake. Here it gets our error shape. And a
+connection on which no whole request ever arrives, which aiohttp keeps for good, is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from cyber_inference_tui.http.errors import error_response, from_parser, internal_error
+
+HEAD_TIMEOUT = 60.0
+"""Seconds a new connection has for the head of its first request."""
 
 _logger = logging.getLogger(__name__)
 
@@ -20,7 +25,28 @@ _logger = logging.getLogger(__name__)
 class _Connection(RequestHandler):
     """A client's connection."""
 
-    __slots__ = ()
+    __slots__ = ("_head_timeout", "_head_timer")
+
+    def __init__(self, server: web.Server, *, head_timeout: float, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self._head_timeout = head_timeout
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a request, not for ever."""
+        super().connection_made(transport)
+        self._head_timer = self._loop.call_later(self._head_timeout, self._close_if_silent)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client left, or was sent away."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        super().connection_lost(exc)
+
+    def _close_if_silent(self) -> None:
+        if self._request_count == 0:
+            self.force_close()
 
     def handle_error(
         self,
@@ -47,21 +73,34 @@ class _Connection(RequestHandler):
 class _Server(web.Server):
     """Makes such connections."""
 
+    head_timeout = HEAD_TIMEOUT
+
     def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        return _Connection(self, head_timeout=self.head_timeout, loop=self._loop, **self._kwargs)
 
 
 class Runner(web.AppRunner):
-    """``web.AppRunner`` whose connections answer every error in one shape."""
+    """``web.AppRunner`` whose connections answer every error in one shape.
 
-    __slots__ = ()
+    ``head_timeout`` is in seconds; all else is as with ``web.AppRunner``.
+    """
+
+    __slots__ = ("_head_timeout",)
+
+    def __init__(
+        self, app: web.Application, *, head_timeout: float = HEAD_TIMEOUT, **kwargs: Any
+    ) -> None:
+        super().__init__(app, **kwargs)
+        self._head_timeout = head_timeout
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
-        return _Server(
+        server = _Server(
             plain.request_handler,
             request_factory=plain.request_factory,
             handler_cancellation=plain.handler_cancellation,
             loop=asyncio.get_running_loop(),
             **plain._kwargs,
         )
+        server.head_timeout = self._head_timeout
+        return server

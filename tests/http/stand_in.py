@@ -142,10 +142,17 @@ async def serving(
     host: str = "127.0.0.1",
     heartbeat: float = 15.0,
     send_timeout: float = 60.0,
+    head_timeout: float = 60.0,
 ) -> AsyncIterator[Front]:
     """Serve as the real service does, until the block ends."""
     app = assemble(service, forward, heartbeat=heartbeat, send_timeout=send_timeout)
-    runner = Runner(app, handler_cancellation=True, access_log=None, shutdown_timeout=2.0)
+    runner = Runner(
+        app,
+        head_timeout=head_timeout,
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=2.0,
+    )
     await runner.setup()
     site = web.TCPSite(runner, host, 0)
     await site.start()

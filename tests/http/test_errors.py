@@ -215,3 +215,20 @@ async def test_a_client_that_leaves_is_no_error(caplog: pytest.LogCaptureFixture
         async with asyncio.timeout(10):
             await left.wait()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_connection_without_a_request_is_closed_and_others_stay() -> None:
+    async with serving(StandInService(), head_timeout=0.05) as front:
+        used, user = await asyncio.open_connection("127.0.0.1", front.port)
+        user.write(head("GET /health HTTP/1.1", "Host: localhost"))
+        assert b" 200 " in await used.readline()
+        for data in (b"", b"GET /health HTTP/1.1\r\nHost: loc"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+            writer.write(data)
+            async with asyncio.timeout(10):
+                assert await reader.read() == b""
+            writer.close()
+        await used.readuntil(b"}")
+        user.write(head("GET /health HTTP/1.1", "Host: localhost"))
+        assert b" 200 " in await used.readline()
+        user.close()
