@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from cyber_inference_tui.library.catalog import LocalModel
@@ -14,6 +15,8 @@ HTTP_THREADS = 64
 
 MAX_CONNECTIONS = HTTP_THREADS - 8
 """Requests sent to one server at once; the rest of the threads is for idle connections."""
+
+_PLACEHOLDER = re.compile(r"\{(port|host|path|id)\}")
 
 _CACHE_RAM_DEFAULT_MIB = 8192
 _CACHE_RAM_SHARE = 10
@@ -95,14 +98,11 @@ def _if_known(flags: frozenset[str], option: str, *values: str) -> list[str]:
 def custom_argv(model: LocalModel, *, host: str, port: int) -> list[str]:
     """The command line of a model with a ``command`` of its own, its placeholders filled in."""
     values = {"port": str(port), "host": host, "path": str(model.path or ""), "id": model.id}
-    return [_fill(word, values) for word in model.settings.command]
-
-
-def _fill(word: str, values: Mapping[str, str]) -> str:
-    # Not str.format: other braces (JSON arguments are common) are left as they are.
-    for name, value in values.items():
-        word = word.replace(f"{{{name}}}", value)
-    return word
+    # Not str.format: other braces (JSON arguments are common) are left as they are, and what is
+    # filled in is not looked at again (a path may hold braces, too).
+    return [
+        _PLACEHOLDER.sub(lambda match: values[match[1]], word) for word in model.settings.command
+    ]
 
 
 def child_environment(environ: Mapping[str, str], *additions: Mapping[str, str]) -> dict[str, str]:

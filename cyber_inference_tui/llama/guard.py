@@ -18,7 +18,10 @@ groups=' '
 while read -r what group; do
   case "$what" in
     add) groups="$groups$group " ;;
-    del) groups="${groups%%" $group "*} ${groups#*" $group "}" ;;
+    del)
+      case "$groups" in
+        *" $group "*) groups="${groups%%" $group "*} ${groups#*" $group "}" ;;
+      esac ;;
   esac
 done
 for group in $groups; do kill -KILL -- "-$group" 2>/dev/null; done

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -162,10 +162,10 @@ class Launcher:
 
         try:
             server = await ServerProcess.spawn(launch, log=log, progress=moved)
-        except OSError as error:
-            raise ModelLoadError(
-                f"cannot run {launch.argv[0]}: {os.strerror(error.errno or 0)}."
-            ) from error
+        except (OSError, ValueError) as error:
+            # ValueError: a NUL byte in an argument or in the environment.
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise ModelLoadError(f"cannot run {launch.argv[0]}: {why}.") from error
         self._guard.add(server.pid)
         self._pids.add(server.pid, launch.name)
         server.exited.add_done_callback(lambda _: self._gone(server))
@@ -192,8 +192,16 @@ class Launcher:
             ) from None
         except BaseException:
             ready.cancel()
-            # A second cancel must not leave the process behind: the stop runs to its end.
-            await asyncio.shield(server.stop(settings.stop_timeout))
+            # A second cancel must not leave the process behind: the stop runs to its end, which
+            # its own limits bound.
+            stopping = asyncio.ensure_future(server.stop(settings.stop_timeout))
+            while not stopping.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({stopping})
+            await asyncio.wait({ready})
+            if not ready.cancelled():
+                ready.exception()
+            stopping.result()
             raise
         return server
 

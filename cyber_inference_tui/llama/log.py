@@ -6,6 +6,7 @@ sequences. ``LogRing.feed`` never fails on them and never keeps more than its bo
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import queue
 import re
@@ -23,6 +24,9 @@ MAX_LINE_BYTES = 16_384
 """A longer line is cut here; the rest of it, up to its newline, is skipped."""
 
 _ROUTER_PREFIX = b"cmd_child_to_router:"
+_MAX_NAME = 200
+"""Bytes of a log's name; file systems allow 255, and the ending and rotation need some."""
+
 _LINE_BREAK = re.compile(rb"\r?\n|\r")
 
 _logger = logging.getLogger(__name__)
@@ -98,14 +102,25 @@ class LogMark:
 
 
 class LineSplitter:
-    """Chunks in, whole lines out; at most ``MAX_LINE_BYTES`` are held back."""
+    """Chunks in, whole lines out; at most ``MAX_LINE_BYTES`` are held back.
+
+    A line ends with a newline, a carriage return (progress displays) or both. The lines do not
+    depend on where the chunks were cut.
+    """
 
     def __init__(self) -> None:
         self._rest = b""
         self._skipping = False
+        self._after_return = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The lines that ``chunk`` completes, without their ends."""
+        if not chunk:
+            return []
+        if self._after_return and chunk.startswith(b"\n"):
+            # The other half of a line end that was cut in two.
+            chunk = chunk[1:]
+        self._after_return = chunk.endswith(b"\r")
         pieces = _LINE_BREAK.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
         pieces[0] = b"" if self._skipping else self._rest + pieces[0]
         if len(pieces) > 1 and self._skipping:
@@ -114,11 +129,11 @@ class LineSplitter:
             self._skipping = False
         self._rest = pieces.pop()
         if len(self._rest) > MAX_LINE_BYTES:
-            pieces.append(self._rest[:MAX_LINE_BYTES] + b" [line cut]")
+            pieces.append(self._rest)
             self._rest = b""
             self._skipping = True
         return [
-            piece if len(piece) <= MAX_LINE_BYTES + 16 else piece[:MAX_LINE_BYTES] + b" [line cut]"
+            piece if len(piece) <= MAX_LINE_BYTES else piece[:MAX_LINE_BYTES] + b" [line cut]"
             for piece in pieces
         ]
 
@@ -139,11 +154,14 @@ def log_file_name(model_id: str) -> str:
     The service's own log is ``service.log``; a model that happens to be called ``service`` gets
     another name.
     """
-    name = quote(model_id, safe=" +@=,()[]")
+    name = quote(model_id, safe=" +@=,()[]", errors="surrogatepass")
     if name.startswith(".") or name == "service":
         name = f"%{ord(name[0]):02X}{name[1:]}"
-    # 255 bytes is the limit of common file systems; the ending and rotation need some of it.
-    return f"{name[:200]}.log"
+    if len(name) > _MAX_NAME:
+        # "%~" never comes out of percent-encoding, so that no other id has this name.
+        digest = hashlib.sha256(name.encode("ascii")).hexdigest()[:24]
+        name = f"{name[: _MAX_NAME - 26]}%~{digest}"
+    return f"{name}.log"
 
 
 class LogWriter:
@@ -180,7 +198,8 @@ class LogWriter:
     def stop(self, timeout: float = 5.0) -> None:
         """Write what is pending and end the thread (given up after ``timeout`` seconds)."""
         self._queue.put(None)
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
 
     def write(self, name: str, lines: tuple[LogLine, ...]) -> None:
         """Queue lines for the file ``name``; returns at once."""

@@ -15,8 +15,9 @@ import psutil
 
 _logger = logging.getLogger(__name__)
 
-_START_TOLERANCE = 0.05
-"""Seconds; psutil derives start times from the kernel's clock ticks of 10 ms."""
+_START_TOLERANCE = 2.0
+"""Seconds. A start time is ticks since boot added to the boot time in whole seconds, which moves
+by one when the clock is corrected; that a pid comes round again so fast does not happen."""
 
 
 class ServerPid(msgspec.Struct, frozen=True):

@@ -100,6 +100,7 @@ class ServerProcess:
         self._listening = asyncio.Event()
         self._splitters = {1: LineSplitter(), 2: LineSplitter()}
         self._transport: asyncio.SubprocessTransport | None = None
+        self._group_ended = False
 
     @classmethod
     async def spawn(
@@ -167,6 +168,10 @@ class ServerProcess:
 
     def kill(self) -> None:
         """SIGKILL to the whole process group, at once."""
+        if self.pid <= 0 or self._group_ended:
+            # Group 0 would be our own; a number given back may be somebody else's by now.
+            return
+        self._group_ended = self.exited.done()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -225,7 +230,8 @@ class ServerProcess:
             if not self._ready.done():
                 self._ready.set_result(None)
         elif message.state == "loading":
-            self._progress(message.payload.value if message.payload else None)
+            value = message.payload.value if message.payload else None
+            self._progress(None if value is None else min(max(value, 0.0), 1.0))
 
     async def _poll_health(self) -> None:
         pause = _HEALTH_POLL_FIRST

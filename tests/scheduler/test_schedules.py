@@ -41,9 +41,10 @@ class Step(msgspec.Struct, frozen=True):
 steps = st.builds(
     Step,
     what=st.sampled_from(
-        "use|use|use|impatient|load|impatient load|unload|force|crash|fail|pin|unpin|limit|refresh".split(
-            "|"
-        )
+        [
+            *("use", "use", "use", "impatient", "load", "impatient load", "unload", "force"),
+            *("crash", "fail", "pin", "unpin", "limit", "refresh"),
+        ]
     ),
     model=st.integers(0, 2),
     pause=st.sampled_from([0.0, 0.0, 0.25, 0.5, 1.0, 1.5, 5.0]),
