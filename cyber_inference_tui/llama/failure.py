@@ -12,7 +12,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), reason)
     for pattern, reason in (
         (
-            r"NvMapMemAlloc\w* .*error 12",
+            r"NvMapMemAlloc.*error 12",
             "the Jetson's memory allocator refused (NvMap error 12): unload a model or reboot",
         ),
         (r"cudaMalloc failed|CUDA error: out of memory", "out of GPU memory"),

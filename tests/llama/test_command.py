@@ -1,0 +1,161 @@
+"""The command line and the environment of a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyber_inference_tui.gguf.metadata import ModelMetadata
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.command import (
+    HTTP_THREADS,
+    MAX_CONNECTIONS,
+    MIB,
+    cache_ram_mib,
+    child_environment,
+    context_size,
+    custom_argv,
+    llama_argv,
+)
+from cyber_inference_tui.settings.schema import ModelSettings, Settings
+
+FLAGS = frozenset(
+    {"--cache-ram", "--threads-http", "--log-colors", "--offline", "--no-webui", "--no-ui"}
+)
+
+
+def local(length: int | None = None, mmproj: Path | None = None, **own: Any) -> LocalModel:
+    return LocalModel(
+        id="m",
+        path=Path("/models/m.gguf"),
+        mmproj=mmproj,
+        metadata=ModelMetadata(context_length=length),
+        settings=ModelSettings(**own),
+    )
+
+
+def argv(
+    model: LocalModel, flags: frozenset[str] = FLAGS, available: int = 100 << 30, **general: Any
+) -> list[str]:
+    return llama_argv(
+        program="/opt/llama-server",
+        flags=flags,
+        model=model,
+        settings=Settings(**general),
+        host="127.0.0.1",
+        port=8338,
+        available_bytes=available,
+    )
+
+
+def value(words: list[str], option: str) -> str:
+    assert words.count(option) == 1
+    return words[words.index(option) + 1]
+
+
+def test_the_command_line_of_a_plain_model() -> None:
+    assert argv(local(4096)) == [
+        "/opt/llama-server",
+        *("--host", "127.0.0.1", "--port", "8338", "--alias", "m"),
+        *("--model", "/models/m.gguf", "--ctx-size", "4096"),
+        *("--cache-ram", "8192", "--threads-http", str(HTTP_THREADS)),
+        *("--log-colors", "off", "--offline", "--no-webui"),
+    ]
+
+
+def test_options_that_a_build_does_not_know_are_not_given() -> None:
+    words = argv(local(4096), flags=frozenset())
+    assert not FLAGS & set(words)
+    assert "--no-ui" in argv(local(), flags=frozenset({"--no-ui"}))
+
+
+def test_a_persons_own_arguments_come_last() -> None:
+    words = argv(local(args=("--mine", "1")), llama_args=("--general", "2"))
+    assert words[-4:] == ["--general", "2", "--mine", "1"]
+
+
+def test_a_models_own_settings_win_over_the_general_ones() -> None:
+    general: dict[str, Any] = {"llama_gpu_layers": 10, "llama_threads": 4, "llama_parallel": 2}
+    words = argv(local(), **general)
+    assert [value(words, option) for option in ("--gpu-layers", "--threads", "--parallel")] == [
+        *("10", "4", "2")
+    ]
+    words = argv(local(gpu_layers=0, threads=1), **general)
+    assert value(words, "--gpu-layers") == "0"
+    assert value(words, "--threads") == "1"
+    # What means "llama-server decides" is left to it.
+    words = argv(local(gpu_layers=-1, threads=0, parallel=0), **general)
+    assert not {"--gpu-layers", "--threads", "--parallel"} & set(words)
+
+
+def test_a_projector_is_named() -> None:
+    assert value(argv(local(mmproj=Path("/models/p.gguf"))), "--mmproj") == "/models/p.gguf"
+
+
+def test_the_context_is_the_models_own_unless_somebody_wants_another() -> None:
+    settings = Settings(default_context_size=8192, max_context_size=16_384)
+    assert context_size(local(4096), settings) == 4096
+    assert context_size(local(131_072), settings) == 8192
+    assert context_size(local(131_072, context_size=65_536), settings) == 65_536
+    assert context_size(local(131_072, context_size=0), settings) == 131_072
+    own_length = Settings(default_context_size=0, max_context_size=16_384)
+    assert context_size(local(4096), own_length) == 4096
+    assert context_size(local(131_072), own_length) == 16_384
+    assert context_size(local(None), own_length) == 16_384
+
+
+@given(st.integers(0, 1 << 50))
+def test_the_prompt_cache_takes_at_most_a_tenth_of_what_is_free(available: int) -> None:
+    size = cache_ram_mib(available)
+    assert 0 <= size <= 8192
+    assert size * MIB <= available / 10
+
+
+def test_idle_connections_find_a_thread_beside_all_requests() -> None:
+    assert 0 < MAX_CONNECTIONS < HTTP_THREADS
+
+
+def test_a_command_of_ones_own_has_its_placeholders_filled_once() -> None:
+    model = LocalModel(
+        id="my {port}",
+        path=Path("/models/{id}.gguf"),
+        settings=ModelSettings(
+            command=("serve", "--on={host}:{port}", "{path}", "{id}", '{"a": {}}', "{other}")
+        ),
+    )
+    assert custom_argv(model, host="127.0.0.1", port=9000) == [
+        *("serve", "--on=127.0.0.1:9000", "/models/{id}.gguf", "my {port}"),
+        *('{"a": {}}', "{other}"),
+    ]
+
+
+def test_secrets_of_ours_do_not_reach_a_server() -> None:
+    ours = {
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "HF_TOKEN": "secret",
+        "CYBER_INFERENCE_API_KEYS": "secret",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "LLAMA_API_KEY": "secret",
+        "LLAMA_ARG_PORT": "1",
+        "LD_PRELOAD": "x.so",
+    }
+    assert child_environment(ours, {"A": "1", "B": "1"}, {"B": "2", "LC_ALL": "de"}) == {
+        "PATH": "/bin",
+        "LC_ALL": "de",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "A": "1",
+        "B": "2",
+    }
+
+
+@given(st.dictionaries(st.text(max_size=12), st.text(max_size=5)))
+def test_no_variable_with_a_secrets_name_passes(ours: dict[str, str]) -> None:
+    passed = child_environment({f"{name}_TOKEN_KEY": text for name, text in ours.items()})
+    prefixes = ("LC_", "CUDA_", "NVIDIA_", "GGML_", "HIP_", "HSA_", "ROCR_", "ROCM_", "VK_", "ZE_")
+    more = ("ONEAPI_", "SYCL_", "OMP_", "OPENBLAS_", "MTL_")
+    assert all(name.startswith(prefixes + more) for name in passed)
