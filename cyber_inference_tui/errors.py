@@ -205,6 +205,18 @@ class NoLlamaServerError(CyberError):
     exit_code = 6
 
 
+class InstallError(CyberError):
+    """A ``llama-server`` could not be fetched or installed; what was installed before stays."""
+
+    code = "install_failed"
+
+
+class UnusableBuildError(InstallError):
+    """The fetched ``llama-server`` does not run on this machine."""
+
+    code = "install_unusable"
+
+
 class GGUFError(CyberError):
     """A file is not a readable GGUF model: truncated, hostile or of an unknown version."""
 
