@@ -139,7 +139,7 @@ class EventStreams:
             return self._service.events.subscribe(topics, after)
         except ValueError as error:
             raise InvalidRequestError(
-                f"There is an {error}; the topics are {', '.join(sorted(TOPICS))}.",
+                f"The request names an {error}; the topics are {', '.join(sorted(TOPICS))}.",
                 param="topics",
             ) from None
 
