@@ -1,0 +1,206 @@
+"""A private apt: its own lists, cache and package status, so that nothing of the system changes.
+
+It runs as the ordinary user, too. Signatures are always checked, whatever the system allows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cyber_inference_tui.errors import InstallError
+from cyber_inference_tui.llama.install.apt_sources import Mirror
+from cyber_inference_tui.llama.install.source import Progress
+from cyber_inference_tui.text import clean_line
+
+_TIME_LIMIT = 900.0
+_LINES_KEPT = 400
+_NEEDED = ("apt-get", "apt-cache", "apt-config", "dpkg-deb")
+
+# What of the system's apt settings is taken over: proxies, timeouts, date checks. Not what
+# weakens the signatures, and not what else would be fetched.
+_CARRIED = re.compile(
+    r"^Acquire::(?!IndexTargets|Changelogs|CompressionTypes|Languages|Allow|\w+::Allow)"
+    r'[\w:./+-]+ "[^"\\]*";$'
+)
+_STATUS_LINE = re.compile(r"^dlstatus:[^:]*:([\d.]+):")
+_COMPLAINT = re.compile(r"^(?:E|W|Err):")
+
+
+class PrivateApt:
+    """apt in ``folder`` (empty, absolute), with one mirror's suite and nothing else.
+
+    ``installed`` are packages it takes for installed, so that they are not fetched.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mirror: Mirror,
+        suite: str,
+        environ: Mapping[str, str],
+        installed: tuple[str, ...] = (),
+    ) -> None:
+        self._folder = folder
+        self._environ = {
+            name: value
+            for name, value in environ.items()
+            if name in {"HOME", "PATH", "TMPDIR"} or name.lower().endswith("_proxy")
+        }
+        # Hooks and dpkg-deb want sbin, too.
+        self._environ["PATH"] = f"{environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"
+        self._environ |= {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+        for program in _NEEDED:
+            if shutil.which(program, path=self._environ["PATH"]) is None:
+                raise InstallError(f"This machine has no {program}, so it has no apt to ask.")
+        if re.search(r'["\\\n]', str(folder)):
+            raise InstallError(f"apt cannot work in a folder with such a name: {folder}")
+        if not mirror.keyrings:
+            raise InstallError(
+                "Debian's archive keys are not on this machine, so its packages cannot be "
+                "verified.",
+                hint="Install the package debian-archive-keyring and try again.",
+            )
+        carried = self._system_settings(environ)
+        self._write(mirror, suite, installed, carried)
+
+    @property
+    def archives(self) -> Path:
+        """Where downloaded packages lie."""
+        return self._folder / "cache/archives"
+
+    def update(self) -> None:
+        """Fetch the package lists. Raises ``InstallError`` with apt's own words."""
+        self._run("apt-get", "update", "-q=1")
+
+    def candidate(self, package: str) -> str | None:
+        """The newest version of a package; ``None`` if the suite does not have it."""
+        for line in self._run("apt-cache", "policy", package):
+            found = re.match(r"^\s+Candidate: (\S+)", line)
+            if found and found[1] != "(none)":
+                return found[1]
+        return None
+
+    def download(self, packages: list[str], progress: Progress) -> list[Path]:
+        """Download packages with what they depend on; returns the files, verified by apt."""
+        self._run("apt-get", "install", "-q=1", "-y", "--download-only", *packages, watch=progress)
+        return sorted(self.archives.glob("*.deb"))
+
+    def unpack(self, package: Path, folder: Path) -> None:
+        """Unpack one package's files into ``folder``; none of its scripts is run."""
+        self._run("dpkg-deb", "-x", str(package), str(folder))
+
+    def _system_settings(self, environ: Mapping[str, str]) -> list[str]:
+        # Here the person's own APT_CONFIG counts; everywhere else it is ours.
+        own = {"APT_CONFIG": environ["APT_CONFIG"]} if "APT_CONFIG" in environ else {}
+        lines = self._execute(["apt-config", "dump"], self._environ | own, None)
+        return [line for line in lines if _CARRIED.match(line)]
+
+    def _write(
+        self, mirror: Mirror, suite: str, installed: tuple[str, ...], carried: list[str]
+    ) -> None:
+        folder = self._folder
+        for name in ("state/lists/partial", "cache/archives/partial", "sources"):
+            (folder / name).mkdir(parents=True)
+        (folder / "status").write_text(
+            "".join(
+                f"Package: {name}\nStatus: install ok installed\nArchitecture: all\n"
+                f"Multi-Arch: foreign\nVersion: 999\nMaintainer: nobody\nDescription: stub\n\n"
+                for name in installed
+            )
+        )
+        keyrings = " ".join(str(path) for path in mirror.keyrings)
+        (folder / "sources/mirror.sources").write_text(
+            f"Types: deb\nURIs: {mirror.uri}\nSuites: {suite}\nComponents: main\n"
+            f"Signed-By: {keyrings}\n"
+        )
+        settings = {
+            "Dir::Etc::main": "/dev/null",
+            "Dir::Etc::parts": "/dev/null",
+            "Dir::Etc::sourcelist": "/dev/null",
+            "Dir::Etc::sourceparts": str(folder / "sources"),
+            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferencesparts": "/dev/null",
+            "Dir::State": str(folder / "state"),
+            "Dir::State::status": str(folder / "status"),
+            "Dir::Cache": str(folder / "cache"),
+            # 70 MB each that are read once.
+            "Dir::Cache::pkgcache": "",
+            "Dir::Cache::srcpkgcache": "",
+            # Root would hand the download to a user who cannot write here.
+            "APT::Sandbox::User": "root",
+            "APT::Install-Recommends": "false",
+            "APT::Get::AllowUnauthenticated": "false",
+            "APT::Update::Error-Mode": "any",
+            "Acquire::AllowInsecureRepositories": "false",
+            "Acquire::AllowDowngradeToInsecureRepositories": "false",
+            "Acquire::AllowWeakRepositories": "false",
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "1",
+            "Acquire::http::Timeout": "15",
+            "Acquire::https::Timeout": "15",
+        }
+        lines = [*carried, *(f'{name} "{value}";' for name, value in settings.items())]
+        (folder / "apt.conf").write_text("\n".join(lines) + "\n")
+
+    def _run(self, *command: str, watch: Progress | None = None) -> list[str]:
+        environ = self._environ | {"APT_CONFIG": str(self._folder / "apt.conf")}
+        if watch is not None:
+            command = (*command, "-o", "APT::Status-Fd=1")
+        return self._execute(list(command), environ, watch)
+
+    def _execute(
+        self, command: list[str], environ: Mapping[str, str], watch: Progress | None
+    ) -> list[str]:
+        """The first and last lines of what the program prints; raises when it fails."""
+        process = subprocess.Popen(
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            start_new_session=True,
+        )
+        timer = threading.Timer(_TIME_LIMIT, lambda: os.killpg(process.pid, 9))
+        timer.daemon = True
+        timer.start()
+        lines: list[str] = []
+        try:
+            for line in _lines(process):
+                found = _STATUS_LINE.match(line)
+                if found:
+                    if watch is not None:
+                        watch.advance(min(1000, int(float(found[1]) * 10)), 1000)
+                elif len(lines) < _LINES_KEPT or _COMPLAINT.match(line):
+                    lines.append(line)
+                    del lines[_LINES_KEPT * 2 :]
+            code = process.wait()
+        finally:
+            timer.cancel()
+            if process.returncode is None:
+                os.killpg(process.pid, 9)
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        if code != 0:
+            raise InstallError(f"{command[0]} failed: {_reason(lines, code)}.")
+        return lines
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
+    assert process.stdout is not None  # noqa: S101 - it was asked for as a pipe
+    while raw := process.stdout.readline(65536):
+        yield clean_line(raw.decode("utf-8", "replace").rstrip("\n"), limit=1000)
+
+
+def _reason(lines: list[str], code: int) -> str:
+    errors = [line for line in lines if line.startswith("E:")] or lines[-1:]
+    text = "; ".join(re.sub(r"^E:\s*", "", line).rstrip(". ") for line in errors[:3])
+    return text or (f"exit code {code}" if code >= 0 else f"ended by signal {-code}")

@@ -1,0 +1,223 @@
+"""One installation from beginning to end: sources in turn, the check, the swap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from cyber_inference_tui.errors import (
+    CyberError,
+    InstallError,
+    NoLlamaServerError,
+    UnusableBuildError,
+)
+from cyber_inference_tui.llama.binary import PROGRAM, find_llama_server, probe, run_briefly
+from cyber_inference_tui.llama.install.layout import Layout
+from cyber_inference_tui.llama.install.machine import Gpu, gpus, listed_devices, unused_gpus
+from cyber_inference_tui.llama.install.source import Offer, Progress, Source
+
+MakeSource = Callable[[], Source]
+
+
+class InstallRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The llama-server in use after ``install-llama`` (its ``--json``)."""
+
+    path: str
+    version: str
+    source: str
+    """``github`` or ``debian``; ``setting`` or ``path`` for one that was there already."""
+    devices: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    installed: bool = False
+    """Whether it is new; otherwise it was there already."""
+
+
+class NewestRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest build that a source has."""
+
+    version: str
+    source: str
+
+
+class CheckRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``install-llama --check`` tells."""
+
+    installed: InstallRecord | None
+    newest: NewestRecord
+    up_to_date: bool | None
+    """``None`` when the one in use does not come from that source."""
+
+
+class Installer:
+    """Installs into ``data_dir``. ``setting`` is ``llama_server_path``; everything blocks.
+
+    ``sources`` are tried in order until one gives a build that runs; each is made when its turn
+    comes. ``root`` is where the machine is looked at, ``now`` the clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_dir: Path,
+        setting: str,
+        environ: Mapping[str, str],
+        root: Path,
+        sources: Sequence[MakeSource],
+        progress: Progress,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._data_dir = data_dir
+        self._layout = Layout(data_dir)
+        self._setting = setting
+        self._environ = environ
+        self._root = root
+        self._sources = sources
+        self._progress = progress
+        self._now = now
+
+    def in_use(self) -> InstallRecord | None:
+        """The llama-server that the service would start; ``None`` when none runs."""
+        try:
+            binary = find_llama_server(
+                setting=self._setting, data_dir=self._data_dir, environ=self._environ
+            )
+        except NoLlamaServerError:
+            return None
+        current = self._layout.current()
+        if binary.path.is_relative_to(self._layout.root.resolve()) and current is not None:
+            return InstallRecord(
+                path=str(binary.path),
+                version=current.version,
+                source=current.source,
+                devices=current.devices,
+            )
+        source = "setting" if self._setting else "path"
+        return InstallRecord(path=str(binary.path), version=binary.version, source=source)
+
+    def check(self) -> CheckRecord:
+        """Compare what is in use with the newest build of the first source that answers."""
+        in_use = self.in_use()
+        reasons: list[CyberError] = []
+        with self._layout.locked():
+            for make in self._sources:
+                with _opened(make) as source:
+                    try:
+                        offer = source.offer(None, self._progress)
+                    except InstallError as error:
+                        reasons.append(error)
+                        continue
+                    same = in_use is not None and in_use.source == offer.source
+                    return CheckRecord(
+                        installed=in_use,
+                        newest=NewestRecord(version=offer.version, source=offer.source),
+                        up_to_date=in_use.version == offer.version if in_use and same else None,
+                    )
+        raise InstallError(f"No source answers. {_joined(reasons)}")
+
+    def install(self, *, version: str | None, force: bool, keep_any: bool) -> InstallRecord:
+        """Install the newest build, or that version, unless it is there already.
+
+        ``keep_any``: any llama-server that runs is good enough (unless ``version`` asks for
+        another). ``force`` installs in any case. Raises ``InstallError`` with the reason of
+        every source; what was in use before then stays in use.
+        """
+        present = self.in_use()
+        if present and keep_any and not force and version in {None, present.version}:
+            return present
+        reasons: list[CyberError] = []
+        given_up: set[str] = set()
+        with self._layout.locked():
+            for make in self._sources:
+                with _opened(make) as source:
+                    if source.name in given_up:
+                        continue
+                    try:
+                        return self._install_from(source, version, None if force else present)
+                    except InstallError as error:
+                        # Another build of the same source is worth a try only after one that
+                        # came but did not run.
+                        if not isinstance(error, UnusableBuildError):
+                            given_up.add(source.name)
+                        reasons.append(error)
+                        self._progress.step(f"{source.name}: {error}")
+        if len(reasons) == 1:
+            raise reasons[0]
+        raise InstallError(
+            f"No source gave a llama-server that runs here. {_joined(reasons)}",
+            hint="`cyber-inference-tui install-llama --from source` tells how to build one.",
+        )
+
+    def _install_from(
+        self, source: Source, version: str | None, present: InstallRecord | None
+    ) -> InstallRecord:
+        offer = source.offer(version, self._progress)
+        if present and (present.source, present.version) == (offer.source, offer.version):
+            return present
+        final = self._layout.free_folder(offer.source, offer.version)
+        with self._layout.staging() as staging:
+            source.unpack(offer, staging, final, self._progress)
+            self._layout.move_in(staging, final)
+        self._progress.step("checking that it runs")
+        try:
+            devices = self._verify(final / "bin" / PROGRAM)
+            self._layout.activate(
+                final,
+                source=offer.source,
+                version=offer.version,
+                devices=devices,
+                now=self._now(),
+            )
+        except BaseException:
+            self._layout.remove(final)
+            raise
+        return self._report(final, offer, devices)
+
+    def _verify(self, program: Path) -> tuple[str, ...]:
+        """Run it; returns the devices it lists. Raises ``UnusableBuildError`` with the reason."""
+        try:
+            probe(program, data_dir=self._data_dir, environ=self._environ)
+            output = run_briefly(program, "--list-devices", environ=self._environ)
+        except NoLlamaServerError as error:
+            raise UnusableBuildError(f"The build does not run here: {error.message}") from error
+        return listed_devices(output)
+
+    def _report(self, final: Path, offer: Offer, devices: tuple[str, ...]) -> InstallRecord:
+        warnings = [_gpu_warning(gpu) for gpu in unused_gpus(gpus(self._root), devices)]
+        if self._setting:
+            warnings.append(
+                f"llama_server_path is {self._setting} and goes before the one just installed; "
+                "remove that setting to use it."
+            )
+        return InstallRecord(
+            path=str((final / "lib" / PROGRAM).resolve()),
+            version=offer.version,
+            source=offer.source,
+            devices=devices,
+            warnings=tuple(warnings),
+            installed=True,
+        )
+
+
+def _gpu_warning(gpu: Gpu) -> str:
+    return (
+        f"This machine has an {gpu.value}, but this llama-server lists no such device: models "
+        "will run on the CPU. `cyber-inference-tui install-llama --from source` tells how to "
+        "build one that uses it."
+    )
+
+
+@contextmanager
+def _opened(make: MakeSource) -> Iterator[Source]:
+    source = make()
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def _joined(reasons: Sequence[CyberError]) -> str:
+    return " ".join(dict.fromkeys(str(reason) for reason in reasons))

@@ -1,0 +1,164 @@
+"""Where builds are kept: a folder per version, and ``current``, a link that is swapped at once.
+
+::
+
+    <data_dir>/llama/github-b6543/bin/llama-server -> ../lib/llama-server
+    <data_dir>/llama/github-b6543/lib/             the program, its libraries and backends
+    <data_dir>/llama/github-b6543/install.json     where it came from
+    <data_dir>/llama/current -> github-b6543
+
+The program finds its backends beside its real file, which is why all of it is in one folder.
+A build that is in use is never written to: running servers go on with the files they began with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from cyber_inference_tui.errors import ConflictError, InstallError
+from cyber_inference_tui.llama.binary import PROGRAM
+
+CURRENT = "current"
+_RECORD = "install.json"
+_LOCK = "install.lock"
+_STAGING = ".staging-"
+_RECORD_LIMIT = 1 << 20
+
+
+class Installed(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of an installed build (``install.json``)."""
+
+    source: str
+    version: str
+    installed_at: datetime
+    devices: tuple[str, ...] = ()
+    previous: str | None = None
+    """Folder of the build that this one replaced; it is kept."""
+
+
+class Layout:
+    """The folder ``<data_dir>/llama``. All methods block."""
+
+    def __init__(self, data_dir: Path) -> None:
+        # Absolute: builds may have their own place written into them.
+        self.root = data_dir.absolute() / "llama"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else installs meanwhile. Raises ``ConflictError`` when somebody does."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / _LOCK).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConflictError(
+                    f"Another install-llama works in {self.root}.", hint="Wait until it is done."
+                ) from None
+            self._sweep()
+            yield
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A new empty folder on the same file system; whatever is left of it goes at the end."""
+        path = Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.root))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def scratch(self, name: str) -> Path:
+        """A folder for a source's own work, to be used by the holder of the lock only."""
+        return self.root / f"{_STAGING}{name}"
+
+    def free_folder(self, source: str, version: str) -> Path:
+        """A folder for that build that does not exist yet.
+
+        The same version installed anew gets a number: the old folder may be in use.
+        """
+        name = re.sub(r"[^A-Za-z0-9.+~-]", "_", f"{source}-{version}")[:100]
+        candidates = [name, *(f"{name}_{number}" for number in range(2, 100))]
+        for candidate in candidates:
+            if not os.path.lexists(self.root / candidate):
+                return self.root / candidate
+        raise InstallError(f"{self.root} holds too many folders named {name}.")
+
+    def move_in(self, staging: Path, final: Path) -> None:
+        """Give a finished staging folder its name."""
+        staging.chmod(0o755)
+        staging.rename(final)
+
+    def activate(
+        self, folder: Path, *, source: str, version: str, devices: tuple[str, ...], now: datetime
+    ) -> None:
+        """Make ``folder`` the one in use, in one step; keep the one before it, drop older ones."""
+        previous = self._current_name()
+        record = Installed(
+            source=source,
+            version=version,
+            installed_at=now,
+            devices=devices,
+            previous=previous,
+        )
+        (folder / _RECORD).write_bytes(msgspec.json.encode(record))
+        link = self.root / f".{CURRENT}.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.name)
+        link.replace(self.root / CURRENT)
+        self._keep({folder.name, previous})
+
+    def current(self) -> Installed | None:
+        """The record of the build in use; ``None`` without one, or when it cannot be read."""
+        try:
+            with (self.root / CURRENT / _RECORD).open("rb") as file:
+                return msgspec.json.decode(file.read(_RECORD_LIMIT), type=Installed)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def remove(self, folder: Path) -> None:
+        """Remove a build that is not in use."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _current_name(self) -> str | None:
+        try:
+            return (self.root / CURRENT).readlink().name
+        except OSError:
+            return None
+
+    def _keep(self, names: set[str | None]) -> None:
+        """Remove all builds but those of ``names``: only folders that are ours by their look."""
+        for path in self.root.iterdir():
+            ours = (path / _RECORD).is_file() and not path.is_symlink()
+            if ours and path.name not in names:
+                self.remove(path)
+
+    def _sweep(self) -> None:
+        # What an installation that was killed left behind; the lock says that none is running.
+        for path in self.root.glob(f"{_STAGING}*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self.root.iterdir():
+            if path.is_symlink() or not path.is_dir() or (path / _RECORD).exists():
+                continue
+            # Moved in but never activated.
+            if (path / "bin" / PROGRAM).is_symlink() and path.name != self._current_name():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def link_program(folder: Path) -> None:
+    """Make ``bin/llama-server`` for ``lib/llama-server``. Raises ``InstallError`` without one."""
+    program = folder / "lib" / PROGRAM
+    if not program.is_file():
+        raise InstallError(f"The build holds no {PROGRAM}.")
+    with contextlib.suppress(FileExistsError):
+        (folder / "bin").mkdir()
+    (folder / "bin" / PROGRAM).symlink_to(Path("..", "lib", PROGRAM))

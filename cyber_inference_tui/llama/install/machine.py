@@ -1,0 +1,84 @@
+"""Which GPUs this machine has, told from files alone, and which of them a build makes use of."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+
+from cyber_inference_tui.text import clean_line
+
+_READ_LIMIT = 65536
+_DEVICE = re.compile(r"^\s+(\w+): (.+)$")
+
+
+class Gpu(StrEnum):
+    """A kind of GPU, as a person would name it."""
+
+    NVIDIA = "NVIDIA GPU"
+    JETSON = "NVIDIA Jetson GPU"
+    AMD = "AMD GPU"
+
+
+_TOLD_BY = {
+    # What a line of --list-devices says of such a device, beside the backend's own name.
+    Gpu.NVIDIA: re.compile(r"^CUDA|NVIDIA|GeForce|Tesla|Quadro", re.IGNORECASE),
+    Gpu.JETSON: re.compile(r"^CUDA|NVIDIA|Tegra|Orin|Xavier|Thor", re.IGNORECASE),
+    Gpu.AMD: re.compile(r"^ROCm|^HIP|AMD|Radeon", re.IGNORECASE),
+}
+
+
+def gpus(root: Path) -> tuple[Gpu, ...]:
+    """The GPUs that show below ``root`` (``/``, or a fixture).
+
+    A Jetson is told by its device tree (``nvidia,tegraNNN``) or its ``nvhost`` devices, other
+    NVIDIA cards by the driver's files, AMD by the compute device ``/dev/kfd``.
+    """
+    found = []
+    if b"nvidia,tegra" in _read(root / "proc/device-tree/compatible") or any(
+        (root / "dev").glob("nvhost*-gpu")
+    ):
+        found.append(Gpu.JETSON)
+    elif (root / "dev/nvidia0").exists() or (root / "proc/driver/nvidia/version").exists():
+        found.append(Gpu.NVIDIA)
+    if (root / "dev/kfd").exists():
+        found.append(Gpu.AMD)
+    return tuple(found)
+
+
+def has_vulkan_driver(root: Path) -> bool:
+    """Whether a Vulkan driver has announced itself where the loader looks (``icd.d``)."""
+    folders = ("etc/vulkan/icd.d", "usr/share/vulkan/icd.d", "usr/local/share/vulkan/icd.d")
+    return any(any((root / folder).glob("*.json")) for folder in folders)
+
+
+def listed_devices(output: str) -> tuple[str, ...]:
+    """The devices in what ``llama-server --list-devices`` prints, one text each."""
+    _, found, listing = output.partition("Available devices:")
+    if not found:
+        return ()
+    lines = (clean_line(line, limit=300) for line in listing.splitlines()[:64])
+    return tuple(f"{m[1]}: {m[2]}" for line in lines if (m := _DEVICE.match(line)))
+
+
+def unused_gpus(present: tuple[Gpu, ...], devices: tuple[str, ...]) -> tuple[Gpu, ...]:
+    """The GPUs that the build does not list."""
+    # A Vulkan device such as "llvmpipe" is the CPU under another name and matches nothing.
+    return tuple(
+        gpu for gpu in present if not any(_TOLD_BY[gpu].search(device) for device in devices)
+    )
+
+
+def tegra_architecture(root: Path) -> str | None:
+    """The CUDA architecture of a Jetson (``87`` = Orin), from its device tree."""
+    compatible = _read(root / "proc/device-tree/compatible")
+    known = {b"tegra264": "110", b"tegra234": "87", b"tegra194": "72", b"tegra186": "62"}
+    return next((arch for chip, arch in known.items() if chip in compatible), None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_READ_LIMIT)
+    except OSError:
+        return b""

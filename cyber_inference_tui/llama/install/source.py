@@ -1,0 +1,46 @@
+"""What every source of llama-server builds offers, so that they can be tried in turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """One build that a source has for this machine."""
+
+    source: str
+    version: str
+    """As the source names it: ``b6543``, ``0.7.0+dfsg-2``."""
+
+
+class Progress(Protocol):
+    """Who is told how far an installation is."""
+
+    def step(self, text: str) -> None:
+        """A new step begins; ``text`` is one plain line."""
+
+    def advance(self, done: int, total: int | None) -> None:
+        """``done`` of ``total`` units (bytes or per mille) of this step; ``None`` = unknown."""
+
+
+class Source(Protocol):
+    """A place to get llama-server from. Both methods block and raise ``InstallError``."""
+
+    @property
+    def name(self) -> str:
+        """Short name, also the beginning of the folder's name."""
+
+    def offer(self, version: str | None, progress: Progress) -> Offer:
+        """The build of that version, or the newest one."""
+
+    def unpack(self, offer: Offer, staging: Path, final: Path, progress: Progress) -> None:
+        """Put the build into ``staging``: ``lib/`` with everything, ``bin/llama-server`` into it.
+
+        ``staging`` will be renamed to ``final`` afterwards, for builds that name their own place.
+        """
+
+    def close(self) -> None:
+        """Give back what ``offer`` keeps for ``unpack``."""
