@@ -1,0 +1,170 @@
+"""``init`` and ``config``: making, showing, changing and checking the settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cyber_inference_tui.cli.options import GlobalOptions, json_option
+from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.cli.tables import Cell, Column, render_table
+from cyber_inference_tui.cli.terminal import DIM, stdout_terminal
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.records import ConfigValueRecord
+
+
+@click.command()
+@click.pass_obj
+def init(options: GlobalOptions) -> None:
+    """Create the directories and a commented config.toml; nothing is ever overwritten."""
+    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.settings.edit import write_default  # noqa: PLC0415
+    from cyber_inference_tui.settings.load import config_path, load  # noqa: PLC0415
+
+    path = config_path(options.config, options.environ)
+    try:
+        made = write_default(path)
+        settings = load(config=path, environ=options.environ, flags=options.flags).settings
+        for folder in (settings.data_dir, settings.models_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CyberError(f"Cannot create {error.filename}: {error.strerror}.") from error
+    click.echo(f"{'created' if made else 'kept   '} {path}")
+    click.echo(f"models  {settings.models_dir}")
+    click.echo(f"data    {settings.data_dir}")
+
+
+@click.group()
+def config() -> None:
+    """Show, check and change settings."""
+
+
+@config.command("path")
+@click.pass_obj
+def show_path(options: GlobalOptions) -> None:
+    """Print which configuration file is read."""
+    from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
+
+    click.echo(config_path(options.config, options.environ))
+
+
+@config.command()
+@json_option
+@click.pass_obj
+def show(options: GlobalOptions, as_json: bool) -> None:
+    """Print every setting with its value and where that comes from; secrets are masked."""
+    records = options.load().records()
+    if as_json:
+        print_json(records)
+        return
+    terminal = stdout_terminal(options.environ)
+    columns = [
+        Column(title="KEY"),
+        Column(title="VALUE", least=12),
+        Column(title="FROM"),
+    ]
+    rows = [
+        [
+            Cell(record.key),
+            Cell(_shown(record.value)),
+            Cell(record.source, (DIM,) if record.source == "default" else ()),
+        ]
+        for record in records
+    ]
+    print_lines(render_table(columns, rows, terminal))
+
+
+@config.command()
+@click.argument("key")
+@click.option("--reveal", is_flag=True, help="Print a secret as it is.")
+@json_option
+@click.pass_obj
+def get(options: GlobalOptions, key: str, reveal: bool, as_json: bool) -> None:
+    """Print one setting's value; a list as one value a line."""
+    record = _record(options, key, reveal=reveal)
+    if as_json:
+        print_json(record)
+    elif isinstance(record.value, list):
+        print_lines([_shown(one) for one in record.value])
+    else:
+        click.echo(_shown(record.value))
+
+
+def _record(options: GlobalOptions, key: str, *, reveal: bool) -> ConfigValueRecord:
+    import msgspec  # noqa: PLC0415
+
+    from cyber_inference_tui.records import ConfigValueRecord  # noqa: PLC0415
+    from cyber_inference_tui.settings.edit import split_key  # noqa: PLC0415
+    from cyber_inference_tui.settings.schema import ModelSettings  # noqa: PLC0415
+
+    model_id, known = split_key(key)
+    loaded = options.load()
+    if model_id is not None:
+        table = loaded.settings.models.get(model_id, ModelSettings())
+        value = getattr(table, known.name)
+        return ConfigValueRecord(
+            key=key,
+            value=msgspec.to_builtins(value, enc_hook=str),
+            source="default" if value == known.default else "file",
+            default=msgspec.to_builtins(known.default, enc_hook=str),
+            help=known.help,
+            live=True,
+        )
+    record = next(one for one in loaded.records() if one.key == key)
+    if reveal and record.secret:
+        value = msgspec.to_builtins(getattr(loaded.settings, key), enc_hook=str)
+        return msgspec.structs.replace(record, value=value)
+    return record
+
+
+def _shown(value: Any) -> str:
+    from cyber_inference_tui.settings.example import toml_value  # noqa: PLC0415
+    from cyber_inference_tui.text import clean_line  # noqa: PLC0415
+
+    if value is None:
+        return ""
+    return clean_line(value if isinstance(value, str) else toml_value(value))
+
+
+@config.command("set")
+@click.argument("key")
+@click.argument("value")
+@click.pass_obj
+def set_(options: GlobalOptions, key: str, value: str) -> None:
+    """Set KEY in the configuration file; its comments and order stay.
+
+    A list is written a,b or as a TOML array. A model's settings are named models."ID".KEY.
+    """
+    from cyber_inference_tui.settings.edit import set_value  # noqa: PLC0415
+    from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
+
+    path = config_path(options.config, options.environ)
+    set_value(path, key, value)
+    click.echo(f"{path}: {key} is set", err=True)
+
+
+@config.command()
+@json_option
+@click.pass_obj
+def check(options: GlobalOptions, as_json: bool) -> int:
+    """Name file, line and key of every mistake; exit code 5 if there is any."""
+    from cyber_inference_tui.errors import ConfigError  # noqa: PLC0415
+    from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
+
+    path = config_path(options.config, options.environ)
+    mistakes: list[str] = []
+    warnings: tuple[str, ...] = ()
+    try:
+        warnings = options.load().warnings
+    except ConfigError as error:
+        mistakes = str(error).splitlines()
+    if as_json:
+        print_json({"path": str(path), "mistakes": mistakes, "warnings": warnings})
+    else:
+        for line in (*mistakes, *(f"warning: {warning}" for warning in warnings)):
+            click.echo(line, err=True)
+        if not mistakes:
+            click.echo(f"{path}: no mistakes" if path.exists() else f"{path}: no such file yet")
+    return ConfigError.exit_code if mistakes else 0
