@@ -1,0 +1,68 @@
+"""The examples of ``docs/clients.md``, as a reader would run them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.real.service_process import ServiceProcess
+from tests.test_docs import ROOT, blocks
+
+pytestmark = pytest.mark.real
+
+TEXT = (ROOT / "docs" / "clients.md").read_text("utf-8")
+
+
+def examples(language: str, beginning: str) -> list[str]:
+    """The page's blocks of a language that begin with some text."""
+    return [
+        content
+        for name, content, _ in blocks(TEXT)
+        if name == language and content.lstrip().startswith(beginning)
+    ]
+
+
+def run(command: list[str], folder: Path) -> str:
+    """What it prints; it must succeed."""
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OPENAI_", "ANTHROPIC_")) and not name.lower().endswith("_proxy")
+    }
+    result = subprocess.run(
+        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout
+
+
+def at(service: ServiceProcess, code: str) -> str:
+    """An example, pointed at this service and its models."""
+    assert "http://127.0.0.1:8337" in code
+    code = code.replace("http://127.0.0.1:8337", service.url)
+    return code.replace("my-embedding-model", "embedder")
+
+
+def test_curl(demo_service: ServiceProcess, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl")
+    codes = examples("sh", "curl ")
+    assert len(codes) >= 4
+    for code in codes:
+        # --fail-with-body: an error answer is a failure.
+        script = at(demo_service, code).replace("curl ", "curl -sS --fail-with-body ")
+        assert run(["bash", "-euc", script], tmp_path).strip()
+
+
+@pytest.mark.parametrize("library", ["openai", "anthropic"])
+def test_python(demo_service: ServiceProcess, tmp_path: Path, library: str) -> None:
+    codes = [code for code in examples("python", "") if f"from {library} import" in code]
+    assert len(codes) >= 2
+    # One process for all: importing such a library takes longer than the requests.
+    script = "\n\n".join(at(demo_service, code) for code in codes)
+    assert run([sys.executable, "-c", script], tmp_path).strip()
