@@ -5,7 +5,8 @@ Two ways to learn that a server is ready, chosen by ``Launch.speaks_protocol``:
 * llama-server's router protocol: started with ``LLAMA_SERVER_ROUTER_PORT`` in its environment it
   prints ``cmd_child_to_router:state:{…}`` lines on stdout, progress and ``ready`` among them, and
   obeys ``cmd_router_to_child:exit`` on stdin. No polling, ready is known within milliseconds.
-* anything else: ``GET /health`` on a short, growing interval.
+* anything else, and a server that seems to know the protocol and says nothing: ``GET /health``
+  on a short, growing interval.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
 
 _STATE_PREFIX = b"cmd_child_to_router:state:"
 _EXIT_COMMAND = b"cmd_router_to_child:exit\n"
+_PROTOCOL_SILENCE = 1.0
 _HEALTH_POLL_FIRST = 0.01
 _HEALTH_POLL_MOST = 0.2
 _HEALTH_TIMEOUT = 5.0
@@ -97,6 +99,7 @@ class ServerProcess:
         self._log = log
         self._progress = progress
         self._ready: asyncio.Future[None] = loop.create_future()
+        self._spoke: asyncio.Future[None] = loop.create_future()
         self._listening = asyncio.Event()
         self._splitters = {1: LineSplitter(), 2: LineSplitter()}
         self._transport: asyncio.SubprocessTransport | None = None
@@ -134,11 +137,14 @@ class ServerProcess:
         Without a time limit of its own: the caller knows what progress is worth waiting for.
         """
         if self._launch.speaks_protocol:
+            await _first(self._spoke, self.exited, timeout=_PROTOCOL_SILENCE)
+        if self._spoke.done():
             await _first(self._ready, self.exited)
-        else:
+        elif not self.exited.done():
+            # It has no such protocol, or it only has the words of it.
             poll = asyncio.ensure_future(self._poll_health())
             try:
-                await _first(poll, self.exited)
+                await _first(poll, self._ready, self.exited)
             finally:
                 poll.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -185,7 +191,7 @@ class ServerProcess:
         if self._transport is None:
             return
         stdin = cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(0))
-        if self._launch.speaks_protocol and self._ready.done() and stdin is not None:
+        if self._spoke.done() and self._ready.done() and stdin is not None:
             # In this mode SIGTERM alone would wait for stdin to close.
             stdin.write(_EXIT_COMMAND)
             return
@@ -220,6 +226,8 @@ class ServerProcess:
     def _take_protocol(self, line: bytes) -> None:
         if not line.startswith(_STATE_PREFIX):
             return
+        if not self._spoke.done():
+            self._spoke.set_result(None)
         body = line[len(_STATE_PREFIX) :]
         try:
             message = _decode_state(body)
@@ -262,9 +270,9 @@ class ServerProcess:
         return status_line[9:12] in {b"200", b"204", b"404"}
 
 
-async def _first(*futures: asyncio.Future[Any]) -> None:
-    """Wait until one of them is done; none is cancelled."""
-    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:
+    """Wait until one of them is done, at most ``timeout`` seconds; none is cancelled."""
+    await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
 
 class _Output(asyncio.SubprocessProtocol):

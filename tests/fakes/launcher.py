@@ -14,7 +14,7 @@ def write_fake_llama(path: Path, *, router_child: bool = True) -> Path:
     ``router_child`` decides whether it looks like a build with the router protocol; whether it
     really speaks it is the switch ``protocol``.
     """
-    mark = "# LLAMA_SERVER_ROUTER_PORT cmd_child_to_router cmd_router_to_child:exit\n"
+    mark = "# cmd_child_to_router: cmd_router_to_child:exit\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         "#!/bin/sh\n"
