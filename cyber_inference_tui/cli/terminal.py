@@ -33,7 +33,7 @@ class Terminal:
 
     def paint(self, text: str, *codes: str) -> str:
         """``text`` in the SGR ``codes``, or as it is where there is no colour."""
-        return f"\x1b[{';'.join(codes)}m{text}\x1b[0m" if self.color and codes else text
+        return f"\x1b[{';'.join(codes)}m{text}\x1b[0m" if self.color and codes and text else text
 
 
 def terminal_of(stream: TextIO | None, environ: Mapping[str, str]) -> Terminal:

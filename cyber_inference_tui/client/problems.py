@@ -6,56 +6,30 @@ from typing import Any
 
 import msgspec
 
+from cyber_inference_tui import errors
 from cyber_inference_tui.errors import (
-    ConfigError,
-    ConflictError,
     CyberError,
-    ForbiddenHostError,
-    ForbiddenOriginError,
-    GGUFError,
-    InvalidApiKeyError,
-    InvalidRequestError,
-    MethodNotAllowedError,
     ModelLoadError,
-    ModelNotFoundError,
     NoServiceError,
     NotFoundError,
     QueueFullError,
-    QueueTimeoutError,
-    RequestTimeoutError,
-    RequestTooLargeError,
-    ShuttingDownError,
-    UnsupportedMediaTypeError,
-    UpstreamError,
 )
 from cyber_inference_tui.text import clean_line
 
 MESSAGE_LINES = 200
 """Lines kept of one error message: the reason, then a failed load's last log lines."""
 
-_CLASSES: dict[str, type[CyberError]] = {
-    kind.code: kind
-    for kind in (
-        ConfigError,
-        ConflictError,
-        ForbiddenHostError,
-        ForbiddenOriginError,
-        GGUFError,
-        InvalidApiKeyError,
-        InvalidRequestError,
-        MethodNotAllowedError,
-        ModelLoadError,
-        ModelNotFoundError,
-        NotFoundError,
-        QueueFullError,
-        QueueTimeoutError,
-        RequestTimeoutError,
-        RequestTooLargeError,
-        ShuttingDownError,
-        UnsupportedMediaTypeError,
-        UpstreamError,
-    )
-}
+
+def _classes() -> dict[str, type[CyberError]]:
+    """The class of each code; where two share one, the one that is defined first."""
+    found: dict[str, type[CyberError]] = {}
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, CyberError) and kind is not CyberError:
+            found.setdefault(kind.code, kind)
+    return found
+
+
+_CLASSES = _classes()
 
 
 class _ErrorBody(msgspec.Struct):
