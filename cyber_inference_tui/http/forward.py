@@ -121,6 +121,12 @@ class Forwarder:
             if not answer.begun:
                 raise
             answer.fail(error)
+        except Exception:
+            if not answer.begun:
+                raise
+            # A defect of ours; a second answer inside the first would make it worse.
+            _logger.exception("forwarding %s failed", target.path)
+            answer.cut()
         return _Written(keep_alive=answer.keep_alive)
 
     # Which model
@@ -370,6 +376,10 @@ class _Answer:
             return
         # A body with a length, or in the middle of a chunk: an early end is the only honest sign.
         _logger.warning("an answer was cut short: %s", error)
+        self.cut()
+
+    def cut(self) -> None:
+        """End the connection: the client sees that its answer is not whole."""
         self.keep_alive = False
         if self._transport is not None:
             self._transport.close()

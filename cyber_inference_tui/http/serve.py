@@ -18,6 +18,7 @@ from aiohttp import web
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import ConfigError, CyberError
 from cyber_inference_tui.http.app import make_app
+from cyber_inference_tui.http.protocol import Runner
 from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.service.process_log import configure_logging
 from cyber_inference_tui.service.runtime import (
@@ -134,7 +135,7 @@ async def _run(service: Service, listener: socket.socket, announce: Callable[[st
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
     async with service:
-        runner = web.AppRunner(
+        runner = Runner(
             make_app(service),
             handler_cancellation=True,
             access_log=None,

@@ -17,6 +17,9 @@ from cyber_inference_tui.records import ModelStatus
 STABLE_AFTER = 60.0
 """Seconds a server must have run for its earlier failures to be forgotten."""
 
+PATIENCE = 5.0
+"""Seconds a request waits for a busy model to rest by itself before that gets no new ones."""
+
 _BACKOFF_MOST = 60.0
 
 
@@ -43,6 +46,8 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     pinned: bool = False
     leaving: bool = False
     """Somebody asked to unload it: no new requests are let in until it is gone."""
+    draining: bool = False
+    """The last decision let no new requests in, to make room for another model."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +69,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     load: str | None = None
     unload: tuple[Unload, ...] = ()
+    drain: str | None = None
+    """Let no new requests into this one: it never comes to rest, and another has waited enough."""
     wake_at: float | None = None
 
 
@@ -74,6 +81,8 @@ def decide(models: Sequence[ModelView], limits: Limits, now: float) -> Decision:
     * Loads are one at a time: llama-server fits itself to the memory it finds free at its start.
     * The model whose request has waited longest is loaded next. Where ``max_loaded_models`` are
       there already, the one idle for the longest makes room; a busy or pinned one never does.
+    * A model that is busy without a pause cannot starve another: after ``PATIENCE`` seconds it
+      gets no new requests, ends those it has, and makes room. Its own then wait in their turn.
     """
     unload = [
         Unload(model.id, Reason.REQUEST if model.leaving else Reason.IDLE)
@@ -81,7 +90,8 @@ def decide(models: Sequence[ModelView], limits: Limits, now: float) -> Decision:
         if _free_to_go(model) and (model.leaving or (_idles_out(model) and now >= _ends(model)))
     ]
     going = {step.id for step in unload}
-    load = None
+    load = drain = None
+    deadlines = []
     wanted = [model for model in models if _wants_load(model)]
     if wanted and not any(model.status is ModelStatus.LOADING for model in models):
         room = _room(models, limits, bool(going))
@@ -95,12 +105,29 @@ def decide(models: Sequence[ModelView], limits: Limits, now: float) -> Decision:
             )
             unload += [Unload(victim.id, Reason.ROOM) for victim in victims[: 1 - room]]
             going |= {step.id for step in unload}
-    deadlines = [
+            if not victims:
+                patient_until = min(model.waiting_since for model in wanted) + PATIENCE
+                if now >= patient_until:
+                    drain = _to_drain(models)
+                else:
+                    deadlines.append(patient_until)
+    deadlines += [
         _ends(model)
         for model in models
         if _free_to_go(model) and _idles_out(model) and model.id not in going
     ]
-    return Decision(load=load, unload=tuple(unload), wake_at=min(deadlines, default=None))
+    return Decision(
+        load=load, unload=tuple(unload), drain=drain, wake_at=min(deadlines, default=None)
+    )
+
+
+def _to_drain(models: Sequence[ModelView]) -> str | None:
+    """The busy model to bring to rest: the one chosen before, else the one with least to do."""
+    busy = [model for model in models if model.status is ModelStatus.LOADED and not model.pinned]
+    chosen = min(
+        busy, key=lambda model: (not model.draining, model.in_flight, model.id), default=None
+    )
+    return chosen.id if chosen else None
 
 
 def _wants_load(model: ModelView) -> bool:
@@ -115,7 +142,7 @@ def _free_to_go(model: ModelView) -> bool:
     return (
         model.status is ModelStatus.LOADED
         and model.in_flight == 0
-        and (model.waiting == 0 or model.leaving)
+        and (model.waiting == 0 or model.leaving or model.draining)
     )
 
 

@@ -86,6 +86,9 @@ class ModelState:
         self.in_flight = 0
         self.waiters: deque[_Waiter] = deque()
         self.leaving = False
+        """Somebody asked to unload it."""
+        self.draining = False
+        """It gets no new requests, so that it can make room for another model."""
         self.pinned: bool | None = None
         """Set by a person at run time; ``None`` = as configured."""
         self.last_used = 0.0
@@ -236,6 +239,7 @@ class Scheduler:
             or state.status is not ModelStatus.LOADED
             or state.waiters
             or state.leaving
+            or state.draining
             or self._closing
             or state.server is None
             or state.server.exited.done()
@@ -478,6 +482,7 @@ class Scheduler:
                 idle_timeout=self._idle_timeout(state),
                 pinned=state.is_pinned,
                 leaving=state.leaving,
+                draining=state.draining,
             )
 
     def _idle_timeout(self, state: ModelState) -> float:
@@ -493,6 +498,11 @@ class Scheduler:
             self._begin_unload(self._states[unload.id], unload.reason)
         if decision.load is not None:
             self._begin_load(self._states[decision.load])
+        for state in self._states.values():
+            was, state.draining = state.draining, state.model.id == decision.drain
+            if was and not state.draining:
+                # Whoever it was to make room for is gone or has been served.
+                self._grant(state)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -624,7 +634,7 @@ class Scheduler:
 
     def _grant(self, state: ModelState) -> None:
         """Let in those who wait, in order, as far as there are places."""
-        if state.status is not ModelStatus.LOADED or state.leaving:
+        if state.status is not ModelStatus.LOADED or state.leaving or state.draining:
             return
         if state.server is None or state.server.exited.done():
             # It died a moment ago: they are better served by the next one.

@@ -37,7 +37,7 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.settings.edit import set_value
-from cyber_inference_tui.settings.load import Loaded, load
+from cyber_inference_tui.settings.load import Loaded, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.settings.watch import FileWatch
 
@@ -141,9 +141,7 @@ class Service:
 
     def close_events(self) -> None:
         """Tell all who watch that the service ends, and end their streams."""
-        if self._flush_handle is not None:
-            self._flush_handle.cancel()
-            self._flush()
+        self._flush()
         self.events.publish("service", ServiceEvent(state="stopping"))
         self.events.close()
 
@@ -209,7 +207,7 @@ class Service:
     async def _reload(self) -> None:
         """Take the configuration file as it is now; raises ``ConfigError`` and changes nothing."""
         new = await asyncio.to_thread(
-            load, config=self.loaded.config_path, environ=self._environ, flags=self._flags
+            load_if_there, self.loaded.config_path, environ=self._environ, flags=self._flags
         )
         if new.settings == self.settings:
             self.loaded = new
@@ -285,6 +283,8 @@ class Service:
 
     def log_tail(self, log_id: str, lines: int) -> str:
         """The last lines of a log as text; raises ``ModelNotFoundError``."""
+        # What is in the answer must not come again as an event after it.
+        self._flush()
         if log_id not in self._logs:
             log_id = self.catalog.resolve(log_id).id
         ring = self._logs.get(log_id)
@@ -370,7 +370,9 @@ class Service:
             self._flush_handle = loop.call_later(_EVENT_FLUSH, self._flush)
 
     def _flush(self) -> None:
-        self._flush_handle = None
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
         lines, self._pending_lines = self._pending_lines, {}
         for log_id, batch in lines.items():
             self.events.publish("log", LogEvent(id=log_id, lines=tuple(batch)))

@@ -127,6 +127,15 @@ def load(*, config: Path | None, environ: Mapping[str, str], flags: Mapping[str,
     return load_text(text, path, environ=environ, flags=flags)
 
 
+def load_if_there(path: Path, *, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
+    """As ``load``, for a service that runs: a file that was removed means the defaults again."""
+    try:
+        text = read_config(path)
+    except FileNotFoundError:
+        text = ""
+    return load_text(text, path, environ=environ, flags=flags)
+
+
 def read_config(path: Path) -> str:
     """The file's text. Raises ``FileNotFoundError``, or ``ConfigError`` when it is unreadable."""
     try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.policy import (
+    PATIENCE,
     Decision,
     Limits,
     ModelView,
@@ -237,3 +240,36 @@ def test_a_load_waits_for_the_memory_of_whatever_is_on_its_way_out() -> None:
 def test_backoff_begins_with_nothing_and_grows_to_a_minute() -> None:
     assert [backoff(n) for n in range(10)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60]
     assert backoff(10**6) == 60
+
+
+def busy(model_id: str, **facts: Any) -> ModelView:
+    return ModelView(id=model_id, status=ModelStatus.LOADED, in_flight=1, **facts)
+
+
+def test_a_model_that_never_rests_is_drained_for_one_that_has_waited_enough() -> None:
+    waiting = ModelView(id="b", status=ModelStatus.QUEUED, waiting=1, waiting_since=10.0)
+    limits = Limits(max_loaded_models=1)
+    early = decide((busy("a"), waiting), limits, 10.0 + PATIENCE - 1)
+    assert early.drain is None
+    assert early.wake_at == 10.0 + PATIENCE
+    late = decide((busy("a"), waiting), limits, 10.0 + PATIENCE)
+    assert late.drain == "a"
+    assert late.unload == ()
+
+
+def test_draining_stays_with_its_model_and_spares_the_pinned() -> None:
+    waiting = ModelView(id="c", status=ModelStatus.QUEUED, waiting=1, waiting_since=0.0)
+    limits = Limits(max_loaded_models=2)
+    models = (busy("a"), busy("b", draining=True), waiting)
+    assert decide(models, limits, 100.0).drain == "b"
+    pinned = (busy("a", pinned=True), busy("b", pinned=True), waiting)
+    assert decide(pinned, limits, 100.0).drain is None
+
+
+def test_a_drained_model_makes_room_although_requests_wait_for_it() -> None:
+    drained = ModelView(
+        id="a", status=ModelStatus.LOADED, waiting=3, waiting_since=50.0, draining=True
+    )
+    waiting = ModelView(id="b", status=ModelStatus.QUEUED, waiting=1, waiting_since=0.0)
+    decision = decide((drained, waiting), Limits(max_loaded_models=1), 100.0)
+    assert [(step.id, step.reason) for step in decision.unload] == [("a", Reason.ROOM)]
