@@ -1,0 +1,122 @@
+#!/bin/sh
+# Installs this checkout apart from the system's Python, and a llama-server for it. See --help.
+set -eu
+
+root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+. "$root/scripts/environment.sh"
+
+usage() {
+    cat <<'END'
+Usage: ./install.sh [--no-llama] [--run ARGS...]
+       ./install.sh --uninstall
+
+Installs cyber-inference-tui from this checkout for the current user, root or not, links it into
+~/.local/bin, and gets a llama-server unless there is one. Run it again to update: what is up to
+date already is left alone.
+
+  --no-llama     leave out the llama-server
+  --run ARGS...  afterwards run 'cyber-inference-tui ARGS...', for example --run --demo
+  --uninstall    remove the program and its link; models, settings and llama-server stay
+  --help         show this
+
+CYBER_INFERENCE_HOME  where the program goes (~/.local/share/cyber-inference-tui/app)
+PYTHON                the Python to use (the first one that is 3.11 or newer)
+END
+}
+
+: "${HOME:?HOME must be set}"
+app=${CYBER_INFERENCE_HOME:-${XDG_DATA_HOME:-$HOME/.local/share}/cyber-inference-tui/app}
+program=$app/bin/cyber-inference-tui
+link=$HOME/.local/bin/cyber-inference-tui
+llama=yes
+run=no
+
+while [ $# -gt 0 ]; do
+    case $1 in
+    --no-llama) llama=no ;;
+    --run) run=yes && shift && break ;;
+    --uninstall)
+        if [ "$(readlink "$link" || true)" = "$program" ]; then rm -f "$link"; fi
+        if [ -f "$app/pyvenv.cfg" ]; then rm -rf "$app"; fi
+        say "Removed $app. Models, settings and llama-server are still there."
+        exit 0
+        ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *)
+        usage >&2
+        exit 2
+        ;;
+    esac
+    shift
+done
+
+# Another Python's settings must not reach into ours.
+unset PYTHONHOME PYTHONPATH
+
+if [ -e "$app" ] && [ ! -f "$app/pyvenv.cfg" ] && [ -n "$(ls -A "$app")" ]; then
+    fail "$app is not empty and not an environment of this program; set CYBER_INFERENCE_HOME."
+fi
+mkdir -p "$app"
+make_environment "$app"
+stamp=$(cd "$root" && find pyproject.toml README.md cyber_inference_tui -type f \
+    ! -name '*.pyc' -exec cksum {} + | sort | cksum)
+if [ ! -f "$app/.installed" ] || [ "$(cat "$app/.installed")" != "$stamp" ]; then
+    say "installing cyber-inference-tui into $app"
+fi
+# The version may be the same as before: what is installed goes first.
+if [ -x "$program" ] && [ "$(cat "$app/.installed" 2>/dev/null)" != "$stamp" ]; then
+    "$app/bin/python" -m pip uninstall --quiet --disable-pip-version-check --yes \
+        cyber-inference-tui >&2
+fi
+install_once "$app" "$stamp" --upgrade "$root"
+
+mkdir -p "$HOME/.local/bin"
+if [ -e "$link" ] && [ ! -L "$link" ]; then
+    say "$link is there already and is not a link; it was left alone."
+else
+    ln -sf "$program" "$link"
+fi
+
+# The settings that decide where llama-server goes and where the service will listen.
+config='' data='' port=${CYBER_INFERENCE_PORT:-8337} demo=no previous=''
+for argument in "$@"; do
+    case $previous in
+    --config) config=$argument ;;
+    --data-dir) data=$argument ;;
+    --port) port=$argument ;;
+    esac
+    case $argument in
+    --config=*) config=${argument#*=} ;;
+    --data-dir=*) data=${argument#*=} ;;
+    --port=*) port=${argument#*=} ;;
+    --demo) demo=yes ;;
+    esac
+    previous=$argument
+done
+
+if [ "$llama" = yes ]; then
+    "$program" ${config:+--config "$config"} ${data:+--data-dir "$data"} install-llama >&2
+fi
+
+if [ "$run" = yes ]; then
+    if [ "$demo" = yes ]; then
+        say "When it listens, ask it from another terminal:"
+        say "  curl http://127.0.0.1:$port/v1/chat/completions" \
+            "-H 'Content-Type: application/json'" \
+            "-d '{\"model\": \"demo\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'"
+    fi
+    exec "$program" "$@"
+fi
+
+case :$PATH: in
+*":$HOME/.local/bin:"*) name=cyber-inference-tui ;;
+*) name=$link ;;
+esac
+say "Installed. Start the service with a built-in model:"
+say "  $name serve --demo"
+say "and ask it from another terminal:"
+say "  curl http://127.0.0.1:$port/v1/chat/completions -H 'Content-Type: application/json'" \
+    "-d '{\"model\": \"demo\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'"
