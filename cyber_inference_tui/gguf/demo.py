@@ -233,7 +233,7 @@ class _Demo:
             q8_0_matrix("blk.0.ffn_down.weight", wide, _FEED_FORWARD),
         ]
 
-    def _output(self) -> list[Row]:
+    def _output(self) -> Sequence[Row]:
         rows: list[dict[int, float]] = [{} for _ in self.tokens]
         for token, row in zip(self.tokens, rows, strict=True):
             if token not in self.state_of:
