@@ -12,6 +12,7 @@ import contextlib
 import os
 from asyncio.subprocess import DEVNULL, PIPE, Process
 
+# "kill -KILL -- -N" is an error in dash, which is /bin/sh in Debian: "-s" is the portable form.
 _SCRIPT = """
 trap '' INT TERM HUP
 groups=' '
@@ -24,7 +25,7 @@ while read -r what group; do
       esac ;;
   esac
 done
-for group in $groups; do kill -KILL -- "-$group" 2>/dev/null; done
+for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
 exit 0
 """
 

@@ -1,0 +1,119 @@
+"""Real child processes for the tests of this room: started, watched to their end, never left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+
+from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.server import Launch, ServerProcess
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+HOST = "127.0.0.1"
+STATE = "cmd_child_to_router:state:"
+ENVIRONMENT = {"PATH": os.defpath}
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def runner_on(kind: str) -> Run:
+    """A function that runs a coroutine on that kind of loop; what the loop logs is a failure."""
+
+    def run(work: Coroutine[Any, Any, T]) -> T:
+        problems: list[dict[str, Any]] = []
+        with asyncio.Runner(loop_factory=LOOPS[kind]) as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: problems.append(context))
+            result = runner.run(work)
+        assert not problems, problems
+        return result
+
+    return run
+
+
+def wait_gone(pid: int, seconds: float = 20.0) -> bool:
+    """Whether a process (not necessarily our child) ends within ``seconds``."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
+
+
+class Child:
+    """One ``ServerProcess`` with what it said."""
+
+    def __init__(self) -> None:
+        self.log = LogRing(now=lambda: datetime.now(UTC))
+        self.progress: list[float | None] = []
+        self.server: ServerProcess
+        self._heard = asyncio.Event()
+        self.log.listeners.append(lambda _: self._heard.set())
+
+    @property
+    def lines(self) -> list[str]:
+        """Its output so far."""
+        return [line.text for line in self.log.tail(10**6)]
+
+    async def heard(self, beginning: str) -> str:
+        """Wait for a line that begins so; what follows it."""
+        async with asyncio.timeout(30):
+            while True:
+                for line in self.lines:
+                    if line.startswith(beginning):
+                        return line[len(beginning) :].strip()
+                self._heard.clear()
+                await self._heard.wait()
+
+
+async def spawn(
+    *argv: str,
+    port: int = 1,
+    protocol: bool = True,
+    environment: Mapping[str, str] = ENVIRONMENT,
+) -> Child:
+    """Start a program as a server."""
+    child = Child()
+    launch = Launch(
+        name="m",
+        argv=argv,
+        environment=environment,
+        host=HOST,
+        port=port,
+        speaks_protocol=protocol,
+    )
+    child.server = await ServerProcess.spawn(launch, log=child.log, progress=child.progress.append)
+    return child
+
+
+async def spawn_shell(script: str, *, protocol: bool = True) -> Child:
+    """Start a shell script as a server."""
+    return await spawn("/bin/sh", "-c", script, protocol=protocol)
+
+
+async def spawn_python(script: str, *, port: int = 1, protocol: bool = True) -> Child:
+    """Start a Python script as a server."""
+    return await spawn(sys.executable, "-I", "-S", "-c", script, port=port, protocol=protocol)

@@ -1,0 +1,111 @@
+"""What a former service left behind is ended; what only has an old number is not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from cyber_inference_tui.llama.orphans import PidRecord, ServerPid
+from tests.llama.children import wait_gone
+
+
+@pytest.fixture
+def server() -> Iterator[subprocess.Popen[bytes]]:
+    """A server of a former service: a shell with a child, leading its own group."""
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", "sleep 1000 & echo $!; wait"],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+    )
+    yield process
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "servers.json"
+
+
+def read(path: Path) -> list[ServerPid]:
+    return msgspec.json.decode(path.read_bytes(), type=list[ServerPid])
+
+
+def test_a_server_that_outlived_its_service_is_ended_with_its_children(
+    server: subprocess.Popen[bytes], path: Path
+) -> None:
+    assert server.stdout is not None
+    grandchild = psutil.Process(int(server.stdout.readline()))
+    PidRecord(path).add(server.pid, "m")
+    assert [(orphan.pid, orphan.model) for orphan in PidRecord(path).end_orphans()] == [
+        (server.pid, "m")
+    ]
+    assert wait_gone(server.pid)
+    psutil.wait_procs([grandchild], timeout=20)
+    assert not grandchild.is_running()
+    assert not path.exists()
+    assert PidRecord(path).end_orphans() == []
+
+
+def test_a_process_that_only_has_the_same_number_is_left_alone(
+    server: subprocess.Popen[bytes], path: Path
+) -> None:
+    started = psutil.Process(server.pid).create_time()
+    path.write_bytes(msgspec.json.encode([ServerPid(server.pid, started - 60, "m")]))
+    assert PidRecord(path).end_orphans() == []
+    assert server.poll() is None
+
+
+def test_a_clock_corrected_by_a_second_hides_nothing(
+    server: subprocess.Popen[bytes], path: Path
+) -> None:
+    started = psutil.Process(server.pid).create_time()
+    path.write_bytes(msgspec.json.encode([ServerPid(server.pid, started + 1, "m")]))
+    assert len(PidRecord(path).end_orphans()) == 1
+
+
+def test_servers_that_ended_are_forgotten(server: subprocess.Popen[bytes], path: Path) -> None:
+    record = PidRecord(path)
+    record.add(server.pid, "m")
+    record.add(os.getpid(), "n")
+    assert [entry.model for entry in read(path)] == ["m", "n"]
+    record.remove(server.pid)
+    record.remove(server.pid)
+    assert [entry.model for entry in read(path)] == ["n"]
+    record.remove(os.getpid())
+    assert read(path) == []
+
+
+def test_a_number_that_is_nobodys_is_nothing(path: Path) -> None:
+    record = PidRecord(path)
+    record.add(2**22 + 1, "m")
+    assert not path.exists()
+    path.write_bytes(msgspec.json.encode([ServerPid(2**22 + 1, 0.0, "m")]))
+    assert record.end_orphans() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'[{"pid":"x"}]', b"\xff\x00"])
+def test_a_broken_record_is_said_and_does_not_stop_the_start(
+    content: bytes, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_bytes(content)
+    assert PidRecord(path).end_orphans() == []
+    assert "cannot read" in caplog.text
+
+
+def test_a_record_that_cannot_be_written_is_only_said(
+    server: subprocess.Popen[bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    PidRecord(tmp_path / "missing" / "servers.json").add(server.pid, "m")
+    assert "cannot write" in caplog.text

@@ -1,0 +1,319 @@
+"""One server process from spawn to exit: small scripts with every fault, on both kinds of loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cyber_inference_tui.llama.log import MAX_LINE_BYTES
+from cyber_inference_tui.llama.ports import PortPool
+from cyber_inference_tui.llama.server import ServerExitedError, _Output
+from tests.llama.children import (
+    HOST,
+    LOOPS,
+    STATE,
+    Run,
+    is_running,
+    runner_on,
+    spawn,
+    spawn_python,
+    spawn_shell,
+    wait_gone,
+)
+
+READY = f"""echo '{STATE}{{"state":"ready"}}'"""
+OBEYS = "while read -r word; do case $word in *:exit) exit 0;; esac; done; exit 1"
+
+
+@pytest.fixture(params=sorted(LOOPS))
+def run(request: pytest.FixtureRequest) -> Run:
+    return runner_on(request.param)
+
+
+# Readiness
+
+
+def test_ready_and_progress_are_told_by_the_protocol_and_kept_out_of_the_log(run: Run) -> None:
+    async def main() -> None:
+        child = await spawn_shell(
+            f"""
+            echo a log line
+            echo '{STATE}{{"state":"loading"}}'
+            echo '{STATE}{{"state":"loading","payload":{{"stages":["text_model"],"value":0.4}}}}'
+            echo '{STATE}{{"state":"loading","payload":{{"value":7}}}}'
+            echo 'cmd_child_to_router:info:{{}}'
+            echo '{STATE}not json'
+            echo '{STATE}{{"state":[1]}}'
+            {READY}
+            {OBEYS}
+            """
+        )
+        await child.server.wait_ready()
+        assert child.progress == [None, 0.4, 1.0]
+        assert await child.server.stop(20) == 0
+        assert child.lines == ["a log line"]
+
+    run(main())
+
+
+def test_a_ready_line_that_was_cut_for_its_length_still_counts(run: Run) -> None:
+    async def main() -> None:
+        child = await spawn_python(
+            f"""
+import sys
+facts = "x" * {2 * MAX_LINE_BYTES}
+print('{STATE}{{"state":"ready","payload":{{"x":"' + facts + '"}}}}', flush=True)
+sys.stdin.readline()
+"""
+        )
+        await child.server.wait_ready()
+        assert await child.server.stop(20) == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
+def test_without_the_protocol_health_is_asked_until_it_says_yes(run: Run, status: str) -> None:
+    async def main() -> None:
+        port = PortPool(HOST).take(0)
+        child = await spawn_python(
+            f"""
+import socket
+server = socket.create_server(("{HOST}", {port}))
+for status in ["503 Service Unavailable", "x" * 10_000, "", "{status}"]:
+    connection, _ = server.accept()
+    print(connection.recv(4096).split(b"\\r\\n")[0].decode(), flush=True)
+    connection.sendall(f"HTTP/1.1 {{status}}\\r\\n\\r\\n".encode() if status else b"")
+    connection.close()
+    print("listening on", flush=True)
+server.accept()
+""",
+            port=port,
+            protocol=False,
+        )
+        await child.server.wait_ready()
+        assert child.lines.count("GET /health HTTP/1.1") == 4
+        assert await child.server.stop(20) == -signal.SIGTERM
+
+    run(main())
+
+
+@pytest.mark.parametrize("protocol", [True, False])
+def test_an_end_before_ready_is_told_with_its_code_and_last_words(run: Run, protocol: bool) -> None:
+    async def main() -> None:
+        child = await spawn_shell(
+            "printf 'E failed: no end of line' >&2; exit 7", protocol=protocol
+        )
+        with pytest.raises(ServerExitedError) as error:
+            await child.server.wait_ready()
+        assert error.value.returncode == 7
+        assert child.server.obituary() == (
+            "its server exited with code 7: E failed: no end of line",
+            ("E failed: no end of line",),
+        )
+        assert await child.server.stop(20) == 7
+
+    run(main())
+
+
+def test_a_program_that_cannot_be_run_is_an_os_error(run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        with pytest.raises(FileNotFoundError):
+            await spawn(str(tmp_path / "missing"))
+        (tmp_path / "plain").write_text("text")
+        with pytest.raises(PermissionError):
+            await spawn(str(tmp_path / "plain"))
+
+    run(main())
+
+
+# What the child gets
+
+
+SHOWS_ITSELF = """
+import os, sys
+print("env", sorted(os.environ))
+print("sid", os.getsid(0))
+links = {fd: f"/proc/self/fd/{fd}" for fd in range(200)}
+files = {fd: os.readlink(link) for fd, link in links.items() if os.path.exists(link)}
+print("files", sorted(set(files.values()) - {files[0], files[1], files[2], "/dev/null"}))
+"""
+
+
+def test_the_child_has_exactly_the_given_environment_its_own_session_and_no_files_of_ours(
+    run: Run, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        environment = {"ONLY": "this", "LC_ALL": "C.UTF-8"}
+        with (tmp_path / "ours").open("w"):
+            # Another one beside it: were its pipes inherited, its end would not be seen.
+            other = await spawn_shell(OBEYS)
+            child = await spawn(
+                *(sys.executable, "-I", "-S", "-c", SHOWS_ITSELF), environment=environment
+            )
+            assert await asyncio.wait_for(child.server.exited, 30) == 0
+            await other.server.stop(30)
+        assert child.lines == ["env ['LC_ALL', 'ONLY']", f"sid {child.server.pid}", "files []"]
+
+    run(main())
+
+
+# Stopping
+
+
+def test_a_server_that_hears_neither_stdin_nor_sigterm_is_killed(run: Run) -> None:
+    async def main() -> None:
+        child = await spawn_shell(f"trap '' TERM; {READY}; while :; do sleep 1; done")
+        await child.server.wait_ready()
+        assert await child.server.stop(0.05) == -signal.SIGKILL
+        assert not is_running(child.server.pid)
+
+    run(main())
+
+
+def test_a_stop_during_the_load_ends_it_with_sigterm(run: Run) -> None:
+    async def main() -> None:
+        child = await spawn_shell("echo up; exec sleep 1000")
+        await child.heard("up")
+        assert await child.server.stop(30) == -signal.SIGTERM
+
+    run(main())
+
+
+def test_what_a_server_started_itself_ends_with_it(run: Run) -> None:
+    async def main() -> None:
+        child = await spawn_shell(f"sleep 1000 & echo child $!; {READY}; {OBEYS}")
+        grandchild = int(await child.heard("child "))
+        await child.server.wait_ready()
+        assert await child.server.stop(30) == 0
+        assert wait_gone(grandchild)
+
+    run(main())
+
+
+def test_an_exit_is_noticed_although_a_child_of_its_own_holds_its_output(run: Run) -> None:
+    async def main() -> None:
+        child = await spawn_shell("sleep 1000 & echo child $!; exit 3")
+        grandchild = int(await child.heard("child "))
+        with pytest.raises(ServerExitedError):
+            await child.server.wait_ready()
+        assert is_running(grandchild)
+        assert await child.server.stop(30) == 3
+        assert wait_gone(grandchild)
+
+    run(main())
+
+
+def test_stops_at_once_from_several_sides_agree(run: Run) -> None:
+    async def main() -> None:
+        child = await spawn_shell(f"{READY}; {OBEYS}")
+        await child.server.wait_ready()
+        assert await asyncio.gather(*(child.server.stop(30) for _ in range(3))) == [0, 0, 0]
+
+    run(main())
+
+
+def test_a_process_group_that_is_gone_is_not_killed_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        child = await spawn_shell("exit 0")
+        await child.server.exited
+        await child.server.stop(0)
+        killed: list[int] = []
+        monkeypatch.setattr(os, "killpg", lambda group, _: killed.append(group))
+        # By now the number may belong to somebody else.
+        await child.server.stop(0)
+        child.server.kill()
+        assert killed == []
+
+    run(main())
+
+
+# Output
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b"\xff\xfe\x00\x80\n", b"\x1b]0;owned\x07\x1b[2J\n", b"x" * 9000, b"\r", b"\n" * 500],
+    ids=["binary", "escapes", "no line end", "returns", "empty lines"],
+)
+def test_a_flood_of_any_bytes_is_bounded_and_does_not_hold_up_a_stop(
+    run: Run, block: bytes
+) -> None:
+    async def main() -> None:
+        child = await spawn_python(
+            f"import os\nwhile True: os.write(1, {block!r} * 10); os.write(2, {block!r})"
+        )
+        while not child.lines:
+            await asyncio.sleep(0.01)
+        assert await child.server.stop(30) == -signal.SIGTERM
+        assert len(child.log) <= 20_000
+        for line in child.lines:
+            assert len(line) < 5000
+            assert not set(line) & {*map(chr, range(32)), *map(chr, range(127, 160))}
+
+    run(main())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.binary(max_size=80), max_size=10), st.booleans())
+def test_any_output_in_place_of_the_protocol_harms_nothing(
+    chunks: list[bytes], prefixed: bool
+) -> None:
+    async def main() -> None:
+        from tests.llama.children import Child, Launch, ServerProcess
+
+        child = Child()
+        launch = Launch(
+            name="m", argv=("x",), environment={}, host=HOST, port=1, speaks_protocol=True
+        )
+        server = ServerProcess(launch, log=child.log, progress=child.progress.append)
+        output = _Output(server)
+        for chunk in chunks:
+            output.pipe_data_received(1, (STATE.encode() if prefixed else b"") + chunk + b"\n")
+        server.ended(0)
+        assert server.exited.result() == 0
+
+    asyncio.run(main())
+
+
+# The parent's end
+
+PARENT = """
+import asyncio, sys
+from tests.llama.children import LOOPS, spawn_shell
+
+async def main():
+    # Neither its stdin nor a signal ends this one: only the kernel does.
+    child = await spawn_shell("trap '' TERM INT HUP; echo up; exec sleep 1000")
+    await child.heard("up")
+    print(child.server.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.Runner(loop_factory=LOOPS[sys.argv[1]]).run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+@pytest.mark.parametrize("kind", sorted(LOOPS))
+def test_a_parent_that_is_killed_takes_its_server_along(kind: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, kind],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert is_running(pid)
+        parent.kill()
+    assert wait_gone(pid)
