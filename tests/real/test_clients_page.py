@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -66,3 +67,16 @@ def test_python(demo_service: ServiceProcess, tmp_path: Path, library: str) -> N
     # One process for all: importing such a library takes longer than the requests.
     script = "\n\n".join(at(demo_service, code) for code in codes)
     assert run([sys.executable, "-c", script], tmp_path).strip()
+
+
+def test_readme_shows_what_its_request_prints(demo_service: ServiceProcess, tmp_path: Path) -> None:
+    parts = [
+        (name, content) for name, content, _ in blocks((ROOT / "README.md").read_text("utf-8"))
+    ]
+    place = next(i for i, (_, content) in enumerate(parts) if content.startswith("curl "))
+    assert parts[place + 1][0] == "json"
+    shown = json.loads(" ".join(parts[place + 1][1].split()))
+    printed = json.loads(run(["bash", "-euc", at(demo_service, parts[place][1])], tmp_path))
+    beginning = shown["choices"][0]["message"]["content"].removesuffix("…")
+    assert printed["choices"][0]["message"]["content"].startswith(beginning)
+    assert shown["usage"].items() <= printed["usage"].items()
