@@ -32,9 +32,9 @@ make_environment() {
     fi
     if [ -z "$python" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         say "installing python3-venv"
-        apt-get -q -q update >&2 &&
+        apt-get -q -q update >/dev/null &&
             DEBIAN_FRONTEND=noninteractive apt-get -q -q -y --no-install-recommends install \
-                python3 python3-venv >&2 || fail "apt-get could not install python3-venv."
+                python3 python3-venv >/dev/null || fail "apt-get could not install python3-venv."
         python=$(find_python)
     fi
     [ -n "$python" ] || fail "Python 3.11 or newer with its venv module is needed:" \
