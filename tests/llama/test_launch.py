@@ -1,0 +1,365 @@
+"""From a model to a server that answers, and every way out: with the stand-in and the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError
+from cyber_inference_tui.gguf.demo import write_demo
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
+from cyber_inference_tui.llama.launch import Launcher
+from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.orphans import PidRecord, ServerPid
+from cyber_inference_tui.llama.server import ServerProcess
+from cyber_inference_tui.settings.schema import ModelSettings, Settings
+from tests.fakes.launcher import SCRIPT, write_fake_llama
+from tests.llama.children import HOST, is_running, wait_gone
+
+REAL = "CYBER_TEST_LLAMA_SERVER"
+
+
+class Room:
+    """A launcher with everything it was given."""
+
+    def __init__(self, folder: Path, find: Callable[[], LlamaBinary]) -> None:
+        self.folder = folder
+        self.logs: dict[str, LogRing] = {}
+        self.progress: list[float | None] = []
+        self.pids_path = folder / "servers.json"
+        self.launcher = Launcher(
+            find_binary=find,
+            log_for=self.log_for,
+            pids=PidRecord(self.pids_path),
+            environ={"PATH": os.defpath, "HF_TOKEN": "secret"},
+        )
+
+    def log_for(self, model_id: str) -> LogRing:
+        return self.logs.setdefault(model_id, LogRing(now=lambda: datetime.now(UTC)))
+
+    def text(self, model_id: str = "m") -> str:
+        return "\n".join(line.text for line in self.log_for(model_id).tail(10**6))
+
+    async def launch(self, model: LocalModel, **general: Any) -> ServerProcess:
+        general.setdefault("llama_server_base_port", 0)
+        return await self.launcher.launch(model, Settings(**general), self.progress.append)
+
+    def recorded(self) -> list[int]:
+        """The pids on record."""
+        if not self.pids_path.exists():
+            return []
+        known = msgspec.json.decode(self.pids_path.read_bytes(), type=list[ServerPid])
+        return [server.pid for server in known]
+
+    def starts(self) -> list[dict[str, Any]]:
+        """Every start of a stand-in that keeps a state file."""
+        path = self.folder / "state"
+        entries = [json.loads(line) for line in path.read_text().splitlines()]
+        return [entry for entry in entries if entry["what"] == "start"]
+
+    def assert_nothing_left(self) -> None:
+        assert self.recorded() == []
+        assert not any(is_running(start["pid"]) for start in self.starts())
+
+
+def fake_binary(folder: Path, *, router_child: bool = True) -> LlamaBinary:
+    path = write_fake_llama(folder / "bin" / "llama-server", router_child=router_child)
+    return LlamaBinary(
+        path=path,
+        version="fake",
+        flags=frozenset({"--cache-ram", "--threads-http", "--offline"}),
+        router_child=router_child,
+    )
+
+
+@pytest.fixture(params=[True, False], ids=["protocol", "health"])
+async def room(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Room]:
+    """A launcher of stand-ins, of builds with and without the protocol."""
+    binary = fake_binary(tmp_path, router_child=request.param)
+    made = Room(tmp_path, lambda: binary)
+    await made.launcher.start()
+    yield made
+    await made.launcher.close()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Callable[..., LocalModel]:
+    """Makes the model ``m`` whose server has the given switches."""
+
+    def make(**switches: Any) -> LocalModel:
+        switches.setdefault("state", str(tmp_path / "state"))
+        return LocalModel(
+            id="m",
+            path=tmp_path / "m.gguf",
+            settings=ModelSettings(env={"FAKE_LLAMA": json.dumps(switches)}),
+        )
+
+    return make
+
+
+Make = Callable[..., LocalModel]
+
+
+async def get(port: int, path: str) -> bytes:
+    async with asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", answer)
+        assert length is not None
+        answer += await reader.readexactly(int(length[1]))
+        writer.close()
+        await writer.wait_closed()
+    return answer
+
+
+async def test_a_launched_server_answers_and_is_on_record_until_it_is_gone(
+    room: Room, model: Make
+) -> None:
+    server = await room.launch(model())
+    assert (await get(server.port, "/health")).startswith(b"HTTP/1.1 200")
+    assert room.recorded() == [server.pid]
+    assert "--- starting: " in room.text()
+    assert await server.stop(30) == 0
+    room.assert_nothing_left()
+
+
+async def test_a_server_that_dies_in_its_load_is_an_error_with_reason_and_last_lines(
+    room: Room, model: Make
+) -> None:
+    line = "0.00.002.000 E cudaMalloc failed: out of memory"
+    with pytest.raises(ModelLoadError) as error:
+        await room.launch(model(die={"stderr": [line]}))
+    assert error.value.message == (
+        f"m could not be loaded: out of GPU memory (its server exited with code 1: {line})."
+    )
+    assert error.value.log_tail[-1] == line
+    room.assert_nothing_left()
+
+
+async def test_the_reason_is_looked_for_in_this_loads_lines_only(room: Room, model: Make) -> None:
+    with pytest.raises(ModelLoadError):
+        await room.launch(model(die={"stderr": ["E cudaMalloc failed: out of memory"]}))
+    with pytest.raises(ModelLoadError, match="does not know the architecture") as error:
+        await room.launch(model(die={"stderr": ["E unknown model architecture: 'new'"]}))
+    assert not any("cudaMalloc" in line for line in error.value.log_tail)
+
+
+async def test_a_load_that_hangs_is_given_up_after_load_timeout(room: Room, model: Make) -> None:
+    with pytest.raises(ModelLoadError, match=r"no progress for 0\.5 s") as error:
+        await room.launch(model(hang_load=True), load_timeout=0.5, stop_timeout=10)
+    assert "load_timeout" in error.value.hint
+    room.assert_nothing_left()
+
+
+@pytest.mark.parametrize("cancels", [1, 3])
+async def test_a_cancelled_launch_returns_only_when_the_process_is_gone(
+    room: Room, model: Make, cancels: int
+) -> None:
+    heard = asyncio.Event()
+    room.log_for("m").listeners.append(
+        lambda batch: heard.set() if any("loading model" in line.text for line in batch) else None
+    )
+    # It hears no SIGTERM, so that the stop takes long enough for the further cancels.
+    launch = asyncio.ensure_future(
+        room.launch(model(hang_load=True, ignore_sigterm=True), stop_timeout=0.3)
+    )
+    await heard.wait()
+    for _ in range(cancels):
+        launch.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await launch
+    room.assert_nothing_left()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_port_that_somebody_took_in_the_meantime_is_stepped_over(
+    room: Room, model: Make
+) -> None:
+    taken = {"stderr": ["E srv start: couldn't bind HTTP server socket"]}
+    server = await room.launch(model(die=taken, die_first=1))
+    starts = room.starts()
+    ports = [start["argv"][start["argv"].index("--port") + 1] for start in starts]
+    assert len(set(ports)) == len(ports) == 2
+    assert str(server.port) == ports[1]
+    await server.stop(30)
+    room.assert_nothing_left()
+
+
+async def test_ports_that_stay_taken_end_the_tries(room: Room, model: Make) -> None:
+    taken = {"stderr": ["E srv start: couldn't bind HTTP server socket"]}
+    with pytest.raises(ModelLoadError, match="its port is taken"):
+        await room.launch(model(die=taken))
+    assert len(room.starts()) == 3
+    room.assert_nothing_left()
+
+
+async def test_a_port_in_use_is_stepped_over_and_given_back_after_the_end(
+    room: Room, model: Make
+) -> None:
+    with closing(socket.create_server((HOST, 0))) as listener:
+        base = listener.getsockname()[1]
+        first = await room.launch(model(), llama_server_base_port=base)
+        second = await room.launch(model(), llama_server_base_port=base)
+        assert base < first.port < second.port
+        await first.stop(30)
+        third = await room.launch(model(), llama_server_base_port=base)
+        assert third.port < second.port
+        for server in (second, third):
+            await server.stop(30)
+    room.assert_nothing_left()
+
+
+async def test_progress_is_passed_on_where_the_build_tells_it(room: Room, model: Make) -> None:
+    server = await room.launch(model(load_seconds=0.5))
+    values = [value for value in room.progress if value is not None]
+    assert values == sorted(values)
+    assert bool(values) == server._launch.speaks_protocol
+    await server.stop(30)
+
+
+# What is started, and what is not
+
+
+async def test_a_model_with_a_command_of_its_own_needs_no_llama_server(tmp_path: Path) -> None:
+    def find() -> LlamaBinary:
+        raise AssertionError("not needed")
+
+    room = Room(tmp_path, find)
+    words = (sys.executable, "-I", "-S", str(SCRIPT), "--host", "{host}", "--port", "{port}")
+    model = LocalModel(id="own", settings=ModelSettings(command=(*words, "--alias", "{id}")))
+    server = await room.launch(model)
+    assert (await get(server.port, "/health")).startswith(b"HTTP/1.1 200")
+    await server.stop(30)
+    assert "--alias own" in room.text("own")
+
+
+@pytest.mark.parametrize("program", ["missing-program", "nul\0byte", "/etc/hostname"])
+async def test_a_program_that_cannot_be_run_is_said(tmp_path: Path, program: str) -> None:
+    room = Room(tmp_path, lambda: fake_binary(tmp_path))
+    model = LocalModel(id="own", settings=ModelSettings(command=(program,)))
+    with pytest.raises(ModelLoadError, match="cannot run"):
+        await room.launch(model)
+    assert room.recorded() == []
+
+
+async def test_a_model_with_a_problem_is_refused_and_nothing_is_started(tmp_path: Path) -> None:
+    room = Room(tmp_path, lambda: fake_binary(tmp_path))
+    with pytest.raises(ModelLoadError, match=r"m cannot be loaded: shard 2 of 3 is missing"):
+        await room.launch(LocalModel(id="m", problem="shard 2 of 3 is missing"))
+    assert room.logs == {}
+
+
+async def test_without_a_llama_server_the_way_out_is_told(tmp_path: Path) -> None:
+    def find() -> LlamaBinary:
+        raise NoLlamaServerError("No llama-server was found.", hint="Run install-llama.")
+
+    room = Room(tmp_path, find)
+    with pytest.raises(NoLlamaServerError, match="install-llama"):
+        await room.launch(LocalModel(id="m", path=tmp_path / "m.gguf"))
+
+
+async def test_a_start_ends_what_a_former_service_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as orphan:
+        room = Room(tmp_path, lambda: fake_binary(tmp_path))
+        PidRecord(room.pids_path).add(orphan.pid, "old")
+        await room.launcher.start()
+        assert wait_gone(orphan.pid)
+        await room.launcher.close()
+    assert f"ended the server of old (pid {orphan.pid})" in caplog.text
+
+
+# The end of the service
+
+SERVICE = """
+import asyncio, sys
+from pathlib import Path
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.settings.schema import ModelSettings
+from tests.llama.test_launch import Room, fake_binary
+
+async def main():
+    folder = Path(sys.argv[1])
+    binary = fake_binary(folder)
+    room = Room(folder, lambda: binary)
+    await room.launcher.start()
+    model = LocalModel(
+        id="m", path=folder / "m.gguf", settings=ModelSettings(env={"FAKE_LLAMA": sys.argv[2]})
+    )
+    server = await room.launch(model)
+    print(server.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"ignore_stdin": True, "ignore_sigterm": True, "outlive_parent": 100},
+        # Only the guard can end this one.
+        {"ignore_stdin": True, "clear_pdeathsig": True, "outlive_parent": 100},
+    ],
+    ids=["obedient", "deaf", "deaf and unknown to the kernel"],
+)
+def test_a_service_that_is_killed_leaves_no_server(
+    tmp_path: Path, switches: dict[str, Any]
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVICE, str(tmp_path), json.dumps(switches)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as service:
+        assert service.stdout is not None
+        pid = int(service.stdout.readline())
+        assert is_running(pid)
+        service.kill()
+    assert wait_gone(pid)
+
+
+# The real one
+
+
+@pytest.mark.real
+@pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no llama-server")
+async def test_the_real_llama_server_loads_the_demo_answers_and_stops(tmp_path: Path) -> None:
+    write_demo(tmp_path / "demo.gguf")
+    room = Room(
+        tmp_path,
+        lambda: find_llama_server(setting=os.environ[REAL], data_dir=tmp_path, environ=os.environ),
+    )
+    await room.launcher.start()
+    server = await room.launch(LocalModel(id="demo", path=tmp_path / "demo.gguf"))
+    assert b'"demo"' in await get(server.port, "/v1/models")
+    assert "secret" not in Path(f"/proc/{server.pid}/environ").read_text()
+    assert await server.stop(30) == 0
+
+    (tmp_path / "broken.gguf").write_bytes((tmp_path / "demo.gguf").read_bytes()[:100_000])
+    with pytest.raises(ModelLoadError, match="the model file is damaged or incomplete"):
+        await room.launch(LocalModel(id="broken", path=tmp_path / "broken.gguf"))
+    wrong = ModelSettings(args=("--no-such-flag",))
+    with pytest.raises(ModelLoadError, match=r"a wrong argument .*--no-such-flag"):
+        await room.launch(LocalModel(id="w", path=tmp_path / "demo.gguf", settings=wrong))
+    assert room.recorded() == []
+    await room.launcher.close()
