@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from cyber_inference_tui.llama.log import MAX_LINE_BYTES
 from cyber_inference_tui.llama.ports import PortPool
-from cyber_inference_tui.llama.server import ServerExitedError, _Output
+from cyber_inference_tui.llama.server import Launch, ServerExitedError, ServerProcess, _Output
 from tests.llama.children import (
     HOST,
     LOOPS,
     STATE,
+    Child,
     Run,
     is_running,
     runner_on,
@@ -270,8 +271,6 @@ def test_any_output_in_place_of_the_protocol_harms_nothing(
     chunks: list[bytes], prefixed: bool
 ) -> None:
     async def main() -> None:
-        from tests.llama.children import Child, Launch, ServerProcess
-
         child = Child()
         launch = Launch(
             name="m", argv=("x",), environment={}, host=HOST, port=1, speaks_protocol=True
