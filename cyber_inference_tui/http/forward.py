@@ -22,6 +22,7 @@ from cyber_inference_tui.errors import (
     MethodNotAllowedError,
     ModelNotFoundError,
     NotFoundError,
+    ShuttingDownError,
     UpstreamError,
 )
 from cyber_inference_tui.http.access import cors_headers
@@ -244,7 +245,7 @@ class Forwarder:
             try:
                 connection = await self._pool.connect(lease.port, fresh=fresh)
             except OSError:
-                raise await _upstream_error(lease, "its server does not answer") from None
+                raise await self._upstream_error(lease, "its server does not answer") from None
             exchange = connection.begin(request.method, head, target.body)
             try:
                 response = await exchange.head()
@@ -255,12 +256,23 @@ class Forwarder:
                     # cannot have begun to work on a request that it never answered a byte to.
                     fresh = True
                     continue
-                raise await _upstream_error(lease, "its server closed the connection") from None
+                raise await self._upstream_error(
+                    lease, "its server closed the connection"
+                ) from None
             except BadResponseError as error:
-                raise await _upstream_error(lease, str(error)) from None
+                raise await self._upstream_error(lease, str(error)) from None
             finally:
                 exchange.finish()
             return
+
+    async def _upstream_error(self, lease: Lease, what: str) -> CyberError:
+        """Why the server failed the request; its exit is noticed a moment after its connection."""
+        if self._service.scheduler.closing:
+            return ShuttingDownError("The service is shutting down.")
+        await lease.wait_exited(_EXIT_NOTICE)
+        if lease.server_exited:
+            what = lease.failure()
+        return UpstreamError(f"{lease.model_id} failed to answer: {what}.")
 
     def _request_head(self, request: web.Request, target: _Target, port: int) -> bytes:
         dropped = _DROPPED | _KEYS if self._service.settings.api_keys else _DROPPED
@@ -276,14 +288,6 @@ class Forwarder:
             lines.append(b"Content-Length: %d\r\n" % len(target.body))
         lines.append(b"\r\n")
         return b"".join(lines)
-
-
-async def _upstream_error(lease: Lease, what: str) -> UpstreamError:
-    """Why the server failed the request; its exit is noticed a moment after its connection."""
-    await lease.wait_exited(_EXIT_NOTICE)
-    if lease.server_exited:
-        what = lease.failure()
-    return UpstreamError(f"{lease.model_id} failed to answer: {what}.")
 
 
 class _Answer:

@@ -175,6 +175,8 @@ async def _wind_down(service: Service, site: web.SockSite, hurry: asyncio.Event)
     for waiting in (drained, hurried):
         waiting.cancel()
     await asyncio.gather(drained, hurried, return_exceptions=True)
+    # With their servers gone, answers that took too long end with an error that says why.
+    await service.scheduler.close(at_once=hurry.is_set())
     service.close_events()
 
 

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self
 
+import msgspec
+
 from cyber_inference_tui.errors import (
     CyberError,
     ModelLoadError,
@@ -443,9 +445,19 @@ class Scheduler:
             return False
         return True
 
-    async def close(self) -> None:
-        """Stop every server now, running answers or not, and end all tasks."""
+    @property
+    def closing(self) -> bool:
+        """Whether the end has begun."""
+        return self._closing
+
+    async def close(self, *, at_once: bool = False) -> None:
+        """Stop every server now, running answers or not, and end all tasks.
+
+        Servers have ``stop_timeout`` for it; ``at_once`` they are killed.
+        """
         self.begin_shutdown()
+        if at_once:
+            self._settings = msgspec.structs.replace(self._settings, stop_timeout=0.0)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -120,6 +120,9 @@ class Service:
             asyncio.create_task(self._watch_library(), name="watch the library"),
             asyncio.create_task(self._watch_config(), name="watch the configuration"),
         ]
+        for model in self.catalog.models.values():
+            if model.settings.preload and model.problem is None:
+                self.scheduler.request_load(model)
         self.events.publish("service", ServiceEvent(state="started"))
         return self
 
