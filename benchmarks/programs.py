@@ -1,0 +1,199 @@
+"""The programs that are compared, each started in a folder of its own and ended for sure."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import tomli_w
+
+START_LIMIT = 60.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """Processor time of these processes so far, to the nanosecond (``/proc/PID/task/*``)."""
+    total = 0
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def resident_bytes(pids: list[int]) -> int:
+    return sum(psutil.Process(pid).memory_info().rss for pid in pids)
+
+
+def wait_listening(port: int) -> None:
+    deadline = time.monotonic() + START_LIMIT
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def running(
+    command: list[str], *, environ: Mapping[str, str] | None = None, log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program, ended by SIGTERM and, when that does not do, SIGKILL."""
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log.open("ab")) if log else subprocess.DEVNULL
+        process = subprocess.Popen(
+            command,
+            env=dict(environ) if environ is not None else None,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=output,
+        )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def line_of(process: subprocess.Popen[bytes], part: bytes) -> str:
+    """The next line of its stdout that contains ``part``."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + START_LIMIT
+    while time.monotonic() < deadline:
+        if not select.select([process.stdout], [], [], 1)[0]:
+            continue
+        line = process.stdout.readline()
+        if part in line:
+            return line.decode().strip()
+        if not line:
+            raise RuntimeError(f"{process.args!r} ended with {process.wait()}")
+    raise RuntimeError("no such line in time")
+
+
+@contextlib.contextmanager
+def source() -> Iterator[int]:
+    """The fast event source; its port."""
+    with running([sys.executable, "-m", "benchmarks.source"]) as process:
+        yield int(line_of(process, b"listening").split()[-1])
+
+
+_NGINX = """
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  keepalive_requests 1000000;
+  upstream models {{ server 127.0.0.1:{upstream}; keepalive 64; keepalive_timeout 4s; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://models;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_buffering off;
+      proxy_request_buffering off;
+      proxy_read_timeout 600s;
+    }}
+  }}
+}}
+"""
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, upstream: int) -> Iterator[tuple[int, list[int]]]:
+    """nginx before ``upstream``; its port and its worker's pid."""
+    program = shutil.which("nginx")
+    if program is None:
+        raise SystemExit("nginx is not on PATH: install it (any nginx package will do)")
+    folder.mkdir(parents=True)
+    port = free_port()
+    config = folder / "nginx.conf"
+    config.write_text(_NGINX.format(folder=folder, upstream=upstream, port=port))
+    with running([program, "-p", str(folder), "-c", str(config)]) as process:
+        wait_listening(port)
+        yield port, [child.pid for child in psutil.Process(process.pid).children()]
+
+
+class Service:
+    """A running service."""
+
+    def __init__(self, pid: int, url: str) -> None:
+        self.pid = pid
+        self.url = url
+        self.port = int(url.rpartition(":")[2])
+
+    def post(self, path: str) -> dict[str, Any]:
+        answer = httpx.post(f"{self.url}{path}", json={}, timeout=120, trust_env=False)
+        answer.raise_for_status()
+        record: dict[str, Any] = answer.json()
+        return record
+
+    def load(self, model: str) -> dict[str, Any]:
+        return self.post(f"/admin/models/{model}/load")
+
+    def unload(self, model: str) -> dict[str, Any]:
+        return self.post(f"/admin/models/{model}/unload")
+
+
+@contextlib.contextmanager
+def service(
+    folder: Path, config: Mapping[str, Any], models: Mapping[str, Path]
+) -> Iterator[Service]:
+    """The service with these settings and models (ids and files)."""
+    folder.mkdir(parents=True)
+    tables: dict[str, dict[str, Any]] = {
+        model_id: {"path": str(path)} for model_id, path in models.items()
+    }
+    tables.update(config.get("models", {}))
+    path = folder / "config.toml"
+    path.write_text(tomli_w.dumps({"llama_server_base_port": 0, **config, "models": tables}))
+    command = [sys.executable, "-m", "cyber_inference_tui", "--no-ui", "--port", "0"]
+    command += ["--config", str(path), "--data-dir", str(folder / "data")]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CYBER_")}
+    with running(command, environ=environ, log=folder / "stderr") as process:
+        yield Service(process.pid, line_of(process, b"listening on").split()[-1])
+
+
+@contextlib.contextmanager
+def router(folder: Path, llama_server: Path, models_dir: Path) -> Iterator[tuple[int, int]]:
+    """llama-server in router mode over a folder of models; its port and pid."""
+    folder.mkdir(parents=True)
+    port = free_port()
+    command = [str(llama_server), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--models-dir", str(models_dir), "--threads", "1"]
+    with running(command, log=folder / "stderr") as process:
+        wait_listening(port)
+        yield port, process.pid

@@ -1,0 +1,298 @@
+"""The service as its users run it: a process, a config file, HTTP. Nothing of it is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import tomli_w
+
+START_LIMIT = 30.0
+STOP_LIMIT = 45.0
+
+_T = TypeVar("_T")
+
+
+def eventually(
+    look: Callable[[], _T | None],
+    *,
+    limit: float = 20.0,
+    interval: float = 0.01,
+    what: str = "the awaited state",
+) -> _T:
+    """The first true value of ``look()``; fails after ``limit`` seconds."""
+    deadline = time.monotonic() + limit
+    while not (value := look()):
+        assert time.monotonic() < deadline, f"{what} did not come within {limit:g} s"
+        time.sleep(interval)
+    return value
+
+
+class ServiceProcess:
+    """One service; ``start`` it, talk to ``url``, ``stop`` or ``kill`` it.
+
+    ``config`` is its config file's content. It remembers every process that it saw below it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        *,
+        arguments: tuple[str, ...] = (),
+        environ: Mapping[str, str] = {},
+    ) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.config_path = folder / "config.toml"
+        self.errors_path = folder / "service.stderr"
+        self.arguments = arguments
+        self.environ = dict(environ)
+        self.url = ""
+        self.port = 0
+        self.process: subprocess.Popen[str] | None = None
+        self._seen: dict[int, psutil.Process] = {}
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._reader: threading.Thread | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        self.configure(config)
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Write the config file."""
+        self.config_path.write_text(tomli_w.dumps(config))
+
+    def spawn(self) -> subprocess.Popen[str]:
+        """Start the process without waiting for anything."""
+        home = self.folder / "home"
+        home.mkdir(exist_ok=True)
+        environ = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("CYBER_", "XDG_", "LLAMA_", "HF_"))
+        }
+        environ.update({"HOME": str(home), "PYTHONUNBUFFERED": "1", **self.environ})
+        command = [sys.executable, "-m", "cyber_inference_tui", "--no-ui", "--port", "0"]
+        command += ["--config", str(self.config_path), "--data-dir", str(self.data_dir)]
+        with self.errors_path.open("ab") as errors:
+            self.process = subprocess.Popen(
+                [*command, *self.arguments],
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+        self._lines = queue.Queue()
+        self._reader = threading.Thread(
+            target=self._read, args=(self.process, self._lines), daemon=True
+        )
+        self._reader.start()
+        return self.process
+
+    def start(self) -> ServiceProcess:
+        """Start it and wait for its line ``listening on http://HOST:PORT``."""
+        self.spawn()
+        deadline = time.monotonic() + START_LIMIT
+        try:
+            while line := self._lines.get(timeout=max(0.0, deadline - time.monotonic())):
+                if line.startswith("listening on http://"):
+                    self.url = line.split()[-1]
+                    self.port = int(self.url.rpartition(":")[2])
+                    return self
+        except queue.Empty:
+            self.kill()
+            raise AssertionError(f"not listening in time\n{self.errors()}") from None
+        raise AssertionError(f"ended at start\n{self.errors()}")
+
+    @staticmethod
+    def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                lines.put(line.rstrip("\n"))
+        lines.put(None)
+
+    def errors(self) -> str:
+        """The end of what it wrote on stderr."""
+        return self.errors_path.read_text(errors="replace")[-4000:]
+
+    # Talking to it
+
+    def client(self, **options: Any) -> httpx.Client:
+        """A client with a long time limit; use it as a context manager."""
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        with self.client() as client:
+            return client.get(path, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        with self.client() as client:
+            return client.post(path, **options)
+
+    def chat(self, model: str, content: str = "hello", **more: Any) -> httpx.Response:
+        """A chat request that is not streamed."""
+        return self.post("/v1/chat/completions", json=chat_body(model, content, **more))
+
+    @contextlib.contextmanager
+    def stream(self, model: str, **more: Any) -> Iterator[httpx.Response]:
+        """A streamed chat request; leaving the block closes its connection."""
+        body = chat_body(model, stream=True, **more)
+        with (
+            self.client() as client,
+            client.stream("POST", "/v1/chat/completions", json=body) as response,
+        ):
+            yield response
+
+    def raw(self) -> socket.socket:
+        """A TCP connection to it."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        """``GET /admin/models`` by id."""
+        self.note_children()
+        return {record["id"]: record for record in self.get("/admin/models").json()}
+
+    def model(self, model_id: str) -> dict[str, Any]:
+        return self.models()[model_id]
+
+    def wait_status(self, model_id: str, *statuses: str, limit: float = 20.0) -> dict[str, Any]:
+        """The model's record once its status is one of these."""
+
+        def look() -> dict[str, Any] | None:
+            record = self.model(model_id)
+            return record if record["status"] in statuses else None
+
+        return eventually(look, limit=limit, what=f"{model_id} {'/'.join(statuses)}")
+
+    def upstream(self, model_id: str, path: str) -> Any:
+        """What the model's server itself says (JSON), asked past the service."""
+        port = self.model(model_id)["port"]
+        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=30, trust_env=False).json()
+
+    # Its end
+
+    def note_children(self) -> list[psutil.Process]:
+        """The processes below it now; they are remembered for ``assert_none_left``."""
+        if self.process is None:
+            return []
+        try:
+            below = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        for process in below:
+            self._seen.setdefault(process.pid, process)
+        return below
+
+    def servers(self) -> list[psutil.Process]:
+        """The model servers below it now."""
+
+        def is_server(process: psutil.Process) -> bool:
+            try:
+                return "--port" in process.cmdline()
+            except psutil.Error:
+                return False
+
+        return [process for process in self.note_children() if is_server(process)]
+
+    def terminate(self) -> None:
+        self.note_children()
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """SIGTERM; it must end with 0 and leave no process behind."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.terminate()
+        assert self.wait() == 0, self.errors()
+        self.assert_none_left(0.5)
+
+    def wait(self, limit: float = STOP_LIMIT) -> int:
+        """Its exit code; killed and failed when it does not come."""
+        assert self.process is not None
+        try:
+            return self.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"did not stop within {limit:g} s\n{self.errors()}") from None
+        finally:
+            if self._reader is not None:
+                self._reader.join(5)
+
+    def kill(self) -> None:
+        """SIGKILL to the service alone."""
+        self.note_children()
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+        if self._reader is not None:
+            self._reader.join(5)
+
+    def assert_none_left(self, limit: float) -> None:
+        """No process that was ever seen below it lives after ``limit`` seconds."""
+        _, alive = psutil.wait_procs(list(self._seen.values()), timeout=limit)
+        left = [process for process in alive if is_alive(process)]
+        names = [describe(process) for process in left]
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        assert not names, f"left behind: {names}"
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it still runs (a zombie whose new parent has not looked yet does not)."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def describe(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} {' '.join(process.cmdline())}"
+    except psutil.Error:
+        return str(process.pid)
+
+
+def chat_body(model: str | None, content: str = "hello", **more: Any) -> dict[str, Any]:
+    """A chat request's JSON; ``fake`` in it reaches the stand-in as switches for its answer."""
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": content}], "max_tokens": 8}
+    if model is not None:
+        body["model"] = model
+    return {**body, **more}
+
+
+def sse_data(text: str) -> list[Any]:
+    """The ``data:`` values of a whole event stream, decoded, ``[DONE]`` left as a string."""
+    values = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
+    return [value if value == "[DONE]" else json.loads(value) for value in values]
+
+
+def free_low_port(count: int = 4) -> int:
+    """The first of ``count`` neighbouring free ports below the kernel's own range."""
+    start = 20_000 + (os.getpid() * 37) % 9_000
+    for base in range(start, 32_000 - count, count):
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(base, base + count):
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return base
+    raise AssertionError("no free ports")

@@ -1,0 +1,215 @@
+"""The admin endpoints as a black box: records, logs, settings, events."""
+
+from __future__ import annotations
+
+import json
+import stat
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.real.conftest import StartFake, StartReal
+from tests.real.service_process import ServiceProcess, eventually
+
+
+def read_events(response: httpx.Response) -> Iterator[tuple[int, str, Any]]:
+    """``(id, event, data)`` of an event stream, comments skipped."""
+    fields: dict[str, str] = {}
+    for line in response.iter_lines():
+        if not line and fields:
+            yield int(fields.get("id", 0)), fields.get("event", ""), json.loads(fields["data"])
+            fields = {}
+        elif line and not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            fields[name] = value
+
+
+def test_status(start_fake: StartFake) -> None:
+    service = start_fake()
+    assert service.chat("a").status_code == 200
+    status = service.get("/admin/status").json()
+    assert service.process is not None
+    assert status["pid"] == service.process.pid
+    assert status["port"] == service.port
+    assert status["models_loaded"] == 1
+    assert status["llama_server"]["version"]
+    assert status["uptime_seconds"] > 0
+
+
+def test_load_and_unload(start_fake: StartFake) -> None:
+    service = start_fake({"a": {}})
+    record = service.post("/admin/models/a/load", json={}).json()
+    assert record["status"] == "loaded"
+    assert record["pid"] == service.servers()[0].pid
+    assert record["loaded_at"]
+    record = service.post("/admin/models/a/unload", json={}).json()
+    assert (record["status"], record["pid"]) == ("unloaded", None)
+    assert service.post("/admin/models/nope/load", json={}).status_code == 404
+    assert service.post("/admin/models/nope/unload", json={}).status_code == 404
+
+
+def test_load_of_a_failing_model_tells_why(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"die": {"stderr": ["error: cudaMalloc failed: out of memory"]}}})
+    answer = service.post("/admin/models/a/load", json={})
+    assert answer.status_code == 503
+    assert "out of GPU memory" in answer.json()["error"]["message"]
+
+
+def test_preload(start_fake: StartFake) -> None:
+    service = start_fake({"a": {}, "b": {}}, tables={"b": {"preload": True}})
+    service.wait_status("b", "loaded")
+    assert service.model("a")["status"] == "unloaded"
+
+
+def test_admin_writes_want_json_and_no_foreign_origin(start_fake: StartFake) -> None:
+    service = start_fake()
+    form = service.post("/admin/models/a/load", data={"x": "y"})
+    assert form.status_code == 415
+    foreign = service.post(
+        "/admin/models/a/load", json={}, headers={"Origin": "http://evil.example"}
+    )
+    assert foreign.status_code == 403
+    assert not service.servers()
+
+
+def test_delete_removes_only_under_models_dir(start_fake: StartFake) -> None:
+    service = start_fake({"a": {}, "b": {}})
+    assert service.chat("a").status_code == 200
+    with service.client() as client:
+        assert client.delete("/admin/models/b", headers=JSON).status_code == 200
+        assert client.delete("/admin/models/b", headers=JSON).status_code == 404
+    assert not (service.data_dir / "models" / "b.gguf").exists()
+    assert (service.data_dir / "models" / "a.gguf").exists()
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+def test_new_and_removed_files_are_noticed(start_fake: StartFake) -> None:
+    service = start_fake()
+    folder = service.data_dir / "models"
+    (folder / "sub").mkdir()
+    (folder / "sub" / "new.gguf").write_bytes((folder / "a.gguf").read_bytes())
+    eventually(lambda: "new" in service.models(), limit=15)
+    (folder / "sub" / "new.gguf").unlink()
+    eventually(lambda: "new" not in service.models(), limit=15)
+
+
+@pytest.mark.real
+def test_logs_of_a_real_server_and_of_the_service(start_real: StartReal) -> None:
+    service = start_real()
+    assert service.chat("demo").status_code == 200
+    answer = service.get("/admin/logs/demo?lines=500")
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert "listening on" in answer.text
+    assert len(service.get("/admin/logs/demo?lines=3").text.splitlines()) == 3
+    assert "demo" in service.get("/admin/logs/service?lines=500").text
+    assert service.get("/admin/logs/nope").status_code == 404
+    logs = service.data_dir / "logs"
+    eventually(lambda: "listening on" in (logs / "demo.log").read_text())
+    assert stat.S_IMODE(logs.stat().st_mode) == 0o700
+
+
+def test_config_shows_sources_and_masks_secrets(start_fake: StartFake) -> None:
+    service = start_fake(config={"api_keys": ["sesame-key"], "stop_timeout": 7})
+    with service.client(headers={"Authorization": "Bearer sesame-key"}) as client:
+        values = {entry["key"]: entry for entry in client.get("/admin/config").json()}
+    assert (values["stop_timeout"]["value"], values["stop_timeout"]["source"]) == (7, "file")
+    assert values["port"]["source"] == "flag"
+    assert values["load_timeout"]["source"] == "default"
+    assert "sesame" not in json.dumps(values)
+
+
+def put_config(service: ServiceProcess, key: str, value: Any) -> httpx.Response:
+    with service.client() as client:
+        return client.put(f"/admin/config/{key}", json={"value": value})
+
+
+def test_config_put_is_written_and_applied(start_fake: StartFake) -> None:
+    service = start_fake()
+    text = service.config_path.read_text()
+    service.config_path.write_text("# mine\n" + text)
+    assert service.chat("a").status_code == 200
+    answer = put_config(service, "model_idle_timeout", 0.2)
+    assert answer.status_code == 200
+    assert answer.json()["value"] == 0.2
+    service.wait_status("a", "unloaded")
+    written = service.config_path.read_text()
+    assert written.startswith("# mine\n")
+    assert tomllib.loads(written)["model_idle_timeout"] == 0.2
+
+
+def test_config_put_refuses_what_is_wrong(start_fake: StartFake) -> None:
+    service = start_fake()
+    before = service.config_path.read_text()
+    assert put_config(service, "model_idle_timeout", "soon").status_code == 400
+    assert put_config(service, "model_idle_timeot", 5).status_code == 404
+    assert put_config(service, "port", -1).status_code == 400
+    assert service.config_path.read_text() == before
+
+
+def test_api_keys_guard_the_model_endpoints(start_fake: StartFake) -> None:
+    service = start_fake(config={"api_keys": ["sesame", "open-up"]})
+    refused = service.chat("a")
+    assert refused.status_code == 401
+    assert refused.json()["error"]["code"] == "invalid_api_key"
+    assert service.get("/v1/models").status_code == 401
+    assert service.get("/upstream/a/health").status_code == 401
+    assert service.get("/health").status_code == 200
+    body = {"model": "a", "messages": []}
+    for headers in ({"Authorization": "Bearer open-up"}, {"x-api-key": "sesame"}):
+        assert service.post("/v1/chat/completions", json=body, headers=headers).status_code == 200
+    wrong = {"Authorization": "Bearer sesam"}
+    assert service.post("/v1/chat/completions", json=body, headers=wrong).status_code == 401
+
+
+def test_events_tell_a_models_life_and_resume(start_fake: StartFake) -> None:
+    service = start_fake()
+    seen: list[tuple[int, str]] = []
+    with service.client() as client, client.stream("GET", "/admin/events?topics=model") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        events = read_events(stream)
+        assert service.chat("a").status_code == 200
+        for number, topic, data in events:
+            assert topic == "model"
+            if data["id"] == "a":
+                seen.append((number, data["status"]))
+            if data["status"] == "loaded":
+                break
+    statuses = [status for _, status in seen]
+    assert "loading" in statuses
+    assert statuses.index("loading") < statuses.index("loaded")
+    numbers = [number for number, _ in seen]
+    assert numbers == sorted(set(numbers))
+    service.post("/admin/models/a/unload", json={})
+    headers = {"Last-Event-ID": str(numbers[-1])}
+    with (
+        service.client() as client,
+        client.stream("GET", "/admin/events?topics=model", headers=headers) as stream,
+    ):
+        for number, _, data in read_events(stream):
+            assert number > numbers[-1]
+            if data["status"] == "unloaded":
+                break
+
+
+def test_events_tell_of_a_gap(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"flood": {"kind": "plain", "lines": 300_000}}})
+    with service.client() as client, client.stream("GET", "/admin/events?topics=log") as stream:
+        events = read_events(stream)
+        assert service.chat("a").status_code == 200
+        next(events)
+    assert service.get("/health").status_code == 200
+    # The ring has turned over long since: a resumed reader is told what it missed.
+    eventually(lambda: "299999 " in service.get("/admin/logs/a?lines=50").text, limit=60)
+    headers = {"Last-Event-ID": "1"}
+    with (
+        service.client() as client,
+        client.stream("GET", "/admin/events?topics=log", headers=headers) as stream,
+    ):
+        _, topic, data = next(read_events(stream))
+    assert topic == "gap"
+    assert "missed" in data

@@ -1,0 +1,271 @@
+"""Loads: one per model however many ask, waited for with signs of life, failures told."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.real.conftest import StartFake, StartReal
+from tests.real.service_process import chat_body, eventually, is_alive, sse_data
+
+FAILING = {"die": {"stderr": ["E srv load_model: unknown model architecture: 'spline'"], "exit": 1}}
+
+
+def starts(state: Path) -> int:
+    """How many times the stand-in was started."""
+    if not state.exists():
+        return 0
+    return sum(json.loads(line)["what"] == "start" for line in state.read_text().splitlines())
+
+
+@pytest.mark.real
+def test_25_clients_at_once_get_25_answers_of_one_process(start_real: StartReal) -> None:
+    service = start_real()
+
+    def ask(number: int) -> tuple[int, str]:
+        if number % 2:
+            answer = service.chat("demo", max_tokens=4)
+            return answer.status_code, answer.json()["choices"][0]["message"]["content"]
+        with service.stream("demo", max_tokens=4) as response:
+            return response.status_code, response.read().decode().rstrip()[-6:]
+
+    with ThreadPoolExecutor(25) as pool:
+        answers = list(pool.map(ask, range(25)))
+    assert [status for status, _ in answers] == [200] * 25
+    assert all(text for _, text in answers)
+    assert all(text == "[DONE]" for _, text in answers[::2])
+    assert len(service.servers()) == 1
+    assert (service.data_dir / "logs" / "demo.log").read_text().count("--- starting") == 1
+
+
+def test_many_clients_on_a_slow_load(start_fake: StartFake, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    service = start_fake({"a": {"load_seconds": 1.0, "state": str(state)}})
+    with ThreadPoolExecutor(25) as pool:
+        answers = list(pool.map(lambda _: service.chat("a").status_code, range(25)))
+    assert answers == [200] * 25
+    assert starts(state) == 1
+
+
+@pytest.mark.parametrize("router_child", [True, False])
+def test_a_waiting_stream_hears_comments(start_fake: StartFake, router_child: bool) -> None:
+    service = start_fake({"a": {"load_seconds": 8.5}}, router_child=router_child)
+    with service.stream("a") as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        text = response.read().decode()
+    comments = [line for line in text.splitlines() if line.startswith(":")]
+    assert len(comments) >= 2
+    assert all(comment.startswith(": loading a") for comment in comments)
+    if router_child:
+        assert any("%" in comment for comment in comments)
+    assert sse_data(text)[-1] == "[DONE]"
+    assert "tok0 " in text
+
+
+def test_progress_is_in_the_record(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"load_seconds": 5.0}})
+    assert service.post("/admin/models/a/load?wait=0", json={}).status_code in {200, 202}
+    record = eventually(lambda: (r := service.model("a"))["progress"] and r)
+    assert record["status"] == "loading"
+    assert 0 < record["progress"] < 1
+    listed = {model["id"]: model["status"] for model in service.get("/v1/models").json()["data"]}
+    assert listed["a"] == "loading"
+
+
+def test_a_waiting_json_request_hears_nothing_and_is_answered(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"load_seconds": 3.0}})
+    answer = service.chat("a")
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["message"]["content"].startswith("tok0")
+
+
+@pytest.mark.parametrize("router_child", [True, False])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_failed_load_says_why(start_fake: StartFake, router_child: bool, stream: bool) -> None:
+    service = start_fake({"a": FAILING}, router_child=router_child)
+    answer = service.chat("a", stream=stream)
+    assert answer.status_code == 503
+    error = answer.json()["error"]
+    assert error["code"] == "model_load_failed"
+    assert "does not know the architecture" in error["message"]
+    assert "unknown model architecture: 'spline'" in error["message"]
+    record = service.model("a")
+    assert record["status"] == "failed"
+    assert "architecture" in record["error"]
+    assert (record["port"], record["pid"]) == (None, None)
+    assert "spline" in service.get("/admin/logs/a?lines=20").text
+
+
+def test_a_load_that_fails_late_ends_the_stream_with_an_error_event(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"die": {**FAILING["die"], "after": 4.0}}})
+    with service.stream("a") as response:
+        assert response.status_code == 200
+        text = response.read().decode()
+    assert text.startswith(": loading a")
+    errors = [value for value in sse_data(text) if value != "[DONE]"]
+    assert len(errors) == 1
+    assert errors[0]["error"]["code"] == "model_load_failed"
+
+
+def test_the_next_request_tries_again(start_fake: StartFake, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    service = start_fake({"a": {**FAILING, "die_first": 1, "state": str(state)}})
+    assert service.chat("a").status_code == 503
+    assert service.chat("a").status_code == 200
+    assert starts(state) == 2
+    assert service.model("a")["error"] is None
+
+
+def test_a_server_that_keeps_dying_is_not_started_for_every_request(
+    start_fake: StartFake, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    service = start_fake({"a": {**FAILING, "state": str(state)}})
+    for _ in range(20):
+        answer = service.chat("a")
+        assert answer.status_code == 503
+        assert "architecture" in answer.json()["error"]["message"]
+    assert starts(state) < 10
+
+
+def test_killed_by_a_signal_in_load(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"die": {"stderr": ["loading"], "signal": "SIGKILL"}}})
+    answer = service.chat("a")
+    assert answer.status_code == 503
+    assert "SIGKILL" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("router_child", [True, False])
+def test_a_load_that_hangs_is_given_up(start_fake: StartFake, router_child: bool) -> None:
+    service = start_fake(
+        {"a": {"hang_load": True}}, config={"load_timeout": 1}, router_child=router_child
+    )
+    answer = service.chat("a")
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "model_load_failed"
+    assert not service.servers()
+
+
+def test_slow_progress_is_no_hang(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"load_seconds": 4.0}}, config={"load_timeout": 2})
+    assert service.chat("a").status_code == 200
+
+
+def test_a_build_that_seems_to_speak_the_protocol_and_does_not(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"protocol": False}}, config={"load_timeout": 20})
+    assert service.chat("a").status_code == 200
+
+
+def test_a_wrong_argument_is_named(start_fake: StartFake) -> None:
+    service = start_fake({"a": {}}, tables={"a": {"args": ["--badflag"]}})
+    answer = service.chat("a")
+    assert answer.status_code == 503
+    assert "--badflag" in answer.json()["error"]["message"]
+
+
+@pytest.mark.real
+def test_a_real_server_names_a_wrong_argument_and_a_damaged_file(
+    start_real: StartReal, tmp_path: Path
+) -> None:
+    service = start_real({"models": {"bad": {"args": ["--badflag"]}}}, copies=("bad", "cut"))
+    answer = service.chat("bad")
+    assert answer.status_code == 503
+    assert "--badflag" in answer.json()["error"]["message"]
+    assert service.model("bad")["status"] == "failed"
+    assert service.chat("demo").status_code == 200
+    path = service.data_dir / "models" / "cut.gguf"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    answer = service.chat("cut")
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "model_load_failed"
+    assert service.model("cut")["status"] == "failed"
+
+
+def test_no_llama_server_says_how_to_get_one(start_fake: StartFake) -> None:
+    service = start_fake({"a": {}}, config={"llama_server_path": "/no/such/llama-server"})
+    answer = service.chat("a")
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "model_load_failed"
+    assert service.get("/health").status_code == 200
+
+
+def test_a_server_that_dies_while_idle_is_noticed_at_once(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"exit_when_ready": 0.5}})
+    assert service.post("/admin/models/a/load", json={}).status_code == 200
+    record = service.wait_status("a", "failed")
+    assert "out of GPU memory" in record["error"]
+    assert record["pid"] is None
+
+
+def test_a_crash_in_mid_stream_is_one_error_event(start_fake: StartFake) -> None:
+    service = start_fake()
+    with service.stream("a", fake={"tokens": 50, "interval": 0.01, "crash_after": 5}) as response:
+        assert response.status_code == 200
+        text = response.read().decode()
+    values = sse_data(text)
+    errors = [value for value in values if value != "[DONE]" and "error" in value]
+    assert len(errors) == 1
+    assert values[-1] is errors[0]
+    assert errors[0]["error"]["code"] == "upstream_failed"
+    assert len(values) == 6
+    assert text.endswith("\n\n")
+    assert service.chat("a").status_code == 200
+
+
+def test_a_crash_before_the_answer_is_502(start_fake: StartFake) -> None:
+    service = start_fake()
+    assert service.chat("a").status_code == 200
+    answer = service.chat("a", fake={"crash_after": 0})
+    assert answer.status_code == 502
+    assert answer.json()["error"]["code"] == "upstream_failed"
+    assert service.chat("a").status_code == 200
+
+
+def test_a_cut_stream_is_one_error_event(start_fake: StartFake) -> None:
+    service = start_fake()
+    with service.stream("a", fake={"close_after": 3}) as response:
+        values = sse_data(response.read().decode())
+    assert len(values) == 4
+    assert values[-1]["error"]["code"] == "upstream_failed"
+
+
+def test_a_cut_json_answer_is_not_taken_for_a_whole_one(start_fake: StartFake) -> None:
+    service = start_fake()
+    body = chat_body("a", fake={"close_after": 1, "framing": "length"})
+    answer = service.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 502
+
+
+@pytest.mark.parametrize("kind", ["plain", "long", "binary", "escape"])
+def test_a_flood_of_log_lines_stops_nothing(start_fake: StartFake, kind: str) -> None:
+    lines = {"plain": 200_000, "long": 30, "binary": 50_000, "escape": 50_000}[kind]
+    service = start_fake({"a": {"flood": {"kind": kind, "lines": lines}}})
+    with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as client:
+        for _ in range(20):
+            answer: Any = client.post("/v1/chat/completions", json=chat_body("a"))
+            assert answer.status_code == 200
+            assert client.get("/health").status_code == 200
+    log = service.get("/admin/logs/a?lines=1000").text
+    assert "\x1b" not in log
+    assert "\x9b" not in log
+    assert "\r" not in log
+    server = service.servers()[0]
+    service.post("/admin/models/a/unload", json={})
+    assert not is_alive(server)
+
+
+def test_a_stubborn_server_is_killed_after_stop_timeout(start_fake: StartFake) -> None:
+    service = start_fake(
+        {"a": {"ignore_sigterm": True, "ignore_stdin": True}}, config={"stop_timeout": 1}
+    )
+    assert service.chat("a").status_code == 200
+    server = service.servers()[0]
+    answer = service.post("/admin/models/a/unload", json={})
+    assert answer.json()["status"] == "unloaded"
+    assert not is_alive(server)
