@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 MAX_HEAD_BYTES = 64 << 10
 _MAX_HELD = 64 << 10
+_MAX_LENGTH_DIGITS = 18
+_LINE_FEED = 0x0A
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\n]*)?\r?")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n]*))?")
 
@@ -55,6 +57,9 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
     match = _STATUS_LINE.fullmatch(first)
     if match is None:
         raise BadResponseError("it did not answer in HTTP/1.1")
+    if not head.count(b"\r") == head.count(b"\n") == len(lines):
+        # A client could take the rest for a header, or a response, of its own.
+        raise BadResponseError("it sent a broken header line")
     status = int(match[2])
     keep_alive = match[1] == b"1"
     framing, length, content_type = Framing.CLOSE, 0, b""
@@ -65,8 +70,10 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
             raise BadResponseError("it sent a broken header line")
         key, value = name.lower(), value.strip()
         if key == b"content-length":
-            if not value.isdigit():
+            if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
                 raise BadResponseError("it sent a broken Content-Length")
+            if framing is Framing.LENGTH and int(value) != length:
+                raise BadResponseError("it sent two lengths")
             if framing is not Framing.CHUNKED:
                 framing, length = Framing.LENGTH, int(value)
         elif key == b"transfer-encoding":
@@ -123,7 +130,7 @@ class BodyScanner:
             return self._feed_chunked(data)
         if self._framing is Framing.CLOSE:
             return data
-        if len(data) > self._left:
+        if self._framing is Framing.NONE or len(data) > self._left:
             raise BadResponseError("it sent more than it had announced")
         self._left -= len(data)
         self.done = self._left == 0
@@ -142,6 +149,8 @@ class BodyScanner:
                     content.append(data[position : position + min(step, self._left - 2)])
                 self._left -= step
                 position += step
+                if self._left == 0 and data[position - 1] != _LINE_FEED:
+                    raise BadResponseError("it sent a broken chunk")
                 continue
             end = data.find(b"\n", position)
             if end < 0:
@@ -162,6 +171,8 @@ class BodyScanner:
                 position = end + 1
                 self._left = length + 2
         if self.done and position < size:
+            # Nothing of this data is passed on, so what the client has is not whole.
+            self.done = False
             raise BadResponseError("it sent more than one response")
         self._held = data[position:]
         if len(self._held) > _MAX_HELD:

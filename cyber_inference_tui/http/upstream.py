@@ -87,7 +87,8 @@ class Exchange:
 
     def finish(self) -> None:
         """The exchange is over: keep the connection if it can serve another, else close it."""
-        complete = self._scanner is not None and self._scanner.done
+        # After an error (more came than the body had) the next bytes would not be the next answer.
+        complete = self._scanner is not None and self._scanner.done and self._error is None
         self._connection.exchange_over(reusable=complete and self._keep_alive)
 
     def received(self, data: bytes) -> None:
