@@ -1,0 +1,51 @@
+"""What the tests of installing share: a progress that remembers, and an installer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cyber_inference_tui.llama.install.auto import Installer, MakeSource
+from cyber_inference_tui.llama.install.github import GithubSource, Platform
+from tests.llama.release_server import ReleaseServer
+
+X64 = Platform("Linux", "x86_64")
+NOW = datetime(2025, 1, 2, tzinfo=UTC)
+
+
+class Steps:
+    """A progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.last: tuple[int, int | None] = (0, None)
+
+    def step(self, text: str) -> None:
+        self.steps.append(text)
+
+    def advance(self, done: int, total: int | None) -> None:
+        self.last = (done, total)
+
+
+def github(server: ReleaseServer, *, gpu: bool = False, target: Platform = X64) -> GithubSource:
+    return GithubSource(gpu=gpu, target=target, api=server.url, download=server.url)
+
+
+def installer(
+    tmp_path: Path,
+    *sources: MakeSource,
+    setting: str = "",
+    root: Path | None = None,
+    progress: Steps | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Installer:
+    return Installer(
+        data_dir=tmp_path / "data",
+        setting=setting,
+        environ=environ or {"PATH": "/usr/bin:/bin"},
+        root=root or tmp_path / "no-machine",
+        sources=sources,
+        progress=progress or Steps(),
+        now=lambda: NOW,
+    )
