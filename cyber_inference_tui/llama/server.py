@@ -162,7 +162,10 @@ class ServerProcess:
         """
         if not self.exited.done():
             self._ask_to_exit()
-            await asyncio.wait({self.exited}, timeout=timeout)
+            await asyncio.wait({self.exited}, timeout=timeout / 2)
+        if not self.exited.done():
+            self._insist_on_exit()
+            await asyncio.wait({self.exited}, timeout=timeout / 2)
         if not self.exited.done():
             _logger.warning("%s did not stop within %g s: killing it", self._launch.name, timeout)
         # Also after a clean exit: children of its own may be left in its group.
@@ -194,9 +197,16 @@ class ServerProcess:
         if self._spoke.done() and self._ready.done() and stdin is not None:
             # In this mode SIGTERM alone would wait for stdin to close.
             stdin.write(_EXIT_COMMAND)
+        else:
+            self._insist_on_exit()
+
+    def _insist_on_exit(self) -> None:
+        """SIGTERM, and the end of its input: either is enough for most servers, in most states."""
+        if self._transport is None:
             return
         with contextlib.suppress(ProcessLookupError):
             self._transport.send_signal(signal.SIGTERM)
+        stdin = cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(0))
         if stdin is not None:
             stdin.close()
 
