@@ -23,7 +23,7 @@ from cyber_inference_tui.errors import (
 BODY_TIMEOUT = 60.0
 """Seconds a client may be silent while it sends a body."""
 
-_BOUNDARY = re.compile(r'boundary="?([^";,]{1,70})"?', re.IGNORECASE)
+_BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^"\s;,]{1,70}))', re.IGNORECASE)
 _FIELD_NAME = re.compile(rb'(?:^|[;\s])name="?([^";\r\n]+)"?', re.IGNORECASE)
 _MAX_MODEL_FIELD = 1024
 
@@ -37,6 +37,9 @@ class _Named(msgspec.Struct):
 
 _decode_named = msgspec.json.Decoder(_Named).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+# What a decoder says of text that is no JSON, or that is nested deeper than its stack.
+_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Peek(msgspec.Struct, frozen=True):
@@ -87,7 +90,7 @@ def peek(body: bytes, content_type: str, *, must_be_object: bool) -> Peek:
     Raises ``InvalidRequestError`` for broken JSON, for a ``model`` that is no string, and for
     anything but an object where ``must_be_object``.
     """
-    if content_type.lower().startswith("multipart/form-data"):
+    if not must_be_object and content_type.lower().startswith("multipart/form-data"):
         return Peek(model=_multipart_model(body, content_type))
     if not body:
         if must_be_object:
@@ -101,8 +104,8 @@ def peek(body: bytes, content_type: str, *, must_be_object: bool) -> Peek:
         if must_be_object:
             raise InvalidRequestError("The request's body must be a JSON object.") from None
         return Peek()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"The request's body is not valid JSON: {error}.") from None
+    except _BROKEN as error:
+        raise _not_json(error) from None
     return Peek(model=named.model or None, stream=named.stream is True)
 
 
@@ -110,7 +113,7 @@ def _multipart_model(body: bytes, content_type: str) -> str | None:
     match = _BOUNDARY.search(content_type)
     if match is None:
         raise InvalidRequestError("The multipart body has no boundary.")
-    for part in body.split(b"--" + match[1].encode("latin-1", "replace"))[1:]:
+    for part in body.split(b"--" + (match[1] or match[2]).encode("latin-1", "replace"))[1:]:
         head, empty_line, value = part.partition(b"\r\n\r\n")
         if not empty_line or len(head) > 8192:
             continue
@@ -130,9 +133,9 @@ def with_defaults(body: bytes, defaults: Mapping[str, Any]) -> bytes:
     """A JSON object with the fields of ``defaults`` that it does not have itself.
 
     They are put at its beginning; the client's own text stays as it is. A field that the client
-    set to ``null`` is set.
+    set to ``null`` is set. Raises ``InvalidRequestError`` for anything but an object.
     """
-    own = _decode_fields(body)
+    own = _fields(body)
     missing = {key: value for key, value in defaults.items() if key not in own}
     if not missing:
         return body
@@ -143,6 +146,21 @@ def with_defaults(body: bytes, defaults: Mapping[str, Any]) -> bytes:
 
 
 def with_model(body: bytes, model: str) -> bytes:
-    """A JSON object with its ``model`` replaced; the values of all other fields stay as sent."""
-    own = _decode_fields(body)
+    """A JSON object with its ``model`` replaced; the values of all other fields stay as sent.
+
+    Raises ``InvalidRequestError`` for anything but an object.
+    """
+    own = _fields(body)
     return msgspec.json.encode({**own, "model": model})
+
+
+def _fields(body: bytes) -> dict[str, msgspec.Raw]:
+    # Stricter than ``peek``, which passes over text that it does not need.
+    try:
+        return _decode_fields(body)
+    except _BROKEN as error:
+        raise _not_json(error) from None
+
+
+def _not_json(error: Exception) -> InvalidRequestError:
+    return InvalidRequestError(f"The request's body is not valid JSON: {error}.")

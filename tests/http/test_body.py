@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.http.body import Peek, peek, with_defaults, with_model
+
+JSON = "application/json"
+DEEP = b"[" * 200_000
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+json_objects = st.dictionaries(st.text(max_size=8), json_values, max_size=6)
+
+
+def refused(body: bytes, *, must_be_object: bool = True) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as caught:
+        peek(body, JSON, must_be_object=must_be_object)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"model":"a/b"}', Peek(model="a/b")),
+        (b' \r\n{ "x": {"model": "inner"}, "model" : "a", "stream": true } ', Peek("a", True)),
+        (b'{"model":"\\u0061\\u00e9"}', Peek(model="a\u00e9")),
+        ('{"model":"é"}'.encode(), Peek(model="é")),
+        (b'{"model":"first","model":"last"}', Peek(model="last")),
+        (b'{"model":null}', Peek()),
+        (b'{"model":""}', Peek()),
+        (b"{}", Peek()),
+        (b'{"stream":1}', Peek()),
+        (b'{"stream":"true"}', Peek()),
+        (b'{"stream":null,"model":"a"}', Peek(model="a")),
+        (b'{"stream":{"deep":[true]}}', Peek()),
+        (b'{"Model":"a","STREAM":true}', Peek()),
+    ],
+)
+def test_what_a_json_body_says(body: bytes, found: Peek) -> None:
+    # What stands in Content-Type does not matter: curl -d calls everything a form.
+    for content_type in (JSON, "application/x-www-form-urlencoded", ""):
+        for must_be_object in (True, False):
+            assert peek(body, content_type, must_be_object=must_be_object) == found
+
+
+@pytest.mark.parametrize("value", [b"1", b"true", b"[]", b'["a"]', b"{}", b'{"a":1}', b"1.5"])
+def test_a_model_of_a_wrong_type_is_named(value: bytes) -> None:
+    for must_be_object in (True, False):
+        error = refused(b'{"x":1,"model":' + value + b"}", must_be_object=must_be_object)
+        assert error.param == "model"
+        assert "string" in error.message
+
+
+@pytest.mark.parametrize("body", [b"[]", b'[{"model":"a"}]', b'"a"', b"1", b"null", b"true"])
+def test_only_an_object_asks_for_output(body: bytes) -> None:
+    assert "object" in refused(body).message
+    assert peek(body, JSON, must_be_object=False) == Peek()
+
+
+def test_no_body_is_no_object() -> None:
+    assert "empty" in refused(b"").message
+    assert peek(b"", JSON, must_be_object=False) == Peek()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b'{"model":"a"',
+        b'{"model":"a"}}',
+        b'{"model":"a"}{"model":"b"}',
+        b"{'model':'a'}",
+        b'{"model":"a",}',
+        b'{"model":\xff}',
+        b'{"model":"\xff"}',
+        b'{"model":"\\ud800"}',
+        b'\xef\xbb\xbf{"model":"a"}',
+        b"model=a",
+        b"\x00",
+        b"   ",
+        b"NaN",
+        '{"model":"a"}'.encode("utf-16"),
+    ],
+)
+def test_broken_json_is_refused(body: bytes) -> None:
+    for must_be_object in (True, False):
+        assert "JSON" in refused(body, must_be_object=must_be_object).message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":' * 200_000,
+        b'{"model":"a","x":' + DEEP + b"]" * 200_000 + b"}",
+        b'{"stream":' + DEEP + b"]" * 200_000 + b"}",
+        b'{"model":' + DEEP,
+    ],
+)
+def test_nesting_without_end_is_refused(body: bytes) -> None:
+    refused(body)
+    refused(body, must_be_object=False)
+
+
+@given(st.binary(max_size=60), st.booleans())
+def test_any_bytes_are_read_or_refused(body: bytes, must_be_object: bool) -> None:
+    for text in (body, b'{"model":"' + body + b'"}', b'{"' + body + b'":1}'):
+        try:
+            peek(text, JSON, must_be_object=must_be_object)
+        except InvalidRequestError:
+            continue
+
+
+# Multipart
+
+
+def part(name: str, value: bytes, *, more: str = "") -> tuple[str, bytes]:
+    return f'form-data; name="{name}"{more}', value
+
+
+def multipart(boundary: str, *parts: tuple[str, bytes]) -> bytes:
+    pieces = [
+        f"--{boundary}\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + value + b"\r\n"
+        for disposition, value in parts
+    ]
+    return b"".join([*pieces, f"--{boundary}--\r\n".encode()])
+
+
+AUDIO = part(
+    "file",
+    b'RIFF\r\n\r\n--name="model"\r\n\x00\xff',
+    more='; filename="model.wav"\r\nContent-Type: audio/wav',
+)
+LANGUAGE = part("language", b"en")
+MODEL = part("model", b"whisper/small")
+
+
+@pytest.mark.parametrize(
+    "parts", [(MODEL, AUDIO, LANGUAGE), (AUDIO, MODEL, LANGUAGE), (AUDIO, LANGUAGE, MODEL)]
+)
+@pytest.mark.parametrize(
+    ("boundary", "parameter"),
+    [
+        ("----WebKitFormBoundary7MA4", "boundary=----WebKitFormBoundary7MA4"),
+        ("abc", 'boundary="abc"'),
+        ("a b:c=d", 'boundary="a b:c=d"'),
+        ("a,b", 'boundary="a,b"'),
+        ("abc", "charset=utf-8; Boundary=abc"),
+        ("abc", "boundary=abc; charset=utf-8"),
+        ("abc", "boundary=abc ; charset=utf-8"),
+        ("x" * 70, "boundary=" + "x" * 70),
+    ],
+)
+def test_the_model_is_found_wherever_it_stands(
+    parts: tuple[tuple[str, bytes], ...], boundary: str, parameter: str
+) -> None:
+    body = multipart(boundary, *parts)
+    for kind in ("multipart/form-data", "Multipart/Form-Data"):
+        found = peek(body, f"{kind}; {parameter}", must_be_object=False)
+        assert found == Peek(model="whisper/small")
+
+
+@pytest.mark.parametrize(
+    ("disposition", "value", "model"),
+    [
+        ('form-data; name="model"', "modèle".encode(), "modèle"),
+        ("form-data; name=model", b"a", "a"),
+        ('form-data;name="model"', b"a", "a"),
+        ('form-data; NAME="model"', b"a", "a"),
+        ('form-data; filename="x"; name="model"', b"a", "a"),
+        ('form-data; name="model"', b" a\r\n", "a"),
+        ('form-data; name="model"', b"", None),
+        ('form-data; name="model"', b"\xff", "\ufffd"),
+        ('form-data; filename="model"', b"a", None),
+        ('form-data; name="model_name"', b"a", None),
+        ('form-data; name="mo', b"a", None),
+    ],
+)
+def test_fields_of_a_form(disposition: str, value: bytes, model: str | None) -> None:
+    body = multipart("abc", (disposition, value))
+    found = peek(body, "multipart/form-data; boundary=abc", must_be_object=False)
+    assert found.model == model
+
+
+def test_broken_forms() -> None:
+    kind = "multipart/form-data; boundary=abc"
+    with pytest.raises(InvalidRequestError, match="boundary"):
+        peek(multipart("abc", MODEL), "multipart/form-data", must_be_object=False)
+    with pytest.raises(InvalidRequestError, match="too long"):
+        peek(multipart("abc", part("model", b"x" * 2000)), kind, must_be_object=False)
+    with pytest.raises(InvalidRequestError, match="JSON"):
+        # Where JSON is asked for, a form is a mistake.
+        peek(multipart("abc", MODEL), kind, must_be_object=True)
+    for body in (b"", b"--abc", b"--abc--", b"--abc\r\n\r\n\r\n--abc--", multipart("other", MODEL)):
+        assert peek(body, kind, must_be_object=False) == Peek()
+
+
+@given(st.binary(max_size=80))
+def test_any_form_is_read_or_refused(data: bytes) -> None:
+    kind = "multipart/form-data; boundary=abc"
+    for body in (data, b"--abc\r\nContent-Disposition:" + data, b"--abc" + data + b"\r\n--abc"):
+        peek(body, kind, must_be_object=False)
+
+
+# What is changed
+
+
+@pytest.mark.parametrize(
+    ("body", "defaults", "expected"),
+    [
+        (b"{}", {"a": 1}, b'{"a":1}'),
+        (b" { } ", {"a": 1}, b' {"a":1 } '),
+        (b'{"x": 1.0e0}', {"a": [1]}, b'{"a":[1],"x": 1.0e0}'),
+        (b'\n{"a":null}', {"a": 1, "b": 2}, b'\n{"b":2,"a":null}'),
+        (b'{"\\u0061":0}', {"a": 1}, b'{"\\u0061":0}'),
+        (b'{"a":0,"a":1}', {"a": 2}, b'{"a":0,"a":1}'),
+        (b'{"a":0}', {}, b'{"a":0}'),
+    ],
+)
+def test_defaults_stand_in_front(body: bytes, defaults: dict[str, Any], expected: bytes) -> None:
+    assert with_defaults(body, defaults) == expected
+
+
+@given(json_objects, json_objects, st.booleans(), st.sampled_from([None, 1, "\t"]))
+def test_defaults_never_override_and_the_clients_text_stays(
+    own: dict[str, Any], defaults: dict[str, Any], ascii_only: bool, indent: int | str | None
+) -> None:
+    body = json.dumps(own, ensure_ascii=ascii_only, indent=indent).encode("utf-8")
+    changed = with_defaults(body, defaults)
+    assert json.loads(changed) == {**defaults, **own}
+    assert changed.endswith(body[1:])
+    assert changed.startswith(b"{")
+
+
+@pytest.mark.parametrize("change", [{"temperature": 1}, "other"])
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"\xff":1}', b'{"\\ud800":1}', b"--form--"])
+def test_what_cannot_be_changed_is_refused(body: bytes, change: dict[str, Any] | str) -> None:
+    with pytest.raises(InvalidRequestError):
+        if isinstance(change, str):
+            with_model(body, change)
+        else:
+            with_defaults(body, change)
+
+
+@given(json_objects, st.text(max_size=20))
+def test_only_the_model_is_replaced(own: dict[str, Any], model: str) -> None:
+    body = json.dumps({**own, "model": "old"}).encode()
+    assert json.loads(with_model(body, model)) == {**own, "model": model}
+
+
+def test_values_beside_a_replaced_model_keep_their_text() -> None:
+    body = b'{"x":1.10E2,"model":"old","y": [ 1 ],"z":12345678901234567890123}'
+    changed = msgspec.json.decode(with_model(body, "new"), type=dict[str, msgspec.Raw])
+    assert {key: bytes(value) for key, value in changed.items()} == {
+        "x": b"1.10E2",
+        "model": b'"new"',
+        "y": b"[ 1 ]",
+        "z": b"12345678901234567890123",
+    }
