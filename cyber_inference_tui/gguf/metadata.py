@@ -1,138 +1,183 @@
-"""What a GGUF header tells of its model, in the terms the rest of the program uses."""
+"""What a GGUF header tells of a model: its kind, its size, and what memory estimates need."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.gguf.reader import Header, read_header
+from cyber_inference_tui.gguf.quantization import file_type_name
+from cyber_inference_tui.gguf.reader import Header, Value, read_header
 from cyber_inference_tui.text import clean_line
 
-# llama.cpp, include/llama.h: enum llama_ftype.
-_FILE_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
-    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
-    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
-    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
-    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0",
-    38: "MXFP4_MOE",
-}  # fmt: skip
 _POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
-_QUANTIZATION = re.compile(
-    r"(?:UD-)?(?:IQ\d(?:_[A-Z0-9]+)*|Q\d(?:_[A-Z0-9]+)*|BF16|F16|F32|FP16|MXFP4(?:_MOE)?|TQ\d_\d)",
-    re.IGNORECASE,
-)
-_BOUNDARY_BEFORE = r"(?:^|[-_./])"
-_BOUNDARY_AFTER = r"(?:$|[-_./])"
-_NAMED = re.compile(_BOUNDARY_BEFORE + rf"({_QUANTIZATION.pattern})(?=[-.]|$)", re.IGNORECASE)
+_SHORT = 256
+
+
+class ProjectorFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a projector (``mmproj``) adds to a model."""
+
+    kind: str | None
+    vision: bool
+    audio: bool
+    width: int | None
+    """Its output's length, the embedding length of the models it fits."""
 
 
 class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts of one model; ``None`` where its header does not tell."""
+    """One file's header in the field's terms; ``None`` where the header does not tell.
+
+    Lengths are in tokens for the context and in numbers for vectors.
+    """
 
     architecture: str | None = None
     name: str | None = None
+    kind: str = "model"
+    """``general.type``: ``model``, ``mmproj``, ``adapter`` (LoRA), ``imatrix`` …"""
     parameters: int | None = None
     quantization: str | None = None
     context_length: int | None = None
+    vocabulary: int | None = None
     layers: int | None = None
     embedding_length: int | None = None
+    feed_forward_length: int | None = None
     heads: int | None = None
     kv_heads: tuple[int, ...] | None = None
-    """Per layer."""
+    """For each layer; 0 where a layer keeps no attention cache."""
     key_length: int | None = None
+    """Of one head."""
     value_length: int | None = None
     sliding_window: int | None = None
+    sliding_window_layers: tuple[bool, ...] | None = None
+    """For each layer whether it only attends within the window, where the header tells."""
+    experts: int | None = None
+    experts_used: int | None = None
     chat_template: str | None = None
+    """As it stands in the file, up to 256 KiB: not for showing without cleaning."""
     pooling: str | None = None
     is_projector: bool = False
-    has_vision: bool = False
-    """A projector that understands images."""
-    has_audio: bool = False
-    """A projector that understands sound."""
-    projection_dim: int | None = None
+    projector: ProjectorFacts | None = None
+    split_count: int = 1
+    """How many files the model is split into."""
+    split_number: int = 0
+    """Which of them this is, from 0."""
+    tensor_count: int = 0
     tensor_bytes: int = 0
 
 
 def read_metadata(path: Path) -> ModelMetadata:
-    """The facts in a file's header. Raises ``GGUFError``, or ``OSError`` if it is unreadable."""
-    return from_header(read_header(path), file_name=path.name)
+    """Reads the header of one file; raises ``GGUFError`` when it is not a readable GGUF file."""
+    return metadata_of(read_header(path))
 
 
-def from_header(header: Header, *, file_name: str = "") -> ModelMetadata:
-    """The facts in a header; ``file_name`` may name a finer quantization than the header does."""
-    facts = _Facts(header)
-    architecture = facts.text("general.architecture")
-    prefix = f"{architecture}."
-    layers = facts.number(f"{prefix}block_count")
-    heads = facts.number(f"{prefix}attention.head_count")
-    embedding = facts.number(f"{prefix}embedding_length")
+def metadata_of(header: Header) -> ModelMetadata:
+    """A header's facts. A value of the wrong type counts as not there."""
+    values = header.values
+    architecture = _text(values.get("general.architecture"))
+    kind = _text(values.get("general.type")) or "model"
+    is_projector = architecture == "clip" or kind == "mmproj"
+
+    def of_model(key: str) -> Value | None:
+        return values.get(f"{architecture}.{key}")
+
+    layers = _count(of_model("block_count"))
+    embedding = _count(of_model("embedding_length"))
+    heads = _first(of_model("attention.head_count"))
     per_head = embedding // heads if embedding and heads else None
-    pooling = facts.number(f"{prefix}pooling_type")
-    # Split models count their tensors in the first shard only for themselves.
-    counted = sum(tensor.count for tensor in header.tensors)
-    template = header.values.get("tokenizer.chat_template")
+    window = _count(of_model("attention.sliding_window"))
     return ModelMetadata(
         architecture=architecture,
-        name=facts.text("general.name"),
-        parameters=facts.number("general.parameter_count") or counted or None,
-        quantization=quantization_of(file_name) or _file_type(facts.number("general.file_type")),
-        context_length=facts.number(f"{prefix}context_length"),
+        name=_text(values.get("general.name")),
+        kind="mmproj" if is_projector else kind,
+        parameters=header.parameters or None,
+        quantization=_quantization(header),
+        context_length=_count(of_model("context_length")),
+        vocabulary=_count(of_model("vocab_size"))
+        or header.array_lengths.get("tokenizer.ggml.tokens"),
         layers=layers,
         embedding_length=embedding,
+        feed_forward_length=_first(of_model("feed_forward_length")),
         heads=heads,
-        kv_heads=facts.per_layer(f"{prefix}attention.head_count_kv", layers, heads),
-        key_length=facts.number(f"{prefix}attention.key_length") or per_head,
-        value_length=facts.number(f"{prefix}attention.value_length") or per_head,
-        sliding_window=facts.number(f"{prefix}attention.sliding_window") or None,
-        chat_template=template if isinstance(template, str) else None,
-        pooling=None if pooling is None else _POOLING.get(pooling, f"type {pooling}"),
-        is_projector=architecture == "clip" or facts.text("general.type") == "mmproj",
-        has_vision=header.values.get("clip.has_vision_encoder") is True,
-        has_audio=header.values.get("clip.has_audio_encoder") is True,
-        projection_dim=facts.number("clip.vision.projection_dim")
-        or facts.number("clip.audio.projection_dim"),
+        kv_heads=_per_layer(of_model("attention.head_count_kv"), layers, otherwise=heads),
+        key_length=_count(of_model("attention.key_length")) or per_head,
+        value_length=_count(of_model("attention.value_length")) or per_head,
+        sliding_window=window or None,
+        sliding_window_layers=_window_layers(of_model("attention.sliding_window_pattern"), layers),
+        experts=_count(of_model("expert_count")) or None,
+        experts_used=_count(of_model("expert_used_count")) or None,
+        chat_template=_template(values.get("tokenizer.chat_template")),
+        pooling=_POOLING.get(_count(of_model("pooling_type")) or 0)
+        if of_model("pooling_type") is not None
+        else None,
+        is_projector=is_projector,
+        projector=_projector(values) if is_projector else None,
+        split_count=_count(values.get("split.count")) or 1,
+        split_number=_count(values.get("split.no")) or 0,
+        tensor_count=header.tensor_count,
         tensor_bytes=header.tensor_bytes,
     )
 
 
-def quantization_of(file_name: str) -> str | None:
-    """The quantization that a file's name ends with, such as ``Q4_K_M`` or ``UD-IQ2_XXS``."""
-    found = _NAMED.findall(file_name.removesuffix(".gguf"))
-    return found[-1].upper() if found else None
+def _text(value: Value | None) -> str | None:
+    return (clean_line(value, limit=_SHORT).strip() or None) if isinstance(value, str) else None
 
 
-def _file_type(number: int | None) -> str | None:
-    return None if number is None else _FILE_TYPES.get(number)
+def _template(value: Value | None) -> str | None:
+    return value if isinstance(value, str) else None
 
 
-class _Facts:
-    """Typed look-ups: a value of another type counts as absent."""
+def _count(value: Value | None) -> int | None:
+    """A number that counts something: whole, not negative and of a size that can be true."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48:
+        return value
+    return None
 
-    def __init__(self, header: Header) -> None:
-        self._values = header.values
 
-    def number(self, key: str) -> int | None:
-        value = self._values.get(key)
-        if isinstance(value, tuple) and value:
-            # Some keys are one number or one a layer: the largest is the upper bound.
-            value = max(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            return None
-        return value if 0 <= value < 1 << 62 else None
+def _first(value: Value | None) -> int | None:
+    """A number given once, or the largest of one given per layer."""
+    if isinstance(value, tuple):
+        counts = [count for item in value if (count := _count(item)) is not None]
+        return max(counts, default=None)
+    return _count(value)
 
-    def text(self, key: str) -> str | None:
-        value = self._values.get(key)
-        return clean_line(value, limit=200) or None if isinstance(value, str) else None
 
-    def per_layer(self, key: str, layers: int | None, heads: int | None) -> tuple[int, ...] | None:
-        """One count a layer, from a list or from one number for all (default: ``heads``)."""
-        value = self._values.get(key)
-        if isinstance(value, tuple) and all(type(one) is int and one >= 0 for one in value):
-            return tuple(int(one) for one in value)
-        single = self.number(key) or heads
-        if single is None or layers is None or layers > 4096:
-            return None
-        return (single,) * layers
+def _per_layer(
+    value: Value | None, layers: int | None, *, otherwise: int | None
+) -> tuple[int, ...] | None:
+    if isinstance(value, tuple):
+        counts = tuple(count for item in value if (count := _count(item)) is not None)
+        return counts if len(counts) == len(value) else None
+    number = otherwise if value is None else _count(value)
+    if number is None or layers is None or layers > 4096:
+        return None
+    return (number,) * layers
+
+
+def _window_layers(value: Value | None, layers: int | None) -> tuple[bool, ...] | None:
+    if isinstance(value, tuple):
+        return tuple(bool(item) for item in value)
+    every = _count(value)
+    if not every or layers is None or layers > 4096:
+        return None
+    # A number says that every so many-th layer attends to everything.
+    return tuple((layer + 1) % every != 0 for layer in range(layers))
+
+
+def _quantization(header: Header) -> str | None:
+    file_type = _count(header.values.get("general.file_type"))
+    named = file_type_name(file_type) if file_type is not None else None
+    if named is not None:
+        return named
+    sizes = {name: size for name, size in header.bytes_by_type.items() if name != "?"}
+    return max(sizes, key=sizes.__getitem__, default=None)
+
+
+def _projector(values: dict[str, Value]) -> ProjectorFacts:
+    kinds = ("clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type")
+    widths = ("clip.vision.projection_dim", "clip.audio.projection_dim")
+    return ProjectorFacts(
+        kind=next((kind for key in kinds if (kind := _text(values.get(key)))), None),
+        vision=values.get("clip.has_vision_encoder") is True,
+        audio=values.get("clip.has_audio_encoder") is True,
+        width=next((width for key in widths if (width := _count(values.get(key)))), None),
+    )

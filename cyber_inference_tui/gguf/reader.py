@@ -1,251 +1,322 @@
-"""The header of a GGUF file, read within bounds (versions 2 and 3, little-endian).
+"""Reads the header of a GGUF file, and nothing more of it, within fixed bounds.
 
-Nothing in the file is believed: every count, length and offset is checked against the file's
-size before it is used, arrays are skipped rather than built, and one typed error says what is
-wrong. Layout: github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian. The
+file may be truncated, damaged or made to do harm: every count, length and offset is checked
+against the file's size before it is used, large values are skipped instead of built, and whatever
+is wrong with the file is one ``GGUFError``.
 """
 
 from __future__ import annotations
 
-import io
+import os
+import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
-
-import msgspec
+from typing import Final, NamedTuple
 
 from cyber_inference_tui.errors import GGUFError
+from cyber_inference_tui.gguf.quantization import TENSOR_TYPES
+from cyber_inference_tui.text import clean_line
 
-MAGIC = b"GGUF"
-MAX_KEYS = 100_000
-MAX_TENSORS = 1_000_000
-MAX_KEY_BYTES = 65_535
-MAX_TEXT_BYTES = 1 << 20
-"""A longer string value is skipped: chat templates are the longest that matter."""
+Value = bool | int | float | str | tuple[bool | int | float, ...]
 
-MAX_LIST = 4096
-"""Arrays of numbers up to this length are kept (per-layer counts); longer ones are skipped."""
+# Far above any real file (a vocabulary of 262,144 tokens with its merges is 20 MB of header).
+_MAX_HEADER: Final = 512 * 2**20
+_MAX_ENTRIES: Final = 65_536
+_MAX_TENSORS: Final = 262_144
+_MAX_STRINGS: Final = 8 * 2**20
+_MAX_KEY: Final = 65_535
+_MAX_NAME: Final = 1024
+_MAX_DIMENSIONS: Final = 8
+_MAX_DEPTH: Final = 4
+# What is kept in memory: longer strings and arrays are skipped, and so is all beyond the total.
+_MAX_STRING: Final = 256 * 1024
+_MAX_ARRAY: Final = 1024
+_MAX_KEPT: Final = 4 * 2**20
 
-_MAX_NESTING = 4
-_BUFFER = 1 << 18
+_CHUNK: Final = 256 * 1024
 
-_STRING, _ARRAY = 8, 9
+_UINT32 = struct.Struct("<I")
+_UINT64 = struct.Struct("<Q")
+_BOOL, _STRING, _ARRAY = 7, 8, 9
 _SCALARS = {
-    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
-}  # fmt: skip
-
-# ggml's tensor types: (values in a block, bytes of a block); ggml/src/ggml.c, type_traits.
-_TYPES = {
-    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),
-    9: (32, 36), 10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210),
-    15: (256, 292), 16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18),
-    21: (256, 110), 22: (256, 82), 23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4),
-    27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66),
-    39: (32, 17), 40: (64, 36),
-}  # fmt: skip
-
-Value = int | float | bool | str | tuple[int | float | bool, ...] | None
-"""``None`` stands for what was skipped: long or nested arrays, arrays of strings, long texts."""
+    0: struct.Struct("<B"),
+    1: struct.Struct("<b"),
+    2: struct.Struct("<H"),
+    3: struct.Struct("<h"),
+    4: _UINT32,
+    5: struct.Struct("<i"),
+    6: struct.Struct("<f"),
+    7: struct.Struct("<?"),
+    10: _UINT64,
+    11: struct.Struct("<q"),
+    12: struct.Struct("<d"),
+}
 
 
-class Tensor(msgspec.Struct, frozen=True):
-    """One tensor's description; ``size`` in bytes, ``None`` for a type unknown here."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: int
-    size: int | None
-
-    @property
-    def count(self) -> int:
-        """How many values it holds."""
-        total = 1
-        for dimension in self.shape:
-            total *= dimension
-        return total
-
-
-class Header(msgspec.Struct, frozen=True):
-    """What stands before the tensors' data."""
+class Header(NamedTuple):
+    """What a header says. Sizes are bytes."""
 
     version: int
     values: dict[str, Value]
-    lengths: dict[str, int]
-    """The lengths of arrays, kept or not."""
-    tensors: tuple[Tensor, ...]
-    data_offset: int
-    file_size: int
-
-    @property
-    def tensor_bytes(self) -> int:
-        """Bytes of all tensors of known type."""
-        return sum(tensor.size or 0 for tensor in self.tensors)
+    """Scalars, strings up to 256 KiB and arrays of up to 1,024 numbers, by key."""
+    array_lengths: dict[str, int]
+    """How many items each array has, also those whose items were skipped."""
+    tensor_count: int
+    parameters: int
+    """Numbers in all tensors together."""
+    tensor_bytes: int
+    bytes_by_type: dict[str, int]
+    """Bytes per tensor type; ``"?"`` collects types that are not known here, with 0 bytes."""
+    first_tensors: tuple[str, ...]
+    """Names of the first tensors, at most 64."""
 
 
 def read_header(path: Path) -> Header:
-    """The header of a file. Raises ``GGUFError``, or ``OSError`` if it cannot be read at all."""
-    with path.open("rb", buffering=_BUFFER) as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        return parse_header(file, size)
+    """The header of the file at ``path``; raises ``GGUFError`` for all that is wrong with it.
+
+    A few MiB of memory at most, whatever the file says. Never waits: a pipe is refused.
+    """
+    try:
+        with _regular_file(path) as (descriptor, size):
+            return _read(_Cursor(descriptor, size))
+    except OSError as error:
+        raise GGUFError(f"it cannot be read: {error.strerror or error}") from error
 
 
-def parse_header(file: BinaryIO, size: int) -> Header:
-    """As ``read_header``, from an open file of ``size`` bytes that stands at its beginning."""
-    reader = _Reader(file, size)
-    if reader.take(4) != MAGIC:
-        raise GGUFError("it is not a GGUF file")
-    version = reader.number("I")
-    if version not in {2, 3}:
-        swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
-        if swapped in {2, 3}:
-            raise GGUFError("it is a big-endian GGUF file")
-        raise GGUFError(f"its GGUF version {version} is unknown")
-    # The smallest tensor description has 24 bytes, the smallest key-value pair 13.
-    tensor_count = reader.count("tensors", MAX_TENSORS, 24)
-    key_count = reader.count("keys", MAX_KEYS, 13)
-    values: dict[str, Value] = {}
-    lengths: dict[str, int] = {}
-    for _ in range(key_count):
-        key = reader.text(MAX_KEY_BYTES, "a key")
-        kind = reader.number("I")
-        values[key], length = reader.value(kind)
-        if length is not None:
-            lengths[key] = length
-    described = [_tensor(reader) for _ in range(tensor_count)]
-    alignment = values.get("general.alignment", 32)
-    if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20:
-        raise GGUFError("its alignment makes no sense")
-    offset = -(-reader.position // alignment) * alignment
-    for tensor, start in described:
-        end = offset + start + (tensor.size or 0)
-        if end > size:
-            raise GGUFError(
-                f"it is truncated: {tensor.name[:80]} should end at byte {end}, the file has {size}"
-            )
-    return Header(version, values, lengths, tuple(one for one, _ in described), offset, size)
+@contextmanager
+def _regular_file(path: Path) -> Iterator[tuple[int, int]]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a NUL in the path
+        raise GGUFError("its path is not valid") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise GGUFError("it is not a regular file")
+        yield descriptor, status.st_size
+    finally:
+        os.close(descriptor)
 
 
-def _tensor(reader: _Reader) -> tuple[Tensor, int]:
-    name = reader.text(MAX_KEY_BYTES, "a tensor's name")
-    dimensions = reader.number("I")
-    if dimensions > 8:
-        raise GGUFError(f"a tensor has {dimensions} dimensions")
-    shape = tuple(reader.number("Q") for _ in range(dimensions))
-    kind = reader.number("I")
-    start = reader.number("Q")
-    total = 1
-    for dimension in shape:
-        total *= dimension
-    if total >= 1 << 63 or start >= 1 << 63:
-        raise GGUFError("a tensor's size makes no sense")
-    block = _TYPES.get(kind)
-    size = -(-total // block[0]) * block[1] if block else None
-    return Tensor(name, shape, kind, size), start
+class _Cursor:
+    """A position in the file that only moves forward, with one chunk of it in memory."""
 
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self.size = size
+        self._start = 0  # where in the file the chunk begins
+        self._chunk = b""
+        self._at = 0  # position within the chunk, or beyond it after a skip
+        self._strings = 0
 
-class _Reader:
-    """Reads forward within the file's size."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file = file
-        self._size = size
-        self.position = 0
+    @property
+    def position(self) -> int:
+        return self._start + self._at
 
     def take(self, count: int) -> bytes:
-        """The next ``count`` bytes."""
-        self._check(count)
-        data = self._file.read(count)
-        if len(data) != count:
-            raise GGUFError("it is truncated in its header")
-        self.position += count
-        return data
+        """The next ``count`` bytes; few enough for memory, by the caller's own limits."""
+        if self._at + count > len(self._chunk):
+            self._fill(count)
+        taken = self._chunk[self._at : self._at + count]
+        self._at += count
+        return taken
 
     def skip(self, count: int) -> None:
-        """Pass over ``count`` bytes."""
-        self._check(count)
-        self._file.seek(count, io.SEEK_CUR)
-        self.position += count
+        if count > self.size - self.position:
+            raise self.cut_short()
+        self._at += count
 
-    def _check(self, count: int) -> None:
-        if count > self._size - self.position:
-            raise GGUFError("it is truncated in its header")
+    def _fill(self, count: int) -> None:
+        position = self.position
+        if count > self.size - position:
+            raise self.cut_short()
+        if position + count > _MAX_HEADER:
+            raise GGUFError("its header is longer than 512 MiB")
+        self._chunk = os.pread(self._descriptor, max(count, _CHUNK), position)
+        self._start, self._at = position, 0
+        if len(self._chunk) < count:  # the file became shorter since it was opened
+            raise self.cut_short()
 
-    def number(self, code: str) -> int:
-        """One whole number."""
-        value: int = struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))[0]
-        return value
+    def cut_short(self) -> GGUFError:
+        return GGUFError("it is cut short: its header says more than the file holds")
 
-    def count(self, what: str, most: int, smallest: int) -> int:
-        """A number of things of at least ``smallest`` bytes each, which must fit the file."""
-        value = self.number("Q")
-        if value > most or value * smallest > self._size - self.position:
-            raise GGUFError(f"it claims {value} {what}, more than the file can hold")
-        return value
+    def uint32(self) -> int:
+        return int(_UINT32.unpack(self.take(4))[0])
 
-    def text(self, most: int, what: str) -> str:
-        """A string of at most ``most`` bytes."""
-        length = self.number("Q")
-        if length > most:
-            raise GGUFError(f"{what} has {length} bytes")
+    def uint64(self) -> int:
+        return int(_UINT64.unpack(self.take(8))[0])
+
+    def text(self, limit: int) -> str:
+        length = self.uint64()
+        if length > limit:
+            raise GGUFError(f"a name in its header has {length} bytes")
         return self.take(length).decode("utf-8", "replace")
 
-    def value(self, kind: int) -> tuple[Value, int | None]:
-        """A value of the given type, and its length if it is an array."""
-        code = _SCALARS.get(kind)
-        if code is not None:
-            scalar: int | float | bool = struct.unpack(
-                f"<{code}", self.take(struct.calcsize(f"<{code}"))
-            )[0]
-            return scalar, None
-        if kind == _STRING:
-            length = self.number("Q")
-            if length > MAX_TEXT_BYTES:
-                self.skip(length)
-                return None, None
-            return self.take(length).decode("utf-8", "replace"), None
-        if kind == _ARRAY:
-            return self._array(0)
-        raise GGUFError(f"it has a value of unknown type {kind}")
-
-    def _array(self, nesting: int) -> tuple[Value, int]:
-        if nesting > _MAX_NESTING:
-            raise GGUFError("its arrays are nested too deeply")
-        kind = self.number("I")
-        length = self.number("Q")
-        code = _SCALARS.get(kind)
-        if code is not None:
-            width = struct.calcsize(f"<{code}")
-            if length > MAX_LIST:
-                self.skip(length * width)
-                return None, length
-            return struct.unpack(f"<{length}{code}", self.take(length * width)), length
-        # Every string and every array has a length of 8 bytes at least.
-        if length * 8 > self._size - self.position:
-            raise GGUFError("it is truncated in its header")
-        if kind == _STRING:
-            self._skip_strings(length)
-        elif kind == _ARRAY:
-            for _ in range(length):
-                self._array(nesting + 1)
-        else:
-            raise GGUFError(f"it has an array of unknown type {kind}")
-        return None, length
-
-    def _skip_strings(self, count: int) -> None:
-        # Vocabularies have 100,000s of them: this loop decides how long a scan takes.
-        read, seek, unpack = self._file.read, self._file.seek, struct.Struct("<Q").unpack
-        left = self._size - self.position
+    def skip_strings(self, count: int) -> None:
+        """Past ``count`` strings: the inner loop of a header, as vocabularies are long."""
+        self._strings += count
+        if count > (self.size - self.position) // 8:
+            raise self.cut_short()
+        if self._strings > _MAX_STRINGS:
+            raise GGUFError("its header holds more than 8 million strings")
+        unpack = _UINT64.unpack_from
+        chunk, at = self._chunk, self._at
         for _ in range(count):
-            raw = read(8)
-            if len(raw) != 8:
-                raise GGUFError("it is truncated in its header")
-            length = unpack(raw)[0]
-            left -= 8 + length
-            if left < 0:
-                raise GGUFError("it is truncated in its header")
-            if length < 4096:
-                read(length)
-            else:
-                seek(length, io.SEEK_CUR)
-        self.position = self._size - left
+            if at + 8 > len(chunk):
+                self._at = at
+                self._fill(8)
+                chunk, at = self._chunk, self._at
+            at += 8 + unpack(chunk, at)[0]
+        self._at = at
+        if self.position > self.size:
+            raise self.cut_short()
+
+
+def _read(cursor: _Cursor) -> Header:
+    if cursor.size < 24 or cursor.take(4) != b"GGUF":
+        raise GGUFError("it is not a GGUF file")
+    version = cursor.uint32()
+    if version not in {2, 3}:
+        if version & 0xFFFF == 0:
+            raise GGUFError("it is a big-endian GGUF file, which this machine cannot run")
+        raise GGUFError(f"its GGUF version {version} is not known (2 and 3 are)")
+    tensors, entries = cursor.uint64(), cursor.uint64()
+    if entries > _MAX_ENTRIES or tensors > _MAX_TENSORS:
+        raise GGUFError(f"its header claims {tensors} tensors and {entries} metadata entries")
+    values, lengths = _metadata(cursor, entries)
+    alignment = values.get("general.alignment", 32)
+    if not isinstance(alignment, int) or not _is_power_of_two(alignment):
+        raise GGUFError("its general.alignment is not a power of two")
+    return _tensors(cursor, tensors, alignment, version, values, lengths)
+
+
+def _metadata(cursor: _Cursor, entries: int) -> tuple[dict[str, Value], dict[str, int]]:
+    values: dict[str, Value] = {}
+    lengths: dict[str, int] = {}
+    kept = 0
+    for _ in range(entries):
+        key = cursor.text(_MAX_KEY)
+        kind = cursor.uint32()
+        value, length = _value(cursor, kind, 0)
+        kept += len(key) + _weight(value)
+        if kept > _MAX_KEPT:
+            raise GGUFError("its metadata is larger than 4 MiB beside the vocabulary")
+        if length is not None:
+            lengths[key] = length
+        if value is not None:
+            if key in values:
+                raise GGUFError(f"its header holds {clean_line(key, limit=100)} twice")
+            values[key] = value
+    return values, lengths
+
+
+def _weight(value: Value | None) -> int:
+    """A measure of the memory ``value`` takes, in bytes."""
+    if isinstance(value, str):
+        return len(value)
+    return 64 + (32 * len(value) if isinstance(value, tuple) else 0)
+
+
+def _value(cursor: _Cursor, kind: int, depth: int) -> tuple[Value | None, int | None]:
+    """A value (``None`` when it was skipped), and an array's length."""
+    scalar = _SCALARS.get(kind)
+    if scalar is not None:
+        raw = cursor.take(scalar.size)
+        return _checked_bool(raw) if kind == _BOOL else scalar.unpack(raw)[0], None
+    if kind == _STRING:
+        length = cursor.uint64()
+        if length > _MAX_STRING:
+            cursor.skip(length)
+            return None, None
+        return cursor.take(length).decode("utf-8", "replace"), None
+    if kind == _ARRAY and depth < _MAX_DEPTH:
+        return _array(cursor, depth)
+    raise GGUFError(f"its header holds a value of unknown type {kind}")
+
+
+def _checked_bool(raw: bytes) -> bool:
+    if raw not in {b"\0", b"\1"}:
+        raise GGUFError("its header holds a truth value that is neither 0 nor 1")
+    return raw == b"\1"
+
+
+def _array(cursor: _Cursor, depth: int) -> tuple[Value | None, int]:
+    kind, count = cursor.uint32(), cursor.uint64()
+    scalar = _SCALARS.get(kind)
+    if scalar is not None:
+        if count > _MAX_ARRAY:
+            cursor.skip(count * scalar.size)
+            return None, count
+        raw = cursor.take(count * scalar.size)
+        return tuple(item for (item,) in scalar.iter_unpack(raw)), count
+    if kind == _STRING:
+        cursor.skip_strings(count)
+        return None, count
+    if kind != _ARRAY:
+        raise GGUFError(f"its header holds an array of unknown type {kind}")
+    if count > _MAX_ARRAY:
+        raise GGUFError(f"its header holds an array of {count} arrays")
+    for _ in range(count):
+        _value(cursor, _ARRAY, depth + 1)
+    return None, count
+
+
+def _tensors(
+    cursor: _Cursor,
+    count: int,
+    alignment: int,
+    version: int,
+    values: dict[str, Value],
+    lengths: dict[str, int],
+) -> Header:
+    names: list[str] = []
+    parameters = total = end = 0
+    by_type: dict[str, int] = {}
+    for _ in range(count):
+        name = cursor.text(_MAX_NAME)
+        if len(names) < 64:
+            names.append(name)
+        dimensions = cursor.uint32()
+        if dimensions > _MAX_DIMENSIONS:
+            raise GGUFError(f"one of its tensors has {dimensions} dimensions")
+        shape = struct.unpack(f"<{dimensions}Q", cursor.take(8 * dimensions))
+        kind = cursor.uint32()
+        offset = cursor.uint64()
+        numbers = _product(shape)
+        if offset % alignment:
+            raise GGUFError("one of its tensors is not aligned")
+        known = TENSOR_TYPES.get(kind)
+        size = 0
+        if known is not None:
+            if (shape[0] if shape else 1) % known.values:
+                raise GGUFError(f"one of its tensors does not fill its {known.name} blocks")
+            size = numbers // known.values * known.bytes
+        label = known.name if known is not None else "?"
+        by_type[label] = by_type.get(label, 0) + size
+        parameters += numbers
+        total += size
+        end = max(end, offset + size)
+    start = -(-cursor.position // alignment) * alignment
+    if count and start + end > cursor.size:
+        raise GGUFError(
+            f"it is cut short: {cursor.size:,} of at least {start + end:,} bytes are there"
+        )
+    if "?" in by_type:  # what the known types do not account for is theirs
+        total = cursor.size - start
+    return Header(version, values, lengths, count, parameters, total, by_type, tuple(names))
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    numbers = 1
+    for length in shape:
+        numbers *= length
+        if numbers >= 2**63:
+            raise GGUFError("one of its tensors claims more numbers than any machine holds")
+    return numbers
+
+
+def _is_power_of_two(number: int) -> bool:
+    return not isinstance(number, bool) and 0 < number <= 2**30 and number & (number - 1) == 0
