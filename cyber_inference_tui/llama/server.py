@@ -36,6 +36,7 @@ _PROTOCOL_SILENCE = 1.0
 _HEALTH_POLL_FIRST = 0.01
 _HEALTH_POLL_MOST = 0.2
 _HEALTH_TIMEOUT = 5.0
+_INSIST_AFTER = 2.0
 _KILL_TIMEOUT = 10.0
 _OBITUARY_LINES = 12
 _PR_SET_PDEATHSIG = 1
@@ -162,10 +163,12 @@ class ServerProcess:
         """
         if not self.exited.done():
             self._ask_to_exit()
-            await asyncio.wait({self.exited}, timeout=timeout / 2)
+            first = min(timeout / 2, _INSIST_AFTER)
+            await asyncio.wait({self.exited}, timeout=first)
         if not self.exited.done():
+            # llama-server forgets a wish to exit that comes in the moment it begins to serve.
             self._insist_on_exit()
-            await asyncio.wait({self.exited}, timeout=timeout / 2)
+            await asyncio.wait({self.exited}, timeout=timeout - first)
         if not self.exited.done():
             _logger.warning("%s did not stop within %g s: killing it", self._launch.name, timeout)
         # Also after a clean exit: children of its own may be left in its group.
