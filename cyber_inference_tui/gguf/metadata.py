@@ -89,7 +89,7 @@ def metadata_of(header: Header) -> ModelMetadata:
         architecture=architecture,
         name=_text(values.get("general.name")),
         kind="mmproj" if is_projector else kind,
-        parameters=header.parameters or None,
+        parameters=header.tensors.parameters or None,
         quantization=_quantization(header),
         context_length=_count(of_model("context_length")),
         vocabulary=_count(of_model("vocab_size"))
@@ -113,8 +113,8 @@ def metadata_of(header: Header) -> ModelMetadata:
         projector=_projector(values) if is_projector else None,
         split_count=_count(values.get("split.count")) or 1,
         split_number=_count(values.get("split.no")) or 0,
-        tensor_count=header.tensor_count,
-        tensor_bytes=header.tensor_bytes,
+        tensor_count=header.tensors.count,
+        tensor_bytes=header.tensors.size,
     )
 
 
@@ -168,7 +168,7 @@ def _quantization(header: Header) -> str | None:
     named = file_type_name(file_type) if file_type is not None else None
     if named is not None:
         return named
-    sizes = {name: size for name, size in header.bytes_by_type.items() if name != "?"}
+    sizes = {name: size for name, size in header.tensors.size_by_type.items() if name != "?"}
     return max(sizes, key=sizes.__getitem__, default=None)
 
 

@@ -30,7 +30,7 @@ _MAX_STRINGS: Final = 8 * 2**20
 _MAX_KEY: Final = 65_535
 _MAX_NAME: Final = 1024
 _MAX_DIMENSIONS: Final = 8
-_MAX_DEPTH: Final = 4
+_MAX_NESTED: Final = 65_536
 # What is kept in memory: longer strings and arrays are skipped, and so is all beyond the total.
 _MAX_STRING: Final = 256 * 1024
 _MAX_ARRAY: Final = 1024
@@ -56,22 +56,26 @@ _SCALARS = {
 }
 
 
+class Tensors(NamedTuple):
+    """What the list of tensors adds up to. Sizes are bytes."""
+
+    count: int
+    parameters: int
+    """Numbers in all tensors together."""
+    size: int
+    size_by_type: dict[str, int]
+    """``"?"`` stands for types that are not known here, with 0 bytes."""
+
+
 class Header(NamedTuple):
-    """What a header says. Sizes are bytes."""
+    """What a header says."""
 
     version: int
     values: dict[str, Value]
     """Scalars, strings up to 256 KiB and arrays of up to 1,024 numbers, by key."""
     array_lengths: dict[str, int]
     """How many items each array has, also those whose items were skipped."""
-    tensor_count: int
-    parameters: int
-    """Numbers in all tensors together."""
-    tensor_bytes: int
-    bytes_by_type: dict[str, int]
-    """Bytes per tensor type; ``"?"`` collects types that are not known here, with 0 bytes."""
-    first_tensors: tuple[str, ...]
-    """Names of the first tensors, at most 64."""
+    tensors: Tensors
 
 
 def read_header(path: Path) -> Header:
@@ -111,6 +115,7 @@ class _Cursor:
         self._chunk = b""
         self._at = 0  # position within the chunk, or beyond it after a skip
         self._strings = 0
+        self._nested = 0
 
     @property
     def position(self) -> int:
@@ -149,11 +154,29 @@ class _Cursor:
     def uint64(self) -> int:
         return int(_UINT64.unpack(self.take(8))[0])
 
-    def text(self, limit: int) -> str:
+    def key(self) -> str:
         length = self.uint64()
-        if length > limit:
-            raise GGUFError(f"a name in its header has {length} bytes")
+        if length > _MAX_KEY:
+            raise GGUFError(f"a key in its header has {length} bytes")
         return self.take(length).decode("utf-8", "replace")
+
+    def skip_name(self) -> None:
+        length = self.uint64()
+        if length > _MAX_NAME:
+            raise GGUFError(f"the name of one of its tensors has {length} bytes")
+        self.skip(length)
+
+    def skip_nested_array(self) -> None:
+        """Past an array within an array: of plain values only."""
+        self._nested += 1
+        kind, count = self.uint32(), self.uint64()
+        scalar = _SCALARS.get(kind)
+        if scalar is not None and self._nested <= _MAX_NESTED:
+            self.skip(count * scalar.size)
+        elif kind == _STRING and self._nested <= _MAX_NESTED:
+            self.skip_strings(count)
+        else:
+            raise GGUFError("its header holds arrays within arrays beyond reason")
 
     def skip_strings(self, count: int) -> None:
         """Past ``count`` strings: the inner loop of a header, as vocabularies are long."""
@@ -190,7 +213,7 @@ def _read(cursor: _Cursor) -> Header:
     alignment = values.get("general.alignment", 32)
     if not isinstance(alignment, int) or not _is_power_of_two(alignment):
         raise GGUFError("its general.alignment is not a power of two")
-    return _tensors(cursor, tensors, alignment, version, values, lengths)
+    return Header(version, values, lengths, _tensors(cursor, tensors, alignment))
 
 
 def _metadata(cursor: _Cursor, entries: int) -> tuple[dict[str, Value], dict[str, int]]:
@@ -198,9 +221,9 @@ def _metadata(cursor: _Cursor, entries: int) -> tuple[dict[str, Value], dict[str
     lengths: dict[str, int] = {}
     kept = 0
     for _ in range(entries):
-        key = cursor.text(_MAX_KEY)
+        key = cursor.key()
         kind = cursor.uint32()
-        value, length = _value(cursor, kind, 0)
+        value, length = _value(cursor, kind)
         kept += len(key) + _weight(value)
         if kept > _MAX_KEPT:
             raise GGUFError("its metadata is larger than 4 MiB beside the vocabulary")
@@ -220,7 +243,7 @@ def _weight(value: Value | None) -> int:
     return 64 + (32 * len(value) if isinstance(value, tuple) else 0)
 
 
-def _value(cursor: _Cursor, kind: int, depth: int) -> tuple[Value | None, int | None]:
+def _value(cursor: _Cursor, kind: int) -> tuple[Value | None, int | None]:
     """A value (``None`` when it was skipped), and an array's length."""
     scalar = _SCALARS.get(kind)
     if scalar is not None:
@@ -232,8 +255,8 @@ def _value(cursor: _Cursor, kind: int, depth: int) -> tuple[Value | None, int | 
             cursor.skip(length)
             return None, None
         return cursor.take(length).decode("utf-8", "replace"), None
-    if kind == _ARRAY and depth < _MAX_DEPTH:
-        return _array(cursor, depth)
+    if kind == _ARRAY:
+        return _array(cursor)
     raise GGUFError(f"its header holds a value of unknown type {kind}")
 
 
@@ -243,7 +266,7 @@ def _checked_bool(raw: bytes) -> bool:
     return raw == b"\1"
 
 
-def _array(cursor: _Cursor, depth: int) -> tuple[Value | None, int]:
+def _array(cursor: _Cursor) -> tuple[Value | None, int]:
     kind, count = cursor.uint32(), cursor.uint64()
     scalar = _SCALARS.get(kind)
     if scalar is not None:
@@ -257,28 +280,16 @@ def _array(cursor: _Cursor, depth: int) -> tuple[Value | None, int]:
         return None, count
     if kind != _ARRAY:
         raise GGUFError(f"its header holds an array of unknown type {kind}")
-    if count > _MAX_ARRAY:
-        raise GGUFError(f"its header holds an array of {count} arrays")
     for _ in range(count):
-        _value(cursor, _ARRAY, depth + 1)
+        cursor.skip_nested_array()
     return None, count
 
 
-def _tensors(
-    cursor: _Cursor,
-    count: int,
-    alignment: int,
-    version: int,
-    values: dict[str, Value],
-    lengths: dict[str, int],
-) -> Header:
-    names: list[str] = []
+def _tensors(cursor: _Cursor, count: int, alignment: int) -> Tensors:
     parameters = total = end = 0
     by_type: dict[str, int] = {}
     for _ in range(count):
-        name = cursor.text(_MAX_NAME)
-        if len(names) < 64:
-            names.append(name)
+        cursor.skip_name()
         dimensions = cursor.uint32()
         if dimensions > _MAX_DIMENSIONS:
             raise GGUFError(f"one of its tensors has {dimensions} dimensions")
@@ -306,7 +317,7 @@ def _tensors(
         )
     if "?" in by_type:  # what the known types do not account for is theirs
         total = cursor.size - start
-    return Header(version, values, lengths, count, parameters, total, by_type, tuple(names))
+    return Tensors(count, parameters, total, by_type)
 
 
 def _product(shape: tuple[int, ...]) -> int:
