@@ -40,7 +40,8 @@ from cyber_inference_tui.http.upstream import ConnectionPool, Exchange, Upstream
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.launch import SERVER_HOST
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.scheduler import Lease, Scheduler
+from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.scheduler.state import Lease
 from cyber_inference_tui.settings.schema import Settings
 
 FIRST_COMMENT_AFTER = 2.0

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import msgspec
 
@@ -35,132 +34,16 @@ from cyber_inference_tui.scheduler.policy import (
     backoff,
     decide,
 )
+from cyber_inference_tui.scheduler.state import (
+    Lease,
+    ModelState,
+    Server,
+    ServerLauncher,
+    Waiter,
+)
 from cyber_inference_tui.settings.schema import Settings
 
 _logger = logging.getLogger(__name__)
-
-
-class Server(Protocol):
-    """A loaded model's process, as the scheduler needs it."""
-
-    port: int
-    pid: int
-    exited: asyncio.Future[int]
-
-    async def stop(self, timeout: float) -> int:
-        """End it; return when the process is gone."""
-
-    def obituary(self) -> tuple[str, tuple[str, ...]]:
-        """After its end: why, in plain words, and its last log lines."""
-
-
-class ServerLauncher(Protocol):
-    """Starts servers: ready ones, or a ``CyberError`` with nothing left behind."""
-
-    async def launch(
-        self,
-        model: LocalModel,
-        settings: Settings,
-        progress: Callable[[float | None], None],
-    ) -> Server:
-        """A server that answers requests."""
-
-
-class _Waiter:
-    """Somebody who waits for a model: a request, or an explicit load (which takes no place)."""
-
-    __slots__ = ("future", "since", "takes_place")
-
-    def __init__(self, future: asyncio.Future[None], since: float, takes_place: bool) -> None:
-        self.future = future
-        self.since = since
-        self.takes_place = takes_place
-
-
-class ModelState:
-    """One model's present state. Read it anywhere on the loop; only the scheduler writes it."""
-
-    def __init__(self, model: LocalModel) -> None:
-        self.model = model
-        self.status = ModelStatus.UNLOADED
-        self.progress: float | None = None
-        self.server: Server | None = None
-        self.in_flight = 0
-        self.waiters: deque[_Waiter] = deque()
-        self.leaving = False
-        """Somebody asked to unload it."""
-        self.draining = False
-        """It gets no new requests, so that it can make room for another model."""
-        self.pinned: bool | None = None
-        """Set by a person at run time; ``None`` = as configured."""
-        self.last_used = 0.0
-        self.loaded = 0.0
-        self.loaded_at: datetime | None = None
-        self.last_used_at: datetime | None = None
-        self.failure: CyberError | None = None
-        self.failures = 0
-        self.retry_at = 0.0
-        self.task: asyncio.Task[None] | None = None
-        """The load or unload under way."""
-        self.settled = asyncio.Event()
-        """Set when ``status`` changes or somebody leaves; who waits clears it and looks again."""
-
-    @property
-    def is_pinned(self) -> bool:
-        """Never evicted, never idled out."""
-        return self.model.settings.pinned if self.pinned is None else self.pinned
-
-    @property
-    def queued(self) -> int:
-        """Requests that wait for it (explicit loads not counted)."""
-        return sum(waiter.takes_place for waiter in self.waiters)
-
-
-class Lease:
-    """A request's place at a loaded model: it will not be unloaded until ``release``."""
-
-    __slots__ = ("_scheduler", "_server", "_state", "port")
-
-    def __init__(self, scheduler: Scheduler, state: ModelState, server: Server) -> None:
-        self._scheduler: Scheduler | None = scheduler
-        self._state = state
-        self._server = server
-        self.port = server.port
-
-    @property
-    def model_id(self) -> str:
-        """The model that serves this request."""
-        return self._state.model.id
-
-    @property
-    def server_exited(self) -> bool:
-        """Whether the server behind this lease is gone."""
-        return self._server.exited.done()
-
-    async def wait_exited(self, timeout: float) -> None:
-        """Wait at most ``timeout`` seconds for the end of the server."""
-        await asyncio.wait({self._server.exited}, timeout=timeout)
-
-    def failure(self) -> str:
-        """Why the server is gone, in plain words."""
-        return self._server.obituary()[0]
-
-    def release(self) -> None:
-        """The last byte is through (or the request is over in another way). Once counts."""
-        scheduler, self._scheduler = self._scheduler, None
-        if scheduler is not None:
-            scheduler.released(self._state)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
 
 
 class Scheduler:
@@ -275,12 +158,12 @@ class Scheduler:
             self._leave(state, waiter)
             raise
         if state.server is None:
-            self.released(state)
+            self._release(state)
             raise state.failure or ModelLoadError(
                 f"{model.id} was unloaded before the request reached it."
             )
         # The place was counted when the future was set, so that nothing could slip in between.
-        return Lease(self, state, state.server)
+        return Lease(self._release, state, state.server)
 
     def _refuse_early(self, state: ModelState) -> None:
         if self._closing:
@@ -294,9 +177,9 @@ class Scheduler:
         if state.status is ModelStatus.FAILED and left > 0 and state.failure is not None:
             raise _again_in(state.failure, left)
 
-    def _enqueue(self, state: ModelState, *, takes_place: bool) -> _Waiter:
+    def _enqueue(self, state: ModelState, *, takes_place: bool) -> Waiter:
         future = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(future, self._now(), takes_place)
+        waiter = Waiter(future, self._now(), takes_place)
         state.waiters.append(waiter)
         self.waiting += 1
         if state.status in {ModelStatus.UNLOADED, ModelStatus.FAILED}:
@@ -306,7 +189,7 @@ class Scheduler:
         self._step()
         return waiter
 
-    def _leave(self, state: ModelState, waiter: _Waiter) -> None:
+    def _leave(self, state: ModelState, waiter: Waiter) -> None:
         """A waiter gives up: out of the queue, or back with the place it just got."""
         if waiter in state.waiters:
             state.waiters.remove(waiter)
@@ -317,11 +200,11 @@ class Scheduler:
             self._on_detail(state.model.id)
             self._step()
         elif waiter.takes_place and _was_granted(waiter.future):
-            self.released(state)
+            self._release(state)
 
     def _place(self, state: ModelState, server: Server) -> Lease:
         self._count_place(state)
-        return Lease(self, state, server)
+        return Lease(self._release, state, server)
 
     def _count_place(self, state: ModelState) -> None:
         state.in_flight += 1
@@ -333,8 +216,8 @@ class Scheduler:
         state.last_used = self._now()
         state.last_used_at = datetime.now(UTC)
 
-    def released(self, state: ModelState) -> None:
-        """A lease ended (called by it)."""
+    def _release(self, state: ModelState) -> None:
+        """A lease ended."""
         state.in_flight -= 1
         self.in_flight -= 1
         self._touch(state)
@@ -662,7 +545,7 @@ class Scheduler:
             state.waiters.remove(waiter)
             self._let_in(state, waiter)
 
-    def _let_in(self, state: ModelState, waiter: _Waiter) -> None:
+    def _let_in(self, state: ModelState, waiter: Waiter) -> None:
         self.waiting -= 1
         if waiter.future.done():
             return
