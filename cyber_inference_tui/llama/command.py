@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.settings.schema import Settings
@@ -20,6 +20,8 @@ _PLACEHOLDER = re.compile(r"\{(port|host|path|id)\}")
 
 _CACHE_RAM_DEFAULT_MIB = 8192
 _CACHE_RAM_SHARE = 10
+
+_SECRET_OPTIONS = frozenset({"--api-key", "--hf-token", "-hft"})
 
 # What a server may need of our own environment: where programs, libraries and drivers are, and
 # the language. Everything else, our tokens and passwords above all, stays here.
@@ -103,6 +105,18 @@ def custom_argv(model: LocalModel, *, host: str, port: int) -> list[str]:
     return [
         _PLACEHOLDER.sub(lambda match: values[match[1]], word) for word in model.settings.command
     ]
+
+
+def shown_argv(argv: Sequence[str]) -> list[str]:
+    """A command line for a log: the values of options that carry secrets are left out."""
+    shown: list[str] = []
+    hide = False
+    for word in argv:
+        option, equals, _ = word.partition("=")
+        secret = option in _SECRET_OPTIONS
+        shown.append("***" if hide else f"{option}=***" if secret and equals else word)
+        hide = secret and not equals and not hide
+    return shown
 
 
 def child_environment(environ: Mapping[str, str], *additions: Mapping[str, str]) -> dict[str, str]:

@@ -16,7 +16,12 @@ import psutil
 from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
-from cyber_inference_tui.llama.command import child_environment, custom_argv, llama_argv
+from cyber_inference_tui.llama.command import (
+    child_environment,
+    custom_argv,
+    llama_argv,
+    shown_argv,
+)
 from cyber_inference_tui.llama.failure import PORT_TAKEN, deciding_line, explain
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.log import LogMark, LogRing
@@ -152,7 +157,7 @@ class Launcher:
         progress: Callable[[float | None], None],
     ) -> ServerProcess:
         log = self._log_for(launch.name)
-        log.add([f"--- starting: {' '.join(launch.argv)}"])
+        log.add([f"--- starting: {' '.join(shown_argv(launch.argv))}"])
         last_sign = asyncio.get_running_loop().time()
 
         def moved(value: float | None) -> None:
