@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import ConfigError, ConflictError, CyberError, NotFoundError
-from cyber_inference_tui.gguf.demo import DEMO_ID, write_demo
+from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
-from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.command import MAX_CONNECTIONS
 from cyber_inference_tui.llama.launch import Launcher
@@ -36,6 +37,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.events import EventBus
+from cyber_inference_tui.service.listing import demo_path, library_for, unloaded_record
 from cyber_inference_tui.settings.edit import set_value
 from cyber_inference_tui.settings.load import Loaded, load_if_there
 from cyber_inference_tui.settings.schema import Settings
@@ -75,14 +77,13 @@ class Service:
         self._flags = flags
         self._demo = demo
         data_dir = loaded.settings.data_dir
-        self._demo_path = data_dir / "demo" / f"{DEMO_ID}.gguf"
         self._log_writer = LogWriter(data_dir / "logs")
         self._logs: dict[str, LogRing] = {}
         self._pending_lines: dict[str, list[LogLine]] = {}
         self._pending_models: set[str] = set()
         self._flush_handle: asyncio.TimerHandle | None = None
         self._binary: LlamaBinary | None = None
-        self._library = self._make_library(loaded.settings)
+        self._library = library_for(loaded.settings, demo=demo)
         self.catalog: Catalog = Catalog(models={}, problems=())
         self._launcher = Launcher(
             find_binary=self._find_binary,
@@ -152,17 +153,9 @@ class Service:
         settings = self.settings
         settings.models_dir.mkdir(parents=True, exist_ok=True)
         if self._demo:
-            self._demo_path.parent.mkdir(parents=True, exist_ok=True)
-            write_demo(self._demo_path)
-
-    def _make_library(self, settings: Settings) -> Library:
-        return Library(
-            models_dir=settings.models_dir,
-            model_dirs=settings.model_dirs,
-            model_settings=settings.models,
-            extra={DEMO_ID: self._demo_path} if self._demo else {},
-            cache_file=settings.data_dir / "headers.json",
-        )
+            path = demo_path(settings)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_demo(path)
 
     def _find_binary(self) -> LlamaBinary:
         self._binary = find_llama_server(
@@ -216,7 +209,7 @@ class Service:
             self.loaded = new
             return
         self.loaded = new
-        self._library = self._make_library(new.settings)
+        self._library = library_for(new.settings, demo=self._demo)
         logging.getLogger("cyber_inference_tui").setLevel(new.settings.log_level.upper())
         await self._scan()
         self.scheduler.configure(new.settings)
@@ -253,27 +246,21 @@ class Service:
 
     def _record(self, model: LocalModel) -> ModelRecord:
         state = self.scheduler.state(model.id)
-        facts = model.metadata
-        failure = state.failure if state else None
-        return ModelRecord(
-            id=model.id,
-            aliases=model.aliases,
-            path=str(model.path) if model.path else None,
-            size_bytes=model.size_bytes,
-            architecture=facts.architecture if facts else None,
-            parameters=facts.parameters if facts else None,
-            quantization=facts.quantization if facts else None,
-            context_length=facts.context_length if facts else None,
-            status=state.status if state else ModelStatus.UNLOADED,
-            progress=state.progress if state else None,
-            port=state.server.port if state and state.server else None,
-            pid=state.server.pid if state and state.server else None,
-            pinned=state.is_pinned if state else model.settings.pinned,
-            in_flight=state.in_flight if state else 0,
-            queued=state.queued if state else 0,
-            loaded_at=state.loaded_at if state else None,
-            last_used_at=state.last_used_at if state else None,
-            error=str(failure) if failure else model.problem,
+        if state is None:
+            return unloaded_record(model)
+        server = state.server
+        return msgspec.structs.replace(
+            unloaded_record(model),
+            status=state.status,
+            progress=state.progress,
+            port=server.port if server else None,
+            pid=server.pid if server else None,
+            pinned=state.is_pinned,
+            in_flight=state.in_flight,
+            queued=state.queued,
+            loaded_at=state.loaded_at,
+            last_used_at=state.last_used_at,
+            error=str(state.failure) if state.failure else model.problem,
         )
 
     def log_ring(self, log_id: str) -> LogRing:

@@ -1,0 +1,44 @@
+"""The library that the settings describe, and its models as records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cyber_inference_tui.gguf.demo import DEMO_ID
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.library.library import Library
+from cyber_inference_tui.records import ModelRecord
+from cyber_inference_tui.settings.schema import Settings
+
+
+def demo_path(settings: Settings) -> Path:
+    """Where the built-in model is written."""
+    return settings.data_dir / "demo" / f"{DEMO_ID}.gguf"
+
+
+def library_for(settings: Settings, *, demo: bool) -> Library:
+    """The library of these settings; with ``demo`` the built-in model is in it, once written."""
+    return Library(
+        models_dir=settings.models_dir,
+        model_dirs=settings.model_dirs,
+        model_settings=settings.models,
+        extra={DEMO_ID: demo_path(settings)} if demo else {},
+        cache_file=settings.data_dir / "headers.json",
+    )
+
+
+def unloaded_record(model: LocalModel) -> ModelRecord:
+    """What is known of a model that nobody ever asked for."""
+    facts = model.metadata
+    return ModelRecord(
+        id=model.id,
+        aliases=model.aliases,
+        path=str(model.path) if model.path else None,
+        size_bytes=model.size_bytes,
+        architecture=facts.architecture if facts else None,
+        parameters=facts.parameters if facts else None,
+        quantization=facts.quantization if facts else None,
+        context_length=facts.context_length if facts else None,
+        pinned=model.settings.pinned,
+        error=model.problem,
+    )
