@@ -99,7 +99,7 @@ class Service:
             on_detail=self._detail_changed,
         )
         self._loop_tasks: list[asyncio.Task[None]] = []
-        self._scan_wanted = asyncio.Event()
+        self._scanning = asyncio.Lock()
         self._adopt_log(SERVICE_LOG, service_log)
 
     @property
@@ -169,18 +169,17 @@ class Service:
 
     async def _watch_library(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_SCAN_INTERVAL):
-                    await self._scan_wanted.wait()
-            self._scan_wanted.clear()
+            await asyncio.sleep(_SCAN_INTERVAL)
             try:
                 await self._scan()
             except OSError as error:
                 _logger.warning("cannot read the model directories: %s", error)
 
     async def _scan(self) -> None:
-        before = self.catalog.models
-        self.catalog = await asyncio.to_thread(self._library.scan)
+        # Several may want one: the watch, a changed file, a deleted model.
+        async with self._scanning:
+            before = self.catalog.models
+            self.catalog = await asyncio.to_thread(self._library.scan)
         for model_id, model in self.catalog.models.items():
             if before.get(model_id) != model:
                 self.scheduler.refresh(model)
