@@ -52,6 +52,8 @@ SEND_TIMEOUT = 300.0
 _EXIT_NOTICE = 0.5
 _MAX_ERROR_BODY = 1 << 20
 _DROPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+# The body is passed on as it was read, and these are undone in reading.
+_UNDONE_CODINGS = frozenset({b"gzip", b"deflate", b"br", b"zstd"})
 _KEYS = frozenset({b"authorization", b"x-api-key"})
 _BODYLESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
@@ -152,7 +154,7 @@ class Forwarder:
         model = named or self._resolve(
             found.model or request.query.get("model") or request.headers.get("X-Model")
         )
-        if kind is Kind.INFERENCE:
+        if kind is Kind.INFERENCE and body:
             if model.settings.request_defaults:
                 body = with_defaults(body, model.settings.request_defaults)
             if model.settings.command and found.model and found.model != model.id:
@@ -284,6 +286,7 @@ class Forwarder:
             b"%b: %b\r\n" % (name, value)
             for name, value in request.raw_headers
             if name.lower() not in dropped
+            and not (name.lower() == b"content-encoding" and value.lower() in _UNDONE_CODINGS)
         ]
         if target.body or request.method not in _BODYLESS:
             lines.append(b"Content-Length: %d\r\n" % len(target.body))
@@ -302,6 +305,7 @@ class _Answer:
         self._scanner: BodyScanner | None = None
         self._event_stream = False
         self._rechunk = False
+        self._held_head = b""
         self.begun = False
         self.keep_alive = bool(request.keep_alive)
         self.may_comment = stream and self._http11 and request.method == "POST"
@@ -327,14 +331,20 @@ class _Answer:
         self._event_stream = is_events
         decode = head.framing is Framing.CHUNKED and not self._http11
         self._scanner = BodyScanner(head.framing, head.length, decode=decode)
-        # A body that ends with its connection gets a framing in which its end can be seen.
-        self._rechunk = head.framing is Framing.CLOSE and self._http11
+        # A body that ends with its connection gets a framing in which its end can be seen, and
+        # one behind comments keeps to theirs.
+        self._rechunk = self._http11 and (
+            head.framing is Framing.CLOSE
+            or (self._commented and head.framing is not Framing.CHUNKED)
+        )
         if decode or (head.framing is Framing.CLOSE and not self._http11):
             self.keep_alive = False
         if not self._commented:
             framing = Framing.CHUNKED if self._rechunk else head.framing
             headers = [one for one in head.headers if not _is_cors(one[0])]
-            self._write_head(head.status, head.reason, headers, framing, decode=decode)
+            # A body with a length is on its way already: its beginning goes out with the head.
+            hold = framing is Framing.LENGTH and not self._scanner.done
+            self._write_head(head.status, head.reason, headers, framing, decode=decode, hold=hold)
         await exchange.copy(self._scanner, self._take, self._drain)
         if self._rechunk:
             self._write(b"0\r\n\r\n")
@@ -373,6 +383,9 @@ class _Answer:
         sound = self._rechunk or (scanner is not None and scanner.at_boundary)
         if self._event_stream and sound and not (scanner is not None and scanner.done):
             event = error_event(error, self._request.path)
+            if scanner is not None:
+                # The server may have died in the middle of an event of its own.
+                event = b"\n\n" + event
             if self._http11:
                 self._write_chunk(event)
                 self._write(b"0\r\n\r\n")
@@ -393,6 +406,8 @@ class _Answer:
         transport = self._transport
         if transport is None or transport.is_closing():
             return True
+        if self._held_head:
+            data, self._held_head, self.begun = self._held_head + data, b"", True
         if self._rechunk:
             transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         else:
@@ -405,6 +420,9 @@ class _Answer:
             async with asyncio.timeout(SEND_TIMEOUT):
                 await self._request.writer.drain()
         except TimeoutError:
+            # Nothing more can be said to it, and what is written already would wait for ever.
+            if self._transport is not None:
+                self._transport.abort()
             raise UpstreamError(
                 f"The client did not read its answer for {SEND_TIMEOUT:g} s."
             ) from None
@@ -417,6 +435,7 @@ class _Answer:
         framing: Framing,
         *,
         decode: bool = False,
+        hold: bool = False,
     ) -> None:
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
         lines += [b"%b: %b\r\n" % header for header in headers]
@@ -426,6 +445,9 @@ class _Answer:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         lines.append(b"Connection: keep-alive\r\n" if self.keep_alive else b"Connection: close\r\n")
         lines.append(b"\r\n")
+        if hold:
+            self._held_head = b"".join(lines)
+            return
         self.begun = True
         self._write(b"".join(lines))
 
