@@ -32,17 +32,25 @@ class _Reader(asyncio.Protocol):
         self.chunks = 0
         self.data = b""
         self.total = -1
+        self.until_close = False
+        self.tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
+        if self.done.done():
+            return
+        if self.until_close and exc is None:
+            self.done.set_result(None)
+        else:
             self.done.set_exception(exc or ConnectionError("closed in the middle of an answer"))
 
     def expect(self) -> None:
         self.done = asyncio.get_running_loop().create_future()
         self.first, self.status, self.chunks, self.data, self.total = 0.0, 0, 0, b"", -1
+        self.until_close = False
+        self.tail = b""
 
     def data_received(self, data: bytes) -> None:
         if not self.status:
@@ -55,6 +63,7 @@ class _Reader(asyncio.Protocol):
             at = head.find(b"content-length:")
             if at >= 0:
                 self.total = end + 4 + int(head[at + 15 :].split(b"\r\n", 1)[0])
+            self.until_close = self.total < 0 and b"transfer-encoding: chunked" not in head
             data = self.data[end + 4 :]
         elif self.total >= 0:
             self.data += data
@@ -66,7 +75,8 @@ class _Reader(asyncio.Protocol):
         self.chunks += data.count(b"data: ")
         if not self.first and b"data: " in data:
             self.first = time.perf_counter()
-        if data.endswith(b"0\r\n\r\n") and not self.done.done():
+        self.tail = (self.tail + data)[-5:] if len(data) < 5 else data[-5:]
+        if self.tail == b"0\r\n\r\n" and not self.done.done():
             self.done.set_result(None)
 
 

@@ -24,7 +24,7 @@ TOKENS = 4
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.2f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
+    return f"{seconds * 1000:.3f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
 
 
 def _chat(model: str, *, stream: bool = True, tokens: int = TOKENS) -> bytes:
