@@ -1,0 +1,191 @@
+"""Servers of models as raw sockets, so that they can answer with any fault at any byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.http.forward import Forwarder
+from cyber_inference_tui.library.catalog import Catalog, LocalModel
+from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.settings.schema import Settings
+from tests.http.stand_in import Front, StandInService, StandInSettings, serving
+from tests.scheduler.virtual import model
+
+LIMIT = 10.0
+"""Seconds after which a test that waits for an event has failed."""
+
+
+class Got:
+    """A request as it reached the server."""
+
+    def __init__(self, head: bytes, body: bytes) -> None:
+        first, *lines = head.decode("latin-1").split("\r\n")
+        self.method, self.target, _ = first.split(" ")
+        self.headers = {
+            name.lower(): value.strip() for name, _, value in (one.partition(":") for one in lines)
+        }
+        self.body = body
+
+
+class Talk:
+    """One connection to the server: read requests, write whatever the test wants."""
+
+    def __init__(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.number = number
+        self.reader = reader
+        self.writer = writer
+
+    async def request(self) -> Got:
+        """The next request. Raises ``IncompleteReadError`` when the peer is gone."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        got = Got(head[:-4], b"")
+        got.body = await self.reader.readexactly(int(got.headers.get("content-length", "0")))
+        return got
+
+    async def say(self, *parts: bytes) -> None:
+        """Write and flush."""
+        for part in parts:
+            self.writer.write(part)
+        await self.writer.drain()
+
+    def reset(self) -> None:
+        """End the connection the hard way."""
+        self.writer.transport.abort()
+
+
+Script = Callable[[Talk], Awaitable[None]]
+
+
+def answer(*lines: str, body: bytes = b"", status: str = "200 OK") -> bytes:
+    """A response; without a Content-Length in ``lines`` one is added."""
+    head = [f"HTTP/1.1 {status}", *lines]
+    if not any(line.lower().startswith(("content-length", "transfer")) for line in lines):
+        head.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*head, "", ""]).encode("latin-1") + body
+
+
+EVENTS = "Content-Type: text/event-stream", "Transfer-Encoding: chunked"
+
+
+def event(text: str) -> bytes:
+    """One chunk with one event."""
+    data = f"data: {text}\n\n".encode()
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST = b"0\r\n\r\n"
+
+
+class FakeServer:
+    """What the scheduler sees of a model's server."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.pid = 1
+        self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def stop(self, timeout: float) -> int:
+        if not self.exited.done():
+            self.exited.set_result(0)
+        return 0
+
+    def obituary(self) -> tuple[str, tuple[str, ...]]:
+        return "its server was killed by SIGSEGV", ("last words",)
+
+
+class FakeLauncher:
+    """Loads a model when the test lets it."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failure: CyberError | None = None
+        self.servers: list[FakeServer] = []
+        self.progress: Callable[[float | None], None] = lambda value: None
+
+    async def launch(
+        self,
+        model: LocalModel,
+        settings: Settings,
+        progress: Callable[[float | None], None],
+    ) -> FakeServer:
+        self.progress = progress
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        self.servers.append(FakeServer(self.port))
+        return self.servers[-1]
+
+
+class World:
+    """The whole: front, forwarder, scheduler, and the script behind them."""
+
+    def __init__(self, front: Front, scheduler: Scheduler, launcher: FakeLauncher) -> None:
+        self.front = front
+        self.scheduler = scheduler
+        self.launcher = launcher
+        self.connections = 0
+
+
+class _Service:
+    def __init__(self, settings: Settings, catalog: Catalog, scheduler: Scheduler) -> None:
+        self.settings = settings
+        self.catalog = catalog
+        self.scheduler = scheduler
+
+
+@asynccontextmanager
+async def forwarding(
+    script: Script,
+    *models: LocalModel,
+    front_settings: StandInSettings | None = None,
+    **settings: Any,
+) -> AsyncIterator[World]:
+    """Models (``m`` unless given) behind a real front; ``script`` plays every connection."""
+    world: World
+    failures: list[BaseException] = []
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        world.connections += 1
+        try:
+            await script(Talk(world.connections, reader, writer))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            # The forwarder closed it.
+            return
+        except BaseException as error:
+            failures.append(error)
+            raise
+        finally:
+            writer.close()
+
+    known = models or (model("m"),)
+    catalog = Catalog({one.id: one for one in known}, ())
+    server = await asyncio.start_server(play, "127.0.0.1", 0, limit=1 << 20)
+    launcher = FakeLauncher(server.sockets[0].getsockname()[1])
+    full = Settings(**settings)
+    try:
+        async with Scheduler(
+            launcher=launcher,
+            settings=full,
+            max_connections=100,
+            on_state=lambda model_id: None,
+            on_detail=lambda model_id: None,
+        ) as scheduler:
+            forwarder = Forwarder(_Service(full, catalog, scheduler))
+            service = StandInService("m", settings=front_settings)
+            async with serving(service, forwarder.handle) as front:
+                world = World(front, scheduler, launcher)
+                yield world
+                await forwarder.close()
+            assert scheduler.in_flight == 0
+            assert scheduler.waiting == 0
+    finally:
+        server.close()
+    assert not [one for one in failures if not isinstance(one, asyncio.CancelledError)]
