@@ -1,10 +1,13 @@
-"""The models of one moment, and how a name in a request finds its model."""
+"""All models of this machine at one moment, looked up by the names that requests use."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import msgspec
 
@@ -13,69 +16,118 @@ from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.settings.schema import ModelSettings
 from cyber_inference_tui.text import clean_line
 
+_SHOWN_NAME: Final = 200
+_COMPARED: Final = 500
+
 
 class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
-    """One model on this machine."""
+    """One model that this machine has, or was told of."""
 
     id: str
     aliases: tuple[str, ...] = ()
     path: Path | None = None
-    """Its file, or its first shard; ``None`` for a ``command`` without a file."""
+    """The file to load, the first shard where there are several; ``None`` for a ``command``."""
     shards: tuple[Path, ...] = ()
     mmproj: Path | None = None
     size_bytes: int | None = None
-    """All shards and the projector."""
+    """Of all shards and the projector."""
     metadata: ModelMetadata | None = None
+    """Of all shards together, without the chat template (many are long and alike)."""
     problem: str | None = None
-    """Why it cannot be loaded."""
+    """Why it cannot be used."""
     settings: ModelSettings = ModelSettings()
     removable: bool = False
-    """It lies under ``models_dir``, so the program may delete it."""
+    """All its files lie under ``models_dir``, where models may be deleted."""
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """A file or a settings table that is no model, and why."""
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Something in the model directories or tables that is no model, and why."""
 
-    what: str
+    where: str
+    """A path or an id, as text to show."""
     reason: str
 
 
 class Catalog:
-    """All models of one scan; never changed after it was made."""
+    """An immutable list of models. Looking a name up costs one dictionary access."""
 
-    def __init__(self, models: Mapping[str, LocalModel], problems: tuple[Problem, ...]) -> None:
-        self.models = models
-        self.problems = problems
-        self._exact: dict[str, str] = {model_id: model_id for model_id in models}
+    def __init__(self, models: Mapping[str, LocalModel], problems: Iterable[Problem] = ()) -> None:
+        """Aliases that are an id, or that several models claim, are dropped and reported."""
+        claims: dict[str, list[str]] = {}
         for model in models.values():
             for alias in model.aliases:
-                self._exact.setdefault(alias, model.id)
+                if alias != model.id:
+                    claims.setdefault(alias, []).append(model.id)
+        found = list(problems)
+        names = dict(models)
+        for alias, owners in sorted(claims.items()):
+            if alias in models:
+                reason = "it is the id of another model"
+            elif len(owners) > 1:
+                reason = f"several models claim it: {', '.join(sorted(owners))}"
+            else:
+                names[alias] = models[owners[0]]
+                continue
+            found.append(Problem(where=f'alias "{alias}"', reason=reason))
+        kept = {model_id: _with_aliases(model, names) for model_id, model in sorted(models.items())}
+        self.models: Mapping[str, LocalModel] = MappingProxyType(kept)
+        self.problems = tuple(found)
+        self._names = {name: kept[model.id] for name, model in names.items()}
         self._folded: dict[str, set[str]] = {}
-        for name, model_id in self._exact.items():
-            self._folded.setdefault(name.casefold(), set()).add(model_id)
+        for name, model in self._names.items():
+            self._folded.setdefault(_folded(name), set()).add(model.id)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Catalog):
+            return NotImplemented
+        return self.models == other.models and self.problems == other.problems
+
+    __hash__ = None  # type: ignore[assignment]  # it compares by contents and holds mappings
 
     def resolve(self, name: str) -> LocalModel:
-        """The model of this id or alias: exactly, else without regard to case.
+        """The model of this id or alias, exactly, then without case.
 
-        Raises ``ModelNotFoundError``; a name that without case could mean several models is not
-        found either. No other model ever answers in a model's place.
+        Raises ``ModelNotFoundError``, with the nearest names as a hint, when there is none and when
+        only the case tells several apart.
         """
-        model_id = self._exact.get(name)
-        if model_id is not None:
-            return self.models[model_id]
-        candidates = self._folded.get(name.casefold(), set())
-        if len(candidates) == 1:
-            return self.models[next(iter(candidates))]
-        shown = clean_line(name, limit=200)
-        if candidates:
+        model = self._names.get(name)
+        if model is not None:
+            return model
+        owners = self._folded.get(_folded(name), set()) if len(name) <= 4096 else set()
+        if len(owners) == 1:
+            return self.models[next(iter(owners))]
+        shown = clean_line(name, limit=_SHOWN_NAME)
+        if owners:
             raise ModelNotFoundError(
-                f"{shown} could mean {' or '.join(sorted(candidates))}.",
-                hint="Write it exactly.",
+                f'"{shown}" may be any of {", ".join(sorted(owners))}.',
+                hint="Write its upper and lower case exactly.",
                 param="model",
             )
-        near = difflib.get_close_matches(name[:200], list(self._exact)[:2000], n=3, cutoff=0.6)
         raise ModelNotFoundError(
-            f"There is no model {shown}.",
-            hint=f"Similar names: {', '.join(near)}." if near else "",
-            param="model",
+            f'There is no model "{shown}".', hint=self._hint(name), param="model"
         )
+
+    def _hint(self, name: str) -> str:
+        if not self.models:
+            return "No models are here yet: download one, or start with --demo."
+        wanted = _folded(name[:_SHOWN_NAME])
+        plain = sorted(self._folded)[:_COMPARED]
+        near = difflib.get_close_matches(wanted, plain, n=3, cutoff=0.5) if wanted else []
+        near += [folded for folded in plain if wanted and wanted in folded and folded not in near]
+        ids = sorted({model_id for folded in near[:3] for model_id in self._folded[folded]})
+        if ids:
+            return f"Near it: {', '.join(ids)}."
+        return "See /v1/models or list-models for those that are."
+
+
+def _with_aliases(model: LocalModel, names: Mapping[str, LocalModel]) -> LocalModel:
+    kept = tuple(
+        alias
+        for alias in dict.fromkeys(model.aliases)
+        if names.get(alias) is model and alias != model.id
+    )
+    return model if kept == model.aliases else msgspec.structs.replace(model, aliases=kept)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

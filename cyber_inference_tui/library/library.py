@@ -1,267 +1,159 @@
-"""The models on this machine, read from folders and settings. Everything here blocks."""
+"""The library: scans the model directories and turns files and tables into a catalog."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import msgspec
-
-from cyber_inference_tui.errors import ConflictError, CyberError, GGUFError
-from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
-from cyber_inference_tui.library.catalog import Catalog, LocalModel, Problem
-from cyber_inference_tui.library.scan import (
-    FoundFile,
-    ModelFiles,
-    find_files,
-    group,
-    only_projector,
-    projector_for,
-)
+from cyber_inference_tui.errors import ConflictError
+from cyber_inference_tui.library.assemble import Assembly, Configured
+from cyber_inference_tui.library.catalog import Catalog, LocalModel
+from cyber_inference_tui.library.headers import HeaderCache
+from cyber_inference_tui.library.scan import Found, ModelFile, find_files, shown, stat_file
+from cyber_inference_tui.library.shards import shard_names
 from cyber_inference_tui.settings.schema import ModelSettings
-from cyber_inference_tui.text import clean_line
-
-_CACHE_FORMAT = 1
 
 
-class _Header(msgspec.Struct, frozen=True):
-    """What a file's header told, and how the file was then."""
+class _Seen(NamedTuple):
+    """All that a catalog follows from: equal ones give equal catalogs."""
 
-    size: int
-    mtime_ns: int
-    metadata: ModelMetadata | None
-    problem: str | None
-
-
-class _CacheFile(msgspec.Struct):
-    format: int
-    headers: dict[str, _Header]
+    found: Found
+    configured: tuple[Configured, ...]
 
 
 class Library:
-    """Scans ``models_dir`` and ``model_dirs``; headers are read once per file and change.
+    """The models on this machine. All methods block on files and may be called from any thread.
 
-    ``extra`` adds files under given ids (the built-in demo). ``cache_file`` keeps headers over a
-    restart. One thread at a time may call ``scan``.
+    ``extra`` are models by id that the program brings along, such as the demo model. Headers are
+    kept in ``cache_file``. ``clock`` gives nanoseconds since 1970.
     """
 
     def __init__(
         self,
         *,
         models_dir: Path,
-        model_dirs: Sequence[Path],
-        model_settings: Mapping[str, ModelSettings],
+        model_dirs: Sequence[Path] = (),
+        model_settings: Mapping[str, ModelSettings] | None = None,
         extra: Mapping[str, Path] | None = None,
         cache_file: Path | None = None,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._models_dir = models_dir
-        self._roots = list(dict.fromkeys([models_dir, *model_dirs]))
-        self._settings = model_settings
-        self._extra = dict(extra or {})
-        self._cache_file = cache_file
-        self._headers: dict[str, _Header] | None = None
-        self._cache_changed = False
+        self._lock = threading.Lock()
+        self._headers = HeaderCache(cache_file, clock)
+        self._last: tuple[_Seen, Catalog] | None = None
+        self.reconfigure(
+            models_dir=models_dir,
+            model_dirs=model_dirs,
+            model_settings=model_settings,
+            extra=extra,
+        )
+
+    def reconfigure(
+        self,
+        *,
+        models_dir: Path,
+        model_dirs: Sequence[Path] = (),
+        model_settings: Mapping[str, ModelSettings] | None = None,
+        extra: Mapping[str, Path] | None = None,
+    ) -> None:
+        """Other directories or tables, from the next scan on; headers stay known."""
+        with self._lock:
+            self._models_dir = models_dir
+            self._roots = tuple(dict.fromkeys((models_dir, *model_dirs)))
+            self._model_settings = dict(model_settings or {})
+            self._extra = dict(extra or {})
+            self._last = None
 
     def scan(self) -> Catalog:
-        """The models there are now."""
-        headers = self._headers if self._headers is not None else self._load_cache()
-        self._headers = {}
-        self._cache_changed = False
-        problems: list[Problem] = []
-        files = self._find(problems)
-        groups = group(files)
-        projectors = [file for file in files if file.is_projector]
-        models: dict[str, LocalModel] = {}
-        for model_id, member in _named(groups):
-            mmproj = projector_for(member, projectors) or only_projector(member, groups, projectors)
-            models[model_id] = self._model(model_id, member, mmproj, headers)
-        for model_id, path in self._extra.items():
-            found = _found(path)
-            if found is not None:
-                member = ModelFiles(stem=model_id, root=path.parent, shards=(found,))
-                models[model_id] = self._model(model_id, member, None, headers)
-        self._add_from_settings(models, problems, headers)
-        if self._cache_changed or len(headers) != len(self._headers):
-            self._save_cache()
-        return Catalog(dict(sorted(models.items())), tuple(problems))
+        """What is there now; the very same catalog as before when nothing changed."""
+        with self._lock:
+            required = [root for root in self._roots if root != self._models_dir]
+            seen = _Seen(find_files(self._roots, required=required), self._configured())
+            if self._last is not None and self._last[0] == seen:
+                return self._last[1]
+            assembly = Assembly(
+                models_dir=self._models_dir,
+                model_settings=self._model_settings,
+                read=self._headers.read,
+            )
+            catalog = assembly.catalog(seen.found, seen.configured)
+            settled = self._headers.settle()
+            # A file may still change unseen for a moment after its last change.
+            self._last = (seen, catalog) if settled else None
+            return catalog
 
     def delete(self, catalog: Catalog, model_id: str) -> tuple[Path, ...]:
-        """Remove a model's shards, and its projector if no other model uses it.
+        """Removes a model's files, and its projector unless another model uses it.
 
-        Only under ``models_dir``: raises ``ConflictError`` for any other model, and ``CyberError``
-        when the disk refuses.
+        Returns the paths that were removed. Raises ``ModelNotFoundError``, and ``ConflictError``
+        when the model does not lie under ``models_dir``, when another model uses its files, or
+        when the system refuses.
         """
         model = catalog.resolve(model_id)
+        others = [other for other in catalog.models.values() if other.id != model.id]
         if not model.removable:
             raise ConflictError(
-                f"{model.id} does not lie under models_dir, so it is not deleted.",
-                hint=f"Its file is {model.path}." if model.path else "",
+                f"{model.id} cannot be deleted: its files do not lie in {self._models_dir}.",
+                hint="Remove them, or its table in the configuration file, by hand.",
             )
-        doomed = list(model.shards)
-        shared = any(
-            other.mmproj == model.mmproj for other in catalog.models.values() if other is not model
-        )
-        if model.mmproj and not shared and self._is_removable(model.mmproj):
+        sharing = next((o.id for o in others if set(o.shards) & set(model.shards)), None)
+        if sharing is not None:
+            raise ConflictError(f"{model.id} cannot be deleted: {sharing} uses the same file.")
+        # The last shard first: what a failure half-way leaves behind is seen to be incomplete.
+        doomed = list(reversed(model.shards))
+        if model.mmproj is not None and _only_its_own(model, others):
             doomed.append(model.mmproj)
         for path in doomed:
+            if not self._is_inside(path):
+                raise ConflictError(f"{shown(path)} does not lie in {self._models_dir}.")
+        removed: list[Path] = []
+        for path in doomed:
             try:
-                path.unlink(missing_ok=True)
+                path.unlink()
+            except FileNotFoundError:
+                continue
             except OSError as error:
-                raise CyberError(f"Cannot delete {path}: {error.strerror}.") from error
-        return tuple(doomed)
+                raise ConflictError(
+                    f"{shown(path)} cannot be deleted: {error.strerror or error}."
+                ) from error
+            removed.append(path)
+        return tuple(removed)
 
-    def _find(self, problems: list[Problem]) -> list[FoundFile]:
-        files: dict[Path, FoundFile] = {}
-        for root in self._roots:
-            for file in find_files(root):
-                try:
-                    str(file.path).encode()
-                except UnicodeEncodeError:
-                    shown = clean_line(os.fsencode(file.path).decode("utf-8", "replace"))
-                    problems.append(Problem(shown, "its name is not UTF-8"))
-                    continue
-                files.setdefault(file.path, file)
-        return list(files.values())
-
-    def _model(
-        self,
-        model_id: str,
-        member: ModelFiles,
-        mmproj: FoundFile | None,
-        headers: Mapping[str, _Header],
-    ) -> LocalModel:
-        own = self._settings.get(model_id, ModelSettings())
-        header = self._header(member.shards[0], headers)
-        problem = header.problem
-        if member.missing:
-            numbers = ", ".join(str(number) for number in member.missing[:8])
-            more = ", …" if len(member.missing) > 8 else ""
-            problem = f"shards are missing: {numbers}{more}"
-        chosen = _found(own.mmproj) if own.mmproj else mmproj
-        if own.mmproj and chosen is None:
-            problem = problem or f"its projector {own.mmproj} is missing"
-        sizes = [file.size for file in member.shards] + ([chosen.size] if chosen else [])
-        return LocalModel(
-            id=model_id,
-            aliases=own.aliases,
-            path=member.shards[0].path,
-            shards=tuple(file.path for file in member.shards),
-            mmproj=chosen.path if chosen else None,
-            size_bytes=sum(sizes),
-            metadata=header.metadata,
-            problem=problem,
-            settings=own,
-            removable=all(self._is_removable(file.path) for file in member.shards),
-        )
-
-    def _is_removable(self, path: Path) -> bool:
-        # The folder's real place counts: a link out of models_dir leads to somebody else's files.
-        with contextlib.suppress(OSError):
-            return path.parent.resolve().is_relative_to(self._models_dir.resolve())
-        return False
-
-    def _add_from_settings(
-        self,
-        models: dict[str, LocalModel],
-        problems: list[Problem],
-        headers: Mapping[str, _Header],
-    ) -> None:
-        """Models that only the settings name, by ``path`` or by ``command``."""
-        for model_id, own in self._settings.items():
-            found = _found(own.path) if own.path else None
-            if found is not None:
-                member = self._shards_beside(found)
-                models[model_id] = self._model(model_id, member, None, headers)
-            elif own.path is not None:
-                models[model_id] = LocalModel(
-                    id=model_id,
-                    aliases=own.aliases,
-                    path=own.path,
-                    settings=own,
-                    problem=f"its file {own.path} is missing",
-                )
-            elif own.command and model_id not in models:
-                models[model_id] = LocalModel(id=model_id, aliases=own.aliases, settings=own)
-            elif model_id not in models:
-                problems.append(
-                    Problem(model_id, "the settings name it, but there is no such model")
-                )
-        taken = set(models)
-        for model_id, model in models.items():
-            clash = taken.intersection(model.aliases) - {model_id}
-            if clash:
-                problems.append(
-                    Problem(model_id, f"its alias {min(clash)} is another model's id: not used")
-                )
-
-    def _shards_beside(self, first: FoundFile) -> ModelFiles:
-        folder = first.path.parent
-        beside = [one for one in find_files(folder) if one.path.parent == folder]
-        for member in group(beside):
-            if any(file.path == first.path for file in member.shards):
-                return member
-        return ModelFiles(stem=first.stem, root=folder, shards=(first,))
-
-    def _header(self, file: FoundFile, known: Mapping[str, _Header]) -> _Header:
-        name = str(file.path)
-        header = known.get(name)
-        if header is None or (header.size, header.mtime_ns) != (file.size, file.mtime_ns):
-            self._cache_changed = True
-            try:
-                header = _Header(file.size, file.mtime_ns, read_metadata(file.path), None)
-            except GGUFError as error:
-                header = _Header(file.size, file.mtime_ns, None, error.message)
-            except OSError as error:
-                header = _Header(0, 0, None, f"cannot be read: {error.strerror}")
-        if self._headers is not None:
-            self._headers[name] = header
-        return header
-
-    def _load_cache(self) -> dict[str, _Header]:
-        if self._cache_file is None:
-            return {}
+    def _is_inside(self, path: Path) -> bool:
+        """Really, not only by name: no link on the way leads out of ``models_dir``."""
         try:
-            cache = msgspec.json.decode(self._cache_file.read_bytes(), type=_CacheFile)
-        except (OSError, msgspec.MsgspecError):
-            return {}
-        return cache.headers if cache.format == _CACHE_FORMAT else {}
+            return path.parent.resolve().is_relative_to(self._models_dir.resolve())
+        except (OSError, RuntimeError):
+            return False
 
-    def _save_cache(self) -> None:
-        if self._cache_file is None or self._headers is None:
-            return
-        temporary = self._cache_file.with_name(f"{self._cache_file.name}.new")
-        # Only a saving of time: without it the next start reads the headers again.
-        with contextlib.suppress(OSError):
-            temporary.write_bytes(msgspec.json.encode(_CacheFile(_CACHE_FORMAT, self._headers)))
-            temporary.replace(self._cache_file)
+    def _configured(self) -> tuple[Configured, ...]:
+        """Models that the configuration or the program names by path or command."""
+        found: list[Configured] = []
+        for model_id, path in self._extra.items():
+            settings = self._model_settings.get(model_id)
+            if settings is None or settings.path is None:
+                found.append(self._at(model_id, path, settings or ModelSettings()))
+        for model_id, settings in self._model_settings.items():
+            if settings.path is not None:
+                found.append(self._at(model_id, self._models_dir / settings.path, settings))
+        return tuple(found)
 
-
-def _found(path: Path) -> FoundFile | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return FoundFile(path, path.parent, status.st_size, status.st_mtime_ns)
-
-
-def _named(groups: list[ModelFiles]) -> list[tuple[str, ModelFiles]]:
-    """Each model with its id: the name, or with its folders where the name alone is not enough."""
-    counts = Counter(clean_line(member.stem) for member in groups)
-    named: dict[str, ModelFiles] = {}
-    for member in sorted(groups, key=lambda one: (str(one.root), str(one.shards[0].path))):
-        model_id = clean_line(member.stem)
-        if counts[model_id] > 1:
-            model_id = _relative(member.folder, member.root, model_id)
-        if model_id in named:
-            # The same place below two roots: the root's own name tells them apart.
-            model_id = f"{clean_line(member.root.name)}/{model_id}"
-        named.setdefault(model_id, member)
-    return list(named.items())
+    def _at(self, model_id: str, path: Path, settings: ModelSettings) -> Configured:
+        inside = self._is_inside(path)
+        files: list[ModelFile] = []
+        for shard in shard_names(path):
+            file = stat_file(shard, path.parent, inside=inside)
+            if file is not None:
+                files.append(file)
+        return Configured(model_id, path, tuple(files), settings)
 
 
-def _relative(folder: Path, root: Path, name: str) -> str:
-    parts = folder.relative_to(root).parts
-    return clean_line("/".join((*parts, name)))
+def _only_its_own(model: LocalModel, others: Sequence[LocalModel]) -> bool:
+    """The projector lies beside the model and no other model uses it."""
+    if model.path is None or model.mmproj is None:
+        return False
+    beside = model.mmproj.parent == model.path.parent
+    return beside and all(other.mmproj != model.mmproj for other in others)

@@ -1,147 +1,175 @@
-"""Walking model folders: which files there are, and what belongs together, by name alone."""
+"""Which GGUF files lie in the model directories: walked, never opened."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Final, NamedTuple
 
-import msgspec
+from cyber_inference_tui.library.catalog import Problem
 
-SUFFIX = ".gguf"
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})", re.IGNORECASE)
-_NO_MODEL = re.compile(r"imatrix|(?:^|[-_.])(?:mtp|eagle3)-", re.IGNORECASE)
-_PROJECTOR = re.compile(r"mmproj", re.IGNORECASE)
-MAX_FILES = 100_000
-"""Files looked at in one folder tree; a mistake such as ``model_dirs = ["/"]`` ends there."""
-
-_MAX_DEPTH = 12
+_MAX_ENTRIES: Final = 200_000
+_MAX_DEPTH: Final = 32
+_SUFFIX: Final = ".gguf"
+# Programs that download straight to the final name leave a companion until they are done.
+_UNFINISHED: Final = (".part", ".incomplete", ".aria2", ".crdownload", ".tmp", ".download")
 
 
-class FoundFile(msgspec.Struct, frozen=True):
-    """A GGUF file: where, below which folder, and how it was."""
+class ModelFile(NamedTuple):
+    """One file that may be a model, a shard or a projector."""
 
     path: Path
     root: Path
+    """The model directory that it was found under."""
     size: int
-    mtime_ns: int
+    """Bytes."""
+    modified: int
+    """Nanoseconds since 1970."""
+    inode: tuple[int, int]
+    """Device and number: what tells two names of one file."""
+    inside: bool
+    """It lies under its root without a symbolic link to a directory on the way."""
 
     @property
     def stem(self) -> str:
-        """The name without its ending."""
-        return self.path.name[: -len(SUFFIX)]
-
-    @property
-    def is_projector(self) -> bool:
-        """It belongs to a model beside it."""
-        return bool(_PROJECTOR.search(self.path.name))
+        """The file's name without ``.gguf``."""
+        return self.path.name[: -len(_SUFFIX)]
 
 
-class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """One model's files: whole, or with the numbers of the shards that are missing."""
+class Found(NamedTuple):
+    """All files found, in the order of the directories, then sorted; and what could not be read."""
 
-    stem: str
-    root: Path
-    shards: tuple[FoundFile, ...]
-    missing: tuple[int, ...] = ()
-
-    @property
-    def folder(self) -> Path:
-        """The folder they lie in."""
-        return self.shards[0].path.parent
+    files: tuple[ModelFile, ...]
+    problems: tuple[Problem, ...]
 
 
-def find_files(root: Path) -> Iterator[FoundFile]:
-    """Every GGUF file below ``root``; folders that cannot be read are passed over.
+def find_files(roots: Sequence[Path], *, required: Iterable[Path] = ()) -> Found:
+    """Walks ``roots``, following symbolic links but each directory only once.
 
-    Linked folders are followed, each real folder once, so that circles end.
+    Hidden files and directories are left out. A root that does not exist is a problem when it is
+    one of ``required``. Nothing is raised: what cannot be read is a problem.
     """
-    seen: set[tuple[int, int]] = set()
-    pending = [(root, 0)]
-    count = 0
-    while pending:
-        folder, depth = pending.pop()
+    return _Walk(frozenset(required)).walk(roots)
+
+
+def stat_file(path: Path, root: Path, *, inside: bool = False) -> ModelFile | None:
+    """One file by its path; ``None`` when there is no such regular file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return _model_file(path, root, status, inside) if stat.S_ISREG(status.st_mode) else None
+
+
+def shown(path: Path | str) -> str:
+    """A path as text to show: bytes that are not UTF-8 as ``\\xNN``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _model_file(path: Path, root: Path, status: os.stat_result, inside: bool) -> ModelFile:
+    inode = (status.st_dev, status.st_ino)
+    return ModelFile(path, root, status.st_size, status.st_mtime_ns, inode, inside)
+
+
+class _Walk:
+    def __init__(self, required: frozenset[Path]) -> None:
+        self._required = required
+        self._visited: set[tuple[int, int]] = set()
+        self._named: set[tuple[str, tuple[int, int]]] = set()
+        self._files: list[ModelFile] = []
+        self._problems: list[Problem] = []
+        self._entries = 0
+
+    def walk(self, roots: Sequence[Path]) -> Found:
+        for root in roots:
+            # Real directories before links, so that a file is known by its plainest path.
+            waiting = [(root, 0, True)]
+            linked: list[tuple[Path, int, bool]] = []
+            while waiting or linked:
+                directory, depth, inside = waiting.pop() if waiting else linked.pop(0)
+                if self._entries > _MAX_ENTRIES:
+                    self._problem(root, f"it holds more than {_MAX_ENTRIES:,} entries")
+                    break
+                below, links = self._directory(directory, root, depth, inside)
+                waiting += below
+                linked += links
+        self._files.sort(key=lambda file: (roots.index(file.root), file.path))
+        return Found(tuple(self._files), tuple(self._problems))
+
+    def _directory(
+        self, directory: Path, root: Path, depth: int, inside: bool
+    ) -> tuple[list[tuple[Path, int, bool]], list[tuple[Path, int, bool]]]:
+        below: list[tuple[Path, int, bool]] = []
+        links: list[tuple[Path, int, bool]] = []
         try:
-            status = folder.stat()
-            if (status.st_dev, status.st_ino) in seen or depth > _MAX_DEPTH:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
-            continue
+            status = directory.stat()
+            if (status.st_dev, status.st_ino) in self._visited:
+                return below, links
+            self._visited.add((status.st_dev, status.st_ino))
+            with os.scandir(directory) as listing:
+                entries = list(self._limited(listing))
+        except FileNotFoundError:
+            if directory in self._required:
+                self._problem(directory, "there is no such directory")
+            return below, links
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            self._problem(directory, f"it cannot be read: {reason or error}")
+            return below, links
+        names = {entry.name for entry in entries}
         for entry in entries:
-            count += 1
-            if count > MAX_FILES:
-                return
+            if entry.name.startswith("."):
+                continue
             try:
                 if entry.is_dir():
-                    if not entry.name.startswith("."):
-                        pending.append((Path(entry.path), depth + 1))
-                elif entry.name.lower().endswith(SUFFIX) and not entry.name.startswith("."):
-                    status = entry.stat()
-                    if not _NO_MODEL.search(entry.name):
-                        yield FoundFile(Path(entry.path), root, status.st_size, status.st_mtime_ns)
-            except OSError:
-                # A dangling link, or a file removed while we look.
-                continue
+                    link = entry.is_symlink()
+                    if depth < _MAX_DEPTH:
+                        kind = links if link else below
+                        kind.append((directory / entry.name, depth + 1, inside and not link))
+                elif entry.name.lower().endswith(_SUFFIX):
+                    self._file(entry, directory, root, names, inside)
+            except OSError as error:
+                self._problem(directory / entry.name, f"it cannot be read: {error.strerror}")
+        return below, links
 
+    def _limited(self, listing: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
+        for entry in listing:
+            self._entries += 1
+            if self._entries > _MAX_ENTRIES:
+                return
+            yield entry
 
-def group(files: list[FoundFile]) -> list[ModelFiles]:
-    """Models out of files (projectors left out): shards of one name in one folder are one."""
-    shards: dict[tuple[Path, str, int], dict[int, FoundFile]] = {}
-    models = []
-    for file in files:
-        if file.is_projector:
-            continue
-        match = _SHARD.fullmatch(file.stem)
-        if match is None:
-            models.append(ModelFiles(stem=file.stem, root=file.root, shards=(file,)))
-            continue
-        key = (file.path.parent, match["stem"], int(match["count"]))
-        shards.setdefault(key, {})[int(match["number"])] = file
-    for (_, stem, count), numbered in shards.items():
-        there = tuple(numbered[number] for number in sorted(numbered))
-        # Only as many as can be named: the count is a stranger's five digits.
-        missing = tuple(n for n in range(1, min(count, 1000) + 1) if n not in numbered)
-        models.append(ModelFiles(stem=stem, root=there[0].root, shards=there, missing=missing))
-    return models
+    def _file(
+        self, entry: os.DirEntry[str], directory: Path, root: Path, names: set[str], inside: bool
+    ) -> None:
+        path = directory / entry.name
+        try:
+            entry.name.encode()
+            str(directory).encode()
+        except UnicodeEncodeError:
+            self._problem(path, "its path is not valid UTF-8, so no request can name it")
+            return
+        companion = next((end for end in _UNFINISHED if entry.name + end in names), None)
+        if companion is not None:
+            self._problem(path, f"it is being downloaded ({entry.name}{companion} lies beside it)")
+            return
+        try:
+            status = entry.stat()
+        except FileNotFoundError:
+            if entry.is_symlink():
+                self._problem(path, "it is a symbolic link to a file that is gone")
+            return
+        if not stat.S_ISREG(status.st_mode):
+            self._problem(path, "it is not a regular file")
+            return
+        file = _model_file(path, root, status, inside)
+        # Two names for one file are two models when they differ (a chosen nickname), one when
+        # they do not (a cache with several revisions of the same file).
+        if (entry.name, file.inode) not in self._named:
+            self._named.add((entry.name, file.inode))
+            self._files.append(file)
 
-
-def projector_for(model: ModelFiles, projectors: list[FoundFile]) -> FoundFile | None:
-    """The projector in the model's folder: the one whose name is most like the model's.
-
-    A folder with one model has its projector whatever it is called; among several models only
-    one that carries the model's name belongs to it.
-    """
-    beside = [one for one in projectors if one.path.parent == model.folder]
-    named = [one for one in beside if _share(model.stem, one.stem)]
-    if named:
-        # F16 before others: what the makers of models recommend.
-        return min(named, key=lambda one: ("f16" not in one.stem.lower(), one.stem))
-    return None
-
-
-def _share(stem: str, projector: str) -> bool:
-    """Whether a projector's name, without its marks, is the beginning of the model's name."""
-    rest = _PROJECTOR.sub("", projector)
-    rest = re.sub(r"(?i)[-_.](?:bf16|f16|f32|fp16|q8_0)$|[-_.]model", "", rest)
-    rest = re.sub(r"^(?i:bf16|f16|f32|fp16|q8_0)$", "", rest.strip("-_."))
-    rest = rest.strip("-_.").lower()
-    return bool(rest) and stem.lower().startswith(rest)
-
-
-def only_projector(
-    model: ModelFiles, models: list[ModelFiles], projectors: list[FoundFile]
-) -> FoundFile | None:
-    """The projector of a folder that holds this one model (in several quantizations, too)."""
-    beside = [one for one in projectors if one.path.parent == model.folder]
-    names = {_family(other.stem) for other in models if other.folder == model.folder}
-    if len(names) == 1 and beside:
-        return min(beside, key=lambda one: ("f16" not in one.stem.lower(), one.stem))
-    return None
-
-
-def _family(stem: str) -> str:
-    """A model's name without its quantization."""
-    return re.sub(r"(?i)[-_.](?:ud-)?(?:iq\d|q\d|bf16|f16|f32|mxfp4)\w*$", "", stem).lower()
+    def _problem(self, path: Path, reason: str) -> None:
+        self._problems.append(Problem(where=shown(path), reason=reason))

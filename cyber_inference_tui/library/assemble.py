@@ -1,0 +1,275 @@
+"""From files, headers and tables to models: the rules of what is a model and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cyber_inference_tui.errors import GGUFError
+from cyber_inference_tui.gguf.metadata import ModelMetadata
+from cyber_inference_tui.library.catalog import Catalog, LocalModel, Problem
+from cyber_inference_tui.library.ids import Named, assign_ids
+from cyber_inference_tui.library.projectors import (
+    Candidate,
+    Projector,
+    is_projector_name,
+    matches,
+)
+from cyber_inference_tui.library.scan import Found, ModelFile, shown
+from cyber_inference_tui.library.shards import (
+    FileSet,
+    combined,
+    group_shards,
+    missing_sentence,
+    shard_names,
+)
+from cyber_inference_tui.settings.schema import ModelSettings
+
+_NO_MODELS = {
+    "adapter": "it is an adapter (LoRA), not a model: name it in a model's args, with --lora",
+    "imatrix": "it is an importance matrix, not a model",
+    "vocab": "it holds a vocabulary and no weights",
+}
+
+
+class Configured(NamedTuple):
+    """A model given by path: the file or files that are there, none when it is missing."""
+
+    id: str
+    path: Path
+    files: tuple[ModelFile, ...]
+    settings: ModelSettings
+
+
+class _Read(NamedTuple):
+    """One model's files and what their headers say."""
+
+    files: FileSet
+    metadata: ModelMetadata | None
+    problem: str | None
+
+
+class Assembly:
+    """Builds one catalog. ``read`` gives a file's header or raises ``GGUFError``."""
+
+    def __init__(
+        self,
+        *,
+        models_dir: Path,
+        model_settings: Mapping[str, ModelSettings],
+        read: Callable[[ModelFile], ModelMetadata],
+    ) -> None:
+        self._models_dir = models_dir
+        self._settings = model_settings
+        self._read_header = read
+        self._problems: list[Problem] = []
+
+    def catalog(self, found: Found, configured: Sequence[Configured]) -> Catalog:
+        """All models and problems of this moment."""
+        self._problems = list(found.problems)
+        by_directory: dict[Path, list[_Read]] = {}
+        for files in group_shards(found.files):
+            by_directory.setdefault(files.directory, []).append(self._read(files))
+        listed: list[tuple[_Read, Projector | None]] = []
+        for sets in by_directory.values():
+            listed += self._directory(sets)
+        models = [self._configured(given) for given in configured]
+        ids = {model.id for model in models}
+        same = {(model.id, model.path) for model in models}
+        # A table that names the very file which has its id anyway speaks of one model, not two.
+        listed = [
+            (read, projector)
+            for read, projector in listed
+            if (read.files.name, read.files.files[0].path) not in same
+        ]
+        models += self._named(listed, frozenset(ids))
+        models += self._without_file(model.id for model in models)
+        return Catalog({model.id: model for model in models}, self._problems)
+
+    def _read(self, files: FileSet) -> _Read:
+        headers: list[ModelMetadata] = []
+        problem = missing_sentence(files)
+        for file in files.files:
+            try:
+                headers.append(self._read_header(file))
+            except GGUFError as error:
+                named = f"{file.path.name}: " if len(files.files) > 1 else ""
+                problem = problem or f"{named}{error.message}"
+        if headers and problem is None:
+            problem = _split_problem(files, headers)
+        whole = files.files[0].path == shard_names(files.files[0].path)[0]
+        complete = len(headers) == len(files.files)
+        return _Read(files, combined(headers) if whole and complete else None, problem)
+
+    def _directory(self, sets: Sequence[_Read]) -> list[tuple[_Read, Projector | None]]:
+        """The models of one directory, each with its projector."""
+        models: list[_Read] = []
+        projectors: list[Projector] = []
+        for read in sets:
+            file, facts = read.files.files[0], read.metadata
+            if facts is not None and facts.is_projector:
+                projectors.append(Projector(file, facts))
+            elif (reason := _no_model(read)) is not None:
+                self._problems.append(Problem(where=shown(file.path), reason=reason))
+            else:
+                models.append(read)
+        candidates = [
+            Candidate(read.files.name, read.metadata or ModelMetadata()) for read in models
+        ]
+        chosen = matches(candidates, projectors)
+        if not chosen:
+            self._problems += [
+                Problem(
+                    where=shown(projector.file.path),
+                    reason="it is a projector that belongs to no model beside it",
+                )
+                for projector in projectors
+            ]
+        return [(read, chosen.get(read.files.name)) for read in models]
+
+    def _named(
+        self, listed: Sequence[tuple[_Read, Projector | None]], taken: frozenset[str]
+    ) -> list[LocalModel]:
+        names = [
+            Named(read.files.name, read.files.directory, read.files.files[0].root)
+            for read, _ in listed
+        ]
+        ids = assign_ids(names, taken=taken)
+        settings = self._settings_by_id([model_id for model_id in ids if model_id is not None])
+        models: list[LocalModel] = []
+        for (read, projector), model_id in zip(listed, ids, strict=True):
+            if model_id is None:
+                self._problems.append(
+                    Problem(
+                        where=shown(read.files.files[0].path),
+                        reason="another model has its name, and its path does not tell them apart",
+                    )
+                )
+                continue
+            models.append(
+                self._model(model_id, read, projector, settings.get(model_id, ModelSettings()))
+            )
+        return models
+
+    def _settings_by_id(self, ids: Sequence[str]) -> dict[str, ModelSettings]:
+        """The table of each model: of exactly its id, else of its id but for the case."""
+        folded: dict[str, list[str]] = {}
+        for model_id in ids:
+            folded.setdefault(model_id.casefold(), []).append(model_id)
+        exact = {
+            model_id: self._settings[model_id] for model_id in ids if model_id in self._settings
+        }
+        for key, settings in self._settings.items():
+            owners = folded.get(key.casefold(), [])
+            if key not in exact and len(owners) == 1 and settings.path is None:
+                exact.setdefault(owners[0], settings)
+        return exact
+
+    def _configured(self, given: Configured) -> LocalModel:
+        settings = given.settings
+        if not given.files and settings.command and given.path.exists():
+            # Another program's model, such as a directory of safetensors.
+            return self._bare(given.id, settings, path=given.path)
+        if not given.files:
+            where = "is a directory" if given.path.is_dir() else "is missing"
+            return self._bare(
+                given.id, settings, path=given.path, problem=f"its file {shown(given.path)} {where}"
+            )
+        files = group_shards(given.files)[0]
+        read = self._read(files)
+        if settings.command:
+            read = read._replace(problem=None)
+        return self._model(given.id, read, None, settings)
+
+    def _without_file(self, ids: Iterable[str]) -> list[LocalModel]:
+        """Models whose table gives a command and no file; tables that match nothing."""
+        known = {model_id.casefold() for model_id in ids}
+        models: list[LocalModel] = []
+        for key, settings in self._settings.items():
+            if key.casefold() in known or settings.path is not None:
+                continue
+            if settings.command:
+                models.append(self._bare(key, settings))
+            else:
+                self._problems.append(
+                    Problem(
+                        where=f'[models."{key}"]',
+                        reason="no file here has this id, and the table names no path or command",
+                    )
+                )
+        return models
+
+    def _bare(
+        self,
+        model_id: str,
+        settings: ModelSettings,
+        *,
+        path: Path | None = None,
+        problem: str | None = None,
+    ) -> LocalModel:
+        return LocalModel(
+            id=model_id, aliases=settings.aliases, path=path, settings=settings, problem=problem
+        )
+
+    def _model(
+        self,
+        model_id: str,
+        read: _Read,
+        projector: Projector | None,
+        settings: ModelSettings,
+    ) -> LocalModel:
+        files = read.files.files
+        problem = read.problem
+        mmproj = projector.file.path if projector else None
+        projector_bytes = projector.file.size if projector else 0
+        if settings.mmproj is not None:
+            mmproj = self._models_dir / settings.mmproj
+            try:
+                projector_bytes = mmproj.stat().st_size
+            except OSError:
+                problem = problem or f"its projector {shown(mmproj)} is missing"
+        return LocalModel(
+            id=model_id,
+            aliases=settings.aliases,
+            path=files[0].path,
+            shards=tuple(file.path for file in files),
+            mmproj=mmproj,
+            size_bytes=sum(file.size for file in files) + projector_bytes,
+            metadata=read.metadata,
+            problem=problem,
+            settings=settings,
+            removable=all(file.inside for file in files) and self._under_models_dir(files[0]),
+        )
+
+    def _under_models_dir(self, file: ModelFile) -> bool:
+        return file.path.is_relative_to(self._models_dir)
+
+
+def _no_model(read: _Read) -> str | None:
+    """Why a file is nothing that could ever be loaded as a model."""
+    name = read.files.name.lower()
+    facts = read.metadata
+    if facts is None:
+        if is_projector_name(name):
+            return f"it is a projector that cannot be used: {read.problem}"
+        return _NO_MODELS["imatrix"] if "imatrix" in name else None
+    if facts.kind in _NO_MODELS:
+        return _NO_MODELS[facts.kind]
+    return _NO_MODELS["vocab"] if facts.tensor_count == 0 else None
+
+
+def _split_problem(files: FileSet, headers: Sequence[ModelMetadata]) -> str | None:
+    """What does not fit between the names of shards and what is written in them."""
+    count = headers[0].split_count
+    if files.shard_count == 0 and count > 1:
+        return (
+            f"it is file {headers[0].split_number + 1} of {count} of a split model,"
+            f" and must be named so: NAME-{headers[0].split_number + 1:05}-of-{count:05}.gguf"
+        )
+    if files.shard_count > 1 and any(
+        (header.split_count, header.split_number) != (files.shard_count, number)
+        for number, header in enumerate(headers)
+    ):
+        return "its files are not the parts of one model that their names say"
+    return None

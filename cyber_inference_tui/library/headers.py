@@ -1,0 +1,108 @@
+"""Headers read once per file and kept, in memory and in a file, until the file changes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cyber_inference_tui.errors import GGUFError
+from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
+from cyber_inference_tui.gguf.writer import replace_file
+from cyber_inference_tui.library.scan import ModelFile
+
+_logger = logging.getLogger(__name__)
+
+_VERSION: Final = 1
+_MAX_CACHE_FILE: Final = 64 * 2**20
+# A file that was changed this recently may change again within one tick of its clock.
+_SETTLED: Final = 2_000_000_000
+
+
+class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    size: int
+    modified: int
+    metadata: ModelMetadata | None = None
+    error: str | None = None
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    version: int
+    entries: dict[str, _Entry]
+
+
+class HeaderCache:
+    """Reads headers, each again only when its file's size or time of change differs.
+
+    ``clock`` gives nanoseconds since 1970. ``file`` may be ``None``, or unreadable, or from
+    another version: then everything is read anew. Errors are kept like headers.
+    """
+
+    def __init__(self, file: Path | None, clock: Callable[[], int]) -> None:
+        self._file = file
+        self._clock = clock
+        self._entries = self._load()
+        self._used: dict[str, _Entry] = {}
+        self._changed = False
+        self._unsettled = False
+
+    def read(self, file: ModelFile) -> ModelMetadata:
+        """The file's header without its chat template; raises ``GGUFError``."""
+        key = str(file.path)
+        entry = self._entries.get(key)
+        if entry is None or (entry.size, entry.modified) != (file.size, file.modified):
+            try:
+                found = read_metadata(file.path)
+                entry = _Entry(
+                    file.size, file.modified, msgspec.structs.replace(found, chat_template=None)
+                )
+            except GGUFError as error:
+                entry = _Entry(file.size, file.modified, error=error.message)
+            if abs(self._clock() - file.modified) >= _SETTLED:
+                self._entries[key] = entry
+                self._changed = True
+            else:
+                self._unsettled = True
+        if self._entries.get(key) is entry:
+            self._used[key] = entry
+        if entry.metadata is None:
+            raise GGUFError(entry.error or "it cannot be read")
+        return entry.metadata
+
+    def settle(self) -> bool:
+        """After a scan: forget files that were not asked for, and save what changed.
+
+        Tells whether all that was read may be relied on until the files change.
+        """
+        settled = not self._unsettled
+        if self._changed or len(self._used) != len(self._entries):
+            self._entries = self._used
+            self._save()
+        self._used = {}
+        self._changed = self._unsettled = False
+        return settled
+
+    def _load(self) -> dict[str, _Entry]:
+        if self._file is None:
+            return {}
+        try:
+            if self._file.stat().st_size > _MAX_CACHE_FILE:
+                return {}
+            stored = msgspec.json.decode(self._file.read_bytes(), type=_Stored)
+        except FileNotFoundError:
+            return {}
+        except (OSError, msgspec.DecodeError) as error:
+            _logger.info("reading all model headers anew: %s", error)
+            return {}
+        return stored.entries if stored.version == _VERSION else {}
+
+    def _save(self) -> None:
+        if self._file is None:
+            return
+        try:
+            replace_file(self._file, msgspec.json.encode(_Stored(_VERSION, self._entries)))
+        except OSError as error:
+            _logger.warning("cannot keep model headers in %s: %s", self._file, error.strerror)

@@ -1,0 +1,46 @@
+"""The ids that models go by: their file's name, and as much of its path as tells them apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cyber_inference_tui.text import clean_line
+
+
+class Named(NamedTuple):
+    """A model's name, without shard numbers and ending, and where it was found."""
+
+    name: str
+    directory: Path
+    root: Path
+
+
+def assign_ids(models: Sequence[Named], *, taken: frozenset[str] = frozenset()) -> list[str | None]:
+    """An id for each model, in order; ``None`` where no id is left that is its own.
+
+    ``Name`` where no other model has that name, else ``sub/Name`` with the path below the model
+    directory, else ``directory/sub/Name``. Ids are free of control characters. ``taken`` are ids
+    that are in use otherwise.
+    """
+    plain = [_clean(model.name) for model in models]
+    often = Counter(plain)
+    ids: list[str | None] = []
+    used = set(taken)
+    for model, name in zip(models, plain, strict=True):
+        below = "/".join(model.directory.relative_to(model.root).parts)
+        relative = _clean(f"{below}/{model.name}") if below else name
+        choices = [relative, _clean(f"{model.root.name}/{relative}")]
+        if often[name] == 1:
+            choices.insert(0, name)
+        chosen = next((choice for choice in choices if choice and choice not in used), None)
+        ids.append(chosen)
+        if chosen is not None:
+            used.add(chosen)
+    return ids
+
+
+def _clean(text: str) -> str:
+    return clean_line(text).strip()
