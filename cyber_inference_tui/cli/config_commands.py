@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,12 +13,13 @@ from cyber_inference_tui.cli.tables import Cell, Column, render_table
 from cyber_inference_tui.cli.terminal import DIM, stdout_terminal
 
 if TYPE_CHECKING:
-    from cyber_inference_tui.records import ConfigValueRecord
+    from cyber_inference_tui.settings.schema import Key
 
 
 @click.command()
+@json_option
 @click.pass_obj
-def init(options: GlobalOptions) -> None:
+def init(options: GlobalOptions, as_json: bool) -> None:
     """Create the directories and a commented config.toml; nothing is ever overwritten."""
     from cyber_inference_tui.errors import CyberError  # noqa: PLC0415 - not for --help
     from cyber_inference_tui.settings.edit import write_default  # noqa: PLC0415
@@ -31,6 +33,10 @@ def init(options: GlobalOptions) -> None:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CyberError(f"Cannot create {error.filename}: {error.strerror}.") from error
+    if as_json:
+        folders = {"data_dir": str(settings.data_dir), "models_dir": str(settings.models_dir)}
+        print_json({"config": str(path), "created": made, **folders})
+        return
     click.echo(f"{'created' if made else 'kept   '} {path}")
     click.echo(f"models  {settings.models_dir}")
     click.echo(f"data    {settings.data_dir}")
@@ -42,12 +48,17 @@ def config() -> None:
 
 
 @config.command("path")
+@json_option
 @click.pass_obj
-def show_path(options: GlobalOptions) -> None:
+def show_path(options: GlobalOptions, as_json: bool) -> None:
     """Print which configuration file is read."""
     from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
 
-    click.echo(config_path(options.config, options.environ))
+    path = config_path(options.config, options.environ)
+    if as_json:
+        print_json({"path": str(path), "exists": path.exists()})
+    else:
+        click.echo(path)
 
 
 @config.command()
@@ -83,40 +94,16 @@ def show(options: GlobalOptions, as_json: bool) -> None:
 @click.pass_obj
 def get(options: GlobalOptions, key: str, reveal: bool, as_json: bool) -> None:
     """Print one setting's value; a list as one value a line."""
-    record = _record(options, key, reveal=reveal)
+    from cyber_inference_tui.settings.edit import split_key  # noqa: PLC0415
+
+    model_id, known = split_key(key)
+    record = options.load().record(known, model_id, reveal=reveal)
     if as_json:
         print_json(record)
     elif isinstance(record.value, list):
         print_lines([_shown(one) for one in record.value])
     else:
         click.echo(_shown(record.value))
-
-
-def _record(options: GlobalOptions, key: str, *, reveal: bool) -> ConfigValueRecord:
-    import msgspec  # noqa: PLC0415
-
-    from cyber_inference_tui.records import ConfigValueRecord  # noqa: PLC0415
-    from cyber_inference_tui.settings.edit import split_key  # noqa: PLC0415
-    from cyber_inference_tui.settings.schema import ModelSettings  # noqa: PLC0415
-
-    model_id, known = split_key(key)
-    loaded = options.load()
-    if model_id is not None:
-        table = loaded.settings.models.get(model_id, ModelSettings())
-        value = getattr(table, known.name)
-        return ConfigValueRecord(
-            key=key,
-            value=msgspec.to_builtins(value, enc_hook=str),
-            source="default" if value == known.default else "file",
-            default=msgspec.to_builtins(known.default, enc_hook=str),
-            help=known.help,
-            live=True,
-        )
-    record = next(one for one in loaded.records() if one.key == key)
-    if reveal and record.secret:
-        value = msgspec.to_builtins(getattr(loaded.settings, key), enc_hook=str)
-        return msgspec.structs.replace(record, value=value)
-    return record
 
 
 def _shown(value: Any) -> str:
@@ -128,7 +115,8 @@ def _shown(value: Any) -> str:
     return clean_line(value if isinstance(value, str) else toml_value(value))
 
 
-@config.command("set")
+# Unknown options are let through as values: -1 is one.
+@config.command("set", context_settings={"ignore_unknown_options": True})
 @click.argument("key")
 @click.argument("value")
 @click.pass_obj
@@ -137,12 +125,35 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
 
     A list is written a,b or as a TOML array. A model's settings are named models."ID".KEY.
     """
-    from cyber_inference_tui.settings.edit import set_value  # noqa: PLC0415
-    from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
+    from cyber_inference_tui.settings.edit import set_value, split_key  # noqa: PLC0415
+    from cyber_inference_tui.settings.load import ENV_PREFIX, config_path  # noqa: PLC0415
 
     path = config_path(options.config, options.environ)
-    set_value(path, key, value)
+    model_id, known = split_key(key)
+    set_value(path, key, _from_here(known, value))
     click.echo(f"{path}: {key} is set", err=True)
+    variable = f"{ENV_PREFIX}{known.name.upper()}"
+    if model_id is None and variable in options.environ:
+        click.echo(f"warning: {variable} is set as well, and wins over the file", err=True)
+    if known.secret and path.stat().st_mode & 0o077:
+        click.echo(f"warning: others may read this secret; `chmod 600 {path}` helps", err=True)
+
+
+def _from_here(key: Key, text: str) -> Any:
+    """What is typed: a relative path is meant from here, though the file means its own folder."""
+    from cyber_inference_tui.settings.values import parsed  # noqa: PLC0415
+
+    value = parsed(key, text)
+    if key.is_path or (key.form == "program" and "/" in text):
+        if isinstance(value, str):
+            return _absolute(value)
+        if isinstance(value, list):
+            return [_absolute(one) if isinstance(one, str) else one for one in value]
+    return value
+
+
+def _absolute(text: str) -> str:
+    return text if not text or text.startswith("~") else str(Path(text).absolute())
 
 
 @config.command()

@@ -5,40 +5,43 @@ Everything here blocks (it reads, writes and syncs a file).
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import fcntl
 import os
 import re
 import secrets
+import time
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cyber_inference_tui.errors import ConfigError, NotFoundError
-from cyber_inference_tui.settings.example import render
-from cyber_inference_tui.settings.load import convert_value, load_text, read_config
+from cyber_inference_tui.errors import ConfigError, ConflictError, NotFoundError
+from cyber_inference_tui.settings.example import render, toml_key, toml_value
+from cyber_inference_tui.settings.load import home_of, load_text, nearest, read_config
+from cyber_inference_tui.settings.positions import key_lines, key_path
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Key
+from cyber_inference_tui.settings.values import UnfitValueError, convert, parsed
 
-if TYPE_CHECKING:
-    from tomlkit import TOMLDocument
-
-_MODEL_KEY = re.compile(
-    r"""models\.(?:"(?P<basic>(?:\\.|[^"\\])+)"|'(?P<literal>[^']+)'|(?P<bare>[A-Za-z0-9_-]+))"""
-    r"""\.(?P<key>[a-z_]+)"""
-)
+_LOCK_TIMEOUT = 5.0
+"""Seconds; an edit takes milliseconds."""
 
 
 def split_key(key: str) -> tuple[str | None, Key]:
     """``(model id or None, what is known of the key)``; raises ``NotFoundError``."""
-    match = _MODEL_KEY.fullmatch(key)
-    if match is not None:
-        known = MODEL_KEYS.get(match["key"])
-        if known is not None:
-            basic = match["basic"]
-            if basic is not None:
-                basic = re.sub(r"\\(.)", r"\1", basic)
-            return basic or match["literal"] or match["bare"], known
-    elif key in KEYS:
-        return None, KEYS[key]
+    parts = key_path(key) or (key,)
+    if parts[0] == "models" and len(parts) == 3:
+        model_id, name = parts[1:]
+        if name in MODEL_KEYS:
+            return model_id, MODEL_KEYS[name]
+        near = nearest(name, MODEL_KEYS)
+    elif len(parts) == 1 and parts[0] in KEYS:
+        return None, KEYS[parts[0]]
+    else:
+        near = nearest(key, KEYS)
     raise NotFoundError(
-        f"There is no setting {key}.",
+        f"There is no setting {key}{near or '.'}",
         hint='`cyber-inference-tui config show` lists them; a model\'s are models."ID".KEY.',
         param="key",
     )
@@ -59,70 +62,179 @@ def write_default(path: Path) -> bool:
 def set_value(path: Path, key: str, value: Any) -> None:
     """Set one key, ``host`` or ``models."ID".context_size``.
 
-    ``value`` is typed or a command line's text. Raises ``NotFoundError`` for an unknown key and
-    ``ConfigError`` for an unfit value or when the file as a whole would be invalid; nothing is
-    written then.
+    ``value`` is typed or a command line's text; a relative path counts from the file's folder, as
+    everything in the file does. Raises ``NotFoundError`` for an unknown key, ``ConfigError`` for
+    an unfit value or when the file is or would be invalid, and ``ConflictError`` when another
+    program keeps changing it; nothing is written then.
     """
-    import tomlkit  # noqa: PLC0415 - only needed to write
-
     model_id, known = split_key(key)
     try:
-        typed = convert_value(known, value, path.parent)
-    except ValueError as error:
+        convert(
+            known,
+            value,
+            folder=path.parent,
+            home=home_of(os.environ),
+            is_text=isinstance(value, str),
+        )
+    except UnfitValueError as error:
         raise ConfigError(f"{key}: {error}.", param="value") from None
+    target = Path(os.path.realpath(path))
     try:
-        text = read_config(path)
-    except FileNotFoundError:
-        text = ""
-    # A broken file is refused with the line of its mistake before anything is put into it.
-    load_text(text, path, environ={}, flags={})
-    document = tomlkit.parse(text)
-    _table(document, model_id)[known.name] = _for_toml(typed)
-    new = tomlkit.dumps(document)
-    load_text(new, path, environ={}, flags={})
-    _replace(path, new)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _alone_in(target.parent):
+            try:
+                text = read_config(path)
+            except FileNotFoundError:
+                text = ""
+            # A broken file is refused with its mistakes before anything is put into it.
+            load_text(text, path, environ={}, flags={})
+            new = _with_value(text, model_id, known, _plain(parsed(known, value)))
+            if new is None:
+                raise ConfigError(
+                    f"{path}: {key} cannot be changed without disturbing what is around it.",
+                    hint="Please edit the file by hand.",
+                )
+            load_text(new, path, environ={}, flags={})
+            _replace(target, new.encode())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from error
 
 
-def _table(document: TOMLDocument, model_id: str | None) -> Any:
-    import tomlkit  # noqa: PLC0415
-
-    if model_id is None:
-        return document
-    if "models" not in document:
-        document["models"] = tomlkit.table(is_super_table=True)
-    models: Any = document["models"]
-    if model_id not in models:
-        models[model_id] = tomlkit.table()
-    return models[model_id]
-
-
-def _for_toml(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """What TOML holds: paths stay as they were written, not as what they stand for."""
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, tuple):
-        return [_for_toml(one) for one in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
     return value
 
 
-def _replace(path: Path, text: str) -> None:
-    """Put ``text`` in the file's place at once, through a symbolic link, with its old mode."""
-    target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _with_value(text: str, model_id: str | None, key: Key, value: Any) -> str | None:
+    """The text with one value set, or ``None`` if no way of writing it changes just that."""
+    path = (key.name,) if model_id is None else ("models", model_id, key.name)
+    before = tomllib.loads(text)
+    wanted = copy.deepcopy(before)
+    table = wanted
+    for name in path[:-1]:
+        table = table.setdefault(name, {})
+    is_new = key.name not in table
+    table[key.name] = value
+    ways = [
+        _assigned(text, path, value, as_table=False),
+        _assigned(text, path, value, as_table=True),
+    ]
+    if is_new:
+        ways.insert(0, _inserted(text, path, value))
+    # Whatever wrote it: only a text that a plain reader takes for exactly this is good enough.
+    return next((new for new in ways if new is not None and _reads_as(new, wanted)), None)
+
+
+def _reads_as(text: str, wanted: dict[str, Any]) -> bool:
     try:
-        mode = target.stat().st_mode & 0o7777
+        return tomllib.loads(text) == wanted
+    except (ValueError, RecursionError):
+        return False
+
+
+def _inserted(text: str, path: tuple[str, ...], value: Any) -> str | None:
+    """A new line: where the commented default is, else behind what belongs together."""
+    end = "\r\n" if "\r\n" in text else "\n"
+    new = f"{toml_key(path[-1])} = {toml_value(value)}{end}"
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)  # TOML's lines; splitlines() knows more ends
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += end
+    known = key_lines(text)
+    if len(path) > 1:
+        if path[:-1] in known:
+            return None
+        blank = [end] if lines and lines[-1].strip() else []
+        header = ".".join(toml_key(part) for part in path[:-1])
+        return "".join([*lines, *blank, f"[{header}]{end}", new])
+    headers = [
+        number
+        for where, number in known.items()
+        if lines[number - 1].lstrip().startswith("[")
+        and all(isinstance(part, str) for part in where)  # not an item of an array
+    ]
+    first_header = min(headers, default=len(lines) + 1)
+    default = re.compile(rf"[ \t]*#[ \t]*{re.escape(path[-1])}[ \t]*=")
+    for number, line in enumerate(lines[: first_header - 1]):
+        if default.match(line):
+            return "".join([*lines[: number + 1], new, *lines[number + 1 :]])
+    return None if headers else "".join([*lines, new])
+
+
+def _assigned(text: str, path: tuple[str, ...], value: Any, *, as_table: bool) -> str | None:
+    """The text as tomlkit writes it after the change; ``None`` where it cannot."""
+    import tomlkit  # noqa: PLC0415 - only needed to write
+    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415
+
+    try:
+        document = tomlkit.parse(text)
+        table: Any = document
+        for depth, name in enumerate(path[:-1]):
+            if name not in table:
+                inline = isinstance(table, tomlkit.items.InlineTable)
+                table[name] = (
+                    tomlkit.inline_table() if inline else tomlkit.table(is_super_table=depth == 0)
+                )
+            table = table[name]
+        table[path[-1]] = value if as_table else tomlkit.value(toml_value(value))
+        return tomlkit.dumps(document)
+    except (TOMLKitError, ValueError, TypeError, RecursionError):
+        return None
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that two edits at once do not undo each other."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + _LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConflictError(
+                        f"Another program has been changing {folder} for {_LOCK_TIMEOUT:g} s.",
+                        hint="Try again.",
+                    ) from None
+                time.sleep(0.02)
+            except OSError:
+                break  # a file system without locks: as safe as it can be there
+        yield
+    finally:
+        os.close(lock)
+
+
+def _replace(target: Path, data: bytes) -> None:
+    """Put ``data`` in the file's place at once, with its old mode and owner."""
+    try:
+        status = target.stat()
     except FileNotFoundError:
-        mode = 0o600
+        status = None
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
     try:
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(file, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(file, "wb") as stream:
+            stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(mode)
+            if status is not None:
+                # An administrator's edit must not take the file from its user.
+                with contextlib.suppress(PermissionError):
+                    os.fchown(file, status.st_uid, status.st_gid)
+                os.fchmod(file, status.st_mode & 0o7777)
+            os.fsync(file)
         temporary.replace(target)
-    except OSError as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from error
+        raise
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Without this a power cut may bring the old file back; some file systems refuse it.
+        with contextlib.suppress(OSError):
+            os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
-from pathlib import Path
 from typing import Any
 
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Key
@@ -72,8 +72,12 @@ def render_table(keys: dict[str, Key]) -> str:
         marks = " Secret." if key.secret else ""
         if keys is KEYS and not key.live:
             marks += " Takes a restart of the service."
-        rows.append(f"| `{key.name}` | {shown} | {key.help}{marks} |")
+        rows.append(f"| `{key.name}` | {shown} | {_markdown(key.help)}{marks} |")
     return "\n".join(rows) + "\n"
+
+
+def _markdown(text: str) -> str:
+    return text.replace("<", "&lt;").replace("|", "\\|")
 
 
 def _shown_default(key: Key) -> Any:
@@ -90,21 +94,23 @@ def _comment(key: Key) -> list[str]:
 
 
 def toml_value(value: Any) -> str:
-    """A value in TOML's notation, on one line."""
+    """A value in TOML's notation, on one line: the types of settings, and of JSON."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        return f"{value:g}" if value == int(value) else repr(value)
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
     if isinstance(value, int):
         return str(value)
     if isinstance(value, list | tuple):
         return f"[{', '.join(toml_value(one) for one in value)}]"
     if isinstance(value, dict):
-        inner = ", ".join(f"{_bare_key(name)} = {toml_value(one)}" for name, one in value.items())
+        inner = ", ".join(f"{toml_key(name)} = {toml_value(one)}" for name, one in value.items())
         return f"{{ {inner} }}" if inner else "{}"
-    text = str(value) if isinstance(value, Path) else value
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _bare_key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() else toml_value(name)
+def toml_key(name: str) -> str:
+    """A key as TOML writes it: bare where that is allowed, else in quotes."""
+    bare = name.replace("_", "").replace("-", "")
+    return name if bare.isascii() and bare.isalnum() else toml_value(name)

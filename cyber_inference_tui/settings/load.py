@@ -7,7 +7,8 @@ unknown name, the nearest one that exists.
 from __future__ import annotations
 
 import difflib
-import math
+import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -19,7 +20,8 @@ import platformdirs
 
 from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.records import ConfigValueRecord
-from cyber_inference_tui.settings.positions import key_lines
+from cyber_inference_tui.settings.example import toml_value
+from cyber_inference_tui.settings.positions import KeyPath, key_lines
 from cyber_inference_tui.settings.schema import (
     APP_NAME,
     KEYS,
@@ -29,6 +31,8 @@ from cyber_inference_tui.settings.schema import (
     ModelSettings,
     Settings,
 )
+from cyber_inference_tui.settings.values import UnfitValueError, convert, expanded, in_words
+from cyber_inference_tui.text import clean_line
 
 CONFIG_FILE = "config.toml"
 ENV_PREFIX = "CYBER_INFERENCE_"
@@ -37,8 +41,6 @@ _MAX_FILE = 1 << 20
 
 # Variables of this prefix that belong to other parts of the program, not to a setting.
 _NOT_SETTINGS = frozenset({CONFIG_VARIABLE, f"{ENV_PREFIX}HOME"})
-_TRUE = frozenset({"true", "1", "yes", "on"})
-_FALSE = frozenset({"false", "0", "no", "off"})
 
 
 class Source(StrEnum):
@@ -61,52 +63,76 @@ class Loaded(msgspec.Struct, frozen=True):
 
     def records(self) -> list[ConfigValueRecord]:
         """Every setting as the wire shows it; secrets masked."""
-        shown = [self._record(key) for key in KEYS.values()]
+        shown = [self.record(key) for key in KEYS.values()]
+        blank = ModelSettings()
         for model_id, table in self.settings.models.items():
-            default = ModelSettings()
-            for name, key in MODEL_KEYS.items():
-                value = getattr(table, name)
-                if value != getattr(default, name):
-                    # An environment often carries tokens: its values are nobody's business.
-                    if name == "env":
-                        value = dict.fromkeys(value, MASK)
-                    shown.append(
-                        ConfigValueRecord(
-                            key=f'models."{model_id}".{name}',
-                            value=_plain(value),
-                            source=Source.FILE.value,
-                            default=_plain(key.default),
-                            help=key.help,
-                            live=True,
-                        )
-                    )
+            shown += [
+                self.record(key, model_id)
+                for name, key in MODEL_KEYS.items()
+                if getattr(table, name) != getattr(blank, name)
+            ]
         return shown
 
-    def _record(self, key: Key) -> ConfigValueRecord:
-        value = getattr(self.settings, key.name)
+    def record(
+        self, key: Key, model_id: str | None = None, *, reveal: bool = False
+    ) -> ConfigValueRecord:
+        """One setting, of the service or of a model's table; ``reveal`` shows a secret as it is."""
+        if model_id is None:
+            name = key.name
+            value, source = getattr(self.settings, key.name), self.sources[key.name]
+        else:
+            name = f"models.{toml_value(model_id)}.{key.name}"
+            table = self.settings.models.get(model_id, ModelSettings())
+            value = getattr(table, key.name)
+            source = Source.DEFAULT if value == key.default else Source.FILE
+        if key.secret and value and not reveal:
+            # An environment's names help, its values often are tokens.
+            value = dict.fromkeys(value, MASK) if isinstance(value, dict) else MASK
         return ConfigValueRecord(
-            key=key.name,
-            value=MASK if key.secret and value else _plain(value),
-            source=self.sources[key.name].value,
+            key=name,
+            value=_plain(value),
+            source=source.value,
             default=_plain(key.default),
             help=key.help,
             secret=key.secret,
-            live=key.live,
+            live=key.live or model_id is not None,
         )
 
 
 def _plain(value: Any) -> Any:
-    return msgspec.to_builtins(value, enc_hook=str)
+    plain = msgspec.to_builtins(value, enc_hook=str)
+    return list(plain) if isinstance(plain, tuple) else plain
+
+
+def home_of(environ: Mapping[str, str]) -> str:
+    """What ``~`` is; empty when only the system's user database can tell."""
+    home = environ.get("HOME", "")
+    return home if Path(home).is_absolute() else ""
+
+
+def _platform_folder(kind: str, usual: Path, environ: Mapping[str, str]) -> Path:
+    """The user's folder of a kind as ``environ`` has it; ``usual`` is this process's own.
+
+    https://specifications.freedesktop.org/basedir-spec/latest/: a relative path is ignored.
+    """
+    named = environ.get(f"XDG_{kind}_HOME", "")
+    if Path(named).is_absolute():
+        return Path(named, APP_NAME)
+    home, own = home_of(environ), Path.home()
+    return Path(home) / usual.relative_to(own) if home and usual.is_relative_to(own) else usual
 
 
 def config_path(config: Path | None, environ: Mapping[str, str]) -> Path:
     """The configuration file: the flag, else the variable, else the platform's place."""
-    if config is not None:
-        return config.expanduser().absolute()
-    named = environ.get(CONFIG_VARIABLE)
+    named = config if config is not None else environ.get(CONFIG_VARIABLE)
     if named:
-        return Path(named).expanduser().absolute()
-    return platformdirs.user_config_path(APP_NAME) / CONFIG_FILE
+        try:
+            return expanded(Path(named), folder=None, home=home_of(environ))
+        except UnfitValueError as error:
+            raise ConfigError(f"The configuration file {named}: {error}.") from None
+    return (
+        _platform_folder("CONFIG", platformdirs.user_config_path(APP_NAME), environ) / CONFIG_FILE
+    )
 
 
 def load(*, config: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
@@ -158,56 +184,69 @@ def load_text(
     text: str, path: Path, *, environ: Mapping[str, str], flags: Mapping[str, Any]
 ) -> Loaded:
     """As ``load``, for a file's text that need not be on the disk (yet)."""
-    reader = _Reader(text, path)
+    reader = _Reader(text, path, environ)
     reader.take_file()
-    reader.take_environment(environ)
-    for name, value in flags.items():
-        reader.take(name, value, Source.FLAG, f"--{name.replace('_', '-')}", Path.cwd())
+    reader.take_environment()
+    reader.take_flags(flags)
     return reader.result()
 
 
 class _Reader:
     """Collects values and mistakes from one source after the other."""
 
-    def __init__(self, text: str, path: Path) -> None:
+    def __init__(self, text: str, path: Path, environ: Mapping[str, str]) -> None:
         self._text = text
         self._path = path
+        self._environ = environ
+        self._home = home_of(environ)
         self._values: dict[str, Any] = {}
         self._sources = dict.fromkeys(KEYS, Source.DEFAULT)
         self._models: dict[str, ModelSettings] = {}
         self._mistakes: list[str] = []
         self._warnings: list[str] = []
-        self._lines: dict[tuple[str, ...], int] = {}
+        self._lines: dict[KeyPath, int] = {}
 
     def result(self) -> Loaded:
         self._check_names()
         if self._mistakes:
-            raise ConfigError("\n".join(self._mistakes))
-        if "models_dir" not in self._values and "data_dir" in self._values:
-            self._values["models_dir"] = self._values["data_dir"] / "models"
+            # Names and values of a file are outside text: one mistake stays one harmless line.
+            raise ConfigError("\n".join(clean_line(one) for one in self._mistakes))
+        self._values.setdefault("data_dir", self._usual_data_dir())
+        self._values.setdefault("models_dir", self._values["data_dir"] / "models")
         settings = Settings(**self._values, models=self._models)
         return Loaded(settings, self._sources, self._path, tuple(self._warnings))
 
-    def take(self, name: str, value: Any, source: Source, where: str, base: Path) -> None:
-        key = KEYS.get(name)
-        if key is None:
-            self._mistakes.append(f"{where}: unknown setting{_nearest(name, KEYS)}")
-            return
-        try:
-            self._values[name] = _converted(key, value, base, is_text=source is not Source.FILE)
-            self._sources[name] = source
-        except ValueError as error:
-            self._mistakes.append(f"{where}: {error}")
+    def _usual_data_dir(self) -> Path:
+        return _platform_folder("DATA", platformdirs.user_data_path(APP_NAME), self._environ)
 
-    def take_environment(self, environ: Mapping[str, str]) -> None:
-        for variable, value in sorted(environ.items()):
+    def take_environment(self) -> None:
+        for variable, value in sorted(self._environ.items()):
             if not variable.startswith(ENV_PREFIX) or variable in _NOT_SETTINGS:
                 continue
             name = variable.removeprefix(ENV_PREFIX).lower()
-            if name in KEYS:
-                self.take(name, value, Source.ENV, variable, Path.cwd())
-            else:
-                self._warnings.append(f"{variable}: unknown setting{_nearest(name, KEYS)}")
+            if variable == f"{ENV_PREFIX}{name.upper()}" and name in KEYS:
+                self._take_given(name, value, Source.ENV, variable)
+                continue
+            # Another program may use the prefix, too: odd, but no reason not to start.
+            close = difflib.get_close_matches(name, KEYS, n=1)
+            hint = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
+            self._warnings.append(clean_line(f"{variable}: unknown setting{hint}"))
+
+    def take_flags(self, flags: Mapping[str, Any]) -> None:
+        for name, value in flags.items():
+            self._take_given(name, value, Source.FLAG, f"--{name.replace('_', '-')}")
+
+    def _take_given(self, name: str, value: Any, source: Source, where: str) -> None:
+        """From a variable or a flag: text for any type, paths from the working directory."""
+        key = KEYS.get(name)
+        if key is None:
+            self._mistakes.append(f"{where}: unknown setting{nearest(name, KEYS)}")
+            return
+        try:
+            self._values[name] = convert(key, value, folder=None, home=self._home, is_text=True)
+            self._sources[name] = source
+        except UnfitValueError as error:
+            self._mistakes.append(f"{where}: {error}")
 
     def take_file(self) -> None:
         try:
@@ -218,57 +257,89 @@ class _Reader:
         except RecursionError:
             self._mistakes.append(f"{self._path}: is nested too deeply")
             return
+        except ValueError:
+            # Python refuses to read numbers of thousands of digits; it does not say where.
+            line = _line_of_endless_number(self._text)
+            self._mistakes.append(f"{self._path}:{line}: has a number of too many digits")
+            return
         self._lines = key_lines(self._text)
         for name, value in document.items():
             if name == "models":
                 self._take_models(value)
-            else:
-                where = self._place((name,), name)
-                self.take(name, value, Source.FILE, where, self._path.parent)
+                continue
+            typed = self._from_file((), name, value, KEYS)
+            if typed is not None:
+                self._values[name] = typed
+                self._sources[name] = Source.FILE
 
     def _take_models(self, tables: Any) -> None:
         if not isinstance(tables, dict):
-            self._mistakes.append(
-                f"{self._place(('models',), 'models')}: expected tables like"
-                ' [models."my-model"], found ' + _found(tables)
-            )
+            self._note(("models",), 'expected tables like [models."my-model"], found ', tables)
             return
         for model_id, table in tables.items():
-            where = self._place(("models", model_id), f'models."{model_id}"')
+            path = ("models", model_id)
             if not isinstance(table, dict):
-                self._mistakes.append(f"{where}: expected a table, found {_found(table)}")
+                self._note(path, "expected a table, found ", table)
                 continue
-            values = {}
-            for name, value in table.items():
-                place = self._place(("models", model_id, name), f'models."{model_id}".{name}')
-                key = MODEL_KEYS.get(name)
-                if key is None:
-                    self._mistakes.append(f"{place}: unknown setting{_nearest(name, MODEL_KEYS)}")
-                    continue
-                try:
-                    values[name] = _converted(key, value, self._path.parent, is_text=False)
-                except ValueError as error:
-                    self._mistakes.append(f"{place}: {error}")
+            if not model_id.isprintable() or model_id != model_id.strip() or not model_id:
+                self._note(path, "expected a model's id (visible characters)")
+            values = {
+                name: typed
+                for name, value in table.items()
+                if (typed := self._from_file(path, name, value, MODEL_KEYS)) is not None
+            }
             self._models[model_id] = ModelSettings(**values)
+
+    def _from_file(
+        self, table: tuple[str, ...], name: str, value: Any, keys: Mapping[str, Key]
+    ) -> Any:
+        """The typed value, or ``None`` when it is a mistake (TOML itself has no such value)."""
+        key = keys.get(name)
+        path = (*table, name)
+        if key is None:
+            other = "; it is a setting of the whole service" if name in KEYS else ""
+            self._note(path, f"unknown setting{other or nearest(name, keys)}")
+            return None
+        try:
+            return convert(key, value, folder=self._path.parent, home=self._home, is_text=False)
+        except UnfitValueError as error:
+            self._note(path, str(error), at=path if error.item is None else (*path, error.item))
+            return None
 
     def _check_names(self) -> None:
         """No name may mean two models."""
         owners = {model_id: model_id for model_id in self._models}
         for model_id, table in self._models.items():
-            for alias in table.aliases:
+            for number, alias in enumerate(table.aliases):
                 owner = owners.setdefault(alias, model_id)
                 if owner != model_id:
-                    place = self._place(
-                        ("models", model_id, "aliases"), f'models."{model_id}".aliases'
-                    )
-                    self._mistakes.append(f'{place}: "{alias}" names the model "{owner}" already')
+                    path = ("models", model_id, "aliases")
+                    message = f'"{alias}" names the model "{owner}" already'
+                    self._note(path, message, at=(*path, number))
 
-    def _place(self, path: tuple[str, ...], name: str) -> str:
-        while path:
-            if path in self._lines:
-                return f"{self._path}:{self._lines[path]}: {name}"
-            path = path[:-1]
-        return f"{self._path}: {name}"
+    def _note(
+        self,
+        path: tuple[str, ...],
+        message: str,
+        value: Any = msgspec.UNSET,
+        *,
+        at: KeyPath | None = None,
+    ) -> None:
+        """A mistake of the file: its line (of ``at``, else of ``path``), its key, what it is."""
+        where = path if at is None else at
+        known = (self._lines.get(where[:end]) for end in range(len(where), 0, -1))
+        line = next((one for one in known if one is not None), None)
+        place = str(self._path) if line is None else f"{self._path}:{line}"
+        name = (
+            path[0]
+            if path[0] != "models"
+            else ".".join(
+                toml_value(part) if number == 1 else part for number, part in enumerate(path)
+            )
+        )
+        if value is not msgspec.UNSET:
+            message += in_words(value)
+        self._mistakes.append(f"{place}: {name}: {message}")
 
 
 def _line_of(error: tomllib.TOMLDecodeError, text: str) -> int:
@@ -278,7 +349,13 @@ def _line_of(error: tomllib.TOMLDecodeError, text: str) -> int:
     return int(number) if found and number.isdigit() else text.count("\n") + 1
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _line_of_endless_number(text: str) -> int:
+    number = re.search(r"[0-9_]{4300,}", text)
+    return text.count("\n", 0, number.start()) + 1 if number else 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean …?`` when a known name is spelt much like ``name``, else nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -290,78 +367,10 @@ def check_value(key: str, value: Any) -> Any:
     """
     known = KEYS.get(key)
     if known is None:
-        raise NotFoundError(f"There is no setting {key}{_nearest(key, KEYS) or '.'}", param="key")
+        raise NotFoundError(f"There is no setting {key}{nearest(key, KEYS) or '.'}", param="key")
     try:
-        return _converted(known, value, Path.cwd(), is_text=isinstance(value, str))
-    except ValueError as error:
+        return convert(
+            known, value, folder=None, home=home_of(os.environ), is_text=isinstance(value, str)
+        )
+    except UnfitValueError as error:
         raise ConfigError(f"{key}: {error}.", param="value") from None
-
-
-def convert_value(key: Key, value: Any, base: Path) -> Any:
-    """A value of any key, text allowed; raises ``ValueError`` saying what was expected."""
-    return _converted(key, value, base, is_text=isinstance(value, str))
-
-
-def _converted(key: Key, value: Any, base: Path, *, is_text: bool) -> Any:
-    """The typed value; raises ``ValueError`` that says what was expected and what was found."""
-    given = value
-    if is_text and isinstance(value, str):
-        value = _from_text(key, value)
-    if isinstance(value, Path):
-        value = str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"expected {key.expected}, found {value}")
-    try:
-        typed = msgspec.convert(value, key.type, dec_hook=_decode_path)
-    except (msgspec.ValidationError, TypeError, ValueError):
-        raise ValueError(f"expected {key.expected}, found {_found(given)}") from None
-    if key.is_path and typed is not None:
-        return tuple(_path(one, base) for one in typed) if key.is_list else _path(typed, base)
-    return typed
-
-
-def _decode_path(kind: type, value: Any) -> Any:
-    if kind is Path and isinstance(value, str) and value and "\0" not in value:
-        return Path(value)
-    raise ValueError("not a path")
-
-
-def _from_text(key: Key, text: str) -> Any:
-    """What a variable or a command line means: text only where the setting is text."""
-    expected = key.expected
-    if key.is_list:
-        if text.lstrip().startswith("["):
-            try:
-                return tomllib.loads(f"x = {text}")["x"]
-            except tomllib.TOMLDecodeError:
-                return text
-        return [part.strip() for part in text.split(",") if part.strip()]
-    if expected == "a table":
-        try:
-            return tomllib.loads(f"x = {text}")["x"]
-        except tomllib.TOMLDecodeError:
-            return text
-    if expected.startswith("true") and text.strip().lower() in _TRUE | _FALSE:
-        return text.strip().lower() in _TRUE
-    if expected.startswith(("a whole number", "a number")):
-        for number in (int, float):
-            try:
-                return number(text.strip())
-            except ValueError:
-                continue
-    return text
-
-
-def _path(path: Path, base: Path) -> Path:
-    # Not resolve(): a symbolic link in a path is there for a reason.
-    return base / path.expanduser()
-
-
-def _found(value: Any) -> str:
-    if isinstance(value, str):
-        return f'"{value[:60]}"'
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "a table"
-    return "a list" if isinstance(value, list | tuple) else str(value)[:60]

@@ -1,93 +1,155 @@
 """Where a key stands in a TOML text, so that a mistake can be named with its line.
 
-The standard reader does not tell lines. This scanner knows just enough TOML to walk a valid text:
-strings, comments, brackets, table headers and (dotted, quoted) keys.
+The standard reader does not tell lines. This scanner knows just enough TOML to walk a text that
+the standard reader took: strings, comments, arrays, inline tables, headers and (dotted, quoted)
+keys. It follows the grammar instead of looking for patterns in lines, so a ``#``, ``=`` or
+bracket inside a string means nothing to it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tomllib
+from bisect import bisect_right
+
+KeyPath = tuple[str | int, ...]
+"""Names of tables and keys from the outside in; numbers (from 0) are items of an array."""
 
 _STRING = re.compile(
-    r'"""(?:\\.|[^\\])*?"{3,5}|' r"'''.*?'{3,5}|" r'"(?:\\.|[^"\\\n])*"|' r"'[^'\n]*'",
+    r'"""(?:\\.|[^\\])*?"{3,5}'
+    r"|'''.*?'{3,5}"
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'[^'\n]*'",
     re.DOTALL,
 )
-_HEADER = re.compile(r"\[\[?(?P<name>[^\n]*?)\]\]?[ \t]*(?:#[^\n]*)?$", re.MULTILINE)
 _KEY_PART = re.compile(r"""[ \t]*("(?:\\.|[^"\\\n])*"|'[^'\n]*'|[A-Za-z0-9_-]+)[ \t]*""")
+_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_PLAIN_VALUE = re.compile(r"[^,\]}#\n]*")
+_REST_OF_LINE = re.compile(r"[ \t\r]*(?:#[^\n]*)?(?:\n|\Z)")
 
-Path = tuple[str, ...]
 
+def key_lines(text: str) -> dict[KeyPath, int]:
+    """The line (from 1) of every table, key and array item, by its full path.
 
-def key_lines(text: str) -> dict[Path, int]:
-    """The line (from 1) of every table header and key outside inline tables, by its full path.
-
+    What a dotted key or a header implies on its way has the line where it is first named.
     ``text`` must be valid TOML; for anything else what was found so far is given.
     """
-    found: dict[Path, int] = {}
-    table: Path = ()
-    position, line = 0, 1
-    while position < len(text):
-        character = text[position]
-        if character in " \t\r\n":
-            line += character == "\n"
+    scanner = _Scanner(text)
+    # Of a text that is broken, what came before is the best that can be told.
+    with contextlib.suppress(_UnexpectedError, RecursionError):
+        scanner.document()
+    return scanner.lines
+
+
+def key_path(key: str) -> tuple[str, ...] | None:
+    """The parts of a dotted key as TOML writes it (``models."a.b".path``), or ``None``."""
+    try:
+        parts, end = _Scanner(key).key(0)
+    except _UnexpectedError:
+        return None
+    return parts if end == len(key) else None
+
+
+class _UnexpectedError(Exception):
+    """The text is not what TOML allows here."""
+
+
+class _Scanner:
+    """Walks a text once; ``lines`` fills on the way."""
+
+    def __init__(self, text: str) -> None:
+        self.lines: dict[KeyPath, int] = {}
+        self._text = text
+        self._line_ends = [match.start() for match in re.finditer("\n", text)]
+
+    def document(self) -> None:
+        """Everything, from the first line to the last."""
+        table: KeyPath = ()
+        position = self._skip_blank(0)
+        while position < len(self._text):
+            if self._text[position] == "[":
+                start = position
+                double = self._text.startswith("[[", position)
+                table, position = self.key(position + 1 + double)
+                if not self._text.startswith("]]" if double else "]", position):
+                    raise _UnexpectedError
+                position += 1 + double
+                self._note((), table, start)
+            else:
+                position = self._pair(table, position)
+            rest = _REST_OF_LINE.match(self._text, position)
+            if rest is None:
+                raise _UnexpectedError
+            position = self._skip_blank(rest.end())
+
+    def key(self, position: int) -> tuple[tuple[str, ...], int]:
+        """A dotted key at ``position``, and where it ends."""
+        parts: list[str] = []
+        while match := _KEY_PART.match(self._text, position):
+            raw = match[1]
+            parts.append(_unquoted(raw))
+            position = match.end()
+            if self._text[position : position + 1] != ".":
+                return tuple(parts), position
             position += 1
-            continue
-        end = position
-        if character == "#":
-            end = _end_of_line(text, position)
-        elif character == "[":
-            header = _HEADER.match(text, position)
-            if header is None:
-                return found
-            table, _ = _key_path(header["name"].strip("[] \t"), 0)
-            found.setdefault(table, line)
-            end = header.end()
-        else:
-            path, end = _key_path(text, position)
-            if not path or text[end : end + 1] != "=":
-                return found
-            found.setdefault(table + path, line)
-            end = _end_of_value(text, end + 1)
-        line += text.count("\n", position, end)
-        position = end
-    return found
+        raise _UnexpectedError
 
+    def _pair(self, table: KeyPath, position: int) -> int:
+        parts, end = self.key(position)
+        if self._text[end : end + 1] != "=":
+            raise _UnexpectedError
+        self._note(table, parts, position)
+        return self._value(table + parts, end + 1)
 
-def _end_of_line(text: str, position: int) -> int:
-    end = text.find("\n", position)
-    return len(text) if end < 0 else end
-
-
-def _key_path(text: str, position: int) -> tuple[Path, int]:
-    """A dotted key at ``position`` and where it ends."""
-    parts: list[str] = []
-    while match := _KEY_PART.match(text, position):
-        raw = match[1]
-        parts.append(tomllib.loads(f"x={raw}")["x"] if raw[0] in "\"'" else raw)
-        position = match.end()
-        if text[position : position + 1] != ".":
-            break
-        position += 1
-    return tuple(parts), position
-
-
-def _end_of_value(text: str, position: int) -> int:
-    """Behind the value: the end of its line, or of the line where its last bracket closes."""
-    depth = 0
-    while position < len(text):
-        character = text[position]
-        if character in "\"'":
-            string = _STRING.match(text, position)
+    def _value(self, path: KeyPath, position: int) -> int:
+        """Behind the value at ``position``; what stands inside it is noted."""
+        position = self._skip_blank(position)
+        opening = self._text[position : position + 1]
+        if opening in {'"', "'"}:
+            string = _STRING.match(self._text, position)
             if string is None:
-                return len(text)
-            position = string.end()
-            continue
-        if character == "#":
-            position = _end_of_line(text, position)
-            continue
-        if character == "\n" and depth == 0:
-            return position
-        depth += (character in "[{") - (character in "]}")
-        position += 1
-    return position
+                raise _UnexpectedError
+            return string.end()
+        if opening not in {"[", "{"}:
+            plain = _PLAIN_VALUE.match(self._text, position)
+            return plain.end() if plain else position
+        closing = "]" if opening == "[" else "}"
+        position = self._skip_blank(position + 1)
+        number = 0
+        while self._text[position : position + 1] != closing:
+            if opening == "[":
+                self.lines[(*path, number)] = self._line(position)
+                position = self._value((*path, number), position)
+            else:
+                position = self._pair(path, position)
+            number += 1
+            position = self._skip_blank(position)
+            following = self._text[position : position + 1]
+            if following == ",":
+                position = self._skip_blank(position + 1)
+            elif following != closing:
+                raise _UnexpectedError
+        return position + 1
+
+    def _skip_blank(self, position: int) -> int:
+        blank = _BLANK.match(self._text, position)
+        return blank.end() if blank else position
+
+    def _note(self, table: KeyPath, parts: tuple[str, ...], position: int) -> None:
+        line = self._line(position)
+        for depth in range(1, len(parts) + 1):
+            self.lines.setdefault(table + parts[:depth], line)
+
+    def _line(self, position: int) -> int:
+        return bisect_right(self._line_ends, position - 1) + 1
+
+
+def _unquoted(raw: str) -> str:
+    if raw[0] not in "\"'":
+        return raw
+    try:
+        value = tomllib.loads(f"x={raw}")["x"]
+    except tomllib.TOMLDecodeError:
+        raise _UnexpectedError from None
+    return str(value)

@@ -19,9 +19,15 @@ APP_NAME = "cyber-inference-tui"
 MASK = "********"
 """Stands in for a secret wherever settings are shown."""
 
+# ``form`` names what a text has to look like (see ``values``).
 _LIVE: dict[str, Any] = {"live": True}
 _RESTART: dict[str, Any] = {"live": False}
 _SECRET: dict[str, Any] = {"live": True, "secret": True}
+
+_YEAR = 31_536_000
+"""Seconds: the bound of every duration, well within what timers can hold."""
+_INT32 = 2**31 - 1
+"""llama-server keeps its numbers in a C int."""
 
 
 def _default_data_dir() -> Path:
@@ -35,16 +41,23 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         Path | None, Meta(description="The model's GGUF file, where it lies outside the folders.")
     ] = None
     aliases: Annotated[
-        tuple[str, ...], Meta(description="Further names under which clients may ask for it.")
+        tuple[str, ...],
+        Meta(
+            description="Further names under which clients may ask for it.",
+            extra={"form": "name"},
+        ),
     ] = ()
     context_size: Annotated[
         int | None,
         Meta(
-            ge=0, description="Tokens of context; 0 = the model's own. Not capped by the maximum."
+            ge=0,
+            le=_INT32,
+            description="Tokens of context; 0 = the model's own. Not capped by the maximum.",
         ),
     ] = None
     gpu_layers: Annotated[
-        int | None, Meta(ge=-1, description="Layers on the GPU; -1 = llama-server decides.")
+        int | None,
+        Meta(ge=-1, le=_INT32, description="Layers on the GPU; -1 = llama-server decides."),
     ] = None
     parallel: Annotated[
         int | None, Meta(ge=0, le=256, description="Slots; 0 = llama-server's choice.")
@@ -59,10 +72,15 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...], Meta(description="Further arguments for its server; they win.")
     ] = ()
     env: Annotated[
-        dict[str, str], Meta(description="Further environment variables for its server.")
+        dict[str, str],
+        Meta(
+            description="Further environment variables for its server.",
+            extra={"secret": True, "form": "variable"},
+        ),
     ] = {}
     idle_timeout: Annotated[
-        float | None, Meta(ge=0, description="Seconds without a request until it is unloaded.")
+        float | None,
+        Meta(ge=0, le=_YEAR, description="Seconds without a request until it is unloaded."),
     ] = None
     pinned: Annotated[bool, Meta(description="Never evict it and never let it idle out.")] = False
     preload: Annotated[bool, Meta(description="Load it when the service starts.")] = False
@@ -82,7 +100,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings in force."""
 
     host: Annotated[
-        str, Meta(min_length=1, description="Address to listen on.", extra=_RESTART)
+        str,
+        Meta(min_length=1, description="Address to listen on.", extra={**_RESTART, "form": "word"}),
     ] = "127.0.0.1"
     port: Annotated[
         int,
@@ -109,12 +128,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "info"
     default_context_size: Annotated[
         int,
-        Meta(ge=0, description="Tokens of context; 0 = the model's own.", extra=_LIVE),
+        Meta(ge=0, le=_INT32, description="Tokens of context; 0 = the model's own.", extra=_LIVE),
     ] = 8192
     max_context_size: Annotated[
         int,
         Meta(
             ge=1,
+            le=_INT32,
             description="No model is started with more tokens, unless its own table says so.",
             extra=_LIVE,
         ),
@@ -123,13 +143,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(
             ge=0,
+            le=_YEAR,
             description="Seconds without a request until a model is unloaded; 0 = never.",
             extra=_LIVE,
         ),
     ] = 300.0
     max_loaded_models: Annotated[
         int,
-        Meta(ge=0, description="Models loaded at once; 0 = as many as memory allows.", extra=_LIVE),
+        Meta(
+            ge=0,
+            le=_INT32,
+            description="Models loaded at once; 0 = as many as memory allows.",
+            extra=_LIVE,
+        ),
     ] = 0
     max_memory_percent: Annotated[
         float,
@@ -143,7 +169,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="The llama-server to use; empty = the installed one, else that on PATH.",
-            extra=_LIVE,
+            extra={**_LIVE, "form": "program"},
         ),
     ] = ""
     llama_server_base_port: Annotated[
@@ -151,7 +177,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(ge=0, le=65535, description="First port for a model's server; 0 = any.", extra=_LIVE),
     ] = 8338
     llama_gpu_layers: Annotated[
-        int, Meta(ge=-1, description="Layers on the GPU; -1 = llama-server decides.", extra=_LIVE)
+        int,
+        Meta(
+            ge=-1,
+            le=_INT32,
+            description="Layers on the GPU; -1 = llama-server decides.",
+            extra=_LIVE,
+        ),
     ] = -1
     llama_threads: Annotated[
         int,
@@ -166,32 +198,42 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     load_timeout: Annotated[
         float,
-        Meta(gt=0, description="Seconds a load may show no progress.", extra=_LIVE),
+        Meta(gt=0, le=_YEAR, description="Seconds a load may show no progress.", extra=_LIVE),
     ] = 300.0
     stop_timeout: Annotated[
         float,
-        Meta(ge=0, description="Seconds a server has to stop before it is killed.", extra=_LIVE),
+        Meta(
+            ge=0,
+            le=_YEAR,
+            description="Seconds a server has to stop before it is killed.",
+            extra=_LIVE,
+        ),
     ] = 10.0
     shutdown_timeout: Annotated[
         float,
         Meta(
             ge=0,
+            le=_YEAR,
             description="Seconds that running requests have when the service stops.",
             extra=_LIVE,
         ),
     ] = 30.0
     max_queue: Annotated[
-        int, Meta(ge=0, description="Requests that may wait per model.", extra=_LIVE)
+        int, Meta(ge=0, le=_INT32, description="Requests that may wait per model.", extra=_LIVE)
     ] = 128
     queue_timeout: Annotated[
-        float, Meta(ge=0, description="Seconds a request may wait; 0 = no limit.", extra=_LIVE)
+        float,
+        Meta(ge=0, le=_YEAR, description="Seconds a request may wait; 0 = no limit.", extra=_LIVE),
     ] = 600.0
     max_body_size: Annotated[
-        int, Meta(ge=1, description="Bytes a request's body may have.", extra=_LIVE)
+        int, Meta(ge=1, le=2**40, description="Bytes a request's body may have.", extra=_LIVE)
     ] = 67108864
     api_keys: Annotated[
         tuple[str, ...],
-        Meta(description="When set, model endpoints need one of these keys.", extra=_SECRET),
+        Meta(
+            description="When set, model endpoints need one of these keys.",
+            extra={**_SECRET, "form": "token"},
+        ),
     ] = ()
     admin_password: Annotated[
         str, Meta(description="When set, admin endpoints need a login.", extra=_SECRET)
@@ -200,32 +242,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(
             description="Host names to answer to, beyond loopback and the bound address.",
-            extra=_LIVE,
+            extra={**_LIVE, "form": "word"},
         ),
     ] = ()
     cors_origins: Annotated[
         tuple[str, ...],
-        Meta(description="Origins whose web pages may use the service.", extra=_LIVE),
+        Meta(
+            description="Origins whose web pages may use the service.",
+            extra={**_LIVE, "form": "origin"},
+        ),
     ] = ()
     insecure_no_auth: Annotated[
         bool,
         Meta(description="Allow other machines to connect without any key.", extra=_RESTART),
     ] = False
     hf_endpoint: Annotated[
-        str, Meta(description="The model hub; empty = the hub's default.", extra=_LIVE)
+        str,
+        Meta(
+            description="The model hub; empty = the hub's default.", extra={**_LIVE, "form": "url"}
+        ),
     ] = ""
     hf_token: Annotated[
         str,
         Meta(
             description="Token for the hub; empty = HF_TOKEN or the hub's own token file.",
-            extra=_SECRET,
+            extra={**_SECRET, "form": "token"},
         ),
     ] = ""
     system_root: Annotated[
         Path,
         Meta(description="Where proc/, sys/ and etc/ of the machine are.", extra=_RESTART),
     ] = Path("/")
-    theme: Annotated[str, Meta(description="The terminal app's theme.", extra=_LIVE)] = ""
+    theme: Annotated[
+        str, Meta(description="The terminal app's theme.", extra={**_LIVE, "form": "name"})
+    ] = ""
     refresh_rate: Annotated[
         float,
         Meta(gt=0, le=60, description="The terminal app's updates a second.", extra=_LIVE),
@@ -243,6 +293,17 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     help: str
     secret: bool = False
     live: bool = False
+    form: str = ""
+
+    @property
+    def bare_type(self) -> Any:
+        """The type without its annotations."""
+        return _bare(self.type)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether its value is a table of its own."""
+        return get_origin(_bare(self.type)) is dict
 
     @property
     def is_list(self) -> bool:
@@ -261,8 +322,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         bare = _bare(self.type)
         if self.is_list:
             return "a list of paths" if self.is_path else "a list of strings"
-        if get_origin(bare) is dict:
-            return "a table"
+        if self.is_table:
+            return "a table of strings" if self.form == "variable" else "a table"
         words = {int: "a whole number", float: "a number", bool: "true or false"}
         return words.get(bare, "a path" if bare is Path else "a string") + self._bounds()
 
@@ -306,6 +367,7 @@ def _keys(struct: type[msgspec.Struct]) -> dict[str, Key]:
             help=meta.description or "",
             secret=bool(extra.get("secret")),
             live=bool(extra.get("live")),
+            form=extra.get("form", ""),
         )
     return found
 

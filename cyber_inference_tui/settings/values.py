@@ -1,0 +1,224 @@
+"""One setting's value: made from text or from a parsed value, checked, typed. Pure.
+
+Refusals say what was expected and what was found, except for secrets: those never appear in a
+message, which may end in a log.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cyber_inference_tui.settings.schema import Key
+
+_TRUE = frozenset({"true", "1", "yes", "on"})
+_FALSE = frozenset({"false", "0", "no", "off"})
+_SHOWN = 60
+"""Characters of a wrong value that a message repeats."""
+_INT64 = range(-(2**63), 2**64)
+"""Whole numbers that JSON on the wire can carry."""
+
+# What a text has to look like, beyond being text; the words complete "expected …".
+_FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
+    "name": (re.compile(r"(?!\s)[^\x00-\x1f\x7f-\x9f]+(?<!\s)"), "a name"),
+    "word": (re.compile(r"[^\x00-\x20\x7f-\x9f]+"), "a name without blanks"),
+    "token": (re.compile(r"[\x21-\x7e]+"), "a text of visible ASCII characters"),
+    "origin": (
+        re.compile(r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+"),
+        "an origin such as https://chat.example.org",
+    ),
+    "url": (re.compile(r"https?://[^\s]+"), "an address that begins with https:// or http://"),
+    "variable": (re.compile(r"[^=\x00]+"), "a variable's name"),
+}
+
+
+class UnfitValueError(ValueError):
+    """The value does not fit; ``item`` is the number (from 0) of the array's item at fault."""
+
+    def __init__(self, message: str, item: int | None = None) -> None:
+        super().__init__(message)
+        self.item = item
+
+
+def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bool) -> Any:
+    """``value`` as the setting's type; raises ``UnfitValueError``.
+
+    ``is_text`` tells that a text stands for a value of any type, as in a variable. ``folder`` is
+    what relative paths start from (``None`` = the working directory), ``home`` what ``~`` is.
+    """
+    given = value
+    if is_text:
+        value = parsed(key, value)
+    if key.is_list and isinstance(value, list | tuple):
+        return tuple(
+            _item(key, one, number, folder=folder, home=home) for number, one in enumerate(value)
+        )
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UnfitValueError(f"expected {key.expected}, found {in_words(value, key)}")
+    try:
+        typed = msgspec.convert(value, key.type, dec_hook=_decode_path)
+    except (msgspec.ValidationError, TypeError, ValueError, OverflowError):
+        if key.form == "variable" and isinstance(value, dict):
+            name = next((one for one in value if not isinstance(value[one], str)), "")
+            raise UnfitValueError(f"{name[:_SHOWN]}: expected a string in quotes") from None
+        raise UnfitValueError(f"expected {key.expected}, found {in_words(given, key)}") from None
+    if isinstance(typed, dict):
+        _check_table(key, typed)
+        return typed
+    if isinstance(typed, Path):
+        return expanded(typed, folder, home)
+    if isinstance(typed, str) and typed:
+        _check_form(key, typed, None)
+        if key.form == "program" and "/" in typed:
+            return str(expanded(Path(typed), folder, home))
+    return typed
+
+
+def _item(key: Key, value: Any, number: int, *, folder: Path | None, home: str) -> Any:
+    if isinstance(value, Path):
+        value = str(value)
+    if not isinstance(value, str):
+        kind = "a path" if key.is_path else "a string"
+        raise UnfitValueError(
+            f"expected {key.expected}, but item {number + 1} is {in_words(value, key)}, not {kind}",
+            number,
+        )
+    if key.is_path:
+        if not value or not _is_text(value):
+            raise UnfitValueError(
+                f"item {number + 1}: expected a path, found {in_words(value, key)}", number
+            )
+        return expanded(Path(value), folder, home)
+    _check_form(key, value, number)
+    return value
+
+
+def _check_form(key: Key, text: str, item: int | None) -> None:
+    place = "" if item is None else f"item {item + 1}: "
+    if not _is_text(text):
+        raise UnfitValueError(f"{place}expected UTF-8 text without NUL characters", item)
+    form = _FORMS.get(key.form)
+    if form is not None and form[0].fullmatch(text) is None:
+        raise UnfitValueError(f"{place}expected {form[1]}, found {in_words(text, key)}", item)
+
+
+def _check_table(key: Key, table: dict[str, Any]) -> None:
+    if key.form == "variable":
+        pattern, words = _FORMS["variable"]
+        for name, value in table.items():
+            if pattern.fullmatch(name) is None:
+                raise UnfitValueError(f'expected {words}, found "{name[:_SHOWN]}"')
+            if not _is_text(value):
+                raise UnfitValueError(f"{name[:_SHOWN]}: expected text without NUL characters")
+        return
+    wrong = _not_json(table)
+    if wrong is not None:
+        raise UnfitValueError(f"expected values that JSON knows, found {wrong}")
+
+
+def _not_json(value: Any) -> str | None:
+    """The first thing in ``value`` that a JSON request cannot hold."""
+    if isinstance(value, dict):
+        return next((bad for one in value.values() if (bad := _not_json(one))), None)
+    if isinstance(value, list):
+        return next((bad for one in value if (bad := _not_json(one))), None)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and value not in _INT64:
+        return "a whole number of more than 64 bits"
+    if isinstance(value, datetime.date | datetime.time):
+        return f"the date or time {value.isoformat()} (put it in quotes)"
+    return None
+
+
+def _is_text(text: str) -> bool:
+    """Whether files, arguments and JSON can all hold it: no NUL, no bytes that are not UTF-8."""
+    return "\0" not in text and not any("\ud800" <= one <= "\udfff" for one in text)
+
+
+def _decode_path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str) and value and _is_text(value):
+        return Path(value)
+    raise ValueError("not a path")
+
+
+def parsed(key: Key, text: Any) -> Any:
+    """What a variable or a command line means: text only where the setting is text.
+
+    Anything but a ``str`` is given back as it is; nothing is checked yet.
+    """
+    if not isinstance(text, str):
+        return text
+    kind = key.bare_type
+    stripped = text.strip()
+    if kind is bool and stripped.lower() in _TRUE | _FALSE:
+        return stripped.lower() in _TRUE
+    if kind in {int, float}:
+        for number in (int, float):
+            try:
+                return number(stripped)
+            except ValueError:
+                continue
+    if key.is_list:
+        if stripped.startswith("["):
+            return _literal(stripped)
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if key.is_table:
+        return _literal(stripped)
+    return text
+
+
+def _literal(text: str) -> Any:
+    """A TOML or JSON value; the text itself if it is neither."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        document = tomllib.loads(f"x = {text}")
+    except (ValueError, RecursionError):  # TOMLDecodeError is a ValueError, as are endless digits
+        return text
+    return document["x"] if len(document) == 1 else text
+
+
+def expanded(path: Path, folder: Path | None, home: str) -> Path:
+    """``path`` with its ``~`` and its folder, made absolute; raises ``UnfitValueError``."""
+    # Not resolve(): a symbolic link in a path is there for a reason.
+    first = path.parts[0] if path.parts else ""
+    if first == "~" and home:
+        path = Path(home, *path.parts[1:])
+    elif first.startswith("~"):
+        try:
+            path = path.expanduser()
+        except RuntimeError:
+            raise UnfitValueError(f"expected a path, but there is no user {first[1:]}") from None
+    return folder / path if folder is not None else path.absolute()
+
+
+def in_words(value: Any, key: Key | None = None) -> str:
+    """A wrong value in words; a secret's only by its kind."""
+    secret = key is not None and key.secret
+    if isinstance(value, str):
+        return "a string" if secret else f'"{value[:_SHOWN]}"'
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "nothing"
+    if isinstance(value, int) and value not in _INT64:
+        return "a whole number of more than 64 bits"
+    if secret:
+        return "a number" if isinstance(value, int | float) else "another kind of value"
+    return str(value)[:_SHOWN]
