@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import threading
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cyber_inference_tui.errors import ConfigError, ConflictError, NotFoundError
+from cyber_inference_tui.settings import edit
+from cyber_inference_tui.settings.edit import set_value, split_key, write_default
+from cyber_inference_tui.settings.example import render, toml_key
+from cyber_inference_tui.settings.load import load
+from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS
+
+OWN = """\
+# My settings.
+host = "127.0.0.1"   # only me
+#port = 8337
+api_keys = [
+  "sk-1", # laptop
+  "sk-2",
+]
+
+[models."b/Name-Q4_K_M"] # the big one
+aliases = ["big"]
+
+# the small one
+[models.small]
+path = "small.gguf"
+[models.small.env]
+A = "1"
+"""
+
+
+def written(path: Path, text: str, key: str, value: Any) -> str:
+    path.write_bytes(text.encode())
+    set_value(path, key, value)
+    return path.read_bytes().decode()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "gone", "new"),
+    [
+        ("host", "::1", 'host = "127.0.0.1"   # only me', 'host = "::1"   # only me'),
+        ("port", "9000", None, "port = 9000"),
+        ("max_queue", 3, None, "max_queue = 3"),
+        ("insecure_no_auth", "yes", None, "insecure_no_auth = true"),
+        ("models_dir", "~/m", None, 'models_dir = "~/m"'),
+        ("load_timeout", 2.5, None, "load_timeout = 2.5"),
+        ("load_timeout", 60.0, None, "load_timeout = 60"),
+        ("allowed_hosts", "a,b", None, 'allowed_hosts = ["a", "b"]'),
+        ('models."b/Name-Q4_K_M".threads', 4, None, "threads = 4"),
+        ("models.small.path", "s.gguf", 'path = "small.gguf"', 'path = "s.gguf"'),
+        ("models.small.request_defaults", {"a": [1]}, None, "request_defaults = { a = [1] }"),
+    ],
+)
+def test_one_value_changes_and_every_other_line_stays(
+    config: Path, key: str, value: Any, gone: str | None, new: str
+) -> None:
+    text = written(config, OWN, key, value)
+    before, after = OWN.split("\n"), text.split("\n")
+    kept = [line for line in before if line != gone]
+    assert [line for line in after if line != new and line.strip()] == [
+        line for line in kept if line.strip()
+    ]
+    assert new in after
+    load(config=config, environ={}, flags={})
+
+
+def test_a_new_value_stands_under_its_commented_default(config: Path) -> None:
+    write_default(config)
+    for key, value in (("port", 1), ("api_keys", "k"), ("theme", "dark")):
+        set_value(config, key, value)
+    lines = config.read_text("utf-8").split("\n")
+    assert lines[lines.index("#port = 8337") + 1] == "port = 1"
+    assert lines[lines.index("#api_keys = []") + 1] == 'api_keys = ["k"]'
+    assert [line for line in lines if line and not line.startswith("#")] == [
+        "port = 1",
+        'api_keys = ["k"]',
+        'theme = "dark"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("", "port"),
+        ("# only a comment", "port"),
+        ('admin_password = """\n#port = 1\n"""', "port"),
+        ('llama_args = [\n["x"],\n]'.replace('["x"],', '"[x]",'), "port"),
+        ("host = 'a'\r\n[models.x]\r\n", "port"),
+        ("# \u2028 #port = \x85\n[models.x]", "port"),
+        ("models = {x = {threads = 1}}", "models.y.threads"),
+        ("models = {x = {threads = 1}}", "models.x.parallel"),
+        ("models.x.threads = 1", "models.x.parallel"),
+        ("models.x.threads = 1", "models.y.parallel"),
+        ("[models]\nx.threads = 1", "models.y.parallel"),
+        ("[models.a]\n[models.b]\n[models.a.env]\n", "models.a.threads"),
+        ("[models.a.env]\nX = '1'", "models.a.threads"),
+        ("[models.a]", "models.'b \"c\" [d] #'.threads"),
+    ],
+)
+def test_whatever_the_file_looks_like(config: Path, text: str, key: str) -> None:
+    after = tomllib.loads(written(config, text, key, 7))
+    model_id, known = split_key(key)
+    table = after if model_id is None else after["models"][model_id]
+    assert table.pop(known.name) == 7
+    if model_id is not None and not table and model_id not in tomllib.loads(text)["models"]:
+        del after["models"][model_id]
+    assert after == tomllib.loads(text)
+
+
+def test_line_ends_of_windows_stay(config: Path) -> None:
+    text = written(config, "# a\r\nport = 1\r\n", "host", "h")
+    assert text == '# a\r\nport = 1\r\nhost = "h"\r\n'
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error"),
+    [
+        ("prot", 1, NotFoundError),
+        ("models.x.prot", 1, NotFoundError),
+        ("models.x", 1, NotFoundError),
+        ("models.x.env.A", "1", NotFoundError),
+        ("port = 1 #", 1, NotFoundError),
+        ("port\nhost", 1, NotFoundError),
+        ("", 1, NotFoundError),
+        ("port", "many", ConfigError),
+        ("port", None, ConfigError),
+        ("admin_password", "\udcff", ConfigError),
+        ('models."b/Name-Q4_K_M".aliases', ["small"], ConfigError),
+        ('models."".threads', 1, ConfigError),
+        ('models."a\\nb".threads', 1, ConfigError),
+    ],
+)
+def test_what_is_refused_changes_nothing(
+    config: Path, key: str, value: Any, error: type[Exception]
+) -> None:
+    config.write_text(OWN)
+    before = config.stat()
+    with pytest.raises(error):
+        set_value(config, key, value)
+    assert config.read_text() == OWN
+    assert config.stat().st_ino == before.st_ino
+    assert list(config.parent.iterdir()) == [config]
+
+
+def test_a_broken_file_is_not_touched(config: Path) -> None:
+    config.write_text("port = 1\nprot = 2\n")
+    with pytest.raises(ConfigError, match=":2: prot"):
+        set_value(config, "host", "h")
+    assert config.read_text() == "port = 1\nprot = 2\n"
+
+
+def test_the_nearest_key_is_named() -> None:
+    with pytest.raises(NotFoundError, match="did you mean context_size"):
+        split_key("models.x.context_sise")
+
+
+def test_a_new_file_is_its_owners_only_and_an_old_mode_stays(config: Path) -> None:
+    set_value(config, "port", 1)
+    assert stat.S_IMODE(config.stat().st_mode) == 0o600
+    config.chmod(0o644)
+    set_value(config, "port", 2)
+    assert stat.S_IMODE(config.stat().st_mode) == 0o644
+    assert list(config.parent.iterdir()) == [config]
+
+
+def test_a_symbolic_link_stays_one(config: Path) -> None:
+    real = config.parent / "dotfiles" / "real.toml"
+    config.symlink_to(real)
+    set_value(config, "port", 1)
+    set_value(config, "host", "h")
+    assert config.is_symlink()
+    assert tomllib.loads(real.read_text()) == {"port": 1, "host": "h"}
+    assert list(real.parent.iterdir()) == [real]
+
+
+def test_a_failed_write_leaves_the_old_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text("port = 1\n")
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError, match="cannot be written: No space left"):
+        set_value(config, "port", 2)
+    assert config.read_text() == "port = 1\n"
+    assert list(config.parent.iterdir()) == [config]
+
+
+def test_two_at_once_lose_nothing(config: Path) -> None:
+    names = [f"m{number}" for number in range(12)]
+    start = threading.Barrier(len(names))
+
+    def change(name: str) -> None:
+        start.wait(10)
+        set_value(config, f"models.{name}.threads", 1)
+
+    threads = [threading.Thread(target=change, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert set(tomllib.loads(config.read_text())["models"]) == set(names)
+
+
+def test_a_lock_that_is_never_given_back_is_a_sentence(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edit, "_LOCK_TIMEOUT", 0.05)
+    holder = os.open(config.parent, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    with pytest.raises(ConflictError, match="has been changing"):
+        set_value(config, "port", 1)
+    os.close(holder)
+    set_value(config, "port", 1)
+
+
+def test_the_commented_file_is_written_once(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "config.toml"
+    assert write_default(path)
+    assert path.read_text("utf-8") == render()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_text("mine")
+    assert not write_default(path)
+    assert path.read_text() == "mine"
+
+
+# Any value that is valid comes back equal, whatever the file is.
+
+plain_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+json_values = st.recursive(
+    st.one_of(
+        st.booleans(),
+        st.integers(-(2**63), 2**63 - 1),
+        st.floats(allow_nan=False, allow_infinity=False),
+        plain_text,
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(plain_text, inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+seconds = st.floats(0, 31_536_000)
+tokens = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20)
+ids = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12)
+CHANGES = st.one_of(
+    st.tuples(st.just("port"), st.integers(0, 65535)),
+    st.tuples(st.just("max_queue"), st.integers(0, 2**31 - 1)),
+    st.tuples(st.just("insecure_no_auth"), st.booleans()),
+    st.tuples(st.just("queue_timeout"), seconds),
+    st.tuples(st.just("admin_password"), plain_text),
+    st.tuples(st.just("api_keys"), st.lists(tokens, max_size=4)),
+    st.tuples(st.just("llama_args"), st.lists(plain_text, max_size=4)),
+    st.tuples(
+        ids.map(lambda one: f"models.{toml_key(one)}.idle_timeout"),
+        seconds,
+    ),
+    st.tuples(
+        st.sampled_from(["models.small", 'models."b/Name-Q4_K_M"', "models.new"]).map(
+            lambda table: f"{table}.request_defaults"
+        ),
+        st.dictionaries(plain_text, json_values, max_size=3),
+    ),
+    st.tuples(
+        st.sampled_from(["models.small.env", "models.new.env"]),
+        st.dictionaries(st.from_regex(r"[A-Z_]{1,8}", fullmatch=True), plain_text, max_size=3),
+    ),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.sampled_from([OWN, OWN.replace("\n", "\r\n"), render(), ""]), CHANGES)
+def test_what_is_set_is_read_back(tmp_path: Path, text: str, change: tuple[str, Any]) -> None:
+    key, value = change
+    config = tmp_path / "config.toml"
+    after = written(config, text, key, value)
+    model_id, known = split_key(key)
+    loaded = load(config=config, environ={}, flags={}).settings
+    holder: Any = loaded if model_id is None else loaded.models[model_id]
+    got = getattr(holder, known.name)
+    assert (list(got) if isinstance(got, tuple) else got) == value
+    comments = [line for line in text.splitlines() if line.strip().startswith("#")]
+    kept = iter(after.splitlines())
+    assert all(comment in kept for comment in comments), "a comment is gone or moved"
+    assert set(KEYS) | set(MODEL_KEYS) >= {known.name}

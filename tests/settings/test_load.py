@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyber_inference_tui.errors import ConfigError, NotFoundError
+from cyber_inference_tui.settings.load import (
+    Loaded,
+    Source,
+    check_value,
+    config_path,
+    load,
+    load_if_there,
+    load_text,
+)
+from cyber_inference_tui.settings.schema import KEYS, MASK, MODEL_KEYS, Settings
+
+FILE = Path("/etc/program/config.toml")
+HOME = {"HOME": "/home/me"}
+
+
+def read(text: str, environ: Mapping[str, str] = HOME, **flags: Any) -> Loaded:
+    return load_text(text, FILE, environ=environ, flags=flags)
+
+
+def mistakes(text: str, environ: Mapping[str, str] = HOME, **flags: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(text, environ, **flags)
+    assert caught.value.exit_code == 5
+    return [line.removeprefix(f"{FILE}:") for line in str(caught.value).splitlines()]
+
+
+# Sources
+
+
+def test_a_later_source_wins_and_is_named() -> None:
+    loaded = read(
+        "port = 1\nlog_level = 'error'\nmax_queue = 3",
+        {**HOME, "CYBER_INFERENCE_PORT": "2", "CYBER_INFERENCE_LOG_LEVEL": "debug"},
+        port=4,
+    )
+    assert (loaded.settings.port, loaded.settings.log_level) == (4, "debug")
+    assert loaded.sources["port"] is Source.FLAG
+    assert loaded.sources["log_level"] is Source.ENV
+    assert loaded.sources["max_queue"] is Source.FILE
+    assert loaded.sources["host"] is Source.DEFAULT
+    assert set(loaded.sources) == set(KEYS)
+
+
+def test_the_defaults_are_the_contract() -> None:
+    settings = read("").settings
+    expected = {
+        "host": "127.0.0.1",
+        "port": 8337,
+        "log_level": "info",
+        "default_context_size": 8192,
+        "max_context_size": 32768,
+        "model_idle_timeout": 300,
+        "max_loaded_models": 0,
+        "max_memory_percent": 80,
+        "max_gpu_memory_percent": 90,
+        "llama_server_path": "",
+        "llama_server_base_port": 8338,
+        "llama_gpu_layers": -1,
+        "llama_threads": 0,
+        "llama_parallel": 0,
+        "load_timeout": 300,
+        "stop_timeout": 10,
+        "shutdown_timeout": 30,
+        "max_queue": 128,
+        "queue_timeout": 600,
+        "max_body_size": 67108864,
+        "admin_password": "",
+        "insecure_no_auth": False,
+        "system_root": Path("/"),
+    }
+    assert {name: getattr(settings, name) for name in expected} == expected
+    empty = {"model_dirs", "llama_args", "api_keys", "allowed_hosts", "cors_origins"}
+    assert {getattr(settings, name) for name in empty} == {()}
+    assert set(KEYS) | {"models"} == set(Settings.__struct_fields__)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other platforms have other folders")
+def test_folders_are_those_of_the_environment_that_is_given() -> None:
+    folder = "cyber-inference-tui"
+    xdg = {"HOME": "/h", "XDG_CONFIG_HOME": "/c", "XDG_DATA_HOME": "/d"}
+    assert config_path(None, xdg) == Path("/c", folder, "config.toml")
+    assert read("", xdg).settings.data_dir == Path("/d", folder)
+    assert config_path(None, {**xdg, "CYBER_INFERENCE_CONFIG": "~/x"}) == Path("/h/x")
+    assert config_path(Path("y"), {**xdg, "CYBER_INFERENCE_CONFIG": "~/x"}) == Path.cwd() / "y"
+
+
+def test_models_follow_the_data_folder() -> None:
+    assert read("data_dir = '/d'").settings.models_dir == Path("/d/models")
+    assert read("data_dir = '/d'\nmodels_dir = '/m'").settings.models_dir == Path("/m")
+    settings = read("", {**HOME, "XDG_DATA_HOME": "/x"}).settings
+    assert settings.models_dir == settings.data_dir / "models"
+
+
+def test_paths_count_from_where_they_are_written() -> None:
+    text = """
+    models_dir = "models"
+    model_dirs = ["~/a", "../b", "/c"]
+    llama_server_path = "bin/llama-server"
+    [models.x]
+    path = "x.gguf"
+    mmproj = "~/p.gguf"
+    """
+    settings = read(text).settings
+    assert settings.models_dir == FILE.parent / "models"
+    assert settings.model_dirs == (Path("/home/me/a"), FILE.parent / "../b", Path("/c"))
+    assert settings.llama_server_path == str(FILE.parent / "bin/llama-server")
+    assert settings.models["x"].path == FILE.parent / "x.gguf"
+    assert settings.models["x"].mmproj == Path("/home/me/p.gguf")
+
+    settings = read("", {**HOME, "CYBER_INFERENCE_MODEL_DIRS": "a,~/b"}, data_dir="d").settings
+    assert settings.model_dirs == (Path.cwd() / "a", Path("/home/me/b"))
+    assert settings.data_dir == Path.cwd() / "d"
+    # A bare name is looked for on PATH.
+    assert read("llama_server_path = 'llama-server'").settings.llama_server_path == "llama-server"
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("api_keys", "a, b,", ("a", "b")),
+        ("api_keys", '["a", "b,c"]', ("a", "b,c")),
+        ("api_keys", "['a']", ("a",)),
+        ("api_keys", "", ()),
+        ("llama_args", '["--a", "b\\/c"]', ("--a", "b/c")),
+        ("insecure_no_auth", "Yes", True),
+        ("insecure_no_auth", "0", False),
+        ("port", " 80 ", 80),
+        ("load_timeout", "1.5", 1.5),
+        ("load_timeout", "60", 60.0),
+        ("host", "true", "true"),
+        ("admin_password", "[12, 3]", "[12, 3]"),
+    ],
+)
+def test_variables_are_text_for_any_type(key: str, text: str, value: object) -> None:
+    loaded = read("", {**HOME, f"CYBER_INFERENCE_{key.upper()}": text})
+    assert getattr(loaded.settings, key) == value
+    assert type(getattr(loaded.settings, key)) is type(value)
+    assert check_value(key, text) == value
+
+
+def test_an_unknown_variable_is_a_warning() -> None:
+    loaded = read("", {**HOME, "CYBER_INFERENCE_PROT": "1", "CYBER_INFERENCE_CONFIG": "/x"})
+    assert loaded.warnings == (
+        "CYBER_INFERENCE_PROT: unknown setting; did you mean CYBER_INFERENCE_PORT?",
+    )
+
+
+def test_tokens_of_the_hub_are_not_settings() -> None:
+    assert read("", {**HOME, "HF_TOKEN": "hf_x"}).settings.hf_token == ""
+
+
+# Files
+
+
+def test_only_a_named_file_has_to_exist(tmp_path: Path) -> None:
+    missing = tmp_path / "none" / "config.toml"
+    environ = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "none")}
+    assert load(config=None, environ=environ, flags={}).settings.port == 8337
+    assert load_if_there(missing, environ=environ, flags={}).settings.port == 8337
+    for config, extra in ((missing, {}), (None, {"CYBER_INFERENCE_CONFIG": str(missing)})):
+        with pytest.raises(ConfigError, match="there is no such file"):
+            load(config=config, environ={**environ, **extra}, flags={})
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"port = 1\nhost = '\xff'", ":2: is not UTF-8"),
+        (b"#" * (1 << 20) + b"#", "larger than 1048576 bytes"),
+    ],
+)
+def test_an_unreadable_file_is_one_sentence(tmp_path: Path, data: bytes, said: str) -> None:
+    config = tmp_path / "c.toml"
+    config.write_bytes(data)
+    with pytest.raises(ConfigError, match=said):
+        load(config=config, environ=HOME, flags={})
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load(config=tmp_path, environ=HOME, flags={})
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_bytes(b"\xef\xbb\xbfport = 1\r\n")
+    assert load(config=config, environ=HOME, flags={}).settings.port == 1
+
+
+# Mistakes
+
+
+def test_all_mistakes_come_at_once_each_with_its_place() -> None:
+    text = """# settings
+prot = 1
+port = 70_000
+api_keys = [
+  "good",  # with a comment ]
+  7,
+]
+[models."a # b"]
+context_size = "4k"
+ctx_size = 1
+port = 2
+[models.plain.env]
+A = 1
+[zzz.table]
+x = 1
+"""
+    environ = {**HOME, "CYBER_INFERENCE_MAX_QUEUE": "many"}
+    assert mistakes(text, environ, log_level="loud") == [
+        "2: prot: unknown setting; did you mean port?",
+        "3: port: expected a whole number of at least 0 and at most 65535, found 70000",
+        "6: api_keys: expected a list of strings, but item 2 is a number, not a string",
+        '9: models."a # b".context_size: expected a whole number of at least 0 and at most'
+        ' 2147483647, found "4k"',
+        '10: models."a # b".ctx_size: unknown setting; did you mean context_size?',
+        '11: models."a # b".port: unknown setting; it is a setting of the whole service',
+        '12: models."plain".env: A: expected a string in quotes',
+        "14: zzz: unknown setting",
+        "CYBER_INFERENCE_MAX_QUEUE: expected a whole number of at least 0 and at most 2147483647,"
+        ' found "many"',
+        '--log-level: expected a string (debug, info, warning, error), found "loud"',
+    ]
+
+
+def test_broken_toml_has_its_line_and_does_not_hide_the_rest() -> None:
+    first, second = mistakes("port = 1\nhost = \n", {**HOME, "CYBER_INFERENCE_PORT": "x"})
+    assert first.startswith("2: ")
+    assert second.startswith("CYBER_INFERENCE_PORT: ")
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_lines_are_counted_in_any_editor(ends: str) -> None:
+    text = ends.join(["# one", "", '[models."x"]', 'path = """', "", '"""', "threads = -1", ""])
+    assert [one.split(": ")[:2] for one in mistakes(text)] == [["7", 'models."x".threads']]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "port = true",
+        "port = 80.0",
+        "port = '80'",
+        "port = " + "1" * 40,
+        "insecure_no_auth = 1",
+        "load_timeout = nan",
+        "load_timeout = inf",
+        "load_timeout = 1e300",
+        "load_timeout = true",
+        "host = ['a']",
+        "host = 1",
+        "host = 'a b'",
+        "data_dir = ''",
+        "data_dir = '~nobody-of-this-name/x'",
+        'data_dir = "a\\u0000"',
+        "model_dirs = 'a'",
+        "model_dirs = ['']",
+        "api_keys = ['']",
+        "api_keys = ['a b']",
+        'llama_args = ["a\\u0000"]',
+        "hf_endpoint = 'huggingface.co'",
+        "cors_origins = ['example.org']",
+        "log_level = 2020-01-01",
+        "models = 1",
+        "models = [1]",
+        "models.x = 1",
+        "models.x.aliases = ['']",
+        'models.x.aliases = ["a\\n"]',
+        "models.x.env = {'A=B' = '1'}",
+        "models.x.env = {'' = '1'}",
+        'models.x.env = {A = "a\\u0000"}',
+        "models.x.request_defaults = {a = [2020-01-01]}",
+        "models.x.request_defaults = {a = {b = nan}}",
+        "models.x.request_defaults = {a = 99999999999999999999}",
+        "models.x.request_defaults = 'a'",
+        "models.x.idle_timeout = -1",
+        "models.'' = {}",
+        'models."a\\tb" = {}',
+        "x = " + "9" * 5000,
+    ],
+)
+def test_what_does_not_fit_is_refused_on_its_line(line: str) -> None:
+    (mistake,) = mistakes(f"\n{line}")
+    assert mistake.startswith("2: ")
+
+
+def test_endless_nesting_is_a_sentence() -> None:
+    assert "nested too deeply" in mistakes("x = " + "[" * 20_000)[0]
+    assert mistakes("", {**HOME, "CYBER_INFERENCE_API_KEYS": "[" * 20_000})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "api_keys = 'hunter2'",
+        "api_keys = ['hun ter2', 'hunter2']",
+        "admin_password = ['hunter2']",
+        "hf_token = 'my hunter2'",
+        "models.x.env = {TOKEN = ['hunter2']}",
+    ],
+)
+def test_no_message_repeats_a_secret(line: str) -> None:
+    assert all("ter2" not in one for one in mistakes(line))
+
+
+def test_a_name_from_the_file_cannot_write_to_the_terminal() -> None:
+    (mistake,) = mistakes('"a\\u001b[31mb\\nc" = 1')
+    assert mistake == "1: abc: unknown setting"
+
+
+def test_no_name_means_two_models() -> None:
+    text = """
+[models.a]
+aliases = ["x", "b", "a"]
+[models.b]
+aliases = [
+  "y",
+  "x",
+]
+"""
+    assert mistakes(text) == [
+        '3: models."a".aliases: "b" names the model "b" already',
+        '7: models."b".aliases: "x" names the model "a" already',
+    ]
+
+
+@given(st.text())
+def test_any_text_is_settings_or_mistakes(text: str) -> None:
+    try:
+        read(text)
+    except ConfigError as error:
+        assert str(error)
+
+
+# One value
+
+
+def test_checking_a_value() -> None:
+    assert check_value("port", 80) == 80
+    with pytest.raises(NotFoundError, match="did you mean port"):
+        check_value("prot", 1)
+    unfits: list[object] = [None, True, 1.5, [], {}, "x", math.inf]
+    for unfit in unfits:
+        with pytest.raises(ConfigError, match="port: expected a whole number"):
+            check_value("port", unfit)
+
+
+# Shown
+
+
+def test_records_name_sources_and_mask_secrets() -> None:
+    loaded = read(
+        'api_keys = ["sk-1"]\n[models.\'a"b\']\nenv = {TOKEN = "t"}\npath = "/p"',
+        {**HOME, "CYBER_INFERENCE_HF_TOKEN": "hf_x"},
+    )
+    records = {record.key: record for record in loaded.records()}
+    assert set(KEYS) <= set(records)
+    assert (records["api_keys"].value, records["api_keys"].source) == (MASK, "file")
+    assert (records["hf_token"].value, records["hf_token"].source) == (MASK, "env")
+    assert records["admin_password"].value == ""
+    assert records["system_root"].value == "/"
+    assert records['models."a\\"b".env'].value == {"TOKEN": MASK}
+    assert records['models."a\\"b".path'].value == "/p"
+    assert not records["port"].live
+    revealed = loaded.record(KEYS["api_keys"], reveal=True)
+    assert revealed.value == ["sk-1"]
+    unset = loaded.record(MODEL_KEYS["threads"], "unknown")
+    assert (unset.value, unset.source) == (None, "default")
+
+
+def test_reading_settings_does_not_load_the_editor() -> None:
+    program = (
+        "import sys, cyber_inference_tui.settings.load, cyber_inference_tui.settings.edit;"
+        "print(sorted({'tomlkit', 'aiohttp', 'httpx', 'asyncio'} & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.strip() == "[]"
