@@ -36,6 +36,7 @@ from cyber_inference_tui.gguf.writer import (
 DEMO_ID = "demo"
 
 _UNKNOWN, _BOS, _END, _ASSISTANT = "<unk>", "<s>", "<|end|>", "<|assistant|>"
+_CALL, _CALL_END = "<tool_call>", "</tool_call>"
 _CONTROLS = (_UNKNOWN, _BOS, _END, _ASSISTANT, "<|system|>", "<|user|>", "<|tool|>")
 _PIECES = re.compile(r" ?[A-Za-z]+|[^A-Za-z]")
 
@@ -56,6 +57,9 @@ _HEADS = sum(_LOOKS_BACK.values()) // _HEAD_LENGTH + 1
 # after the last four tokens is scored at least the margin above what is right only after the last
 # one: the smaller the margin, the more an answer strays.
 _FOLLOWS, _MARGIN, _STEP, _ROUNDS = 24.0, 2.5, 0.25, 40
+# An end is surer. Next to it stands a call of a tool, too unlikely to be chosen (llama-server drops
+# what is 20 times less likely than the best) unless the request rules the end out.
+_END_MARGIN, _CALL_BELOW_END = 4.5, 3.25
 # This is multiplied by the topic's share of the context, some 5 to 20 % at the start of an answer.
 _ON_TOPIC = 40.0
 _NEVER = -30.0
@@ -105,11 +109,14 @@ class _Demo:
             for topic in TOPICS
         ]
         learned = {piece for text in pieces + samples for piece in text if len(piece) > 1}
-        words = sorted(learned.union(*calls))
+        words = sorted(learned.union(*calls) | {_CALL, _CALL_END})
         self.tokens = [*_CONTROLS, *map(chr, range(256)), *words]
         self.id_of = {token: index for index, token in enumerate(self.tokens)}
 
-        spoken = sorted({piece for text in pieces + samples for piece in text} | {_END, _ASSISTANT})
+        spoken = sorted(
+            {piece for text in pieces + samples for piece in text}
+            | {_END, _ASSISTANT, _CALL, _CALL_END}
+        )
         # State 0 stands for everything the text does not hold.
         self.state_of = {piece: index for index, piece in enumerate(spoken, start=1)}
         self.topic_of = {word: topic for topic, called in enumerate(calls) for word in called}
@@ -240,6 +247,10 @@ class _Demo:
                 row[0] = _NEVER if token in _CONTROLS or not token.isprintable() else -4.0
         for piece, scores in self.scores.items():
             rows[self.id_of[piece]].update(scores)
+        call = dict(rows[self.id_of[_END]])
+        call[self._last(self.state_of["."])] -= _CALL_BELOW_END
+        rows[self.id_of[_CALL]] = call
+        rows[self.id_of[_END]][self._last(self.state_of[_CALL_END])] = _FOLLOWS
         for topic, text in enumerate(self.texts):
             # Each text has a first word of its own: that chooses the topic, then the text leads.
             rows[self.id_of[text[0]]][self._context_topic(topic)] = _ON_TOPIC
@@ -308,17 +319,18 @@ def _learned(
     for context, piece in places:
         columns = features(context)
         scores[piece][columns[0]] = _FOLLOWS
+        margin = _END_MARGIN if piece == _END else _MARGIN
         wrong = [scores[other] for other in follows[context[-1]] if other not in right[context]]
         if wrong:
-            undecided.append((columns, scores[piece], wrong))
+            undecided.append((columns, margin, scores[piece], wrong))
     for _ in range(_ROUNDS):
         settled = True
-        for columns, own, wrong in undecided:
+        for columns, margin, own, wrong in undecided:
             for theirs in wrong:
                 lead = 0.0
                 for column in columns:
                     lead += own.get(column, 0.0) - theirs.get(column, 0.0)
-                if lead < _MARGIN:
+                if lead < margin:
                     settled = False
                     for column in columns:
                         own[column] = own.get(column, 0.0) + _STEP

@@ -13,8 +13,9 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.quantization import TENSOR_TYPES
@@ -56,7 +57,8 @@ _SCALARS = {
 }
 
 
-class Tensors(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tensors:
     """What the list of tensors adds up to. Sizes are bytes."""
 
     count: int
@@ -67,7 +69,8 @@ class Tensors(NamedTuple):
     """``"?"`` stands for types that are not known here, with 0 bytes."""
 
 
-class Header(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Header:
     """What a header says."""
 
     version: int
