@@ -17,7 +17,7 @@ from typing import Any, Self
 import msgspec
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.errors import ConfigError, ConflictError, CyberError, NotFoundError
+from cyber_inference_tui.errors import ConfigError, ConflictError, CyberError
 from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
@@ -38,7 +38,7 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.listing import demo_path, library_for, unloaded_record
-from cyber_inference_tui.settings.edit import set_value
+from cyber_inference_tui.settings.edit import set_value, split_key
 from cyber_inference_tui.settings.load import Loaded, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.settings.watch import FileWatch
@@ -318,14 +318,10 @@ class Service:
 
     async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
         """Write one setting into the configuration file and apply it."""
-        path = self.loaded.config_path
-        await asyncio.to_thread(set_value, path, key, value)
+        model_id, known = split_key(key)
+        await asyncio.to_thread(set_value, self.loaded.config_path, key, value)
         await self._reload()
-        top = key.split(".", 1)[0]
-        for record in self.config():
-            if record.key in {key, top}:
-                return record
-        raise NotFoundError(f"There is no setting {key}.")
+        return self.loaded.record(known, model_id)
 
     # Events
 
