@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from typing import Any, cast
 
@@ -133,13 +134,23 @@ async def streams(port: int, request: bytes, count: int) -> int:
             connection.close()
 
 
-async def latencies(targets: dict[str, tuple[int, bytes]], rounds: int) -> dict[str, list[float]]:
-    """Seconds per request for each target (port, request), asked in turn on one connection each."""
+async def latencies(
+    targets: dict[str, tuple[int, bytes]], rounds: int, pause: float = 0.001
+) -> dict[str, list[float]]:
+    """Seconds per request for each target (port, request), on one connection each.
+
+    In every round each target is asked once, in an order that changes; ``pause`` seconds before
+    each request let the last one's aftermath end, so that nobody pays for somebody else.
+    """
+    order = random.Random(1)
     connections = {name: Connection("127.0.0.1", port) for name, (port, _) in targets.items()}
     taken: dict[str, list[float]] = {name: [] for name in targets}
+    names = list(targets)
     for number in range(rounds + 50):
-        for name, (_, request) in targets.items():
-            status, _, seconds, _ = await connections[name].ask(request)
+        order.shuffle(names)
+        for name in names:
+            await asyncio.sleep(pause)
+            status, _, seconds, _ = await connections[name].ask(targets[name][1])
             if status != 200:
                 raise RuntimeError(f"{name}: status {status}: {connections[name].body[-500:]!r}")
             if number >= 50:
