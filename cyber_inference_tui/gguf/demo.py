@@ -250,10 +250,13 @@ class _Demo:
         call = dict(rows[self.id_of[_END]])
         call[self._last(self.state_of["."])] -= _CALL_BELOW_END
         rows[self.id_of[_CALL]] = call
+        rows[self.id_of[_CALL_END]][self._last(self.state_of["}"])] = _FOLLOWS
         rows[self.id_of[_END]][self._last(self.state_of[_CALL_END])] = _FOLLOWS
         for topic, text in enumerate(self.texts):
             # Each text has a first word of its own: that chooses the topic, then the text leads.
             rows[self.id_of[text[0]]][self._context_topic(topic)] = _ON_TOPIC
+        # Asked about nothing it knows, it says what it is.
+        rows[self.id_of["Hello"]][self._last(self.state_of[_ASSISTANT])] += 0.5
         rows[self.id_of[_ASSISTANT]] = {0: _NEVER}
         # After a word the text does not know, and where nothing else fits, a sentence goes on.
         for piece, score in ((" and", 3.0), (" is", 4.0), (".", 3.0), (",", 2.0)):

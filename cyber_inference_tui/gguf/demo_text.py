@@ -68,7 +68,7 @@ TOPICS = (
         "salt, and leave it alone until it has grown to twice its size. Fold it a few times, "
         "because that gives it strength. The oven must be hot before the bread goes in, and the "
         "door stays shut. You can tell that it is done by the sound when you knock on it. Let it "
-        "rest for an hour if you can, although nobody in this house ever could.",
+        "rest for a whole hour, although nobody in this house ever could.",
     ),
     Topic(
         "star stars night sky moon sun space planet planets astronomy light universe",
@@ -134,5 +134,8 @@ JSON_SAMPLES = (
     '{"city": "Paris", "items": ["red", "green"], "ok": true}',
     '{"title": "garden", "value": 42, "note": null}',
     '["blue", "small", 12]',
+    "[3, 42, 7]",
+    '{"items": [3], "count": 7}',
+    '{"value": 12}',
 )
 """How an answer looks where a request asks for JSON: short strings, short numbers, soon closed."""
