@@ -75,7 +75,8 @@ _ROUTER_SAYS = "cmd_child_to_router:state:"
 _EXIT_COMMAND = b"cmd_router_to_child:exit"
 _BLOCK = 65_536
 
-_print_lock = threading.Lock()
+# Reentrant: a signal handler of the main thread prints, too.
+_print_lock = threading.RLock()
 
 
 class ClientGone(Exception):  # noqa: N818  (a fact about the client, not an error of ours)
