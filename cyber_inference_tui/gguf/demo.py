@@ -125,13 +125,14 @@ class _Demo:
             self._learn_json(sample)
 
     def _learn_json(self, pieces: list[str]) -> None:
-        # Low where prose has a say too: where JSON is wanted, a grammar rules prose out.
         for last, piece in pairwise(pieces):
+            # Low where prose has a say too: where JSON is wanted, a grammar rules prose out.
             prose = any(last in text for text in self.texts)
-            # After a quotation mark a word is likelier than a mark: strings are not left empty.
-            score = (
-                8.0 if prose else _FOLLOWS - 8.0 if last == '"' and len(piece) == 1 else _FOLLOWS
-            )
+            score = 8.0 if prose else _FOLLOWS
+            if last == '"' and len(piece) == 1:  # a string is not left empty
+                score = _FOLLOWS - 8.0
+            if piece in "]}":  # what is open is soon closed
+                score += 1.0
             self.scores.setdefault(piece, {}).setdefault(self._last(self.state_of[last]), score)
 
     @cached_property

@@ -1,0 +1,132 @@
+"""What headers tell of models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cyber_inference_tui.errors import GGUFError
+from cyber_inference_tui.gguf.metadata import ProjectorFacts, read_metadata
+from cyber_inference_tui.gguf.quantization import file_type_name, split_quantization
+from tests.gguf.headers import write_gguf
+
+
+def test_a_model(tmp_path: Path) -> None:
+    facts = read_metadata(
+        write_gguf(
+            tmp_path / "a.gguf", {"tokenizer.ggml.tokens": ["a", "b"], "general.name": "T\x1b[31mx"}
+        )
+    )
+    assert facts.architecture == "llama"
+    assert facts.name == "Tx"
+    assert facts.kind == "model"
+    assert facts.parameters == 256
+    assert facts.quantization == "Q4_K_M"
+    assert facts.context_length == 4096
+    assert facts.vocabulary == 2
+    assert (facts.layers, facts.heads, facts.kv_heads) == (2, 4, (2, 2))
+    assert (facts.key_length, facts.value_length) == (16, 16)
+    assert not facts.is_projector
+    assert facts.tensor_bytes == 256 + 204
+
+
+def test_per_layer_heads_windows_and_experts(tmp_path: Path) -> None:
+    facts = read_metadata(
+        write_gguf(
+            tmp_path / "a.gguf",
+            {
+                "llama.attention.head_count_kv": [2, 0],
+                "llama.attention.sliding_window": 512,
+                "llama.attention.sliding_window_pattern": 2,
+                "llama.attention.key_length": 48,
+                "llama.expert_count": 8,
+                "llama.expert_used_count": 2,
+                "llama.pooling_type": 1,
+                "tokenizer.chat_template": "{{ x }}",
+            },
+        )
+    )
+    assert facts.kv_heads == (2, 0)
+    assert facts.sliding_window == 512
+    assert facts.sliding_window_layers == (True, False)
+    assert (facts.key_length, facts.value_length) == (48, 16)
+    assert (facts.experts, facts.experts_used) == (8, 2)
+    assert facts.pooling == "mean"
+    assert facts.chat_template == "{{ x }}"
+
+
+def test_values_of_the_wrong_type_count_as_not_there(tmp_path: Path) -> None:
+    facts = read_metadata(
+        write_gguf(
+            tmp_path / "a.gguf",
+            {
+                "general.name": 7,
+                "general.file_type": "Q4",
+                "llama.context_length": "long",
+                "llama.block_count": True,
+                "llama.attention.head_count": [],
+                "llama.attention.head_count_kv": -1 * 1.0,
+                "tokenizer.chat_template": 3,
+            },
+        )
+    )
+    assert facts.name is None
+    assert facts.context_length is None
+    assert facts.layers is None
+    assert facts.heads is None
+    assert facts.kv_heads is None
+    assert facts.chat_template is None
+    # Without a file type, the type of most bytes names the quantization.
+    assert facts.quantization == "F32"
+
+
+def test_a_projector(tmp_path: Path) -> None:
+    facts = read_metadata(
+        write_gguf(
+            tmp_path / "mmproj.gguf",
+            {
+                "general.architecture": "clip",
+                "clip.projector_type": "qwen2vl_merger",
+                "clip.has_vision_encoder": True,
+                "clip.vision.projection_dim": 2048,
+            },
+        )
+    )
+    assert facts.is_projector
+    assert facts.kind == "mmproj"
+    expected = ProjectorFacts(kind="qwen2vl_merger", vision=True, audio=False, width=2048)
+    assert facts.projector == expected
+
+
+def test_an_unreadable_file(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"<html>" * 20)
+    with pytest.raises(GGUFError, match="not a GGUF file"):
+        read_metadata(tmp_path / "a.gguf")
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("Name-Q4_K_M", ("Name", "Q4_K_M")),
+        ("name.q8_0", ("name", "Q8_0")),
+        ("Qwen3-4B-UD-Q4_K_XL", ("Qwen3-4B", "UD-Q4_K_XL")),
+        ("gpt-oss-20b-mxfp4", ("gpt-oss-20b", "MXFP4")),
+        ("m-IQ2_XXS", ("m", "IQ2_XXS")),
+        ("m-Q4_0_4_8", ("m", "Q4_0_4_8")),
+        ("m-f16", ("m", "F16")),
+        ("m-BF16", ("m", "BF16")),
+        ("m-fp16", ("m", "FP16")),
+        ("llama-3.2-1b-instruct", ("llama-3.2-1b-instruct", None)),
+        ("faq4", ("faq4", None)),
+        ("F16", ("", "F16")),
+    ],
+)
+def test_quantizations_in_names(stem: str, expected: tuple[str, str | None]) -> None:
+    assert split_quantization(stem) == expected
+
+
+def test_file_types() -> None:
+    assert file_type_name(15) == "Q4_K_M"
+    assert file_type_name(1024 + 7) == "Q8_0"
+    assert file_type_name(999) is None
