@@ -1,0 +1,76 @@
+"""Looking names up."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyber_inference_tui.errors import ModelNotFoundError
+from cyber_inference_tui.library.catalog import Catalog, LocalModel
+
+
+def catalog(**aliases: tuple[str, ...]) -> Catalog:
+    return Catalog({name: LocalModel(id=name, aliases=more) for name, more in aliases.items()})
+
+
+def test_ids_and_aliases_exactly_then_without_case() -> None:
+    here = catalog(Qwen=("gpt-4o", "Straße"), qwen=(), Llama=("L3",))
+    assert here.resolve("Qwen").id == "Qwen"
+    assert here.resolve("qwen").id == "qwen"
+    assert here.resolve("gpt-4o").id == "Qwen"
+    assert here.resolve("STRASSE").id == "Qwen"
+    assert here.resolve("l3").id == "Llama"
+    assert here.resolve("LLAMA").id == "Llama"
+
+
+def test_the_same_letters_composed_otherwise() -> None:
+    here = Catalog({"caf\u00e9": LocalModel(id="caf\u00e9")})
+    assert here.resolve("cafe\u0301").id == "caf\u00e9"
+
+
+def test_where_only_case_tells_them_apart_nobody_answers() -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        catalog(Qwen=(), qwen=()).resolve("QWEN")
+    assert "Qwen, qwen" in caught.value.message
+
+
+def test_an_unknown_name_is_answered_by_nobody() -> None:
+    here = catalog(**{"Qwen3-4B-Q4_K_M": (), "Llama": ()})
+    for name in ("Qwen3-4B", "Qwen3-4B-Q4_K", "Qwen3-4B-Q4_K_M ", "", "other"):
+        with pytest.raises(ModelNotFoundError):
+            here.resolve(name)
+    with pytest.raises(ModelNotFoundError) as caught:
+        here.resolve("qwen3-4b")
+    assert "Qwen3-4B-Q4_K_M" in caught.value.hint
+    assert caught.value.message == 'There is no model "qwen3-4b".'
+    with pytest.raises(ModelNotFoundError) as caught:
+        Catalog({}).resolve("x")
+    assert "--demo" in caught.value.hint
+
+
+def test_a_claimed_alias_is_nobodys() -> None:
+    here = catalog(a=("x", "b", "mine"), b=("x",))
+    assert here.models["a"].aliases == ("mine",)
+    assert here.models["b"].aliases == ()
+    assert here.resolve("b").id == "b"
+    with pytest.raises(ModelNotFoundError):
+        here.resolve("x")
+    assert [problem.where for problem in here.problems] == ['alias "b"', 'alias "x"']
+
+
+def test_long_and_odd_names_are_answered_briefly() -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        catalog(a=()).resolve("\x1b[31mx\ud800" + "y" * 1_000_000)
+    assert len(caught.value.message) < 300
+    assert caught.value.message.isprintable()
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=5), st.lists(st.text(max_size=5)), max_size=5))
+def test_every_name_that_is_kept_leads_to_its_model(names: dict[str, list[str]]) -> None:
+    here = catalog(**{name: tuple(aliases) for name, aliases in names.items()})
+    assert set(here.models) == set(names)
+    for model in here.models.values():
+        assert here.resolve(model.id) is model
+        for alias in model.aliases:
+            assert here.resolve(alias) is model

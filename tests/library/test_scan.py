@@ -1,0 +1,130 @@
+"""What is found in the directories: odd names, links, loops, unfinished downloads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.gguf.headers import write_gguf
+from tests.library.conftest import Home
+
+
+def reasons(home: Home) -> dict[str, str]:
+    return {Path(problem.where).name: problem.reason for problem in home.scan().problems}
+
+
+def test_models_in_subdirectories_go_by_their_names(home: Home) -> None:
+    home.model("a-Q4_K_M.gguf")
+    home.model("org/repo/B.GGUF")
+    assert home.ids() == ["B", "a-Q4_K_M"]
+
+
+def test_unfinished_downloads_are_no_models(home: Home) -> None:
+    for name in ("a.gguf.part", "b.gguf.incomplete", ".c.gguf", "d.part", "e.gguf.tmp"):
+        home.model(name)
+    home.model(".cache/huggingface/f.gguf")
+    home.model("aria.gguf")
+    (home.models_dir / "aria.gguf.aria2").write_bytes(b"")
+    assert home.ids() == []
+    assert "being downloaded" in reasons(home)["aria.gguf"]
+
+
+def test_a_cut_short_file_is_listed_with_the_reason(home: Home) -> None:
+    path = home.model("a.gguf")
+    path.write_bytes(path.read_bytes()[:-100])
+    (home.models_dir / "b.gguf").write_bytes(b"")
+    models = home.scan().models
+    assert models["a"].problem is not None
+    assert "cut short" in models["a"].problem
+    assert models["b"].problem == "it is not a GGUF file"
+
+
+def test_what_is_no_model_is_told_apart(home: Home) -> None:
+    home.model("lora.gguf", {"general.type": "adapter"})
+    home.model("some.imatrix.gguf", {"general.type": "imatrix"})
+    write_gguf(home.models_dir / "vocab.gguf", weights=[])
+    (home.models_dir / "imatrix-old.gguf").write_bytes(b"not a header")
+    (home.models_dir / "notes.txt").write_text("gguf")
+    assert home.ids() == []
+    told = reasons(home)
+    assert "adapter" in told["lora.gguf"]
+    assert "importance" in told["some.imatrix.gguf"]
+    assert "importance" in told["imatrix-old.gguf"]
+    assert "no weights" in told["vocab.gguf"]
+
+
+def test_links_are_followed_and_loops_end(home: Home, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "elsewhere" / "linked.gguf")
+    (home.models_dir / "out").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(home.models_dir)
+    (home.models_dir / "self").symlink_to(home.models_dir)
+    home.model("sub/real.gguf")
+    (home.models_dir / "again").symlink_to(home.models_dir / "sub")
+    (home.models_dir / "gone.gguf").symlink_to(tmp_path / "nothing")
+    (home.models_dir / "ring.gguf").symlink_to(home.models_dir / "ring.gguf")
+    catalog = home.scan()
+    assert list(catalog.models) == ["linked", "real"]
+    assert catalog.models["real"].path == home.models_dir / "sub" / "real.gguf"
+    assert not catalog.models["linked"].removable
+    assert catalog.models["real"].removable
+    assert "gone" in reasons(home)["gone.gguf"]
+    assert "ring.gguf" in reasons(home)
+
+
+def test_a_cache_with_revisions_holds_each_file_once(home: Home) -> None:
+    blob = home.model("blobs/abc")
+    for revision in ("r1", "r2"):
+        folder = home.models_dir / "snapshots" / revision
+        folder.mkdir(parents=True)
+        (folder / "m.gguf").symlink_to(blob)
+    (home.models_dir / "nickname.gguf").symlink_to(blob)
+    assert home.ids() == ["m", "nickname"]
+
+
+def test_odd_names(home: Home) -> None:
+    home.model("tab\there\x1b[31m.gguf")
+    home.model("line\nbreak.gguf")
+    home.model("ünïcode 模型.gguf")
+    home.model("\u202eevil.gguf")
+    (home.models_dir / os.fsdecode(b"bad\xff.gguf")).write_bytes(b"GGUF")
+    catalog = home.scan()
+    assert set(catalog.models) == {"evil", "linebreak", "tab    here", "ünïcode 模型"}
+    assert all(model_id.isprintable() for model_id in catalog.models)
+    (problem,) = catalog.problems
+    assert "UTF-8" in problem.reason
+    assert problem.where.endswith("bad\\xff.gguf")
+
+
+def test_pipes_and_folders_named_like_models(home: Home) -> None:
+    os.mkfifo(home.models_dir / "pipe.gguf")
+    home.model("folder.gguf/inner.gguf")
+    assert home.ids() == ["inner"]
+    assert "regular" in reasons(home)["pipe.gguf"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_directory_that_may_not_be_read_is_a_problem(home: Home) -> None:
+    home.model("shut/a.gguf")
+    (home.models_dir / "shut").chmod(0)
+    try:
+        assert "Permission" in reasons(home)["shut"]
+    finally:
+        (home.models_dir / "shut").chmod(0o700)
+
+
+def test_missing_directories(home: Home, tmp_path: Path) -> None:
+    home.models_dir.rmdir()
+    catalog = home.scan(model_dirs=[tmp_path / "not there"])
+    assert not catalog.models
+    (problem,) = catalog.problems
+    assert problem.where == str(tmp_path / "not there")
+
+
+def test_directories_within_each_other_are_read_once(home: Home) -> None:
+    home.model("sub/a.gguf")
+    dirs = [home.models_dir / "sub", home.root, home.models_dir]
+    catalog = home.scan(model_dirs=dirs)
+    assert list(catalog.models) == ["a"]
+    assert catalog.models["a"].removable
