@@ -28,6 +28,9 @@ def main() -> int:
     parser.add_argument("--megabytes", type=int, default=800, help="of the model for `cold`")
     parser.add_argument("--rounds", type=int, default=7, help="of cold starts")
     parser.add_argument("--requests", type=int, default=5000, help="for the latencies")
+    parser.add_argument(
+        "--pause", type=float, default=0.001, help="seconds before each timed request; 0 = none"
+    )
     parser.add_argument("--seconds", type=float, default=10, help="of streaming, of rest")
     options = parser.parse_args()
     if not options.llama_server:
@@ -43,9 +46,11 @@ def main() -> int:
         parts: dict[str, list[Callable[[], list[measure.Row]]]] = {
             "cold": [lambda: measure.cold_first_token(folder, server, models, options.rounds)],
             "chunk": [lambda: measure.streamed_chunk(folder, options.seconds)],
-            "latency": [lambda: measure.added_latency(folder, options.requests)],
+            "latency": [lambda: measure.added_latency(folder, options.requests, options.pause)],
             "real": [
-                lambda: measure.real_latency(folder, server, models, options.requests),
+                lambda: measure.real_latency(
+                    folder, server, models, options.requests, options.pause
+                ),
                 lambda: measure.real_chunk(folder, server, models),
             ],
             "rest": [lambda: measure.at_rest(folder, server, models, options.seconds)],

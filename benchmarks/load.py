@@ -135,12 +135,12 @@ async def streams(port: int, request: bytes, count: int) -> int:
 
 
 async def latencies(
-    targets: dict[str, tuple[int, bytes]], rounds: int, pause: float = 0.001
+    targets: dict[str, tuple[int, bytes]], rounds: int, pause: float
 ) -> dict[str, list[float]]:
     """Seconds per request for each target (port, request), on one connection each.
 
     In every round each target is asked once, in an order that changes; ``pause`` seconds before
-    each request let the last one's aftermath end, so that nobody pays for somebody else.
+    each request let the last one's aftermath end; with 0 they follow back to back.
     """
     order = random.Random(1)
     connections = {name: Connection("127.0.0.1", port) for name, (port, _) in targets.items()}
@@ -149,8 +149,16 @@ async def latencies(
     for number in range(rounds + 50):
         order.shuffle(names)
         for name in names:
-            await asyncio.sleep(pause)
-            status, _, seconds, _ = await connections[name].ask(targets[name][1])
+            if pause:
+                await asyncio.sleep(pause)
+            try:
+                status, _, seconds, _ = await connections[name].ask(targets[name][1])
+            except ConnectionError as error:
+                # llama-server closes a connection after 100 requests; asked again at once, that
+                # may be seen only now. Its router does the same; nobody else is excused.
+                if name not in {"direct", "router"}:
+                    raise ConnectionError(f"{name}: {error}") from error
+                continue
             if status != 200:
                 raise RuntimeError(f"{name}: status {status}: {connections[name].body[-500:]!r}")
             if number >= 50:

@@ -207,7 +207,7 @@ def _percentile(values: list[float], percent: int) -> float:
     return statistics.quantiles(values, n=100)[percent - 1]
 
 
-def added_latency(folder: Path, rounds: int) -> list[Row]:
+def added_latency(folder: Path, rounds: int, pause: float) -> list[Row]:
     """What nginx and the service add to a small JSON request before the same fast source."""
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(programs.source())
@@ -219,11 +219,13 @@ def added_latency(folder: Path, rounds: int) -> list[Row]:
             "nginx": (nginx_port, request),
             "service": (service.port, request),
         }
-        taken = asyncio.run(load.latencies(targets, rounds))
+        taken = asyncio.run(load.latencies(targets, rounds, pause))
     return _latency_rows("small JSON request, fast source", taken, "nginx")
 
 
-def real_latency(folder: Path, llama_server: Path, models_dir: Path, rounds: int) -> list[Row]:
+def real_latency(
+    folder: Path, llama_server: Path, models_dir: Path, rounds: int, pause: float
+) -> list[Row]:
     """The same before a real llama-server (``/tokenize``), its own router mode among them."""
     config = {"llama_server_path": str(llama_server), "llama_threads": 1}
     demo = {"demo": models_dir / "demo.gguf"}
@@ -244,7 +246,7 @@ def real_latency(folder: Path, llama_server: Path, models_dir: Path, rounds: int
             "router": (port, request),
             "service": (service.port, request),
         }
-        taken = asyncio.run(load.latencies(targets, rounds))
+        taken = asyncio.run(load.latencies(targets, rounds, pause))
     return _latency_rows("small JSON request, llama-server /tokenize", taken, "nginx")
 
 
