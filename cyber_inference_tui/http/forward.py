@@ -222,7 +222,7 @@ class Forwarder:
             while not (await asyncio.wait({waiting}, timeout=pause))[0]:
                 answer.comment(self._progress_of(target.model))
                 pause = COMMENT_INTERVAL
-        except asyncio.CancelledError:
+        except BaseException:
             waiting.cancel()
             # It may have got its place in this very moment: then that is given back.
             with contextlib.suppress(asyncio.CancelledError, CyberError):

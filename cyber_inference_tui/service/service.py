@@ -110,8 +110,14 @@ class Service:
     # Life
 
     async def __aenter__(self) -> Self:
-        self._log_writer.start()
-        await asyncio.to_thread(self._prepare_directories)
+        try:
+            await asyncio.to_thread(self._prepare_directories)
+            self._log_writer.start()
+        except OSError as error:
+            raise CyberError(
+                f"Cannot create {error.filename}: {error.strerror}.",
+                hint="Choose other places with data_dir and models_dir.",
+            ) from error
         await self._launcher.start()
         await self._scan()
         with contextlib.suppress(CyberError):

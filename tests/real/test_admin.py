@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -213,3 +216,21 @@ def test_events_tell_of_a_gap(start_fake: StartFake) -> None:
         _, topic, data = next(read_events(stream))
     assert topic == "gap"
     assert "missed" in data
+
+
+def test_the_service_says_plainly_where_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no directory")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "cyber_inference_tui", "serve", "--port", "0"),
+            *("--data-dir", str(tmp_path / "data")),
+            *("--models-dir", str(tmp_path / "file" / "models")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Cannot create" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -269,3 +269,9 @@ def test_a_stubborn_server_is_killed_after_stop_timeout(start_fake: StartFake) -
     answer = service.post("/admin/models/a/unload", json={})
     assert answer.json()["status"] == "unloaded"
     assert not is_alive(server)
+
+
+def test_preloaded_models_are_there_without_a_request(start_fake: StartFake) -> None:
+    service = start_fake({"a": {}, "b": {}}, tables={"a": {"preload": True}})
+    eventually(lambda: service.model("a")["status"] == "loaded")
+    assert service.model("b")["status"] == "unloaded"
