@@ -22,6 +22,9 @@ class CyberError(Exception):
     type: ClassVar[str] = "server_error"
     exit_code: ClassVar[int] = 1
 
+    retry_after: float | None = None
+    """Seconds after which another try may succeed, where that is known."""
+
     def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -134,27 +137,47 @@ class RequestTooLargeError(CyberError):
 
 
 class QueueFullError(CyberError):
-    """``max_queue`` requests wait for this model already. ``retry_after`` is in seconds."""
+    """``max_queue`` requests wait for this model already."""
 
     code = "queue_full"
     status = 429
     type = "rate_limit_error"
 
-    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
 class ModelLoadError(CyberError):
-    """The model's server did not come up. ``log_tail`` holds its last lines (plain text)."""
+    """The model's server did not come up, or did not stay.
+
+    ``log_tail`` holds its last lines (plain text); ``out_of_memory`` = it wanted more memory than
+    there was, so that it may come up once there is more.
+    """
 
     code = "model_load_failed"
     status = 503
     type = "server_error"
 
-    def __init__(self, message: str, *, hint: str = "", log_tail: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        log_tail: tuple[str, ...] = (),
+        out_of_memory: bool = False,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.log_tail = log_tail
+        self.out_of_memory = out_of_memory
+
+
+class InsufficientMemoryError(CyberError):
+    """The model does not fit into memory, however many others are unloaded for it."""
+
+    code = "insufficient_memory"
+    status = 503
+    type = "server_error"
 
 
 class QueueTimeoutError(CyberError):

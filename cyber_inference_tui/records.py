@@ -58,6 +58,9 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int | None = None
     quantization: str | None = None
     context_length: int | None = None
+    """What the model was trained with, in tokens."""
+    context_size: int | None = None
+    """What its server was started with, in tokens, or would be."""
     status: ModelStatus = ModelStatus.UNLOADED
     progress: float | None = None
     """0 to 1 while loading, where the server tells."""
@@ -66,12 +69,76 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     pinned: bool = False
     in_flight: int = 0
     queued: int = 0
+    expected_wait_seconds: float | None = None
+    """How long a request that came now would wait; ``None`` where nothing is known of it."""
     memory_estimate_bytes: int | None = None
+    memory_estimate_source: str | None = None
+    """``measured`` (it took that much before), ``engine``, ``formula`` or ``upper bound``."""
     memory_bytes: int | None = None
+    """What it took when it was loaded; ``None`` while it is not."""
     loaded_at: datetime | None = None
     last_used_at: datetime | None = None
     error: str | None = None
     """Why it failed, or why its file cannot be read."""
+
+
+class WaitingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One request that waits for a model (``GET /admin/queue``)."""
+
+    model: str
+    position: int
+    """From 1, among those that wait for this model."""
+    waited_seconds: float
+    expected_wait_seconds: float | None
+    """From now on; ``None`` where nothing is known of it."""
+
+
+class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One life of a model's server, from load to unload (``GET /admin/sessions``)."""
+
+    id: int = 0
+    """Given by the history; it grows with time."""
+    model: str
+    load_reason: str
+    """``request``, ``asked``, ``preload`` or ``restart``."""
+    unload_reason: str | None = None
+    """Why it ended, in plain words; ``None`` while it is loaded."""
+    loaded_at: datetime
+    unloaded_at: datetime | None = None
+    load_seconds: float
+    requests: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    context_size: int | None = None
+    memory_estimate_bytes: int | None = None
+    memory_bytes: int | None = None
+
+
+class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One finished request (``GET /admin/requests``). Never its prompt, never its answer."""
+
+    id: int = 0
+    """Given by the history; it grows with time."""
+    at: datetime
+    """When it came."""
+    model: str
+    path: str
+    status: int
+    """The HTTP status that the client saw; 499 = it went away first."""
+    stream: bool = False
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    tokens_per_second: float | None = None
+    """While answering, as the server measured it."""
+    time_to_first_token_seconds: float | None = None
+    """From its arrival to the first byte of the answer's body, waiting included."""
+    queue_seconds: float = 0.0
+    """How long it waited for a place at its model."""
+    duration_seconds: float
+    client: str | None = None
+    """The address it came from."""
+    error: str | None = None
+    """What went wrong, in one sentence."""
 
 
 class LlamaServerRecord(msgspec.Struct, frozen=True, kw_only=True):

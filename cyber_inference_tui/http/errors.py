@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from http import HTTPStatus
 
@@ -14,7 +15,6 @@ from cyber_inference_tui.errors import (
     MethodNotAllowedError,
     ModelLoadError,
     NotFoundError,
-    QueueFullError,
     RequestTooLargeError,
 )
 from cyber_inference_tui.records import to_json
@@ -73,9 +73,9 @@ def message_of(error: CyberError) -> str:
 def error_response(error: CyberError, path: str) -> web.Response:
     """``error`` as an answer."""
     headers = {"X-Content-Type-Options": "nosniff"}
-    if isinstance(error, QueueFullError):
-        headers[hdrs.RETRY_AFTER] = str(error.retry_after)
-    elif isinstance(error, InvalidApiKeyError):
+    if error.retry_after is not None:
+        headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, InvalidApiKeyError):
         headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="cyber-inference"'
     elif isinstance(error, MethodNotAllowedError) and error.allow:
         headers[hdrs.ALLOW] = ", ".join(error.allow)

@@ -171,7 +171,7 @@ class Scheduler:
         if state.queued >= self._settings.max_queue:
             raise QueueFullError(
                 f"{state.queued} requests wait for {state.model.id} already (max_queue).",
-                retry_after=max(1, round(state.queued / self._max_connections)),
+                retry_after=max(1.0, state.queued / self._max_connections),
             )
         left = state.retry_at - self._now()
         if state.status is ModelStatus.FAILED and left > 0 and state.failure is not None:

@@ -225,6 +225,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0, le=_YEAR, description="Seconds a request may wait; 0 = no limit.", extra=_LIVE),
     ] = 600.0
+    max_overtake: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=_INT32,
+            description="Later requests for other models that may be served before one that waits.",
+            extra=_LIVE,
+        ),
+    ] = 8
+    stall_timeout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=_YEAR,
+            description="Seconds without a byte after which a server counts as hung; 0 = off.",
+            extra=_LIVE,
+        ),
+    ] = 0.0
+    allow_smaller_context: Annotated[
+        bool,
+        Meta(
+            description="Start a model with less context where memory does not hold all of it.",
+            extra=_LIVE,
+        ),
+    ] = False
     max_body_size: Annotated[
         int, Meta(ge=1, le=2**40, description="Bytes a request's body may have.", extra=_LIVE)
     ] = 67108864

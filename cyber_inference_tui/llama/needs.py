@@ -1,0 +1,52 @@
+"""What a model takes of the machine's memory: expected before a load, seen after it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Footprint(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that a model's server holds, by where they lie and who else sees them as taken."""
+
+    mapped: int = 0
+    """Weights read through the page cache. The kernel counts them as available, for it could drop
+    them, but a model whose weights are dropped is slow: here they count as taken."""
+    host: int = 0
+    """Allocated in main memory."""
+    device: int = 0
+    """Allocated through a GPU's driver: in the GPU's own memory, or on a machine whose GPU has
+    none (Jetson) in main memory."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.mapped + self.host + self.device
+
+
+class Source(StrEnum):
+    """Where an expectation comes from, from the surest to the least sure."""
+
+    MEASURED = "measured"
+    """It took that much before, started with these arguments."""
+    ENGINE = "engine"
+    """The engine's own ``llama-fit-params`` says so."""
+    FORMULA = "formula"
+    """Reckoned from the file's header."""
+    UPPER_BOUND = "upper bound"
+    """Reckoned, but the architecture is not understood: it may take less."""
+    UNKNOWN = "unknown"
+    """Nothing is known before it has been loaded once (another program's server)."""
+
+
+class Need(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model is expected to take."""
+
+    footprint: Footprint = Footprint()
+    source: Source = Source.UNKNOWN
+    context_size: int | None = None
+    """The tokens of context it would be started with."""
+    spills: bool = False
+    """What finds no place on the GPUs may lie in main memory (llama-server's own choice of
+    layers)."""

@@ -1,0 +1,39 @@
+"""How much memory there is for models, and how much of it our servers hold.
+
+Sizes are bytes. Swap never counts as room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+
+class GpuMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """The memory of one GPU that has its own (one that shares the machine's is not listed)."""
+
+    name: str
+    total: int
+    free: int
+
+
+class ProcessMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """What one server and its children hold in main memory."""
+
+    private: int
+    """Anonymous and shared memory: what the kernel gets back when they end."""
+    mapped: int
+    """Pages of files that are in memory for them, the weights of models above all."""
+
+
+class MemoryReading(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it at one moment."""
+
+    total: int
+    """Main memory, or what the container may use of it."""
+    available: int
+    """What programs can get without swapping (``MemAvailable``)."""
+    gpus: tuple[GpuMemory, ...] = ()
+    processes: Mapping[int, ProcessMemory] = {}
+    """By the pids that were asked for; one that is gone is missing."""
