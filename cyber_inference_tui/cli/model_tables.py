@@ -8,8 +8,8 @@ from datetime import datetime
 from cyber_inference_tui.cli.states import state_text
 from cyber_inference_tui.cli.tables import Cell, Column, render_table
 from cyber_inference_tui.cli.terminal import BOLD, DIM, RED, Terminal
-from cyber_inference_tui.cli.units import context_text, duration_text, size_text
 from cyber_inference_tui.records import ModelRecord, ModelStatus
+from cyber_inference_tui.units import context_text, duration_text, size_text
 
 _NOTHING = Cell("-", (DIM,))
 

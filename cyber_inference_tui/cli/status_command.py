@@ -35,8 +35,8 @@ def status(options: GlobalOptions, as_json: bool) -> None:
 def status_lines(view: ServiceView, now: datetime, terminal: Terminal) -> list[str]:
     """The facts of the service, one a line, then the table of its busy models."""
     from cyber_inference_tui.cli.model_tables import busy_table  # noqa: PLC0415
-    from cyber_inference_tui.cli.units import duration_text  # noqa: PLC0415
     from cyber_inference_tui.text import clean_line  # noqa: PLC0415
+    from cyber_inference_tui.units import duration_text  # noqa: PLC0415
 
     status = view.status
     server = status.llama_server

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from cyber_inference_tui.cli.states import state_text
 from cyber_inference_tui.cli.tables import Cell, Column, cell_width, cut, render_table
 from cyber_inference_tui.cli.terminal import Terminal, terminal_of
-from cyber_inference_tui.cli.units import context_text, duration_text, size_text
 from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.units import context_text, duration_text, size_text
 
 COLUMNS = [
     Column(title="ID", least=16),
