@@ -1,133 +1,209 @@
 """Which model to load and which to unload: a pure function of what is known at one moment.
 
 No clock, no processes, no logging: ``decide`` gets frozen views and returns what to do next. The
-scheduler carries it out and asks again after every change. What models need in memory is to enter
-here, as further fields of ``ModelView`` and ``Limits``.
+scheduler carries it out and asks again after every change. ``plan`` has the arithmetic of room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from enum import StrEnum
-
-import msgspec
+from collections.abc import Callable, Sequence
 
 from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.scheduler.memory import Memory
+from cyber_inference_tui.scheduler.plan import Plan, free_to_go, loss
+from cyber_inference_tui.scheduler.views import (
+    Decision,
+    Limits,
+    ModelView,
+    Reason,
+    Refusal,
+    Unload,
+)
 
 STABLE_AFTER = 60.0
 """Seconds a server must have run for its earlier failures to be forgotten."""
 
 PATIENCE = 5.0
-"""Seconds a request waits for a busy model to rest by itself before that gets no new ones."""
+"""Seconds a request waits for busy models at least, before they get no new requests for it."""
+_PATIENCE_LOADS = 2.0
+"""A turn lasts at least so many times what the change of models costs, so that changing back and
+forth never takes most of the time."""
+
+MEMORY_FRESH = 1.0
+"""Seconds for which a reading of the memory is good enough to load by."""
+MEMORY_WATCH = 2.0
+"""Seconds between readings while idle models could be unloaded for other programs."""
+MEMORY_RETURN_POLL = 0.1
+"""Seconds between readings while the memory of a server that ended is awaited."""
 
 _BACKOFF_MOST = 60.0
 
 
-class Reason(StrEnum):
-    """Why a model is unloaded; shown to people as it is."""
-
-    IDLE = "idle"
-    ROOM = "room for another model"
-    REQUEST = "asked to unload"
+Policy = Callable[[Sequence[ModelView], Limits, Memory, float], Decision]
+"""Models, limits, memory and the time in; what to do out."""
 
 
-class ModelView(msgspec.Struct, frozen=True, kw_only=True):
-    """One model as the policy sees it; times are seconds of one monotonic clock."""
-
-    id: str
-    status: ModelStatus
-    in_flight: int = 0
-    waiting: int = 0
-    waiting_since: float = 0.0
-    """When the oldest waiting request came (meaningful while ``waiting``)."""
-    last_used: float = 0.0
-    idle_timeout: float = 0.0
-    """Seconds; 0 = never unload for being idle."""
-    pinned: bool = False
-    leaving: bool = False
-    """Somebody asked to unload it: no new requests are let in until it is gone."""
-    draining: bool = False
-    """The last decision let no new requests in, to make room for another model."""
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What bounds the set of loaded models."""
-
-    max_loaded_models: int = 0
-    """0 = no bound by count."""
-
-
-class Unload(msgspec.Struct, frozen=True):
-    """Unload this model, for this reason."""
-
-    id: str
-    reason: Reason
-
-
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do now, and when to ask again if nothing happens before."""
-
-    load: str | None = None
-    unload: tuple[Unload, ...] = ()
-    drain: str | None = None
-    """Let no new requests into this one: it never comes to rest, and another has waited enough."""
-    wake_at: float | None = None
-
-
-def decide(models: Sequence[ModelView], limits: Limits, now: float) -> Decision:
+def decide(models: Sequence[ModelView], limits: Limits, memory: Memory, now: float) -> Decision:
     """The next steps.
 
     * A model that was asked to leave goes as soon as it is not busy; an idle one after its time.
-    * Loads are one at a time: llama-server fits itself to the memory it finds free at its start.
-    * The model whose request has waited longest is loaded next. Where ``max_loaded_models`` are
-      there already, the one idle for the longest makes room; a busy or pinned one never does.
-    * A model that is busy without a pause cannot starve another: after ``PATIENCE`` seconds it
-      gets no new requests, ends those it has, and makes room. Its own then wait in their turn.
+    * Loads are one at a time, when nothing is on its way out, and by a fresh reading of the memory:
+      llama-server fits itself to what it finds free at its start.
+    * The model whose request came first is loaded next. Where it does not fit, idle models make
+      room: those that are missed least, and no more of them than needed. A busy or pinned one
+      never does; and while one waits for busy ones, others that fit may be loaded before it.
+    * Nobody waits behind more than ``max_overtake`` later requests for other models, nor much
+      longer than it takes to change models: then the busy ones that stand in the way get no later
+      requests, end those they have, and go.
+    * What cannot fit even with every other model gone is refused.
+    * When other programs leave too little memory, idle models go first.
     """
     unload = [
-        Unload(model.id, Reason.REQUEST if model.leaving else Reason.IDLE)
+        Unload(model.id, model.leaving or Reason.IDLE)
         for model in models
-        if _free_to_go(model) and (model.leaving or (_idles_out(model) and now >= _ends(model)))
+        if free_to_go(model) and (model.leaving or (_idles_out(model) and now >= _idle_at(model)))
     ]
     going = {step.id for step in unload}
-    load = drain = None
-    deadlines = []
-    wanted = [model for model in models if _wants_load(model)]
-    if wanted and not any(model.status is ModelStatus.LOADING for model in models):
-        room = _room(models, limits, bool(going))
-        if room > 0:
-            load = min(wanted, key=lambda model: (model.waiting_since, model.id)).id
-        elif not going and not any(model.status is ModelStatus.UNLOADING for model in models):
-            # Only when nothing is on its way out already: as many victims as needed, no more.
-            victims = sorted(
-                (model for model in models if _free_to_go(model) and not model.pinned),
-                key=lambda model: (model.last_used, model.id),
-            )
-            unload += [Unload(victim.id, Reason.ROOM) for victim in victims[: 1 - room]]
-            going |= {step.id for step in unload}
-            if not victims:
-                patient_until = min(model.waiting_since for model in wanted) + PATIENCE
-                if now >= patient_until:
-                    drain = _to_drain(models)
-                else:
-                    deadlines.append(patient_until)
-    deadlines += [
-        _ends(model)
+    in_flux = bool(going) or any(
+        model.status in {ModelStatus.LOADING, ModelStatus.UNLOADING} for model in models
+    )
+    deadlines = [
+        _idle_at(model)
         for model in models
-        if _free_to_go(model) and _idles_out(model) and model.id not in going
+        if free_to_go(model) and _idles_out(model) and model.id not in going
     ]
+    wanted = sorted((model for model in models if _wants_load(model)), key=lambda m: m.arrival)
+
+    fresh, measure, again = _look_at_memory(
+        models, limits, memory, now, in_flux=in_flux, wanted=bool(wanted)
+    )
+    deadlines += again
+    turns = _Turns(models, limits, memory, now, going, may_act=fresh and not in_flux)
+    for model in wanted:
+        turns.give(model)
+    unload += turns.unload
+    deadlines += turns.deadlines
+    if memory.short and fresh and not in_flux and not unload and turns.load is None:
+        unload += _for_other_programs(models, now)
     return Decision(
-        load=load, unload=tuple(unload), drain=drain, wake_at=min(deadlines, default=None)
+        load=turns.load,
+        unload=tuple(unload),
+        refuse=tuple(turns.refuse),
+        close=turns.close,
+        blocked=frozenset(turns.blocked),
+        measure=measure,
+        wake_at=min((time for time in deadlines if time > now), default=None),
     )
 
 
-def _to_drain(models: Sequence[ModelView]) -> str | None:
-    """The busy model to bring to rest: the one chosen before, else the one with least to do."""
-    busy = [model for model in models if model.status is ModelStatus.LOADED and not model.pinned]
-    chosen = min(
-        busy, key=lambda model: (not model.draining, model.in_flight, model.id), default=None
-    )
-    return chosen.id if chosen else None
+class _Turns:
+    """Gives those who want a load their turns, oldest first, and collects what follows."""
+
+    def __init__(
+        self,
+        models: Sequence[ModelView],
+        limits: Limits,
+        memory: Memory,
+        now: float,
+        going: set[str],
+        *,
+        may_act: bool,
+    ) -> None:
+        self._limits = limits
+        self._now = now
+        self._may_act = may_act
+        self._may_refuse = may_act
+        self._plan = Plan(models, limits, memory, now, going)
+        self._at_best = Plan(models, limits, memory, now, going)
+        self.load: str | None = None
+        self.unload: list[Unload] = []
+        self.refuse: list[Refusal] = []
+        self.close: dict[str, int] = {}
+        self.blocked: set[str] = set()
+        self.deadlines: list[float] = []
+
+    def give(self, model: ModelView) -> None:
+        """What can be done for ``model``, after all that was planned for those before it."""
+        if model.need is None:
+            return
+        victims = self._plan.victims_for(model)
+        if victims is not None:
+            if self._may_act:
+                if victims:
+                    self.unload += [Unload(victim.id, Reason.ROOM) for victim in victims]
+                else:
+                    self.load = model.id
+                self._may_act = False
+            self._plan.take(model, victims)
+        elif not self._at_best.could_hold(model):
+            if self._may_refuse:
+                self.refuse.append(self._at_best.refusal(model))
+        else:
+            self._wait_for_busy(model)
+
+    def _wait_for_busy(self, model: ModelView) -> None:
+        self.blocked.add(model.id)
+        in_the_way = self._plan.to_close_for(model)
+        patience = max(
+            PATIENCE,
+            _PATIENCE_LOADS
+            * (model.load_seconds + max((one.load_seconds for one in in_the_way), default=0.0)),
+        )
+        if model.overtaken < self._limits.max_overtake:
+            enough = model.waiting_since + patience
+            self.deadlines.append(enough)
+            if self._now < enough:
+                # One that rests for a moment may be let go soon.
+                self.deadlines += self._plan.rests
+                return
+        for one in in_the_way:
+            self.close.setdefault(one.id, model.arrival)
+        # The room that comes free is for this one: nobody slips in before it.
+        self._may_act = False
+        if in_the_way:
+            self._plan.take_when_free(model, in_the_way)
+
+
+def _look_at_memory(
+    models: Sequence[ModelView],
+    limits: Limits,
+    memory: Memory,
+    now: float,
+    *,
+    in_flux: bool,
+    wanted: bool,
+) -> tuple[bool, bool, list[float]]:
+    """``(fresh, measure, when to look again)``: whether what is known of the memory will do."""
+    if memory.room is None:
+        return True, False, []
+    age = now - memory.at
+    current = memory.at >= limits.memory_changed_at
+    awaited = limits.awaited
+    back = awaited is None or (current and memory.room.holds(awaited.room))
+    if awaited is not None and not back and now < awaited.until:
+        if not wanted:
+            return False, False, []
+        due = memory.at + MEMORY_RETURN_POLL if current else now
+        return False, not in_flux and now >= due, [min(due, awaited.until), awaited.until]
+    fresh = current and age <= MEMORY_FRESH
+    if in_flux:
+        return False, False, []
+    if wanted and not fresh:
+        return False, True, []
+    if not any(free_to_go(model) and not model.pinned for model in models):
+        return fresh, False, []
+    due = memory.at + MEMORY_WATCH
+    if not current or now >= due:
+        return False, True, []
+    return fresh, False, [due]
+
+
+def _for_other_programs(models: Sequence[ModelView], now: float) -> list[Unload]:
+    """The idle model that is missed least: one at a time, for each gives memory back."""
+    idle = [model for model in models if free_to_go(model) and not model.pinned]
+    if not idle:
+        return []
+    return [Unload(min(idle, key=lambda model: loss(model, now)).id, Reason.SHORTAGE)]
 
 
 def _wants_load(model: ModelView) -> bool:
@@ -138,33 +214,12 @@ def _wants_load(model: ModelView) -> bool:
     }
 
 
-def _free_to_go(model: ModelView) -> bool:
-    return (
-        model.status is ModelStatus.LOADED
-        and model.in_flight == 0
-        and (model.waiting == 0 or model.leaving or model.draining)
-    )
-
-
 def _idles_out(model: ModelView) -> bool:
     return model.idle_timeout > 0 and not model.pinned
 
 
-def _ends(model: ModelView) -> float:
+def _idle_at(model: ModelView) -> float:
     return model.last_used + model.idle_timeout
-
-
-def _room(models: Sequence[ModelView], limits: Limits, going: bool) -> int:
-    """How many more models may be loaded now; what is still on its way out counts as there."""
-    if limits.max_loaded_models == 0:
-        # A model that leaves gives its memory to the next one, so that one waits for it.
-        leaving = going or any(model.status is ModelStatus.UNLOADING for model in models)
-        return 0 if leaving else 1
-    there = sum(
-        model.status in {ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.UNLOADING}
-        for model in models
-    )
-    return limits.max_loaded_models - there
 
 
 def backoff(failures: int) -> float:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.needs import Footprint, Need
+from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.scheduler.memory import Amount
+from cyber_inference_tui.scheduler.views import Reason
 from cyber_inference_tui.settings.schema import Settings
 
 
@@ -21,9 +25,17 @@ class Server(Protocol):
     port: int
     pid: int
     exited: asyncio.Future[int]
+    context_size: int | None
+    """Tokens of context it was started with; ``None`` = its own affair."""
+
+    def footprint(self) -> Footprint | None:
+        """What it says it took of the memory; ``None`` = it does not say."""
 
     async def stop(self, timeout: float) -> int:
         """End it; return when the process is gone."""
+
+    def declare_hung(self, reason: str) -> None:
+        """It does not do its work any more: kill it, and give ``reason`` for its end."""
 
     def obituary(self) -> tuple[str, tuple[str, ...]]:
         """After its end: why, in plain words, and its last log lines."""
@@ -32,24 +44,74 @@ class Server(Protocol):
 class ServerLauncher(Protocol):
     """Starts servers: ready ones, or a ``CyberError`` with nothing left behind."""
 
+    def signature(
+        self, model: LocalModel, settings: Settings, context_limit: int | None = None
+    ) -> str:
+        """Names what a server would be started with: another one means that it must restart."""
+
+    async def need(
+        self, model: LocalModel, settings: Settings, *, context_limit: int | None = None
+    ) -> Need:
+        """What the model will take of the memory."""
+
     async def launch(
         self,
         model: LocalModel,
         settings: Settings,
         progress: Callable[[float | None], None],
+        *,
+        context_limit: int | None = None,
+        measure: bool = True,
+        busy: Callable[[], bool] = lambda: False,
     ) -> Server:
-        """A server that answers requests."""
+        """A server that answers requests, with no more context than ``context_limit`` tokens.
+
+        With ``measure`` it should tell what it takes of the memory; ``busy`` tells whether it has
+        requests, now and later.
+        """
+
+
+class MemoryReader(Protocol):
+    """Reads the machine's memory and what these processes (with their children) hold of it."""
+
+    async def __call__(self, pids: Collection[int], /) -> MemoryReading | None:
+        """``None`` = the machine does not tell."""
 
 
 class Waiter:
     """Somebody who waits for a model: a request, or an explicit load (which takes no place)."""
 
-    __slots__ = ("future", "since", "takes_place")
+    __slots__ = ("arrival", "future", "reason", "since", "takes_place")
 
-    def __init__(self, future: asyncio.Future[None], since: float, takes_place: bool) -> None:
+    def __init__(
+        self,
+        future: asyncio.Future[None],
+        *,
+        arrival: int,
+        since: float,
+        takes_place: bool,
+        reason: str,
+    ) -> None:
         self.future = future
+        self.arrival = arrival
+        """Its number over all models, in order of arrival."""
         self.since = since
         self.takes_place = takes_place
+        self.reason = reason
+        """Why it wants the model loaded: ``request``, ``asked``, ``preload`` or ``restart``."""
+
+
+class Session:
+    """What is counted from a model's load to its unload."""
+
+    def __init__(self, load_reason: str, began: float) -> None:
+        self.load_reason = load_reason
+        self.began = began
+        """When the load began, by the scheduler's clock."""
+        self.load_seconds = 0.0
+        self.requests = 0
+        self.tokens_in = 0
+        self.tokens_out = 0
 
 
 class ModelState:
@@ -62,10 +124,14 @@ class ModelState:
         self.server: Server | None = None
         self.in_flight = 0
         self.waiters: deque[Waiter] = deque()
-        self.leaving = False
-        """Somebody asked to unload it."""
-        self.draining = False
-        """It gets no new requests, so that it can make room for another model."""
+        self.leaving: Reason | None = None
+        """Why it is to go as soon as its requests have ended."""
+        self.restart = False
+        """When it has gone it is loaded again."""
+        self.closed_to: int | None = None
+        """Requests that came after this arrival are not let in: it is to make room for another."""
+        self.overtaken = 0
+        """Later requests for other models that were let in while its oldest one waits."""
         self.pinned: bool | None = None
         """Set by a person at run time; ``None`` = as configured."""
         self.last_used = 0.0
@@ -79,6 +145,25 @@ class ModelState:
         """The load or unload under way."""
         self.settled = asyncio.Event()
         """Set when ``status`` changes or somebody leaves; who waits clears it and looks again."""
+        self.signature = ""
+        """Of what its server was started with, or is to be started with."""
+        self.need: Need | None = None
+        """What a load of it is expected to take; ``None`` = not asked yet."""
+        self.sizing: asyncio.Task[None] | None = None
+        """Finds out ``need``."""
+        self.context_limit: int | None = None
+        """Less context than configured, because memory did not hold all of it."""
+        self.alone = False
+        """It ran out of memory beside others: they make room before the next try."""
+        self.tried_again = False
+        """The one more try after running out of memory has been used."""
+        self.footprint: Footprint | None = None
+        """What it took when it was loaded."""
+        self.gives = Amount()
+        """What its end brings back."""
+        self.session: Session | None = None
+        self.request_seconds: float | None = None
+        """How long its requests take, the latest weighing most."""
 
     @property
     def is_pinned(self) -> bool:
@@ -94,14 +179,19 @@ class ModelState:
 class Lease:
     """A request's place at a loaded model: it will not be unloaded until ``release``."""
 
-    __slots__ = ("_released", "_server", "_state", "port")
+    __slots__ = ("_released", "_server", "_since", "_state", "port")
 
     def __init__(
-        self, released: Callable[[ModelState], None], state: ModelState, server: Server
+        self,
+        released: Callable[[ModelState, float], None],
+        state: ModelState,
+        server: Server,
+        since: float,
     ) -> None:
-        self._released: Callable[[ModelState], None] | None = released
+        self._released: Callable[[ModelState, float], None] | None = released
         self._state = state
         self._server = server
+        self._since = since
         self.port = server.port
 
     @property
@@ -122,11 +212,22 @@ class Lease:
         """Why the server is gone, in plain words."""
         return self._server.obituary()[0]
 
+    def declare_hung(self, reason: str) -> None:
+        """The server does not do its work any more: end it."""
+        self._server.declare_hung(reason)
+
+    def count(self, tokens_in: int | None, tokens_out: int | None) -> None:
+        """Add a request's tokens to what the model did since it was loaded."""
+        session = self._state.session
+        if session is not None and self._state.server is self._server:
+            session.tokens_in += tokens_in or 0
+            session.tokens_out += tokens_out or 0
+
     def release(self) -> None:
         """The last byte is through (or the request is over in another way). Once counts."""
         released, self._released = self._released, None
         if released is not None:
-            released(self._state)
+            released(self._state, self._since)
 
     def __enter__(self) -> Self:
         return self

@@ -5,23 +5,44 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyber_inference_tui.llama.needs import Footprint, Need, Source
 from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.scheduler.memory import Amount, Memory
+from cyber_inference_tui.scheduler.plan import rests_at
 from cyber_inference_tui.scheduler.policy import (
+    MEMORY_RETURN_POLL,
+    MEMORY_WATCH,
     PATIENCE,
+    backoff,
+    decide,
+)
+from cyber_inference_tui.scheduler.views import (
+    Awaited,
     Decision,
     Limits,
     ModelView,
     Reason,
+    Refusal,
     Unload,
-    backoff,
-    decide,
 )
 
 THERE = {ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.UNLOADING}
+UNLIMITED = Memory(at=float("-inf"), room=None)
+NOW = 1_000.0
 seconds = st.floats(0, 1000).map(lambda value: round(value, 1))
+sizes = st.integers(0, 6)
+
+
+def need(host: int, **more: Any) -> Need:
+    return Need(footprint=Footprint(host=host), source=Source.FORMULA, **more)
+
+
+def fresh(room: int, **more: Any) -> Memory:
+    return Memory(at=NOW, room=Amount(room), **more)
 
 
 @st.composite
@@ -36,205 +57,439 @@ def model_lists(draw: st.DrawFn) -> list[ModelView]:
                 status = ModelStatus.LOADED
             loading = True
         loaded = status is ModelStatus.LOADED
+        size = draw(sizes)
         views.append(
             ModelView(
                 id=f"m{number}",
                 status=status,
                 in_flight=draw(st.integers(0, 2)),
                 waiting=draw(st.integers(0, 2)),
+                arrival=draw(st.integers(0, 50)) * 10 + number,
                 waiting_since=draw(seconds),
+                overtaken=draw(st.integers(0, 10)),
                 last_used=draw(seconds),
                 idle_timeout=draw(st.sampled_from([0.0, 10.0, 300.0])),
                 pinned=draw(st.booleans()),
-                leaving=loaded and draw(st.booleans()),
+                leaving=draw(st.sampled_from([Reason.REQUEST, Reason.SETTINGS, None]))
+                if loaded
+                else None,
+                closed_to=draw(st.sampled_from([None, None, 200])) if loaded else None,
+                need=draw(st.sampled_from([None, need(size), need(size), need(size)])),
+                alone=draw(st.sampled_from([False, False, True])),
+                load_seconds=draw(st.sampled_from([0.0, 0.1, 20.0])),
+                gives=Amount(size) if loaded else Amount(),
             )
         )
     return views
 
 
-limit_values = st.builds(Limits, max_loaded_models=st.integers(0, 4))
+limit_values = st.builds(
+    Limits,
+    max_loaded_models=st.integers(0, 4),
+    max_overtake=st.integers(0, 9),
+    memory_changed_at=st.sampled_from([0.0, NOW]),
+    awaited=st.sampled_from(
+        [None, None, Awaited(room=Amount(5), until=NOW - 1), Awaited(room=Amount(5), until=NOW + 3)]
+    ),
+)
+memories = st.one_of(
+    st.just(UNLIMITED),
+    st.builds(
+        Memory,
+        at=st.sampled_from([NOW, NOW - 0.5, NOW - 1.5, NOW - 10]),
+        room=st.builds(Amount, st.integers(-3, 12)),
+        short=st.booleans(),
+    ),
+)
 
 
 def by_id(models: list[ModelView]) -> dict[str, ModelView]:
     return {model.id: model for model in models}
 
 
-@given(model_lists(), limit_values, seconds)
+@given(model_lists(), limit_values, memories)
 def test_a_busy_model_is_never_unloaded(
-    models: list[ModelView], limits: Limits, now: float
+    models: list[ModelView], limits: Limits, memory: Memory
 ) -> None:
-    for step in decide(models, limits, now).unload:
+    for step in decide(models, limits, memory, NOW).unload:
         assert by_id(models)[step.id].in_flight == 0
         assert by_id(models)[step.id].status is ModelStatus.LOADED
 
 
-@given(model_lists(), limit_values, seconds)
+@given(model_lists(), limit_values, memories)
 def test_a_pinned_or_wanted_model_goes_only_when_somebody_asked_for_it(
-    models: list[ModelView], limits: Limits, now: float
+    models: list[ModelView], limits: Limits, memory: Memory
 ) -> None:
-    for step in decide(models, limits, now).unload:
+    for step in decide(models, limits, memory, NOW).unload:
         model = by_id(models)[step.id]
-        if step.reason is Reason.REQUEST:
-            assert model.leaving
-        else:
-            assert not model.pinned
-            assert not model.waiting
-            assert not model.leaving
+        if model.leaving is not None:
+            assert step.reason is model.leaving
+            continue
+        assert not model.pinned
+        if model.waiting:
+            # Those who wait for it came later than somebody who has waited enough.
+            assert step.reason in {Reason.ROOM, Reason.SHORTAGE, Reason.IDLE}
+            assert model.closed_to is not None
+            assert model.arrival >= model.closed_to
 
 
-@given(model_lists(), limit_values, seconds)
+@given(model_lists(), limit_values, memories)
 def test_a_model_idles_out_exactly_at_its_time_and_never_with_0(
-    models: list[ModelView], limits: Limits, now: float
+    models: list[ModelView], limits: Limits, memory: Memory
 ) -> None:
-    idled = {step.id for step in decide(models, limits, now).unload if step.reason is Reason.IDLE}
+    decision = decide(models, limits, memory, NOW)
+    idled = {step.id for step in decision.unload if step.reason is Reason.IDLE}
     for model in models:
+        nobody_waits = not model.waiting or (
+            model.closed_to is not None and model.arrival >= model.closed_to
+        )
         due = (
             model.status is ModelStatus.LOADED
-            and not (model.in_flight or model.waiting or model.pinned or model.leaving)
+            and not model.in_flight
+            and nobody_waits
+            and not (model.pinned or model.leaving)
             and model.idle_timeout > 0
-            and now >= model.last_used + model.idle_timeout
+            and model.last_used + model.idle_timeout <= NOW
         )
         assert (model.id in idled) == due
 
 
-@given(model_lists(), limit_values, seconds)
-def test_loads_are_one_at_a_time_and_for_somebody(
-    models: list[ModelView], limits: Limits, now: float
+@given(model_lists(), limit_values, memories)
+def test_loads_are_one_at_a_time_and_for_somebody_and_when_nothing_is_on_its_way_out(
+    models: list[ModelView], limits: Limits, memory: Memory
 ) -> None:
-    load = decide(models, limits, now).load
-    if load is not None:
-        assert not any(model.status is ModelStatus.LOADING for model in models)
-        assert by_id(models)[load].waiting
-        assert by_id(models)[load].status not in THERE
+    decision = decide(models, limits, memory, NOW)
+    if decision.load is not None:
+        assert not any(
+            model.status in {ModelStatus.LOADING, ModelStatus.UNLOADING} for model in models
+        )
+        assert not decision.unload
+        assert by_id(models)[decision.load].waiting
+        assert by_id(models)[decision.load].need is not None
+        assert by_id(models)[decision.load].status not in THERE
 
 
-@given(model_lists(), limit_values, seconds)
+@given(model_lists(), limit_values, memories)
 def test_never_more_than_max_loaded_models(
-    models: list[ModelView], limits: Limits, now: float
+    models: list[ModelView], limits: Limits, memory: Memory
 ) -> None:
-    decision = decide(models, limits, now)
+    decision = decide(models, limits, memory, NOW)
     there = sum(model.status in THERE for model in models)
     if limits.max_loaded_models and decision.load is not None:
-        # What is on its way out counts until it is gone.
         assert there + 1 <= limits.max_loaded_models
 
 
-@given(model_lists(), limit_values, seconds)
-def test_no_more_victims_than_needed_and_the_longest_idle_first(
-    models: list[ModelView], limits: Limits, now: float
+@given(model_lists(), limit_values, memories)
+def test_a_load_fits_into_a_fresh_reading_of_the_memory(
+    models: list[ModelView], limits: Limits, memory: Memory
 ) -> None:
-    decision = decide(models, limits, now)
+    decision = decide(models, limits, memory, NOW)
+    if decision.load is None or memory.room is None:
+        return
+    model = by_id(models)[decision.load]
+    assert model.need is not None
+    assert model.need.footprint.host <= max(0, memory.room.host)
+    assert NOW - memory.at <= 1.0
+    assert memory.at >= limits.memory_changed_at
+    if limits.awaited is not None and limits.awaited.until > NOW:
+        assert memory.room.holds(limits.awaited.room)
+
+
+@given(model_lists(), limit_values, memories)
+def test_one_that_ran_out_of_memory_is_loaded_beside_pinned_ones_only(
+    models: list[ModelView], limits: Limits, memory: Memory
+) -> None:
+    decision = decide(models, limits, memory, NOW)
+    if decision.load is not None and by_id(models)[decision.load].alone:
+        assert all(model.pinned for model in models if model.status in THERE)
+
+
+@given(model_lists(), limit_values, memories)
+def test_no_more_victims_than_needed(
+    models: list[ModelView], limits: Limits, memory: Memory
+) -> None:
+    decision = decide(models, limits, memory, NOW)
     victims = [step.id for step in decision.unload if step.reason is Reason.ROOM]
     if not victims:
         return
-    assert limits.max_loaded_models
     assert decision.load is None
-    there = sum(model.status in THERE for model in models)
-    assert len(victims) <= there + 1 - limits.max_loaded_models
-    views = by_id(models)
-    spared = [
-        model
-        for model in models
-        if model.status is ModelStatus.LOADED
-        and not (model.in_flight or model.waiting or model.pinned)
-        and model.id not in {step.id for step in decision.unload}
-    ]
-    for victim in victims:
-        assert all(views[victim].last_used <= model.last_used for model in spared)
+    there = sum(model.status is ModelStatus.LOADED for model in models)
+    wanted = [model for model in models if model.waiting and model.status not in THERE]
+    for spared in victims:
+        gone = [victim for victim in victims if victim != spared]
+        count = there - len(gone) + 1
+        room = None
+        if memory.room is not None:
+            room = memory.room.host + sum(by_id(models)[one].gives.host for one in gone)
+        # Without this one nobody who waits would have found room.
+        assert not all(
+            (not limits.max_loaded_models or count <= limits.max_loaded_models)
+            and (room is None or (m.need is not None and m.need.footprint.host <= max(0, room)))
+            and not m.alone
+            for m in wanted
+        )
 
 
-@given(model_lists(), limit_values, seconds)
-def test_the_longest_waiting_is_loaded_first(
-    models: list[ModelView], limits: Limits, now: float
+@given(model_lists(), limit_values, memories)
+def test_no_model_is_told_two_things(
+    models: list[ModelView], limits: Limits, memory: Memory
 ) -> None:
-    load = decide(models, limits, now).load
-    if load is not None:
-        since = by_id(models)[load].waiting_since
-        for model in models:
-            if model.waiting and model.status not in THERE:
-                assert since <= model.waiting_since
-
-
-@given(model_lists(), limit_values, seconds)
-def test_no_model_is_told_two_things(models: list[ModelView], limits: Limits, now: float) -> None:
-    decision = decide(models, limits, now)
-    ids = [step.id for step in decision.unload]
+    decision = decide(models, limits, memory, NOW)
+    ids = [step.id for step in decision.unload] + [refusal.id for refusal in decision.refuse]
     assert len(ids) == len(set(ids))
     assert decision.load not in ids
+    assert not decision.blocked & {*ids, decision.load}
 
 
-@given(model_lists(), limit_values, seconds)
-def test_wakes_when_something_is_to_be_done_and_not_before(
-    models: list[ModelView], limits: Limits, now: float
+@given(model_lists(), limit_values, memories)
+def test_only_busy_models_that_may_go_are_closed_and_for_somebody_blocked(
+    models: list[ModelView], limits: Limits, memory: Memory
 ) -> None:
-    decision = decide(models, limits, now)
-    if decision.wake_at is None:
-        return
-    assert decision.wake_at > now
-    # Asked at that moment, somebody idles out or is brought to rest for another.
-    after = [model for model in models if model.id not in {step.id for step in decision.unload}]
-    then = decide(after, limits, decision.wake_at)
-    assert then.drain is not None or Reason.IDLE in {step.reason for step in then.unload}
+    decision = decide(models, limits, memory, NOW)
+    arrivals = {by_id(models)[model_id].arrival for model_id in decision.blocked}
+    for model_id, arrival in decision.close.items():
+        model = by_id(models)[model_id]
+        assert model.status in {ModelStatus.LOADED, ModelStatus.LOADING}
+        assert not model.pinned
+        assert arrival in arrivals
 
 
-@given(model_lists(), limit_values, seconds)
-def test_following_the_decisions_comes_to_rest(
-    models: list[ModelView], limits: Limits, now: float
+@given(model_lists(), limit_values, memories)
+def test_who_has_waited_enough_closes_the_way_or_waits_behind_another_who_has(
+    models: list[ModelView], limits: Limits, memory: Memory
 ) -> None:
-    """Carried out at once, decisions end soon, and whoever can be served is."""
-    for _ in range(4 * len(models) + 4):
-        decision = decide(models, limits, now)
-        models = [_after(model, decision) for model in models]
-        if decision.load is None and not decision.unload:
-            if not any(
-                model.status in {ModelStatus.LOADING, ModelStatus.UNLOADING} for model in models
-            ):
-                break
-            models = [_settled(model) for model in models]
-    else:
-        raise AssertionError("the policy goes on and on")
-    there = [model for model in models if model.status in THERE]
-    for model in models:
-        if model.waiting and model.status not in THERE:
-            assert limits.max_loaded_models
-            assert len(there) >= limits.max_loaded_models
-            # Nobody who could make room is left, or making room would not be enough.
-            free = [m for m in there if not (m.in_flight or m.waiting or m.pinned)]
-            assert not free
+    decision = decide(models, limits, memory, NOW)
+    enough = [
+        model
+        for model in models
+        if model.id in decision.blocked and model.overtaken >= limits.max_overtake
+    ]
+    if enough:
+        oldest = min(model.arrival for model in enough)
+        before = [
+            model
+            for model in models
+            if model.waiting and model.status not in THERE and model.arrival < oldest
+        ]
+        # Somebody who came earlier still may take the room that there is.
+        assert decision.close or any(model.id not in decision.blocked for model in before)
+        assert all(arrival <= oldest for arrival in decision.close.values()) or before
+        assert decision.load is None or by_id(models)[decision.load] in before
 
 
-def _after(model: ModelView, decision: Decision) -> ModelView:
-    if model.id == decision.load:
-        return msgspec.structs.replace(model, status=ModelStatus.LOADING)
-    if model.id in {step.id for step in decision.unload}:
-        return msgspec.structs.replace(model, status=ModelStatus.UNLOADING)
-    return model
+@given(model_lists(), limit_values, memories)
+def test_wakes_only_later(models: list[ModelView], limits: Limits, memory: Memory) -> None:
+    decision = decide(models, limits, memory, NOW)
+    assert decision.wake_at is None or decision.wake_at > NOW
 
 
-def _settled(model: ModelView) -> ModelView:
-    if model.status is ModelStatus.LOADING:
-        return msgspec.structs.replace(
-            model, status=ModelStatus.LOADED, waiting=0, in_flight=1, pinned=False
-        )
-    if model.status is ModelStatus.UNLOADING:
-        return msgspec.structs.replace(model, status=ModelStatus.UNLOADED, leaving=False)
-    return model
+@given(model_lists(), limit_values, memories)
+def test_following_the_decisions_comes_to_rest_and_serves_whoever_can_be_served(
+    models: list[ModelView], limits: Limits, memory: Memory
+) -> None:
+    """Carried out at once, with time passing and answers ending, nobody is left."""
+    limits = msgspec.structs.replace(limits, awaited=None)
+    models = [
+        msgspec.structs.replace(model, need=model.need or need(1), closed_to=None)
+        for model in models
+    ]
+    now = NOW
+    for _ in range(20 * len(models) + 20):
+        if memory.room is not None:
+            memory = msgspec.structs.replace(memory, at=now)
+        decision = decide(models, limits, memory, now)
+        refused = {refusal.id for refusal in decision.refuse}
+        unloaded = {step.id for step in decision.unload}
+        acted = bool(decision.load or unloaded or refused)
+        after = []
+        for model in models:
+            change: dict[str, Any] = {}
+            if model.status is ModelStatus.LOADED:
+                change["closed_to"] = decision.close.get(model.id)
+            if model.id == decision.load:
+                change |= {"status": ModelStatus.LOADING}
+            elif model.id in unloaded:
+                change |= {"status": ModelStatus.UNLOADING}
+            elif model.id in refused:
+                change |= {"status": ModelStatus.FAILED, "waiting": 0}
+            elif model.status is ModelStatus.LOADING:
+                size = model.need.footprint.host if model.need else 0
+                change |= {"status": ModelStatus.LOADED, "waiting": 0, "in_flight": 1}
+                change |= {"gives": Amount(size), "last_used": now}
+                memory = _with_room(memory, -size)
+            elif model.status is ModelStatus.UNLOADING:
+                change |= {"status": ModelStatus.UNLOADED, "leaving": None, "closed_to": None}
+                change |= {"gives": Amount()}
+                memory = _with_room(memory, model.gives.host)
+            elif model.status is ModelStatus.LOADED and not acted:
+                kept_out = decision.close.get(model.id, 10**9) <= model.arrival
+                change |= {"in_flight": 0, "last_used": now}
+                if not kept_out and model.leaving is None:
+                    change |= {"waiting": 0}
+            after.append(msgspec.structs.replace(model, **change))
+        if after == models:
+            break
+        models = after
+        now += 10.0
+    waiting = [
+        model
+        for model in models
+        if model.waiting and model.status not in THERE and model.id not in refused
+    ]
+    assert not waiting, (waiting, models)
+
+
+def _with_room(memory: Memory, more: int) -> Memory:
+    if memory.room is None:
+        return memory
+    return msgspec.structs.replace(memory, room=memory.room + Amount(more))
+
+
+# Single situations
+
+
+def loaded(model_id: str, **facts: Any) -> ModelView:
+    facts = {"last_used": NOW - 100, **facts}
+    return ModelView(id=model_id, status=ModelStatus.LOADED, **facts)
+
+
+def busy(model_id: str, **facts: Any) -> ModelView:
+    return loaded(model_id, in_flight=1, **facts)
+
+
+def wanted(model_id: str, host: int = 0, **facts: Any) -> ModelView:
+    facts = {"arrival": 1, "waiting_since": NOW, "need": need(host), **facts}
+    return ModelView(id=model_id, status=ModelStatus.QUEUED, waiting=1, **facts)
 
 
 def test_the_longest_idle_makes_room() -> None:
-    old = ModelView(id="old", status=ModelStatus.LOADED, last_used=1)
-    new = ModelView(id="new", status=ModelStatus.LOADED, last_used=2)
-    wanted = ModelView(id="wanted", status=ModelStatus.QUEUED, waiting=1, waiting_since=3)
-    decision = decide([new, old, wanted], Limits(max_loaded_models=2), 4)
+    models = [loaded("new", last_used=2), loaded("old", last_used=1), wanted("w")]
+    decision = decide(models, Limits(max_loaded_models=2), UNLIMITED, 4)
     assert decision == Decision(unload=(Unload("old", Reason.ROOM),))
+
+
+def test_one_that_takes_long_to_load_is_kept_before_one_that_was_used_a_little_later() -> None:
+    models = [
+        loaded("slow", last_used=NOW - 100, load_seconds=60),
+        loaded("quick", last_used=NOW - 80, load_seconds=2),
+        wanted("w"),
+    ]
+    decision = decide(models, Limits(max_loaded_models=2), UNLIMITED, NOW)
+    assert decision.unload == (Unload("quick", Reason.ROOM),)
+
+
+def test_one_victim_that_is_enough_goes_instead_of_several_that_are_missed_more() -> None:
+    models = [
+        loaded("small", gives=Amount(1), last_used=NOW - 100),
+        loaded("other", gives=Amount(2), last_used=NOW - 90),
+        loaded("large", gives=Amount(4), last_used=NOW - 80),
+        wanted("w", 4),
+    ]
+    decision = decide(models, Limits(), fresh(1), NOW)
+    assert decision.unload == (Unload("large", Reason.ROOM),)
+
+
+def test_only_as_many_victims_as_needed() -> None:
+    models = [
+        loaded("tiny", gives=Amount(1), last_used=NOW - 300),
+        loaded("large", gives=Amount(8), last_used=NOW - 200),
+        wanted("w", 8),
+    ]
+    # The longest idle is looked at first, and spared when the next one alone is enough.
+    assert decide(models, Limits(), fresh(0), NOW).unload == (Unload("large", Reason.ROOM),)
 
 
 def test_a_load_waits_for_the_memory_of_whatever_is_on_its_way_out() -> None:
     leaving = ModelView(id="leaving", status=ModelStatus.UNLOADING)
-    wanted = ModelView(id="wanted", status=ModelStatus.QUEUED, waiting=1)
-    assert decide([leaving, wanted], Limits(), 0) == Decision()
-    gone = msgspec.structs.replace(leaving, status=ModelStatus.UNLOADED)
-    assert decide([gone, wanted], Limits(), 0) == Decision(load="wanted")
+    models = [leaving, wanted("w")]
+    assert decide(models, Limits(), UNLIMITED, NOW) == Decision()
+    models[0] = msgspec.structs.replace(leaving, status=ModelStatus.UNLOADED)
+    assert decide(models, Limits(), UNLIMITED, NOW) == Decision(load="w")
+
+
+def test_memory_that_was_not_seen_to_be_back_is_waited_for_and_looked_at() -> None:
+    awaited = Awaited(room=Amount(5), until=NOW + 3)
+    decision = decide([wanted("w", 1)], Limits(awaited=awaited), fresh(4), NOW)
+    assert decision == Decision(wake_at=NOW + MEMORY_RETURN_POLL)
+    late = decide([wanted("w", 1)], Limits(awaited=awaited), fresh(4), NOW + MEMORY_RETURN_POLL)
+    assert late.measure
+    assert late.load is None
+    assert decide([wanted("w", 1)], Limits(awaited=awaited), fresh(5), NOW).load == "w"
+    given_up = msgspec.structs.replace(awaited, until=NOW)
+    assert decide([wanted("w", 1)], Limits(awaited=given_up), fresh(4), NOW).load == "w"
+
+
+def test_an_old_reading_is_renewed_before_a_load() -> None:
+    old = Memory(at=NOW - 2, room=Amount(10))
+    assert decide([wanted("w", 1)], Limits(), old, NOW) == Decision(measure=True)
+    changed = Limits(memory_changed_at=NOW)
+    assert decide([wanted("w", 1)], changed, fresh(10), NOW).load == "w"
+    before = Memory(at=NOW - 0.1, room=Amount(10))
+    assert decide([wanted("w", 1)], changed, before, NOW) == Decision(measure=True)
+
+
+def test_what_can_never_fit_is_refused_with_what_there_would_be() -> None:
+    models = [
+        loaded("pinned", pinned=True, gives=Amount(5)),
+        busy("busy", gives=Amount(3)),
+        loaded("idle", gives=Amount(2)),
+        wanted("w", 8),
+    ]
+    refusal = Refusal(id="w", needed=Amount(8), at_best=Amount(7))
+    assert decide(models, Limits(), fresh(2), NOW).refuse == (refusal,)
+    assert decide(models, Limits(), fresh(3), NOW).refuse == ()
+
+
+def test_where_pins_fill_max_loaded_models_nobody_waits_for_ever() -> None:
+    models = [loaded("pinned", pinned=True), wanted("w")]
+    refusal = Refusal(id="w", needed=Amount(), at_best=None)
+    assert decide(models, Limits(max_loaded_models=1), UNLIMITED, NOW).refuse == (refusal,)
+
+
+def test_one_that_fits_goes_before_one_that_waits_for_busy_models() -> None:
+    models = [busy("a", gives=Amount(5)), wanted("big", 6), wanted("small", 2, arrival=2)]
+    decision = decide(models, Limits(), fresh(2), NOW)
+    assert decision.load == "small"
+    assert decision.blocked == {"big"}
+    # Not any more when the big one has waited enough.
+    models[1] = wanted("big", 6, overtaken=8)
+    decision = decide(models, Limits(), fresh(2), NOW)
+    assert decision.load is None
+    assert decision.close == {"a": 1}
+
+
+def test_idle_models_go_one_by_one_when_other_programs_take_the_memory() -> None:
+    models = [loaded("a", last_used=NOW - 50), loaded("b", last_used=NOW - 60), busy("c")]
+    decision = decide(models, Limits(), fresh(-5, short=True), NOW)
+    assert decision.unload == (Unload("b", Reason.SHORTAGE),)
+    pinned = [msgspec.structs.replace(model, pinned=True) for model in models]
+    assert decide(pinned, Limits(), fresh(-5, short=True), NOW).unload == ()
+
+
+def test_the_memory_is_watched_while_something_could_be_let_go() -> None:
+    assert decide([loaded("a")], Limits(), fresh(5), NOW).wake_at == NOW + MEMORY_WATCH
+    assert decide([loaded("a")], Limits(), fresh(5), NOW + MEMORY_WATCH).measure
+    assert decide([busy("a")], Limits(), fresh(5), NOW) == Decision()
+    assert decide([loaded("a", pinned=True)], Limits(), fresh(5), NOW) == Decision()
+    assert decide([], Limits(), fresh(5), NOW) == Decision()
+
+
+def test_on_cards_what_no_card_can_hold_lies_in_main_memory() -> None:
+    spills = Need(footprint=Footprint(device=10, mapped=1), source=Source.FORMULA, spills=True)
+    w = msgspec.structs.replace(wanted("w"), need=spills)
+    cards = Memory(at=NOW, room=Amount(8, 6), cards=True)
+    assert decide([w], Limits(), cards, NOW).load == "w"
+    # First idle models on the cards make room, for layers there are faster.
+    models = [loaded("idle", gives=Amount(0, 4)), w]
+    assert decide(models, Limits(), cards, NOW).unload == (Unload("idle", Reason.ROOM),)
+    fixed = msgspec.structs.replace(w, need=msgspec.structs.replace(spills, spills=False))
+    assert decide([fixed], Limits(), cards, NOW).refuse == (
+        Refusal(id="w", needed=Amount(1, 10), at_best=Amount(8, 6)),
+    )
+
+
+def test_a_model_whose_need_is_being_found_out_waits() -> None:
+    assert decide([wanted("w", need=None)], Limits(), fresh(5), NOW).load is None
 
 
 def test_backoff_begins_with_nothing_and_grows_to_a_minute() -> None:
@@ -242,34 +497,58 @@ def test_backoff_begins_with_nothing_and_grows_to_a_minute() -> None:
     assert backoff(10**6) == 60
 
 
-def busy(model_id: str, **facts: Any) -> ModelView:
-    return ModelView(id=model_id, status=ModelStatus.LOADED, in_flight=1, **facts)
-
-
-def test_a_model_that_never_rests_is_drained_for_one_that_has_waited_enough() -> None:
-    waiting = ModelView(id="b", status=ModelStatus.QUEUED, waiting=1, waiting_since=10.0)
+def test_a_model_that_never_rests_is_closed_for_one_that_has_waited_long_enough() -> None:
+    waiting = wanted("b", waiting_since=NOW)
     limits = Limits(max_loaded_models=1)
-    early = decide((busy("a"), waiting), limits, 10.0 + PATIENCE - 1)
-    assert early.drain is None
-    assert early.wake_at == 10.0 + PATIENCE
-    late = decide((busy("a"), waiting), limits, 10.0 + PATIENCE)
-    assert late.drain == "a"
+    early = decide((busy("a"), waiting), limits, UNLIMITED, NOW + PATIENCE - 1)
+    assert early.close == {}
+    assert early.wake_at == NOW + PATIENCE
+    late = decide((busy("a"), waiting), limits, UNLIMITED, NOW + PATIENCE)
+    assert late.close == {"a": 1}
     assert late.unload == ()
 
 
-def test_draining_stays_with_its_model_and_spares_the_pinned() -> None:
-    waiting = ModelView(id="c", status=ModelStatus.QUEUED, waiting=1, waiting_since=0.0)
+def test_patience_grows_with_what_a_change_of_models_costs() -> None:
+    models = (busy("a", load_seconds=20.0), wanted("b", load_seconds=10.0))
+    limits = Limits(max_loaded_models=1)
+    assert decide(models, limits, UNLIMITED, NOW + 59).close == {}
+    assert decide(models, limits, UNLIMITED, NOW + 60).close == {"a": 1}
+
+
+def test_closing_stays_with_its_model_and_spares_the_pinned() -> None:
+    waiting = wanted("c", overtaken=8)
     limits = Limits(max_loaded_models=2)
-    models = (busy("a"), busy("b", draining=True), waiting)
-    assert decide(models, limits, 100.0).drain == "b"
-    pinned = (busy("a", pinned=True), busy("b", pinned=True), waiting)
-    assert decide(pinned, limits, 100.0).drain is None
+    models = (busy("a"), busy("b", closed_to=1), waiting)
+    assert decide(models, limits, UNLIMITED, NOW).close == {"b": 1}
+    one_pinned = (busy("a"), busy("b", pinned=True), waiting)
+    assert decide(one_pinned, limits, UNLIMITED, NOW).close == {"a": 1}
 
 
-def test_a_drained_model_makes_room_although_requests_wait_for_it() -> None:
-    drained = ModelView(
-        id="a", status=ModelStatus.LOADED, waiting=3, waiting_since=50.0, draining=True
+def test_a_closed_model_makes_room_although_later_requests_wait_for_it() -> None:
+    closed = loaded("a", waiting=3, arrival=5, closed_to=1, last_used=NOW)
+    decision = decide(
+        (closed, wanted("b", overtaken=8)), Limits(max_loaded_models=1), UNLIMITED, NOW
     )
-    waiting = ModelView(id="b", status=ModelStatus.QUEUED, waiting=1, waiting_since=0.0)
-    decision = decide((drained, waiting), Limits(max_loaded_models=1), 100.0)
     assert [(step.id, step.reason) for step in decision.unload] == [("a", Reason.ROOM)]
+    earlier = msgspec.structs.replace(closed, arrival=0)
+    decision = decide(
+        (earlier, wanted("b", overtaken=8)), Limits(max_loaded_models=1), UNLIMITED, NOW
+    )
+    assert decision.unload == ()
+
+
+@pytest.mark.parametrize("load_seconds", [0.0, 1.0, 100.0])
+def test_a_model_may_rest_for_a_moment_between_two_requests_of_one_client(
+    load_seconds: float,
+) -> None:
+    model = loaded("a", last_used=NOW, load_seconds=load_seconds)
+    limits = Limits(max_loaded_models=1)
+    rested = rests_at(model)
+    assert rested - NOW == pytest.approx(min(0.5, 0.2 * load_seconds))
+    if load_seconds:
+        decision = decide((model, wanted("b")), limits, UNLIMITED, NOW)
+        assert decision.unload == ()
+        assert decision.wake_at == rested
+    assert decide((model, wanted("b")), limits, UNLIMITED, rested).unload == (
+        Unload("a", Reason.ROOM),
+    )

@@ -429,18 +429,27 @@ def test_eviction_takes_the_longest_idle_and_waits_until_it_is_gone() -> None:
 def test_eviction_waits_for_busy_models() -> None:
     async def main() -> None:
         world = World(max_loaded_models=1)
-        async with world.scheduler as scheduler:
+        async with world.scheduler:
             busy = asyncio.ensure_future(world.use(A, 100))
             await asyncio.sleep(2)
             await world.use(B)
             assert busy.done()
             assert now() == 101 + world.launcher.stop_seconds + world.launcher.load_seconds
+
+    run(main())
+
+
+def test_where_pinned_models_fill_the_limit_nobody_waits_in_vain() -> None:
+    async def main() -> None:
+        world = World(max_loaded_models=1)
+        async with world.scheduler as scheduler:
+            await world.use(B)
             scheduler.pin(B, True)
-            stuck = asyncio.ensure_future(scheduler.acquire(A))
-            await asyncio.sleep(300)
-            assert world.status("a") is ModelStatus.QUEUED
+            with pytest.raises(ModelLoadError, match="max_loaded_models is 1, and b cannot"):
+                await scheduler.acquire(A)
+            assert world.status("a") is ModelStatus.FAILED
             scheduler.pin(B, False)
-            (await stuck).release()
+            await world.use(A)
 
     run(main())
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, TypeVar
+
+import msgspec
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.llama.needs import Footprint, Need
+from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, ProcessMemory
+from cyber_inference_tui.records import ModelStatus, SessionRecord
+from cyber_inference_tui.scheduler.policy import Policy, decide
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 
@@ -73,14 +78,16 @@ async def ticks(count: int = 20) -> None:
 class VirtualServer:
     """A server that is up until it is stopped or crashes."""
 
-    def __init__(self, world: VirtualLauncher, model_id: str, port: int) -> None:
+    def __init__(self, world: VirtualLauncher, model_id: str, port: int, pid: int) -> None:
         self.world = world
         self.model_id = model_id
         self.port = port
-        self.pid = 1000 + port
+        self.pid = pid
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.stops: list[float] = []
         """The timeouts ``stop`` was called with."""
+        self.context_size: int | None = None
+        self.says: Footprint | None = None
 
     async def stop(self, timeout: float) -> int:
         self.stops.append(timeout)
@@ -94,15 +101,107 @@ class VirtualServer:
         if not self.exited.done():
             self.exited.set_result(code)
             self.world.alive.remove(self)
+            if self.world.machine is not None:
+                self.world.machine.give_back(self.pid)
+
+    def footprint(self) -> Footprint | None:
+        return self.says
+
+    def declare_hung(self, reason: str) -> None:
+        self.end(-9)
 
     def obituary(self) -> tuple[str, tuple[str, ...]]:
         return f"its server exited with code {self.exited.result()}", ("last words",)
 
 
+class VirtualMachine:
+    """Memory that servers take, that other programs take, and that comes back late.
+
+    ``total`` bytes; with ``cards`` (their sizes) servers take ``device`` from the first one that
+    has it. ``back_seconds`` is how long an ended server's memory stays gone.
+    """
+
+    def __init__(
+        self, total: int, *, cards: tuple[int, ...] = (), back_seconds: float = 0.0
+    ) -> None:
+        self.total = total
+        self.cards = cards
+        self.back_seconds = back_seconds
+        self.others = 0
+        """What other programs hold of main memory."""
+        self.held: dict[int, Footprint] = {}
+        self.reads = 0
+
+    def used(self) -> int:
+        """Main memory that the kernel counts as taken."""
+        return self.others + sum(self._host(one) for one in self.held.values())
+
+    def _host(self, footprint: Footprint) -> int:
+        return footprint.host + (0 if self.cards else footprint.device)
+
+    def claimed(self) -> int:
+        """The same, with the weights that the kernel could drop."""
+        return self.used() + sum(one.mapped for one in self.held.values())
+
+    def device_used(self) -> int:
+        return sum(one.device for one in self.held.values()) if self.cards else 0
+
+    def has_room_for(self, footprint: Footprint) -> bool:
+        """Physically, whatever the limits are."""
+        return self.used() + self._host(footprint) <= self.total and (
+            not self.cards or self.device_used() + footprint.device <= sum(self.cards)
+        )
+
+    def take(self, pid: int, footprint: Footprint) -> None:
+        self.held[pid] = footprint
+
+    def give_back(self, pid: int) -> None:
+        if self.back_seconds:
+            asyncio.get_running_loop().call_later(self.back_seconds, self.held.pop, pid, None)
+        else:
+            self.held.pop(pid, None)
+
+    async def read(self, pids: Collection[int]) -> MemoryReading | None:
+        self.reads += 1
+        await asyncio.sleep(0)
+        left = self.device_used()
+        gpus = []
+        for number, size in enumerate(self.cards):
+            taken = min(left, size)
+            left -= taken
+            gpus.append(GpuMemory(name=f"card {number}", total=size, free=size - taken))
+        return MemoryReading(
+            total=self.total,
+            available=max(0, self.total - self.used()),
+            gpus=tuple(gpus),
+            processes={
+                pid: ProcessMemory(private=self.held[pid].host, mapped=self.held[pid].mapped)
+                for pid in pids
+                if pid in self.held
+            },
+        )
+
+
 class VirtualLauncher:
     """Launches virtual servers and checks what must hold whenever one is launched."""
 
-    def __init__(self, *, load_seconds: float = 1.0, stop_seconds: float = 0.5) -> None:
+    def __init__(
+        self,
+        *,
+        load_seconds: float = 1.0,
+        stop_seconds: float = 0.5,
+        machine: VirtualMachine | None = None,
+        needs: Mapping[str, Need] | None = None,
+        real: Mapping[str, Footprint] | None = None,
+    ) -> None:
+        self.machine = machine
+        self.needs = dict(needs or {})
+        self.real = dict(real or {})
+        """What they take, where that is not what they were expected to need."""
+        self.contexts: list[int | None] = []
+        self.problems: list[str] = []
+        """What must not have happened: raised in ``launch`` it would count as a failed load."""
+        self.on_launch: Callable[[str, Footprint], None] = lambda model_id, footprint: None
         self.load_seconds = load_seconds
         self.stop_seconds = stop_seconds
         self.failures: dict[str, list[Exception]] = {}
@@ -113,35 +212,79 @@ class VirtualLauncher:
         self.most_alive = 0
         self.swallows_cancel = False
 
+    def signature(
+        self, model: LocalModel, settings: Settings, context_limit: int | None = None
+    ) -> str:
+        return f"{model.id} {model.settings.args} {settings.llama_args} {context_limit}"
+
+    async def need(
+        self, model: LocalModel, settings: Settings, *, context_limit: int | None = None
+    ) -> Need:
+        need = self.needs.get(model.id, Need())
+        if context_limit is None or need.context_size is None:
+            return need
+        share = context_limit / need.context_size
+        footprint = Footprint(
+            mapped=need.footprint.mapped,
+            host=int(need.footprint.host * share),
+            device=int(need.footprint.device * share),
+        )
+        return msgspec.structs.replace(need, footprint=footprint, context_size=context_limit)
+
     async def launch(
         self,
         model: LocalModel,
         settings: Settings,
         progress: Callable[[float | None], None],
+        *,
+        context_limit: int | None = None,
+        measure: bool = True,
+        busy: Callable[[], bool] = lambda: False,
     ) -> VirtualServer:
-        assert not self.loading, f"{model.id} is loaded while {self.loading} is"
-        assert model.id not in {server.model_id for server in self.alive}, "loaded twice"
+        if self.loading:
+            self.problems.append(f"{model.id} is loaded while {self.loading} is")
+        if model.id in {server.model_id for server in self.alive}:
+            self.problems.append(f"{model.id} is loaded twice")
         self.launched.append(model.id)
+        self.contexts.append(context_limit)
         self.loading.add(model.id)
+        need = await self.need(model, settings, context_limit=context_limit)
+        footprint = self.real.get(model.id, need.footprint)
+        self.on_launch(model.id, footprint)
+        pid = 10_000 + len(self.launched)
+        fits = self.machine is None or self.machine.has_room_for(footprint)
+        if self.machine is not None and fits:
+            self.machine.take(pid, footprint)
         self.most_alive = max(self.most_alive, len(self.alive) + 1)
-        if settings.max_loaded_models:
-            assert len(self.alive) + 1 <= settings.max_loaded_models
+        if settings.max_loaded_models and len(self.alive) + 1 > settings.max_loaded_models:
+            self.problems.append(f"{model.id} is one more than max_loaded_models")
         try:
             await asyncio.sleep(self.load_seconds / 2)
             progress(0.5)
             await asyncio.sleep(self.load_seconds / 2)
+            if not fits:
+                raise ModelLoadError(f"{model.id}: out of memory", out_of_memory=True)
             if failures := self.failures.get(model.id):
                 raise failures.pop(0)
         except asyncio.CancelledError:
             # As the real one: the process is gone before the cancellation goes on.
             await asyncio.shield(asyncio.sleep(self.stop_seconds))
             if not self.swallows_cancel:
+                self._free(pid)
                 raise
+        except Exception:
+            self._free(pid)
+            raise
         finally:
             self.loading.remove(model.id)
-        server = VirtualServer(self, model.id, 9000 + len(self.launched))
+        server = VirtualServer(self, model.id, 9000 + len(self.launched), pid)
+        server.says = footprint if self.machine is not None else None
         self.alive.append(server)
         return server
+
+    def _free(self, pid: int) -> None:
+        if self.machine is not None:
+            self.machine.give_back(pid)
 
 
 class World:
@@ -152,9 +295,11 @@ class World:
         *,
         launcher: VirtualLauncher | None = None,
         max_connections: int = 100,
+        policy: Policy = decide,
         **settings: Any,
     ) -> None:
         self.launcher = launcher or VirtualLauncher()
+        self.sessions: list[SessionRecord] = []
         self.statuses: list[tuple[str, ModelStatus]] = []
         self.details = 0
         self.settings = Settings(**settings)
@@ -164,6 +309,9 @@ class World:
             max_connections=max_connections,
             on_state=self._on_state,
             on_detail=self._on_detail,
+            on_session=self.sessions.append,
+            read_memory=self.launcher.machine.read if self.launcher.machine else None,
+            policy=policy,
         )
 
     def _on_state(self, model_id: str) -> None:
@@ -191,13 +339,14 @@ class World:
             await asyncio.sleep(seconds)
 
     def assert_at_rest(self) -> None:
-        """Nobody waits and nothing is counted any more."""
+        """Nobody waits and nothing is counted any more, and nothing wrong was seen before."""
+        assert not self.launcher.problems, self.launcher.problems
         assert self.scheduler.waiting == 0
         assert self.scheduler.in_flight == 0
         for model_id in {name for name, _ in self.statuses}:
             state = self.scheduler.state(model_id)
             assert state is not None
-            assert (state.in_flight, state.queued, state.leaving) == (0, 0, False)
+            assert (state.in_flight, state.queued, state.leaving) == (0, 0, None)
             assert not state.waiters
             assert state.task is None
 

@@ -1,0 +1,107 @@
+"""The memory, read when it matters, and what our servers hold of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.scheduler.memory import Amount, Memory, held_by, memory_of
+from cyber_inference_tui.scheduler.state import MemoryReader, ModelState
+from cyber_inference_tui.scheduler.views import Awaited
+from cyber_inference_tui.settings.schema import Settings
+
+RETURN_PATIENCE = 5.0
+"""Seconds that the memory of an ended server is waited for."""
+_RETURN_SLACK_SHARE = 0.25
+_RETURN_SLACK_BYTES = 256 << 20
+"""So much of what is awaited may be missing: other programs go on taking and giving memory."""
+_READ_LIMIT = 10.0
+"""Seconds a reading may take; a driver that hangs must not hold up loads for ever."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Ledger:
+    """What is known of the memory: the last reading, and what happened since.
+
+    ``reader`` ``None`` = the machine's memory plays no part.
+    """
+
+    def __init__(self, reader: MemoryReader | None) -> None:
+        self._reader = reader
+        self.memory = Memory(at=float("-inf"), room=None if reader is None else Amount())
+        self.reading: MemoryReading | None = None
+        """The last one."""
+        self.changed_at = 0.0
+        """When a server was last started or ended."""
+        self.awaited: Awaited | None = None
+
+    def server_started(self, now: float) -> None:
+        """A server has just taken its memory."""
+        self.changed_at = now
+
+    def server_ended(self, state: ModelState, now: float) -> None:
+        """A server is gone; its memory is to come back."""
+        former, self.changed_at = self.memory, now
+        gives, state.gives = state.gives, Amount()
+        if former.room is None or self._reader is None:
+            return
+        if self.awaited is not None and now < self.awaited.until:
+            base = self.awaited.room
+        else:
+            base = former.room
+        self.awaited = Awaited(
+            room=base + Amount(_most_of(gives.host), _most_of(gives.device)),
+            until=now + RETURN_PATIENCE,
+        )
+
+    async def read(self, states: Iterable[ModelState], settings: Settings) -> MemoryReading | None:
+        """Read the memory and note what each server holds."""
+        if self._reader is None:
+            return None
+        at = asyncio.get_running_loop().time()
+        there = {state.server.pid: state for state in states if state.server is not None}
+        try:
+            async with asyncio.timeout(_READ_LIMIT):
+                reading = await self._reader(tuple(there))
+        except TimeoutError:
+            _logger.warning("the memory could not be read within %g s", _READ_LIMIT)
+            reading = None
+        if reading is None:
+            self.memory = Memory(at=at, room=None)
+            return None
+        self.reading = reading
+        held = []
+        for pid, state in there.items():
+            gone = state.server is None or state.server.pid != pid
+            if state.footprint is not None and not gone:
+                one = held_by(state.footprint, reading.processes.get(pid), cards=bool(reading.gpus))
+                state.gives = one.gives
+                held.append(one)
+        self.memory = memory_of(
+            reading,
+            held,
+            at=at,
+            max_percent=settings.max_memory_percent,
+            max_gpu_percent=settings.max_gpu_memory_percent,
+        )
+        self._look_for_awaited(at)
+        return reading
+
+    def _look_for_awaited(self, at: float) -> None:
+        if self.awaited is None or self.memory.room is None or at < self.changed_at:
+            return
+        if self.memory.room.holds(self.awaited.room):
+            self.awaited = None
+        elif at >= self.awaited.until:
+            _logger.warning(
+                "the memory of ended servers was not seen to be back after %g s: going on",
+                RETURN_PATIENCE,
+            )
+            self.awaited = None
+
+
+def _most_of(size: int) -> int:
+    return size - max(int(size * _RETURN_SLACK_SHARE), _RETURN_SLACK_BYTES)

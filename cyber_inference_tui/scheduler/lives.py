@@ -1,0 +1,396 @@
+"""The lives of servers, carried out: loads, unloads, failures and what is recorded of them.
+
+The scheduler decides; this does it and tells the scheduler what came of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Protocol
+
+from cyber_inference_tui.errors import CyberError, ModelLoadError
+from cyber_inference_tui.llama.needs import Need, Source
+from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.records import ModelStatus, SessionRecord
+from cyber_inference_tui.scheduler.experience import Experience, Lesson
+from cyber_inference_tui.scheduler.ledger import Ledger
+from cyber_inference_tui.scheduler.memory import footprint_by_change
+from cyber_inference_tui.scheduler.policy import STABLE_AFTER, backoff
+from cyber_inference_tui.scheduler.state import ModelState, Server, ServerLauncher, Session
+from cyber_inference_tui.scheduler.views import Reason
+from cyber_inference_tui.settings.schema import Settings
+
+LEAST_CONTEXT = 2048
+"""Tokens. A model is not started with less for want of memory."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Owner(Protocol):
+    """The scheduler, as this room needs it: it alone lets requests in and changes statuses."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+
+    def states(self) -> list[ModelState]:
+        """All models that were ever touched."""
+
+    def set_status(self, state: ModelState, status: ModelStatus) -> None:
+        """Change a status, and tell."""
+
+    def progressed(self, state: ModelState) -> None:
+        """A number changed."""
+
+    def loaded(self, state: ModelState) -> None:
+        """It answers now."""
+
+    def failed(self, state: ModelState, error: CyberError) -> None:
+        """Nobody can be served who waits for it."""
+
+    def again(self, state: ModelState) -> None:
+        """Those who wait for it are served by another try."""
+
+    def gone(self, state: ModelState) -> None:
+        """Its process was ended by choice."""
+
+    def step(self) -> None:
+        """Something changed: decide anew."""
+
+
+class Lives:
+    """Carries out loads and unloads; owns their tasks until they have ended."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        *,
+        launcher: ServerLauncher,
+        ledger: Ledger,
+        experience: Experience,
+        on_session: Callable[[SessionRecord], None],
+    ) -> None:
+        self._owner = owner
+        self._launcher = launcher
+        self._ledger = ledger
+        self._experience = experience
+        self._on_session = on_session
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def own(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Run ``work`` as a task that ``wait_all`` waits for."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def wait_all(self) -> None:
+        """Return when every task has ended."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # What a load will take
+
+    def size_up(self, state: ModelState) -> None:
+        """Find out what ``state``'s model needs, unless that is known or being found out."""
+        signature = self._launcher.signature(state.model, self._owner.settings, state.context_limit)
+        if state.server is None and state.signature != signature:
+            state.signature = signature
+            state.need = None
+        if state.need is None and state.sizing is None:
+            state.sizing = self.own(self._size_up(state), f"size up {state.model.id}")
+
+    async def _size_up(self, state: ModelState) -> None:
+        signature = state.signature
+        need = Need()
+        try:
+            need = await self._launcher.need(
+                state.model, self._owner.settings, context_limit=state.context_limit
+            )
+        except CyberError as error:
+            # Whatever is wrong with it, its load will say so, to whoever waits for it.
+            _logger.info("what %s needs cannot be told: %s", state.model.id, error)
+        except Exception:
+            # A defect of ours must not keep everybody waiting who wants it.
+            _logger.exception("what %s needs cannot be told", state.model.id)
+        finally:
+            state.sizing = None
+        if state.signature == signature:
+            state.need = need
+            self._owner.step()
+        else:
+            self.size_up(state)
+
+    # Loading
+
+    def load(self, state: ModelState) -> None:
+        """Begin to load a model."""
+        state.progress = None
+        state.failure = None
+        reason = state.waiters[0].reason if state.waiters else "asked"
+        state.session = Session(reason, _now())
+        self._owner.set_status(state, ModelStatus.LOADING)
+        state.task = self.own(self._load(state), f"load {state.model.id}")
+        state.task.add_done_callback(lambda task: self._load_over(state, task))
+
+    def give_up(self, state: ModelState) -> None:
+        """End a load under way; until its process is gone it counts as unloading."""
+        self._owner.set_status(state, ModelStatus.UNLOADING)
+        if state.task is not None:
+            state.task.cancel()
+
+    def _load_over(self, state: ModelState, task: asyncio.Task[None]) -> None:
+        """Also a task that is cancelled before its first step has to leave things in order."""
+        if state.task is task:
+            state.task = None
+            if state.status is ModelStatus.UNLOADING:
+                state.session = None
+                self._owner.gone(state)
+        self._owner.step()
+
+    async def _load(self, state: ModelState) -> None:
+        def progress(value: float | None) -> None:
+            state.progress = value
+            self._owner.progressed(state)
+
+        before = self._ledger.reading
+        measured = state.need is not None and state.need.source is Source.MEASURED
+        try:
+            server = await self._launcher.launch(
+                state.model,
+                self._owner.settings,
+                progress,
+                context_limit=state.context_limit,
+                measure=not measured,
+                busy=lambda: state.in_flight > 0,
+            )
+        except CyberError as error:
+            self._load_failed(state, error)
+        except Exception:
+            # A defect of ours must not leave the model in "loading" with everybody waiting.
+            _logger.exception("loading %s failed unexpectedly", state.model.id)
+            self._load_failed(
+                state, ModelLoadError(f"Loading {state.model.id} failed: see the service's log.")
+            )
+        else:
+            if state.status is ModelStatus.UNLOADING:
+                # Given up in the moment in which it became ready.
+                await self._stop(state, server)
+                return
+            self._loaded(state, server)
+            if state.footprint is None:
+                await self._measure(state, server, before)
+
+    def _loaded(self, state: ModelState, server: Server) -> None:
+        now = _now()
+        state.server = server
+        state.loaded = now
+        state.loaded_at = datetime.now(UTC)
+        state.progress = None
+        state.alone = state.tried_again = False
+        if state.session is not None:
+            state.session.load_seconds = now - state.session.began
+            _logger.info(
+                "%s loaded in %.2f s (pid %d)",
+                state.model.id,
+                state.session.load_seconds,
+                server.pid,
+            )
+        self._ledger.server_started(now)
+        state.footprint = server.footprint()
+        if state.footprint is None and state.need and state.need.source is Source.MEASURED:
+            # It was not asked to tell this time.
+            state.footprint = state.need.footprint
+        self._learn(state, server)
+        server.exited.add_done_callback(lambda _: self._exited(state, server))
+        self._owner.loaded(state)
+
+    async def _measure(
+        self, state: ModelState, server: Server, before: MemoryReading | None
+    ) -> None:
+        """A server that does not say what it took: what the machine says must do."""
+        reading = await self._ledger.read(self._owner.states(), self._owner.settings)
+        if reading is not None and state.server is server:
+            state.footprint = footprint_by_change(before, reading, server.pid)
+            if state.footprint is not None:
+                self._learn(state, server)
+                self._owner.progressed(state)
+        self._owner.step()
+
+    def _learn(self, state: ModelState, server: Server) -> None:
+        if state.footprint is None or state.session is None:
+            return
+        self._experience.learn(
+            Lesson(
+                signature=state.signature,
+                model=state.model.id,
+                footprint=state.footprint,
+                context_size=server.context_size,
+                load_seconds=state.session.load_seconds,
+                size_bytes=state.model.size_bytes,
+            )
+        )
+
+    def _load_failed(self, state: ModelState, error: CyberError) -> None:
+        state.session = None
+        if state.status is ModelStatus.UNLOADING:
+            # It was given up already; that its end was not a clean one changes nothing.
+            _logger.info("%s", error)
+            return
+        state.progress = None
+        self._ledger.server_ended(state, _now())
+        if self._try_again(state, error):
+            return
+        state.alone = state.tried_again = False
+        self.note_failure(state, error)
+        _logger.warning("%s", error)
+        self._owner.failed(state, error)
+
+    def _try_again(self, state: ModelState, error: CyberError) -> bool:
+        """After running out of memory: once more when others have made room, or with less context
+        where the settings allow that."""
+        if not (isinstance(error, ModelLoadError) and error.out_of_memory) or state.tried_again:
+            return False
+        others = [
+            other
+            for other in self._owner.states()
+            if other.status is ModelStatus.LOADED and not other.is_pinned
+        ]
+        if others:
+            state.alone = True
+            how = f"when {', '.join(sorted(other.model.id for other in others))} made room"
+        elif self.shrink(state):
+            how = f"with {state.context_limit:,} tokens of context"
+        else:
+            return False
+        state.tried_again = True
+        _logger.warning("%s It is tried once more %s.", error, how)
+        self._owner.again(state)
+        return True
+
+    def shrink(self, state: ModelState) -> bool:
+        """Halve the context of the next load, if that is allowed and enough would be left."""
+        size = state.need.context_size if state.need else None
+        if not self._owner.settings.allow_smaller_context or size is None:
+            return False
+        if size // 2 < LEAST_CONTEXT:
+            return False
+        state.context_limit = size // 2
+        self.size_up(state)
+        return True
+
+    # Failing
+
+    def note_failure(self, state: ModelState, error: CyberError) -> None:
+        """It failed: say so, and let it rest longer each time."""
+        state.failure = error
+        state.failures += 1
+        state.retry_at = _now() + backoff(state.failures)
+        self._owner.set_status(state, ModelStatus.FAILED)
+
+    def _exited(self, state: ModelState, server: Server) -> None:
+        """The process ended by itself while its model was loaded."""
+        if state.server is not server or state.status is not ModelStatus.LOADED:
+            return
+        why, tail = server.obituary()
+        if _now() - state.loaded >= STABLE_AFTER:
+            state.failures = 0
+        error = ModelLoadError(f"{state.model.id} stopped: {why}.", log_tail=tail)
+        self._end_session(state, f"stopped: {why}")
+        self._forget_server(state)
+        self.note_failure(state, error)
+        _logger.warning("%s stopped: %s", state.model.id, why)
+        self.own(_end(server), f"clean up after {state.model.id}")
+        left = state.retry_at - _now()
+        if left > 0:
+            # As for those who come now: it keeps dying, so they are not held up by the backoff.
+            self._owner.failed(state, again_in(error, left))
+        elif state.waiters:
+            self._owner.again(state)
+        self._owner.step()
+
+    # Unloading
+
+    def unload(self, state: ModelState, reason: Reason) -> None:
+        """Begin to unload a loaded model."""
+        self._owner.set_status(state, ModelStatus.UNLOADING)
+        _logger.info("%s: unloading (%s)", state.model.id, reason.value)
+        state.task = self.own(self._unload(state, reason), f"unload {state.model.id}")
+
+    async def _unload(self, state: ModelState, reason: Reason) -> None:
+        try:
+            if state.server is not None:
+                await self._stop(state, state.server)
+        finally:
+            state.task = None
+            self._end_session(state, reason.value)
+            self._forget_server(state)
+            self._owner.gone(state)
+            self._owner.step()
+
+    async def _stop(self, state: ModelState, server: Server) -> None:
+        try:
+            await server.stop(self._owner.settings.stop_timeout)
+        except TimeoutError as error:
+            _logger.error("%s: %s", state.model.id, error)
+
+    def _forget_server(self, state: ModelState) -> None:
+        state.server = None
+        state.loaded_at = None
+        state.footprint = None
+        state.leaving = None
+        state.closed_to = None
+        # What it took is known better now than what was expected.
+        state.need = None
+        self._ledger.server_ended(state, _now())
+
+    def _end_session(self, state: ModelState, reason: str) -> None:
+        record = session_record(state, reason)
+        state.session = None
+        if record is not None:
+            self._on_session(record)
+
+
+def session_record(state: ModelState, unload_reason: str | None = None) -> SessionRecord | None:
+    """The session of a loaded model as it stands, or as it ended."""
+    session = state.session
+    if session is None or state.loaded_at is None:
+        return None
+    return SessionRecord(
+        model=state.model.id,
+        load_reason=session.load_reason,
+        unload_reason=unload_reason,
+        loaded_at=state.loaded_at,
+        unloaded_at=datetime.now(UTC) if unload_reason is not None else None,
+        load_seconds=round(session.load_seconds, 3),
+        requests=session.requests,
+        tokens_in=session.tokens_in,
+        tokens_out=session.tokens_out,
+        context_size=state.server.context_size if state.server else None,
+        memory_estimate_bytes=state.need.footprint.total if state.need else None,
+        memory_bytes=state.footprint.total if state.footprint else None,
+    )
+
+
+def again_in(failure: CyberError, seconds: float) -> ModelLoadError:
+    """A failure, told to those who come before the next try is possible."""
+    tail = failure.log_tail if isinstance(failure, ModelLoadError) else ()
+    error = ModelLoadError(
+        failure.message, hint=f"The next try is possible in {seconds:.0f} s.", log_tail=tail
+    )
+    error.retry_after = seconds
+    return error
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _end(server: Server) -> None:
+    """Whatever the dead server left in its process group."""
+    with contextlib.suppress(TimeoutError):
+        await server.stop(0)

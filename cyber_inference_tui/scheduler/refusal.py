@@ -1,0 +1,53 @@
+"""What is told about a model that cannot be loaded: needed, free, and who holds the rest. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cyber_inference_tui.errors import CyberError, InsufficientMemoryError, ModelLoadError
+from cyber_inference_tui.llama.needs import Source
+from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.scheduler.memory import in_words
+from cyber_inference_tui.scheduler.state import ModelState
+from cyber_inference_tui.scheduler.views import Refusal
+from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.units import size_text
+
+
+def refusal_error(
+    refusal: Refusal,
+    states: Sequence[ModelState],
+    reading: MemoryReading | None,
+    settings: Settings,
+) -> CyberError:
+    """The error for those who wait for the refused model."""
+    pinned = [one for one in states if one.is_pinned and one.status is ModelStatus.LOADED]
+    names = ", ".join(sorted(one.model.id for one in pinned))
+    if refusal.at_best is None or reading is None:
+        return ModelLoadError(
+            f"{refusal.id} cannot be loaded: max_loaded_models is {settings.max_loaded_models},"
+            f" and {names} cannot be unloaded (pinned).",
+            hint="Unpin one, or raise max_loaded_models.",
+        )
+    cards = bool(reading.gpus)
+    at_most = any(
+        one.model.id == refusal.id and one.need and one.need.source is Source.UPPER_BOUND
+        for one in states
+    )
+    needed = in_words(refusal.needed, cards=cards)
+    best = in_words(refusal.at_best, cards=cards)
+    used = int(reading.total * settings.max_memory_percent / 100)
+    others = used - refusal.at_best.host - sum(one.gives.host for one in pinned)
+    holders = [
+        f"{one.model.id} (pinned) holds {in_words(one.gives, cards=cards)}" for one in pinned
+    ]
+    if others > 0:
+        holders.append(f"other programs hold {size_text(others)}")
+    held = f"; {', '.join(holders)}" if holders else ""
+    return InsufficientMemoryError(
+        f"{refusal.id} needs {'up to ' if at_most else ''}{needed}, and at best {best} can be free:"
+        f" of {size_text(reading.total)} of memory {settings.max_memory_percent:g} % may be used"
+        f" (max_memory_percent){held}.",
+        hint="Free some, choose a smaller context_size or quantization, or raise the limit.",
+    )
