@@ -57,7 +57,7 @@ class Admission:
         self._arrivals = 0
         self._drained = asyncio.Event()
         self.blocked: frozenset[str] = frozenset()
-        """Models that cannot be loaded before others, now busy, are gone."""
+        """Models that cannot be loaded before others are gone, which are busy or may get busy."""
         self.in_flight = 0
         """Requests that hold a place, over all models."""
         self.waiting = 0

@@ -38,9 +38,11 @@ class Ledger:
         """When a server was last started or ended."""
         self.awaited: Awaited | None = None
 
-    def server_started(self, now: float) -> None:
-        """A server has just taken its memory."""
+    def server_started(self, state: ModelState, now: float) -> None:
+        """A server has taken its memory."""
         self.changed_at = now
+        if state.footprint is not None:
+            state.gives = held_by(state.footprint, None, cards=self.memory.cards).gives
 
     def server_ended(self, state: ModelState, now: float) -> None:
         """A server is gone; its memory is to come back."""
@@ -87,20 +89,22 @@ class Ledger:
             max_percent=settings.max_memory_percent,
             max_gpu_percent=settings.max_gpu_memory_percent,
         )
-        self._look_for_awaited(at)
         return reading
 
-    def _look_for_awaited(self, at: float) -> None:
-        if self.awaited is None or self.memory.room is None or at < self.changed_at:
-            return
-        if self.memory.room.holds(self.awaited.room):
-            self.awaited = None
-        elif at >= self.awaited.until:
+    def load_begins(self) -> None:
+        """What was awaited came, or has been waited for long enough."""
+        awaited, self.awaited = self.awaited, None
+        room = self.memory.room
+        if awaited is not None and room is not None and not room.holds(awaited.room):
             _logger.warning(
                 "the memory of ended servers was not seen to be back after %g s: going on",
                 RETURN_PATIENCE,
             )
-            self.awaited = None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the memory plays a part."""
+        return self._reader is not None
 
 
 def _most_of(size: int) -> int:

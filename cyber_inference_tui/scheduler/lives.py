@@ -200,11 +200,11 @@ class Lives:
                 state.session.load_seconds,
                 server.pid,
             )
-        self._ledger.server_started(now)
         state.footprint = server.footprint()
         if state.footprint is None and state.need and state.need.source is Source.MEASURED:
             # It was not asked to tell this time.
             state.footprint = state.need.footprint
+        self._ledger.server_started(state, now)
         self._learn(state, server)
         server.exited.add_done_callback(lambda _: self._exited(state, server))
         self._owner.loaded(state)
@@ -217,6 +217,7 @@ class Lives:
         if reading is not None and state.server is server:
             state.footprint = footprint_by_change(before, reading, server.pid)
             if state.footprint is not None:
+                self._ledger.server_started(state, _now())
                 self._learn(state, server)
                 self._owner.progressed(state)
         self._owner.step()

@@ -128,11 +128,13 @@ class _Turns:
             return
         victims = self._plan.victims_for(model)
         if victims is not None:
-            if self._may_act:
-                if victims:
-                    self.unload += [Unload(victim.id, Reason.ROOM) for victim in victims]
-                else:
-                    self.load = model.id
+            if not self._may_act:
+                self._hold(model, victims)
+            elif victims:
+                self.unload += [Unload(victim.id, Reason.ROOM) for victim in victims]
+                self._may_act = False
+            else:
+                self.load = model.id
                 self._may_act = False
             self._plan.take(model, victims)
         elif not self._at_best.could_hold(model):
@@ -140,6 +142,14 @@ class _Turns:
                 self.refuse.append(self._at_best.refusal(model))
         else:
             self._wait_for_busy(model)
+
+    def _hold(self, model: ModelView, victims: Sequence[ModelView]) -> None:
+        """Nothing can be done for it at this moment: what is to go for it must not get busy."""
+        if victims:
+            self.blocked.add(model.id)
+        for victim in victims:
+            if victim.closed_to is not None or model.overtaken >= self._limits.max_overtake:
+                self.close.setdefault(victim.id, model.arrival)
 
     def _wait_for_busy(self, model: ModelView) -> None:
         self.blocked.add(model.id)

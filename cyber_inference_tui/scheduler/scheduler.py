@@ -270,16 +270,18 @@ class Scheduler:
 
     def released(self, state: ModelState) -> None:
         """A request at it is over."""
-        # Without anybody waiting or leaving nothing can follow but this model's idle timeout, and
-        # mostly a timer that comes no later stands already.
+        # Without anybody waiting or leaving nothing can follow but this model's idle timeout and
+        # looks at the memory, and mostly a timer that comes no later stands already.
         if self.waiting or state.leaving is not None or self._timer_comes_late(state):
             self.step()
 
     def _timer_comes_late(self, state: ModelState) -> bool:
-        idle = self._idle_timeout(state)
-        if state.in_flight or idle == 0 or state.is_pinned:
+        if state.in_flight or state.is_pinned:
             return False
-        return self._timer is None or self._timer.when() > state.last_used + idle
+        idle = self._idle_timeout(state)
+        if self._timer is None:
+            return idle > 0 or self._ledger.is_read
+        return idle > 0 and self._timer.when() > state.last_used + idle
 
     # Explicit wishes
 
@@ -470,6 +472,7 @@ class Scheduler:
         for unload in decision.unload:
             self._lives.unload(self._states[unload.id], unload.reason)
         if decision.load is not None:
+            self._ledger.load_begins()
             self._lives.load(self._states[decision.load])
         for refusal in decision.refuse:
             self._refuse(self._states[refusal.id], refusal)

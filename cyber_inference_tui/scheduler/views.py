@@ -100,7 +100,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     close: dict[str, int] = {}
     """Models that get no request that came after the given arrival: someone has waited enough."""
     blocked: frozenset[str] = frozenset()
-    """Models that cannot be loaded before others, now busy, are gone."""
+    """Models that cannot be loaded before others are gone, which are busy or may get busy again."""
     measure: bool = False
     """Read the memory and ask again: what is known of it is too old."""
     wake_at: float | None = None

@@ -1,0 +1,504 @@
+"""Whole stories in virtual time: memory, turns, retries, settings and what is told about them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from cyber_inference_tui.errors import InsufficientMemoryError, ModelLoadError, QueueFullError
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.scheduler.ledger import RETURN_PATIENCE
+from tests.scheduler.virtual import (
+    VirtualLauncher,
+    VirtualMachine,
+    World,
+    load_error,
+    model,
+    now,
+    run,
+    ticks,
+)
+
+GB = 10**9
+A, B, C = model("a"), model("b"), model("c")
+
+
+def need(size: float, context_size: int | None = None) -> Need:
+    return Need(
+        footprint=Footprint(host=int(size * GB)), source=Source.FORMULA, context_size=context_size
+    )
+
+
+def make_world(
+    total: float = 16,
+    sizes: dict[str, Need] | None = None,
+    *,
+    launcher: dict[str, Any] | None = None,
+    back_seconds: float = 0.0,
+    **settings: Any,
+) -> World:
+    machine = VirtualMachine(int(total * GB), back_seconds=back_seconds)
+    sizes = sizes or {"a": need(9), "b": need(9), "c": need(2)}
+    return World(
+        launcher=VirtualLauncher(machine=machine, needs=sizes, **(launcher or {})),
+        model_idle_timeout=0,
+        **settings,
+    )
+
+
+def machine_of(world: World) -> VirtualMachine:
+    assert world.launcher.machine is not None
+    return world.launcher.machine
+
+
+def test_models_that_fit_stay_and_one_that_does_not_takes_the_place_of_an_idle_one() -> None:
+    async def main() -> None:
+        world = make_world()
+        async with world.scheduler:
+            await world.use(A)
+            await world.use(C)
+            assert world.scheduler.loaded_ids == ["a", "c"]
+            await asyncio.sleep(10)
+            await world.use(B)
+            # c was idle as long and is small: taking only it would not have been enough.
+            assert set(world.scheduler.loaded_ids) == {"b", "c"}
+            assert [session.unload_reason for session in world.sessions] == [
+                "room for another model"
+            ]
+
+    run(main())
+
+
+def test_mapped_weights_count_although_the_kernel_calls_them_available() -> None:
+    async def main() -> None:
+        mapped = Need(footprint=Footprint(mapped=9 * GB, host=GB // 10), source=Source.FORMULA)
+        world = make_world(sizes={"a": mapped, "b": mapped})
+        async with world.scheduler:
+            await world.use(A)
+            assert machine_of(world).used() < GB
+            await asyncio.sleep(5)
+            await world.use(B)
+            assert world.scheduler.loaded_ids == ["b"]
+
+    run(main())
+
+
+def test_a_running_answer_ends_before_its_model_makes_room() -> None:
+    """A stream of 4 s at a, an idle timeout of 1 s, and a request for b with room for one."""
+
+    async def main() -> None:
+        world = make_world()
+        world.settings = msgspec.structs.replace(world.settings, model_idle_timeout=1)
+        world.scheduler.configure(world.settings)
+        async with world.scheduler:
+            await world.use(A)
+            stream = asyncio.ensure_future(world.use(A, 4))
+            await asyncio.sleep(0.5)
+            ended = []
+            stream.add_done_callback(lambda _: ended.append(("a", now())))
+            await world.use(B)
+            ended.append(("b", now()))
+            assert [name for name, _ in ended] == ["a", "b"]
+
+    run(main())
+
+
+def test_what_never_fits_is_refused_at_once_with_the_numbers() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(5), "b": need(10)})
+        async with world.scheduler as scheduler:
+            await world.use(A)
+            scheduler.pin(A, True)
+            machine_of(world).others = 2 * GB
+            await asyncio.sleep(5)
+            began = now()
+            with pytest.raises(InsufficientMemoryError) as refused:
+                await scheduler.acquire(B)
+            assert now() == began
+            text = str(refused.value)
+            # Of 16 GB 80 % may be used: 12.8 GB, less 5 (a) and 2 (others).
+            assert "b needs 9.3 GiB, and at best 5.4 GiB can be free" in text
+            assert "a (pinned) holds 4.7 GiB" in text
+            assert "other programs hold 1.9 GiB" in text
+            assert world.status("b") is ModelStatus.FAILED
+            # No backoff: as soon as there is room the next request is served.
+            scheduler.pin(A, False)
+            await world.use(B)
+
+    run(main())
+
+
+def test_memory_that_comes_back_late_is_waited_for() -> None:
+    async def main() -> None:
+        world = make_world(back_seconds=3.0)
+        async with world.scheduler:
+            await world.use(A)
+            await asyncio.sleep(5)
+            began = now()
+            await world.use(B)
+            stop, load = world.launcher.stop_seconds, world.launcher.load_seconds
+            assert now() - began == pytest.approx(stop + 3.0 + load, abs=0.2)
+
+    run(main())
+
+
+def test_memory_that_does_not_come_back_is_given_up_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        # Enough for both by the limit, but not as much as was given up.
+        world = make_world(total=40, back_seconds=1000.0, max_loaded_models=1)
+        async with world.scheduler:
+            await world.use(A)
+            await asyncio.sleep(5)
+            began = now()
+            await world.use(B)
+            waited = now() - began - world.launcher.stop_seconds - world.launcher.load_seconds
+            assert waited == pytest.approx(RETURN_PATIENCE, abs=0.2)
+
+    run(main())
+    assert "was not seen to be back after 5 s" in caplog.text
+
+
+def test_idle_models_go_when_other_programs_take_the_memory() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(4), "b": need(4), "c": need(2)})
+        async with world.scheduler as scheduler:
+            for one in (A, B, C):
+                await world.use(one)
+            scheduler.pin(C, True)
+            busy = await scheduler.acquire(A)
+            machine_of(world).others = int(5.8 * GB)
+            await asyncio.sleep(10)
+            # b was the only one that could go.
+            assert scheduler.loaded_ids == ["a", "c"]
+            assert world.sessions[-1].unload_reason == "other programs need the memory"
+            machine_of(world).others = int(9.8 * GB)
+            await asyncio.sleep(10)
+            assert scheduler.loaded_ids == ["a", "c"]
+            busy.release()
+            await asyncio.sleep(10)
+            assert scheduler.loaded_ids == ["c"]
+
+    run(main())
+
+
+def test_after_running_out_of_memory_the_others_make_room_for_one_more_try() -> None:
+    async def main() -> None:
+        # It takes far more than was expected.
+        launcher = {"real": {"b": Footprint(host=12 * GB)}}
+        world = make_world(sizes={"a": need(9), "b": need(1)}, launcher=launcher)
+        async with world.scheduler as scheduler:
+            await world.use(A)
+            await world.use(B)
+            assert world.launcher.launched == ["a", "b", "b"]
+            assert scheduler.loaded_ids == ["b"]
+            assert world.sessions[0].model == "a"
+
+    run(main())
+
+
+def test_running_out_of_memory_alone_is_a_failure_unless_less_context_is_allowed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        real = {"launcher": {"real": {"a": Footprint(host=20 * GB)}}}
+        world = make_world(sizes={"a": need(1, context_size=8192)}, **real)
+        async with world.scheduler as scheduler:
+            with pytest.raises(ModelLoadError, match="out of memory"):
+                await scheduler.acquire(A)
+            assert world.launcher.launched == ["a"]
+        world = make_world(
+            sizes={"a": need(1, context_size=8192)}, allow_smaller_context=True, **real
+        )
+        async with world.scheduler as scheduler:
+            with pytest.raises(ModelLoadError, match="out of memory"):
+                await scheduler.acquire(A)
+            assert world.launcher.contexts == [None, 4096]
+
+    run(main())
+    assert "tried once more with 4,096 tokens of context" in caplog.text
+
+
+def test_where_it_is_allowed_a_model_gets_the_context_that_fits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        sizes = {"a": need(30, context_size=16384)}
+        world = make_world(sizes=sizes, allow_smaller_context=True)
+        async with world.scheduler:
+            await world.use(A)
+            assert world.launcher.contexts == [4096]
+        world = make_world(sizes={"a": need(300, context_size=16384)}, allow_smaller_context=True)
+        async with world.scheduler as scheduler:
+            with pytest.raises(InsufficientMemoryError):
+                await scheduler.acquire(A)
+        world = make_world(sizes=sizes)
+        async with world.scheduler as scheduler:
+            with pytest.raises(InsufficientMemoryError):
+                await scheduler.acquire(A)
+
+    run(main())
+    assert "it is tried with 4096 tokens of context" in caplog.text
+
+
+# Turns
+
+
+async def _client(world: World, models: list[LocalModel], count: int, waits: list[float]) -> None:
+    for number in range(count):
+        began = now()
+        with await world.scheduler.acquire(models[number % len(models)]):
+            waits.append(now() - began)
+            await asyncio.sleep(0.3)
+
+
+@pytest.mark.parametrize("start", ["together", "one by one", "half and half"])
+def test_eight_clients_that_alternate_between_two_models(start: str) -> None:
+    """40 requests, two models that exclude each other: few loads, and everybody is answered."""
+
+    async def main() -> None:
+        world = make_world(max_connections=4)
+        waits: list[float] = []
+        clients = []
+        async with world.scheduler:
+            for number in range(8):
+                models = [A, B] if start != "half and half" or number % 2 else [B, A]
+                clients.append(asyncio.ensure_future(_client(world, models, 5, waits)))
+                if start == "one by one":
+                    await asyncio.sleep(0.7)
+            await asyncio.gather(*clients)
+        assert len(waits) == 40
+        assert len(world.launcher.launched) <= 12
+        # A turn of the other model: its change, and its requests with four places.
+        assert max(waits) <= 2 * (0.5 + 1.0) + (8 + 8) / 4 * 0.3 + 5
+
+    run(main())
+
+
+def test_two_clients_each_with_its_own_model_do_not_change_it_for_every_request() -> None:
+    async def main() -> None:
+        world = make_world(launcher={"load_seconds": 4.0})
+        waits: list[float] = []
+        async with world.scheduler:
+            await asyncio.gather(_client(world, [A], 40, waits), _client(world, [B], 40, waits))
+        # Without a pause for the same client's next request it would be 80.
+        assert len(world.launcher.launched) <= 14
+
+    run(main())
+
+
+@pytest.mark.parametrize("max_overtake", [0, 1, 5])
+def test_nobody_waits_behind_more_than_max_overtake_later_ones(max_overtake: int) -> None:
+    async def main() -> None:
+        world = make_world(max_overtake=max_overtake, max_connections=2)
+        order: list[str] = []
+
+        async def ask(one: LocalModel, name: str) -> None:
+            with await world.scheduler.acquire(one):
+                order.append(name)
+                await asyncio.sleep(0.4)
+
+        async with world.scheduler:
+            await world.use(A)
+            asked = [asyncio.ensure_future(ask(A, "early")) for _ in range(4)]
+            await asyncio.sleep(0.01)
+            asked.append(asyncio.ensure_future(ask(B, "b")))
+            await asyncio.sleep(0.01)
+            asked += [asyncio.ensure_future(ask(A, "late")) for _ in range(20)]
+            await asyncio.gather(*asked)
+        assert order[: order.index("b")] == ["early"] * 4 + ["late"] * max_overtake
+
+    run(main())
+
+
+def test_positions_and_expected_waits_are_known() -> None:
+    async def main() -> None:
+        world = make_world(max_connections=1, max_queue=3)
+        async with world.scheduler as scheduler:
+            await world.use(B, 1)
+            await scheduler.unload(B)
+            await world.use(A, 2)
+            busy = asyncio.ensure_future(world.use(A, 10))
+            await ticks()
+            waiters = []
+            waiting = [
+                asyncio.ensure_future(scheduler.acquire(B, on_wait=waiters.append))
+                for _ in range(2)
+            ]
+            await ticks()
+            assert [record.position for record in scheduler.queue()] == [1, 2]
+            assert {record.model for record in scheduler.queue()} == {"b"}
+            # a's request, as long as its last one, b's load, and for the second b's first request.
+            assert [record.expected_wait_seconds for record in scheduler.queue()] == [3.0, 4.0]
+            outlook = scheduler.outlook("b", waiters[1])
+            assert outlook is not None
+            assert outlook.in_words("b") == "queued b, 2 of 2, about 4 s"
+            third = asyncio.ensure_future(scheduler.acquire(B))
+            await ticks()
+            with pytest.raises(QueueFullError) as full:
+                await scheduler.acquire(B)
+            assert full.value.retry_after == 6.0
+            third.cancel()
+            await busy
+            (await waiting[0]).release()
+            assert scheduler.outlook("b", waiters[0]) is None
+            (await waiting[1]).release()
+
+    run(main())
+
+
+def test_a_load_under_way_tells_what_is_left_of_it() -> None:
+    async def main() -> None:
+        world = make_world(launcher={"load_seconds": 10.0})
+        async with world.scheduler as scheduler:
+            waiters = []
+            waiting = asyncio.ensure_future(scheduler.acquire(A, on_wait=waiters.append))
+            await asyncio.sleep(4)
+            outlook = scheduler.outlook("a", waiters[0])
+            assert outlook is not None
+            # Nothing is known of its load but that it runs.
+            assert outlook.in_words("a") == "loading a"
+            await asyncio.sleep(2)
+            outlook = scheduler.outlook("a", waiters[0])
+            assert outlook is not None
+            assert outlook.in_words("a") == "loading a 50%, about 6 s left"
+            (await waiting).release()
+
+    run(main())
+
+
+# Settings
+
+
+def test_only_models_that_would_be_started_otherwise_are_restarted_after_their_requests() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(1), "b": need(1)})
+        async with world.scheduler as scheduler:
+            await world.use(B)
+            stream = asyncio.ensure_future(world.use(A, 20))
+            await asyncio.sleep(2)
+            first, other = world.server("a").pid, world.server("b").pid
+            changed = model("a", args=("--temp", "0"))
+            scheduler.refresh(changed)
+            await asyncio.sleep(5)
+            assert not stream.done()
+            assert world.server("a").pid == first
+            late = asyncio.ensure_future(world.use(changed))
+            await stream
+            await late
+            assert world.server("a").pid != first
+            assert world.server("b").pid == other
+            assert world.sessions[-1].unload_reason == "its settings changed"
+
+    run(main())
+
+
+def test_an_idle_model_is_restarted_and_stays_loaded() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(1), "b": need(1)})
+        async with world.scheduler as scheduler:
+            await world.use(A)
+            first = world.server("a").pid
+            scheduler.refresh(model("a", request_defaults={"temperature": 0.1}, idle_timeout=7))
+            await asyncio.sleep(3)
+            assert world.server("a").pid == first
+            world.settings = msgspec.structs.replace(world.settings, llama_args=("--mlock",))
+            scheduler.configure(world.settings)
+            await asyncio.sleep(3)
+            assert world.server("a").pid != first
+            assert scheduler.sessions()[0].load_reason == "restart"
+
+    run(main())
+
+
+def test_a_change_during_a_load_restarts_the_model_after_it() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(1)})
+        async with world.scheduler as scheduler:
+            asking = asyncio.ensure_future(world.use(A))
+            await asyncio.sleep(0.5)
+            scheduler.refresh(model("a", args=("--mlock",)))
+            await asking
+            await asyncio.sleep(5)
+            assert world.launcher.launched == ["a", "a"]
+            assert world.status("a") is ModelStatus.LOADED
+
+    run(main())
+
+
+def test_a_model_whose_files_are_gone_goes_after_its_requests() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(1)})
+        async with world.scheduler as scheduler:
+            lease = await scheduler.acquire(A)
+            scheduler.remove("a")
+            await asyncio.sleep(5)
+            assert world.status("a") is ModelStatus.LOADED
+            lease.release()
+            await asyncio.sleep(1)
+            assert world.status("a") is ModelStatus.UNLOADED
+            assert world.sessions[-1].unload_reason == "its files are gone"
+
+    run(main())
+
+
+# Sessions
+
+
+def test_a_session_tells_a_life_from_load_to_unload() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(1, context_size=4096)})
+        async with world.scheduler as scheduler:
+            for _ in range(3):
+                with await scheduler.acquire(A) as lease:
+                    lease.count(5, 7)
+            (running,) = scheduler.sessions()
+            assert (running.requests, running.tokens_in, running.tokens_out) == (3, 15, 21)
+            assert running.unload_reason is None
+            assert running.load_seconds == 1.0
+            assert running.memory_bytes == GB
+            await scheduler.unload(A)
+            assert scheduler.sessions() == []
+            (ended,) = world.sessions
+            assert ended.load_reason == "request"
+            assert ended.unload_reason == "asked to unload"
+            assert ended.unloaded_at is not None
+            await scheduler.load(A)
+            world.server("a").end(1)
+            await ticks()
+            assert world.sessions[-1].load_reason == "asked"
+            assert world.sessions[-1].unload_reason == "stopped: its server exited with code 1"
+            world.launcher.failures["a"] = [load_error()]
+            with pytest.raises(ModelLoadError):
+                await scheduler.load(A)
+            # A load that failed was no life.
+            assert len(world.sessions) == 2
+            scheduler.request_load(A, reason="preload")
+            await asyncio.sleep(2)
+        assert world.sessions[-1].load_reason == "preload"
+        assert world.sessions[-1].unload_reason == "the service stops"
+
+    run(main())
+
+
+def test_what_a_load_took_is_known_for_the_next_one() -> None:
+    async def main() -> None:
+        world = make_world(
+            sizes={"a": need(9), "b": need(1)}, launcher={"real": {"a": Footprint(host=2 * GB)}}
+        )
+        async with world.scheduler as scheduler:
+            await world.use(A)
+            state = scheduler.state("a")
+            assert state is not None
+            assert state.footprint == Footprint(host=2 * GB)
+            assert state.gives.host == 2 * GB or state.gives.host == 0
+            await asyncio.sleep(5)
+            assert state.gives.host == 2 * GB
+
+    run(main())
