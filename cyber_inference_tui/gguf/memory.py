@@ -1,11 +1,29 @@
-"""What a llama-server needs in memory for a model: pure arithmetic on what its header tells."""
+"""What a llama-server needs in memory for a model: pure arithmetic on what its header tells.
+
+The sizes follow llama.cpp's own (github.com/ggml-org/llama.cpp, build 11434); each function names
+its source. What is cached is exact for architectures that ``architectures`` understands. What is
+computed with is the largest set of intermediate results that live at once, found by comparing with
+a real server: see docs/memory.md.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
+from cyber_inference_tui.gguf.architectures import (
+    DELTA_NETS,
+    ENCODERS,
+    MAX_LAYERS,
+    WITHOUT_CACHE,
+    Layer,
+    convolved_numbers,
+    is_understood,
+    layers,
+    state_numbers,
+    window_tokens,
+)
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.gguf.quantization import TENSOR_TYPES
 
@@ -13,11 +31,17 @@ DEFAULT_SLOTS: Final = 4
 """llama-server's own choice (``--parallel -1``): four slots that share one cache."""
 
 _CACHE_TYPES: Final = {
-    kind.name.lower(): (kind.values, kind.bytes)
+    kind.name.lower(): kind
     for kind in TENSOR_TYPES.values()
     if kind.name in {"F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL"}
 }
-_F32: Final = 4
+_F32, _F16 = 4, 2
+_CELLS: Final = 256  # caches come in multiples of it
+# Headers may claim anything: no part is told as more than this, so that all sums fit 64 bits.
+_MOST: Final = 2**60
+
+# Plain feed-forward parts, not gated ones, in architectures small enough for it to matter.
+_UNGATED: Final = frozenset({"bert", "jina-bert-v3"})
 
 
 class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +52,7 @@ class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True):
     kv_cache: int
     """The attention cache of all layers, and the state of recurrent ones."""
     projector: int
-    """The projector's weights and what computing with it needs."""
+    """The projector's weights; computing with them takes more, by the size of the images."""
     compute: int
     """Buffers for one batch's intermediate results and for the output."""
     upper_bound: bool
@@ -42,6 +66,22 @@ class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True):
         return self.weights + self.kv_cache + self.projector + self.compute
 
 
+class _Batch(NamedTuple):
+    """What one step of the server works on."""
+
+    tokens: int
+    outputs: int
+    """How many of the tokens have their probabilities told."""
+    slots: int
+    streams: int
+    """Separate caches: 1, or one per slot."""
+    cells: int
+    """Of each stream."""
+    window_cells: int
+    """Of each stream, in layers with a sliding window."""
+    embedding: bool
+
+
 def estimate(
     metadata: ModelMetadata,
     *,
@@ -49,37 +89,245 @@ def estimate(
     projector_bytes: int = 0,
     context_size: int,
     slots: int = 0,
+    unified: bool | None = None,
     cache_type_k: str = "f16",
     cache_type_v: str = "f16",
+    batch_size: int = 2048,
     ubatch_size: int = 512,
+    swa_full: bool = False,
+    flash_attention: bool = True,
+    embedding: bool = False,
 ) -> MemoryEstimate:
-    """What a llama-server with these settings needs for the model of this header.
+    """What a llama-server with these settings needs for the model of this header, in bytes.
 
-    ``slots=0`` is llama-server's own choice. Never raises: what the header does not tell counts
-    as nothing, with a note.
+    ``context_size`` 0 is the model's own length. ``slots`` 0 is llama-server's choice: four, that
+    share one cache of ``context_size`` cells; otherwise each has an equal part of its own, unless
+    ``unified``. ``embedding``: the server is started for embeddings or reranking.
+
+    Never raises, whatever the header says; what it does not tell counts as nothing, with a note.
     """
-    cells = _padded(context_size, 256)
-    key, value = metadata.key_length or 0, metadata.value_length or 0
-    cache = sum(
-        cells * (_row_bytes(heads * key, cache_type_k) + _row_bytes(heads * value, cache_type_v))
-        for heads in metadata.kv_heads or ()
+    slots = max(0, slots)
+    batch = _batch(
+        context=max(0, context_size) or metadata.context_length or 0,
+        slots=slots or DEFAULT_SLOTS,
+        unified=unified if unified is not None else slots == 0,
+        batch_size=max(1, batch_size),
+        ubatch_size=max(1, ubatch_size),
+        window=window_tokens(metadata),
+        swa_full=swa_full,
+        embedding=embedding,
+        causal=metadata.architecture not in WITHOUT_CACHE,
     )
-    compute = ubatch_size * _F32 * (metadata.vocabulary or 0)
-    unknown = metadata.kv_heads is None or not key
+    kept = layers(metadata)
+    cache = _cache(
+        metadata,
+        kept,
+        batch,
+        cache_type_k=cache_type_k,
+        cache_type_v=cache_type_v,
+        flash_attention=flash_attention,
+    )
+    state = batch.slots * _F32 * state_numbers(metadata) * sum(layer.recurrent for layer in kept)
+    note = _note(metadata, kept)
     return MemoryEstimate(
-        weights=weights_bytes,
-        kv_cache=cache,
-        projector=projector_bytes,
-        compute=compute,
-        upper_bound=unknown,
-        note="its header does not tell the size of its attention" if unknown else None,
+        weights=_bounded(weights_bytes),
+        kv_cache=_bounded(cache + state),
+        projector=_bounded(projector_bytes),
+        compute=_bounded(_compute(metadata, kept, batch, flash_attention=flash_attention)),
+        upper_bound=note is not None,
+        note=note,
+    )
+
+
+def _note(metadata: ModelMetadata, kept: list[Layer]) -> str | None:
+    if not is_understood(metadata.architecture):
+        return f"the memory of {metadata.architecture or 'its architecture'} is not known"
+    if (metadata.layers or 0) > MAX_LAYERS:
+        return "it has more layers than llama.cpp loads"
+    sized = metadata.kv_heads is not None and metadata.key_length is not None
+    if not kept or (any(layer.attention for layer in kept) and not sized):
+        return "its header does not tell its sizes"
+    return None
+
+
+def _batch(
+    *,
+    context: int,
+    slots: int,
+    unified: bool,
+    batch_size: int,
+    ubatch_size: int,
+    window: int,
+    swa_full: bool,
+    embedding: bool,
+    causal: bool,
+) -> _Batch:
+    """Sizes as ``llama_context`` (src/llama-context.cpp) and ``llama_kv_cache_iswa`` choose them.
+
+    Outputs: one per slot, or every token for embeddings (tools/server/server-context.cpp,
+    ``server_output_limits``).
+    """
+    tokens = min(batch_size, ubatch_size)
+    if causal:
+        tokens = min(tokens, max(1, context))
+    streams = 1 if unified else slots
+    cells = _padded(_padded(context, _CELLS) // streams, _CELLS)
+    within = window * (slots if unified else 1) + tokens
+    return _Batch(
+        tokens=_padded(tokens, slots),
+        outputs=tokens if embedding else min(tokens, slots),
+        slots=slots,
+        streams=streams,
+        cells=cells,
+        window_cells=cells if swa_full else _padded(min(cells, within), _CELLS),
+        embedding=embedding,
+    )
+
+
+def _cache(
+    metadata: ModelMetadata,
+    kept: list[Layer],
+    batch: _Batch,
+    *,
+    cache_type_k: str,
+    cache_type_v: str,
+    flash_attention: bool,
+) -> int:
+    """Keys and values of all layers: ``llama_kv_cache`` in src/llama-kv-cache.cpp.
+
+    With latent attention (MLA) only keys are kept. Without flash attention values are stored
+    transposed, in rows as long as the longest layer's.
+    """
+    keys, values = [], []
+    for layer, kv_heads in zip(kept, metadata.kv_heads or (), strict=False):
+        key, value = _head_lengths(metadata, windowed=layer.windowed)
+        keys.append(kv_heads * key)
+        values.append(kv_heads * value)
+    if _is_latent(metadata):
+        values = [0] * len(values)
+    elif not flash_attention:
+        values = [max(values, default=0)] * len(values)
+    return sum(
+        batch.streams
+        * (batch.window_cells if layer.windowed else batch.cells)
+        * (_row_bytes(key, cache_type_k) + _row_bytes(value, cache_type_v))
+        for layer, key, value in zip(kept, keys, values, strict=False)
+        if layer.attention
+    )
+
+
+def _compute(
+    metadata: ModelMetadata, kept: list[Layer], batch: _Batch, *, flash_attention: bool
+) -> int:
+    """The compute buffer and the output buffer.
+
+    ``ggml-alloc`` lets intermediate results share their place once they are used. What lives at
+    the same time at most, measured: the mask of each kind of cache, five rows per token of the
+    embedding's length (three of them inputs, ``build_inp_embd`` in src/llama-graph.cpp), and what
+    the largest part of a layer needs, or the scores of all tokens at the end. The output buffer
+    (``output_reserve`` in src/llama-context.cpp) holds them for one token of each slot.
+    """
+    width = metadata.embedding_length or 0
+    vocabulary = 0 if metadata.architecture in ENCODERS else metadata.vocabulary or 0
+    reach = _reach(metadata, kept, batch)
+    scores = 0 if flash_attention else max(reach, default=0) * (metadata.heads or 0)
+    largest = max(
+        _attention_numbers(metadata) + scores,
+        _feed_forward_numbers(metadata),
+        _recurrent_numbers(metadata, kept),
+    )
+    for_layers = 2 * len(kept) * (metadata.embedding_length_per_layer or 0)
+    numbers = max(
+        batch.tokens * (5 * width + for_layers + largest),
+        batch.tokens * 3 * width + batch.outputs * vocabulary,
+    )
+    if _has_state(kept):
+        # A copy of all states; a third more where each layer has two kinds of memory.
+        numbers += batch.slots * state_numbers(metadata) * 4 // 3
+    numbers += batch.slots * ((metadata.vocabulary or 0) + width * batch.embedding)
+    masks = batch.tokens * sum(reach) * (_F16 if flash_attention else _F32)
+    return _F32 * numbers + masks
+
+
+def _reach(metadata: ModelMetadata, kept: list[Layer], batch: _Batch) -> list[int]:
+    """How many cells one token may attend to, for each mask there is.
+
+    Source: ``build_attn_inp_kq_mask`` and ``build_attn_inp_no_cache`` in src/llama-graph.cpp.
+    """
+    if metadata.architecture in WITHOUT_CACHE:
+        return [batch.tokens] * (2 if metadata.sliding_window else 1)
+    reach = [batch.cells] if any(layer.attention for layer in kept) else []
+    return reach + ([batch.window_cells] if any(layer.windowed for layer in kept) else [])
+
+
+def _attention_numbers(metadata: ModelMetadata) -> int:
+    """For each token: queries, keys and values of a layer, some before and after their rotation."""
+    heads, kv_heads = metadata.heads or 0, max(metadata.kv_heads or (), default=0)
+    key, value = _head_lengths(metadata, windowed=False)
+    window_key, window_value = _head_lengths(metadata, windowed=True)
+    key, value = max(key, window_key), max(value, window_value)
+    if _is_latent(metadata):
+        return heads * (key + value + (metadata.latent_key_length or 0))
+    queries = heads * key
+    return queries + max(queries, heads * value, kv_heads * (2 * key + value))
+
+
+def _feed_forward_numbers(metadata: ModelMetadata) -> int:
+    """For each token: both inputs and the product of a gated part, of each expert it uses."""
+    width, inner = metadata.embedding_length or 0, metadata.feed_forward_length or 0
+    if metadata.architecture in _UNGATED:
+        return inner + width
+    if not metadata.experts:
+        return 3 * inner
+    used, each = metadata.experts_used or 0, metadata.expert_feed_forward_length
+    routed = max(3 * used * (each or inner), used * width) + metadata.experts
+    return max(routed, 3 * inner) if each else routed
+
+
+def _recurrent_numbers(metadata: ModelMetadata, kept: list[Layer]) -> int:
+    """For each token: what a recurrent layer computes with, by its kind."""
+    facts = metadata.recurrent
+    if facts is None or not _has_state(kept):
+        return 0
+    width, inner = metadata.embedding_length or 0, facts.inner_size or 0
+    if facts.wkv_head_size:
+        return 10 * width
+    if facts.shortconv_cache:
+        return 4 * width
+    if facts.kda_head_length:
+        return 8 * (metadata.heads or 0) * facts.kda_head_length
+    convolved = convolved_numbers(facts)
+    if metadata.architecture in DELTA_NETS:
+        return 2 * convolved + inner
+    return 2 * inner + 3 * convolved + (facts.time_step_rank or 0)
+
+
+def _has_state(kept: list[Layer]) -> bool:
+    return any(layer.recurrent for layer in kept)
+
+
+def _head_lengths(metadata: ModelMetadata, *, windowed: bool) -> tuple[int, int]:
+    key, value = metadata.key_length or 0, metadata.value_length or 0
+    if windowed:
+        return metadata.window_key_length or key, metadata.window_value_length or value
+    return key, value
+
+
+def _is_latent(metadata: ModelMetadata) -> bool:
+    return bool(metadata.latent_key_length and metadata.latent_value_length) and is_understood(
+        metadata.architecture
     )
 
 
 def _row_bytes(numbers: int, cache_type: str) -> int:
-    values, size = _CACHE_TYPES.get(cache_type, (1, _F32))
-    return -(-numbers // values) * size
+    """A cache row: whole blocks (``ggml_row_size``). An unknown type counts as 32-bit floats."""
+    kind = _CACHE_TYPES.get(cache_type.lower(), _CACHE_TYPES["f32"])
+    return -(-numbers // kind.values) * kind.bytes
 
 
 def _padded(number: int, to: int) -> int:
     return -(-number // to) * to
+
+
+def _bounded(size: int) -> int:
+    return max(0, min(size, _MOST))

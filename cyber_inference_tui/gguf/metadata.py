@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,24 @@ class ProjectorFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Its output's length, the embedding length of the models it fits."""
 
 
+class RecurrentFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """How large the state is that recurrent layers keep: lengths in numbers, counts as such."""
+
+    conv_kernel: int | None = None
+    """``ssm.conv_kernel``, and so on below."""
+    inner_size: int | None = None
+    state_size: int | None = None
+    group_count: int | None = None
+    time_step_rank: int | None = None
+    shortconv_cache: int | None = None
+    """``shortconv.l_cache`` (LFM2)."""
+    wkv_head_size: int | None = None
+    """``wkv.head_size`` (RWKV)."""
+    token_shift_count: int | None = None
+    kda_head_length: int | None = None
+    """``kda.head_dim`` (Kimi)."""
+
+
 class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """One file's header in the field's terms; ``None`` where the header does not tell.
 
@@ -41,17 +60,40 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
     layers: int | None = None
     embedding_length: int | None = None
     feed_forward_length: int | None = None
+    """The largest, where layers differ."""
+    feed_forward_lengths: tuple[int, ...] | None = None
+    """For each layer."""
     heads: int | None = None
     kv_heads: tuple[int, ...] | None = None
     """For each layer; 0 where a layer keeps no attention cache."""
     key_length: int | None = None
     """Of one head."""
     value_length: int | None = None
+    window_key_length: int | None = None
+    """Of one head in layers that attend within the window, where it differs."""
+    window_value_length: int | None = None
+    latent_key_length: int | None = None
+    """``attention.key_length_mla``: with it, the layers cache one short row for all heads."""
+    latent_value_length: int | None = None
     sliding_window: int | None = None
+    """In tokens; 0 where the header says that there is none."""
+    sliding_window_period: int | None = None
+    """Every so many-th layer attends to everything."""
     sliding_window_layers: tuple[bool, ...] | None = None
-    """For each layer whether it only attends within the window, where the header tells."""
+    """For each layer whether it only attends within the window."""
+    shared_kv_layers: int | None = None
+    """How many of the last layers use the cache of earlier ones."""
+    predict_layers: int | None = None
+    """How many of the layers, at the end, are for predicting ahead (``nextn_predict_layers``)."""
+    recurrent: RecurrentFacts | None = None
+    recurrent_layers: tuple[bool, ...] | None = None
+    """For each layer whether it is recurrent."""
+    full_attention_interval: int | None = None
+    """Every so many-th layer has attention, the others are recurrent."""
+    embedding_length_per_layer: int | None = None
     experts: int | None = None
     experts_used: int | None = None
+    expert_feed_forward_length: int | None = None
     chat_template: str | None = None
     """As it stands in the file, up to 256 KiB: not for showing without cleaning."""
     pooling: str | None = None
@@ -84,7 +126,8 @@ def metadata_of(header: Header) -> ModelMetadata:
     embedding = _count(of_model("embedding_length"))
     heads = _first(of_model("attention.head_count"))
     per_head = embedding // heads if embedding and heads else None
-    window = _count(of_model("attention.sliding_window"))
+    feed_forward = of_model("feed_forward_length")
+    pattern = of_model("attention.sliding_window_pattern")
     return ModelMetadata(
         architecture=architecture,
         name=_text(values.get("general.name")),
@@ -96,15 +139,28 @@ def metadata_of(header: Header) -> ModelMetadata:
         or header.array_lengths.get("tokenizer.ggml.tokens"),
         layers=layers,
         embedding_length=embedding,
-        feed_forward_length=_first(of_model("feed_forward_length")),
+        feed_forward_length=_first(feed_forward),
+        feed_forward_lengths=_per_layer(feed_forward, layers, otherwise=None),
         heads=heads,
         kv_heads=_per_layer(of_model("attention.head_count_kv"), layers, otherwise=heads),
         key_length=_count(of_model("attention.key_length")) or per_head,
         value_length=_count(of_model("attention.value_length")) or per_head,
-        sliding_window=window or None,
-        sliding_window_layers=_window_layers(of_model("attention.sliding_window_pattern"), layers),
+        window_key_length=_count(of_model("attention.key_length_swa")),
+        window_value_length=_count(of_model("attention.value_length_swa")),
+        latent_key_length=_count(of_model("attention.key_length_mla")),
+        latent_value_length=_count(of_model("attention.value_length_mla")),
+        sliding_window=_first(of_model("attention.sliding_window")),
+        sliding_window_period=_count(pattern),
+        sliding_window_layers=_flags(pattern),
+        shared_kv_layers=_count(of_model("attention.shared_kv_layers")),
+        predict_layers=_count(of_model("nextn_predict_layers")) or None,
+        recurrent=_recurrent(of_model),
+        recurrent_layers=_flags(of_model("attention.recurrent_layers")),
+        full_attention_interval=_count(of_model("full_attention_interval")) or None,
+        embedding_length_per_layer=_count(of_model("embedding_length_per_layer_input")) or None,
         experts=_count(of_model("expert_count")) or None,
-        experts_used=_count(of_model("expert_used_count")) or None,
+        experts_used=_first(of_model("expert_used_count")) or None,
+        expert_feed_forward_length=_first(of_model("expert_feed_forward_length")) or None,
         chat_template=_template(values.get("tokenizer.chat_template")),
         pooling=_POOLING.get(_count(of_model("pooling_type")) or 0)
         if of_model("pooling_type") is not None
@@ -153,14 +209,23 @@ def _per_layer(
     return (number,) * layers
 
 
-def _window_layers(value: Value | None, layers: int | None) -> tuple[bool, ...] | None:
-    if isinstance(value, tuple):
-        return tuple(bool(item) for item in value)
-    every = _count(value)
-    if not every or layers is None or layers > 4096:
-        return None
-    # A number says that every so many-th layer attends to everything.
-    return tuple((layer + 1) % every != 0 for layer in range(layers))
+def _flags(value: Value | None) -> tuple[bool, ...] | None:
+    return tuple(bool(item) for item in value) if isinstance(value, tuple) else None
+
+
+def _recurrent(of_model: Callable[[str], Value | None]) -> RecurrentFacts | None:
+    facts = RecurrentFacts(
+        conv_kernel=_count(of_model("ssm.conv_kernel")),
+        inner_size=_count(of_model("ssm.inner_size")),
+        state_size=_count(of_model("ssm.state_size")),
+        group_count=_count(of_model("ssm.group_count")),
+        time_step_rank=_count(of_model("ssm.time_step_rank")),
+        shortconv_cache=_count(of_model("shortconv.l_cache")),
+        wkv_head_size=_count(of_model("wkv.head_size")),
+        token_shift_count=_count(of_model("token_shift_count")),
+        kda_head_length=_count(of_model("kda.head_dim")),
+    )
+    return facts if facts != RecurrentFacts() else None
 
 
 def _quantization(header: Header) -> str | None:

@@ -38,7 +38,7 @@ def test_per_layer_heads_windows_and_experts(tmp_path: Path) -> None:
             {
                 "llama.attention.head_count_kv": [2, 0],
                 "llama.attention.sliding_window": 512,
-                "llama.attention.sliding_window_pattern": 2,
+                "llama.attention.sliding_window_pattern": [1, 0],
                 "llama.attention.key_length": 48,
                 "llama.expert_count": 8,
                 "llama.expert_used_count": 2,

@@ -1,0 +1,137 @@
+"""What a person's llama-server arguments change about the memory it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+_OFF: Final = frozenset({"off", "disabled", "false", "0"})
+_SWITCH: Final = _OFF | {"on", "enabled", "true", "1", "auto", "-1"}
+_MOST: Final = 2**31 - 1  # llama-server reads numbers into 32 bits
+
+
+class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server is started with, as far as it matters for memory; llama-server's defaults."""
+
+    context_size: int | None = None
+    """Tokens; 0 = the model's own length; ``None`` = not named."""
+    slots: int = 0
+    """0 = llama-server's choice."""
+    unified: bool | None = None
+    """Whether slots share one cache; ``None`` = llama-server's choice."""
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    batch_size: int = 2048
+    ubatch_size: int = 512
+    swa_full: bool = False
+    flash_attention: bool = True
+    embedding: bool = False
+    """For embeddings or reranking only."""
+    cache_on_device: bool = True
+    """The cache lies beside the layers on a GPU; else in main memory."""
+    mapped: bool = True
+    """Weights are mapped from the file; else read into memory."""
+
+
+def cache_settings(args: Sequence[str], *, base: CacheSettings | None = None) -> CacheSettings:
+    """What ``args`` say, on top of ``base`` (``None``: llama-server's defaults).
+
+    Takes ``--option value`` and ``--option=value``, the last one wins. What llama-server would
+    refuse is passed over: that is for its own message to tell.
+    """
+    found: dict[str, object] = {}
+    words = iter(args)
+    word = next(words, None)
+    while word is not None:
+        option, equals, value = word.partition("=")
+        if option.startswith("--"):
+            option = option.replace("_", "-")
+        following = next(words, None)
+        if option in _ALONE:
+            field, setting = _ALONE[option]
+            found[field] = setting
+        elif option in _WITH_VALUE:
+            # Older servers take -fa without a value.
+            alone = option in _SWITCHES and (following or "").lower() not in _SWITCH
+            if not equals:
+                value = "on" if alone else following or ""
+            field, read = _WITH_VALUE[option]
+            if (setting_read := read(value)) is not None:
+                found[field] = setting_read
+            if not equals and not alone:
+                following = next(words, None)
+        word = following
+    return msgspec.structs.replace(base or CacheSettings(), **found)
+
+
+def _count(value: str) -> int | None:
+    """A number from 0 on; negative ones leave the choice to llama-server, as 0 does."""
+    try:
+        number = int(value)
+    except ValueError:
+        return None
+    return max(0, number) if number <= _MOST else None
+
+
+def _size(value: str) -> int | None:
+    return _count(value) or None
+
+
+def _name(value: str) -> str | None:
+    return value or None
+
+
+def _is_on(value: str) -> bool:
+    return value.lower() not in _OFF
+
+
+def _is_mapped(value: str) -> bool:
+    return value.lower() not in {"none", "dio"}
+
+
+def _is_pooled(value: str) -> bool | None:
+    return True if value in {"mean", "cls", "last", "rank"} else None
+
+
+# Options of common/arg.cpp in llama.cpp, older names included: which field, and read how.
+_WITH_VALUE: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
+    "-c": ("context_size", _count),
+    "--ctx-size": ("context_size", _count),
+    "-np": ("slots", _count),
+    "--parallel": ("slots", _count),
+    "-ctk": ("cache_type_k", _name),
+    "--cache-type-k": ("cache_type_k", _name),
+    "-ctv": ("cache_type_v", _name),
+    "--cache-type-v": ("cache_type_v", _name),
+    "-b": ("batch_size", _size),
+    "--batch-size": ("batch_size", _size),
+    "-ub": ("ubatch_size", _size),
+    "--ubatch-size": ("ubatch_size", _size),
+    "-fa": ("flash_attention", _is_on),
+    "--flash-attn": ("flash_attention", _is_on),
+    "-lm": ("mapped", _is_mapped),
+    "--load-mode": ("mapped", _is_mapped),
+    "--pooling": ("embedding", _is_pooled),
+}
+_SWITCHES: Final = frozenset({"-fa", "--flash-attn"})
+_ALONE: Final[Mapping[str, tuple[str, bool]]] = {
+    "--swa-full": ("swa_full", True),
+    "-kvu": ("unified", True),
+    "--kv-unified": ("unified", True),
+    "-no-kvu": ("unified", False),
+    "--no-kv-unified": ("unified", False),
+    "-kvo": ("cache_on_device", True),
+    "--kv-offload": ("cache_on_device", True),
+    "-nkvo": ("cache_on_device", False),
+    "--no-kv-offload": ("cache_on_device", False),
+    "--mmap": ("mapped", True),
+    "--no-mmap": ("mapped", False),
+    "-dio": ("mapped", False),
+    "--direct-io": ("mapped", False),
+    "--embedding": ("embedding", True),
+    "--embeddings": ("embedding", True),
+    "--rerank": ("embedding", True),
+    "--reranking": ("embedding", True),
+}
