@@ -236,9 +236,8 @@ def _compute(
         _feed_forward_numbers(metadata),
         _recurrent_numbers(metadata, kept),
     )
-    for_layers = 2 * len(kept) * (metadata.embedding_length_per_layer or 0)
     numbers = max(
-        batch.tokens * (5 * width + for_layers + largest),
+        batch.tokens * (5 * width + largest + _beside_numbers(metadata, kept, largest)),
         batch.tokens * 3 * width + batch.outputs * vocabulary,
     )
     if _has_state(kept):
@@ -275,13 +274,28 @@ def _attention_numbers(metadata: ModelMetadata) -> int:
 def _feed_forward_numbers(metadata: ModelMetadata) -> int:
     """For each token: both inputs and the product of a gated part, of each expert it uses."""
     width, inner = metadata.embedding_length or 0, metadata.feed_forward_length or 0
-    if metadata.architecture in _UNGATED:
+    facts = metadata.recurrent
+    if metadata.architecture in _UNGATED or (facts is not None and facts.wkv_head_size):
         return inner + width
     if not metadata.experts:
         return 3 * inner
     used, each = metadata.experts_used or 0, metadata.expert_feed_forward_length
     routed = max(3 * used * (each or inner), used * width) + metadata.experts
     return max(routed, 3 * inner) if each else routed
+
+
+def _beside_numbers(metadata: ModelMetadata, kept: list[Layer], largest: int) -> int:
+    """For each token: what gemma3n and gemma4 hold beside ``largest``, the largest part of a layer.
+
+    Embeddings for all layers at once, several times over at the start; gemma3n also has four
+    streams, and both what it predicts of them and what becomes of that.
+    """
+    inputs = len(kept) * (metadata.embedding_length_per_layer or 0)
+    if metadata.architecture != "gemma3n":
+        return max(inputs, 3 * inputs - largest)
+    width, inner = metadata.embedding_length or 0, metadata.feed_forward_length or 0
+    mixed = 15 * width + 2 * inputs + inner
+    return max(8 * width + inputs, mixed - largest, 4 * inputs - largest)
 
 
 def _recurrent_numbers(metadata: ModelMetadata, kept: list[Layer]) -> int:
@@ -291,7 +305,7 @@ def _recurrent_numbers(metadata: ModelMetadata, kept: list[Layer]) -> int:
         return 0
     width, inner = metadata.embedding_length or 0, facts.inner_size or 0
     if facts.wkv_head_size:
-        return 10 * width
+        return 15 * width
     if facts.shortconv_cache:
         return 4 * width
     if facts.kda_head_length:

@@ -5,14 +5,14 @@ Sizes are chosen so that the cache and the buffers outweigh the weights. They ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cyber_inference_tui.gguf.writer import Tensor, gguf_bytes
 
-_F32, _F16 = 0, 1
-_WIDTH, _FEED_FORWARD, _VOCABULARY = 512, 1536, 4096
+F32, _F16 = 0, 1
+WIDTH, FEED_FORWARD, VOCABULARY = 512, 1536, 4096
 
 
 @dataclass(frozen=True)
@@ -30,41 +30,46 @@ class Synthetic:
 
 def zeros(name: str, *shape: int, kind: int | None = None) -> Tensor:
     """A tensor of zeros: half floats for a matrix, floats for a vector, unless ``kind`` says."""
-    kind = (_F16 if len(shape) > 1 else _F32) if kind is None else kind
+    kind = (_F16 if len(shape) > 1 else F32) if kind is None else kind
     numbers = 1
     for length in shape:
         numbers *= length
-    return Tensor(name, kind, shape, bytes(numbers * (4 if kind == _F32 else 2)))
+    return Tensor(name, kind, shape, bytes(numbers * (4 if kind == F32 else 2)))
 
 
 def dense(
     architecture: str = "llama",
     *,
     layers: int = 8,
-    width: int = _WIDTH,
+    width: int = WIDTH,
     heads: int | Sequence[int] = 8,
     kv_heads: int | Sequence[int] = 2,
     head_length: int = 64,
-    feed_forward: int = _FEED_FORWARD,
-    vocabulary: int = _VOCABULARY,
-    extra: dict[str, object] | None = None,
+    feed_forward: int = FEED_FORWARD,
+    vocabulary: int = VOCABULARY,
+    extra: Mapping[str, object] | None = None,
 ) -> Synthetic:
     """A transformer in the manner of llama; qwen3's and gemma's norms come with their names."""
     norms = {"qwen3": ("attn_q_norm", "attn_k_norm"), "gemma2": (), "gemma3": ()}
     norms["gemma3"] = norms["qwen3"]
     after = ("post_attention_norm", "post_ffw_norm") if architecture.startswith("gemma") else ()
-    tensors = _ends(width, vocabulary, tied=bool(after))
+    tensors = ends(width, vocabulary, tied=bool(after))
     for layer in range(layers):
-        tensors += _attention(
-            layer, width, _at(heads, layer), _at(kv_heads, layer), head_length, head_length
+        tensors += attention(
+            layer,
+            width,
+            heads=_at(heads, layer),
+            kv_heads=_at(kv_heads, layer),
+            key=head_length,
+            value=head_length,
         )
-        tensors += _feed_forward(layer, width, feed_forward)
+        tensors += feed_forward_part(layer, width, feed_forward)
         tensors += [
             zeros(f"blk.{layer}.{name}.weight", head_length) for name in norms.get(architecture, ())
         ]
         tensors += [zeros(f"blk.{layer}.{name}.weight", width) for name in after]
     return Synthetic(
-        _metadata(
+        header(
             architecture,
             {
                 "block_count": layers,
@@ -83,31 +88,41 @@ def dense(
     )
 
 
+def uneven() -> Synthetic:
+    """Layers with different numbers of key heads."""
+    return dense("deci", kv_heads=[8, 4, 2, 1, 8, 4, 2, 1])
+
+
+def windowed() -> Synthetic:
+    """A sliding window in five of six layers."""
+    return dense("gemma3", layers=12, extra={"attention.sliding_window": 512})
+
+
 def experts(
     *,
     layers: int = 6,
     count: int = 16,
     used: int = 4,
     inner: int = 512,
-    width: int = _WIDTH,
-    vocabulary: int = _VOCABULARY,
+    width: int = WIDTH,
+    vocabulary: int = VOCABULARY,
 ) -> Synthetic:
     """A qwen3moe: a feed-forward part of which each token uses some."""
     length = 64
-    tensors = _ends(width, vocabulary)
+    tensors = ends(width, vocabulary)
     for layer in range(layers):
-        tensors += _attention(layer, width, 8, 2, length, length)
+        tensors += attention(layer, width, heads=8, kv_heads=2, key=length, value=length)
         tensors += [
             zeros(f"blk.{layer}.attn_q_norm.weight", length),
             zeros(f"blk.{layer}.attn_k_norm.weight", length),
             zeros(f"blk.{layer}.ffn_norm.weight", width),
-            zeros(f"blk.{layer}.ffn_gate_inp.weight", width, count, kind=_F32),
+            zeros(f"blk.{layer}.ffn_gate_inp.weight", width, count, kind=F32),
             zeros(f"blk.{layer}.ffn_gate_exps.weight", width, inner, count),
             zeros(f"blk.{layer}.ffn_up_exps.weight", width, inner, count),
             zeros(f"blk.{layer}.ffn_down_exps.weight", inner, width, count),
         ]
     return Synthetic(
-        _metadata(
+        header(
             "qwen3moe",
             {
                 "block_count": layers,
@@ -128,214 +143,18 @@ def experts(
     )
 
 
-def mamba(*, layers: int = 8, width: int = _WIDTH, vocabulary: int = _VOCABULARY) -> Synthetic:
-    """Layers that keep a state of fixed size and no cache."""
-    inner, state, convolution, rank = 2 * width, 16, 4, width // 16
-    tensors = _ends(width, vocabulary)
-    for layer in range(layers):
-        tensors += [
-            zeros(f"blk.{layer}.attn_norm.weight", width),
-            zeros(f"blk.{layer}.ssm_in.weight", width, 2 * inner),
-            zeros(f"blk.{layer}.ssm_conv1d.weight", convolution, inner, kind=_F32),
-            zeros(f"blk.{layer}.ssm_conv1d.bias", inner),
-            zeros(f"blk.{layer}.ssm_x.weight", inner, rank + 2 * state),
-            zeros(f"blk.{layer}.ssm_dt.weight", rank, inner),
-            zeros(f"blk.{layer}.ssm_dt.bias", inner),
-            zeros(f"blk.{layer}.ssm_a", state, inner, kind=_F32),
-            zeros(f"blk.{layer}.ssm_d", inner),
-            zeros(f"blk.{layer}.ssm_out.weight", inner, width),
-        ]
-    return Synthetic(
-        _metadata(
-            "mamba",
-            {
-                "block_count": layers,
-                "embedding_length": width,
-                "feed_forward_length": 0,
-                "attention.head_count": 0,
-                "ssm.conv_kernel": convolution,
-                "ssm.inner_size": inner,
-                "ssm.state_size": state,
-                "ssm.time_step_rank": rank,
-            },
-            vocabulary,
-        ),
-        tensors,
-    )
-
-
-def falcon_h1(
-    *,
-    feed_forward: int = _FEED_FORWARD,
-    layers: int = 6,
-    width: int = _WIDTH,
-    vocabulary: int = _VOCABULARY,
-) -> Synthetic:
-    """Attention and a recurrent state side by side in every layer."""
-    inner, state, convolution, groups, ssm_heads, length = 2 * width, 128, 4, 1, 16, 64
-    convolved = inner + 2 * groups * state
-    tensors = _ends(width, vocabulary)
-    for layer in range(layers):
-        tensors += _attention(layer, width, 8, 2, length, length)
-        tensors += _mamba2(layer, width, inner, convolved, convolution, ssm_heads, groups)
-        tensors += [
-            zeros(f"blk.{layer}.ffn_norm", width)
-            if tensor.name.endswith("ffn_norm.weight")
-            else tensor
-            for tensor in _feed_forward(layer, width, feed_forward)
-        ]
-    return Synthetic(
-        _metadata(
-            "falcon-h1",
-            {
-                "block_count": layers,
-                "embedding_length": width,
-                "feed_forward_length": feed_forward,
-                "attention.head_count": 8,
-                "attention.head_count_kv": 2,
-                "attention.key_length": length,
-                "attention.value_length": length,
-                "rope.dimension_count": length,
-                "ssm.conv_kernel": convolution,
-                "ssm.inner_size": inner,
-                "ssm.state_size": state,
-                "ssm.group_count": groups,
-                "ssm.time_step_rank": ssm_heads,
-            },
-            vocabulary,
-        ),
-        tensors,
-    )
-
-
-def lfm2(
-    *,
-    feed_forward: int = _FEED_FORWARD,
-    layers: int = 8,
-    width: int = _WIDTH,
-    vocabulary: int = _VOCABULARY,
-) -> Synthetic:
-    """Short convolutions, with attention in every fourth layer."""
-    length, memory = 64, 3
-    kv_heads = [2 if layer % 4 == 3 else 0 for layer in range(layers)]
-    tensors = [
-        zeros("token_embd.weight", width, vocabulary),
-        zeros("token_embd_norm.weight", width),
-    ]
-    for layer in range(layers):
-        tensors += _feed_forward(layer, width, feed_forward)
-        if kv_heads[layer]:
-            tensors += _attention(layer, width, 8, kv_heads[layer], length, length)
-            tensors += [
-                zeros(f"blk.{layer}.attn_q_norm.weight", length),
-                zeros(f"blk.{layer}.attn_k_norm.weight", length),
-            ]
-        else:
-            tensors += [
-                zeros(f"blk.{layer}.attn_norm.weight", width),
-                zeros(f"blk.{layer}.shortconv.conv.weight", memory, width, kind=_F32),
-                zeros(f"blk.{layer}.shortconv.in_proj.weight", width, 3 * width),
-                zeros(f"blk.{layer}.shortconv.out_proj.weight", width, width),
-            ]
-    return Synthetic(
-        _metadata(
-            "lfm2",
-            {
-                "block_count": layers,
-                "embedding_length": width,
-                "feed_forward_length": feed_forward,
-                "attention.head_count": 8,
-                "attention.head_count_kv": kv_heads,
-                "rope.dimension_count": length,
-                "shortconv.l_cache": memory,
-                "vocab_size": vocabulary,
-            },
-            vocabulary,
-        ),
-        tensors,
-    )
-
-
-def qwen35(
-    *,
-    feed_forward: int = _FEED_FORWARD,
-    layers: int = 8,
-    width: int = _WIDTH,
-    vocabulary: int = _VOCABULARY,
-) -> Synthetic:
-    """Gated delta nets, with attention in every fourth layer."""
-    length, state, groups, ssm_heads, convolution = 64, 64, 8, 16, 4
-    keys, values = state * groups, state * ssm_heads
-    tensors = _ends(width, vocabulary)
-    for layer in range(layers):
-        tensors += [zeros(f"blk.{layer}.post_attention_norm.weight", width)]
-        tensors += [
-            tensor
-            for tensor in _feed_forward(layer, width, feed_forward)
-            if not tensor.name.endswith("ffn_norm.weight")
-        ]
-        if layer % 4 == 3:
-            tensors += [
-                zeros(tensor.name, width, 2 * 8 * length)
-                if tensor.name.endswith("attn_q.weight")
-                else tensor
-                for tensor in _attention(layer, width, 8, 2, length, length)
-            ]
-            tensors += [
-                zeros(f"blk.{layer}.attn_q_norm.weight", length),
-                zeros(f"blk.{layer}.attn_k_norm.weight", length),
-            ]
-        else:
-            tensors += [
-                zeros(f"blk.{layer}.attn_norm.weight", width),
-                zeros(f"blk.{layer}.attn_qkv.weight", width, 2 * keys + values),
-                zeros(f"blk.{layer}.attn_gate.weight", width, values),
-                zeros(f"blk.{layer}.ssm_conv1d.weight", convolution, 2 * keys + values, kind=_F32),
-                zeros(f"blk.{layer}.ssm_dt.bias", ssm_heads),
-                zeros(f"blk.{layer}.ssm_a", ssm_heads),
-                zeros(f"blk.{layer}.ssm_beta.weight", width, ssm_heads),
-                zeros(f"blk.{layer}.ssm_alpha.weight", width, ssm_heads),
-                zeros(f"blk.{layer}.ssm_norm.weight", state),
-                zeros(f"blk.{layer}.ssm_out.weight", values, width),
-            ]
-    return Synthetic(
-        _metadata(
-            "qwen35",
-            {
-                "block_count": layers,
-                "embedding_length": width,
-                "feed_forward_length": feed_forward,
-                "attention.head_count": 8,
-                "attention.head_count_kv": 2,
-                "attention.key_length": length,
-                "attention.value_length": length,
-                "rope.dimension_count": length,
-                "rope.dimension_sections": [11, 11, 10, 0],
-                "ssm.conv_kernel": convolution,
-                "ssm.inner_size": values,
-                "ssm.state_size": state,
-                "ssm.group_count": groups,
-                "ssm.time_step_rank": ssm_heads,
-                "full_attention_interval": 4,
-            },
-            vocabulary,
-        ),
-        tensors,
-    )
-
-
 def deepseek2(
     *,
-    feed_forward: int = _FEED_FORWARD,
+    feed_forward: int = FEED_FORWARD,
     layers: int = 8,
-    width: int = _WIDTH,
-    vocabulary: int = _VOCABULARY,
+    width: int = WIDTH,
+    vocabulary: int = VOCABULARY,
 ) -> Synthetic:
     """Latent attention: one short row per token and layer is all that is cached."""
     heads, rank, rotary, plain, value, query_rank = 8, 256, 32, 64, 64, 128
-    tensors = _ends(width, vocabulary)
+    tensors = ends(width, vocabulary)
     for layer in range(layers):
-        tensors += _feed_forward(layer, width, feed_forward)
+        tensors += feed_forward_part(layer, width, feed_forward)
         tensors += [
             zeros(f"blk.{layer}.attn_norm.weight", width),
             zeros(f"blk.{layer}.attn_q_a_norm.weight", query_rank),
@@ -348,7 +167,7 @@ def deepseek2(
             zeros(f"blk.{layer}.attn_output.weight", heads * value, width),
         ]
     return Synthetic(
-        _metadata(
+        header(
             "deepseek2",
             {
                 "block_count": layers,
@@ -375,24 +194,26 @@ def deepseek2(
 
 def bert(
     *,
-    feed_forward: int = _FEED_FORWARD,
+    feed_forward: int = FEED_FORWARD,
     layers: int = 6,
-    width: int = _WIDTH,
-    vocabulary: int = _VOCABULARY,
+    width: int = WIDTH,
+    vocabulary: int = VOCABULARY,
 ) -> Synthetic:
     """An encoder, for embeddings: it keeps nothing."""
     context = 2048
     tensors = [
         zeros("token_embd.weight", width, vocabulary),
-        zeros("token_types.weight", width, 2, kind=_F32),
-        zeros("position_embd.weight", width, context, kind=_F32),
+        zeros("token_types.weight", width, 2, kind=F32),
+        zeros("position_embd.weight", width, context, kind=F32),
         zeros("token_embd_norm.weight", width),
         zeros("token_embd_norm.bias", width),
     ]
     for layer in range(layers):
         tensors += [
             tensor
-            for tensor in _attention(layer, width, 8, 8, width // 8, width // 8)
+            for tensor in attention(
+                layer, width, heads=8, kv_heads=8, key=width // 8, value=width // 8
+            )
             if not tensor.name.endswith("attn_norm.weight")
         ]
         tensors += [
@@ -403,7 +224,7 @@ def bert(
             zeros(f"blk.{layer}.layer_output_norm.weight", width),
             zeros(f"blk.{layer}.layer_output_norm.bias", width),
         ]
-    metadata = _metadata(
+    metadata = header(
         "bert",
         {
             "block_count": layers,
@@ -420,6 +241,153 @@ def bert(
     return Synthetic(metadata, tensors)
 
 
+def gpt_oss(
+    *, layers: int = 8, count: int = 16, width: int = WIDTH, vocabulary: int = VOCABULARY
+) -> Synthetic:
+    """Experts, and a sliding window in every other layer."""
+    length, inner, heads = 64, 512, 8
+    tensors = ends(width, vocabulary)
+    for layer in range(layers):
+        tensors += attention(layer, width, heads=heads, kv_heads=2, key=length, value=length)
+        tensors += [
+            zeros(f"blk.{layer}.attn_output.bias", width),
+            zeros(f"blk.{layer}.attn_sinks.weight", heads),
+            zeros(f"blk.{layer}.post_attention_norm.weight", width),
+            zeros(f"blk.{layer}.ffn_gate_inp.weight", width, count, kind=F32),
+            zeros(f"blk.{layer}.ffn_gate_inp.bias", count),
+            zeros(f"blk.{layer}.ffn_gate_exps.weight", width, inner, count),
+            zeros(f"blk.{layer}.ffn_up_exps.weight", width, inner, count),
+            zeros(f"blk.{layer}.ffn_down_exps.weight", inner, width, count),
+            zeros(f"blk.{layer}.ffn_gate_exps.bias", inner, count, kind=F32),
+            zeros(f"blk.{layer}.ffn_up_exps.bias", inner, count, kind=F32),
+            zeros(f"blk.{layer}.ffn_down_exps.bias", width, count, kind=F32),
+        ]
+    return Synthetic(
+        header(
+            "gpt-oss",
+            {
+                "block_count": layers,
+                "embedding_length": width,
+                "feed_forward_length": inner,
+                "expert_feed_forward_length": inner,
+                "expert_count": count,
+                "expert_used_count": 4,
+                "attention.head_count": heads,
+                "attention.head_count_kv": 2,
+                "attention.key_length": length,
+                "attention.value_length": length,
+                "attention.sliding_window": 128,
+                "rope.dimension_count": length,
+            },
+            vocabulary,
+        ),
+        tensors,
+    )
+
+
+def gemma4(*, layers: int = 12, width: int = WIDTH, vocabulary: int = VOCABULARY) -> Synthetic:
+    """Windowed layers with shorter heads, layers that share a cache, embeddings per layer."""
+    length, window_length, per_layer, shared = 128, 64, 128, 4
+    windowed = [layer % 4 != 3 for layer in range(layers)]
+    tensors = [
+        *ends(width, vocabulary, tied=True),
+        zeros("per_layer_token_embd.weight", per_layer * layers, vocabulary),
+        zeros("per_layer_model_proj.weight", width, per_layer * layers),
+        zeros("per_layer_proj_norm.weight", per_layer),
+        zeros("rope_freqs.weight", length // 2),
+    ]
+    for layer in range(layers):
+        head = window_length if windowed[layer] else length
+        tensors += attention(layer, width, heads=8, kv_heads=2, key=head, value=head)
+        tensors += feed_forward_part(layer, width, FEED_FORWARD)
+        tensors += [
+            zeros(f"blk.{layer}.attn_q_norm.weight", head),
+            zeros(f"blk.{layer}.attn_k_norm.weight", head),
+            zeros(f"blk.{layer}.post_attention_norm.weight", width),
+            zeros(f"blk.{layer}.post_ffw_norm.weight", width),
+            zeros(f"blk.{layer}.inp_gate.weight", width, per_layer),
+            zeros(f"blk.{layer}.proj.weight", per_layer, width),
+            zeros(f"blk.{layer}.post_norm.weight", width),
+        ]
+    return Synthetic(
+        header(
+            "gemma4",
+            {
+                "block_count": layers,
+                "embedding_length": width,
+                "embedding_length_per_layer_input": per_layer,
+                "feed_forward_length": FEED_FORWARD,
+                "attention.head_count": 8,
+                "attention.head_count_kv": 2,
+                "attention.key_length": length,
+                "attention.value_length": length,
+                "attention.key_length_swa": window_length,
+                "attention.value_length_swa": window_length,
+                "attention.shared_kv_layers": shared,
+                "attention.sliding_window": 512,
+                "attention.sliding_window_pattern": windowed,
+                "rope.dimension_count": length,
+                "rope.dimension_count_swa": window_length,
+            },
+            vocabulary,
+        ),
+        tensors,
+    )
+
+
+def gemma3n(*, layers: int = 24, width: int = WIDTH, vocabulary: int = VOCABULARY) -> Synthetic:
+    """Four streams beside each other, embeddings per layer, and a cache in 20 layers only."""
+    length, per_layer, streams, rank = 64, 256, 4, 64
+    tensors = [
+        *ends(width, vocabulary, tied=True),
+        zeros("altup_proj.weight", width, width, streams - 1),
+        zeros("altup_unembd_proj.weight", width, width, streams - 1),
+        zeros("per_layer_token_embd.weight", per_layer * layers, vocabulary),
+        zeros("per_layer_model_proj.weight", width, per_layer * layers),
+        zeros("per_layer_proj_norm.weight", per_layer),
+    ]
+    for layer in range(layers):
+        tensors += attention(layer, width, heads=8, kv_heads=2, key=length, value=length)
+        tensors += feed_forward_part(layer, width, FEED_FORWARD)
+        tensors += [
+            zeros(f"blk.{layer}.{name}.weight", width)
+            for name in (
+                *("post_attention_norm", "post_ffw_norm", "post_norm", "altup_correct_scale"),
+                *("altup_router_norm", "laurel_post_norm"),
+            )
+        ]
+        tensors += [
+            zeros(f"blk.{layer}.attn_q_norm.weight", length),
+            zeros(f"blk.{layer}.attn_k_norm.weight", length),
+            zeros(f"blk.{layer}.inp_gate.weight", width, per_layer),
+            zeros(f"blk.{layer}.proj.weight", per_layer, width),
+            zeros(f"blk.{layer}.altup_correct_coef.weight", streams, streams, kind=F32),
+            zeros(f"blk.{layer}.altup_predict_coef.weight", streams, streams**2, kind=F32),
+            zeros(f"blk.{layer}.altup_router.weight", width, streams),
+            zeros(f"blk.{layer}.laurel_l.weight", width, rank),
+            zeros(f"blk.{layer}.laurel_r.weight", rank, width),
+        ]
+    return Synthetic(
+        header(
+            "gemma3n",
+            {
+                "block_count": layers,
+                "embedding_length": width,
+                "embedding_length_per_layer_input": per_layer,
+                "feed_forward_length": FEED_FORWARD,
+                "attention.head_count": 8,
+                "attention.head_count_kv": 2,
+                "attention.key_length": length,
+                "attention.value_length": length,
+                "attention.sliding_window": 512,
+                "rope.dimension_count": length,
+            },
+            vocabulary,
+        ),
+        tensors,
+    )
+
+
 def _at(value: int | Sequence[int], layer: int) -> int:
     return value if isinstance(value, int) else value[layer]
 
@@ -428,7 +396,7 @@ def _plain(value: int | Sequence[int]) -> object:
     return value if isinstance(value, int) else list(value)
 
 
-def _ends(width: int, vocabulary: int, *, tied: bool = False) -> list[Tensor]:
+def ends(width: int, vocabulary: int, *, tied: bool = False) -> list[Tensor]:
     return [
         zeros("token_embd.weight", width, vocabulary),
         *([] if tied else [zeros("output.weight", width, vocabulary)]),
@@ -436,8 +404,8 @@ def _ends(width: int, vocabulary: int, *, tied: bool = False) -> list[Tensor]:
     ]
 
 
-def _attention(
-    layer: int, width: int, heads: int, kv_heads: int, key: int, value: int
+def attention(
+    layer: int, width: int, *, heads: int, kv_heads: int, key: int, value: int
 ) -> list[Tensor]:
     return [
         zeros(f"blk.{layer}.attn_norm.weight", width),
@@ -448,7 +416,7 @@ def _attention(
     ]
 
 
-def _feed_forward(layer: int, width: int, inner: int) -> list[Tensor]:
+def feed_forward_part(layer: int, width: int, inner: int) -> list[Tensor]:
     return [
         zeros(f"blk.{layer}.ffn_norm.weight", width),
         zeros(f"blk.{layer}.ffn_gate.weight", width, inner),
@@ -457,22 +425,7 @@ def _feed_forward(layer: int, width: int, inner: int) -> list[Tensor]:
     ]
 
 
-def _mamba2(
-    layer: int, width: int, inner: int, convolved: int, kernel: int, heads: int, groups: int
-) -> list[Tensor]:
-    return [
-        zeros(f"blk.{layer}.ssm_in.weight", width, inner + convolved + heads),
-        zeros(f"blk.{layer}.ssm_conv1d.weight", kernel, convolved, kind=_F32),
-        zeros(f"blk.{layer}.ssm_conv1d.bias", convolved),
-        zeros(f"blk.{layer}.ssm_dt.bias", heads),
-        zeros(f"blk.{layer}.ssm_a", 1, heads, kind=_F32),
-        zeros(f"blk.{layer}.ssm_d", 1, heads, kind=_F32),
-        zeros(f"blk.{layer}.ssm_norm.weight", inner // groups, groups, kind=_F32),
-        zeros(f"blk.{layer}.ssm_out.weight", inner, width),
-    ]
-
-
-def _metadata(architecture: str, values: dict[str, object], vocabulary: int) -> dict[str, object]:
+def header(architecture: str, values: dict[str, object], vocabulary: int) -> dict[str, object]:
     controls = ["<unk>", "<s>", "</s>"]
     tokens = controls + [
         chr(byte) if 32 < byte < 127 and byte != 92 else f"\\x{byte:02x}" for byte in range(256)

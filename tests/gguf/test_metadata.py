@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.errors import GGUFError
-from cyber_inference_tui.gguf.metadata import ProjectorFacts, read_metadata
+from cyber_inference_tui.gguf.metadata import ProjectorFacts, RecurrentFacts, read_metadata
 from cyber_inference_tui.gguf.quantization import file_type_name, split_quantization
 from tests.gguf.headers import write_gguf
 
@@ -54,6 +54,47 @@ def test_per_layer_heads_windows_and_experts(tmp_path: Path) -> None:
     assert (facts.experts, facts.experts_used) == (8, 2)
     assert facts.pooling == "mean"
     assert facts.chat_template == "{{ x }}"
+
+
+def test_what_memory_estimates_need(tmp_path: Path) -> None:
+    facts = read_metadata(
+        write_gguf(
+            tmp_path / "a.gguf",
+            {
+                "llama.attention.sliding_window": 0,
+                "llama.attention.sliding_window_pattern": 6,
+                "llama.attention.key_length_swa": 32,
+                "llama.attention.value_length_swa": 24,
+                "llama.attention.key_length_mla": 192,
+                "llama.attention.value_length_mla": 128,
+                "llama.attention.shared_kv_layers": 1,
+                "llama.attention.recurrent_layers": [1, 0],
+                "llama.nextn_predict_layers": 1,
+                "llama.full_attention_interval": 4,
+                "llama.embedding_length_per_layer_input": 256,
+                "llama.expert_feed_forward_length": 512,
+                "llama.feed_forward_length": [128, 0],
+                "llama.ssm.conv_kernel": 4,
+                "llama.ssm.inner_size": 1024,
+                "llama.ssm.state_size": 16,
+                "llama.ssm.group_count": 2,
+                "llama.ssm.time_step_rank": 8,
+            },
+        )
+    )
+    assert (facts.sliding_window, facts.sliding_window_period) == (0, 6)
+    assert facts.sliding_window_layers is None
+    assert (facts.window_key_length, facts.window_value_length) == (32, 24)
+    assert (facts.latent_key_length, facts.latent_value_length) == (192, 128)
+    assert (facts.shared_kv_layers, facts.predict_layers) == (1, 1)
+    assert facts.recurrent_layers == (True, False)
+    assert facts.full_attention_interval == 4
+    assert facts.embedding_length_per_layer == 256
+    assert facts.expert_feed_forward_length == 512
+    assert (facts.feed_forward_length, facts.feed_forward_lengths) == (128, (128, 0))
+    assert facts.recurrent == RecurrentFacts(
+        conv_kernel=4, inner_size=1024, state_size=16, group_count=2, time_step_rank=8
+    )
 
 
 def test_values_of_the_wrong_type_count_as_not_there(tmp_path: Path) -> None:

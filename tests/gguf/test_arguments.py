@@ -1,0 +1,73 @@
+"""What is read of a person's llama-server arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyber_inference_tui.gguf.arguments import CacheSettings, cache_settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        ("", {}),
+        ("-c 4096", {"context_size": 4096}),
+        ("--ctx-size=0", {"context_size": 0}),
+        ("--ctx_size 512", {"context_size": 512}),
+        ("-c 1 --ctx-size 2", {"context_size": 2}),
+        ("-np 3", {"slots": 3}),
+        ("-np 3 --parallel -1", {"slots": 0}),
+        ("-ctk Q8_0", {"cache_type_k": "Q8_0"}),
+        ("--cache-type-k=q4_0 -ctv q5_1", {"cache_type_k": "q4_0", "cache_type_v": "q5_1"}),
+        ("-b 256 -ub 128", {"batch_size": 256, "ubatch_size": 128}),
+        ("--swa-full", {"swa_full": True}),
+        ("-fa off", {"flash_attention": False}),
+        ("-fa off --flash-attn auto", {"flash_attention": True}),
+        ("--flash-attn=0", {"flash_attention": False}),
+        ("-fa off -fa -c 9", {"flash_attention": True, "context_size": 9}),
+        ("-kvu", {"unified": True}),
+        ("-kvu --no-kv-unified", {"unified": False}),
+        ("-nkvo", {"cache_on_device": False}),
+        ("--no-mmap", {"mapped": False}),
+        ("--load-mode none", {"mapped": False}),
+        ("-lm dio", {"mapped": False}),
+        ("-lm none -lm mmap", {}),
+        ("--embedding", {"embedding": True}),
+        ("--embeddings --pooling none", {"embedding": True}),
+        ("--pooling mean", {"embedding": True}),
+        ("--reranking", {"embedding": True}),
+        ("--threads 4 -c 8 --temp 0.5", {"context_size": 8}),
+    ],
+)
+def test_options(arguments: str, fields: dict[str, Any]) -> None:
+    assert cache_settings(arguments.split()) == CacheSettings(**fields)
+
+
+@pytest.mark.parametrize("arguments", ["-c", "-c x", "-c 99999999999", "-ub 0", "-ctk", "-c="])
+def test_what_llama_server_would_refuse_is_passed_over(arguments: str) -> None:
+    assert cache_settings(arguments.split()) == CacheSettings()
+
+
+def test_on_top_of_others() -> None:
+    base = cache_settings(["-c", "4096", "-np", "2"])
+    assert cache_settings(["-np", "3"], base=base) == CacheSettings(context_size=4096, slots=3)
+
+
+WORDS = st.sampled_from(
+    [
+        *("-c", "-np", "-fa", "--flash-attn", "-ctk", "--pooling", "-lm", "-ub", "--swa-full"),
+        *("on", "off", "512", "-1", "q8_0", "none", "=", "--", "--=", "-c=", "9" * 5000),
+    ]
+)
+
+
+@given(st.lists(WORDS | st.text(max_size=8)))
+def test_nothing_breaks_it(arguments: list[str]) -> None:
+    found = cache_settings(arguments)
+    assert found.slots >= 0
+    assert found.batch_size > 0
+    assert found.ubatch_size > 0

@@ -1,0 +1,108 @@
+"""What a real llama-server says it took for a model, and what was estimated for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cyber_inference_tui.gguf.arguments import cache_settings
+from cyber_inference_tui.gguf.memory import MemoryEstimate, estimate
+from cyber_inference_tui.gguf.metadata import read_metadata
+
+MIB = 2**20
+_LIMIT = 60.0
+_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size = +(\d+\.\d+) MiB")
+
+
+@dataclass(frozen=True)
+class Reported:
+    """Bytes, to a hundredth of a MiB for each buffer."""
+
+    weights: float
+    kv_cache: float
+    compute: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + self.kv_cache + self.compute
+
+
+def reported_memory(llama_server: Path, model: Path, arguments: Sequence[str]) -> Reported:
+    """Loads ``model`` once and ends the server, whatever happens, within a minute."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [str(llama_server), "--model", str(model), "--host", "127.0.0.1"]
+    # Sizes are only told at this verbosity.
+    command += ["--port", str(port), "--log-verbosity", "4", "--log-colors", "off"]
+    command += ["--no-warmup", "--threads", "1", "--offline", "--cache-ram", "0", *arguments]
+    process = subprocess.Popen(
+        command,
+        # Its protocol as a router's child: it tells when it is ready, and ends with its input.
+        env={**os.environ, "LLAMA_SERVER_ROUTER_PORT": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    watchdog = threading.Timer(_LIMIT, process.kill)
+    watchdog.start()
+    lines: list[str] = []
+    ready = False
+    try:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        for line in process.stdout:
+            lines.append(line.decode("utf-8", "replace"))
+            ready = ready or '"state":"ready"' in lines[-1]
+            if ready and not process.stdin.closed:
+                process.stdin.close()
+    finally:
+        watchdog.cancel()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+    assert ready, "".join(lines[-20:])
+    return _reported(lines)
+
+
+def _reported(lines: Sequence[str]) -> Reported:
+    sizes = dict.fromkeys(("model", "KV", "RS", "compute", "output"), 0.0)
+    for line in lines:
+        if found := _LINE.search(line):
+            sizes[found[1]] += float(found[2]) * MIB
+    return Reported(
+        weights=sizes["model"],
+        kv_cache=sizes["KV"] + sizes["RS"],
+        compute=sizes["compute"] + sizes["output"],
+    )
+
+
+def estimated_memory(model: Path, arguments: Sequence[str]) -> MemoryEstimate:
+    """The estimate for a file and llama-server's arguments."""
+    metadata = read_metadata(model)
+    settings = cache_settings(arguments)
+    return estimate(
+        metadata,
+        weights_bytes=metadata.tensor_bytes,
+        context_size=settings.context_size or 0,
+        slots=settings.slots,
+        unified=settings.unified,
+        cache_type_k=settings.cache_type_k,
+        cache_type_v=settings.cache_type_v,
+        batch_size=settings.batch_size,
+        ubatch_size=settings.ubatch_size,
+        swa_full=settings.swa_full,
+        flash_attention=settings.flash_attention,
+        embedding=settings.embedding,
+    )

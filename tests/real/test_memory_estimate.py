@@ -1,0 +1,57 @@
+"""Estimates of memory beside what a real llama-server says it took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cyber_inference_tui.gguf.demo import write_demo
+from tests.gguf import synthetic, synthetic_recurrent
+from tests.gguf.synthetic import Synthetic
+from tests.real.reported_memory import MIB, estimated_memory, reported_memory
+
+
+def check(llama_server: Path, model: Path, arguments: str) -> None:
+    words = ["-fit", "off", *arguments.split()]
+    real = reported_memory(llama_server, model, words)
+    expected = estimated_memory(model, words)
+    assert not expected.upper_bound
+    # Each line of the log is rounded to a hundredth of a MiB.
+    rounding = 0.05 * MIB
+    assert expected.weights == pytest.approx(real.weights, rel=0.005, abs=rounding)
+    assert expected.kv_cache == pytest.approx(real.kv_cache, rel=0.01, abs=rounding)
+    assert expected.compute == pytest.approx(real.compute, rel=0.3)
+    assert expected.total == pytest.approx(real.total, rel=0.1)
+
+
+def test_the_demo_model(tmp_path: Path, llama_server: Path) -> None:
+    write_demo(tmp_path / "demo.gguf")
+    check(llama_server, tmp_path / "demo.gguf", "-c 8192")
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "arguments"),
+    [
+        ("quantized cache", synthetic.dense, "-c 8192 -ctk q8_0 -ctv q5_1 -np 3"),
+        ("no flash attention", synthetic.dense, "-c 4096 -fa off -ub 256"),
+        ("heads per layer", synthetic.uneven, "-c 4096 -np 8 -kvu"),
+        ("sliding window", synthetic.windowed, "-c 16384"),
+        ("shared cache", synthetic.gemma4, "-c 8192 --no-kv-unified -np 2"),
+        ("experts", synthetic.experts, "-c 4096"),
+        ("latent attention", synthetic.deepseek2, "-c 16384"),
+        ("attention and state", synthetic_recurrent.falcon_h1, "-c 8192"),
+        ("attention or state", synthetic_recurrent.qwen35, "-c 8192 -np 1"),
+        ("state only", synthetic_recurrent.mamba, "-c 8192"),
+        ("encoder", synthetic.bert, "-c 2048 --embedding"),
+    ],
+)
+def test_each_kind_of_memory(
+    tmp_path: Path,
+    llama_server: Path,
+    kind: str,
+    make: Callable[[], Synthetic],
+    arguments: str,
+) -> None:
+    check(llama_server, make().write(tmp_path / f"{kind}.gguf"), arguments)
