@@ -24,7 +24,8 @@ from cyber_inference_tui.gguf.architectures import (
     state_numbers,
     window_tokens,
 )
-from cyber_inference_tui.gguf.metadata import ModelMetadata
+from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
+from cyber_inference_tui.gguf.projector import image_compute_bytes
 from cyber_inference_tui.gguf.quantization import TENSOR_TYPES
 
 DEFAULT_SLOTS: Final = 4
@@ -52,7 +53,7 @@ class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True):
     kv_cache: int
     """The attention cache of all layers, and the state of recurrent ones."""
     projector: int
-    """The projector's weights; computing with them takes more, by the size of the images."""
+    """The projector's weights, and what it computes with for one image, where that is known."""
     compute: int
     """Buffers for one batch's intermediate results and for the output."""
     upper_bound: bool
@@ -87,6 +88,7 @@ def estimate(
     *,
     weights_bytes: int,
     projector_bytes: int = 0,
+    projector: ProjectorFacts | None = None,
     context_size: int,
     slots: int = 0,
     unified: bool | None = None,
@@ -132,7 +134,7 @@ def estimate(
     return MemoryEstimate(
         weights=_bounded(weights_bytes),
         kv_cache=_bounded(cache + state),
-        projector=_bounded(projector_bytes),
+        projector=_bounded(projector_bytes + (image_compute_bytes(projector) if projector else 0)),
         compute=_bounded(_compute(metadata, kept, batch, flash_attention=flash_attention)),
         upper_bound=note is not None,
         note=note,

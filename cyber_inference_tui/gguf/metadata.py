@@ -23,6 +23,16 @@ class ProjectorFacts(msgspec.Struct, frozen=True, kw_only=True):
     audio: bool
     width: int | None
     """Its output's length, the embedding length of the models it fits."""
+    image_size: int | None = None
+    """Pixels a side of the images it takes, or was trained with."""
+    patch_size: int | None = None
+    """Pixels a side of what it takes as one."""
+    merge: int | None = None
+    """How many patches a side become one token."""
+    embedding_length: int | None = None
+    feed_forward_length: int | None = None
+    gated: bool = False
+    """Its feed-forward part has a gate."""
 
 
 class RecurrentFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,4 +255,11 @@ def _projector(values: dict[str, Value]) -> ProjectorFacts:
         vision=values.get("clip.has_vision_encoder") is True,
         audio=values.get("clip.has_audio_encoder") is True,
         width=next((width for key in widths if (width := _count(values.get(key)))), None),
+        image_size=_count(values.get("clip.vision.image_size")),
+        patch_size=_count(values.get("clip.vision.patch_size")),
+        merge=_count(values.get("clip.vision.spatial_merge_size"))
+        or _count(values.get("clip.vision.projector.scale_factor")),
+        embedding_length=_count(values.get("clip.vision.embedding_length")),
+        feed_forward_length=_count(values.get("clip.vision.feed_forward_length")),
+        gated=values.get("clip.use_silu") is True,
     )

@@ -66,7 +66,8 @@ def _q8_0_row(row: Row, zeros: bytes) -> bytes:
 def gguf_bytes(metadata: Mapping[str, object], tensors: Sequence[Tensor]) -> bytes:
     """A whole GGUF file.
 
-    Metadata values: bool, int (as uint32), float (as float32), str, lists of str or int (as int32).
+    Metadata values: bool, int (as uint32), float (as float32), str, and lists of str, of int (as
+    int32) or of float.
     """
     header = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(metadata)))
     for key, value in metadata.items():
@@ -115,6 +116,8 @@ def _value(value: object) -> bytes:
         return _array(8, value, _text)
     if isinstance(value, list) and all(isinstance(item, int) for item in value):
         return _array(5, value, struct.Struct("<i").pack)
+    if isinstance(value, list) and all(isinstance(item, float) for item in value):
+        return _array(6, value, struct.Struct("<f").pack)
     raise TypeError(f"no GGUF type for {type(value).__name__}")
 
 

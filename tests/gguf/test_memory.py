@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.gguf.memory import MemoryEstimate, estimate
-from cyber_inference_tui.gguf.metadata import ModelMetadata, RecurrentFacts
+from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts, RecurrentFacts
 
 MIB = 2**20
 LLAMA = ModelMetadata(
@@ -264,6 +264,38 @@ def test_without_flash_attention_the_scores_are_kept() -> None:
     assert 0 < extra <= 512 * 8192 * (16 * 4 + 2)
 
 
+VISION = ProjectorFacts(
+    kind="gemma3",
+    vision=True,
+    audio=False,
+    width=2560,
+    image_size=896,
+    patch_size=14,
+    embedding_length=1152,
+    feed_forward_length=5120,
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "patches", "numbers"),
+    [
+        ({}, 64 * 64, 3 * 1152 + 5120),
+        ({"gated": True}, 64 * 64, 3 * 1152 + 3 * 5120),
+        ({"feed_forward_length": 100}, 64 * 64, 7 * 1152),
+        ({"kind": "qwen2.5vl_merger"}, 92 * 92, 3 * 1152 + 5120),
+        ({"kind": "qwen2.5vl_merger", "merge": 1}, 46 * 46, 3 * 1152 + 5120),
+        ({"image_size": None}, 0, 0),
+        ({"patch_size": 0}, 0, 0),
+    ],
+)
+def test_a_projector_computes_with_an_image(
+    fields: dict[str, Any], patches: int, numbers: int
+) -> None:
+    facts = msgspec.structs.replace(VISION, **fields)
+    found = needs(projector_bytes=MIB, projector=facts)
+    assert found.projector == MIB + patches * numbers * 4
+
+
 def test_a_small_context_bounds_the_batch() -> None:
     assert needs(context_size=64).compute < needs(context_size=512).compute
 
@@ -298,6 +330,14 @@ HOSTILE = st.builds(
     recurrent=st.none() | st.builds(RecurrentFacts, **_fields(RecurrentFacts)),
     **_fields(ModelMetadata),
 )
+PROJECTORS = st.none() | st.builds(
+    ProjectorFacts,
+    kind=st.sampled_from([None, "gemma3", "qwen2vl_merger"]),
+    vision=st.booleans(),
+    audio=st.booleans(),
+    gated=st.booleans(),
+    **_fields(ProjectorFacts),
+)
 SETTINGS = st.fixed_dictionaries(
     {
         "context_size": st.integers(-1, 2**31 - 1),
@@ -314,11 +354,11 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-@given(HOSTILE, SETTINGS, st.integers(-1, 2**63), st.integers(-1, 2**63))
+@given(HOSTILE, PROJECTORS, SETTINGS, st.integers(-1, 2**63))
 def test_no_header_and_no_settings_break_it(
-    model: ModelMetadata, settings: dict[str, Any], weights: int, projector: int
+    model: ModelMetadata, projector: ProjectorFacts | None, settings: dict[str, Any], weights: int
 ) -> None:
-    found = estimate(model, weights_bytes=weights, projector_bytes=projector, **settings)
+    found = estimate(model, weights_bytes=weights, projector=projector, **settings)
     parts = (found.weights, found.kv_cache, found.projector, found.compute)
     assert all(0 <= part <= 2**60 for part in parts)
     assert msgspec.json.decode(msgspec.json.encode(found), type=MemoryEstimate) == found

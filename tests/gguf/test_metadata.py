@@ -131,12 +131,29 @@ def test_a_projector(tmp_path: Path) -> None:
                 "clip.projector_type": "qwen2vl_merger",
                 "clip.has_vision_encoder": True,
                 "clip.vision.projection_dim": 2048,
+                "clip.vision.image_size": 560,
+                "clip.vision.patch_size": 14,
+                "clip.vision.spatial_merge_size": 2,
+                "clip.vision.embedding_length": 1280,
+                "clip.vision.feed_forward_length": 3420,
+                "clip.use_silu": True,
             },
         )
     )
     assert facts.is_projector
     assert facts.kind == "mmproj"
-    expected = ProjectorFacts(kind="qwen2vl_merger", vision=True, audio=False, width=2048)
+    expected = ProjectorFacts(
+        kind="qwen2vl_merger",
+        vision=True,
+        audio=False,
+        width=2048,
+        image_size=560,
+        patch_size=14,
+        merge=2,
+        embedding_length=1280,
+        feed_forward_length=3420,
+        gated=True,
+    )
     assert facts.projector == expected
 
 

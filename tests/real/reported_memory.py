@@ -19,6 +19,9 @@ from cyber_inference_tui.gguf.metadata import read_metadata
 MIB = 2**20
 _LIMIT = 60.0
 _LINE = re.compile(r"(model|KV|RS|compute|output) buffer size = +(\d+\.\d+) MiB")
+_PROJECTOR = re.compile(
+    r"load_hparams: model size: +(\d+\.\d+) MiB|reserve_compute_meta: .* (\d+\.\d+) MiB"
+)
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,12 @@ class Reported:
     weights: float
     kv_cache: float
     compute: float
+    projector: float
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.weights + self.kv_cache + self.compute
+        return self.weights + self.kv_cache + self.compute + self.projector
 
 
 def reported_memory(llama_server: Path, model: Path, arguments: Sequence[str]) -> Reported:
@@ -42,7 +46,10 @@ def reported_memory(llama_server: Path, model: Path, arguments: Sequence[str]) -
     command = [str(llama_server), "--model", str(model), "--host", "127.0.0.1"]
     # Sizes are only told at this verbosity.
     command += ["--port", str(port), "--log-verbosity", "4", "--log-colors", "off"]
-    command += ["--no-warmup", "--threads", "1", "--offline", "--cache-ram", "0", *arguments]
+    command += ["--threads", "1", "--offline", "--cache-ram", "0", *arguments]
+    if "--mmproj" not in arguments:
+        # Only for a projector the warm-up tells more.
+        command.append("--no-warmup")
     process = subprocess.Popen(
         command,
         # Its protocol as a router's child: it tells when it is ready, and ends with its input.
@@ -78,23 +85,34 @@ def reported_memory(llama_server: Path, model: Path, arguments: Sequence[str]) -
 
 def _reported(lines: Sequence[str]) -> Reported:
     sizes = dict.fromkeys(("model", "KV", "RS", "compute", "output"), 0.0)
+    projector: dict[str, float] = {}
     for line in lines:
-        if found := _LINE.search(line):
+        if found := _PROJECTOR.search(line):
+            # Told more than once, for it is first looked at and then loaded.
+            part = "weights" if found[1] else "compute"
+            projector[part] = float(found[1] or found[2]) * MIB
+        elif found := _LINE.search(line):
             sizes[found[1]] += float(found[2]) * MIB
     return Reported(
         weights=sizes["model"],
         kv_cache=sizes["KV"] + sizes["RS"],
         compute=sizes["compute"] + sizes["output"],
+        projector=sum(projector.values()),
     )
 
 
-def estimated_memory(model: Path, arguments: Sequence[str]) -> MemoryEstimate:
-    """The estimate for a file and llama-server's arguments."""
+def estimated_memory(
+    model: Path, arguments: Sequence[str], *, projector: Path | None = None
+) -> MemoryEstimate:
+    """The estimate for a file, or two, and llama-server's arguments."""
     metadata = read_metadata(model)
+    beside = read_metadata(projector) if projector else None
     settings = cache_settings(arguments)
     return estimate(
         metadata,
         weights_bytes=metadata.tensor_bytes,
+        projector_bytes=beside.tensor_bytes if beside else 0,
+        projector=beside.projector if beside else None,
         context_size=settings.context_size or 0,
         slots=settings.slots,
         unified=settings.unified,

@@ -10,6 +10,7 @@ import pytest
 from cyber_inference_tui.gguf.demo import write_demo
 from tests.gguf import synthetic, synthetic_recurrent
 from tests.gguf.synthetic import Synthetic
+from tests.gguf.synthetic_projector import projector
 from tests.real.reported_memory import MIB, estimated_memory, reported_memory
 
 
@@ -55,3 +56,14 @@ def test_each_kind_of_memory(
     arguments: str,
 ) -> None:
     check(llama_server, make().write(tmp_path / f"{kind}.gguf"), arguments)
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen2vl_merger"])
+def test_a_projector(tmp_path: Path, llama_server: Path, kind: str) -> None:
+    model = synthetic.windowed().write(tmp_path / "model.gguf")
+    beside = projector(kind).write(tmp_path / "mmproj.gguf")
+    arguments = ["-c", "2048"]
+    real = reported_memory(llama_server, model, ["--mmproj", str(beside), *arguments])
+    expected = estimated_memory(model, arguments, projector=beside)
+    assert expected.projector == pytest.approx(real.projector, rel=0.2)
+    assert expected.projector >= real.projector * 0.99
