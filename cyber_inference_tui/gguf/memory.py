@@ -130,7 +130,7 @@ def estimate(
         flash_attention=flash_attention,
     )
     state = batch.slots * _F32 * state_numbers(metadata) * sum(layer.recurrent for layer in kept)
-    note = _note(metadata, kept)
+    note = _note(metadata, kept, batch.cells)
     return MemoryEstimate(
         weights=_bounded(weights_bytes),
         kv_cache=_bounded(cache + state),
@@ -141,15 +141,20 @@ def estimate(
     )
 
 
-def _note(metadata: ModelMetadata, kept: list[Layer]) -> str | None:
+def _note(metadata: ModelMetadata, kept: list[Layer], cells: int) -> str | None:
     if not is_understood(metadata.architecture):
         return f"the memory of {metadata.architecture or 'its architecture'} is not known"
     if (metadata.layers or 0) > MAX_LAYERS:
         return "it has more layers than llama.cpp loads"
-    sized = metadata.kv_heads is not None and metadata.key_length is not None
-    if not kept or (any(layer.attention for layer in kept) and not sized):
-        return "its header does not tell its sizes"
-    return None
+    attending = any(layer.attention for layer in kept)
+    told = (
+        metadata.embedding_length
+        and kept
+        and not (attending and (metadata.key_length is None or cells == 0))
+        and not (attending and len(metadata.kv_heads or ()) < len(kept))
+        and not (_has_state(kept) and not state_numbers(metadata))
+    )
+    return None if told else "its header does not tell its sizes"
 
 
 def _batch(

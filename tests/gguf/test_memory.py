@@ -244,15 +244,22 @@ def test_an_unknown_architecture_counts_in_full_with_a_note() -> None:
     [
         ModelMetadata(architecture="llama"),
         changed(kv_heads=None),
+        changed(kv_heads=(4, 4, 4)),
         changed(key_length=None),
+        changed(embedding_length=None),
+        changed(architecture="mamba"),
         changed(layers=513),
     ],
-    ids=["empty", "heads", "lengths", "too many layers"],
+    ids=["empty", "heads", "some heads", "lengths", "width", "state", "too many layers"],
 )
 def test_what_the_header_does_not_tell_gets_a_note(model: ModelMetadata) -> None:
     found = needs(model)
     assert found.upper_bound
     assert found.note
+
+
+def test_a_context_size_that_nothing_tells_gets_a_note() -> None:
+    assert needs(changed(context_length=None), context_size=0).upper_bound
 
 
 def test_embeddings_tell_of_every_token() -> None:
