@@ -141,6 +141,20 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What went wrong, in one sentence."""
 
 
+class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """One model's requests summed up, as far back as the history goes (``GET /admin/totals``)."""
+
+    model: str
+    requests: int
+    failures: int
+    """Those with a status of 400 or more, or with an error."""
+    tokens_in: int
+    """Of the requests whose number of tokens is known."""
+    tokens_out: int
+    last_used_at: datetime
+    """When the latest one came."""
+
+
 class LlamaServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The ``llama-server`` in use."""
 

@@ -1,0 +1,280 @@
+"""What the history keeps: its tables, and how records become rows and rows records.
+
+Times are stored as microseconds since 1970 (UTC). What a file tells is not trusted: a row that is
+no record is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import msgspec
+
+from cyber_inference_tui.llama.needs import Footprint
+from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
+
+T = TypeVar("T")
+
+MAX_TEXT = 2_000
+"""Characters of a text that are kept."""
+MAX_MEASUREMENTS = 2_000
+MAX_ID = 1 << 53
+"""The largest number that every reader of JSON can hold; no history counts that far."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_MAX_INTEGER = (1 << 63) - 1
+_TIMES = ("at", "loaded_at", "unloaded_at", "last_used_at")
+
+STEPS: tuple[tuple[str, ...], ...] = (
+    (
+        # AUTOINCREMENT: an id is not given again when the newest rows are gone.
+        """CREATE TABLE requests (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, model TEXT NOT NULL,
+            path TEXT, status INTEGER, stream INTEGER, tokens_in INTEGER, tokens_out INTEGER,
+            tokens_per_second REAL, time_to_first_token_seconds REAL, queue_seconds REAL,
+            duration_seconds REAL, client TEXT, error TEXT)""",
+        "CREATE INDEX requests_at ON requests (at)",
+        """CREATE TABLE sessions (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, load_reason TEXT,
+            unload_reason TEXT, loaded_at INTEGER NOT NULL, unloaded_at INTEGER,
+            load_seconds REAL, requests INTEGER, tokens_in INTEGER, tokens_out INTEGER,
+            context_size INTEGER, memory_estimate_bytes INTEGER, memory_bytes INTEGER)""",
+        """CREATE TABLE measurements (
+            signature TEXT PRIMARY KEY, model TEXT NOT NULL, mapped INTEGER, host INTEGER,
+            device INTEGER, context_size INTEGER, load_seconds REAL, size_bytes INTEGER,
+            at INTEGER NOT NULL)""",
+    ),
+)
+"""Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
+What was released is never changed: a new version is a new step."""
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model took when it was loaded, and how long that lasted."""
+
+    signature: str
+    """Identifies the model's files and its server's arguments; at most ``MAX_TEXT`` characters."""
+    model: str
+    footprint: Footprint
+    context_size: int | None
+    load_seconds: float
+    size_bytes: int | None
+    """Of the model's files."""
+    at: datetime
+
+
+Record = RequestRecord | SessionRecord | Measurement
+
+_INSERT_REQUEST = """INSERT INTO requests (at, model, path, status, stream, tokens_in, tokens_out,
+    tokens_per_second, time_to_first_token_seconds, queue_seconds, duration_seconds, client, error)
+    VALUES (:at, :model, :path, :status, :stream, :tokens_in, :tokens_out, :tokens_per_second,
+    :time_to_first_token_seconds, :queue_seconds, :duration_seconds, :client, :error)"""
+_INSERT_SESSION = """INSERT INTO sessions (model, load_reason, unload_reason, loaded_at,
+    unloaded_at, load_seconds, requests, tokens_in, tokens_out, context_size,
+    memory_estimate_bytes, memory_bytes)
+    VALUES (:model, :load_reason, :unload_reason, :loaded_at, :unloaded_at, :load_seconds,
+    :requests, :tokens_in, :tokens_out, :context_size, :memory_estimate_bytes, :memory_bytes)"""
+_INSERT_MEASUREMENT = """INSERT OR REPLACE INTO measurements (signature, model, mapped, host,
+    device, context_size, load_seconds, size_bytes, at)
+    VALUES (:signature, :model, :mapped, :host, :device, :context_size, :load_seconds,
+    :size_bytes, :at)"""
+
+
+def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
+    """Add records within the present transaction, in order."""
+    for record in records:
+        values = {name: _storable(value) for name, value in _fields(record)}
+        if isinstance(record, RequestRecord):
+            connection.execute(_INSERT_REQUEST, values)
+        elif isinstance(record, SessionRecord):
+            connection.execute(_INSERT_SESSION, values)
+        else:
+            connection.execute(_INSERT_MEASUREMENT, values)
+
+
+def samples(at: datetime) -> tuple[Record, ...]:
+    """One record of each kind, to try a file with."""
+    return (
+        RequestRecord(at=at, model="", path="", status=200, duration_seconds=0.0),
+        SessionRecord(model="", load_reason="", loaded_at=at, load_seconds=0.0),
+        Measurement(
+            signature="",
+            model="",
+            footprint=Footprint(),
+            context_size=None,
+            load_seconds=0.0,
+            size_bytes=None,
+            at=at,
+        ),
+    )
+
+
+def last_id(connection: sqlite3.Connection) -> object:
+    """The highest id given so far; in a damaged file it may be anything."""
+    (found,) = connection.execute(
+        "SELECT max(coalesce((SELECT max(id) FROM requests), 0),"
+        " coalesce((SELECT max(id) FROM sessions), 0),"
+        " coalesce((SELECT max(seq) FROM sqlite_sequence), 0))"
+    ).fetchone()
+    return found
+
+
+def select_requests(
+    connection: sqlite3.Connection,
+    *,
+    limit: int,
+    before: int | None,
+    model: str | None,
+    failed: bool | None,
+    since: datetime | None,
+) -> list[RequestRecord]:
+    """Finished requests, newest first."""
+    rows = connection.execute(
+        # "+at": the rows are walked by id, not gathered by time and then sorted.
+        "SELECT * FROM requests WHERE id < :before AND (:model IS NULL OR model = :model)"
+        " AND (:failed IS NULL OR (status >= 400 OR error IS NOT NULL) = :failed)"
+        " AND +at >= :since ORDER BY id DESC LIMIT :limit",
+        {**_filters(limit, before, model, since), "failed": failed},
+    )
+    return _records(rows, RequestRecord)
+
+
+def select_sessions(
+    connection: sqlite3.Connection,
+    *,
+    limit: int,
+    before: int | None,
+    model: str | None,
+    since: datetime | None,
+) -> list[SessionRecord]:
+    """Ended sessions, newest first; ``since``: loaded at that time, or later."""
+    rows = connection.execute(
+        "SELECT * FROM sessions WHERE id < :before AND (:model IS NULL OR model = :model)"
+        " AND coalesce(unloaded_at, loaded_at) >= :since ORDER BY id DESC LIMIT :limit",
+        _filters(limit, before, model, since),
+    )
+    return _records(rows, SessionRecord)
+
+
+def select_measurements(connection: sqlite3.Connection) -> list[Measurement]:
+    """The newest ``MAX_MEASUREMENTS``, newest first."""
+    rows = connection.execute(
+        "SELECT * FROM measurements ORDER BY at DESC LIMIT ?", (MAX_MEASUREMENTS,)
+    )
+    return _records(rows, Measurement)
+
+
+def select_totals(connection: sqlite3.Connection) -> list[ModelTotals]:
+    """Sums over all requests that are kept, by model."""
+    rows = connection.execute(
+        # total() is a float and cannot overflow, as sum() can with a damaged row.
+        "SELECT model, count(*) AS requests,"
+        " count(CASE WHEN status >= 400 OR error IS NOT NULL THEN 1 END) AS failures,"
+        " CAST(total(tokens_in) AS INTEGER) AS tokens_in,"
+        " CAST(total(tokens_out) AS INTEGER) AS tokens_out, max(at) AS last_used_at"
+        " FROM requests GROUP BY model ORDER BY model"
+    )
+    return _records(rows, ModelTotals)
+
+
+def delete_older(connection: sqlite3.Connection, than: datetime) -> None:
+    """Remove requests and sessions from before ``than``, and all but the newest measurements.
+
+    A measurement has no age: a model that is used once a year still takes as much memory.
+    """
+    cutoff = _storable(than)
+    connection.execute("DELETE FROM requests WHERE at < ?", (cutoff,))
+    connection.execute("DELETE FROM sessions WHERE coalesce(unloaded_at, loaded_at) < ?", (cutoff,))
+    connection.execute(
+        "DELETE FROM measurements WHERE rowid NOT IN"
+        " (SELECT rowid FROM measurements ORDER BY at DESC LIMIT ?)",
+        (MAX_MEASUREMENTS,),
+    )
+
+
+def delete_oldest(connection: sqlite3.Connection) -> bool:
+    """Remove the oldest eighth of the requests, and sessions that ended before those came.
+
+    Where no requests are left it is an eighth of the sessions, then of the measurements. False
+    when there is nothing left to remove.
+    """
+    (count,) = connection.execute("SELECT count(*) FROM requests").fetchone()
+    (last, until) = connection.execute(
+        "SELECT max(id), max(at) FROM (SELECT id, at FROM requests ORDER BY id LIMIT ?)",
+        (max(1, count // 8),),
+    ).fetchone()
+    if last is not None:
+        connection.execute(
+            "DELETE FROM sessions WHERE coalesce(unloaded_at, loaded_at) < ?", (until,)
+        )
+        deleted = connection.execute("DELETE FROM requests WHERE id <= ?", (last,))
+        return deleted.rowcount > 0
+    for statement in (
+        "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions ORDER BY id"
+        " LIMIT (SELECT max(1, count(*) / 8) FROM sessions))",
+        "DELETE FROM measurements WHERE rowid IN (SELECT rowid FROM measurements ORDER BY at"
+        " LIMIT (SELECT max(1, count(*) / 8) FROM measurements))",
+    ):
+        if connection.execute(statement).rowcount > 0:
+            return True
+    return False
+
+
+def _filters(
+    limit: int, before: int | None, model: str | None, since: datetime | None
+) -> dict[str, Any]:
+    return {
+        "limit": max(0, min(limit, _MAX_INTEGER)),
+        "before": _MAX_INTEGER if before is None else min(before, _MAX_INTEGER),
+        "model": _storable(model),
+        "since": -_MAX_INTEGER if since is None else _storable(since),
+    }
+
+
+def _fields(record: Record) -> Iterable[tuple[str, Any]]:
+    for name in record.__struct_fields__:
+        value = getattr(record, name)
+        if isinstance(value, Footprint):
+            yield from (("mapped", value.mapped), ("host", value.host), ("device", value.device))
+        else:
+            yield name, value
+
+
+def _storable(value: Any) -> Any:
+    """What SQLite can hold of a value; a number that it cannot hold is not known."""
+    if isinstance(value, str):
+        # A name that is not UTF-8 holds lone surrogates.
+        return value[:MAX_TEXT].encode("utf-8", "replace").decode()
+    if isinstance(value, datetime):
+        zoned = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+        return (zoned - _EPOCH) // _MICROSECOND
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        return int(value) if abs(value) <= _MAX_INTEGER else None
+    return value
+
+
+def _records(rows: Iterable[sqlite3.Row], kind: type[T]) -> list[T]:
+    found = (_record(dict(row), kind) for row in rows)
+    return [record for record in found if record is not None]
+
+
+def _record(values: dict[str, Any], kind: type[T]) -> T | None:
+    try:
+        for name in _TIMES:
+            if isinstance(values.get(name), int):
+                values[name] = _EPOCH + values[name] * _MICROSECOND
+        if "mapped" in values:
+            values["footprint"] = {name: values.pop(name) for name in ("mapped", "host", "device")}
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                values[name] = None
+        return msgspec.convert(values, kind, strict=False)
+    except (msgspec.ValidationError, OverflowError):
+        return None
