@@ -40,6 +40,8 @@ MAX_MEMORY_BYTES = 4 << 20
 
 _BUSY_TIMEOUT = 1.0
 _WAL_PAGES = 256
+_MIN_BYTES = 512
+"""Of a database with anything in it: the smallest page."""
 _SUFFIXES = ("", "-wal", "-shm")
 # The disk or the system is in the way, and the file may be sound.
 _HINDRANCES = {
@@ -127,8 +129,8 @@ class HistoryFile:
 
     def close(self) -> None:
         """Merge what was written into the file and close it."""
-        with self._turn, contextlib.suppress(*FAULTS):
-            self._connection.close()
+        with self._turn:
+            _close(self._connection)
 
 
 def open_history(
@@ -140,18 +142,23 @@ def open_history(
     N + 1.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            return HistoryFile(_open_file(path, now, steps), path, max_bytes)
-        except _UnusableError as error:
-            aside = _set_aside(path, now, error.word)
-            _logger.warning(
-                "the history %s cannot be used (%s): it is kept as %s, and a new one is begun",
-                path,
-                error,
-                aside.name,
-            )
-            return HistoryFile(_open_file(path, now, steps), path, max_bytes)
+        with contextlib.ExitStack() as failed:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                connection = _open_file(path, now, steps, failed)
+            except _UnusableError as error:
+                aside = _set_aside(path, now, error.word)
+                _logger.warning(
+                    "the history %s cannot be used (%s): it is kept as %s, and a new one is begun",
+                    path,
+                    error,
+                    aside.name,
+                )
+                # Not before: SQLite would remove what lies beside the file under its old name.
+                failed.close()
+                connection = _open_file(path, now, steps, failed)
+            failed.pop_all()
+        return HistoryFile(connection, path, max_bytes)
     except (OSError, _UnusableError, *FAULTS) as error:
         _logger.warning(
             "no history can be kept in %s (%s): it lives in memory and ends with the service",
@@ -170,47 +177,49 @@ def is_damage(error: Exception) -> bool:
     return code not in _HINDRANCES and code not in _DENIALS
 
 
-def _open_file(path: Path, now: datetime, steps: Sequence[Sequence[str]]) -> sqlite3.Connection:
+def _open_file(
+    path: Path, now: datetime, steps: Sequence[Sequence[str]], failed: contextlib.ExitStack
+) -> sqlite3.Connection:
+    """A connection to a file that is sound, ours and up to date; ``failed`` closes it."""
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
     except FileNotFoundError:
         # Before SQLite makes it: its other files get the mode of this one.
         path.touch(mode=0o600)
     else:
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(found.st_mode):
             raise _UnusableError("it is not a file")
-        if stat.S_IMODE(mode) != 0o600:
+        if 0 < found.st_size < _MIN_BYTES:
+            # To SQLite it would be a new database, and so it would write over it.
+            raise _UnusableError("it is cut off")
+        if stat.S_IMODE(found.st_mode) != 0o600:
             # Another owner's file may still be good to read and write.
             with contextlib.suppress(OSError):
                 path.chmod(0o600)
-    connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT, isolation_level=None)
+        failed.callback(_close, connection)
         _set_up(connection)
         _check(connection, len(steps))
-        # Before the first table, or it would be too late for it.
-        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        if _version(connection) == 0:
+            # Before the first table, or it would be too late for it.
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL").fetchall()
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}").fetchall()
         connection.execute("PRAGMA journal_size_limit=1048576").fetchall()
         _bring_up_to_date(connection, steps)
         _try_out(connection, now)
-        return connection
     except FAULTS as error:
-        _close(connection)
         if _code(error) in _HINDRANCES:
             raise
         raise _UnusableError(clean_line(str(error), limit=200)) from error
-    except _UnusableError:
-        _close(connection)
-        raise
+    return connection
 
 
-def _close(connection: sqlite3.Connection | None) -> None:
-    if connection is not None:
-        with contextlib.suppress(*FAULTS):
-            connection.close()
+def _close(connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(*FAULTS):
+        connection.close()
 
 
 def _set_up(connection: sqlite3.Connection) -> None:

@@ -45,9 +45,9 @@ STEPS: tuple[tuple[str, ...], ...] = (
             load_seconds REAL, requests INTEGER, tokens_in INTEGER, tokens_out INTEGER,
             context_size INTEGER, memory_estimate_bytes INTEGER, memory_bytes INTEGER)""",
         """CREATE TABLE measurements (
-            signature TEXT PRIMARY KEY, model TEXT NOT NULL, mapped INTEGER, host INTEGER,
+            signature TEXT PRIMARY KEY NOT NULL, model TEXT NOT NULL, mapped INTEGER, host INTEGER,
             device INTEGER, context_size INTEGER, load_seconds REAL, size_bytes INTEGER,
-            at INTEGER NOT NULL)""",
+            at INTEGER NOT NULL) WITHOUT ROWID""",
     ),
 )
 """Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
@@ -191,8 +191,8 @@ def delete_older(connection: sqlite3.Connection, than: datetime) -> None:
     connection.execute("DELETE FROM requests WHERE at < ?", (cutoff,))
     connection.execute("DELETE FROM sessions WHERE coalesce(unloaded_at, loaded_at) < ?", (cutoff,))
     connection.execute(
-        "DELETE FROM measurements WHERE rowid NOT IN"
-        " (SELECT rowid FROM measurements ORDER BY at DESC LIMIT ?)",
+        "DELETE FROM measurements WHERE signature NOT IN"
+        " (SELECT signature FROM measurements ORDER BY at DESC LIMIT ?)",
         (MAX_MEASUREMENTS,),
     )
 
@@ -217,8 +217,8 @@ def delete_oldest(connection: sqlite3.Connection) -> bool:
     for statement in (
         "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions ORDER BY id"
         " LIMIT (SELECT max(1, count(*) / 8) FROM sessions))",
-        "DELETE FROM measurements WHERE rowid IN (SELECT rowid FROM measurements ORDER BY at"
-        " LIMIT (SELECT max(1, count(*) / 8) FROM measurements))",
+        "DELETE FROM measurements WHERE signature IN (SELECT signature FROM measurements"
+        " ORDER BY at LIMIT (SELECT max(1, count(*) / 8) FROM measurements))",
     ):
         if connection.execute(statement).rowcount > 0:
             return True

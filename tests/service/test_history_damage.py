@@ -1,0 +1,409 @@
+"""A history file that cannot be used is set aside, and a new history begun."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cyber_inference_tui.service import history_file
+from cyber_inference_tui.service.history_file import KEEP_DAMAGED, MAX_MEMORY_BYTES
+from cyber_inference_tui.service.history_rows import STEPS
+
+from .history_records import (
+    NOW,
+    measurement,
+    numbers,
+    open_history,
+    request,
+    session,
+    stored,
+)
+
+ASIDE = "history.sqlite3.damaged-20260304-050607"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "history.sqlite3"
+
+
+async def fill(path: Path, count: int = 300) -> None:
+    async with open_history(path) as history:
+        for number in range(count):
+            history.add_request(request(number, model=f"model {number % 7}", error="e" * 50))
+            history.add_session(session(number))
+            history.add_measurement(measurement(f"signature {number % 50}"))
+
+
+def execute(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 100)
+
+
+def garbled_header(path: Path) -> None:
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+
+
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, 20)
+
+
+def a_page_of_zeros(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[3 * 4096 : 4 * 4096] = bytes(4096)
+    path.write_bytes(data)
+
+
+def another_database(path: Path) -> None:
+    path.unlink()
+    execute(path, "CREATE TABLE bookmarks (url)", "INSERT INTO bookmarks VALUES ('u')")
+
+
+def a_missing_table(path: Path) -> None:
+    execute(path, "DROP TABLE sessions")
+
+
+def a_missing_column(path: Path) -> None:
+    execute(
+        path,
+        "DROP TABLE sessions",
+        "CREATE TABLE sessions (id INTEGER PRIMARY KEY, model, loaded_at, unloaded_at)",
+    )
+
+
+def a_view_in_place_of_a_table(path: Path) -> None:
+    execute(
+        path,
+        "ALTER TABLE requests RENAME TO other",
+        "CREATE VIEW requests AS SELECT * FROM other",
+    )
+
+
+def no_numbers_left(path: Path) -> None:
+    execute(path, f"UPDATE sqlite_sequence SET seq = {2**63 - 1}")
+
+
+def numbers_that_are_none(path: Path) -> None:
+    execute(path, "UPDATE sqlite_sequence SET seq = 'x'")
+
+
+def a_negative_version(path: Path) -> None:
+    execute(path, "PRAGMA user_version = -5")
+
+
+def a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "file").write_text("content")
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        garbage,
+        garbled_header,
+        cut_in_half,
+        cut_short,
+        a_page_of_zeros,
+        another_database,
+        a_missing_table,
+        a_missing_column,
+        a_view_in_place_of_a_table,
+        no_numbers_left,
+        numbers_that_are_none,
+        a_negative_version,
+        a_directory,
+        a_pipe,
+    ],
+)
+async def test_a_damaged_file_is_kept_aside(
+    path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    await fill(path)
+    damage(path)
+    before = path.read_bytes() if path.is_file() else None
+    async with open_history(path) as history:
+        assert await history.requests() == []
+        assert await history.sessions() == []
+        assert await history.measurements() == []
+        assert await history.totals() == []
+        history.add_request(request(1))
+        assert numbers(await history.requests()) == [1]
+    assert stored(path) == [1]
+    aside = path.with_name(ASIDE)
+    if before is None:
+        assert not aside.is_file()
+        assert aside.exists()
+    else:
+        assert aside.read_bytes() == before
+    (said,) = caplog.records
+    assert str(path) in said.getMessage()
+    assert ASIDE in said.getMessage()
+
+
+async def test_an_empty_file_is_a_new_history(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.touch()
+    async with open_history(path) as history:
+        history.add_request(request(1))
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    assert stored(path) == [1]
+    assert not caplog.records
+
+
+async def test_what_lies_beside_a_damaged_file_goes_with_it(path: Path) -> None:
+    garbage(path)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).write_bytes(b"other garbage" + suffix.encode())
+    async with open_history(path) as history:
+        history.add_request(request(1))
+    assert path.with_name(f"{ASIDE}-wal").read_bytes() == b"other garbage-wal"
+    # SQLite may have begun to use its index before it saw what the file is.
+    assert path.with_name(f"{ASIDE}-shm").exists()
+    assert stored(path) == [1]
+
+
+async def test_damage_within_one_second_gets_names_of_its_own(path: Path) -> None:
+    for number in range(3):
+        path.write_text(f"garbage {number}" * 1000)
+        async with open_history(path):
+            pass
+    found = [path.with_name(ASIDE + end).read_text()[:9] for end in ("", "-2", "-3")]
+    assert found == ["garbage 0", "garbage 1", "garbage 2"]
+
+
+async def test_only_the_latest_damaged_files_are_kept(path: Path) -> None:
+    directory = path.with_name("history.sqlite3.damaged-20000101-000000")
+    directory.mkdir()
+    mine = path.with_name("history.sqlite3.damaged-copy")
+    mine.touch()
+    for number in range(KEEP_DAMAGED + 2):
+        path.write_text(f"garbage {number}" * 1000)
+        path.with_name(f"{path.name}-wal").write_text("wal")
+        at = NOW + timedelta(minutes=number)
+        async with open_history(path, now=lambda at=at: at):
+            pass
+    kept = sorted(entry.name for entry in path.parent.glob("*damaged-2026*") if entry.is_file())
+    stems = {name.removesuffix("-wal").removesuffix("-shm") for name in kept}
+    assert stems == {f"history.sqlite3.damaged-20260304-05{minute:02}07" for minute in range(8, 11)}
+    assert directory.is_dir()
+    assert mine.exists()
+
+
+async def test_a_newer_versions_file_is_kept_aside_unchanged(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await fill(path)
+    execute(path, f"PRAGMA user_version = {len(STEPS) + 1}")
+    before = path.read_bytes()
+    async with open_history(path) as history:
+        history.add_request(request(1))
+        assert numbers(await history.requests()) == [1]
+    assert path.with_name("history.sqlite3.newer-20260304-050607").read_bytes() == before
+    assert "newer version" in caplog.text
+
+
+async def test_an_older_versions_file_is_brought_up_to_date(path: Path) -> None:
+    await fill(path, 10)
+    steps = (*STEPS, ("ALTER TABLE requests ADD COLUMN priority INTEGER DEFAULT 7",))
+    for _ in range(2):
+        file = history_file.open_history(path, now=NOW, max_bytes=1 << 20, steps=steps)
+        with file.reading() as connection:
+            rows = connection.execute("SELECT priority FROM requests").fetchall()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        file.close()
+        assert [row["priority"] for row in rows] == [7] * 10
+        assert version == len(STEPS) + 1
+
+
+async def test_a_file_that_cannot_be_brought_up_to_date_is_kept_as_it_was(path: Path) -> None:
+    await fill(path, 10)
+    execute(path, "CREATE TABLE extra (a)")
+    before = stored(path)
+    steps = (*STEPS, ("CREATE TABLE more (a)", "CREATE TABLE extra (a)"))
+    file = history_file.open_history(path, now=NOW, max_bytes=1 << 20, steps=steps)
+    assert file.path == path
+    file.close()
+    aside = path.with_name(ASIDE)
+    assert stored(aside) == before
+    with closing(sqlite3.connect(aside)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(STEPS),)
+
+
+async def test_rows_that_are_no_records_are_left_out(path: Path) -> None:
+    await fill(path, 10)
+    execute(
+        path,
+        "UPDATE requests SET at = 'yesterday' WHERE id = 1",
+        f"UPDATE requests SET at = {2**62} WHERE id = 2",
+        "UPDATE requests SET model = x'ff00' WHERE id = 3",
+        "UPDATE requests SET duration_seconds = 9e999 WHERE id = 4",
+        "UPDATE requests SET stream = 7 WHERE id = 5",
+        "UPDATE requests SET error = CAST(x'ff41' AS TEXT) WHERE id = 6",
+        f"UPDATE requests SET tokens_in = {2**63 - 1} WHERE id IN (7, 8)",
+        "UPDATE sessions SET load_seconds = NULL WHERE id < 10",
+        "UPDATE measurements SET host = 'much' WHERE signature <> 'signature 9'",
+    )
+    async with open_history(path) as history:
+        found = await history.requests()
+        assert [record.id for record in found] == [10, 9, 8, 7, 6]
+        assert found[-1].error == "\ufffdA"
+        assert [record.id for record in await history.sessions()] == [10]
+        assert [record.signature for record in await history.measurements()] == ["signature 9"]
+        assert "model 2" in {total.model for total in await history.totals()}
+
+
+async def test_damage_while_it_is_open(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    await fill(path, 3000)
+    async with open_history(path) as history:
+        size = path.stat().st_size
+        with path.open("r+b") as file:
+            file.write(os.urandom(size))
+        for number in range(5):
+            history.add_request(request(number))
+            assert numbers(await history.requests())[0] == number
+        assert (await history.totals())[-1].model == "m"
+    assert path.with_name(ASIDE).stat().st_size >= size
+    assert "damaged-" in caplog.text
+    assert stored(path)[-1] == 4
+
+
+async def test_a_file_that_is_removed_while_it_is_open(path: Path) -> None:
+    async with open_history(path) as history:
+        history.add_request(request(1))
+        await history.flush()
+        path.unlink()
+        # Noticed by the writer,
+        history.add_request(request(2))
+        assert numbers(await history.requests()) == [2]
+        for entry in path.parent.iterdir():
+            entry.unlink()
+        # or by a reader.
+        assert await history.requests() == []
+        history.add_request(request(3))
+        assert numbers(await history.requests()) == [3]
+    assert stored(path) == [3]
+
+
+@pytest.mark.parametrize("place", ["/proc/self/history.sqlite3", "/proc/self/no/history.sqlite3"])
+async def test_where_nothing_can_be_written_it_lives_in_memory(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_history(Path(place)) as history:
+        for number in range(3):
+            history.add_request(request(number))
+            history.add_session(session(number))
+            history.add_measurement(measurement())
+            assert numbers(await history.requests())[0] == number
+        assert len(await history.sessions()) == 3
+        assert len(await history.measurements()) == 1
+
+        async def read() -> None:
+            history.add_request(request(5))
+            assert (await history.totals())[0].failures == 0
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(read())
+    (said,) = caplog.records
+    assert "memory" in said.getMessage()
+
+
+async def test_a_history_in_memory_is_small() -> None:
+    async with open_history(Path("/proc/self/history.sqlite3")) as history:
+        count = 0
+        for _ in range(10):
+            for _ in range(1000):
+                history.add_request(request(count, error="x" * 1000))
+                count += 1
+            await history.flush()
+        found = await history.requests(limit=count)
+        assert found[0].tokens_in == count - 1
+        assert 1000 < len(found) < MAX_MEMORY_BYTES / 1000
+
+
+async def test_a_directory_in_place_of_sqlites_log(path: Path) -> None:
+    await fill(path, 10)
+    before = path.read_bytes()
+    path.with_name(f"{path.name}-wal").mkdir()
+    async with open_history(path) as history:
+        history.add_request(request(1))
+        assert numbers(await history.requests()) == [1]
+    assert path.with_name(ASIDE).read_bytes() == before
+    assert path.with_name(f"{ASIDE}-wal").is_dir()
+
+
+@pytest.fixture(scope="module")
+def sound_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A history to make garbled copies of."""
+    path = tmp_path_factory.mktemp("sound") / "history.sqlite3"
+    asyncio.run(fill(path))
+    return path
+
+
+places = st.one_of(st.integers(0, 99), st.integers(0, 8191), st.integers(0, 1 << 20))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(places, st.binary(min_size=1, max_size=16)), min_size=1, max_size=6),
+    st.none() | st.integers(0, 1 << 20),
+)
+def test_no_garbled_file_stops_the_history(
+    sound_file: Path, changes: list[tuple[int, bytes]], cut: int | None
+) -> None:
+    sound = sound_file.read_bytes()
+    garbled = bytearray(sound)
+    for place, piece in changes:
+        start = place % len(sound)
+        garbled[start : start + len(piece)] = piece
+    if cut is not None:
+        del garbled[cut % len(sound) :]
+    folder = Path(tempfile.mkdtemp())
+    path = folder / "history.sqlite3"
+    path.write_bytes(garbled)
+
+    async def use() -> None:
+        async with open_history(path) as history:
+            for aside in folder.glob("history.sqlite3.*-050607"):
+                assert len(aside.read_bytes()) == len(garbled)
+            await history.requests(limit=10_000)
+            await history.sessions(limit=10_000)
+            await history.measurements()
+            await history.totals()
+            for number in range(3):
+                history.add_request(request(number, model="new"))
+                history.add_session(session(number, model="new"))
+                history.add_measurement(measurement("new", load_seconds=number))
+                assert numbers(await history.requests(model="new"))[0] == number
+                assert (await history.sessions(model="new"))[0].requests == number
+            assert "new" in {total.model for total in await history.totals()}
+
+    try:
+        asyncio.run(use())
+    finally:
+        shutil.rmtree(folder)
