@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
@@ -14,7 +15,14 @@ import msgspec
 from cyber_inference_tui.client.events import ServerEvent, follow_events, query
 from cyber_inference_tui.client.problems import error_from_answer
 from cyber_inference_tui.errors import CyberError, NoServiceError
-from cyber_inference_tui.records import ConfigValueRecord, ModelRecord, StatusRecord
+from cyber_inference_tui.records import (
+    ConfigValueRecord,
+    ModelRecord,
+    ModelTotals,
+    RequestRecord,
+    SessionRecord,
+    StatusRecord,
+)
 from cyber_inference_tui.text import clean_line
 
 T = TypeVar("T")
@@ -123,6 +131,40 @@ class ServiceClient:
         """Change one setting in the service's file."""
         path = f"/admin/config/{quote(key, safe='')}"
         return await self._call("PUT", path, ConfigValueRecord, json={"value": value})
+
+    async def requests(
+        self,
+        *,
+        limit: int = 100,
+        before: int | None = None,
+        model: str | None = None,
+        failed: bool | None = None,
+        since: datetime | None = None,
+    ) -> list[RequestRecord]:
+        """Finished requests, newest first; the next page is ``before`` the last one's id.
+
+        ``limit`` is at most 1,000.
+        """
+        params = _choice(limit, before, model, since)
+        if failed is not None:
+            params["failed"] = "1" if failed else "0"
+        return await self._call("GET", "/admin/requests", list[RequestRecord], params=params)
+
+    async def sessions(
+        self,
+        *,
+        limit: int = 100,
+        before: int | None = None,
+        model: str | None = None,
+        since: datetime | None = None,
+    ) -> list[SessionRecord]:
+        """Sessions, newest first, chosen as ``requests`` are."""
+        params = _choice(limit, before, model, since)
+        return await self._call("GET", "/admin/sessions", list[SessionRecord], params=params)
+
+    async def totals(self) -> list[ModelTotals]:
+        """Sums over the requests that the history keeps, by model."""
+        return await self._get("/admin/totals", list[ModelTotals])
 
     async def log(self, source: str, lines: int) -> LogTail:
         """The last ``lines`` lines of a model's log, or of the service's (id ``service``)."""
@@ -273,6 +315,19 @@ class ServiceClient:
 
 def _model_path(model_id: str, action: str) -> str:
     return f"/admin/models/{quote(model_id, safe='')}/{action}"
+
+
+def _choice(
+    limit: int, before: int | None, model: str | None, since: datetime | None
+) -> dict[str, str]:
+    """The query of a list of past things."""
+    chosen = {
+        "limit": str(limit),
+        "before": None if before is None else str(before),
+        "model": model,
+        "since": None if since is None else since.isoformat(),
+    }
+    return {key: value for key, value in chosen.items() if value is not None}
 
 
 def _reason(error: httpx.TransportError) -> str:

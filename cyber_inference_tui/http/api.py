@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Protocol
 
-from cyber_inference_tui.records import ConfigValueRecord, ModelRecord, StatusRecord
+from cyber_inference_tui.records import (
+    ConfigValueRecord,
+    ModelRecord,
+    ModelTotals,
+    RequestRecord,
+    SessionRecord,
+    StatusRecord,
+)
 from cyber_inference_tui.service.events import EventBus
 
 
@@ -73,6 +81,25 @@ class ServiceApi(Protocol):
 
     async def set_config(self, key: str, value: Any, /) -> ConfigValueRecord:
         """Change one setting."""
+
+    async def requests(
+        self,
+        *,
+        limit: int,
+        before: int | None,
+        model: str | None,
+        failed: bool | None,
+        since: datetime | None,
+    ) -> list[RequestRecord]:
+        """Finished requests, newest first; ``before`` is an id."""
+
+    async def sessions(
+        self, *, limit: int, before: int | None, model: str | None, since: datetime | None
+    ) -> list[SessionRecord]:
+        """Sessions, newest first; ``before`` is an id."""
+
+    async def totals(self) -> list[ModelTotals]:
+        """Sums over the requests, by model."""
 
     def log_tail(self, log_id: str, lines: int, /) -> str:
         """The last lines of a log; ``ModelNotFoundError``."""

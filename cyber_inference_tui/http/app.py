@@ -20,6 +20,7 @@ from cyber_inference_tui.http.errors import (
 )
 from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
+from cyber_inference_tui.http.history import PastRecords
 from cyber_inference_tui.http.models import ModelListing
 from cyber_inference_tui.http.wire import json_answer, text_answer
 
@@ -53,6 +54,7 @@ def assemble(
     ``heartbeat`` and ``send_timeout`` (seconds) are those of the event streams.
     """
     admin = Admin(service)
+    past = PastRecords(service)
     listing = ModelListing(service)
     streams = EventStreams(service, heartbeat=heartbeat, send_timeout=send_timeout)
     table = _RouteTable()
@@ -66,6 +68,9 @@ def assemble(
     table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
     table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})
     table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": admin.log})
+    table.add("/admin/requests", Area.ADMIN, {"GET": past.requests})
+    table.add("/admin/sessions", Area.ADMIN, {"GET": past.sessions})
+    table.add("/admin/totals", Area.ADMIN, {"GET": past.totals})
     table.add("/admin/config", Area.ADMIN, {"GET": admin.config})
     table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": admin.set_config})
     # A HEAD of something endless would be a stream that nobody can read.

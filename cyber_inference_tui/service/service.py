@@ -32,11 +32,15 @@ from cyber_inference_tui.records import (
     LogLine,
     ModelRecord,
     ModelStatus,
+    ModelTotals,
+    RequestRecord,
     ServiceEvent,
+    SessionRecord,
     StatusRecord,
 )
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.events import EventBus
+from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.listing import demo_path, library_for, unloaded_record
 from cyber_inference_tui.settings.edit import set_value, split_key
 from cyber_inference_tui.settings.load import Loaded, load_if_there
@@ -78,6 +82,7 @@ class Service:
         self._demo = demo
         data_dir = loaded.settings.data_dir
         self._log_writer = LogWriter(data_dir / "logs")
+        self.history = History(data_dir / "history.sqlite3", now=utc_now)
         self._logs: dict[str, LogRing] = {}
         self._pending_lines: dict[str, list[LogLine]] = {}
         self._pending_models: set[str] = set()
@@ -118,6 +123,7 @@ class Service:
                 f"Cannot create {error.filename}: {error.strerror}.",
                 hint="Choose other places with data_dir and models_dir.",
             ) from error
+        await self.history.start()
         await self._launcher.start()
         await self._scan()
         with contextlib.suppress(CyberError):
@@ -144,6 +150,7 @@ class Service:
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
         await self.scheduler.close()
         await self._launcher.close()
+        await self.history.stop()
         self.close_events()
         for ring in self._logs.values():
             ring.listeners.clear()
@@ -284,6 +291,30 @@ class Service:
             log_id = self.catalog.resolve(log_id).id
         ring = self._logs.get(log_id)
         return "".join(f"{line.text}\n" for line in ring.tail(lines)) if ring else ""
+
+    async def requests(
+        self,
+        *,
+        limit: int,
+        before: int | None,
+        model: str | None,
+        failed: bool | None,
+        since: datetime | None,
+    ) -> list[RequestRecord]:
+        """Finished requests, newest first."""
+        return await self.history.requests(
+            limit=limit, before=before, model=model, failed=failed, since=since
+        )
+
+    async def sessions(
+        self, *, limit: int, before: int | None, model: str | None, since: datetime | None
+    ) -> list[SessionRecord]:
+        """Sessions that have ended, newest first."""
+        return await self.history.sessions(limit=limit, before=before, model=model, since=since)
+
+    async def totals(self) -> list[ModelTotals]:
+        """Sums over the requests that are kept, by model."""
+        return await self.history.totals()
 
     # Acting
 

@@ -11,7 +11,15 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from cyber_inference_tui.records import LlamaServerRecord, ModelRecord, ModelStatus, StatusRecord
+from cyber_inference_tui.records import (
+    LlamaServerRecord,
+    ModelRecord,
+    ModelStatus,
+    ModelTotals,
+    RequestRecord,
+    SessionRecord,
+    StatusRecord,
+)
 
 
 class StandIn:
@@ -21,6 +29,8 @@ class StandIn:
         self.port = 0
         self.models: dict[str, ModelRecord] = {}
         self.logs: dict[str, str] = {}
+        self.past: dict[str, list[RequestRecord] | list[SessionRecord] | list[ModelTotals]] = {}
+        """What ``requests``, ``sessions`` and ``totals`` answer."""
         self.llama_path: str | None = "/opt/llama-server"
         self.load_error: tuple[int, dict[str, Any]] | None = None
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
@@ -66,6 +76,7 @@ class StandIn:
         app.router.add_post("/admin/models/{id:.+}/load", self._load)
         app.router.add_post("/admin/models/{id:.+}/unload", self._unload)
         app.router.add_get("/admin/logs/{id:.+}", self._log)
+        app.router.add_get("/admin/{list:requests|sessions|totals}", self._past)
         app.router.add_get("/admin/events", self._events)
         return app
 
@@ -125,6 +136,9 @@ class StandIn:
         changed = msgspec.structs.replace(self.models[name], status=status, **more)
         self.models[name] = changed
         return answer(changed)
+
+    async def _past(self, request: web.Request) -> web.Response:
+        return answer(self.past.get(request.match_info["list"], []))
 
     async def _log(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]

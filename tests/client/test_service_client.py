@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import httpx
@@ -11,7 +12,13 @@ import pytest
 from cyber_inference_tui import errors
 from cyber_inference_tui.client.problems import error_from_answer
 from cyber_inference_tui.client.service_client import ServiceClient, base_url
-from cyber_inference_tui.records import ModelRecord, ModelStatus
+from cyber_inference_tui.records import (
+    ModelRecord,
+    ModelStatus,
+    ModelTotals,
+    RequestRecord,
+    SessionRecord,
+)
 from tests.client.stand_in import StandIn
 
 
@@ -36,6 +43,33 @@ async def test_records_come_back_typed(stand_in: StandIn) -> None:
     async with ServiceClient(stand_in.url) as client:
         assert (await client.models()) == [stand_in.models["tiny"]]
         assert (await client.status()).llama_server.version == "b9999"
+
+
+async def test_past_requests_sessions_and_sums(stand_in: StandIn) -> None:
+    at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    requests = [RequestRecord(at=at, model="m", path="/", status=200, duration_seconds=1)]
+    sessions = [SessionRecord(model="m", load_reason="asked", loaded_at=at, load_seconds=1)]
+    totals = [
+        ModelTotals(model="m", requests=1, failures=0, tokens_in=2, tokens_out=3, last_used_at=at)
+    ]
+    stand_in.past = {"requests": requests, "sessions": sessions, "totals": totals}
+    there = at.astimezone(timezone(timedelta(hours=2)))
+    async with ServiceClient(stand_in.url) as client:
+        assert await client.requests() == requests
+        assert await client.requests(limit=5, before=9, model="a/b&c", failed=False, since=there)
+        assert await client.sessions() == sessions
+        assert await client.sessions(limit=1, before=2, model="m", since=at)
+        assert await client.requests(failed=True)
+        assert await client.totals() == totals
+    since = "since=2026-01-31T14%3A00%3A00%2B02%3A00"
+    assert [path for _, path, _, _ in stand_in.requests] == [
+        "/admin/requests?limit=100",
+        f"/admin/requests?limit=5&before=9&model=a%2Fb%26c&{since}&failed=0",
+        "/admin/sessions?limit=100",
+        "/admin/sessions?limit=1&before=2&model=m&since=2026-01-31T12%3A00%3A00%2B00%3A00",
+        "/admin/requests?limit=100&failed=1",
+        "/admin/totals",
+    ]
 
 
 async def test_ids_with_slashes_and_odd_characters_arrive_whole(stand_in: StandIn) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -20,6 +21,9 @@ from cyber_inference_tui.records import (
     LlamaServerRecord,
     ModelRecord,
     ModelStatus,
+    ModelTotals,
+    RequestRecord,
+    SessionRecord,
     StatusRecord,
 )
 from cyber_inference_tui.service.events import EventBus
@@ -48,6 +52,9 @@ class StandInService:
         self.calls: list[tuple[Any, ...]] = []
         self.failure: Exception | None = None
         self.values = {"max_queue": 128}
+        self.past_requests: list[RequestRecord] = []
+        self.past_sessions: list[SessionRecord] = []
+        self.sums: list[ModelTotals] = []
 
     def status(self) -> StatusRecord:
         self._fail()
@@ -102,6 +109,28 @@ class StandInService:
             raise ConfigError(f"{key} must be a whole number.")
         self.values[key] = value
         return self.config()[0]
+
+    async def requests(
+        self,
+        *,
+        limit: int,
+        before: int | None,
+        model: str | None,
+        failed: bool | None,
+        since: datetime | None,
+    ) -> list[RequestRecord]:
+        self._fail()
+        self.calls.append(("requests", limit, before, model, failed, since))
+        return self.past_requests[:limit]
+
+    async def sessions(
+        self, *, limit: int, before: int | None, model: str | None, since: datetime | None
+    ) -> list[SessionRecord]:
+        self.calls.append(("sessions", limit, before, model, since))
+        return self.past_sessions[:limit]
+
+    async def totals(self) -> list[ModelTotals]:
+        return self.sums
 
     def log_tail(self, log_id: str, lines: int, /) -> str:
         if log_id != "service":

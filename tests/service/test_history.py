@@ -260,6 +260,11 @@ async def test_a_time_without_a_zone_counts_as_utc(path: Path) -> None:
         assert record.at == NOW
         assert await history.requests(since=datetime.max.replace(tzinfo=UTC)) == []
         assert len(await history.requests(since=datetime.min)) == 1
+        # Beyond the calendar's ends, once they are in UTC.
+        first = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
+        last = datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))
+        assert len(await history.requests(since=first)) == 1
+        assert await history.requests(since=last) == []
 
 
 async def test_what_is_too_old_is_removed_at_the_start(path: Path) -> None:
