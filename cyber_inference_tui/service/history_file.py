@@ -40,8 +40,6 @@ MAX_MEMORY_BYTES = 4 << 20
 
 _BUSY_TIMEOUT = 1.0
 _WAL_PAGES = 256
-_MIN_BYTES = 512
-"""Of a database with anything in it: the smallest page."""
 _SUFFIXES = ("", "-wal", "-shm")
 # The disk or the system is in the way, and the file may be sound.
 _HINDRANCES = {
@@ -189,9 +187,6 @@ def _open_file(
     else:
         if not stat.S_ISREG(found.st_mode):
             raise _UnusableError("it is not a file")
-        if 0 < found.st_size < _MIN_BYTES:
-            # To SQLite it would be a new database, and so it would write over it.
-            raise _UnusableError("it is cut off")
         if stat.S_IMODE(found.st_mode) != 0o600:
             # Another owner's file may still be good to read and write.
             with contextlib.suppress(OSError):

@@ -383,14 +383,14 @@ def test_no_garbled_file_stops_the_history(
         garbled[start : start + len(piece)] = piece
     if cut is not None:
         del garbled[cut % len(sound) :]
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir=sound_file.parent))
     path = folder / "history.sqlite3"
     path.write_bytes(garbled)
 
     async def use() -> None:
         async with open_history(path) as history:
             for aside in folder.glob("history.sqlite3.*-050607"):
-                assert len(aside.read_bytes()) == len(garbled)
+                assert aside.read_bytes() == garbled
             await history.requests(limit=10_000)
             await history.sessions(limit=10_000)
             await history.measurements()
