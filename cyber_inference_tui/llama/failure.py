@@ -1,84 +1,244 @@
-"""Why a server ended, in plain words: pure functions over its exit and its last log lines."""
+"""Why a server ended, classified: pure functions over its exit and its last log lines.
+
+The patterns are what llama-server, ggml's backends and the dynamic loader print.
+"""
 
 from __future__ import annotations
 
 import re
 import signal
 from collections.abc import Sequence
+from enum import StrEnum
 
-# The first rule whose pattern is found in a line names the reason; rules stand from the most to
+import msgspec
+
+
+class Cause(StrEnum):
+    """What kind of failure it was."""
+
+    NVMAP = "nvmap"
+    """A Jetson's memory allocator refused, which it does while there seems to be room, too."""
+    OUT_OF_GPU_MEMORY = "out_of_gpu_memory"
+    OUT_OF_MEMORY = "out_of_memory"
+    """Main memory."""
+    UNSUPPORTED_ARCHITECTURE = "unsupported_architecture"
+    """This build does not know the model's architecture, tokenizer or quantization."""
+    DAMAGED_FILE = "damaged_file"
+    BAD_ARGUMENT = "bad_argument"
+    PORT_TAKEN = "port_taken"
+    MISSING_LIBRARY = "missing_library"
+    UNREADABLE_FILE = "unreadable_file"
+    MISSING_FILE = "missing_file"
+    GPU_ERROR = "gpu_error"
+    """The GPU's driver reported an error other than a lack of memory."""
+    SIGNAL = "signal"
+    """It crashed or was killed."""
+    UNKNOWN = "unknown"
+
+
+_MEMORY = frozenset({Cause.NVMAP, Cause.OUT_OF_GPU_MEMORY, Cause.OUT_OF_MEMORY})
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a failure."""
+
+    cause: Cause
+    sentence: str
+    """What happened to the server and, where known, why; to be continued or ended by the reader
+    (no capital letter, no full stop)."""
+    line: str | None
+    """The log line that decided, or else the last one that looks like an error."""
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether it may come up once there is more memory, of whatever kind."""
+        return self.cause in _MEMORY
+
+
+# The first rule whose pattern is found in a line names the cause; rules stand from the most to
 # the least telling, because one failure usually leaves several lines behind.
-_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE), reason)
-    for pattern, reason in (
+_RULES: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), cause, reason)
+    for pattern, cause, reason in (
         (
-            r"NvMapMemAlloc.*error 12",
+            r"NvMapMem(Alloc|Handle).*error 12",
+            Cause.NVMAP,
             "the Jetson's memory allocator refused (NvMap error 12): unload a model or reboot",
         ),
-        (r"cudaMalloc failed|CUDA error: out of memory", "out of GPU memory"),
-        (r"ErrorOutOfDeviceMemory", "out of GPU memory"),
         (
-            r"failed to allocate .*buffer|unable to allocate|bad_alloc|cannot allocate memory",
+            r"(cuda|hip)Malloc\w* failed|(CUDA|ROCm|HIP|MUSA) error: out of memory"
+            r"|cuMem\w+.*out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+            r"|ErrorOutOfDeviceMemory|Device memory allocation of size \d+ failed"
+            r"|UR_RESULT_ERROR_OUT_OF_(DEVICE_MEMORY|RESOURCES)|can't (malloc|allocate) .* device"
+            r"|CallbackErrorOutOfMemory|ggml_metal.*failed to allocate buffer",
+            Cause.OUT_OF_GPU_MEMORY,
+            "out of GPU memory",
+        ),
+        (
+            r"(failed|unable) to allocate (CUDA|ROCm|HIP|MUSA|Vulkan|SYCL|MTL|Metal|OpenCL|CANN)"
+            r"(?!_Host)\w* buffer",
+            Cause.OUT_OF_GPU_MEMORY,
+            "out of GPU memory",
+        ),
+        (
+            r"insufficient memory|std::bad_alloc|cannot allocate memory|not enough memory"
+            r"|ErrorOutOfHostMemory",
+            Cause.OUT_OF_MEMORY,
             "out of memory",
         ),
-        (r"unknown model architecture", "this llama-server does not know the architecture"),
-        (r"unknown pre-tokenizer|unknown tokenizer", "this llama-server does not know it"),
+        (
+            r"(failed|unable) to allocate .*(buffer|cache|bytes|memory)",
+            Cause.OUT_OF_MEMORY,
+            "out of memory",
+        ),
+        (
+            r"unknown model architecture",
+            Cause.UNSUPPORTED_ARCHITECTURE,
+            "this llama-server does not know the architecture",
+        ),
+        (
+            r"unknown (pre-)?tokenizer",
+            Cause.UNSUPPORTED_ARCHITECTURE,
+            "this llama-server does not know the tokenizer",
+        ),
+        (
+            r"has invalid ggml type \d+|only supports up to version",
+            Cause.UNSUPPORTED_ARCHITECTURE,
+            "this llama-server does not know the file's format",
+        ),
         (
             r"data is not within the file bounds|file is corrupted|is the file complete"
-            r"|invalid magic|failed to read magic|unexpectedly reached end of file"
-            r"|tensor .* (is missing|not found)|missing tensor|failed to load model from file"
-            r"|failed to read (key-value|tensor)|invalid GGUF",
+            r"|invalid magic|failed to read (magic|header|key-value|tensor)"
+            r"|unexpectedly reached end of file|error while reading (key|value|tensor)"
+            r"|tensor .* (is missing|not found|has wrong shape)|missing tensor|invalid GGUF"
+            r"|illegal split file|invalid split file",
+            Cause.DAMAGED_FILE,
             "the model file is damaged or incomplete",
         ),
-        (r"invalid argument|unknown argument|error while handling argument", "a wrong argument"),
         (
-            r"couldn't bind|address already in use|failed to bind|bind.* failed",
+            r"invalid argument: |unknown argument|unrecogni[sz]ed (argument|option)|invalid option"
+            r"|error while handling argument|expected value for argument"
+            r"|n_(batch|ubatch|seq_max) .*(cannot|must) (both )?be"
+            r"|V cache (quantization )?requires flash_attn",
+            Cause.BAD_ARGUMENT,
+            "a wrong argument",
+        ),
+        (
+            r"couldn't bind|address already in use|failed to bind|\bbind\b.* failed",
+            Cause.PORT_TAKEN,
             "its port is taken",
         ),
-        (r"error while loading shared libraries", "a shared library is missing"),
-        (r"No such file or directory|failed to open", "a file is missing"),
+        (
+            r"error while loading shared libraries|symbol lookup error|Library not loaded"
+            r"|version `\S+' not found|no backends are loaded",
+            Cause.MISSING_LIBRARY,
+            "a shared library is missing",
+        ),
+        (
+            r"failed to open.*Permission denied|Permission denied.*\.gguf",
+            Cause.UNREADABLE_FILE,
+            "a file may not be read",
+        ),
+        (r"No such file or directory|failed to open", Cause.MISSING_FILE, "a file is missing"),
+        (
+            r"llama_model_loader: failed to load model from|Failed to load CLIP model",
+            Cause.DAMAGED_FILE,
+            "the file cannot be loaded",
+        ),
+        (
+            r"(CUDA|ROCm|HIP|MUSA) error|ErrorDeviceLost|no kernel image is available"
+            r"|UR_RESULT_ERROR",
+            Cause.GPU_ERROR,
+            "the GPU reported an error",
+        ),
+        (
+            r"GGML_ASSERT\(|GGML_ABORT|terminate called|fatal error",
+            Cause.SIGNAL,
+            "it stopped itself on an internal error",
+        ),
     )
 )
-_NOISE = re.compile(r"exiting due to|cleaning up before exit|^\s*$")
+# What llama-server overcomes: failed extras that it goes on without.
+_HARMLESS = re.compile(
+    r"pinned memory|mlock|prompt cache state|failed to (get|measure) (the )?memory"
+    r"|retrying without|cannot be used with preferred buffer|using CPU instead",
+    re.IGNORECASE,
+)
+# Before a load llama-server tries it without memory (``--fit``), and says how that went.
+_TRIED = re.compile(
+    r"\b(common_fit_params|common_params_fit\w*|llama_params_fit\w*): "
+    r"(encountered|failed|successfully|fitting params to free memory took)"
+    r"|retrying without pipeline",
+    re.IGNORECASE,
+)
+_GENERIC = re.compile(
+    r"exiting due to|cleaning up before exit|failed to load model|failed to create_?\s?context"
+    r"|^\s*$",
+    re.IGNORECASE,
+)
 _ERROR_LEVEL = re.compile(r"^[\d.]+ E |\berror\b|\bfailed\b|\bfatal\b", re.IGNORECASE)
 
-PORT_TAKEN = "its port is taken"
+_HIGHEST_SIGNAL = 64
 
 
-def deciding_line(lines: Sequence[str]) -> tuple[str | None, str | None]:
-    """``(reason, line)``: the plain reason a log gives for a failure and the line that says so.
+def diagnose(returncode: int, lines: Sequence[str]) -> Diagnosis:
+    """Why a server ended: from its return code (as ``subprocess`` gives it) and its log lines.
 
-    ``reason`` is ``None`` where no known pattern is found; ``line`` is then the last line that
-    looks like an error.
+    SIGKILL during a load counts as out of memory: nobody but the kernel sends it then.
     """
-    for pattern, reason in _RULES:
-        for line in reversed(lines):
-            if pattern.search(line):
-                return reason, line.strip()
-    for line in reversed(lines):
-        if _ERROR_LEVEL.search(line) and not _NOISE.search(line):
-            return None, line.strip()
-    return None, None
+    what = f"its server {describe_exit(returncode)}"
+    killed = _signal_of(returncode) == signal.SIGKILL
+    told = [line for line in lines if not _HARMLESS.search(line)]
+    for part in (_after_trials(told), told):
+        for pattern, cause, reason in _RULES:
+            if killed and cause not in _MEMORY:
+                # A process that is killed does not end because of what it complained about.
+                continue
+            for line in reversed(part):
+                if pattern.search(line) and not _TRIED.search(line):
+                    text = line.strip()
+                    return Diagnosis(cause=cause, sentence=f"{reason} ({what}: {text})", line=text)
+    if killed:
+        return Diagnosis(
+            cause=Cause.OUT_OF_MEMORY,
+            sentence=f"{what} (the kernel does that when memory runs out)",
+            line=None,
+        )
+    found = _last_error(told)
+    return Diagnosis(
+        cause=Cause.UNKNOWN if _signal_of(returncode) is None else Cause.SIGNAL,
+        sentence=f"{what}: {found}" if found else what,
+        line=found,
+    )
+
+
+def _after_trials(lines: Sequence[str]) -> Sequence[str]:
+    """The lines of the last attempt; those before it tell of trials that were given up."""
+    last = max((at for at, line in enumerate(lines) if _TRIED.search(line)), default=-1)
+    return lines[last + 1 :]
+
+
+def _last_error(lines: Sequence[str]) -> str | None:
+    errors = [line.strip() for line in lines if _ERROR_LEVEL.search(line)]
+    telling = [line for line in errors if not _GENERIC.search(line) and not _TRIED.search(line)]
+    return next(reversed(telling or errors), None)
+
+
+def _signal_of(returncode: int) -> int | None:
+    """The signal that ended it, also where a shell in between tells it as 128 + signal."""
+    if returncode < 0:
+        return -returncode
+    if 128 < returncode <= 128 + _HIGHEST_SIGNAL:
+        return returncode - 128
+    return None
 
 
 def describe_exit(returncode: int) -> str:
     """``exited with code 1`` or ``was killed by SIGKILL``, from a subprocess return code."""
-    if returncode >= 0:
+    number = _signal_of(returncode)
+    if number is None:
         return f"exited with code {returncode}"
     try:
-        return f"was killed by {signal.Signals(-returncode).name}"
+        return f"was killed by {signal.Signals(number).name}"
     except ValueError:
-        return f"was killed by signal {-returncode}"
-
-
-def explain(returncode: int, lines: Sequence[str]) -> str:
-    """One sentence part: what happened to the server and, where known, why."""
-    reason, line = deciding_line(lines)
-    what = f"its server {describe_exit(returncode)}"
-    if reason and line:
-        return f"{reason} ({what}: {line})"
-    if line:
-        return f"{what}: {line}"
-    if returncode == -signal.SIGKILL:
-        return f"{what} (the kernel does that when memory runs out)"
-    return what
+        return f"was killed by signal {number}"

@@ -22,7 +22,7 @@ from cyber_inference_tui.llama.command import (
     llama_argv,
     shown_argv,
 )
-from cyber_inference_tui.llama.failure import PORT_TAKEN, deciding_line, explain
+from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.log import LogMark, LogRing
 from cyber_inference_tui.llama.orphans import PidRecord
@@ -40,6 +40,10 @@ LOG_TAIL_LINES = 12
 _PORT_TRIES = 3
 
 _logger = logging.getLogger(__name__)
+
+
+class _PortTakenError(ModelLoadError):
+    """The server found its port taken; another one may be free."""
 
 
 class Launcher:
@@ -100,12 +104,11 @@ class Launcher:
             try:
                 launch = self._plan(model, settings, binary, port)
                 return await self._bring_up(launch, settings, mark, progress)
-            except ModelLoadError:
+            except _PortTakenError:
+                # Somebody took it between our look and the server's bind.
                 self._ports.give_back(port)
-                # Somebody took the port between our look and the server's bind.
-                reason, _ = deciding_line(mark.lines())
                 avoid.add(port)
-                if reason != PORT_TAKEN or len(avoid) >= _PORT_TRIES:
+                if len(avoid) >= _PORT_TRIES:
                     raise
             except BaseException:
                 self._ports.give_back(port)
@@ -191,9 +194,12 @@ class Launcher:
             # Its own group may hold children still.
             await server.stop(0)
             lines = mark.lines()
-            raise ModelLoadError(
-                f"{launch.name} could not be loaded: {explain(error.returncode, lines)}.",
+            found = diagnose(error.returncode, lines)
+            kind = _PortTakenError if found.cause is Cause.PORT_TAKEN else ModelLoadError
+            raise kind(
+                f"{launch.name} could not be loaded: {found.sentence}.",
                 log_tail=lines[-LOG_TAIL_LINES:],
+                out_of_memory=found.out_of_memory,
             ) from None
         except BaseException:
             ready.cancel()

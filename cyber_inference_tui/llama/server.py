@@ -24,7 +24,7 @@ from typing import Any, cast
 
 import msgspec
 
-from cyber_inference_tui.llama.failure import explain
+from cyber_inference_tui.llama.failure import diagnose
 from cyber_inference_tui.llama.log import LineSplitter, LogRing, is_protocol_line
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
@@ -39,6 +39,8 @@ _HEALTH_TIMEOUT = 5.0
 _INSIST_AFTER = 2.0
 _KILL_TIMEOUT = 10.0
 _OBITUARY_LINES = 12
+_DIAGNOSED_LINES = 400
+"""A crash may print a long stack trace after the line that tells why."""
 _PR_SET_PDEATHSIG = 1
 
 _logger = logging.getLogger(__name__)
@@ -105,6 +107,7 @@ class ServerProcess:
         self._splitters = {1: LineSplitter(), 2: LineSplitter()}
         self._transport: asyncio.SubprocessTransport | None = None
         self._group_ended = False
+        self._line_count = 0
 
     @classmethod
     async def spawn(
@@ -189,9 +192,11 @@ class ServerProcess:
 
     def obituary(self) -> tuple[str, tuple[str, ...]]:
         """Once it has ended: why, in plain words, and its last log lines."""
-        lines = tuple(line.text for line in self._log.tail(_OBITUARY_LINES))
+        # Not more than it printed itself: the log may hold the end of an earlier one.
+        own = self._log.tail(min(self._line_count, _DIAGNOSED_LINES))
+        lines = tuple(line.text for line in own)
         returncode = self.exited.result() if self.exited.done() else 0
-        return explain(returncode, lines), lines
+        return diagnose(returncode, lines).sentence, lines[-_OBITUARY_LINES:]
 
     def _ask_to_exit(self) -> None:
         if self._transport is None:
@@ -234,6 +239,7 @@ class ServerProcess:
                 self._listening.set()
             texts.append(line.decode("utf-8", "replace"))
         if texts:
+            self._line_count += len(texts)
             self._log.add(texts)
 
     def _take_protocol(self, line: bytes) -> None:

@@ -2,46 +2,185 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.llama.failure import (
-    PORT_TAKEN,
-    deciding_line,
-    describe_exit,
-    explain,
+from cyber_inference_tui.llama.failure import Cause, describe_exit, diagnose
+
+BEFORE = "0.00.001.434 I srv  llama_server: initializing ..."
+AFTER = (
+    "0.00.019.061 E srv    load_model: failed to load model, '/m.gguf'",
+    "0.00.019.063 I srv    operator(): operator(): cleaning up before exit...",
+    "0.00.019.539 E srv  llama_server: exiting due to model loading error",
 )
 
 
 @pytest.mark.parametrize(
-    ("line", "reason"),
+    ("line", "cause", "reason"),
     [
-        ("NvMapMemAllocInternalTagged: 1075072515 error 12", "NvMap error 12"),
-        ("ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory", "GPU"),
-        ("CUDA error: out of memory", "out of GPU memory"),
-        ("ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory", "out of GPU memory"),
-        ("ggml_aligned_malloc: failed to allocate CPU buffer of size 99", "out of memory"),
-        ("terminate called after throwing an instance of 'std::bad_alloc'", "out of memory"),
-        ("error loading model: unknown model architecture: 'new'", "does not know the architec"),
-        ("gguf_init_from_file_impl: invalid magic characters: 'xxxx'", "damaged or incomplete"),
-        ("tensor 'output.weight' data is not within the file bounds", "damaged or incomplete"),
-        ("missing tensor 'blk.0.attn_q.weight'", "damaged or incomplete"),
-        ("error: invalid argument: --badflag", "a wrong argument"),
-        ("E srv start: couldn't bind HTTP server socket, hostname: 127.0.0.1", PORT_TAKEN),
-        ("error while loading shared libraries: libcuda.so.1: cannot open", "shared library"),
+        ("NvMapMemAllocInternalTagged: 1075072515 error 12", Cause.NVMAP, "NvMap error 12"),
         (
-            "gguf_init_from_file: failed to open GGUF file 'x' (No such file or directory)",
-            "missing",
+            "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 25667.10 MiB on device 0:"
+            " cudaMalloc failed: out of memory",
+            Cause.OUT_OF_GPU_MEMORY,
+            "out of GPU memory",
+        ),
+        ("CUDA error: out of memory", Cause.OUT_OF_GPU_MEMORY, "out of GPU memory"),
+        ("ROCm error: out of memory", Cause.OUT_OF_GPU_MEMORY, "out of GPU memory"),
+        (
+            "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory",
+            Cause.OUT_OF_GPU_MEMORY,
+            "out of GPU memory",
+        ),
+        (
+            "ggml_vulkan: Device memory allocation of size 462323712 failed.",
+            Cause.OUT_OF_GPU_MEMORY,
+            "out of GPU memory",
+        ),
+        (
+            "E llama_model_load: error loading model: unable to allocate Vulkan0 buffer",
+            Cause.OUT_OF_GPU_MEMORY,
+            "out of GPU memory",
+        ),
+        (
+            "ggml_gallocr_reserve_n_impl: failed to allocate CUDA0 buffer of size 4884066560",
+            Cause.OUT_OF_GPU_MEMORY,
+            "out of GPU memory",
+        ),
+        (
+            "alloc_tensor_range: failed to allocate CUDA_Host buffer of size 99",
+            Cause.OUT_OF_MEMORY,
+            "out of memory",
+        ),
+        (
+            "0.00.087.770 E ggml_aligned_malloc: insufficient memory (attempted to allocate 2 MB)",
+            Cause.OUT_OF_MEMORY,
+            "out of memory",
+        ),
+        (
+            "E ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 512",
+            Cause.OUT_OF_MEMORY,
+            "out of memory",
+        ),
+        (
+            "E llama_model_load: error loading model: unable to allocate CPU buffer",
+            Cause.OUT_OF_MEMORY,
+            "out of memory",
+        ),
+        (
+            "terminate called after throwing an instance of 'std::bad_alloc'",
+            Cause.OUT_OF_MEMORY,
+            "out of memory",
+        ),
+        (
+            "E llama_model_load: error loading model: mmap failed: Cannot allocate memory",
+            Cause.OUT_OF_MEMORY,
+            "out of memory",
+        ),
+        (
+            "E llama_model_load: error loading model: unknown model architecture: 'new'",
+            Cause.UNSUPPORTED_ARCHITECTURE,
+            "does not know the architecture",
+        ),
+        (
+            "E llama_model_load: error loading model vocabulary: unknown tokenizer: 'zzzz'",
+            Cause.UNSUPPORTED_ARCHITECTURE,
+            "does not know the tokenizer",
+        ),
+        (
+            "E gguf_init_from_reader: tensor 'output.weight' has invalid ggml type 142."
+            " should be in [0, 43)",
+            Cause.UNSUPPORTED_ARCHITECTURE,
+            "does not know the file's format",
+        ),
+        (
+            "gguf_init_from_file_impl: invalid magic characters: 'xxxx'",
+            Cause.DAMAGED_FILE,
+            "the model file is damaged or incomplete",
+        ),
+        ("E gguf_init_from_reader: failed to read magic", Cause.DAMAGED_FILE, "damaged"),
+        (
+            "E gguf_init_from_reader: encountered bad_alloc error while reading value for key 'x'",
+            Cause.DAMAGED_FILE,
+            "damaged",
+        ),
+        (
+            "tensor 'output.weight' data is not within the file bounds",
+            Cause.DAMAGED_FILE,
+            "damaged",
+        ),
+        (
+            "E llama_model_load: error loading model: check_tensor_dims: tensor 'x' not found",
+            Cause.DAMAGED_FILE,
+            "damaged",
+        ),
+        (
+            "E mtmd_init_from_file: error: Failed to load CLIP model from demo.gguf",
+            Cause.DAMAGED_FILE,
+            "the file cannot be loaded",
+        ),
+        ("error: invalid argument: --badflag", Cause.BAD_ARGUMENT, "a wrong argument"),
+        (
+            "error while handling argument \"--grammar-file\": error: failed to open file 'nope'",
+            Cause.BAD_ARGUMENT,
+            "a wrong argument",
+        ),
+        (
+            "E llama_init_from_model: quantized V cache requires flash_attn to be enabled",
+            Cause.BAD_ARGUMENT,
+            "a wrong argument",
+        ),
+        (
+            "E llama_init_from_model: n_batch and n_ubatch cannot both be zero",
+            Cause.BAD_ARGUMENT,
+            "a wrong argument",
+        ),
+        (
+            "E srv start: couldn't bind HTTP server socket, hostname: 127.0.0.1",
+            Cause.PORT_TAKEN,
+            "its port is taken",
+        ),
+        (
+            "error while loading shared libraries: libcuda.so.1: cannot open shared object file:"
+            " No such file or directory",
+            Cause.MISSING_LIBRARY,
+            "a shared library is missing",
+        ),
+        (
+            "E gguf_init_from_file: failed to open GGUF file 'x.gguf' (No such file or directory)",
+            Cause.MISSING_FILE,
+            "a file is missing",
+        ),
+        (
+            "E gguf_init_from_file: failed to open GGUF file 'x.gguf' (Permission denied)",
+            Cause.UNREADABLE_FILE,
+            "a file may not be read",
+        ),
+        (
+            "CUDA error: no kernel image is available for execution on the device",
+            Cause.GPU_ERROR,
+            "the GPU reported an error",
+        ),
+        (
+            "./src/llama-context.cpp:2624: GGML_ASSERT(n_outputs >= 1) failed",
+            Cause.SIGNAL,
+            "it stopped itself on an internal error",
         ),
     ],
 )
-def test_known_failures_have_a_plain_reason(line: str, reason: str) -> None:
-    noise = ["0.00.001 I srv init", "0.00.009 I main: exiting due to model loading error"]
-    found, said = deciding_line([noise[0], line, noise[1]])
-    assert found is not None
-    assert reason in found
-    assert said == line
+def test_known_failures_have_a_cause_and_a_plain_reason(
+    line: str, cause: Cause, reason: str
+) -> None:
+    found = diagnose(1, [BEFORE, line, *AFTER])
+    assert found.cause is cause
+    assert reason in found.sentence
+    assert found.line == line
+    assert found.out_of_memory == (
+        cause in {Cause.NVMAP, Cause.OUT_OF_GPU_MEMORY, Cause.OUT_OF_MEMORY}
+    )
 
 
 def test_the_most_telling_line_decides_not_the_last() -> None:
@@ -50,30 +189,106 @@ def test_the_most_telling_line_decides_not_the_last() -> None:
         "llama_model_load: error loading model: failed to allocate buffer",
         "E srv load_model: failed to load model, 'x.gguf'",
     ]
-    assert deciding_line(lines) == ("out of GPU memory", lines[0])
+    found = diagnose(1, lines)
+    assert (found.cause, found.line) == (Cause.OUT_OF_GPU_MEMORY, lines[0])
 
 
-def test_without_a_known_pattern_the_last_error_is_told() -> None:
-    lines = ["0.00.1 E first", "0.00.2 E second thing", "0.00.3 I cleaning up before exit"]
-    assert deciding_line(lines) == (None, "0.00.2 E second thing")
-    assert deciding_line(["all is well"]) == (None, None)
+def test_a_missing_model_is_not_a_damaged_one() -> None:
+    found = diagnose(
+        1,
+        [
+            "E llama_model_load: error loading model: llama_model_loader: failed to load model"
+            " from missing.gguf",
+            "E common_fit_params: encountered an error while trying to fit params to free device"
+            " memory: failed to load model",
+            "E gguf_init_from_file: failed to open GGUF file 'missing.gguf'"
+            " (No such file or directory)",
+            "E llama_model_load: error loading model: llama_model_loader: failed to load model"
+            " from missing.gguf",
+            *AFTER,
+        ],
+    )
+    assert found.cause is Cause.MISSING_FILE
+
+
+def test_what_the_trial_before_the_load_said_does_not_mislead() -> None:
+    trial = [
+        "I cmn  common_init_: fitting params to device memory ...",
+        "E ggml_gallocr_reserve_n_impl: failed to allocate CUDA0 buffer of size 4884066560",
+        "W common_fit_params: failed to fit params to free device memory: was unable to fit model"
+        " into system memory by reducing context, abort",
+        "I common_fit_params: fitting params to free memory took 0.50 seconds",
+    ]
+    found = diagnose(1, [*trial, "E srv start: couldn't bind HTTP server socket"])
+    assert found.cause is Cause.PORT_TAKEN
+    # Where nothing else is said, it is the best there is.
+    assert diagnose(1, [*trial, AFTER[2]]).cause is Cause.OUT_OF_GPU_MEMORY
+    # That the trial failed is no reason by itself.
+    assert diagnose(1, [trial[2], "0.1 E odd thing"]).line == "0.1 E odd thing"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "W ggml_cuda_host_malloc: failed to allocate 512.00 MiB of pinned memory: out of memory",
+        "W warning: failed to mlock 123-byte buffer: Cannot allocate memory",
+        "E srv  alloc: failed to allocate memory for prompt cache state: std::bad_alloc",
+        "E srv    load_model: [mtmd] failed to get memory usage of mmproj",
+    ],
+)
+def test_what_llama_server_overcomes_is_no_reason(line: str) -> None:
+    found = diagnose(1, [line, "0.1 E the real thing"])
+    assert (found.cause, found.line) == (Cause.UNKNOWN, "0.1 E the real thing")
+
+
+def test_without_a_known_pattern_the_last_telling_error_is_told() -> None:
+    lines = ["0.00.1 E first", "0.00.2 E second thing", *AFTER]
+    assert diagnose(1, lines).line == "0.00.2 E second thing"
+    assert diagnose(1, AFTER).line == AFTER[2]
+    found = diagnose(3, ["all is well"])
+    assert (found.cause, found.line) == (Cause.UNKNOWN, None)
+    assert found.sentence == "its server exited with code 3"
+
+
+@pytest.mark.parametrize("returncode", [-signal.SIGKILL, 128 + signal.SIGKILL])
+def test_a_kill_out_of_the_blue_is_the_kernels_for_want_of_memory(returncode: int) -> None:
+    found = diagnose(returncode, [BEFORE, "W cannot open x: No such file or directory"])
+    assert found.cause is Cause.OUT_OF_MEMORY
+    assert found.sentence == (
+        "its server was killed by SIGKILL (the kernel does that when memory runs out)"
+    )
+    # A sign of another lack of memory is more exact.
+    found = diagnose(returncode, ["NvMapMemAllocInternalTagged: 1075072515 error 12"])
+    assert found.cause is Cause.NVMAP
+
+
+def test_a_crash_is_a_signal_unless_a_line_knows_more() -> None:
+    assert diagnose(-signal.SIGSEGV, [BEFORE]).cause is Cause.SIGNAL
+    assert diagnose(-signal.SIGABRT, ["what():  std::bad_alloc"]).cause is Cause.OUT_OF_MEMORY
+    trace = [f"#{depth} 0x00007f2672c9c0f9 in a_function ()" for depth in range(20)]
+    line = "./src/llama-context.cpp:2624: GGML_ASSERT(n_outputs >= 1) failed"
+    found = diagnose(-signal.SIGABRT, [line, *trace])
+    assert (found.cause, found.line) == (Cause.SIGNAL, line)
 
 
 def test_exits_are_described() -> None:
     assert describe_exit(1) == "exited with code 1"
     assert describe_exit(-6) == "was killed by SIGABRT"
+    assert describe_exit(134) == "was killed by SIGABRT"
     assert describe_exit(-100) == "was killed by signal 100"
+    assert describe_exit(255) == "exited with code 255"
 
 
-def test_explanations_name_what_and_why() -> None:
-    assert explain(1, ["E couldn't bind x"]) == (
+def test_sentences_name_what_and_why() -> None:
+    assert diagnose(1, ["E couldn't bind x"]).sentence == (
         "its port is taken (its server exited with code 1: E couldn't bind x)"
     )
-    assert explain(1, ["0.1 E odd"]) == "its server exited with code 1: 0.1 E odd"
-    assert explain(-9, []).startswith("its server was killed by SIGKILL (the kernel does that")
-    assert explain(0, []) == "its server exited with code 0"
+    assert diagnose(1, ["0.1 E odd"]).sentence == "its server exited with code 1: 0.1 E odd"
+    assert diagnose(0, []).sentence == "its server exited with code 0"
 
 
 @given(st.integers(-70, 300), st.lists(st.text(max_size=80), max_size=10))
 def test_any_exit_and_any_lines_give_a_sentence(returncode: int, lines: list[str]) -> None:
-    assert "its server" in explain(returncode, lines)
+    found = diagnose(returncode, lines)
+    assert "its server" in found.sentence
+    assert found.line is None or found.line in found.sentence

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -148,7 +149,14 @@ async def test_a_server_that_dies_in_its_load_is_an_error_with_reason_and_last_l
         f"m could not be loaded: out of GPU memory (its server exited with code 1: {line})."
     )
     assert error.value.log_tail[-1] == line
+    assert error.value.out_of_memory
     room.assert_nothing_left()
+
+
+async def test_a_load_that_the_kernel_kills_was_out_of_memory(room: Room, model: Make) -> None:
+    with pytest.raises(ModelLoadError, match="the kernel does that") as error:
+        await room.launch(model(die={"stderr": ["I loading"], "signal": "SIGKILL"}))
+    assert error.value.out_of_memory
 
 
 async def test_the_reason_is_looked_for_in_this_loads_lines_only(room: Room, model: Make) -> None:
@@ -355,11 +363,61 @@ async def test_the_real_llama_server_loads_the_demo_answers_and_stops(tmp_path: 
     assert "secret" not in Path(f"/proc/{server.pid}/environ").read_text()
     assert await server.stop(30) == 0
 
-    (tmp_path / "broken.gguf").write_bytes((tmp_path / "demo.gguf").read_bytes()[:100_000])
-    with pytest.raises(ModelLoadError, match="the model file is damaged or incomplete"):
-        await room.launch(LocalModel(id="broken", path=tmp_path / "broken.gguf"))
-    wrong = ModelSettings(args=("--no-such-flag",))
-    with pytest.raises(ModelLoadError, match=r"a wrong argument .*--no-such-flag"):
-        await room.launch(LocalModel(id="w", path=tmp_path / "demo.gguf", settings=wrong))
-    assert room.recorded() == []
     await room.launcher.close()
+
+
+REAL_FAILURES: dict[str, tuple[tuple[str, ...], str]] = {
+    "cut": ((), "the model file is damaged or incomplete"),
+    "garbage": ((), "the model file is damaged or incomplete"),
+    "unknown": ((), "does not know the architecture"),
+    "missing": ((), "a file is missing"),
+    "whole": (("--no-such-flag",), r"a wrong argument .*--no-such-flag"),
+}
+
+
+@pytest.mark.real
+@pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no llama-server")
+@pytest.mark.parametrize("kind", REAL_FAILURES)
+async def test_the_real_llama_servers_failures_are_understood(tmp_path: Path, kind: str) -> None:
+    write_demo(tmp_path / "whole.gguf")
+    whole = (tmp_path / "whole.gguf").read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(whole[:100_000])
+    (tmp_path / "garbage.gguf").write_bytes(bytes(range(256)) * 100)
+    (tmp_path / "unknown.gguf").write_bytes(whole.replace(b"llama", b"zzzzz"))
+    arguments, reason = REAL_FAILURES[kind]
+    room = Room(
+        tmp_path,
+        lambda: find_llama_server(setting=os.environ[REAL], data_dir=tmp_path, environ=os.environ),
+    )
+    model = LocalModel(
+        id="m", path=tmp_path / f"{kind}.gguf", settings=ModelSettings(args=arguments)
+    )
+    with pytest.raises(ModelLoadError, match=reason) as error:
+        await room.launch(model)
+    assert not error.value.out_of_memory
+    assert room.recorded() == []
+
+
+@pytest.mark.real
+@pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no llama-server")
+async def test_the_real_llama_server_out_of_memory_is_understood(tmp_path: Path) -> None:
+    write_demo(tmp_path / "demo.gguf")
+    room = Room(tmp_path, lambda: fake_binary(tmp_path))
+    # 2.4 GB of KV cache in 0.9 GB of address space.
+    words = f'ulimit -v 900000; exec "{os.environ[REAL]}" --model "{tmp_path}/demo.gguf"'
+    rest = "--host {host} --port {port} --ctx-size 1000000 --cache-ram 0"
+    model = LocalModel(id="m", settings=ModelSettings(command=("/bin/sh", "-c", f"{words} {rest}")))
+    with pytest.raises(ModelLoadError, match=r"out of memory .*insufficient memory") as error:
+        await room.launch(model)
+    assert error.value.out_of_memory
+
+
+@pytest.mark.real
+@pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no llama-server")
+async def test_the_real_llama_server_without_its_libraries_is_understood(tmp_path: Path) -> None:
+    program = tmp_path / "llama-server"
+    shutil.copyfile(Path(os.environ[REAL]).resolve(), program)
+    program.chmod(0o755)
+    room = Room(tmp_path, lambda: fake_binary(tmp_path))
+    with pytest.raises(ModelLoadError, match="a shared library is missing"):
+        await room.launch(LocalModel(id="m", settings=ModelSettings(command=(str(program),))))

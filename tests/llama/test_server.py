@@ -17,6 +17,7 @@ from cyber_inference_tui.llama.log import MAX_LINE_BYTES
 from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.server import Launch, ServerExitedError, ServerProcess, _Output
 from tests.llama.children import (
+    ENVIRONMENT,
     HOST,
     LOOPS,
     STATE,
@@ -121,6 +122,38 @@ def test_an_end_before_ready_is_told_with_its_code_and_last_words(run: Run, prot
             ("E failed: no end of line",),
         )
         assert await child.server.stop(20) == 7
+
+    run(main())
+
+
+def test_an_obituary_finds_the_reason_before_a_long_trace_and_not_in_an_earlier_run(
+    run: Run,
+) -> None:
+    async def main() -> None:
+        child = await spawn_shell(
+            "echo 'x.cpp:1: GGML_ASSERT(x) failed'; seq -f '#%g 0x0 in f ()' 50; kill -ABRT $$"
+        )
+        await child.server.exited
+        why, tail = child.server.obituary()
+        assert why == (
+            "it stopped itself on an internal error"
+            " (its server was killed by SIGABRT: x.cpp:1: GGML_ASSERT(x) failed)"
+        )
+        assert len(tail) == 12
+        later = await ServerProcess.spawn(
+            Launch(
+                name="m",
+                argv=("/bin/sh", "-c", "echo calm; exit 3"),
+                environment=ENVIRONMENT,
+                host=HOST,
+                port=1,
+                speaks_protocol=False,
+            ),
+            log=child.log,
+            progress=child.progress.append,
+        )
+        await later.exited
+        assert later.obituary() == ("its server exited with code 3", ("calm",))
 
     run(main())
 
