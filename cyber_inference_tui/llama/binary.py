@@ -26,13 +26,14 @@ _PROBE_TIMEOUT = 30.0
 _PROBE_OUTPUT = 1 << 20
 """Bytes read of ``--help``; the real one has 60,000."""
 _ANOTHER = "`cyber-inference-tui install-llama --force` gets another."
-_PROBE_FORMAT = 2
+_PROBE_FORMAT = 3
 """Raised when what is learned changes, so that old records are not believed."""
 
 # The protocol's own words; a build without them in its program or libraries cannot speak it.
 _ROUTER_MARKS = (b"cmd_child_to_router:", b"cmd_router_to_child:exit")
 _VERSION = re.compile(r"version:\s*(\S+)(?:\s*\((?:build\s+)?(\w+))?")
 _BUILD = re.compile(r"build\s+(\d+)")
+_TRACE_LEVEL = re.compile(r"^\s+- (\d+): trace\b", re.MULTILINE)
 _FLAG = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w-]*)")
 
 
@@ -44,6 +45,9 @@ class LlamaBinary(msgspec.Struct, frozen=True, kw_only=True):
     build: int | None = None
     flags: frozenset[str] = frozenset()
     """Option names of its ``--help``."""
+    trace_level: int | None = None
+    """The ``--verbosity`` at which it tells what it allocates; ``None`` where that is not apart
+    from what it tells anyway."""
     router_child: bool = False
     """It tells progress and readiness on stdout and stops by a word on stdin."""
     env: dict[str, str] = {}
@@ -195,12 +199,14 @@ def _ask(path: Path, environ: Mapping[str, str]) -> LlamaBinary:
     version = run_briefly(path, "--version", environ=environ)
     options = run_briefly(path, "--help", environ=environ)
     found = _VERSION.search(version)
+    trace = _TRACE_LEVEL.search(options)
     build = _BUILD.search(version) or re.search(r"version:\s*(\d{3,})", version)
     return LlamaBinary(
         path=path,
         version=clean_line(found[1], limit=80) if found else "unknown",
         build=int(build[1]) if build else None,
         flags=frozenset(_options(options)),
+        trace_level=int(trace[1]) if trace else None,
         router_child=_speaks_protocol(path),
     )
 

@@ -21,6 +21,9 @@ HELP = """\
 -t,    --threads N                      number of threads, see --not-an-option
 --cache-ram N                           MiB (default: 8192)
                                         --indented is text
+-lv,   --verbosity N                    the threshold. Values:
+                                         - 3: info
+                                         - 4: trace (more info)
 -fa,   --flash-attn [on|off|auto]       set it
 """
 
@@ -62,6 +65,7 @@ def test_reads_version_build_and_flags(make: Make, tmp_path: Path) -> None:
     assert {"--threads", "-t", "--cache-ram", "-fa", "--flash-attn"} <= found.flags
     assert not {"--not-an-option", "--indented"} & found.flags
     assert not found.router_child
+    assert found.trace_level == 4
 
 
 def test_reads_the_version_of_upstream_builds(make: Make, tmp_path: Path) -> None:
