@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.settings.schema import Settings
@@ -21,6 +24,12 @@ _PLACEHOLDER = re.compile(r"\{(port|host|path|id)\}")
 _CACHE_RAM_DEFAULT_MIB = 8192
 _CACHE_RAM_SHARE = 10
 
+_CONTEXT_OPTIONS = frozenset({"-c", "--ctx-size"})
+_VERBOSITY_OPTIONS = frozenset(
+    {"-v", "--verbose", "--log-verbose", "-lv", "--verbosity", "--log-verbosity"}
+)
+_VERBOSITY_VARIABLE = "LLAMA_ARG_LOG_VERBOSITY"
+
 _SECRET_OPTIONS = frozenset({"--api-key", "--hf-token", "-hft"})
 
 # What a server may need of our own environment: where programs, libraries and drivers are, and
@@ -35,17 +44,35 @@ _ENVIRONMENT_PREFIXES = (
 )
 
 
-def context_size(model: LocalModel, settings: Settings) -> int:
+def context_size(model: LocalModel, settings: Settings, limit: int | None = None) -> int:
     """Tokens of context the model's server is started with.
 
-    A model's own ``context_size`` is taken as it is (0 = what the model was trained with);
-    ``default_context_size`` is capped by ``max_context_size`` and by the model's own length.
+    An argument of a person's own wins. A model's own ``context_size`` is taken as it is (0 = what
+    the model was trained with); ``default_context_size`` is capped by ``max_context_size`` and by
+    the model's own length. ``limit`` caps all of these.
     """
-    own = model.metadata.context_length if model.metadata else None
-    if model.settings.context_size is not None:
-        return model.settings.context_size or own or settings.max_context_size
-    wanted = settings.default_context_size or own or settings.max_context_size
-    return min(wanted, settings.max_context_size, own or wanted)
+    wanted = _unlimited_context(model, settings)
+    return wanted if limit is None else min(wanted, limit)
+
+
+def _unlimited_context(model: LocalModel, settings: Settings) -> int:
+    trained = model.metadata.context_length if model.metadata else None
+    own = _asked_context(model, settings)
+    if own is None:
+        own = model.settings.context_size
+    if own is not None:
+        return own or trained or settings.max_context_size
+    wanted = settings.default_context_size or trained or settings.max_context_size
+    return min(wanted, settings.max_context_size, trained or wanted)
+
+
+def _asked_context(model: LocalModel, settings: Settings) -> int | None:
+    """What a person's further arguments set; the last one wins, as with llama-server."""
+    words = [*settings.llama_args, *model.settings.args]
+    for at in reversed(range(len(words) - 1)):
+        if words[at] in _CONTEXT_OPTIONS and words[at + 1].isascii() and words[at + 1].isdigit():
+            return int(words[at + 1])
+    return None
 
 
 def cache_ram_mib(available_bytes: int) -> int:
@@ -65,18 +92,22 @@ def llama_argv(
     host: str,
     port: int,
     available_bytes: int,
+    context_limit: int | None = None,
+    verbosity: int | None = None,
 ) -> list[str]:
     """The command line of llama-server for one model.
 
     ``flags`` are the options this build knows (``--help``): options that came later or were
-    renamed are only given where they exist. A person's own arguments come last, so they win.
+    renamed are only given where they exist. A person's own arguments come last, so they win; only
+    ``context_limit`` is above them. ``verbosity`` is a log level that is asked for unless the
+    person asks for one.
     """
     own = model.settings
     argv = [program, "--host", host, "--port", str(port), "--alias", model.id]
     argv += ["--model", str(model.path)]
     if model.mmproj is not None:
         argv += ["--mmproj", str(model.mmproj)]
-    argv += ["--ctx-size", str(context_size(model, settings))]
+    argv += ["--ctx-size", str(context_size(model, settings, context_limit))]
     for option, mine, general, unset in (
         ("--gpu-layers", own.gpu_layers, settings.llama_gpu_layers, -1),
         ("--threads", own.threads, settings.llama_threads, 0),
@@ -90,11 +121,48 @@ def llama_argv(
     argv += _if_known(flags, "--log-colors", "off")
     argv += _if_known(flags, "--offline")
     argv += _if_known(flags, "--no-webui") or _if_known(flags, "--no-ui")
-    return [*argv, *settings.llama_args, *own.args]
+    further = [*settings.llama_args, *own.args]
+    if (
+        verbosity is not None
+        and "--verbosity" in flags
+        and _VERBOSITY_OPTIONS.isdisjoint(further)
+        and _VERBOSITY_VARIABLE not in own.env
+    ):
+        argv += ["--verbosity", str(verbosity)]
+    argv += further
+    asked = _asked_context(model, settings)
+    if asked is not None and context_limit is not None:
+        argv += ["--ctx-size", str(context_size(model, settings, context_limit))]
+    return argv
 
 
 def _if_known(flags: frozenset[str], option: str, *values: str) -> list[str]:
     return [option, *values] if option in flags else []
+
+
+def signature(model: LocalModel, settings: Settings, context_limit: int | None = None) -> str:
+    """A short text that is equal when a server would be started alike.
+
+    A restart is due when it changes, and what a server was seen to take is valid while it does
+    not. Left out is what differs from start to start (address, prompt cache, log level) and the
+    build of llama-server.
+    """
+    own = model.settings
+    if own.command:
+        argv = custom_argv(model, host="", port=0)
+    else:
+        argv = llama_argv(
+            program="",
+            flags=frozenset(),
+            model=model,
+            settings=settings,
+            host="",
+            port=0,
+            available_bytes=0,
+            context_limit=context_limit,
+        )
+    facts = (argv, sorted(own.env.items()), model.size_bytes)
+    return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:16]
 
 
 def custom_argv(model: LocalModel, *, host: str, port: int) -> list[str]:

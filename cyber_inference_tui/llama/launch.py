@@ -18,9 +18,11 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import (
     child_environment,
+    context_size,
     custom_argv,
     llama_argv,
     shown_argv,
+    signature,
 )
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
@@ -38,6 +40,7 @@ from cyber_inference_tui.settings.schema import Settings
 SERVER_HOST = "127.0.0.1"
 LOG_TAIL_LINES = 12
 _PORT_TRIES = 3
+_SETTLE_TIMEOUT = 0.25
 
 _logger = logging.getLogger(__name__)
 
@@ -82,13 +85,25 @@ class Launcher:
         """End the guard; every server must have been stopped before."""
         await self._guard.stop()
 
+    def signature(
+        self, model: LocalModel, settings: Settings, context_limit: int | None = None
+    ) -> str:
+        """A text that changes when a restart is due; what was measured is valid for it."""
+        return signature(model, settings, context_limit)
+
     async def launch(
         self,
         model: LocalModel,
         settings: Settings,
         progress: Callable[[float | None], None],
+        *,
+        context_limit: int | None = None,
+        measure: bool = True,
     ) -> ServerProcess:
         """A server for ``model`` that answers requests.
+
+        ``context_limit`` caps its tokens of context. With ``measure`` it is asked to tell more in
+        its log, so that ``footprint`` knows what it took.
 
         Raises ``ModelLoadError`` with the reason and the last log lines when it ends instead, or
         when there is no sign of progress for ``load_timeout`` seconds, and ``NoLlamaServerError``
@@ -102,8 +117,10 @@ class Launcher:
             port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
             mark = self._log_for(model.id).mark()
             try:
-                launch = self._plan(model, settings, binary, port)
-                return await self._bring_up(launch, settings, mark, progress)
+                launch = self._plan(
+                    model, settings, binary, port, context_limit=context_limit, measure=measure
+                )
+                return await self._bring_up(launch, settings, mark, progress, measure=measure)
             except _PortTakenError:
                 # Somebody took it between our look and the server's bind.
                 self._ports.give_back(port)
@@ -117,7 +134,14 @@ class Launcher:
                 mark.close()
 
     def _plan(
-        self, model: LocalModel, settings: Settings, binary: LlamaBinary | None, port: int
+        self,
+        model: LocalModel,
+        settings: Settings,
+        binary: LlamaBinary | None,
+        port: int,
+        *,
+        context_limit: int | None,
+        measure: bool,
     ) -> Launch:
         if binary is None:
             return Launch(
@@ -136,6 +160,8 @@ class Launcher:
             host=SERVER_HOST,
             port=port,
             available_bytes=self._available_memory(),
+            context_limit=context_limit,
+            verbosity=binary.trace_level if measure else None,
         )
         return Launch(
             name=model.id,
@@ -150,6 +176,7 @@ class Launcher:
             port=port,
             speaks_protocol=binary.router_child,
             working_directory=Path("/"),
+            context_size=context_size(model, settings, context_limit),
         )
 
     async def _bring_up(
@@ -158,6 +185,8 @@ class Launcher:
         settings: Settings,
         mark: LogMark,
         progress: Callable[[float | None], None],
+        *,
+        measure: bool,
     ) -> ServerProcess:
         log = self._log_for(launch.name)
         log.add([f"--- starting: {' '.join(shown_argv(launch.argv))}"])
@@ -190,6 +219,10 @@ class Launcher:
                     )
                 await asyncio.wait({ready}, timeout=left)
             ready.result()
+            if measure and launch.context_size is not None:
+                await server.wait_settled(_SETTLE_TIMEOUT)
+            # Read now: later lines of the log are then not looked at for it.
+            server.footprint()
         except ServerExitedError as error:
             # Its own group may hold children still.
             await server.stop(0)

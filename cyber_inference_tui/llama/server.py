@@ -25,7 +25,9 @@ from typing import Any, cast
 import msgspec
 
 from cyber_inference_tui.llama.failure import diagnose
+from cyber_inference_tui.llama.footprint import FootprintReader
 from cyber_inference_tui.llama.log import LineSplitter, LogRing, is_protocol_line
+from cyber_inference_tui.llama.needs import Footprint
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
 """Its presence makes llama-server speak the protocol; the value is not used by a child."""
@@ -56,6 +58,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     speaks_protocol: bool
     working_directory: Path | None = None
+    context_size: int | None = None
+    """Tokens of context it is started with, where that is known."""
 
 
 class ServerExitedError(Exception):
@@ -96,6 +100,8 @@ class ServerProcess:
         self.pid = 0
         """The process id, also the id of its process group."""
         self.port = launch.port
+        self.context_size = launch.context_size
+        """Tokens of context it was started with; ``None`` for another program's server."""
         self.exited: asyncio.Future[int] = loop.create_future()
         """The return code, once the process is gone (negative = killed by that signal)."""
         self._launch = launch
@@ -108,6 +114,8 @@ class ServerProcess:
         self._transport: asyncio.SubprocessTransport | None = None
         self._group_ended = False
         self._line_count = 0
+        self._buffers: FootprintReader | None = FootprintReader()
+        self._footprint: Footprint | None = None
 
     @classmethod
     async def spawn(
@@ -157,6 +165,24 @@ class ServerProcess:
             raise ServerExitedError(self.exited.result())
         if not self._ready.done():
             self._ready.set_result(None)
+
+    async def wait_settled(self, timeout: float) -> None:
+        """Wait, at most ``timeout`` seconds, for the last log line of the load.
+
+        The log comes by another way than the word that the server is ready, and may be later.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._listening.wait()
+
+    def footprint(self) -> Footprint | None:
+        """What it took by its own account, once it is ready; ``None`` where its log is silent."""
+        if self._buffers is not None:
+            self._footprint = self._buffers.read()
+            if self._ready.done():
+                # From here on no line is looked at for this any more.
+                self._buffers = None
+        return self._footprint
 
     async def stop(self, timeout: float) -> int:
         """Ask the server to end, kill its process group after ``timeout`` seconds; the exit code.
@@ -240,6 +266,8 @@ class ServerProcess:
             texts.append(line.decode("utf-8", "replace"))
         if texts:
             self._line_count += len(texts)
+            if self._buffers is not None:
+                self._buffers.add(texts)
             self._log.add(texts)
 
     def _take_protocol(self, line: bytes) -> None:

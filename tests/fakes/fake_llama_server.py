@@ -32,6 +32,7 @@ SWITCHES: dict[str, Any] = {
     "protocol": True,  # speak the router's stdout protocol when LLAMA_SERVER_ROUTER_PORT is set
     "die": None,  # in load: {"after": s, "stderr": [lines], "exit": 1, "signal": "SIGABRT"}
     "die_first": 0,  # only the first N starts die (needs "state"); 0 = all
+    "load_lines": [],  # lines of its log during the load
     "hang_load": False,  # listens, is never ready
     "exit_when_ready": None,  # after N seconds of being ready, exit with code 1
     "ignore_sigterm": False,
@@ -68,7 +69,16 @@ _NO_VALUE = frozenset(
 _WITH_VALUE = frozenset(
     {"--host", "--port", "-m", "--model", "-a", "--alias", "-c", "--ctx-size", "-ngl"}
     | {"--gpu-layers", "--n-gpu-layers", "-t", "--threads", "-np", "--parallel", "--cache-ram"}
-    | {"--threads-http", "--log-colors", "--mmproj", "--pooling", "--fit", "--fit-target"}
+    | {
+        "-lv",
+        "--verbosity",
+        "--threads-http",
+        "--log-colors",
+        "--mmproj",
+        "--pooling",
+        "--fit",
+        "--fit-target",
+    }
     | {"-fa", "--flash-attn", "-b", "--batch-size", "-ub", "--ubatch-size", "--timeout"}
 )
 _ROUTER_SAYS = "cmd_child_to_router:state:"
@@ -156,6 +166,8 @@ class Fake:
             time.sleep(0.2)
 
     def load(self, speaks: bool, begun: float) -> None:
+        for line in self.switches["load_lines"]:
+            log(line)
         if self.switches["memory_mib"]:
             self.ballast = b"\1" * (self.switches["memory_mib"] << 20)
         seconds = self.switches["load_seconds"]

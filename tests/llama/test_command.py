@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,12 +22,14 @@ from cyber_inference_tui.llama.command import (
     custom_argv,
     llama_argv,
     shown_argv,
+    signature,
 )
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 
 FLAGS = frozenset(
     {"--cache-ram", "--threads-http", "--log-colors", "--offline", "--no-webui", "--no-ui"}
 )
+VERBOSITY = frozenset({"-v", "-lv", "--verbosity"})
 
 
 def local(length: int | None = None, mmproj: Path | None = None, **own: Any) -> LocalModel:
@@ -39,7 +43,12 @@ def local(length: int | None = None, mmproj: Path | None = None, **own: Any) -> 
 
 
 def argv(
-    model: LocalModel, flags: frozenset[str] = FLAGS, available: int = 100 << 30, **general: Any
+    model: LocalModel,
+    flags: frozenset[str] = FLAGS,
+    available: int = 100 << 30,
+    limit: int | None = None,
+    verbosity: int | None = None,
+    **general: Any,
 ) -> list[str]:
     return llama_argv(
         program="/opt/llama-server",
@@ -49,6 +58,8 @@ def argv(
         host="127.0.0.1",
         port=8338,
         available_bytes=available,
+        context_limit=limit,
+        verbosity=verbosity,
     )
 
 
@@ -106,6 +117,61 @@ def test_the_context_is_the_models_own_unless_somebody_wants_another() -> None:
     assert context_size(local(4096), own_length) == 4096
     assert context_size(local(131_072), own_length) == 16_384
     assert context_size(local(None), own_length) == 16_384
+
+
+def test_a_limit_caps_every_context() -> None:
+    settings = Settings(default_context_size=8192, max_context_size=16_384)
+    assert context_size(local(131_072), settings, 4096) == 4096
+    assert context_size(local(131_072), settings, 10_000) == 8192
+    assert context_size(local(131_072, context_size=65_536), settings, 4096) == 4096
+    assert value(argv(local(131_072), limit=4096), "--ctx-size") == "4096"
+
+
+@pytest.mark.parametrize("option", ["-c", "--ctx-size"])
+def test_a_persons_own_context_argument_wins_over_all_but_a_limit(option: str) -> None:
+    model = local(131_072, args=(option, "1024", option, "20000"))
+    settings = Settings(llama_args=("-c", "512"))
+    assert context_size(model, settings) == 20_000
+    assert context_size(local(4096), settings) == 512
+    assert context_size(local(4096, args=(option, "0")), settings) == 4096
+    assert argv(model)[-1] == "20000"
+    assert context_size(model, settings, 4096) == 4096
+    # The last one is the one that llama-server takes.
+    assert argv(model, limit=4096)[-2:] == ["--ctx-size", "4096"]
+    # What is no number is left to llama-server to complain about.
+    assert context_size(local(4096, args=(option, "many")), Settings()) == 4096
+
+
+def test_a_verbosity_is_asked_for_unless_the_person_asks_for_one() -> None:
+    flags = FLAGS | VERBOSITY
+    assert value(argv(local(), flags, verbosity=4), "--verbosity") == "4"
+    assert not VERBOSITY & set(argv(local(), flags))
+    assert not VERBOSITY & set(argv(local(), FLAGS, verbosity=4))
+    for own in (("-lv", "2"), ("-v",), ("--verbosity", "3"), ("--log-verbosity", "1")):
+        assert "4" not in argv(local(args=own), flags, verbosity=4)
+        assert "4" not in argv(local(), flags, verbosity=4, llama_args=own)
+    by_variable = local(env={"LLAMA_ARG_LOG_VERBOSITY": "1"})
+    assert "--verbosity" not in argv(by_variable, flags, verbosity=4)
+
+
+def test_a_signature_changes_with_what_a_server_depends_on() -> None:
+    settings = Settings()
+    base = signature(local(131_072), settings)
+    assert base == signature(local(131_072, pinned=True, idle_timeout=1), settings)
+    assert base == signature(local(131_072), Settings(llama_server_base_port=1, max_queue=1))
+    assert base == signature(local(131_072), settings, 8192)
+    different = [
+        signature(local(131_072), settings, 4096),
+        signature(local(131_072, context_size=4096, threads=2), settings),
+        signature(local(131_072, args=("--no-mmap",)), settings),
+        signature(local(131_072, env={"A": "1"}), settings),
+        signature(local(131_072, command=("serve", "{port}")), settings),
+        signature(local(131_072, Path("/p.gguf")), settings),
+        signature(local(131_072), Settings(llama_threads=3)),
+        signature(msgspec.structs.replace(local(131_072), size_bytes=1), settings),
+    ]
+    assert len({base, *different}) == len(different) + 1
+    assert all(len(text) == 16 for text in different)
 
 
 @given(st.integers(0, 1 << 50))

@@ -25,6 +25,7 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.llama.orphans import PidRecord, ServerPid
 from cyber_inference_tui.llama.server import ServerProcess
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
@@ -55,9 +56,22 @@ class Room:
     def text(self, model_id: str = "m") -> str:
         return "\n".join(line.text for line in self.log_for(model_id).tail(10**6))
 
-    async def launch(self, model: LocalModel, **general: Any) -> ServerProcess:
+    async def launch(
+        self,
+        model: LocalModel,
+        *,
+        context_limit: int | None = None,
+        measure: bool = True,
+        **general: Any,
+    ) -> ServerProcess:
         general.setdefault("llama_server_base_port", 0)
-        return await self.launcher.launch(model, Settings(**general), self.progress.append)
+        return await self.launcher.launch(
+            model,
+            Settings(**general),
+            self.progress.append,
+            context_limit=context_limit,
+            measure=measure,
+        )
 
     def recorded(self) -> list[int]:
         """The pids on record."""
@@ -82,7 +96,8 @@ def fake_binary(folder: Path, *, router_child: bool = True) -> LlamaBinary:
     return LlamaBinary(
         path=path,
         version="fake",
-        flags=frozenset({"--cache-ram", "--threads-http", "--offline"}),
+        flags=frozenset({"--cache-ram", "--threads-http", "--offline", "--verbosity"}),
+        trace_level=4,
         router_child=router_child,
     )
 
@@ -242,6 +257,32 @@ async def test_progress_is_passed_on_where_the_build_tells_it(room: Room, model:
     await server.stop(30)
 
 
+# What it took
+
+
+async def test_a_server_tells_its_context_and_what_it_took(room: Room, model: Make) -> None:
+    lines = [
+        "0.00.024.243 I load_tensors:   CPU_Mapped model buffer size =     2.00 MiB",
+        "0.00.024.243 I load_tensors:        CUDA0 model buffer size =     1.00 MiB",
+    ]
+    server = await room.launch(model(load_lines=lines), context_limit=1000)
+    assert server.context_size == 1000
+    assert server.footprint() == Footprint(mapped=2 << 20, device=1 << 20)
+    argv = room.starts()[0]["argv"]
+    assert argv[argv.index("--verbosity") + 1] == "4"
+    assert argv[argv.index("--ctx-size") + 1] == "1000"
+    await server.stop(30)
+
+
+async def test_a_server_that_was_measured_before_is_not_asked_again(
+    room: Room, model: Make
+) -> None:
+    server = await room.launch(model(), measure=False)
+    assert "--verbosity" not in room.starts()[0]["argv"]
+    assert server.footprint() is None
+    await server.stop(30)
+
+
 # What is started, and what is not
 
 
@@ -254,6 +295,7 @@ async def test_a_model_with_a_command_of_its_own_needs_no_llama_server(tmp_path:
     model = LocalModel(id="own", settings=ModelSettings(command=(*words, "--alias", "{id}")))
     server = await room.launch(model)
     assert (await get(server.port, "/health")).startswith(b"HTTP/1.1 200")
+    assert server.context_size is None
     await server.stop(30)
     assert "--alias own" in room.text("own")
 
@@ -360,6 +402,13 @@ async def test_the_real_llama_server_loads_the_demo_answers_and_stops(tmp_path: 
     await room.launcher.start()
     server = await room.launch(LocalModel(id="demo", path=tmp_path / "demo.gguf"))
     assert b'"demo"' in await get(server.port, "/v1/models")
+    assert server.context_size == 8192
+    took = server.footprint()
+    assert took is not None
+    # 5.2 MiB of weights from the file, 20 MiB of KV cache and some to compute in.
+    assert 5 << 20 < took.mapped < 6 << 20
+    assert 20 << 20 < took.host < 100 << 20
+    assert took.device == 0
     assert "secret" not in Path(f"/proc/{server.pid}/environ").read_text()
     assert await server.stop(30) == 0
 
