@@ -29,6 +29,7 @@ from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.log import LogMark, LogRing
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.ports import PortPool
+from cyber_inference_tui.llama.reading import PROC, follow_reading
 from cyber_inference_tui.llama.server import (
     ROUTER_ENVIRONMENT,
     Launch,
@@ -49,6 +50,33 @@ class _PortTakenError(ModelLoadError):
     """The server found its port taken; another one may be free."""
 
 
+class _Signs:
+    """What a load shows of itself, passed on as progress."""
+
+    def __init__(self, progress: Callable[[float | None], None]) -> None:
+        self._progress = progress
+        self._now = asyncio.get_running_loop().time
+        self._last = self._now()
+        self._tells = False
+
+    def silence(self) -> float:
+        """Seconds since the last sign."""
+        return self._now() - self._last
+
+    def told(self, value: float | None) -> None:
+        """The server says how far it is."""
+        self._last = self._now()
+        self._tells = self._tells or value is not None
+        self._progress(value)
+
+    def read(self, share: float | None) -> None:
+        """It is seen to have read this share of its files."""
+        self._last = self._now()
+        if not self._tells:
+            # Its own word is better, where there is one.
+            self._progress(share)
+
+
 class Launcher:
     """Starts and stops the servers of all models; owns their ports, pid record and guard.
 
@@ -64,12 +92,14 @@ class Launcher:
         pids: PidRecord,
         environ: Mapping[str, str],
         available_memory: Callable[[], int] = lambda: psutil.virtual_memory().available,
+        proc: Path = PROC,
     ) -> None:
         self._find_binary = find_binary
         self._log_for = log_for
         self._pids = pids
         self._environ = environ
         self._available_memory = available_memory
+        self._proc = proc
         self._ports = PortPool(SERVER_HOST)
         self._guard = ProcessGuard()
 
@@ -120,7 +150,9 @@ class Launcher:
                 launch = self._plan(
                     model, settings, binary, port, context_limit=context_limit, measure=measure
                 )
-                return await self._bring_up(launch, settings, mark, progress, measure=measure)
+                return await self._bring_up(
+                    launch, settings, mark, progress, size=model.size_bytes, measure=measure
+                )
             except _PortTakenError:
                 # Somebody took it between our look and the server's bind.
                 self._ports.give_back(port)
@@ -186,19 +218,14 @@ class Launcher:
         mark: LogMark,
         progress: Callable[[float | None], None],
         *,
+        size: int | None,
         measure: bool,
     ) -> ServerProcess:
         log = self._log_for(launch.name)
         log.add([f"--- starting: {' '.join(shown_argv(launch.argv))}"])
-        last_sign = asyncio.get_running_loop().time()
-
-        def moved(value: float | None) -> None:
-            nonlocal last_sign
-            last_sign = asyncio.get_running_loop().time()
-            progress(value)
-
+        signs = _Signs(progress)
         try:
-            server = await ServerProcess.spawn(launch, log=log, progress=moved)
+            server = await ServerProcess.spawn(launch, log=log, progress=signs.told)
         except (OSError, ValueError) as error:
             # ValueError: a NUL byte in an argument or in the environment.
             why = error.strerror if isinstance(error, OSError) else str(error)
@@ -206,19 +233,14 @@ class Launcher:
         self._guard.add(server.pid)
         self._pids.add(server.pid, launch.name)
         server.exited.add_done_callback(lambda _: self._gone(server))
-        ready = asyncio.ensure_future(server.wait_ready())
         try:
-            while not ready.done():
-                left = last_sign + settings.load_timeout - asyncio.get_running_loop().time()
-                if left <= 0:
-                    raise ModelLoadError(
-                        f"{launch.name} showed no progress for {settings.load_timeout:g} s while"
-                        " loading.",
-                        hint="Raise load_timeout if the disk is that slow.",
-                        log_tail=mark.lines()[-LOG_TAIL_LINES:],
-                    )
-                await asyncio.wait({ready}, timeout=left)
-            ready.result()
+            if not await self._wait_ready(server, signs, settings.load_timeout, size):
+                raise ModelLoadError(
+                    f"{launch.name} showed no progress for {settings.load_timeout:g} s while"
+                    " loading.",
+                    hint="Raise load_timeout if the disk is that slow.",
+                    log_tail=mark.lines()[-LOG_TAIL_LINES:],
+                )
             if measure and launch.context_size is not None:
                 await server.wait_settled(_SETTLE_TIMEOUT)
             # Read now: later lines of the log are then not looked at for it.
@@ -235,19 +257,41 @@ class Launcher:
                 out_of_memory=found.out_of_memory,
             ) from None
         except BaseException:
-            ready.cancel()
             # A second cancel must not leave the process behind: the stop runs to its end, which
             # its own limits bound.
             stopping = asyncio.ensure_future(server.stop(settings.stop_timeout))
             while not stopping.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait({stopping})
-            await asyncio.wait({ready})
-            if not ready.cancelled():
-                ready.exception()
             stopping.result()
             raise
         return server
+
+    async def _wait_ready(
+        self, server: ServerProcess, signs: _Signs, timeout: float, size: int | None
+    ) -> bool:
+        """Whether the server became ready before ``timeout`` seconds without a sign of life.
+
+        Raises ``ServerExitedError`` when it ended instead.
+        """
+        ready = asyncio.ensure_future(server.wait_ready())
+        reading = asyncio.ensure_future(
+            follow_reading(server.pid, size, signs.read, proc=self._proc)
+        )
+        try:
+            while not ready.done():
+                left = timeout - signs.silence()
+                if left <= 0:
+                    return False
+                await asyncio.wait({ready}, timeout=left)
+            ready.result()
+            return True
+        finally:
+            ready.cancel()
+            reading.cancel()
+            await asyncio.wait({ready, reading})
+            if not ready.cancelled():
+                ready.exception()
 
     def _gone(self, server: ServerProcess) -> None:
         self._guard.remove(server.pid)

@@ -71,7 +71,19 @@ class ServerExitedError(Exception):
 
 
 class _Payload(msgspec.Struct):
+    stages: list[str] = []
+    current: str = ""
     value: float | None = None
+
+    @property
+    def progress(self) -> float | None:
+        """0 to 1, over all stages."""
+        if self.value is None:
+            return None
+        share = min(max(self.value, 0.0), 1.0)
+        if self.current in self.stages:
+            return (self.stages.index(self.current) + share) / len(self.stages)
+        return share
 
 
 class _State(msgspec.Struct):
@@ -85,8 +97,8 @@ _decode_state = msgspec.json.Decoder(_State).decode
 class ServerProcess:
     """A running server. Make it with ``ServerProcess.spawn``; it is over when ``exited`` is done.
 
-    ``progress`` is called with 0 to 1 whenever the server tells how far its load is, and with
-    ``None`` for a sign of life without a number.
+    ``progress`` is called with 0 to 1 whenever the server tells that its load is farther than
+    before, and with ``None`` for a sign of life without a number.
     """
 
     def __init__(
@@ -113,6 +125,8 @@ class ServerProcess:
         self._splitters = {1: LineSplitter(), 2: LineSplitter()}
         self._transport: asyncio.SubprocessTransport | None = None
         self._group_ended = False
+        self._told: tuple[str, float | None] | None = None
+        """The stage of its load and the progress it told last."""
         self._line_count = 0
         self._buffers: FootprintReader | None = FootprintReader()
         self._footprint: Footprint | None = None
@@ -285,8 +299,11 @@ class ServerProcess:
             if not self._ready.done():
                 self._ready.set_result(None)
         elif message.state == "loading":
-            value = message.payload.value if message.payload else None
-            self._progress(None if value is None else min(max(value, 0.0), 1.0))
+            payload = message.payload or _Payload()
+            # The same again is no progress.
+            if self._told != (told := (payload.current, payload.value)):
+                self._told = told
+                self._progress(payload.progress)
 
     async def _poll_health(self) -> None:
         pause = _HEALTH_POLL_FIRST

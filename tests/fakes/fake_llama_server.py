@@ -32,6 +32,7 @@ SWITCHES: dict[str, Any] = {
     "protocol": True,  # speak the router's stdout protocol when LLAMA_SERVER_ROUTER_PORT is set
     "die": None,  # in load: {"after": s, "stderr": [lines], "exit": 1, "signal": "SIGABRT"}
     "die_first": 0,  # only the first N starts die (needs "state"); 0 = all
+    "read": None,  # in the load: {"path": file, "mib": N, "step_seconds": s}; 1 MiB a step
     "load_lines": [],  # lines of its log during the load
     "hang_load": False,  # listens, is never ready
     "exit_when_ready": None,  # after N seconds of being ready, exit with code 1
@@ -168,6 +169,12 @@ class Fake:
     def load(self, speaks: bool, begun: float) -> None:
         for line in self.switches["load_lines"]:
             log(line)
+        if reading := self.switches["read"]:
+            with open(reading["path"], "rb", buffering=0) as file:  # noqa: PTH123
+                for _ in range(reading["mib"]):
+                    if not file.read(1 << 20):
+                        file.seek(0)
+                    time.sleep(reading.get("step_seconds", 0.0))
         if self.switches["memory_mib"]:
             self.ballast = b"\1" * (self.switches["memory_mib"] << 20)
         seconds = self.switches["load_seconds"]

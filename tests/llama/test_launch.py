@@ -257,6 +257,51 @@ async def test_progress_is_passed_on_where_the_build_tells_it(room: Room, model:
     await server.stop(30)
 
 
+def reading_model(tmp_path: Path, **switches: Any) -> LocalModel:
+    """A model of 40 MiB whose server speaks no protocol and reads a file."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(bytes(4 << 20))
+    switches = {"state": str(tmp_path / "state"), "protocol": False, **switches}
+    return LocalModel(
+        id="m",
+        path=path,
+        size_bytes=40 << 20,
+        settings=ModelSettings(env={"FAKE_LLAMA": json.dumps(switches)}),
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+async def test_a_server_that_tells_nothing_is_watched_reading(room: Room, tmp_path: Path) -> None:
+    read = {"path": str(tmp_path / "m.gguf"), "mib": 25}
+    model = reading_model(tmp_path, read=read, hang_load=True)
+    launch = asyncio.ensure_future(room.launch(model))
+    async with asyncio.timeout(30):
+        while not room.progress or (room.progress[-1] or 0) < 0.5:
+            await asyncio.sleep(0.05)
+    launch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await launch
+    values = [value for value in room.progress if value is not None]
+    assert values == sorted(values)
+    assert values[-1] <= 0.99
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+async def test_a_server_that_reads_on_has_time_without_end(room: Room, tmp_path: Path) -> None:
+    # A step of 1 MiB every 0.2 s: five of them in each load_timeout.
+    read = {"path": str(tmp_path / "m.gguf"), "mib": 15, "step_seconds": 0.2}
+    server = await room.launch(reading_model(tmp_path, read=read), load_timeout=1.5)
+    await server.stop(30)
+
+
+async def test_a_server_that_only_floods_its_log_is_given_up(room: Room, tmp_path: Path) -> None:
+    model = reading_model(tmp_path, flood={"rate": 500}, hang_load=True)
+    with pytest.raises(ModelLoadError, match=r"no progress for 1 s"):
+        await room.launch(model, load_timeout=1)
+    assert "flood: a plain line" in room.text()
+    room.assert_nothing_left()
+
+
 # What it took
 
 

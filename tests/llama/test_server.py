@@ -50,6 +50,7 @@ def test_ready_and_progress_are_told_by_the_protocol_and_kept_out_of_the_log(run
             echo a log line
             echo '{STATE}{{"state":"loading"}}'
             echo '{STATE}{{"state":"loading","payload":{{"stages":["text_model"],"value":0.4}}}}'
+            echo '{STATE}{{"state":"loading","payload":{{"stages":["text_model"],"value":0.4}}}}'
             echo '{STATE}{{"state":"loading","payload":{{"value":7}}}}'
             echo 'cmd_child_to_router:info:{{}}'
             echo '{STATE}not json'
@@ -62,6 +63,24 @@ def test_ready_and_progress_are_told_by_the_protocol_and_kept_out_of_the_log(run
         assert child.progress == [None, 0.4, 1.0]
         assert await child.server.stop(20) == 0
         assert child.lines == ["a log line"]
+
+    run(main())
+
+
+def test_the_progress_of_several_stages_is_one(run: Run) -> None:
+    async def main() -> None:
+        stages = '"stages":["text_model","mmproj_model"]'
+        told = [
+            f'{{{stages},"current":"{stage}","value":{value}}}'
+            for stage, value in [("text_model", 0.5), ("text_model", 1), ("mmproj_model", 0.5)]
+        ]
+        lines = "\n".join(
+            f"""echo '{STATE}{{"state":"loading","payload":{payload}}}'""" for payload in told
+        )
+        child = await spawn_shell(f"{lines}\n{READY}\n{OBEYS}")
+        await child.server.wait_ready()
+        assert child.progress == [0.25, 0.5, 0.75]
+        await child.server.stop(20)
 
     run(main())
 
