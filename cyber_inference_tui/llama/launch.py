@@ -26,6 +26,7 @@ from cyber_inference_tui.llama.command import (
 )
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
+from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
 from cyber_inference_tui.llama.log import LogMark, LogRing
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.ports import PortPool
@@ -92,6 +93,7 @@ class Launcher:
         pids: PidRecord,
         environ: Mapping[str, str],
         available_memory: Callable[[], int] = lambda: psutil.virtual_memory().available,
+        health: HealthLimits = DEFAULT_LIMITS,
         proc: Path = PROC,
     ) -> None:
         self._find_binary = find_binary
@@ -99,6 +101,7 @@ class Launcher:
         self._pids = pids
         self._environ = environ
         self._available_memory = available_memory
+        self._health = health
         self._proc = proc
         self._ports = PortPool(SERVER_HOST)
         self._guard = ProcessGuard()
@@ -129,11 +132,14 @@ class Launcher:
         *,
         context_limit: int | None = None,
         measure: bool = True,
+        busy: Callable[[], bool] = lambda: False,
     ) -> ServerProcess:
         """A server for ``model`` that answers requests.
 
         ``context_limit`` caps its tokens of context. With ``measure`` it is asked to tell more in
-        its log, so that ``footprint`` knows what it took.
+        its log, so that ``footprint`` knows what it took. From then on it is watched: one that
+        does not answer any more is killed. ``busy`` tells whether it has requests; another
+        program's server is not asked meanwhile.
 
         Raises ``ModelLoadError`` with the reason and the last log lines when it ends instead, or
         when there is no sign of progress for ``load_timeout`` seconds, and ``NoLlamaServerError``
@@ -150,7 +156,7 @@ class Launcher:
                 launch = self._plan(
                     model, settings, binary, port, context_limit=context_limit, measure=measure
                 )
-                return await self._bring_up(
+                server = await self._bring_up(
                     launch, settings, mark, progress, size=model.size_bytes, measure=measure
                 )
             except _PortTakenError:
@@ -162,6 +168,10 @@ class Launcher:
             except BaseException:
                 self._ports.give_back(port)
                 raise
+            else:
+                # llama-server answers /health beside its work: it has no excuse.
+                server.start_watch(self._health, excused=busy if binary is None else lambda: False)
+                return server
             finally:
                 mark.close()
 

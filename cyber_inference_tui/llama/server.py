@@ -26,6 +26,12 @@ import msgspec
 
 from cyber_inference_tui.llama.failure import diagnose
 from cyber_inference_tui.llama.footprint import FootprintReader
+from cyber_inference_tui.llama.health import (
+    CannotAskError,
+    HealthLimits,
+    ask_health,
+    watch_health,
+)
 from cyber_inference_tui.llama.log import LineSplitter, LogRing, is_protocol_line
 from cyber_inference_tui.llama.needs import Footprint
 
@@ -130,6 +136,8 @@ class ServerProcess:
         self._line_count = 0
         self._buffers: FootprintReader | None = FootprintReader()
         self._footprint: Footprint | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._hung: str | None = None
 
     @classmethod
     async def spawn(
@@ -198,12 +206,36 @@ class ServerProcess:
                 self._buffers = None
         return self._footprint
 
+    def start_watch(self, limits: HealthLimits, *, excused: Callable[[], bool]) -> None:
+        """Ask from now on whether it answers; one that does not any more is killed.
+
+        The watch ends with the process, and before ``stop``.
+        """
+        if not self.exited.done():
+            self._watch = asyncio.ensure_future(self._watch_health(limits, excused))
+
+    async def _watch_health(self, limits: HealthLimits, excused: Callable[[], bool]) -> None:
+        await watch_health(self._launch.host, self._launch.port, limits=limits, excused=excused)
+        self.declare_hung("it stopped answering /health (hung)")
+
+    def declare_hung(self, reason: str) -> None:
+        """It does not do its work any more: kill it; its obituary gives ``reason``."""
+        if self._hung is not None or self.exited.done():
+            return
+        self._hung = reason
+        _logger.warning("killing %s (pid %d): %s", self._launch.name, self.pid, reason)
+        self._log.add([f"--- killed: {reason}"])
+        self.kill()
+
     async def stop(self, timeout: float) -> int:
         """Ask the server to end, kill its process group after ``timeout`` seconds; the exit code.
 
         Returns only when the process is gone and its pipes are drained. Safe to call twice and
         at any moment of its life.
         """
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait({self._watch})
         if not self.exited.done():
             self._ask_to_exit()
             first = min(timeout / 2, _INSIST_AFTER)
@@ -236,7 +268,8 @@ class ServerProcess:
         own = self._log.tail(min(self._line_count, _DIAGNOSED_LINES))
         lines = tuple(line.text for line in own)
         returncode = self.exited.result() if self.exited.done() else 0
-        return diagnose(returncode, lines).sentence, lines[-_OBITUARY_LINES:]
+        why = self._hung or diagnose(returncode, lines).sentence
+        return why, lines[-_OBITUARY_LINES:]
 
     def _ask_to_exit(self) -> None:
         if self._transport is None:
@@ -266,6 +299,8 @@ class ServerProcess:
         """The process is gone and its pipes are drained (called by the pipe protocol)."""
         for fd, splitter in self._splitters.items():
             self._take_lines(fd, splitter.flush())
+        if self._watch is not None:
+            self._watch.cancel()
         if not self.exited.done():
             self.exited.set_result(returncode)
 
@@ -318,20 +353,10 @@ class ServerProcess:
     async def _healthy(self) -> bool:
         """Whether ``GET /health`` says yes. A server without that path (404) is ready, too."""
         try:
-            async with asyncio.timeout(_HEALTH_TIMEOUT):
-                reader, writer = await asyncio.open_connection(
-                    self._launch.host, self._launch.port, limit=4096
-                )
-                try:
-                    host = self._launch.host
-                    request = f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-                    writer.write(request.encode("ascii"))
-                    status_line = await reader.readline()
-                finally:
-                    writer.close()
-        except (OSError, TimeoutError, ValueError):
+            answer = await ask_health(self._launch.host, self._launch.port, _HEALTH_TIMEOUT)
+        except CannotAskError:
             return False
-        return status_line[9:12] in {b"200", b"204", b"404"}
+        return answer in {200, 204, 404}
 
 
 async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError
 from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
+from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.llama.needs import Footprint
@@ -38,7 +40,13 @@ REAL = "CYBER_TEST_LLAMA_SERVER"
 class Room:
     """A launcher with everything it was given."""
 
-    def __init__(self, folder: Path, find: Callable[[], LlamaBinary]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        find: Callable[[], LlamaBinary],
+        *,
+        health: HealthLimits = DEFAULT_LIMITS,
+    ) -> None:
         self.folder = folder
         self.logs: dict[str, LogRing] = {}
         self.progress: list[float | None] = []
@@ -48,6 +56,7 @@ class Room:
             log_for=self.log_for,
             pids=PidRecord(self.pids_path),
             environ={"PATH": os.defpath, "HF_TOKEN": "secret"},
+            health=health,
         )
 
     def log_for(self, model_id: str) -> LogRing:
@@ -62,6 +71,7 @@ class Room:
         *,
         context_limit: int | None = None,
         measure: bool = True,
+        busy: Callable[[], bool] = lambda: False,
         **general: Any,
     ) -> ServerProcess:
         general.setdefault("llama_server_base_port", 0)
@@ -71,6 +81,7 @@ class Room:
             self.progress.append,
             context_limit=context_limit,
             measure=measure,
+            busy=busy,
         )
 
     def recorded(self) -> list[int]:
@@ -328,6 +339,81 @@ async def test_a_server_that_was_measured_before_is_not_asked_again(
     await server.stop(30)
 
 
+# Servers that hang
+
+
+async def ended(server: ServerProcess) -> int:
+    async with asyncio.timeout(60):
+        return await asyncio.shield(server.exited)
+
+
+QUICK = HealthLimits(interval=0.05, timeout=1.0, strikes=2)
+
+
+async def test_a_server_that_hangs_is_killed_and_said_to_have_hung(
+    tmp_path: Path, model: Make
+) -> None:
+    room = Room(tmp_path, lambda: fake_binary(tmp_path), health=QUICK)
+    # Also while it has requests: llama-server answers beside them.
+    server = await room.launch(model(), busy=lambda: True)
+    os.kill(server.pid, signal.SIGSTOP)
+    assert await ended(server) == -signal.SIGKILL
+    why, tail = server.obituary()
+    assert why == "it stopped answering /health (hung)"
+    assert tail[-1] == f"--- killed: {why}"
+    await server.stop(30)
+    room.assert_nothing_left()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_another_programs_server_may_be_silent_while_it_works(
+    tmp_path: Path, model: Make
+) -> None:
+    room = Room(tmp_path, lambda: fake_binary(tmp_path), health=QUICK)
+    words = (sys.executable, "-I", "-S", str(SCRIPT), "--host", "{host}", "--port", "{port}")
+    own = msgspec.structs.replace(model().settings, command=words)
+    looks = 0
+    enough = asyncio.Event()
+
+    def busy() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 10:
+            enough.set()
+        return not done
+
+    done = False
+    server = await room.launch(LocalModel(id="m", settings=own), busy=busy)
+    os.kill(server.pid, signal.SIGSTOP)
+    async with asyncio.timeout(30):
+        await enough.wait()
+    assert not server.exited.done()
+    done = True
+    assert await ended(server) == -signal.SIGKILL
+    await server.stop(30)
+
+
+async def test_a_server_can_be_declared_hung(room: Room, model: Make) -> None:
+    server = await room.launch(model())
+    server.declare_hung("its slots stood still (hung)")
+    server.declare_hung("another reason")
+    assert await ended(server) == -signal.SIGKILL
+    assert server.obituary()[0] == "its slots stood still (hung)"
+    # What ended in another way did not hang.
+    other = await room.launch(model())
+    assert await other.stop(30) == 0
+    other.declare_hung("too late")
+    assert other.obituary()[0] == "its server exited with code 0"
+
+
+async def test_no_watch_is_left_when_a_server_ends_by_itself(room: Room, model: Make) -> None:
+    server = await room.launch(model(exit_when_ready=0.1))
+    await ended(server)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 # What is started, and what is not
 
 
@@ -490,6 +576,22 @@ async def test_the_real_llama_servers_failures_are_understood(tmp_path: Path, ki
         await room.launch(model)
     assert not error.value.out_of_memory
     assert room.recorded() == []
+
+
+@pytest.mark.real
+@pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no llama-server")
+async def test_the_real_llama_server_that_stands_still_is_noticed(tmp_path: Path) -> None:
+    write_demo(tmp_path / "demo.gguf")
+    room = Room(
+        tmp_path,
+        lambda: find_llama_server(setting=os.environ[REAL], data_dir=tmp_path, environ=os.environ),
+        health=QUICK,
+    )
+    server = await room.launch(LocalModel(id="demo", path=tmp_path / "demo.gguf"))
+    os.kill(server.pid, signal.SIGSTOP)
+    await ended(server)
+    assert server.obituary()[0] == "it stopped answering /health (hung)"
+    await server.stop(30)
 
 
 @pytest.mark.real

@@ -1,0 +1,86 @@
+"""Whether a server answers: one question, and a watch over a loaded server that asks on and on."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+
+import msgspec
+
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
+"""Errors of a connection that tell of us and not of the server."""
+
+
+class CannotAskError(Exception):
+    """We have no means to ask now (files, memory, ports)."""
+
+
+async def ask_health(host: str, port: int, timeout: float) -> int | None:
+    """The HTTP status of ``GET /health``, ``None`` without an answer in ``timeout`` seconds.
+
+    Asked directly, on a connection of its own that is closed afterwards. Raises
+    ``CannotAskError``.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            reader, writer = await asyncio.open_connection(host, port, limit=4096)
+            try:
+                request = f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+                writer.write(request.encode("ascii"))
+                status_line = await reader.readline()
+            finally:
+                writer.close()
+    except OSError as error:
+        # TimeoutError is one of them.
+        if error.errno in _OURS:
+            raise CannotAskError(str(error)) from error
+        return None
+    except ValueError:
+        # A line without end.
+        return None
+    version, _, rest = status_line.partition(b" ")
+    code = rest[:3]
+    return int(code) if version.startswith(b"HTTP/") and code.isdigit() else None
+
+
+class HealthLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """When a server that does not answer counts as hung."""
+
+    interval: float = 10.0
+    """Seconds between an answer and the next question."""
+    timeout: float = 10.0
+    """Seconds it has for an answer."""
+    strikes: int = 3
+    """Questions in a row without an answer."""
+
+
+DEFAULT_LIMITS = HealthLimits()
+
+
+async def watch_health(
+    host: str,
+    port: int,
+    *,
+    limits: HealthLimits,
+    excused: Callable[[], bool],
+) -> None:
+    """Return when the server counts as hung; until then ask on, until cancelled.
+
+    An answer of any HTTP status will do. While ``excused`` it is not asked: a server that does one
+    thing at a time answers nothing else meanwhile.
+    """
+    strikes = 0
+    while strikes < limits.strikes:
+        await asyncio.sleep(limits.interval)
+        if excused():
+            strikes = 0
+            continue
+        try:
+            answer = await ask_health(host, port, limits.timeout)
+        except CannotAskError:
+            continue
+        if answer is not None or excused():
+            strikes = 0
+        else:
+            strikes += 1
