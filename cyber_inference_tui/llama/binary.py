@@ -205,14 +205,14 @@ def _ask(path: Path, environ: Mapping[str, str]) -> LlamaBinary:
         path=path,
         version=clean_line(found[1], limit=80) if found else "unknown",
         build=int(build[1]) if build else None,
-        flags=frozenset(_options(options)),
+        flags=frozenset(option_names(options)),
         trace_level=int(trace[1]) if trace else None,
         router_child=_speaks_protocol(path),
     )
 
 
-def _options(help_text: str) -> Iterator[str]:
-    """Option names: the words with dashes at the beginning of a line, before the description."""
+def option_names(help_text: str) -> Iterator[str]:
+    """The options in a ``--help``: words with dashes that begin a line, before the description."""
     for line in help_text.splitlines():
         if line.startswith("-"):
             yield from _FLAG.findall(re.split(r" {2,}(?![- ])", line, maxsplit=1)[0])

@@ -40,6 +40,11 @@ _MAPPED = re.compile(r"_Mapped$")
 _HOST = re.compile(r"^(CPU|AMX|BLAS|Accelerate|ZenDNN)|(^|_)Host$", re.IGNORECASE)
 
 
+def is_host(name: str) -> bool:
+    """Whether a buffer type or device of this name lies in main memory."""
+    return _HOST.search(name) is not None
+
+
 class FootprintReader:
     """Collects the lines that matter as they come, and reads them when asked."""
 
@@ -101,14 +106,11 @@ def read_footprint(lines: Iterable[str]) -> Footprint | None:
         buffers += projector.buffers(with_weights=not shared)
     if not any(size for _, size in buffers):
         return None
+    allocated = [buffer for buffer in buffers if not _MAPPED.search(buffer[0])]
     return Footprint(
         mapped=sum(size for where, size in buffers if _MAPPED.search(where)),
-        host=sum(
-            size for where, size in buffers if _HOST.search(where) and not _MAPPED.search(where)
-        ),
-        device=sum(
-            size for where, size in buffers if not _HOST.search(where) and not _MAPPED.search(where)
-        ),
+        host=sum(size for where, size in allocated if is_host(where)),
+        device=sum(size for where, size in allocated if not is_host(where)),
     )
 
 
