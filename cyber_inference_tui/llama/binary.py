@@ -12,13 +12,15 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from cyber_inference_tui.errors import NoLlamaServerError
 from cyber_inference_tui.llama.command import child_environment
+from cyber_inference_tui.llama.footprint import is_host
+from cyber_inference_tui.llama.install.machine import listed_devices
 from cyber_inference_tui.text import clean_line
 
 PROGRAM = "llama-server"
@@ -26,6 +28,7 @@ _PROBE_TIMEOUT = 30.0
 _PROBE_OUTPUT = 1 << 20
 """Bytes read of ``--help``; the real one has 60,000."""
 _ANOTHER = "`cyber-inference-tui install-llama --force` gets another."
+_PROBE_AGE = 86_400.0
 _PROBE_FORMAT = 3
 """Raised when what is learned changes, so that old records are not believed."""
 
@@ -48,6 +51,8 @@ class LlamaBinary(msgspec.Struct, frozen=True, kw_only=True):
     trace_level: int | None = None
     """The ``--verbosity`` at which it tells what it allocates; ``None`` where that is not apart
     from what it tells anyway."""
+    devices: tuple[str, ...] = ()
+    """Names of the GPUs that it would use: ``CUDA0``, ``Vulkan1`` …"""
     router_child: bool = False
     """It tells progress and readiness on stdout and stops by a word on stdin."""
     env: dict[str, str] = {}
@@ -59,6 +64,7 @@ class _Probe(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     size: int
     mtime_ns: int
+    at: float
     binary: LlamaBinary
 
 
@@ -97,8 +103,16 @@ def find_llama_server(*, setting: str, data_dir: Path, environ: Mapping[str, str
     )
 
 
-def probe(path: Path, *, data_dir: Path, environ: Mapping[str, str]) -> LlamaBinary:
+def probe(
+    path: Path,
+    *,
+    data_dir: Path,
+    environ: Mapping[str, str],
+    now: Callable[[], float] = time.time,
+) -> LlamaBinary:
     """What the build at ``path`` can do; remembered in ``data_dir`` until the file changes.
+
+    After a day it is asked again: drivers and GPUs come and go. ``now`` is the time of day.
 
     Raises ``NoLlamaServerError`` when it does not run.
     """
@@ -115,13 +129,18 @@ def probe(path: Path, *, data_dir: Path, environ: Mapping[str, str]) -> LlamaBin
         and record.format == _PROBE_FORMAT
         and record.binary.path == real
         and (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns)
+        and 0 <= now() - record.at < _PROBE_AGE
     ):
         return record.binary
     binary = _ask(real, environ)
     _write_record(
         record_path,
         _Probe(
-            format=_PROBE_FORMAT, size=status.st_size, mtime_ns=status.st_mtime_ns, binary=binary
+            format=_PROBE_FORMAT,
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            at=now(),
+            binary=binary,
         ),
     )
     return binary
@@ -201,14 +220,27 @@ def _ask(path: Path, environ: Mapping[str, str]) -> LlamaBinary:
     found = _VERSION.search(version)
     trace = _TRACE_LEVEL.search(options)
     build = _BUILD.search(version) or re.search(r"version:\s*(\d{3,})", version)
+    flags = frozenset(option_names(options))
     return LlamaBinary(
         path=path,
         version=clean_line(found[1], limit=80) if found else "unknown",
         build=int(build[1]) if build else None,
-        flags=frozenset(option_names(options)),
+        flags=flags,
+        devices=_gpus(path, environ) if "--list-devices" in flags else (),
         trace_level=int(trace[1]) if trace else None,
         router_child=_speaks_protocol(path),
     )
+
+
+def _gpus(path: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
+    try:
+        listed = listed_devices(run_briefly(path, "--list-devices", environ=environ))
+    except NoLlamaServerError:
+        # A driver that fails is no GPU; the server itself may do without.
+        return ()
+    found = (device.partition(":") for device in listed)
+    # BLAS and its like compute on the CPU, and llvmpipe is the CPU under another name.
+    return tuple(name for name, _, about in found if not is_host(name) and "llvmpipe" not in about)
 
 
 def option_names(help_text: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from cyber_inference_tui.gguf.arguments import cache_settings
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.settings.schema import Settings
 
@@ -24,7 +25,6 @@ _PLACEHOLDER = re.compile(r"\{(port|host|path|id)\}")
 _CACHE_RAM_DEFAULT_MIB = 8192
 _CACHE_RAM_SHARE = 10
 
-_CONTEXT_OPTIONS = frozenset({"-c", "--ctx-size"})
 _VERBOSITY_OPTIONS = frozenset(
     {"-v", "--verbose", "--log-verbose", "-lv", "--verbosity", "--log-verbosity"}
 )
@@ -67,12 +67,12 @@ def _unlimited_context(model: LocalModel, settings: Settings) -> int:
 
 
 def _asked_context(model: LocalModel, settings: Settings) -> int | None:
-    """What a person's further arguments set; the last one wins, as with llama-server."""
-    words = [*settings.llama_args, *model.settings.args]
-    for at in reversed(range(len(words) - 1)):
-        if words[at] in _CONTEXT_OPTIONS and words[at + 1].isascii() and words[at + 1].isdigit():
-            return int(words[at + 1])
-    return None
+    return cache_settings(further_arguments(model, settings)).context_size
+
+
+def further_arguments(model: LocalModel, settings: Settings) -> list[str]:
+    """What a person added for every server and for this one; the last one wins."""
+    return [*settings.llama_args, *model.settings.args]
 
 
 def cache_ram_mib(available_bytes: int) -> int:
@@ -121,7 +121,7 @@ def llama_argv(
     argv += _if_known(flags, "--log-colors", "off")
     argv += _if_known(flags, "--offline")
     argv += _if_known(flags, "--no-webui") or _if_known(flags, "--no-ui")
-    further = [*settings.llama_args, *own.args]
+    further = further_arguments(model, settings)
     if (
         verbosity is not None
         and "--verbosity" in flags

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from cyber_inference_tui.errors import ModelLoadError
+from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import (
@@ -24,10 +24,12 @@ from cyber_inference_tui.llama.command import (
     shown_argv,
     signature,
 )
+from cyber_inference_tui.llama.expectation import Expectations
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
 from cyber_inference_tui.llama.log import LogMark, LogRing
+from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.reading import PROC, follow_reading
@@ -82,7 +84,8 @@ class Launcher:
     """Starts and stops the servers of all models; owns their ports, pid record and guard.
 
     ``find_binary`` (blocking, run in a thread) gives the llama-server to use now, so that a newly
-    installed one is taken at the next load. ``log_for`` gives a model's log ring.
+    installed one is taken at the next load. ``log_for`` gives a model's log ring. ``measured``
+    gives what a server of this signature was seen to take, if one was.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Launcher:
         pids: PidRecord,
         environ: Mapping[str, str],
         available_memory: Callable[[], int] = lambda: psutil.virtual_memory().available,
+        measured: Callable[[str], Footprint | None] = lambda _: None,
         health: HealthLimits = DEFAULT_LIMITS,
         proc: Path = PROC,
     ) -> None:
@@ -101,6 +105,7 @@ class Launcher:
         self._pids = pids
         self._environ = environ
         self._available_memory = available_memory
+        self._expectations = Expectations(measured=measured, environ=environ)
         self._health = health
         self._proc = proc
         self._ports = PortPool(SERVER_HOST)
@@ -123,6 +128,17 @@ class Launcher:
     ) -> str:
         """A text that changes when a restart is due; what was measured is valid for it."""
         return signature(model, settings, context_limit)
+
+    async def need(
+        self, model: LocalModel, settings: Settings, *, context_limit: int | None = None
+    ) -> Need:
+        """What ``model`` is expected to take: measured, told by the engine, or reckoned."""
+        binary: LlamaBinary | None = None
+        if not model.settings.command:
+            # Without one the load will say so; what it would take is of interest before that.
+            with contextlib.suppress(NoLlamaServerError):
+                binary = await asyncio.to_thread(self._find_binary)
+        return await self._expectations.need(model, settings, binary, context_limit=context_limit)
 
     async def launch(
         self,

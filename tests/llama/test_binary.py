@@ -12,6 +12,7 @@ import pytest
 from cyber_inference_tui.errors import NoLlamaServerError
 from cyber_inference_tui.llama import binary as binary_module
 from cyber_inference_tui.llama.binary import find_llama_server, installed_path, probe, run_briefly
+from tests.llama.children import wait_gone
 
 VERSION = "version: 0.7.0 (build 11669, commit Debian)"
 HELP = """\
@@ -25,6 +26,7 @@ HELP = """\
                                          - 3: info
                                          - 4: trace (more info)
 -fa,   --flash-attn [on|off|auto]       set it
+--list-devices                          print list of available devices and exit
 """
 
 Make = Callable[..., Path]
@@ -100,6 +102,41 @@ def test_asks_once_per_file(make: Make, tmp_path: Path) -> None:
     assert runs(tmp_path) > asked
 
 
+def test_a_day_later_it_is_asked_again(make: Make, tmp_path: Path) -> None:
+    path, data = make(), tmp_path / "data"
+    hour = 3600.0
+    probe(path, data_dir=data, environ=environ(), now=lambda: 1000 * hour)
+    asked = runs(tmp_path)
+    probe(path, data_dir=data, environ=environ(), now=lambda: 1023 * hour)
+    assert runs(tmp_path) == asked
+    probe(path, data_dir=data, environ=environ(), now=lambda: 1024 * hour)
+    assert runs(tmp_path) == 2 * asked
+    # The clock was put back.
+    probe(path, data_dir=data, environ=environ(), now=lambda: 1 * hour)
+    assert runs(tmp_path) == 3 * asked
+
+
+LISTED = """\
+Available devices:
+  CUDA0: NVIDIA GeForce RTX 4090 (24217 MiB, 23000 MiB free)
+  Vulkan1: llvmpipe (LLVM 17, 256 bits) (7900 MiB, 7900 MiB free)
+  BLAS: OpenBLAS (0 MiB, 0 MiB free)
+  RPC0: 10.0.0.2:50052 (8000 MiB, 8000 MiB free)
+"""
+
+
+def test_learns_the_gpus_that_a_build_would_use(make: Make, tmp_path: Path) -> None:
+    def found(rest: str, name: str) -> tuple[str, ...]:
+        path = make(rest=rest, folder=name)
+        return probe(path, data_dir=tmp_path / "data", environ=environ()).devices
+
+    asks = '[ "$1" = --list-devices ] && '
+    assert found(f"{asks}cat <<'EOF'\n{LISTED}EOF", "many") == ("CUDA0", "RPC0")
+    assert found(f'{asks}printf "Available devices:\\n  (none)\\n"', "none") == ()
+    # A driver that crashes is no GPU, and no reason not to use the build.
+    assert found(f"{asks}kill -SEGV $$", "crash") == ()
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"format": 1}', b"\xff\xfe"])
 def test_a_damaged_record_is_made_anew(make: Make, tmp_path: Path, damage: bytes) -> None:
     path = make()
@@ -169,13 +206,7 @@ def test_a_program_that_hangs_is_ended_with_its_children(
     path = make(rest=f"sleep 1000 & echo $! > {tmp_path}/child; wait")
     with pytest.raises(NoLlamaServerError, match="did not end"):
         run_briefly(path, "--version", environ=environ())
-    child = int((tmp_path / "child").read_text())
-    # Killed; a zombie until init takes it, which counts as ended.
-    try:
-        state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        state = "gone"
-    assert state in {"Z", "X", "gone"}
+    assert wait_gone(int((tmp_path / "child").read_text()))
 
 
 def test_output_without_end_is_cut(make: Make) -> None:

@@ -77,10 +77,10 @@ class Follower:
         self.shares.append(share)
         self.moved.set()
 
-    async def next(self, **now: int) -> float | None:
+    async def next(self, *, rchar: int = 0, mapped: int = 0) -> float | None:
         """The share that is told once the process is so far."""
         self.moved.clear()
-        show(self.proc, 7, **now)
+        show(self.proc, 7, rchar=rchar, mapped=mapped)
         async with asyncio.timeout(30):
             await self.moved.wait()
         return self.shares[-1]

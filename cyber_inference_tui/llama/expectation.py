@@ -1,0 +1,266 @@
+"""What a model is expected to take, and where: from the surest source that knows.
+
+Before: what was measured with the same arguments, ``llama-fit-params``, the header's formula.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from cyber_inference_tui.errors import GGUFError
+from cyber_inference_tui.gguf.arguments import CacheSettings, cache_settings
+from cyber_inference_tui.gguf.memory import DEFAULT_SLOTS, MemoryEstimate, estimate
+from cyber_inference_tui.gguf.metadata import ProjectorFacts, read_metadata
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.binary import LlamaBinary
+from cyber_inference_tui.llama.command import (
+    child_environment,
+    context_size,
+    further_arguments,
+    llama_argv,
+    signature,
+)
+from cyber_inference_tui.llama.fit_params import fitted_footprint
+from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.llama.placement import placement
+from cyber_inference_tui.settings.schema import Settings
+
+_MOST_KEPT = 512
+
+
+class Files(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's files, as far as they matter here. Sizes in bytes."""
+
+    model: int
+    """All shards."""
+    projector: int = 0
+    projector_facts: ProjectorFacts | None = None
+
+
+class Expectations:
+    """Knows what models need, and keeps what it found out.
+
+    ``measured`` gives what a server with this signature was seen to take. ``environ`` is ours.
+    """
+
+    def __init__(
+        self, *, measured: Callable[[str], Footprint | None], environ: Mapping[str, str]
+    ) -> None:
+        self._measured = measured
+        self._environ = environ
+        self._kept: dict[tuple[str, Path | None, tuple[str, ...]], Need] = {}
+
+    async def need(
+        self,
+        model: LocalModel,
+        settings: Settings,
+        binary: LlamaBinary | None,
+        *,
+        context_limit: int | None = None,
+    ) -> Need:
+        """What ``model`` would take, served by ``binary`` (``None`` = there is none yet).
+
+        Never raises for what is wrong with the model: its load will tell.
+        """
+        own_program = bool(model.settings.command)
+        name = signature(model, settings, context_limit)
+        devices = binary.devices if binary is not None and not own_program else ()
+        tokens = None if own_program else context_size(model, settings, context_limit)
+        if (measured := self._measured(name)) is not None:
+            return Need(
+                footprint=measured,
+                source=Source.MEASURED,
+                context_size=tokens,
+                spills=not own_program and placement(model, settings, devices).spills,
+            )
+        if own_program:
+            return Need()
+        key = (name, binary.path if binary is not None else None, devices)
+        if (kept := self._kept.get(key)) is None:
+            kept = await self._find(model, settings, binary, context_limit, devices)
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            if kept.source is not Source.UNKNOWN:
+                self._kept[key] = kept
+        return kept
+
+    async def _find(
+        self,
+        model: LocalModel,
+        settings: Settings,
+        binary: LlamaBinary | None,
+        context_limit: int | None,
+        devices: tuple[str, ...],
+    ) -> Need:
+        files = await asyncio.to_thread(look_at_files, model)
+        if files is None:
+            return Need(context_size=context_size(model, settings, context_limit))
+        formula = formula_need(model, settings, files, devices=devices, context_limit=context_limit)
+        if binary is None:
+            return formula
+        told = await self._ask_engine(model, settings, binary, context_limit)
+        if told is None:
+            return formula
+        # It knows nothing of projectors.
+        where = placement(model, settings, devices)
+        projector = _estimate(model, settings, files, context_limit).projector
+        return Need(
+            footprint=Footprint(
+                mapped=told.mapped,
+                host=told.host + (0 if where.projector_on_device else projector),
+                device=told.device + (projector if where.projector_on_device else 0),
+            ),
+            source=Source.ENGINE,
+            context_size=formula.context_size,
+            spills=formula.spills,
+        )
+
+    async def _ask_engine(
+        self,
+        model: LocalModel,
+        settings: Settings,
+        binary: LlamaBinary,
+        context_limit: int | None,
+    ) -> Footprint | None:
+        cache = _cache_settings(model, settings, context_limit)
+
+        def arguments(known: frozenset[str]) -> Sequence[str]:
+            argv = llama_argv(
+                program="",
+                flags=known,
+                model=model,
+                settings=settings,
+                host="",
+                port=0,
+                available_bytes=0,
+                context_limit=context_limit,
+            )
+            if cache.slots == 0:
+                # llama-server's own choice, which is not that of the other programs.
+                argv += ["--parallel", str(DEFAULT_SLOTS)]
+                argv += ["--kv-unified"] if cache.unified is None else []
+            return argv[1:]
+
+        return await fitted_footprint(
+            binary.path,
+            arguments,
+            environment=child_environment(self._environ, binary.env, model.settings.env),
+            mapped=cache.mapped,
+            needed=frozenset({"--parallel"}) if _depends_on_slots(model, cache) else frozenset(),
+        )
+
+
+def _depends_on_slots(model: LocalModel, cache: CacheSettings) -> bool:
+    """Whether each slot has memory of its own, beyond its part of the whole cache."""
+    facts = model.metadata
+    if cache.slots == 1:
+        return False
+    return facts is None or facts.recurrent is not None or facts.sliding_window is not None
+
+
+def look_at_files(model: LocalModel) -> Files | None:
+    """How large the model's files are now; ``None`` when they cannot be read. Blocks."""
+    if model.path is None:
+        return None
+    try:
+        size = sum(path.stat().st_size for path in model.shards or (model.path,))
+        if model.mmproj is None:
+            return Files(model=size)
+        projector = model.mmproj.stat().st_size
+    except OSError:
+        return None
+    facts: ProjectorFacts | None = None
+    try:
+        facts = read_metadata(model.mmproj).projector
+    except GGUFError:
+        # Its weights are known still.
+        facts = None
+    return Files(model=size, projector=projector, projector_facts=facts)
+
+
+def formula_need(
+    model: LocalModel,
+    settings: Settings,
+    files: Files,
+    *,
+    devices: tuple[str, ...] = (),
+    context_limit: int | None = None,
+) -> Need:
+    """What the header's formula gives, laid out over main memory and the GPUs ``devices``.
+
+    A layer is the unit in which llama-server places a model, so a number of layers on the GPU is
+    that share of the weights and of the cache (a GPU's own layers count one more than the model
+    has, for the output). Buffers for computing are where layers are.
+    """
+    found = _estimate(model, settings, files, context_limit)
+    where = placement(model, settings, devices)
+    on_device = round(found.weights * where.share)
+    cache_on_device = round(found.kv_cache * where.cache_share)
+    weights = found.weights - on_device
+    host = found.kv_cache - cache_on_device
+    device = on_device + cache_on_device
+    if where.share > 0:
+        device += found.compute
+    else:
+        host += found.compute
+    if where.projector_on_device:
+        device += found.projector
+    else:
+        host += found.projector
+    return Need(
+        footprint=Footprint(
+            mapped=weights if where.mapped else 0,
+            host=host + (0 if where.mapped else weights),
+            device=device,
+        ),
+        source=Source.UPPER_BOUND if found.upper_bound else Source.FORMULA,
+        context_size=context_size(model, settings, context_limit),
+        spills=where.spills,
+    )
+
+
+def _estimate(
+    model: LocalModel, settings: Settings, files: Files, context_limit: int | None
+) -> MemoryEstimate:
+    facts = model.metadata
+    if facts is None or facts.architecture is None:
+        return MemoryEstimate(
+            weights=files.model,
+            kv_cache=files.model // 10,
+            projector=files.projector,
+            compute=0,
+            upper_bound=True,
+            note="its header is not known",
+        )
+    cache = _cache_settings(model, settings, context_limit)
+    return estimate(
+        facts,
+        weights_bytes=facts.tensor_bytes or files.model,
+        projector_bytes=files.projector,
+        projector=files.projector_facts,
+        context_size=context_size(model, settings, context_limit),
+        slots=cache.slots,
+        unified=cache.unified,
+        cache_type_k=cache.cache_type_k,
+        cache_type_v=cache.cache_type_v,
+        batch_size=cache.batch_size,
+        ubatch_size=cache.ubatch_size,
+        swa_full=cache.swa_full,
+        flash_attention=cache.flash_attention,
+        embedding=cache.embedding,
+    )
+
+
+def _cache_settings(
+    model: LocalModel, settings: Settings, context_limit: int | None
+) -> CacheSettings:
+    parallel = model.settings.parallel
+    base = CacheSettings(
+        context_size=context_size(model, settings, context_limit),
+        slots=settings.llama_parallel if parallel is None else parallel,
+    )
+    return cache_settings(further_arguments(model, settings), base=base)

@@ -1,0 +1,221 @@
+"""What a model is expected to take: which source is asked, and how it is laid out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cyber_inference_tui.gguf.demo import write_demo
+from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
+from cyber_inference_tui.llama.command import signature
+from cyber_inference_tui.llama.expectation import Expectations, Files, formula_need, look_at_files
+from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.settings.schema import ModelSettings, Settings
+from tests.gguf.synthetic import windowed
+from tests.gguf.synthetic_projector import projector
+from tests.llama.test_launch import Room
+
+MIB = 1 << 20
+REAL = "CYBER_TEST_LLAMA_SERVER"
+SETTINGS = Settings()
+MEASURED = Footprint(mapped=1, host=2, device=3)
+FIT_HELP = (
+    "--model F\n--ctx-size N\n--gpu-layers N\n--parallel N\n--kv-unified\n--fit-print [on|off]"
+)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> LocalModel:
+    path = tmp_path / "demo.gguf"
+    write_demo(path)
+    return LocalModel(
+        id="demo", path=path, size_bytes=path.stat().st_size, metadata=read_metadata(path)
+    )
+
+
+def with_settings(model: LocalModel, mmproj: Path | None = None, **own: Any) -> LocalModel:
+    return LocalModel(
+        id=model.id,
+        path=model.path,
+        mmproj=mmproj,
+        metadata=model.metadata,
+        settings=ModelSettings(**own),
+    )
+
+
+def build(folder: Path, *, devices: tuple[str, ...] = ()) -> LlamaBinary:
+    return LlamaBinary(path=folder / "llama-server", version="x", devices=devices)
+
+
+def expectations(
+    measured: Callable[[str], Footprint | None] = lambda _: None,
+) -> Expectations:
+    return Expectations(measured=measured, environ={"PATH": os.defpath})
+
+
+def write_fit_params(folder: Path, *, row: str = "CUDA0 7 20 30", options: str = FIT_HELP) -> None:
+    """A llama-fit-params that counts its questions."""
+    program = folder / "llama-fit-params"
+    program.write_text(
+        f"#!/bin/sh\n[ \"$1\" = --help ] && {{ echo '{options}'; exit 0; }}\n"
+        f'echo "$@" >> {folder}/asked\nprintf "{row} \\nHost 5 0 1 \\n"\n'
+    )
+    program.chmod(0o755)
+
+
+# Which source
+
+
+async def test_what_was_measured_comes_first(demo: LocalModel, tmp_path: Path) -> None:
+    write_fit_params(tmp_path)
+    known = {signature(demo, SETTINGS): MEASURED}
+    found = await expectations(known.get).need(demo, SETTINGS, build(tmp_path))
+    assert found == Need(footprint=MEASURED, source=Source.MEASURED, context_size=8192)
+    assert not (tmp_path / "asked").exists()
+    # Of another context nothing was measured.
+    found = await expectations(known.get).need(demo, SETTINGS, build(tmp_path), context_limit=4096)
+    assert found.source is Source.ENGINE
+
+
+async def test_the_engine_comes_next_and_is_asked_once(demo: LocalModel, tmp_path: Path) -> None:
+    write_fit_params(tmp_path)
+    known = expectations()
+    binary = build(tmp_path, devices=("CUDA0",))
+    for _ in range(3):
+        assert await known.need(demo, SETTINGS, binary, context_limit=1024) == Need(
+            footprint=Footprint(mapped=5 * MIB, host=MIB, device=57 * MIB),
+            source=Source.ENGINE,
+            context_size=1024,
+            spills=True,
+        )
+    (asked,) = (tmp_path / "asked").read_text().splitlines()
+    assert asked.split() == [
+        *("--model", str(demo.path), "--ctx-size", "1024", "--parallel", "4", "--kv-unified"),
+        *("--fit-print", "on"),
+    ]
+
+
+async def test_the_engine_knows_nothing_of_projectors(demo: LocalModel, tmp_path: Path) -> None:
+    write_fit_params(tmp_path)
+    mmproj = projector().write(tmp_path / "mmproj.gguf")
+    model = with_settings(demo, mmproj)
+    on_gpu = await expectations().need(model, SETTINGS, build(tmp_path, devices=("CUDA0",)))
+    assert on_gpu.source is Source.ENGINE
+    assert on_gpu.footprint.device > 57 * MIB + mmproj.stat().st_size
+    assert on_gpu.footprint.host == MIB
+
+
+async def test_an_engine_that_cannot_count_slots_is_not_asked_where_they_matter(
+    demo: LocalModel, tmp_path: Path
+) -> None:
+    write_fit_params(tmp_path, options=FIT_HELP.replace("--parallel", "--other"))
+    assert (await expectations().need(demo, SETTINGS, build(tmp_path))).source is Source.ENGINE
+    facts = ModelMetadata(architecture="gemma3", sliding_window=512)
+    windowed = LocalModel(id="w", path=demo.path, metadata=facts)
+    found = await expectations().need(windowed, SETTINGS, build(tmp_path))
+    assert found.source is not Source.ENGINE
+
+
+async def test_else_the_formula_is_used(demo: LocalModel, tmp_path: Path) -> None:
+    for binary in (build(tmp_path), None):
+        found = await expectations().need(demo, SETTINGS, binary)
+        assert (found.source, found.context_size, found.spills) == (Source.FORMULA, 8192, False)
+        assert found.footprint.device == 0
+
+
+async def test_another_programs_server_is_unknown_until_it_was_measured(tmp_path: Path) -> None:
+    model = LocalModel(id="c", settings=ModelSettings(command=("serve", "{port}")))
+    assert await expectations().need(model, SETTINGS, None) == Need()
+    known = {signature(model, SETTINGS): MEASURED}
+    found = await expectations(known.get).need(model, SETTINGS, None)
+    assert found == Need(footprint=MEASURED, source=Source.MEASURED)
+
+
+async def test_a_model_whose_files_are_gone_is_unknown(tmp_path: Path) -> None:
+    model = LocalModel(id="m", path=tmp_path / "gone.gguf")
+    found = await expectations().need(model, SETTINGS, build(tmp_path))
+    assert found == Need(context_size=SETTINGS.default_context_size)
+
+
+# How it is laid out
+
+
+def test_on_the_cpu_weights_are_mapped_unless_asked_otherwise(demo: LocalModel) -> None:
+    files = Files(model=6 * MIB)
+    found = formula_need(demo, SETTINGS, files)
+    assert demo.metadata is not None
+    assert found.footprint.mapped == demo.metadata.tensor_bytes
+    # The KV cache of 8192 tokens, 20 MiB, and buffers.
+    assert 20 * MIB < found.footprint.host < 60 * MIB
+    plain = formula_need(with_settings(demo, args=("--no-mmap",)), SETTINGS, files).footprint
+    assert plain == Footprint(host=found.footprint.host + found.footprint.mapped)
+
+
+def test_layers_on_the_gpu_take_their_share_along(demo: LocalModel) -> None:
+    files = Files(model=6 * MIB)
+    cpu = formula_need(demo, SETTINGS, files).footprint
+    gpu = formula_need(demo, SETTINGS, files, devices=("CUDA0",))
+    assert gpu.footprint == Footprint(device=cpu.total)
+    assert gpu.spills
+    none = formula_need(with_settings(demo, gpu_layers=0), SETTINGS, files, devices=("CUDA0",))
+    assert (none.footprint, none.spills) == (cpu, False)
+    # One of a layer and an output.
+    half = formula_need(
+        with_settings(demo, gpu_layers=1), SETTINGS, files, devices=("CUDA0",)
+    ).footprint
+    assert half.mapped == pytest.approx(cpu.mapped / 2, abs=1)
+    assert half.total == cpu.total
+
+
+def test_a_cap_on_the_context_and_arguments_change_the_cache(demo: LocalModel) -> None:
+    files = Files(model=6 * MIB)
+    whole = formula_need(demo, SETTINGS, files)
+    less = formula_need(demo, SETTINGS, files, context_limit=4096)
+    assert (less.context_size, whole.context_size) == (4096, 8192)
+    assert 10 * MIB <= whole.footprint.host - less.footprint.host < 20 * MIB
+    small = with_settings(demo, args=("-ctk", "q8_0", "-ctv", "q8_0"))
+    assert formula_need(small, SETTINGS, files).footprint.host < whole.footprint.host - 9 * MIB
+
+
+def test_without_a_header_it_is_the_file_and_a_tenth() -> None:
+    model = LocalModel(id="m", path=Path("/m.gguf"))
+    found = formula_need(model, SETTINGS, Files(model=100 * MIB, projector=MIB))
+    assert found.source is Source.UPPER_BOUND
+    assert found.footprint == Footprint(mapped=100 * MIB, host=11 * MIB)
+
+
+def test_files_are_measured_as_they_are(tmp_path: Path) -> None:
+    shards = (tmp_path / "a.gguf", tmp_path / "b.gguf")
+    for size, shard in enumerate(shards, 1):
+        shard.write_bytes(bytes(size))
+    model = LocalModel(id="m", path=shards[0], shards=shards, mmproj=shards[1])
+    # That the projector is no such thing is for its load to tell.
+    assert look_at_files(model) == Files(model=3, projector=2)
+    shards[1].unlink()
+    assert look_at_files(model) is None
+    assert look_at_files(LocalModel(id="m")) is None
+
+
+@pytest.mark.real
+@pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no llama-server")
+async def test_the_formula_is_near_what_a_real_server_takes(tmp_path: Path) -> None:
+    binary = find_llama_server(setting=os.environ[REAL], data_dir=tmp_path, environ=os.environ)
+    room = Room(tmp_path, lambda: binary)
+    path = windowed().write(tmp_path / "m.gguf")
+    mmproj = projector().write(tmp_path / "mmproj.gguf")
+    model = LocalModel(id="m", path=path, mmproj=mmproj, metadata=read_metadata(path))
+    expected = await room.launcher.need(model, SETTINGS)
+    assert expected.source is Source.FORMULA
+    server = await room.launch(model)
+    real = server.footprint()
+    await server.stop(30)
+    assert real is not None
+    assert expected.footprint.mapped == pytest.approx(real.mapped, rel=0.01)
+    assert expected.footprint.host == pytest.approx(real.host, rel=0.1)
+    assert real.device == 0
