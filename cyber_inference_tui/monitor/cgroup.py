@@ -1,0 +1,92 @@
+"""What the control group of this process, or of its container, lets it use of main memory.
+
+Sources: the kernel's ``cgroup-v2.rst`` and ``cgroup-v1/memory.rst``, and ``cgroups(7)``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from cyber_inference_tui.monitor.files import KeptFile, integer, read_bytes
+
+_DEEPEST = 32
+_V2 = ("memory.max", "memory.current", rb"^inactive_file ([0-9]{1,19})$")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", rb"^total_inactive_file ([0-9]{1,19})$")
+
+
+class MemoryLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """A bound on main memory, and how much of it is taken; bytes."""
+
+    limit: int
+    used: int
+    """Without the file cache that the kernel gives back first."""
+
+
+class CgroupMemory:
+    """The memory limits that apply to this process, its own group's and those of the groups above.
+
+    ``root`` is where this process's own ``proc/`` and ``sys/fs/cgroup`` are. The groups are looked
+    up once: a process stays in its group.
+    """
+
+    def __init__(self, root: Path) -> None:
+        mount = root / "sys/fs/cgroup"
+        v1 = mount / "memory"
+        own_v1, own_v2 = _own_groups(read_bytes(root / "proc/self/cgroup") or b"")
+        self._groups = [
+            *(_Group(folder, *_V2) for folder in _upwards(mount, own_v2)),
+            *(_Group(folder, *_V1) for folder in _upwards(v1, own_v1)),
+        ]
+
+    def limits(self, total: int) -> list[MemoryLimit]:
+        """The limits that are smaller than ``total``, the machine's memory (in bytes)."""
+        found = (group.read(total) for group in self._groups)
+        return [limit for limit in found if limit is not None]
+
+
+class _Group:
+    def __init__(self, folder: Path, limit: str, usage: str, inactive: bytes) -> None:
+        self._limit = KeptFile(folder / limit)
+        self._usage = KeptFile(folder / usage)
+        self._stat = KeptFile(folder / "memory.stat")
+        self._inactive = re.compile(inactive, re.MULTILINE)
+
+    def read(self, total: int) -> MemoryLimit | None:
+        # "max" is no number; version 1 says "none" with a number beyond any machine's memory.
+        limit = self._limit.number()
+        if limit is None or not 0 <= limit < total:
+            return None
+        usage = self._usage.number()
+        # A limit counts even if nobody tells how much of it is taken: then all of it might be.
+        if usage is None:
+            return MemoryLimit(limit=limit, used=limit)
+        found = self._inactive.search(self._stat.read() or b"")
+        cache = integer(found[1]) if found else None
+        return MemoryLimit(limit=limit, used=max(0, usage - (cache or 0)))
+
+
+def _own_groups(content: bytes) -> tuple[str, str]:
+    """This process's paths below the mounts of version 1's memory controller and of version 2."""
+    v1 = v2 = "/"
+    for entry in content.decode("utf-8", "surrogateescape").splitlines()[:64]:
+        number, _, rest = entry.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            v2 = path
+        elif "memory" in controllers.split(","):
+            v1 = path
+    return v1, v2
+
+
+def _upwards(mount: Path, path: str) -> list[Path]:
+    """The group's directory and those above it, up to the mount's own.
+
+    Directories that do not exist do no harm: in a container without a namespace for groups the
+    path is the host's, and only the mount's own directory is there.
+    """
+    parts = [part for part in PurePosixPath(path).parts if part not in {"/", "..", "."}]
+    parts = [part for part in parts if "\0" not in part][:_DEEPEST]
+    return [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]

@@ -1,0 +1,98 @@
+"""GPUs that have memory of their own, and how much of it is free."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cyber_inference_tui.monitor.memory import GpuMemory
+from cyber_inference_tui.monitor.nvml import Nvml
+from cyber_inference_tui.monitor.sensors.amd import AmdGpu
+from cyber_inference_tui.text import clean_line
+
+_MOST_INSTANCES = 16
+# What NVML calls GPUs that are part of a chip and share its memory: "Orin (nvgpu)", "NVIDIA
+# Thor", "NVIDIA GB10". Some of them tell figures for memory that mean nothing.
+_INTEGRATED = re.compile(r"\b(?:nvgpu|Tegra|Xavier|Orin|Thor|GB10)\b", re.IGNORECASE)
+
+
+def is_integrated(name: str | None) -> bool:
+    """Whether NVML's name for a GPU is that of one that shares the machine's memory."""
+    return name is not None and _INTEGRATED.search(name) is not None
+
+
+def nvidia_memory(nvml: Nvml, visible: Sequence[str] | None) -> list[GpuMemory]:
+    """The memory of NVIDIA GPUs that CUDA programs see.
+
+    ``visible`` is as ``nvml.visible_gpus`` gives it. Of a GPU that is divided (MIG), a program
+    sees the first instance if none is named.
+    """
+    handles = nvml.gpus()
+    if visible is None:
+        chosen: Iterable[Any] = handles
+    else:
+        chosen = _chosen(nvml, handles, visible)
+    found = (_memory(nvml, handle) for handle in chosen if handle is not None)
+    return [memory for memory in found if memory is not None]
+
+
+def amd_memory(gpus: Iterable[AmdGpu]) -> list[GpuMemory]:
+    """The memory of those AMD GPUs that have their own."""
+    return [
+        GpuMemory(name=gpu.name, total=gpu.memory_total, free=gpu.memory_total - gpu.memory_used)
+        for gpu in gpus
+        if not gpu.shared_memory and gpu.memory_total and gpu.memory_used is not None
+    ]
+
+
+def _chosen(nvml: Nvml, handles: Sequence[Any], visible: Sequence[str]) -> list[Any]:
+    chosen: dict[str, Any] = {}
+    for word in visible:
+        if word.isdecimal():
+            index = int(word)
+            handle = handles[index] if index < len(handles) else None
+        else:
+            parts = word.startswith("MIG-")
+            pool = [p for h in handles for p in _instances(nvml, h)] if parts else handles
+            handle = _by_uuid(nvml, pool, word)
+        if handle is None:
+            break  # as CUDA does: what follows an unknown entry is not visible either
+        chosen.setdefault(nvml.text("nvmlDeviceGetUUID", handle) or word, handle)
+    return list(chosen.values())
+
+
+def _by_uuid(nvml: Nvml, handles: Iterable[Any], start: str) -> Any | None:
+    for handle in handles:
+        if handle is not None:
+            uuid = nvml.text("nvmlDeviceGetUUID", handle)
+            if uuid is not None and uuid.startswith(start):
+                return handle
+    return None
+
+
+def _instances(nvml: Nvml, handle: Any) -> list[Any]:
+    """The handles of a GPU's MIG instances; none if it is not divided."""
+    mode = nvml.call("nvmlDeviceGetMigMode", handle)
+    if handle is None or not isinstance(mode, list | tuple) or not mode or mode[0] != 1:
+        return []
+    count = min(nvml.number("nvmlDeviceGetMaxMigDeviceCount", handle) or 0, _MOST_INSTANCES)
+    found = (nvml.call("nvmlDeviceGetMigDeviceHandleByIndex", handle, i) for i in range(count))
+    return [instance for instance in found if instance is not None]
+
+
+def _memory(nvml: Nvml, handle: Any) -> GpuMemory | None:
+    name = nvml.text("nvmlDeviceGetName", handle)
+    if is_integrated(name):
+        return None
+    instances = _instances(nvml, handle)
+    info = nvml.call("nvmlDeviceGetMemoryInfo", instances[0] if instances else handle)
+    total, free = getattr(info, "total", None), getattr(info, "free", None)
+    if (
+        not isinstance(total, int)
+        or not isinstance(free, int)
+        or not 0 <= free <= total
+        or not total
+    ):
+        return None
+    return GpuMemory(name=clean_line(name or "NVIDIA GPU", limit=100), total=total, free=free)

@@ -1,0 +1,68 @@
+"""Reads how much memory there is for models, and how much of it our servers hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import psutil
+
+from cyber_inference_tui.monitor.gpu_memory import amd_memory, nvidia_memory
+from cyber_inference_tui.monitor.main_memory import MainMemory, MainMemoryReading
+from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.nvml import Nvml, visible_gpus
+from cyber_inference_tui.monitor.processes import ProcessReader
+from cyber_inference_tui.monitor.sensors.amd import AmdSensor
+
+_MOST_PIDS = 1024
+
+
+class MemoryReader:
+    """``read`` answers with what is free now. It blocks: call it in a thread, one at a time.
+
+    ``root`` is where the machine's ``proc/`` and ``sys/`` are. ``container`` is where those of this
+    process are, with its pids and its limits: they differ if ``root`` is a mount of the host's in a
+    container. ``environment`` is the one that servers are started with: ``CUDA_VISIBLE_DEVICES``
+    says which NVIDIA GPUs they see.
+    """
+
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        nvml: Nvml | None = None,
+        *,
+        container: Path = Path("/"),
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._main = MainMemory(root, container)
+        self._processes = ProcessReader(container)
+        self._amd = AmdSensor(root)
+        self._nvml = nvml or Nvml()
+        self._visible = visible_gpus(environment.get("CUDA_VISIBLE_DEVICES"))
+
+    def read(self, pids: Collection[int] = ()) -> MemoryReading:
+        """The memory of the machine, of its GPUs, and of the processes ``pids`` that still run.
+
+        It never raises. A machine that tells nothing of its memory has 0 bytes in total.
+        """
+        main = self._main.read() or _from_psutil()
+        found = ((pid, self._processes.read(pid)) for pid in list(pids)[:_MOST_PIDS])
+        return MemoryReading(
+            total=main.total,
+            available=main.available,
+            gpus=(
+                *nvidia_memory(self._nvml, self._visible),
+                *amd_memory(self._amd.read_memory()),
+            ),
+            processes={pid: memory for pid, memory in found if memory is not None},
+        )
+
+
+def _from_psutil() -> MainMemoryReading:
+    """Main memory where there is no ``/proc``: other systems than Linux."""
+    try:
+        memory = psutil.virtual_memory()
+    except (psutil.Error, OSError, RuntimeError, ValueError):
+        return MainMemoryReading(total=0, available=0)
+    return MainMemoryReading(total=memory.total, available=min(memory.available, memory.total))

@@ -1,0 +1,142 @@
+"""NVIDIA's management library, held at arm's length.
+
+It may be absent, know a GPU but tell nothing of it, or lose its driver and find it again while we
+run. Whatever happens, a call here answers with a value or with ``None``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_RETRY_SECONDS = 30.0
+_MOST_GPUS = 64
+# nvmlReturn_t: what says that the connection is of no use any more, rather than a single value.
+_LOST = frozenset(
+    {
+        1,  # NVML_ERROR_UNINITIALIZED
+        9,  # NVML_ERROR_DRIVER_NOT_LOADED
+        15,  # NVML_ERROR_GPU_IS_LOST
+        18,  # NVML_ERROR_LIB_RM_VERSION_MISMATCH
+    }
+)
+
+
+def load_pynvml() -> Any | None:
+    """The module ``pynvml``, or ``None`` where the driver's library is not installed."""
+    # Its import costs megabytes, which a machine without an NVIDIA driver need not pay.
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    return importlib.import_module("pynvml")
+
+
+class Nvml:
+    """The library: ``gpus`` hands out handles, ``call`` asks about one.
+
+    It starts with the first question. Where it does not start, or is lost later, it is tried again,
+    at most every 30 s. ``load`` gives the module (or ``None``), ``clock`` is monotonic, in seconds.
+    Threads may share one.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Any | None] = load_pynvml,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._load = load
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._module: Any = None
+        self._handles: tuple[Any, ...] = ()
+        self._pid = 0
+        self._lost = True
+        self._next_try = float("-inf")
+
+    def gpus(self) -> tuple[Any, ...]:
+        """The handles of all GPUs by index; ``None`` in the place of one that gives none."""
+        with self._lock:
+            # What NVML set up does not work in a forked child.
+            forked = self._pid not in {0, os.getpid()}
+            if (self._lost or forked) and (forked or self._clock() >= self._next_try):
+                self._next_try = self._clock() + _RETRY_SECONDS
+                self._start()
+            return self._handles
+
+    def call(self, function: str, *arguments: Any) -> Any | None:
+        """What ``pynvml``'s ``function`` answers, or ``None`` if it fails in any way."""
+        module = self._module
+        if module is None:
+            return None
+        try:
+            return getattr(module, function)(*arguments)
+        except _errors(module) as error:
+            if getattr(error, "value", None) in _LOST:
+                self._lost = True
+            return None
+
+    def number(self, function: str, *arguments: Any) -> int | None:
+        """The same for a function that answers with a count; a negative one is none."""
+        value = self.call(function, *arguments)
+        return value if isinstance(value, int) and value >= 0 else None
+
+    def text(self, function: str, *arguments: Any) -> str | None:
+        """The same for a function that answers with a text (bytes in old versions), uncleaned."""
+        value = self.call(function, *arguments)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        return value if isinstance(value, str) else None
+
+    def _start(self) -> None:
+        self._handles = ()
+        if self._module is None:
+            try:
+                self._module = self._load()
+            except (ImportError, OSError, AttributeError):
+                return
+            if self._module is None:
+                return
+        elif self._pid:
+            self.call("nvmlShutdown")
+        self._lost = False
+        self._pid = os.getpid()
+        try:
+            self._module.nvmlInit()
+        except _errors(self._module):
+            self._lost = True
+            return
+        count = min(self.number("nvmlDeviceGetCount") or 0, _MOST_GPUS)
+        self._handles = tuple(
+            self.call("nvmlDeviceGetHandleByIndex", index) for index in range(count)
+        )
+        # No GPU at all is an answer that may change: they can be slow to come up after boot.
+        self._lost = self._lost or not self._handles
+
+
+def _errors(module: Any) -> tuple[type[BaseException], ...]:
+    """What a call into the library can end with, a symbol that an old driver lacks included."""
+    own = getattr(module, "NVMLError", OSError)
+    return (own, AttributeError, OSError, TypeError, ValueError, ctypes.ArgumentError)
+
+
+def visible_gpus(variable: str | None) -> Sequence[str] | None:
+    """The entries of ``CUDA_VISIBLE_DEVICES``; ``None`` = it is not set, all GPUs are visible.
+
+    As in the CUDA programming guide: indices, or UUIDs that may be shortened; the first entry that
+    is neither hides itself and all that follow.
+    """
+    if variable is None:
+        return None
+    visible: list[str] = []
+    for entry in variable.split(",")[:256]:
+        word = entry.strip()
+        if not (word.isdecimal() or word.startswith(("GPU-", "MIG-"))):
+            break
+        visible.append(word)
+    return visible

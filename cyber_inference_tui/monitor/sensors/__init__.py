@@ -1,0 +1,1 @@
+"""One sensor a kind of hardware: each reads values, or ``None`` for what is not told."""

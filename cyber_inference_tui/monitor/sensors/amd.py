@@ -1,0 +1,146 @@
+"""AMD GPUs, from what the ``amdgpu`` driver writes below ``/sys/class/drm``.
+
+Sources: the kernel's ``gpu/amdgpu/driver-misc.rst`` and ``thermal.rst``, and ``amdgpu_pm.c`` for
+which files exist for which kind of GPU.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from cyber_inference_tui.monitor.files import KeptFile, entries, read_bytes, read_line
+
+_AMD = "0x1002"
+_MOST_CARDS = 64
+_PROBE_SECONDS = 30.0
+# Firmware gives an APU up to 4 GiB of main memory by itself. Whoever sets more wants it to be the
+# GPU's, and the rest of the system does not see it any more.
+_CARVED_OUT = 8 << 30
+
+
+class AmdGpu(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU at one moment: bytes, °C, W, Hz, percent."""
+
+    card: str
+    """Its name below ``/sys/class/drm``."""
+    name: str
+    shared_memory: bool
+    """Its memory is the machine's (an APU), beyond a small part that was set aside."""
+    memory_total: int | None
+    """Its own, or all that an APU may use of the machine's."""
+    memory_used: int | None
+    utilization_percent: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    clock_hz: int | None = None
+    memory_clock_hz: int | None = None
+
+
+class AmdSensor:
+    """Reads all AMD GPUs below ``root``; new ones are looked for every 30 s of ``clock``."""
+
+    def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
+        self._drm = root / "sys/class/drm"
+        self._clock = clock
+        self._cards: dict[str, _Card] = {}
+        self._next_probe = float("-inf")
+
+    def read(self) -> tuple[AmdGpu, ...] | None:
+        """All GPUs in the order of their cards, or ``None`` if there is none."""
+        return tuple(card.read() for card in self._probed()) or None
+
+    def read_memory(self) -> tuple[AmdGpu, ...]:
+        """The same with the memory alone, which costs less."""
+        return tuple(card.read_memory() for card in self._probed())
+
+    def _probed(self) -> list[_Card]:
+        if (now := self._clock()) >= self._next_probe:
+            self._next_probe = now + _PROBE_SECONDS
+            names = [n for n in entries(self._drm) if n.startswith("card") and n[4:].isdigit()]
+            found = [
+                name
+                for name in names[:_MOST_CARDS]
+                if read_line(self._drm / name / "device/vendor") == _AMD
+            ]
+            self._cards = {
+                name: self._cards.get(name) or _Card(name, self._drm / name / "device")
+                for name in found
+            }
+        return list(self._cards.values())
+
+
+class _Card:
+    def __init__(self, name: str, device: Path) -> None:
+        self._card = name
+        self._name = _name(device)
+        hwmons = [device / "hwmon" / entry for entry in entries(device / "hwmon")]
+        hwmon = hwmons[0] if hwmons else device / "hwmon/hwmon0"
+        # The driver leaves these two out for APUs.
+        self._is_apu = not (
+            read_bytes(hwmon / "freq2_input") or read_bytes(device / "mem_busy_percent")
+        )
+        self._vram = KeptFile(device / "mem_info_vram_total")
+        self._vram_used = KeptFile(device / "mem_info_vram_used")
+        self._gtt = KeptFile(device / "mem_info_gtt_total")
+        self._gtt_used = KeptFile(device / "mem_info_gtt_used")
+        self._state = KeptFile(device / "power/runtime_status")
+        self._busy = KeptFile(device / "gpu_busy_percent")
+        self._temperature = KeptFile(hwmon / "temp1_input")
+        self._power = (KeptFile(hwmon / "power1_average"), KeptFile(hwmon / "power1_input"))
+        self._clocks = (KeptFile(hwmon / "freq1_input"), KeptFile(hwmon / "freq2_input"))
+
+    def read_memory(self) -> AmdGpu:
+        total, used = _size(self._vram), _size(self._vram_used)
+        shared = self._is_apu and (total or 0) < _CARVED_OUT
+        if shared:
+            total = _sum(total, _size(self._gtt))
+            used = _sum(used, _size(self._gtt_used))
+        if total is not None and used is not None and used > total:
+            used = None
+        return AmdGpu(
+            card=self._card,
+            name=self._name,
+            shared_memory=shared,
+            memory_total=total or None,
+            memory_used=used if total else None,
+        )
+
+    def read(self) -> AmdGpu:
+        memory = self.read_memory()
+        # These questions would wake up a GPU that is asleep.
+        if self._state.text() == "suspended":
+            return memory
+        busy = self._busy.number()
+        heat = self._temperature.number()
+        watts = [n for file in self._power if (n := _size(file)) is not None]
+        return msgspec.structs.replace(
+            memory,
+            utilization_percent=busy if busy is not None and 0 <= busy <= 100 else None,
+            temperature_c=heat / 1000 if heat is not None and -50_000 < heat < 200_000 else None,
+            power_w=watts[0] / 1e6 if watts else None,
+            clock_hz=_size(self._clocks[0]),
+            memory_clock_hz=_size(self._clocks[1]),
+        )
+
+
+def _size(file: KeptFile) -> int | None:
+    number = file.number()
+    return number if number is not None and number >= 0 else None
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
+
+
+def _name(device: Path) -> str:
+    # Only cards for workstations and servers know their name.
+    if name := read_line(device / "product_name"):
+        return name
+    number = read_line(device / "device") or ""
+    known = re.fullmatch(r"0x([0-9a-f]{4})", number)
+    return f"AMD GPU {known[1]}" if known else "AMD GPU"
