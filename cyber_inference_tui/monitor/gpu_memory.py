@@ -49,7 +49,7 @@ def amd_memory(gpus: Iterable[AmdGpu]) -> list[GpuMemory]:
 def _chosen(nvml: Nvml, handles: Sequence[Any], visible: Sequence[str]) -> list[Any]:
     chosen: dict[str, Any] = {}
     for word in visible:
-        if word.isdecimal():
+        if word.isdigit():
             index = int(word)
             handle = handles[index] if index < len(handles) else None
         else:

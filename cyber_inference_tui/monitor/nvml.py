@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 _RETRY_SECONDS = 30.0
+_VISIBLE = re.compile(r"[0-9]{1,4}|(?:GPU|MIG)-.{0,200}")
 _MOST_GPUS = 64
 # nvmlReturn_t: what says that the connection is of no use any more, rather than a single value.
 _LOST = frozenset(
@@ -115,8 +117,8 @@ class Nvml:
         self._handles = tuple(
             self.call("nvmlDeviceGetHandleByIndex", index) for index in range(count)
         )
-        # No GPU at all is an answer that may change: they can be slow to come up after boot.
-        self._lost = self._lost or not self._handles
+        # GPUs can be slow to come up after boot: one that is not there yet is asked for again.
+        self._lost = self._lost or not self._handles or None in self._handles
 
 
 def _errors(module: Any) -> tuple[type[BaseException], ...]:
@@ -136,7 +138,7 @@ def visible_gpus(variable: str | None) -> Sequence[str] | None:
     visible: list[str] = []
     for entry in variable.split(",")[:256]:
         word = entry.strip()
-        if not (word.isdecimal() or word.startswith(("GPU-", "MIG-"))):
+        if not _VISIBLE.fullmatch(word):
             break
         visible.append(word)
     return visible

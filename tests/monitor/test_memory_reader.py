@@ -1,0 +1,437 @@
+"""Main memory and its limits, GPUs with their own memory, and the memory of processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cyber_inference_tui.monitor.memory import GpuMemory, ProcessMemory
+from cyber_inference_tui.monitor.memory_reader import MemoryReader
+from cyber_inference_tui.monitor.nvml import Nvml, visible_gpus
+from tests.monitor.clock import Clock
+from tests.monitor.fake_nvml import (
+    GIB,
+    NOT_SUPPORTED,
+    UNINITIALIZED,
+    UNKNOWN,
+    FakeGpu,
+    FakeNvml,
+    functions,
+)
+
+KIB = 1024
+MIB = 1 << 20
+MEMINFO = """\
+MemTotal:        8000000 kB
+MemFree:         1000000 kB
+MemAvailable:    5000000 kB
+Cached:          4500000 kB
+Shmem:            300000 kB
+SwapTotal:       4000000 kB
+SwapFree:        4000000 kB
+"""
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+
+
+def no_nvml() -> Nvml:
+    return Nvml(load=lambda: None)
+
+
+def reader(root: Path) -> MemoryReader:
+    return MemoryReader(root, no_nvml(), container=root)
+
+
+def test_main_memory(tmp_path: Path) -> None:
+    write(tmp_path, {"proc/meminfo": MEMINFO})
+    reading = reader(tmp_path).read()
+    assert (reading.total, reading.available) == (8_000_000 * KIB, 5_000_000 * KIB)
+    assert reading.gpus == ()
+    assert reading.processes == {}
+
+
+def test_swap_is_no_room_and_shared_memory_no_cache_on_old_kernels(tmp_path: Path) -> None:
+    lines = [line for line in MEMINFO.splitlines() if "MemAvailable" not in line]
+    write(tmp_path, {"proc/meminfo": "\n".join(lines) + "\n"})
+    assert reader(tmp_path).read().available == (1_000_000 + 4_500_000 - 300_000) * KIB
+
+
+def test_it_follows_the_file(tmp_path: Path) -> None:
+    write(tmp_path, {"proc/meminfo": MEMINFO})
+    memory = reader(tmp_path)
+    before = memory.read().available
+    write(tmp_path, {"proc/meminfo": MEMINFO.replace("5000000", "4000000")})
+    assert before - memory.read().available == 1_000_000 * KIB
+
+
+V2 = "0::/system.slice/models.service\n"
+V1 = "12:cpu,cpuacct:/\n4:memory:/docker/4f1\n0::/\n"
+NO_LIMIT = "9223372036854771712\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "total", "available"),
+    [
+        # A container: its group is the root of what it sees.
+        (
+            {
+                "proc/self/cgroup": "0::/\n",
+                "sys/fs/cgroup/memory.max": f"{2 * GIB}\n",
+                "sys/fs/cgroup/memory.current": f"{1 * GIB}\n",
+                "sys/fs/cgroup/memory.stat": f"anon 1\nactive_file 7\ninactive_file {MIB}\n",
+            },
+            2 * GIB,
+            GIB + MIB,
+        ),
+        # A service of systemd with MemoryMax, and the slice above it with a smaller one.
+        (
+            {
+                "proc/self/cgroup": V2,
+                "sys/fs/cgroup/system.slice/models.service/memory.max": f"{3 * GIB}\n",
+                "sys/fs/cgroup/system.slice/models.service/memory.current": f"{MIB}\n",
+                "sys/fs/cgroup/system.slice/memory.max": f"{2 * GIB}\n",
+                "sys/fs/cgroup/system.slice/memory.current": f"{2 * MIB}\n",
+            },
+            2 * GIB,
+            2 * GIB - 2 * MIB,
+        ),
+        # No limit, and one that is larger than the machine.
+        (
+            {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"},
+            8_000_000 * KIB,
+            5_000_000 * KIB,
+        ),
+        (
+            {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": f"{64 * GIB}\n"},
+            8_000_000 * KIB,
+            5_000_000 * KIB,
+        ),
+        # The limit leaves more room than the machine has.
+        (
+            {
+                "proc/self/cgroup": "0::/\n",
+                "sys/fs/cgroup/memory.max": f"{7 * GIB}\n",
+                "sys/fs/cgroup/memory.current": "4096\n",
+            },
+            7 * GIB,
+            5_000_000 * KIB,
+        ),
+        # Version 1, in a container that is shown the host's path but not the host's directory.
+        (
+            {
+                "proc/self/cgroup": V1,
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2 * GIB}\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{GIB}\n",
+                "sys/fs/cgroup/memory/memory.stat": "inactive_file 5\ntotal_inactive_file 4096\n",
+            },
+            2 * GIB,
+            GIB + 4096,
+        ),
+        (
+            {
+                "proc/self/cgroup": V1,
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": NO_LIMIT,
+                "sys/fs/cgroup/memory/docker/4f1/memory.limit_in_bytes": f"{GIB}\n",
+                "sys/fs/cgroup/memory/docker/4f1/memory.usage_in_bytes": f"{2 * MIB}\n",
+            },
+            GIB,
+            GIB - 2 * MIB,
+        ),
+        # More is taken than the limit allows; nobody tells how much is taken.
+        (
+            {
+                "sys/fs/cgroup/memory.max": f"{GIB}\n",
+                "sys/fs/cgroup/memory.current": f"{2 * GIB}\n",
+            },
+            GIB,
+            0,
+        ),
+        ({"sys/fs/cgroup/memory.max": f"{GIB}\n"}, GIB, 0),
+        # A path that leads out of what is seen.
+        (
+            {"proc/self/cgroup": "0::/../../x\n", "sys/memory.max": "4096\n"},
+            8_000_000 * KIB,
+            5_000_000 * KIB,
+        ),
+    ],
+)
+def test_limits_of_groups(
+    tmp_path: Path, files: dict[str, str], total: int, available: int
+) -> None:
+    write(tmp_path, {"proc/meminfo": MEMINFO, **files})
+    reading = reader(tmp_path).read()
+    assert (reading.total, reading.available) == (total, available)
+
+
+def test_the_container_has_the_limit_and_the_host_the_memory(tmp_path: Path) -> None:
+    host, container = tmp_path / "host", tmp_path / "container"
+    write(host, {"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory.max": "4096\n"})
+    write(
+        container,
+        {
+            "proc/meminfo": "MemTotal: 1 kB\nMemAvailable: 1 kB\n",
+            "sys/fs/cgroup/memory.max": f"{GIB}\n",
+            "sys/fs/cgroup/memory.current": "0\n",
+        },
+    )
+    reading = MemoryReader(host, no_nvml(), container=container).read()
+    assert (reading.total, reading.available) == (GIB, GIB)
+
+
+def status(anon: int, file: int, shared: int = 0) -> str:
+    return (
+        f"Name:\tllama-server\nState:\tS (sleeping)\nVmRSS:\t{anon + file + shared:8} kB\n"
+        f"RssAnon:\t{anon:8} kB\nRssFile:\t{file:8} kB\nRssShmem:\t{shared:8} kB\nThreads:\t3\n"
+    )
+
+
+def test_processes_with_their_descendants(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "proc/100/status": status(1000, 20000, 50),
+            "proc/100/task/100/children": "101 ",
+            "proc/100/task/107/children": "102 103 ",
+            "proc/101/status": status(10, 1),
+            "proc/101/task/101/children": "104 100 101 ",  # a circle cannot be, and must not hang
+            "proc/102/status": status(20, 2),
+            "proc/104/status": status(40, 4),
+            "proc/200/status": status(7, 8),
+            "proc/300/status": "Name:\tdone\nState:\tZ (zombie)\nThreads:\t1\n",
+        },
+    )
+    assert reader(tmp_path).read([100, 200, 300, 400]).processes == {
+        100: ProcessMemory(private=1120 * KIB, mapped=20007 * KIB),
+        200: ProcessMemory(private=7 * KIB, mapped=8 * KIB),
+    }
+
+
+def test_this_machine() -> None:
+    memory = psutil.virtual_memory()
+    limits = [memory.total]
+    reading = MemoryReader(nvml=no_nvml()).read()
+    assert 0 < reading.available <= reading.total <= limits[0]
+    if reading.total == memory.total:
+        assert abs(reading.available - memory.available) < 0.1 * memory.total
+
+
+CHILD = """\
+import mmap, subprocess, sys
+block = b"x" * (int(sys.argv[1]) << 20)
+shared = mmap.mmap(-1, 8 << 20)
+shared.write(b"y" * len(shared))
+child = int(sys.argv[2]) and subprocess.Popen(
+    [sys.executable, "-c", sys.argv[3], "32", "0", ""], stdin=subprocess.PIPE, stdout=sys.stdout
+)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_processes_of_this_machine() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, "64", "1", CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+        children = psutil.Process(process.pid).children()
+        gone = 2**22 - 3
+        memory = MemoryReader(nvml=no_nvml()).read([process.pid, gone]).processes
+        rss = sum(psutil.Process(p).memory_info().rss for p in (process.pid, children[0].pid))
+        process.stdin.close()
+        process.wait(30)
+    assert set(memory) == {process.pid}
+    found = memory[process.pid]
+    assert abs(found.private + found.mapped - rss) < 0.1 * rss
+    # 64 and 32 MiB of their own, and 8 MiB of shared memory in each.
+    assert 112 * MIB <= found.private < 112 * MIB + 40 * MIB
+    assert found.mapped > 0
+
+
+def gpus(fake: FakeNvml, visible: str | None = None, clock: Clock | None = None) -> MemoryReader:
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    nvml = Nvml(load=lambda: fake, clock=clock or Clock())
+    return MemoryReader(Path("/nonexistent"), nvml, environment=environment)
+
+
+def uuid(number: int) -> str:
+    return f"GPU-{number:08x}-aaaa-bbbb-cccc-dddddddddddd"
+
+
+def eight() -> FakeNvml:
+    return FakeNvml(*(FakeGpu(uuid=uuid(i), total=(i + 1) * GIB, used=i * MIB) for i in range(8)))
+
+
+def gib(reader: MemoryReader) -> list[int]:
+    return [gpu.total // GIB for gpu in reader.read().gpus]
+
+
+def test_gpus_with_their_own_memory() -> None:
+    assert gpus(FakeNvml()).read().gpus == ()
+    assert gpus(FakeNvml(FakeGpu())).read().gpus == (
+        GpuMemory(name="NVIDIA GeForce RTX 4090", total=24 * GIB, free=19 * GIB),
+    )
+    assert gib(gpus(eight())) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("2", [3]),
+        ("5, 1,1", [6, 2]),
+        ("1,8,2", [2]),
+        ("1,x,2", [2]),
+        (uuid(3), [4]),
+        (f"GPU-00000007,{uuid(0)}", [8, 1]),
+        ("GPU-ffffffff,1", []),
+        ("MIG-1", []),
+    ],
+)
+def test_cuda_visible_devices(visible: str, expected: list[int]) -> None:
+    assert gib(gpus(eight(), visible)) == expected
+
+
+def test_no_entry_of_cuda_visible_devices_is_too_strange() -> None:
+    assert visible_gpus("²") == []
+    assert visible_gpus("1_0") == []
+    assert visible_gpus("0" * 5000 + ",1") == []
+
+
+@pytest.mark.parametrize(
+    "gpu",
+    [
+        FakeGpu(name="Orin (nvgpu)", total=8 * GIB, used=GIB),  # figures that mean nothing
+        FakeGpu(name="NVIDIA Thor", total=None, used=None),
+        FakeGpu(name="NVIDIA GB10", total=None, used=None),
+        FakeGpu(name=b"NVIDIA Tegra", total=1, used=0),
+        FakeGpu(total=0, used=0),
+        FakeGpu(total=None),
+        FakeGpu(total=GIB, used=2 * GIB),
+    ],
+)
+def test_gpus_that_share_memory_are_none(gpu: FakeGpu) -> None:
+    other = FakeGpu(uuid=uuid(1), total=2 * GIB, used=0)
+    assert gib(gpus(FakeNvml(gpu, other))) == [2]
+
+
+def test_mig() -> None:
+    parts = [FakeGpu(uuid=f"MIG-{i}", total=(10 + i) * GIB, used=0) for i in range(3)]
+    whole = FakeGpu(name="NVIDIA H100", uuid=uuid(0), total=80 * GIB, instances=[*parts])
+    other = FakeGpu(name="NVIDIA H100", uuid=uuid(1), total=81 * GIB, used=0, instances=[])
+    fake = FakeNvml(whole, other)
+    assert gib(gpus(fake)) == [10, 81]
+    assert gib(gpus(fake, "MIG-2")) == [12]
+    assert gib(gpus(fake, "MIG-1,MIG-9,1")) == [11]
+    assert gib(gpus(fake, "1,0")) == [81, 10]
+
+
+@pytest.mark.parametrize("function", functions())
+@pytest.mark.parametrize(
+    "error", [NOT_SUPPORTED, UNINITIALIZED, UNKNOWN, AttributeError("no such symbol")]
+)
+def test_every_call_may_fail(function: str, error: int | Exception) -> None:
+    fake, clock = FakeNvml(FakeGpu(uuid=uuid(0), instances=[])), Clock()
+    memory = gpus(fake, uuid(0), clock)
+    fake.fails[function] = error
+    for _ in range(3):
+        assert len(memory.read().gpus) <= 1
+        clock.advance(31)
+    fake.fails.clear()
+    clock.advance(31)
+    memory.read()
+    clock.advance(31)
+    assert gib(memory) == [24]
+
+
+def test_a_driver_that_goes_away_and_comes_back() -> None:
+    fake, clock = FakeNvml(FakeGpu(), FakeGpu(uuid=uuid(1))), Clock()
+    memory = gpus(fake, clock=clock)
+    assert gib(memory) == [24, 24]
+    fake.driver = False
+    assert gib(memory) == []
+    fake.driver = True
+    assert gib(memory) == []  # it is not asked again at once
+    clock.advance(30)
+    assert gib(memory) == [24, 24]
+    assert fake.starts == 2
+
+
+def test_one_lost_gpu_of_two() -> None:
+    fake, clock = FakeNvml(FakeGpu(), FakeGpu(uuid=uuid(1))), Clock()
+    memory = gpus(fake, clock=clock)
+    fake.gpus[0].lost = True
+    assert gib(memory) == [24]
+    clock.advance(31)
+    assert gib(memory) == [24]
+    fake.gpus[0].lost = False
+    clock.advance(31)
+    assert gib(memory) == [24, 24]
+
+
+def test_the_driver_is_asked_for_at_most_every_30_seconds() -> None:
+    clock = Clock()
+    asked: list[float] = []
+    nvml = Nvml(load=lambda: asked.append(clock.now), clock=clock)
+    for _ in range(100):
+        assert nvml.gpus() == ()
+        clock.advance(1)
+    assert asked == [1000, 1030, 1060, 1090]
+
+
+def test_after_a_fork_it_starts_anew() -> None:
+    fake = FakeNvml(FakeGpu())
+    nvml = Nvml(load=lambda: fake, clock=Clock())
+    assert len(nvml.gpus()) == 1
+    pid = os.fork()
+    if pid == 0:
+        nvml.gpus()
+        nvml.gpus()
+        os._exit(10 + fake.starts)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 12
+    nvml.gpus()
+    assert fake.starts == 1
+
+
+def amd(root: Path, card: str, files: dict[str, str]) -> None:
+    write(root, {f"sys/class/drm/{card}/device/{name}": text for name, text in files.items()})
+
+
+def test_amd(tmp_path: Path) -> None:
+    discrete = {
+        "vendor": "0x1002\n",
+        "device": "0x744c\n",
+        "mem_info_vram_total": f"{24 * GIB}\n",
+        "mem_info_vram_used": f"{2 * GIB}\n",
+        "hwmon/hwmon4/freq2_input": "96000000\n",
+    }
+    carved = {
+        "vendor": "0x1002\n",
+        "device": "0x1586\n",
+        "mem_info_vram_total": f"{GIB}\n",
+        "mem_info_vram_used": f"{MIB}\n",
+    }
+    amd(tmp_path, "card1", discrete)
+    amd(tmp_path, "card0", carved)
+    amd(tmp_path, "card2", {"vendor": "0x8086\n"})
+    amd(tmp_path, "card1-DP-1", {"vendor": "0x1002\n"})
+    memory = reader(tmp_path)
+    assert memory.read().gpus == (GpuMemory(name="AMD GPU 744c", total=24 * GIB, free=22 * GIB),)
+    # Somebody set aside most of an APU's memory for it: the rest of the system has it no more.
+    amd(tmp_path, "card0", {"mem_info_vram_total": f"{64 * GIB}\n"})
+    assert [gpu.total // GIB for gpu in memory.read().gpus] == [64, 24]
