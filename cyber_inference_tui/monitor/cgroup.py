@@ -21,8 +21,8 @@ class MemoryLimit(msgspec.Struct, frozen=True, kw_only=True):
     """A bound on main memory, and how much of it is taken; bytes."""
 
     limit: int
-    used: int
-    """Without the file cache that the kernel gives back first."""
+    used: int | None
+    """Without the file cache that the kernel gives back first; ``None`` if nobody tells."""
 
 
 class CgroupMemory:
@@ -60,9 +60,8 @@ class _Group:
         if limit is None or not 0 <= limit < total:
             return None
         usage = self._usage.number()
-        # A limit counts even if nobody tells how much of it is taken: then all of it might be.
         if usage is None:
-            return MemoryLimit(limit=limit, used=limit)
+            return MemoryLimit(limit=limit, used=None)
         found = self._inactive.search(self._stat.read() or b"")
         cache = integer(found[1]) if found else None
         return MemoryLimit(limit=limit, used=max(0, usage - (cache or 0)))

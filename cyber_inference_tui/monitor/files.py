@@ -104,6 +104,16 @@ def integer(content: bytes | None) -> int | None:
     return int(found[1]) if found else None
 
 
+def celsius(millidegrees: int | None) -> float | None:
+    """A temperature as the kernel writes it, in °C; ``None`` for what no sensor can mean.
+
+    A zone without power reads as -256 °C on some boards.
+    """
+    if millidegrees is None or not -100_000 < millidegrees < 250_000:
+        return None
+    return millidegrees / 1000
+
+
 def line(content: bytes | None, limit: int = 200) -> str | None:
     """The first line of ``content`` (a NUL ends it as well), cleaned; ``None`` if empty."""
     if not content:

@@ -8,18 +8,32 @@ from typing import Any
 
 from cyber_inference_tui.monitor.memory import GpuMemory
 from cyber_inference_tui.monitor.nvml import Nvml
-from cyber_inference_tui.monitor.sensors.amd import AmdGpu
+from cyber_inference_tui.records import GpuRecord
 from cyber_inference_tui.text import clean_line
 
 _MOST_INSTANCES = 16
 # What NVML calls GPUs that are part of a chip and share its memory: "Orin (nvgpu)", "NVIDIA
-# Thor", "NVIDIA GB10". Some of them tell figures for memory that mean nothing.
-_INTEGRATED = re.compile(r"\b(?:nvgpu|Tegra|Xavier|Orin|Thor|GB10)\b", re.IGNORECASE)
+# Thor", "NVIDIA GB10".
+_TEGRA = re.compile(r"\b(?:nvgpu|Tegra|Xavier|Orin|Thor)\b", re.IGNORECASE)
+_OTHERS = re.compile(r"\bGB10\b", re.IGNORECASE)
+
+
+def is_tegra(name: str | None) -> bool:
+    """Whether NVML's name for a GPU is that of a Jetson's.
+
+    What NVML tells of their memory, clocks and power means nothing.
+    """
+    return name is not None and _TEGRA.search(name) is not None
+
+
+def tells_its_load(name: str) -> bool:
+    """Whether NVML tells a Jetson's load and processes: on Thor and not before."""
+    return "thor" in name.lower()
 
 
 def is_integrated(name: str | None) -> bool:
     """Whether NVML's name for a GPU is that of one that shares the machine's memory."""
-    return name is not None and _INTEGRATED.search(name) is not None
+    return is_tegra(name) or (name is not None and _OTHERS.search(name) is not None)
 
 
 def nvidia_memory(nvml: Nvml, visible: Sequence[str] | None) -> list[GpuMemory]:
@@ -37,7 +51,7 @@ def nvidia_memory(nvml: Nvml, visible: Sequence[str] | None) -> list[GpuMemory]:
     return [memory for memory in found if memory is not None]
 
 
-def amd_memory(gpus: Iterable[AmdGpu]) -> list[GpuMemory]:
+def amd_memory(gpus: Iterable[GpuRecord]) -> list[GpuMemory]:
     """The memory of those AMD GPUs that have their own."""
     return [
         GpuMemory(name=gpu.name, total=gpu.memory_total, free=gpu.memory_total - gpu.memory_used)

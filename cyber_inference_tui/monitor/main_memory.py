@@ -19,8 +19,8 @@ class MainMemoryReading(msgspec.Struct, frozen=True, kw_only=True):
 
     total: int
     """What there is, or the limit of the container or service if that is smaller."""
-    available: int
-    """What programs can get without swapping; never counted from free pages alone."""
+    available: int | None
+    """What programs can get without swapping; ``None`` if a limit hides how much is taken."""
 
 
 class MainMemory:
@@ -40,11 +40,12 @@ class MainMemory:
         total, available = fields.get("MemTotal"), _available(fields)
         if not total or available is None:
             return None
-        available = min(available, total)
-        for bound in self._cgroup.limits(total):
-            available = min(available, max(0, bound.limit - bound.used))
-            total = min(total, bound.limit)
-        return MainMemoryReading(total=total, available=available)
+        bounds = self._cgroup.limits(total)
+        rooms = [max(0, bound.limit - bound.used) for bound in bounds if bound.used is not None]
+        return MainMemoryReading(
+            total=min(total, *(bound.limit for bound in bounds)) if bounds else total,
+            available=min(available, total, *rooms) if len(rooms) == len(bounds) else None,
+        )
 
 
 def meminfo(content: bytes) -> Mapping[str, int]:

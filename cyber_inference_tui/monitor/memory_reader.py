@@ -44,13 +44,14 @@ class MemoryReader:
     def read(self, pids: Collection[int] = ()) -> MemoryReading:
         """The memory of the machine, of its GPUs, and of the processes ``pids`` that still run.
 
-        It never raises. A machine that tells nothing of its memory has 0 bytes in total.
+        It never raises. A machine that tells nothing of its memory has 0 bytes of it.
         """
         main = self._main.read() or _from_psutil()
         found = ((pid, self._processes.read(pid)) for pid in list(pids)[:_MOST_PIDS])
         return MemoryReading(
             total=main.total,
-            available=main.available,
+            # All of a limit might be taken where nobody tells how much is.
+            available=main.available or 0,
             gpus=(
                 *nvidia_memory(self._nvml, self._visible),
                 *amd_memory(self._amd.read_memory()),

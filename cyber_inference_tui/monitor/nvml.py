@@ -18,6 +18,7 @@ from typing import Any
 _RETRY_SECONDS = 30.0
 _VISIBLE = re.compile(r"[0-9]{1,4}|(?:GPU|MIG)-.{0,200}")
 _MOST_GPUS = 64
+_NOT_SUPPORTED = 3  # NVML_ERROR_NOT_SUPPORTED
 # nvmlReturn_t: what says that the connection is of no use any more, rather than a single value.
 _LOST = frozenset(
     {
@@ -82,6 +83,15 @@ class Nvml:
             if getattr(error, "value", None) in _LOST:
                 self._lost = True
             return None
+
+    def is_unsupported(self, function: str, *arguments: Any) -> bool:
+        """Whether the driver says that this GPU has no such thing, rather than failing."""
+        module = self._module
+        try:
+            getattr(module, function)(*arguments)
+        except _errors(module) as error:
+            return getattr(error, "value", None) == _NOT_SUPPORTED
+        return False
 
     def number(self, function: str, *arguments: Any) -> int | None:
         """The same for a function that answers with a count; a negative one is none."""

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.monitor.files import KeptFile, entries, read_bytes, read_line
+from cyber_inference_tui.monitor.files import KeptFile, celsius, entries, read_bytes, read_line
+from cyber_inference_tui.records import GpuRecord
 
 _AMD = "0x1002"
 _MOST_CARDS = 64
@@ -21,24 +22,6 @@ _PROBE_SECONDS = 30.0
 # Firmware gives an APU up to 4 GiB of main memory by itself. Whoever sets more wants it to be the
 # GPU's, and the rest of the system does not see it any more.
 _CARVED_OUT = 8 << 30
-
-
-class AmdGpu(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU at one moment: bytes, °C, W, Hz, percent."""
-
-    card: str
-    """Its name below ``/sys/class/drm``."""
-    name: str
-    shared_memory: bool
-    """Its memory is the machine's (an APU), beyond a small part that was set aside."""
-    memory_total: int | None
-    """Its own, or all that an APU may use of the machine's."""
-    memory_used: int | None
-    utilization_percent: float | None = None
-    temperature_c: float | None = None
-    power_w: float | None = None
-    clock_hz: int | None = None
-    memory_clock_hz: int | None = None
 
 
 class AmdSensor:
@@ -50,11 +33,11 @@ class AmdSensor:
         self._cards: dict[str, _Card] = {}
         self._next_probe = float("-inf")
 
-    def read(self) -> tuple[AmdGpu, ...] | None:
+    def read(self) -> tuple[GpuRecord, ...] | None:
         """All GPUs in the order of their cards, or ``None`` if there is none."""
         return tuple(card.read() for card in self._probed()) or None
 
-    def read_memory(self) -> tuple[AmdGpu, ...]:
+    def read_memory(self) -> tuple[GpuRecord, ...]:
         """The same with the memory alone, which costs less."""
         return tuple(card.read_memory() for card in self._probed())
 
@@ -68,15 +51,13 @@ class AmdSensor:
                 if read_line(self._drm / name / "device/vendor") == _AMD
             ]
             self._cards = {
-                name: self._cards.get(name) or _Card(name, self._drm / name / "device")
-                for name in found
+                name: self._cards.get(name) or _Card(self._drm / name / "device") for name in found
             }
         return list(self._cards.values())
 
 
 class _Card:
-    def __init__(self, name: str, device: Path) -> None:
-        self._card = name
+    def __init__(self, device: Path) -> None:
         self._name = _name(device)
         hwmons = [device / "hwmon" / entry for entry in entries(device / "hwmon")]
         hwmon = hwmons[0] if hwmons else device / "hwmon/hwmon0"
@@ -94,7 +75,7 @@ class _Card:
         self._power = (KeptFile(hwmon / "power1_average"), KeptFile(hwmon / "power1_input"))
         self._clocks = (KeptFile(hwmon / "freq1_input"), KeptFile(hwmon / "freq2_input"))
 
-    def read_memory(self) -> AmdGpu:
+    def read_memory(self) -> GpuRecord:
         total, used = _size(self._vram), _size(self._vram_used)
         shared = self._is_apu and (total or 0) < _CARVED_OUT
         if shared:
@@ -102,26 +83,24 @@ class _Card:
             used = _sum(used, _size(self._gtt_used))
         if total is not None and used is not None and used > total:
             used = None
-        return AmdGpu(
-            card=self._card,
+        return GpuRecord(
             name=self._name,
             shared_memory=shared,
             memory_total=total or None,
             memory_used=used if total else None,
         )
 
-    def read(self) -> AmdGpu:
+    def read(self) -> GpuRecord:
         memory = self.read_memory()
         # These questions would wake up a GPU that is asleep.
         if self._state.text() == "suspended":
             return memory
         busy = self._busy.number()
-        heat = self._temperature.number()
         watts = [n for file in self._power if (n := _size(file)) is not None]
         return msgspec.structs.replace(
             memory,
-            utilization_percent=busy if busy is not None and 0 <= busy <= 100 else None,
-            temperature_c=heat / 1000 if heat is not None and -50_000 < heat < 200_000 else None,
+            utilization_percent=float(busy) if busy is not None and 0 <= busy <= 100 else None,
+            temperature_c=celsius(self._temperature.number()),
             power_w=watts[0] / 1e6 if watts else None,
             clock_hz=_size(self._clocks[0]),
             memory_clock_hz=_size(self._clocks[1]),

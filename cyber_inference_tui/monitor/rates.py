@@ -1,0 +1,35 @@
+"""Counters that only grow, as rates."""
+
+from __future__ import annotations
+
+
+class Rate:
+    """Turns a counter's values into units per second."""
+
+    __slots__ = ("_at", "_value")
+
+    def __init__(self) -> None:
+        self._value: int | None = None
+        self._at = 0.0
+
+    def per_second(self, value: int | None, now: float) -> float | None:
+        """The mean rate since the call before, ``now`` in seconds of a monotonic clock.
+
+        ``None`` the first time, after a gap, and for a counter that began anew.
+        """
+        before, self._value = self._value, value
+        seconds, self._at = now - self._at, now
+        if value is None or before is None or seconds <= 0 or value < before:
+            return None
+        return round((value - before) / seconds, 1)
+
+
+def percent(part: int | None, whole: int | None) -> float | None:
+    """How much of ``whole`` is ``part``, in percent, to a tenth; ``None`` where either is unknown.
+
+    >>> percent(1, 8), percent(1, 0)
+    (12.5, None)
+    """
+    if part is None or not whole or not 0 <= part <= whole:
+        return None
+    return round(100 * part / whole, 1)

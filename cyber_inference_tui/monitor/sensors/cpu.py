@@ -1,0 +1,90 @@
+"""How busy the processors are. Sources: ``proc_stat(5)``, ``proc_loadavg(5)``, cpufreq's sysfs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cyber_inference_tui.monitor.files import KeptFile, entries
+from cyber_inference_tui.monitor.rates import percent
+from cyber_inference_tui.records import CpuRecord
+
+_MOST_CORES = 1024
+# Some kernels of x86 machines take 10 ms for each of these.
+_MOST_FREQUENCIES = 16
+_PROBE_SECONDS = 30.0
+# user nice system idle iowait irq softirq steal; "guest" is part of "user" already.
+_LINE = re.compile(rb"^cpu([0-9]{0,4})[ ]+((?:[0-9]{1,18} ){3,7}[0-9]{1,18})(?= |$)", re.MULTILINE)
+_LOAD = re.compile(rb"([0-9]{1,6}\.[0-9]{2}) ([0-9]{1,6}\.[0-9]{2}) ([0-9]{1,6}\.[0-9]{2}) ")
+
+Times = tuple[int, int]
+"""Ticks that were busy, and all ticks."""
+
+
+class CpuSensor:
+    """Reads ``proc/stat`` and what belongs to it, below ``root``."""
+
+    def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
+        self._stat = KeptFile(root / "proc/stat")
+        self._load = KeptFile(root / "proc/loadavg")
+        self._policies = root / "sys/devices/system/cpu/cpufreq"
+        self._frequencies: list[KeptFile] = []
+        self._clock = clock
+        self._next_probe = float("-inf")
+        self._before: dict[int, Times] = {}
+
+    def read(self) -> CpuRecord | None:
+        """The load since the call before; ``None`` where nothing of it can be read."""
+        times = cpu_times(self._stat.read() or b"")
+        before, self._before = self._before, times
+        busy = {core: _percent(before.get(core), now) for core, now in times.items()}
+        cores = [core for core in times if core >= 0]
+        record = CpuRecord(
+            percent=busy.get(-1),
+            per_core=tuple(busy.get(core) for core in range(max(cores, default=-1) + 1)),
+            count=len(cores) or None,
+            load_average=load_average(self._load.read() or b""),
+            frequencies_hz=tuple(_hertz(file.number()) for file in self._probed()),
+        )
+        return None if record == CpuRecord() else record
+
+    def _probed(self) -> list[KeptFile]:
+        if (now := self._clock()) >= self._next_probe:
+            self._next_probe = now + _PROBE_SECONDS
+            names = [name for name in entries(self._policies) if name.startswith("policy")]
+            self._frequencies = [
+                KeptFile(self._policies / name / "scaling_cur_freq")
+                for name in names[:_MOST_FREQUENCIES]
+            ]
+        return self._frequencies
+
+
+def cpu_times(stat: bytes) -> dict[int, Times]:
+    """The ticks of each core in ``/proc/stat``, and of all together under -1."""
+    times: dict[int, Times] = {}
+    for number, counts in _LINE.findall(stat):
+        core = int(number) if number else -1
+        ticks = [int(count) for count in counts.split()]
+        if core < _MOST_CORES:
+            times[core] = (sum(ticks) - ticks[3] - (ticks[4] if len(ticks) > 4 else 0), sum(ticks))
+    return times
+
+
+def load_average(content: bytes) -> tuple[float, float, float] | None:
+    """The three numbers at the start of ``/proc/loadavg``."""
+    found = _LOAD.match(content)
+    return (float(found[1]), float(found[2]), float(found[3])) if found else None
+
+
+def _percent(before: Times | None, now: Times) -> float | None:
+    if before is None:
+        return None
+    # The kernel's count of time that was spent waiting may go back a little.
+    total = now[1] - before[1]
+    return percent(min(max(0, now[0] - before[0]), max(0, total)), total) if total > 0 else None
+
+
+def _hertz(kilohertz: int | None) -> int | None:
+    return kilohertz * 1000 if kilohertz is not None and 0 < kilohertz < 100_000_000 else None

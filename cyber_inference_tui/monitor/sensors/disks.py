@@ -1,0 +1,81 @@
+"""Room and traffic of the disks that hold our files. Source: ``admin-guide/iostats.rst``."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cyber_inference_tui.monitor.files import KeptFile, integer
+from cyber_inference_tui.monitor.rates import Rate, percent
+from cyber_inference_tui.records import DiskRecord
+
+_SECTOR = 512
+"""Bytes of a sector in ``diskstats``, whatever the device's own are."""
+_MOST_PATHS = 16
+
+
+class DiskSensor:
+    """Reads the file systems of ``paths``, and ``proc/diskstats`` below ``root``.
+
+    The paths are this process's own; those that are unknown to ``diskstats`` (a network's, or one
+    file system on several devices) have no traffic.
+    """
+
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        paths: Sequence[Path] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stats = KeptFile(root / "proc/diskstats")
+        self._clock = clock
+        self._paths = [(path, Rate(), Rate()) for path in paths[:_MOST_PATHS]]
+
+    def read(self) -> tuple[DiskRecord, ...] | None:
+        """One record a path; ``None`` if none were given."""
+        if not self._paths:
+            return None
+        traffic = disk_traffic(self._stats.read() or b"")
+        now = self._clock()
+        records = []
+        for path, reads, writes in self._paths:
+            try:
+                device = path.stat().st_dev
+                room = os.statvfs(path)
+            except (OSError, ValueError):
+                reads.per_second(None, now)
+                writes.per_second(None, now)
+                records.append(DiskRecord(path=str(path)))
+                continue
+            read, written = traffic.get((os.major(device), os.minor(device)), (None, None))
+            used = (room.f_blocks - room.f_bfree) * room.f_frsize
+            available = room.f_bavail * room.f_frsize
+            records.append(
+                DiskRecord(
+                    path=str(path),
+                    total=room.f_blocks * room.f_frsize,
+                    available=available,
+                    used=used,
+                    percent=percent(used, used + available),
+                    read_bytes_per_second=reads.per_second(read, now),
+                    write_bytes_per_second=writes.per_second(written, now),
+                )
+            )
+        return tuple(records)
+
+
+def disk_traffic(diskstats: bytes) -> dict[tuple[int, int], tuple[int, int]]:
+    """Bytes read and written since boot, by the device's major and minor number."""
+    traffic = {}
+    for line in diskstats.splitlines():
+        words = line.split()[:10]
+        numbers = [integer(word) for i, word in enumerate(words) if i in {0, 1, 5, 9}]
+        if len(numbers) != 4:
+            continue
+        major, minor, read, written = numbers
+        if major is None or minor is None or read is None or written is None:
+            continue
+        traffic[major, minor] = (read * _SECTOR, written * _SECTOR)
+    return traffic
