@@ -79,11 +79,7 @@ def l4t_release(content: bytes) -> str | None:
 
 
 def jetpack(release: str) -> str | None:
-    """The JetPack of a release of Linux for Tegra; its first number where no more is known.
-
-    >>> jetpack("35.3.1"), jetpack("36.4.0"), jetpack("36.9.1"), jetpack("99.1")
-    ('5.1.1', '6.1', '6', None)
-    """
+    """The JetPack of a release of Linux for Tegra; its first number where no more is known."""
     exact = _JETPACK.get(release) or _JETPACK.get(release.removesuffix(".0"))
     return exact or _JETPACK_MAJOR.get(int(release.partition(".")[0]))
 

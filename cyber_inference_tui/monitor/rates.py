@@ -25,10 +25,9 @@ class Rate:
 
 
 def percent(part: int | None, whole: int | None) -> float | None:
-    """How much of ``whole`` is ``part``, in percent, to a tenth; ``None`` where either is unknown.
+    """How much of ``whole`` is ``part``, in percent, to a tenth.
 
-    >>> percent(1, 8), percent(1, 0)
-    (12.5, None)
+    ``None`` where either is unknown, and where the part is larger than the whole.
     """
     if part is None or not whole or not 0 <= part <= whole:
         return None

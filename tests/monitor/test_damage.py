@@ -1,0 +1,219 @@
+"""Damaged files: whatever is done to one of them, nothing raises and no number is made up."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cyber_inference_tui.monitor.memory_reader import MemoryReader
+from cyber_inference_tui.monitor.nvml import Nvml
+from cyber_inference_tui.records import ResourceSample, to_json
+from tests.monitor import trees
+from tests.monitor.clock import Clock
+from tests.monitor.samples import sampler
+
+TREES: list[Callable[[Path], None]] = [
+    trees.orin_nano_jetpack5,
+    trees.orin_nano_jetpack6,
+    trees.agx_orin,
+    trees.thor,
+    trees.xavier_nx,
+    trees.amd_card,
+    trees.amd_apu,
+    trees.raspberry_pi,
+    trees.container,
+    trees.workstation,
+]
+
+Leaf = tuple[str, ...]
+Numbers = dict[Leaf, float]
+
+
+def numbers(record: object) -> Numbers:
+    """Every number of a sample by its place. No tree has more than one GPU or interface."""
+    return dict(_leaves((), msgspec.to_builtins(record)))
+
+
+def _leaves(place: Leaf, value: object) -> Iterator[tuple[Leaf, float]]:
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return
+    if isinstance(value, int | float):
+        yield place, value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _leaves((*place, str(name)), part)
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from _leaves((*place, str(number)), part)
+
+
+def two_samples(root: Path, between: Callable[[], None] = lambda: None) -> list[ResourceSample]:
+    clock = Clock()
+    taker = sampler(root, clock=clock)
+    first = taker.sample()
+    clock.advance(1)
+    trees.write(root, {"proc/stat": trees.STAT_LATER}) if (root / "proc/stat").is_file() else None
+    between()
+    second = taker.sample()
+    clock.advance(40)  # everything is looked for anew
+    return [first, second, taker.sample()]
+
+
+def check(record: ResourceSample) -> None:
+    """What holds for every sample of any machine."""
+    assert msgspec.json.decode(to_json(record), type=ResourceSample) == record
+    for place, number in numbers(record).items():
+        name = place[-1]
+        if name == "percent" or name.endswith("_percent") or "per_core" in place:
+            assert 0 <= number <= 100, place
+        elif "temperatures" in place or name == "temperature_c":
+            assert -100 < number < 250, place
+        else:
+            assert number >= 0, place
+    memory = record.memory
+    if memory.used is not None:
+        assert memory.total is not None
+        assert memory.available is not None
+        assert memory.used == memory.total - memory.available
+    for gpu in record.gpus:
+        assert gpu.memory_used is None or (gpu.memory_total or 0) >= gpu.memory_used
+
+
+def files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def unreadable(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def nonsense(file: Path) -> None:
+    file.write_bytes(b"\xff\xfe\x00 nonsense \x1b[31m\n")
+
+
+# Numbers that other files say just as well when one is gone: without its limit, a container may use
+# the machine's memory, and without the size of its cache, all that it uses counts.
+ELSEWHERE: dict[tuple[str, Leaf], float] = {
+    ("memory.max", ("memory", "total")): 7_802_880 * 1024,
+    ("memory.max", ("memory", "available")): 4_268_000 * 1024,
+    ("memory.max", ("memory", "used")): 3_534_880 * 1024,
+    ("memory.max", ("memory", "percent")): 45.3,
+    ("memory.stat", ("memory", "available")): 1 << 30,
+    ("memory.stat", ("memory", "used")): 1 << 30,
+    ("memory.stat", ("memory", "percent")): 50.0,
+}
+
+
+# Files that only say how another one's number is called, or that it is told elsewhere.
+NAMES = re.compile(r"name|type|.*_label")
+DISK = 30.0
+"""A temperature that is left out for its chip's name."""
+
+DAMAGES = pytest.mark.parametrize("damage", [remove, empty, unreadable, nonsense])
+
+
+def each_damaged(root: Path, damage: Callable[[Path], None]) -> Iterator[Path]:
+    """The tree with one file damaged at a time; each is whole again before the next."""
+    for file in files(root):
+        content = file.read_bytes()
+        damage(file)
+        yield file
+        if file.is_dir():
+            file.rmdir()
+        file.write_bytes(content)
+        trees.write(root, {"proc/stat": trees.STAT})
+
+
+@DAMAGES
+@pytest.mark.parametrize("tree", TREES)
+def test_a_file_that_tells_nothing(
+    tmp_path: Path, tree: Callable[[Path], None], damage: Callable[[Path], None]
+) -> None:
+    tree(tmp_path)
+    intact = [numbers(record) for record in two_samples(tmp_path)]
+    trees.write(tmp_path, {"proc/stat": trees.STAT})
+    changes = 0
+    for file in each_damaged(tmp_path, damage):
+        for record, before in zip(two_samples(tmp_path), intact, strict=True):
+            check(record)
+            after = numbers(record)
+            for place, value in after.items():
+                allowed = {before.get(place), ELSEWHERE.get((file.name, place))}
+                if NAMES.fullmatch(file.name) and place != ("power", "total"):
+                    allowed |= {*before.values(), DISK}
+                assert value in allowed, (file, place)
+            changes += after != before
+    # Most files are worth a number: it is not the damage that goes unnoticed.
+    assert changes > len(files(tmp_path))
+
+
+@DAMAGES
+@pytest.mark.parametrize("tree", TREES)
+def test_a_file_that_goes_away_between_samples(
+    tmp_path: Path, tree: Callable[[Path], None], damage: Callable[[Path], None]
+) -> None:
+    tree(tmp_path)
+    for file in files(tmp_path):
+        content = file.read_bytes()
+        for record in two_samples(tmp_path, partial(damage, file)):
+            check(record)
+        if file.is_dir():
+            file.rmdir()
+        file.write_bytes(content)
+        trees.write(tmp_path, {"proc/stat": trees.STAT})
+
+
+BYTES = st.one_of(
+    st.binary(max_size=60),
+    st.from_regex(rb"\A-?[0-9]{1,25}\n\Z"),
+    st.sampled_from(
+        [b"nan\n", b"inf\n", b"1e9\n", b"0x10\n", b"1_000\n", b"\0" * 5000, b"9" * 9000]
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("tree", TREES)
+def test_any_damage(tree: Callable[[Path], None], data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        tree(root)
+        for file in data.draw(
+            st.lists(st.sampled_from(files(root)), min_size=1, max_size=4, unique=True), "files"
+        ):
+            content = file.read_bytes()
+            cut = data.draw(st.integers(0, len(content)), "cut")
+            kind = data.draw(st.sampled_from(["truncate", "replace", "insert", "change"]), "kind")
+            if kind == "truncate":
+                content = content[:cut]
+            elif kind == "replace":
+                content = data.draw(BYTES, "content")
+            elif kind == "insert":
+                content = content[:cut] + data.draw(BYTES, "content") + content[cut:]
+            else:
+                content = content[:cut] + data.draw(BYTES, "content") + content[cut + 5 :]
+            file.write_bytes(content)
+        for record in two_samples(root):
+            check(record)
+        reading = MemoryReader(root, Nvml(load=lambda: None), container=root).read([1])
+        assert 0 <= reading.available <= reading.total
+        for gpu in reading.gpus:
+            assert 0 <= gpu.free <= gpu.total
