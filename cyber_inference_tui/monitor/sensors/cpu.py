@@ -15,8 +15,9 @@ _MOST_CORES = 1024
 # Some kernels of x86 machines take 10 ms for each of these.
 _MOST_FREQUENCIES = 16
 _PROBE_SECONDS = 30.0
-# user nice system idle iowait irq softirq steal; "guest" is part of "user" already.
-_LINE = re.compile(rb"^cpu([0-9]{0,4})[ ]+((?:[0-9]{1,18} ){3,7}[0-9]{1,18})(?= |$)", re.MULTILINE)
+_LINE = re.compile(rb"^cpu([0-9]{0,4})[ ]+((?:[0-9]{1,18} ){3,15}[0-9]{1,18})$", re.MULTILINE)
+# user nice system idle iowait irq softirq steal; what follows is part of "user" and "nice".
+_COLUMNS = 8
 _LOAD = re.compile(rb"([0-9]{1,6}\.[0-9]{2}) ([0-9]{1,6}\.[0-9]{2}) ([0-9]{1,6}\.[0-9]{2}) ")
 
 Times = tuple[int, int]
@@ -66,7 +67,7 @@ def cpu_times(stat: bytes) -> dict[int, Times]:
     times: dict[int, Times] = {}
     for number, counts in _LINE.findall(stat):
         core = int(number) if number else -1
-        ticks = [int(count) for count in counts.split()]
+        ticks = [int(count) for count in counts.split()[:_COLUMNS]]
         if core < _MOST_CORES:
             times[core] = (sum(ticks) - ticks[3] - (ticks[4] if len(ticks) > 4 else 0), sum(ticks))
     return times

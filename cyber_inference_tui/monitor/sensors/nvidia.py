@@ -77,19 +77,18 @@ class NvidiaSensor:
 
     def _processes(self, handle: Any) -> dict[int, int | None] | None:
         """Bytes by pid; one that computes and draws is in both lists."""
+        computing = self._nvml.call("nvmlDeviceGetComputeRunningProcesses", handle)
+        if not isinstance(computing, list | tuple):
+            return None
+        drawing = self._nvml.call("nvmlDeviceGetGraphicsRunningProcesses", handle)
+        listed = [*computing, *(drawing if isinstance(drawing, list | tuple) else ())]
         found: dict[int, int | None] = {}
-        told = False
-        for kind in ("Compute", "Graphics"):
-            listed = self._nvml.call(f"nvmlDeviceGet{kind}RunningProcesses", handle)
-            if not isinstance(listed, list | tuple):
-                continue
-            told = True
-            for process in listed[:_MOST_PROCESSES]:
-                pid = _integer(getattr(process, "pid", None))
-                used = _integer(getattr(process, "usedGpuMemory", None))
-                if pid is not None and found.get(pid) is None:
-                    found[pid] = used
-        return found if told else None
+        for process in listed[:_MOST_PROCESSES]:
+            pid = _integer(getattr(process, "pid", None))
+            used = _integer(getattr(process, "usedGpuMemory", None))
+            if pid is not None and found.get(pid) is None:
+                found[pid] = used
+        return found
 
 
 def _integer(value: object, most: int | None = None) -> int | None:
