@@ -35,8 +35,8 @@ class KeptFile:
     __slots__ = ("_descriptor", "_path")
 
     def __init__(self, path: Path) -> None:
-        self._path = str(path)
         self._descriptor = -1
+        self._path = str(path)
 
     def read(self) -> bytes | None:
         """What it holds now, or ``None`` if it cannot be read."""

@@ -213,7 +213,10 @@ def test_any_damage(tree: Callable[[Path], None], data: st.DataObject) -> None:
             file.write_bytes(content)
         for record in two_samples(root):
             check(record)
-        reading = MemoryReader(root, Nvml(load=lambda: None), container=root).read([1])
+        reading = MemoryReader(root, Nvml(load=lambda: None), container=root).read([100])
+        for memory in reading.processes.values():
+            assert memory.private >= 0
+            assert memory.mapped >= 0
         assert 0 <= reading.available <= reading.total
         for gpu in reading.gpus:
             assert 0 <= gpu.free <= gpu.total

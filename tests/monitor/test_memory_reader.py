@@ -217,11 +217,16 @@ def test_processes_with_their_descendants(tmp_path: Path) -> None:
 
 def test_this_machine() -> None:
     memory = psutil.virtual_memory()
-    limits = [memory.total]
     reading = MemoryReader(nvml=no_nvml()).read()
-    assert 0 < reading.available <= reading.total <= limits[0]
-    if reading.total == memory.total:
+    assert 0 < reading.available <= reading.total <= memory.total
+    if reading.total == memory.total:  # no limit of a container
         assert abs(reading.available - memory.available) < 0.1 * memory.total
+
+
+def test_a_system_without_proc_is_asked_in_another_way(tmp_path: Path) -> None:
+    reading = reader(tmp_path).read()
+    assert reading.total == psutil.virtual_memory().total
+    assert 0 < reading.available <= reading.total
 
 
 CHILD = """\

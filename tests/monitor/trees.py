@@ -47,6 +47,11 @@ HOST: Files = {
     "    lo:     500       5    0    0    0     0          0         0      500       5    0\n"
     "  eth0: 1000000     100    0    0    0     0          0         0   250000      90    0\n"
     "veth12:     700       5    0    0    0     0          0         0      900       5    0\n",
+    "proc/100/status": "Name:\tserver\nVmRSS:\t30 kB\nRssAnon:\t20 kB\nRssFile:\t7 kB\n"
+    "RssShmem:\t3 kB\n",
+    "proc/100/task/100/children": "101 ",
+    "proc/101/status": "Name:\tchild\nVmRSS:\t3 kB\nRssAnon:\t2 kB\nRssFile:\t1 kB\n"
+    "RssShmem:\t0 kB\n",
     "proc/sys/kernel/osrelease": "5.10.104-tegra\n",
     "etc/os-release": 'NAME="Ubuntu"\nPRETTY_NAME="Ubuntu 20.04.6 LTS"\nID=ubuntu\n',
 }
