@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from cyber_inference_tui.monitor.files import entries, read_bytes
+from cyber_inference_tui.monitor.files import entries, integer, read_bytes
 from cyber_inference_tui.monitor.memory import ProcessMemory
 
 _MOST_PROCESSES = 256
@@ -75,7 +75,8 @@ class ProcessReader:
         for thread in entries(task)[:_MOST_THREADS]:
             listed = read_bytes(task / thread / "children")
             told = told or listed is not None
-            children += [int(word) for word in (listed or b"").split() if word.isdigit()]
+            pids = (integer(word) for word in (listed or b"").split())
+            children += [child for child in pids if child is not None and child > 0]
         if told or not self._is_this_machine:
             return children
         try:  # A kernel without CONFIG_PROC_CHILDREN, or no /proc.

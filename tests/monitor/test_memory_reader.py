@@ -204,6 +204,7 @@ def test_processes_with_their_descendants(tmp_path: Path) -> None:
             "proc/101/status": status(10, 1),
             "proc/101/task/101/children": "104 100 101 ",  # a circle cannot be, and must not hang
             "proc/102/status": status(20, 2),
+            "proc/102/task/102/children": "-1 0 x 1_0 " + "9" * 5000,
             "proc/104/status": status(40, 4),
             "proc/200/status": status(7, 8),
             "proc/300/status": "Name:\tdone\nState:\tZ (zombie)\nThreads:\t1\n",
