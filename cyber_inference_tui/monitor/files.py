@@ -16,6 +16,8 @@ READ_LIMIT = 262144
 """Bytes of a file that are looked at; ``/proc/stat`` of 1,024 cores has about 100,000."""
 LIST_LIMIT = 4096
 """Entries of a directory that are looked at."""
+LARGEST = 1 << 56
+"""Nothing that is counted here (bytes, Hz, µW) reaches this; sums stay within 64 bits."""
 
 _CHUNK = 65536
 # The kernel hands out such files in whole lines, up to a page at a time. A line is shorter than

@@ -11,7 +11,7 @@ import msgspec
 from cyber_inference_tui.monitor.cgroup import CgroupMemory
 from cyber_inference_tui.monitor.files import KeptFile
 
-_FIELD = re.compile(rb"^([A-Za-z0-9_()]{1,64}):[ \t]+([0-9]{1,15}) kB$", re.MULTILINE)
+_FIELD = re.compile(rb"^([A-Za-z0-9_()]{1,64}):[ \t]+([0-9]{1,12}) kB$", re.MULTILINE)
 
 
 class MainMemoryReading(msgspec.Struct, frozen=True, kw_only=True):

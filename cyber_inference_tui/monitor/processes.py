@@ -12,7 +12,7 @@ from cyber_inference_tui.monitor.memory import ProcessMemory
 
 _MOST_PROCESSES = 256
 _MOST_THREADS = 1024
-_RSS = re.compile(rb"^(VmRSS|RssAnon|RssFile|RssShmem):\s+([0-9]{1,15}) kB$", re.MULTILINE)
+_RSS = re.compile(rb"^(VmRSS|RssAnon|RssFile|RssShmem):\s+([0-9]{1,12}) kB$", re.MULTILINE)
 
 
 class ProcessReader:

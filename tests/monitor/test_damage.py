@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cyber_inference_tui.monitor.files import integer
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.nvml import Nvml
-from cyber_inference_tui.records import ResourceSample, to_json
+from cyber_inference_tui.records import GpuRecord, ResourceSample, to_json
 from tests.monitor import trees
 from tests.monitor.clock import Clock
 from tests.monitor.samples import sampler
@@ -119,6 +120,20 @@ ELSEWHERE: dict[tuple[str, Leaf], float] = {
     ("memory.stat", ("memory", "used")): 1 << 30,
     ("memory.stat", ("memory", "percent")): 50.0,
 }
+
+
+def test_numbers_too_large_for_the_wire(tmp_path: Path) -> None:
+    huge = "9" * 19 + "\n"
+    trees.amd_apu(tmp_path)
+    for file in files(tmp_path):
+        if integer(file.read_bytes()) is not None:
+            file.write_text(huge)
+    lines = "".join(f"/dev/sd{n} partition {'9' * 12} {'9' * 12} 1\n" for n in range(64))
+    trees.write(tmp_path, {"proc/swaps": f"Filename\n{lines}"})
+    for record in two_samples(tmp_path):
+        check(record)
+        assert record.gpus == (GpuRecord(name="AMD GPU 1586", shared_memory=True),)
+        assert record.swap.percent == 100.0
 
 
 # Files that only say how another one's number is called, or that it is told elsewhere.

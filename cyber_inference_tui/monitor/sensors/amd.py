@@ -13,7 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.monitor.files import KeptFile, celsius, entries, read_bytes, read_line
+from cyber_inference_tui.monitor.files import (
+    LARGEST,
+    KeptFile,
+    celsius,
+    entries,
+    read_bytes,
+    read_line,
+)
 from cyber_inference_tui.records import GpuRecord
 
 _AMD = "0x1002"
@@ -109,7 +116,7 @@ class _Card:
 
 def _size(file: KeptFile) -> int | None:
     number = file.number()
-    return number if number is not None and number >= 0 else None
+    return number if number is not None and 0 <= number < LARGEST else None
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

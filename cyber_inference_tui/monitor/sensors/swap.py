@@ -7,14 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.monitor.files import KeptFile, integer
+from cyber_inference_tui.monitor.files import LARGEST, KeptFile, integer
 from cyber_inference_tui.monitor.rates import percent
 from cyber_inference_tui.records import SwapRecord
 
 _MOST_DEVICES = 64
 _HEADER = b"Filename"
 _DEVICE = re.compile(
-    rb"^(/\S+)\s+(?:partition|file)\s+([0-9]{1,15})\s+([0-9]{1,15})\s+-?[0-9]+$", re.MULTILINE
+    rb"^(/\S+)\s+(?:partition|file)\s+([0-9]{1,12})\s+([0-9]{1,12})\s+-?[0-9]+$", re.MULTILINE
 )
 _ZRAM = re.compile(rb"/dev/(zram[0-9]{1,4})")
 
@@ -64,7 +64,7 @@ class SwapSensor:
             self._stats[device] = KeptFile(self._block / device / "mm_stat")
         numbers = (self._stats[device].read() or b"").split()
         size = integer(numbers[2]) if len(numbers) > 3 else None
-        return size if size is not None and size >= 0 else None
+        return size if size is not None and 0 <= size < LARGEST else None
 
 
 def _record(devices: list[tuple[int, int]], memory: int | None) -> SwapRecord:
