@@ -10,6 +10,7 @@ import socket
 import pytest
 
 from cyber_inference_tui.errors import ModelLoadError
+from cyber_inference_tui.http import answer as client_side
 from cyber_inference_tui.http import forward
 from tests.http.raw import ask, converse, head, read_answer
 from tests.http.stand_in import StandInSettings
@@ -482,7 +483,7 @@ async def test_a_client_that_does_not_read_holds_the_server_up() -> None:
 
 
 async def test_a_client_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "SEND_TIMEOUT", 0.2)
+    monkeypatch.setattr(client_side, "SEND_TIMEOUT", 0.2)
     gone = asyncio.Event()
 
     async def script(talk: Talk) -> None:
