@@ -13,11 +13,13 @@ from cyber_inference_tui.http.access import cors_headers
 from cyber_inference_tui.http.errors import error_event
 from cyber_inference_tui.http.framing import BodyScanner, Framing, ResponseHead
 from cyber_inference_tui.http.upstream import Exchange
+from cyber_inference_tui.http.usage import Passage, Usage
 
 SEND_TIMEOUT = 300.0
 """Seconds a client may leave the answer unread before it counts as gone."""
 
 _MAX_ERROR_BODY = 1 << 20
+_EVENT_STREAM = b"text/event-stream"
 
 _logger = logging.getLogger(__name__)
 
@@ -31,12 +33,52 @@ class Answer:
         self._http11 = request.version >= (1, 1)
         self._commented = False
         self._scanner: BodyScanner | None = None
+        self._head: ResponseHead | None = None
+        self._passage: Passage | None = None
         self._event_stream = False
         self._rechunk = False
         self._held_head = b""
+        self._answered = False
         self.begun = False
+        """Whether anything was said to the client."""
+        self.status = 0
+        """The HTTP status that the client was sent, once it has begun."""
         self.keep_alive = bool(request.keep_alive)
         self.may_comment = stream and self._http11 and request.method == "POST"
+
+    @property
+    def relayed(self) -> bool:
+        """Whether the client has anything of the server's answer: then no other can give one."""
+        passage = self._passage
+        return self._answered or (passage is not None and passage.first_at is not None)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the server's answer passed to its end."""
+        return self._scanner is not None and self._scanner.done
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server's answer is an error."""
+        return self._head is not None and self._head.status >= 400
+
+    @property
+    def first_byte_at(self) -> float | None:
+        """When the answer's body began to pass, in the loop's time; ``None`` for an error's."""
+        return None if self._passage is None or self.refused else self._passage.first_at
+
+    def usage(self) -> Usage:
+        """What the server said of its answer; read anew at each call, so ask at the end."""
+        head, passage = self._head, self._passage
+        if head is None or passage is None:
+            return Usage()
+        usage = Usage()
+        if not _is_encoded(head):
+            events = head.content_type.startswith(_EVENT_STREAM)
+            usage = passage.usage(events=events)
+        if head.status >= 400 and usage.error is None:
+            usage = usage._replace(error=f"The model's server answered with status {head.status}.")
+        return usage
 
     def comment(self, text: str) -> None:
         """An SSE comment, so that the client sees that its request is alive."""
@@ -50,15 +92,28 @@ class Answer:
             )
         self._write_chunk(f": {text}\n\n".encode())
 
+    def forget(self) -> None:
+        """Its server is lost and nothing it said is with the client: another one will answer."""
+        self._scanner = self._head = self._passage = None
+        self._held_head = b""
+        self._event_stream = self._rechunk = self._commented
+        self.keep_alive = bool(self._request.keep_alive)
+
     async def relay(self, head: ResponseHead, exchange: Exchange) -> None:
         """Pass a response on, whole."""
-        is_events = head.content_type.startswith(b"text/event-stream")
+        self._head = head
+        is_events = head.content_type.startswith(_EVENT_STREAM)
         if self._commented and not (head.status == 200 and is_events):
             await self._relay_as_event(head, exchange)
             return
         self._event_stream = is_events
         decode = head.framing is Framing.CHUNKED and not self._http11
         self._scanner = BodyScanner(head.framing, head.length, decode=decode)
+        self._passage = Passage(
+            self._scanner,
+            chunked=head.framing is Framing.CHUNKED and not decode,
+            clock=asyncio.get_running_loop().time,
+        )
         # A body that ends with its connection gets a framing in which its end can be seen, and
         # one behind comments keeps to theirs.
         self._rechunk = self._http11 and (
@@ -72,6 +127,7 @@ class Answer:
             headers = [one for one in head.headers if not _is_cors(one[0])]
             # A body with a length is on its way already: its beginning goes out with the head.
             hold = framing is Framing.LENGTH and not self._scanner.done
+            self._answered = not hold
             self._write_head(head.status, head.reason, headers, framing, decode=decode, hold=hold)
         await exchange.copy(self._scanner, self._take, self._drain)
         if self._rechunk:
@@ -81,16 +137,19 @@ class Answer:
         """The stream has begun with comments already, and the server answers with an error."""
         parts: list[bytes] = []
         size = 0
+        scanner = BodyScanner(head.framing, head.length, decode=True)
+        passage = Passage(scanner, chunked=False, clock=asyncio.get_running_loop().time)
 
         def collect(data: bytes) -> bool:
             nonlocal size
+            passage.take(data)
             size += len(data)
             if size <= _MAX_ERROR_BODY:
                 parts.append(data)
             return True
 
-        scanner = BodyScanner(head.framing, head.length, decode=True)
         await exchange.copy(scanner, collect, self._drain)
+        self._passage, self._answered = passage, True
         body = b"".join(parts).strip()
         if head.status == 200:
             # It answered a streaming request with plain JSON: that is one event.
@@ -134,6 +193,8 @@ class Answer:
         transport = self._transport
         if transport is None or transport.is_closing():
             return True
+        if self._passage is not None:
+            self._passage.take(data)
         if self._held_head:
             data, self._held_head, self.begun = self._held_head + data, b"", True
         if self._rechunk:
@@ -165,6 +226,7 @@ class Answer:
         decode: bool = False,
         hold: bool = False,
     ) -> None:
+        self.status = status
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
         lines += [b"%b: %b\r\n" % header for header in headers]
         for name, value in cors_headers(self._request).items():
@@ -190,3 +252,10 @@ class Answer:
 def _is_cors(name: bytes) -> bool:
     # Which sites may read an answer is the service's to say, not the model server's.
     return name.lower().startswith(b"access-control-")
+
+
+def _is_encoded(head: ResponseHead) -> bool:
+    return any(
+        name.lower() == b"content-encoding" and value.lower() != b"identity"
+        for name, value in head.headers
+    )

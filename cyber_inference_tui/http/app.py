@@ -22,6 +22,7 @@ from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStream
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.models import ModelListing
 from cyber_inference_tui.http.wire import json_answer, text_answer
+from cyber_inference_tui.service.service import utc_now
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -31,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 def make_app(service: Service) -> web.Application:
     """The application of a service; its cleanup closes what it opened."""
-    forwarder = Forwarder(service)
+    forwarder = Forwarder(service, on_request=service.note_request, now=utc_now)
     app = assemble(service, forwarder.handle)
 
     async def close(_: web.Application) -> None:

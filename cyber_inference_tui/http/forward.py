@@ -10,17 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
+from datetime import datetime
 
 from aiohttp import web
 
 from cyber_inference_tui.errors import CyberError, ShuttingDownError, UpstreamError
 from cyber_inference_tui.http.answer import Answer
+from cyber_inference_tui.http.entry import Entry
+from cyber_inference_tui.http.errors import internal_error
 from cyber_inference_tui.http.framing import HOP_BY_HOP, BadResponseError
 from cyber_inference_tui.http.target import BODYLESS, ForwardsFor, Target, Targets
 from cyber_inference_tui.http.upstream import ConnectionPool, UpstreamLostError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.launch import SERVER_HOST
-from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.records import ModelStatus, RequestRecord
 from cyber_inference_tui.scheduler.state import Lease
 
 FIRST_COMMENT_AFTER = 2.0
@@ -55,10 +59,24 @@ class _Written(web.StreamResponse):
 
 
 class Forwarder:
-    """Answers every model endpoint. ``close`` it when the service ends."""
+    """Answers every model endpoint. ``close`` it when the service ends.
 
-    def __init__(self, service: ForwardsFor) -> None:
+    ``on_request`` is told of finished requests, each once: all that asked a model for something
+    (the inference endpoints and any POST under ``/v1/``), and of the others (``/props``,
+    ``/tokenize``, the files of a server's web page …) those that failed. It hears of nothing that
+    named no model there is. ``now`` gives the time of day with its zone.
+    """
+
+    def __init__(
+        self,
+        service: ForwardsFor,
+        *,
+        on_request: Callable[[RequestRecord], None],
+        now: Callable[[], datetime],
+    ) -> None:
         self._service = service
+        self._on_request = on_request
+        self._now = now
         self._targets = Targets(service)
         self._pool = ConnectionPool(SERVER_HOST)
 
@@ -68,27 +86,92 @@ class Forwarder:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Find the model, get a place at it, pass the request on and its answer back."""
+        entry = Entry(request, self._now)
         target = await self._targets.find(request)
         answer = Answer(request, target.stream)
         try:
-            lease = self._service.scheduler.try_acquire(target.model)
-            if lease is None:
-                lease = await self._wait_for_place(target, answer)
-            with lease:
-                await self._exchange(request, target, lease, answer)
+            target.adapt()
+            await self._serve(request, target, answer, entry)
         except CyberError as error:
+            entry.error = error
             if not answer.begun:
                 raise
             answer.fail(error)
+        except (asyncio.CancelledError, ConnectionError):
+            self._given_up(answer, entry)
+            raise
         except Exception:
+            entry.error = internal_error()
             if not answer.begun:
                 raise
             # A defect of ours; a second answer inside the first would make it worse.
             _logger.exception("forwarding %s failed", target.path)
             answer.cut()
+        finally:
+            self._note(target, answer, entry)
         return _Written(keep_alive=answer.keep_alive)
 
+    def _given_up(self, answer: Answer, entry: Entry) -> None:
+        """The client's connection is gone, or the service ends and waits no longer."""
+        if self._service.scheduler.closing:
+            entry.error = ShuttingDownError("The service is shutting down.")
+        elif not answer.complete:
+            entry.client_left = True
+
+    def _note(self, target: Target, answer: Answer, entry: Entry) -> None:
+        record = entry.record(target, answer)
+        if not (target.is_work or record.status >= 400 or record.error):
+            return
+        try:
+            self._on_request(record)
+        except Exception:
+            # Whoever keeps the books must not spoil an answer.
+            _logger.exception("a request was not recorded")
+
+    async def _serve(
+        self, request: web.Request, target: Target, answer: Answer, entry: Entry
+    ) -> None:
+        """Have the request answered; once more by the next server, where the first one dies.
+
+        That is possible while the client has nothing of an answer but comments.
+        """
+        lost: UpstreamError | None = None
+        while True:
+            try:
+                lease = await self._place(target, answer, entry)
+            except CyberError as error:
+                if lost is None or isinstance(error, ShuttingDownError):
+                    raise
+                raise UpstreamError(
+                    f"{lost.message} It was not possible to try again: {error.message}"
+                ) from error
+            with lease:
+                try:
+                    await self._exchange(request, target, lease, answer)
+                    return
+                except UpstreamError as error:
+                    retry = lost is None and not answer.relayed
+                    if not retry or not lease.server_exited or lease.dismissed:
+                        raise
+                    lost = error
+                finally:
+                    if target.is_work or answer.refused:
+                        usage = entry.usage = answer.usage()
+                        lease.count(usage.tokens_in, usage.tokens_out)
+            _logger.warning("%s The request is sent once more.", lost.message)
+            answer.forget()
+
     # A place at the model
+
+    async def _place(self, target: Target, answer: Answer, entry: Entry) -> Lease:
+        lease = self._service.scheduler.try_acquire(target.model)
+        if lease is not None:
+            return lease
+        began = asyncio.get_running_loop().time()
+        try:
+            return await self._wait_for_place(target, answer)
+        finally:
+            entry.waited_since(began)
 
     async def _wait_for_place(self, target: Target, answer: Answer) -> Lease:
         scheduler = self._service.scheduler

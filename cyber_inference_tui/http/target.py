@@ -44,7 +44,25 @@ class Target(msgspec.Struct):
     path: str
     """Path and query as the server gets them, percent-encoding untouched."""
     body: bytes
+    name: str | None
+    """The model's name in the body, if it stands there."""
     stream: bool
+    kind: Kind
+    is_work: bool
+    """Whether it asks the model for something, and not only its server about itself."""
+
+    def adapt(self) -> None:
+        """Put into the body what is configured for the model.
+
+        Raises ``InvalidRequestError`` for a body that nothing can be put into.
+        """
+        settings = self.model.settings
+        if self.kind is not Kind.INFERENCE or not self.body:
+            return
+        if settings.request_defaults:
+            self.body = with_defaults(self.body, settings.request_defaults)
+        if settings.command and self.name and self.name != self.model.id:
+            self.body = with_model(self.body, self.model.id)
 
 
 class Targets:
@@ -77,13 +95,9 @@ class Targets:
         model = named or self._resolve(
             found.model or request.query.get("model") or request.headers.get("X-Model")
         )
-        if kind is Kind.INFERENCE and body:
-            if model.settings.request_defaults:
-                body = with_defaults(body, model.settings.request_defaults)
-            if model.settings.command and found.model and found.model != model.id:
-                body = with_model(body, model.id)
         full_path = f"{raw_path}?{query}" if query else raw_path
-        return Target(model, full_path, body, found.stream)
+        is_work = kind is Kind.INFERENCE or (request.method == "POST" and path.startswith("/v1/"))
+        return Target(model, full_path, body, found.model, found.stream, kind, is_work)
 
     def _upstream_model(self, rest: str) -> tuple[LocalModel, str]:
         """``ID/PATH`` taken apart; ids may contain slashes, so the longest id that exists wins."""

@@ -187,6 +187,11 @@ class ServerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
+    def declare_hung(self, reason: str) -> None:
+        """It is alive but answers nobody: kill it. ``reason`` goes into the log."""
+        _logger.warning("%s: %s: killing it", self._launch.name, reason)
+        self.kill()
+
     def obituary(self) -> tuple[str, tuple[str, ...]]:
         """Once it has ended: why, in plain words, and its last log lines."""
         lines = tuple(line.text for line in self._log.tail(_OBITUARY_LINES))

@@ -449,6 +449,7 @@ class Scheduler:
 
     def _loaded(self, state: ModelState, server: Server, seconds: float) -> None:
         state.server = server
+        state.session_tokens_in = state.session_tokens_out = 0
         state.loaded = self._now()
         state.loaded_at = datetime.now(UTC)
         state.progress = None
@@ -498,6 +499,7 @@ class Scheduler:
         self._step()
 
     def _begin_unload(self, state: ModelState, reason: Reason) -> None:
+        state.dismissed = state.server
         self._set_status(state, ModelStatus.UNLOADING)
         _logger.info("%s: unloading (%s)", state.model.id, reason.value)
         state.task = self._own(self._unload(state), f"unload {state.model.id}")

@@ -28,6 +28,9 @@ class Server(Protocol):
     def obituary(self) -> tuple[str, tuple[str, ...]]:
         """After its end: why, in plain words, and its last log lines."""
 
+    def declare_hung(self, reason: str) -> None:
+        """It does not answer any more: kill it. ``reason`` says what it does, or does not do."""
+
 
 class ServerLauncher(Protocol):
     """Starts servers: ready ones, or a ``CyberError`` with nothing left behind."""
@@ -60,6 +63,11 @@ class ModelState:
         self.status = ModelStatus.UNLOADED
         self.progress: float | None = None
         self.server: Server | None = None
+        self.dismissed: Server | None = None
+        """The last server that was ended by choice; one that died by itself never is."""
+        self.session_tokens_in = 0
+        self.session_tokens_out = 0
+        """Tokens of the requests since it was loaded, as far as their servers told."""
         self.in_flight = 0
         self.waiters: deque[Waiter] = deque()
         self.leaving = False
@@ -110,6 +118,16 @@ class Lease:
         return self._state.model.id
 
     @property
+    def server(self) -> Server:
+        """The server behind this lease, dead or alive."""
+        return self._server
+
+    @property
+    def dismissed(self) -> bool:
+        """Whether its server was ended by choice (by force, if a request was still there)."""
+        return self._state.dismissed is self._server
+
+    @property
     def server_exited(self) -> bool:
         """Whether the server behind this lease is gone."""
         return self._server.exited.done()
@@ -121,6 +139,11 @@ class Lease:
     def failure(self) -> str:
         """Why the server is gone, in plain words."""
         return self._server.obituary()[0]
+
+    def count(self, tokens_in: int | None, tokens_out: int | None) -> None:
+        """Add to the tokens of the session; ``None`` = not known."""
+        self._state.session_tokens_in += tokens_in or 0
+        self._state.session_tokens_out += tokens_out or 0
 
     def release(self) -> None:
         """The last byte is through (or the request is over in another way). Once counts."""

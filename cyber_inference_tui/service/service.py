@@ -32,6 +32,7 @@ from cyber_inference_tui.records import (
     LogLine,
     ModelRecord,
     ModelStatus,
+    RequestRecord,
     ServiceEvent,
     StatusRecord,
 )
@@ -330,6 +331,10 @@ class Service:
         return self.loaded.record(known, model_id)
 
     # Events
+
+    def note_request(self, record: RequestRecord) -> None:
+        """A request is finished: tell whoever watches."""
+        self.events.publish("request", record)
 
     def _adopt_log(self, log_id: str, ring: LogRing) -> None:
         self._logs[log_id] = ring

@@ -245,7 +245,7 @@ async def test_a_request_that_was_begun_to_be_answered_is_not_sent_twice() -> No
 async def test_the_error_tells_how_the_server_ended() -> None:
     async def script(talk: Talk) -> None:
         await talk.request()
-        await world.launcher.servers[0].stop(0)
+        await world.launcher.servers[-1].stop(0)
 
     async with forwarding(script) as world, world.front.client.post(CHAT, data=stream()) as got:
         assert got.status == 502

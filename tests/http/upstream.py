@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
+from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.settings.schema import Settings
 from tests.http.stand_in import Front, StandInService, StandInSettings, serving
@@ -89,6 +91,7 @@ class FakeServer:
         self.port = port
         self.pid = 1
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.hung: str | None = None
 
     async def stop(self, timeout: float) -> int:
         if not self.exited.done():
@@ -97,6 +100,11 @@ class FakeServer:
 
     def obituary(self) -> tuple[str, tuple[str, ...]]:
         return "its server was killed by SIGSEGV", ("last words",)
+
+    def declare_hung(self, reason: str) -> None:
+        self.hung = reason
+        if not self.exited.done():
+            self.exited.set_result(-9)
 
 
 class FakeLauncher:
@@ -127,7 +135,14 @@ class FakeLauncher:
 class World:
     """The whole: front, forwarder, scheduler, and the script behind them."""
 
-    def __init__(self, front: Front, scheduler: Scheduler, launcher: FakeLauncher) -> None:
+    def __init__(
+        self,
+        front: Front,
+        scheduler: Scheduler,
+        launcher: FakeLauncher,
+        records: list[RequestRecord],
+    ) -> None:
+        self.records = records
         self.front = front
         self.scheduler = scheduler
         self.launcher = launcher
@@ -151,6 +166,7 @@ async def forwarding(
     """Models (``m`` unless given) behind a real front; ``script`` plays every connection."""
     world: World
     failures: list[BaseException] = []
+    records: list[RequestRecord] = []
 
     async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         world.connections += 1
@@ -178,10 +194,14 @@ async def forwarding(
             on_state=lambda model_id: None,
             on_detail=lambda model_id: None,
         ) as scheduler:
-            forwarder = Forwarder(_Service(full, catalog, scheduler))
+            forwarder = Forwarder(
+                _Service(full, catalog, scheduler),
+                on_request=records.append,
+                now=lambda: datetime.now(UTC),
+            )
             service = StandInService("m", settings=front_settings)
             async with serving(service, forwarder.handle) as front:
-                world = World(front, scheduler, launcher)
+                world = World(front, scheduler, launcher, records)
                 yield world
                 await forwarder.close()
             assert scheduler.in_flight == 0

@@ -98,6 +98,9 @@ class VirtualServer:
     def obituary(self) -> tuple[str, tuple[str, ...]]:
         return f"its server exited with code {self.exited.result()}", ("last words",)
 
+    def declare_hung(self, reason: str) -> None:
+        self.end(-9)
+
 
 class VirtualLauncher:
     """Launches virtual servers and checks what must hold whenever one is launched."""
