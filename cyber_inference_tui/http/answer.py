@@ -39,6 +39,9 @@ class Answer:
         self._rechunk = False
         self._held_head = b""
         self._answered = False
+        self._most_unsent = 0
+        if self._transport is not None:
+            self._most_unsent = self._transport.get_write_buffer_limits()[1]
         self.begun = False
         """Whether anything was said to the client."""
         self.status = 0
@@ -109,11 +112,9 @@ class Answer:
         self._event_stream = is_events
         decode = head.framing is Framing.CHUNKED and not self._http11
         self._scanner = BodyScanner(head.framing, head.length, decode=decode)
-        self._passage = Passage(
-            self._scanner,
-            chunked=head.framing is Framing.CHUNKED and not decode,
-            clock=asyncio.get_running_loop().time,
-        )
+        framed = head.framing is Framing.CHUNKED and not decode
+        clock = asyncio.get_running_loop().time
+        self._passage = Passage(self._scanner if framed else None, clock=clock)
         # A body that ends with its connection gets a framing in which its end can be seen, and
         # one behind comments keeps to theirs.
         self._rechunk = self._http11 and (
@@ -138,7 +139,7 @@ class Answer:
         parts: list[bytes] = []
         size = 0
         scanner = BodyScanner(head.framing, head.length, decode=True)
-        passage = Passage(scanner, chunked=False, clock=asyncio.get_running_loop().time)
+        passage = Passage(None, clock=asyncio.get_running_loop().time)
 
         def collect(data: bytes) -> bool:
             nonlocal size
@@ -201,7 +202,7 @@ class Answer:
             transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         else:
             transport.write(data)
-        return transport.get_write_buffer_size() <= transport.get_write_buffer_limits()[1]
+        return transport.get_write_buffer_size() <= self._most_unsent
 
     async def _drain(self) -> None:
         """Wait until the client has read enough of what was written."""

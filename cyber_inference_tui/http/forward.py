@@ -20,6 +20,7 @@ from cyber_inference_tui.http.answer import Answer
 from cyber_inference_tui.http.entry import Entry
 from cyber_inference_tui.http.errors import internal_error
 from cyber_inference_tui.http.framing import HOP_BY_HOP, BadResponseError
+from cyber_inference_tui.http.stall import StalledError, StallWatch
 from cyber_inference_tui.http.target import BODYLESS, ForwardsFor, Target, Targets
 from cyber_inference_tui.http.upstream import ConnectionPool, UpstreamLostError
 from cyber_inference_tui.library.catalog import LocalModel
@@ -31,6 +32,8 @@ FIRST_COMMENT_AFTER = 2.0
 COMMENT_INTERVAL = 4.0
 
 _EXIT_NOTICE = 0.5
+# A killed process gives back its memory first, which may be much.
+_KILL_NOTICE = 10.0
 _DROPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 # The body is passed on as it was read, and these are undone in reading.
 _UNDONE_CODINGS = frozenset({b"gzip", b"deflate", b"br", b"zstd"})
@@ -79,6 +82,7 @@ class Forwarder:
         self._now = now
         self._targets = Targets(service)
         self._pool = ConnectionPool(SERVER_HOST)
+        self._stalls = StallWatch()
 
     async def close(self) -> None:
         """Close the idle connections."""
@@ -212,8 +216,9 @@ class Forwarder:
                 raise await self._upstream_error(lease, "its server does not answer") from None
             exchange = connection.begin(request.method, head, target.body)
             try:
-                response = await exchange.head()
-                await answer.relay(response, exchange)
+                with self._stalls.over(exchange, lease, self._service.settings.stall_timeout):
+                    response = await exchange.head()
+                    await answer.relay(response, exchange)
             except UpstreamLostError as error:
                 if connection.reused and error.untouched and not fresh:
                     # The server closed a kept connection in the moment we used it again; it
@@ -223,6 +228,8 @@ class Forwarder:
                 raise await self._upstream_error(
                     lease, "its server closed the connection"
                 ) from None
+            except StalledError as error:
+                raise await self._stall_error(lease, error) from None
             except BadResponseError as error:
                 raise await self._upstream_error(lease, str(error)) from None
             finally:
@@ -237,6 +244,11 @@ class Forwarder:
         if lease.server_exited:
             what = lease.failure()
         return UpstreamError(f"{lease.model_id} failed to answer: {what}.")
+
+    async def _stall_error(self, lease: Lease, stalled: StalledError) -> CyberError:
+        if stalled.hung:
+            await lease.wait_exited(_KILL_NOTICE)
+        return UpstreamError(f"{lease.model_id} failed to answer: its server {stalled}.")
 
     def _request_head(self, request: web.Request, target: Target, port: int) -> bytes:
         dropped = _DROPPED | _KEYS if self._service.settings.api_keys else _DROPPED

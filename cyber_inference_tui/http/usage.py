@@ -22,6 +22,7 @@ from cyber_inference_tui.text import clean_line
 HEAD_BYTES = 4 << 10
 TAIL_BYTES = 16 << 10
 
+_TRIM_AT = 2 * TAIL_BYTES
 _MAX_ERROR_CHARACTERS = 300
 # How often a number's place is guessed where a body is not here whole.
 _TRIES = 16
@@ -112,70 +113,70 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 class Passage:
     """One body on its way: keeps its first ``HEAD_BYTES`` and, by reference, its last pieces.
 
-    What it holds is at most these, ``TAIL_BYTES`` and one read of the server's connection.
-    ``chunked`` = the pieces are as the server framed them; ``scanner`` is the one that they came
-    through. ``clock`` gives seconds.
+    What it holds is at most these, twice ``TAIL_BYTES`` and one read of the server's connection.
+    Where the pieces are as the server framed them, in chunks, ``scanner`` is the one that they
+    came through; ``None`` = they are content. ``clock`` gives seconds.
     """
 
     __slots__ = (
-        "_begin_room",
         "_beginning",
-        "_chunked",
         "_clock",
+        "_cuts",
+        "_dropped",
         "_kept",
-        "_left",
+        "_room",
         "_scanner",
         "_size",
-        "_whole",
         "first_at",
     )
 
-    def __init__(self, scanner: BodyScanner, *, chunked: bool, clock: Callable[[], float]) -> None:
+    def __init__(self, scanner: BodyScanner | None, *, clock: Callable[[], float]) -> None:
         self._scanner = scanner
-        self._chunked = chunked
         self._clock = clock
         self._beginning = b""
-        self._begin_room = HEAD_BYTES
-        self._kept: deque[tuple[int, bytes]] = deque()
-        self._left = 0
+        self._room = HEAD_BYTES
+        self._kept: deque[bytes] = deque()
         self._size = 0
-        self._whole = True
+        self._dropped = 0
+        # By the number of a piece: how much of a chunk that began before it is in it.
+        self._cuts: dict[int, int] = {}
         self.first_at: float | None = None
         """When the first byte passed."""
 
     def take(self, data: bytes) -> None:
         """A piece passes, just fed to the scanner. The hot path: once for every chunk."""
-        if self._begin_room > 0:
+        self._kept.append(data)
+        self._size += len(data)
+        if self._room > 0:
             self._begin(data)
-        kept = self._kept
-        # With each piece goes how much of a chunk that began before it is in it.
-        kept.append((self._left, data))
-        self._left = self._scanner.left
-        size = self._size + len(data)
-        while size - len(kept[0][1]) >= TAIL_BYTES:
-            size -= len(kept.popleft()[1])
-            self._whole = False
-        self._size = size
+        if self._scanner is not None and self._scanner.left:
+            self._cuts[self._dropped + len(self._kept)] = self._scanner.left
+        if self._size > _TRIM_AT:
+            self._trim()
 
     def _begin(self, data: bytes) -> None:
         if self.first_at is None:
             self.first_at = self._clock()
-        self._beginning += data[: self._begin_room]
-        self._begin_room -= len(data)
+        self._beginning += data[: self._room]
+        self._room -= len(data)
+
+    def _trim(self) -> None:
+        kept, size, before = self._kept, self._size, len(self._kept)
+        while size - len(kept[0]) >= TAIL_BYTES:
+            size -= len(kept.popleft())
+        self._size = size
+        self._dropped += before - len(kept)
+        if self._cuts:
+            self._cuts = {at: left for at, left in self._cuts.items() if at >= self._dropped}
 
     def usage(self, *, events: bool) -> Usage:
         """What the body says, read now; ``events`` = it is a stream of server-sent events."""
-        if not self._kept:
-            return Usage()
-        left = self._kept[0][0]
-        last = b"".join([data for _, data in self._kept])
-        if self._chunked:
-            last = without_framing(last, left)
-        if self._whole:
-            return usage_of(last, None, events=events)
-        first = self._beginning
-        if self._chunked:
+        first, last = self._beginning, b"".join(self._kept)
+        if self._scanner is not None:
             first = without_framing(first, 0)
+            last = without_framing(last, self._cuts.get(self._dropped, 0))
+        if self._dropped == 0:
+            return usage_of(last, None, events=events)
         return usage_of(first, last[-TAIL_BYTES:], events=events)
 
 

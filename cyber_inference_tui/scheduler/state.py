@@ -136,6 +136,11 @@ class Lease:
         """Wait at most ``timeout`` seconds for the end of the server."""
         await asyncio.wait({self._server.exited}, timeout=timeout)
 
+    def declare_hung(self, reason: str) -> None:
+        """Its server answers nobody any more: end it. ``reason`` says what it does not do."""
+        if not self._server.exited.done():
+            self._server.declare_hung(reason)
+
     def failure(self) -> str:
         """Why the server is gone, in plain words."""
         return self._server.obituary()[0]

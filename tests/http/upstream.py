@@ -143,6 +143,7 @@ class World:
         records: list[RequestRecord],
     ) -> None:
         self.records = records
+        self.on_request = records.append
         self.front = front
         self.scheduler = scheduler
         self.launcher = launcher
@@ -181,6 +182,9 @@ async def forwarding(
         finally:
             writer.close()
 
+    def note(record: RequestRecord) -> None:
+        world.on_request(record)
+
     known = models or (model("m"),)
     catalog = Catalog({one.id: one for one in known}, ())
     server = await asyncio.start_server(play, "127.0.0.1", 0, limit=1 << 20)
@@ -196,7 +200,7 @@ async def forwarding(
         ) as scheduler:
             forwarder = Forwarder(
                 _Service(full, catalog, scheduler),
-                on_request=records.append,
+                on_request=note,
                 now=lambda: datetime.now(UTC),
             )
             service = StandInService("m", settings=front_settings)
