@@ -30,13 +30,17 @@ class Entry:
         self._request = request
         self._at = now()
         self._came = self._loop.time()
-        self._client = _peer(request)
         self._queue_seconds = 0.0
         self.error: CyberError | None = None
         """What it failed with, by this service's account."""
         self.client_left = False
         self.usage = Usage()
         """What the server said of its answer."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it did not end as it should, by this service's account or for the client."""
+        return self.error is not None or self.client_left
 
     def waited_since(self, began: float) -> None:
         """It waited for a place from ``began`` (the loop's time) until now."""
@@ -62,7 +66,7 @@ class Entry:
             time_to_first_token_seconds=_rounded(None if first is None else first - self._came),
             queue_seconds=round(self._queue_seconds, 6),
             duration_seconds=round(self._loop.time() - self._came, 6),
-            client=self._client,
+            client=self._request.remote or None,
             error=self._sentence(),
         )
 
@@ -76,10 +80,3 @@ class Entry:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 6)
-
-
-def _peer(request: web.Request) -> str | None:
-    """The address of the other end, where it has one (a UNIX socket has none)."""
-    transport = request.transport
-    name = None if transport is None else transport.get_extra_info("peername")
-    return str(name[0]) if isinstance(name, tuple) and name else None

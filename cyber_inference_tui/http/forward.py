@@ -39,6 +39,8 @@ _DROPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 _UNDONE_CODINGS = frozenset({b"gzip", b"deflate", b"br", b"zstd"})
 _KEYS = frozenset({b"authorization", b"x-api-key"})
 
+_UNWATCHED = contextlib.nullcontext()
+
 _logger = logging.getLogger(__name__)
 
 
@@ -121,13 +123,13 @@ class Forwarder:
             entry.error = ShuttingDownError("The service is shutting down.")
         elif not answer.complete:
             entry.client_left = True
+        answer.cut()
 
     def _note(self, target: Target, answer: Answer, entry: Entry) -> None:
-        record = entry.record(target, answer)
-        if not (target.is_work or record.status >= 400 or record.error):
+        if not (target.is_work or answer.refused or entry.failed):
             return
         try:
-            self._on_request(record)
+            self._on_request(entry.record(target, answer))
         except Exception:
             # Whoever keeps the books must not spoil an answer.
             _logger.exception("a request was not recorded")
@@ -141,14 +143,9 @@ class Forwarder:
         """
         lost: UpstreamError | None = None
         while True:
-            try:
-                lease = await self._place(target, answer, entry)
-            except CyberError as error:
-                if lost is None or isinstance(error, ShuttingDownError):
-                    raise
-                raise UpstreamError(
-                    f"{lost.message} It was not possible to try again: {error.message}"
-                ) from error
+            lease = self._service.scheduler.try_acquire(target.model)
+            if lease is None:
+                lease = await self._place(target, answer, entry, lost)
             with lease:
                 try:
                     await self._exchange(request, target, lease, answer)
@@ -167,13 +164,19 @@ class Forwarder:
 
     # A place at the model
 
-    async def _place(self, target: Target, answer: Answer, entry: Entry) -> Lease:
-        lease = self._service.scheduler.try_acquire(target.model)
-        if lease is not None:
-            return lease
+    async def _place(
+        self, target: Target, answer: Answer, entry: Entry, lost: UpstreamError | None
+    ) -> Lease:
+        """Wait for a place; ``lost`` is what became of the request at an earlier one."""
         began = asyncio.get_running_loop().time()
         try:
             return await self._wait_for_place(target, answer)
+        except CyberError as error:
+            if lost is None or isinstance(error, ShuttingDownError):
+                raise
+            raise UpstreamError(
+                f"{lost.message} It was not possible to try again: {error.message}"
+            ) from error
         finally:
             entry.waited_since(began)
 
@@ -208,6 +211,7 @@ class Forwarder:
         self, request: web.Request, target: Target, lease: Lease, answer: Answer
     ) -> None:
         head = self._request_head(request, target, lease.port)
+        limit = self._service.settings.stall_timeout
         fresh = False
         while True:
             try:
@@ -216,7 +220,7 @@ class Forwarder:
                 raise await self._upstream_error(lease, "its server does not answer") from None
             exchange = connection.begin(request.method, head, target.body)
             try:
-                with self._stalls.over(exchange, lease, self._service.settings.stall_timeout):
+                with self._stalls.over(exchange, lease, limit) if limit else _UNWATCHED:
                     response = await exchange.head()
                     await answer.relay(response, exchange)
             except UpstreamLostError as error:

@@ -36,14 +36,11 @@ class StallWatch:
 
     @contextlib.contextmanager
     def over(self, exchange: Exchange, lease: Lease, seconds: float) -> Iterator[None]:
-        """Watch the exchange until the block ends; with 0 ``seconds`` there is no limit.
+        """Watch the exchange until the block ends.
 
         An exchange that stalls fails with ``StalledError``. Where no other one of its server had
         a byte in the same time, the server is declared hung.
         """
-        if not seconds:
-            yield
-            return
         pulse = self._servers.setdefault(lease.server, _Pulse())
         watched = _Watched(exchange, lease, pulse, seconds)
         pulse.watched.add(watched)
