@@ -22,6 +22,7 @@ from cyber_inference_tui.records import (
     RequestRecord,
     SessionRecord,
     StatusRecord,
+    WaitingRecord,
 )
 from cyber_inference_tui.text import clean_line
 
@@ -161,6 +162,10 @@ class ServiceClient:
         """Sessions, newest first, chosen as ``requests`` are."""
         params = _choice(limit, before, model, since)
         return await self._call("GET", "/admin/sessions", list[SessionRecord], params=params)
+
+    async def queue(self) -> list[WaitingRecord]:
+        """Every request that waits for its model."""
+        return await self._get("/admin/queue", list[WaitingRecord])
 
     async def totals(self) -> list[ModelTotals]:
         """Sums over the requests that the history keeps, by model."""

@@ -57,6 +57,10 @@ class Admin:
         """The service in one glance."""
         return json_answer(self._service.status())
 
+    async def queue(self, request: web.Request) -> web.Response:
+        """Who waits for a model, in which position, and how long it may take."""
+        return json_answer(self._service.queue())
+
     async def models(self, request: web.Request) -> web.Response:
         """Every local model."""
         return json_answer(self._service.models())

@@ -12,6 +12,7 @@ from cyber_inference_tui.records import (
     RequestRecord,
     SessionRecord,
     StatusRecord,
+    WaitingRecord,
 )
 from cyber_inference_tui.service.events import EventBus
 
@@ -100,6 +101,9 @@ class ServiceApi(Protocol):
 
     async def totals(self) -> list[ModelTotals]:
         """Sums over the requests, by model."""
+
+    def queue(self) -> list[WaitingRecord]:
+        """Every request that waits for its model."""
 
     def log_tail(self, log_id: str, lines: int, /) -> str:
         """The last lines of a log; ``ModelNotFoundError``."""

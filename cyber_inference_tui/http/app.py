@@ -23,6 +23,7 @@ from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.history import PastRecords
 from cyber_inference_tui.http.models import ModelListing
 from cyber_inference_tui.http.wire import json_answer, text_answer
+from cyber_inference_tui.service.service import utc_now
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -32,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 def make_app(service: Service) -> web.Application:
     """The application of a service; its cleanup closes what it opened."""
-    forwarder = Forwarder(service)
+    forwarder = Forwarder(service, on_request=service.note_request, now=utc_now)
     app = assemble(service, forwarder.handle)
 
     async def close(_: web.Application) -> None:
@@ -65,6 +66,7 @@ def assemble(
         table.add(path, Area.MODEL, {"GET": listing.all})
         table.add(path + "/{id:.+}", Area.MODEL, {"GET": listing.one})
     table.add("/admin/status", Area.ADMIN, {"GET": admin.status})
+    table.add("/admin/queue", Area.ADMIN, {"GET": admin.queue})
     table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
     table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})
     table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": admin.log})

@@ -108,7 +108,8 @@ class BodyScanner:
     def __init__(self, framing: Framing, length: int, *, decode: bool = False) -> None:
         self.done = framing is Framing.NONE or (framing is Framing.LENGTH and length == 0)
         self._framing = framing
-        self._left = length
+        self.left = length
+        """How many bytes of the body, or of the present chunk with its line end, are to come."""
         self._decode = decode
         self._held = b""
 
@@ -116,7 +117,7 @@ class BodyScanner:
     def at_boundary(self) -> bool:
         """Whether what was passed on ends where another chunk may begin."""
         return self._framing is Framing.CLOSE or (
-            self._framing is Framing.CHUNKED and self._left == 0
+            self._framing is Framing.CHUNKED and self.left == 0
         )
 
     def ended(self, reset: bool) -> None:
@@ -130,10 +131,10 @@ class BodyScanner:
             return self._feed_chunked(data)
         if self._framing is Framing.CLOSE:
             return data
-        if self._framing is Framing.NONE or len(data) > self._left:
+        if self._framing is Framing.NONE or len(data) > self.left:
             raise BadResponseError("it sent more than it had announced")
-        self._left -= len(data)
-        self.done = self._left == 0
+        self.left -= len(data)
+        self.done = self.left == 0
         return data
 
     def _feed_chunked(self, data: bytes) -> bytes:
@@ -142,14 +143,14 @@ class BodyScanner:
         position = 0
         size = len(data)
         while position < size and not self.done:
-            if self._left:
+            if self.left:
                 # The chunk's bytes and the CRLF behind them.
-                step = min(self._left, size - position)
-                if self._decode and self._left > 2:
-                    content.append(data[position : position + min(step, self._left - 2)])
-                self._left -= step
+                step = min(self.left, size - position)
+                if self._decode and self.left > 2:
+                    content.append(data[position : position + min(step, self.left - 2)])
+                self.left -= step
                 position += step
-                if self._left == 0 and data[position - 1] != _LINE_FEED:
+                if self.left == 0 and data[position - 1] != _LINE_FEED:
                     raise BadResponseError("it sent a broken chunk")
                 continue
             end = data.find(b"\n", position)
@@ -169,7 +170,7 @@ class BodyScanner:
                 break
             else:
                 position = end + 1
-                self._left = length + 2
+                self.left = length + 2
         if self.done and position < size:
             # Nothing of this data is passed on, so what the client has is not whole.
             self.done = False

@@ -51,7 +51,10 @@ class Exchange:
         self._wake: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self._touched = False
+        self.heard = False
+        """Bytes came since the last ``notice``."""
         self.paused = False
+        """Nothing is read: the client is slower than the server."""
 
     async def head(self) -> ResponseHead:
         """The response's head. Raises ``UpstreamLostError`` or ``BadResponseError``.
@@ -77,7 +80,8 @@ class Exchange:
         while not scanner.done and self._error is None:
             if self.paused:
                 await drain()
-                self.paused = False
+                # The server's time to send something begins now.
+                self.paused, self.heard = False, True
                 self._connection.resume_reading()
             else:
                 self._wake = asyncio.get_running_loop().create_future()
@@ -93,7 +97,7 @@ class Exchange:
 
     def received(self, data: bytes) -> None:
         """Bytes from the server (called by the connection)."""
-        self._touched = True
+        self.heard = True
         if self._sink is not None:
             self._pass_on(data)
             return
@@ -102,6 +106,21 @@ class Exchange:
             self._take_head()
         if self._head.done():
             self._connection.pause_reading()
+
+    def notice(self) -> bool:
+        """Whether bytes came since this was asked last."""
+        heard, self.heard = self.heard, False
+        self._touched = self._touched or heard
+        return heard
+
+    def fail(self, error: Exception) -> None:
+        """Somebody else's reason to end it: whoever waits for it gets ``error``."""
+        if not self._head.done():
+            self._head.set_exception(error)
+            # Whoever asked may be gone already.
+            self._head.exception()
+        self._error = self._error or error
+        self._wake_up()
 
     def _take_head(self) -> None:
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
@@ -137,15 +156,9 @@ class Exchange:
 
     def lost(self, reset: bool) -> None:
         """The connection is gone (called by the connection)."""
-        error = UpstreamLostError(untouched=not self._touched)
-        if not self._head.done():
-            self._head.set_exception(error)
-            # Whoever asked may be gone already.
-            self._head.exception()
         if self._scanner is not None:
             self._scanner.ended(reset)
-        self._error = self._error or error
-        self._wake_up()
+        self.fail(UpstreamLostError(untouched=not (self.heard or self._touched)))
 
     def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():

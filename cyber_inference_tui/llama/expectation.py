@@ -61,10 +61,12 @@ class Expectations:
         binary: LlamaBinary | None,
         *,
         context_limit: int | None = None,
+        ask_engine: bool = True,
     ) -> Need:
         """What ``model`` would take, served by ``binary`` (``None`` = there is none yet).
 
-        Never raises for what is wrong with the model: its load will tell.
+        Without ``ask_engine`` no program is run for it. Never raises for what is wrong with the
+        model: its load will tell.
         """
         own_program = bool(model.settings.command)
         name = signature(model, settings, context_limit)
@@ -81,7 +83,10 @@ class Expectations:
             return Need()
         key = (name, binary.path if binary is not None else None, devices)
         if (kept := self._kept.get(key)) is None:
-            kept = await self._find(model, settings, binary, context_limit, devices)
+            asked = binary if ask_engine else None
+            kept = await self._find(model, settings, asked, context_limit, devices)
+            if not ask_engine:
+                return kept
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
             if kept.source is not Source.UNKNOWN:

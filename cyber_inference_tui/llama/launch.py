@@ -130,15 +130,25 @@ class Launcher:
         return signature(model, settings, context_limit)
 
     async def need(
-        self, model: LocalModel, settings: Settings, *, context_limit: int | None = None
+        self,
+        model: LocalModel,
+        settings: Settings,
+        *,
+        context_limit: int | None = None,
+        ask_engine: bool = True,
     ) -> Need:
-        """What ``model`` is expected to take: measured, told by the engine, or reckoned."""
+        """What ``model`` is expected to take: measured, told by the engine, or reckoned.
+
+        Without ``ask_engine`` no program is run, as is right for a look at many models.
+        """
         binary: LlamaBinary | None = None
         if not model.settings.command:
             # Without one the load will say so; what it would take is of interest before that.
             with contextlib.suppress(NoLlamaServerError):
                 binary = await asyncio.to_thread(self._find_binary)
-        return await self._expectations.need(model, settings, binary, context_limit=context_limit)
+        return await self._expectations.need(
+            model, settings, binary, context_limit=context_limit, ask_engine=ask_engine
+        )
 
     async def launch(
         self,

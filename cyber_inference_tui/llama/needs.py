@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 
 import msgspec
@@ -50,3 +51,17 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     spills: bool = False
     """What finds no place on the GPUs may lie in main memory (llama-server's own choice of
     layers)."""
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model took when it was loaded, and how long that lasted."""
+
+    signature: str
+    """Identifies the model's files and its server's arguments."""
+    model: str
+    footprint: Footprint
+    context_size: int | None
+    load_seconds: float
+    size_bytes: int | None
+    """Of the model's files."""
+    at: datetime

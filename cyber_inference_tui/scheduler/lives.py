@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
-from cyber_inference_tui.llama.needs import Need, Source
+from cyber_inference_tui.llama.needs import Measurement, Need, Source
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus, SessionRecord
-from cyber_inference_tui.scheduler.experience import Experience, Lesson
+from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.ledger import Ledger
 from cyber_inference_tui.scheduler.memory import footprint_by_change
 from cyber_inference_tui.scheduler.policy import STABLE_AFTER, backoff
@@ -226,13 +226,14 @@ class Lives:
         if state.footprint is None or state.session is None:
             return
         self._experience.learn(
-            Lesson(
+            Measurement(
                 signature=state.signature,
                 model=state.model.id,
                 footprint=state.footprint,
                 context_size=server.context_size,
                 load_seconds=state.session.load_seconds,
                 size_bytes=state.model.size_bytes,
+                at=datetime.now(UTC),
             )
         )
 
@@ -318,6 +319,7 @@ class Lives:
 
     def unload(self, state: ModelState, reason: Reason) -> None:
         """Begin to unload a loaded model."""
+        state.dismissed = state.server
         self._owner.set_status(state, ModelStatus.UNLOADING)
         _logger.info("%s: unloading (%s)", state.model.id, reason.value)
         state.task = self.own(self._unload(state, reason), f"unload {state.model.id}")

@@ -122,6 +122,8 @@ class ModelState:
         self.status = ModelStatus.UNLOADED
         self.progress: float | None = None
         self.server: Server | None = None
+        self.dismissed: Server | None = None
+        """The last server that was ended by choice; one that died by itself never is."""
         self.in_flight = 0
         self.waiters: deque[Waiter] = deque()
         self.leaving: Reason | None = None
@@ -200,6 +202,16 @@ class Lease:
         return self._state.model.id
 
     @property
+    def server(self) -> Server:
+        """The server behind this lease, dead or alive."""
+        return self._server
+
+    @property
+    def dismissed(self) -> bool:
+        """Whether its server was ended by choice (by force, if a request was still there)."""
+        return self._state.dismissed is self._server
+
+    @property
     def server_exited(self) -> bool:
         """Whether the server behind this lease is gone."""
         return self._server.exited.done()
@@ -213,8 +225,9 @@ class Lease:
         return self._server.obituary()[0]
 
     def declare_hung(self, reason: str) -> None:
-        """The server does not do its work any more: end it."""
-        self._server.declare_hung(reason)
+        """Its server answers nobody any more: end it. ``reason`` says what it does not do."""
+        if not self._server.exited.done():
+            self._server.declare_hung(reason)
 
     def count(self, tokens_in: int | None, tokens_out: int | None) -> None:
         """Add a request's tokens to what the model did since it was loaded."""

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from cyber_inference_tui.errors import CyberError, ShuttingDownError
+from cyber_inference_tui.llama.needs import Measurement
 from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
 from cyber_inference_tui.service.history_file import FAULTS, HistoryFile, is_damage, open_history
 from cyber_inference_tui.service.history_rows import (
-    Measurement,
     Record,
     select_measurements,
     select_requests,

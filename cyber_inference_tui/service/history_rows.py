@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cyber_inference_tui.llama.needs import Footprint
+from cyber_inference_tui.llama.needs import Footprint, Measurement
 from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
 
 T = TypeVar("T")
@@ -52,20 +52,6 @@ STEPS: tuple[tuple[str, ...], ...] = (
 )
 """Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
 What was released is never changed: a new version is a new step."""
-
-
-class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model took when it was loaded, and how long that lasted."""
-
-    signature: str
-    """Identifies the model's files and its server's arguments; at most ``MAX_TEXT`` characters."""
-    model: str
-    footprint: Footprint
-    context_size: int | None
-    load_seconds: float
-    size_bytes: int | None
-    """Of the model's files."""
-    at: datetime
 
 
 Record = RequestRecord | SessionRecord | Measurement

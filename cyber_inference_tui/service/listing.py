@@ -7,6 +7,7 @@ from pathlib import Path
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.library import Library
+from cyber_inference_tui.llama.needs import Need, Source
 from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.settings.schema import Settings
 
@@ -27,8 +28,9 @@ def library_for(settings: Settings, *, demo: bool) -> Library:
     )
 
 
-def unloaded_record(model: LocalModel) -> ModelRecord:
-    """What is known of a model that nobody ever asked for."""
+def unloaded_record(model: LocalModel, need: Need | None = None) -> ModelRecord:
+    """What is known of a model that nobody ever asked for; ``need`` = what it would take."""
+    reckoned = need is not None and need.source is not Source.UNKNOWN
     facts = model.metadata
     return ModelRecord(
         id=model.id,
@@ -39,6 +41,9 @@ def unloaded_record(model: LocalModel) -> ModelRecord:
         parameters=facts.parameters if facts else None,
         quantization=facts.quantization if facts else None,
         context_length=facts.context_length if facts else None,
+        context_size=need.context_size if need else None,
+        memory_estimate_bytes=need.footprint.total if need and reckoned else None,
+        memory_estimate_source=need.source.value if need and reckoned else None,
         pinned=model.settings.pinned,
         error=model.problem,
     )

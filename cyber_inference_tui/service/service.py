@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +24,11 @@ from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.command import MAX_CONNECTIONS
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.llama.log import LogRing, LogWriter, log_file_name
+from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.llama.orphans import PidRecord
+from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.memory_reader import MemoryReader
+from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.records import (
     ConfigValueRecord,
     LlamaServerRecord,
@@ -37,7 +41,9 @@ from cyber_inference_tui.records import (
     ServiceEvent,
     SessionRecord,
     StatusRecord,
+    WaitingRecord,
 )
+from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
@@ -90,11 +96,14 @@ class Service:
         self._binary: LlamaBinary | None = None
         self._library = library_for(loaded.settings, demo=demo)
         self.catalog: Catalog = Catalog(models={}, problems=())
+        self._experience = Experience(on_new=self.history.add_measurement)
+        self._memory_reader = MemoryReader(loaded.settings.system_root, Nvml(), environment=environ)
         self._launcher = Launcher(
             find_binary=self._find_binary,
             log_for=self.log_ring,
             pids=PidRecord(data_dir / "servers.json"),
             environ=environ,
+            measured=self._experience.footprint,
         )
         self.scheduler = Scheduler(
             launcher=self._launcher,
@@ -102,7 +111,12 @@ class Service:
             max_connections=MAX_CONNECTIONS,
             on_state=self._state_changed,
             on_detail=self._detail_changed,
+            on_session=self.history.add_session,
+            read_memory=self._read_memory,
+            experience=self._experience,
         )
+        self._needs: dict[str, tuple[str, Need]] = {}
+        """What models would take, by id, with the signature for which that holds."""
         self._loop_tasks: list[asyncio.Task[None]] = []
         self._scanning = asyncio.Lock()
         self._adopt_log(SERVICE_LOG, service_log)
@@ -124,6 +138,7 @@ class Service:
                 hint="Choose other places with data_dir and models_dir.",
             ) from error
         await self.history.start()
+        await self._recall()
         await self._launcher.start()
         await self._scan()
         with contextlib.suppress(CyberError):
@@ -133,9 +148,10 @@ class Service:
             asyncio.create_task(self._watch_library(), name="watch the library"),
             asyncio.create_task(self._watch_config(), name="watch the configuration"),
         ]
+        await self._size_up()
         for model in self.catalog.models.values():
             if model.settings.preload and model.problem is None:
-                self.scheduler.request_load(model)
+                self.scheduler.request_load(model, reason="preload")
         self.events.publish("service", ServiceEvent(state="started"))
         return self
 
@@ -185,6 +201,7 @@ class Service:
             await asyncio.sleep(_SCAN_INTERVAL)
             try:
                 await self._scan()
+                await self._size_up()
             except OSError as error:
                 _logger.warning("cannot read the model directories: %s", error)
 
@@ -198,7 +215,31 @@ class Service:
                 self.scheduler.refresh(model)
                 self._state_changed(model_id)
         for model_id in before.keys() - self.catalog.models.keys():
+            self.scheduler.remove(model_id)
             self.events.publish("model", {"id": model_id, "status": None})
+
+    async def _recall(self) -> None:
+        """What former runs learned of loads."""
+        try:
+            for measurement in reversed(await self.history.measurements()):
+                self._experience.recall(measurement)
+        except CyberError as error:
+            _logger.warning("what loads took before is not known: %s", error)
+
+    async def _size_up(self) -> None:
+        """Reckon what each model would take, as far as that has changed."""
+        for model in list(self.catalog.models.values()):
+            signature = self._launcher.signature(model, self.settings)
+            known = self._needs.get(model.id)
+            if known is None or known[0] != signature:
+                need = await self._launcher.need(model, self.settings, ask_engine=False)
+                self._needs[model.id] = (signature, need)
+        for model_id in self._needs.keys() - self.catalog.models.keys():
+            del self._needs[model_id]
+
+    async def _read_memory(self, pids: Collection[int]) -> MemoryReading | None:
+        reading = await asyncio.to_thread(self._memory_reader.read, pids)
+        return reading if reading.total > 0 else None
 
     async def _watch_config(self) -> None:
         watch = FileWatch(self.loaded.config_path)
@@ -225,6 +266,7 @@ class Service:
         logging.getLogger("cyber_inference_tui").setLevel(new.settings.log_level.upper())
         await self._scan()
         self.scheduler.configure(new.settings)
+        await self._size_up()
         self.events.publish("config", {"error": None})
         _logger.info("the configuration was read anew from %s", new.config_path)
 
@@ -258,18 +300,23 @@ class Service:
 
     def _record(self, model: LocalModel) -> ModelRecord:
         state = self.scheduler.state(model.id)
+        _, need = self._needs.get(model.id, ("", None))
         if state is None:
-            return unloaded_record(model)
+            return unloaded_record(model, need)
         server = state.server
+        wait = self.scheduler.expected_wait(state)
         return msgspec.structs.replace(
-            unloaded_record(model),
+            unloaded_record(model, state.need or need),
             status=state.status,
             progress=state.progress,
             port=server.port if server else None,
+            **({"context_size": server.context_size} if server else {}),
             pid=server.pid if server else None,
             pinned=state.is_pinned,
             in_flight=state.in_flight,
             queued=state.queued,
+            expected_wait_seconds=None if wait is None else round(wait, 1),
+            memory_bytes=state.footprint.total if state.footprint else None,
             loaded_at=state.loaded_at,
             last_used_at=state.last_used_at,
             error=str(state.failure) if state.failure else model.problem,
@@ -309,8 +356,17 @@ class Service:
     async def sessions(
         self, *, limit: int, before: int | None, model: str | None, since: datetime | None
     ) -> list[SessionRecord]:
-        """Sessions that have ended, newest first."""
-        return await self.history.sessions(limit=limit, before=before, model=model, since=since)
+        """Sessions, newest first: those that have not ended stand before all others."""
+        ended = await self.history.sessions(limit=limit, before=before, model=model, since=since)
+        if before is not None:
+            return ended
+        running = [one for one in self.scheduler.sessions() if model in {None, one.model}]
+        running.sort(key=lambda one: one.loaded_at, reverse=True)
+        return [*running, *ended][:limit]
+
+    def queue(self) -> list[WaitingRecord]:
+        """Every request that waits for its model."""
+        return self.scheduler.queue()
 
     async def totals(self) -> list[ModelTotals]:
         """Sums over the requests that are kept, by model."""
@@ -361,6 +417,11 @@ class Service:
         return self.loaded.record(known, model_id)
 
     # Events
+
+    def note_request(self, record: RequestRecord) -> None:
+        """A request is finished: keep it, and tell whoever watches."""
+        self.history.add_request(record)
+        self.events.publish("request", record)
 
     def _adopt_log(self, log_id: str, ring: LogRing) -> None:
         self._logs[log_id] = ring

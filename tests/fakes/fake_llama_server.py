@@ -34,6 +34,7 @@ SWITCHES: dict[str, Any] = {
     "die_first": 0,  # only the first N starts die (needs "state"); 0 = all
     "read": None,  # in the load: {"path": file, "mib": N, "step_seconds": s}; 1 MiB a step
     "load_lines": [],  # lines of its log during the load
+    "crash_first": 0,  # only the first N starts obey "crash_after" (needs "state"); 0 = all
     "hang_load": False,  # listens, is never ready
     "exit_when_ready": None,  # after N seconds of being ready, exit with code 1
     "ignore_sigterm": False,
@@ -125,13 +126,14 @@ class Fake:
         self.connections = {"opened": 0, "open": 0}
         self.drops = {"reused": switches["drop_reused"], "fresh": switches["drop_fresh"]}
         self.parent = os.getppid()
+        self.starts = 0
         self.ballast = b""
 
     # Life and death
 
     def run(self) -> NoReturn:
         begun = time.time()
-        starts = self.note("start", argv=sys.argv[1:])
+        starts = self.starts = self.note("start", argv=sys.argv[1:])
         if self.switches["ignore_sigterm"]:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if self.switches["clear_pdeathsig"]:
@@ -488,7 +490,8 @@ class Answer:
         return self.end()
 
     def trouble(self, token: int) -> None:
-        if self.switches["crash_after"] == token:
+        first = self.fake.switches["crash_first"]
+        if self.switches["crash_after"] == token and (not first or self.fake.starts <= first):
             log("ggml_abort: assertion failed: a crash that the test asked for")
             self.fake.note("crash")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -25,6 +25,7 @@ from cyber_inference_tui.records import (
     RequestRecord,
     SessionRecord,
     StatusRecord,
+    WaitingRecord,
 )
 from cyber_inference_tui.service.events import EventBus
 
@@ -54,6 +55,7 @@ class StandInService:
         self.values = {"max_queue": 128}
         self.past_requests: list[RequestRecord] = []
         self.past_sessions: list[SessionRecord] = []
+        self.line: list[WaitingRecord] = []
         self.sums: list[ModelTotals] = []
 
     def status(self) -> StatusRecord:
@@ -131,6 +133,9 @@ class StandInService:
 
     async def totals(self) -> list[ModelTotals]:
         return self.sums
+
+    def queue(self) -> list[WaitingRecord]:
+        return self.line
 
     def log_tail(self, log_id: str, lines: int, /) -> str:
         if log_id != "service":

@@ -3,70 +3,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-import json
 import logging
 import socket
 
 import pytest
 
 from cyber_inference_tui.errors import ModelLoadError
+from cyber_inference_tui.http import answer as answers
 from cyber_inference_tui.http import forward
+from tests.http.client_side import CHAT, events_of, post, stream, to_the_end, unchunked
 from tests.http.raw import ask, converse, head, read_answer
 from tests.http.stand_in import StandInSettings
 from tests.http.upstream import EVENTS, LAST, LIMIT, Got, Talk, World, answer, event, forwarding
 from tests.scheduler.virtual import model
-
-CHAT = "/v1/chat/completions"
-
-
-def post(body: bytes, *lines: str, path: str = CHAT, version: str = "1.1") -> bytes:
-    return (
-        head(
-            f"POST {path} HTTP/{version}",
-            "Host: localhost",
-            f"Content-Length: {len(body)}",
-            *lines,
-        )
-        + body
-    )
-
-
-def stream(**fields: object) -> bytes:
-    return json.dumps({"model": "m", "stream": True, **fields}).encode()
-
-
-async def to_the_end(port: int, data: bytes) -> bytes:
-    """All bytes that come until the service closes the connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(data)
-        async with asyncio.timeout(LIMIT):
-            return await reader.read()
-    finally:
-        writer.close()
-
-
-def unchunked(received: bytes) -> bytes:
-    """The content of a chunked answer; fails unless its framing is whole."""
-    _, _, rest = received.partition(b"\r\n\r\n")
-    content = b""
-    while True:
-        line, _, rest = rest.partition(b"\r\n")
-        size = int(line, 16)
-        assert rest[size : size + 2] == b"\r\n"
-        content, rest = content + rest[:size], rest[size + 2 :]
-        if size == 0:
-            assert rest == b""
-            return content
-
-
-def events_of(content: bytes) -> list[object]:
-    assert content.endswith(b"\n\n")
-    return [
-        json.loads(block.removeprefix(b"data: "))
-        for block in content.split(b"\n\n")
-        if block.startswith(b"data: ")
-    ]
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -244,7 +193,7 @@ async def test_a_request_that_was_begun_to_be_answered_is_not_sent_twice() -> No
 async def test_the_error_tells_how_the_server_ended() -> None:
     async def script(talk: Talk) -> None:
         await talk.request()
-        await world.launcher.servers[0].stop(0)
+        await world.launcher.servers[-1].stop(0)
 
     async with forwarding(script) as world, world.front.client.post(CHAT, data=stream()) as got:
         assert got.status == 502
@@ -482,7 +431,7 @@ async def test_a_client_that_does_not_read_holds_the_server_up() -> None:
 
 
 async def test_a_client_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "SEND_TIMEOUT", 0.2)
+    monkeypatch.setattr(answers, "SEND_TIMEOUT", 0.2)
     gone = asyncio.Event()
 
     async def script(talk: Talk) -> None:

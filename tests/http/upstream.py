@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
+from cyber_inference_tui.llama.needs import Footprint, Need
+from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.settings.schema import Settings
 from tests.http.stand_in import Front, StandInService, StandInSettings, serving
@@ -89,6 +92,11 @@ class FakeServer:
         self.port = port
         self.pid = 1
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.hung: str | None = None
+        self.context_size: int | None = None
+
+    def footprint(self) -> Footprint | None:
+        return None
 
     async def stop(self, timeout: float) -> int:
         if not self.exited.done():
@@ -97,6 +105,11 @@ class FakeServer:
 
     def obituary(self) -> tuple[str, tuple[str, ...]]:
         return "its server was killed by SIGSEGV", ("last words",)
+
+    def declare_hung(self, reason: str) -> None:
+        self.hung = reason
+        if not self.exited.done():
+            self.exited.set_result(-9)
 
 
 class FakeLauncher:
@@ -110,11 +123,25 @@ class FakeLauncher:
         self.servers: list[FakeServer] = []
         self.progress: Callable[[float | None], None] = lambda value: None
 
+    def signature(
+        self, model: LocalModel, settings: Settings, context_limit: int | None = None
+    ) -> str:
+        return model.id
+
+    async def need(
+        self, model: LocalModel, settings: Settings, *, context_limit: int | None = None
+    ) -> Need:
+        return Need()
+
     async def launch(
         self,
         model: LocalModel,
         settings: Settings,
         progress: Callable[[float | None], None],
+        *,
+        context_limit: int | None = None,
+        measure: bool = True,
+        busy: Callable[[], bool] = lambda: False,
     ) -> FakeServer:
         self.progress = progress
         await self.gate.wait()
@@ -127,7 +154,15 @@ class FakeLauncher:
 class World:
     """The whole: front, forwarder, scheduler, and the script behind them."""
 
-    def __init__(self, front: Front, scheduler: Scheduler, launcher: FakeLauncher) -> None:
+    def __init__(
+        self,
+        front: Front,
+        scheduler: Scheduler,
+        launcher: FakeLauncher,
+        records: list[RequestRecord],
+    ) -> None:
+        self.records = records
+        self.on_request = records.append
         self.front = front
         self.scheduler = scheduler
         self.launcher = launcher
@@ -151,6 +186,7 @@ async def forwarding(
     """Models (``m`` unless given) behind a real front; ``script`` plays every connection."""
     world: World
     failures: list[BaseException] = []
+    records: list[RequestRecord] = []
 
     async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         world.connections += 1
@@ -165,6 +201,9 @@ async def forwarding(
         finally:
             writer.close()
 
+    def note(record: RequestRecord) -> None:
+        world.on_request(record)
+
     known = models or (model("m"),)
     catalog = Catalog({one.id: one for one in known}, ())
     server = await asyncio.start_server(play, "127.0.0.1", 0, limit=1 << 20)
@@ -178,10 +217,14 @@ async def forwarding(
             on_state=lambda model_id: None,
             on_detail=lambda model_id: None,
         ) as scheduler:
-            forwarder = Forwarder(_Service(full, catalog, scheduler))
+            forwarder = Forwarder(
+                _Service(full, catalog, scheduler),
+                on_request=note,
+                now=lambda: datetime.now(UTC),
+            )
             service = StandInService("m", settings=front_settings)
             async with serving(service, forwarder.handle) as front:
-                world = World(front, scheduler, launcher)
+                world = World(front, scheduler, launcher, records)
                 yield world
                 await forwarder.close()
             assert scheduler.in_flight == 0

@@ -13,6 +13,7 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need, Source
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.ledger import RETURN_PATIENCE
+from cyber_inference_tui.scheduler.state import Waiter
 from tests.scheduler.virtual import (
     VirtualLauncher,
     VirtualMachine,
@@ -207,14 +208,14 @@ def test_running_out_of_memory_alone_is_a_failure_unless_less_context_is_allowed
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
-        real = {"launcher": {"real": {"a": Footprint(host=20 * GB)}}}
-        world = make_world(sizes={"a": need(1, context_size=8192)}, **real)
+        real = {"real": {"a": Footprint(host=20 * GB)}}
+        world = make_world(sizes={"a": need(1, context_size=8192)}, launcher=real)
         async with world.scheduler as scheduler:
             with pytest.raises(ModelLoadError, match="out of memory"):
                 await scheduler.acquire(A)
             assert world.launcher.launched == ["a"]
         world = make_world(
-            sizes={"a": need(1, context_size=8192)}, allow_smaller_context=True, **real
+            sizes={"a": need(1, context_size=8192)}, launcher=real, allow_smaller_context=True
         )
         async with world.scheduler as scheduler:
             with pytest.raises(ModelLoadError, match="out of memory"):
@@ -326,7 +327,7 @@ def test_positions_and_expected_waits_are_known() -> None:
             await world.use(A, 2)
             busy = asyncio.ensure_future(world.use(A, 10))
             await ticks()
-            waiters = []
+            waiters: list[Waiter] = []
             waiting = [
                 asyncio.ensure_future(scheduler.acquire(B, on_wait=waiters.append))
                 for _ in range(2)
@@ -357,7 +358,7 @@ def test_a_load_under_way_tells_what_is_left_of_it() -> None:
     async def main() -> None:
         world = make_world(launcher={"load_seconds": 10.0})
         async with world.scheduler as scheduler:
-            waiters = []
+            waiters: list[Waiter] = []
             waiting = asyncio.ensure_future(scheduler.acquire(A, on_wait=waiters.append))
             await asyncio.sleep(4)
             outlook = scheduler.outlook("a", waiters[0])

@@ -107,11 +107,11 @@ class VirtualServer:
     def footprint(self) -> Footprint | None:
         return self.says
 
-    def declare_hung(self, reason: str) -> None:
-        self.end(-9)
-
     def obituary(self) -> tuple[str, tuple[str, ...]]:
         return f"its server exited with code {self.exited.result()}", ("last words",)
+
+    def declare_hung(self, reason: str) -> None:
+        self.end(-9)
 
 
 class VirtualMachine:

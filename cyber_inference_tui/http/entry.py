@@ -1,0 +1,82 @@
+"""What is written down of a request: when it came, how long it waited, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+from aiohttp import web
+
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.http.answer import Answer
+from cyber_inference_tui.http.target import Target
+from cyber_inference_tui.http.usage import Usage
+from cyber_inference_tui.records import RequestRecord
+from cyber_inference_tui.text import clean_line
+
+CLIENT_LEFT = 499
+"""The status of a request whose client went away first (as nginx has it)."""
+
+_MAX_PATH_CHARACTERS = 200
+_MAX_ERROR_CHARACTERS = 500
+
+
+class Entry:
+    """One request, from its arrival on. ``now`` gives the time of day with its zone."""
+
+    def __init__(self, request: web.Request, now: Callable[[], datetime]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._request = request
+        self._at = now()
+        self._came = self._loop.time()
+        self._queue_seconds = 0.0
+        self.error: CyberError | None = None
+        """What it failed with, by this service's account."""
+        self.client_left = False
+        self.usage = Usage()
+        """What the server said of its answer."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it did not end as it should, by this service's account or for the client."""
+        return self.error is not None or self.client_left
+
+    def waited_since(self, began: float) -> None:
+        """It waited for a place from ``began`` (the loop's time) until now."""
+        self._queue_seconds += self._loop.time() - began
+
+    def record(self, target: Target, answer: Answer) -> RequestRecord:
+        """The finished request; call it at its end."""
+        status = answer.status
+        if self.client_left:
+            status = CLIENT_LEFT
+        elif not answer.begun and self.error is not None:
+            status = self.error.status
+        usage, first = self.usage, answer.first_byte_at
+        return RequestRecord(
+            at=self._at,
+            model=target.model.id,
+            path=clean_line(self._request.path, limit=_MAX_PATH_CHARACTERS),
+            status=status,
+            stream=target.stream,
+            tokens_in=usage.tokens_in,
+            tokens_out=usage.tokens_out,
+            tokens_per_second=_rounded(usage.tokens_per_second),
+            time_to_first_token_seconds=_rounded(None if first is None else first - self._came),
+            queue_seconds=round(self._queue_seconds, 6),
+            duration_seconds=round(self._loop.time() - self._came, 6),
+            client=self._request.remote or None,
+            error=self._sentence(),
+        )
+
+    def _sentence(self) -> str | None:
+        if self.client_left:
+            return "The client went away before the end of its answer."
+        if self.error is not None:
+            return clean_line(str(self.error), limit=_MAX_ERROR_CHARACTERS)
+        return self.usage.error
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)

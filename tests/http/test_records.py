@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from cyber_inference_tui.errors import ModelLoadError
+from cyber_inference_tui.http import forward
+from cyber_inference_tui.records import RequestRecord
+from tests.http.client_side import CHAT, post, stream, to_the_end
+from tests.http.raw import head
+from tests.http.upstream import (
+    EVENTS,
+    LAST,
+    LIMIT,
+    Script,
+    Talk,
+    World,
+    answer,
+    event,
+    forwarding,
+)
+from tests.scheduler.virtual import model
+
+TIMINGS = '"timings":{"cache_n":3,"prompt_n":4,"predicted_n":5,"predicted_per_second":12.5}'
+WHOLE = answer(body=b'{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5}}')
+STREAM = answer(*EVENTS) + event('{"x":1}') + event("{" + TIMINGS + "}") + event("[DONE]") + LAST
+
+
+def saying(*replies: bytes) -> Script:
+    """A server that gives each connection's requests the same answer."""
+
+    async def script(talk: Talk) -> None:
+        while True:
+            await talk.request()
+            await talk.say(*replies)
+
+    return script
+
+
+async def recorded(world: World, count: int = 1) -> list[RequestRecord]:
+    """The records once there are ``count`` and nothing is in flight any more."""
+    async with asyncio.timeout(LIMIT):
+        while len(world.records) < count or world.scheduler.in_flight:
+            await asyncio.sleep(0)
+    assert len(world.records) == count
+    return world.records
+
+
+async def test_a_whole_answer() -> None:
+    async with forwarding(saying(WHOLE)) as world:
+        async with world.front.client.post(CHAT + "?key=secret", data=b'{"model":"M"}') as got:
+            assert got.status == 200
+        (record,) = await recorded(world)
+        state = world.scheduler.state("m")
+        assert state is not None
+        assert state.session is not None
+        assert (state.session.tokens_in, state.session.tokens_out) == (7, 5)
+    assert (record.model, record.path, record.status) == ("m", CHAT, 200)
+    assert (record.tokens_in, record.tokens_out, record.tokens_per_second) == (7, 5, None)
+    assert (record.stream, record.client, record.error) == (False, "127.0.0.1", None)
+    first = record.time_to_first_token_seconds
+    assert first is not None
+    assert 0 < record.queue_seconds <= first <= record.duration_seconds
+    assert record.at.tzinfo is not None
+
+
+async def test_a_stream() -> None:
+    async with forwarding(saying(STREAM)) as world:
+        for _ in range(2):
+            await to_the_end(world.front.port, post(stream(), "Connection: close"))
+        first, second = await recorded(world, 2)
+        state = world.scheduler.state("m")
+        assert state is not None
+        assert state.session is not None
+        assert (state.session.tokens_in, state.session.tokens_out) == (14, 10)
+    for record in (first, second):
+        assert (record.stream, record.status, record.error) == (True, 200, None)
+        assert (record.tokens_in, record.tokens_out, record.tokens_per_second) == (7, 5, 12.5)
+        assert record.time_to_first_token_seconds is not None
+    # The second one found the model loaded.
+    assert first.queue_seconds > second.queue_seconds == 0
+
+
+async def test_an_encoded_answer_is_not_looked_into() -> None:
+    for coding, tokens in (("identity", 7), ("gzip", None)):
+        reply = WHOLE.replace(b"\r\n", f"\r\nContent-Encoding: {coding}\r\n".encode(), 1)
+        async with forwarding(saying(reply)) as world:
+            await to_the_end(world.front.port, post(stream(), "Connection: close"))
+            (record,) = await recorded(world)
+        assert (record.status, record.tokens_in) == (200, tokens)
+
+
+@pytest.mark.parametrize(
+    ("line", "body", "reply", "expected"),
+    [
+        ("GET /props?model=m", b"", answer(body=b"{}"), None),
+        ("GET /props?model=m", b"", answer(status="500 X", body=b"no"), (500, "with status 500")),
+        ("GET /upstream/m/a.js", b"", answer(status="404 No", body=b""), (404, "with status 404")),
+        ("POST /tokenize", b'{"model":"m"}', answer(body=b'{"tokens":[]}'), None),
+        (
+            "POST /tokenize",
+            b'{"model":"m"}',
+            answer(status="400 Bad", body=b'{"error":{"message":"no\\u001b[1m text"}}'),
+            (400, "no text"),
+        ),
+        ("POST /v1/audio/transcriptions?model=m", b"{}", answer(body=b"{}"), (200, None)),
+        ("POST /upstream/m/v1/embeddings", b"{}", answer(body=b"{}"), (200, None)),
+        ("POST /upstream/m/v1/embeddings", b"[", answer(body=b"{}"), None),
+        ("POST /v1/embeddings", b"[", answer(body=b"{}"), None),
+        ("POST /v1/embeddings", b'{"model":"none"}', answer(body=b"{}"), None),
+        ("POST /nonsense?model=m", b"{}", answer(body=b"{}"), None),
+        # Text that only putting something into it shows to be broken.
+        ("POST /v1/embeddings", b'{"model":"d","\xff":1}', b"", (400, "not valid JSON")),
+    ],
+)
+async def test_what_is_recorded(
+    line: str, body: bytes, reply: bytes, expected: tuple[int, str | None] | None
+) -> None:
+    defaults = model("d", request_defaults={"top_k": 1})
+    async with forwarding(saying(reply), model("m"), defaults) as world:
+        request = head(
+            f"{line} HTTP/1.1",
+            "Host: localhost",
+            "Connection: close",
+            f"Content-Length: {len(body)}",
+        )
+        await to_the_end(world.front.port, request + body)
+        records = await recorded(world, expected is not None)
+    if expected is not None:
+        status, words = expected
+        assert records[0].status == status
+        assert (records[0].error is None) == (words is None)
+        assert (words or "") in (records[0].error or "")
+        assert records[0].path == line.split()[1].partition("?")[0]
+        assert (records[0].time_to_first_token_seconds is None) == (status != 200)
+
+
+async def test_names_are_bounded_and_clean() -> None:
+    async with forwarding(saying(answer(status="404 No"))) as world:
+        path = "/upstream/m/%1b%5b31m" + "x" * 3000
+        request = head(f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close")
+        await to_the_end(world.front.port, request)
+        (record,) = await recorded(world)
+    assert record.path.startswith("/upstream/m/xxx")
+    assert len(record.path) < 300
+
+
+# Requests that get no whole answer
+
+
+async def refused_load(world: World) -> None:
+    world.launcher.failure = ModelLoadError("broken file", hint="Get another.")
+    await to_the_end(world.front.port, post(stream(), "Connection: close"))
+
+
+async def timed_out(world: World) -> None:
+    world.launcher.gate.clear()
+    await to_the_end(world.front.port, post(stream(), "Connection: close"))
+
+
+async def left_waiting(world: World) -> None:
+    world.launcher.gate.clear()
+    await leave(world, lambda: world.scheduler.waiting > 0)
+
+
+async def left_in_prefill(world: World) -> None:
+    await leave(world, lambda: world.connections > 0)
+
+
+async def left_in_stream(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.front.port)
+    writer.write(post(stream()))
+    async with asyncio.timeout(LIMIT):
+        await reader.readuntil(b'{"x":1}\n\n')
+    writer.transport.abort()
+
+
+async def leave(world: World, when: Callable[[], bool]) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", world.front.port)
+    writer.write(post(stream()))
+    async with asyncio.timeout(LIMIT):
+        while not when():
+            await asyncio.sleep(0)
+    writer.transport.abort()
+
+
+async def asked(world: World) -> None:
+    await to_the_end(world.front.port, post(stream(), "Connection: close"))
+
+
+async def silent(talk: Talk) -> None:
+    await talk.request()
+    with contextlib.suppress(ConnectionError):
+        await talk.reader.read()
+
+
+async def one_event(talk: Talk) -> None:
+    await talk.request()
+    counted = '{"tokens_predicted":2,"tokens_evaluated":7}'
+    await talk.say(answer(*EVENTS), event(counted), event('{"x":1}'))
+    await asyncio.wait({asyncio.ensure_future(talk.reader.read())}, timeout=0.2)
+
+
+async def closing(talk: Talk) -> None:
+    await talk.request()
+
+
+@pytest.mark.parametrize(
+    ("script", "client", "settings", "expected"),
+    [
+        (closing, refused_load, {}, {"status": 503, "error": "broken file Get another."}),
+        (closing, timed_out, {"queue_timeout": 0.05}, {"status": 503, "error": "queue_timeout"}),
+        (closing, left_waiting, {}, {"status": 499, "error": "client went away"}),
+        (silent, left_in_prefill, {}, {"status": 499, "error": "client went away"}),
+        (one_event, left_in_stream, {}, {"status": 499, "tokens_out": 2, "tokens_in": 7}),
+        (closing, asked, {}, {"status": 502, "error": "closed the connection"}),
+        (one_event, asked, {}, {"status": 200, "tokens_out": 2, "error": "closed the connect"}),
+        (
+            saying(answer(*EVENTS) + event('{"error":{"message":"too long"}}') + LAST),
+            asked,
+            {},
+            {"status": 200, "error": "too long"},
+        ),
+    ],
+    ids=["load", "timeout", "waiting", "prefill", "stream", "closed", "cut", "error event"],
+)
+async def test_each_end_is_recorded_once(
+    script: Script,
+    client: Callable[[World], Awaitable[None]],
+    settings: dict[str, Any],
+    expected: dict[str, Any],
+) -> None:
+    async with forwarding(script, **settings) as world:
+        await client(world)
+        (record,) = await recorded(world)
+        world.launcher.gate.set()
+    words = expected.pop("error", "")
+    assert words in (record.error or "")
+    assert {name: getattr(record, name) for name in expected} == expected
+    assert (record.model, record.stream) == ("m", True)
+    assert 0 <= record.queue_seconds <= record.duration_seconds
+
+
+async def test_one_too_many_is_recorded() -> None:
+    async with forwarding(saying(WHOLE), max_queue=1) as world:
+        world.launcher.gate.clear()
+        first = asyncio.ensure_future(asked(world))
+        async with asyncio.timeout(LIMIT):
+            while not world.scheduler.waiting:
+                await asyncio.sleep(0)
+        await asked(world)
+        (record,) = world.records
+        assert (record.status, record.queue_seconds < record.duration_seconds) == (429, True)
+        world.launcher.gate.set()
+        await first
+        assert [one.status for one in await recorded(world, 2)] == [429, 200]
+
+
+@pytest.mark.parametrize(
+    ("reply", "tokens", "words"),
+    [
+        (answer(status="400 Bad", body=b'{"error":{"message":"too long"}}'), None, "too long"),
+        (answer(status="500 Oops", body=b"<html>"), None, "with status 500"),
+        (WHOLE, 7, ""),
+        (STREAM, 7, ""),
+    ],
+)
+async def test_behind_comments_the_status_is_200(
+    reply: bytes, tokens: int | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "FIRST_COMMENT_AFTER", 0.01)
+    async with forwarding(saying(reply)) as world:
+        world.launcher.gate.clear()
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.front.port)
+        writer.write(post(stream(), "Connection: close"))
+        async with asyncio.timeout(LIMIT):
+            await reader.readuntil(b": loading m\n\n")
+            world.launcher.gate.set()
+            await reader.read()
+        writer.close()
+        (record,) = await recorded(world)
+    assert (record.status, record.tokens_in) == (200, tokens)
+    assert words in (record.error or "")
+    assert (record.error is None) == (not words)
+
+
+async def test_a_defect_in_the_books_spoils_no_answer(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with forwarding(saying(WHOLE)) as world:
+        world.on_request = lambda record: json.loads("")
+        for _ in range(2):
+            async with world.front.client.post(CHAT, data=stream()) as got:
+                assert (got.status, await got.read()) == (200, WHOLE.partition(b"\r\n\r\n")[2])
+    assert "a request was not recorded" in caplog.text

@@ -1,0 +1,289 @@
+"""A server that dies with a request: the next one answers it, once, while that is possible."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+
+import pytest
+
+from cyber_inference_tui.errors import ModelLoadError
+from cyber_inference_tui.http import forward
+from tests.http.client_side import CHAT, events_of, post, stream, to_the_end, unchunked
+from tests.http.test_records import recorded
+from tests.http.upstream import EVENTS, LAST, LIMIT, Talk, World, answer, event, forwarding
+
+AGAIN = "sent once more"
+STREAM = answer(*EVENTS) + event('{"n":1}') + LAST
+
+
+class Mortal:
+    """Dies with its first ``deaths`` requests, after ``last_words``; then it gives ``reply``."""
+
+    def __init__(self, *last_words: bytes, deaths: int = 1, reply: bytes = STREAM) -> None:
+        self.last_words = last_words
+        self.deaths = deaths
+        self.reply = reply
+        self.bodies: list[bytes] = []
+        self.world: World | None = None
+
+    async def __call__(self, talk: Talk) -> None:
+        assert self.world is not None
+        self.bodies.append((await talk.request()).body)
+        if len(self.bodies) <= self.deaths:
+            await talk.say(*self.last_words)
+            await self.world.launcher.servers[-1].stop(0)
+        else:
+            await talk.say(self.reply)
+            await talk.reader.read()
+
+
+def retries(caplog: pytest.LogCaptureFixture) -> int:
+    return sum(AGAIN in one.getMessage() for one in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        (),
+        (b"HTTP/1.1 200 O",),
+        # A head whose body has not begun is still here.
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n",),
+    ],
+    ids=["nothing", "half a head", "a head"],
+)
+async def test_the_next_server_answers(
+    last_words: tuple[bytes, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Mortal(*last_words)
+    async with forwarding(server) as world:
+        server.world = world
+        received = await to_the_end(world.front.port, post(stream(), "Connection: close"))
+        (record,) = await recorded(world)
+        assert len(world.launcher.servers) == 2
+    assert received.count(b"HTTP/1.1") == 1
+    assert events_of(unchunked(received)) == [{"n": 1}]
+    assert server.bodies == [stream(), stream()]
+    assert (record.status, record.error) == (200, None)
+    assert record.queue_seconds > 0
+    assert retries(caplog) == 1
+
+
+async def test_a_request_on_a_kept_connection_is_retried_as_well() -> None:
+    seen = 0
+
+    async def script(talk: Talk) -> None:
+        nonlocal seen
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                await talk.request()
+                seen += 1
+                if seen == 2:
+                    # Its death is seen on the reused connection and on the fresh one behind it.
+                    talk.reset()
+                    return
+                if seen == 3:
+                    await world.launcher.servers[0].stop(0)
+                    return
+                await talk.say(answer(body=b"{}"))
+
+    async with forwarding(script) as world:
+        for _ in range(2):
+            async with world.front.client.post(CHAT, data=stream()) as got:
+                assert (got.status, await got.read()) == (200, b"{}")
+        await recorded(world, 2)
+        assert len(world.launcher.servers) == 2
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        (),
+        (answer(*EVENTS),),
+        (answer("Content-Type: text/event-stream", "Content-Length: 9"), b""),
+        (answer(status="500 Oops", body=b"{}")[:-1],),
+    ],
+    ids=["nothing", "a head", "a head with a length", "half an error"],
+)
+async def test_comments_are_no_part_of_the_answer(
+    last_words: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "FIRST_COMMENT_AFTER", 0.01)
+    monkeypatch.setattr(forward, "COMMENT_INTERVAL", 0.01)
+    server = Mortal(*last_words)
+    async with forwarding(server) as world:
+        server.world = world
+        world.launcher.gate.clear()
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.front.port)
+        writer.write(post(stream(), "Connection: close"))
+        async with asyncio.timeout(LIMIT):
+            received = await reader.readuntil(b": loading m\n\n")
+            world.launcher.gate.set()
+            while len(world.launcher.servers) < 1:
+                await asyncio.sleep(0)
+            # The second load takes long, too: it is told as the first one was.
+            world.launcher.gate.clear()
+            while not world.launcher.servers[0].exited.done():
+                await asyncio.sleep(0)
+            received += await reader.readuntil(b": loading m\n\n")
+            world.launcher.gate.set()
+            received += await reader.read()
+        writer.close()
+        (record,) = await recorded(world)
+    assert received.count(b"HTTP/1.1") == 1
+    assert events_of(unchunked(received)) == [{"n": 1}]
+    assert (record.status, record.error) == (200, None)
+
+
+async def test_a_second_death_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    server = Mortal(deaths=2)
+    async with forwarding(server) as world:
+        server.world = world
+        async with world.front.client.post(CHAT, data=stream()) as got:
+            assert got.status == 502
+            error = (await got.json())["error"]
+        (record,) = await recorded(world)
+    assert error["code"] == "upstream_failed"
+    assert "killed by SIGSEGV" in error["message"]
+    assert (record.status, len(server.bodies)) == (502, 2)
+    assert retries(caplog) == 1
+
+
+async def test_a_second_death_behind_comments_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "FIRST_COMMENT_AFTER", 0.01)
+    server = Mortal(answer(*EVENTS), deaths=2)
+    async with forwarding(server) as world:
+        server.world = world
+        world.launcher.gate.clear()
+        asking = asyncio.ensure_future(
+            to_the_end(world.front.port, post(stream(), "Connection: close"))
+        )
+        async with asyncio.timeout(LIMIT):
+            while not world.scheduler.waiting:
+                await asyncio.sleep(0)
+            await asyncio.wait({asking}, timeout=0.1)
+        world.launcher.gate.set()
+        received = await asking
+        (record,) = await recorded(world)
+    assert b": loading m" in received
+    (error,) = events_of(unchunked(received))
+    assert isinstance(error, dict)
+    assert error["error"]["code"] == "upstream_failed"
+    assert record.status == 200
+    assert "SIGSEGV" in (record.error or "")
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        (answer(*EVENTS),),
+        (answer(*EVENTS) + event('{"n":0}'),),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nh",),
+    ],
+    ids=["a stream's head", "an event", "a byte"],
+)
+async def test_what_the_client_has_a_byte_of_is_not_begun_anew(
+    last_words: tuple[bytes, ...],
+) -> None:
+    server = Mortal(*last_words)
+    async with forwarding(server) as world:
+        server.world = world
+        received = await to_the_end(world.front.port, post(stream(), "Connection: close"))
+        (record,) = await recorded(world)
+    assert received.count(b"HTTP/1.1") == 1
+    assert (len(server.bodies), record.status) == (1, 200)
+    assert "SIGSEGV" in (record.error or "")
+
+
+async def test_a_server_that_lives_on_gets_nothing_twice() -> None:
+    async def script(talk: Talk) -> None:
+        await talk.request()
+
+    async with forwarding(script) as world:
+        async with world.front.client.post(CHAT, data=stream()) as got:
+            assert got.status == 502
+        await recorded(world)
+        assert world.connections == len(world.launcher.servers) == 1
+
+
+async def test_a_server_that_was_ended_by_force_is_not_started_again() -> None:
+    asked = asyncio.Event()
+
+    async def script(talk: Talk) -> None:
+        await talk.request()
+        asked.set()
+        await world.launcher.servers[0].exited
+
+    async with forwarding(script) as world:
+        asking = asyncio.ensure_future(
+            to_the_end(world.front.port, post(stream(), "Connection: close"))
+        )
+        async with asyncio.timeout(LIMIT):
+            await asked.wait()
+        state = world.scheduler.state("m")
+        assert state is not None
+        await world.scheduler.unload(state.model, force=True)
+        assert b" 502 " in (await asking).partition(b"\r\n")[0]
+        assert len(world.launcher.servers) == 1
+
+
+async def test_the_end_of_the_service_is_no_death_to_recover_from() -> None:
+    asked = asyncio.Event()
+
+    async def script(talk: Talk) -> None:
+        await talk.request()
+        asked.set()
+        await world.launcher.servers[0].exited
+
+    async with forwarding(script) as world:
+        asking = asyncio.ensure_future(
+            to_the_end(world.front.port, post(stream(), "Connection: close"))
+        )
+        async with asyncio.timeout(LIMIT):
+            await asked.wait()
+            await world.scheduler.close()
+        received = await asking
+        (record,) = await recorded(world)
+    assert json.loads(received.partition(b"\r\n\r\n")[2])["error"]["code"] == "shutting_down"
+    assert record.status == 503
+
+
+async def test_a_model_that_does_not_load_again_is_told_with_the_death() -> None:
+    async def script(talk: Talk) -> None:
+        await talk.request()
+        world.launcher.failure = ModelLoadError("broken file")
+        await world.launcher.servers[0].stop(0)
+
+    async with forwarding(script) as world:
+        async with world.front.client.post(CHAT, data=stream()) as got:
+            assert got.status == 502
+            message = (await got.json())["error"]["message"]
+        await recorded(world)
+    assert "SIGSEGV" in message
+    assert "broken file" in message
+
+
+async def test_a_client_that_leaves_in_the_second_wait_leaves_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def script(talk: Talk) -> None:
+        await talk.request()
+        world.launcher.gate.clear()
+        await world.launcher.servers[0].stop(0)
+
+    async with forwarding(script) as world:
+        _, writer = await asyncio.open_connection("127.0.0.1", world.front.port)
+        writer.write(post(stream()))
+        async with asyncio.timeout(LIMIT):
+            while not retries(caplog):
+                await asyncio.sleep(0)
+            while not world.scheduler.waiting:
+                await asyncio.sleep(0)
+            writer.transport.abort()
+        (record,) = await recorded(world)
+        assert world.scheduler.waiting == 0
+        world.launcher.gate.set()
+    assert record.status == 499
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
