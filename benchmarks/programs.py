@@ -188,12 +188,14 @@ def service(
 
 
 @contextlib.contextmanager
-def router(folder: Path, llama_server: Path, models_dir: Path) -> Iterator[tuple[int, int]]:
+def router(
+    folder: Path, llama_server: Path, models_dir: Path, *more: str
+) -> Iterator[tuple[int, int]]:
     """llama-server in router mode over a folder of models; its port and pid."""
     folder.mkdir(parents=True)
     port = free_port()
     command = [str(llama_server), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--models-dir", str(models_dir), "--threads", "1"]
+    command += ["--models-dir", str(models_dir), "--threads", "1", *more]
     with running(command, log=folder / "stderr") as process:
         wait_listening(port)
         yield port, process.pid

@@ -55,7 +55,8 @@ def decide(models: Sequence[ModelView], limits: Limits, memory: Memory, now: flo
     * Nobody waits behind more than ``max_overtake`` later requests for other models, nor much
       longer than it takes to change models: then the busy ones that stand in the way get no later
       requests, end those they have, and go.
-    * What cannot fit even with every other model gone is refused.
+    * What cannot fit even with every other model gone is refused, and so is one that is wanted
+      only if there is room, when there is none.
     * When other programs leave too little memory, idle models go first.
     """
     unload = [
@@ -127,7 +128,10 @@ class _Turns:
         if model.need is None:
             return
         victims = self._plan.victims_for(model)
-        if victims is not None:
+        if model.modest and victims != ():
+            if self._may_refuse:
+                self.refuse.append(self._plan.refusal(model))
+        elif victims is not None:
             if not self._may_act:
                 self._hold(model, victims)
             elif victims:

@@ -436,6 +436,7 @@ class Scheduler:
                 leaving=state.leaving,
                 closed_to=state.closed_to,
                 need=state.need,
+                modest=all(waiter.reason == "preload" for waiter in state.waiters),
                 alone=state.alone,
                 load_seconds=seconds or 0.0,
                 gives=state.gives,
@@ -507,6 +508,13 @@ class Scheduler:
         self.step()
 
     def _refuse(self, state: ModelState, refusal: Refusal) -> None:
+        if all(waiter.reason == "preload" for waiter in state.waiters):
+            _logger.warning("%s is not preloaded: there is no room left for it", state.model.id)
+            self._admission.fail_all(
+                state, ModelLoadError(f"There is no room to preload {state.model.id}.")
+            )
+            self._rest(state)
+            return
         if refusal.at_best is not None and self._lives.shrink(state):
             _logger.warning(
                 "%s does not fit into memory: it is tried with %d tokens of context",

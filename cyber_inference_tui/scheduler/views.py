@@ -47,6 +47,8 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     """By the last decision: requests that came after this arrival are not let in."""
     need: Need | None = Need()
     """``None`` = not known yet; somebody is finding out."""
+    modest: bool = False
+    """It is wanted only if there is room for it: nothing is unloaded for it."""
     alone: bool = False
     """It ran out of memory beside others: every model that may go has to go before it loads."""
     load_seconds: float = 0.0

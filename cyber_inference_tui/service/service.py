@@ -148,9 +148,10 @@ class Service:
             asyncio.create_task(self._watch_library(), name="watch the library"),
             asyncio.create_task(self._watch_config(), name="watch the configuration"),
         ]
-        await self._size_up()
-        for model in self.catalog.models.values():
-            if model.settings.preload and model.problem is None:
+        # In the order of the file; the first ones get the room that there is.
+        for model_id, table in self.settings.models.items():
+            model = self.catalog.models.get(model_id)
+            if table.preload and model is not None and model.problem is None:
                 self.scheduler.request_load(model, reason="preload")
         self.events.publish("service", ServiceEvent(state="started"))
         return self
@@ -198,10 +199,10 @@ class Service:
 
     async def _watch_library(self) -> None:
         while True:
+            await self._size_up()
             await asyncio.sleep(_SCAN_INTERVAL)
             try:
                 await self._scan()
-                await self._size_up()
             except OSError as error:
                 _logger.warning("cannot read the model directories: %s", error)
 
@@ -231,7 +232,8 @@ class Service:
         for model in list(self.catalog.models.values()):
             signature = self._launcher.signature(model, self.settings)
             known = self._needs.get(model.id)
-            if known is None or known[0] != signature:
+            measured = self._experience.footprint(signature)
+            if known is None or known[0] != signature or measured not in {None, known[1].footprint}:
                 need = await self._launcher.need(model, self.settings, ask_engine=False)
                 self._needs[model.id] = (signature, need)
         for model_id in self._needs.keys() - self.catalog.models.keys():

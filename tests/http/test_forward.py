@@ -498,7 +498,7 @@ async def commented(world: World, data: bytes) -> bytes:
         async with asyncio.timeout(LIMIT):
             received = await reader.readuntil(b": loading m\n\n\r\n")
             world.launcher.progress(0.42)
-            received += await reader.readuntil(b": loading m 42%\n\n\r\n")
+            received += await reader.readuntil(b": loading m 42%, about 1 s left\n\n\r\n")
             world.launcher.gate.set()
             return received + await reader.read()
     finally:

@@ -492,6 +492,17 @@ def test_a_model_whose_need_is_being_found_out_waits() -> None:
     assert decide([wanted("w", need=None)], Limits(), fresh(5), NOW).load is None
 
 
+def test_one_that_is_wanted_only_if_there_is_room_takes_nobodys_place() -> None:
+    models = [loaded("idle", gives=Amount(5)), wanted("w", 4, modest=True)]
+    assert decide(models, Limits(), fresh(4), NOW).load == "w"
+    decision = decide(models, Limits(), fresh(3), NOW)
+    assert [refusal.id for refusal in decision.refuse] == ["w"]
+    assert decision.unload == ()
+    # Not before everything that is under way has ended.
+    models.append(ModelView(id="leaving", status=ModelStatus.UNLOADING, gives=Amount(2)))
+    assert decide(models, Limits(), fresh(3), NOW).refuse == ()
+
+
 def test_backoff_begins_with_nothing_and_grows_to_a_minute() -> None:
     assert [backoff(n) for n in range(10)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60]
     assert backoff(10**6) == 60

@@ -248,6 +248,22 @@ def test_where_it_is_allowed_a_model_gets_the_context_that_fits(
     assert "it is tried with 4096 tokens of context" in caplog.text
 
 
+def test_models_are_preloaded_while_there_is_room_and_unload_nobody() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(9), "b": need(9), "c": need(2)})
+        async with world.scheduler as scheduler:
+            for one in (A, B, C):
+                scheduler.request_load(one, reason="preload")
+            await asyncio.sleep(10)
+            assert scheduler.loaded_ids == ["a", "c"]
+            assert world.status("b") is ModelStatus.UNLOADED
+            # Somebody who asks for it gets it, of course.
+            await world.use(B)
+            assert set(scheduler.loaded_ids) == {"b", "c"}
+
+    run(main())
+
+
 # Turns
 
 

@@ -1,0 +1,139 @@
+"""What a reading of the machine means for the next load, and what servers hold."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, ProcessMemory
+from cyber_inference_tui.scheduler.memory import (
+    Amount,
+    amount_of,
+    footprint_by_change,
+    held_by,
+    in_words,
+    memory_of,
+)
+
+GB = 10**9
+
+
+def reading(
+    available: int, *, total: int = 16 * GB, gpus: tuple[GpuMemory, ...] = ()
+) -> MemoryReading:
+    return MemoryReading(total=total, available=available, gpus=gpus)
+
+
+def memory(
+    available: float, total: float = 16, percent: float = 80, held: int = 0
+) -> tuple[int, bool]:
+    """The room in main memory, and whether memory is short."""
+    footprint = Footprint(mapped=held)
+    found = memory_of(
+        reading(int(available * GB), total=int(total * GB)),
+        [held_by(footprint, None, cards=False)],
+        at=0.0,
+        max_percent=percent,
+        max_gpu_percent=90,
+    )
+    assert found.room is not None
+    return found.room.host, found.short
+
+
+def test_the_room_is_what_the_limit_leaves() -> None:
+    assert memory(16) == (int(12.8 * GB), False)
+    assert memory(10) == (int(6.8 * GB), False)
+    # More is in use than may be: nothing fits, and that is no negative size.
+    room, short = memory(2)
+    assert room < 0
+    assert not short
+    assert not Amount(room).holds(Amount(1))
+    assert Amount(room).holds(Amount(0))
+
+
+def test_mapped_weights_are_taken_although_they_are_called_available() -> None:
+    assert memory(16, held=5 * GB)[0] == memory(11)[0]
+
+
+@pytest.mark.parametrize(
+    ("total", "available", "percent", "short"),
+    [
+        (64, 3.3, 80, False),  # 5 % = 3.2 GB
+        (64, 3.1, 80, True),
+        (8, 0.51, 80, False),  # 500 MB
+        (8, 0.49, 80, True),
+        (1, 0.11, 80, False),  # a tenth
+        (1, 0.09, 80, True),
+        (64, 1.0, 99, False),  # who allows 99 % means it
+        (64, 0.6, 99, True),
+        (64, 0.1, 100, False),
+    ],
+)
+def test_what_counts_as_a_shortage(
+    total: float, available: float, percent: float, short: bool
+) -> None:
+    assert memory(available, total, percent)[1] is short
+
+
+def test_each_card_has_its_own_limit() -> None:
+    full = GpuMemory(name="full", total=10 * GB, free=0)
+    half = GpuMemory(name="half", total=10 * GB, free=5 * GB)
+    found = memory_of(
+        reading(16 * GB, gpus=(full, half)), [], at=0.0, max_percent=80, max_gpu_percent=90
+    )
+    # The full one is over its limit; that takes nothing from the other.
+    assert found.room == Amount(int(12.8 * GB), 4 * GB)
+    assert found.cards
+
+
+def test_buffers_that_were_not_touched_yet_are_not_seen_as_taken() -> None:
+    footprint = Footprint(mapped=3, host=10, device=20)
+    half = held_by(footprint, ProcessMemory(private=4, mapped=3), cards=False)
+    assert half.unseen == Amount(3 + 6)
+    assert half.gives == Amount(3 + 10 + 20)
+    # One that took more than it said gives back more, and hides nothing but its weights.
+    grown = held_by(footprint, ProcessMemory(private=15, mapped=3), cards=True)
+    assert grown.unseen == Amount(3)
+    assert grown.gives == Amount(3 + 15, 20)
+
+
+def test_without_cards_what_the_driver_takes_is_main_memory() -> None:
+    need = Need(footprint=Footprint(mapped=1, host=2, device=4), source=Source.FORMULA)
+    assert amount_of(need, cards=False, device_at_most=0) == Amount(7)
+    assert amount_of(need, cards=True, device_at_most=100) == Amount(3, 4)
+
+
+@given(device=st.integers(0, 100), host=st.integers(0, 100), at_most=st.integers(-10, 100))
+def test_spilling_moves_layers_and_loses_none(device: int, host: int, at_most: int) -> None:
+    need = Need(footprint=Footprint(host=host, device=device), spills=True)
+    amount = amount_of(need, cards=True, device_at_most=at_most)
+    assert amount.host + amount.device == host + device
+    assert 0 <= amount.device <= max(0, at_most)
+    assert amount.host >= host
+
+
+def test_a_server_that_does_not_tell_is_seen_by_what_is_missing() -> None:
+    card = GpuMemory(name="card", total=10 * GB, free=9 * GB)
+    less = GpuMemory(name="card", total=10 * GB, free=6 * GB)
+    process = ProcessMemory(private=GB, mapped=2 * GB)
+    after = MemoryReading(total=16 * GB, available=9 * GB, gpus=(less,), processes={7: process})
+    found = footprint_by_change(reading(10 * GB, gpus=(card,)), after, 7)
+    assert found == Footprint(mapped=2 * GB, host=GB, device=3 * GB)
+    assert footprint_by_change(None, after, 8) is None
+    # A GPU without memory of its own: what is missing beyond the process's figures.
+    after = MemoryReading(total=16 * GB, available=9 * GB, processes={7: process})
+    assert footprint_by_change(reading(14 * GB), after, 7) == Footprint(
+        mapped=2 * GB, host=GB, device=4 * GB
+    )
+    # A little more is the work of others.
+    assert footprint_by_change(reading(int(10.1 * GB)), after, 7) == Footprint(
+        mapped=2 * GB, host=GB
+    )
+
+
+def test_amounts_are_told_as_people_read_them() -> None:
+    assert in_words(Amount(3 << 30), cards=False) == "3.0 GiB"
+    assert in_words(Amount(-5), cards=False) == "0 B"
+    assert in_words(Amount(1 << 20, 3 << 30), cards=True) == "1.0 MiB and 3.0 GiB of GPU memory"
