@@ -33,6 +33,8 @@ MEMORY_FRESH = 1.0
 """Seconds for which a reading of the memory is good enough to load by."""
 MEMORY_WATCH = 2.0
 """Seconds between readings while idle models could be unloaded for other programs."""
+MEMORY_RETRY = 30.0
+"""Seconds after which a reading that failed is tried again."""
 MEMORY_RETURN_POLL = 0.1
 """Seconds between readings while the memory of a server that ended is awaited."""
 
@@ -188,23 +190,24 @@ def _look_at_memory(
     wanted: bool,
 ) -> tuple[bool, bool, list[float]]:
     """``(fresh, measure, when to look again)``: whether what is known of the memory will do."""
-    if memory.room is None:
-        return True, False, []
     age = now - memory.at
+    if memory.room is None:
+        # A reading that failed is tried again, now and then; one that cannot be is not.
+        return True, wanted and not in_flux and MEMORY_RETRY < age < float("inf"), []
     current = memory.at >= limits.memory_changed_at
     awaited = limits.awaited
+    could_go = any(free_to_go(model) and not model.pinned for model in models)
+    if in_flux or not (wanted or could_go):
+        return current and age <= MEMORY_FRESH and not in_flux, False, []
     back = awaited is None or (current and memory.room.holds(awaited.room))
     if awaited is not None and not back and now < awaited.until:
-        if not wanted:
-            return False, False, []
-        due = memory.at + MEMORY_RETURN_POLL if current else now
-        return False, not in_flux and now >= due, [min(due, awaited.until), awaited.until]
+        pause = MEMORY_RETURN_POLL if wanted else MEMORY_WATCH
+        due = memory.at + pause if current else now
+        return False, now >= due, [min(due, awaited.until), awaited.until]
     fresh = current and age <= MEMORY_FRESH
-    if in_flux:
-        return False, False, []
     if wanted and not fresh:
         return False, True, []
-    if not any(free_to_go(model) and not model.pinned for model in models):
+    if not could_go:
         return fresh, False, []
     due = memory.at + MEMORY_WATCH
     if not current or now >= due:

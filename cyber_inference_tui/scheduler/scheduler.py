@@ -176,6 +176,7 @@ class Scheduler:
         state = self._states.get(model_id)
         if state is None:
             return
+        state.restart = False
         self._admission.fail_all(state, ModelLoadError(f"{model_id} is not there any more."))
         if state.status is ModelStatus.LOADED and state.leaving is None:
             state.leaving = Reason.REMOVED

@@ -428,6 +428,13 @@ def test_an_old_reading_is_renewed_before_a_load() -> None:
     assert decide([wanted("w", 1)], changed, before, NOW) == Decision(measure=True)
 
 
+def test_a_reading_that_failed_holds_nothing_up_and_is_tried_again_later() -> None:
+    failed = Memory(at=NOW, room=None)
+    assert decide([wanted("w", 1)], Limits(), failed, NOW + 29) == Decision(load="w")
+    assert decide([wanted("w", 1)], Limits(), failed, NOW + 31).measure
+    assert not decide([wanted("w", 1)], Limits(), UNLIMITED, NOW).measure
+
+
 def test_what_can_never_fit_is_refused_with_what_there_would_be() -> None:
     models = [
         loaded("pinned", pinned=True, gives=Amount(5)),

@@ -365,8 +365,21 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+# Two idle models have to go, one after the other, and nobody waits for anything.
+TWO_HAVE_TO_GO = [
+    Step("use", 0, 0.0, 0.0),
+    Step("use", 1, 0.0, 0.0),
+    Step("use", 0, 5.0, 0.0),
+    Step("others", 0, 0.0, 7.0),
+]
+
+
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(fleet=fleets, schedule=schedules)
+@example(
+    fleet=Fleet((9, 1), (False, False), 0, connections=1, back_seconds=0.0, cards=False),
+    schedule=TWO_HAVE_TO_GO,
+)
 def test_whatever_happens_everything_holds(fleet: Fleet, schedule: list[Step]) -> None:
     simulate(fleet, schedule)
 
