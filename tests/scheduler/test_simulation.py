@@ -50,6 +50,17 @@ MAX_OVERTAKE = 3
 OVERTAKE_SLACK = 0
 
 
+NEXT = {
+    "unloaded": {"queued"},
+    "queued": {"loading", "unloaded", "failed"},
+    "loading": {"loaded", "failed", "unloading", "queued"},
+    "loaded": {"unloading", "failed"},
+    "unloading": {"unloaded", "queued"},
+    "failed": {"queued", "unloaded"},
+}
+"""Where a model may get from where."""
+
+
 class BrokenError(AssertionError):
     """One of the things that must always hold does not."""
 
@@ -63,6 +74,8 @@ class Fleet(msgspec.Struct, frozen=True):
     connections: int
     back_seconds: float
     cards: bool
+    max_queue: int = 1000
+    queue_timeout: float = 0.0
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -106,8 +119,8 @@ class Watched(World):
             policy=watched,
             max_loaded_models=fleet.max_loaded,
             max_overtake=MAX_OVERTAKE,
-            max_queue=1000,
-            queue_timeout=0,
+            max_queue=fleet.max_queue,
+            queue_timeout=fleet.queue_timeout,
             model_idle_timeout=60,
             max_memory_percent=80,
             max_gpu_memory_percent=80,
@@ -154,11 +167,14 @@ class Watched(World):
     # Unloading
 
     def _on_state(self, model_id: str) -> None:
-        before = self.told(model_id)[-1:]
+        before = self.told(model_id)[-1:] or ["unloaded"]
         super()._on_state(model_id)
-        if before == self.told(model_id)[-1:]:
+        after = self.told(model_id)[-1]
+        if after == before[0]:
             # Told for another reason, as when it is pinned.
             return
+        if after not in NEXT[before[0]]:
+            self.launcher.problems.append(f"life: {model_id} from {before[0]} to {after}")
         state = self.scheduler.state(model_id)
         if state is None or self.scheduler.closing:
             return
@@ -293,8 +309,13 @@ async def _do(world: Watched, step: Step) -> None:
                 scheduler.configure(world.settings)
 
 
-async def _live(fleet: Fleet, schedule: Sequence[Step], policy: Policy) -> None:
+async def _live(
+    fleet: Fleet, schedule: Sequence[Step], policy: Policy, close_after: float | None
+) -> None:
     world = Watched(fleet, policy)
+    if close_after is not None:
+        await _live_and_close(world, schedule, close_after)
+        return
     async with world.scheduler as scheduler:
         doing = []
         watch = asyncio.ensure_future(world.watch_shortage())
@@ -327,9 +348,29 @@ async def _live(fleet: Fleet, schedule: Sequence[Step], policy: Policy) -> None:
     await world.assert_nothing_left()
 
 
-def simulate(fleet: Fleet, schedule: Sequence[Step], policy: Policy = decide) -> None:
-    """Run one schedule; ``BrokenError`` or another ``AssertionError`` tells what does not hold."""
-    run(_live(fleet, schedule, policy))
+async def _live_and_close(world: Watched, schedule: Sequence[Step], close_after: float) -> None:
+    """The service ends in the middle of it all."""
+    async with world.scheduler:
+        doing = []
+        for step in schedule:
+            await asyncio.sleep(step.pause)
+            doing.append(asyncio.ensure_future(_do(world, step)))
+        await asyncio.sleep(close_after)
+    await asyncio.gather(*doing)
+    await world.assert_nothing_left()
+
+
+def simulate(
+    fleet: Fleet,
+    schedule: Sequence[Step],
+    policy: Policy = decide,
+    close_after: float | None = None,
+) -> None:
+    """Run one schedule; ``BrokenError`` or another ``AssertionError`` tells what does not hold.
+
+    ``close_after``: the service ends so many seconds after the last step, whatever is going on.
+    """
+    run(_live(fleet, schedule, policy, close_after))
 
 
 fleets = st.integers(1, 5).flatmap(
@@ -341,6 +382,8 @@ fleets = st.integers(1, 5).flatmap(
         connections=st.integers(1, 4),
         back_seconds=st.sampled_from([0.0, 0.0, 0.3, 8.0]),
         cards=st.booleans(),
+        max_queue=st.sampled_from([2, 1000, 1000]),
+        queue_timeout=st.sampled_from([0.0, 0.0, 20.0]),
     )
 )
 steps = st.builds(
@@ -382,6 +425,14 @@ TWO_HAVE_TO_GO = [
 )
 def test_whatever_happens_everything_holds(fleet: Fleet, schedule: list[Step]) -> None:
     simulate(fleet, schedule)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(fleet=fleets, schedule=schedules, close_after=st.sampled_from([0.0, 0.5, 2.0]))
+def test_whenever_it_ends_nothing_is_left_over(
+    fleet: Fleet, schedule: list[Step], close_after: float
+) -> None:
+    simulate(fleet, schedule, close_after=close_after)
 
 
 # Each check can fail: the policy made worse in one way
