@@ -45,7 +45,8 @@ class Ledger:
             state.gives = held_by(state.footprint, None, cards=self.memory.cards).gives
 
     def server_ended(self, state: ModelState, now: float) -> None:
-        """A server is gone; its memory is to come back."""
+        """A server is gone, or a load was given up or failed; the memory is to come back: to what
+        there was before the load, or with what the server held beyond the last reading."""
         former, self.changed_at = self.memory, now
         gives, state.gives = state.gives, Amount()
         if former.room is None or self._reader is None:

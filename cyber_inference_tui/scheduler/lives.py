@@ -149,6 +149,8 @@ class Lives:
             state.task = None
             if state.status is ModelStatus.UNLOADING:
                 state.session = None
+                # What it had taken until then is to come back, too.
+                self._ledger.server_ended(state, _now())
                 self._owner.gone(state)
         self._owner.step()
 

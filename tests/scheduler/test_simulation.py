@@ -417,11 +417,27 @@ TWO_HAVE_TO_GO = [
 ]
 
 
+# A load is given up, and what it had taken comes back a moment later.
+GIVEN_UP = [
+    Step("use", 0, 0.0, 0.0),
+    Step("unload", 0, 5.0, 0.0),
+    Step("use", 0, 0.25, 0.0),
+    Step("use", 0, 1.0, 0.0),
+    Step("use", 1, 0.25, 0.0),
+    Step("force", 0, 0.0, 0.0),
+    Step("use", 0, 1.0, 0.0),
+]
+
+
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(fleet=fleets, schedule=schedules)
 @example(
     fleet=Fleet((9, 1), (False, False), 0, connections=1, back_seconds=0.0, cards=False),
     schedule=TWO_HAVE_TO_GO,
+)
+@example(
+    fleet=Fleet((7, 6), (False, False), 0, connections=1, back_seconds=0.3, cards=False),
+    schedule=GIVEN_UP,
 )
 def test_whatever_happens_everything_holds(fleet: Fleet, schedule: list[Step]) -> None:
     simulate(fleet, schedule)
