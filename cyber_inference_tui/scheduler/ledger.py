@@ -37,28 +37,31 @@ class Ledger:
         self.changed_at = 0.0
         """When a server was last started or ended."""
         self.awaited: Awaited | None = None
+        self._expected: Amount | None = None
+        """The room at the last reading, with what was started and ended since."""
 
     def server_started(self, state: ModelState, now: float) -> None:
         """A server has taken its memory."""
         self.changed_at = now
-        if state.footprint is not None:
-            state.gives = held_by(state.footprint, None, cards=self.memory.cards).gives
+        if state.footprint is None:
+            return
+        former = state.gives
+        state.gives = held_by(state.footprint, None, cards=self.memory.cards).gives
+        taken = state.gives - former
+        if self._expected is not None:
+            self._expected -= taken
+        if self.awaited is not None:
+            self.awaited = Awaited(room=self.awaited.room - taken, until=self.awaited.until)
 
     def server_ended(self, state: ModelState, now: float) -> None:
-        """A server is gone, or a load was given up or failed; the memory is to come back: to what
-        there was before the load, or with what the server held beyond the last reading."""
-        former, self.changed_at = self.memory, now
+        """A server is gone, or a load was given up or failed: its memory is to come back."""
+        self.changed_at = now
         gives, state.gives = state.gives, Amount()
-        if former.room is None or self._reader is None:
+        if self._expected is None:
             return
-        if self.awaited is not None and now < self.awaited.until:
-            base = self.awaited.room
-        else:
-            base = former.room
-        self.awaited = Awaited(
-            room=base + Amount(_most_of(gives.host), _most_of(gives.device)),
-            until=now + RETURN_PATIENCE,
-        )
+        self._expected += gives
+        slack = Amount(_slack(gives.host), _slack(gives.device))
+        self.awaited = Awaited(room=self._expected - slack, until=now + RETURN_PATIENCE)
 
     async def read(self, states: Iterable[ModelState], settings: Settings) -> MemoryReading | None:
         """Read the memory and note what each server holds."""
@@ -74,6 +77,7 @@ class Ledger:
             reading = None
         if reading is None:
             self.memory = Memory(at=at, room=None)
+            self._expected = None
             return None
         self.reading = reading
         held = []
@@ -90,17 +94,28 @@ class Ledger:
             max_percent=settings.max_memory_percent,
             max_gpu_percent=settings.max_gpu_memory_percent,
         )
+        if at >= self.changed_at:
+            self._compare(at)
         return reading
 
-    def load_begins(self) -> None:
-        """What was awaited came, or has been waited for long enough."""
-        awaited, self.awaited = self.awaited, None
-        room = self.memory.room
-        if awaited is not None and room is not None and not room.holds(awaited.room):
+    def _compare(self, at: float) -> None:
+        """A reading of everything as it is: has come back what was to?"""
+        room, awaited = self.memory.room, self.awaited
+        if awaited is not None and room is not None and room.holds(awaited.room):
+            awaited = self.awaited = None
+        if awaited is None or at >= awaited.until:
+            self._expected = room
+
+    def give_up_waiting(self, now: float) -> None:
+        """Somebody acts by the last reading: what has not come back by now is not waited for."""
+        if self.awaited is None or now < self.awaited.until:
+            return
+        if now < self.awaited.until + RETURN_PATIENCE:
             _logger.warning(
                 "the memory of ended servers was not seen to be back after %g s: going on",
                 RETURN_PATIENCE,
             )
+        self.awaited = None
 
     @property
     def is_read(self) -> bool:
@@ -108,5 +123,5 @@ class Ledger:
         return self._reader is not None
 
 
-def _most_of(size: int) -> int:
-    return size - max(int(size * _RETURN_SLACK_SHARE), _RETURN_SLACK_BYTES)
+def _slack(size: int) -> int:
+    return max(int(size * _RETURN_SLACK_SHARE), _RETURN_SLACK_BYTES)

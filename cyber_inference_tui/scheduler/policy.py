@@ -7,9 +7,10 @@ scheduler carries it out and asks again after every change. ``plan`` has the ari
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.memory import Memory
+from cyber_inference_tui.scheduler.memory import Amount, Memory
 from cyber_inference_tui.scheduler.plan import Plan, free_to_go, loss
 from cyber_inference_tui.scheduler.views import (
     Decision,
@@ -50,7 +51,8 @@ def decide(models: Sequence[ModelView], limits: Limits, memory: Memory, now: flo
 
     * A model that was asked to leave goes as soon as it is not busy; an idle one after its time.
     * Loads are one at a time, when nothing is on its way out, and by a fresh reading of the memory:
-      llama-server fits itself to what it finds free at its start.
+      llama-server fits itself to what it finds free at its start. What does not fit yet because the
+      memory of an ended server is still on its way back waits for that, before others have to go.
     * The model whose request came first is loaded next. Where it does not fit, idle models make
       room: those that are missed least, and no more of them than needed. A busy or pinned one
       never does; and while one waits for busy ones, others that fit may be loaded before it.
@@ -77,16 +79,23 @@ def decide(models: Sequence[ModelView], limits: Limits, memory: Memory, now: flo
     ]
     wanted = sorted((model for model in models if _wants_load(model)), key=lambda m: m.arrival)
 
-    fresh, measure, again = _look_at_memory(
-        models, limits, memory, now, in_flux=in_flux, wanted=bool(wanted)
+    look = _look_at_memory(models, limits, memory, now, in_flux=in_flux, wanted=bool(wanted))
+    deadlines += look.again
+    settled = look.fresh and not in_flux
+    turns = _Turns(
+        models,
+        limits,
+        memory,
+        now,
+        going,
+        may_load=settled and look.back_on_cards,
+        may_unload=settled and look.back,
     )
-    deadlines += again
-    turns = _Turns(models, limits, memory, now, going, may_act=fresh and not in_flux)
     for model in wanted:
         turns.give(model)
     unload += turns.unload
     deadlines += turns.deadlines
-    if memory.short and fresh and not in_flux and not unload and turns.load is None:
+    if memory.short and settled and look.back and not unload and turns.load is None:
         unload += _for_other_programs(models, now)
     return Decision(
         load=turns.load,
@@ -94,7 +103,7 @@ def decide(models: Sequence[ModelView], limits: Limits, memory: Memory, now: flo
         refuse=tuple(turns.refuse),
         close=turns.close,
         blocked=frozenset(turns.blocked),
-        measure=measure,
+        measure=look.measure,
         wake_at=min((time for time in deadlines if time > now), default=None),
     )
 
@@ -110,12 +119,13 @@ class _Turns:
         now: float,
         going: set[str],
         *,
-        may_act: bool,
+        may_load: bool,
+        may_unload: bool,
     ) -> None:
         self._limits = limits
         self._now = now
-        self._may_act = may_act
-        self._may_refuse = may_act
+        self._may_load = may_load
+        self._may_unload = self._may_refuse = may_unload
         self._plan = Plan(models, limits, memory, now, going)
         self._at_best = Plan(models, limits, memory, now, going)
         self.load: str | None = None
@@ -134,20 +144,24 @@ class _Turns:
             if self._may_refuse:
                 self.refuse.append(self._plan.refusal(model))
         elif victims is not None:
-            if not self._may_act:
-                self._hold(model, victims)
-            elif victims:
-                self.unload += [Unload(victim.id, Reason.ROOM) for victim in victims]
-                self._may_act = False
-            else:
+            if not victims and self._may_load:
                 self.load = model.id
-                self._may_act = False
+                self._enough()
+            elif victims and self._may_unload:
+                self.unload += [Unload(victim.id, Reason.ROOM) for victim in victims]
+                self._enough()
+            else:
+                self._hold(model, victims)
             self._plan.take(model, victims)
         elif not self._at_best.could_hold(model):
             if self._may_refuse:
                 self.refuse.append(self._at_best.refusal(model))
         else:
             self._wait_for_busy(model)
+
+    def _enough(self) -> None:
+        """One step at a time: the others are asked about when it is done."""
+        self._may_load = self._may_unload = False
 
     def _hold(self, model: ModelView, victims: Sequence[ModelView]) -> None:
         """Nothing can be done for it at this moment: what is to go for it must not get busy."""
@@ -175,9 +189,23 @@ class _Turns:
         for one in in_the_way:
             self.close.setdefault(one.id, model.arrival)
         # The room that comes free is for this one: nobody slips in before it.
-        self._may_act = False
+        self._enough()
         if in_the_way:
             self._plan.take_when_free(model, in_the_way)
+
+
+class _Look(NamedTuple):
+    """What is known of the memory, and what to do about it."""
+
+    fresh: bool = False
+    """The last reading is new enough to load by."""
+    back: bool = True
+    """All that ended servers held was seen to be back, or has been waited for long enough."""
+    back_on_cards: bool = True
+    """The same for the cards alone."""
+    measure: bool = False
+    again: tuple[float, ...] = ()
+    """When to look again."""
 
 
 def _look_at_memory(
@@ -188,31 +216,30 @@ def _look_at_memory(
     *,
     in_flux: bool,
     wanted: bool,
-) -> tuple[bool, bool, list[float]]:
-    """``(fresh, measure, when to look again)``: whether what is known of the memory will do."""
+) -> _Look:
     age = now - memory.at
     if memory.room is None:
         # A reading that failed is tried again, now and then; one that cannot be is not.
-        return True, wanted and not in_flux and MEMORY_RETRY < age < float("inf"), []
+        retry = wanted and not in_flux and MEMORY_RETRY < age < float("inf")
+        return _Look(fresh=True, measure=retry)
     current = memory.at >= limits.memory_changed_at
-    awaited = limits.awaited
+    fresh = current and age <= MEMORY_FRESH
     could_go = any(free_to_go(model) and not model.pinned for model in models)
     if in_flux or not (wanted or could_go):
-        return current and age <= MEMORY_FRESH and not in_flux, False, []
-    back = awaited is None or (current and memory.room.holds(awaited.room))
-    if awaited is not None and not back and now < awaited.until:
-        pause = MEMORY_RETURN_POLL if wanted else MEMORY_WATCH
-        due = memory.at + pause if current else now
-        return False, now >= due, [min(due, awaited.until), awaited.until]
-    fresh = current and age <= MEMORY_FRESH
+        return _Look(fresh)
+    awaited = limits.awaited
+    if awaited is not None and now < awaited.until:
+        back = current and memory.room.holds(awaited.room)
+        if not back:
+            on_cards = current and memory.room.holds(Amount(0, awaited.room.device))
+            due = memory.at + (MEMORY_RETURN_POLL if wanted else MEMORY_WATCH) if current else now
+            return _Look(fresh, back, on_cards, now >= due, (min(due, awaited.until),))
     if wanted and not fresh:
-        return False, True, []
+        return _Look(measure=True)
     if not could_go:
-        return fresh, False, []
+        return _Look(fresh)
     due = memory.at + MEMORY_WATCH
-    if not current or now >= due:
-        return False, True, []
-    return fresh, False, [due]
+    return _Look(fresh, again=(due,)) if current and now < due else _Look(measure=True)
 
 
 def _for_other_programs(models: Sequence[ModelView], now: float) -> list[Unload]:

@@ -473,8 +473,9 @@ class Scheduler:
         self._admission.blocked = decision.blocked
         for unload in decision.unload:
             self._lives.unload(self._states[unload.id], unload.reason)
+        if decision.load or decision.unload or decision.refuse:
+            self._ledger.give_up_waiting(self._now())
         if decision.load is not None:
-            self._ledger.load_begins()
             self._lives.load(self._states[decision.load])
         for refusal in decision.refuse:
             self._refuse(self._states[refusal.id], refusal)
