@@ -107,8 +107,9 @@ def _wrapped(text: str, indent: int, terminal: Terminal) -> list[str]:
 
 
 def _summary(findings: Sequence[Finding]) -> str:
-    told = []
-    for name in ("error", "warning", "hint"):
-        if count := sum(finding.level.value == name for finding in findings):
-            told.append(f"{count} {name}" if count == 1 else f"{count} {name}s")
+    counts = {
+        name: sum(finding.level.value == name for finding in findings)
+        for name in ("error", "warning", "hint")
+    }
+    told = [f"{n} {name}" if n == 1 else f"{n} {name}s" for name, n in counts.items() if n]
     return f"{', '.join(told)}." if told else "Nothing is wrong."
