@@ -200,7 +200,7 @@ def test_a_program_without_its_loader(tmp_path: Path) -> None:
 
 def test_a_program_that_hangs_is_ended_with_its_children(make: Make, tmp_path: Path) -> None:
     path = make(rest=f"sleep 1000 & echo $! > {tmp_path}/child; wait")
-    with pytest.raises(NoLlamaServerError, match="did not end within 0.3 s"):
+    with pytest.raises(NoLlamaServerError, match=r"did not end within 0\.3 s"):
         run_briefly(path, "--version", environ=environ(), timeout=0.3)
     assert wait_gone(int((tmp_path / "child").read_text()))
 
