@@ -111,13 +111,21 @@ def _has_nvidia_card(root: Path) -> bool:
 def llama_facts(settings: Settings, environ: Mapping[str, str]) -> LlamaFacts:
     """The llama-server that the settings lead to, asked anew."""
     vulkan = has_vulkan_driver(settings.system_root)
+    path = None
     try:
         path = locate_llama_server(
             setting=settings.llama_server_path, data_dir=settings.data_dir, environ=environ
         ).resolve()
         binary = examine(path, environ, timeout=_PROGRAM_LIMIT)
     except NoLlamaServerError as error:
-        return LlamaFacts(problem=error.message, way_out=error.hint, vulkan_driver=vulkan)
+        way_out = error.hint
+        if path is not None and settings.llama_server_path:
+            # The setting is binding: installing another one would change nothing.
+            way_out = (
+                "Set llama_server_path to one that runs here, or remove it to use the installed "
+                "one."
+            )
+        return LlamaFacts(problem=error.message, way_out=way_out, vulkan_driver=vulkan)
     problem = ""
     if not binary.devices and "--list-devices" in binary.flags:
         # A build that lists none looks like one that cannot: only the second has a reason.

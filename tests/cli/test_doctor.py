@@ -89,7 +89,9 @@ def test_a_llama_server_that_does_not_run_is_6(
     (tmp_path / "bin/llama-server").write_text("#!/bin/sh\necho 'no libcuda.so.1' >&2\nexit 127\n")
     outcome = call("doctor", "--offline", "--json")
     assert outcome.code == 6
-    assert "no libcuda.so.1" in findings(outcome, "llama-server")[0]["message"]
+    (found,) = findings(outcome, "llama-server")
+    assert "no libcuda.so.1" in found["message"]
+    assert found["fix"].startswith("Set llama_server_path to one that runs here")
 
 
 def test_a_broken_configuration_is_5_and_names_its_lines(call: CommandLine, config: Path) -> None:
