@@ -121,17 +121,15 @@ def _directory(facts: DirectoryFacts) -> list[Finding]:
         fix = "Create it, mount the disk, or take it out of model_dirs."
         return [finding(level=bad, message=text, fix=fix)]
     if not facts.usable:
-        can = "be written to" if facts.exists else "be created"
         if not facts.must_write:
-            can = "be read"
-        return [
-            finding(
-                level=bad,
-                message=f"{place} cannot {can} by this user.",
-                fix=f"`sudo chown -R $USER '{facts.path}'` if it is yours to have, or set "
-                f"{facts.key} to another directory.",
-            )
-        ]
+            can, fix = "read", f"Let this user read it, or take it out of {facts.key}."
+        elif facts.exists:
+            can, fix = "written to", f"`sudo chown $USER '{facts.path}'` if it is yours to have"
+        else:
+            can, fix = "created", f"`sudo install -d -o $USER '{facts.path}'` makes it"
+        if facts.must_write:
+            fix += f", or set {facts.key} to another directory."
+        return [finding(level=bad, message=f"{place} cannot be {can} by this user.", fix=fix)]
     found = [*_room(facts, place), *_file_system(facts, place)]
     if not any(one.level in {Level.WARNING, Level.ERROR} for one in found):
         state = "" if facts.exists else " will be created when it is needed"

@@ -198,7 +198,8 @@ def _directory(key: str, path: Path, mounts: Mapping[str, str], *, write: bool) 
         free = room.f_bavail * room.f_frsize
         real = there.resolve()
     except (OSError, RuntimeError):
-        return DirectoryFacts(key=key, path=path, exists=False, usable=False, must_write=write)
+        # A directory above that is closed to us, a loop of links, a network disk that is gone.
+        return DirectoryFacts(key=key, path=path, exists=True, usable=False, must_write=write)
     needed = os.R_OK | os.X_OK | (os.W_OK if write else 0)
     return DirectoryFacts(
         key=key,

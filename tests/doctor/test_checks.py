@@ -178,18 +178,19 @@ def test_file_systems_that_lack_something(kind: str, word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "word"),
+    ("changes", "word", "fix"),
     [
-        ({"usable": False}, "cannot be written to"),
-        ({"usable": False, "exists": False}, "cannot be created"),
-        ({"is_directory": False}, "not a directory"),
+        ({"usable": False}, "cannot be written to", "chown"),
+        ({"usable": False, "exists": False}, "cannot be created", "install -d"),
+        ({"is_directory": False}, "not a directory", "to a directory"),
     ],
 )
-def test_directories_that_cannot_be_used(changes: dict[str, bool], word: str) -> None:
+def test_directories_that_cannot_be_used(changes: dict[str, bool], word: str, fix: str) -> None:
     for facts, level in ((STATE, Level.ERROR), (DIRECTORY, Level.WARNING)):
         found = bad(check_directories((msgspec.structs.replace(facts, **changes),)))
         assert found.level is level
         assert word in found.message
+        assert fix in (found.fix or "")
 
 
 def test_further_directories_are_only_read() -> None:

@@ -184,6 +184,16 @@ def test_directories_that_are_wrong(
     assert any("none does not exist" in one.message for one in findings)
 
 
+def test_a_loop_of_links_is_said(
+    tmp_path: Path, settings: Callable[..., Loaded], environ: Mapping[str, str]
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    loaded = settings(tmp_path, f"model_dirs = ['{tmp_path}/loop/models']\n")
+    findings = of(examine(loaded, None, environ=environ, offline=True), "directories")
+    assert findings[-1].level is Level.WARNING
+    assert "loop/models" in findings[-1].message
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_without_the_right_to_write(
     tmp_path: Path, settings: Callable[..., Loaded], environ: Mapping[str, str]
