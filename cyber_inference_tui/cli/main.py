@@ -49,6 +49,7 @@ COMMANDS: Mapping[str, Place] = {
     "unload": Place(f"{_ROOM}.model_commands", "unload", "Unload a model."),
     "status": Place(f"{_ROOM}.status_command", "status", "Show the service and what is loaded."),
     "logs": Place(f"{_ROOM}.logs_command", "logs", "Show a model's log, or the service's."),
+    "doctor": Place(f"{_ROOM}.doctor_command", "doctor", "Tell what is wrong here, and its fix."),
     "config": Place(f"{_ROOM}.config_commands", "config", "Show, check and change settings."),
 }
 

@@ -52,7 +52,7 @@ def serve(
     ``environ`` and ``flags`` are kept for reading the configuration anew when its file changes.
     Raises ``CyberError`` for whatever keeps it from starting.
     """
-    _check_bind(loaded.settings)
+    check_bind(loaded.settings)
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     try:
         import uvloop  # noqa: PLC0415 - there is none for every platform
@@ -76,14 +76,17 @@ def serve(
         return runner.run(run())
 
 
-def _check_bind(settings: Settings) -> None:
-    """Refuse what would open the machine to others, or promise a protection that is not there."""
+def check_bind(settings: Settings) -> None:
+    """Refuse what would open the machine to others, or promise a protection that is not there.
+
+    Raises ``ConfigError``.
+    """
     if settings.admin_password:
         raise ConfigError(
             "admin_password is set, but this version has no admin login yet.",
             hint="Remove it and bind to a loopback address.",
         )
-    if not _is_loopback(settings.host) and not settings.insecure_no_auth:
+    if not is_loopback(settings.host) and not settings.insecure_no_auth:
         raise ConfigError(
             f"host is {settings.host}, which other machines can reach, and this version has no"
             " admin login yet.",
@@ -91,7 +94,8 @@ def _check_bind(settings: Settings) -> None:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
     if host.lower() == "localhost":
         return True
     try:

@@ -74,7 +74,13 @@ def installed_path(data_dir: Path) -> Path:
 
 
 def find_llama_server(*, setting: str, data_dir: Path, environ: Mapping[str, str]) -> LlamaBinary:
-    """The llama-server to use: the setting, else the installed one, else the one on ``PATH``.
+    """The llama-server to use: see ``locate_llama_server`` for which, and ``probe`` for how."""
+    path = locate_llama_server(setting=setting, data_dir=data_dir, environ=environ)
+    return probe(path, data_dir=data_dir, environ=environ)
+
+
+def locate_llama_server(*, setting: str, data_dir: Path, environ: Mapping[str, str]) -> Path:
+    """Where it is: the setting, else the installed one, else the one on ``PATH``.
 
     Raises ``NoLlamaServerError``. The setting is binding: a wrong one is said, not skipped.
     """
@@ -90,13 +96,13 @@ def find_llama_server(*, setting: str, data_dir: Path, environ: Mapping[str, str
                 f"llama_server_path is {setting}, but there is no such file.",
                 hint="Correct it, or remove it to use the installed one.",
             )
-        return probe(path, data_dir=data_dir, environ=environ)
+        return path
     installed = installed_path(data_dir)
     if installed.is_file():
-        return probe(installed, data_dir=data_dir, environ=environ)
+        return installed
     on_path = shutil.which(PROGRAM, path=environ.get("PATH"))
     if on_path:
-        return probe(Path(on_path), data_dir=data_dir, environ=environ)
+        return Path(on_path)
     raise NoLlamaServerError(
         "There is no llama-server on this machine.",
         hint="`cyber-inference-tui install-llama` gets one.",
@@ -132,7 +138,7 @@ def probe(
         and 0 <= now() - record.at < _PROBE_AGE
     ):
         return record.binary
-    binary = _ask(real, environ)
+    binary = examine(real, environ)
     _write_record(
         record_path,
         _Probe(
@@ -146,13 +152,19 @@ def probe(
     return binary
 
 
-def run_briefly(path: Path, *arguments: str, environ: Mapping[str, str]) -> str:
+def run_briefly(
+    path: Path,
+    *arguments: str,
+    environ: Mapping[str, str],
+    timeout: float = _PROBE_TIMEOUT,
+) -> str:
     """What the program prints (stdout and stderr, a bounded amount).
 
-    Raises ``NoLlamaServerError`` with its last line when it fails or does not end in time.
+    Raises ``NoLlamaServerError`` with its last line when it fails or does not end within
+    ``timeout`` seconds.
     """
     called = f"{path} {' '.join(arguments)}"
-    deadline = time.monotonic() + _PROBE_TIMEOUT
+    deadline = time.monotonic() + timeout
     try:
         process = subprocess.Popen(
             [path, *arguments],
@@ -171,7 +183,7 @@ def run_briefly(path: Path, *arguments: str, environ: Mapping[str, str]) -> str:
         code = process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         raise NoLlamaServerError(
-            f"{called} did not end within {_PROBE_TIMEOUT:g} s.", hint=_ANOTHER
+            f"{called} did not end within {timeout:g} s.", hint=_ANOTHER
         ) from None
     finally:
         if process.returncode is None:
@@ -202,7 +214,7 @@ def _read_until(process: subprocess.Popen[bytes], deadline: float) -> bytes:
             if not chunk:
                 return bytes(kept)
             kept += chunk[: _PROBE_OUTPUT - len(kept)]
-    raise subprocess.TimeoutExpired(process.args, _PROBE_TIMEOUT)
+    raise subprocess.TimeoutExpired(process.args, 0.0)
 
 
 def _why_not_run(error: OSError) -> str:
@@ -214,9 +226,15 @@ def _why_not_run(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def _ask(path: Path, environ: Mapping[str, str]) -> LlamaBinary:
-    version = run_briefly(path, "--version", environ=environ)
-    options = run_briefly(path, "--help", environ=environ)
+def examine(
+    path: Path, environ: Mapping[str, str], *, timeout: float = _PROBE_TIMEOUT
+) -> LlamaBinary:
+    """What the build at ``path`` can do, asked anew, each question for ``timeout`` seconds.
+
+    Nothing is written. Raises ``NoLlamaServerError`` when it does not run.
+    """
+    version = run_briefly(path, "--version", environ=environ, timeout=timeout)
+    options = run_briefly(path, "--help", environ=environ, timeout=timeout)
     found = _VERSION.search(version)
     trace = _TRACE_LEVEL.search(options)
     build = _BUILD.search(version) or re.search(r"version:\s*(\d{3,})", version)
@@ -226,15 +244,16 @@ def _ask(path: Path, environ: Mapping[str, str]) -> LlamaBinary:
         version=clean_line(found[1], limit=80) if found else "unknown",
         build=int(build[1]) if build else None,
         flags=flags,
-        devices=_gpus(path, environ) if "--list-devices" in flags else (),
+        devices=_gpus(path, environ, timeout) if "--list-devices" in flags else (),
         trace_level=int(trace[1]) if trace else None,
         router_child=_speaks_protocol(path),
     )
 
 
-def _gpus(path: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
+def _gpus(path: Path, environ: Mapping[str, str], timeout: float) -> tuple[str, ...]:
     try:
-        listed = listed_devices(run_briefly(path, "--list-devices", environ=environ))
+        output = run_briefly(path, "--list-devices", environ=environ, timeout=timeout)
+        listed = listed_devices(output)
     except NoLlamaServerError:
         # A driver that fails is no GPU; the server itself may do without.
         return ()

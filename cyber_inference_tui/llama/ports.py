@@ -6,7 +6,8 @@ import socket
 
 from cyber_inference_tui.errors import ModelLoadError
 
-_TRIES = 200
+TRIES = 200
+"""Ports that are tried, counting up from the first."""
 
 
 class PortPool:
@@ -22,17 +23,17 @@ class PortPool:
     def take(self, base: int, *, avoid: frozenset[int] = frozenset()) -> int:
         """A port that nobody listens on now; raises ``ModelLoadError`` when there is none."""
         if base == 0:
-            for _ in range(_TRIES):
+            for _ in range(TRIES):
                 port = self._bindable(0)
                 if port and port not in self._held and port not in avoid:
                     self._held.add(port)
                     return port
-        for port in range(base, min(base + _TRIES, 65_536)) if base else ():
+        for port in range(base, min(base + TRIES, 65_536)) if base else ():
             if port not in self._held and port not in avoid and self._bindable(port):
                 self._held.add(port)
                 return port
         raise ModelLoadError(
-            f"no free port from {base} to {min(base + _TRIES, 65_536) - 1} on {self._host}.",
+            f"no free port from {base} to {min(base + TRIES, 65_536) - 1} on {self._host}.",
             hint="Set llama_server_base_port to a free range.",
         )
 

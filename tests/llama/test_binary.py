@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.errors import NoLlamaServerError
-from cyber_inference_tui.llama import binary as binary_module
 from cyber_inference_tui.llama.binary import find_llama_server, installed_path, probe, run_briefly
 from tests.llama.children import wait_gone
 
@@ -199,13 +198,10 @@ def test_a_program_without_its_loader(tmp_path: Path) -> None:
         probe(path, data_dir=tmp_path / "data", environ=environ())
 
 
-def test_a_program_that_hangs_is_ended_with_its_children(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(binary_module, "_PROBE_TIMEOUT", 0.3)
+def test_a_program_that_hangs_is_ended_with_its_children(make: Make, tmp_path: Path) -> None:
     path = make(rest=f"sleep 1000 & echo $! > {tmp_path}/child; wait")
-    with pytest.raises(NoLlamaServerError, match="did not end"):
-        run_briefly(path, "--version", environ=environ())
+    with pytest.raises(NoLlamaServerError, match=r"did not end within 0\.3 s"):
+        run_briefly(path, "--version", environ=environ(), timeout=0.3)
     assert wait_gone(int((tmp_path / "child").read_text()))
 
 

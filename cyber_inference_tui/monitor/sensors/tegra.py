@@ -123,8 +123,15 @@ def power_mode(status: bytes, configuration: bytes) -> str | None:
     if found is None:
         return None
     mode = int(found[1])
-    names = {int(number): name for number, name in _MODE_NAME.findall(configuration)}
-    return names[mode].decode("ascii", "replace") if mode in names else str(mode)
+    return power_modes(configuration).get(mode, str(mode))
+
+
+def power_modes(configuration: bytes) -> dict[int, str]:
+    """The names of all power modes in ``/etc/nvpmodel.conf``, by their numbers."""
+    return {
+        int(number): name.decode("ascii", "replace")
+        for number, name in _MODE_NAME.findall(configuration)
+    }
 
 
 def _first(files: list[Path]) -> KeptFile | None:

@@ -1,0 +1,115 @@
+"""``doctor``: what would keep this machine from working, each finding with its fix."""
+
+from __future__ import annotations
+
+import textwrap
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import click
+
+from cyber_inference_tui.cli.options import GlobalOptions, json_option
+from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.cli.terminal import (
+    BOLD,
+    DIM,
+    GREEN,
+    RED,
+    YELLOW,
+    Terminal,
+    stdout_terminal,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from cyber_inference_tui.doctor.records import Finding
+
+_LEVELS = {
+    # level: the word, the sign, its stand-in where only ASCII can be shown, the colour
+    "ok": ("ok", "✔", "+", GREEN),
+    "hint": ("hint", "●", "*", DIM),
+    "warning": ("warn", "▲", "!", YELLOW),
+    "error": ("error", "✖", "x", RED),
+}
+_LEAST_TEXT = 20
+"""Columns that a text gets at least, however narrow the terminal."""
+
+
+@click.command()
+@click.option("--offline", is_flag=True, help="Do not ask whether the model hub can be reached.")
+@json_option
+@click.pass_obj
+def doctor(options: GlobalOptions, *, offline: bool, as_json: bool) -> int:
+    """Tell what would keep this machine from working, each finding with its fix.
+
+    Nothing is changed. Exit code 0 = no error, 5 = only the configuration is wrong,
+    6 = only a usable llama-server is missing, else 1.
+    """
+    from cyber_inference_tui.doctor.examination import examine  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.doctor.gather import broken_configuration  # noqa: PLC0415
+    from cyber_inference_tui.doctor.records import exit_code  # noqa: PLC0415
+    from cyber_inference_tui.errors import ConfigError  # noqa: PLC0415
+
+    loaded = broken = None
+    try:
+        loaded = options.load()
+    except ConfigError as error:
+        broken = broken_configuration(error, options.config, options.environ)
+    findings = examine(loaded, broken, environ=options.environ, offline=offline)
+    if as_json:
+        print_json(findings)
+    else:
+        print_lines(finding_lines(findings, stdout_terminal(options.environ)))
+    return exit_code(findings)
+
+
+def finding_lines(findings: Sequence[Finding], terminal: Terminal) -> list[str]:
+    """The findings by what they are about, and a last line that counts them.
+
+    Texts are wrapped at the terminal's width; a pipe gets each on one line.
+    """
+    lines: list[str] = []
+    # A late finding belongs with the others of its check.
+    order = list(dict.fromkeys(finding.check for finding in findings))
+    ordered = sorted(findings, key=lambda finding: order.index(finding.check))
+    for check, group in groupby(ordered, key=lambda finding: finding.check):
+        lines.append(terminal.paint(check, BOLD))
+        for finding in group:
+            lines += _lines_of(finding, terminal)
+    return [*lines, "", _summary(findings)]
+
+
+def _lines_of(finding: Finding, terminal: Terminal) -> Iterable[str]:
+    word, sign, plain, color = _LEVELS[finding.level.value]
+    shown = f"{word:<5}"
+    if terminal.interactive:
+        shown = f"{sign if terminal.unicode else plain} {shown}"
+    indent = " " * (2 + len(shown) + 2)
+    first, *rest = _wrapped(finding.message, len(indent), terminal)
+    yield f"  {terminal.paint(shown, color)}  {first}"
+    yield from (indent + line for line in rest)
+    if finding.fix:
+        yield from (
+            indent + line for line in _wrapped(f"Fix: {finding.fix}", len(indent), terminal)
+        )
+
+
+def _wrapped(text: str, indent: int, terminal: Terminal) -> list[str]:
+    from cyber_inference_tui.text import clean_line  # noqa: PLC0415
+
+    text = clean_line(text)
+    if terminal.width is None:
+        return [text]
+    room = max(_LEAST_TEXT, terminal.width - indent)
+    # A path or a command is not broken at its hyphens: it is there to be copied.
+    return textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False) or [""]
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    counts = {
+        name: sum(finding.level.value == name for finding in findings)
+        for name in ("error", "warning", "hint")
+    }
+    told = [f"{n} {name}" if n == 1 else f"{n} {name}s" for name, n in counts.items() if n]
+    return f"{', '.join(told)}." if told else "Nothing is wrong."

@@ -1,0 +1,1 @@
+"""What would keep this machine from working: facts are gathered, then judged."""

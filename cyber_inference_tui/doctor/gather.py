@@ -1,0 +1,262 @@
+"""Looks at the machine and at the settings. Everything blocks, and nothing is changed.
+
+``root`` is where the machine's ``proc/``, ``sys/``, ``etc/``, ``dev/`` and ``var/`` are,
+``container`` where those of this process are (see ``monitor.main_memory``).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from cyber_inference_tui.doctor.facts import (
+    ConfigurationFacts,
+    DirectoryFacts,
+    GpuFacts,
+    LlamaFacts,
+    MachineFacts,
+    MemoryFacts,
+    ModelFact,
+    ModelsFacts,
+)
+from cyber_inference_tui.errors import ConfigError, NoLlamaServerError
+from cyber_inference_tui.http.serve import check_bind, is_loopback
+from cyber_inference_tui.library.library import Library
+from cyber_inference_tui.llama.binary import examine, locate_llama_server, run_briefly
+from cyber_inference_tui.llama.install.machine import gpus, has_vulkan_driver
+from cyber_inference_tui.monitor.files import entries, read_bytes, read_integer, read_line
+from cyber_inference_tui.monitor.gpu_memory import amd_memory, nvidia_memory
+from cyber_inference_tui.monitor.machine import read_machine
+from cyber_inference_tui.monitor.main_memory import MainMemory, meminfo
+from cyber_inference_tui.monitor.nvml import Nvml, load_pynvml, visible_gpus
+from cyber_inference_tui.monitor.sensors.amd import AmdSensor
+from cyber_inference_tui.monitor.sensors.swap import SwapSensor
+from cyber_inference_tui.monitor.sensors.tegra import power_mode, power_modes
+from cyber_inference_tui.settings.load import Loaded, Source, config_path
+from cyber_inference_tui.settings.schema import KEYS, Settings
+from cyber_inference_tui.text import clean_line
+
+_PROGRAM_LIMIT = 5.0
+"""Seconds that llama-server has for each question; it is asked four at most."""
+_NVIDIA_VENDOR = "0x10de"
+_DISPLAY_CLASS = "0x03"
+"""First byte of a PCI class: display controllers, those for computing alone included."""
+_MOST_POLICIES = 64
+
+
+def machine_facts(root: Path) -> MachineFacts:
+    """What machine this is."""
+    modes = read_bytes(root / "etc/nvpmodel.conf") or b""
+    return MachineFacts(
+        device=read_machine(root),
+        architecture=platform.machine(),
+        python=platform.python_version(),
+        root_user=os.geteuid() == 0,
+        power_mode=power_mode(read_bytes(root / "var/lib/nvpmodel/status") or b"", modes),
+        power_modes=power_modes(modes),
+        clocks_pinned=_clocks_pinned(root),
+    )
+
+
+def _clocks_pinned(root: Path) -> bool | None:
+    """Whether every clock of the processors may only be its highest, as jetson_clocks has it."""
+    folder = root / "sys/devices/system/cpu/cpufreq"
+    bounds = [
+        (
+            read_integer(folder / name / "scaling_min_freq"),
+            read_integer(folder / name / "scaling_max_freq"),
+        )
+        for name in entries(folder)[:_MOST_POLICIES]
+        if name.startswith("policy")
+    ]
+    known = [(low, high) for low, high in bounds if low is not None and high is not None]
+    return all(low == high for low, high in known) if known else None
+
+
+def gpu_facts(root: Path, environ: Mapping[str, str], nvml: Nvml | None = None) -> GpuFacts:
+    """The GPUs; ``nvml`` is the library where it is not to be looked for."""
+    library = nvml is not None or load_pynvml() is not None
+    nvml = nvml or Nvml()
+    handles = [handle for handle in nvml.gpus() if handle is not None]
+    amd = AmdSensor(root).read_memory()
+    visible = visible_gpus(environ.get("CUDA_VISIBLE_DEVICES"))
+    kfd = root / "dev/kfd"
+    return GpuFacts(
+        shown=gpus(root),
+        nvidia_card=_has_nvidia_card(root),
+        nvml_library=library,
+        nvidia_names=tuple(
+            clean_line(nvml.text("nvmlDeviceGetName", handle) or "NVIDIA GPU", limit=100)
+            for handle in handles
+        ),
+        amd_names=tuple(gpu.name for gpu in amd),
+        memory=(*nvidia_memory(nvml, visible), *amd_memory(amd)),
+        kfd_usable=os.access(kfd, os.R_OK | os.W_OK) if kfd.exists() else None,
+    )
+
+
+def _has_nvidia_card(root: Path) -> bool:
+    devices = root / "sys/bus/pci/devices"
+    return any(
+        read_line(devices / name / "vendor") == _NVIDIA_VENDOR
+        and (read_line(devices / name / "class") or "").startswith(_DISPLAY_CLASS)
+        for name in entries(devices)
+    )
+
+
+def llama_facts(settings: Settings, environ: Mapping[str, str]) -> LlamaFacts:
+    """The llama-server that the settings lead to, asked anew."""
+    vulkan = has_vulkan_driver(settings.system_root)
+    path = None
+    try:
+        path = locate_llama_server(
+            setting=settings.llama_server_path, data_dir=settings.data_dir, environ=environ
+        ).resolve()
+        binary = examine(path, environ, timeout=_PROGRAM_LIMIT)
+    except NoLlamaServerError as error:
+        way_out = error.hint
+        if path is not None and settings.llama_server_path:
+            # The setting is binding: installing another one would change nothing.
+            way_out = (
+                "Set llama_server_path to one that runs here, or remove it to use the installed "
+                "one."
+            )
+        return LlamaFacts(problem=error.message, way_out=way_out, vulkan_driver=vulkan)
+    problem = ""
+    if not binary.devices and "--list-devices" in binary.flags:
+        # A build that lists none looks like one that cannot: only the second has a reason.
+        try:
+            run_briefly(path, "--list-devices", environ=environ, timeout=_PROGRAM_LIMIT)
+        except NoLlamaServerError as error:
+            problem = error.message
+    return LlamaFacts(binary=binary, devices_problem=problem, vulkan_driver=vulkan)
+
+
+def configuration_facts(loaded: Loaded) -> ConfigurationFacts:
+    """The configuration that was read, and its file."""
+    settings, path = loaded.settings, loaded.config_path
+    refusal = way_out = ""
+    try:
+        check_bind(settings)
+    except ConfigError as error:
+        refusal, way_out = error.message, error.hint
+    secrets = [
+        name
+        for name, key in KEYS.items()
+        if key.secret and loaded.sources[name] is Source.FILE and getattr(settings, name)
+    ]
+    secrets += [f'models."{clean_line(name)}".env' for name, t in settings.models.items() if t.env]
+    return ConfigurationFacts(
+        path=path,
+        exists=path.exists(),
+        warnings=loaded.warnings,
+        refusal=refusal,
+        refusal_way_out=way_out,
+        secrets=tuple(secrets),
+        mode=_mode(path),
+        open_host="" if is_loopback(settings.host) else settings.host,
+        has_keys=bool(settings.api_keys),
+    )
+
+
+def broken_configuration(
+    error: ConfigError, config: Path | None, environ: Mapping[str, str]
+) -> ConfigurationFacts:
+    """A configuration that could not be read. Raises ``ConfigError`` if not even its path is."""
+    path = config_path(config, environ)
+    return ConfigurationFacts(
+        path=path, exists=path.exists(), mistakes=tuple(str(error).splitlines())
+    )
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
+
+
+def directory_facts(settings: Settings, container: Path) -> tuple[DirectoryFacts, ...]:
+    """The directories of the settings."""
+    mounts = mount_table(read_bytes(container / "proc/mounts") or b"")
+    named = [("data_dir", settings.data_dir, True), ("models_dir", settings.models_dir, True)]
+    named += [("model_dirs", path, False) for path in settings.model_dirs]
+    return tuple(_directory(key, path, mounts, write=write) for key, path, write in named)
+
+
+def _directory(key: str, path: Path, mounts: Mapping[str, str], *, write: bool) -> DirectoryFacts:
+    try:
+        exists = path.exists()
+        there = path
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        room = os.statvfs(there)
+        free = room.f_bavail * room.f_frsize
+        real = there.resolve()
+    except (OSError, RuntimeError):
+        # A directory above that is closed to us, a loop of links, a network disk that is gone.
+        return DirectoryFacts(key=key, path=path, exists=True, usable=False, must_write=write)
+    needed = os.R_OK | os.X_OK | (os.W_OK if write else 0)
+    return DirectoryFacts(
+        key=key,
+        path=path,
+        exists=exists,
+        is_directory=there.is_dir(),
+        usable=os.access(there, needed),
+        must_write=write,
+        free=free if write else None,
+        file_system=file_system_of(real, mounts),
+    )
+
+
+def mount_table(content: bytes) -> dict[str, str]:
+    """File system types by mount point (``proc_mounts(5)``); a later mount hides an earlier."""
+    table = {}
+    for line in content.decode("utf-8", "surrogateescape").splitlines():
+        fields = line.split(" ")
+        if len(fields) >= 3:
+            # Blanks, tabs, newlines and backslashes are written as \040 and so on.
+            point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[1])
+            table[point] = clean_line(fields[2], limit=40)
+    return table
+
+
+def file_system_of(path: Path, mounts: Mapping[str, str]) -> str | None:
+    """The type of the file system that ``path`` (absolute, no links) is on."""
+    return next((mounts[str(one)] for one in (path, *path.parents) if str(one) in mounts), None)
+
+
+def memory_facts(root: Path, container: Path) -> MemoryFacts:
+    """Main memory and swap."""
+    main = MainMemory(root, container).read()
+    swap = SwapSensor(root).read()
+    return MemoryFacts(
+        machine_total=meminfo(read_bytes(root / "proc/meminfo") or b"").get("MemTotal"),
+        total=main.total if main else None,
+        available=main.available if main else None,
+        swap=swap.disk.total if swap else None,
+        zram=(swap.zram.total if swap.zram else 0) if swap else None,
+    )
+
+
+def models_facts(settings: Settings) -> ModelsFacts:
+    """The models in the directories; unlike a service's scan this leaves no cache behind."""
+    catalog = Library(
+        models_dir=settings.models_dir,
+        model_dirs=settings.model_dirs,
+        model_settings=settings.models,
+    ).scan()
+    return ModelsFacts(
+        models=tuple(
+            ModelFact(id=model.id, size=model.size_bytes, problem=model.problem)
+            for model in catalog.models.values()
+        ),
+        problems=tuple(
+            clean_line(f"{problem.where}: {problem.reason}") for problem in catalog.problems
+        ),
+        models_dir=settings.models_dir,
+    )

@@ -1,0 +1,284 @@
+"""Judges the machine itself: what it is, its GPUs, its memory, how a Jetson is set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from cyber_inference_tui.doctor.facts import (
+    GpuFacts,
+    LlamaFacts,
+    MachineFacts,
+    MemoryFacts,
+    ModelsFacts,
+)
+from cyber_inference_tui.doctor.records import Finding, Level
+from cyber_inference_tui.llama.install.machine import Gpu
+from cyber_inference_tui.monitor.gpu_memory import is_integrated
+from cyber_inference_tui.records import DeviceKind
+from cyber_inference_tui.units import size_text
+
+GIB = 1 << 30
+_SMALL_BOARD = 9 * GIB
+"""Boards of 8 GB and less; what the kernel sees is always a little under the label."""
+_LITTLE_MEMORY = 1 * GIB
+_NVMAP_SINCE = (36, 4, 7)
+"""The first L4T of whose allocator people report failures although memory is free."""
+_WATTS = re.compile(r"([0-9]{1,3})\s*W", re.IGNORECASE)
+
+
+def said(check: str) -> Callable[..., Finding]:
+    """Makes findings of one check: ``said("gpu")(level=…, message=…, fix=…)``."""
+    return partial(Finding, check=check)
+
+
+def check_machine(facts: MachineFacts) -> list[Finding]:
+    """What it is; there is nothing to repair here."""
+    device = facts.device
+    system = [
+        device.os,
+        f"L4T {device.l4t}" if device.l4t else None,
+        f"JetPack {device.jetpack}" if device.jetpack else None,
+        f"kernel {device.kernel}" if device.kernel else None,
+        facts.architecture,
+        f"Python {facts.python}",
+    ]
+    name = device.name or "A machine that does not tell its name"
+    told = ", ".join(part for part in system if part)
+    return [Finding(check="machine", level=Level.OK, message=f"{name}: {told}.")]
+
+
+def check_jetson(facts: MachineFacts) -> list[Finding]:
+    """How a Jetson is set; nothing of any other machine."""
+    if facts.device.kind is not DeviceKind.JETSON:
+        return []
+    finding = said("jetson")
+    found = [_power_mode(facts)]
+    if facts.clocks_pinned is False:
+        found.append(
+            finding(
+                level=Level.HINT,
+                message="The clocks go down when there is little to do (jetson_clocks is off).",
+                fix="`sudo jetson_clocks` keeps them up until the next boot: quicker first "
+                "tokens, at the price of more power and heat.",
+            )
+        )
+    if facts.device.l4t and _release(facts.device.l4t) >= _NVMAP_SINCE:
+        found.append(
+            finding(
+                level=Level.HINT,
+                message=f"L4T {facts.device.l4t} may refuse GPU memory (NvMap error 12) although "
+                "enough is free.",
+                fix="If a load fails with it: unload other models, drop the file cache with "
+                "`sudo sysctl vm.drop_caches=3`, or reboot.",
+            )
+        )
+    return [one for one in found if one is not None]
+
+
+def _power_mode(facts: MachineFacts) -> Finding | None:
+    finding = said("jetson")
+    if facts.power_mode is None:
+        return None
+    now = _power(facts.power_mode)
+    powers = {number: _power(name) for number, name in facts.power_modes.items()}
+    known = {number: power for number, power in powers.items() if power is not None}
+    best = max(known, key=lambda number: known[number], default=None)
+    if now is not None and best is not None and known[best] > now:
+        return finding(
+            level=Level.HINT,
+            message=f"The power mode is {facts.power_mode}; the board has "
+            f"{facts.power_modes[best]}, which is faster.",
+            fix=f"`sudo nvpmodel -m {best}` sets it, if the power supply and the cooling allow.",
+        )
+    return finding(level=Level.OK, message=f"The power mode is {facts.power_mode}.")
+
+
+def _power(name: str) -> float | None:
+    """Watts of a mode by its name; ``MAXN`` and its like have no bound."""
+    if name.upper().startswith("MAXN"):
+        return float("inf")
+    found = _WATTS.search(name)
+    return float(found[1]) if found else None
+
+
+def _release(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def check_gpus(facts: GpuFacts, llama: LlamaFacts | None) -> list[Finding]:
+    """The GPUs, their drivers, and whether llama-server was built for them."""
+    finding = said("gpu")
+    found = [
+        finding(
+            level=Level.OK,
+            message=f"{gpu.name}: {size_text(gpu.total)} of memory, {size_text(gpu.free)} free.",
+        )
+        for gpu in facts.memory
+    ]
+    if Gpu.JETSON in facts.shown:
+        found.append(
+            finding(level=Level.OK, message="The Jetson's GPU shares the machine's memory.")
+        )
+    else:
+        found += _nvidia(facts)
+    found += _amd(facts)
+    present = _present(facts)
+    if not present:
+        found.append(finding(level=Level.OK, message="No GPU was found: models run on the CPU."))
+    elif llama is not None and llama.binary is not None and not llama.binary.devices:
+        found.append(_unused(present, llama, offered=bool(facts.shown)))
+    return found
+
+
+def _present(facts: GpuFacts) -> tuple[Gpu, ...]:
+    jetson = Gpu.JETSON in facts.shown
+    nvidia = not jetson and bool(
+        facts.nvidia_names or facts.nvidia_card or Gpu.NVIDIA in facts.shown
+    )
+    amd = bool(facts.amd_names or Gpu.AMD in facts.shown)
+    there = {Gpu.JETSON: jetson, Gpu.NVIDIA: nvidia, Gpu.AMD: amd}
+    return tuple(gpu for gpu, is_there in there.items() if is_there)
+
+
+def _nvidia(facts: GpuFacts) -> list[Finding]:
+    finding = said("gpu")
+    if facts.nvidia_names:
+        shared = [name for name in facts.nvidia_names if is_integrated(name)]
+        return [
+            finding(level=Level.OK, message=f"{name} shares the machine's memory.")
+            for name in shared
+        ]
+    if not (facts.nvidia_card or Gpu.NVIDIA in facts.shown):
+        return []
+    if not facts.nvml_library:
+        return [
+            finding(
+                level=Level.WARNING,
+                message="There is an NVIDIA GPU, but no NVIDIA driver (libnvidia-ml.so.1).",
+                fix="Install NVIDIA's driver; in a container, start it with the NVIDIA runtime "
+                "(`--gpus all`).",
+            )
+        ]
+    return [
+        finding(
+            level=Level.WARNING,
+            message="There is an NVIDIA GPU, and its driver is installed but does not answer.",
+            fix="`nvidia-smi` says why; after an update of the driver a reboot is needed.",
+        )
+    ]
+
+
+def _amd(facts: GpuFacts) -> list[Finding]:
+    finding = said("gpu")
+    found = []
+    if facts.amd_names and not any(gpu.name in facts.amd_names for gpu in facts.memory):
+        names = ", ".join(facts.amd_names)
+        found.append(finding(level=Level.OK, message=f"{names} shares the machine's memory."))
+    if facts.kfd_usable is False:
+        found.append(
+            finding(
+                level=Level.HINT,
+                message="The AMD GPU's compute device /dev/kfd is not open to this user.",
+                fix="`sudo usermod -aG render,video $USER`, then log in anew. Builds with ROCm "
+                "need it, those with Vulkan do not.",
+            )
+        )
+    return found
+
+
+def _unused(present: tuple[Gpu, ...], llama: LlamaFacts, *, offered: bool) -> Finding:
+    finding = said("gpu")
+    names = " and an ".join(present)
+    if llama.devices_problem:
+        return finding(
+            level=Level.WARNING,
+            message=f"There is an {names}, but llama-server cannot list its devices: "
+            f"{llama.devices_problem}",
+            fix="Check the driver, or set llama_server_path to a build that fits it.",
+        )
+    kind = "ROCm or Vulkan" if present == (Gpu.AMD,) else "CUDA"
+    fix = f"Set llama_server_path to a build with {kind}"
+    if offered:
+        fix += "; `cyber-inference-tui install-llama --from source` tells how to build one"
+    if offered and llama.vulkan_driver and Gpu.JETSON not in present:
+        fix = f"`cyber-inference-tui install-llama --force` gets a build with Vulkan. Or: {fix}"
+    return finding(
+        level=Level.WARNING,
+        message=f"There is an {names}, but llama-server is a build for the CPU alone: models "
+        "run many times slower than they could.",
+        fix=f"{fix}.",
+    )
+
+
+def check_memory(facts: MemoryFacts, models: ModelsFacts | None, *, board: bool) -> list[Finding]:
+    """Main memory, its limit, and swap. ``board`` = it is a small computer with shared memory."""
+    finding = said("memory")
+    if facts.total is None:
+        return [
+            finding(
+                level=Level.WARNING,
+                message="The machine does not tell how much memory it has.",
+                fix="Check that system_root has the machine's proc/ in it.",
+            )
+        ]
+    free = size_text(facts.available) if facts.available is not None else "an unknown part"
+    found = [finding(level=Level.OK, message=f"{size_text(facts.total)}, {free} available.")]
+    if facts.available is not None and facts.available < _LITTLE_MEMORY:
+        found.append(
+            finding(
+                level=Level.WARNING,
+                message=f"Only {size_text(facts.available)} of memory are available: hardly any "
+                "model fits.",
+                fix="End other programs, or unload models with `cyber-inference-tui unload`.",
+            )
+        )
+    if facts.machine_total is not None and facts.total < facts.machine_total:
+        found.append(
+            finding(
+                level=Level.HINT,
+                message=f"A limit lets us use {size_text(facts.total)} of the machine's "
+                f"{size_text(facts.machine_total)}.",
+                fix="Raise the limit of the container or the systemd unit for larger models.",
+            )
+        )
+    return found + _swap(facts, facts.total, models, board=board)
+
+
+def _swap(
+    facts: MemoryFacts, total: int, models: ModelsFacts | None, *, board: bool
+) -> list[Finding]:
+    finding = said("memory")
+    if facts.swap is None:
+        return []
+    if facts.swap or facts.zram:
+        kinds = [
+            f"{size_text(size)} {kind}"
+            for size, kind in ((facts.swap, "on disk"), (facts.zram, "compressed in memory"))
+            if size
+        ]
+        message = f"Swap: {', '.join(kinds)}. It does not count as room for models."
+        return [finding(level=Level.OK, message=message)]
+    large = _larger(models, total)
+    if board and total < _SMALL_BOARD and large:
+        return [
+            finding(
+                level=Level.HINT,
+                message=f"There is no swap, and {_list(large)} larger than the memory: such a "
+                "load may end other programs.",
+                fix="Make a swap file of some gigabytes, or use smaller quantizations.",
+            )
+        ]
+    return [finding(level=Level.OK, message="There is no swap.")]
+
+
+def _larger(models: ModelsFacts | None, total: int) -> Sequence[str]:
+    known = models.models if models is not None else ()
+    return [model.id for model in known if model.size is not None and model.size > total]
+
+
+def _list(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"{names[0]} is"
+    return f"{names[0]} and {len(names) - 1} more are"

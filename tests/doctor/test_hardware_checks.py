@@ -1,0 +1,251 @@
+"""Facts about the machine that are good and bad, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cyber_inference_tui.doctor.facts import (
+    GpuFacts,
+    LlamaFacts,
+    MachineFacts,
+    MemoryFacts,
+    ModelFact,
+    ModelsFacts,
+)
+from cyber_inference_tui.doctor.hardware_checks import (
+    check_gpus,
+    check_jetson,
+    check_machine,
+    check_memory,
+)
+from cyber_inference_tui.doctor.records import Finding, Level
+from cyber_inference_tui.llama.binary import LlamaBinary
+from cyber_inference_tui.llama.install.machine import Gpu
+from cyber_inference_tui.monitor.memory import GpuMemory
+from cyber_inference_tui.records import DeviceKind, DeviceRecord
+
+GIB = 1 << 30
+
+JETSON = MachineFacts(
+    device=DeviceRecord(kind=DeviceKind.JETSON, name="Orin", l4t="36.4.3", jetpack="6.2"),
+    architecture="aarch64",
+    python="3.12.1",
+    root_user=False,
+    power_mode="MAXN_SUPER",
+    power_modes={0: "15W", 1: "7W", 2: "MAXN_SUPER"},
+    clocks_pinned=True,
+)
+CPU_BUILD = LlamaFacts(binary=LlamaBinary(path=Path("/opt/llama-server"), version="9"))
+CUDA_BUILD = LlamaFacts(
+    binary=LlamaBinary(path=Path("/opt/llama-server"), version="9", devices=("CUDA0",))
+)
+CARD = GpuFacts(
+    shown=(Gpu.NVIDIA,),
+    nvidia_card=True,
+    nvml_library=True,
+    nvidia_names=("RTX 4090",),
+    memory=(GpuMemory(name="RTX 4090", total=24 * GIB, free=20 * GIB),),
+)
+MEMORY = MemoryFacts(
+    machine_total=8 * GIB, total=8 * GIB, available=6 * GIB, swap=4 * GIB, zram=2 * GIB
+)
+
+
+def levels(findings: list[Finding]) -> list[Level]:
+    return [finding.level for finding in findings]
+
+
+def bad(findings: list[Finding]) -> Finding:
+    """The one finding that is not ok; it has its fix."""
+    (found,) = [finding for finding in findings if finding.level is not Level.OK]
+    assert found.fix
+    return found
+
+
+def test_a_machine_is_named() -> None:
+    (found,) = check_machine(JETSON)
+    assert found == Finding(
+        check="machine",
+        level=Level.OK,
+        message="Orin: L4T 36.4.3, JetPack 6.2, aarch64, Python 3.12.1.",
+    )
+
+
+def test_a_jetson_at_its_best_has_nothing_to_repair() -> None:
+    (found,) = check_jetson(JETSON)
+    assert (found.check, found.level) == ("jetson", Level.OK)
+    assert "MAXN_SUPER" in found.message
+
+
+@pytest.mark.parametrize(
+    ("mode", "modes", "number"),
+    [
+        ("7W", {0: "15W", 1: "7W"}, 0),
+        ("MODE_20W_6CORE", {8: "MODE_20W_6CORE", 2: "MODE_15W_2CORE", 0: "MAXN"}, 0),
+        ("15W", {0: "15W", 1: "25W", 2: "MAXN_SUPER"}, 2),
+    ],
+)
+def test_a_low_power_mode(mode: str, modes: dict[int, str], number: int) -> None:
+    found = bad(check_jetson(msgspec.structs.replace(JETSON, power_mode=mode, power_modes=modes)))
+    assert found.level is Level.HINT
+    assert mode in found.message
+    assert modes[number] in found.message
+    assert f"nvpmodel -m {number}`" in (found.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("mode", "modes"),
+    [("3", {}), ("CUSTOM", {0: "15W", 1: "CUSTOM"}), ("15W", {0: "15W", 1: "7W"})],
+)
+def test_a_mode_of_unknown_or_highest_power_is_only_told(mode: str, modes: dict[int, str]) -> None:
+    facts = msgspec.structs.replace(JETSON, power_mode=mode, power_modes=modes)
+    assert levels(check_jetson(facts)) == [Level.OK]
+
+
+def test_a_jetson_that_tells_nothing_is_judged_by_nothing() -> None:
+    facts = msgspec.structs.replace(JETSON, power_mode=None, clocks_pinned=None)
+    assert check_jetson(facts) == []
+
+
+def test_clocks_that_go_down() -> None:
+    found = bad(check_jetson(msgspec.structs.replace(JETSON, clocks_pinned=False)))
+    assert found.level is Level.HINT
+    assert "sudo jetson_clocks" in (found.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("release", "told"),
+    [("35.4.1", False), ("36.4", False), ("36.4.4", False), ("36.4.7", True), ("36.5", True)],
+)
+def test_nvmap_failures_since_a_release(release: str, told: bool) -> None:
+    device = msgspec.structs.replace(JETSON.device, l4t=release)
+    found = check_jetson(msgspec.structs.replace(JETSON, device=device))
+    assert any("NvMap" in finding.message for finding in found) is told
+
+
+def test_a_computer_is_no_jetson() -> None:
+    computer = msgspec.structs.replace(JETSON, device=DeviceRecord(), clocks_pinned=False)
+    assert check_jetson(computer) == []
+
+
+def test_no_gpu_is_no_mistake() -> None:
+    (found,) = check_gpus(GpuFacts(), CPU_BUILD)
+    assert found.level is Level.OK
+    assert "No GPU" in found.message
+
+
+def test_a_gpu_that_is_used() -> None:
+    (found,) = check_gpus(CARD, CUDA_BUILD)
+    assert found.level is Level.OK
+    assert found.message == "RTX 4090: 24.0 GiB of memory, 20.0 GiB free."
+
+
+@pytest.mark.parametrize(
+    ("gpus", "vulkan", "fix"),
+    [
+        (CARD, False, "Set llama_server_path to a build with CUDA; "),
+        (CARD, True, "`cyber-inference-tui install-llama --force` gets a build with Vulkan"),
+        (GpuFacts(shown=(Gpu.JETSON,)), True, "Set llama_server_path to a build with CUDA; "),
+        (GpuFacts(amd_names=("AMD GPU",)), True, "Set llama_server_path to a build with ROCm"),
+    ],
+)
+def test_a_build_for_the_cpu_beside_a_gpu(gpus: GpuFacts, vulkan: bool, fix: str) -> None:
+    found = bad(check_gpus(gpus, msgspec.structs.replace(CPU_BUILD, vulkan_driver=vulkan)))
+    assert (found.check, found.level) == ("gpu", Level.WARNING)
+    assert "for the CPU alone" in found.message
+    assert (found.fix or "").startswith(fix)
+
+
+def test_a_build_that_fails_to_list_its_devices() -> None:
+    llama = msgspec.structs.replace(CPU_BUILD, devices_problem="no libcuda.so.1.")
+    found = bad(check_gpus(CARD, llama))
+    assert found.message.endswith("cannot list its devices: no libcuda.so.1.")
+    assert "driver" in (found.fix or "")
+
+
+def test_without_a_llama_server_nothing_is_said_of_its_build() -> None:
+    assert levels(check_gpus(CARD, LlamaFacts(problem="none"))) == [Level.OK]
+    assert levels(check_gpus(CARD, None)) == [Level.OK]
+
+
+def test_an_nvidia_card_without_a_driver() -> None:
+    found = bad(check_gpus(GpuFacts(nvidia_card=True), CUDA_BUILD))
+    assert found.level is Level.WARNING
+    assert "no NVIDIA driver" in found.message
+    assert "--gpus all" in (found.fix or "")
+
+
+def test_an_nvidia_driver_that_does_not_answer() -> None:
+    found = bad(check_gpus(GpuFacts(shown=(Gpu.NVIDIA,), nvml_library=True), CUDA_BUILD))
+    assert found.level is Level.WARNING
+    assert "does not answer" in found.message
+    assert "nvidia-smi" in (found.fix or "")
+
+
+def test_a_gpu_that_shares_the_memory_is_told() -> None:
+    facts = GpuFacts(shown=(Gpu.NVIDIA,), nvml_library=True, nvidia_names=("NVIDIA GB10",))
+    (found,) = check_gpus(facts, CUDA_BUILD)
+    assert found.message == "NVIDIA GB10 shares the machine's memory."
+
+
+def test_amd_compute_device_that_is_not_ours() -> None:
+    facts = GpuFacts(shown=(Gpu.AMD,), amd_names=("AMD GPU 744c",), kfd_usable=False)
+    found = bad(check_gpus(facts, CUDA_BUILD))
+    assert found.level is Level.HINT
+    assert "usermod -aG render" in (found.fix or "")
+
+
+def test_memory_that_is_plenty() -> None:
+    found = check_memory(MEMORY, None, board=True)
+    assert [one.message for one in found] == [
+        "8.0 GiB, 6.0 GiB available.",
+        "Swap: 4.0 GiB on disk, 2.0 GiB compressed in memory. It does not count as room for "
+        "models.",
+    ]
+
+
+def test_little_memory_left() -> None:
+    found = bad(check_memory(msgspec.structs.replace(MEMORY, available=1000), None, board=False))
+    assert found.level is Level.WARNING
+    assert "cyber-inference-tui unload" in (found.fix or "")
+
+
+def test_a_limit_below_the_machine() -> None:
+    found = bad(check_memory(msgspec.structs.replace(MEMORY, total=2 * GIB), None, board=False))
+    assert found.level is Level.HINT
+    assert "2.0 GiB of the machine's 8.0 GiB" in found.message
+    assert "limit" in (found.fix or "")
+
+
+def test_a_machine_that_hides_its_memory() -> None:
+    found = bad(check_memory(MemoryFacts(), None, board=False))
+    assert found.level is Level.WARNING
+    assert "system_root" in (found.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("total", "size", "board", "told"),
+    [
+        (8, 9, True, True),
+        (8, 7, True, False),
+        (8, 9, False, False),
+        (16, 17, True, False),
+    ],
+)
+def test_no_swap_on_a_small_board(total: int, size: int, board: bool, told: bool) -> None:
+    facts = MemoryFacts(
+        machine_total=total * GIB, total=total * GIB, available=2 * GIB, swap=0, zram=0
+    )
+    models = ModelsFacts(
+        models=(ModelFact(id="big", size=size * GIB), ModelFact(id="unknown")),
+        models_dir=Path("/m"),
+    )
+    found = check_memory(facts, models, board=board)
+    if not told:
+        assert set(levels(found)) == {Level.OK}
+        return
+    assert bad(found).level is Level.HINT
+    assert "no swap, and big is larger than the memory" in bad(found).message
