@@ -66,11 +66,11 @@ class _Written(web.StreamResponse):
 class Forwarder:
     """Answers every model endpoint. ``close`` it when the service ends.
 
-    ``on_request`` is told of finished requests, each once, with a code for what went wrong (``None``
-    = nothing): all that asked a model for something (the inference endpoints and any POST under
-    ``/v1/``), and of the others (``/props``, ``/tokenize``, the files of a server's web page …) those
-    that failed. It hears of nothing that named no model there is. ``now`` gives the time of day with
-    its zone.
+    ``on_request`` is told of finished requests, each once, with a code for what went wrong if
+    anything did: all that asked a model for something (the inference endpoints and any POST under
+    ``/v1/``), and of the others (``/props``, ``/tokenize``, the files of a server's web page …)
+    those that failed. It hears of nothing that named no model there is. ``now`` gives the time of
+    day with its zone.
     """
 
     def __init__(

@@ -114,7 +114,9 @@ def _counted(tallies: dict[str, Tally]) -> Iterator[Metric]:
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     """Counts up to each bound, smaller ones included."""
     found, below = [], 0
-    for bound, count in zip([*map(str, histogram.bounds), "+Inf"], histogram.counts, strict=True):
+    for bound, count in zip(
+        [*(str(float(one)) for one in histogram.bounds), "+Inf"], histogram.counts, strict=True
+    ):
         below += count
         found.append((bound, float(below)))
     return found
