@@ -364,7 +364,8 @@ _NAME = re.compile(PREFIX + r"[a-z0-9_]+|process_[a-z_]+")
 
 async def exported() -> tuple[set[str], set[str]]:
     """Families (counters with their ``_total``), and every name that a query can use."""
-    families, names = set(), set()
+    families: set[str] = set()
+    names: set[str] = set()
     text = (await full().metrics.scrape()).decode()
     for family in text_string_to_metric_families(text):
         names.update(sample.name for sample in family.samples)
@@ -387,14 +388,9 @@ async def test_the_page_names_every_family_and_no_other() -> None:
 async def test_the_dashboard_uses_what_there_is() -> None:
     _, names = await exported()
     dashboard = json.loads((ROOT / "docs" / "grafana-dashboard.json").read_text("utf-8"))
-    queries = [
-        target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])
-    ]
-    queries += [
-        one["query"]["query"]
-        for one in dashboard["templating"]["list"]
-        if "query" in one and isinstance(one["query"], dict)
-    ]
+    panels, variables = dashboard["panels"], dashboard["templating"]["list"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    queries += [one["query"]["query"] for one in variables if one["type"] == "query"]
     used = {name for query in queries for name in _NAME.findall(query)}
     assert len(queries) > 10
     assert used - names == set()
