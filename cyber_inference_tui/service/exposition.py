@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelRecord, ModelStatus, ResourceSample
 from cyber_inference_tui.service.metrics import Present, Snapshot, label
-from cyber_inference_tui.service.tallies import Histogram, Tally
+from cyber_inference_tui.service.tallies import LOAD_REASONS, UNLOAD_REASONS, Histogram, Tally
 
 PREFIX = "cyber_inference_"
 
@@ -50,7 +50,9 @@ class _Snapshots(Collector):
         """Every family, also those of which nothing is known now."""
         present = self._snapshot.present
         yield from _service(present)
-        yield from _counted(self._snapshot.tallies)
+        # A counter that begins with its first event is one that rate() does not see.
+        counted = {label(model.id): Tally() for model in present.models}
+        yield from _counted({**counted, **self._snapshot.tallies})
         yield from _models(present.models)
         yield from _scheduler_memory(present.memory)
         yield from _host(present.sample)
@@ -87,10 +89,10 @@ def _counted(tallies: dict[str, Tally]) -> Iterator[Metric]:
             errors.add_metric([model, code], count)
         tokens.add_metric([model, "input"], tally.tokens_in)
         tokens.add_metric([model, "output"], tally.tokens_out)
-        for reason, count in tally.loads.items():
-            loads.add_metric([model, reason], count)
-        for reason, count in tally.unloads.items():
-            unloads.add_metric([model, reason], count)
+        for reason in sorted(LOAD_REASONS | tally.loads.keys()):
+            loads.add_metric([model, reason], tally.loads[reason])
+        for reason in sorted(UNLOAD_REASONS if tally.loads else ()):
+            unloads.add_metric([model, reason], tally.unloads[reason])
     yield from (requests, errors, tokens, loads, unloads)
     for name, text, attribute in (
         (

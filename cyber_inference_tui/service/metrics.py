@@ -93,8 +93,8 @@ class Metrics:
     def snapshot(self) -> Snapshot:
         """All that there is to tell now; models that are gone are forgotten first."""
         present = self._present()
-        models = _at_most(present.models)
-        there = {label(model.id) for model in present.models}
+        models = self._told_of(present.models)
+        there = {label(model.id) for model in models}
         there.update(label(session.model) for session in present.running)
         self._tallies.keep_only(there)
         tallies = self._tallies.copy()
@@ -103,17 +103,20 @@ class Metrics:
             tallies.setdefault(label(session.model), Tally()).add_load(session)
         return Snapshot(msgspec.structs.replace(present, models=models), tallies)
 
+    def _told_of(self, models: list[ModelRecord]) -> list[ModelRecord]:
+        """Of too many models those that are in use, then those that were."""
+        if len(models) <= MAX_MODELS:
+            return models
+
+        def rank(model: ModelRecord) -> tuple[bool, bool]:
+            return model.status in _AT_REST, label(model.id) not in self._tallies
+
+        return sorted(models, key=rank)[:MAX_MODELS]
+
 
 def label(text: str) -> str:
     """``text`` as a label's value: what is not UTF-8 in a file's name is spelled out."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _at_most(models: list[ModelRecord]) -> list[ModelRecord]:
-    """Those that are told of one by one: of too many, those in use first."""
-    if len(models) <= MAX_MODELS:
-        return models
-    return sorted(models, key=lambda one: one.status in _AT_REST)[:MAX_MODELS]
 
 
 def _text(snapshot: Snapshot) -> bytes:

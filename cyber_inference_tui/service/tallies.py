@@ -178,6 +178,9 @@ class Tallies:
             del self._tallies[next(iter(self._tallies))]
         return tally
 
+    def __contains__(self, model: str) -> bool:
+        return model in self._tallies
+
     def keep_only(self, models: Container[str]) -> None:
         """Forget all other models."""
         for model in [one for one in self._tallies if one not in models]:

@@ -165,12 +165,23 @@ async def test_a_load_counts_at_once_and_only_once() -> None:
     for _ in range(2):
         assert await counting.value("loads_total", model="m", reason="preload") == 1
         assert await counting.value("load_seconds_count", model="m") == 1
-    assert await counting.values("unloads_total") == []
+    unloads = await counting.values("unloads_total")
+    assert {labels["reason"] for labels, _ in unloads} == tallies.UNLOAD_REASONS
+    assert sum(value for _, value in unloads) == 0
     counting.change(running=[])
     counting.metrics.note_session(session(load_reason="preload", unload_reason=Reason.ROOM.value))
     assert await counting.value("loads_total", model="m", reason="preload") == 1
     assert await counting.value("load_seconds_sum", model="m") == 2.5
     assert await counting.value("unloads_total", model="m", reason="room") == 1
+
+
+async def test_what_has_not_happened_yet_is_told_as_zero() -> None:
+    counting = Counting(ModelRecord(id="m"))
+    loads = await counting.values("loads_total")
+    assert {labels["reason"] for labels, _ in loads} == tallies.LOAD_REASONS
+    assert {value for _, value in loads} == {0}
+    assert await counting.value("tokens_total", model="m", direction="input") == 0
+    assert await counting.values("unloads_total") == []
 
 
 def test_every_reason_has_a_label_of_its_own() -> None:
