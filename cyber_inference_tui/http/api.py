@@ -105,5 +105,8 @@ class ServiceApi(Protocol):
     def queue(self) -> list[WaitingRecord]:
         """Every request that waits for its model."""
 
+    async def metrics(self) -> bytes:
+        """The metrics, as text for Prometheus."""
+
     def log_tail(self, log_id: str, lines: int, /) -> str:
         """The last lines of a log; ``ModelNotFoundError``."""

@@ -21,6 +21,7 @@ from cyber_inference_tui.http.errors import (
 from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.history import PastRecords
+from cyber_inference_tui.http.metrics import MetricsPage
 from cyber_inference_tui.http.models import ModelListing
 from cyber_inference_tui.http.wire import json_answer, text_answer
 from cyber_inference_tui.service.service import utc_now
@@ -57,6 +58,7 @@ def assemble(
     admin = Admin(service)
     past = PastRecords(service)
     listing = ModelListing(service)
+    metrics = MetricsPage(service, forward)
     streams = EventStreams(service, heartbeat=heartbeat, send_timeout=send_timeout)
     table = _RouteTable()
     for path in ("/health", "/v1/health"):
@@ -65,6 +67,7 @@ def assemble(
     for path in ("/v1/models", "/models"):
         table.add(path, Area.MODEL, {"GET": listing.all})
         table.add(path + "/{id:.+}", Area.MODEL, {"GET": listing.one})
+    table.add("/metrics", Area.MODEL, {"GET": metrics.answer})
     table.add("/admin/status", Area.ADMIN, {"GET": admin.status})
     table.add("/admin/queue", Area.ADMIN, {"GET": admin.queue})
     table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
@@ -186,5 +189,6 @@ async def _front_page(request: web.Request) -> web.Response:
         "/v1                 the OpenAI-compatible API (use this as a client's base URL)\n"
         "/v1/models          the models on this machine\n"
         "/admin/status       this service\n"
+        "/metrics            the same for Prometheus\n"
         "/health             is it up\n"
     )

@@ -42,6 +42,15 @@ class Entry:
         """Whether it did not end as it should, by this service's account or for the client."""
         return self.error is not None or self.client_left
 
+    @property
+    def error_code(self) -> str | None:
+        """What went wrong, in a word of a small set; ``None`` = nothing did."""
+        if self.client_left:
+            return "client_left"
+        if self.error is not None:
+            return self.error.code
+        return "server_error" if self.usage.error is not None else None
+
     def waited_since(self, began: float) -> None:
         """It waited for a place from ``began`` (the loop's time) until now."""
         self._queue_seconds += self._loop.time() - began

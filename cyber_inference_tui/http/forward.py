@@ -66,17 +66,18 @@ class _Written(web.StreamResponse):
 class Forwarder:
     """Answers every model endpoint. ``close`` it when the service ends.
 
-    ``on_request`` is told of finished requests, each once: all that asked a model for something
-    (the inference endpoints and any POST under ``/v1/``), and of the others (``/props``,
-    ``/tokenize``, the files of a server's web page …) those that failed. It hears of nothing that
-    named no model there is. ``now`` gives the time of day with its zone.
+    ``on_request`` is told of finished requests, each once, with a code for what went wrong if
+    anything did: all that asked a model for something (the inference endpoints and any POST under
+    ``/v1/``), and of the others (``/props``, ``/tokenize``, the files of a server's web page …)
+    those that failed. It hears of nothing that named no model there is. ``now`` gives the time of
+    day with its zone.
     """
 
     def __init__(
         self,
         service: ForwardsFor,
         *,
-        on_request: Callable[[RequestRecord], None],
+        on_request: Callable[[RequestRecord, str | None], None],
         now: Callable[[], datetime],
     ) -> None:
         self._service = service
@@ -129,7 +130,7 @@ class Forwarder:
         if not (target.is_work or answer.refused or entry.failed):
             return
         try:
-            self._on_request(entry.record(target, answer))
+            self._on_request(entry.record(target, answer), entry.error_code)
         except Exception:
             # Whoever keeps the books must not spoil an answer.
             _logger.exception("a request was not recorded")

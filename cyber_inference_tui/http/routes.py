@@ -44,7 +44,7 @@ _POST = {
     "/apply-template",
     "/v1/chat/completions/control",
 }
-_GET = {"/slots", "/props", "/lora-adapters"}
+_GET = {"/slots", "/props", "/lora-adapters", "/metrics"}
 _GET_AND_POST = {"/props", "/lora-adapters"}
 _SLOT = re.compile(r"/slots/\d{1,9}")
 

@@ -24,6 +24,7 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
 )
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus, SessionRecord, WaitingRecord
 from cyber_inference_tui.scheduler.admission import Admission, touch
 from cyber_inference_tui.scheduler.experience import Experience
@@ -129,6 +130,11 @@ class Scheduler:
     def sessions(self) -> list[SessionRecord]:
         """The lives of servers that have not ended, as they stand."""
         return [record for state in self.states() if (record := session_record(state))]
+
+    @property
+    def memory_reading(self) -> MemoryReading | None:
+        """The machine's memory when it last mattered; ``None`` = it never did, or is not told."""
+        return self._ledger.reading
 
     @property
     def in_flight(self) -> int:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -38,6 +38,7 @@ from cyber_inference_tui.records import (
     ModelStatus,
     ModelTotals,
     RequestRecord,
+    ResourceSample,
     ServiceEvent,
     SessionRecord,
     StatusRecord,
@@ -48,6 +49,7 @@ from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.listing import demo_path, library_for, unloaded_record
+from cyber_inference_tui.service.metrics import Metrics, Present
 from cyber_inference_tui.settings.edit import set_value, split_key
 from cyber_inference_tui.settings.load import Loaded, load_if_there
 from cyber_inference_tui.settings.schema import Settings
@@ -89,6 +91,8 @@ class Service:
         data_dir = loaded.settings.data_dir
         self._log_writer = LogWriter(data_dir / "logs")
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
+        self._metrics = Metrics(self._present)
+        self._latest_sample: Callable[[], ResourceSample | None] = lambda: None
         self._logs: dict[str, LogRing] = {}
         self._pending_lines: dict[str, list[LogLine]] = {}
         self._pending_models: set[str] = set()
@@ -111,7 +115,7 @@ class Service:
             max_connections=MAX_CONNECTIONS,
             on_state=self._state_changed,
             on_detail=self._detail_changed,
-            on_session=self.history.add_session,
+            on_session=self._session_ended,
             read_memory=self._read_memory,
             experience=self._experience,
         )
@@ -168,6 +172,7 @@ class Service:
         await self.scheduler.close()
         await self._launcher.close()
         await self.history.stop()
+        await self._metrics.close()
         self.close_events()
         for ring in self._logs.values():
             ring.listeners.clear()
@@ -374,6 +379,21 @@ class Service:
         """Sums over the requests that are kept, by model."""
         return await self.history.totals()
 
+    async def metrics(self) -> bytes:
+        """The metrics, as text for Prometheus."""
+        return await self._metrics.scrape()
+
+    def _present(self) -> Present:
+        return Present(
+            version=__version__,
+            llama_server_version=self._binary.version if self._binary else None,
+            started_at=self.started_at,
+            models=self.models(),
+            running=self.scheduler.sessions(),
+            memory=self.scheduler.memory_reading,
+            sample=self._latest_sample(),
+        )
+
     # Acting
 
     async def load_model(self, model_id: str, *, wait: bool) -> ModelRecord:
@@ -420,10 +440,15 @@ class Service:
 
     # Events
 
-    def note_request(self, record: RequestRecord) -> None:
-        """A request is finished: keep it, and tell whoever watches."""
+    def note_request(self, record: RequestRecord, error_code: str | None) -> None:
+        """A request is finished: keep it, count it, and tell whoever watches."""
         self.history.add_request(record)
+        self._metrics.note_request(record, error_code)
         self.events.publish("request", record)
+
+    def _session_ended(self, record: SessionRecord) -> None:
+        self.history.add_session(record)
+        self._metrics.note_session(record)
 
     def _adopt_log(self, log_id: str, ring: LogRing) -> None:
         self._logs[log_id] = ring

@@ -137,6 +137,10 @@ class StandInService:
     def queue(self) -> list[WaitingRecord]:
         return self.line
 
+    async def metrics(self) -> bytes:
+        self._fail()
+        return b"up 1.0\n"
+
     def log_tail(self, log_id: str, lines: int, /) -> str:
         if log_id != "service":
             self.model(log_id)

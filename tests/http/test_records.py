@@ -243,6 +243,7 @@ async def test_each_end_is_recorded_once(
     assert words in (record.error or "")
     assert {name: getattr(record, name) for name in expected} == expected
     assert (record.model, record.stream) == ("m", True)
+    assert [code is None for code in world.codes] == [record.error is None]
     assert 0 <= record.queue_seconds <= record.duration_seconds
 
 
@@ -256,6 +257,7 @@ async def test_one_too_many_is_recorded() -> None:
         await asked(world)
         (record,) = world.records
         assert (record.status, record.queue_seconds < record.duration_seconds) == (429, True)
+        assert world.codes == ["queue_full"]
         world.launcher.gate.set()
         await first
         assert [one.status for one in await recorded(world, 2)] == [429, 200]
@@ -287,6 +289,7 @@ async def test_behind_comments_the_status_is_200(
     assert (record.status, record.tokens_in) == (200, tokens)
     assert words in (record.error or "")
     assert (record.error is None) == (not words)
+    assert world.codes == ["server_error" if words else None]
 
 
 async def test_a_defect_in_the_books_spoils_no_answer(

@@ -163,6 +163,7 @@ class World:
     ) -> None:
         self.records = records
         self.on_request = records.append
+        self.codes: list[str | None] = []
         self.front = front
         self.scheduler = scheduler
         self.launcher = launcher
@@ -201,7 +202,8 @@ async def forwarding(
         finally:
             writer.close()
 
-    def note(record: RequestRecord) -> None:
+    def note(record: RequestRecord, error_code: str | None) -> None:
+        world.codes.append(error_code)
         world.on_request(record)
 
     known = models or (model("m"),)
