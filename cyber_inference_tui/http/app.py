@@ -22,6 +22,7 @@ from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStream
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.history import PastRecords
 from cyber_inference_tui.http.models import ModelListing
+from cyber_inference_tui.http.resources import Resources
 from cyber_inference_tui.http.wire import json_answer, text_answer
 from cyber_inference_tui.service.service import utc_now
 
@@ -56,6 +57,7 @@ def assemble(
     """
     admin = Admin(service)
     past = PastRecords(service)
+    resources = Resources(service)
     listing = ModelListing(service)
     streams = EventStreams(service, heartbeat=heartbeat, send_timeout=send_timeout)
     table = _RouteTable()
@@ -66,6 +68,7 @@ def assemble(
         table.add(path, Area.MODEL, {"GET": listing.all})
         table.add(path + "/{id:.+}", Area.MODEL, {"GET": listing.one})
     table.add("/admin/status", Area.ADMIN, {"GET": admin.status})
+    table.add("/admin/resources", Area.ADMIN, {"GET": resources.resources})
     table.add("/admin/queue", Area.ADMIN, {"GET": admin.queue})
     table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
     table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})

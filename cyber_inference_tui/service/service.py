@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.nvml import Nvml
+from cyber_inference_tui.monitor.sampler import Sampler
 from cyber_inference_tui.records import (
     ConfigValueRecord,
     LlamaServerRecord,
@@ -38,6 +40,7 @@ from cyber_inference_tui.records import (
     ModelStatus,
     ModelTotals,
     RequestRecord,
+    ResourceSample,
     ServiceEvent,
     SessionRecord,
     StatusRecord,
@@ -47,7 +50,13 @@ from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
-from cyber_inference_tui.service.listing import demo_path, library_for, unloaded_record
+from cyber_inference_tui.service.listing import (
+    demo_path,
+    disk_paths,
+    library_for,
+    unloaded_record,
+)
+from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.settings.edit import set_value, split_key
 from cyber_inference_tui.settings.load import Loaded, load_if_there
 from cyber_inference_tui.settings.schema import Settings
@@ -97,7 +106,8 @@ class Service:
         self._library = library_for(loaded.settings, demo=demo)
         self.catalog: Catalog = Catalog(models={}, problems=())
         self._experience = Experience(on_new=self.history.add_measurement)
-        self._memory_reader = MemoryReader(loaded.settings.system_root, Nvml(), environment=environ)
+        nvml = Nvml()
+        self._memory_reader = MemoryReader(loaded.settings.system_root, nvml, environment=environ)
         self._launcher = Launcher(
             find_binary=self._find_binary,
             log_for=self.log_ring,
@@ -114,6 +124,14 @@ class Service:
             on_session=self.history.add_session,
             read_memory=self._read_memory,
             experience=self._experience,
+        )
+        self.monitoring = Monitoring(
+            make_sampler=partial(Sampler, loaded.settings.system_root, nvml=nvml),
+            disks=lambda: disk_paths(self.settings),
+            states=self.scheduler.states,
+            events=self.events,
+            interval=lambda: self.settings.sample_interval,
+            now=utc_now,
         )
         self._needs: dict[str, tuple[str, Need]] = {}
         """What models would take, by id, with the signature for which that holds."""
@@ -152,6 +170,7 @@ class Service:
         for model in self.catalog.models.values():
             if model.settings.preload and model.problem is None:
                 self.scheduler.request_load(model, reason="preload")
+        self.monitoring.start()
         self.events.publish("service", ServiceEvent(state="started"))
         return self
 
@@ -164,6 +183,7 @@ class Service:
         for task in self._loop_tasks:
             task.cancel()
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
+        await self.monitoring.stop()
         await self.scheduler.close()
         await self._launcher.close()
         await self.history.stop()
@@ -371,6 +391,14 @@ class Service:
     async def totals(self) -> list[ModelTotals]:
         """Sums over the requests that are kept, by model."""
         return await self.history.totals()
+
+    async def resources(self) -> ResourceSample:
+        """The machine and its loaded models now."""
+        return await self.monitoring.latest()
+
+    def resource_history(self, seconds: int) -> list[bytes]:
+        """Samples of the last ``seconds``, oldest first, each as JSON."""
+        return self.monitoring.history(seconds)
 
     # Acting
 
