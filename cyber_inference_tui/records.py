@@ -287,6 +287,24 @@ class FanRecord(msgspec.Struct, frozen=True, kw_only=True):
     rpm: int | None = None
 
 
+class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one model's server, with its descendants, uses at the moment."""
+
+    id: str
+    pid: int
+    cpu_percent: float | None = None
+    """Of one core, since the sample before: 100 = one core, 400 = four."""
+    memory_private_bytes: int | None = None
+    """What main memory gets back when it ends."""
+    memory_mapped_bytes: int | None = None
+    """Its files' pages that are in main memory, weights above all."""
+    gpu_memory_bytes: int | None = None
+    """By the driver; where that does not tell, what the server said when it was loaded."""
+    in_flight: int = 0
+    tokens_per_second: float | None = None
+    """Generated for all its requests together."""
+
+
 class ResourceSample(msgspec.Struct, frozen=True, kw_only=True):
     """The machine at one moment (``GET /admin/resources``); °C, W."""
 
@@ -307,6 +325,8 @@ class ResourceSample(msgspec.Struct, frozen=True, kw_only=True):
     memory_clock_hz: int | None = None
     """Of a Jetson's memory controller (EMC)."""
     uptime_seconds: float | None = None
+    models: tuple[ModelUsage, ...] = ()
+    """Those that are loaded."""
 
 
 class ConfigValueRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from cyber_inference_tui.records import (
     ModelRecord,
     ModelTotals,
     RequestRecord,
+    ResourceSample,
     SessionRecord,
     StatusRecord,
     WaitingRecord,
@@ -93,6 +94,15 @@ class ServiceClient:
     async def status(self) -> StatusRecord:
         """The service in one glance."""
         return await self._get("/admin/status", StatusRecord)
+
+    async def resources(self) -> ResourceSample:
+        """The machine and its loaded models now."""
+        return await self._get("/admin/resources", ResourceSample)
+
+    async def resource_history(self, seconds: int) -> list[ResourceSample]:
+        """The samples of the last ``seconds`` that are kept, oldest first."""
+        params = {"history": str(seconds)}
+        return await self._call("GET", "/admin/resources", list[ResourceSample], params=params)
 
     async def models(self) -> list[ModelRecord]:
         """All local models, in the service's order."""

@@ -10,6 +10,7 @@ from cyber_inference_tui.records import (
     ModelRecord,
     ModelTotals,
     RequestRecord,
+    ResourceSample,
     SessionRecord,
     StatusRecord,
     WaitingRecord,
@@ -107,6 +108,12 @@ class ServiceApi(Protocol):
 
     async def metrics(self) -> bytes:
         """The metrics, as text for Prometheus."""
+
+    async def resources(self) -> ResourceSample:
+        """The machine now; ``CyberError`` if it cannot be read."""
+
+    def resource_history(self, seconds: int, /) -> list[bytes]:
+        """Samples of the last ``seconds``, oldest first, each as JSON."""
 
     def log_tail(self, log_id: str, lines: int, /) -> str:
         """The last lines of a log; ``ModelNotFoundError``."""

@@ -23,6 +23,7 @@ from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.history import PastRecords
 from cyber_inference_tui.http.metrics import MetricsPage
 from cyber_inference_tui.http.models import ModelListing
+from cyber_inference_tui.http.resources import Resources
 from cyber_inference_tui.http.wire import json_answer, text_answer
 from cyber_inference_tui.service.service import utc_now
 
@@ -57,6 +58,7 @@ def assemble(
     """
     admin = Admin(service)
     past = PastRecords(service)
+    resources = Resources(service)
     listing = ModelListing(service)
     metrics = MetricsPage(service, forward)
     streams = EventStreams(service, heartbeat=heartbeat, send_timeout=send_timeout)
@@ -69,6 +71,7 @@ def assemble(
         table.add(path + "/{id:.+}", Area.MODEL, {"GET": listing.one})
     table.add("/metrics", Area.MODEL, {"GET": metrics.answer})
     table.add("/admin/status", Area.ADMIN, {"GET": admin.status})
+    table.add("/admin/resources", Area.ADMIN, {"GET": resources.resources})
     table.add("/admin/queue", Area.ADMIN, {"GET": admin.queue})
     table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
     table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})

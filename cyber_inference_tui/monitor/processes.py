@@ -1,18 +1,35 @@
-"""What a process and its descendants hold in main memory."""
+"""What a process and its descendants hold in main memory, and what they compute."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from cyber_inference_tui.monitor.files import entries, integer, read_bytes
 from cyber_inference_tui.monitor.memory import ProcessMemory
 
+_TICKS = os.sysconf("SC_CLK_TCK")
+_UTIME, _STIME = 11, 12
+"""Their places in ``stat`` behind the name."""
 _MOST_PROCESSES = 256
 _MOST_THREADS = 1024
+# PROC_PID_INIT_INO of include/linux/proc_ns.h: the machine's own pids, not a container's.
+_INITIAL_NAMESPACE = "pid:[4026531836]"
 _RSS = re.compile(rb"^(VmRSS|RssAnon|RssFile|RssShmem):\s+([0-9]{1,12}) kB$", re.MULTILINE)
+
+
+class ProcessUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """A process and its descendants at one moment."""
+
+    pids: tuple[int, ...]
+    memory: ProcessMemory
+    cpu_ms: int | None = None
+    """Processor time they used so far, in milliseconds; it falls when a descendant ends."""
 
 
 class ProcessReader:
@@ -30,14 +47,57 @@ class ProcessReader:
         with its parent is counted in each of them.
         """
         memory = self._one(pid)
+        return None if memory is None else self._sum(memory, self._descendants(pid))
+
+    def usage(self, pid: int) -> ProcessUsage | None:
+        """The same with the processor time; ``None`` if it is gone.
+
+        Source of the times: ``/proc/PID/stat`` (``proc_pid_stat(5)``).
+        """
+        memory = self._one(pid)
         if memory is None:
             return None
+        descendants = self._descendants(pid)
+        times = [self._cpu_ms(one) for one in (pid, *descendants)]
+        return ProcessUsage(
+            pids=(pid, *descendants),
+            memory=self._sum(memory, descendants),
+            cpu_ms=None if times[0] is None else sum(time or 0 for time in times),
+        )
+
+    def pids_are_the_machines(self) -> bool:
+        """Whether a driver that names pids of the whole machine means the same by them.
+
+        It does not in a container with pids of its own.
+        """
+        try:
+            return (self._proc / "self" / "ns" / "pid").readlink().name == _INITIAL_NAMESPACE
+        except OSError:
+            return False
+
+    def _sum(self, memory: ProcessMemory, descendants: Iterable[int]) -> ProcessMemory:
         private, mapped = memory.private, memory.mapped
-        for child in self._descendants(pid):
-            if (memory := self._one(child)) is not None:
-                private += memory.private
-                mapped += memory.mapped
+        for child in descendants:
+            if (one := self._one(child)) is not None:
+                private += one.private
+                mapped += one.mapped
         return ProcessMemory(private=private, mapped=mapped)
+
+    def _cpu_ms(self, pid: int) -> int | None:
+        stat = read_bytes(self._proc / str(pid) / "stat")
+        # A name may hold anything, a parenthesis included; what follows the last one are numbers.
+        fields = (stat or b"").rpartition(b")")[2].split()
+        if len(fields) > _STIME:
+            user, system = integer(fields[_UTIME]), integer(fields[_STIME])
+            if user is not None and system is not None and user >= 0 and system >= 0:
+                return (user + system) * 1000 // _TICKS
+        if stat is not None or not self._is_this_machine:
+            return None
+        try:  # A system without /proc.
+            times = psutil.Process(pid).cpu_times()
+        except (psutil.Error, OSError, ValueError):
+            return None
+        return int((times.user + times.system) * 1000)
 
     def _one(self, pid: int) -> ProcessMemory | None:
         status = read_bytes(self._proc / str(pid) / "status")

@@ -11,7 +11,7 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import msgspec
@@ -30,7 +30,8 @@ BATCH_BYTES = 256 * 1024
 _ASSUMED_BYTES = 512
 """What an event counts for until it is encoded; log events are weighed by their text."""
 
-Data = msgspec.Struct | dict[str, Any]
+Data = msgspec.Struct | dict[str, Any] | bytes
+"""A record, what makes one, or JSON that is encoded already."""
 
 
 class Event:
@@ -44,7 +45,10 @@ class Event:
         self.data = data
         self._json: bytes | None = None
         self.weight = _ASSUMED_BYTES
-        if type(data) is LogEvent:
+        if isinstance(data, bytes):
+            self._json = data
+            self.weight = len(data)
+        elif type(data) is LogEvent:
             self.weight = sum(100 + len(line.text) for line in data.lines)
         elif type(data) is dict:
             # Its size is unknown and its owner may change it later: take it as it is now.
@@ -91,10 +95,16 @@ class EventBus:
     ``keep`` and ``keep_bytes`` bound what each topic holds. Ids go up by one from ``first_id``;
     by default that is the wall clock in milliseconds, so that ids of an earlier life of the
     service are always lower, and a client that resumes with one is told what it missed.
+    ``clock`` is monotonic, in seconds.
     """
 
     def __init__(
-        self, *, keep: int = 2048, keep_bytes: int = 2 * 1024 * 1024, first_id: int | None = None
+        self,
+        *,
+        keep: int = 2048,
+        keep_bytes: int = 2 * 1024 * 1024,
+        first_id: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keep = keep
         self._keep_bytes = keep_bytes
@@ -103,6 +113,8 @@ class EventBus:
         """The id of the newest event; one below ``first_id`` while there is none."""
         self.rings = {topic: _Ring() for topic in sorted(TOPICS)}
         self._waiting: set[Subscription] = set()
+        self._clock = clock
+        self._read_at: dict[str, float] = {}
         self.closed = False
 
     def publish(self, topic: str, data: Data) -> None:
@@ -133,6 +145,16 @@ class EventBus:
             raise ValueError(f"unknown topic {min(unknown)!r}")
         return Subscription(self, chosen, after)
 
+    def has_readers(self, topic: str, patience: float) -> bool:
+        """Whether somebody waits for events of ``topic``, or looked in the last ``patience`` s.
+
+        A reader that has left, or that does not take what it was sent, is none.
+        """
+        read_at = self._read_at.get(topic)
+        if read_at is not None and self._clock() - read_at < patience:
+            return True
+        return any(topic in subscription.topics for subscription in self._waiting)
+
     def close(self) -> None:
         """End all subscriptions, after they delivered what was published until now."""
         self.closed = True
@@ -146,6 +168,12 @@ class EventBus:
     def forget(self, subscription: Subscription) -> None:
         """The opposite of ``wait``."""
         self._waiting.discard(subscription)
+
+    def note_read(self, subscription: Subscription) -> None:
+        """``subscription`` looks for events (called by it)."""
+        now = self._clock()
+        for topic in subscription.topics:
+            self._read_at[topic] = now
 
 
 class Subscription:
@@ -184,6 +212,7 @@ class Subscription:
 
     async def __anext__(self) -> list[Event]:
         while True:
+            self._bus.note_read(self)
             batch = self.take()
             if batch:
                 return batch

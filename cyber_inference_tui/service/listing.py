@@ -28,6 +28,11 @@ def library_for(settings: Settings, *, demo: bool) -> Library:
     )
 
 
+def disk_paths(settings: Settings) -> tuple[Path, ...]:
+    """The directories whose disks matter: those of models and data, each once."""
+    return tuple(dict.fromkeys((settings.models_dir, *settings.model_dirs, settings.data_dir)))
+
+
 def unloaded_record(model: LocalModel, need: Need | None = None) -> ModelRecord:
     """What is known of a model that nobody ever asked for; ``need`` = what it would take."""
     reckoned = need is not None and need.source is not Source.UNKNOWN

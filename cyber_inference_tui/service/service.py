@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.nvml import Nvml
+from cyber_inference_tui.monitor.sampler import Sampler
 from cyber_inference_tui.records import (
     ConfigValueRecord,
     LlamaServerRecord,
@@ -48,8 +50,14 @@ from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
-from cyber_inference_tui.service.listing import demo_path, library_for, unloaded_record
+from cyber_inference_tui.service.listing import (
+    demo_path,
+    disk_paths,
+    library_for,
+    unloaded_record,
+)
 from cyber_inference_tui.service.metrics import Metrics, Present
+from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.settings.edit import set_value, split_key
 from cyber_inference_tui.settings.load import Loaded, load_if_there
 from cyber_inference_tui.settings.schema import Settings
@@ -92,7 +100,6 @@ class Service:
         self._log_writer = LogWriter(data_dir / "logs")
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
         self._metrics = Metrics(self._present)
-        self._latest_sample: Callable[[], ResourceSample | None] = lambda: None
         self._logs: dict[str, LogRing] = {}
         self._pending_lines: dict[str, list[LogLine]] = {}
         self._pending_models: set[str] = set()
@@ -101,7 +108,8 @@ class Service:
         self._library = library_for(loaded.settings, demo=demo)
         self.catalog: Catalog = Catalog(models={}, problems=())
         self._experience = Experience(on_new=self.history.add_measurement)
-        self._memory_reader = MemoryReader(loaded.settings.system_root, Nvml(), environment=environ)
+        nvml = Nvml()
+        self._memory_reader = MemoryReader(loaded.settings.system_root, nvml, environment=environ)
         self._launcher = Launcher(
             find_binary=self._find_binary,
             log_for=self.log_ring,
@@ -118,6 +126,14 @@ class Service:
             on_session=self._session_ended,
             read_memory=self._read_memory,
             experience=self._experience,
+        )
+        self.monitoring = Monitoring(
+            make_sampler=partial(Sampler, loaded.settings.system_root, nvml=nvml),
+            disks=lambda: disk_paths(self.settings),
+            states=self.scheduler.states,
+            events=self.events,
+            interval=lambda: self.settings.sample_interval,
+            now=utc_now,
         )
         self._needs: dict[str, tuple[str, Need]] = {}
         """What models would take, by id, with the signature for which that holds."""
@@ -157,6 +173,7 @@ class Service:
             model = self.catalog.models.get(model_id)
             if table.preload and model is not None and model.problem is None:
                 self.scheduler.request_load(model, reason="preload")
+        self.monitoring.start()
         self.events.publish("service", ServiceEvent(state="started"))
         return self
 
@@ -169,6 +186,7 @@ class Service:
         for task in self._loop_tasks:
             task.cancel()
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
+        await self.monitoring.stop()
         await self.scheduler.close()
         await self._launcher.close()
         await self.history.stop()
@@ -391,8 +409,16 @@ class Service:
             models=self.models(),
             running=self.scheduler.sessions(),
             memory=self.scheduler.memory_reading,
-            sample=self._latest_sample(),
+            sample=self.monitoring.last,
         )
+
+    async def resources(self) -> ResourceSample:
+        """The machine and its loaded models now."""
+        return await self.monitoring.latest()
+
+    def resource_history(self, seconds: int) -> list[bytes]:
+        """Samples of the last ``seconds``, oldest first, each as JSON."""
+        return self.monitoring.history(seconds)
 
     # Acting
 

@@ -294,6 +294,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             extra={**_SECRET, "form": "token"},
         ),
     ] = ""
+    sample_interval: Annotated[
+        float,
+        Meta(
+            ge=0.2,
+            le=60,
+            description="Seconds between samples of the machine while somebody watches.",
+            extra=_LIVE,
+        ),
+    ] = 1.0
     system_root: Annotated[
         Path,
         Meta(description="Where proc/, sys/ and etc/ of the machine are.", extra=_RESTART),

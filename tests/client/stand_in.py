@@ -17,6 +17,7 @@ from cyber_inference_tui.records import (
     ModelStatus,
     ModelTotals,
     RequestRecord,
+    ResourceSample,
     SessionRecord,
     StatusRecord,
 )
@@ -29,6 +30,7 @@ class StandIn:
         self.port = 0
         self.models: dict[str, ModelRecord] = {}
         self.logs: dict[str, str] = {}
+        self.samples: list[ResourceSample] = []
         self.past: dict[str, list[RequestRecord] | list[SessionRecord] | list[ModelTotals]] = {}
         """What ``requests``, ``sessions`` and ``totals`` answer."""
         self.llama_path: str | None = "/opt/llama-server"
@@ -71,6 +73,7 @@ class StandIn:
     def _app(self) -> web.Application:
         app = web.Application(middlewares=[self._check])
         app.router.add_get("/admin/status", self._status)
+        app.router.add_get("/admin/resources", self._resources)
         app.router.add_get("/admin/models", self._models)
         app.router.add_get("/admin/models/{id:.+}", self._model)
         app.router.add_post("/admin/models/{id:.+}/load", self._load)
@@ -106,6 +109,9 @@ class StandIn:
                 requests_queued=1,
             )
         )
+
+    async def _resources(self, request: web.Request) -> web.Response:
+        return answer(self.samples if "history" in request.query else self.samples[-1])
 
     async def _models(self, request: web.Request) -> web.Response:
         return answer(list(self.models.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -18,16 +18,30 @@ from cyber_inference_tui.http.protocol import Runner
 from cyber_inference_tui.http.wire import json_answer
 from cyber_inference_tui.records import (
     ConfigValueRecord,
+    CpuRecord,
+    DeviceRecord,
     LlamaServerRecord,
+    MemoryRecord,
     ModelRecord,
     ModelStatus,
     ModelTotals,
     RequestRecord,
+    ResourceSample,
     SessionRecord,
     StatusRecord,
+    SwapRecord,
     WaitingRecord,
+    to_json,
 )
 from cyber_inference_tui.service.events import EventBus
+
+SAMPLE = ResourceSample(
+    at=datetime(2026, 1, 31, 12, tzinfo=UTC),
+    device=DeviceRecord(),
+    cpu=CpuRecord(count=2),
+    memory=MemoryRecord(total=8),
+    swap=SwapRecord(),
+)
 
 Forward = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -57,6 +71,7 @@ class StandInService:
         self.past_sessions: list[SessionRecord] = []
         self.line: list[WaitingRecord] = []
         self.sums: list[ModelTotals] = []
+        self.samples: list[ResourceSample] = [SAMPLE]
 
     def status(self) -> StatusRecord:
         self._fail()
@@ -133,6 +148,14 @@ class StandInService:
 
     async def totals(self) -> list[ModelTotals]:
         return self.sums
+
+    async def resources(self) -> ResourceSample:
+        self._fail()
+        return self.samples[-1]
+
+    def resource_history(self, seconds: int, /) -> list[bytes]:
+        self.calls.append(("history", seconds))
+        return [to_json(sample) for sample in self.samples]
 
     def queue(self) -> list[WaitingRecord]:
         return self.line

@@ -1,0 +1,115 @@
+"""What a llama-server's slots generate: its ``/slots``, asked directly, and a rate made of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+
+_MOST_BYTES = 1 << 20
+_HEAD_END = b"\r\n\r\n"
+
+
+class _Next(msgspec.Struct):
+    n_decoded: int = 0
+
+
+class _Slot(msgspec.Struct):
+    id: int
+    is_processing: bool
+    id_task: int = -1
+    next_token: list[_Next] | _Next = []
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A request that a slot works on. ``decoded`` = tokens generated for it so far."""
+
+    slot: int
+    id: int
+    decoded: int
+
+
+async def ask_slots(host: str, port: int, timeout: float) -> tuple[Task, ...] | None:
+    """The tasks under way, by ``GET /slots``; ``None`` without a good answer in ``timeout`` s.
+
+    Asked on a connection of its own that is closed afterwards. The server answers between two
+    steps of its work, so the counts are those of the answer's time. The fields are those of build
+    11669 (``tools/server/README.md`` of llama.cpp).
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            reader, writer = await asyncio.open_connection(host, port, limit=_MOST_BYTES)
+            try:
+                request = f"GET /slots HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+                writer.write(request.encode("ascii"))
+                answer = bytearray()
+                while len(answer) < _MOST_BYTES and (part := await reader.read(65536)):
+                    answer += part
+            finally:
+                writer.close()
+    except OSError:
+        # TimeoutError is one of them.
+        return None
+    return parse_slots(bytes(answer))
+
+
+def parse_slots(answer: bytes) -> tuple[Task, ...] | None:
+    """The tasks in a whole HTTP answer; ``None`` if it is not what was asked for."""
+    head, _, body = answer.partition(_HEAD_END)
+    words = head.split(None, 2)
+    if len(words) < 2 or not words[0].startswith(b"HTTP/") or words[1] != b"200":
+        return None
+    try:
+        slots = msgspec.json.decode(body, type=list[_Slot])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return tuple(
+        Task(slot.id, slot.id_task, _decoded(slot.next_token))
+        for slot in slots
+        if slot.is_processing
+    )
+
+
+def _decoded(next_token: list[_Next] | _Next) -> int:
+    # Earlier builds have an object where later ones have a list of one.
+    parts = next_token if isinstance(next_token, list) else [next_token]
+    return sum(max(0, part.n_decoded) for part in parts)
+
+
+class TokenRate:
+    """Tokens per second of one server, from looks at it.
+
+    A look is the tokens of all requests that are finished, and the tasks under way. Their sum
+    grows by what was generated, but not only: a task leaves the slots a moment before its request
+    counts as finished, and one that is cancelled is never counted. So what is missing is waited for
+    until the next look, and then given up.
+    """
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+        self._known = 0
+        self._tasks: dict[tuple[int, int], int] = {}
+        self._owed = False
+
+    def look(self, finished: int, tasks: Iterable[Task], now: float) -> float | None:
+        """The mean rate since the look before; ``now`` in seconds of a monotonic clock.
+
+        ``None`` the first time.
+        """
+        running = {(task.slot, task.id): task.decoded for task in tasks}
+        total = finished + sum(running.values())
+        # At least this much is new.
+        seen = sum(max(0, n - self._tasks.get(key, 0)) for key, n in running.items())
+        self._tasks = running
+        before, self._at = self._at, now
+        if before is None or now <= before:
+            self._known = total
+            return None
+        expected = self._known + seen
+        if total >= expected:
+            new, self._known, self._owed = total - self._known, total, False
+        else:
+            new, self._known = seen, (total if self._owed else expected)
+            self._owed = not self._owed
+        return round(new / (now - before), 1)

@@ -1,0 +1,211 @@
+"""What each loaded model uses: its processes, its share of the GPUs, the tokens it generates.
+
+Looking never loads, wakes or keeps a model: it goes past the scheduler's leases, and only a model
+that is busy anyway is asked for its slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from cyber_inference_tui.llama.slots import Task, TokenRate
+from cyber_inference_tui.monitor.processes import ProcessReader, ProcessUsage
+from cyber_inference_tui.monitor.rates import Rate
+from cyber_inference_tui.records import GpuRecord, ModelUsage
+from cyber_inference_tui.scheduler.state import ModelState, Session
+
+LOOK_INTERVAL = 0.9
+"""Seconds between two questions to one server: about once a second."""
+SLOTS_TIMEOUT = 2.0
+PATIENCE = 0.25
+"""Seconds a sample waits for servers' answers; a server that reads a long prompt is slower, and
+its answer then counts for the next one."""
+FRESH = 3.0
+"""Seconds for which a rate is still one of now."""
+
+AskSlots = Callable[[int], Awaitable[tuple[Task, ...] | None]]
+"""The tasks under way at the server on a port."""
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """A loaded model, as far as its use is concerned."""
+
+    id: str
+    pid: int
+    port: int
+    in_flight: int
+    device_bytes: int | None
+    """What it said it took through a GPU's driver."""
+    tokens_out: Callable[[], int]
+    """Generated for requests that are finished by the time it is called."""
+    has_slots: bool
+    """It is a llama-server."""
+
+
+def loaded_models(states: Iterable[ModelState]) -> list[Loaded]:
+    """Those of ``states`` that have a server, by id."""
+    found = [
+        Loaded(
+            id=state.model.id,
+            pid=state.server.pid,
+            port=state.server.port,
+            in_flight=state.in_flight,
+            device_bytes=state.footprint.device if state.footprint else None,
+            tokens_out=_counter(state.session),
+            has_slots=not state.model.settings.command,
+        )
+        for state in states
+        if state.server is not None
+    ]
+    return sorted(found, key=lambda model: model.id)
+
+
+def _counter(session: Session | None) -> Callable[[], int]:
+    return lambda: session.tokens_out if session is not None else 0
+
+
+class ProcessMeter:
+    """Reads the servers' processes. It blocks: call it in a thread, one at a time.
+
+    ``root`` has this process's own ``proc/``; ``clock`` is monotonic, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float], root: Path = Path("/")) -> None:
+        self._clock = clock
+        self._processes = ProcessReader(root)
+        self._rates: dict[int, Rate] = {}
+        self.sees_the_drivers_pids = self._processes.pids_are_the_machines()
+        """Whether the pids that a GPU's driver tells are ours."""
+
+    def read(self, pids: Collection[int]) -> dict[int, tuple[ProcessUsage, float | None]]:
+        """Each process with the percentage of one core it used since the call before."""
+        found = {}
+        for pid in pids:
+            usage = self._processes.usage(pid)
+            rate = self._rates.setdefault(pid, Rate())
+            if usage is not None:
+                per_second = rate.per_second(usage.cpu_ms, self._clock())
+                found[pid] = usage, None if per_second is None else round(per_second / 10, 1)
+        self._rates = {pid: self._rates[pid] for pid in found}
+        return found
+
+
+class TokenMeters:
+    """Asks busy servers what they generate. Runs on the loop; ``close`` ends what it asks.
+
+    ``ask`` has a limit of its own. ``clock`` is monotonic, in seconds.
+    """
+
+    def __init__(self, ask: AskSlots, clock: Callable[[], float]) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._meters: dict[tuple[str, int], _Meter] = {}
+
+    async def read(self, models: Collection[Loaded]) -> dict[str, float | None]:
+        """Tokens per second by id; ``None`` = not known at the moment."""
+        keys = {(model.id, model.pid) for model in models if model.has_slots}
+        for key in self._meters.keys() - keys:
+            self._meters.pop(key).stop()
+        asking = []
+        for model in models:
+            if model.has_slots:
+                meter = self._meters.setdefault((model.id, model.pid), _Meter(self._clock))
+                if (task := meter.look(model, self._ask)) is not None:
+                    asking.append(task)
+        if asking:
+            await asyncio.wait(asking, timeout=PATIENCE)
+        return {model_id: meter.rate() for (model_id, _), meter in self._meters.items()}
+
+    async def close(self) -> None:
+        """Break off what is being asked."""
+        tasks = [task for meter in self._meters.values() if (task := meter.stop()) is not None]
+        self._meters.clear()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Meter:
+    """One server's."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._tokens = TokenRate()
+        self._rate: float | None = None
+        self._rate_at = 0.0
+        self._looked_at: float | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def look(self, model: Loaded, ask: AskSlots) -> asyncio.Task[None] | None:
+        """Look at it if it is time to; the task that does, if it takes one."""
+        if self._task is not None and not self._task.done():
+            return self._task
+        now = self._clock()
+        if self._looked_at is not None and now - self._looked_at < LOOK_INTERVAL:
+            return None
+        self._looked_at = now
+        if model.in_flight == 0:
+            self._take(model.tokens_out(), ())
+            return None
+        self._task = asyncio.create_task(self._look(model, ask), name=f"slots of {model.id}")
+        return self._task
+
+    async def _look(self, model: Loaded, ask: AskSlots) -> None:
+        tasks = await ask(model.port)
+        if tasks is not None:
+            self._take(model.tokens_out(), tasks)
+
+    def _take(self, finished: int, tasks: tuple[Task, ...]) -> None:
+        self._rate_at = self._clock()
+        self._rate = self._tokens.look(finished, tasks, self._rate_at)
+
+    def rate(self) -> float | None:
+        """The last rate, if it is still one of now."""
+        return self._rate if self._clock() - self._rate_at <= FRESH else None
+
+    def stop(self) -> asyncio.Task[None] | None:
+        """Break off its question, if there is one."""
+        if self._task is not None:
+            self._task.cancel()
+        return self._task
+
+
+def compose_usage(
+    models: Collection[Loaded],
+    processes: Mapping[int, tuple[ProcessUsage, float | None]],
+    gpus: Collection[GpuRecord],
+    tokens: Mapping[str, float | None],
+) -> tuple[ModelUsage, ...]:
+    """The records; ``gpus`` are those whose processes have pids that are ours."""
+    found = []
+    for model in models:
+        usage, cpu = processes.get(model.pid, (None, None))
+        on_gpus = gpu_bytes(usage.pids if usage else (model.pid,), gpus)
+        found.append(
+            ModelUsage(
+                id=model.id,
+                pid=model.pid,
+                cpu_percent=cpu,
+                memory_private_bytes=usage.memory.private if usage else None,
+                memory_mapped_bytes=usage.memory.mapped if usage else None,
+                gpu_memory_bytes=model.device_bytes if on_gpus is None else on_gpus,
+                in_flight=model.in_flight,
+                tokens_per_second=tokens.get(model.id),
+            )
+        )
+    return tuple(found)
+
+
+def gpu_bytes(pids: Collection[int], gpus: Collection[GpuRecord]) -> int | None:
+    """What these processes hold on all GPUs; ``None`` where the drivers do not tell of them."""
+    held = [
+        gpu.processes[pid]
+        for gpu in gpus
+        if gpu.processes is not None
+        for pid in pids
+        if pid in gpu.processes
+    ]
+    told = [size for size in held if size is not None]
+    return sum(told) if told and len(told) == len(held) else None

@@ -1,0 +1,199 @@
+"""The loop that samples the machine and its models: often while somebody watches, else seldom."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.llama.launch import SERVER_HOST
+from cyber_inference_tui.llama.slots import Task, ask_slots
+from cyber_inference_tui.monitor.processes import ProcessUsage
+from cyber_inference_tui.monitor.ring import THINNED, SampleRing
+from cyber_inference_tui.records import ResourceSample, to_json
+from cyber_inference_tui.scheduler.state import ModelState
+from cyber_inference_tui.service.events import EventBus
+from cyber_inference_tui.service.model_usage import (
+    SLOTS_TIMEOUT,
+    AskSlots,
+    ProcessMeter,
+    TokenMeters,
+    compose_usage,
+    loaded_models,
+)
+
+TOPIC = "resources"
+UNWATCHED_INTERVAL = 10.0
+"""Seconds between samples while nobody watches."""
+WATCHED_SECONDS = 10.0
+"""How long somebody who asked, or read events, counts as watching."""
+ANSWER_TIMEOUT = 5.0
+"""Seconds a question waits for a new sample."""
+
+_CHECK_INTERVAL = 1.0
+_LONGEST = THINNED.total_seconds()
+
+_logger = logging.getLogger(__name__)
+
+
+class Sampler(Protocol):
+    """Samples of the machine; making one and calling it block."""
+
+    def sample(self) -> ResourceSample:
+        """The machine now."""
+
+
+class MakeSampler(Protocol):
+    """Makes a sampler that tells of the disks of these paths. It blocks."""
+
+    def __call__(self, *, disks: Collection[Path]) -> Sampler:
+        """The sampler."""
+
+
+async def _ask_slots(port: int) -> tuple[Task, ...] | None:
+    return await ask_slots(SERVER_HOST, port, SLOTS_TIMEOUT)
+
+
+class Monitoring:
+    """Publishes every sample as an event and keeps it in a ring. ``start`` it, then ``stop`` it.
+
+    ``disks``, ``states`` and ``interval`` (seconds) are asked anew for each sample, ``now`` is the
+    time of day, ``clock`` monotonic in seconds, ``sleep`` a sleep of that clock's seconds, and
+    ``ask`` asks the server on a port for its tasks.
+    """
+
+    def __init__(
+        self,
+        *,
+        make_sampler: MakeSampler,
+        disks: Callable[[], tuple[Path, ...]],
+        states: Callable[[], Collection[ModelState]],
+        events: EventBus,
+        interval: Callable[[], float],
+        now: Callable[[], datetime],
+        ask: AskSlots = _ask_slots,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._make_sampler = make_sampler
+        self._disks = disks
+        self._states = states
+        self._events = events
+        self._interval = interval
+        self._now = now
+        self._clock = clock
+        self._sleep = sleep
+        self._ring: SampleRing[bytes] = SampleRing()
+        self._tokens = TokenMeters(ask, clock)
+        self._sampler: tuple[tuple[Path, ...], Sampler] | None = None
+        self._processes: ProcessMeter | None = None
+        self._latest: ResourceSample | None = None
+        self._taken_at = float("-inf")
+        self._asked_at = float("-inf")
+        self._failing = False
+        self._stopped = False
+        self._loop_task: asyncio.Task[None] | None = None
+        self._taking: asyncio.Task[None] | None = None
+        """The one sample under way."""
+
+    def start(self) -> None:
+        """Begin to sample."""
+        self._loop_task = asyncio.create_task(self._run(), name="sample the machine")
+
+    async def stop(self) -> None:
+        """End it; a reading in a thread that is under way is left to end by itself."""
+        self._stopped = True
+        tasks = [task for task in (self._loop_task, self._taking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tokens.close()
+
+    @property
+    def last(self) -> ResourceSample | None:
+        """The latest sample, however old; asking for it has nothing sampled more often."""
+        return self._latest
+
+    async def latest(self) -> ResourceSample:
+        """The latest sample, or a new one where that is older than two intervals.
+
+        Raises ``CyberError`` if there is none yet and none comes in ``ANSWER_TIMEOUT``.
+        """
+        self._asked_at = self._clock()
+        if not self._stopped and self._clock() - self._taken_at > 2 * self._interval():
+            await self._take(ANSWER_TIMEOUT)
+        if self._latest is None:
+            raise CyberError("The machine has not been read yet.", hint="Try again.")
+        return self._latest
+
+    def history(self, seconds: float) -> list[bytes]:
+        """The samples of the last ``seconds``, oldest first, each as JSON on one line."""
+        self._asked_at = self._clock()
+        return self._ring.since(self._now() - timedelta(seconds=min(seconds, _LONGEST)))
+
+    async def _run(self) -> None:
+        while True:
+            await self._take()
+            while (left := self._taken_at + self._pause() - self._clock()) > 0:
+                # In short steps: somebody may begin to watch, and the setting may change.
+                await self._sleep(min(left, _CHECK_INTERVAL))
+
+    def _pause(self) -> float:
+        """Seconds from one sample to the next."""
+        asked = self._clock() - self._asked_at < WATCHED_SECONDS
+        watched = asked or self._events.has_readers(TOPIC, WATCHED_SECONDS)
+        return self._interval() if watched else max(UNWATCHED_INTERVAL, self._interval())
+
+    async def _take(self, timeout: float | None = None) -> None:
+        """A new sample, or the end of the one that is being taken; or ``timeout`` seconds."""
+        if self._taking is None or self._taking.done():
+            self._taking = asyncio.create_task(self._sample(), name="a sample")
+        # Who gives up, or goes away, leaves it to the others.
+        await asyncio.wait({self._taking}, timeout=timeout)
+
+    async def _sample(self) -> None:
+        began = self._clock()
+        try:
+            sample = await self._read()
+        except Exception:
+            # Whatever is wrong with this machine's sensors, the service goes on.
+            if not self._failing:
+                _logger.exception("the machine cannot be read")
+            self._failing = True
+            self._taken_at = began
+            return
+        self._failing = False
+        self._latest = sample
+        self._taken_at = began
+        encoded = to_json(sample)
+        self._ring.add(sample.at, encoded)
+        self._events.publish(TOPIC, encoded)
+
+    async def _read(self) -> ResourceSample:
+        models = loaded_models(self._states())
+        pids = [model.pid for model in models]
+        disks = self._disks()
+        tokens = await self._tokens.read(models)
+        sample, processes, ours = await asyncio.to_thread(self._read_machine, disks, pids)
+        gpus = sample.gpus if ours else ()
+        return msgspec.structs.replace(
+            sample, models=compose_usage(models, processes, gpus, tokens)
+        )
+
+    def _read_machine(
+        self, disks: tuple[Path, ...], pids: Collection[int]
+    ) -> tuple[ResourceSample, dict[int, tuple[ProcessUsage, float | None]], bool]:
+        """What blocks; runs in a thread, never in two at once."""
+        if self._sampler is None or self._sampler[0] != disks:
+            self._sampler = disks, self._make_sampler(disks=disks)
+        if self._processes is None:
+            self._processes = ProcessMeter(self._clock)
+        sample = self._sampler[1].sample()
+        return sample, self._processes.read(pids), self._processes.sees_the_drivers_pids
