@@ -12,14 +12,14 @@ _HEAD_END = b"\r\n\r\n"
 
 
 class _Next(msgspec.Struct):
-    n_decoded: int = 0
+    n_decoded: int
 
 
 class _Slot(msgspec.Struct):
     id: int
     is_processing: bool
     id_task: int = -1
-    next_token: list[_Next] | _Next = []
+    next_token: list[_Next] | _Next | None = None
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -64,17 +64,16 @@ def parse_slots(answer: bytes) -> tuple[Task, ...] | None:
         slots = msgspec.json.decode(body, type=list[_Slot])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return tuple(
-        Task(slot.id, slot.id_task, _decoded(slot.next_token))
-        for slot in slots
-        if slot.is_processing
-    )
-
-
-def _decoded(next_token: list[_Next] | _Next) -> int:
-    # Earlier builds have an object where later ones have a list of one.
-    parts = next_token if isinstance(next_token, list) else [next_token]
-    return sum(max(0, part.n_decoded) for part in parts)
+    tasks = []
+    for slot in slots:
+        if slot.is_processing:
+            if slot.next_token is None:
+                return None  # It does not tell what it generates.
+            # Earlier builds have an object where later ones have a list of one.
+            told = slot.next_token if isinstance(slot.next_token, list) else [slot.next_token]
+            decoded = sum(max(0, part.n_decoded) for part in told)
+            tasks.append(Task(slot.id, slot.id_task, decoded))
+    return tuple(tasks)
 
 
 class TokenRate:

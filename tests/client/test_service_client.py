@@ -13,11 +13,17 @@ from cyber_inference_tui import errors
 from cyber_inference_tui.client.problems import error_from_answer
 from cyber_inference_tui.client.service_client import ServiceClient, base_url
 from cyber_inference_tui.records import (
+    CpuRecord,
+    DeviceRecord,
+    MemoryRecord,
     ModelRecord,
     ModelStatus,
     ModelTotals,
+    ModelUsage,
     RequestRecord,
+    ResourceSample,
     SessionRecord,
+    SwapRecord,
 )
 from tests.client.stand_in import StandIn
 
@@ -70,6 +76,24 @@ async def test_past_requests_sessions_and_sums(stand_in: StandIn) -> None:
         "/admin/requests?limit=100&failed=1",
         "/admin/totals",
     ]
+
+
+async def test_samples_come_back_typed(stand_in: StandIn) -> None:
+    stand_in.samples = [
+        ResourceSample(
+            at=datetime(2026, 1, 31, 12, second, tzinfo=UTC),
+            device=DeviceRecord(),
+            cpu=CpuRecord(percent=12.5),
+            memory=MemoryRecord(),
+            swap=SwapRecord(),
+            models=(ModelUsage(id="m", pid=7),),
+        )
+        for second in range(2)
+    ]
+    async with ServiceClient(stand_in.url) as client:
+        assert await client.resources() == stand_in.samples[1]
+        assert await client.resource_history(900) == stand_in.samples
+    assert stand_in.requests[-1][1] == "/admin/resources?history=900"
 
 
 async def test_ids_with_slashes_and_odd_characters_arrive_whole(stand_in: StandIn) -> None:

@@ -33,7 +33,7 @@ def test_tasks_are_those_of_busy_slots() -> None:
 
 def test_other_builds_say_it_a_little_differently() -> None:
     assert parse_slots(answer([{**BUSY, "next_token": {"n_decoded": 5}}])) == (Task(0, 7, 5),)
-    assert parse_slots(answer([{"id": 0, "is_processing": True}])) == (Task(0, -1, 0),)
+    assert parse_slots(answer([{**BUSY, "next_token": []}])) == (Task(0, 7, 0),)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,8 @@ def test_other_builds_say_it_a_little_differently() -> None:
         HEAD + b"{}",
         HEAD + b"[1]",
         HEAD + b'[{"id":0}]',
+        HEAD + b'[{"id":0,"is_processing":true}]',
+        HEAD + b'[{"id":0,"is_processing":true,"next_token":[{}]}]',
         HEAD + b'[{"id":"\xff","is_processing":true}]',
         HEAD + b"[" * 100_000,
         answer([BUSY])[:-1],

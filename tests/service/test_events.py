@@ -228,3 +228,34 @@ def test_every_event_is_delivered_once_or_counted_as_missed(keep: int, steps: li
         gaps = [msgspec.json.decode(event[2]) for event in events if event[1] == GAP]
         missed = sum(gap["missed"] for gap in gaps if gap["topic"] == topic)
         assert seen + missed == steps.count(topic)
+
+
+async def test_who_waits_or_has_just_read_is_a_reader() -> None:
+    now = 100.0
+    bus = EventBus(first_id=1, clock=lambda: now)
+    assert not bus.has_readers("model", 10)
+    reader = bus.subscribe({"model", "log"})
+    assert not bus.has_readers("model", 10)
+    waiting = asyncio.create_task(anext(reader))
+    await asyncio.sleep(0)
+    now = 1000.0
+    assert bus.has_readers("model", 10)
+    assert bus.has_readers("log", 10)
+    assert not bus.has_readers("config", 10)
+    bus.publish("model", {"n": 1})
+    await waiting
+    # It writes out what it read, or hangs, or has left.
+    now = 1009.0
+    assert bus.has_readers("model", 10)
+    now = 1010.0
+    assert not bus.has_readers("model", 10)
+
+
+async def test_what_is_encoded_already_is_told_as_it_is_and_weighed() -> None:
+    bus = EventBus(first_id=1, keep_bytes=1000)
+    reader = bus.subscribe({"resources"})
+    for number in range(10):
+        bus.publish("resources", b'{"n": %d, "x": "%b"}' % (number, b"x" * 284))
+    events = drain(reader)
+    assert [topic for _, topic, _ in events] == [GAP, *["resources"] * 3]
+    assert [msgspec.json.decode(data)["n"] for _, _, data in events[1:]] == [7, 8, 9]

@@ -128,7 +128,7 @@ async def test_a_question_makes_it_sample_often_for_a_while() -> None:
 
 async def test_a_reader_makes_it_sample_often_until_it_leaves() -> None:
     async with World() as world:
-        seen = []
+        seen: list[str] = []
 
         async def read() -> None:
             async for batch in world.events.subscribe({"resources", "model"}):
