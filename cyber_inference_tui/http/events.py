@@ -16,6 +16,7 @@ from cyber_inference_tui.http.api import ServiceApi
 from cyber_inference_tui.http.wire import number
 from cyber_inference_tui.records import LogEvent
 from cyber_inference_tui.service.events import GAP, TOPICS, Event, Subscription
+from cyber_inference_tui.service.logs import SERVICE_LOG
 
 HEARTBEAT = 15.0
 SEND_TIMEOUT = 60.0
@@ -25,7 +26,7 @@ STATUS_TOPICS = frozenset({"model", "service", "request", "resources"})
 
 _CLOSE_TIMEOUT = 2.0
 _MAX_MESSAGE = 4096
-_SERVICE_LOG = "service"
+
 
 _logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class EventStreams:
         wanted = request.query.get("id")
         if wanted is None:
             return await self._websocket(request, frozenset({"log"}), lambda event: True)
-        log_id = wanted if wanted == _SERVICE_LOG else self._service.model(wanted).id
+        log_id = wanted if wanted == SERVICE_LOG else self._service.model(wanted).id
 
         def of_this_log(event: Event) -> bool:
             data = event.data

@@ -24,7 +24,7 @@ from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.command import MAX_CONNECTIONS
 from cyber_inference_tui.llama.launch import Launcher
-from cyber_inference_tui.llama.log import LogRing, LogWriter, log_file_name
+from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.monitor.memory import MemoryReading
@@ -34,8 +34,6 @@ from cyber_inference_tui.monitor.sampler import Sampler
 from cyber_inference_tui.records import (
     ConfigValueRecord,
     LlamaServerRecord,
-    LogEvent,
-    LogLine,
     ModelRecord,
     ModelStatus,
     ModelTotals,
@@ -56,6 +54,7 @@ from cyber_inference_tui.service.listing import (
     library_for,
     unloaded_record,
 )
+from cyber_inference_tui.service.logs import SERVICE_LOG, Logs
 from cyber_inference_tui.service.metrics import Metrics, Present
 from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.settings.edit import set_value, split_key
@@ -63,11 +62,9 @@ from cyber_inference_tui.settings.load import Loaded, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.settings.watch import FileWatch
 
-SERVICE_LOG = "service"
 _SCAN_INTERVAL = 3.0
 _CONFIG_INTERVAL = 1.0
 _EVENT_FLUSH = 0.1
-_LOG_EVENT_LINES = 500
 
 _logger = logging.getLogger(__name__)
 
@@ -97,11 +94,9 @@ class Service:
         self._flags = flags
         self._demo = demo
         data_dir = loaded.settings.data_dir
-        self._log_writer = LogWriter(data_dir / "logs")
+        self._logs = Logs(data_dir / "logs", now=utc_now, on_lines=self._flush_soon)
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
         self._metrics = Metrics(self._present)
-        self._logs: dict[str, LogRing] = {}
-        self._pending_lines: dict[str, list[LogLine]] = {}
         self._pending_models: set[str] = set()
         self._flush_handle: asyncio.TimerHandle | None = None
         self._binary: LlamaBinary | None = None
@@ -112,7 +107,7 @@ class Service:
         self._memory_reader = MemoryReader(loaded.settings.system_root, nvml, environment=environ)
         self._launcher = Launcher(
             find_binary=self._find_binary,
-            log_for=self.log_ring,
+            log_for=self._logs.ring,
             pids=PidRecord(data_dir / "servers.json"),
             environ=environ,
             measured=self._experience.footprint,
@@ -139,7 +134,7 @@ class Service:
         """What models would take, by id, with the signature for which that holds."""
         self._loop_tasks: list[asyncio.Task[None]] = []
         self._scanning = asyncio.Lock()
-        self._adopt_log(SERVICE_LOG, service_log)
+        self._logs.adopt(SERVICE_LOG, service_log)
 
     @property
     def settings(self) -> Settings:
@@ -151,7 +146,7 @@ class Service:
     async def __aenter__(self) -> Self:
         try:
             await asyncio.to_thread(self._prepare_directories)
-            self._log_writer.start()
+            self._logs.start()
         except OSError as error:
             raise CyberError(
                 f"Cannot create {error.filename}: {error.strerror}.",
@@ -192,9 +187,7 @@ class Service:
         await self.history.stop()
         await self._metrics.close()
         self.close_events()
-        for ring in self._logs.values():
-            ring.listeners.clear()
-        await asyncio.to_thread(self._log_writer.stop)
+        await self._logs.stop()
 
     def close_events(self) -> None:
         """Tell all who watch that the service ends, and end their streams."""
@@ -347,22 +340,13 @@ class Service:
             error=str(state.failure) if state.failure else model.problem,
         )
 
-    def log_ring(self, log_id: str) -> LogRing:
-        """The log of a model's server (made when first asked for) or of the service."""
-        ring = self._logs.get(log_id)
-        if ring is None:
-            ring = LogRing(now=utc_now)
-            self._adopt_log(log_id, ring)
-        return ring
-
     def log_tail(self, log_id: str, lines: int) -> str:
         """The last lines of a log as text; raises ``ModelNotFoundError``."""
         # What is in the answer must not come again as an event after it.
         self._flush()
         if log_id not in self._logs:
             log_id = self.catalog.resolve(log_id).id
-        ring = self._logs.get(log_id)
-        return "".join(f"{line.text}\n" for line in ring.tail(lines)) if ring else ""
+        return self._logs.tail(log_id, lines)
 
     async def requests(
         self,
@@ -476,20 +460,6 @@ class Service:
         self.history.add_session(record)
         self._metrics.note_session(record)
 
-    def _adopt_log(self, log_id: str, ring: LogRing) -> None:
-        self._logs[log_id] = ring
-        name = f"{SERVICE_LOG}.log" if log_id == SERVICE_LOG else log_file_name(log_id)
-
-        def take(lines: tuple[LogLine, ...]) -> None:
-            self._log_writer.write(name, lines)
-            pending = self._pending_lines.setdefault(log_id, [])
-            pending.extend(lines)
-            # A flood shows its newest lines; all of them are in the ring and in the file.
-            del pending[:-_LOG_EVENT_LINES]
-            self._flush_soon()
-
-        ring.listeners.append(take)
-
     def _state_changed(self, model_id: str) -> None:
         self._pending_models.discard(model_id)
         model = self.catalog.models.get(model_id)
@@ -509,9 +479,8 @@ class Service:
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
-        lines, self._pending_lines = self._pending_lines, {}
-        for log_id, batch in lines.items():
-            self.events.publish("log", LogEvent(id=log_id, lines=tuple(batch)))
+        for lines in self._logs.take_pending():
+            self.events.publish("log", lines)
         models, self._pending_models = self._pending_models, set()
         for model_id in models:
             self._state_changed(model_id)
