@@ -158,6 +158,9 @@ class _Turns:
                 self.refuse.append(self._at_best.refusal(model))
         else:
             self._wait_for_busy(model)
+        if not self._may_refuse:
+            # Memory is on its way back, maybe for this one: nobody later takes it meanwhile.
+            self._enough()
 
     def _enough(self) -> None:
         """One step at a time: the others are asked about when it is done."""

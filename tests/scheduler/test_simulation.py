@@ -429,6 +429,16 @@ GIVEN_UP = [
 ]
 
 
+# While one's room is on its way back, another that came later and would fit does not take it.
+TAKING_TURNS = [
+    Step("use", 0, 0.0, 7.0),
+    Step("use", 0, 0.0, 2.0),
+    Step("use", 1, 5.0, 0.25),
+    Step("use", 1, 0.0, 1.0),
+    Step("use", 0, 1.0, 0.25),
+]
+
+
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(fleet=fleets, schedule=schedules)
 @example(
@@ -438,6 +448,10 @@ GIVEN_UP = [
 @example(
     fleet=Fleet((7, 6), (False, False), 0, connections=1, back_seconds=0.3, cards=False),
     schedule=GIVEN_UP,
+)
+@example(
+    fleet=Fleet((6, 12), (False, True), 0, connections=1, back_seconds=0.3, cards=False),
+    schedule=TAKING_TURNS,
 )
 def test_whatever_happens_everything_holds(fleet: Fleet, schedule: list[Step]) -> None:
     simulate(fleet, schedule)
