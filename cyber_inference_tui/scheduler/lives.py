@@ -131,6 +131,8 @@ class Lives:
         """Begin to load a model."""
         state.progress = None
         state.failure = None
+        # Whatever its settings are now, it is loaded with them.
+        state.restart = False
         reason = state.waiters[0].reason if state.waiters else "asked"
         state.session = Session(reason, _now())
         self._owner.set_status(state, ModelStatus.LOADING)

@@ -117,8 +117,8 @@ def test_less_context_is_tried_where_that_is_allowed(start_fake: StartFake, tmp_
     assert "4,096 tokens of context" in service.errors()
 
 
-def test_another_programs_server_is_measured(start_fake: StartFake) -> None:
-    """It does not tell what it took, so its processes do."""
+def test_a_server_that_does_not_tell_what_it_took_is_measured(start_fake: StartFake) -> None:
+    """Its processes tell it."""
     service = start_fake({"a": {"memory_mib": 300}})
     assert service.chat("a").status_code == 200
     took = eventually(lambda: service.model("a")["memory_bytes"])

@@ -467,6 +467,24 @@ def test_an_idle_model_is_restarted_and_stays_loaded() -> None:
     run(main())
 
 
+def test_a_server_that_dies_before_its_restart_is_not_loaded_again_after_the_next_unload() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(1)})
+        changed = model("a", args=("--mlock",), idle_timeout=5)
+        async with world.scheduler as scheduler:
+            lease = await scheduler.acquire(A)
+            scheduler.refresh(changed)
+            world.server("a").end(1)
+            await ticks()
+            lease.release()
+            await world.use(changed)
+            await asyncio.sleep(20)
+            assert world.launcher.launched == ["a", "a"]
+            assert world.status("a") is ModelStatus.UNLOADED
+
+    run(main())
+
+
 def test_a_change_during_a_load_restarts_the_model_after_it() -> None:
     async def main() -> None:
         world = make_world(sizes={"a": need(1)})
