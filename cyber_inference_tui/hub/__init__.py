@@ -1,0 +1,1 @@
+"""Models on the Hugging Face Hub: looking for them, and bringing them here."""

@@ -1,0 +1,99 @@
+"""The service itself, and its settings."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class LlamaServerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``llama-server`` in use."""
+
+    path: str | None = None
+    version: str | None = None
+
+
+class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The service in one glance (``GET /admin/status``)."""
+
+    version: str
+    pid: int
+    uptime_seconds: float
+    host: str
+    port: int
+    llama_server: LlamaServerRecord
+    config_path: str | None = None
+    data_dir: str | None = None
+    models_dir: str | None = None
+    models_loaded: int
+    requests_in_flight: int
+    requests_queued: int
+
+
+class SettingEffect(StrEnum):
+    """What a changed setting does to a running service."""
+
+    NOTHING = "nothing"
+    """The value is the one that holds already."""
+    NOW = "now"
+    """It applies at once, and stops nothing."""
+    RESTARTS_MODELS = "restarts models"
+    """Models are loaded anew, each after its requests."""
+    RESTARTS_SERVICE = "restart needed"
+    """It applies when the service is started the next time."""
+    OVERRIDDEN = "overridden"
+    """It is written to the file, but an environment variable or a flag says otherwise."""
+
+
+class ConfigCheckRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change would do, told before it is made (``PUT /admin/config/KEY?check=1``)."""
+
+    key: str
+    value: Any
+    """As it would hold, after reading; secrets masked."""
+    effect: SettingEffect
+    models: tuple[str, ...] = ()
+    """The loaded models that would be loaded anew."""
+
+
+class ConfigFileRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration file as it is (``GET /admin/config-file``)."""
+
+    path: str
+    text: str
+    """Empty where there is no file yet. Secrets in it are masked, and keep their values when the
+    mask comes back."""
+    digest: str
+    """Names this state of the file: a change is refused when it has changed since."""
+
+
+class ConfigValueRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting's effective value (``GET /admin/config``); secrets are masked."""
+
+    key: str
+    value: Any
+    source: str
+    """``default``, ``file``, ``env`` or ``flag``."""
+    default: Any
+    help: str
+    secret: bool = False
+    live: bool = False
+    """Applies without a restart of the service."""
+
+
+class ServiceEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Data of a ``service`` event: ``state`` is ``started`` or ``stopping``."""
+
+    state: str
+    message: str = ""
+
+
+class GapEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Data of a ``gap`` event: a reader was too slow, or resumed too late, and lost events."""
+
+    missed: int | None
+    """How many; ``None`` where that is not known."""
+    topic: str | None
+    """Of which topic; ``None`` = of all, because the service was started anew since."""

@@ -1,0 +1,1 @@
+"""The terminal app: a client of the service, on this machine or another."""
