@@ -98,6 +98,14 @@ class InvalidApiKeyError(CyberError):
     type = "authentication_error"
 
 
+class AdminLoginError(CyberError):
+    """``admin_password`` is set and the request carries no valid token."""
+
+    code = "admin_login_required"
+    status = 401
+    type = "authentication_error"
+
+
 class ForbiddenHostError(CyberError):
     """The ``Host`` (or the ``Origin``) is not one this service answers to."""
 

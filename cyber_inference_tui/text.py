@@ -35,3 +35,10 @@ def clean_line(text: str, *, limit: int = 4096) -> str:
     if len(text) > limit:
         text = f"{text[:limit]}… (+{len(text) - limit} characters)"
     return text
+
+
+def clean_lines(text: str, *, limit: int = 1_000_000) -> str:
+    """``text`` of several lines, each made harmless by ``clean_line``; ``limit`` in characters."""
+    if text.isprintable() and len(text) <= limit:
+        return text
+    return "\n".join(clean_line(line, limit=limit) for line in text[:limit].split("\n"))

@@ -66,3 +66,15 @@ def error_from_answer(url: str, status: int, headers: Any, body: bytes) -> Cyber
     if kind is None:
         kind = NotFoundError if status == 404 else CyberError
     return kind(text, param=answer.param)
+
+
+def error_from_event(data: bytes) -> CyberError:
+    """The error that a stream tells of in its midst (``data: {"error": …}``)."""
+    try:
+        answer = msgspec.json.decode(data, type=_ErrorAnswer).error
+    except msgspec.MsgspecError:
+        return CyberError("The answer broke off with an error that is not understood.")
+    kind = _CLASSES.get(answer.code or "", CyberError)
+    if kind in {ModelLoadError, QueueFullError}:
+        kind = CyberError
+    return kind(clean_line(answer.message))

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Self, TypeVar
@@ -12,7 +19,13 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from cyber_inference_tui.client.events import ServerEvent, follow_events, query
+from cyber_inference_tui.client.completions import ChatDelta, chat_delta
+from cyber_inference_tui.client.events import (
+    MAX_EVENT_BYTES,
+    ServerEvent,
+    follow_events,
+    query,
+)
 from cyber_inference_tui.client.problems import error_from_answer
 from cyber_inference_tui.errors import CyberError, NoServiceError
 from cyber_inference_tui.records import (
@@ -30,6 +43,8 @@ from cyber_inference_tui.text import clean_line
 T = TypeVar("T")
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
+EMBEDDING_WAIT = 600.0
+"""Seconds that vectors may take, the load of their model included."""
 STREAM_SILENCE = 90.0
 """Seconds without a byte after which an event stream counts as lost and is opened again."""
 LOG_POSITION = "X-Last-Event-ID"
@@ -227,6 +242,49 @@ class ServiceClient:
                 raise self._stranger(f"it answers {kind or 'nothing'} where events should be")
             yield response
 
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        sampling: Mapping[str, Any] | None = None,
+    ) -> AsyncGenerator[ChatDelta, None]:
+        """A model's answer to ``messages``, streamed; ``sampling`` goes into the request as it is.
+
+        Loads the model if need be. Close it with ``aclosing``: that ends the request.
+        """
+        body = {
+            **(sampling or {}),
+            "model": model,
+            "messages": list(messages),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        try:
+            async with self._stream(
+                "POST",
+                "/v1/chat/completions",
+                json=body,
+                headers={"Accept": "text/event-stream"},
+                timeout=self._limits(STREAM_SILENCE),
+            ) as response:
+                async for line in _lines(response):
+                    delta = chat_delta(line)
+                    if delta is not None:
+                        yield delta
+        except httpx.TransportError as error:
+            raise NoServiceError(
+                f"The answer of {self.url} broke off ({_reason(error)})."
+            ) from error
+
+    async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        """The vector of each text, by a model that makes them."""
+        body = {"model": model, "input": list(texts)}
+        answer = await self._call(
+            "POST", "/v1/embeddings", _Embeddings, json=body, limit=EMBEDDING_WAIT
+        )
+        return [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
+
     async def _get(self, path: str, kind: type[T]) -> T:
         return await self._call("GET", path, kind)
 
@@ -326,6 +384,26 @@ class ServiceClient:
             f"What answers at {self.url} is not this version's service: {why}.",
             hint="Check --host and --port, and that both have the same version.",
         )
+
+
+class _Embedding(msgspec.Struct):
+    embedding: list[float]
+    index: int = 0
+
+
+class _Embeddings(msgspec.Struct):
+    data: list[_Embedding]
+
+
+async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
+    """The lines of an event stream; one alone may have ``MAX_EVENT_BYTES``."""
+    rest = b""
+    async for chunk in response.aiter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.decode("utf-8", "replace").rstrip("\r")
+        if len(rest) > MAX_EVENT_BYTES:
+            raise CyberError(f"The service sent a line of more than {MAX_EVENT_BYTES} bytes.")
 
 
 def _model_path(model_id: str, action: str) -> str:

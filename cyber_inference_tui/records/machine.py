@@ -159,3 +159,16 @@ class ResourceSample(msgspec.Struct, frozen=True, kw_only=True):
     uptime_seconds: float | None = None
     models: tuple[ModelUsage, ...] = ()
     """Those that are loaded."""
+
+
+class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
+    """One pool of memory as the scheduler reckons with it (``GET /admin/memory``)."""
+
+    pool: str
+    """``memory`` (the machine's) or ``gpu`` (all GPUs with memory of their own together)."""
+    limit_bytes: int | None = None
+    """How much may be taken in it, after ``max_memory_percent`` or ``max_gpu_memory_percent``."""
+    free_bytes: int | None = None
+    """What a model could take now."""
+    free_after_unloading_bytes: int | None = None
+    """What it could take if all idle models went."""

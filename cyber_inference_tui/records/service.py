@@ -30,6 +30,8 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     models_loaded: int
     requests_in_flight: int
     requests_queued: int
+    last_event_id: int = 0
+    """The newest event: whoever follows the events after it misses nothing."""
 
 
 class SettingEffect(StrEnum):

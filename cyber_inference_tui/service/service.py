@@ -309,6 +309,7 @@ class Service:
             models_loaded=len(self.scheduler.loaded_ids),
             requests_in_flight=self.scheduler.in_flight,
             requests_queued=self.scheduler.waiting,
+            last_event_id=self.events.last_id,
         )
 
     def models(self) -> list[ModelRecord]:

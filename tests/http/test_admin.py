@@ -194,6 +194,7 @@ async def test_status_models_config() -> None:
             "pid",
             "uptime_seconds",
             "config_path",
+            "last_event_id",
             "data_dir",
             "models_dir",
             "host",

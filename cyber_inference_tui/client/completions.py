@@ -1,0 +1,85 @@
+"""Answers of models over the public endpoints, as any OpenAI client gets them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from cyber_inference_tui.client.problems import error_from_event
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.text import clean_lines
+
+
+class ChatDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """What one event of a streamed answer brings; everything but ``text`` may be missing."""
+
+    text: str = ""
+    thinking: str = ""
+    """Of a model that thinks aloud: kept apart from its answer."""
+    waiting: str = ""
+    """While the request waits for its model: why, in a few words."""
+    finish_reason: str | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    tokens_per_second: float | None = None
+    """Generated, as the server measured it."""
+
+
+class _Part(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Part = msgspec.field(default_factory=_Part)
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Timings(msgspec.Struct):
+    predicted_per_second: float | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    timings: _Timings | None = None
+    error: Any = None
+
+
+def chat_delta(line: str) -> ChatDelta | None:
+    """What one line of the stream says; ``None`` for lines that say nothing, and for the end.
+
+    Raises the ``CyberError`` that an error event stands for.
+    """
+    if line.startswith(":"):
+        waiting = line.removeprefix(":").strip()
+        return ChatDelta(waiting=clean_lines(waiting, limit=200)) if waiting else None
+    if not line.startswith("data:"):
+        return None
+    data = line.removeprefix("data:").strip()
+    if data == "[DONE]":
+        return None
+    try:
+        chunk = msgspec.json.decode(data, type=_Chunk)
+    except msgspec.MsgspecError as error:
+        raise CyberError(
+            f"The model's server sent an event that is not understood: {error}."
+        ) from (error)
+    if chunk.error is not None:
+        raise error_from_event(data.encode())
+    choice = chunk.choices[0] if chunk.choices else _Choice()
+    usage = chunk.usage or _Usage()
+    return ChatDelta(
+        text=clean_lines(choice.delta.content or ""),
+        thinking=clean_lines(choice.delta.reasoning_content or ""),
+        finish_reason=choice.finish_reason,
+        tokens_in=usage.prompt_tokens,
+        tokens_out=usage.completion_tokens,
+        tokens_per_second=chunk.timings.predicted_per_second if chunk.timings else None,
+    )

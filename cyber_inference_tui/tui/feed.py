@@ -1,0 +1,290 @@
+"""Keeps a snapshot of the service up to date: reads all, then follows the events, and again.
+
+What changes is gathered and handed out a few times a second at most, so that a busy service costs
+the terminal no more than a calm one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from cyber_inference_tui.client.events import ServerEvent
+from cyber_inference_tui.client.protocol import Client
+from cyber_inference_tui.errors import AdminLoginError, CyberError, NotFoundError
+from cyber_inference_tui.records import (
+    DownloadRecord,
+    ModelRecord,
+    RequestRecord,
+    ResourceSample,
+    ServiceEvent,
+)
+from cyber_inference_tui.tui.happenings import told_change
+from cyber_inference_tui.tui.snapshot import Happening, Link, Mood, Snapshot, trend_point
+
+T = TypeVar("T")
+
+TOPICS = ("model", "resources", "request", "download", "config", "service")
+FINISHED_KEPT = 200
+HAPPENINGS_KEPT = 200
+TREND_SECONDS = 900
+TREND_KEPT = 1800
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 3.0
+_POLL_SECONDS = 1.0
+
+
+class _LostError(Exception):
+    """The event stream ended; everything is read anew after a new connection."""
+
+
+class _ModelNews(msgspec.Struct):
+    """The data of a ``model`` event, as far as needed to tell a record from a removal."""
+
+    id: str
+    status: str | None = None
+
+
+class _ConfigNews(msgspec.Struct):
+    error: str | None = None
+
+
+class Feed:
+    """``run`` follows the service at ``client`` without end and calls ``on_change`` with each new
+    snapshot, ``rate`` times a second at most.
+
+    ``on_login`` is awaited when the service wants a password: it logs ``client`` in. ``now`` gives
+    the time with its zone, ``sleep`` waits for seconds.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        on_change: Callable[[Snapshot], None],
+        on_login: Callable[[], Awaitable[None]],
+        now: Callable[[], datetime],
+        rate: float = 4.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._client = client
+        self._on_change = on_change
+        self._on_login = on_login
+        self._now = now
+        self._pause = 1 / rate
+        self._sleep = sleep
+        self._changed = asyncio.Event()
+        self._handle: dict[str, Callable[[bytes], None]] = {
+            "model": self._model,
+            "resources": self._resources,
+            "request": self._request,
+            "download": self._download,
+            "config": self._config,
+            "service": self._service,
+        }
+        self._wanted: set[Callable[[], Coroutine[Any, Any, None]]] = set()
+        self._wake = asyncio.Event()
+        self.snapshot = Snapshot()
+
+    async def run(self) -> None:
+        """Follow the service until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._hand_out())
+            tasks.create_task(self._follow())
+
+    async def _hand_out(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self._on_change(self.snapshot)
+            await self._sleep(self._pause)
+
+    def _set(self, **changes: Any) -> None:
+        self.snapshot = replace(self.snapshot, **changes)
+        self._changed.set()
+
+    # The connection
+
+    async def _follow(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            problem: Exception | None = None
+            try:
+                await self._session()
+            except* (CyberError, _LostError) as group:
+                problem = _first(group)
+            if self.snapshot.live:
+                pause = _FIRST_PAUSE
+            if isinstance(problem, AdminLoginError):
+                await self._on_login()
+            else:
+                told = str(problem) if isinstance(problem, CyberError) else ""
+                self._set(link=Link.LOST, problem=told or "The connection was lost.")
+                await self._sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _session(self) -> None:
+        """Read all and follow, until something goes wrong: raises a group of what did."""
+        async with asyncio.TaskGroup() as tasks:
+            after = await self._read_all()
+            tasks.create_task(self._poll())
+            events = self._client.events(TOPICS, after=after, patience=0.0, on_lost=_lost)
+            async with aclosing(events):
+                async for event in events:
+                    self._take(event)
+            raise _LostError
+
+    async def _read_all(self) -> int:
+        """Read everything; returns the id of an event before which all of it is known."""
+        client = self._client
+        status = await client.status()
+        models, samples, finished = await asyncio.gather(
+            client.models(),
+            client.resource_history(TREND_SECONDS),
+            client.requests(limit=FINISHED_KEPT),
+        )
+        happenings = self.snapshot.happenings
+        known = self.snapshot.status
+        if known is not None:
+            again = "is back" if known.pid == status.pid else "was started anew"
+            happenings = self._with_happening("service", again, Mood.GOOD)
+        now = self._now()
+        self._set(
+            link=Link.LIVE,
+            problem="",
+            heard_at=now,
+            status=status,
+            status_at=now,
+            models=tuple(models),
+            sample=samples[-1] if samples else None,
+            trend=tuple(trend_point(sample) for sample in samples[-TREND_KEPT:]),
+            finished=tuple(finished),
+            happenings=happenings,
+            config_version=self.snapshot.config_version + 1,
+        )
+        await self._read_rooms()
+        await self._read_active()
+        await self._read_downloads()
+        return status.last_event_id
+
+    async def _poll(self) -> None:
+        """Ask once a second for what no event tells, while there is something to ask for."""
+        while True:
+            if self.snapshot.active or any(m.in_flight or m.queued for m in self.snapshot.models):
+                await self._read_active()
+            wanted, self._wanted = self._wanted, set()
+            for read in wanted:
+                await read()
+            await self._sleep(_POLL_SECONDS)
+
+    async def _read_rooms(self) -> None:
+        self._set(rooms=tuple(await self._optional(self._client.memory_room(), [])))
+
+    async def _read_active(self) -> None:
+        active = tuple(await self._optional(self._client.active_requests(), []))
+        if active != self.snapshot.active:
+            self._set(active=active)
+
+    async def _read_downloads(self) -> None:
+        self._set(downloads=tuple(await self._optional(self._client.downloads(), [])))
+
+    async def _read_status(self) -> None:
+        self._set(status=await self._client.status(), status_at=self._now())
+
+    async def _optional(self, call: Awaitable[T], otherwise: T) -> T:
+        """What an older service may not know."""
+        try:
+            return await call
+        except NotFoundError:
+            return otherwise
+
+    # Events
+
+    def _take(self, event: ServerEvent) -> None:
+        if event.topic == "gap":
+            raise _LostError
+        handle = self._handle.get(event.topic)
+        if handle is None:
+            return
+        try:
+            handle(event.data)
+        except msgspec.MsgspecError as error:
+            raise CyberError(f"The service is of another version: {error}.") from error
+        self._set(heard_at=self._now())
+
+    def _model(self, data: bytes) -> None:
+        news = msgspec.json.decode(data, type=_ModelNews)
+        after = None if news.status is None else msgspec.json.decode(data, type=ModelRecord)
+        before = self.snapshot.model(news.id)
+        models = {model.id: model for model in self.snapshot.models}
+        models.pop(news.id, None)
+        if after is not None:
+            models[after.id] = after
+        told = told_change(before, after, self._now())
+        changes: dict[str, Any] = {"models": tuple(models[key] for key in sorted(models))}
+        if told is not None:
+            changes["happenings"] = (told, *self.snapshot.happenings)[:HAPPENINGS_KEPT]
+            self._wanted |= {self._read_rooms, self._read_status}
+        self._set(**changes)
+
+    def _resources(self, data: bytes) -> None:
+        sample = msgspec.json.decode(data, type=ResourceSample)
+        trend = (*self.snapshot.trend, trend_point(sample))[-TREND_KEPT:]
+        self._set(sample=sample, trend=trend)
+        self._wanted.add(self._read_rooms)
+
+    def _request(self, data: bytes) -> None:
+        record = msgspec.json.decode(data, type=RequestRecord)
+        if any(_same(record, known) for known in self.snapshot.finished):
+            return
+        self._set(finished=(record, *self.snapshot.finished)[:FINISHED_KEPT])
+
+    def _download(self, data: bytes) -> None:
+        record = msgspec.json.decode(data, type=DownloadRecord)
+        known = {one.id: one for one in self.snapshot.downloads}
+        known[record.id] = record
+        self._set(downloads=tuple(known.values()))
+
+    def _config(self, data: bytes) -> None:
+        news = msgspec.json.decode(data, type=_ConfigNews)
+        mood = Mood.BAD if news.error else Mood.GOOD
+        text = news.error or "took up changed settings"
+        self._set(
+            config_version=self.snapshot.config_version + 1,
+            happenings=self._with_happening("service", text, mood),
+        )
+        self._wanted.add(self._read_status)
+
+    def _service(self, data: bytes) -> None:
+        if msgspec.json.decode(data, type=ServiceEvent).state == "stopping":
+            self._set(happenings=self._with_happening("service", "is stopping", Mood.BUSY))
+
+    def _with_happening(self, subject: str, text: str, mood: Mood) -> tuple[Happening, ...]:
+        new = Happening(at=self._now(), subject=subject, text=text, mood=mood)
+        return (new, *self.snapshot.happenings)[:HAPPENINGS_KEPT]
+
+
+def _same(one: RequestRecord, other: RequestRecord) -> bool:
+    """Both tell of one request; the history has given a number to one of them only."""
+    return (one.at, one.model, one.path, one.client) == (
+        other.at,
+        other.model,
+        other.path,
+        other.client,
+    )
+
+
+def _first(group: BaseExceptionGroup[Any]) -> Exception:
+    """One of the errors that were raised together."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _lost() -> None:
+    raise _LostError
