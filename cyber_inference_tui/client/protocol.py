@@ -19,6 +19,7 @@ from cyber_inference_tui.records import (
     DownloadRecord,
     HubFilesRecord,
     HubModelRecord,
+    InstallRecord,
     LogLevel,
     LogPage,
     LogRecord,
@@ -56,6 +57,18 @@ class Client(Protocol):
 
     async def memory_room(self) -> list[MemoryRoom]:
         """What models may take of each pool of memory."""
+
+    async def install_state(self) -> InstallRecord:
+        """How getting a llama-server stands, and which ways there are."""
+
+    async def install(self, source: str = "auto") -> InstallRecord:
+        """Begin to get one."""
+
+    async def cancel_install(self) -> InstallRecord:
+        """End that."""
+
+    async def add_demo(self) -> ModelRecord:
+        """Add the built-in model to a running service."""
 
     def events(
         self,

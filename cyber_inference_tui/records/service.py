@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -32,6 +33,50 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     requests_queued: int
     last_event_id: int = 0
     """The newest event: whoever follows the events after it misses nothing."""
+
+
+class InstallState(StrEnum):
+    """Where getting a llama-server stands."""
+
+    IDLE = "idle"
+    """None was begun since the service started."""
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class InstallSource(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to get a llama-server on this machine."""
+
+    name: str
+    """``github``, ``debian`` or ``source``."""
+    summary: str
+    """What one gets, and what it takes, in a few words."""
+    possible: bool = True
+    problem: str | None = None
+    """Why it is not possible here."""
+    recommended: bool = False
+    """What ``auto`` would take."""
+
+
+class InstallRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Getting a llama-server (``GET /admin/install``); its output is the log ``install``."""
+
+    state: InstallState = InstallState.IDLE
+    source: str | None = None
+    step: str | None = None
+    """What is being done, in a few words: ``downloading``, ``compiling`` …"""
+    progress: float | None = None
+    """0 to 1 of the whole, where that is known."""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    error: str | None = None
+    version: str | None = None
+    """What was installed."""
+    update: str | None = None
+    """A newer version that could be had, where that is known."""
+    sources: tuple[InstallSource, ...] = ()
 
 
 class SettingEffect(StrEnum):

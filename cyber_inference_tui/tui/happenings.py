@@ -43,4 +43,3 @@ def _new_status(before: ModelRecord, after: ModelRecord) -> tuple[str, Mood]:
             # A queued model that nobody waits for any more was never loaded.
             was_up = before.status in {ModelStatus.LOADED, ModelStatus.UNLOADING}
             return ("unloaded" if was_up else "no longer wanted"), Mood.NONE
-    return "", Mood.NONE
