@@ -26,7 +26,8 @@ from cyber_inference_tui.records import (
     ServiceEvent,
 )
 from cyber_inference_tui.tui.happenings import told_change
-from cyber_inference_tui.tui.snapshot import Happening, Link, Mood, Snapshot, trend_point
+from cyber_inference_tui.tui.snapshot import Happening, Link, Snapshot, trend_point
+from cyber_inference_tui.tui.widgets.style import Tone
 
 T = TypeVar("T")
 
@@ -153,7 +154,7 @@ class Feed:
         known = self.snapshot.status
         if known is not None:
             again = "is back" if known.pid == status.pid else "was started anew"
-            happenings = self._with_happening("service", again, Mood.GOOD)
+            happenings = self._with_happening("service", again, "good")
         now = self._now()
         self._set(
             link=Link.LIVE,
@@ -253,20 +254,20 @@ class Feed:
 
     def _config(self, data: bytes) -> None:
         news = msgspec.json.decode(data, type=_ConfigNews)
-        mood = Mood.BAD if news.error else Mood.GOOD
+        tone: Tone = "bad" if news.error else "good"
         text = news.error or "took up changed settings"
         self._set(
             config_version=self.snapshot.config_version + 1,
-            happenings=self._with_happening("service", text, mood),
+            happenings=self._with_happening("service", text, tone),
         )
         self._wanted.add(self._read_status)
 
     def _service(self, data: bytes) -> None:
         if msgspec.json.decode(data, type=ServiceEvent).state == "stopping":
-            self._set(happenings=self._with_happening("service", "is stopping", Mood.BUSY))
+            self._set(happenings=self._with_happening("service", "is stopping", "busy"))
 
-    def _with_happening(self, subject: str, text: str, mood: Mood) -> tuple[Happening, ...]:
-        new = Happening(at=self._now(), subject=subject, text=text, mood=mood)
+    def _with_happening(self, subject: str, text: str, tone: Tone) -> tuple[Happening, ...]:
+        new = Happening(at=self._now(), subject=subject, text=text, tone=tone)
         return (new, *self.snapshot.happenings)[:HAPPENINGS_KEPT]
 
 

@@ -16,6 +16,7 @@ from cyber_inference_tui.records import (
     ResourceSample,
     StatusRecord,
 )
+from cyber_inference_tui.tui.widgets.style import Tone
 
 
 class Link(StrEnum):
@@ -28,15 +29,6 @@ class Link(StrEnum):
     """What is known is from before."""
 
 
-class Mood(StrEnum):
-    """What a thing means to the one who looks; also the name of its style."""
-
-    NONE = ""
-    GOOD = "good"
-    BUSY = "busy"
-    BAD = "bad"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Happening:
     """Something that happened, in a few words."""
@@ -45,7 +37,7 @@ class Happening:
     subject: str
     """The model's id, or ``service``."""
     text: str
-    mood: Mood = Mood.NONE
+    tone: Tone = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
