@@ -24,7 +24,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column. Exactly one of a table's columns may have the ``width`` ``None``: it takes the rest.
+    """A column. One column of a table may have the ``width`` ``None``: it takes the rest.
 
     Where the table is too narrow, the columns with the highest ``priority`` number go first; those
     with 0 stay always.
