@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 
 from cyber_inference_tui.tui.charset import UNICODE, Charset
 from cyber_inference_tui.tui.theme import DEFAULT
@@ -42,6 +43,8 @@ class Launch:
     """Updates a second, at most."""
     keymap: dict[str, str] = field(default_factory=dict)
     """Keys by the id of their binding, instead of the built-in ones."""
+    keymap_path: Path | None = None
+    """Where the person's own keys are kept."""
     notices: tuple[str, ...] = ()
     """What went wrong before the app could tell it, one sentence each."""
     save_password: Callable[[str], None] | None = None
