@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from cyber_inference_tui.client.service_client import ServiceClient, base_url
+from cyber_inference_tui.client.address import base_url, is_same_service, reachable_url
+from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import AdminLoginError, NoServiceError
-from cyber_inference_tui.service.runtime import RuntimeRecord, read_runtime_file
+from cyber_inference_tui.service.runtime import read_runtime_file
 
 if TYPE_CHECKING:
     from cyber_inference_tui.settings.schema import Settings
@@ -27,25 +27,7 @@ def service_url(settings: Settings) -> str:
             f"No service runs in {settings.data_dir}.",
             hint="Start one with 'cyber-inference-tui serve'.",
         )
-    return reachable_url(record)
-
-
-def reachable_url(record: RuntimeRecord) -> str:
-    """Where the service that wrote ``record`` answers on this machine."""
-    parts = urlsplit(record.url)
-    return base_url(parts.hostname or "", parts.port or 0)
-
-
-def is_same_service(record: RuntimeRecord, url: str) -> bool:
-    """Whether ``url`` leads to the service that wrote ``record``, as far as names tell."""
-    try:
-        ours, asked = urlsplit(reachable_url(record)), urlsplit(url)
-        local = asked.hostname == "localhost" and ours.hostname in {"127.0.0.1", "::1"}
-        return asked.scheme == "http" and (
-            asked.port == ours.port and (local or asked.hostname == ours.hostname)
-        )
-    except ValueError:
-        return False
+    return reachable_url(record.url)
 
 
 def connect(settings: Settings) -> ServiceClient:
@@ -77,7 +59,7 @@ def client_of(url: str, settings: Settings) -> ServiceClient:
 
 def _token_for(url: str, settings: Settings) -> str:
     record = read_runtime_file(settings.data_dir)
-    return record.token if record is not None and is_same_service(record, url) else ""
+    return record.token if record is not None and is_same_service(record.url, url) else ""
 
 
 def explain_login(error: AdminLoginError, url: str) -> AdminLoginError:
@@ -93,7 +75,7 @@ def explain_login(error: AdminLoginError, url: str) -> AdminLoginError:
 def explain_absence(error: NoServiceError, settings: Settings) -> NoServiceError:
     """The error, with a better way out when a service of this data directory is elsewhere."""
     record = read_runtime_file(settings.data_dir)
-    if record is None or not settings.port or is_same_service(record, service_url(settings)):
+    if record is None or not settings.port or is_same_service(record.url, service_url(settings)):
         return error
     return NoServiceError(
         error.message,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -50,21 +49,6 @@ class LogTail(msgspec.Struct, frozen=True, kw_only=True):
 
     lines: tuple[str, ...]
     event_id: int | None = None
-
-
-def base_url(host: str, port: int) -> str:
-    """The URL at which a service bound to ``host`` and ``port`` answers on this machine.
-
-    A wildcard address is reached over the loopback address of its family.
-    """
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return f"http://{host}:{port}"
-    if address.is_unspecified:
-        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
-    name = f"[{address}]" if address.version == 6 else str(address)
-    return f"http://{name}:{port}"
 
 
 Renew = Callable[["ServiceClient"], Awaitable[bool]]

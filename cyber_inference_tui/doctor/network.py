@@ -14,7 +14,7 @@ import msgspec
 import psutil
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.client.service_client import base_url
+from cyber_inference_tui.client.address import base_url
 from cyber_inference_tui.doctor.facts import HubFacts, PortState, ServiceFacts
 from cyber_inference_tui.llama.launch import SERVER_HOST
 from cyber_inference_tui.llama.ports import TRIES
