@@ -118,6 +118,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option("--no-ui", is_flag=True, help="Run the service in the foreground, same as 'serve'.")
+@click.option("--background", is_flag=True, hidden=True)
 @click.option("--attach", metavar="URL", help="Open the terminal app on a service elsewhere.")
 @click.option(
     "--version",
@@ -128,7 +129,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Show the version.",
 )
 @click.pass_context
-def cli(ctx: click.Context, no_ui: bool, attach: str | None) -> int:
+def cli(ctx: click.Context, no_ui: bool, background: bool, attach: str | None) -> int:
     """Run local models: an OpenAI-compatible service that loads and unloads them by itself.
 
     Without a command the terminal app opens.
@@ -149,6 +150,8 @@ def cli(ctx: click.Context, no_ui: bool, attach: str | None) -> int:
         )
     from cyber_inference_tui.cli.serve_command import open_app, run_service  # noqa: PLC0415
 
+    if background:  # how cli.background starts it
+        return run_service(ctx.obj, background=True)
     return run_service(ctx.obj) if no_ui else open_app(ctx.obj)
 
 

@@ -254,12 +254,3 @@ def test_many_file_descriptors_are_not_left_open(start_fake: StartFake) -> None:
         answers = list(pool.map(lambda _: service.chat("a").status_code, range(200)))
     assert answers == [200] * 200
     eventually(lambda: process.num_fds() <= before + 10, what="closed descriptors")
-
-
-def test_it_does_not_listen_on_all_addresses_without_keys(start_fake: StartFake) -> None:
-    service = start_fake(start=False)
-    service.arguments = ("--host", "0.0.0.0")
-    service.spawn()
-    assert service.wait(30) != 0
-    assert "insecure_no_auth" in service.errors()
-    assert "Traceback" not in service.errors()
