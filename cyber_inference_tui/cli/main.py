@@ -120,6 +120,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 @click.option("--no-ui", is_flag=True, help="Run the service in the foreground, same as 'serve'.")
 @click.option("--background", is_flag=True, hidden=True)
 @click.option("--attach", metavar="URL", help="Open the terminal app on a service elsewhere.")
+@click.option("--readonly", is_flag=True, help="Open the terminal app without its actions.")
 @click.option(
     "--version",
     is_flag=True,
@@ -129,7 +130,9 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Show the version.",
 )
 @click.pass_context
-def cli(ctx: click.Context, no_ui: bool, background: bool, attach: str | None) -> int:
+def cli(
+    ctx: click.Context, no_ui: bool, background: bool, attach: str | None, readonly: bool
+) -> int:
     """Run local models: an OpenAI-compatible service that loads and unloads them by itself.
 
     Without a command the terminal app opens.
@@ -142,17 +145,18 @@ def cli(ctx: click.Context, no_ui: bool, background: bool, attach: str | None) -
             )
         if no_ui and ctx.invoked_subcommand != "serve":
             raise click.UsageError("--no-ui goes without a command.")
+        if readonly:
+            raise click.UsageError("--readonly is for the terminal app and goes without a command.")
         return 0
-    if attach is not None:
-        raise CyberError(
-            "The terminal app, which --attach opens, is not part of this version yet.",
-            hint="Use the commands with --host and --port.",
-        )
-    from cyber_inference_tui.cli.serve_command import open_app, run_service  # noqa: PLC0415
+    if no_ui or background:
+        if attach is not None:
+            raise click.UsageError("--attach opens the terminal app; --no-ui runs a service.")
+        from cyber_inference_tui.cli.serve_command import run_service  # noqa: PLC0415
 
-    if background:  # how cli.background starts it
-        return run_service(ctx.obj, background=True)
-    return run_service(ctx.obj) if no_ui else open_app(ctx.obj)
+        return run_service(ctx.obj, background=background)  # how cli.background starts it
+    from cyber_inference_tui.cli.app_command import open_app  # noqa: PLC0415
+
+    return open_app(ctx.obj, attach=attach, readonly=readonly)
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:

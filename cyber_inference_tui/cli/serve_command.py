@@ -1,4 +1,4 @@
-"""``serve``, and what the bare command does."""
+"""``serve``: the service itself."""
 
 from __future__ import annotations
 
@@ -32,16 +32,6 @@ def run_service(options: GlobalOptions, *, background: bool = False) -> int:
         flags=options.flags,
         quiet=background,
     )
-
-
-def open_app(options: GlobalOptions) -> int:
-    """What the program does without a command: the terminal app will be opened here."""
-    click.echo(
-        "The terminal app is not part of this version yet; running the service instead "
-        "(the same as --no-ui).",
-        err=True,
-    )
-    return run_service(options)
 
 
 @click.command()

@@ -1,9 +1,14 @@
-"""Where a service answers, from what it is bound to. Imports nothing, so that asking is quick."""
+"""Where a service answers, from what it is bound to. Imports little, so that asking is quick."""
 
 from __future__ import annotations
 
 import ipaddress
 from urllib.parse import urlsplit
+
+from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.text import clean_line
+
+DEFAULT_PORT = 8337
 
 
 def base_url(host: str, port: int) -> str:
@@ -19,6 +24,26 @@ def base_url(host: str, port: int) -> str:
         address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
     name = f"[{address}]" if address.version == 6 else str(address)
     return f"http://{name}:{port}"
+
+
+def service_address(text: str) -> str:
+    """The URL of the service that a person means by ``text``: a URL, or a host with or without a
+    port (8337 then). Raises ``InvalidRequestError``."""
+    text = text.strip().rstrip("/")
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or parts.scheme not in {"http", "https"} or parts.path or parts.query:
+        raise InvalidRequestError(
+            f"'{clean_line(text, limit=200)}' is no address of a service.",
+            hint="Give one such as http://jetson:8337.",
+        )
+    name = f"[{host}]" if ":" in host else host
+    if port is None and "://" not in text:
+        port = DEFAULT_PORT
+    return f"{parts.scheme}://{name}" + (f":{port}" if port else "")
 
 
 def reachable_url(bound: str) -> str:
