@@ -77,7 +77,7 @@ class LogView(ScrollView, can_focus=True):
         & > .logview--match { background: $warning-muted; text-style: bold; }
         & > .logview--target { background: $foreground 8%; }
         &:nocolor > .logview--match { text-style: reverse; }
-        &:ansi > .logview--match { text-style: reverse; }
+        &:ansi > .logview--match { background: transparent; text-style: reverse; }
     }
     """
     ALLOW_SELECT = False
