@@ -399,3 +399,22 @@ async def test_the_scrollbar_covers_no_text() -> None:
         width = app.view.scrollable_content_region.width
         rows = [app.view.render_line(y).text[11:width].rstrip() for y in range(5)]
         assert rows[1:] == ["0123456789012345678", "90123456789"] * 2
+
+
+async def test_hidden_it_paints_nothing_and_is_up_to_date_when_it_comes_back() -> None:
+    app = _App()
+    async with app.run_test(size=(60, 5)) as pilot:
+        app.view.show(_lines(0, 100))
+        await pilot.pause()
+        app.view.display = False
+        await pilot.pause()
+        app.view.painted = 0
+        for first in range(100, 200, 5):
+            app.view.extend(_lines(first, first + 5))
+            await pilot.pause()
+        assert app.view.painted == 0
+        app.view.display = True
+        await pilot.pause()
+        assert app.view.painted
+        assert app.lines[-1].endswith("line 199")
+        assert app.follows()
