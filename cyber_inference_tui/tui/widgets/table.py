@@ -90,6 +90,7 @@ class LiveTable(ScrollView, can_focus=True):
         height: 1fr;
         overflow-x: hidden;
         overflow-y: auto;
+        scrollbar-gutter: stable;
         scrollbar-size-vertical: 1;
         & > .livetable--header { color: $text-muted; text-style: bold; }
         & > .livetable--cursor { background: $foreground 8%; }
@@ -98,10 +99,9 @@ class LiveTable(ScrollView, can_focus=True):
         & > .livetable--bad { color: $text-error; }
         & > .livetable--dim { color: $text-muted; }
         & > .livetable--accent { color: $text-accent; }
-        &:focus > .livetable--cursor { background: $primary-muted; }
+        &:focus > .livetable--cursor { background: $primary 20%; }
         &:nocolor > .livetable--cursor { text-style: bold; }
         &:nocolor:focus > .livetable--cursor { text-style: reverse; }
-        &:ansi:focus > .livetable--cursor { text-style: reverse; }
     }
     """
     ALLOW_SELECT = False
@@ -317,7 +317,8 @@ class LiveTable(ScrollView, can_focus=True):
         if self._has_cursor and self.cursor_key is not None:
             self.post_message(self.RowChosen(self, self.cursor_key))
 
-    def _on_click(self, event: events.Click) -> None:  # type: ignore[override]
+    def on_click(self, event: events.Click) -> None:
+        """A row takes the cursor, a second click chooses it; a title asks for its order."""
         offset = event.get_content_offset(self)
         if event.widget is not self or offset is None:
             return
@@ -340,7 +341,9 @@ class LiveTable(ScrollView, can_focus=True):
 
     def _on_resize(self, event: events.Resize) -> None:
         start = _GUTTER if self._has_cursor else 0
-        self._places = places(self._columns, self.size.width, start)
+        # The scrollbar covers the right edge of what Textual calls the size.
+        width = self.scrollable_content_region.width
+        self._places = places(self._columns, width, start)
         self._reveal()
         self.refresh()
 

@@ -107,7 +107,7 @@ async def test_what_did_not_change_is_not_painted() -> None:
         [region] = table.marked
         assert (region.y, region.height) == (3, 1)
         # Up to the end of the column that changed, not to the edge.
-        assert region.right == 60 - 8 - 2
+        assert region.right == 60 - 1 - 8 - 2
         assert "failed" in app.lines[3]
 
 
