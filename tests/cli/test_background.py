@@ -259,16 +259,44 @@ def test_another_program_on_the_port_is_named(find: Find, data_dir: Path) -> Non
 
 def test_why_one_does_not_start_is_said_in_its_own_words(find: Find, data_dir: Path) -> None:
     heard: list[str] = []
-    with pytest.raises(CyberError) as error:
-        # A network for documentation: no machine is in it.
-        find(flags={"host": "2001:db8::1", "port": 1}, tell=heard.append)
-    assert error.value.message.startswith("The service did not start: Cannot listen on 2001:db8::1")
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))  # nobody answers there, and nobody else can listen
+        port = taken.getsockname()[1]
+        with pytest.raises(CyberError) as error:
+            find(flags={"host": "0.0.0.0", "port": port}, tell=heard.append)
+    assert error.value.message == (
+        f"The service did not start: Port {port} on 0.0.0.0 is in use by another program. "
+        "Choose another with --port."
+    )
     output = data_dir / "logs" / "service-output.log"
     assert str(output) in error.value.hint
     # What was made for the address was told here, not written to a log.
     (text,) = heard
     password = text.split("admin password")[1].split()[0]
     assert password not in output.read_text()
+
+
+def test_none_is_started_on_another_machine(find: Find, data_dir: Path, config: Path) -> None:
+    with pytest.raises(NoServiceError, match="no address of this machine"):
+        # A network for documentation: no machine is in it.
+        find(flags={"host": "2001:db8::1", "port": 1})
+    assert config.read_text() == ""
+
+
+def test_one_that_others_reach_is_started_with_what_it_needs(
+    find: Find, config: Path, data_dir: Path
+) -> None:
+    config.write_text("host = '0.0.0.0'\n")
+    heard: list[str] = []
+    found = find(tell=heard.append)
+    assert len(heard) == 1
+    assert found.started
+    assert found.url.startswith("http://127.0.0.1:")
+    assert not answers(found.url)
+    assert answers(found.url, found.token)
+    assert "made" not in (data_dir / "logs" / "service-output.log").read_text()
+    assert find(tell=heard.append).token == found.token
+    assert len(heard) == 1
 
 
 def test_a_broken_configuration_is_told_before_anything_is_started(
