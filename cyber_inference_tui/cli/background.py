@@ -95,6 +95,7 @@ def find_or_start(
             found = _find_once_free(loaded.settings, deadline, clock)
             if found is not None:
                 return found
+            _check_own_address(loaded.settings)
             # Here somebody reads what is told; the service's own output goes to a file.
             loaded = make_missing(
                 loaded,
@@ -244,6 +245,23 @@ def _find_once_free(
 
 
 # Starting
+
+
+def _check_own_address(settings: Settings) -> None:
+    """A service cannot be started on another machine. Raises ``NoServiceError``."""
+    host = settings.host.strip("[]")
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+            host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except OSError as error:
+        raise NoServiceError(
+            f"No service answers at {base_url(settings.host, settings.port)}, and none can be "
+            f"started there: {host} is no address of this machine ({error.strerror}).",
+            hint="Start it on that machine, or check host.",
+        ) from error
 
 
 def _start(

@@ -88,6 +88,8 @@ class Service:
         service_log: LogRing,
     ) -> None:
         self.loaded = loaded
+        # Now, not when the watching begins: an edit in between would never be seen.
+        self._config_watch = FileWatch(loaded.config_path)
         self.started_at = utc_now()
         self.address: tuple[str, int] = (loaded.settings.host, loaded.settings.port)
         self.events = EventBus()
@@ -261,10 +263,9 @@ class Service:
         return reading if reading.total > 0 else None
 
     async def _watch_config(self) -> None:
-        watch = FileWatch(self.loaded.config_path)
         while True:
             await asyncio.sleep(_CONFIG_INTERVAL)
-            if not await asyncio.to_thread(watch.changed):
+            if not await asyncio.to_thread(self._config_watch.changed):
                 continue
             try:
                 await self._reload()

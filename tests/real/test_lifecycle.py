@@ -222,17 +222,24 @@ def test_the_runtime_file(start_fake: StartFake) -> None:
 
 def test_secrets_stay_out_of_the_servers_environment(start_fake: StartFake) -> None:
     service = start_fake(start=False, config={"api_keys": ["sesame-key"]})
-    service.environ = {"HF_TOKEN": "hf_secret", "AWS_SECRET_ACCESS_KEY": "aws_secret"}
+    service.environ = {
+        "HF_TOKEN": "hf_secret",
+        "AWS_SECRET_ACCESS_KEY": "aws_secret",
+        "CYBER_INFERENCE_ADMIN_PASSWORD": "open-up",
+    }
     service.start()
     headers = {"Authorization": "Bearer sesame-key"}
     answer = service.post(
         "/v1/chat/completions", json={"model": "a", "messages": []}, headers=headers
     )
     assert answer.status_code == 200
+    token = json.loads((service.data_dir / "service.json").read_text())["token"]
+    assert len(token) > 30
     below = [process for process in service.note_children() if "--port" in process.cmdline()]
     environ = str(below[0].environ()) + str(below[0].cmdline())
-    for secret in ("hf_secret", "aws_secret", "sesame-key"):
+    for secret in ("hf_secret", "aws_secret", "sesame-key", "open-up", token):
         assert secret not in environ
+        assert secret not in service.errors()
 
 
 def test_no_terminal_code_and_little_memory(start_fake: StartFake) -> None:
