@@ -32,8 +32,10 @@ from cyber_inference_tui.llama.health import (
     ask_health,
     watch_health,
 )
-from cyber_inference_tui.llama.log import LineSplitter, LogRing, is_protocol_line
+from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts, is_protocol_line
 from cyber_inference_tui.llama.needs import Footprint
+from cyber_inference_tui.records import LogLevel
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
 """Its presence makes llama-server speak the protocol; the value is not used by a child."""
@@ -224,7 +226,7 @@ class ServerProcess:
             return
         self._hung = reason
         _logger.warning("killing %s (pid %d): %s", self._launch.name, self.pid, reason)
-        self._log.add([f"--- killed: {reason}"])
+        self._log.add([f"--- killed: {reason}"], LogLevel.ERROR)
         self.kill()
 
     async def stop(self, timeout: float) -> int:
@@ -305,15 +307,13 @@ class ServerProcess:
             self.exited.set_result(returncode)
 
     def _take_lines(self, fd: int, lines: list[bytes]) -> None:
-        texts = []
-        for line in lines:
-            if fd == 1 and is_protocol_line(line):
+        if fd == 1:
+            for line in filter(is_protocol_line, lines):
                 self._take_protocol(line)
-                continue
-            if not self._listening.is_set() and b"listening on" in line:
-                self._listening.set()
-            texts.append(line.decode("utf-8", "replace"))
-        if texts:
+            lines = [line for line in lines if not is_protocol_line(line)]
+        if not self._listening.is_set() and any(b"listening on" in line for line in lines):
+            self._listening.set()
+        if texts := as_texts(lines):
             self._line_count += len(texts)
             if self._buffers is not None:
                 self._buffers.add(texts)

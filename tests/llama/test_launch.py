@@ -206,7 +206,7 @@ async def test_a_cancelled_launch_returns_only_when_the_process_is_gone(
 ) -> None:
     heard = asyncio.Event()
     room.log_for("m").listeners.append(
-        lambda batch: heard.set() if any("loading model" in line.text for line in batch) else None
+        lambda batch: heard.set() if any("loading model" in text for text in batch.texts) else None
     )
     # It hears no SIGTERM, so that the stop takes long enough for the further cancels.
     launch = asyncio.ensure_future(

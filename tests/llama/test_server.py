@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyber_inference_tui.llama.log import MAX_LINE_BYTES
+from cyber_inference_tui.llama.log_lines import MAX_LINE_BYTES
 from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.server import Launch, ServerExitedError, ServerProcess, _Output
 from tests.llama.children import (
