@@ -51,7 +51,6 @@ batches = st.lists(st.lists(some_text, max_size=40), max_size=12)
 @given(
     batches,
     st.integers(1, 120),
-    st.integers(1, 30),
     st.data(),
     st.sampled_from(["", "e", "STRASSE", "ς", "failed", "no such thing", "long long"]),
     st.sampled_from(LEVELS),
@@ -59,12 +58,12 @@ batches = st.lists(st.lists(some_text, max_size=40), max_size=12)
 def test_a_log_equals_a_list_whatever_is_appended_and_dropped(
     appended: list[list[str]],
     max_lines: int,
-    block_lines: int,
     data: st.DataObject,
     needle: str,
     level: LogLevel,
 ) -> None:
     clock = Clock()
+    block_lines = data.draw(st.integers(1, 30))
     log = LogRing(now=clock, space=LogSpace(max_lines=max_lines), block_lines=block_lines)
     model: list[NumberedLine] = []
     for batch in appended:
@@ -215,16 +214,18 @@ def test_a_known_level_is_that_of_every_line() -> None:
 
 def test_a_log_of_several_runs() -> None:
     log = ring(LogSpace(max_lines=100))
+    running = [log.running]
     log.begin_run(11)
     log.add(["one"])
-    assert log.running
+    running.append(log.running)
     log.end_run(11)
-    assert log.running is False
+    running.append(log.running)
     first = log.end
     log.add(["--- starting"])
     log.begin_run(12, first=first)
+    # The end of one that another has followed.
     log.end_run(11)
-    assert log.running
+    assert [*running, log.running] == [False, True, False, True]
     assert log.kept_runs() == (
         LogRun(first=0, started_at=NOW, pid=11),
         LogRun(first=1, started_at=NOW, pid=12),
