@@ -18,6 +18,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -51,6 +52,8 @@ _KILL_TIMEOUT = 10.0
 _OBITUARY_LINES = 12
 _DIAGNOSED_LINES = 400
 """A crash may print a long stack trace after the line that tells why."""
+_BUSY_READ = 32_768
+"""Bytes of one read of a pipe from which on its writer may be outrunning the event loop."""
 _PR_SET_PDEATHSIG = 1
 
 _logger = logging.getLogger(__name__)
@@ -295,7 +298,16 @@ class ServerProcess:
 
     def received(self, fd: int, data: bytes) -> None:
         """Output has come (called by the pipe protocol)."""
+        # Not the loop's clock, which may stand still while a callback runs.
+        began = time.perf_counter()
         self._take_lines(fd, self._splitters[fd].feed(data))
+        if len(data) >= _BUSY_READ and self._transport is not None:
+            # Whoever writes without end waits as long as its lines took: half of the loop's
+            # time is everybody else's. The pipe holds what comes meanwhile, then its writer.
+            pipe = cast("asyncio.ReadTransport", self._transport.get_pipe_transport(fd))
+            pipe.pause_reading()
+            spent = time.perf_counter() - began
+            asyncio.get_running_loop().call_later(spent, _read_on, pipe)
 
     def ended(self, returncode: int) -> None:
         """The process is gone and its pipes are drained (called by the pipe protocol)."""
@@ -362,6 +374,11 @@ class ServerProcess:
 async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:
     """Wait until one of them is done, at most ``timeout`` seconds; none is cancelled."""
     await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _read_on(pipe: asyncio.ReadTransport) -> None:
+    if not pipe.is_closing():
+        pipe.resume_reading()
 
 
 class _Output(asyncio.SubprocessProtocol):
