@@ -176,6 +176,13 @@ def _wait(url: str, end: int) -> float:
     return time.perf_counter()
 
 
+def _search(url: str, stop: threading.Event) -> None:
+    """Search the whole log again and again, in vain, until ``stop``."""
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        while not stop.is_set():
+            client.get("/admin/log-lines/writer", params={"q": "nothing like this"})
+
+
 def _row(what: str, felt: Felt, rest: Felt) -> list[tuple[str, str, str]]:
     rows = []
     for name in ("requests", "gaps"):
@@ -243,6 +250,12 @@ def measure(folder: Path, rate: int, seconds: float) -> list[tuple[str, str, str
             whole = page["searched_to"] == log["first"]
             said = what + (", all of it" if whole and page["lines"] == [] else "")
             rows.append((said, f"{spent * 1e3:.0f} ms", ""))
+        stop = threading.Event()
+        searching = waiter.submit(_search, service.url, stop)
+        felt = asyncio.run(_felt(service.port, 5))
+        stop.set()
+        searching.result()
+        rows += _row("while one client searches", felt, rest)
     return rows
 
 
