@@ -32,8 +32,8 @@ _SIGN = re.compile(
     r"|\[?(DEBUG|TRACE|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL)\b"
 )
 
-# No line that one of the two rules finds lacks all of these (compared without regard to case):
-# so chunks of ordinary lines cost one look each.
+# Every line that one of the rules below finds has one of these in it, in any case: where none is
+# in a whole chunk of lines, the rules need not be tried on each.
 _WORDS = (
     *("warn", "error", "fail", "fatal", "abort", "assert", "terminate", "fault", "traceback"),
     *("exception", "***"),
