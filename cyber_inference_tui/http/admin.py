@@ -1,4 +1,4 @@
-"""The admin endpoints that answer at once: status, models, logs and settings.
+"""The admin endpoints that answer at once: status, models and logs.
 
 Names in paths are looked up, never used as file names.
 """
@@ -6,7 +6,6 @@ Names in paths are looked up, never used as file names.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -33,12 +32,6 @@ LOG_POSITION = "X-Last-Event-ID"
 
 class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a write that has nothing to say."""
-
-
-class _NewValue(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of ``PUT /admin/config/KEY``."""
-
-    value: Any
 
 
 class Admin:
@@ -113,21 +106,6 @@ class Admin:
         position = self._service.events.last_id
         tail = self._service.log_tail(decoded(raw_tail(request, 2)), lines)
         return text_answer(tail, headers={LOG_POSITION: str(position)})
-
-    async def config(self, request: web.Request) -> web.Response:
-        """Every setting with its value and where it comes from."""
-        return json_answer(self._service.config())
-
-    async def set_config(self, request: web.Request) -> web.Response:
-        """Change one setting."""
-        new = await read_json(
-            request,
-            _NewValue,
-            limit=self._service.settings.max_body_size,
-            expected='a JSON object {"value": …}',
-        )
-        key = decoded(raw_tail(request, 2))
-        return json_answer(await self._service.set_config(key, new.value))
 
     async def unknown(self, request: web.Request) -> web.Response:
         """Any other path under ``/admin/`` or ``/ws/``."""

@@ -42,12 +42,26 @@ class ServiceSettings(Protocol):
         """Bytes a request's body may have."""
 
 
+class ConfigurationApi(Protocol):
+    """The configuration of the service; every method raises ``CyberError``s only."""
+
+    def values(self) -> list[ConfigValueRecord]:
+        """Every setting."""
+
+    async def set(self, key: str, value: Any, /) -> ConfigValueRecord:
+        """Change one setting."""
+
+
 class ServiceApi(Protocol):
     """The service below. Every method raises ``CyberError``s only."""
 
     @property
     def settings(self) -> ServiceSettings:
         """The settings in force, read at each request."""
+
+    @property
+    def configuration(self) -> ConfigurationApi:
+        """The settings as what can be read and changed."""
 
     @property
     def events(self) -> EventBus:
@@ -77,12 +91,6 @@ class ServiceApi(Protocol):
 
     async def delete_model(self, model_id: str, /) -> ModelRecord:
         """Remove a model's files."""
-
-    def config(self) -> list[ConfigValueRecord]:
-        """Every setting."""
-
-    async def set_config(self, key: str, value: Any, /) -> ConfigValueRecord:
-        """Change one setting."""
 
     async def requests(
         self,

@@ -12,6 +12,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.access import ACCESS, Access, Area, Handler
 from cyber_inference_tui.http.admin import Admin
 from cyber_inference_tui.http.api import ServiceApi
+from cyber_inference_tui.http.configuration import ConfigurationPages
 from cyber_inference_tui.http.errors import (
     error_response,
     from_http_exception,
@@ -57,6 +58,7 @@ def assemble(
     ``heartbeat`` and ``send_timeout`` (seconds) are those of the event streams.
     """
     admin = Admin(service)
+    config = ConfigurationPages(service)
     past = PastRecords(service)
     resources = Resources(service)
     listing = ModelListing(service)
@@ -79,8 +81,8 @@ def assemble(
     table.add("/admin/requests", Area.ADMIN, {"GET": past.requests})
     table.add("/admin/sessions", Area.ADMIN, {"GET": past.sessions})
     table.add("/admin/totals", Area.ADMIN, {"GET": past.totals})
-    table.add("/admin/config", Area.ADMIN, {"GET": admin.config})
-    table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": admin.set_config})
+    table.add("/admin/config", Area.ADMIN, {"GET": config.values})
+    table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": config.change})
     # A HEAD of something endless would be a stream that nobody can read.
     table.add("/admin/events", Area.ADMIN, {"GET": streams.sse}, head=False)
     table.add("/ws/logs", Area.ADMIN, {"GET": streams.logs}, head=False)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.llama.needs import Need, Source
 from cyber_inference_tui.records import ModelRecord
+from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.settings.schema import Settings
 
 
@@ -51,4 +54,31 @@ def unloaded_record(model: LocalModel, need: Need | None = None) -> ModelRecord:
         memory_estimate_source=need.source.value if need and reckoned else None,
         pinned=model.settings.pinned,
         error=model.problem,
+    )
+
+
+def touched_record(
+    model: LocalModel, state: ModelState, need: Need | None, *, wait: float | None
+) -> ModelRecord:
+    """What is known of a model that the scheduler has dealt with.
+
+    ``need`` = what it would take, as far as the scheduler does not know better; ``wait`` = seconds
+    that a request would wait which came now.
+    """
+    server = state.server
+    return msgspec.structs.replace(
+        unloaded_record(model, state.need or need),
+        status=state.status,
+        progress=state.progress,
+        port=server.port if server else None,
+        **({"context_size": server.context_size} if server else {}),
+        pid=server.pid if server else None,
+        pinned=state.is_pinned,
+        in_flight=state.in_flight,
+        queued=state.queued,
+        expected_wait_seconds=None if wait is None else round(wait, 1),
+        memory_bytes=state.footprint.total if state.footprint else None,
+        loaded_at=state.loaded_at,
+        last_used_at=state.last_used_at,
+        error=str(state.failure) if state.failure else model.problem,
     )

@@ -15,10 +15,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
 from cyber_inference_tui import __version__
-from cyber_inference_tui.errors import ConfigError, ConflictError, CyberError
+from cyber_inference_tui.errors import ConflictError, CyberError
 from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
@@ -32,7 +30,6 @@ from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sampler import Sampler
 from cyber_inference_tui.records import (
-    ConfigValueRecord,
     LlamaServerRecord,
     ModelRecord,
     ModelStatus,
@@ -46,24 +43,23 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.service.configuring import Configuration
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.listing import (
     demo_path,
     disk_paths,
     library_for,
+    touched_record,
     unloaded_record,
 )
 from cyber_inference_tui.service.logs import SERVICE_LOG, Logs
 from cyber_inference_tui.service.metrics import Metrics, Present
 from cyber_inference_tui.service.monitoring import Monitoring
-from cyber_inference_tui.settings.edit import set_value, split_key
-from cyber_inference_tui.settings.load import Loaded, load_if_there
+from cyber_inference_tui.settings.load import Loaded
 from cyber_inference_tui.settings.schema import Settings
-from cyber_inference_tui.settings.watch import FileWatch
 
 _SCAN_INTERVAL = 3.0
-_CONFIG_INTERVAL = 1.0
 _EVENT_FLUSH = 0.1
 
 _logger = logging.getLogger(__name__)
@@ -86,12 +82,13 @@ class Service:
         flags: Mapping[str, Any],
         service_log: LogRing,
     ) -> None:
-        self.loaded = loaded
+        self.configuration = Configuration(
+            loaded, environ=environ, flags=flags, apply=self._apply, tell=self._tell_config
+        )
         self.started_at = utc_now()
         self.address: tuple[str, int] = (loaded.settings.host, loaded.settings.port)
         self.events = EventBus()
         self._environ = environ
-        self._flags = flags
         self._demo = demo
         data_dir = loaded.settings.data_dir
         self._logs = Logs(data_dir / "logs", now=utc_now, on_lines=self._flush_soon)
@@ -137,6 +134,11 @@ class Service:
         self._logs.adopt(SERVICE_LOG, service_log)
 
     @property
+    def loaded(self) -> Loaded:
+        """The settings in force, and where they come from."""
+        return self.configuration.loaded
+
+    @property
     def settings(self) -> Settings:
         """The settings in force."""
         return self.loaded.settings
@@ -161,7 +163,7 @@ class Service:
             await asyncio.to_thread(self._find_binary)
         self._loop_tasks = [
             asyncio.create_task(self._watch_library(), name="watch the library"),
-            asyncio.create_task(self._watch_config(), name="watch the configuration"),
+            asyncio.create_task(self.configuration.watch(), name="watch the configuration"),
         ]
         # In the order of the file; the first ones get the room that there is.
         for model_id, table in self.settings.models.items():
@@ -259,34 +261,16 @@ class Service:
         reading = await asyncio.to_thread(self._memory_reader.read, pids)
         return reading if reading.total > 0 else None
 
-    async def _watch_config(self) -> None:
-        watch = FileWatch(self.loaded.config_path)
-        while True:
-            await asyncio.sleep(_CONFIG_INTERVAL)
-            if not await asyncio.to_thread(watch.changed):
-                continue
-            try:
-                await self._reload()
-            except ConfigError as error:
-                _logger.error("the changed configuration is refused, the old one stays: %s", error)
-                self.events.publish("config", {"error": str(error)})
-
-    async def _reload(self) -> None:
-        """Take the configuration file as it is now; raises ``ConfigError`` and changes nothing."""
-        new = await asyncio.to_thread(
-            load_if_there, self.loaded.config_path, environ=self._environ, flags=self._flags
-        )
-        if new.settings == self.settings:
-            self.loaded = new
-            return
-        self.loaded = new
-        self._library = library_for(new.settings, demo=self._demo)
-        logging.getLogger("cyber_inference_tui").setLevel(new.settings.log_level.upper())
+    async def _apply(self, settings: Settings) -> None:
+        """Put changed settings into effect."""
+        self._library = library_for(settings, demo=self._demo)
+        logging.getLogger("cyber_inference_tui").setLevel(settings.log_level.upper())
         await self._scan()
-        self.scheduler.configure(new.settings)
+        self.scheduler.configure(settings)
         await self._size_up()
-        self.events.publish("config", {"error": None})
-        _logger.info("the configuration was read anew from %s", new.config_path)
+
+    def _tell_config(self, error: str | None) -> None:
+        self.events.publish("config", {"error": error})
 
     # Reading
 
@@ -324,24 +308,7 @@ class Service:
         _, need = self._needs.get(model.id, ("", None))
         if state is None:
             return unloaded_record(model, need)
-        server = state.server
-        wait = self.scheduler.expected_wait(state)
-        return msgspec.structs.replace(
-            unloaded_record(model, state.need or need),
-            status=state.status,
-            progress=state.progress,
-            port=server.port if server else None,
-            **({"context_size": server.context_size} if server else {}),
-            pid=server.pid if server else None,
-            pinned=state.is_pinned,
-            in_flight=state.in_flight,
-            queued=state.queued,
-            expected_wait_seconds=None if wait is None else round(wait, 1),
-            memory_bytes=state.footprint.total if state.footprint else None,
-            loaded_at=state.loaded_at,
-            last_used_at=state.last_used_at,
-            error=str(state.failure) if state.failure else model.problem,
-        )
+        return touched_record(model, state, need, wait=self.scheduler.expected_wait(state))
 
     def log_tail(self, log_id: str, lines: int) -> str:
         """The last lines of a log as text; raises ``ModelNotFoundError``."""
@@ -439,17 +406,6 @@ class Service:
         await asyncio.to_thread(self._library.delete, self.catalog, model.id)
         await self._scan()
         return record
-
-    def config(self) -> list[ConfigValueRecord]:
-        """Every setting with its value and source; secrets masked."""
-        return self.loaded.records()
-
-    async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
-        """Write one setting into the configuration file and apply it."""
-        model_id, known = split_key(key)
-        await asyncio.to_thread(set_value, self.loaded.config_path, key, value)
-        await self._reload()
-        return self.loaded.record(known, model_id)
 
     # Events
 

@@ -56,6 +56,27 @@ class StandInSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_size: int = 1 << 20
 
 
+class StandInConfiguration:
+    """One setting, ``max_queue``."""
+
+    def __init__(self) -> None:
+        self.stored = {"max_queue": 128}
+
+    def values(self) -> list[ConfigValueRecord]:
+        return [
+            ConfigValueRecord(key=key, value=value, source="file", default=128, help="")
+            for key, value in self.stored.items()
+        ]
+
+    async def set(self, key: str, value: Any, /) -> ConfigValueRecord:
+        if key not in self.stored:
+            raise NotFoundError(f"There is no setting {key}.")
+        if not isinstance(value, int):
+            raise ConfigError(f"{key} must be a whole number.")
+        self.stored[key] = value
+        return self.values()[0]
+
+
 class StandInService:
     """Keeps its models in a dictionary and notes what it was asked."""
 
@@ -66,7 +87,7 @@ class StandInService:
         self.records = {model_id: ModelRecord(id=model_id) for model_id in ids}
         self.calls: list[tuple[Any, ...]] = []
         self.failure: Exception | None = None
-        self.values = {"max_queue": 128}
+        self.configuration = StandInConfiguration()
         self.past_requests: list[RequestRecord] = []
         self.past_sessions: list[SessionRecord] = []
         self.line: list[WaitingRecord] = []
@@ -112,20 +133,6 @@ class StandInService:
             raise ConflictError(f"{model_id} is loaded.", hint="Unload it first.")
         self.calls.append(("delete", model_id))
         return self.records.pop(record.id)
-
-    def config(self) -> list[ConfigValueRecord]:
-        return [
-            ConfigValueRecord(key=key, value=value, source="file", default=128, help="")
-            for key, value in self.values.items()
-        ]
-
-    async def set_config(self, key: str, value: Any, /) -> ConfigValueRecord:
-        if key not in self.values:
-            raise NotFoundError(f"There is no setting {key}.")
-        if not isinstance(value, int):
-            raise ConfigError(f"{key} must be a whole number.")
-        self.values[key] = value
-        return self.config()[0]
 
     async def requests(
         self,

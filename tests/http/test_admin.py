@@ -166,7 +166,7 @@ async def test_what_is_wrong_is_said(
         if status == 405:
             assert answer.headers["Allow"]
     assert service.calls == []
-    assert service.values == {"max_queue": 128}
+    assert service.configuration.stored == {"max_queue": 128}
 
 
 async def test_a_body_over_the_limit_is_refused() -> None:
