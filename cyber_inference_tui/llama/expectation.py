@@ -228,6 +228,29 @@ def formula_need(
     )
 
 
+def with_context(model: LocalModel, context_size: int) -> LocalModel:
+    """The model as if it were configured with this context size, whatever its arguments say."""
+    own = model.settings
+    args = (*own.args, "--ctx-size", str(context_size))
+    changed = msgspec.structs.replace(own, context_size=context_size, args=args)
+    return msgspec.structs.replace(model, settings=changed)
+
+
+def memory_parts(model: LocalModel, settings: Settings, files: Files) -> MemoryEstimate:
+    """What the header's formula gives, by what the memory is for."""
+    return _estimate(model, settings, files, None)
+
+
+def slots(model: LocalModel, settings: Settings) -> int | None:
+    """Requests its server is told to answer at once; ``None`` = that is left to it."""
+    return None if model.settings.command else _cache_settings(model, settings, None).slots or None
+
+
+def serves_vectors(model: LocalModel, settings: Settings) -> bool:
+    """Whether it is told to serve embeddings or reranking only."""
+    return not model.settings.command and _cache_settings(model, settings, None).embedding
+
+
 def _estimate(
     model: LocalModel, settings: Settings, files: Files, context_limit: int | None
 ) -> MemoryEstimate:
