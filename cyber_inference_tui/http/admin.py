@@ -5,12 +5,13 @@ Names in paths are looked up, never used as file names.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
 
-from cyber_inference_tui.errors import NotFoundError
+from cyber_inference_tui.errors import ModelNotFoundError, NotFoundError
 from cyber_inference_tui.http.api import ServiceApi
 from cyber_inference_tui.http.errors import method_not_allowed
 from cyber_inference_tui.http.wire import (
@@ -22,7 +23,7 @@ from cyber_inference_tui.http.wire import (
     read_json,
     text_answer,
 )
-from cyber_inference_tui.records import ModelRecord
+from cyber_inference_tui.records import ModelDetails, ModelRecord
 
 DEFAULT_LOG_LINES = 200
 MAX_LOG_LINES = 100_000
@@ -54,6 +55,14 @@ class Admin:
         """Who waits for a model, in which position, and how long it may take."""
         return json_answer(self._service.queue())
 
+    async def memory(self, request: web.Request) -> web.Response:
+        """The memory that models may have."""
+        return json_answer(self._service.memory_room())
+
+    async def active(self, request: web.Request) -> web.Response:
+        """Every request that is not finished."""
+        return json_answer(self._service.active_requests())
+
     async def models(self, request: web.Request) -> web.Response:
         """Every local model."""
         return json_answer(self._service.models())
@@ -62,10 +71,11 @@ class Admin:
         """Everything under ``/admin/models/ID``.
 
         Only a POST has an action, and it is the last segment: so a model may be named ``x/load``.
+        Of a GET a last segment ``details`` asks for more, unless it is a part of a model's name.
         """
         raw = raw_tail(request, 2)
         if request.method in {"GET", "HEAD"}:
-            return json_answer(self._service.model(decoded(raw)))
+            return json_answer(await self._read(raw))
         if request.method == "DELETE":
             await self._no_body(request)
             return json_answer(await self._service.delete_model(decoded(raw)))
@@ -79,6 +89,17 @@ class Admin:
                 hint=f"POST to /admin/models/ID/ and one of {', '.join(self._actions)}.",
             )
         return json_answer(await action(request, decoded(raw_id)))
+
+    async def _read(self, raw: str) -> ModelRecord | ModelDetails:
+        raw_id, _, name = raw.rpartition("/")
+        if name != "details" or not raw_id:
+            return self._service.model(decoded(raw))
+        whole = decoded(raw)
+        with contextlib.suppress(ModelNotFoundError):
+            record = self._service.model(whole)
+            if whole in {record.id, *record.aliases}:
+                return record
+        return await self._service.details(decoded(raw_id))
 
     async def _load(self, request: web.Request, model_id: str) -> ModelRecord:
         wait = flag(request, "wait", default=True)

@@ -6,7 +6,10 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
     ConfigValueRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelTotals,
     RequestRecord,
@@ -79,6 +82,15 @@ class ServiceApi(Protocol):
 
     def model(self, model_id: str, /) -> ModelRecord:
         """One model by id or alias; ``ModelNotFoundError``."""
+
+    async def details(self, model_id: str, /) -> ModelDetails:
+        """Everything there is to know of a model; ``ModelNotFoundError``."""
+
+    def memory_room(self) -> list[MemoryRoom]:
+        """The memory that models may have."""
+
+    def active_requests(self) -> list[ActiveRequestRecord]:
+        """Every request that is not finished, the oldest first."""
 
     async def load_model(self, model_id: str, /, *, wait: bool) -> ModelRecord:
         """Load a model."""

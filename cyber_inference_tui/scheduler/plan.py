@@ -84,6 +84,15 @@ class Plan:
             if not model.pinned:
                 self._busy.append(model)
 
+    @property
+    def room(self) -> Amount | None:
+        """What may be taken as it stands; ``None`` = the machine does not tell."""
+        return self._room
+
+    def has_place(self) -> bool:
+        """Whether the number of models allows one more as it stands."""
+        return self._counts(())
+
     def _sort_in(self, model: ModelView) -> None:
         if not free_to_go(model):
             self._busy.append(model)

@@ -23,14 +23,16 @@ from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.command import MAX_CONNECTIONS
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.llama.log import LogRing
-from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sampler import Sampler
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
     LlamaServerRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelStatus,
     ModelTotals,
@@ -42,8 +44,11 @@ from cyber_inference_tui.records import (
     WaitingRecord,
 )
 from cyber_inference_tui.scheduler.experience import Experience
+from cyber_inference_tui.scheduler.room import Survey
 from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.service.active import ActiveRequests
 from cyber_inference_tui.service.configuring import Configuration
+from cyber_inference_tui.service.details import details_of
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.listing import (
@@ -52,15 +57,19 @@ from cyber_inference_tui.service.listing import (
     library_for,
     touched_record,
     unloaded_record,
+    with_fit,
 )
 from cyber_inference_tui.service.logs import SERVICE_LOG, Logs
 from cyber_inference_tui.service.metrics import Metrics, Present
 from cyber_inference_tui.service.monitoring import Monitoring
+from cyber_inference_tui.service.reckoning import Reckoning
 from cyber_inference_tui.settings.load import Loaded
 from cyber_inference_tui.settings.schema import Settings
 
 _SCAN_INTERVAL = 3.0
 _EVENT_FLUSH = 0.1
+
+_IN_MEMORY = frozenset({ModelStatus.LOADING, ModelStatus.LOADED})
 
 _logger = logging.getLogger(__name__)
 
@@ -127,8 +136,8 @@ class Service:
             interval=lambda: self.settings.sample_interval,
             now=utc_now,
         )
-        self._needs: dict[str, tuple[str, Need]] = {}
-        """What models would take, by id, with the signature for which that holds."""
+        self._reckoning = Reckoning(self.scheduler, self._launcher, self._experience)
+        self.active = ActiveRequests()
         self._loop_tasks: list[asyncio.Task[None]] = []
         self._scanning = asyncio.Lock()
         self._logs.adopt(SERVICE_LOG, service_log)
@@ -158,6 +167,7 @@ class Service:
         await self._recall()
         await self._launcher.start()
         await self._scan()
+        await self.scheduler.look()
         with contextlib.suppress(CyberError):
             # Known early for the status page; a load says it again if there is none.
             await asyncio.to_thread(self._find_binary)
@@ -217,7 +227,7 @@ class Service:
 
     async def _watch_library(self) -> None:
         while True:
-            await self._size_up()
+            await self._reckon()
             await asyncio.sleep(_SCAN_INTERVAL)
             try:
                 await self._scan()
@@ -245,17 +255,12 @@ class Service:
         except CyberError as error:
             _logger.warning("what loads took before is not known: %s", error)
 
-    async def _size_up(self) -> None:
-        """Reckon what each model would take, as far as that has changed."""
-        for model in list(self.catalog.models.values()):
-            signature = self._launcher.signature(model, self.settings)
-            known = self._needs.get(model.id)
-            measured = self._experience.footprint(signature)
-            if known is None or known[0] != signature or measured not in {None, known[1].footprint}:
-                need = await self._launcher.need(model, self.settings, ask_engine=False)
-                self._needs[model.id] = (signature, need)
-        for model_id in self._needs.keys() - self.catalog.models.keys():
-            del self._needs[model_id]
+    async def _reckon(self) -> None:
+        """Reckon anew what models take and what fits, and tell where that has changed."""
+        await self._reckoning.update(self.catalog.models, self.settings)
+        await self.scheduler.look()
+        for model_id in self._reckoning.changed_fits(self.catalog.models.values()):
+            self._detail_changed(model_id)
 
     async def _read_memory(self, pids: Collection[int]) -> MemoryReading | None:
         reading = await asyncio.to_thread(self._memory_reader.read, pids)
@@ -267,7 +272,10 @@ class Service:
         logging.getLogger("cyber_inference_tui").setLevel(settings.log_level.upper())
         await self._scan()
         self.scheduler.configure(settings)
-        await self._size_up()
+        await self._reckon()
+        for model_id in self.scheduler.loaded_ids:
+            # When it idles out, and how it is configured, may have changed.
+            self._detail_changed(model_id)
 
     def _tell_config(self, error: str | None) -> None:
         self.events.publish("config", {"error": error})
@@ -297,18 +305,44 @@ class Service:
 
     def models(self) -> list[ModelRecord]:
         """Every local model, by id."""
-        return [self._record(model) for _, model in sorted(self.catalog.models.items())]
+        survey = self.scheduler.survey()
+        return [self._record(model, survey) for _, model in sorted(self.catalog.models.items())]
 
     def model(self, model_id: str) -> ModelRecord:
         """One model by id or alias; raises ``ModelNotFoundError``."""
         return self._record(self.catalog.resolve(model_id))
 
-    def _record(self, model: LocalModel) -> ModelRecord:
+    def _record(self, model: LocalModel, survey: Survey | None = None) -> ModelRecord:
         state = self.scheduler.state(model.id)
-        _, need = self._needs.get(model.id, ("", None))
+        need = self._reckoning.need(model.id)
         if state is None:
-            return unloaded_record(model, need)
-        return touched_record(model, state, need, wait=self.scheduler.expected_wait(state))
+            record = unloaded_record(model, self.settings, need)
+        else:
+            wait = self.scheduler.expected_wait(state)
+            record = touched_record(model, self.settings, state, need, wait=wait)
+        if record.status in _IN_MEMORY:
+            return record
+        return with_fit(record, self._reckoning.verdict(model, survey or self.scheduler.survey()))
+
+    async def details(self, model_id: str) -> ModelDetails:
+        """Everything there is to know of a model; raises ``ModelNotFoundError``."""
+        model = self.catalog.resolve(model_id)
+        return await details_of(
+            model,
+            self._record(model),
+            state=self.scheduler.state(model.id),
+            loaded=self.loaded,
+            launcher=self._launcher,
+            survey=self.scheduler.survey(),
+        )
+
+    def memory_room(self) -> list[MemoryRoom]:
+        """The memory that models may have."""
+        return self.scheduler.survey().rooms()
+
+    def active_requests(self) -> list[ActiveRequestRecord]:
+        """Every request that is not finished, the oldest first."""
+        return self.active.records(self.scheduler.positions())
 
     def log_tail(self, log_id: str, lines: int) -> str:
         """The last lines of a log as text; raises ``ModelNotFoundError``."""

@@ -90,16 +90,17 @@ class Loaded(msgspec.Struct, frozen=True):
             value = dict.fromkeys(value, MASK) if isinstance(value, dict) else MASK
         return ConfigValueRecord(
             key=name,
-            value=_plain(value),
+            value=plain_value(value),
             source=source.value,
-            default=_plain(key.default),
+            default=plain_value(key.default),
             help=key.help,
             secret=key.secret,
             live=key.live or model_id is not None,
         )
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """A setting's value as JSON has it."""
     plain = msgspec.to_builtins(value, enc_hook=str)
     return list(plain) if isinstance(plain, tuple) else plain
 

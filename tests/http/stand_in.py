@@ -17,11 +17,14 @@ from cyber_inference_tui.http.body import read_body
 from cyber_inference_tui.http.protocol import Runner
 from cyber_inference_tui.http.wire import json_answer
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
     ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
     LlamaServerRecord,
     MemoryRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelStatus,
     ModelTotals,
@@ -90,6 +93,7 @@ class StandInService:
         self.configuration = StandInConfiguration()
         self.past_requests: list[RequestRecord] = []
         self.past_sessions: list[SessionRecord] = []
+        self.present: list[ActiveRequestRecord] = []
         self.line: list[WaitingRecord] = []
         self.sums: list[ModelTotals] = []
         self.samples: list[ResourceSample] = [SAMPLE]
@@ -116,6 +120,15 @@ class StandInService:
             if model_id in {record.id, *record.aliases}:
                 return record
         raise ModelNotFoundError(f"There is no model {model_id}.")
+
+    async def details(self, model_id: str, /) -> ModelDetails:
+        return ModelDetails(model=self.model(model_id), facts={"layers": 2})
+
+    def memory_room(self) -> list[MemoryRoom]:
+        return [MemoryRoom(pool="memory", limit_bytes=8, free_bytes=4)]
+
+    def active_requests(self) -> list[ActiveRequestRecord]:
+        return self.present
 
     async def load_model(self, model_id: str, /, *, wait: bool) -> ModelRecord:
         self._fail()

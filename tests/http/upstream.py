@@ -14,6 +14,7 @@ from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.service.active import ActiveRequests
 from cyber_inference_tui.settings.schema import Settings
 from tests.http.stand_in import Front, StandInService, StandInSettings, serving
 from tests.scheduler.virtual import model
@@ -94,6 +95,8 @@ class FakeServer:
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.hung: str | None = None
         self.context_size: int | None = None
+        self.argv: tuple[str, ...] = ("llama-server",)
+        self.slots: int | None = None
 
     def footprint(self) -> Footprint | None:
         return None
@@ -173,6 +176,7 @@ class World:
 class _Service:
     def __init__(self, settings: Settings, catalog: Catalog, scheduler: Scheduler) -> None:
         self.settings = settings
+        self.active = ActiveRequests()
         self.catalog = catalog
         self.scheduler = scheduler
 

@@ -1,0 +1,62 @@
+"""What each model would take of the memory, and whether it would find room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.launch import Launcher
+from cyber_inference_tui.llama.needs import Need
+from cyber_inference_tui.records import Fit
+from cyber_inference_tui.scheduler.experience import Experience
+from cyber_inference_tui.scheduler.room import Survey, Verdict
+from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.settings.schema import Settings
+
+
+class Reckoning:
+    """Kept for all models, loaded or not, so that a list of them costs no look at files."""
+
+    def __init__(self, scheduler: Scheduler, launcher: Launcher, experience: Experience) -> None:
+        self._scheduler = scheduler
+        self._launcher = launcher
+        self._experience = experience
+        self._needs: dict[str, tuple[str, Need]] = {}
+        """By id, with the signature for which that holds."""
+        self._fits: dict[str, Fit | None] = {}
+        """As it was when it was looked at last."""
+
+    async def update(self, models: Mapping[str, LocalModel], settings: Settings) -> None:
+        """Reckon anew what models would take, as far as that has changed."""
+        for model in list(models.values()):
+            signature = self._launcher.signature(model, settings)
+            known = self._needs.get(model.id)
+            measured = self._experience.footprint(signature)
+            if known is None or known[0] != signature or measured not in {None, known[1].footprint}:
+                need = await self._launcher.need(model, settings, ask_engine=False)
+                self._needs[model.id] = (signature, need)
+        for model_id in self._needs.keys() - models.keys():
+            del self._needs[model_id]
+
+    def need(self, model_id: str) -> Need | None:
+        """What a model would take; ``None`` = it was not looked at yet."""
+        known = self._needs.get(model_id)
+        return known[1] if known else None
+
+    def verdict(self, model: LocalModel, survey: Survey) -> Verdict | None:
+        """Whether a model that is not loaded fits; ``None`` = that is not known."""
+        if model.problem is not None:
+            return None
+        state = self._scheduler.state(model.id)
+        if state is None:
+            return survey.verdict(model.id, self.need(model.id))
+        return survey.verdict(model.id, state.need or self.need(model.id), alone=state.alone)
+
+    def changed_fits(self, models: Iterable[LocalModel]) -> list[str]:
+        """The ids of those that fit now and did not at the last call, or the other way round."""
+        survey = self._scheduler.survey()
+        former, self._fits = self._fits, {}
+        for model in models:
+            verdict = self.verdict(model, survey)
+            self._fits[model.id] = verdict.fit if verdict else None
+        return [model_id for model_id, fit in self._fits.items() if fit is not former.get(model_id)]
