@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json as json_text
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -16,7 +17,12 @@ from cyber_inference_tui.client.events import ServerEvent, follow_events, query
 from cyber_inference_tui.client.problems import error_from_answer
 from cyber_inference_tui.errors import CyberError, NoServiceError
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ConfigCheckRecord,
+    ConfigFileRecord,
     ConfigValueRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelTotals,
     RequestRecord,
@@ -112,6 +118,14 @@ class ServiceClient:
         """One model by its id or an alias."""
         return await self._get(f"/admin/models/{quote(name, safe='')}", ModelRecord)
 
+    async def details(self, name: str) -> ModelDetails:
+        """Everything there is to know of one model, by its id or an alias."""
+        return await self._get(_model_path(name, "details"), ModelDetails)
+
+    async def memory_room(self) -> list[MemoryRoom]:
+        """The memory that models may have: the machine's, and that of its GPUs together."""
+        return await self._get("/admin/memory", list[MemoryRoom])
+
     async def load(
         self, model_id: str, *, wait: bool = True, timeout: float | None = None
     ) -> ModelRecord:
@@ -139,9 +153,29 @@ class ServiceClient:
         return await self._get("/admin/config", list[ConfigValueRecord])
 
     async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
-        """Change one setting in the service's file."""
-        path = f"/admin/config/{quote(key, safe='')}"
-        return await self._call("PUT", path, ConfigValueRecord, json={"value": value})
+        """Change one setting in the service's file; of a model's table see ``model_key``."""
+        return await self._call("PUT", _key_path(key), ConfigValueRecord, json={"value": value})
+
+    async def check_config(self, key: str, value: Any) -> ConfigCheckRecord:
+        """What ``set_config`` would do; raises what it would raise, and changes nothing."""
+        body, query = {"value": value}, {"check": "1"}
+        return await self._call("PUT", _key_path(key), ConfigCheckRecord, params=query, json=body)
+
+    async def unset_config(self, key: str) -> ConfigValueRecord:
+        """Take one setting out of the service's file, so that its default holds again."""
+        return await self._call("DELETE", _key_path(key), ConfigValueRecord)
+
+    async def config_file(self) -> ConfigFileRecord:
+        """The service's configuration file; secrets masked."""
+        return await self._get("/admin/config-file", ConfigFileRecord)
+
+    async def set_config_file(self, text: str, digest: str) -> ConfigFileRecord:
+        """Replace the service's configuration file, if it is still the one of ``digest``.
+
+        Raises ``ConfigError`` with one line for every mistake, and ``ConflictError``.
+        """
+        body = {"text": text, "digest": digest}
+        return await self._call("PUT", "/admin/config-file", ConfigFileRecord, json=body)
 
     async def requests(
         self,
@@ -176,6 +210,10 @@ class ServiceClient:
     async def queue(self) -> list[WaitingRecord]:
         """Every request that waits for its model."""
         return await self._get("/admin/queue", list[WaitingRecord])
+
+    async def active_requests(self) -> list[ActiveRequestRecord]:
+        """Every request that is not finished, the oldest first."""
+        return await self._get("/admin/requests/active", list[ActiveRequestRecord])
 
     async def totals(self) -> list[ModelTotals]:
         """Sums over the requests that the history keeps, by model."""
@@ -326,6 +364,17 @@ class ServiceClient:
             f"What answers at {self.url} is not this version's service: {why}.",
             hint="Check --host and --port, and that both have the same version.",
         )
+
+
+def model_key(model_id: str, key: str) -> str:
+    """The name of one setting in a model's table: ``models."ID".KEY``, as TOML writes it."""
+    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
+    quoted = json_text.dumps(model_id, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"models.{quoted}.{key}"
+
+
+def _key_path(key: str) -> str:
+    return f"/admin/config/{quote(key, safe='')}"
 
 
 def _model_path(model_id: str, action: str) -> str:

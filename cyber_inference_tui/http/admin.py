@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable
 
-import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import ModelNotFoundError, NotFoundError
@@ -20,7 +19,7 @@ from cyber_inference_tui.http.wire import (
     json_answer,
     number,
     raw_tail,
-    read_json,
+    read_nothing,
     text_answer,
 )
 from cyber_inference_tui.records import ModelDetails, ModelRecord
@@ -29,10 +28,6 @@ DEFAULT_LOG_LINES = 200
 MAX_LOG_LINES = 100_000
 LOG_POSITION = "X-Last-Event-ID"
 """Header of a log: the newest event there was when it was read, to follow it from there."""
-
-
-class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a write that has nothing to say."""
 
 
 class Admin:
@@ -133,9 +128,4 @@ class Admin:
         raise NotFoundError(f"There is no endpoint {request.path}.")
 
     async def _no_body(self, request: web.Request) -> None:
-        await read_json(
-            request,
-            _Nothing,
-            limit=self._service.settings.max_body_size,
-            expected="nothing, or an empty JSON object",
-        )
+        await read_nothing(request, limit=self._service.settings.max_body_size)

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
+    ConfigCheckRecord,
+    ConfigFileRecord,
     ConfigValueRecord,
     MemoryRoom,
     ModelDetails,
@@ -53,6 +55,18 @@ class ConfigurationApi(Protocol):
 
     async def set(self, key: str, value: Any, /) -> ConfigValueRecord:
         """Change one setting."""
+
+    async def unset(self, key: str, /) -> ConfigValueRecord:
+        """Back to the default."""
+
+    async def check(self, key: str, value: Any, /) -> ConfigCheckRecord:
+        """What ``set`` would do."""
+
+    async def file(self) -> ConfigFileRecord:
+        """The whole file."""
+
+    async def set_file(self, text: str, digest: str, /) -> ConfigFileRecord:
+        """Replace the whole file."""
 
 
 class ServiceApi(Protocol):

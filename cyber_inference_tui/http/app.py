@@ -84,7 +84,8 @@ def assemble(
     table.add("/admin/sessions", Area.ADMIN, {"GET": past.sessions})
     table.add("/admin/totals", Area.ADMIN, {"GET": past.totals})
     table.add("/admin/config", Area.ADMIN, {"GET": config.values})
-    table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": config.change})
+    table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": config.change, "DELETE": config.reset})
+    table.add("/admin/config-file", Area.ADMIN, {"GET": config.file, "PUT": config.replace})
     # A HEAD of something endless would be a stream that nobody can read.
     table.add("/admin/events", Area.ADMIN, {"GET": streams.sse}, head=False)
     table.add("/ws/logs", Area.ADMIN, {"GET": streams.logs}, head=False)

@@ -199,6 +199,20 @@ class Scheduler:
             self._restart_if_changed(state)
         self.step()
 
+    def would_restart(
+        self, settings: Settings, changed: Callable[[LocalModel], LocalModel]
+    ) -> list[str]:
+        """The loaded models that ``configure`` would restart, if they became what ``changed``
+        makes of them."""
+        return sorted(
+            state.model.id
+            for state in self._states.values()
+            if state.status is ModelStatus.LOADED
+            and state.leaving is None
+            and state.signature
+            != self._launcher.signature(changed(state.model), settings, state.context_limit)
+        )
+
     def refresh(self, model: LocalModel) -> None:
         """The library read this model anew (its file or its settings changed)."""
         state = self._states.get(model.id)

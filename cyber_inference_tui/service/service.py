@@ -47,7 +47,7 @@ from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.room import Survey
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active import ActiveRequests
-from cyber_inference_tui.service.configuring import Configuration
+from cyber_inference_tui.service.configuring import Configuration, configured_anew
 from cyber_inference_tui.service.details import details_of
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
@@ -92,7 +92,12 @@ class Service:
         service_log: LogRing,
     ) -> None:
         self.configuration = Configuration(
-            loaded, environ=environ, flags=flags, apply=self._apply, tell=self._tell_config
+            loaded,
+            environ=environ,
+            flags=flags,
+            apply=self._apply,
+            tell=self._tell_config,
+            restarts=self._restarts,
         )
         self.started_at = utc_now()
         self.address: tuple[str, int] = (loaded.settings.host, loaded.settings.port)
@@ -276,6 +281,11 @@ class Service:
         for model_id in self.scheduler.loaded_ids:
             # When it idles out, and how it is configured, may have changed.
             self._detail_changed(model_id)
+
+    def _restarts(self, settings: Settings) -> list[str]:
+        return self.scheduler.would_restart(
+            settings, lambda model: configured_anew(model, settings)
+        )
 
     def _tell_config(self, error: str | None) -> None:
         self.events.publish("config", {"error": error})

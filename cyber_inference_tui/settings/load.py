@@ -165,6 +165,11 @@ def load_if_there(path: Path, *, environ: Mapping[str, str], flags: Mapping[str,
 
 def read_config(path: Path) -> str:
     """The file's text. Raises ``FileNotFoundError``, or ``ConfigError`` when it is unreadable."""
+    return decoded(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file as it is; raises as ``read_config`` does."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE + 1)
@@ -172,6 +177,11 @@ def read_config(path: Path) -> str:
         raise FileNotFoundError(path) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
+    return data
+
+
+def decoded(data: bytes, path: Path) -> str:
+    """The text of a configuration file with these bytes; raises ``ConfigError``."""
     if len(data) > _MAX_FILE:
         raise ConfigError(f"{path}: is larger than {_MAX_FILE} bytes.")
     try:

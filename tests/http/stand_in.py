@@ -18,6 +18,8 @@ from cyber_inference_tui.http.protocol import Runner
 from cyber_inference_tui.http.wire import json_answer
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
+    ConfigCheckRecord,
+    ConfigFileRecord,
     ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
@@ -31,6 +33,7 @@ from cyber_inference_tui.records import (
     RequestRecord,
     ResourceSample,
     SessionRecord,
+    SettingEffect,
     StatusRecord,
     SwapRecord,
     WaitingRecord,
@@ -63,6 +66,7 @@ class StandInConfiguration:
     """One setting, ``max_queue``."""
 
     def __init__(self) -> None:
+        self.text = "max_queue = 128\n"
         self.stored = {"max_queue": 128}
 
     def values(self) -> list[ConfigValueRecord]:
@@ -78,6 +82,23 @@ class StandInConfiguration:
             raise ConfigError(f"{key} must be a whole number.")
         self.stored[key] = value
         return self.values()[0]
+
+    async def unset(self, key: str, /) -> ConfigValueRecord:
+        return await self.set(key, 128)
+
+    async def check(self, key: str, value: Any, /) -> ConfigCheckRecord:
+        if not isinstance(value, int):
+            raise ConfigError(f"{key} must be a whole number.")
+        return ConfigCheckRecord(key=key, value=value, effect=SettingEffect.NOW)
+
+    async def file(self) -> ConfigFileRecord:
+        return ConfigFileRecord(path="/config.toml", text=self.text, digest=str(len(self.text)))
+
+    async def set_file(self, text: str, digest: str, /) -> ConfigFileRecord:
+        if digest != str(len(self.text)):
+            raise ConflictError("It has changed.")
+        self.text = text
+        return await self.file()
 
 
 class StandInService:
