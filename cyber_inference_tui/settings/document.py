@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 
 from cyber_inference_tui.errors import ConfigError, ConflictError
 from cyber_inference_tui.settings.edit import alone_in, put_in_place
-from cyber_inference_tui.settings.example import toml_key
-from cyber_inference_tui.settings.load import decoded, load_text, read_bytes
+from cyber_inference_tui.settings.load import decoded, load_text, named, read_bytes
 from cyber_inference_tui.settings.positions import KeyPath, Span, value_spans
 from cyber_inference_tui.settings.schema import KEYS, MASK, MODEL_KEYS
 
@@ -105,7 +104,7 @@ def unmasked(text: str, old: str, path: Path) -> tuple[str, list[str]]:
         key = values.get(span)
         if key is not None and not (_is_secret(key) and 1 <= number <= len(known)):
             line = text.count("\n", 0, span[0]) + 1
-            name = ".".join(toml_key(part) for part in key if isinstance(part, str))
+            name = named([part for part in key if isinstance(part, str)])
             mistakes.append(f"{path}:{line}: {name}: this mask stands for no value")
         elif 1 <= number <= len(known):
             parts += [text[end : span[0]], known[number - 1]]

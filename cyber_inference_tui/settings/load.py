@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -341,16 +341,16 @@ class _Reader:
         known = (self._lines.get(where[:end]) for end in range(len(where), 0, -1))
         line = next((one for one in known if one is not None), None)
         place = str(self._path) if line is None else f"{self._path}:{line}"
-        name = (
-            path[0]
-            if path[0] != "models"
-            else ".".join(
-                toml_value(part) if number == 1 else part for number, part in enumerate(path)
-            )
-        )
         if value is not msgspec.UNSET:
             message += in_words(value)
-        self._mistakes.append(f"{place}: {name}: {message}")
+        self._mistakes.append(f"{place}: {named(path)}: {message}")
+
+
+def named(path: Sequence[str]) -> str:
+    """A key for a message: ``host``, ``models."ID".path``."""
+    if path[0] != "models":
+        return path[0]
+    return ".".join(toml_value(part) if number == 1 else part for number, part in enumerate(path))
 
 
 def _line_of(error: tomllib.TOMLDecodeError, text: str) -> int:
