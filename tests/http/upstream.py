@@ -12,7 +12,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need
-from cyber_inference_tui.records import RequestRecord
+from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active import ActiveRequests
 from cyber_inference_tui.settings.schema import Settings
@@ -165,6 +165,8 @@ class World:
         records: list[RequestRecord],
     ) -> None:
         self.records = records
+        self.active: Callable[[], list[ActiveRequestRecord]] = list
+        """The requests in the house, as they stand."""
         self.on_request = records.append
         self.codes: list[str | None] = []
         self.front = front
@@ -223,14 +225,16 @@ async def forwarding(
             on_state=lambda model_id: None,
             on_detail=lambda model_id: None,
         ) as scheduler:
+            behind = _Service(full, catalog, scheduler)
             forwarder = Forwarder(
-                _Service(full, catalog, scheduler),
+                behind,
                 on_request=note,
                 now=lambda: datetime.now(UTC),
             )
             service = StandInService("m", settings=front_settings)
             async with serving(service, forwarder.handle) as front:
                 world = World(front, scheduler, launcher, records)
+                world.active = lambda: behind.active.records(scheduler.positions())
                 yield world
                 await forwarder.close()
             assert scheduler.in_flight == 0

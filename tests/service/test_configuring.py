@@ -35,14 +35,13 @@ class Desk:
             path.write_text(text)
         self.applied: list[Settings] = []
         self.told: list[str | None] = []
-        self.asked: list[Settings] = []
         self.configuration = Configuration(
             load_if_there(path, environ=environ or {}, flags=flags or {}),
             environ=environ or {},
             flags=flags or {},
             apply=self._apply,
             tell=self.told.append,
-            restarts=lambda settings: self.asked.append(settings) or list(restarts),  # type: ignore[func-returns-value]
+            restarts=lambda _: list(restarts),
         )
 
     async def _apply(self, settings: Settings) -> None:
