@@ -241,14 +241,14 @@ def memory_parts(model: LocalModel, settings: Settings, files: Files) -> MemoryE
     return _estimate(model, settings, files, None)
 
 
-def slots(model: LocalModel, settings: Settings) -> int | None:
-    """Requests its server is told to answer at once; ``None`` = that is left to it."""
-    return None if model.settings.command else _cache_settings(model, settings, None).slots or None
-
-
-def serves_vectors(model: LocalModel, settings: Settings) -> bool:
-    """Whether it is told to serve embeddings or reranking only."""
-    return not model.settings.command and _cache_settings(model, settings, None).embedding
+def told(model: LocalModel, settings: Settings) -> CacheSettings:
+    """What its server is told of slots and embeddings; nothing where it is another program's."""
+    if model.settings.command:
+        return CacheSettings()
+    parallel = model.settings.parallel
+    base = CacheSettings(slots=settings.llama_parallel if parallel is None else parallel)
+    args = further_arguments(model, settings)
+    return cache_settings(args, base=base) if args else base
 
 
 def _estimate(

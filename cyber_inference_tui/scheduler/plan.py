@@ -110,8 +110,10 @@ class Plan:
         """What it will take."""
         if model.need is None:
             return Amount()
-        at_best = self._room_without(self._idle + self._busy)
-        device = at_best.device if at_best else 0
+        device = 0
+        if self._cards and model.need.spills:
+            at_best = self._room_without(self._idle + self._busy)
+            device = at_best.device if at_best else 0
         return amount_of(model.need, cards=self._cards, device_at_most=device)
 
     def _room_without(self, gone: Sequence[ModelView]) -> Amount | None:
@@ -149,6 +151,10 @@ class Plan:
             if loss(single, self._now)[0] < missed and self._holds(model, (single,)):
                 return (single,)
         return chosen
+
+    def holds(self, model: ModelView) -> bool:
+        """Whether it fits as it stands."""
+        return self._holds(model, ())
 
     def to_close_for(self, model: ModelView) -> tuple[ModelView, ...]:
         """Busy models that have to come to rest for it, beside the idle ones: as few as needed."""

@@ -11,7 +11,7 @@ from cyber_inference_tui.gguf.architectures import makes_vectors
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.library import Library
-from cyber_inference_tui.llama.expectation import serves_vectors, slots
+from cyber_inference_tui.llama.expectation import told
 from cyber_inference_tui.llama.needs import Need, Source
 from cyber_inference_tui.records import ModelRecord, ModelStatus
 from cyber_inference_tui.scheduler.room import Verdict
@@ -44,6 +44,7 @@ def unloaded_record(model: LocalModel, settings: Settings, need: Need | None = N
     """What is known of a model that nobody ever asked for; ``need`` = what it would take."""
     reckoned = need is not None and need.source is not Source.UNKNOWN
     facts = model.metadata
+    server = told(model, settings)
     return ModelRecord(
         id=model.id,
         aliases=model.aliases,
@@ -56,9 +57,9 @@ def unloaded_record(model: LocalModel, settings: Settings, need: Need | None = N
         context_size=need.context_size if need else None,
         memory_estimate_bytes=need.footprint.total if need and reckoned else None,
         memory_estimate_source=need.source.value if need and reckoned else None,
-        slots=slots(model, settings),
+        slots=server.slots or None,
         vision=model.mmproj is not None,
-        embedding=serves_vectors(model, settings) or (facts is not None and makes_vectors(facts)),
+        embedding=server.embedding or (facts is not None and makes_vectors(facts)),
         origin=model.origin.value,
         pinned=model.settings.pinned,
         error=model.problem,

@@ -47,16 +47,22 @@ class Reckoning:
         """Whether a model that is not loaded fits; ``None`` = that is not known."""
         if model.problem is not None:
             return None
-        state = self._scheduler.state(model.id)
-        if state is None:
-            return survey.verdict(model.id, self.need(model.id))
-        return survey.verdict(model.id, state.need or self.need(model.id), alone=state.alone)
+        need, alone = self._known(model)
+        return survey.verdict(model.id, need, alone=alone)
 
     def changed_fits(self, models: Iterable[LocalModel]) -> list[str]:
         """The ids of those that fit now and did not at the last call, or the other way round."""
         survey = self._scheduler.survey()
         former, self._fits = self._fits, {}
         for model in models:
-            verdict = self.verdict(model, survey)
-            self._fits[model.id] = verdict.fit if verdict else None
+            need, alone = self._known(model)
+            fit = None if model.problem else survey.fit(model.id, need, alone=alone)
+            self._fits[model.id] = fit
         return [model_id for model_id, fit in self._fits.items() if fit is not former.get(model_id)]
+
+    def _known(self, model: LocalModel) -> tuple[Need | None, bool]:
+        """Its need, and whether it ran out of memory beside others."""
+        state = self._scheduler.state(model.id)
+        if state is None:
+            return self.need(model.id), False
+        return state.need or self.need(model.id), state.alone

@@ -38,6 +38,8 @@ def make_world(total: int = 16, cards: tuple[int, ...] = (), **settings: Any) ->
 def verdict(world: World, model_id: str, **more: Any) -> Verdict:
     found = world.scheduler.survey().verdict(model_id, world.launcher.needs[model_id], **more)
     assert found is not None
+    if not more:
+        assert world.scheduler.survey().fit(model_id, world.launcher.needs[model_id]) is found.fit
     return found
 
 
