@@ -179,8 +179,11 @@ class Scheduler:
             now=self._now(),
         )
 
-    async def look(self) -> None:
-        """Read the memory, for ``survey``; not while a load or an unload changes it."""
+    async def look(self, max_age: float = 0.0) -> None:
+        """Read the memory for ``survey``, if the last reading is older than ``max_age`` seconds;
+        not while a load or an unload changes it."""
+        if self._now() - self._ledger.memory.at < max_age:
+            return
         busy = any(
             state.status in {ModelStatus.LOADING, ModelStatus.UNLOADING} for state in self.states()
         )

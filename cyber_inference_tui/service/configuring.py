@@ -194,7 +194,7 @@ class Configuration:
             masks = list(value.values())
         elif isinstance(value, list):
             masks = value
-        if MASK in masks:
+        if any(isinstance(one, str) and MASK in one for one in masks):
             raise ConfigError(f"{key}: this mask stands for no value.", param="value")
         return value
 

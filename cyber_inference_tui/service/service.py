@@ -172,7 +172,6 @@ class Service:
         await self._recall()
         await self._launcher.start()
         await self._scan()
-        await self.scheduler.look()
         with contextlib.suppress(CyberError):
             # Known early for the status page; a load says it again if there is none.
             await asyncio.to_thread(self._find_binary)
@@ -232,7 +231,7 @@ class Service:
 
     async def _watch_library(self) -> None:
         while True:
-            await self._reckon()
+            await self._reckon(max_age=_SCAN_INTERVAL / 2)
             await asyncio.sleep(_SCAN_INTERVAL)
             try:
                 await self._scan()
@@ -260,10 +259,13 @@ class Service:
         except CyberError as error:
             _logger.warning("what loads took before is not known: %s", error)
 
-    async def _reckon(self) -> None:
-        """Reckon anew what models take and what fits, and tell where that has changed."""
+    async def _reckon(self, *, max_age: float = 0.0) -> None:
+        """Reckon anew what models take and what fits, and tell where that has changed.
+
+        By a reading of the memory that is at most ``max_age`` seconds old.
+        """
         await self._reckoning.update(self.catalog.models, self.settings)
-        await self.scheduler.look()
+        await self.scheduler.look(max_age)
         for model_id in self._reckoning.changed_fits(self.catalog.models.values()):
             self._detail_changed(model_id)
 

@@ -183,10 +183,15 @@ def test_the_memory_is_not_read_in_the_middle_of_a_load() -> None:
             loading = asyncio.ensure_future(world.scheduler.load(A))
             await asyncio.sleep(0.1)
             before = machine.reads
+            assert before == 1
             await world.scheduler.look()
             assert machine.reads == before
             assert verdict(world, "b").fit is Fit.AFTER_UNLOADING
             await loading
+            await world.scheduler.look(max_age=60)
+            assert machine.reads == before
+            await world.scheduler.look()
+            assert machine.reads == before + 1
 
     run(main())
 

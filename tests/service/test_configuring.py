@@ -152,6 +152,7 @@ async def test_masks_of_secrets_stand_for_what_they_hide(path: Path) -> None:
         ("admin_password", "********"),
         ("api_keys", ["********"]),
         (key, {"D": "********"}),
+        (key, 'A = "********"'),
     ):
         with pytest.raises(ConfigError, match="stands for no value"):
             await desk.configuration.set(secret, value)
