@@ -76,11 +76,11 @@ def touched_record(
 ) -> ModelRecord:
     """What is known of a model that the scheduler has dealt with.
 
-    ``need`` = what it would take, as far as the scheduler does not know better; ``wait`` = seconds
-    that a request would wait which came now.
+    ``need`` = what it takes or would take; ``wait`` = seconds that a request would wait which came
+    now.
     """
     server = state.server
-    record = unloaded_record(model, settings, state.need or need)
+    record = unloaded_record(model, settings, need)
     return msgspec.structs.replace(
         record,
         status=state.status,

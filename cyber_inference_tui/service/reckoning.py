@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.llama.needs import Need
-from cyber_inference_tui.records import Fit
+from cyber_inference_tui.records import Fit, ModelStatus
 from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.room import Survey, Verdict
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.settings.schema import Settings
+
+_AT_REST = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 
 
 class Reckoning:
@@ -38,31 +40,35 @@ class Reckoning:
         for model_id in self._needs.keys() - models.keys():
             del self._needs[model_id]
 
-    def need(self, model_id: str) -> Need | None:
-        """What a model would take; ``None`` = it was not looked at yet."""
-        known = self._needs.get(model_id)
-        return known[1] if known else None
+    def need(self, model: LocalModel) -> Need | None:
+        """What a model takes, or would take by its settings now; ``None`` = not looked at yet."""
+        kept = self._needs.get(model.id)
+        known = kept[1] if kept else None
+        state = self._scheduler.state(model.id)
+        if state is None or state.need is None:
+            return known
+        # Of one that rests the scheduler knows what held at its last load.
+        return known or state.need if state.status in _AT_REST else state.need
 
     def verdict(self, model: LocalModel, survey: Survey) -> Verdict | None:
         """Whether a model that is not loaded fits; ``None`` = that is not known."""
         if model.problem is not None:
             return None
-        need, alone = self._known(model)
-        return survey.verdict(model.id, need, alone=alone)
+        return survey.verdict(model.id, self.need(model), alone=self._is_alone(model))
 
     def changed_fits(self, models: Iterable[LocalModel]) -> list[str]:
         """The ids of those that fit now and did not at the last call, or the other way round."""
         survey = self._scheduler.survey()
         former, self._fits = self._fits, {}
         for model in models:
-            need, alone = self._known(model)
-            fit = None if model.problem else survey.fit(model.id, need, alone=alone)
-            self._fits[model.id] = fit
+            self._fits[model.id] = (
+                None
+                if model.problem
+                else survey.fit(model.id, self.need(model), alone=self._is_alone(model))
+            )
         return [model_id for model_id, fit in self._fits.items() if fit is not former.get(model_id)]
 
-    def _known(self, model: LocalModel) -> tuple[Need | None, bool]:
-        """Its need, and whether it ran out of memory beside others."""
+    def _is_alone(self, model: LocalModel) -> bool:
+        """Whether it ran out of memory beside others."""
         state = self._scheduler.state(model.id)
-        if state is None:
-            return self.need(model.id), False
-        return state.need or self.need(model.id), state.alone
+        return state is not None and state.alone

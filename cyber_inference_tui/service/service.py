@@ -326,7 +326,7 @@ class Service:
 
     def _record(self, model: LocalModel, survey: Survey | None = None) -> ModelRecord:
         state = self.scheduler.state(model.id)
-        need = self._reckoning.need(model.id)
+        need = self._reckoning.need(model)
         if state is None:
             record = unloaded_record(model, self.settings, need)
         else:

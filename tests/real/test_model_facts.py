@@ -201,3 +201,16 @@ def test_the_memory_for_models(start_fake: StartFake) -> None:
     assert memory["limit_bytes"] == pytest.approx(sample["memory"]["total"] / 2, rel=0.01)
     assert 0 <= memory["free_bytes"] <= memory["free_after_unloading_bytes"]
     assert memory["free_after_unloading_bytes"] <= memory["limit_bytes"]
+
+
+def test_a_model_that_rests_is_told_of_by_its_settings_now(start_fake: StartFake) -> None:
+    service = start_fake({"a": {}})
+    assert service.chat("a").status_code == 200
+    assert service.post("/admin/models/a/unload", json={}).status_code == 200
+    before = service.model("a")
+    assert before["context_size"] == 8192
+    put(service, 'models."a".context_size', 1024)
+    after = service.model("a")
+    assert after["context_size"] == 1024
+    (current,) = [row for row in details(service, "a")["memory"] if row["current"]]
+    assert current["context_size"] == 1024
