@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json as json_text
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -35,11 +36,16 @@ from cyber_inference_tui.errors import (
     NoServiceError,
 )
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ConfigCheckRecord,
+    ConfigFileRecord,
     ConfigValueRecord,
     LoginRecord,
     LogLevel,
     LogPage,
     LogRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelTotals,
     RequestRecord,
@@ -149,6 +155,14 @@ class ServiceClient:
         """One model by its id or an alias."""
         return await self._get(f"/admin/models/{quote(name, safe='')}", ModelRecord)
 
+    async def details(self, name: str) -> ModelDetails:
+        """Everything there is to know of one model, by its id or an alias."""
+        return await self._get(_model_path(name, "details"), ModelDetails)
+
+    async def memory_room(self) -> list[MemoryRoom]:
+        """The memory that models may have: the machine's, and that of its GPUs together."""
+        return await self._get("/admin/memory", list[MemoryRoom])
+
     async def load(
         self, model_id: str, *, wait: bool = True, timeout: float | None = None
     ) -> ModelRecord:
@@ -176,9 +190,29 @@ class ServiceClient:
         return await self._get("/admin/config", list[ConfigValueRecord])
 
     async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
-        """Change one setting in the service's file."""
-        path = f"/admin/config/{quote(key, safe='')}"
-        return await self._call("PUT", path, ConfigValueRecord, json={"value": value})
+        """Change one setting in the service's file; of a model's table see ``model_key``."""
+        return await self._call("PUT", _key_path(key), ConfigValueRecord, json={"value": value})
+
+    async def check_config(self, key: str, value: Any) -> ConfigCheckRecord:
+        """What ``set_config`` would do; raises what it would raise, and changes nothing."""
+        body, query = {"value": value}, {"check": "1"}
+        return await self._call("PUT", _key_path(key), ConfigCheckRecord, params=query, json=body)
+
+    async def unset_config(self, key: str) -> ConfigValueRecord:
+        """Take one setting out of the service's file, so that its default holds again."""
+        return await self._call("DELETE", _key_path(key), ConfigValueRecord)
+
+    async def config_file(self) -> ConfigFileRecord:
+        """The service's configuration file; secrets masked."""
+        return await self._get("/admin/config-file", ConfigFileRecord)
+
+    async def set_config_file(self, text: str, digest: str) -> ConfigFileRecord:
+        """Replace the service's configuration file, if it is still the one of ``digest``.
+
+        Raises ``ConfigError`` with one line for every mistake, and ``ConflictError``.
+        """
+        body = {"text": text, "digest": digest}
+        return await self._call("PUT", "/admin/config-file", ConfigFileRecord, json=body)
 
     async def requests(
         self,
@@ -213,6 +247,10 @@ class ServiceClient:
     async def queue(self) -> list[WaitingRecord]:
         """Every request that waits for its model."""
         return await self._get("/admin/queue", list[WaitingRecord])
+
+    async def active_requests(self) -> list[ActiveRequestRecord]:
+        """Every request that is not finished, the oldest first."""
+        return await self._get("/admin/requests/active", list[ActiveRequestRecord])
 
     async def totals(self) -> list[ModelTotals]:
         """Sums over the requests that the history keeps, by model."""
@@ -468,6 +506,17 @@ class ServiceClient:
             f"What answers at {self.url} is not this version's service: {why}.",
             hint="Check --host and --port, and that both have the same version.",
         )
+
+
+def model_key(model_id: str, key: str) -> str:
+    """The name of one setting in a model's table: ``models."ID".KEY``, as TOML writes it."""
+    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
+    quoted = json_text.dumps(model_id, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"models.{quoted}.{key}"
+
+
+def _key_path(key: str) -> str:
+    return f"/admin/config/{quote(key, safe='')}"
 
 
 class _Embedding(msgspec.Struct):

@@ -6,10 +6,15 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ConfigCheckRecord,
+    ConfigFileRecord,
     ConfigValueRecord,
     LogLevel,
     LogPage,
     LogRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelTotals,
     RequestRecord,
@@ -49,12 +54,38 @@ class ServiceSettings(Protocol):
         """Bytes a request's body may have."""
 
 
+class ConfigurationApi(Protocol):
+    """The configuration of the service; every method raises ``CyberError``s only."""
+
+    def values(self) -> list[ConfigValueRecord]:
+        """Every setting."""
+
+    async def set(self, key: str, value: Any, /) -> ConfigValueRecord:
+        """Change one setting."""
+
+    async def unset(self, key: str, /) -> ConfigValueRecord:
+        """Back to the default."""
+
+    async def check(self, key: str, value: Any, /) -> ConfigCheckRecord:
+        """What ``set`` would do."""
+
+    async def file(self) -> ConfigFileRecord:
+        """The whole file."""
+
+    async def set_file(self, text: str, digest: str, /) -> ConfigFileRecord:
+        """Replace the whole file."""
+
+
 class ServiceApi(Protocol):
     """The service below. Every method raises ``CyberError``s only."""
 
     @property
     def settings(self) -> ServiceSettings:
         """The settings in force, read at each request."""
+
+    @property
+    def configuration(self) -> ConfigurationApi:
+        """The settings as what can be read and changed."""
 
     @property
     def events(self) -> EventBus:
@@ -73,6 +104,15 @@ class ServiceApi(Protocol):
     def model(self, model_id: str, /) -> ModelRecord:
         """One model by id or alias; ``ModelNotFoundError``."""
 
+    async def details(self, model_id: str, /) -> ModelDetails:
+        """Everything there is to know of a model; ``ModelNotFoundError``."""
+
+    def memory_room(self) -> list[MemoryRoom]:
+        """The memory that models may have."""
+
+    def active_requests(self) -> list[ActiveRequestRecord]:
+        """Every request that is not finished, the oldest first."""
+
     async def load_model(self, model_id: str, /, *, wait: bool) -> ModelRecord:
         """Load a model."""
 
@@ -84,12 +124,6 @@ class ServiceApi(Protocol):
 
     async def delete_model(self, model_id: str, /) -> ModelRecord:
         """Remove a model's files."""
-
-    def config(self) -> list[ConfigValueRecord]:
-        """Every setting."""
-
-    async def set_config(self, key: str, value: Any, /) -> ConfigValueRecord:
-        """Change one setting."""
 
     async def requests(
         self,

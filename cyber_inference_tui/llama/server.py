@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -44,6 +45,8 @@ ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
 _STATE_PREFIX = b"cmd_child_to_router:state:"
 _EXIT_COMMAND = b"cmd_router_to_child:exit\n"
 _PROTOCOL_SILENCE = 1.0
+# ``srv    load_model: initializing, n_slots = 4, n_ctx_slot = …`` (tools/server of llama.cpp)
+_SLOTS = re.compile(rb"initializing[^=]*, n_slots = (\d{1,4})\b")
 _HEALTH_POLL_FIRST = 0.01
 _HEALTH_POLL_MOST = 0.2
 _HEALTH_TIMEOUT = 5.0
@@ -125,6 +128,10 @@ class ServerProcess:
         self.port = launch.port
         self.context_size = launch.context_size
         """Tokens of context it was started with; ``None`` for another program's server."""
+        self.argv = launch.argv
+        """Its command line."""
+        self.slots: int | None = None
+        """Requests it answers at once, by its own account."""
         self.exited: asyncio.Future[int] = loop.create_future()
         """The return code, once the process is gone (negative = killed by that signal)."""
         self._launch = launch
@@ -323,13 +330,21 @@ class ServerProcess:
             for line in filter(is_protocol_line, lines):
                 self._take_protocol(line)
             lines = [line for line in lines if not is_protocol_line(line)]
-        if not self._listening.is_set() and any(b"listening on" in line for line in lines):
-            self._listening.set()
+        if not self._listening.is_set():
+            for line in lines:
+                self._take_sign(line)
         if texts := as_texts(lines):
             self._line_count += len(texts)
             if self._buffers is not None:
                 self._buffers.add(texts)
             self._log.add(texts)
+
+    def _take_sign(self, line: bytes) -> None:
+        """A line of the load: what matters of it here stands before the server listens."""
+        if b"listening on" in line:
+            self._listening.set()
+        elif self.slots is None and (found := _SLOTS.search(line)):
+            self.slots = int(found[1])
 
     def _take_protocol(self, line: bytes) -> None:
         if not line.startswith(_STATE_PREFIX):
