@@ -13,7 +13,7 @@ from cyber_inference_tui.records import FileRecord, Fit, MemoryAtContext, ModelD
 from cyber_inference_tui.text import clean_line, clean_lines
 from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.figures import memory_text
-from cyber_inference_tui.tui.pages.model_lines import how_it_stands, what_it_is
+from cyber_inference_tui.tui.pages.model_lines import STYLES, how_it_stands, what_it_is
 from cyber_inference_tui.tui.pages.model_rows import FIT_TONES, fit_cell
 from cyber_inference_tui.tui.pages.model_setting import SOURCES, setting_text
 from cyber_inference_tui.tui.text_cells import cut, fit, fold, plain
@@ -21,14 +21,6 @@ from cyber_inference_tui.tui.widgets.style import Tone
 
 Parts = list[tuple[str, str]]
 
-STYLES: dict[Tone, str] = {
-    "none": "",
-    "good": "$text-success",
-    "busy": "$text-warning",
-    "bad": "$text-error",
-    "dim": "$text-muted",
-    "accent": "$text-accent",
-}
 _MUTED = "$text-muted"
 _HEADING = "bold $text-muted"
 _SHORT_TITLES = {"compute buffers": "COMPUTE", "KV cache": "KV CACHE", "projector": "PROJECTOR"}

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from rich.cells import cell_len
+from textual.content import Content
+
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.figures import age_text, countdown_text, memory_text
 from cyber_inference_tui.tui.pages.model_rows import FIT_TONES, fit_cell, params_text
+from cyber_inference_tui.tui.text_cells import cut, plain
 from cyber_inference_tui.tui.widgets.style import STATUS_TONES, Tone
 from cyber_inference_tui.units import context_text, duration_text
 
+STYLES: dict[Tone, str] = {
+    "none": "",
+    "good": "$text-success",
+    "busy": "$text-warning",
+    "bad": "$text-error",
+    "dim": "$text-muted",
+    "accent": "$text-accent",
+}
+"""Tones as the style of a text, the same as those of a table."""
 _LONGEST = 1000
 
 
@@ -37,6 +50,25 @@ def how_it_stands(model: ModelRecord, now: datetime, charset: Charset) -> tuple[
     """Its state in one sentence with the reason, and the tone of it."""
     text, tone = _standing(model, now, charset)
     return clean_line(text, limit=_LONGEST), tone
+
+
+def chosen_content(
+    model: ModelRecord, *, now: datetime, charset: Charset, width: int, hint: str
+) -> Content:
+    """Two lines of at most ``width`` cells: its whole name and what it is, with ``hint`` at the
+    right; and how it stands with it."""
+    room = width - len(hint) - 2
+    name = cut(plain(model.id), room, charset.ellipsis)
+    left = room - cell_len(name) - 2
+    what = cut(plain(what_it_is(model, charset)), left, charset.ellipsis) if left > 3 else ""
+    gap = " " * (room - cell_len(name) - (cell_len(what) + 2 if what else 0) + 2)
+    text, tone = how_it_stands(model, now, charset)
+    return Content.assemble(
+        (name, "bold"),
+        (f"  {what}" if what else "", STYLES["dim"]),
+        (f"{gap}{hint}\n", STYLES["dim"]),
+        (cut(plain(text), width, charset.ellipsis), STYLES[tone]),
+    )
 
 
 def _standing(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, Tone]:

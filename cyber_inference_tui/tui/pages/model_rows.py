@@ -16,15 +16,15 @@ from cyber_inference_tui.tui.widgets.table import Cell, Column, Row
 from cyber_inference_tui.units import context_text
 
 COLUMNS = (
-    Column(key="model", title="MODEL", least=21),
+    Column(key="model", title="MODEL", least=20),
     Column(key="state", title="STATE", width=14),
     Column(key="quant", title="QUANT", width=7, priority=4),
-    Column(key="size", title="SIZE", width=8, align="right", priority=3),
+    Column(key="size", title="SIZE", width=9, align="right", priority=3),
     Column(key="params", title="PARAMS", width=7, align="right", priority=8),
     Column(key="context", title="CONTEXT", width=7, align="right", priority=5),
     Column(key="marks", title="", width=9, priority=6),
     Column(key="fits", title="FITS", width=17, priority=1),
-    Column(key="memory", title="MEMORY", width=9, align="right", priority=2),
+    Column(key="memory", title="MEMORY", width=10, align="right", priority=2),
     Column(key="used", title="USED", width=6, align="right", priority=7),
 )
 UNSORTED = frozenset({"marks"})

@@ -15,14 +15,11 @@ from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.model_actions import ASLEEP, ModelActions
 from cyber_inference_tui.tui.pages.model_details import (
-    STYLES,
     details_content,
 )
-from cyber_inference_tui.tui.pages.model_lines import how_it_stands, what_it_is
 from cyber_inference_tui.tui.pages.model_pane import DetailsPane, DetailsReader
 from cyber_inference_tui.tui.pages.model_rows import COLUMNS, Order, Rows, title_text
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.text_cells import cut, plain
 from cyber_inference_tui.tui.widgets.table import LiveTable
 
 BESIDE = 110
@@ -77,9 +74,7 @@ class ModelsPage(ModelActions):
             with Horizontal(id="middle"):
                 yield LiveTable(COLUMNS, charset=charset, id="table")
                 yield DetailsPane(id="details")
-            yield Input(
-                id="filter", placeholder="name, alias, architecture or quantization", compact=True
-            )
+            yield Input(id="filter", placeholder="name, alias, architecture or quantization")
             yield Static(id="line")
 
     def on_mount(self) -> None:
@@ -196,24 +191,25 @@ class ModelsPage(ModelActions):
     def _line(self, model: ModelRecord | None) -> Content:
         if model is None:
             return Content("\n")
-        charset = self.cyber.launch.charset
-        width = max(20, self.size.width - 6)  # without the paddings
-        enter = "enter opens its details" if not self._open else "esc closes its details"
-        what = plain(what_it_is(model, charset))
-        room = width - len(enter) - 2
-        text, tone = how_it_stands(model, self.cyber.launch.now(), charset)
-        what = cut(what, room, charset.ellipsis)
-        gap = " " * (width - Content(what).cell_length - len(enter))
-        return Content.assemble(
-            (f"{what}{gap}{enter}\n", "$text-muted"),
-            (cut(plain(text), width, charset.ellipsis), STYLES[tone]),
+        launch = self.cyber.launch
+        return chosen_content(
+            model,
+            now=launch.now(),
+            charset=launch.charset,
+            # As much as the paddings leave.
+            width=max(20, self.size.width - 6),
+            hint="esc closes its details" if self._open else "enter opens its details",
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done with the chosen model now."""
         if not super().check_action(action, parameters):
             return False
-        if not self.is_mounted or action not in _FOR_ONE:
+        if not self.is_mounted:
+            return True
+        if action in _FOR_ALL:
+            return self._beside or not self._open
+        if action not in _FOR_ONE:
             return True
         model = self.chosen()
         if model is None:
@@ -357,6 +353,8 @@ class ModelsPage(ModelActions):
         )
 
 
+_FOR_ALL = frozenset({"filter", "sort", "turn"})
+"""Actions on the table, which one has to see."""
 _FOR_ONE = frozenset(
     {
         "load",
