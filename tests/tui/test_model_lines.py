@@ -41,7 +41,7 @@ def test_what_it_is() -> None:
         ),
         (
             {"fits": None, "fits_reason": None},
-            "– nothing is known of the memory it needs",
+            f"{UNICODE.missing} nothing is known of the memory it needs",
             "dim",
         ),
         (

@@ -48,13 +48,15 @@ def test_a_row_says_everything_in_its_columns() -> None:
 def test_what_was_measured_has_no_tilde() -> None:
     loaded = model("a", status=ModelStatus.LOADED, memory_bytes=3 * GIB, fits=None)
     assert texts(loaded)["memory"] == "3.0 GiB"
-    assert texts(loaded)["fits"] == "–"
+    assert texts(loaded)["fits"] == UNICODE.missing
 
 
 def test_what_is_not_known_is_a_dash_and_never_a_zero() -> None:
-    said = texts(ModelRecord(id="new"), age="–")
+    said = texts(ModelRecord(id="new"), age=UNICODE.missing)
     assert said["model"] == "new"
-    assert {said[key] for key in ("quant", "size", "params", "context", "fits", "memory")} == {"–"}
+    assert {said[key] for key in ("quant", "size", "params", "context", "fits", "memory")} == {
+        UNICODE.missing
+    }
 
 
 def test_a_file_that_cannot_be_read_is_said_in_its_row() -> None:
@@ -97,7 +99,14 @@ def test_marks() -> None:
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(4_022_468_096, "4.0 B"), (475_000_000, "475 M"), (999_600_000, "1.0 B"), (1200, "1,200")],
+    [
+        (1_040_000_000_000, "1.0 T"),
+        (671_000_000_000, "671.0 B"),
+        (4_022_468_096, "4.0 B"),
+        (475_000_000, "475 M"),
+        (999_600_000, "1.0 B"),
+        (1200, "1,200"),
+    ],
 )
 def test_parameters(number: int, text: str) -> None:
     assert params_text(number, UNICODE) == text

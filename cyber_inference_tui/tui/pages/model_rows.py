@@ -131,8 +131,9 @@ def params_text(parameters: int | None, charset: Charset) -> str:
     """How many weights: ``4.0 B``, ``475 M``."""
     if parameters is None:
         return charset.missing
-    if parameters >= 999_500_000:
-        return f"{parameters / 1e9:.1f} B"
+    for size, unit in ((1e12, "T"), (1e9, "B")):
+        if parameters >= 0.9995 * size:
+            return f"{parameters / size:.1f} {unit}"
     return f"{parameters / 1e6:.0f} M" if parameters >= 999_500 else f"{parameters:,}"
 
 

@@ -14,9 +14,8 @@ from textual.widgets import Input, Static
 from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.model_actions import ASLEEP, ModelActions
-from cyber_inference_tui.tui.pages.model_details import (
-    details_content,
-)
+from cyber_inference_tui.tui.pages.model_details import details_content
+from cyber_inference_tui.tui.pages.model_lines import chosen_content
 from cyber_inference_tui.tui.pages.model_pane import DetailsPane, DetailsReader
 from cyber_inference_tui.tui.pages.model_rows import COLUMNS, Order, Rows, title_text
 from cyber_inference_tui.tui.snapshot import Snapshot
