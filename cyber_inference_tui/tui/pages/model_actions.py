@@ -118,10 +118,10 @@ class ModelActions(Page):
         details = await self.client.details(model.id)
         status = self.cyber.snapshot.status
 
-        def left(saved: tuple[str, ...] | None) -> None:
+        def left(saved: str | None) -> None:
             self.edited()
             if saved:
-                self.cyber.tell(f"Saved for {clean_line(model.id)}: {'; '.join(saved)}.")
+                self.cyber.tell(f"Saved for {clean_line(model.id, limit=200)}. {saved}.")
 
         path = status.config_path if status is not None else None
         self.app.push_screen(ModelForm(details, config_path=path or ""), left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import msgspec
@@ -110,8 +111,8 @@ class Lines(VerticalScroll, can_focus=False, inherit_bindings=False):
     ]
 
 
-class ModelForm(ModalScreen["tuple[str, ...] | None"]):
-    """Returns what was saved, a few words each; ``None`` where it was left as it is."""
+class ModelForm(ModalScreen[str | None]):
+    """Returns what was saved, in a few words; ``None`` where it was left as it is."""
 
     CSS_PATH = "model_form.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -231,8 +232,8 @@ class ModelForm(ModalScreen["tuple[str, ...] | None"]):
         if any(line.problem for line in touched):
             told, style = "Nothing is saved until what stands in red is put right.", "$text-error"
         elif effects:
-            told = "Saving: " + "; ".join(f"{line.setting.key} {line.effect}" for line in effects)
-            told, grave = f"{told}.", any(line.grave for line in effects)
+            told = f"Saving {grouped((line.setting.key, line.effect) for line in effects)}."
+            grave = any(line.grave for line in effects)
             style = "$text-warning" if grave else "$text-success"
         else:
             told, style = ("" if touched else "Nothing is changed."), "$text-muted"
@@ -254,7 +255,7 @@ class ModelForm(ModalScreen["tuple[str, ...] | None"]):
         if saved:
             self.dismiss(saved)
 
-    async def _write(self) -> tuple[str, ...]:
+    async def _write(self) -> str:
         """Write the changes; nothing where one of them is wrong. What was saved, if all was."""
         changes: list[tuple[SettingLine, Change]] = []
         for line in self._lines():
@@ -262,7 +263,7 @@ class ModelForm(ModalScreen["tuple[str, ...] | None"]):
             if line.touched and (change := await self._verdict(line)) is not None:
                 changes.append((line, change))
         wrong = next((line for line in self._lines() if line.touched and line.problem), None)
-        saved: list[str] = []
+        saved: list[tuple[str, str]] = []
         for line, change in changes if wrong is None else ():
             effect = line.effect
             try:
@@ -272,11 +273,11 @@ class ModelForm(ModalScreen["tuple[str, ...] | None"]):
                 wrong = line
                 break
             line.saved(change)
-            saved.append(f"{change.key} {effect}")
+            saved.append((change.key, effect))
         if wrong is not None:
             wrong.input.focus()
         self._show_effect()
-        return () if wrong is not None else tuple(saved)
+        return "" if wrong is not None else grouped(saved)
 
     async def _put(self, change: Change) -> None:
         path = setting_path(self._model_id, change.key)
@@ -313,6 +314,14 @@ def _line_of(widget: object) -> SettingLine | None:
     if not isinstance(widget, Input):
         return None
     return next((node for node in widget.ancestors if isinstance(node, SettingLine)), None)
+
+
+def grouped(effects: Iterable[tuple[str, str]]) -> str:
+    """Keys with what their change does, those of one effect together."""
+    keys: dict[str, list[str]] = {}
+    for key, effect in effects:
+        keys.setdefault(effect, []).append(clean_line(key, limit=24))
+    return "; ".join(f"{', '.join(names)}: {effect}" for effect, names in keys.items())
 
 
 def placeholder_text(setting: ModelSettingRecord) -> str:

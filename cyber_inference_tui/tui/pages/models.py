@@ -191,13 +191,13 @@ class ModelsPage(ModelActions):
         if model is None:
             return Content("\n")
         launch = self.cyber.launch
+        if self._open:
+            hint = "esc closes its details"
+        else:
+            hint = "enter opens its details" if self._beside else "enter: details"
+        room = self.query_one("#line").content_size.width
         return chosen_content(
-            model,
-            now=launch.now(),
-            charset=launch.charset,
-            # As much as the paddings leave.
-            width=max(20, self.size.width - 6),
-            hint="esc closes its details" if self._open else "enter opens its details",
+            model, now=launch.now(), charset=launch.charset, width=max(20, room), hint=hint
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
