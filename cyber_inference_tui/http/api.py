@@ -30,6 +30,10 @@ class ServiceSettings(Protocol):
         """Model endpoints need one of these, if there are any."""
 
     @property
+    def admin_password(self) -> str:
+        """The admin endpoints need a login with it, unless it is empty."""
+
+    @property
     def allowed_hosts(self) -> tuple[str, ...]:
         """Further values of ``Host``."""
 

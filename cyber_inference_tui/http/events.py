@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
@@ -34,7 +34,8 @@ _logger = logging.getLogger(__name__)
 class EventStreams:
     """The handlers of ``/admin/events``, ``/ws/logs`` and ``/ws/status``.
 
-    ``heartbeat`` and ``send_timeout`` are in seconds.
+    ``heartbeat`` and ``send_timeout`` are in seconds. ``admits`` tells whether a request may still
+    have what it was let in for: a stream ends with the login that it was opened with.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class EventStreams:
         *,
         heartbeat: float = HEARTBEAT,
         send_timeout: float = SEND_TIMEOUT,
+        admits: Callable[[web.Request], bool],
     ) -> None:
         self._service = service
         self._heartbeat = heartbeat
         self._send_timeout = send_timeout
+        self._admits = admits
 
     async def sse(self, request: web.Request) -> web.StreamResponse:
         """``GET /admin/events?topics=a,b``, resumed by ``Last-Event-ID``."""
@@ -64,15 +67,17 @@ class EventStreams:
         try:
             await self._send(response, b": connected\n\n")
             while True:
+                batch: Sequence[Event] = ()
                 try:
                     async with asyncio.timeout(self._heartbeat):
                         batch = await anext(subscription)
                 except TimeoutError:
-                    await self._send(response, b":\n\n")
+                    pass  # nothing happened
                 except StopAsyncIteration:
                     break
-                else:
-                    await self._send(response, b"".join(map(_as_sse, batch)))
+                if not self._admits(request):
+                    break
+                await self._send(response, b"".join(map(_as_sse, batch)) or b":\n\n")
         except ConnectionError:
             _logger.debug("a reader of events left")
         except TimeoutError:
@@ -119,7 +124,8 @@ class EventStreams:
             )
         await socket.prepare(request)
         sender = asyncio.create_task(
-            _send_all(socket, subscription, keep), name=f"events to {request.remote}"
+            self._send_all(request, socket, subscription, keep),
+            name=f"events to {request.remote}",
         )
         try:
             # Clients have nothing to say here; reading answers pings and sees them leave.
@@ -132,6 +138,22 @@ class EventStreams:
                 _logger.error("sending events failed", exc_info=outcome)
         return socket
 
+    async def _send_all(
+        self,
+        request: web.Request,
+        socket: web.WebSocketResponse,
+        subscription: Subscription,
+        keep: Callable[[Event], bool],
+    ) -> None:
+        async for batch in subscription:
+            if not self._admits(request):
+                await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"the login is over")
+                return
+            for event in batch:
+                if keep(event):
+                    await socket.send_frame(_as_message(event), WSMsgType.TEXT)
+        await socket.close(code=WSCloseCode.GOING_AWAY, message=b"the service is stopping")
+
     def _subscribe(self, request: web.Request, topics: frozenset[str]) -> Subscription:
         # A browser that reconnects keeps its URL, so the header is the newer of the two.
         last = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
@@ -143,16 +165,6 @@ class EventStreams:
                 f"The request names an {error}; the topics are {', '.join(sorted(TOPICS))}.",
                 param="topics",
             ) from None
-
-
-async def _send_all(
-    socket: web.WebSocketResponse, subscription: Subscription, keep: Callable[[Event], bool]
-) -> None:
-    async for batch in subscription:
-        for event in batch:
-            if keep(event):
-                await socket.send_frame(_as_message(event), WSMsgType.TEXT)
-    await socket.close(code=WSCloseCode.GOING_AWAY, message=b"the service is stopping")
 
 
 def _as_sse(event: Event) -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import threading
+from collections.abc import Mapping
 
 from cyber_inference_tui.llama.log import LogRing
 
@@ -53,3 +55,23 @@ def configure_logging(level: str, ring: LogRing) -> RingHandler:
     handler = RingHandler(ring)
     root.handlers[:] = [terminal, handler]
     return handler
+
+
+def leave_stderr() -> None:
+    """From now on log records go to the ring alone (and from there into the log's file)."""
+    root = logging.getLogger()
+    root.handlers[:] = [one for one in root.handlers if isinstance(one, RingHandler)]
+
+
+def goes_to_journal(environ: Mapping[str, str]) -> bool:
+    """Whether stderr is systemd's journal, which keeps what is written and lets others read it.
+
+    ``JOURNAL_STREAM`` is device and inode of that stream (systemd.exec(5)); programs started from
+    a desktop inherit the variable without the stream.
+    """
+    named = environ.get("JOURNAL_STREAM", "")
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return named == f"{status.st_dev}:{status.st_ino}"

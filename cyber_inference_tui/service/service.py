@@ -57,8 +57,9 @@ from cyber_inference_tui.service.listing import (
 from cyber_inference_tui.service.logs import SERVICE_LOG, Logs
 from cyber_inference_tui.service.metrics import Metrics, Present
 from cyber_inference_tui.service.monitoring import Monitoring
+from cyber_inference_tui.settings.credentials import GUARDS, check_kept
 from cyber_inference_tui.settings.edit import set_value, split_key
-from cyber_inference_tui.settings.load import Loaded, load_if_there
+from cyber_inference_tui.settings.load import Loaded, check_value, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.settings.watch import FileWatch
 
@@ -87,6 +88,8 @@ class Service:
         service_log: LogRing,
     ) -> None:
         self.loaded = loaded
+        # Now, not when the watching begins: an edit in between would never be seen.
+        self._config_watch = FileWatch(loaded.config_path)
         self.started_at = utc_now()
         self.address: tuple[str, int] = (loaded.settings.host, loaded.settings.port)
         self.events = EventBus()
@@ -260,10 +263,9 @@ class Service:
         return reading if reading.total > 0 else None
 
     async def _watch_config(self) -> None:
-        watch = FileWatch(self.loaded.config_path)
         while True:
             await asyncio.sleep(_CONFIG_INTERVAL)
-            if not await asyncio.to_thread(watch.changed):
+            if not await asyncio.to_thread(self._config_watch.changed):
                 continue
             try:
                 await self._reload()
@@ -279,6 +281,7 @@ class Service:
         if new.settings == self.settings:
             self.loaded = new
             return
+        check_kept(self.settings, new.settings, self.address[0])
         self.loaded = new
         self._library = library_for(new.settings, demo=self._demo)
         logging.getLogger("cyber_inference_tui").setLevel(new.settings.log_level.upper())
@@ -448,6 +451,10 @@ class Service:
     async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
         """Write one setting into the configuration file and apply it."""
         model_id, known = split_key(key)
+        if key in GUARDS and not check_value(key, value):
+            # Before it is written: the file would be refused as a whole, now and later.
+            wanted = msgspec.structs.replace(self.settings, **{key: known.default})
+            check_kept(self.settings, wanted, self.address[0])
         await asyncio.to_thread(set_value, self.loaded.config_path, key, value)
         await self._reload()
         return self.loaded.record(known, model_id)

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from cyber_inference_tui import errors
+from cyber_inference_tui.client.address import base_url, is_same_service
 from cyber_inference_tui.client.problems import error_from_answer
-from cyber_inference_tui.client.service_client import ServiceClient, base_url
+from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.records import (
     CpuRecord,
     DeviceRecord,
@@ -42,6 +43,25 @@ from tests.client.stand_in import StandIn
 )
 def test_a_bind_address_becomes_a_url_that_can_be_asked(host: str, url: str) -> None:
     assert base_url(host, 8337) == url
+
+
+@pytest.mark.parametrize(
+    ("bound", "url", "same"),
+    [
+        ("http://0.0.0.0:1", "http://127.0.0.1:1", True),
+        ("http://[::]:1", "http://[::1]:1", True),
+        ("http://127.0.0.1:1", "http://localhost:1", True),
+        ("http://192.0.2.7:1", "http://192.0.2.7:1", True),
+        ("http://127.0.0.1:1", "http://127.0.0.1:2", False),
+        ("http://192.0.2.7:1", "http://127.0.0.1:1", False),
+        ("http://0.0.0.0:1", "http://192.0.2.7:1", False),
+        ("http://127.0.0.1:1", "https://127.0.0.1:1", False),
+        ("http://127.0.0.1:1", "http://127.0.0.1:x", False),
+        ("nonsense", "http://127.0.0.1:1", False),
+    ],
+)
+def test_a_token_is_for_the_service_that_wrote_it(bound: str, url: str, same: bool) -> None:
+    assert is_same_service(bound, url) == same
 
 
 async def test_records_come_back_typed(stand_in: StandIn) -> None:
@@ -105,17 +125,14 @@ async def test_ids_with_slashes_and_odd_characters_arrive_whole(stand_in: StandI
         assert stand_in.requests[-1][1].endswith("/unload?force=1")
 
 
-async def test_writes_say_that_they_are_json_and_carry_the_key(stand_in: StandIn) -> None:
-    stand_in.api_key = "secret"
+async def test_writes_say_that_they_are_json(stand_in: StandIn) -> None:
     stand_in.models["tiny"] = ModelRecord(id="tiny")
     async with ServiceClient(stand_in.url) as client:
-        with pytest.raises(errors.InvalidApiKeyError):
-            await client.load("tiny")
-    async with ServiceClient(stand_in.url, api_key="secret") as client:
         await client.load("tiny", wait=False, timeout=9)
     method, path, headers, body = stand_in.requests[-1]
     assert (method, path, body) == ("POST", "/admin/models/tiny/load?wait=0", b"{}")
     assert headers["Content-Type"] == "application/json"
+    assert "Authorization" not in headers
 
 
 async def test_nobody_there_is_one_sentence_with_the_way_out() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,7 @@ from aiohttp import web
 from cyber_inference_tui.errors import ConfigError, ConflictError, ModelNotFoundError, NotFoundError
 from cyber_inference_tui.http.app import assemble
 from cyber_inference_tui.http.body import read_body
+from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.protocol import Runner
 from cyber_inference_tui.http.wire import json_answer
 from cyber_inference_tui.records import (
@@ -51,6 +53,7 @@ class StandInSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     api_keys: tuple[str, ...] = ()
+    admin_password: str = ""
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_body_size: int = 1 << 20
@@ -189,8 +192,9 @@ async def echo(request: web.Request) -> web.StreamResponse:
 class Front:
     """The running HTTP layer: ``port``, and a client whose URLs are paths."""
 
-    def __init__(self, port: int, client: aiohttp.ClientSession) -> None:
+    def __init__(self, port: int, client: aiohttp.ClientSession, app: web.Application) -> None:
         self.port = port
+        self.app = app
         self.client = client
         self.url = f"http://127.0.0.1:{port}"
 
@@ -204,9 +208,11 @@ async def serving(
     heartbeat: float = 15.0,
     send_timeout: float = 60.0,
     head_timeout: float = 60.0,
+    login: AdminLogin | None = None,
 ) -> AsyncIterator[Front]:
     """Serve as the real service does, until the block ends."""
-    app = assemble(service, forward, heartbeat=heartbeat, send_timeout=send_timeout)
+    login = login or AdminLogin(service, Path("/proc/none/login.secret"))
+    app = assemble(service, forward, login, heartbeat=heartbeat, send_timeout=send_timeout)
     runner = Runner(
         app,
         head_timeout=head_timeout,
@@ -221,6 +227,6 @@ async def serving(
     service.address = (host, port)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
         try:
-            yield Front(port, client)
+            yield Front(port, client, app)
         finally:
             await runner.cleanup()
