@@ -339,9 +339,7 @@ async def test_deleting_asks_with_the_size_and_the_files(key: str) -> None:
     async with on_models(busy_world()) as (app, client, pilot):
         await at(app, pilot, BIG)
         await pilot.press(key)
-        await shows(
-            app, pilot, f"Delete {BIG}, 18.5 GiB?", "from the disk:", "models/qwen3"
-        )
+        await shows(app, pilot, f"Delete {BIG}, 18.5 GiB?", "from the disk:", "models/qwen3")
         await pilot.press("enter")
         await until(pilot, lambda: "Delete qwen3" not in screen_text(app))
         assert client.calls == []

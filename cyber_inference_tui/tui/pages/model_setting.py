@@ -13,6 +13,7 @@ from typing import Any
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.records import ConfigCheckRecord, ModelSettingRecord, SettingEffect
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.setting_text import parse, to_text
 
 HIDDEN = "********"
 """Stands where the service keeps a value to itself."""
@@ -25,8 +26,6 @@ SOURCES = {
 }
 """Where a value comes from, in words."""
 
-_TRUE = frozenset({"true", "yes", "on"})
-_FALSE = frozenset({"false", "no", "off"})
 _LONGEST = 1_000_000
 """Characters of a value, which must not be cut: what is shown is what is saved."""
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+")
@@ -44,8 +43,8 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class _Kind:
     read: Callable[[str], Any]
-    show: Callable[[Any], str]
     hint: str
+    show: Callable[[Any], str] = to_text
 
 
 def setting_path(model_id: str, key: str) -> str:
@@ -122,13 +121,6 @@ def _kind(key: str, like: Any) -> _Kind:
     return _TABLE if isinstance(like, dict) else _TEXT
 
 
-def _switch(text: str) -> bool:
-    word = text.lower()
-    if word not in _TRUE | _FALSE:
-        raise InvalidRequestError("Type true or false.")
-    return word in _TRUE
-
-
 def _whole(text: str) -> int:
     try:
         return int(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text)
@@ -151,80 +143,45 @@ def _number(text: str) -> int | float:
 
 
 def _names(text: str) -> list[Any]:
-    if text.startswith("["):
-        return _json_list(text)
-    return [name for part in text.split(",") if (name := part.strip())]
+    names: list[Any] = parse(text, [])
+    return names
 
 
 def _arguments(text: str) -> list[Any]:
     if text.startswith("["):
-        return _json_list(text)
+        return _names(text)
     try:
         return shlex.split(text)
     except ValueError:
         raise InvalidRequestError("A quotation mark is not closed.") from None
 
 
-def _json_list(text: str) -> list[Any]:
-    value = _json(text, 'a list, such as ["one", "two"]')
-    if not isinstance(value, list):
-        raise InvalidRequestError('Type a list, such as ["one", "two"].')
-    return value
-
-
-def _table(text: str) -> dict[str, Any]:
-    value = _json(text, 'a table in JSON, such as {"temperature": 0.7}')
-    if not isinstance(value, dict):
-        raise InvalidRequestError('Type a table in JSON, such as {"temperature": 0.7}.')
-    return value
-
-
-def _json(text: str, wanted: str) -> Any:
+def _show_arguments(value: Any) -> str:
+    """As a shell would have them, if that reads as the same list again; else as JSON."""
+    joined = shlex.join(str(item) for item in value)
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InvalidRequestError(f"Type {wanted}: {error}.") from None
-    except RecursionError:
-        raise InvalidRequestError(f"Type {wanted}; this is too deep.") from None
-
-
-def _show_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _show_switch(value: Any) -> str:
-    return "true" if value else "false"
-
-
-def _show_number(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _show_list(items: Any, joined: str, read: Callable[[str], list[Any]]) -> str:
-    """As it is joined, if that reads as the same list again; else as JSON."""
-    try:
-        plain = read(joined.strip()) == list(items)
+        plain = _arguments(joined) == list(value)
     except InvalidRequestError:
         plain = False
-    return joined if plain else _show_json(list(items))
+    return joined if plain else json.dumps(list(value), ensure_ascii=False)
 
 
-def _show_names(value: Any) -> str:
-    return _show_list(value, ", ".join(str(item) for item in value), _names)
+def _switch(text: str) -> Any:
+    return parse(text, False)
 
 
-def _show_arguments(value: Any) -> str:
-    return _show_list(value, shlex.join(str(item) for item in value), _arguments)
+def _table(text: str) -> Any:
+    return parse(text, {})
 
 
-_SWITCH = _Kind(_switch, _show_switch, "true or false")
-_WHOLE = _Kind(_whole, _show_number, "a whole number")
-_NUMBER = _Kind(_number, _show_number, "a number")
-_NAMES = _Kind(_names, _show_names, "names with commas between them")
-_ARGUMENTS = _Kind(_arguments, _show_arguments, "as in a shell, with spaces between them")
-_TABLE = _Kind(_table, _show_json, 'a table in JSON, such as {"temperature": 0.7}')
-_VARIABLES = _Kind(_table, _show_json, 'a table in JSON, such as {"GGML_CUDA_P2P": "1"}')
-_TEXT = _Kind(str, str, "text")
+_SWITCH = _Kind(_switch, "true or false")
+_WHOLE = _Kind(_whole, "a whole number")
+_NUMBER = _Kind(_number, "a number")
+_NAMES = _Kind(_names, "names with commas between them")
+_ARGUMENTS = _Kind(_arguments, "as in a shell, with spaces between them", _show_arguments)
+_TABLE = _Kind(_table, 'a table in JSON, such as {"temperature": 0.7}')
+_VARIABLES = _Kind(_table, 'a table in JSON, such as {"GGML_CUDA_P2P": "1"}')
+_TEXT = _Kind(str, "text")
 
 _KINDS = {
     "path": _TEXT,
