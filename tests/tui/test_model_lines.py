@@ -30,6 +30,11 @@ def test_what_it_is() -> None:
             "good",
         ),
         (
+            {"fits": Fit.NOW, "fits_reason": "It needs 3.1 GiB, and 4.0 GiB can be had now."},
+            "✔ fits. It needs 3.1 GiB, and 4.0 GiB can be had now.",
+            "good",
+        ),
+        (
             {"fits": Fit.AFTER_UNLOADING, "fits_reason": "needs 2.9 GiB"},
             "◍ fits after unloading: needs 2.9 GiB",
             "busy",

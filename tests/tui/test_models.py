@@ -242,6 +242,9 @@ async def test_on_a_small_terminal_the_details_take_the_place_of_the_table() -> 
         await until(pilot, lambda: not table(app).display)
         client.publish("model", {"id": QWEN, "status": None})
         await until(pilot, lambda: table(app).display)
+        await at(app, pilot, PHI)
+        await pilot.press("d")
+        await shows(app, pilot, "ERROR")
 
 
 async def test_details_are_read_anew_when_the_model_or_the_settings_change() -> None:
@@ -266,6 +269,26 @@ async def test_details_that_cannot_be_read_say_why() -> None:
         del client.fail["details"]
         client.publish("config", {"error": None})
         await shows(app, pilot, "COMMAND")
+
+
+async def test_details_of_one_model_are_not_taken_for_those_of_another() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await at(app, pilot, BIG)
+        client.fail["details"] = CyberError("The disk is gone.")
+        await pilot.press("d")
+        await shows(app, pilot, "The disk is gone.")
+        del client.fail["details"]
+        await at(app, pilot, PHI)
+        await until(pilot, lambda: "The disk is gone." not in screen_text(app))
+        await shows(app, pilot, "COMMAND", "phi-4-mini-q4_k_m.gguf")
+
+
+async def test_without_a_connection_the_details_say_so() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        client.stop()
+        await until(pilot, lambda: page(app).has_class("-stale"))
+        await pilot.press("d")
+        await shows(app, pilot, "No service answers")
 
 
 # Actions
@@ -385,7 +408,7 @@ async def test_its_log_and_a_chat_with_it(key: str, mode: str) -> None:
 
 
 async def test_the_page_can_be_opened_at_a_model() -> None:
-    async with running(busy_world()) as (app, _, pilot):
+    async with running(busy_world()) as (app, client, pilot):
         await app.open_model(QWEN)
         await until(pilot, lambda: app.current_mode == "models" and table(app).cursor_key == QWEN)
         await pilot.press("slash", *"phi", "enter")
@@ -393,6 +416,11 @@ async def test_the_page_can_be_opened_at_a_model() -> None:
         await app.open_model(BIG)
         await until(pilot, lambda: table(app).cursor_key == BIG)
         assert len(order(app)) == 5
+        await app.open_model("gone")
+        await pilot.pause()
+        client.publish("model", model("gone"))
+        await until(pilot, lambda: "gone" in order(app))
+        assert table(app).cursor_key == BIG
 
 
 async def test_read_only_hides_what_changes_something() -> None:

@@ -90,6 +90,8 @@ class ModelActions(Page):
 
     async def _ask_delete(self, model: ModelRecord) -> None:
         details = await self.client.details(model.id)
+        if not self.is_current:
+            return  # meanwhile something else was asked for
         name = clean_line(model.id, limit=200)
         size = memory_text(model.size_bytes, charset=self.cyber.launch.charset)
         files = doomed_text(details) or clean_line(model.path or "", limit=300)
@@ -116,6 +118,8 @@ class ModelActions(Page):
         from cyber_inference_tui.tui.pages.model_form import ModelForm  # noqa: PLC0415 - seldom
 
         details = await self.client.details(model.id)
+        if not self.is_current:
+            return  # meanwhile something else was asked for
         status = self.cyber.snapshot.status
 
         def left(saved: str | None) -> None:

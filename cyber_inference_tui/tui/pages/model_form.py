@@ -218,7 +218,7 @@ class ModelForm(ModalScreen[str | None]):
             else:
                 path = setting_path(self._model_id, change.key)
                 check = await self._app.client.check_config(path, change.value)
-                grave = check.effect is not SettingEffect.NOW
+                grave = check.effect not in {SettingEffect.NOW, SettingEffect.NOTHING}
                 line.show_verdict(effect=effect_text(check), grave=grave)
         except CyberError as error:
             line.show_verdict(problem=str(error))

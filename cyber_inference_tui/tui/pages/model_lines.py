@@ -96,7 +96,9 @@ def _fit(model: ModelRecord, charset: Charset) -> tuple[str, Tone]:
     if model.fits is None:
         reason = model.fits_reason or "nothing is known of the memory it needs"
         return f"{charset.missing} {reason}", "dim"
-    reason = f": {model.fits_reason}" if model.fits_reason else ""
+    reason = model.fits_reason or ""
+    # A whole sentence stands by itself.
+    reason = f"{'.' if reason[:1].isupper() else ':'} {reason}" if reason else ""
     words = "fits" if model.fits is Fit.AFTER_UNLOADING else ""
     sign, _, told = fit_cell(model.fits, charset).text.partition(" ")
     return f"{sign} {words} {told}{reason}".replace("  ", " "), FIT_TONES[model.fits]

@@ -66,9 +66,7 @@ class DetailsReader:
     def __init__(self) -> None:
         self._asked: object = None
         self._details: ModelDetails | None = None
-        self._failed_for = ""
-        self.problem = ""
-        """Why there are no details, in one sentence."""
+        self._problem = ("", "")
 
     def details_of(self, model: ModelRecord | None) -> ModelDetails | None:
         """What is known of this model, even if it is about to be read anew."""
@@ -78,6 +76,11 @@ class DetailsReader:
             if known is not None and model is not None and known.model.id == model.id
             else None
         )
+
+    def problem_of(self, model: ModelRecord) -> str:
+        """Why there are no details of this model, in one sentence; empty if nothing is wrong."""
+        model_id, problem = self._problem
+        return problem if model_id == model.id else ""
 
     def wants(self, model: ModelRecord, config_version: int) -> bool:
         """Whether there is something to read that has not been asked for."""
@@ -94,16 +97,16 @@ class DetailsReader:
         config_version: int,
         then: Callable[[], None],
     ) -> None:
-        """Read the details of ``model``, and call ``then``; what went wrong is in ``problem``."""
+        """Read the details of ``model``, and call ``then``; ``problem_of`` tells what went wrong."""
         asked = _state(model, config_version)
         self._asked = asked
-        self.problem = ""
+        self._problem = ("", "")
         try:
             if self.details_of(model) is None:
                 await asyncio.sleep(READ_DELAY)
             self._details = await client.details(model.id)
         except CyberError as error:
-            self.problem = str(error)
+            self._problem = (model.id, str(error))
         except asyncio.CancelledError:
             if self._asked == asked:
                 self._asked = None

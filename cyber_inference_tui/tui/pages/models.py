@@ -42,16 +42,43 @@ class ModelsPage(ModelActions):
             id="models.details",
             tooltip="files, memory by context size, command and settings",
         ),
-        Binding("slash", "filter", "Filter", key_display="/", id="models.filter"),
+        Binding(
+            "slash",
+            "filter",
+            "Filter",
+            key_display="/",
+            id="models.filter",
+            tooltip="by name, alias, architecture or quantization",
+        ),
         Binding("e", "edit", "Edit", id="models.edit", tooltip="its table in the settings file"),
         Binding("o", "log", "Log", id="models.log", tooltip="what its server said"),
         Binding("t", "chat", "Try", id="models.chat", tooltip="chat with it"),
-        Binding("y", "copy_command", "Copy command", id="models.copy-command"),
+        Binding(
+            "y",
+            "copy_command",
+            "Copy command",
+            id="models.copy-command",
+            tooltip="the command line of its server",
+        ),
         Binding("s", "sort", "Sort", id="models.sort", tooltip="by the next column"),
         Binding("S", "turn", "Turn", show=False, id="models.turn", tooltip="the order round"),
-        Binding("c", "copy_id", "Copy id", show=False, id="models.copy-id"),
+        Binding(
+            "c",
+            "copy_id",
+            "Copy id",
+            show=False,
+            id="models.copy-id",
+            tooltip="the name that requests ask for",
+        ),
         Binding("x,delete", "delete", "Delete", id="models.delete", tooltip="remove its files"),
-        Binding("escape", "back", "Back", show=False, id="models.back"),
+        Binding(
+            "escape",
+            "back",
+            "Back",
+            show=False,
+            id="models.back",
+            tooltip="close the details, or show all models again",
+        ),
     ]
 
     def __init__(self) -> None:
@@ -109,17 +136,15 @@ class ModelsPage(ModelActions):
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw what has changed."""
-        models = snapshot.models
-        if self._select is not None and snapshot.model(self._select) is not None:
-            if self._wanted:
-                self._stop_filter()
-            self._show_rows(snapshot)
-            self._table.move_to(self._select)
+        wanted = self._select
+        if wanted is not None and snapshot.model(wanted) is not None and self._wanted:
+            self._stop_filter()
+        self._show_rows(snapshot)
+        if wanted is not None and snapshot.status is not None:
+            self._table.move_to(wanted)
             self._select = None
-        else:
-            self._show_rows(snapshot)
         self._table.show_empty(self._empty(snapshot))
-        title = title_text(len(self._table.rows), len(models), self._wanted)
+        title = title_text(len(self._table.rows), len(snapshot.models), self._wanted)
         self._update("#title", Content(title + self._hidden_order()))
         self._show_chosen()
 
@@ -193,8 +218,12 @@ class ModelsPage(ModelActions):
         launch = self.cyber.launch
         if self._open:
             hint = "esc closes its details"
+        elif not self._beside:
+            hint = "enter: details"
+        elif model.status is ModelStatus.FAILED:
+            hint = "enter opens its details, o its log"
         else:
-            hint = "enter opens its details" if self._beside else "enter: details"
+            hint = "enter opens its details"
         room = self.query_one("#line").content_size.width
         return chosen_content(
             model, now=launch.now(), charset=launch.charset, width=max(20, room), hint=hint
@@ -306,6 +335,7 @@ class ModelsPage(ModelActions):
 
     def _close(self) -> None:
         self._open = False
+        self.query_one(DetailsPane).model_id = ""
         self._arrange()
 
     def _arrange(self) -> None:
@@ -334,6 +364,7 @@ class ModelsPage(ModelActions):
                 exclusive=True,
                 exit_on_error=False,
             )
+        problem = self._reader.problem_of(model) if snapshot.live else snapshot.problem
         launch = self.cyber.launch
         pane = self.query_one(DetailsPane)
         if pane.room <= 0:
@@ -343,7 +374,7 @@ class ModelsPage(ModelActions):
             details_content(
                 model,
                 self._reader.details_of(model),
-                problem=self._reader.problem,
+                problem=problem,
                 now=launch.now(),
                 charset=launch.charset,
                 width=max(20, pane.room),
