@@ -187,7 +187,17 @@ async def test_ids_that_need_quotes() -> None:
         assert client.calls == [("set_config", path, 1024)]
 
 
-async def test_a_small_terminal_has_room_for_it() -> None:
-    async with on_models(busy_world(), size=SMALL) as (app, _, pilot):
+async def test_a_small_terminal_scrolls_the_lines_and_keeps_the_words_below() -> None:
+    world = busy_world()
+    details = world.details[QWEN]
+    more = tuple(
+        msgspec.structs.replace(details.settings[0], key=f"further_{number}", value=None)
+        for number in range(20)
+    )
+    world.details[QWEN] = msgspec.structs.replace(details, settings=(*details.settings, *more))
+    async with on_models(world, size=SMALL) as (app, _, pilot):
         await opened(app, pilot)
         await shows(app, pilot, "context_size", "ctrl+s saves", "Type a whole number.")
+        assert "further_19" not in screen_text(app)
+        await pilot.press("up")
+        await shows(app, pilot, "further_19", "ctrl+s saves")

@@ -159,6 +159,21 @@ class ModelForm(ModalScreen[str | None]):
             first.input.focus()
         self._show_effect()
 
+    def on_resize(self) -> None:
+        """There is another amount of room."""
+        self.call_after_refresh(self._fit)
+
+    def _fit(self) -> None:
+        """Let the lines scroll where there is no room for all of them and the words below."""
+        box = self.query_one("#box")
+        around = sum(
+            part.outer_size.height + part.styles.margin.height
+            for part in box.children
+            if part.id != "lines"
+        )
+        room = self.size.height - 2 - box.styles.padding.height - around
+        self.query_one("#lines").styles.max_height = max(3, room)
+
     def _lines(self) -> list[SettingLine]:
         return list(self.query(SettingLine))
 

@@ -97,7 +97,7 @@ class DetailsReader:
         config_version: int,
         then: Callable[[], None],
     ) -> None:
-        """Read the details of ``model``, and call ``then``; ``problem_of`` tells what went wrong."""
+        """Read the details of ``model``, and call ``then``; ``problem_of`` tells what failed."""
         asked = _state(model, config_version)
         self._asked = asked
         self._problem = ("", "")
