@@ -37,6 +37,9 @@ from cyber_inference_tui.errors import (
 from cyber_inference_tui.records import (
     ConfigValueRecord,
     LoginRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
     ModelRecord,
     ModelTotals,
     RequestRecord,
@@ -227,24 +230,55 @@ class ServiceClient:
             event_id=int(position) if position.isdecimal() else None,
         )
 
+    async def logs(self) -> list[LogRecord]:
+        """Every log that has begun."""
+        return await self._get("/admin/logs", list[LogRecord])
+
+    async def log_lines(
+        self,
+        log_id: str,
+        *,
+        before: int | None = None,
+        after: int | None = None,
+        limit: int = 1000,
+        level: LogLevel | None = None,
+        q: str | None = None,
+    ) -> LogPage:
+        """At most ``limit`` lines (5,000 at most) of a log, in order.
+
+        Without a number they are the newest. ``before`` gives those nearest below that number,
+        ``after`` those from that number on, both together those between, from the lower end.
+        ``level`` is the least; ``q`` is in each line, in any case. The page before this one
+        is ``before`` the number ``searched_to``, the page behind it ``after`` that number.
+        """
+        chosen = {"limit": limit, "before": before, "after": after, "level": level, "q": q}
+        params = {key: str(value) for key, value in chosen.items() if value is not None}
+        return await self._call(
+            "GET", f"/admin/log-lines/{quote(log_id, safe='')}", LogPage, params=params
+        )
+
     def events(
         self,
         topics: Collection[str] = (),
         *,
         after: int | None = None,
+        logs: Collection[str] = (),
         patience: float = 30.0,
         on_lost: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[ServerEvent, None]:
-        """Events of ``topics`` without end; see ``follow_events``. Close it with ``aclosing``."""
+        """Events of ``topics`` without end; see ``follow_events``. Close it with ``aclosing``.
+
+        ``logs`` are the ids of the logs of which ``log`` events are wanted; none means all.
+        """
 
         def open_stream(last: int | None) -> Any:
-            return self._open_events(topics, last)
+            return self._open_events(topics, logs, last)
 
         return follow_events(open_stream, after=after, patience=patience, on_lost=on_lost)
 
     @asynccontextmanager
     async def _open_events(
-        self, topics: Collection[str], last: int | None
+        self, topics: Collection[str], logs: Collection[str], last: int | None
     ) -> AsyncIterator[httpx.Response]:
         headers = {"Accept": "text/event-stream"}
         if last is not None:
@@ -252,7 +286,7 @@ class ServiceClient:
         async with self._stream(
             "GET",
             "/admin/events",
-            params=query(topics),
+            params=query(topics, logs),
             headers=headers,
             timeout=self._limits(STREAM_SILENCE),
         ) as response:

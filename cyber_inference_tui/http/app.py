@@ -22,6 +22,7 @@ from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStream
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.history import PastRecords
 from cyber_inference_tui.http.login import AdminLogin
+from cyber_inference_tui.http.logs import LogReader
 from cyber_inference_tui.http.metrics import MetricsPage
 from cyber_inference_tui.http.models import ModelListing
 from cyber_inference_tui.http.resources import Resources
@@ -59,6 +60,7 @@ def assemble(
     ``heartbeat`` and ``send_timeout`` (seconds) are those of the event streams.
     """
     admin = Admin(service)
+    logs = LogReader(service)
     past = PastRecords(service)
     resources = Resources(service)
     listing = ModelListing(service)
@@ -83,7 +85,9 @@ def assemble(
     table.add("/admin/queue", Area.ADMIN, {"GET": admin.queue})
     table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
     table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})
-    table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": admin.log})
+    table.add("/admin/logs", Area.ADMIN, {"GET": logs.all})
+    table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": logs.tail})
+    table.add("/admin/log-lines/{id:.+}", Area.ADMIN, {"GET": logs.lines})
     table.add("/admin/requests", Area.ADMIN, {"GET": past.requests})
     table.add("/admin/sessions", Area.ADMIN, {"GET": past.sessions})
     table.add("/admin/totals", Area.ADMIN, {"GET": past.totals})

@@ -34,6 +34,9 @@ from cyber_inference_tui.monitor.sampler import Sampler
 from cyber_inference_tui.records import (
     ConfigValueRecord,
     LlamaServerRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
     ModelRecord,
     ModelStatus,
     ModelTotals,
@@ -97,7 +100,9 @@ class Service:
         self._flags = flags
         self._demo = demo
         data_dir = loaded.settings.data_dir
-        self._logs = Logs(data_dir / "logs", now=utc_now, on_lines=self._flush_soon)
+        self._logs = Logs(
+            data_dir / "logs", space=service_log.space, now=utc_now, on_lines=self._flush_soon
+        )
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
         self._metrics = Metrics(self._present)
         self._pending_models: set[str] = set()
@@ -137,6 +142,7 @@ class Service:
         """What models would take, by id, with the signature for which that holds."""
         self._loop_tasks: list[asyncio.Task[None]] = []
         self._scanning = asyncio.Lock()
+        service_log.begin_run(os.getpid(), first=0)
         self._logs.adopt(SERVICE_LOG, service_log)
 
     @property
@@ -347,13 +353,37 @@ class Service:
             error=str(state.failure) if state.failure else model.problem,
         )
 
-    def log_tail(self, log_id: str, lines: int) -> str:
+    def log_id(self, name: str) -> str:
+        """The id of the log of ``name``: a log's id, or a model's id or alias.
+
+        Raises ``ModelNotFoundError``.
+        """
+        return name if name in self._logs else self.catalog.resolve(name).id
+
+    def logs(self) -> list[LogRecord]:
+        """Every log that has begun, by id."""
+        return self._logs.records()
+
+    async def log_tail(self, name: str, lines: int) -> str:
         """The last lines of a log as text; raises ``ModelNotFoundError``."""
         # What is in the answer must not come again as an event after it.
         self._flush()
-        if log_id not in self._logs:
-            log_id = self.catalog.resolve(log_id).id
-        return self._logs.tail(log_id, lines)
+        return await self._logs.tail(self.log_id(name), lines)
+
+    async def log_lines(
+        self,
+        name: str,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        level: LogLevel | None,
+        text: str,
+    ) -> LogPage:
+        """A part of a log, as ``Logs.page`` gives it; raises ``ModelNotFoundError``."""
+        return await self._logs.page(
+            self.log_id(name), before=before, after=after, limit=limit, level=level, text=text
+        )
 
     async def requests(
         self,

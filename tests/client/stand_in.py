@@ -14,6 +14,7 @@ from aiohttp import web
 from cyber_inference_tui.records import (
     LlamaServerRecord,
     LoginRecord,
+    LogPage,
     ModelRecord,
     ModelStatus,
     ModelTotals,
@@ -31,6 +32,8 @@ class StandIn:
         self.port = 0
         self.models: dict[str, ModelRecord] = {}
         self.logs: dict[str, str] = {}
+        self.pages: dict[str, LogPage] = {}
+        """What ``log-lines`` answers, by the log's id."""
         self.samples: list[ResourceSample] = []
         self.past: dict[str, list[RequestRecord] | list[SessionRecord] | list[ModelTotals]] = {}
         """What ``requests``, ``sessions`` and ``totals`` answer."""
@@ -83,7 +86,9 @@ class StandIn:
         app.router.add_get("/admin/models/{id:.+}", self._model)
         app.router.add_post("/admin/models/{id:.+}/load", self._load)
         app.router.add_post("/admin/models/{id:.+}/unload", self._unload)
+        app.router.add_get("/admin/logs", self._logs)
         app.router.add_get("/admin/logs/{id:.+}", self._log)
+        app.router.add_get("/admin/log-lines/{id:.+}", self._log_lines)
         app.router.add_get("/admin/{list:requests|sessions|totals}", self._past)
         app.router.add_get("/admin/events", self._events)
         return app
@@ -170,6 +175,12 @@ class StandIn:
         text = "".join(lines[len(lines) - count :] if count < len(lines) else lines)
         self.on_log()
         return web.Response(text=text, headers=headers)
+
+    async def _logs(self, request: web.Request) -> web.Response:
+        return answer([page.log for page in self.pages.values()])
+
+    async def _log_lines(self, request: web.Request) -> web.Response:
+        return answer(self.pages[request.match_info["id"]])
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         last = request.headers.get("Last-Event-ID")

@@ -16,11 +16,16 @@ from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.records import (
     CpuRecord,
     DeviceRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
+    LogRun,
     MemoryRecord,
     ModelRecord,
     ModelStatus,
     ModelTotals,
     ModelUsage,
+    NumberedLine,
     RequestRecord,
     ResourceSample,
     SessionRecord,
@@ -247,6 +252,35 @@ async def test_log_lines_are_split_only_at_newlines(stand_in: StandIn) -> None:
         assert (await client.log("tiny", 1)).lines == ("two",)
         stand_in.logs["tiny"] = ""
         assert (await client.log("tiny", 10)).lines == ()
+
+
+async def test_logs_and_parts_of_one(stand_in: StandIn) -> None:
+    at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    log = LogRecord(id="sub/tiny", first=3, end=9, runs=(LogRun(first=4, started_at=at, pid=7),))
+    line = NumberedLine(number=5, at=at, text="E bad", level=LogLevel.ERROR)
+    page = LogPage(log=log, lines=(line,), searched_to=5)
+    stand_in.pages = {"sub/tiny": page}
+    async with ServiceClient(stand_in.url) as client:
+        assert await client.logs() == [log]
+        assert await client.log_lines("sub/tiny") == page
+        assert await client.log_lines(
+            "sub/tiny", before=8, after=0, limit=5, level=LogLevel.WARNING, q="a&b c"
+        )
+    path = "/admin/log-lines/sub%2Ftiny"
+    assert [asked[1] for asked in stand_in.requests[1:]] == [
+        f"{path}?limit=1000",
+        f"{path}?limit=5&before=8&after=0&level=warning&q=a%26b+c",
+    ]
+
+
+async def test_events_of_chosen_logs_are_asked_for(stand_in: StandIn) -> None:
+    stand_in.publish("log", {"n": 1})
+    async with (
+        ServiceClient(stand_in.url) as client,
+        aclosing(client.events({"log"}, after=0, logs={"sub/m", "a b"})) as events,
+    ):
+        await anext(events)
+    assert stand_in.requests[-1][1] == "/admin/events?topics=log&log=a+b&log=sub%2Fm"
 
 
 async def test_a_stream_cut_by_the_service_goes_on_without_loss(stand_in: StandIn) -> None:

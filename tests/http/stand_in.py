@@ -23,6 +23,9 @@ from cyber_inference_tui.records import (
     CpuRecord,
     DeviceRecord,
     LlamaServerRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
     MemoryRecord,
     ModelRecord,
     ModelStatus,
@@ -44,6 +47,8 @@ SAMPLE = ResourceSample(
     memory=MemoryRecord(total=8),
     swap=SwapRecord(),
 )
+
+LOG = LogRecord(id="service", first=3, end=7, running=True)
 
 Forward = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -167,9 +172,29 @@ class StandInService:
         self._fail()
         return b"up 1.0\n"
 
-    def log_tail(self, log_id: str, lines: int, /) -> str:
-        if log_id != "service":
-            self.model(log_id)
+    def log_id(self, name: str, /) -> str:
+        return name if name == "service" else self.model(name).id
+
+    def logs(self) -> list[LogRecord]:
+        self._fail()
+        return [LOG]
+
+    async def log_lines(
+        self,
+        name: str,
+        /,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        level: LogLevel | None,
+        text: str,
+    ) -> LogPage:
+        self.calls.append(("lines", self.log_id(name), before, after, limit, level, text))
+        return LogPage(log=LOG, lines=(), searched_to=7)
+
+    async def log_tail(self, name: str, lines: int, /) -> str:
+        self.log_id(name)
         return "".join(f"line {number}\n" for number in range(lines)[-10:])
 
     def _change(self, model_id: str, *call: Any, **fields: Any) -> ModelRecord:
