@@ -400,11 +400,18 @@ async def test_copying_the_id_and_the_command() -> None:
         await until(pilot, lambda: app.clipboard.startswith("/opt/llama.cpp/llama-server --model"))
 
 
-@pytest.mark.parametrize(("key", "mode"), [("o", "logs"), ("t", "chat")])
-async def test_its_log_and_a_chat_with_it(key: str, mode: str) -> None:
+async def test_its_log() -> None:
     async with on_models(busy_world()) as (app, _, pilot):
-        await pilot.press(key)
-        await until(pilot, lambda: app.current_mode == mode)
+        await at(app, pilot, PHI)
+        await pilot.press("o")
+        await until(pilot, lambda: app.current_mode == "logs")
+        await shows(app, pilot, "cudaMalloc failed: out of memory")
+
+
+async def test_a_chat_with_it() -> None:
+    async with on_models(busy_world()) as (app, _, pilot):
+        await pilot.press("t")
+        await until(pilot, lambda: app.current_mode == "chat")
 
 
 async def test_the_page_can_be_opened_at_a_model() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from textual.content import Content
 
 from cyber_inference_tui.records import FileRecord, Fit, MemoryAtContext, ModelDetails, ModelRecord
-from cyber_inference_tui.text import clean_line, clean_lines
+from cyber_inference_tui.text import clean_line, clean_text
 from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.figures import memory_text
 from cyber_inference_tui.tui.pages.model_lines import STYLES, how_it_stands, what_it_is
@@ -46,7 +46,7 @@ def details_content(
     """
     parts = _head(record, now, charset, width)
     if record.error:
-        error = clean_lines(record.error, limit=8000).strip()
+        error = clean_text(record.error, limit=8000).strip()
         parts += [*_heading("ERROR"), (f"{error}\n", STYLES["bad"])]
     if details is None:
         if problem:
