@@ -405,7 +405,7 @@ async def test_its_log() -> None:
         await at(app, pilot, PHI)
         await pilot.press("o")
         await until(pilot, lambda: app.current_mode == "logs")
-        await shows(app, pilot, "cudaMalloc failed: out of memory")
+        await shows(app, pilot, "llama_model_load: error loading model")
 
 
 async def test_a_chat_with_it() -> None:
