@@ -69,7 +69,7 @@ ASCII = Charset(
     descending="v",
     check="+",
     dot="-",
-    pin="!",
+    pin="P",
     mark="|",
     signs={
         ModelStatus.LOADED: "*",
