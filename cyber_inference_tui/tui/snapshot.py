@@ -9,6 +9,7 @@ from enum import StrEnum
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     DownloadRecord,
+    InstallRecord,
     MemoryRoom,
     ModelRecord,
     ModelStatus,
@@ -77,6 +78,8 @@ class Snapshot:
     happenings: tuple[Happening, ...] = ()
     """Newest first."""
     downloads: tuple[DownloadRecord, ...] = ()
+    install: InstallRecord | None = None
+    """How getting a llama-server stands; ``None`` where the service does not know of it."""
     config_version: int = 0
     """Grows with every change of the settings that the service tells of."""
 
