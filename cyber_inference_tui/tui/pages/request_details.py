@@ -45,12 +45,12 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
     ]
     if isinstance(record, RequestRecord):
         lines.append(("took", duration_text(record.duration_seconds)))
-    else:
-        lines.append(("since", f"{int(max(0.0, (now - record.at).total_seconds()))} s"))
-    lines += [
-        ("queued", seconds_text(record.queue_seconds, charset)),
-        ("first token", seconds_text(record.time_to_first_token_seconds, charset)),
-    ]
+    # What grows every second stands in the table: here it would be sent over and over.
+    waits = isinstance(record, ActiveRequestRecord) and record.phase is RequestPhase.WAITING
+    if not waits:
+        lines.append(("queued", seconds_text(record.queue_seconds, charset)))
+        first = seconds_text(record.time_to_first_token_seconds, charset)
+        lines.append(("first token", first))
     if isinstance(record, RequestRecord):
         lines += [
             ("tokens in", number_text(record.tokens_in, charset=charset)),
