@@ -394,7 +394,7 @@ class OpenedLogs(Opened):
 
 
 class OtherPages(CyberApp):
-    CSS_PATH = Path(inspect.getfile(CyberApp)).with_name("app.tcss")
+    CSS_PATH = str(Path(inspect.getfile(CyberApp)).with_name("app.tcss"))
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
         **CyberApp.MODES,
         "models": OpenedModels,
