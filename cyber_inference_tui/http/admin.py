@@ -1,4 +1,4 @@
-"""The admin endpoints that answer at once: status, models, logs and settings.
+"""The admin endpoints that answer at once: status, models and settings.
 
 Names in paths are looked up, never used as file names.
 """
@@ -18,17 +18,10 @@ from cyber_inference_tui.http.wire import (
     decoded,
     flag,
     json_answer,
-    number,
     raw_tail,
     read_json,
-    text_answer,
 )
 from cyber_inference_tui.records import ModelRecord
-
-DEFAULT_LOG_LINES = 200
-MAX_LOG_LINES = 100_000
-LOG_POSITION = "X-Last-Event-ID"
-"""Header of a log: the newest event there was when it was read, to follow it from there."""
 
 
 class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -104,15 +97,6 @@ class Admin:
     async def _unpin(self, request: web.Request, model_id: str) -> ModelRecord:
         await self._no_body(request)
         return await self._service.pin(model_id, False)
-
-    async def log(self, request: web.Request) -> web.Response:
-        """The last lines of a log as plain text."""
-        text = request.query.get("lines")
-        lines = DEFAULT_LOG_LINES if text is None else min(number(text, "lines"), MAX_LOG_LINES)
-        # Taken first: a line that arrives meanwhile is told twice rather than never.
-        position = self._service.events.last_id
-        tail = self._service.log_tail(decoded(raw_tail(request, 2)), lines)
-        return text_answer(tail, headers={LOG_POSITION: str(position)})
 
     async def config(self, request: web.Request) -> web.Response:
         """Every setting with its value and where it comes from."""

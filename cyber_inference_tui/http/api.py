@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 from cyber_inference_tui.records import (
     ConfigValueRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
     ModelRecord,
     ModelTotals,
     RequestRecord,
@@ -28,6 +31,10 @@ class ServiceSettings(Protocol):
     @property
     def api_keys(self) -> tuple[str, ...]:
         """Model endpoints need one of these, if there are any."""
+
+    @property
+    def admin_password(self) -> str:
+        """The admin endpoints need a login with it, unless it is empty."""
 
     @property
     def allowed_hosts(self) -> tuple[str, ...]:
@@ -115,5 +122,24 @@ class ServiceApi(Protocol):
     def resource_history(self, seconds: int, /) -> list[bytes]:
         """Samples of the last ``seconds``, oldest first, each as JSON."""
 
-    def log_tail(self, log_id: str, lines: int, /) -> str:
+    def log_id(self, name: str, /) -> str:
+        """The id of a log or of a model with this id or alias; ``ModelNotFoundError``."""
+
+    def logs(self) -> list[LogRecord]:
+        """Every log that has begun."""
+
+    async def log_tail(self, name: str, lines: int, /) -> str:
         """The last lines of a log; ``ModelNotFoundError``."""
+
+    async def log_lines(
+        self,
+        name: str,
+        /,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        level: LogLevel | None,
+        text: str,
+    ) -> LogPage:
+        """A part of a log; ``ModelNotFoundError``."""

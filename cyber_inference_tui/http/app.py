@@ -21,6 +21,8 @@ from cyber_inference_tui.http.errors import (
 from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.history import PastRecords
+from cyber_inference_tui.http.login import AdminLogin
+from cyber_inference_tui.http.logs import LogReader
 from cyber_inference_tui.http.metrics import MetricsPage
 from cyber_inference_tui.http.models import ModelListing
 from cyber_inference_tui.http.resources import Resources
@@ -33,10 +35,10 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
-def make_app(service: Service) -> web.Application:
+def make_app(service: Service, login: AdminLogin) -> web.Application:
     """The application of a service; its cleanup closes what it opened."""
     forwarder = Forwarder(service, on_request=service.note_request, now=utc_now)
-    app = assemble(service, forwarder.handle)
+    app = assemble(service, forwarder.handle, login)
 
     async def close(_: web.Application) -> None:
         await forwarder.close()
@@ -48,20 +50,27 @@ def make_app(service: Service) -> web.Application:
 def assemble(
     service: ServiceApi,
     forward: Handler,
+    login: AdminLogin,
     *,
     heartbeat: float = HEARTBEAT,
     send_timeout: float = SEND_TIMEOUT,
 ) -> web.Application:
-    """The application with ``forward`` answering every model endpoint.
+    """The application with ``forward`` answering every model endpoint, ``login`` guarding the rest.
 
     ``heartbeat`` and ``send_timeout`` (seconds) are those of the event streams.
     """
     admin = Admin(service)
+    logs = LogReader(service)
     past = PastRecords(service)
     resources = Resources(service)
     listing = ModelListing(service)
     metrics = MetricsPage(service, forward)
-    streams = EventStreams(service, heartbeat=heartbeat, send_timeout=send_timeout)
+    streams = EventStreams(
+        service,
+        heartbeat=heartbeat,
+        send_timeout=send_timeout,
+        admits=lambda request: login.admits(request.headers),
+    )
     table = _RouteTable()
     for path in ("/health", "/v1/health"):
         table.add(path, Area.OPEN, {"GET": _health})
@@ -70,12 +79,15 @@ def assemble(
         table.add(path, Area.MODEL, {"GET": listing.all})
         table.add(path + "/{id:.+}", Area.MODEL, {"GET": listing.one})
     table.add("/metrics", Area.MODEL, {"GET": metrics.answer})
+    table.add("/admin/login", Area.LOGIN, {"POST": login.login})
     table.add("/admin/status", Area.ADMIN, {"GET": admin.status})
     table.add("/admin/resources", Area.ADMIN, {"GET": resources.resources})
     table.add("/admin/queue", Area.ADMIN, {"GET": admin.queue})
     table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
     table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})
-    table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": admin.log})
+    table.add("/admin/logs", Area.ADMIN, {"GET": logs.all})
+    table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": logs.tail})
+    table.add("/admin/log-lines/{id:.+}", Area.ADMIN, {"GET": logs.lines})
     table.add("/admin/requests", Area.ADMIN, {"GET": past.requests})
     table.add("/admin/sessions", Area.ADMIN, {"GET": past.sessions})
     table.add("/admin/totals", Area.ADMIN, {"GET": past.totals})
@@ -90,7 +102,7 @@ def assemble(
     table.add("/{path:.*}", Area.MODEL, {"*": forward})
 
     access = Access(service, table.areas)
-    app = web.Application(middlewares=[_border(access)])
+    app = web.Application(middlewares=[_border(access, login)])
     app[ACCESS] = access
     table.register(app)
 
@@ -144,7 +156,7 @@ async def _expect_later(request: web.Request) -> None:
     """``Expect: 100-continue`` is answered once the request has passed the checks."""
 
 
-def _border(access: Access) -> web.middleware:  # type: ignore[valid-type]
+def _border(access: Access, login: AdminLogin) -> web.middleware:  # type: ignore[valid-type]
     @web.middleware
     async def border(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Lets requests in, and every error out in the client's shape."""
@@ -152,6 +164,8 @@ def _border(access: Access) -> web.middleware:  # type: ignore[valid-type]
             preflight = access.admit(request)
             if preflight is not None:
                 return preflight
+            if access.area_of(request) is Area.ADMIN:
+                await login.check(request.headers)
             if hdrs.EXPECT in request.headers:
                 _continue(request)
             return await handler(request)

@@ -39,6 +39,7 @@ from cyber_inference_tui.llama.server import (
     ServerExitedError,
     ServerProcess,
 )
+from cyber_inference_tui.records import LogLevel
 from cyber_inference_tui.settings.schema import Settings
 
 SERVER_HOST = "127.0.0.1"
@@ -258,7 +259,8 @@ class Launcher:
         measure: bool,
     ) -> ServerProcess:
         log = self._log_for(launch.name)
-        log.add([f"--- starting: {' '.join(shown_argv(launch.argv))}"])
+        first = log.end
+        log.add([f"--- starting: {' '.join(shown_argv(launch.argv))}"], LogLevel.INFO)
         signs = _Signs(progress)
         try:
             server = await ServerProcess.spawn(launch, log=log, progress=signs.told)
@@ -266,6 +268,8 @@ class Launcher:
             # ValueError: a NUL byte in an argument or in the environment.
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise ModelLoadError(f"cannot run {launch.argv[0]}: {why}.") from error
+        log.begin_run(server.pid, first=first)
+        server.exited.add_done_callback(lambda _: log.end_run(server.pid))
         self._guard.add(server.pid)
         self._pids.add(server.pid, launch.name)
         server.exited.add_done_callback(lambda _: self._gone(server))

@@ -18,6 +18,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -32,8 +33,10 @@ from cyber_inference_tui.llama.health import (
     ask_health,
     watch_health,
 )
-from cyber_inference_tui.llama.log import LineSplitter, LogRing, is_protocol_line
+from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts, is_protocol_line
 from cyber_inference_tui.llama.needs import Footprint
+from cyber_inference_tui.records import LogLevel
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
 """Its presence makes llama-server speak the protocol; the value is not used by a child."""
@@ -49,6 +52,8 @@ _KILL_TIMEOUT = 10.0
 _OBITUARY_LINES = 12
 _DIAGNOSED_LINES = 400
 """A crash may print a long stack trace after the line that tells why."""
+_BUSY_READ = 32_768
+"""Bytes of one read of a pipe from which on its writer may be outrunning the event loop."""
 _PR_SET_PDEATHSIG = 1
 
 _logger = logging.getLogger(__name__)
@@ -224,7 +229,7 @@ class ServerProcess:
             return
         self._hung = reason
         _logger.warning("killing %s (pid %d): %s", self._launch.name, self.pid, reason)
-        self._log.add([f"--- killed: {reason}"])
+        self._log.add([f"--- killed: {reason}"], LogLevel.ERROR)
         self.kill()
 
     async def stop(self, timeout: float) -> int:
@@ -293,7 +298,16 @@ class ServerProcess:
 
     def received(self, fd: int, data: bytes) -> None:
         """Output has come (called by the pipe protocol)."""
+        # Not the loop's clock, which may stand still while a callback runs.
+        began = time.perf_counter()
         self._take_lines(fd, self._splitters[fd].feed(data))
+        if len(data) >= _BUSY_READ and self._transport is not None:
+            # Whoever writes without end waits as long as its lines took: half of the loop's
+            # time is everybody else's. The pipe holds what comes meanwhile, then its writer.
+            pipe = cast("asyncio.ReadTransport", self._transport.get_pipe_transport(fd))
+            pipe.pause_reading()
+            spent = time.perf_counter() - began
+            asyncio.get_running_loop().call_later(spent, _read_on, pipe)
 
     def ended(self, returncode: int) -> None:
         """The process is gone and its pipes are drained (called by the pipe protocol)."""
@@ -305,15 +319,13 @@ class ServerProcess:
             self.exited.set_result(returncode)
 
     def _take_lines(self, fd: int, lines: list[bytes]) -> None:
-        texts = []
-        for line in lines:
-            if fd == 1 and is_protocol_line(line):
+        if fd == 1:
+            for line in filter(is_protocol_line, lines):
                 self._take_protocol(line)
-                continue
-            if not self._listening.is_set() and b"listening on" in line:
-                self._listening.set()
-            texts.append(line.decode("utf-8", "replace"))
-        if texts:
+            lines = [line for line in lines if not is_protocol_line(line)]
+        if not self._listening.is_set() and any(b"listening on" in line for line in lines):
+            self._listening.set()
+        if texts := as_texts(lines):
             self._line_count += len(texts)
             if self._buffers is not None:
                 self._buffers.add(texts)
@@ -362,6 +374,11 @@ class ServerProcess:
 async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:
     """Wait until one of them is done, at most ``timeout`` seconds; none is cancelled."""
     await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _read_on(pipe: asyncio.ReadTransport) -> None:
+    if not pipe.is_closing():
+        pipe.resume_reading()
 
 
 class _Output(asyncio.SubprocessProtocol):

@@ -34,6 +34,9 @@ from cyber_inference_tui.monitor.sampler import Sampler
 from cyber_inference_tui.records import (
     ConfigValueRecord,
     LlamaServerRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
     ModelRecord,
     ModelStatus,
     ModelTotals,
@@ -57,8 +60,9 @@ from cyber_inference_tui.service.listing import (
 from cyber_inference_tui.service.logs import SERVICE_LOG, Logs
 from cyber_inference_tui.service.metrics import Metrics, Present
 from cyber_inference_tui.service.monitoring import Monitoring
+from cyber_inference_tui.settings.credentials import GUARDS, check_kept
 from cyber_inference_tui.settings.edit import set_value, split_key
-from cyber_inference_tui.settings.load import Loaded, load_if_there
+from cyber_inference_tui.settings.load import Loaded, check_value, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.settings.watch import FileWatch
 
@@ -87,6 +91,8 @@ class Service:
         service_log: LogRing,
     ) -> None:
         self.loaded = loaded
+        # Now, not when the watching begins: an edit in between would never be seen.
+        self._config_watch = FileWatch(loaded.config_path)
         self.started_at = utc_now()
         self.address: tuple[str, int] = (loaded.settings.host, loaded.settings.port)
         self.events = EventBus()
@@ -94,7 +100,9 @@ class Service:
         self._flags = flags
         self._demo = demo
         data_dir = loaded.settings.data_dir
-        self._logs = Logs(data_dir / "logs", now=utc_now, on_lines=self._flush_soon)
+        self._logs = Logs(
+            data_dir / "logs", space=service_log.space, now=utc_now, on_lines=self._flush_soon
+        )
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
         self._metrics = Metrics(self._present)
         self._pending_models: set[str] = set()
@@ -134,6 +142,7 @@ class Service:
         """What models would take, by id, with the signature for which that holds."""
         self._loop_tasks: list[asyncio.Task[None]] = []
         self._scanning = asyncio.Lock()
+        service_log.begin_run(os.getpid(), first=0)
         self._logs.adopt(SERVICE_LOG, service_log)
 
     @property
@@ -260,10 +269,9 @@ class Service:
         return reading if reading.total > 0 else None
 
     async def _watch_config(self) -> None:
-        watch = FileWatch(self.loaded.config_path)
         while True:
             await asyncio.sleep(_CONFIG_INTERVAL)
-            if not await asyncio.to_thread(watch.changed):
+            if not await asyncio.to_thread(self._config_watch.changed):
                 continue
             try:
                 await self._reload()
@@ -279,6 +287,7 @@ class Service:
         if new.settings == self.settings:
             self.loaded = new
             return
+        check_kept(self.settings, new.settings, self.address[0])
         self.loaded = new
         self._library = library_for(new.settings, demo=self._demo)
         logging.getLogger("cyber_inference_tui").setLevel(new.settings.log_level.upper())
@@ -344,13 +353,37 @@ class Service:
             error=str(state.failure) if state.failure else model.problem,
         )
 
-    def log_tail(self, log_id: str, lines: int) -> str:
+    def log_id(self, name: str) -> str:
+        """The id of the log of ``name``: a log's id, or a model's id or alias.
+
+        Raises ``ModelNotFoundError``.
+        """
+        return name if name in self._logs else self.catalog.resolve(name).id
+
+    def logs(self) -> list[LogRecord]:
+        """Every log that has begun, by id."""
+        return self._logs.records()
+
+    async def log_tail(self, name: str, lines: int) -> str:
         """The last lines of a log as text; raises ``ModelNotFoundError``."""
         # What is in the answer must not come again as an event after it.
         self._flush()
-        if log_id not in self._logs:
-            log_id = self.catalog.resolve(log_id).id
-        return self._logs.tail(log_id, lines)
+        return await self._logs.tail(self.log_id(name), lines)
+
+    async def log_lines(
+        self,
+        name: str,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        level: LogLevel | None,
+        text: str,
+    ) -> LogPage:
+        """A part of a log, as ``Logs.page`` gives it; raises ``ModelNotFoundError``."""
+        return await self._logs.page(
+            self.log_id(name), before=before, after=after, limit=limit, level=level, text=text
+        )
 
     async def requests(
         self,
@@ -448,6 +481,10 @@ class Service:
     async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
         """Write one setting into the configuration file and apply it."""
         model_id, known = split_key(key)
+        if key in GUARDS and not check_value(key, value):
+            # Before it is written: the file would be refused as a whole, now and later.
+            wanted = msgspec.structs.replace(self.settings, **{key: known.default})
+            check_kept(self.settings, wanted, self.address[0])
         await asyncio.to_thread(set_value, self.loaded.config_path, key, value)
         await self._reload()
         return self.loaded.record(known, model_id)

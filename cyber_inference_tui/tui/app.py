@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib
+import signal
+import sys
+import traceback
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, ClassVar
 
+from rich.text import Text
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -67,10 +73,13 @@ class CyberApp(App[Leave]):
         Binding("ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="Draw all anew"),
     ]
 
-    def __init__(self, client: Client, launch: Launch | None = None) -> None:
+    def __init__(
+        self, client: Client, launch: Launch | None = None, *, add_demo: bool = False
+    ) -> None:
         super().__init__()
         self.client = client
         self.launch = launch or Launch()
+        self._add_demo = add_demo
         self.feed = Feed(
             client,
             on_change=self._show,
@@ -94,12 +103,34 @@ class CyberApp(App[Leave]):
         """Open the first page and begin to follow the service."""
         self.switch_mode(self.launch.first_page)
         self.run_worker(self.feed.run(), name="feed", group="feed", exit_on_error=True)
+        if self._add_demo:
+            self.do(self.client.add_demo(), group="demo")
+        if self.launch.signals:
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, self.exit, Leave.KEEP)
         if self.launch.ticking:
             self.set_interval(1.0, self._tick)
         for notice in self.launch.notices:
             self.tell(notice, "warning")
         if self._unknown_theme:
             self.tell(f"There is no theme '{self._unknown_theme}'.", "warning")
+
+    def _fatal_error(self) -> None:
+        """A fault of our own: a sentence for the person, the rest into a file.
+
+        Textual's own would print all local variables, passwords among them.
+        """
+        error = sys.exc_info()[1] or self._exception
+        kind = f"{type(error).__name__}: {error}" if error else "unknown"
+        message = f"The terminal app ended by a fault of its own ({clean_line(kind)})."
+        path = self.launch.crash_path
+        if path is not None and error is not None:
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+                message += f" {path} says where; please report it."
+        self._exit_renderables.append(Text(f"{message} The service still runs."))
+        self._close_messages_no_wait()
 
     # Drawing
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ from textual.binding import Binding
 from textual.screen import Screen
 
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.chrome import PAGES
 
 EVERYWHERE = "Everywhere"
 
@@ -57,3 +60,26 @@ def _group(node: object, screen: Screen[Any]) -> str:
 def declared_bindings(owner: type[Any]) -> list[Binding]:
     """The bindings that a class declares itself, one for each key it gives."""
     return list(Binding.make_bindings(owner.__dict__.get("BINDINGS", ())))
+
+
+def every_binding() -> list[tuple[str, Binding]]:
+    """All bindings of the program with the title of where they hold; imports every page."""
+    from cyber_inference_tui.tui import app, dialogs, pages, widgets  # noqa: PLC0415 - all of it
+
+    found = [(EVERYWHERE, binding) for binding in declared_bindings(app.CyberApp)]
+    order = {page.mode: place for place, page in enumerate(PAGES)}
+    titles = {page.mode: page.title for page in PAGES}
+    owners: list[tuple[int, str, type[Any]]] = []
+    for place, package in ((0, pages), (100, widgets), (200, dialogs)):
+        for info in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"{package.__name__}.{info.name}")
+            for owner in vars(module).values():
+                if isinstance(owner, type) and owner.__module__ == module.__name__:
+                    mode = str(getattr(owner, "MODE", ""))
+                    title = titles.get(mode) or str(getattr(owner, "KEYS_TITLE", owner.__name__))
+                    rank = place + (order.get(mode, 50) if mode else 60)
+                    owners.append((rank, title, owner))
+    owners.sort(key=lambda one: one[:2])
+    for _, title, owner in owners:
+        found += [(title, binding) for binding in declared_bindings(owner)]
+    return found

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 
 from cyber_inference_tui.tui.charset import UNICODE, Charset
 from cyber_inference_tui.tui.theme import DEFAULT
@@ -42,10 +43,16 @@ class Launch:
     """Updates a second, at most."""
     keymap: dict[str, str] = field(default_factory=dict)
     """Keys by the id of their binding, instead of the built-in ones."""
+    keymap_path: Path | None = None
+    """Where the person's own keys are kept."""
+    crash_path: Path | None = None
+    """Where a fault of the app itself is written down."""
     notices: tuple[str, ...] = ()
     """What went wrong before the app could tell it, one sentence each."""
     save_password: Callable[[str], None] | None = None
     """Keeps a password that worked, if the person wants that."""
     now: Callable[[], datetime] = local_now
+    signals: bool = False
+    """SIGTERM ends the app in good order. (A hang-up ends it at once: its terminal is gone.)"""
     ticking: bool = True
     """The clock and the countdowns run (they stand still in pictures)."""

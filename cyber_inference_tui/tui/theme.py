@@ -7,6 +7,8 @@ Textual's own themes can be chosen as well; all colours in the program are theme
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from textual.theme import Theme
 
 DARK = Theme(
@@ -67,3 +69,10 @@ LIGHT = Theme(
 
 THEMES = (DARK, LIGHT)
 DEFAULT = DARK.name
+
+
+def theme_for(environ: Mapping[str, str]) -> str:
+    """The theme for a terminal whose colours are known: ``COLORFGBG`` ends with the background's
+    number, as rxvt, Konsole and others set it; 7 and 15 are white."""
+    background = environ.get("COLORFGBG", "").rpartition(";")[2]
+    return LIGHT.name if background in {"7", "15"} else DARK.name

@@ -13,6 +13,8 @@ from aiohttp import web
 
 from cyber_inference_tui.records import (
     LlamaServerRecord,
+    LoginRecord,
+    LogPage,
     ModelRecord,
     ModelStatus,
     ModelTotals,
@@ -30,13 +32,18 @@ class StandIn:
         self.port = 0
         self.models: dict[str, ModelRecord] = {}
         self.logs: dict[str, str] = {}
+        self.pages: dict[str, LogPage] = {}
+        """What ``log-lines`` answers, by the log's id."""
         self.samples: list[ResourceSample] = []
         self.past: dict[str, list[RequestRecord] | list[SessionRecord] | list[ModelTotals]] = {}
         """What ``requests``, ``sessions`` and ``totals`` answer."""
         self.llama_path: str | None = "/opt/llama-server"
         self.load_error: tuple[int, dict[str, Any]] | None = None
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
-        self.api_key = ""
+        self.password = ""
+        """When set, everything wants a token: one of ``tokens``."""
+        self.tokens: list[str] = []
+        self.login_error: tuple[int, str, str] | None = None
         self.history: list[tuple[int, str, bytes]] = []
         self.log_position = True
         self.streams_opened: list[str | None] = []
@@ -72,13 +79,16 @@ class StandIn:
 
     def _app(self) -> web.Application:
         app = web.Application(middlewares=[self._check])
+        app.router.add_post("/admin/login", self._login)
         app.router.add_get("/admin/status", self._status)
         app.router.add_get("/admin/resources", self._resources)
         app.router.add_get("/admin/models", self._models)
         app.router.add_get("/admin/models/{id:.+}", self._model)
         app.router.add_post("/admin/models/{id:.+}/load", self._load)
         app.router.add_post("/admin/models/{id:.+}/unload", self._unload)
+        app.router.add_get("/admin/logs", self._logs)
         app.router.add_get("/admin/logs/{id:.+}", self._log)
+        app.router.add_get("/admin/log-lines/{id:.+}", self._log_lines)
         app.router.add_get("/admin/{list:requests|sessions|totals}", self._past)
         app.router.add_get("/admin/events", self._events)
         return app
@@ -87,12 +97,21 @@ class StandIn:
     async def _check(self, request: web.Request, handler: Any) -> web.StreamResponse:
         body = await request.read()
         self.requests.append((request.method, request.path_qs, dict(request.headers), body))
-        if self.api_key and request.headers.get("Authorization") != f"Bearer {self.api_key}":
-            return error(401, "invalid_api_key", "This service needs an API key.")
+        offered = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.password and offered not in self.tokens and request.path != "/admin/login":
+            return error(401, "admin_login_required", "This needs a login.")
         if request.method == "POST" and request.content_type != "application/json":
             return error(415, "unsupported_media_type", "Send JSON.")
         answer: web.StreamResponse = await handler(request)
         return answer
+
+    async def _login(self, request: web.Request) -> web.Response:
+        if self.login_error is not None:
+            return error(*self.login_error)
+        if (await request.json())["password"] != self.password:
+            return error(401, "invalid_admin_password", "The admin password is wrong.")
+        self.tokens.append(f"token-{len(self.tokens)}")
+        return answer(LoginRecord(access_token=self.tokens[-1], expires_in=60))
 
     async def _status(self, request: web.Request) -> web.Response:
         loaded = [m for m in self.models.values() if m.status is ModelStatus.LOADED]
@@ -156,6 +175,12 @@ class StandIn:
         text = "".join(lines[len(lines) - count :] if count < len(lines) else lines)
         self.on_log()
         return web.Response(text=text, headers=headers)
+
+    async def _logs(self, request: web.Request) -> web.Response:
+        return answer([page.log for page in self.pages.values()])
+
+    async def _log_lines(self, request: web.Request) -> web.Response:
+        return answer(self.pages[request.match_info["id"]])
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         last = request.headers.get("Last-Event-ID")
@@ -228,4 +253,5 @@ def answer(value: Any) -> web.Response:
 
 def error(status: int, code: str, message: str) -> web.Response:
     body = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-    return web.json_response({"error": body}, status=status)
+    headers = {"Retry-After": "7"} if status == 429 else {}
+    return web.json_response({"error": body}, status=status, headers=headers)

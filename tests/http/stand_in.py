@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,7 @@ from aiohttp import web
 from cyber_inference_tui.errors import ConfigError, ConflictError, ModelNotFoundError, NotFoundError
 from cyber_inference_tui.http.app import assemble
 from cyber_inference_tui.http.body import read_body
+from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.protocol import Runner
 from cyber_inference_tui.http.wire import json_answer
 from cyber_inference_tui.records import (
@@ -21,6 +23,9 @@ from cyber_inference_tui.records import (
     CpuRecord,
     DeviceRecord,
     LlamaServerRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
     MemoryRecord,
     ModelRecord,
     ModelStatus,
@@ -43,6 +48,8 @@ SAMPLE = ResourceSample(
     swap=SwapRecord(),
 )
 
+LOG = LogRecord(id="service", first=3, end=7, running=True)
+
 Forward = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -51,6 +58,7 @@ class StandInSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     api_keys: tuple[str, ...] = ()
+    admin_password: str = ""
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_body_size: int = 1 << 20
@@ -164,9 +172,29 @@ class StandInService:
         self._fail()
         return b"up 1.0\n"
 
-    def log_tail(self, log_id: str, lines: int, /) -> str:
-        if log_id != "service":
-            self.model(log_id)
+    def log_id(self, name: str, /) -> str:
+        return name if name == "service" else self.model(name).id
+
+    def logs(self) -> list[LogRecord]:
+        self._fail()
+        return [LOG]
+
+    async def log_lines(
+        self,
+        name: str,
+        /,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        level: LogLevel | None,
+        text: str,
+    ) -> LogPage:
+        self.calls.append(("lines", self.log_id(name), before, after, limit, level, text))
+        return LogPage(log=LOG, lines=(), searched_to=7)
+
+    async def log_tail(self, name: str, lines: int, /) -> str:
+        self.log_id(name)
         return "".join(f"line {number}\n" for number in range(lines)[-10:])
 
     def _change(self, model_id: str, *call: Any, **fields: Any) -> ModelRecord:
@@ -189,8 +217,9 @@ async def echo(request: web.Request) -> web.StreamResponse:
 class Front:
     """The running HTTP layer: ``port``, and a client whose URLs are paths."""
 
-    def __init__(self, port: int, client: aiohttp.ClientSession) -> None:
+    def __init__(self, port: int, client: aiohttp.ClientSession, app: web.Application) -> None:
         self.port = port
+        self.app = app
         self.client = client
         self.url = f"http://127.0.0.1:{port}"
 
@@ -204,9 +233,11 @@ async def serving(
     heartbeat: float = 15.0,
     send_timeout: float = 60.0,
     head_timeout: float = 60.0,
+    login: AdminLogin | None = None,
 ) -> AsyncIterator[Front]:
     """Serve as the real service does, until the block ends."""
-    app = assemble(service, forward, heartbeat=heartbeat, send_timeout=send_timeout)
+    login = login or AdminLogin(service, Path("/proc/none/login.secret"))
+    app = assemble(service, forward, login, heartbeat=heartbeat, send_timeout=send_timeout)
     runner = Runner(
         app,
         head_timeout=head_timeout,
@@ -221,6 +252,6 @@ async def serving(
     service.address = (host, port)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
         try:
-            yield Front(port, client)
+            yield Front(port, client, app)
         finally:
             await runner.cleanup()

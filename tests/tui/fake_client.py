@@ -310,12 +310,16 @@ class FakeClient:
             one
             for one in self.world.logs[source]
             if (before is None or one.number < before)
-            and (after is None or one.number > after)
+            and (after is None or one.number >= after)
             and _LEVELS.index(one.level) >= least
             and (q is None or q.lower() in one.text.lower())
         ]
-        lines = lines[:limit] if after is not None else lines[-limit:]
-        return LogPage(log=log, lines=tuple(lines), searched_to=log.first)
+        forwards = after is not None
+        reached = log.end if forwards else log.first
+        if len(lines) > limit:
+            lines = lines[:limit] if forwards else lines[-limit:]
+            reached = lines[-1].number + 1 if forwards else lines[0].number
+        return LogPage(log=log, lines=tuple(lines), searched_to=reached)
 
     async def config(self) -> list[ConfigValueRecord]:
         self._ask("config")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tests.tui.driving import SMALL, running, screen_text, until
+from pathlib import Path
+
+import pytest
+
+from tests.tui.driving import SMALL, app_on, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import busy_world, empty_world
 
@@ -96,3 +100,17 @@ async def test_messages_show_no_markup_and_no_control_characters() -> None:
     async with running(busy_world()) as (app, _, pilot):
         app.tell("[bold]plain[/] \x1b]52;c;aGVsbG8=\x07and \x1b[2Jquiet")
         await until(pilot, lambda: "[bold]plain[/] and quiet" in screen_text(app))
+
+
+async def test_a_fault_of_the_app_is_one_sentence_and_a_file(tmp_path: Path) -> None:
+    client = FakeClient(busy_world())
+    path = tmp_path / "logs" / "crash.txt"
+    app = app_on(client, crash_path=path)
+    with pytest.raises(ZeroDivisionError):
+        async with app.run_test() as pilot:
+            secret = "a password in a local variable"  # noqa: F841
+            app.call_later(lambda: 1 / 0)
+            await pilot.pause(0.1)
+    assert "ZeroDivisionError" in path.read_text()
+    assert "a password" not in path.read_text()
+    assert app.return_code == 1

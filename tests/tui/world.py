@@ -520,7 +520,7 @@ def _logs() -> dict[str, list[NumberedLine]]:
     server = [
         line(
             number,
-            f"srv  log_server_r: request: POST /v1/chat/completions 127.0.0.1 200 ({number})",
+            f"srv  log_server_r: done ({number}): POST /v1/chat/completions 200",
         )
         for number in range(120)
     ]

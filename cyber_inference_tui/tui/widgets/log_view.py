@@ -5,32 +5,29 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import tzinfo
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import var
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from cyber_inference_tui.records import LogLevel, NumberedLine
+from cyber_inference_tui.records import NumberedLine
 from cyber_inference_tui.tui.charset import UNICODE, Charset
-from cyber_inference_tui.tui.text_cells import cut, fold, folded_count, plain
-from cyber_inference_tui.tui.widgets.log_window import Entry, Gap, LogWindow
+from cyber_inference_tui.tui.text_cells import plain
+from cyber_inference_tui.tui.widgets.log_rows import Role, RowFormat, line_text
+from cyber_inference_tui.tui.widgets.log_window import Entry, LogWindow
 
 WINDOW = 20_000
 """Lines kept by a view."""
-LONGEST_LINE = 2_000
-"""Characters of a line that are shown, even where lines wrap; the rest is counted."""
-
-_SIGNS = {LogLevel.ERROR: "E", LogLevel.WARNING: "W"}
-_SIGN_CELLS = 2
-_TIME_CELLS = 9
 
 
 class LogView(ScrollView, can_focus=True):
@@ -80,7 +77,7 @@ class LogView(ScrollView, can_focus=True):
         & > .logview--match { background: $warning-muted; text-style: bold; }
         & > .logview--target { background: $foreground 8%; }
         &:nocolor > .logview--match { text-style: reverse; }
-        &:ansi > .logview--match { text-style: reverse; }
+        &:ansi > .logview--match { background: transparent; text-style: reverse; }
     }
     """
     ALLOW_SELECT = False
@@ -144,21 +141,19 @@ class LogView(ScrollView, can_focus=True):
         classes: str | None = None,
     ) -> None:
         super().__init__(id=id, classes=classes)
+        self._format = RowFormat(timezone=timezone, gap_hint=plain(gap_hint), charset=charset)
         self._window = LogWindow(window, self._rows_of)
-        self._timezone = timezone
         self._empty = plain(empty)
-        self._gap_hint = plain(gap_hint)
-        self._charset = charset
         self._gaps = True
         self._attached = True
         # What came while the reader was elsewhere; the newest of it if it is too much.
         self._pending: deque[NumberedLine] = deque(maxlen=self._window.limit)
         self._target: int | None = None
-        self._pattern: re.Pattern[str] | None = None
         self._asked_older: int | None = None
         self._asked_newer: int | None = None
         self._told = (True, 0)
         self._moving = False
+        self._bar_rows = 0
 
     # Feeding
 
@@ -180,6 +175,7 @@ class LogView(ScrollView, can_focus=True):
             self._resume()
         else:
             self._go(0)
+            self._tell()
         self.refresh()
 
     def clear(self) -> None:
@@ -233,12 +229,29 @@ class LogView(ScrollView, can_focus=True):
 
     def _append(self, lines: Sequence[NumberedLine]) -> None:
         self._window.add_newer(lines, gaps=self._gaps)
+        rows = self._window.rows
+        if self.show_vertical_scrollbar and self._bar_rows and 0.9 <= rows / self._bar_rows <= 1.1:
+            # Neither the layout nor, to the eye, the scrollbar changes: they are passed by, as
+            # painting them four times a second takes a fifth of all the bytes.
+            self.set_reactive(LogView.virtual_size, Size(1, rows))
+            self.set_reactive(LogView.scroll_y, float(self.max_scroll_y))
+            self.set_reactive(LogView.scroll_target_y, float(self.max_scroll_y))
+            self.refresh(Region(0, 0, self.scrollable_content_region.width, self.size.height))
+            return
         self._grown()
         self._go(self.max_scroll_y)
         self.refresh()
 
     def _grown(self) -> None:
+        self._bar_rows = self._window.rows
         self.virtual_size = Size(1, self._window.rows)
+
+    def _show_bar(self) -> None:
+        """Bring the scrollbar up to date: what ``_append`` passed by."""
+        self._bar_rows = self._window.rows
+        if self.show_vertical_scrollbar:
+            self.vertical_scrollbar.window_virtual_size = self._bar_rows
+            self.vertical_scrollbar.position = self.scroll_y
 
     # Following
 
@@ -253,6 +266,7 @@ class LogView(ScrollView, can_focus=True):
     def _pause(self) -> None:
         if self.following:
             self.following = False
+            self._show_bar()
             self._tell()
 
     def _tell(self) -> None:
@@ -357,12 +371,11 @@ class LogView(ScrollView, can_focus=True):
         return True
 
     def matches(self, *, after: int | None = None, before: int | None = None) -> Iterator[int]:
-        """Numbers of lines with ``search`` in them: upwards after ``after``, or down from before
-        ``before``, or all.
+        """Numbers of lines with ``search`` in them: up from ``after``, down from ``before`` or all.
 
         For ``n`` and ``N``: ``next(view.matches(after=number), None)``.
         """
-        pattern = self._pattern
+        pattern = self._format.pattern
         if pattern is None:
             return
         lines = self._window.lines if before is None else self._window.newest_first
@@ -371,7 +384,7 @@ class LogView(ScrollView, can_focus=True):
                 continue
             if after is not None and line.number <= after:
                 continue
-            if pattern.search(plain(line.text, limit=LONGEST_LINE)):
+            if pattern.search(line_text(line)):
                 yield line.number
 
     # What is held
@@ -406,7 +419,8 @@ class LogView(ScrollView, can_focus=True):
 
     def watch_search(self, search: str) -> None:
         """Mark another text."""
-        self._pattern = re.compile(re.escape(search), re.IGNORECASE) if search else None
+        pattern = re.compile(re.escape(search), re.IGNORECASE) if search else None
+        self._format = replace(self._format, pattern=pattern)
         self.refresh()
 
     def watch_wrap(self) -> None:
@@ -424,6 +438,9 @@ class LogView(ScrollView, can_focus=True):
     def _measure(self) -> None:
         """Measure again, with the same line at the top."""
         top = self.top_number
+        # The scrollbar covers the right edge of what Textual calls the size.
+        width = self.scrollable_content_region.width
+        self._format = replace(self._format, width=width, wrap=self.wrap, show_time=self.show_time)
         self._window.measure()
         self._grown()
         row = self._window.row_of(top)
@@ -433,80 +450,33 @@ class LogView(ScrollView, can_focus=True):
             self._go(row)
         self.refresh()
 
-    @property
-    def _text_start(self) -> int:
-        return _SIGN_CELLS + (_TIME_CELLS if self.show_time else 0)
-
-    @property
-    def _text_width(self) -> int:
-        # The scrollbar covers the right edge of what Textual calls the size.
-        return max(2, self.scrollable_content_region.width - self._text_start)
-
     def _rows_of(self, entry: Entry) -> int:
-        if not self.wrap or isinstance(entry, Gap):
-            return 1
-        return folded_count(plain(entry.text, limit=LONGEST_LINE), self._text_width)
+        return self._format.rows_of(entry)
 
     def render_line(self, y: int) -> Strip:
         """A row of the screen."""
-        width = self.size.width
         ground = self.rich_style
         found = self._window.at(self.scroll_offset.y + y)
         if found is None:
-            if y or len(self._window):
-                return Strip.blank(width, ground)
-            style = self.get_component_rich_style("logview--time")
-            return self._strip([Segment(f"  {self._empty}", style)], width, ground)
+            empty = "" if y or len(self._window) else f"  {self._empty}"
+            return self._strip([(empty, "time")], ground)
         entry, part = found
-        if isinstance(entry, Gap):
-            style = self.get_component_rich_style("logview--gap")
-            hint = f": {self._gap_hint}" if self._gap_hint else ""
-            lines = "line" if entry.count == 1 else "lines"
-            dots = "…" if self._charset.unicode else "..."
-            text = f"{dots} {entry.count:,} {lines} not shown{hint}"
-            return self._strip([Segment(" " * self._text_start + text, style)], width, ground)
-        if entry.number == self._target:
+        target = isinstance(entry, NumberedLine) and entry.number == self._target
+        if target:
             ground = self.get_component_rich_style("logview--target")
-        return self._strip(self._pieces(entry, part, ground), width, ground)
+        return self._strip(self._format.pieces(entry, part, target=target), ground)
 
-    def _pieces(self, line: NumberedLine, part: int, ground: Style) -> list[Segment]:
-        level = ground
-        if line.level is not LogLevel.INFO:
-            level = self._over(f"logview--{line.level.value}", ground)
-        text = plain(line.text, limit=LONGEST_LINE)
-        if self.wrap:
-            pieces = fold(text, self._text_width)
-            text = pieces[min(part, len(pieces) - 1)]
-        else:
-            text = cut(text, self._text_width, self._charset.ellipsis)
-        texts = self._marked(text, level, ground)
-        if part:
-            return [Segment(" " * self._text_start, ground), *texts]
-        cursor = self._charset.cursor if line.number == self._target else " "
-        sign = f"{_SIGNS.get(line.level, ' ')}{cursor}"
-        if not self.show_time:
-            return [Segment(sign, level), *texts]
-        time = line.at.astimezone(self._timezone).strftime("%H:%M:%S ")
-        time_style = self._over("logview--time", ground)
-        if sign.isspace():
-            return [Segment(sign + time, time_style), *texts]
-        return [Segment(sign, level), Segment(time, time_style), *texts]
+    def _strip(self, pieces: Sequence[tuple[str, Role]], ground: Style) -> Strip:
+        width = self.size.width
+        segments = [Segment(text, self._style(role, ground)) for text, role in pieces if text]
+        space = width - sum(cell_len(segment.text) for segment in segments)
+        # Spaces look the same in every colour, so they need no piece of their own.
+        if space > 0 and segments and pieces[-1][1] != "match":
+            segments[-1] = Segment(segments[-1].text + " " * space, segments[-1].style)
+        return Strip(segments).adjust_cell_length(width, ground)
 
-    def _marked(self, text: str, style: Style, ground: Style) -> list[Segment]:
-        """The text, with what is searched for marked."""
-        if self._pattern is None:
-            return [Segment(text, style)]
-        segments = []
-        at = 0
-        marked = self.get_component_rich_style("logview--match")
-        for match in self._pattern.finditer(text):
-            segments += [Segment(text[at : match.start()], style), Segment(match[0], marked)]
-            at = match.end()
-        return [*segments, Segment(text[at:], style)]
-
-    def _over(self, component: str, ground: Style) -> Style:
-        style = self.get_component_rich_style(component)
-        return style + Style(bgcolor=ground.bgcolor) if ground.bgcolor else style
-
-    def _strip(self, segments: list[Segment], width: int, ground: Style) -> Strip:
-        return Strip([piece for piece in segments if piece.text]).adjust_cell_length(width, ground)
+    def _style(self, role: Role, ground: Style) -> Style:
+        if role == "text":
+            return ground
+        style = self.get_component_rich_style(f"logview--{role}")
+        return style if role == "match" else style + Style(bgcolor=ground.bgcolor)

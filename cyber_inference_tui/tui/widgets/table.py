@@ -99,10 +99,9 @@ class LiveTable(ScrollView, can_focus=True):
         & > .livetable--bad { color: $text-error; }
         & > .livetable--dim { color: $text-muted; }
         & > .livetable--accent { color: $text-accent; }
-        &:focus > .livetable--cursor { background: $primary-muted; }
+        &:focus > .livetable--cursor { background: $primary 20%; }
         &:nocolor > .livetable--cursor { text-style: bold; }
         &:nocolor:focus > .livetable--cursor { text-style: reverse; }
-        &:ansi:focus > .livetable--cursor { text-style: reverse; }
     }
     """
     ALLOW_SELECT = False

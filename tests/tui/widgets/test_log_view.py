@@ -372,3 +372,49 @@ async def test_the_wheel_pauses_and_resumes() -> None:
         await pilot.pause()
         assert app.follows()
         assert app.lines[-1].endswith("line 32")
+
+
+async def test_following_a_long_log_keeps_the_scrollbar_true_once_it_matters() -> None:
+    app = _App()
+    async with app.run_test(size=(60, 5)) as pilot:
+        app.view.show(_lines(0, 200))
+        await pilot.pause()
+        for first in range(200, 215, 5):
+            app.view.extend(_lines(first, first + 5))
+            await pilot.pause()
+            assert app.lines[-1].endswith(f"line {first + 4}")
+        await pilot.press("k")
+        await pilot.pause()
+        assert app.lines[-1].endswith("line 213")
+        bar = app.view.vertical_scrollbar
+        assert (bar.window_virtual_size, bar.position) == (215, 215 - 5 - 1)
+
+
+async def test_the_scrollbar_covers_no_text() -> None:
+    app = _App()
+    async with app.run_test(size=(31, 5)) as pilot:
+        app.view.wrap = True
+        app.view.show([_line(number, "0123456789" * 3) for number in range(9)])
+        await pilot.pause()
+        width = app.view.scrollable_content_region.width
+        rows = [app.view.render_line(y).text[11:width].rstrip() for y in range(5)]
+        assert rows[1:] == ["0123456789012345678", "90123456789"] * 2
+
+
+async def test_hidden_it_paints_nothing_and_is_up_to_date_when_it_comes_back() -> None:
+    app = _App()
+    async with app.run_test(size=(60, 5)) as pilot:
+        app.view.show(_lines(0, 100))
+        await pilot.pause()
+        app.view.display = False
+        await pilot.pause()
+        app.view.painted = 0
+        for first in range(100, 200, 5):
+            app.view.extend(_lines(first, first + 5))
+            await pilot.pause()
+        assert app.view.painted == 0
+        app.view.display = True
+        await pilot.pause()
+        assert app.view.painted
+        assert app.lines[-1].endswith("line 199")
+        assert app.follows()
