@@ -199,26 +199,24 @@ class CyberApp(App[Leave]):
         """Open a page."""
         self.switch_mode(mode)
 
-    def open_model(self, model_id: str) -> None:
+    async def open_model(self, model_id: str) -> None:
         """Open the models page at a model."""
-        self._open_at("models", "select", model_id)
+        await self._open_at("models", "select", model_id)
 
-    def open_log(self, log_id: str) -> None:
-        """Open the logs page at a log: a model's id, ``service`` or ``install``."""
-        self._open_at("logs", "open", log_id)
+    async def open_log(self, log_id: str) -> None:
+        """Open the logs page at a log."""
+        await self._open_at("logs", "open", log_id)
 
-    def _open_at(self, mode: str, method: str, name: str) -> None:
-        """Open a page and, once it is there and drawn, call its ``method`` with ``name``."""
-        self.switch_mode(mode)
-        page = self.screen_stack[0]
+    async def open_chat(self, model_id: str) -> None:
+        """Open the chat page with a model."""
+        await self._open_at("chat", "choose", model_id)
 
-        def arrived() -> None:
-            if isinstance(page, Page):
-                page.redraw()
-            if (turn_to := getattr(page, method, None)) is not None:
-                turn_to(name)
-
-        page.call_after_refresh(arrived)
+    async def _open_at(self, mode: str, method: str, name: str) -> None:
+        """Open a page and call its ``method`` with ``name``, once it is there."""
+        await self.switch_mode(mode)
+        call = getattr(self.screen, method, None)
+        if call is not None:
+            self.call_after_refresh(call, name)
 
     def action_redraw(self) -> None:
         """Draw everything anew, after something else wrote to the terminal."""

@@ -246,8 +246,8 @@ class DashboardPage(Page):
         self._explain()
 
     @on(LiveTable.RowChosen, "#models")
-    def _chosen(self, message: LiveTable.RowChosen) -> None:
-        self.cyber.open_model(message.key)
+    async def _chosen(self, message: LiveTable.RowChosen) -> None:
+        await self.cyber.open_model(message.key)
 
     @on(FilterLine.Filtered)
     def _filtered(self) -> None:
@@ -311,10 +311,10 @@ class DashboardPage(Page):
         if (model := self._selected()) is not None:
             self.cyber.do(self.client.pin(model.id, not model.pinned))
 
-    def action_log(self) -> None:
+    async def action_log(self) -> None:
         """Open the log of the selected model's server."""
         if (model := self._selected()) is not None:
-            self.cyber.open_log(model.id)
+            await self.cyber.open_log(model.id)
 
     def action_filter(self) -> None:
         """Let a part of a model's name be typed."""

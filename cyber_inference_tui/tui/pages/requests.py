@@ -371,10 +371,10 @@ class RequestsPage(Page):
         self._problem = ""
         self.redraw()
 
-    def action_log(self) -> None:
+    async def action_log(self) -> None:
         """Open the log of the selected request's model."""
         if (record := self._selected()) is not None:
-            self.cyber.open_log(record.model)
+            await self.cyber.open_log(record.model)
 
     def action_copy(self) -> None:
         """Copy what is known of the selected request."""
