@@ -83,7 +83,7 @@ def test_a_machine_without_gpu_shows_its_memory_and_dashes_for_what_it_does_not_
     sample = jetson_sample(gpus=(), power={}, temperatures={}, fan=None, cpu=CpuRecord())
     snapshot = snapshot_of(sample=sample, trend=(trend_point(sample),))
     told = [(one.title, one.caption) for one in trends(snapshot, UNICODE)]
-    assert told == [("Memory", "69 %  5.1 of 7.4 GiB"), ("CPU", DASH), ("Temp", DASH)]
+    assert told == [("Memory", "69 %"), ("CPU", DASH), ("Temp", DASH)]
 
 
 def test_several_gpus_show_their_mean_and_each() -> None:
@@ -156,6 +156,7 @@ def test_the_memory_is_shared_out_by_the_service_s_own_reckoning() -> None:
     ]
     assert pool.limit == int(5.9 * GIB)
     assert pool.room == "room for 0.8 GiB"
+    assert pool.more == ""
     assert not pool.full
 
 
@@ -191,7 +192,8 @@ def test_a_machine_with_gpu_memory_shows_both() -> None:
         ("system", "2.0"),
         ("free", "14.0"),
     ]
-    assert first.room == "room for 12.0 GiB, 20.0 without idle"
+    assert first.room == "room for 12.0 GiB"
+    assert first.more == ", 20.0 without idle"
     assert [part.figure for part in second.parts] == ["1.0", "4.1", "2.3"]
 
 
@@ -300,6 +302,13 @@ async def test_one_glance_on_a_small_screen() -> None:
         assert "━" in text
         assert "Quit" in text.splitlines()[-1]
         assert "◐ answering" in text
+
+
+async def test_a_failed_model_s_reason_is_whole_on_a_small_screen() -> None:
+    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+        models_table(app).move_to("phi-4-mini-q4_k_m")
+        await until(pilot, lambda: "memory.  o opens its log" in screen_text(app))
 
 
 async def test_brackets_switch_between_requests_and_events() -> None:

@@ -157,7 +157,10 @@ class DashboardPage(Page):
             small = self.query_one(f"#gauge-{number}", Static)
             graph = self.query_one(f"#graph-{number}", Graph)
             small.visible = trend is not None
-            graph.display = trend is not None
+            if graph.display != (trend is not None):
+                graph.display = trend is not None
+                # It has no width yet.
+                self.call_after_refresh(self._draw_all)
             if trend is None:
                 continue
             if meters:
@@ -171,17 +174,26 @@ class DashboardPage(Page):
     def _draw_pools(self, snapshot: Snapshot) -> None:
         found: list[Pool | None] = [*pools(snapshot, self.cyber.launch.charset)]
         found += [None] * (_POOLS - len(found))
-        wide = max((len(pool.title) for pool in found if pool), default=0)
+        told = [pool for pool in found if pool is not None]
+        wide = self.has_class("-wide")
+        rooms = {pool.title: pool.room + (pool.more if wide else "") for pool in told}
+        # Two bars below each other begin and end at the same cells.
+        title = max((len(pool.title) for pool in told), default=0)
+        caption = max((len(pool.caption) for pool in told), default=0)
+        room = max(map(len, rooms.values()), default=0)
         for number, pool in enumerate(found):
             line = self.query_one(f"#pool-{number}")
             line.display = pool is not None
             if pool is None:
                 continue
-            title = (f"{pool.title.ljust(wide)}  ", "$text-muted")
-            _say(line.query_one(".caption", Static), Content.assemble(title, pool.caption), True)
+            said = Content.assemble(
+                (f"{pool.title.ljust(title)}  ", "$text-muted"), pool.caption.rjust(caption)
+            )
+            _say(line.query_one(".caption", Static), said, True)
             line.query_one(Meter).show(pool.parts, pool.total, pool.limit)
             tone = "$warning" if pool.full else ""
-            _say(line.query_one(".room", Static), Content.styled(pool.room, tone), True)
+            free = Content.styled(rooms[pool.title].ljust(room), tone)
+            _say(line.query_one(".room", Static), free, True)
 
     def _draw_models(self, snapshot: Snapshot, now: datetime) -> None:
         charset = self.cyber.launch.charset
@@ -206,7 +218,7 @@ class DashboardPage(Page):
         now = self._moment or self.cyber.launch.now()
         model = self._selected()
         content = explanation(model, now, self.cyber.launch.charset)
-        _say(self.query_one("#explanation", Static), content)
+        _say(self.query_one("#explanation", Static), content, True)
         state = None if model is None else (model.id, model.status)
         if state != self._selected_state:
             self._selected_state = state

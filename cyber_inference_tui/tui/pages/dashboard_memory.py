@@ -20,6 +20,9 @@ class Pool:
     """``Memory`` or ``GPU memory``."""
     caption: str
     room: str
+    """What another model could take now."""
+    more: str
+    """What it could take if idle ones went, where that is more."""
     parts: tuple[Part, ...]
     total: float
     limit: float | None = None
@@ -68,10 +71,12 @@ def _pool(
         parts.append(Part("free", free, "free", _figure(free, charset)))
     told = charset.missing if used is None else _figure(used, charset)
     limit = room.limit_bytes if room else None
+    free_text, more = _room_texts(room, charset)
     return Pool(
         title=title,
         caption=f"{told} of {memory_text(total, charset=charset)}",
-        room=_room_text(room, charset),
+        room=free_text,
+        more=more,
         parts=tuple(parts),
         total=total,
         limit=limit if limit is not None and limit < total else None,
@@ -87,15 +92,14 @@ def _figure(size: int, charset: Charset) -> str:
     return memory_text(size, charset=charset).removesuffix(" GiB")
 
 
-def _room_text(room: MemoryRoom | None, charset: Charset) -> str:
-    """What another model could take."""
+def _room_texts(room: MemoryRoom | None, charset: Charset) -> tuple[str, str]:
     if room is None or room.free_bytes is None:
-        return ""
+        return "", ""
     free, after = max(0, room.free_bytes), room.free_after_unloading_bytes
-    text = f"room for {memory_text(free, charset=charset)}"
-    if after is not None and _figure(after, charset) != _figure(free, charset):
-        text += f", {_figure(after, charset)} without idle"
-    return text
+    now = f"room for {memory_text(free, charset=charset)}"
+    if after is None or _figure(after, charset) == _figure(free, charset):
+        return now, ""
+    return now, f", {_figure(after, charset)} without idle"
 
 
 def _loaded(snapshot: Snapshot) -> list[ModelRecord]:

@@ -11,7 +11,7 @@ from textual.content import Content
 
 from cyber_inference_tui.records import ResourceSample
 from cyber_inference_tui.tui.charset import Charset
-from cyber_inference_tui.tui.figures import memory_text, number_text
+from cyber_inference_tui.tui.figures import number_text
 from cyber_inference_tui.tui.snapshot import Snapshot, TrendPoint, hottest, total_power
 from cyber_inference_tui.tui.text_cells import fit
 from cyber_inference_tui.tui.widgets.graph import rows
@@ -86,13 +86,10 @@ def _cpu(sample: ResourceSample, charset: Charset) -> Trend:
 
 
 def _memory(sample: ResourceSample, charset: Charset) -> Trend:
-    memory = sample.memory
-    note = ""
-    if memory.used is not None and memory.total is not None:
-        used = memory_text(memory.used, charset=charset).removesuffix(" GiB")
-        note = f"{used} of {memory_text(memory.total, charset=charset)}"
-    figure = _percent(memory.percent, charset)
-    return Trend(name="memory", title="Memory", figure=figure, note=note, value=memory.percent)
+    # Its bytes stand beside the memory's bar.
+    value = sample.memory.percent
+    figure = _percent(value, charset)
+    return Trend(name="memory", title="Memory", figure=figure, value=value)
 
 
 def _power(snapshot: Snapshot, sample: ResourceSample, charset: Charset) -> Trend | None:

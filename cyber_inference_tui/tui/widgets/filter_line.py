@@ -19,6 +19,7 @@ class FilterLine(Input):
     KEYS_TITLE = "Filter"
     DEFAULT_CSS = """
     FilterLine { display: none; }
+    FilterLine.-open { display: block; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "clear_and_close", "Clear", id="filter.clear", tooltip="show all again"),
@@ -50,7 +51,7 @@ class FilterLine(Input):
     def open(self, back: Widget) -> None:
         """Let a text be typed; the focus goes to ``back`` afterwards."""
         self._back = back
-        self.display = True
+        self.add_class("-open")
         self.focus()
 
     def clear_filter(self) -> bool:
@@ -67,14 +68,14 @@ class FilterLine(Input):
     def action_close(self) -> None:
         """Go back; the line stays while it filters."""
         if not self.value.strip():
-            self.display = False
+            self.remove_class("-open")
         if self._back is not None and self.has_focus:
             self._back.focus()
 
     def on_blur(self, event: events.Blur) -> None:
         """An empty line has no reason to stay."""
         if not self.value.strip():
-            self.display = False
+            self.remove_class("-open")
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Tell what is looked for now."""
