@@ -28,7 +28,7 @@ from cyber_inference_tui.tui.pages.dashboard_rows import (
 )
 from cyber_inference_tui.tui.pages.dashboard_trends import Trend, gauge, history, trends
 from cyber_inference_tui.tui.pages.greeting import Greeting, needs_greeting
-from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.pages.page import Page, say
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.text_cells import plain
 from cyber_inference_tui.tui.widgets.columns import Column
@@ -165,7 +165,7 @@ class DashboardPage(Page):
                 continue
             if meters:
                 content = gauge(trend, snapshot.trend, small.size.width, charset)
-                _say(small, content)
+                say(small, content)
             else:
                 count = graph.size.width * (2 if charset.unicode else 1)
                 values = history(snapshot.trend, trend.name, count)
@@ -189,11 +189,11 @@ class DashboardPage(Page):
             said = Content.assemble(
                 (f"{pool.title.ljust(title)}  ", "$text-muted"), pool.caption.rjust(caption)
             )
-            _say(line.query_one(".caption", Static), said, True)
+            say(line.query_one(".caption", Static), said, True)
             line.query_one(Meter).show(pool.parts, pool.total, pool.limit)
             tone = "$warning" if pool.full else ""
             free = Content.styled(rooms[pool.title].ljust(room), tone)
-            _say(line.query_one(".room", Static), free, True)
+            say(line.query_one(".room", Static), free, True)
 
     def _draw_models(self, snapshot: Snapshot, now: datetime) -> None:
         charset = self.cyber.launch.charset
@@ -218,7 +218,7 @@ class DashboardPage(Page):
         now = self._moment or self.cyber.launch.now()
         model = self._selected()
         content = explanation(model, now, self.cyber.launch.charset)
-        _say(self.query_one("#explanation", Static), content, True)
+        say(self.query_one("#explanation", Static), content, True)
         state = None if model is None else (model.id, model.status)
         if state != self._selected_state:
             self._selected_state = state
@@ -241,7 +241,7 @@ class DashboardPage(Page):
                 text = Content.assemble((first, one), "   ", (second, two), (told, "not bold"))
             else:
                 text = Content.assemble(name, (told, "not bold"))
-            _say(title, text)
+            say(title, text)
         if not narrow or not events:
             rows = request_rows(snapshot.active, snapshot.finished, now, charset, needle)
             _show_list(self.query_one("#request-list", LiveTable), rows, len(snapshot.active))
@@ -343,10 +343,10 @@ class DashboardPage(Page):
         if self._frozen is None:
             self._frozen = self.cyber.launch.now()
             told = f"FROZEN at {self._frozen:%H:%M:%S}  space lets it go on"
-            _say(notice, Content.styled(told, "bold $warning"))
+            say(notice, Content.styled(told, "bold $warning"))
         else:
             self._frozen = None
-            _say(notice, Content(""))
+            say(notice, Content(""))
             self.redraw()
 
     def action_back(self) -> None:
@@ -365,10 +365,3 @@ def _list(columns: Sequence[Column], empty: str, charset: Charset, name: str) ->
 def _show_list(table: LiveTable, rows: Sequence[Row], least: int = 0) -> None:
     """Show as many of ``rows`` as there is room for, but at least so many."""
     table.show(rows[: max(least, table.size.height)])
-
-
-def _say(place: Static, content: Content, layout: bool = False) -> None:
-    """Show ``content`` where it is another one than before; ``layout`` where its size counts."""
-    before = place.content
-    if not (isinstance(before, Content) and before.is_same(content)):
-        place.update(content, layout=layout)

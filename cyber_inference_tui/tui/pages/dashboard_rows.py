@@ -24,6 +24,7 @@ from cyber_inference_tui.tui.figures import (
     status_text,
 )
 from cyber_inference_tui.tui.pages.request_words import (
+    clock,
     kind_of,
     outcome,
     outcome_tone,
@@ -249,11 +250,3 @@ def event_rows(
             )
         )
     return rows
-
-
-def clock(at: datetime, now: datetime) -> str:
-    """The time of day where ``now`` is; of another day, the day."""
-    local = at.astimezone(now.tzinfo)
-    if local.date() == now.date():
-        return local.strftime("%H:%M:%S")
-    return local.strftime("%d %b")

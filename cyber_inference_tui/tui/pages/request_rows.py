@@ -10,9 +10,9 @@ from typing import Any
 from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, RequestRecord
 from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.figures import age_text, number_text
-from cyber_inference_tui.tui.pages.dashboard_rows import clock
 from cyber_inference_tui.tui.pages.request_history import Identity, identity
 from cyber_inference_tui.tui.pages.request_words import (
+    clock,
     kind_of,
     outcome,
     outcome_tone,

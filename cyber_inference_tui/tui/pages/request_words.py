@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ModelStatus,
@@ -70,3 +72,11 @@ def phase_sign(record: ActiveRequestRecord, charset: Charset) -> str:
         place = "" if record.position is None else f" {record.position}"
         return f"{charset.status_sign(ModelStatus.QUEUED)} waiting{place}"
     return f"{charset.status_sign(ModelStatus.LOADING)} {record.phase.value}"
+
+
+def clock(at: datetime, now: datetime) -> str:
+    """The time of day where ``now`` is; of another day, the day."""
+    local = at.astimezone(now.tzinfo)
+    if local.date() == now.date():
+        return local.strftime("%H:%M:%S")
+    return local.strftime("%d %b")

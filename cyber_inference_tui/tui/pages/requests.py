@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, RequestRecord
-from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.pages.page import Page, say
 from cyber_inference_tui.tui.pages.request_details import details, details_content, details_text
 from cyber_inference_tui.tui.pages.request_history import Choice, RequestHistory
 from cyber_inference_tui.tui.pages.request_rows import (
@@ -189,7 +189,7 @@ class RequestsPage(Page):
             text = Content.assemble(
                 "TOTALS", ("  by model, as far back as the history goes", "not bold")
             )
-            _say(self.query_one("#title", Static), text)
+            say(self.query_one("#title", Static), text)
             return
         counts = f"  {len(self._live)} live{dot}{len(self._finished):,} done"
         if not self._history.complete:
@@ -208,7 +208,7 @@ class RequestsPage(Page):
             parts.append((f"   by {SORT_TITLES[self._order.column].lower()}", "not bold"))
         if self._problem:
             parts.append((f"   {plain(self._problem, limit=200)}", "$error"))
-        _say(self.query_one("#title", Static), Content.assemble(*parts))
+        say(self.query_one("#title", Static), Content.assemble(*parts))
 
     def _draw_details(self) -> None:
         record = self._selected()
@@ -218,7 +218,7 @@ class RequestsPage(Page):
             lines = details(record, launch.now(), launch.charset)
             width = self.query_one("#details").size.width or self.size.width - 6
             content = details_content(lines, width)
-        _say(self.query_one("#details", Static), content, layout=True)
+        say(self.query_one("#details", Static), content, layout=True)
 
     def _selected(self) -> ActiveRequestRecord | RequestRecord | None:
         key = self.query_one("#requests", LiveTable).cursor_key
@@ -403,10 +403,3 @@ class RequestsPage(Page):
 
 
 _IN_LIST = {"failures", "model", "filter", "sort", "turn", "log", "copy"}
-
-
-def _say(place: Static, content: Content, *, layout: bool = False) -> None:
-    """Show ``content`` where it is another one than before; ``layout`` where its size counts."""
-    before = place.content
-    if not (isinstance(before, Content) and before.is_same(content)):
-        place.update(content, layout=layout)
