@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,16 +17,19 @@ import click
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import ProgressLine, print_json
 from cyber_inference_tui.cli.terminal import YELLOW, Terminal, stderr_terminal
-from cyber_inference_tui.errors import InstallError
+from cyber_inference_tui.errors import CyberError, InstallError
+from cyber_inference_tui.llama.install.report import Meter, Report
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from cyber_inference_tui.llama.install.auto import CheckRecord, InstallRecord, MakeSource
-    from cyber_inference_tui.llama.install.source import Source
+    from cyber_inference_tui.llama.install.source import Progress, Source
     from cyber_inference_tui.settings.schema import Settings
 
 SOURCES = ("auto", "github", "debian", "source")
 _BAR = 24
+_REPORT_INTERVAL = 0.2
+"""Seconds between two reports of one step."""
 
 
 class InstallProgress:
@@ -33,7 +41,10 @@ class InstallProgress:
         self._step = ""
         self._percent = -1
 
-    def step(self, text: str) -> None:
+    def begin(self, source: str) -> None:
+        """Another source: its first step tells."""
+
+    def step(self, text: str, *, upto: float | None = None) -> None:
         """A new step."""
         self._step = clean_line(text, limit=500)
         self._percent = -1
@@ -53,6 +64,47 @@ class InstallProgress:
             filled = _BAR * percent // 100
             self._line.show(f"{full * filled}{empty * (_BAR - filled)} {percent:3d} % {self._step}")
 
+    def line(self, text: str) -> None:
+        """What a program prints is for a log, not for a terminal with a bar."""
+        if not self._line.visible:
+            click.echo(clean_line(text), err=True)
+
+
+class InstallReports:
+    """Progress for another process: reports on standard error, five a second at most."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._meter = Meter()
+        self._clock = clock
+        self._next = 0.0
+
+    def begin(self, source: str) -> None:
+        """Another source."""
+        self._meter.begin(source)
+
+    def step(self, text: str, *, upto: float | None = None) -> None:
+        """A new step, told at once."""
+        self._meter.step(text, upto)
+        self._tell(self._meter.report)
+
+    def advance(self, done: int, total: int | None) -> None:
+        """Told now and then."""
+        self._meter.advance(done, total)
+        if self._clock() >= self._next:
+            self._tell(self._meter.report)
+
+    def line(self, text: str) -> None:
+        """A line for the log."""
+        click.echo(clean_line(text), err=True)
+
+    def failed(self, error: CyberError) -> None:
+        """The end."""
+        self._tell(Report(error=str(error)))
+
+    def _tell(self, report: Report) -> None:
+        self._next = self._clock() + _REPORT_INTERVAL
+        click.echo(report.line(), err=True)
+
 
 @click.command()
 @click.option(
@@ -69,6 +121,7 @@ class InstallProgress:
 @click.option("--mirror", metavar="URL", help="Debian mirror, if not the one that apt uses.")
 @click.option("--github-api", metavar="URL", help="GitHub's API, or a mirror of it.")
 @click.option("--github-url", metavar="URL", help="GitHub's downloads, or a mirror of them.")
+@click.option("--reports", is_flag=True, hidden=True)
 @json_option
 @click.pass_obj
 def install_llama(
@@ -81,6 +134,7 @@ def install_llama(
     mirror: str | None,
     github_api: str | None,
     github_url: str | None,
+    reports: bool,
     as_json: bool,
 ) -> int:
     """Get a llama-server into the data directory; nothing is installed system-wide.
@@ -90,14 +144,13 @@ def install_llama(
     """
     from cyber_inference_tui.llama.install.auto import Installer  # noqa: PLC0415 - not for --help
 
-    settings = options.load().settings
-    if source == "source":
-        _explain_build(settings)
-        return 1
     if mirror is not None and source == "github":
         raise click.UsageError("--mirror is a Debian mirror and does not go with --from github.")
+    settings = options.load().settings
     terminal = stderr_terminal(options.environ)
-    with ProgressLine(terminal) as line:
+    with ProgressLine(terminal) as line, _told(reports, terminal, line) as progress:
+        if source == "source":
+            _explain_build(settings)
         installer = Installer(
             data_dir=settings.data_dir,
             setting=settings.llama_server_path,
@@ -106,7 +159,7 @@ def install_llama(
             sources=_sources(
                 source, settings, options, mirror=mirror, api=github_api, download=github_url
             ),
-            progress=InstallProgress(terminal, line),
+            progress=progress,
             now=lambda: datetime.now(UTC),
         )
         if check:
@@ -123,6 +176,27 @@ def install_llama(
     for warning in record.warnings:
         click.echo(terminal.paint(f"Warning: {warning}", YELLOW), err=True, color=True)
     return 0
+
+
+@contextmanager
+def _told(reports: bool, terminal: Terminal, line: ProgressLine) -> Iterator[Progress]:
+    """Who is told of the progress: a person, or with ``reports`` the process that started us.
+
+    A SIGTERM inside is as a Ctrl-C: what was begun is cleaned up.
+    """
+    told = InstallReports()
+    former = None
+    if threading.current_thread() is threading.main_thread():
+        former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield told if reports else InstallProgress(terminal, line)
+    except CyberError as error:
+        if reports:
+            told.failed(error)
+        raise
+    finally:
+        if former is not None:
+            signal.signal(signal.SIGTERM, former)
 
 
 def _sources(

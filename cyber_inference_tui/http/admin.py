@@ -15,6 +15,7 @@ from cyber_inference_tui.errors import NotFoundError
 from cyber_inference_tui.http.api import ServiceApi
 from cyber_inference_tui.http.errors import method_not_allowed
 from cyber_inference_tui.http.wire import (
+    Nothing,
     decoded,
     flag,
     json_answer,
@@ -29,10 +30,6 @@ DEFAULT_LOG_LINES = 200
 MAX_LOG_LINES = 100_000
 LOG_POSITION = "X-Last-Event-ID"
 """Header of a log: the newest event there was when it was read, to follow it from there."""
-
-
-class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a write that has nothing to say."""
 
 
 class _NewValue(msgspec.Struct, forbid_unknown_fields=True):
@@ -136,7 +133,7 @@ class Admin:
     async def _no_body(self, request: web.Request) -> None:
         await read_json(
             request,
-            _Nothing,
+            Nothing,
             limit=self._service.settings.max_body_size,
             expected="nothing, or an empty JSON object",
         )

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from cyber_inference_tui.records import (
     ConfigValueRecord,
+    InstallRecord,
     ModelRecord,
     ModelTotals,
     RequestRecord,
@@ -42,6 +43,19 @@ class ServiceSettings(Protocol):
         """Bytes a request's body may have."""
 
 
+class InstallationApi(Protocol):
+    """Getting a llama-server."""
+
+    async def state(self) -> InstallRecord:
+        """How it stands."""
+
+    async def start(self, source: str, /) -> InstallRecord:
+        """Begin; ``ConflictError`` while one is running."""
+
+    async def cancel(self) -> InstallRecord:
+        """End the one that is running, if there is one."""
+
+
 class ServiceApi(Protocol):
     """The service below. Every method raises ``CyberError``s only."""
 
@@ -56,6 +70,13 @@ class ServiceApi(Protocol):
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
+
+    @property
+    def installation(self) -> InstallationApi:
+        """Getting a llama-server."""
+
+    async def add_demo(self) -> ModelRecord:
+        """Add the built-in model."""
 
     def status(self) -> StatusRecord:
         """The service in one glance."""

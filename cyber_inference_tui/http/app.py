@@ -21,6 +21,7 @@ from cyber_inference_tui.http.errors import (
 from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.history import PastRecords
+from cyber_inference_tui.http.install import Installing
 from cyber_inference_tui.http.metrics import MetricsPage
 from cyber_inference_tui.http.models import ModelListing
 from cyber_inference_tui.http.resources import Resources
@@ -58,6 +59,7 @@ def assemble(
     """
     admin = Admin(service)
     past = PastRecords(service)
+    installing = Installing(service)
     resources = Resources(service)
     listing = ModelListing(service)
     metrics = MetricsPage(service, forward)
@@ -81,6 +83,12 @@ def assemble(
     table.add("/admin/totals", Area.ADMIN, {"GET": past.totals})
     table.add("/admin/config", Area.ADMIN, {"GET": admin.config})
     table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": admin.set_config})
+    table.add(
+        "/admin/install",
+        Area.ADMIN,
+        {"GET": installing.state, "POST": installing.start, "DELETE": installing.cancel},
+    )
+    table.add("/admin/demo", Area.ADMIN, {"POST": installing.demo})
     # A HEAD of something endless would be a stream that nobody can read.
     table.add("/admin/events", Area.ADMIN, {"GET": streams.sse}, head=False)
     table.add("/ws/logs", Area.ADMIN, {"GET": streams.logs}, head=False)

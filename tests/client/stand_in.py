@@ -12,6 +12,8 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.records import (
+    InstallRecord,
+    InstallState,
     LlamaServerRecord,
     ModelRecord,
     ModelStatus,
@@ -30,6 +32,7 @@ class StandIn:
         self.port = 0
         self.models: dict[str, ModelRecord] = {}
         self.logs: dict[str, str] = {}
+        self.install = InstallRecord()
         self.samples: list[ResourceSample] = []
         self.past: dict[str, list[RequestRecord] | list[SessionRecord] | list[ModelTotals]] = {}
         """What ``requests``, ``sessions`` and ``totals`` answer."""
@@ -74,6 +77,10 @@ class StandIn:
         app = web.Application(middlewares=[self._check])
         app.router.add_get("/admin/status", self._status)
         app.router.add_get("/admin/resources", self._resources)
+        app.router.add_get("/admin/install", self._install)
+        app.router.add_post("/admin/install", self._install)
+        app.router.add_delete("/admin/install", self._install)
+        app.router.add_post("/admin/demo", self._demo)
         app.router.add_get("/admin/models", self._models)
         app.router.add_get("/admin/models/{id:.+}", self._model)
         app.router.add_post("/admin/models/{id:.+}/load", self._load)
@@ -112,6 +119,17 @@ class StandIn:
 
     async def _resources(self, request: web.Request) -> web.Response:
         return answer(self.samples if "history" in request.query else self.samples[-1])
+
+    async def _install(self, request: web.Request) -> web.Response:
+        if request.method == "POST":
+            wish = msgspec.json.decode(await request.read(), type=dict[str, str])
+            self.install = InstallRecord(state=InstallState.RUNNING, source=wish["from"])
+        elif request.method == "DELETE":
+            self.install = InstallRecord(state=InstallState.CANCELLED)
+        return answer(self.install)
+
+    async def _demo(self, request: web.Request) -> web.Response:
+        return answer(self.models.setdefault("demo", ModelRecord(id="demo")))
 
     async def _models(self, request: web.Request) -> web.Response:
         return answer(list(self.models.values()))

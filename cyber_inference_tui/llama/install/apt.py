@@ -20,7 +20,7 @@ from cyber_inference_tui.text import clean_line
 
 _TIME_LIMIT = 900.0
 _LINES_KEPT = 400
-_NEEDED = ("apt-get", "apt-cache", "apt-config", "dpkg-deb")
+NEEDED_PROGRAMS = ("apt-get", "apt-cache", "apt-config", "dpkg-deb")
 
 # What of the system's apt settings is taken over: proxies, timeouts, date checks. Not what
 # weakens the signatures, and not what else would be fetched.
@@ -56,7 +56,7 @@ class PrivateApt:
         # Hooks and dpkg-deb want sbin, too.
         self._environ["PATH"] = f"{environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"
         self._environ |= {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-        for program in _NEEDED:
+        for program in NEEDED_PROGRAMS:
             if shutil.which(program, path=self._environ["PATH"]) is None:
                 raise InstallError(f"This machine has no {program}, so it has no apt to ask.")
         if re.search(r'["\\\n]', str(folder)):

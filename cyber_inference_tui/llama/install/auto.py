@@ -135,6 +135,7 @@ class Installer:
                 with _opened(make) as source:
                     if source.name in given_up:
                         continue
+                    self._progress.begin(source.name)
                     try:
                         return self._install_from(source, version, None if force else present)
                     except InstallError as error:
@@ -161,7 +162,7 @@ class Installer:
         with self._layout.staging() as staging:
             source.unpack(offer, staging, final, self._progress)
             self._layout.move_in(staging, final)
-        self._progress.step("checking that it runs")
+        self._progress.step("checking that it runs", upto=1.0)
         try:
             devices = self._verify(final / "bin" / PROGRAM)
             self._layout.activate(

@@ -132,7 +132,7 @@ class GithubSource:
                 f"{self._repository} has no builds for {self._target.system} on "
                 f"{self._target.machine}."
             )
-        progress.step(f"asking {self._host(self._api)} for releases")
+        progress.step(f"asking {self._host(self._api)} for releases", upto=0.02)
         _check_name(self._host(self._api))
         releases = self._releases(version)
         for release in releases:
@@ -156,9 +156,9 @@ class GithubSource:
         if not found:
             raise InstallError(f"GitHub gives no SHA-256 of {asset.name}, so it cannot be trusted.")
         archive = staging / "archive"
-        progress.step(f"downloading {asset.name} ({asset.size / 1e6:.1f} MB)")
+        progress.step(f"downloading {asset.name} ({asset.size / 1e6:.1f} MB)", upto=0.9)
         self._fetch(offer, asset, found[1], archive, progress)
-        progress.step(f"unpacking {asset.name}")
+        progress.step(f"unpacking {asset.name}", upto=0.95)
         unpacked = staging / "unpacked"
         unpacked.mkdir()
         unpack_archive(archive, unpacked, limits=self._limits)

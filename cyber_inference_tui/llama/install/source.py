@@ -19,11 +19,20 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 class Progress(Protocol):
     """Who is told how far an installation is."""
 
-    def step(self, text: str) -> None:
-        """A new step begins; ``text`` is one plain line."""
+    def begin(self, source: str) -> None:
+        """This source's turn: whatever was told of the one before it is over."""
+
+    def step(self, text: str, *, upto: float | None = None) -> None:
+        """A new step begins; ``text`` is one plain line.
+
+        At its end ``upto`` (0 to 1) of the source's whole work is done, as far as one can guess.
+        """
 
     def advance(self, done: int, total: int | None) -> None:
         """``done`` of ``total`` units (bytes or per mille) of this step; ``None`` = unknown."""
+
+    def line(self, text: str) -> None:
+        """A line that a program at work on this step has printed."""
 
 
 class Source(Protocol):
