@@ -75,6 +75,9 @@ class DebianSource:
         """Remove apt's folder."""
         shutil.rmtree(self._work, ignore_errors=True)
 
+    def finished(self) -> None:
+        """Nothing was kept."""
+
     def offer(self, version: str | None, progress: Progress) -> Offer:
         """The version in the archive; it holds one only, others are refused."""
         reasons = []

@@ -14,6 +14,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     version: str
     """As the source names it: ``b6543``, ``0.7.0+dfsg-2``."""
+    backend: str = ""
+    """What it is made for (``CUDA``): a device of that name has to show, or it is no good."""
 
 
 class Progress(Protocol):
@@ -50,6 +52,9 @@ class Source(Protocol):
 
         ``staging`` will be renamed to ``final`` afterwards, for builds that name their own place.
         """
+
+    def finished(self) -> None:
+        """The build is in use: what was kept for another try may go."""
 
     def close(self) -> None:
         """Give back what ``offer`` keeps for ``unpack``."""

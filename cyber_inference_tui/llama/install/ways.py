@@ -15,7 +15,13 @@ from cyber_inference_tui.llama.install.apt import NEEDED_PROGRAMS
 from cyber_inference_tui.llama.install.apt_sources import find_mirrors
 from cyber_inference_tui.llama.install.build import find_nvcc, missing_tools, tools_hint
 from cyber_inference_tui.llama.install.github import Platform, asset_patterns
-from cyber_inference_tui.llama.install.machine import Gpu, gpus, has_vulkan_driver
+from cyber_inference_tui.llama.install.machine import (
+    Gpu,
+    gpus,
+    has_render_device,
+    has_vulkan_driver,
+    has_vulkan_loader,
+)
 from cyber_inference_tui.records import InstallSource
 
 _GITHUB_GLIBC = {"x86_64": (2, 35), "aarch64": (2, 39)}
@@ -38,10 +44,17 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
     has_keys: bool
     """Debian's archive keys are there."""
     gpus: tuple[Gpu, ...]
-    has_vulkan: bool
+    has_vulkan_driver: bool
+    has_vulkan_loader: bool
+    has_render_device: bool
     has_nvcc: bool
     missing_tools: tuple[str, ...]
     """Programs for building that are not there."""
+
+    @property
+    def vulkan(self) -> bool:
+        """A GPU that a build with Vulkan can use, as far as files tell."""
+        return (bool(self.gpus) or self.has_render_device) and self.has_vulkan_driver
 
     @property
     def nvidia(self) -> bool:
@@ -61,7 +74,9 @@ def gather_facts(root: Path, environ: Mapping[str, str]) -> MachineFacts:
         has_mirror=bool(mirrors),
         has_keys=any(mirror.keyrings for mirror in mirrors),
         gpus=gpus(root),
-        has_vulkan=has_vulkan_driver(root),
+        has_vulkan_driver=has_vulkan_driver(root),
+        has_vulkan_loader=has_vulkan_loader(root),
+        has_render_device=has_render_device(root),
         has_nvcc=find_nvcc(root, environ) is not None,
         missing_tools=missing_tools(environ),
     )
@@ -79,6 +94,7 @@ def ways(facts: MachineFacts) -> tuple[InstallSource, ...]:
 
 def _github(facts: MachineFacts) -> InstallSource:
     target = Platform(facts.system, facts.machine)
+    kind = _prebuilt(facts, loader=facts.has_vulkan_loader)
     problem = None
     if not asset_patterns(target, gpu=False):
         problem = f"There is no build for {facts.system} on {facts.machine}."
@@ -93,7 +109,7 @@ def _github(facts: MachineFacts) -> InstallSource:
             )
     return InstallSource(
         name="github",
-        summary=f"a prebuilt release of llama.cpp, {_prebuilt(facts)}; a minute",
+        summary=f"a prebuilt release of llama.cpp, {kind}; a minute",
         possible=problem is None,
         problem=problem,
     )
@@ -109,7 +125,7 @@ def _debian(facts: MachineFacts) -> InstallSource:
         problem = "The package debian-archive-keyring is not installed."
     return InstallSource(
         name="debian",
-        summary=f"Debian's package, unpacked into the data directory, {_prebuilt(facts)}; a minute",
+        summary=f"Debian's package in the data directory, {_prebuilt(facts)}; a minute",
         possible=problem is None,
         problem=problem,
     )
@@ -117,7 +133,7 @@ def _debian(facts: MachineFacts) -> InstallSource:
 
 def _source(facts: MachineFacts) -> InstallSource:
     device = "CPU"
-    if facts.has_nvcc:
+    if facts.has_nvcc and facts.nvidia:
         device = "GPU, with CUDA"
     elif facts.nvidia:
         device = "CPU, as CUDA's compiler nvcc is not here"
@@ -126,7 +142,8 @@ def _source(facts: MachineFacts) -> InstallSource:
         problem = f"Building on {facts.system} is not provided for."
     elif facts.missing_tools:
         problem = (
-            f"{' and '.join(facts.missing_tools)} are missing. {tools_hint(facts.missing_tools)}"
+            f"What it needs is missing: {', '.join(facts.missing_tools)}. "
+            f"{tools_hint(facts.missing_tools)}"
         )
     return InstallSource(
         name="source",
@@ -136,10 +153,11 @@ def _source(facts: MachineFacts) -> InstallSource:
     )
 
 
-def _prebuilt(facts: MachineFacts) -> str:
+def _prebuilt(facts: MachineFacts, *, loader: bool = True) -> str:
+    """``loader``: Vulkan's loader is there, or comes along."""
     if facts.system == "Darwin":
         return "for Metal"
-    return "for the GPU, with Vulkan" if facts.gpus and facts.has_vulkan else "for the CPU"
+    return "for the GPU, with Vulkan" if facts.vulkan and loader else "for the CPU"
 
 
 def _dotted(version: tuple[int, int]) -> str:
