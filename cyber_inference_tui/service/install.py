@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 import msgspec
@@ -14,19 +13,16 @@ import msgspec
 from cyber_inference_tui.errors import ConflictError, CyberError, ShuttingDownError
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.install.auto import InstallRecord as Outcome
-from cyber_inference_tui.llama.install.layout import Layout
 from cyber_inference_tui.llama.install.report import Report, read_report
-from cyber_inference_tui.llama.install.ways import gather_facts, ways
 from cyber_inference_tui.llama.log import LogRing
-from cyber_inference_tui.records import InstallRecord, InstallSource, InstallState, ServiceEvent
+from cyber_inference_tui.records import InstallRecord, InstallState, ServiceEvent
+from cyber_inference_tui.service.install_ground import AUTO, Ground
 from cyber_inference_tui.service.installer_process import InstallerProcess
-from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Loaded
+from cyber_inference_tui.service.update_check import UpdateCheck
 from cyber_inference_tui.text import clean_line
 
 INSTALL_LOG = "install"
 """The id of the log with an installation's output."""
-
-AUTO = "auto"
 
 _TIME_LIMIT = 6 * 3600.0
 """Seconds for all of it: a build on a small board takes hours."""
@@ -35,51 +31,6 @@ _NEWS_INTERVAL = 0.5
 _TIDY_LIMIT = 30.0
 
 _logger = logging.getLogger(__name__)
-
-
-class Ground(msgspec.Struct, frozen=True, kw_only=True):
-    """What an installation stands on. The functions block."""
-
-    argv: Callable[[str], Sequence[str]]
-    """The command that gets one from this source; ``auto`` is one of them."""
-    environ: Callable[[], Mapping[str, str]]
-    sources: Callable[[], tuple[InstallSource, ...]]
-    """The ways there are on this machine."""
-    tidy: Callable[[], None]
-    """Remove what an installation that was killed has left."""
-
-
-def ground_for(loaded: Callable[[], Loaded], environ: Mapping[str, str]) -> Ground:
-    """The ground of a service whose settings ``loaded`` gives."""
-
-    def argv(source: str) -> list[str]:
-        settings = loaded().settings
-        path = loaded().config_path
-        current = Layout(settings.data_dir).current()
-        if source == AUTO and current is not None:
-            # It keeps any that is there already; who asks now wants a newer one of its kind.
-            source = current.source
-        return [
-            *(sys.executable, "-m", "cyber_inference_tui", "install-llama"),
-            *("--from", source, "--json", "--reports", "--data-dir", str(settings.data_dir)),
-            *(("--config", str(path)) if path.is_file() else ()),
-        ]
-
-    def environment() -> dict[str, str]:
-        # A file that was removed means the defaults here; there it would be a mistake.
-        gone = not loaded().config_path.is_file()
-        return {k: v for k, v in environ.items() if not (gone and k == CONFIG_VARIABLE)}
-
-    def tidy() -> None:
-        with Layout(loaded().settings.data_dir).locked():
-            pass
-
-    return Ground(
-        argv=argv,
-        environ=environment,
-        sources=lambda: ways(gather_facts(loaded().settings.system_root, environ)),
-        tidy=tidy,
-    )
 
 
 class Installation:
@@ -105,6 +56,9 @@ class Installation:
         self._publish = publish
         self._found = found
         self._now = now
+        self._updates = UpdateCheck(
+            known=ground.known, argv=ground.check_argv, environ=ground.environ, guard=guard
+        )
         self._record = InstallRecord()
         self._process: InstallerProcess | None = None
         self._task: asyncio.Task[None] | None = None
@@ -118,7 +72,9 @@ class Installation:
     async def state(self) -> InstallRecord:
         """How it stands, and which ways there are now."""
         sources = await asyncio.to_thread(self._ground.sources)
-        return msgspec.structs.replace(self._record, sources=sources)
+        idle = not self._closed and self._record.state is not InstallState.RUNNING
+        update = await self._updates.version(look=idle)
+        return msgspec.structs.replace(self._record, sources=sources, update=update)
 
     async def start(self, source: str) -> InstallRecord:
         """Begin; raises ``ConflictError`` while one is running."""
@@ -153,6 +109,7 @@ class Installation:
     async def close(self) -> None:
         """End what is running, for good."""
         self._closed = True
+        await self._updates.stop()
         task, self._task = self._task, None
         if task is not None:
             self._cancelled = True
@@ -169,6 +126,8 @@ class Installation:
             # It may still be tidying up.
             await asyncio.wait({former}, timeout=_TIDY_LIMIT)
         _logger.info("installing a llama-server (from %s)", source)
+        # Both would want the same lock.
+        await self._updates.stop()
         code: int | None = None
         result = b""
         try:

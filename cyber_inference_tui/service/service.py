@@ -48,7 +48,8 @@ from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
-from cyber_inference_tui.service.install import INSTALL_LOG, Installation, ground_for
+from cyber_inference_tui.service.install import INSTALL_LOG, Installation
+from cyber_inference_tui.service.install_ground import ground_for
 from cyber_inference_tui.service.listing import (
     disk_paths,
     library_for,
@@ -132,7 +133,7 @@ class Service:
             now=utc_now,
         )
         self.installation = Installation(
-            ground_for(lambda: self.loaded, environ),
+            ground_for(lambda: self.loaded, environ, utc_now),
             guard=self._launcher.guard,
             log=self._logs.ring(INSTALL_LOG),
             publish=partial(self.events.publish, "service"),

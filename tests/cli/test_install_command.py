@@ -136,13 +136,13 @@ def test_reports_are_for_another_process(
     assert install("--json", "--reports") == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["version"] == "b6543"
-    reports = [read_report(line.encode()) for line in captured.err.splitlines()]
+    reports = [read_report(line.encode()) for line in captured.err.split("\n") if line]
     assert all(report is not None and report.source == "github" for report in reports)
     shares = [report.progress for report in reports if report is not None]
     assert shares == sorted(shares, key=lambda share: share or 0.0)
     server.answers["/repos/ggml-org/llama.cpp/releases"] = (500, {}, b"")
     assert install("--from", "github", "--force", "--reports") == 1
-    first, *_ = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    first, *_ = [line for line in capsys.readouterr().err.split("\n") if "error" in line]
     report = read_report(first.encode())
     assert report is not None
     assert "status 500" in (report.error or "")

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -16,10 +16,14 @@ import pytest
 
 from cyber_inference_tui.errors import ConflictError, NoLlamaServerError, ShuttingDownError
 from cyber_inference_tui.llama.guard import ProcessGuard
+from cyber_inference_tui.llama.install.layout import Layout, Newest
 from cyber_inference_tui.llama.install.report import Report
 from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.records import InstallRecord, InstallSource, InstallState, ServiceEvent
-from cyber_inference_tui.service.install import Ground, Installation
+from cyber_inference_tui.service.install import Installation
+from cyber_inference_tui.service.install_ground import Ground, ground_for
+from cyber_inference_tui.service.update_check import Known
+from cyber_inference_tui.settings.load import Loaded, load
 
 WAYS = (InstallSource(name="github", summary="quick", recommended=True),)
 OUTCOME = {
@@ -43,6 +47,8 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.script = folder / "installer.py"
+        self.check = folder / "check.py"
+        self.known = Known()
         self.program = sys.executable
         self.events: list[ServiceEvent] = []
         self.tidied = 0
@@ -55,6 +61,8 @@ class Bench:
                 argv=lambda source: [self.program, str(self.script), source],
                 environ=lambda: {"PATH": "/usr/bin:/bin"},
                 sources=lambda: WAYS,
+                known=lambda: self.known,
+                check_argv=lambda: [self.program, str(self.check), str(folder)],
                 tidy=self._tidy,
             ),
             guard=self.guard,
@@ -71,6 +79,14 @@ class Bench:
         self.found += 1
         if self.found_error is not None:
             raise self.found_error
+
+    def looks(self, then: str = "") -> None:
+        """What a look for a newer version does, after it was noted."""
+        self.check.write_text(f"import time\nopen({str(self.looked)!r}, 'a').write('x')\n{then}\n")
+
+    @property
+    def looked(self) -> Path:
+        return self.folder / "looked"
 
     def says(self, *lines: str | Report, then: str = "") -> None:
         """What the installer prints on standard error, and the code that follows."""
@@ -112,6 +128,12 @@ async def bench_in(folder: Path) -> AsyncIterator[Bench]:
     finally:
         await bench.installation.close()
         await bench.guard.stop()
+
+
+async def eventually(look: Callable[[], object]) -> None:
+    async with asyncio.timeout(LIMIT):
+        while not look():
+            await asyncio.sleep(0.01)
 
 
 SUCCESS = f"print({json.dumps(OUTCOME)!r})"
@@ -269,3 +291,108 @@ async def test_a_setting_that_keeps_the_new_one_from_use_is_no_failure(tmp_path:
         bench.says(then=SUCCESS)
         await bench.installation.start("auto")
         assert (await bench.over()).state is InstallState.DONE
+
+
+async def test_a_newer_version_is_looked_up_beside_and_once(tmp_path: Path) -> None:
+    async with bench_in(tmp_path) as bench:
+        bench.looks()
+        assert (await bench.installation.state()).update is None
+        bench.known = Known(due=True)
+        for _ in range(3):
+            assert (await bench.installation.state()).update is None
+        await eventually(bench.looked.exists)
+        await eventually(lambda: not bench.processes())
+        bench.known = Known(version="b2", due=True)
+        assert (await bench.installation.state()).update == "b2"
+        await asyncio.sleep(0)
+        assert not bench.processes()
+        assert bench.looked.read_text() == "x"
+
+
+async def test_an_installation_does_not_wait_for_a_look(tmp_path: Path) -> None:
+    async with bench_in(tmp_path) as bench:
+        bench.looks(HANGS)
+        bench.known = Known(due=True)
+        await bench.installation.state()
+        await eventually(bench.looked.exists)
+        bench.says(then=SUCCESS)
+        await bench.installation.start("auto")
+        assert (await bench.over()).state is InstallState.DONE
+        assert not bench.processes()
+
+
+async def test_a_look_ends_with_the_service(tmp_path: Path) -> None:
+    async with bench_in(tmp_path) as bench:
+        bench.looks(HANGS)
+        bench.known = Known(due=True)
+        await bench.installation.state()
+        await eventually(bench.looked.exists)
+        await bench.installation.close()
+        assert not bench.processes()
+
+
+class Home:
+    """A data directory, and the ground of a service that has it."""
+
+    def __init__(self, folder: Path, *, config: str = "") -> None:
+        self.config = folder / "config.toml"
+        self.config.write_text(config)
+        self.folder = folder / "data" / "llama"
+        environ = {"PATH": "/usr/bin:/bin", "CYBER_INFERENCE_CONFIG": str(self.config)}
+        flags = {"data_dir": str(folder / "data")}
+        loaded: Loaded = load(config=self.config, environ=environ, flags=flags)
+        self.ground = ground_for(lambda: loaded, environ, now)
+
+    def install(self, source: str, version: str) -> None:
+        layout = Layout(self.folder.parent)
+        folder = layout.root / f"{source}-{version}"
+        (folder / "bin").mkdir(parents=True)
+        layout.activate(folder, source=source, version=version, devices=(), now=now())
+
+    def saw(self, source: str, version: str, ago: timedelta = timedelta()) -> None:
+        newest = Newest(source=source, version=version, seen_at=now() - ago)
+        Layout(self.folder.parent).note_newest(newest)
+
+
+def test_auto_brings_what_is_installed_up_to_date(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    argv = list(home.ground.argv("auto"))
+    assert argv[argv.index("--from") + 1] == "auto"
+    assert argv[argv.index("--data-dir") + 1] == str(tmp_path / "data")
+    assert argv[argv.index("--config") + 1] == str(tmp_path / "config.toml")
+    home.install("debian", "1")
+    argv = list(home.ground.argv("auto"))
+    assert argv[argv.index("--from") + 1] == "debian"
+    argv = list(home.ground.argv("source"))
+    assert argv[argv.index("--from") + 1] == "source"
+    assert "--check" in home.ground.check_argv()
+
+
+def test_a_configuration_file_that_was_removed(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    assert "CYBER_INFERENCE_CONFIG" in home.ground.environ()
+    home.config.unlink()
+    assert "--config" not in home.ground.argv("auto")
+    assert "CYBER_INFERENCE_CONFIG" not in home.ground.environ()
+
+
+def test_when_it_is_time_to_look(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    assert home.ground.known() == Known()
+    home.install("github", "b1")
+    assert home.ground.known() == Known(due=True)
+    home.saw("debian", "9")
+    assert home.ground.known() == Known(due=True)
+    home.saw("github", "b1")
+    assert home.ground.known() == Known()
+    home.saw("github", "b2")
+    assert home.ground.known() == Known(version="b2")
+    home.saw("github", "b1", ago=timedelta(days=2))
+    assert home.ground.known() == Known(due=True)
+
+
+def test_anothers_llama_server_is_not_looked_after(tmp_path: Path) -> None:
+    home = Home(tmp_path, config='llama_server_path = "/opt/llama-server"\n')
+    home.install("github", "b1")
+    home.saw("github", "b2")
+    assert home.ground.known() == Known()
