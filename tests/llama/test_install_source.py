@@ -133,7 +133,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def test_it_compiles_and_installs(bench: Bench) -> None:
-    bench.says("env > $HOME/../environment")
     bench.says(f"env > {bench.folder}/environment; echo warning: odd")
     bench.build()
     folder = bench.folder / "data" / "llama" / "source-b6543"
@@ -183,6 +182,12 @@ def test_a_release_that_failed_is_left_for_a_newer_one(bench: Bench) -> None:
     bench.build()
     assert (bench.folder / "data/llama/current").readlink() == Path("source-b6600")
     assert bench.kept() == []
+
+
+def test_cmakes_own_errors_are_told_with_their_reason(bench: Bench) -> None:
+    bench.says("printf 'CMake Error at x:1 (message):\\n\\n  CUDA Toolkit not found\\n'; exit 1")
+    with pytest.raises(BuildError, match=r"CMake Error at x:1 \(message\): CUDA Toolkit not found"):
+        bench.build()
 
 
 def test_memory_that_ran_out_is_said(bench: Bench) -> None:
@@ -308,6 +313,10 @@ def test_an_interrupted_build_leaves_no_process_and_goes_on(
     assert b"Traceback" not in errors
     until(lambda: not running(bench.folder), "the end of every process")
     hold.unlink()
+    # The first object is an old one; the second was being written.
+    build = bench.folder / "data/llama/.build-b6543/build"
+    os.utime(build / "1.o", (0, 0))
+    (build / "2.o").write_text("half")
     # By now there is a newer release: what was begun is finished first.
     bench.serve("b6600")
     again = start(bench)

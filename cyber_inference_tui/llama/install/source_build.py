@@ -30,7 +30,12 @@ _WORTH = 7 * 86_400.0
 """Seconds for which an interrupted build is gone on with; then the newest release is better."""
 
 _TAIL = 15
-_ERROR = re.compile(r"(?:fatal )?error\b|^CMake Error|^nvcc fatal|undefined reference|Killed")
+_ERROR = re.compile(
+    r"(?:^|[\s:])(?:fatal )?error\s*:|^CMake Error|^nvcc fatal|undefined reference|\bKilled\b"
+)
+_CMAKE_ERROR = "CMake Error"
+_HALF_WRITTEN = 5.0
+"""Seconds before the last sign of a killed build in which an object may be half written."""
 _NO_MEMORY = re.compile(r"Killed signal terminated program|\bKilled$|cannot allocate memory", re.I)
 # make's "[ 42%] Building …" and ninja's "[12/345] Building …".
 _PERCENT = re.compile(r"^\[ *(\d{1,3})%\]")
@@ -118,12 +123,8 @@ class SourceBuild:
         progress.step(f"compiling {offer.version} for {device} ({jobs})", upto=0.97)
         build = folder / "build"
         targets = [PROGRAM, *([FIT_PARAMS] if self._has_target(build, FIT_PARAMS) else [])]
-        self._run(
-            ["cmake", "--build", str(build), "--target", *targets, "-j", str(plan.jobs)],
-            folder,
-            _COMPILE_TIME,
-            progress,
-        )
+        command = ["cmake", "--build", str(build), "--target", *targets, "-j", str(plan.jobs)]
+        self._compile(command, folder, progress)
         progress.step("putting the program together", upto=0.98)
         _gather(build / "bin", staging / "lib")
         link_program(staging)
@@ -176,6 +177,19 @@ class SourceBuild:
             progress,
         )
 
+    def _compile(self, command: Sequence[str], folder: Path, progress: Progress) -> None:
+        running = folder / "compiling"
+        if running.exists():
+            _drop_newest(folder / "build")
+        running.touch()
+        try:
+            self._run(command, folder, _COMPILE_TIME, progress)
+        except BuildError:
+            # It came to an end of its own: whatever it wrote is whole.
+            running.unlink()
+            raise
+        running.unlink()
+
     def _has_target(self, build: Path, target: str) -> bool:
         ended = run_program(
             ["cmake", "--build", str(build), "--target", "help"],
@@ -199,6 +213,9 @@ class SourceBuild:
                 progress.advance(int(found[1]), int(found[2]))
             elif not first and _ERROR.search(line):
                 first.append(line)
+            elif len(first) == 1 and first[0].startswith(_CMAKE_ERROR) and line.strip():
+                # The line itself only tells where it is.
+                first.append(line)
             return True
 
         ended = run_program(
@@ -211,15 +228,29 @@ class SourceBuild:
 
 def _failure(ended: Ended, first: Sequence[str]) -> BuildError:
     lines = [line for line in ended.lines if line.strip()]
-    reason = next(iter([*first, *lines[-1:]]), f"exit code {ended.code}")
+    said = first or lines[-1:] or [f"exit code {ended.code}"]
+    reason = " ".join(line.strip() for line in said)
     hint = "The same command goes on with it once that is put right."
     if any(_NO_MEMORY.search(line) for line in lines):
         hint = "Memory ran out: unload models or close programs; the same command goes on with it."
     return BuildError(
-        f"Building llama-server failed: {reason.strip().rstrip('.')[:300]}.",
+        f"Building llama-server failed: {reason.rstrip('.')[:300]}.",
         hint=hint,
         log_tail=tuple(lines[-_TAIL:]),
     )
+
+
+def _drop_newest(build: Path) -> None:
+    """Remove what was written last before a build was killed: make would take it for whole."""
+    found = [
+        (path.stat().st_mtime, path)
+        for path in build.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    ]
+    last = max((at for at, _ in found), default=0.0)
+    for at, path in found:
+        if at > last - _HALF_WRITTEN and re.search(r"\.(?:o|a|so|dylib)\b", path.name):
+            path.unlink()
 
 
 def _gather(built: Path, lib: Path) -> None:
