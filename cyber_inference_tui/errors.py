@@ -253,8 +253,15 @@ class BuildError(InstallError):
 
     code = "build_failed"
 
-    def __init__(self, message: str, *, hint: str = "", log_tail: tuple[str, ...] = ()) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        param: str | None = None,
+        log_tail: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, hint=hint, param=param)
         self.log_tail = log_tail
 
 

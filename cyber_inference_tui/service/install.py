@@ -28,7 +28,7 @@ _TIME_LIMIT = 6 * 3600.0
 """Seconds for all of it: a build on a small board takes hours."""
 _GRACE = 0.3
 _NEWS_INTERVAL = 0.5
-_TIDY_LIMIT = 30.0
+_TIDY_LIMIT = 10.0
 
 _logger = logging.getLogger(__name__)
 
@@ -101,9 +101,15 @@ class Installation:
         """End the one that is running; nothing to do without one."""
         if self._record.state is InstallState.RUNNING:
             self._cancelled = True
-            if self._process is not None:
-                await self._process.stop(_GRACE)
-            await self._settled.wait()
+            try:
+                if self._process is not None:
+                    await self._process.stop(_GRACE)
+                async with asyncio.timeout(_TIDY_LIMIT):
+                    await self._settled.wait()
+            except TimeoutError as error:
+                raise CyberError(
+                    "The installation does not end.", hint="See the service's log."
+                ) from error
         return await self.state()
 
     async def close(self) -> None:
@@ -125,6 +131,17 @@ class Installation:
         if former is not None:
             # It may still be tidying up.
             await asyncio.wait({former}, timeout=_TIDY_LIMIT)
+        try:
+            await self._work(source)
+        finally:
+            if not self._settled.is_set():
+                self._settle(
+                    InstallState.FAILED,
+                    "install failed",
+                    "Something unexpected went wrong; see the service's log.",
+                )
+
+    async def _work(self, source: str) -> None:
         _logger.info("installing a llama-server (from %s)", source)
         # Both would want the same lock.
         await self._updates.stop()
@@ -158,6 +175,7 @@ class Installation:
             if not self._cancelled:
                 await asyncio.wait({process.exited}, timeout=_TIME_LIMIT)
             if not process.exited.done():
+                # Cancelled before it was there, or too slow.
                 self._error = f"It took longer than {_TIME_LIMIT / 3600:g} hours."
                 await process.stop(_GRACE)
                 return None

@@ -45,10 +45,12 @@ def test_a_small_jetson() -> None:
         "-DGGML_CUDA=ON",
         "-DCMAKE_CUDA_COMPILER=/usr/local/cuda/bin/nvcc",
         "-DCMAKE_CUDA_ARCHITECTURES=87",
+        "-DCMAKE_INSTALL_RPATH=$ORIGIN;/usr/local/cuda/lib64",
         "-DGGML_CUDA_NO_VMM=ON",
         "-DCMAKE_BUILD_TYPE=Release",
     } <= set(plan.options)
     assert (plan.jobs, plan.backend, plan.note) == (3, "CUDA", "")
+    assert plan.path == "/usr/local/cuda/bin"
 
 
 def test_a_large_jetson_keeps_its_memory_pool() -> None:

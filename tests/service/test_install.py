@@ -53,7 +53,7 @@ class Bench:
         self.events: list[ServiceEvent] = []
         self.tidied = 0
         self.found = 0
-        self.found_error: NoLlamaServerError | None = None
+        self.found_error: Exception | None = None
         self.log = LogRing(now=now)
         self.guard = ProcessGuard()
         self.installation = Installation(
@@ -220,6 +220,19 @@ async def test_an_installer_that_cannot_be_run(tmp_path: Path) -> None:
         record = await bench.over()
         assert record.state is InstallState.FAILED
         assert "cannot be run" in (record.error or "")
+
+
+async def test_what_nobody_foresaw_is_a_failure_too(tmp_path: Path) -> None:
+    async with bench_in(tmp_path) as bench:
+        bench.found_error = RuntimeError("a defect")
+        bench.says(then=SUCCESS)
+        await bench.installation.start("auto")
+        record = await bench.over()
+        assert (record.state, record.version) == (InstallState.FAILED, None)
+        assert "unexpected" in (record.error or "")
+        bench.found_error = None
+        await bench.installation.start("auto")
+        assert (await bench.over()).state is InstallState.DONE
 
 
 async def test_one_at_a_time_and_another_one_after_it(tmp_path: Path) -> None:

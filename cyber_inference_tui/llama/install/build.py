@@ -89,6 +89,8 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int
     backend: str = ""
     """``CUDA``, or nothing for the CPU alone."""
+    path: str = ""
+    """A further folder of programs, for the end of ``PATH``."""
     note: str = ""
     """What a person should know before it begins."""
 
@@ -110,12 +112,15 @@ def plan_build(facts: BuildFacts) -> BuildPlan:
             "in PATH.",
         )
     origin = "@loader_path" if facts.system == "Darwin" else "$ORIGIN"
-    options = [*_OPTIONS, f"-DCMAKE_INSTALL_RPATH={origin}"]
+    rpath = [origin]
+    options = [*_OPTIONS]
     nvidia = Gpu.JETSON in facts.gpus or Gpu.NVIDIA in facts.gpus
     backend = note = ""
     if nvidia and facts.nvcc is not None:
         backend = "CUDA"
         options += ["-DGGML_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={facts.nvcc}"]
+        # Not everywhere does the system's loader look there.
+        rpath.append(str(facts.nvcc.parent.parent / "lib64"))
         architecture = _architecture(facts)
         if architecture is not None:
             options.append(f"-DCMAKE_CUDA_ARCHITECTURES={architecture}")
@@ -127,9 +132,16 @@ def plan_build(facts: BuildFacts) -> BuildPlan:
             "There is no CUDA compiler (nvcc), so this build will not use the GPU; "
             f"`sudo apt-get install -y {package}` gets it."
         )
+    options.append(f"-DCMAKE_INSTALL_RPATH={';'.join(rpath)}")
     memory = max(facts.memory_available, facts.memory_total // 4)
     jobs = max(1, min(facts.cores, memory // _MEMORY_PER_JOB))
-    return BuildPlan(options=tuple(options), jobs=jobs, backend=backend, note=note)
+    return BuildPlan(
+        options=tuple(options),
+        jobs=jobs,
+        backend=backend,
+        path=str(facts.nvcc.parent) if backend and facts.nvcc else "",
+        note=note,
+    )
 
 
 def _architecture(facts: BuildFacts) -> str | None:

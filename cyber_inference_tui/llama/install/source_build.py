@@ -6,6 +6,7 @@ interrupted build goes on where it ended.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -109,6 +110,8 @@ class SourceBuild:
         plan = self._plan
         if plan is None:
             raise InstallError(f"No build of {offer.version} has been chosen.")
+        if plan.path:
+            self._environ["PATH"] = f"{self._environ.get('PATH', os.defpath)}:{plan.path}"
         if plan.note:
             progress.line(plan.note)
         self._folder = folder = self._layout.build_folder(offer.version)
