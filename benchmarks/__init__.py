@@ -1,1 +1,4 @@
-"""Measurements of the service beside nginx and llama-server itself; run by hand."""
+"""Measurements of the service, beside nginx and llama-server itself, and of the terminal app.
+
+Run by hand.
+"""

@@ -99,11 +99,25 @@ class InvalidApiKeyError(CyberError):
 
 
 class AdminLoginError(CyberError):
-    """``admin_password`` is set and the request carries no valid token."""
+    """``admin_password`` is set, and the request carries no token (or an old one): log in."""
 
     code = "admin_login_required"
     status = 401
     type = "authentication_error"
+
+
+class InvalidAdminPasswordError(AdminLoginError):
+    """A login with another password than ``admin_password``."""
+
+    code = "invalid_admin_password"
+
+
+class TooManyLoginsError(CyberError):
+    """Too many logins from one address had a wrong password; it has to wait."""
+
+    code = "too_many_logins"
+    status = 429
+    type = "rate_limit_error"
 
 
 class ForbiddenHostError(CyberError):

@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from cyber_inference_tui.cli.connection import connect, explain_absence
+from cyber_inference_tui.cli.connection import (
+    connect,
+    explain_absence,
+    explain_login,
+    service_url,
+)
 from cyber_inference_tui.errors import (
+    AdminLoginError,
     CyberError,
     ModelLoadError,
     NoLlamaServerError,
@@ -59,6 +65,8 @@ def with_client(settings: Settings, call: Callable[[ServiceClient], Awaitable[T]
         return asyncio.run(run())
     except NoServiceError as error:
         raise explain_absence(error, settings) from error
+    except AdminLoginError as error:
+        raise explain_login(error, service_url(settings)) from error
 
 
 def all_models(options: GlobalOptions) -> FoundModels:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cyber_inference_tui.client.service_client import ServiceClient, base_url
-from cyber_inference_tui.errors import NoServiceError
+from cyber_inference_tui.client.address import base_url, is_same_service, reachable_url
+from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.errors import AdminLoginError, NoServiceError
 from cyber_inference_tui.service.runtime import read_runtime_file
 
 if TYPE_CHECKING:
@@ -26,19 +27,55 @@ def service_url(settings: Settings) -> str:
             f"No service runs in {settings.data_dir}.",
             hint="Start one with 'cyber-inference-tui serve'.",
         )
-    return record.url
+    return reachable_url(record.url)
 
 
 def connect(settings: Settings) -> ServiceClient:
-    """A client of the running service, with the first of ``api_keys``."""
+    """A client of the running service; it logs in by itself as far as it can."""
+    return client_of(service_url(settings), settings)
+
+
+def client_of(url: str, settings: Settings) -> ServiceClient:
+    """A client of the service at ``url``, with the first of ``api_keys``.
+
+    Where that service wants a login: the service of this data directory has left a token for its
+    user's programs, and another one is given ``admin_password``, if there is one. A password or a
+    token is never sent unasked, and the token to nobody but its service.
+    """
+
+    async def renew(client: ServiceClient) -> bool:
+        token = _token_for(url, settings)
+        if token and token != client.token:
+            client.token = token
+            return True
+        if settings.admin_password:
+            await client.login(settings.admin_password)
+            return True
+        return False
+
     key = settings.api_keys[0] if settings.api_keys else ""
-    return ServiceClient(service_url(settings), api_key=key)
+    return ServiceClient(url, api_key=key, renew=renew)
+
+
+def _token_for(url: str, settings: Settings) -> str:
+    record = read_runtime_file(settings.data_dir)
+    return record.token if record is not None and is_same_service(record.url, url) else ""
+
+
+def explain_login(error: AdminLoginError, url: str) -> AdminLoginError:
+    """The error, with the way out for a person at the command line."""
+    return type(error)(
+        f"The service at {url} wants its admin password."
+        if type(error) is AdminLoginError
+        else f"The service at {url} has another admin password.",
+        hint="Give it as CYBER_INFERENCE_ADMIN_PASSWORD, or set admin_password here.",
+    )
 
 
 def explain_absence(error: NoServiceError, settings: Settings) -> NoServiceError:
     """The error, with a better way out when a service of this data directory is elsewhere."""
     record = read_runtime_file(settings.data_dir)
-    if record is None or not settings.port or record.url == service_url(settings):
+    if record is None or not settings.port or is_same_service(record.url, service_url(settings)):
         return error
     return NoServiceError(
         error.message,

@@ -50,6 +50,7 @@ COMMANDS: Mapping[str, Place] = {
     "status": Place(f"{_ROOM}.status_command", "status", "Show the service and what is loaded."),
     "logs": Place(f"{_ROOM}.logs_command", "logs", "Show a model's log, or the service's."),
     "doctor": Place(f"{_ROOM}.doctor_command", "doctor", "Tell what is wrong here, and its fix."),
+    "service": Place(f"{_ROOM}.service_command", "service", "Keep it running with systemd."),
     "config": Place(f"{_ROOM}.config_commands", "config", "Show, check and change settings."),
 }
 
@@ -118,7 +119,9 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option("--no-ui", is_flag=True, help="Run the service in the foreground, same as 'serve'.")
+@click.option("--background", is_flag=True, hidden=True)
 @click.option("--attach", metavar="URL", help="Open the terminal app on a service elsewhere.")
+@click.option("--readonly", is_flag=True, help="Open the terminal app without its actions.")
 @click.option(
     "--version",
     is_flag=True,
@@ -128,7 +131,9 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Show the version.",
 )
 @click.pass_context
-def cli(ctx: click.Context, no_ui: bool, attach: str | None) -> int:
+def cli(
+    ctx: click.Context, no_ui: bool, background: bool, attach: str | None, readonly: bool
+) -> int:
     """Run local models: an OpenAI-compatible service that loads and unloads them by itself.
 
     Without a command the terminal app opens.
@@ -141,15 +146,18 @@ def cli(ctx: click.Context, no_ui: bool, attach: str | None) -> int:
             )
         if no_ui and ctx.invoked_subcommand != "serve":
             raise click.UsageError("--no-ui goes without a command.")
+        if readonly:
+            raise click.UsageError("--readonly is for the terminal app and goes without a command.")
         return 0
-    if attach is not None:
-        raise CyberError(
-            "The terminal app, which --attach opens, is not part of this version yet.",
-            hint="Use the commands with --host and --port.",
-        )
-    from cyber_inference_tui.cli.serve_command import open_app, run_service  # noqa: PLC0415
+    if no_ui or background:
+        if attach is not None:
+            raise click.UsageError("--attach opens the terminal app; --no-ui runs a service.")
+        from cyber_inference_tui.cli.serve_command import run_service  # noqa: PLC0415
 
-    return run_service(ctx.obj) if no_ui else open_app(ctx.obj)
+        return run_service(ctx.obj, background=background)  # how cli.background starts it
+    from cyber_inference_tui.cli.app_command import open_app  # noqa: PLC0415
+
+    return open_app(ctx.obj, attach=attach, readonly=readonly)
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:

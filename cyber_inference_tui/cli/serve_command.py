@@ -1,36 +1,37 @@
-"""``serve``, and what the bare command does."""
+"""``serve``: the service itself."""
 
 from __future__ import annotations
+
+import os
+from functools import partial
 
 import click
 
 from cyber_inference_tui.cli.options import GlobalOptions
 
 
-def run_service(options: GlobalOptions) -> int:
-    """Run the service until a signal ends it; returns the exit code."""
+def run_service(options: GlobalOptions, *, background: bool = False) -> int:
+    """Run the service until a signal ends it; returns the exit code.
+
+    In the ``background`` it is nobody's child for long: it leaves the directory it was started in,
+    and once it listens its log goes to its file alone.
+    """
     from cyber_inference_tui.http.serve import serve as run  # noqa: PLC0415 - not for --help
 
     loaded = options.load()
+    if background:
+        os.chdir("/")
     for warning in loaded.warnings:
         click.echo(warning, err=True)
     return run(
         loaded,
         demo=options.demo,
         announce=click.echo,
+        tell=partial(click.echo, err=True),
         environ=options.environ,
         flags=options.flags,
+        quiet=background,
     )
-
-
-def open_app(options: GlobalOptions) -> int:
-    """What the program does without a command: the terminal app will be opened here."""
-    click.echo(
-        "The terminal app is not part of this version yet; running the service instead "
-        "(the same as --no-ui).",
-        err=True,
-    )
-    return run_service(options)
 
 
 @click.command()

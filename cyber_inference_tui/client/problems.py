@@ -65,7 +65,10 @@ def error_from_answer(url: str, status: int, headers: Any, body: bytes) -> Cyber
         return QueueFullError(text, retry_after=int(seconds) if seconds.isdecimal() else 1)
     if kind is None:
         kind = NotFoundError if status == 404 else CyberError
-    return kind(text, param=answer.param)
+    error = kind(text, param=answer.param)
+    seconds = headers.get("retry-after", "")
+    error.retry_after = float(seconds) if seconds.isdecimal() else None
+    return error
 
 
 def error_from_event(data: bytes) -> CyberError:

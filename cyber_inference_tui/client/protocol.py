@@ -41,8 +41,8 @@ class Client(Protocol):
     def url(self) -> str:
         """Where it answers."""
 
-    async def login(self, password: str) -> None:
-        """Log in; ``AdminLoginError`` where the password is wrong."""
+    async def login(self, password: str) -> object:
+        """Log in; an error where the password is wrong."""
 
     # The service and its machine
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
+import json as json_text
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
+    Awaitable,
     Callable,
     Collection,
     Mapping,
@@ -27,10 +29,24 @@ from cyber_inference_tui.client.events import (
     query,
 )
 from cyber_inference_tui.client.problems import error_from_answer
-from cyber_inference_tui.errors import CyberError, NoServiceError
+from cyber_inference_tui.errors import (
+    AdminLoginError,
+    CyberError,
+    InvalidAdminPasswordError,
+    NoServiceError,
+)
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ConfigCheckRecord,
+    ConfigFileRecord,
     ConfigValueRecord,
     InstallRecord,
+    LoginRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelTotals,
     RequestRecord,
@@ -48,6 +64,8 @@ EMBEDDING_WAIT = 600.0
 """Seconds that vectors may take, the load of their model included."""
 STREAM_SILENCE = 90.0
 """Seconds without a byte after which an event stream counts as lost and is opened again."""
+LOGIN_PATH = "/admin/login"
+_ADMIN_PATHS = ("/admin/", "/ws/")
 LOG_POSITION = "X-Last-Event-ID"
 """Header of a log answer: the last event its text already contains."""
 
@@ -59,19 +77,8 @@ class LogTail(msgspec.Struct, frozen=True, kw_only=True):
     event_id: int | None = None
 
 
-def base_url(host: str, port: int) -> str:
-    """The URL at which a service bound to ``host`` and ``port`` answers on this machine.
-
-    A wildcard address is reached over the loopback address of its family.
-    """
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return f"http://{host}:{port}"
-    if address.is_unspecified:
-        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
-    name = f"[{address}]" if address.version == 6 else str(address)
-    return f"http://{name}:{port}"
+Renew = Callable[["ServiceClient"], Awaitable[bool]]
+"""Gets a client another token; ``False`` = there is none to be had."""
 
 
 class ServiceClient:
@@ -80,6 +87,11 @@ class ServiceClient:
     Every call raises a ``CyberError``: the one the service sent, by its code, or
     ``NoServiceError`` when nothing (or something else) answers. ``timeout`` is in seconds and
     limits each wait for bytes; calls that wait for a model take their own.
+
+    ``token`` is sent with the calls of the admin API and ``api_key`` with all others. Where the
+    service asks for a login (it has none yet, or no longer), ``renew`` is called: it sets
+    ``token`` or calls ``login``, and returns whether there is another one now, with which the
+    call is made again. Else ``AdminLoginError`` is raised: ask for the password, and ``login``.
     """
 
     def __init__(
@@ -87,15 +99,20 @@ class ServiceClient:
         url: str,
         *,
         api_key: str = "",
+        token: str = "",
+        renew: Renew | None = None,
         timeout: float = 30.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
+        self.token = token
+        self._api_key = api_key
+        self._renew = renew
+        self._renewing = asyncio.Lock()
         self._seconds = timeout
         # Proxies of the environment are for the internet, not for a service of one's own.
         self._http = httpx.AsyncClient(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=self._limits(timeout),
             transport=transport,
             trust_env=False,
@@ -106,6 +123,17 @@ class ServiceClient:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._http.aclose()
+
+    async def login(self, password: str) -> LoginRecord:
+        """Log in; the token is kept for all later calls.
+
+        Raises ``InvalidAdminPasswordError``, ``TooManyLoginsError`` (with ``retry_after``), or
+        ``ConflictError`` where the service has no password.
+        """
+        body = {"password": password}
+        answer = await self._call("POST", LOGIN_PATH, LoginRecord, json=body)
+        self.token = answer.access_token
+        return answer
 
     async def status(self) -> StatusRecord:
         """The service in one glance."""
@@ -144,6 +172,14 @@ class ServiceClient:
         """One model by its id or an alias."""
         return await self._get(f"/admin/models/{quote(name, safe='')}", ModelRecord)
 
+    async def details(self, name: str) -> ModelDetails:
+        """Everything there is to know of one model, by its id or an alias."""
+        return await self._get(_model_path(name, "details"), ModelDetails)
+
+    async def memory_room(self) -> list[MemoryRoom]:
+        """The memory that models may have: the machine's, and that of its GPUs together."""
+        return await self._get("/admin/memory", list[MemoryRoom])
+
     async def load(
         self, model_id: str, *, wait: bool = True, timeout: float | None = None
     ) -> ModelRecord:
@@ -171,9 +207,29 @@ class ServiceClient:
         return await self._get("/admin/config", list[ConfigValueRecord])
 
     async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
-        """Change one setting in the service's file."""
-        path = f"/admin/config/{quote(key, safe='')}"
-        return await self._call("PUT", path, ConfigValueRecord, json={"value": value})
+        """Change one setting in the service's file; of a model's table see ``model_key``."""
+        return await self._call("PUT", _key_path(key), ConfigValueRecord, json={"value": value})
+
+    async def check_config(self, key: str, value: Any) -> ConfigCheckRecord:
+        """What ``set_config`` would do; raises what it would raise, and changes nothing."""
+        body, query = {"value": value}, {"check": "1"}
+        return await self._call("PUT", _key_path(key), ConfigCheckRecord, params=query, json=body)
+
+    async def unset_config(self, key: str) -> ConfigValueRecord:
+        """Take one setting out of the service's file, so that its default holds again."""
+        return await self._call("DELETE", _key_path(key), ConfigValueRecord)
+
+    async def config_file(self) -> ConfigFileRecord:
+        """The service's configuration file; secrets masked."""
+        return await self._get("/admin/config-file", ConfigFileRecord)
+
+    async def set_config_file(self, text: str, digest: str) -> ConfigFileRecord:
+        """Replace the service's configuration file, if it is still the one of ``digest``.
+
+        Raises ``ConfigError`` with one line for every mistake, and ``ConflictError``.
+        """
+        body = {"text": text, "digest": digest}
+        return await self._call("PUT", "/admin/config-file", ConfigFileRecord, json=body)
 
     async def requests(
         self,
@@ -209,6 +265,10 @@ class ServiceClient:
         """Every request that waits for its model."""
         return await self._get("/admin/queue", list[WaitingRecord])
 
+    async def active_requests(self) -> list[ActiveRequestRecord]:
+        """Every request that is not finished, the oldest first."""
+        return await self._get("/admin/requests/active", list[ActiveRequestRecord])
+
     async def totals(self) -> list[ModelTotals]:
         """Sums over the requests that the history keeps, by model."""
         return await self._get("/admin/totals", list[ModelTotals])
@@ -225,24 +285,55 @@ class ServiceClient:
             event_id=int(position) if position.isdecimal() else None,
         )
 
+    async def logs(self) -> list[LogRecord]:
+        """Every log that has begun."""
+        return await self._get("/admin/logs", list[LogRecord])
+
+    async def log_lines(
+        self,
+        log_id: str,
+        *,
+        before: int | None = None,
+        after: int | None = None,
+        limit: int = 1000,
+        level: LogLevel | None = None,
+        q: str | None = None,
+    ) -> LogPage:
+        """At most ``limit`` lines (5,000 at most) of a log, in order.
+
+        Without a number they are the newest. ``before`` gives those nearest below that number,
+        ``after`` those from that number on, both together those between, from the lower end.
+        ``level`` is the least; ``q`` is in each line, in any case. The page before this one
+        is ``before`` the number ``searched_to``, the page behind it ``after`` that number.
+        """
+        chosen = {"limit": limit, "before": before, "after": after, "level": level, "q": q}
+        params = {key: str(value) for key, value in chosen.items() if value is not None}
+        return await self._call(
+            "GET", f"/admin/log-lines/{quote(log_id, safe='')}", LogPage, params=params
+        )
+
     def events(
         self,
         topics: Collection[str] = (),
         *,
         after: int | None = None,
+        logs: Collection[str] = (),
         patience: float = 30.0,
         on_lost: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[ServerEvent, None]:
-        """Events of ``topics`` without end; see ``follow_events``. Close it with ``aclosing``."""
+        """Events of ``topics`` without end; see ``follow_events``. Close it with ``aclosing``.
+
+        ``logs`` are the ids of the logs of which ``log`` events are wanted; none means all.
+        """
 
         def open_stream(last: int | None) -> Any:
-            return self._open_events(topics, last)
+            return self._open_events(topics, logs, last)
 
         return follow_events(open_stream, after=after, patience=patience, on_lost=on_lost)
 
     @asynccontextmanager
     async def _open_events(
-        self, topics: Collection[str], last: int | None
+        self, topics: Collection[str], logs: Collection[str], last: int | None
     ) -> AsyncIterator[httpx.Response]:
         headers = {"Accept": "text/event-stream"}
         if last is not None:
@@ -250,7 +341,7 @@ class ServiceClient:
         async with self._stream(
             "GET",
             "/admin/events",
-            params=query(topics),
+            params=query(topics, logs),
             headers=headers,
             timeout=self._limits(STREAM_SILENCE),
         ) as response:
@@ -363,8 +454,33 @@ class ServiceClient:
 
         A transport error while the body is read is left to the caller.
         """
+        response = await self._answer(method, path, options)
         try:
-            request = self._http.build_request(method, path, **options)
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _answer(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
+        """An answer below 400, whose body is not read yet; logs in anew at most once."""
+        token = self.token
+        try:
+            return await self._send(method, path, options)
+        except InvalidAdminPasswordError:
+            raise
+        except AdminLoginError:
+            if self._renew is None or not await self._renewed(self._renew, token):
+                raise
+        return await self._send(method, path, options)
+
+    async def _renewed(self, renew: Renew, old: str) -> bool:
+        async with self._renewing:
+            # Of several calls that were refused at once, the first one sees to it.
+            return self.token != old or await renew(self)
+
+    async def _send(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
+        headers = {**self._authorization(path), **options.get("headers", {})}
+        try:
+            request = self._http.build_request(method, path, **{**options, "headers": headers})
             response = await self._http.send(request, stream=True)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise NoServiceError(f"{self.url!r} is not the address of a service.") from error
@@ -377,13 +493,19 @@ class ServiceClient:
                 f"No service answers at {self.url} ({_reason(error)}).",
                 hint="Start one with 'cyber-inference-tui serve'.",
             ) from error
+        if response.status_code < 400:
+            return response
         try:
-            if response.status_code >= 400:
-                body = await self._read(response)
-                raise error_from_answer(self.url, response.status_code, response.headers, body)
-            yield response
+            body = await self._read(response)
         finally:
             await response.aclose()
+        raise error_from_answer(self.url, response.status_code, response.headers, body)
+
+    def _authorization(self, path: str) -> dict[str, str]:
+        if path == LOGIN_PATH:
+            return {}
+        secret = self.token if path.startswith(_ADMIN_PATHS) else self._api_key
+        return {"Authorization": f"Bearer {secret}"} if secret else {}
 
     def _limits(self, read: float) -> httpx.Timeout:
         return httpx.Timeout(self._seconds, connect=min(self._seconds, 5.0), read=read)
@@ -401,6 +523,17 @@ class ServiceClient:
             f"What answers at {self.url} is not this version's service: {why}.",
             hint="Check --host and --port, and that both have the same version.",
         )
+
+
+def model_key(model_id: str, key: str) -> str:
+    """The name of one setting in a model's table: ``models."ID".KEY``, as TOML writes it."""
+    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
+    quoted = json_text.dumps(model_id, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"models.{quoted}.{key}"
+
+
+def _key_path(key: str) -> str:
+    return f"/admin/config/{quote(key, safe='')}"
 
 
 class _Embedding(msgspec.Struct):

@@ -93,15 +93,8 @@ def check_security(facts: ConfigurationFacts, *, root_user: bool) -> list[Findin
                 fix=f"chmod 600 '{facts.path}'",
             )
         )
-    if facts.open_host and not facts.has_keys and not facts.refusal:
-        found.append(
-            finding(
-                level=Level.WARNING,
-                message=f"host is {facts.open_host} and api_keys is empty: whoever reaches this "
-                "machine may use its models.",
-                fix="Set api_keys, or bind to 127.0.0.1 and use an SSH tunnel.",
-            )
-        )
+    if facts.open_host and not facts.refusal:
+        found += _open_address(facts)
     if root_user:
         found.append(
             finding(
@@ -111,6 +104,33 @@ def check_security(facts: ConfigurationFacts, *, root_user: bool) -> list[Findin
             )
         )
     return found
+
+
+def _open_address(facts: ConfigurationFacts) -> list[Finding]:
+    finding = said("security")
+    if facts.to_be_made:
+        names = " and ".join(facts.to_be_made)
+        return [
+            finding(
+                level=Level.HINT,
+                message=f"host is {facts.open_host}, which other machines can reach: the service "
+                f"makes {names} at its next start, and writes what it made to {facts.path}.",
+                fix=f"Set {names} yourself, or bind to 127.0.0.1 and use an SSH tunnel.",
+            )
+        ]
+    unset = {"api_keys": facts.has_keys, "admin_password": facts.has_password}
+    names = " and ".join(name for name, is_set in unset.items() if not is_set)
+    if not names:
+        return []
+    right = "use its models" if facts.has_password else "use it and change its settings"
+    return [
+        finding(
+            level=Level.WARNING,
+            message=f"host is {facts.open_host}, insecure_no_auth is set, and {names} not: "
+            f"whoever reaches this machine may {right}.",
+            fix=f"Set {names}, or bind to 127.0.0.1 and use an SSH tunnel.",
+        )
+    ]
 
 
 def check_directories(directories: tuple[DirectoryFacts, ...]) -> list[Finding]:

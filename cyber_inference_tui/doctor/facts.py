@@ -78,6 +78,9 @@ class ConfigurationFacts(msgspec.Struct, frozen=True, kw_only=True):
     open_host: str = ""
     """The bind address, if other machines can reach it."""
     has_keys: bool = False
+    has_password: bool = False
+    to_be_made: tuple[str, ...] = ()
+    """Settings that the service fills in at its next start, because of the open address."""
 
 
 class DirectoryFacts(msgspec.Struct, frozen=True, kw_only=True):

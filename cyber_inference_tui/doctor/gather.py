@@ -24,7 +24,6 @@ from cyber_inference_tui.doctor.facts import (
     ModelsFacts,
 )
 from cyber_inference_tui.errors import ConfigError, NoLlamaServerError
-from cyber_inference_tui.http.serve import check_bind, is_loopback
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.llama.binary import examine, locate_llama_server, run_briefly
 from cyber_inference_tui.llama.install.layout import Layout, update_of
@@ -37,6 +36,7 @@ from cyber_inference_tui.monitor.nvml import Nvml, load_pynvml, visible_gpus
 from cyber_inference_tui.monitor.sensors.amd import AmdSensor
 from cyber_inference_tui.monitor.sensors.swap import SwapSensor
 from cyber_inference_tui.monitor.sensors.tegra import power_mode, power_modes
+from cyber_inference_tui.settings.credentials import check_possible, is_loopback, missing
 from cyber_inference_tui.settings.load import Loaded, Source, config_path
 from cyber_inference_tui.settings.schema import KEYS, Settings
 from cyber_inference_tui.text import clean_line
@@ -151,7 +151,7 @@ def configuration_facts(loaded: Loaded) -> ConfigurationFacts:
     settings, path = loaded.settings, loaded.config_path
     refusal = way_out = ""
     try:
-        check_bind(settings)
+        check_possible(loaded, settings.host)
     except ConfigError as error:
         refusal, way_out = error.message, error.hint
     secrets = [
@@ -170,6 +170,8 @@ def configuration_facts(loaded: Loaded) -> ConfigurationFacts:
         mode=_mode(path),
         open_host="" if is_loopback(settings.host) else settings.host,
         has_keys=bool(settings.api_keys),
+        has_password=bool(settings.admin_password),
+        to_be_made=missing(settings, settings.host),
     )
 
 

@@ -14,7 +14,7 @@ import msgspec
 import psutil
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.client.service_client import base_url
+from cyber_inference_tui.client.address import base_url
 from cyber_inference_tui.doctor.facts import HubFacts, PortState, ServiceFacts
 from cyber_inference_tui.llama.launch import SERVER_HOST
 from cyber_inference_tui.llama.ports import TRIES
@@ -51,8 +51,9 @@ def service_facts(settings: Settings) -> ServiceFacts:
         url = record.url
     in_use = error is not None and error.errno == errno.EADDRINUSE
     if in_use or record is not None:
-        key = settings.api_keys[0] if settings.api_keys else ""
-        healthy, status = asyncio.run(_ask(url, key))
+        # The token is for nobody but the service that wrote it down.
+        token = record.token if record is not None and url == record.url else ""
+        healthy, status = asyncio.run(_ask(url, token))
     alive = record is not None and _is_alive(record)
     if in_use:
         state = PortState.ANOTHER if status is not None else PortState.FOREIGN
@@ -110,9 +111,9 @@ def _bind_error(host: str, port: int) -> OSError | None:
     return None
 
 
-async def _ask(url: str, key: str) -> tuple[bool, StatusRecord | None]:
+async def _ask(url: str, token: str) -> tuple[bool, StatusRecord | None]:
     """Whether ``GET /health`` is answered as a service would, and its status if it tells it."""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     healthy, status = False, None
     # Whatever does not answer like a service is none; what was learned until then stands.
     unlike = (httpx.HTTPError, httpx.InvalidURL, TimeoutError, msgspec.MsgspecError, ValueError)

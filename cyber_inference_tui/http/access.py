@@ -50,8 +50,13 @@ class Area(Enum):
     """Health and the front page: no key."""
     MODEL = auto()
     """Model endpoints: a key, when ``api_keys`` is set."""
+    LOGIN = auto()
+    """Where the password is sent: no foreign pages, writes only as JSON."""
     ADMIN = auto()
-    """The owner's: no foreign pages, writes only as JSON."""
+    """The owner's: as ``LOGIN``, and a token, when ``admin_password`` is set."""
+
+
+_OWNERS = frozenset({Area.LOGIN, Area.ADMIN})
 
 
 def parse_host(text: str) -> tuple[str, int | None] | None:
@@ -156,7 +161,7 @@ class AccessRules:
         """The ``Access-Control-Allow-Origin`` for a page of ``origin``; ``None`` = not shared."""
         if self._origins and parse_origin(origin) in self._origins:
             return origin
-        return "*" if self._any_origin and area is not Area.ADMIN else None
+        return "*" if self._any_origin and area not in _OWNERS else None
 
     def allows_key(self, headers: Mapping[str, str]) -> bool:
         """Whether a request carries one of the keys; all are compared, in constant time."""
@@ -174,7 +179,7 @@ class AccessRules:
 
 
 class Access:
-    """Checks requests against the service's present settings.
+    """Checks requests against the service's present settings; logins are checked by ``login``.
 
     ``areas`` says of each route's handler what it is; all others are model endpoints, so that
     what somebody forgot to list is guarded.
@@ -224,7 +229,7 @@ class Access:
                     "A valid API key is needed.",
                     hint="Send one of api_keys as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
                 )
-        elif area is Area.ADMIN:
+        elif area in _OWNERS:
             if origin is not None and not rules.allows_origin(origin, host or ""):
                 raise _foreign(origin)
             if request.method not in _READS:

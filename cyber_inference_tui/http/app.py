@@ -12,6 +12,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.access import ACCESS, Access, Area, Handler
 from cyber_inference_tui.http.admin import Admin
 from cyber_inference_tui.http.api import ServiceApi
+from cyber_inference_tui.http.configuration import ConfigurationPages
 from cyber_inference_tui.http.errors import (
     error_response,
     from_http_exception,
@@ -22,6 +23,8 @@ from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStream
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.history import PastRecords
 from cyber_inference_tui.http.install import Installing
+from cyber_inference_tui.http.login import AdminLogin
+from cyber_inference_tui.http.logs import LogReader
 from cyber_inference_tui.http.metrics import MetricsPage
 from cyber_inference_tui.http.models import ModelListing
 from cyber_inference_tui.http.resources import Resources
@@ -34,10 +37,10 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
-def make_app(service: Service) -> web.Application:
+def make_app(service: Service, login: AdminLogin) -> web.Application:
     """The application of a service; its cleanup closes what it opened."""
     forwarder = Forwarder(service, on_request=service.note_request, now=utc_now)
-    app = assemble(service, forwarder.handle)
+    app = assemble(service, forwarder.handle, login)
 
     async def close(_: web.Application) -> None:
         await forwarder.close()
@@ -49,21 +52,29 @@ def make_app(service: Service) -> web.Application:
 def assemble(
     service: ServiceApi,
     forward: Handler,
+    login: AdminLogin,
     *,
     heartbeat: float = HEARTBEAT,
     send_timeout: float = SEND_TIMEOUT,
 ) -> web.Application:
-    """The application with ``forward`` answering every model endpoint.
+    """The application with ``forward`` answering every model endpoint, ``login`` guarding the rest.
 
     ``heartbeat`` and ``send_timeout`` (seconds) are those of the event streams.
     """
     admin = Admin(service)
+    logs = LogReader(service)
+    config = ConfigurationPages(service)
     past = PastRecords(service)
     installing = Installing(service)
     resources = Resources(service)
     listing = ModelListing(service)
     metrics = MetricsPage(service, forward)
-    streams = EventStreams(service, heartbeat=heartbeat, send_timeout=send_timeout)
+    streams = EventStreams(
+        service,
+        heartbeat=heartbeat,
+        send_timeout=send_timeout,
+        admits=lambda request: login.admits(request.headers),
+    )
     table = _RouteTable()
     for path in ("/health", "/v1/health"):
         table.add(path, Area.OPEN, {"GET": _health})
@@ -72,17 +83,23 @@ def assemble(
         table.add(path, Area.MODEL, {"GET": listing.all})
         table.add(path + "/{id:.+}", Area.MODEL, {"GET": listing.one})
     table.add("/metrics", Area.MODEL, {"GET": metrics.answer})
+    table.add("/admin/login", Area.LOGIN, {"POST": login.login})
     table.add("/admin/status", Area.ADMIN, {"GET": admin.status})
     table.add("/admin/resources", Area.ADMIN, {"GET": resources.resources})
+    table.add("/admin/memory", Area.ADMIN, {"GET": admin.memory})
     table.add("/admin/queue", Area.ADMIN, {"GET": admin.queue})
     table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
     table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})
-    table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": admin.log})
+    table.add("/admin/logs", Area.ADMIN, {"GET": logs.all})
+    table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": logs.tail})
+    table.add("/admin/log-lines/{id:.+}", Area.ADMIN, {"GET": logs.lines})
+    table.add("/admin/requests/active", Area.ADMIN, {"GET": admin.active})
     table.add("/admin/requests", Area.ADMIN, {"GET": past.requests})
     table.add("/admin/sessions", Area.ADMIN, {"GET": past.sessions})
     table.add("/admin/totals", Area.ADMIN, {"GET": past.totals})
-    table.add("/admin/config", Area.ADMIN, {"GET": admin.config})
-    table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": admin.set_config})
+    table.add("/admin/config", Area.ADMIN, {"GET": config.values})
+    table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": config.change, "DELETE": config.reset})
+    table.add("/admin/config-file", Area.ADMIN, {"GET": config.file, "PUT": config.replace})
     table.add(
         "/admin/install",
         Area.ADMIN,
@@ -98,7 +115,7 @@ def assemble(
     table.add("/{path:.*}", Area.MODEL, {"*": forward})
 
     access = Access(service, table.areas)
-    app = web.Application(middlewares=[_border(access)])
+    app = web.Application(middlewares=[_border(access, login)])
     app[ACCESS] = access
     table.register(app)
 
@@ -152,7 +169,7 @@ async def _expect_later(request: web.Request) -> None:
     """``Expect: 100-continue`` is answered once the request has passed the checks."""
 
 
-def _border(access: Access) -> web.middleware:  # type: ignore[valid-type]
+def _border(access: Access, login: AdminLogin) -> web.middleware:  # type: ignore[valid-type]
     @web.middleware
     async def border(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Lets requests in, and every error out in the client's shape."""
@@ -160,6 +177,8 @@ def _border(access: Access) -> web.middleware:  # type: ignore[valid-type]
             preflight = access.admit(request)
             if preflight is not None:
                 return preflight
+            if access.area_of(request) is Area.ADMIN:
+                await login.check(request.headers)
             if hdrs.EXPECT in request.headers:
                 _continue(request)
             return await handler(request)

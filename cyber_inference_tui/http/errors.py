@@ -9,6 +9,7 @@ from http import HTTPStatus
 from aiohttp import hdrs, web
 
 from cyber_inference_tui.errors import (
+    AdminLoginError,
     CyberError,
     InvalidApiKeyError,
     InvalidRequestError,
@@ -75,7 +76,7 @@ def error_response(error: CyberError, path: str) -> web.Response:
     headers = {"X-Content-Type-Options": "nosniff"}
     if error.retry_after is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after)))
-    if isinstance(error, InvalidApiKeyError):
+    if isinstance(error, InvalidApiKeyError | AdminLoginError):
         headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="cyber-inference"'
     elif isinstance(error, MethodNotAllowedError) and error.allow:
         headers[hdrs.ALLOW] = ", ".join(error.allow)

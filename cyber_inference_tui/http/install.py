@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.http.api import ServiceApi
-from cyber_inference_tui.http.wire import Nothing, json_answer, read_json
+from cyber_inference_tui.http.wire import json_answer, read_json, read_nothing
 
 
 class _Wish(msgspec.Struct, forbid_unknown_fields=True):
@@ -50,9 +50,4 @@ class Installing:
         return json_answer(await self._service.add_demo())
 
     async def _no_body(self, request: web.Request) -> None:
-        await read_json(
-            request,
-            Nothing,
-            limit=self._service.settings.max_body_size,
-            expected="nothing, or an empty JSON object",
-        )
+        await read_nothing(request, limit=self._service.settings.max_body_size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
-import ipaddress
 import logging
 import os
 import signal
@@ -16,11 +15,16 @@ from typing import Any
 from aiohttp import web
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.errors import ConfigError, CyberError
+from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.app import make_app
+from cyber_inference_tui.http.login import LOGIN_FILE, AdminLogin
 from cyber_inference_tui.http.protocol import Runner
 from cyber_inference_tui.llama.log import LogRing
-from cyber_inference_tui.service.process_log import configure_logging
+from cyber_inference_tui.service.process_log import (
+    configure_logging,
+    goes_to_journal,
+    leave_stderr,
+)
 from cyber_inference_tui.service.runtime import (
     DataDirectoryLock,
     RuntimeRecord,
@@ -28,6 +32,7 @@ from cyber_inference_tui.service.runtime import (
     write_runtime_file,
 )
 from cyber_inference_tui.service.service import Service, utc_now
+from cyber_inference_tui.settings.credentials import make_missing
 from cyber_inference_tui.settings.load import Loaded
 from cyber_inference_tui.settings.schema import Settings
 
@@ -43,16 +48,18 @@ def serve(
     *,
     demo: bool,
     announce: Callable[[str], None],
+    tell: Callable[[str], None],
     environ: Mapping[str, str],
     flags: Mapping[str, Any],
+    quiet: bool = False,
 ) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit code.
 
-    ``announce`` gets the one line ``listening on http://HOST:PORT`` once requests are accepted.
-    ``environ`` and ``flags`` are kept for reading the configuration anew when its file changes.
-    Raises ``CyberError`` for whatever keeps it from starting.
+    ``announce`` gets the one line ``listening on http://HOST:PORT`` once requests are accepted,
+    ``tell`` the key and the password that had to be made. ``environ`` and ``flags`` are kept for
+    reading the configuration anew when its file changes. ``quiet`` = once it listens, its log no
+    longer goes to stderr. Raises ``CyberError`` for whatever keeps it from starting.
     """
-    check_bind(loaded.settings)
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     try:
         import uvloop  # noqa: PLC0415 - there is none for every platform
@@ -67,41 +74,27 @@ def serve(
         _listen(loaded.settings) as listener,
         asyncio.Runner(loop_factory=loop_factory) as runner,
     ):
+        # What counts is the address that a name led to. Nobody is served before this is done.
+        loaded = make_missing(
+            loaded,
+            listener.getsockname()[0],
+            environ=environ,
+            flags=flags,
+            tell=tell,
+            reveal=not goes_to_journal(environ),
+        )
+
+        def on_ready(url: str) -> None:
+            announce(f"listening on {url}")
+            if quiet:
+                leave_stderr()
 
         async def run() -> int:
             log_handler.attach()
             service = Service(loaded, demo=demo, environ=environ, flags=flags, service_log=ring)
-            return await _run(service, listener, announce)
+            return await _run(service, listener, on_ready)
 
         return runner.run(run())
-
-
-def check_bind(settings: Settings) -> None:
-    """Refuse what would open the machine to others, or promise a protection that is not there.
-
-    Raises ``ConfigError``.
-    """
-    if settings.admin_password:
-        raise ConfigError(
-            "admin_password is set, but this version has no admin login yet.",
-            hint="Remove it and bind to a loopback address.",
-        )
-    if not is_loopback(settings.host) and not settings.insecure_no_auth:
-        raise ConfigError(
-            f"host is {settings.host}, which other machines can reach, and this version has no"
-            " admin login yet.",
-            hint="Bind to 127.0.0.1 (and use an SSH tunnel), or set insecure_no_auth = true.",
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -131,16 +124,19 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def _run(service: Service, listener: socket.socket, announce: Callable[[str], None]) -> int:
+async def _run(service: Service, listener: socket.socket, on_ready: Callable[[str], None]) -> int:
     stop, hurry = asyncio.Event(), asyncio.Event()
     _on_signals(stop, hurry)
     host, port = listener.getsockname()[:2]
     service.address = (host, port)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
+    # The directory that is locked: what the file says of it later counts from the next start.
+    data_dir = service.settings.data_dir
     async with service:
+        login = AdminLogin(service, data_dir / LOGIN_FILE)
         runner = Runner(
-            make_app(service),
+            make_app(service, login),
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=_KEEP_ALIVE,
@@ -151,19 +147,23 @@ async def _run(service: Service, listener: socket.socket, announce: Callable[[st
         await site.start()
         try:
             write_runtime_file(
-                service.settings.data_dir,
+                data_dir,
                 RuntimeRecord(
-                    pid=os.getpid(), url=url, version=__version__, started_at=service.started_at
+                    pid=os.getpid(),
+                    url=url,
+                    version=__version__,
+                    started_at=service.started_at,
+                    token=login.process_token,
                 ),
             )
             # What is there now stays for good: the collector need not look at it again.
             gc.collect()
             gc.freeze()
-            announce(f"listening on {url}")
+            on_ready(url)
             await stop.wait()
             await _wind_down(service, site, hurry)
         finally:
-            remove_runtime_file(service.settings.data_dir)
+            remove_runtime_file(data_dir)
             await runner.cleanup()
     return 0
 

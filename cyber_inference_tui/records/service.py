@@ -81,6 +81,15 @@ class InstallRecord(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[InstallSource, ...] = ()
 
 
+class LoginRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``POST /admin/login``: for ``expires_in`` seconds, ``access_token`` is sent as
+    ``Authorization: Bearer``."""
+
+    access_token: str
+    token_type: str = "bearer"  # noqa: S105 - what kind it is, in the words of RFC 6750
+    expires_in: int
+
+
 class SettingEffect(StrEnum):
     """What a changed setting does to a running service."""
 

@@ -150,12 +150,15 @@ class Installation:
         try:
             argv = await asyncio.to_thread(self._ground.argv, source)
             environ = await asyncio.to_thread(self._ground.environ)
+            first = self._log.end
             self._log.add([f"--- starting: {' '.join(argv)}"])
             process = await InstallerProcess.spawn(argv, environ, self._take)
         except OSError as error:
             self._error = f"The installer cannot be run: {error.strerror}."
         else:
+            self._log.begin_run(process.pid, first=first)
             code = await self._follow(process)
+            self._log.end_run(process.pid)
             result = process.result
         if self._cancelled and code != 0:
             self._settle(InstallState.CANCELLED, "install cancelled", "The installation was ended.")

@@ -12,7 +12,7 @@ from typing import cast
 import psutil
 
 from cyber_inference_tui.llama.guard import die_with_parent
-from cyber_inference_tui.llama.log import LineSplitter
+from cyber_inference_tui.llama.log_lines import LineSplitter
 
 _RESULT_LIMIT = 1 << 16
 _KILL_TIMEOUT = 5.0

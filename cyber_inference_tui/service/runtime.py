@@ -1,7 +1,8 @@
 """What a running service leaves in ``data_dir`` for others: a lock, and where it listens.
 
 ``service.lock`` is held (flock) as long as the service lives and tells who holds it;
-``service.json`` (mode 0600) holds the address, and is removed at the end.
+``service.json`` (mode 0600) holds the address and a token for the admin endpoints, and is
+removed at the end.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ _LOCK_FILE = "service.lock"
 
 
 class RuntimeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the service of a data directory listens."""
+    """Where the service of a data directory listens, and how its user's programs get in."""
 
     pid: int
     url: str
+    """Of the address that it is bound to, which may be a wildcard."""
     version: str
     started_at: datetime
+    token: str = ""
+    """A secret: good for the admin endpoints as long as the process lives."""
 
 
 class DataDirectoryLock:
@@ -74,6 +78,26 @@ class DataDirectoryLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def data_directory_holder(data_dir: Path) -> int | None:
+    """The pid of the service that holds ``data_dir`` (0 = it did not say), ``None`` if none does.
+
+    The lock is taken for a moment to find out.
+    """
+    try:
+        file = os.open(data_dir / _LOCK_FILE, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(file, 64).decode("ascii", "replace").strip()
+        return int(holder) if holder.isdecimal() else 0
+    else:
+        return None
+    finally:
+        os.close(file)
 
 
 def write_runtime_file(data_dir: Path, record: RuntimeRecord) -> None:

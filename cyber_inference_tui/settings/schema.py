@@ -279,7 +279,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     insecure_no_auth: Annotated[
         bool,
-        Meta(description="Allow other machines to connect without any key.", extra=_RESTART),
+        Meta(
+            description="Let other machines connect with no key and no login; else both are made.",
+            extra=_RESTART,
+        ),
     ] = False
     hf_endpoint: Annotated[
         str,

@@ -26,9 +26,11 @@ from cyber_inference_tui.records import (
     ServiceEvent,
 )
 from cyber_inference_tui.tui.happenings import told_change
-from cyber_inference_tui.tui.snapshot import Happening, Link, Mood, Snapshot, trend_point
+from cyber_inference_tui.tui.snapshot import Happening, Link, Snapshot, trend_point
+from cyber_inference_tui.tui.widgets.style import Tone
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 TOPICS = ("model", "resources", "request", "download", "config", "service")
 FINISHED_KEPT = 200
@@ -153,7 +155,7 @@ class Feed:
         known = self.snapshot.status
         if known is not None:
             again = "is back" if known.pid == status.pid else "was started anew"
-            happenings = self._with_happening("service", again, Mood.GOOD)
+            happenings = self._with_happening("service", again, "good")
         now = self._now()
         self._set(
             link=Link.LIVE,
@@ -171,6 +173,7 @@ class Feed:
         await self._read_rooms()
         await self._read_active()
         await self._read_downloads()
+        await self._read_install()
         return status.last_event_id
 
     async def _poll(self) -> None:
@@ -184,20 +187,23 @@ class Feed:
             await self._sleep(_POLL_SECONDS)
 
     async def _read_rooms(self) -> None:
-        self._set(rooms=tuple(await self._optional(self._client.memory_room(), [])))
+        self._set(rooms=tuple(await self._optional(self._client.memory_room(), ())))
 
     async def _read_active(self) -> None:
-        active = tuple(await self._optional(self._client.active_requests(), []))
+        active = tuple(await self._optional(self._client.active_requests(), ()))
         if active != self.snapshot.active:
             self._set(active=active)
 
     async def _read_downloads(self) -> None:
-        self._set(downloads=tuple(await self._optional(self._client.downloads(), [])))
+        self._set(downloads=tuple(await self._optional(self._client.downloads(), ())))
+
+    async def _read_install(self) -> None:
+        self._set(install=await self._optional(self._client.install_state(), None))
 
     async def _read_status(self) -> None:
         self._set(status=await self._client.status(), status_at=self._now())
 
-    async def _optional(self, call: Awaitable[T], otherwise: T) -> T:
+    async def _optional(self, call: Awaitable[T], otherwise: D) -> T | D:
         """What an older service may not know."""
         try:
             return await call
@@ -253,20 +259,27 @@ class Feed:
 
     def _config(self, data: bytes) -> None:
         news = msgspec.json.decode(data, type=_ConfigNews)
-        mood = Mood.BAD if news.error else Mood.GOOD
+        tone: Tone = "bad" if news.error else "good"
         text = news.error or "took up changed settings"
         self._set(
             config_version=self.snapshot.config_version + 1,
-            happenings=self._with_happening("service", text, mood),
+            happenings=self._with_happening("service", text, tone),
         )
         self._wanted.add(self._read_status)
 
     def _service(self, data: bytes) -> None:
-        if msgspec.json.decode(data, type=ServiceEvent).state == "stopping":
-            self._set(happenings=self._with_happening("service", "is stopping", Mood.BUSY))
+        news = msgspec.json.decode(data, type=ServiceEvent)
+        if news.state == "stopping":
+            self._set(happenings=self._with_happening("service", "is stopping", "busy"))
+        elif news.state.startswith("install"):
+            self._wanted |= {self._read_install, self._read_status}
+            if news.state != "installing":
+                tone: Tone = "good" if news.state == "installed" else "bad"
+                text = news.message or news.state
+                self._set(happenings=self._with_happening("llama-server", text, tone))
 
-    def _with_happening(self, subject: str, text: str, mood: Mood) -> tuple[Happening, ...]:
-        new = Happening(at=self._now(), subject=subject, text=text, mood=mood)
+    def _with_happening(self, subject: str, text: str, tone: Tone) -> tuple[Happening, ...]:
+        new = Happening(at=self._now(), subject=subject, text=text, tone=tone)
         return (new, *self.snapshot.happenings)[:HAPPENINGS_KEPT]
 
 

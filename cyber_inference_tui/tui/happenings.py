@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from cyber_inference_tui.records import ModelRecord, ModelStatus
-from cyber_inference_tui.tui.snapshot import Happening, Mood
+from cyber_inference_tui.tui.snapshot import Happening
+from cyber_inference_tui.tui.widgets.style import Tone
 from cyber_inference_tui.units import size_text
 
 
@@ -16,30 +17,30 @@ def told_change(
     if after is None:
         return Happening(at=at, subject=before.id, text="is gone from the disk") if before else None
     if before is None:
-        return Happening(at=at, subject=after.id, text="was found", mood=Mood.GOOD)
+        return Happening(at=at, subject=after.id, text="was found", tone="good")
     if before.status is not after.status:
-        text, mood = _new_status(before, after)
-        return Happening(at=at, subject=after.id, text=text, mood=mood) if text else None
+        text, tone = _new_status(before, after)
+        return Happening(at=at, subject=after.id, text=text, tone=tone) if text else None
     if before.pinned != after.pinned:
         return Happening(at=at, subject=after.id, text="pinned" if after.pinned else "unpinned")
     return None
 
 
-def _new_status(before: ModelRecord, after: ModelRecord) -> tuple[str, Mood]:
+def _new_status(before: ModelRecord, after: ModelRecord) -> tuple[str, Tone]:
     match after.status:
         case ModelStatus.QUEUED:
             waiting = "request waits" if after.queued == 1 else "requests wait"
-            return (f"queued: {after.queued} {waiting}" if after.queued else "queued"), Mood.BUSY
+            return (f"queued: {after.queued} {waiting}" if after.queued else "queued"), "busy"
         case ModelStatus.LOADING:
-            return "loading", Mood.BUSY
+            return "loading", "busy"
         case ModelStatus.LOADED:
             took = f", takes {size_text(after.memory_bytes)}" if after.memory_bytes else ""
-            return f"loaded{took}", Mood.GOOD
+            return f"loaded{took}", "good"
         case ModelStatus.UNLOADING:
-            return "unloading", Mood.NONE
+            return "unloading", "none"
         case ModelStatus.FAILED:
-            return (after.error or "failed").splitlines()[0], Mood.BAD
+            return (after.error or "failed").splitlines()[0], "bad"
         case ModelStatus.UNLOADED:
             # A queued model that nobody waits for any more was never loaded.
             was_up = before.status in {ModelStatus.LOADED, ModelStatus.UNLOADING}
-            return ("unloaded" if was_up else "no longer wanted"), Mood.NONE
+            return ("unloaded" if was_up else "no longer wanted"), "none"

@@ -9,6 +9,7 @@ from enum import StrEnum
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     DownloadRecord,
+    InstallRecord,
     MemoryRoom,
     ModelRecord,
     ModelStatus,
@@ -16,6 +17,7 @@ from cyber_inference_tui.records import (
     ResourceSample,
     StatusRecord,
 )
+from cyber_inference_tui.tui.widgets.style import Tone
 
 
 class Link(StrEnum):
@@ -28,15 +30,6 @@ class Link(StrEnum):
     """What is known is from before."""
 
 
-class Mood(StrEnum):
-    """What a thing means to the one who looks; also the name of its style."""
-
-    NONE = ""
-    GOOD = "good"
-    BUSY = "busy"
-    BAD = "bad"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Happening:
     """Something that happened, in a few words."""
@@ -45,7 +38,7 @@ class Happening:
     subject: str
     """The model's id, or ``service``."""
     text: str
-    mood: Mood = Mood.NONE
+    tone: Tone = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +78,8 @@ class Snapshot:
     happenings: tuple[Happening, ...] = ()
     """Newest first."""
     downloads: tuple[DownloadRecord, ...] = ()
+    install: InstallRecord | None = None
+    """How getting a llama-server stands; ``None`` where the service does not know of it."""
     config_version: int = 0
     """Grows with every change of the settings that the service tells of."""
 

@@ -11,6 +11,7 @@ from cyber_inference_tui import errors
 from cyber_inference_tui.cli import main, serve_command
 from cyber_inference_tui.cli.options import LOG_LEVELS, GlobalOptions
 from cyber_inference_tui.records import LogEvent, LogLine, ModelRecord, ModelStatus
+from cyber_inference_tui.service.runtime import RuntimeRecord, write_runtime_file
 from cyber_inference_tui.settings.schema import Settings
 from tests.cli.conftest import CommandLine
 from tests.client.stand_in import StandIn
@@ -159,14 +160,54 @@ def test_a_load_without_llama_server_is_6(
     assert call("load", "other", *at).code == 6
 
 
-def test_the_first_api_key_of_the_settings_is_sent(
+def test_the_password_of_the_settings_is_used_where_one_is_wanted(
     call: CommandLine, at: list[str], stand_in: StandIn, config: Path
 ) -> None:
-    stand_in.api_key = "sk-one"
+    stand_in.password = "sesame"
+    config.write_text('api_keys = ["sk-one"]\n')
     outcome = call("status", *at)
-    assert (outcome.code, outcome.err) == (1, "This service needs an API key.\n")
-    config.write_text('api_keys = ["sk-one", "sk-two"]\n')
+    assert outcome.code == 1
+    assert outcome.err == (
+        f"The service at {stand_in.url} wants its admin password. Give it as "
+        "CYBER_INFERENCE_ADMIN_PASSWORD, or set admin_password here.\n"
+    )
+    assert not [path for _, path, _, _ in stand_in.requests if path == "/admin/login"]
+    config.write_text('admin_password = "another"\n')
+    outcome = call("status", *at)
+    assert (outcome.code, "another admin password" in outcome.err) == (1, True)
+    config.write_text('admin_password = "sesame"\n')
     assert call("status", *at).code == 0
+
+
+def test_the_password_is_not_sent_to_a_service_that_wants_none(
+    call: CommandLine, at: list[str], stand_in: StandIn, config: Path
+) -> None:
+    config.write_text('admin_password = "sesame"\n')
+    assert call("status", *at).code == 0
+    assert not any("Authorization" in headers for _, _, headers, _ in stand_in.requests)
+    assert all(path != "/admin/login" for _, path, _, _ in stand_in.requests)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "192.0.2.7", "[::]"])
+def test_the_token_of_the_service_that_runs_here_is_used_for_it_alone(
+    call: CommandLine, at: list[str], stand_in: StandIn, tmp_path: Path, host: str
+) -> None:
+    same = host in {"0.0.0.0", "127.0.0.1"}
+    stand_in.password = "sesame"
+    stand_in.tokens = ["of-the-process"]
+    (tmp_path / "data").mkdir()
+    record = RuntimeRecord(
+        pid=1,
+        url=f"http://{host}:{stand_in.port}",
+        version="1",
+        started_at=datetime.now(UTC),
+        token="of-the-process",
+    )
+    write_runtime_file(tmp_path / "data", record)
+    outcome = call("status", *at)
+    assert outcome.code == (0 if same else 1), outcome.err
+    sent = [headers.get("Authorization") for _, _, headers, _ in stand_in.requests]
+    assert ("Bearer of-the-process" in sent) == same
 
 
 def test_logs_shows_the_last_lines(call: CommandLine, at: list[str], stand_in: StandIn) -> None:

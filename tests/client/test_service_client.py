@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import tomllib
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -10,20 +11,34 @@ import msgspec
 import pytest
 
 from cyber_inference_tui import errors
+from cyber_inference_tui.client.address import base_url, is_same_service
 from cyber_inference_tui.client.problems import error_from_answer
-from cyber_inference_tui.client.service_client import ServiceClient, base_url
+from cyber_inference_tui.client.service_client import ServiceClient, model_key
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ConfigCheckRecord,
+    ConfigFileRecord,
+    ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
     InstallState,
+    LogLevel,
+    LogPage,
+    LogRecord,
+    LogRun,
     MemoryRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelStatus,
     ModelTotals,
     ModelUsage,
+    NumberedLine,
+    RequestPhase,
     RequestRecord,
     ResourceSample,
     SessionRecord,
+    SettingEffect,
     SwapRecord,
 )
 from tests.client.stand_in import StandIn
@@ -43,6 +58,25 @@ from tests.client.stand_in import StandIn
 )
 def test_a_bind_address_becomes_a_url_that_can_be_asked(host: str, url: str) -> None:
     assert base_url(host, 8337) == url
+
+
+@pytest.mark.parametrize(
+    ("bound", "url", "same"),
+    [
+        ("http://0.0.0.0:1", "http://127.0.0.1:1", True),
+        ("http://[::]:1", "http://[::1]:1", True),
+        ("http://127.0.0.1:1", "http://localhost:1", True),
+        ("http://192.0.2.7:1", "http://192.0.2.7:1", True),
+        ("http://127.0.0.1:1", "http://127.0.0.1:2", False),
+        ("http://192.0.2.7:1", "http://127.0.0.1:1", False),
+        ("http://0.0.0.0:1", "http://192.0.2.7:1", False),
+        ("http://127.0.0.1:1", "https://127.0.0.1:1", False),
+        ("http://127.0.0.1:1", "http://127.0.0.1:x", False),
+        ("nonsense", "http://127.0.0.1:1", False),
+    ],
+)
+def test_a_token_is_for_the_service_that_wrote_it(bound: str, url: str, same: bool) -> None:
+    assert is_same_service(bound, url) == same
 
 
 async def test_records_come_back_typed(stand_in: StandIn) -> None:
@@ -106,17 +140,14 @@ async def test_ids_with_slashes_and_odd_characters_arrive_whole(stand_in: StandI
         assert stand_in.requests[-1][1].endswith("/unload?force=1")
 
 
-async def test_writes_say_that_they_are_json_and_carry_the_key(stand_in: StandIn) -> None:
-    stand_in.api_key = "secret"
+async def test_writes_say_that_they_are_json(stand_in: StandIn) -> None:
     stand_in.models["tiny"] = ModelRecord(id="tiny")
     async with ServiceClient(stand_in.url) as client:
-        with pytest.raises(errors.InvalidApiKeyError):
-            await client.load("tiny")
-    async with ServiceClient(stand_in.url, api_key="secret") as client:
         await client.load("tiny", wait=False, timeout=9)
     method, path, headers, body = stand_in.requests[-1]
     assert (method, path, body) == ("POST", "/admin/models/tiny/load?wait=0", b"{}")
     assert headers["Content-Type"] == "application/json"
+    assert "Authorization" not in headers
 
 
 async def test_nobody_there_is_one_sentence_with_the_way_out() -> None:
@@ -233,6 +264,35 @@ async def test_log_lines_are_split_only_at_newlines(stand_in: StandIn) -> None:
         assert (await client.log("tiny", 10)).lines == ()
 
 
+async def test_logs_and_parts_of_one(stand_in: StandIn) -> None:
+    at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    log = LogRecord(id="sub/tiny", first=3, end=9, runs=(LogRun(first=4, started_at=at, pid=7),))
+    line = NumberedLine(number=5, at=at, text="E bad", level=LogLevel.ERROR)
+    page = LogPage(log=log, lines=(line,), searched_to=5)
+    stand_in.pages = {"sub/tiny": page}
+    async with ServiceClient(stand_in.url) as client:
+        assert await client.logs() == [log]
+        assert await client.log_lines("sub/tiny") == page
+        assert await client.log_lines(
+            "sub/tiny", before=8, after=0, limit=5, level=LogLevel.WARNING, q="a&b c"
+        )
+    path = "/admin/log-lines/sub%2Ftiny"
+    assert [asked[1] for asked in stand_in.requests[1:]] == [
+        f"{path}?limit=1000",
+        f"{path}?limit=5&before=8&after=0&level=warning&q=a%26b+c",
+    ]
+
+
+async def test_events_of_chosen_logs_are_asked_for(stand_in: StandIn) -> None:
+    stand_in.publish("log", {"n": 1})
+    async with (
+        ServiceClient(stand_in.url) as client,
+        aclosing(client.events({"log"}, after=0, logs={"sub/m", "a b"})) as events,
+    ):
+        await anext(events)
+    assert stand_in.requests[-1][1] == "/admin/events?topics=log&log=a+b&log=sub%2Fm"
+
+
 async def test_a_stream_cut_by_the_service_goes_on_without_loss(stand_in: StandIn) -> None:
     stand_in.drop_after = 2
     for number in range(5):
@@ -257,3 +317,52 @@ async def test_getting_a_llama_server_and_the_demo(stand_in: StandIn) -> None:
         assert (await client.cancel_install()).state is InstallState.CANCELLED
         assert (await client.add_demo()).id == "demo"
         assert [model.id for model in await client.models()] == ["demo"]
+
+
+@pytest.mark.parametrize(
+    "model_id", ["m", "a.b/c", 'say "hi" \\ there', "with blank", "sub/Name-Q4_K_M", "ä", "x\x7fy"]
+)
+def test_the_key_of_a_models_setting_is_what_toml_reads(model_id: str) -> None:
+    key = model_key(model_id, "context_size")
+    assert tomllib.loads(f"{key} = 1") == {"models": {model_id: {"context_size": 1}}}
+
+
+async def test_details_memory_and_active_requests(stand_in: StandIn) -> None:
+    at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    details = ModelDetails(model=ModelRecord(id="a/b c"), facts={"layers": 2})
+    room = MemoryRoom(pool="gpu", free_bytes=3)
+    active = ActiveRequestRecord(
+        number=1, at=at, model="m", path="/", phase=RequestPhase.ANSWERING, stream=True
+    )
+    stand_in.answers = {
+        ("GET", "/admin/models/a%2Fb%20c/details"): details,
+        ("GET", "/admin/memory"): [room],
+        ("GET", "/admin/requests/active"): [active],
+    }
+    async with ServiceClient(stand_in.url) as client:
+        assert await client.details("a/b c") == details
+        assert await client.memory_room() == [room]
+        assert await client.active_requests() == [active]
+
+
+async def test_settings_are_checked_reset_and_replaced(stand_in: StandIn) -> None:
+    check = ConfigCheckRecord(
+        key="max_queue", value=3, effect=SettingEffect.RESTARTS_MODELS, models=("m",)
+    )
+    value = ConfigValueRecord(key="max_queue", value=128, source="default", default=128, help="")
+    file = ConfigFileRecord(path="/c.toml", text="", digest="d")
+    key = "/admin/config/models.%22a%2Fb%22.threads"
+    stand_in.answers = {
+        ("PUT", f"{key}?check=1"): check,
+        ("DELETE", key): value,
+        ("GET", "/admin/config-file"): file,
+        ("PUT", "/admin/config-file"): file,
+    }
+    async with ServiceClient(stand_in.url) as client:
+        assert await client.check_config(model_key("a/b", "threads"), 3) == check
+        assert await client.unset_config(model_key("a/b", "threads")) == value
+        assert await client.config_file() == file
+        assert await client.set_config_file("port = 1", "d") == file
+    bodies = [body for method, _, _, body in stand_in.requests if method == "PUT"]
+    assert msgspec.json.decode(bodies[0]) == {"value": 3}
+    assert msgspec.json.decode(bodies[1]) == {"text": "port = 1", "digest": "d"}

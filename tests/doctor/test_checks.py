@@ -137,12 +137,25 @@ def test_an_open_address_without_keys() -> None:
     facts = msgspec.structs.replace(CONFIGURATION, open_host="0.0.0.0")
     found = bad(check_security(facts, root_user=False))
     assert found.level is Level.WARNING
-    assert "api_keys" in (found.fix or "")
+    assert "api_keys and admin_password" in (found.fix or "")
+    assert "change its settings" in found.message
     keyed = msgspec.structs.replace(facts, has_keys=True)
-    assert check_security(keyed, root_user=False) == []
+    found = bad(check_security(keyed, root_user=False))
+    assert "api_keys" not in (found.fix or "")
+    guarded = msgspec.structs.replace(keyed, has_password=True)
+    assert check_security(guarded, root_user=False) == []
     # What is refused anyway is said once.
     refused = msgspec.structs.replace(facts, refusal="no")
     assert check_security(refused, root_user=False) == []
+
+
+def test_an_open_address_for_which_a_password_will_be_made() -> None:
+    facts = msgspec.structs.replace(
+        CONFIGURATION, open_host="0.0.0.0", has_keys=True, to_be_made=("admin_password",)
+    )
+    found = bad(check_security(facts, root_user=False))
+    assert found.level is Level.HINT
+    assert "makes admin_password at its next start" in found.message
 
 
 def test_root_is_a_hint() -> None:

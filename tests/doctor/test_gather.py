@@ -222,13 +222,26 @@ def test_an_open_bind_is_what_the_service_says_of_it(
     tmp_path: Path, settings: Callable[..., Loaded], environ: Mapping[str, str]
 ) -> None:
     closed = examine(settings(tmp_path, "host = '0.0.0.0'\n"), None, environ=environ, offline=True)
-    (refused,) = of(closed, "configuration")
-    assert refused.level is Level.ERROR
-    assert "0.0.0.0" in refused.message
+    assert [one.level for one in of(closed, "configuration")] == [Level.OK]
+    assert "makes api_keys and admin_password" in of(closed, "security")[0].message
     text = "host = '0.0.0.0'\ninsecure_no_auth = true\n"
     opened = examine(settings(tmp_path, text), None, environ=environ, offline=True)
     assert [one.level for one in of(opened, "configuration")] == [Level.OK]
     assert "whoever reaches this machine" in of(opened, "security")[0].message
+
+
+def test_an_empty_variable_keeps_an_open_address_from_being_guarded(
+    tmp_path: Path, environ: Mapping[str, str]
+) -> None:
+    loaded = load_text(
+        f"host = '0.0.0.0'\ndata_dir = '{tmp_path}/data'\nport = 0\n",
+        tmp_path / "config.toml",
+        environ={**environ, "CYBER_INFERENCE_API_KEYS": ""},
+        flags={},
+    )
+    (refused,) = of(examine(loaded, None, environ=environ, offline=True), "configuration")
+    assert refused.level is Level.ERROR
+    assert "CYBER_INFERENCE_API_KEYS" in refused.message
 
 
 def test_damaged_models_and_no_cache_left_behind(

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.errors import InstallError
-from cyber_inference_tui.llama.log import LineSplitter
+from cyber_inference_tui.llama.log_lines import LineSplitter
 from cyber_inference_tui.text import clean_line
 
 _LINES_KEPT = 400

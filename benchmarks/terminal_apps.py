@@ -1,0 +1,141 @@
+"""Small apps of one widget each, for ``benchmarks.terminal_bytes``: ``CASE`` is the argument."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+# As over SSH: these are read when Textual is imported.
+os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
+os.environ.setdefault("TEXTUAL_SMOOTH_SCROLL", "0")
+
+from textual.app import App, ComposeResult
+from textual.widget import Widget
+
+from cyber_inference_tui.records import LogLevel, NumberedLine
+from cyber_inference_tui.tui.widgets.graph import Graph
+from cyber_inference_tui.tui.widgets.log_view import LogView
+from cyber_inference_tui.tui.widgets.meter import Meter, Part
+from cyber_inference_tui.tui.widgets.table import Cell, Column, LiveTable, Row
+
+
+class BenchmarkApp(App[None]):
+    """Shows one widget and calls ``step`` every ``seconds``."""
+
+    ENABLE_COMMAND_PALETTE = False
+
+    def __init__(self, widget: Widget, step: Callable[[int], None], seconds: float) -> None:
+        super().__init__()
+        self._widget = widget
+        self._step = step
+        self._seconds = seconds
+        self._count: Iterator[int] = itertools.count()
+
+    def compose(self) -> ComposeResult:
+        yield self._widget
+
+    def on_mount(self) -> None:
+        self._step(next(self._count))
+        self.set_interval(self._seconds, lambda: self._step(next(self._count)))
+
+
+def _table(changing: bool) -> BenchmarkApp:
+    table = LiveTable(
+        [
+            Column(key="model", title="MODEL"),
+            Column(key="state", title="STATE", width=16),
+            *(Column(key=f"number-{n}", title="NUMBER", width=9, align="right") for n in range(6)),
+        ]
+    )
+
+    def step(count: int) -> None:
+        table.show(
+            [
+                Row(
+                    f"model-{number}",
+                    (
+                        f"qwen3-{number}b-q4_k_m",
+                        Cell("● loaded", "good"),
+                        *("8,192" for _ in range(3)),
+                        f"{count % 100}.4" if changing and number == 7 else "21.4",
+                        *("3.1 GiB" for _ in range(2)),
+                    ),
+                )
+                for number in range(20)
+            ]
+        )
+
+    return BenchmarkApp(table, step, 0.25)
+
+
+def _graph() -> BenchmarkApp:
+    graph = Graph("CPU")
+
+    def step(count: int) -> None:
+        values = [50 + 50 * math.sin(second / 9) for second in range(count, count + 300)]
+        graph.show(values, 100, caption=f"{values[-1]:.0f} %  6 cores")
+
+    return BenchmarkApp(graph, step, 1)
+
+
+def _meter() -> BenchmarkApp:
+    meter = Meter()
+
+    def step(count: int) -> None:
+        system = 1.6 + count % 10 / 10
+        parts = [
+            Part("qwen3-4b", 3.1, "model", "3.1"),
+            Part("system", system, "system", f"{system:.1f}"),
+            Part("free", 2.7 - count % 10 / 10, "free", f"{2.7 - count % 10 / 10:.1f}"),
+        ]
+        meter.show(parts, 7.4, 5.9)
+
+    return BenchmarkApp(meter, step, 1)
+
+
+def _log(*, following: bool = True, hidden: bool = False) -> BenchmarkApp:
+    view = LogView()
+    text = (
+        "slot update_slots: id  {} | task {} | prompt processing progress, n_tokens = 2048, b = {}"
+    )
+
+    def lines(first: int, end: int) -> list[NumberedLine]:
+        return [
+            NumberedLine(
+                number=number,
+                at=datetime.now(UTC),
+                text=text.format(number % 4, number, number * 7),
+                level=LogLevel.WARNING if number % 10 == 0 else LogLevel.INFO,
+            )
+            for number in range(first, end)
+        ]
+
+    def step(count: int) -> None:
+        if count == 0:
+            view.show(lines(0, 100))
+            if not following:
+                view.goto(50)
+            view.display = not hidden
+            return
+        first = 95 + count * 5
+        view.extend(lines(first, first + 5))
+
+    return BenchmarkApp(view, step, 0.25)
+
+
+CASES: dict[str, Callable[[], BenchmarkApp]] = {
+    "table of 20 rows, one cell changes 4 times a second": lambda: _table(True),
+    "the same table, shown again 4 times a second": lambda: _table(False),
+    "graph of one line and its title, once a second": _graph,
+    "meter, once a second": _meter,
+    "log, followed, 20 lines/s in 4 batches": _log,
+    "log, scrolled up, 20 lines/s": lambda: _log(following=False),
+    "log, hidden, 20 lines/s": lambda: _log(hidden=True),
+}
+
+if __name__ == "__main__":
+    CASES[sys.argv[1]]().run()

@@ -1,0 +1,377 @@
+"""A service in the background: found where one runs, else started, and stopped again.
+
+Everything here blocks. The service is started in a session of its own, so that no hang-up of a
+terminal reaches it, and it does not depend on whoever started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+
+from cyber_inference_tui.client.address import base_url, is_same_service, reachable_url
+from cyber_inference_tui.errors import AdminLoginError, ConflictError, CyberError, NoServiceError
+from cyber_inference_tui.service.runtime import (
+    RuntimeRecord,
+    data_directory_holder,
+    read_runtime_file,
+)
+from cyber_inference_tui.settings.load import CONFIG_VARIABLE, ENV_PREFIX, Loaded, Source
+from cyber_inference_tui.settings.schema import KEYS
+from cyber_inference_tui.text import clean_line
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.cli.options import GlobalOptions
+    from cyber_inference_tui.settings.schema import Settings
+
+START_LIMIT = 20.0
+"""Seconds that a service has from its start until it answers."""
+OUTPUT_FILE = "service-output.log"
+"""In ``data_dir/logs``: what the service prints until it listens, and if it crashes."""
+
+_POLL = 0.02
+_CONNECT_LIMIT = 2.0
+_ANSWER_LIMIT = 5.0
+_TAIL_BYTES = 4096
+_TAIL_LINES = 5
+_START_LOCK = "start.lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A service that answers. ``started`` = by us, just now; ``pid`` is ``None`` if not known.
+
+    ``token`` is good for its admin endpoints as long as it lives; it is empty for a service that
+    another user or another data directory has.
+    """
+
+    url: str
+    token: str = ""
+    started: bool = False
+    pid: int | None = None
+
+    def __repr__(self) -> str:
+        # The token is a secret, and this may be logged.
+        return f"Started(url={self.url!r}, started={self.started}, pid={self.pid})"
+
+
+def find_or_start(
+    options: GlobalOptions,
+    *,
+    limit: float = START_LIMIT,
+    tell: Callable[[str], None] = lambda text: click.echo(text, err=True),
+    clock: Callable[[], float] = time.monotonic,
+) -> Started:
+    """The service that answers at the configured address, or in the data directory; else a new one.
+
+    ``tell`` gets the key and the password, if some had to be made for the address. Raises
+    ``CyberError`` with the service's own last words when it does not come up, and
+    ``NoServiceError`` when another program has the port. Not for a running event loop's thread.
+    """
+    from cyber_inference_tui.settings.credentials import make_missing  # noqa: PLC0415
+
+    deadline = clock() + limit
+    loaded = options.load()
+    found = _find(loaded.settings)
+    if found is not None:
+        return found
+    with _starting_alone(loaded.settings.data_dir, deadline, clock):
+        # Another one may have started it while we waited.
+        loaded = options.load()
+        while True:
+            found = _find_once_free(loaded.settings, deadline, clock)
+            if found is not None:
+                return found
+            _check_own_address(loaded.settings)
+            # Here somebody reads what is told; the service's own output goes to a file.
+            loaded = make_missing(
+                loaded,
+                loaded.settings.host,
+                environ=options.environ,
+                flags=options.flags,
+                tell=tell,
+            )
+            found = _start(options, loaded, deadline, clock)
+            if found is not None:
+                return found
+
+
+def stop_service(pid: int, *, limit: float) -> bool:
+    """Send SIGTERM and wait for the end, ``limit`` seconds at most; whether it came.
+
+    ``stop_limit`` says how long a service may take. A process that is gone counts as ended.
+    """
+    import psutil  # noqa: PLC0415 - knows a pid that was given away, and children from others
+
+    try:
+        process = psutil.Process(pid)
+        process.terminate()
+        process.wait(limit)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
+        return False
+    except psutil.AccessDenied as error:
+        raise CyberError(
+            f"The service (pid {pid}) belongs to another user.", hint="Ask that one to stop it."
+        ) from error
+    return True
+
+
+def stop_limit(settings: Settings) -> float:
+    """Seconds after which a service that was told to stop has ended, with a margin."""
+    return settings.shutdown_timeout + settings.stop_timeout + 20.0
+
+
+# Finding
+
+
+def _find(settings: Settings) -> Started | None:
+    """The service at the configured address, else the one of the data directory.
+
+    Raises ``NoServiceError`` if another program has the address and there is none here.
+    """
+    record = read_runtime_file(settings.data_dir)
+    foreign: NoServiceError | None = None
+    if settings.port and _listens(url := base_url(settings.host, settings.port)):
+        ours = record is not None and is_same_service(record.url, url)
+        try:
+            return _known(url, settings, record if ours else None)
+        except NoServiceError as error:
+            foreign = error
+    if record is not None and _listens(url := reachable_url(record.url)):
+        # A file may have been left behind: by now the port may be anybody's.
+        with contextlib.suppress(NoServiceError):
+            return _known(url, settings, record)
+    if foreign is not None:
+        raise foreign
+    return None
+
+
+def _listens(url: str) -> bool:
+    """Whether anybody accepts a connection there: quick to tell, before anything is imported."""
+    parts = urlsplit(url)
+    try:
+        address = (parts.hostname or "", parts.port or 80)
+        socket.create_connection(address, _CONNECT_LIMIT).close()
+    except OSError:
+        return False
+    return True
+
+
+def _known(url: str, settings: Settings, record: RuntimeRecord | None) -> Started:
+    """The service at ``url``; raises ``NoServiceError`` if it is another program."""
+    from cyber_inference_tui.cli.connection import client_of  # noqa: PLC0415 - imports httpx
+
+    async def ask() -> int | None:
+        async with asyncio.timeout(_ANSWER_LIMIT), client_of(url, settings) as client:
+            try:
+                return (await client.status()).pid
+            except AdminLoginError:
+                return None  # one of ours, with a password that is not known here
+
+    try:
+        pid = asyncio.run(ask())
+    except TimeoutError:
+        raise NoServiceError(
+            f"What listens at {url} does not answer.",
+            hint="Stop that program, or choose another address with --host and --port.",
+        ) from None
+    if record is None or record.pid != pid:
+        # Perhaps not even on this machine: its pid would be somebody else's here.
+        return Started(url=url)
+    return Started(url=url, token=record.token, pid=pid)
+
+
+@contextlib.contextmanager
+def _starting_alone(data_dir: Path, deadline: float, clock: Callable[[], float]) -> Iterator[None]:
+    """One starter at a time for each data directory; the others find what it started."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(data_dir / _START_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise CyberError(
+            f"Cannot write to the data directory {data_dir}: {error.strerror}.",
+            hint="Choose another with --data-dir.",
+        ) from error
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if clock() > deadline:
+                    raise ConflictError(
+                        f"Another program has been starting a service in {data_dir} for too long.",
+                        hint="Try again, or stop that program.",
+                    ) from None
+                time.sleep(_POLL)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _find_once_free(
+    settings: Settings, deadline: float, clock: Callable[[], float]
+) -> Started | None:
+    """Wait while a service holds the data directory: until it answers, or is gone (``None``)."""
+    while True:
+        found = _find(settings)
+        if found is not None:
+            return found
+        holder = data_directory_holder(settings.data_dir)
+        if holder is None:
+            return None
+        if clock() > deadline:
+            raise ConflictError(
+                f"{settings.data_dir} is in use by another service (pid {holder or 'unknown'}), "
+                "which does not answer.",
+                hint="Wait for its end or stop it, or choose another directory with --data-dir.",
+            )
+        time.sleep(_POLL)
+
+
+# Starting
+
+
+def _check_own_address(settings: Settings) -> None:
+    """A service cannot be started on another machine. Raises ``NoServiceError``."""
+    host = settings.host.strip("[]")
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+            host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except OSError as error:
+        raise NoServiceError(
+            f"No service answers at {base_url(settings.host, settings.port)}, and none can be "
+            f"started there: {host} is no address of this machine ({error.strerror}).",
+            hint="Start it on that machine, or check host.",
+        ) from error
+
+
+def _start(
+    options: GlobalOptions, loaded: Loaded, deadline: float, clock: Callable[[], float]
+) -> Started | None:
+    """A new service; ``None`` when another one took the data directory in the same moment."""
+    data_dir = loaded.settings.data_dir
+    output = data_dir / "logs" / OUTPUT_FILE
+    before = read_runtime_file(data_dir)
+    try:
+        pid = _spawn(arguments_of(options, loaded), environment_of(options.environ, loaded), output)
+    except OSError as error:
+        where = error.filename or output
+        raise CyberError(f"Cannot start the service: {where}: {error.strerror}.") from error
+    while True:
+        record = read_runtime_file(data_dir)
+        if record is not None and record != before and record.pid == pid:
+            # It wrote this down when it had begun to accept requests.
+            return Started(url=reachable_url(record.url), token=record.token, started=True, pid=pid)
+        ended = _end_of(pid)
+        if ended is not None:
+            if data_directory_holder(data_dir) is not None:
+                return None
+            raise CyberError(
+                f"The service did not start: {_last_words(output) or ended}", hint=f"See {output}."
+            )
+        if clock() > deadline:
+            stop_service(pid, limit=1.0)
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            raise CyberError("The service did not start in time.", hint=f"See {output}.")
+        time.sleep(_POLL)
+
+
+def arguments_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
+    """The command line of the service, with the same global options; paths are absolute."""
+    arguments = [sys.executable, "-P", "-m", "cyber_inference_tui", "--no-ui", "--background"]
+    if options.config is not None:
+        arguments += ["--config", str(loaded.config_path)]
+    for name, value in options.flags.items():
+        arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return [*arguments, "--demo"] if options.demo else arguments
+
+
+def environment_of(environ: Mapping[str, str], loaded: Loaded) -> dict[str, str]:
+    """The environment of the service: ours, with paths that do not count from this directory."""
+    result = dict(environ)
+    if result.get(CONFIG_VARIABLE):
+        result[CONFIG_VARIABLE] = str(loaded.config_path)
+    for name, key in KEYS.items():
+        if loaded.sources[name] is Source.ENV and (key.is_path or key.form == "program"):
+            result[f"{ENV_PREFIX}{name.upper()}"] = _as_text(getattr(loaded.settings, name))
+    return result
+
+
+def _as_text(value: Any) -> str:
+    import msgspec  # noqa: PLC0415 - is there already, for the settings
+
+    if isinstance(value, tuple):
+        return msgspec.json.encode([str(one) for one in value]).decode()
+    return str(value)
+
+
+def _spawn(arguments: list[str], environ: Mapping[str, str], output: Path) -> int:
+    """Start a process that is not tied to this one; its pid. Raises ``OSError``."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        output.replace(output.with_name(f"{output.name}.1"))
+    null = os.open(os.devnull, os.O_RDONLY)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+    try:
+        # Not Popen: it would want to be told of the end, which is none of our business later.
+        return os.posix_spawn(
+            arguments[0],
+            arguments,
+            environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, null, 0),
+                (os.POSIX_SPAWN_DUP2, file, 1),
+                (os.POSIX_SPAWN_DUP2, file, 2),
+            ],
+            setsid=True,
+            # Python ignores these for itself, and what is ignored would stay so.
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+        )
+    finally:
+        os.close(null)
+        os.close(file)
+
+
+def _end_of(pid: int) -> str | None:
+    """How our child ended, in words; ``None`` while it runs."""
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return "it ended."
+    if ended == 0:
+        return None
+    code = os.waitstatus_to_exitcode(status)
+    return f"it ended with exit code {code}." if code >= 0 else f"signal {-code} ended it."
+
+
+def _last_words(output: Path) -> str:
+    """The end of what the service printed, as one line."""
+    try:
+        with output.open("rb") as file:
+            file.seek(max(0, output.stat().st_size - _TAIL_BYTES))
+            text = file.read(_TAIL_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    lines = [clean_line(line).strip() for line in text.splitlines()]
+    return " ".join([line for line in lines if line][-_TAIL_LINES:])

@@ -1,0 +1,54 @@
+"""Admin passwords of services elsewhere, for those who want them kept: one file, mode 0600."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from cyber_inference_tui.errors import CyberError
+
+_FILE = "passwords.json"
+_MAX_BYTES = 1024 * 1024
+
+
+class Passwords:
+    """The passwords kept in ``data_dir``, by the URL of the service."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / _FILE
+        self._tried: set[str] = set()
+
+    def take(self, url: str) -> Iterator[str]:
+        """The password for ``url``, the first time it is asked for; nothing afterwards."""
+        if url in self._tried:
+            return
+        self._tried.add(url)
+        password = self._read().get(url)
+        if password is not None:
+            yield password
+
+    def keep(self, url: str, password: str) -> None:
+        """Keep the password for ``url``; raises ``CyberError``."""
+        known = {**self._read(), url: password}
+        temporary = self._path.with_name(f"{_FILE}.new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            temporary.unlink(missing_ok=True)
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(file, "wb") as stream:
+                stream.write(msgspec.json.encode(known))
+            temporary.replace(self._path)
+        except OSError as error:
+            raise CyberError(
+                f"The password cannot be kept in {self._path}: {error.strerror}."
+            ) from error
+
+    def _read(self) -> dict[str, str]:
+        try:
+            with self._path.open("rb") as file:
+                return msgspec.json.decode(file.read(_MAX_BYTES), type=dict[str, str])
+        except (OSError, msgspec.MsgspecError):
+            return {}  # none is kept, or somebody wrote something else there

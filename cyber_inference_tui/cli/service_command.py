@@ -1,0 +1,205 @@
+"""``service``: the service as a unit of systemd."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from cyber_inference_tui.cli.options import GlobalOptions, json_option
+from cyber_inference_tui.cli.output import print_json, print_lines
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.cli.unit import Systemd
+    from cyber_inference_tui.settings.load import Loaded
+
+NOT_RUNNING = 3
+"""Exit code of ``service status``: as of every command that finds no service."""
+
+_system_option = click.option(
+    "--system", is_flag=True, help="The whole machine's unit, started at boot; needs root."
+)
+
+
+@click.group()
+def service() -> None:
+    """Keep the service running with systemd: a unit of yours, or with --system the machine's."""
+
+
+@service.command()
+@_system_option
+@click.option(
+    "--run-as",
+    metavar="USER",
+    help="Whom a --system unit runs as: you, or who called sudo, if not given.",
+)
+@click.option("--print", "only_print", is_flag=True, help="Print the unit, and change nothing.")
+@click.pass_obj
+def install(options: GlobalOptions, system: bool, run_as: str | None, only_print: bool) -> None:
+    """Write the unit, start the service, and have it started from now on.
+
+    The global options that are given here (--config, --data-dir, …) are the service's.
+    """
+    from cyber_inference_tui.cli.background import stop_limit  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.unit import UNIT_NAME, unit_text  # noqa: PLC0415
+
+    if run_as is not None and not system:
+        raise click.UsageError("--run-as goes with --system.")
+    me = _user_name()
+    user = run_as or options.environ.get("SUDO_USER") or me if system else me
+    if user != me:
+        options = replace(options, environ=_environment_of(user, options))
+    loaded = options.load()
+    text = unit_text(
+        command_of(options, loaded),
+        stop_seconds=stop_limit(loaded.settings),
+        user=user if system else None,
+    )
+    if only_print:
+        click.echo(text, nl=False)
+        return
+    systemd = _systemd(options, system)
+    systemd.check_there()
+    _check_alone(loaded, systemd)
+    if user == me:
+        from cyber_inference_tui.settings.credentials import make_missing  # noqa: PLC0415
+
+        # Here somebody reads what is told; the journal would keep it.
+        make_missing(
+            loaded,
+            loaded.settings.host,
+            environ=options.environ,
+            flags=options.flags,
+            tell=partial(click.echo, err=True),
+        )
+    _tell_variables(options)
+    systemd.install(text)
+    click.echo(f"wrote    {systemd.path}")
+    click.echo(f"started  {UNIT_NAME}")
+    if not system:
+        click.echo(
+            "It runs while you are logged in. To have it run without a login, and from boot on: "
+            "loginctl enable-linger"
+        )
+
+
+@service.command()
+@_system_option
+@click.pass_obj
+def uninstall(options: GlobalOptions, system: bool) -> None:
+    """Stop the service and remove the unit; models, settings and data stay."""
+    systemd = _systemd(options, system)
+    systemd.uninstall()
+    click.echo(f"removed  {systemd.path}")
+
+
+@service.command()
+@_system_option
+@json_option
+@click.pass_obj
+def status(options: GlobalOptions, system: bool, as_json: bool) -> int:
+    """Show whether the unit is installed and runs; exit code 3 if it does not run."""
+    found = _systemd(options, system).status()
+    if as_json:
+        print_json(found)
+    else:
+        lines = [
+            f"unit       {found.path if found.installed else 'not installed'}",
+            f"at start   {'enabled' if found.enabled else 'not enabled'}",
+            f"state      {found.state}",
+        ]
+        if found.pid is not None:
+            lines.append(f"pid        {found.pid}")
+        print_lines(lines)
+    return 0 if found.active else NOT_RUNNING
+
+
+def command_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
+    """The command line of the unit, by absolute paths.
+
+    systemd starts it without the variables of this shell: where they lead to other files than the
+    usual ones, the command line does.
+    """
+    from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Source  # noqa: PLC0415
+
+    command = [*_program(), "serve"]
+    moved = options.environ.get("XDG_CONFIG_HOME") and loaded.config_path.exists()
+    if options.config is not None or options.environ.get(CONFIG_VARIABLE) or moved:
+        command += ["--config", str(loaded.config_path)]
+    flags = dict(options.flags)
+    if loaded.sources["data_dir"] is Source.ENV or (
+        loaded.sources["data_dir"] is Source.DEFAULT and options.environ.get("XDG_DATA_HOME")
+    ):
+        flags["data_dir"] = loaded.settings.data_dir
+    for name, value in flags.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    return [*command, "--demo"] if options.demo else command
+
+
+def _program() -> list[str]:
+    """This program by its absolute path; as a module, where it has no script of its own."""
+    import sys  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    # Not resolved: in a virtual environment the link to Python is what makes it one.
+    script = Path(sys.executable).parent / "cyber-inference-tui"
+    return [str(script)] if script.is_file() else [sys.executable, "-m", "cyber_inference_tui"]
+
+
+def _systemd(options: GlobalOptions, system: bool) -> Systemd:
+    from cyber_inference_tui.cli.unit import SYSTEM_UNITS, Systemd, user_units  # noqa: PLC0415
+
+    folder = SYSTEM_UNITS if system else user_units(options.environ)
+    return Systemd(environ=options.environ, folder=folder, system=system)
+
+
+def _check_alone(loaded: Loaded, systemd: Systemd) -> None:
+    """A service that runs already would keep the unit's from starting."""
+    from cyber_inference_tui.errors import ConflictError  # noqa: PLC0415
+    from cyber_inference_tui.service.runtime import data_directory_holder  # noqa: PLC0415
+
+    holder = data_directory_holder(loaded.settings.data_dir)
+    if holder is not None and holder != systemd.status().pid:
+        raise ConflictError(
+            f"A service runs in {loaded.settings.data_dir} already (pid {holder or 'unknown'}).",
+            hint=f"Stop it first: kill {holder}" if holder else "Stop it first.",
+        )
+
+
+def _tell_variables(options: GlobalOptions) -> None:
+    from cyber_inference_tui.settings.load import CONFIG_VARIABLE, ENV_PREFIX  # noqa: PLC0415
+
+    known = {CONFIG_VARIABLE, f"{ENV_PREFIX}DATA_DIR"}
+    set_here = [name for name in sorted(options.environ) if name.startswith(ENV_PREFIX)]
+    others = [name for name in set_here if name not in known]
+    if others:
+        click.echo(
+            f"The unit does not have the variables of this shell ({', '.join(others)}): "
+            "'cyber-inference-tui config set' puts their values into the file.",
+            err=True,
+        )
+
+
+def _user_name() -> str:
+    import os  # noqa: PLC0415
+    import pwd  # noqa: PLC0415
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _environment_of(user: str, options: GlobalOptions) -> dict[str, str]:
+    """What counts of another user's environment: systemd starts the service with no more."""
+    import pwd  # noqa: PLC0415
+
+    from cyber_inference_tui.errors import NotFoundError  # noqa: PLC0415
+
+    try:
+        home = pwd.getpwnam(user).pw_dir
+    except KeyError:
+        raise NotFoundError(f"There is no user {user}.", hint="Give one with --run-as.") from None
+    return {"HOME": home, "USER": user, "PATH": options.environ.get("PATH", "")}

@@ -1,0 +1,67 @@
+"""Where a service answers, from what it is bound to. Imports little, so that asking is quick."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.text import clean_line
+
+DEFAULT_PORT = 8337
+
+
+def base_url(host: str, port: int) -> str:
+    """The URL at which a service bound to ``host`` and ``port`` answers on this machine.
+
+    A wildcard address is reached over the loopback address of its family.
+    """
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return f"http://{host}:{port}"
+    if address.is_unspecified:
+        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    name = f"[{address}]" if address.version == 6 else str(address)
+    return f"http://{name}:{port}"
+
+
+def service_address(text: str) -> str:
+    """The URL of the service that a person means by ``text``: a URL, or a host with or without a
+    port (8337 then). Raises ``InvalidRequestError``."""
+    text = text.strip().rstrip("/")
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or parts.scheme not in {"http", "https"} or parts.path or parts.query:
+        raise InvalidRequestError(
+            f"'{clean_line(text, limit=200)}' is no address of a service.",
+            hint="Give one such as http://jetson:8337.",
+        )
+    name = f"[{host}]" if ":" in host else host
+    if port is None and "://" not in text:
+        port = DEFAULT_PORT
+    return f"{parts.scheme}://{name}" + (f":{port}" if port else "")
+
+
+def reachable_url(bound: str) -> str:
+    """Where a service answers that says it listens at ``bound`` (a URL, wildcards included)."""
+    parts = urlsplit(bound)
+    return base_url(parts.hostname or "", parts.port or 80)
+
+
+def is_same_service(bound: str, url: str) -> bool:
+    """Whether ``url`` leads to the service of this machine that listens at ``bound``.
+
+    Only what is sure counts: another name of this machine does not.
+    """
+    try:
+        ours, asked = urlsplit(reachable_url(bound)), urlsplit(url)
+        local = asked.hostname == "localhost" and ours.hostname in {"127.0.0.1", "::1"}
+        return asked.scheme == "http" and (
+            asked.port == ours.port and (local or asked.hostname == ours.hostname)
+        )
+    except ValueError:
+        return False

@@ -1,0 +1,100 @@
+"""Which characters the terminal can show, decided once at the start and handed to the widgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from cyber_inference_tui.records import ModelStatus
+
+CharsetChoice = Literal["auto", "unicode", "ascii"]
+
+_PROBE = "●◐◌◍○✖…▸⣿█░"
+# The kernel's console has a font of at most 512 glyphs, without braille; `dumb` promises nothing.
+_PLAIN_TERMINALS = frozenset({"linux", "dumb", "vt100", "vt102", "vt220", "unknown"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charset:
+    """The characters that stand for things; every one of them is one cell wide."""
+
+    unicode: bool
+    ellipsis: str
+    """Marks a cut."""
+    missing: str
+    """Stands where the machine does not tell a number."""
+    cursor: str
+    ascending: str
+    descending: str
+    check: str
+    dot: str
+    """Between two remarks on one line."""
+    pin: str
+    mark: str
+    """The tick on a meter."""
+    signs: Mapping[ModelStatus, str]
+
+    def status_sign(self, status: ModelStatus) -> str:
+        """The sign of a model's state; a word always stands beside it."""
+        return self.signs[status]
+
+
+UNICODE = Charset(
+    unicode=True,
+    ellipsis="…",
+    missing="–",  # noqa: RUF001 - the dash is meant
+    cursor="▸",
+    ascending="▲",
+    descending="▼",
+    check="✔",
+    dot="·",
+    pin="◆",
+    mark="┊",
+    signs={
+        ModelStatus.LOADED: "●",
+        ModelStatus.LOADING: "◐",
+        ModelStatus.QUEUED: "◌",
+        ModelStatus.UNLOADING: "◍",
+        ModelStatus.UNLOADED: "○",
+        ModelStatus.FAILED: "✖",
+    },
+)
+ASCII = Charset(
+    unicode=False,
+    ellipsis="~",
+    missing="-",
+    cursor=">",
+    ascending="^",
+    descending="v",
+    check="+",
+    dot="-",
+    pin="P",
+    mark="|",
+    signs={
+        ModelStatus.LOADED: "*",
+        ModelStatus.LOADING: "~",
+        ModelStatus.QUEUED: ".",
+        ModelStatus.UNLOADING: "-",
+        ModelStatus.UNLOADED: "o",
+        ModelStatus.FAILED: "x",
+    },
+)
+
+
+def charset_of(
+    environ: Mapping[str, str], encoding: str | None, choice: CharsetChoice = "auto"
+) -> Charset:
+    """The charset for a terminal: ``TERM`` of ``environ`` and the ``encoding`` of its stream.
+
+    ``choice`` is what the person asked for; anything but ``auto`` wins.
+    """
+    if choice != "auto":
+        return UNICODE if choice == "unicode" else ASCII
+    if environ.get("TERM", "") in _PLAIN_TERMINALS:
+        return ASCII
+    try:
+        _PROBE.encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return ASCII
+    return UNICODE

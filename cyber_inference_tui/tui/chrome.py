@@ -1,0 +1,191 @@
+"""What every page has: the line that says where one is, the pages by number, and the notice for
+terminals that are too small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from textual import events
+from textual.content import Content
+from textual.message import Message
+from textual.widget import Widget
+
+from cyber_inference_tui.records import DeviceKind, DeviceRecord, ModelStatus
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.charset import Charset
+from cyber_inference_tui.tui.launch import Launch
+from cyber_inference_tui.tui.snapshot import Link, Snapshot
+from cyber_inference_tui.units import duration_text
+
+NAME = "cyber-inference"
+STALE_SECONDS = 15.0
+"""Without any news for so long, a live connection is shown with its age."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageName:
+    """One of the pages: the key that opens it, its mode and its title."""
+
+    key: str
+    mode: str
+    title: str
+
+
+PAGES = (
+    PageName("1", "dashboard", "Dashboard"),
+    PageName("2", "models", "Models"),
+    PageName("3", "hub", "Hub"),
+    PageName("4", "logs", "Logs"),
+    PageName("5", "requests", "Requests"),
+    PageName("6", "chat", "Chat"),
+    PageName("7", "settings", "Settings"),
+)
+
+
+class StatusBar(Widget):
+    """One line: which service this is and how it stands with it; the machine; the time."""
+
+    DEFAULT_CSS = """
+    StatusBar { height: 1; padding: 0 1; background: $surface; }
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        super().__init__()
+        self._launch = launch
+        self._content = Content("")
+
+    def show(self, snapshot: Snapshot, now: datetime) -> None:
+        """Draw the line anew if it says something else."""
+        content = status_line(snapshot, self._launch, now, max(0, self.size.width))
+        if not content.is_same(self._content):
+            self._content = content
+            self.refresh()
+
+    def render(self) -> Content:
+        """The line."""
+        return self._content
+
+
+def status_line(snapshot: Snapshot, launch: Launch, now: datetime, width: int) -> Content:
+    """The line of ``StatusBar``, ``width`` cells wide; what matters least goes first."""
+    where = snapshot.status
+    address = f"{where.host}:{where.port}" if where else ""
+    kind = "attached" if launch.attached else "local"
+    left: list[tuple[str, str]] = [(NAME, "bold $accent")]
+    if address:
+        left.append((f"   {address}", ""))
+    left.append((f"  {kind}", "$text-muted"))
+    if launch.readonly:
+        left.append(("  read-only", "$text-muted"))
+    left.append(_link(snapshot, launch.charset, now))
+    machine = device_line(snapshot.sample.device, launch.charset.dot) if snapshot.sample else ""
+    clock = now.strftime("%H:%M:%S")
+    used = sum(len(text) for text, _ in left) + len(clock) + 2
+    room = width - used - 3
+    if machine and len(machine) > room:
+        machine = machine[: room - 1] + launch.charset.ellipsis if room > 12 else ""
+    gap = max(2, width - used + 2 - len(machine) - (3 if machine else 0))
+    return Content.assemble(
+        *left,
+        " " * gap,
+        (machine, "$text-muted"),
+        "   " if machine else "",
+        clock,
+    )
+
+
+def _link(snapshot: Snapshot, charset: Charset, now: datetime) -> tuple[str, str]:
+    age = (now - snapshot.heard_at).total_seconds() if snapshot.heard_at else 0.0
+    if snapshot.link is Link.CONNECTING:
+        return f"  {charset.signs[ModelStatus.QUEUED]} connecting", "$warning"
+    if snapshot.link is Link.LOST:
+        since = f", values {duration_text(age)} old" if snapshot.heard_at else ""
+        return f"  {charset.signs[ModelStatus.FAILED]} no connection{since}", "bold $error"
+    if age > STALE_SECONDS:
+        return f"  {charset.signs[ModelStatus.QUEUED]} silent for {duration_text(age)}", "$warning"
+    if snapshot.status is None or snapshot.status_at is None:
+        return "", ""
+    up = snapshot.status.uptime_seconds + (now - snapshot.status_at).total_seconds()
+    return f"  up {uptime_text(up)}", "$text-muted"
+
+
+def uptime_text(seconds: float) -> str:
+    """``3 d 04:12``, ``4:12 h``, ``12 min``: what changes once a minute."""
+    minutes = int(seconds) // 60
+    days, hours = minutes // 1440, minutes // 60 % 24
+    if days:
+        return f"{days} d {hours:02}:{minutes % 60:02}"
+    return f"{hours}:{minutes % 60:02} h" if hours else f"{minutes} min"
+
+
+def device_line(device: DeviceRecord, dot: str) -> str:
+    """The machine in a few words: its name, JetPack or system, power mode."""
+    name = device.name or device.processor
+    parts = [name]
+    if device.kind is DeviceKind.JETSON:
+        parts.append(f"JetPack {device.jetpack}" if device.jetpack else None)
+        parts.append(f"{device.power_mode} mode" if device.power_mode else None)
+    elif name is None:
+        parts.append(device.os)
+    return clean_line(f" {dot} ".join(part for part in parts if part), limit=80)
+
+
+class PageTabs(Widget):
+    """The pages by number; a click opens one."""
+
+    DEFAULT_CSS = """
+    PageTabs { height: 1; padding: 0 1; background: $surface; }
+    """
+
+    class Chosen(Message):
+        """A page was clicked."""
+
+        def __init__(self, mode: str) -> None:
+            super().__init__()
+            self.mode = mode
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self._mode = mode
+
+    def render(self) -> Content:
+        """Numbers and titles; titles go where there is no room for them."""
+        width = sum(len(page.title) + 5 for page in PAGES)
+        short = self.size.width < width
+        parts: list[tuple[str, str]] = []
+        for page in PAGES:
+            here = page.mode == self._mode
+            title = page.title[:4].rstrip() if short and not here else page.title
+            parts += [
+                (f"{page.key} ", "bold $accent" if here else "$text-muted"),
+                (f"{title}", "bold $accent underline" if here else "$foreground"),
+                ("  " if short else "   ", ""),
+            ]
+        return Content.assemble(*parts)
+
+    def on_click(self, event: events.Click) -> None:
+        """Open the page under the pointer."""
+        short = self.size.width < sum(len(page.title) + 5 for page in PAGES)
+        at = event.x - 1
+        for page in PAGES:
+            here = page.mode == self._mode
+            title = page.title[:4].rstrip() if short and not here else page.title
+            length = len(title) + 2 + (2 if short else 3)
+            if 0 <= at < length:
+                self.post_message(self.Chosen(page.mode))
+                return
+            at -= length
+
+
+class TooSmall(Widget):
+    """Stands alone in a terminal that has no room for a page."""
+
+    def render(self) -> Content:
+        """What is needed."""
+        size = self.app.size
+        return Content.assemble(
+            ("This terminal is too small.\n", "bold"),
+            f"It has {size.width} by {size.height} cells; the pages need 60 by 18.\n",
+            ("q quits.", "$text-muted"),
+        )

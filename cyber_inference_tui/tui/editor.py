@@ -1,0 +1,66 @@
+"""A text in the person's own editor, with the app out of the way meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from textual.app import App, SuspendNotSupported
+
+from cyber_inference_tui.errors import CyberError
+
+_FALLBACKS = ("sensible-editor", "nano", "vim", "vi")
+
+
+def editor_command(environ: Mapping[str, str]) -> list[str]:
+    """``$VISUAL``, ``$EDITOR`` or one that is there; raises ``CyberError`` where none is."""
+    for name in ("VISUAL", "EDITOR"):
+        if (command := environ.get(name, "").strip()) and (words := shlex.split(command)):
+            return words
+    for name in _FALLBACKS:
+        if found := shutil.which(name, path=environ.get("PATH")):
+            return [found]
+    raise CyberError("There is no editor.", hint="Set EDITOR.")
+
+
+def edit_text(app: App[Any], text: str, *, name: str) -> str | None:
+    """Let the person edit ``text`` in a file called ``name``; ``None`` if nothing was changed.
+
+    Raises ``CyberError`` where there is no editor or it fails. The file is gone afterwards, and
+    nobody else can read it meanwhile.
+    """
+    with tempfile.TemporaryDirectory(prefix="cyber-inference-") as directory:
+        path = Path(directory) / name
+        path.touch(mode=0o600)
+        path.write_text(text, encoding="utf-8")
+        run_editor(app, path)
+        try:
+            edited = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CyberError(f"What the editor left cannot be read: {error}.") from error
+    return None if edited == text else edited
+
+
+def run_editor(app: App[Any], path: Path) -> None:
+    """Open ``path`` in the person's editor and wait until it is closed; raises ``CyberError``."""
+    command = editor_command(os.environ)
+    try:
+        # A repaint while the app is suspended would wait for the terminal for ever.
+        with app.batch_update(), app.suspend():
+            ended = subprocess.run([*command, str(path)], check=False)  # the person's own program
+    except SuspendNotSupported:
+        raise CyberError("No editor can be opened in this terminal.") from None
+    except OSError as error:
+        raise CyberError(
+            f"The editor {command[0]} cannot be started: {error.strerror}.", hint="Set EDITOR."
+        ) from error
+    finally:
+        app.refresh()
+    if ended.returncode != 0:
+        raise CyberError(f"{command[0]} ended with {ended.returncode}; nothing was changed.")

@@ -1,0 +1,85 @@
+"""The keys as a table, read from the bindings: for the help, the documentation and key maps."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import Any
+
+from textual.app import App
+from textual.binding import Binding
+from textual.screen import Screen
+
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.chrome import PAGES
+
+EVERYWHERE = "Everywhere"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLine:
+    """One action: where it holds, its keys, what it does, and a few words more."""
+
+    group: str
+    keys: str
+    does: str
+    why: str = ""
+
+
+def key_lines(screen: Screen[Any]) -> list[KeyLine]:
+    """What the keys do on ``screen`` as it is now: the focused widget's first, then the page's,
+    then those of the app."""
+    found: dict[tuple[str, str], tuple[list[str], str]] = {}
+    for node, binding, enabled, tooltip in screen.active_bindings.values():
+        if not enabled or not binding.description or binding.system:
+            continue
+        group = _group(node, screen)
+        place = (group, clean_line(binding.description))
+        keys, why = found.get(place, ([], ""))
+        found[place] = (keys, why or tooltip or binding.tooltip)
+        shown = screen.app.get_key_display(binding)
+        if shown not in keys:
+            keys.append(shown)
+    order = {name: place for place, name in enumerate(dict.fromkeys(g for g, _ in found))}
+    order[EVERYWHERE] = len(order)
+    lines = [
+        KeyLine(group, " ".join(keys), does, why) for (group, does), (keys, why) in found.items()
+    ]
+    return sorted(lines, key=lambda line: order[line.group])
+
+
+def _group(node: object, screen: Screen[Any]) -> str:
+    if isinstance(node, App):
+        return EVERYWHERE
+    if node is screen:
+        return "This page"
+    return str(getattr(node, "KEYS_TITLE", "")) or type(node).__name__
+
+
+def declared_bindings(owner: type[Any]) -> list[Binding]:
+    """The bindings that a class declares itself, one for each key it gives."""
+    return list(Binding.make_bindings(owner.__dict__.get("BINDINGS", ())))
+
+
+def every_binding() -> list[tuple[str, Binding]]:
+    """All bindings of the program with the title of where they hold; imports every page."""
+    from cyber_inference_tui.tui import app, dialogs, pages, widgets  # noqa: PLC0415 - all of it
+
+    found = [(EVERYWHERE, binding) for binding in declared_bindings(app.CyberApp)]
+    order = {page.mode: place for place, page in enumerate(PAGES)}
+    titles = {page.mode: page.title for page in PAGES}
+    owners: list[tuple[int, str, type[Any]]] = []
+    for place, package in ((0, pages), (100, widgets), (200, dialogs)):
+        for info in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"{package.__name__}.{info.name}")
+            for owner in vars(module).values():
+                if isinstance(owner, type) and owner.__module__ == module.__name__:
+                    mode = str(getattr(owner, "MODE", ""))
+                    title = titles.get(mode) or str(getattr(owner, "KEYS_TITLE", owner.__name__))
+                    rank = place + (order.get(mode, 50) if mode else 60)
+                    owners.append((rank, title, owner))
+    owners.sort(key=lambda one: one[:2])
+    for _, title, owner in owners:
+        found += [(title, binding) for binding in declared_bindings(owner)]
+    return found

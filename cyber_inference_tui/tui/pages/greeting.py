@@ -1,0 +1,277 @@
+"""What a first start shows: the three things to do, each one key away, with their progress."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.widget import Widget
+
+from cyber_inference_tui.records import (
+    DownloadRecord,
+    DownloadStatus,
+    InstallRecord,
+    InstallSource,
+    InstallState,
+    ModelStatus,
+)
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.charset import Charset
+from cyber_inference_tui.tui.chrome import device_line
+from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.suggestions import Suggestion, suggest
+from cyber_inference_tui.units import duration_text, size_text
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.tui.app import CyberApp
+
+_MODEL_KEYS = "abc"
+_SOURCE_KEYS = "iuy"
+_BAR = 24
+Parts = list[tuple[str, str]]
+
+
+def needs_greeting(snapshot: Snapshot) -> bool:
+    """Something is missing without which nothing can be asked: a llama-server, or any model."""
+    if snapshot.status is None:
+        return False
+    return snapshot.status.llama_server.path is None or not snapshot.models
+
+
+def free_for_models(snapshot: Snapshot) -> int | None:
+    """Bytes that models may take here: of the GPUs where they have memory of their own."""
+    rooms = {room.pool: room for room in snapshot.rooms}
+    room = rooms.get("gpu") or rooms.get("memory")
+    return room.free_after_unloading_bytes if room else None
+
+
+def install_ways(install: InstallRecord | None) -> tuple[InstallSource, ...]:
+    """The ways to get a llama-server that are possible here, the recommended one first."""
+    if install is None:
+        return ()
+    possible = [one for one in install.sources if one.possible]
+    return tuple(sorted(possible, key=lambda one: not one.recommended)[: len(_SOURCE_KEYS)])
+
+
+class Greeting(Widget, can_focus=True):
+    """The first page while there is nothing to serve."""
+
+    KEYS_TITLE = "First start"
+    DEFAULT_CSS = """
+    Greeting { height: 1fr; padding: 1 2; }
+    Greeting:focus { background-tint: $background 0%; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("i", "install(0)", "Install", id="greeting.install", tooltip="get a llama-server"),
+        Binding("u", "install(1)", "Other build", show=False, tooltip="the second way to get one"),
+        Binding("y", "install(2)", "Third build", show=False, tooltip="the third way to get one"),
+        Binding("p", "path", "I have one", id="greeting.path", tooltip="use one that is here"),
+        Binding("x", "stop", "Stop", id="greeting.stop", tooltip="stop the installation"),
+        Binding("a", "model(0)", "Get model", id="greeting.model", tooltip="download the first"),
+        Binding("b", "model(1)", "Second model", show=False, tooltip="download the second"),
+        Binding("c", "model(2)", "Third model", show=False, tooltip="download the third"),
+        Binding("h", "hub", "Hub", id="greeting.hub", tooltip="search for other models"),
+        Binding("d", "demo", "Demo", id="greeting.demo", tooltip="add the built-in toy model"),
+    ]
+    STEERING = frozenset({"install", "path", "stop", "model", "demo"})
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._content = Content("")
+        self._snapshot = Snapshot()
+
+    @property
+    def _app(self) -> CyberApp:
+        return cast("CyberApp", self.app)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw what there is and what is missing."""
+        self._snapshot = snapshot
+        content = greeting_content(
+            snapshot, self._app.launch.charset, self._app.client.url, self.size.width
+        )
+        if not content.is_same(self._content):
+            self._content = content
+            self.refresh()
+        self.refresh_bindings()
+
+    def render(self) -> Content:
+        """The three steps."""
+        return self._content
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be done now."""
+        if action in self.STEERING and self._app.launch.readonly:
+            return False
+        install = self._snapshot.install
+        running = install is not None and install.state is InstallState.RUNNING
+        if action == "install":
+            place = parameters[0] if parameters else 0
+            return not running and int(str(place)) < len(install_ways(install))
+        if action == "stop":
+            return running
+        if action == "demo":
+            return self._snapshot.model("demo") is None
+        return True
+
+    def action_install(self, place: int) -> None:
+        """Get a llama-server, in the way with this number."""
+        ways = install_ways(self._snapshot.install)
+        if place < len(ways):
+            self._app.do(self._app.client.install(ways[place].name), group="install")
+
+    def action_stop(self) -> None:
+        """Stop getting one."""
+        self._app.do(self._app.client.cancel_install(), group="install")
+
+    def action_path(self) -> None:
+        """Ask where a llama-server is, and use that one."""
+        from cyber_inference_tui.tui.dialogs.prompt import Prompt  # noqa: PLC0415 - seldom
+
+        def answered(path: str | None) -> None:
+            if path is not None:
+                client = self._app.client
+                self._app.do(client.set_config("llama_server_path", path), done=f"Using {path}.")
+
+        self._app.push_screen(
+            Prompt(
+                "Where is llama-server?",
+                "Its whole path, on the machine where the service runs.",
+                placeholder="/usr/local/bin/llama-server",
+            ),
+            answered,
+        )
+
+    def action_model(self, place: int) -> None:
+        """Download one of the suggested models."""
+        chosen = suggest(free_for_models(self._snapshot))
+        if place < len(chosen):
+            self._app.do(self._app.client.download(chosen[place].repo), group="download")
+
+    def action_hub(self) -> None:
+        """Look for another model."""
+        self._app.switch_mode("hub")
+
+    def action_demo(self) -> None:
+        """Add the built-in model."""
+        self._app.do(self._app.client.add_demo(), done="The model demo is here: 6 chats with it.")
+
+
+def greeting_content(snapshot: Snapshot, charset: Charset, url: str, width: int) -> Content:
+    """The whole greeting. ``width`` in cells."""
+    free = free_for_models(snapshot)
+    machine = device_line(snapshot.sample.device, charset.dot) if snapshot.sample else ""
+    parts: Parts = [("Welcome.", "bold $accent")]
+    facts = [machine, f"{size_text(free)} free for models" if free is not None else ""]
+    told = f" {charset.dot} ".join(fact for fact in facts if fact)
+    if told:
+        parts.append((f"  {told}", ""))
+    parts.append(("\n\n", ""))
+    parts += _server_step(snapshot, charset)
+    parts += _model_step(snapshot, charset, free, width)
+    if snapshot.model("demo") is None:
+        parts += [*_step("3", "or just look", "", ""), *_key("d", "demo: a toy model of 5 MB")]
+        parts.append(("  nothing to download\n", "$text-muted"))
+    parts += [
+        ("\nThen point any OpenAI client at  ", "$text-muted"),
+        (f"{url}/v1", "bold"),
+        ("\n", ""),
+    ]
+    return Content.assemble(*parts)
+
+
+def _step(number: str, title: str, sign: str, style: str) -> Parts:
+    return [
+        (f"{number}  ", "bold $accent"),
+        (title.ljust(16), "bold"),
+        (sign.ljust(14), style),
+        ("\n     ", ""),
+    ]
+
+
+def _key(key: str, does: str) -> Parts:
+    return [(key, "bold $accent"), (f"  {does}", "")]
+
+
+def _server_step(snapshot: Snapshot, charset: Charset) -> Parts:
+    server = snapshot.status.llama_server if snapshot.status else None
+    install = snapshot.install
+    if server is not None and server.path is not None:
+        found = f"{charset.check} {clean_line(server.version or 'found')}"
+        return [
+            *_step("1", "llama-server", found, "$success")[:-1],
+            (f"\n     {clean_line(server.path)}\n\n", "$text-muted"),
+        ]
+    missing = f"{charset.signs[ModelStatus.FAILED]} not found"
+    if install is not None and install.state is InstallState.RUNNING:
+        doing = f"{charset.signs[ModelStatus.LOADING]} installing"
+        parts = _step("1", "llama-server", doing, "$warning")
+        parts += [(f"{_bar(install.progress, charset)}", "$warning")]
+        parts += [(f"  {clean_line(install.step or install.source or '')}  ", "")]
+        parts += [*_key("x", "stop"), ("   ", ""), *_key("4", "its log"), ("\n\n", "")]
+        return parts
+    parts = _step("1", "llama-server", missing, "$error")
+    for key, way in zip(_SOURCE_KEYS, install_ways(install), strict=False):
+        parts += [*_key(key, clean_line(way.summary)), ("\n     ", "")]
+    parts += [*_key("p", "I have one"), ("\n", "")]
+    if install is not None and install.error:
+        failed = f"{charset.signs[ModelStatus.FAILED]} {clean_line(install.error, limit=300)}"
+        parts += [(f"     {failed}\n", "$error")]
+    parts.append(("\n", ""))
+    return parts
+
+
+def _model_step(snapshot: Snapshot, charset: Charset, free: int | None, width: int) -> Parts:
+    number = len(snapshot.models)
+    if number:
+        have = f"{charset.check} {number} model" + ("" if number == 1 else "s")
+        parts = _step("2", "a model", have, "$success")
+    else:
+        missing = f"{charset.signs[ModelStatus.FAILED]} none"
+        parts = _step("2", "a model", missing, "$error")
+    chosen = suggest(free)
+    for key, one in zip(_MODEL_KEYS, chosen, strict=False):
+        parts += [*_key(key, one.title.ljust(15)), (f"{one.quantization:<7}", "$text-muted")]
+        parts += [(f"{size_text(one.size_bytes):>8}   ", "")]
+        parts += _suggestion_note(one, snapshot, free, charset)
+        parts.append(("\n     ", ""))
+    parts += [*_key("h", "search the Hub for others"), ("\n\n", "")]
+    return parts
+
+
+def _suggestion_note(
+    one: Suggestion, snapshot: Snapshot, free: int | None, charset: Charset
+) -> Parts:
+    download = next((d for d in reversed(snapshot.downloads) if d.repo == one.repo), None)
+    if download is not None:
+        return _download_note(download, charset)
+    if free is None:
+        return [(one.good_for, "$text-muted")]
+    if one.need_bytes <= free:
+        return [(f"{charset.check} fits", "$success"), (f"  {one.good_for}", "$text-muted")]
+    return [("too big here", "$error")]
+
+
+def _download_note(download: DownloadRecord, charset: Charset) -> Parts:
+    done = download.bytes_done / download.bytes_total if download.bytes_total else None
+    if download.status is DownloadStatus.DONE:
+        return [(f"{charset.check} here", "$success")]
+    if download.status is DownloadStatus.FAILED:
+        sign = charset.signs[ModelStatus.FAILED]
+        return [(f"{sign} {clean_line(download.error or 'failed', limit=160)}", "$error")]
+    parts: Parts = [(_bar(done, charset), "$warning"), (f"  {download.status.value}", "")]
+    if download.bytes_per_second:
+        parts.append((f"  {size_text(int(download.bytes_per_second))}/s", "$text-muted"))
+    if download.seconds_left is not None:
+        parts.append((f"  {duration_text(download.seconds_left)} left", "$text-muted"))
+    return parts
+
+
+def _bar(done: float | None, charset: Charset) -> str:
+    """A bar with its percentage; a line without either where nothing is known."""
+    full, rest = ("█", "░") if charset.unicode else ("#", ".")
+    if done is None:
+        return rest * _BAR
+    filled = round(max(0.0, min(1.0, done)) * _BAR)
+    return f"{full * filled}{rest * (_BAR - filled)} {done:4.0%}"

@@ -1,0 +1,434 @@
+"""One log on the Logs page: its end as it grows, or any other part of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+
+import msgspec
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Input, Static
+
+from cyber_inference_tui.client.protocol import Client
+from cyber_inference_tui.errors import CyberError, NoServiceError
+from cyber_inference_tui.records import LogEvent, LogLevel, LogPage, LogRecord, NumberedLine
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.dialogs.prompt import Prompt
+from cyber_inference_tui.tui.widgets.log_view import LogView
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.tui.app import CyberApp
+
+T = TypeVar("T")
+
+FLUSH_SECONDS = 0.25
+PAGE_LINES = 1000
+MAX_SAVED_LINES = 1_000_000
+_WAITING_LINES = 20_000
+_SAVE_STEP = 5000
+_LEVELS: tuple[LogLevel | None, ...] = (None, LogLevel.INFO, LogLevel.WARNING, LogLevel.ERROR)
+_SERIOUSNESS = {level: place for place, level in enumerate(LogLevel)}
+
+
+class LogPane(Vertical):
+    """Shows one log: ``open`` another, ``rest`` while nobody looks, ``wake`` afterwards."""
+
+    KEYS_TITLE = "Log"
+    DEFAULT_CSS = """
+    LogPane { width: 1fr; height: 1fr; padding: 0 1; }
+    LogPane > .pane-title { height: 1; color: $text-muted; }
+    LogPane:focus-within > .pane-title { color: $foreground; text-style: bold; }
+    LogPane > Input { display: none; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "search", "Search", key_display="/", id="pane.search"),
+        Binding("n", "match(1)", "Next", id="pane.next", tooltip="next line with the text"),
+        Binding("N", "match(-1)", "Before", show=False, tooltip="the one before"),
+        Binding("l", "level", "Level", id="pane.level", tooltip="all, info, warnings, errors"),
+        Binding("e", "error", "Last error", id="pane.error", tooltip="jump to the last error"),
+        Binding(
+            "left_square_bracket",
+            "run(-1)",
+            "Run before",
+            show=False,
+            key_display="[",
+            id="pane.run-before",
+            tooltip="to the start of this run, then of the one before",
+        ),
+        Binding(
+            "right_square_bracket",
+            "run(1)",
+            "Next run",
+            show=False,
+            key_display="]",
+            id="pane.run-after",
+            tooltip="to the start of the next run",
+        ),
+        Binding("space", "pause", "Pause", id="pane.pause", tooltip="stand still, or follow again"),
+        Binding("c", "copy", "Copy", id="pane.copy", tooltip="copy the lines on the screen"),
+        Binding("ctrl+s", "save", "Save", id="pane.save", tooltip="write the log to a file"),
+        Binding("r", "reload", "Reload", show=False, id="pane.reload", tooltip="read it anew"),
+        Binding("escape", "clear", "Clear", show=False, id="pane.clear"),
+    ]
+
+    def __init__(self, source: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.source = source
+        self._record: LogRecord | None = None
+        self._level: LogLevel | None = None
+        self._waiting: list[NumberedLine] = []
+        self._problem = ""
+        self._title = Content("")
+        self._awake = False
+
+    @property
+    def _app(self) -> CyberApp:
+        return cast("CyberApp", self.app)
+
+    @property
+    def _client(self) -> Client:
+        return self._app.client
+
+    @property
+    def view(self) -> LogView:
+        """The lines."""
+        return self.query_one(LogView)
+
+    def compose(self) -> ComposeResult:
+        """A title over the lines."""
+        yield Static(classes="pane-title")
+        yield LogView(
+            timezone=self._app.launch.now().tzinfo,
+            empty="Nothing has been written to this log yet.",
+            gap_hint="r reads them",
+            charset=self._app.launch.charset,
+        )
+        yield Input(placeholder="text to search for")
+
+    def on_mount(self) -> None:
+        """Begin to read."""
+        self.set_interval(FLUSH_SECONDS, self._flush)
+        self.wake()
+
+    # Life
+
+    def open(self, source: str) -> None:
+        """Show another log."""
+        if source != self.source:
+            self.source = source
+            self._level = None
+            self.view.search = ""
+        self.action_reload()
+
+    def wake(self) -> None:
+        """Somebody looks: read what there is, and follow."""
+        if not self._awake:
+            self._awake = True
+            self.action_reload()
+
+    def rest(self) -> None:
+        """Nobody looks: follow no longer."""
+        self._awake = False
+        self._waiting.clear()
+        self.workers.cancel_group(self, "follow")
+
+    def action_reload(self) -> None:
+        """Read the log's end anew, and follow it."""
+        self.view.clear()
+        self._waiting.clear()
+        self._show_title()
+        self.run_worker(self._follow(), group="follow", exclusive=True, exit_on_error=False)
+
+    async def _follow(self) -> None:
+        pause = 0.5
+        while True:
+            try:
+                after = (await self._client.status()).last_event_id
+                await self._read_end()
+                pause = 0.5
+                events = self._client.events(
+                    ("log",), after=after, logs=(self.source,), patience=0.0
+                )
+                async with aclosing(events):
+                    async for event in events:
+                        if event.topic == "gap":
+                            break
+                        self._take(msgspec.json.decode(event.data, type=LogEvent))
+            except NoServiceError:
+                pass  # the header tells it; the lines stay
+            except (CyberError, msgspec.MsgspecError) as error:
+                self._problem = clean_line(str(error))
+                self._show_title()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 3.0)
+
+    async def _read_end(self) -> None:
+        page = await self._lines()
+        self._problem = ""
+        self._note(page)
+        self.view.show(page.lines, gaps=self._level is None)
+
+    def _take(self, event: LogEvent) -> None:
+        least = _SERIOUSNESS[self._level] if self._level else 0
+        self._waiting += [
+            NumberedLine(number=number, at=line.at, text=line.text, level=line.level)
+            for number, line in enumerate(event.lines, event.first)
+            if _SERIOUSNESS[line.level] >= least
+        ]
+        del self._waiting[:-_WAITING_LINES]
+
+    def _flush(self) -> None:
+        if self._waiting and self._awake:
+            lines, self._waiting = self._waiting, []
+            self.view.extend(lines)
+
+    def _note(self, page: LogPage) -> None:
+        self._record = page.log
+        self._show_title()
+
+    async def _lines(self, **choice: Any) -> LogPage:
+        return await self._client.log_lines(
+            self.source, limit=PAGE_LINES, level=self._level, **choice
+        )
+
+    # Reading further
+
+    @on(LogView.OlderWanted)
+    def _older(self, event: LogView.OlderWanted) -> None:
+        self._read(self._read_older(event.before))
+
+    async def _read_older(self, before: int) -> None:
+        page = await self._lines(before=before)
+        self._note(page)
+        self.view.prepend(page.lines)
+
+    @on(LogView.NewerWanted)
+    def _newer(self, event: LogView.NewerWanted) -> None:
+        self._read(self._read_newer(event.start))
+
+    async def _read_newer(self, start: int) -> None:
+        page = await self._lines(after=start)
+        self._note(page)
+        self.view.append(page.lines, at_end=page.searched_to >= page.log.end or not page.lines)
+
+    @on(LogView.EndWanted)
+    def _end(self) -> None:
+        self._read(self._read_end())
+
+    def _read(self, work: Awaitable[T]) -> None:
+        """Read in the background; what goes wrong is told, and may be tried again."""
+
+        async def read() -> None:
+            try:
+                await work
+            except CyberError as error:
+                self.view.ask_again()
+                self._app.tell(str(error), "error")
+
+        self.run_worker(read(), group="read", exclusive=True, exit_on_error=False)
+
+    async def _show_around(self, number: int) -> None:
+        """Show the line of that number, wherever in the log it is."""
+        if self.view.goto(number):
+            return
+        page = await self._lines(before=number + PAGE_LINES // 2)
+        self._note(page)
+        self.view.show(page.lines, at_end=False, gaps=self._level is None)
+        self.view.goto(number)
+
+    # Actions
+
+    def action_search(self) -> None:
+        """Type what to search for."""
+        line = self.query_one(Input)
+        line.value = self.view.search
+        line.display = True
+        line.focus()
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        self.view.search = event.value
+        self._show_title()
+
+    @on(Input.Submitted)
+    def _searched(self) -> None:
+        self.query_one(Input).display = False
+        self.view.focus()
+        if self.view.search:
+            # From the end of what is held: the newest match is what one looks for.
+            self._read(self._to_match(-1, self.view.end_number))
+
+    def action_clear(self) -> None:
+        """Search for nothing any more."""
+        self.query_one(Input).display = False
+        self.view.search = ""
+        self.view.focus()
+        self._show_title()
+
+    def action_match(self, step: int) -> None:
+        """To the next line with the text (1), or the one before (-1)."""
+        if self.view.search:
+            self._read(self._to_match(step, self.view.target))
+        else:
+            self.action_search()
+
+    async def _to_match(self, step: int, here: int | None) -> None:
+        view = self.view
+        if step < 0:
+            before = view.end_number if here is None else here
+            found = next(view.matches(before=before), None)
+        else:
+            after = view.top_number - 1 if here is None else here
+            found = next(view.matches(after=after), None)
+        if found is None:
+            found = await self._search_further(step)
+        if found is None:
+            direction = "before" if step < 0 else "after"
+            self._app.tell(f"'{view.search}' is not in the lines {direction} this one.", "warning")
+        else:
+            await self._show_around(found)
+
+    async def _search_further(self, step: int) -> int | None:
+        """Beyond the window; the service looks for a second or so at a time."""
+        view = self.view
+        at = view.first_number if step < 0 else view.end_number
+        while True:
+            bound = {"before": at} if step < 0 else {"after": at}
+            page = await self._client.log_lines(
+                self.source, limit=1, level=self._level, q=view.search, **bound
+            )
+            if page.lines:
+                return page.lines[0].number
+            over = (
+                page.searched_to <= page.log.first
+                if step < 0
+                else (page.searched_to >= page.log.end)
+            )
+            if over or page.searched_to == at:
+                return None
+            at = page.searched_to
+
+    def action_level(self) -> None:
+        """Show only lines that are serious enough: all, info, warning, error, and all again."""
+        self._level = _LEVELS[(_LEVELS.index(self._level) + 1) % len(_LEVELS)]
+        self.action_reload()
+
+    def action_error(self) -> None:
+        """To the newest error."""
+        self._read(self._to_error())
+
+    async def _to_error(self) -> None:
+        page = await self._client.log_lines(self.source, limit=1, level=LogLevel.ERROR)
+        if page.lines:
+            await self._show_around(page.lines[0].number)
+        else:
+            self._app.tell("There is no error in this log.")
+
+    def action_run(self, step: int) -> None:
+        """To the start of a run of the process."""
+        self._read(self._to_run(step))
+
+    async def _to_run(self, step: int) -> None:
+        page = await self._client.log_lines(self.source, limit=1)
+        starts = [run.first for run in page.log.runs if run.first >= page.log.first]
+        here = self.view.top_number if self.view.target is None else self.view.target
+        beyond = [start for start in starts if (start < here if step < 0 else start > here)]
+        if beyond:
+            await self._show_around(beyond[-1] if step < 0 else beyond[0])
+        else:
+            self._app.tell(f"No run starts {'before' if step < 0 else 'after'} this line.")
+
+    def action_pause(self) -> None:
+        """Stand still, or follow again."""
+        view = self.view
+        if view.following:
+            view.action_scroll_rows(-1)
+        else:
+            view.action_follow()
+
+    def action_copy(self) -> None:
+        """Copy the lines on the screen."""
+        view = self.view
+        rows = max(1, view.size.height)
+        top = view.top_number
+        lines = [line for line in view.lines if line.number >= top][:rows]
+        self.app.copy_to_clipboard("\n".join(line.text for line in lines))
+        self._app.tell(f"{len(lines)} lines are copied.")
+
+    def action_save(self) -> None:
+        """Write all that is kept of the log to a file, on this machine."""
+        name = "".join(sign if sign.isalnum() or sign in "-._" else "-" for sign in self.source)
+
+        def answered(path: str | None) -> None:
+            if path is not None:
+                self._read(self._save(Path(path).expanduser()))
+
+        self.app.push_screen(
+            Prompt(
+                f"Save the log of {clean_line(self.source, limit=60)}",
+                "A file on this machine; one that is there already is not overwritten.",
+                value=str(Path.home() / f"{name}.log"),
+            ),
+            answered,
+        )
+
+    async def _save(self, path: Path) -> None:
+        saved = 0
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                at = 0
+                while saved < MAX_SAVED_LINES:
+                    page = await self._client.log_lines(
+                        self.source, after=at, limit=_SAVE_STEP, level=self._level
+                    )
+                    text = "".join(f"{one.at.isoformat()} {one.text}\n" for one in page.lines)
+                    await asyncio.to_thread(file.write, text)
+                    saved += len(page.lines)
+                    if page.searched_to <= at or page.searched_to >= page.log.end:
+                        break
+                    at = page.searched_to
+        except FileExistsError:
+            self._app.tell(f"{path} is there already; nothing was written.", "error")
+        except OSError as error:
+            self._app.tell(f"{path}: {error.strerror}.", "error")
+        else:
+            self._app.tell(f"{saved:,} lines are in {path}.")
+
+    # The title
+
+    @on(LogView.FollowChanged)
+    def _follow_changed(self) -> None:
+        self._show_title()
+
+    def _show_title(self) -> None:
+        content = self._title_content()
+        if not content.is_same(self._title):
+            self._title = content
+            with contextlib.suppress(LookupError):
+                self.query_one(".pane-title", Static).update(content)
+
+    def _title_content(self) -> Content:
+        view = self.view
+        parts: list[tuple[str, str]] = [(clean_line(self.source, limit=120), "$accent")]
+        if self._level is not None:
+            more = "" if self._level is LogLevel.ERROR else " and worse"
+            parts.append((f"   {self._level.value}{more}", "$warning"))
+        if view.search:
+            parts.append((f"   /{clean_line(view.search, limit=60)}", "$warning"))
+        if view.following:
+            parts.append(("   follows", "$text-muted"))
+        elif view.new_lines:
+            parts.append((f"   paused, +{view.new_lines:,} new: G follows", "bold $warning"))
+        else:
+            parts.append(("   paused: G follows", "$warning"))
+        if self._problem:
+            parts.append((f"   {self._problem}", "$error"))
+        return Content.assemble(*parts)

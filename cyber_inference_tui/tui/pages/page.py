@@ -1,0 +1,82 @@
+"""What all pages have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.screen import Screen
+from textual.widgets import Footer
+
+from cyber_inference_tui.tui.chrome import PageTabs, StatusBar, TooSmall
+from cyber_inference_tui.tui.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.client.protocol import Client
+    from cyber_inference_tui.tui.app import CyberApp
+
+
+class Page(Screen[None]):
+    """A page draws itself from snapshots: ``body`` composes it, ``show`` is called with each new
+    one while it is in front, once when it comes to the front, and once a second for what counts
+    down. ``show`` has to be cheap when nothing changed.
+
+    ``STEERING`` names the actions that change something: they are hidden in a read-only app.
+    """
+
+    MODE: ClassVar[str]
+    STEERING: ClassVar[frozenset[str]] = frozenset()
+    BINDINGS: ClassVar[list[BindingType]] = []
+
+    def compose(self) -> ComposeResult:
+        """The chrome, with the page's own body in it."""
+        yield StatusBar(self.cyber.launch)
+        yield PageTabs(self.MODE)
+        yield from self.body()
+        yield TooSmall()
+        yield Footer(compact=True, show_command_palette=False)
+
+    def body(self) -> ComposeResult:
+        """What the page is made of."""
+        raise NotImplementedError
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw what ``snapshot`` tells."""
+        raise NotImplementedError
+
+    @property
+    def cyber(self) -> CyberApp:
+        """The app, by its own type."""
+        return cast("CyberApp", self.app)
+
+    @property
+    def client(self) -> Client:
+        """The service."""
+        return self.cyber.client
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Whether an action is to be had."""
+        if action in self.STEERING and self.cyber.launch.readonly:
+            return False
+        return super().check_action(action, parameters)
+
+    def draw(self, snapshot: Snapshot) -> None:
+        """Draw the chrome and the page (called by the app)."""
+        if not self.is_mounted:
+            return
+        self.set_class(not snapshot.live, "-stale")
+        self.query_one(StatusBar).show(snapshot, self.cyber.launch.now())
+        self.show(snapshot)
+
+    def on_screen_resume(self) -> None:
+        """The page comes to the front: draw what is known now."""
+        self.call_after_refresh(self.redraw)
+
+    def on_resize(self) -> None:
+        """There is another amount of room."""
+        self.call_after_refresh(self.redraw)
+
+    def redraw(self) -> None:
+        """Draw the present snapshot again."""
+        self.draw(self.cyber.snapshot)

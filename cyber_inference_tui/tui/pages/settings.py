@@ -1,0 +1,406 @@
+"""All settings: what holds, where it comes from, and changing it with a look before the leap."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Input, Static
+
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.records import ConfigCheckRecord, ConfigValueRecord, SettingEffect
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.dialogs.question import Answer, Question
+from cyber_inference_tui.tui.editor import edit_text, run_editor
+from cyber_inference_tui.tui.key_table import every_binding
+from cyber_inference_tui.tui.keymap import example_text, read_keymap
+from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.pages.setting_groups import grouped
+from cyber_inference_tui.tui.setting_text import parse, to_text
+from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.widgets.style import Tone
+from cyber_inference_tui.tui.widgets.table import Cell, Column, LiveTable, Row
+
+CHECK_DELAY = 0.3
+"""Seconds without a key until the service is asked what a value would do."""
+_GROUP = "group:"
+_SOURCES: dict[str, str] = {
+    "default": "default",
+    "file": "file",
+    "env": "environment",
+    "flag": "flag",
+}
+
+
+class SettingsPage(Page):
+    """A table of settings, the help of the chosen one, and a line to edit it in."""
+
+    MODE: ClassVar[str] = "settings"
+    CSS_PATH = "settings.tcss"
+    STEERING: ClassVar[frozenset[str]] = frozenset({"edit", "reset", "file", "theme", "keys"})
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "edit", "Edit", id="settings.edit", tooltip="change this value"),
+        Binding("x", "reset", "Default", id="settings.reset", tooltip="back to its default"),
+        Binding("slash", "filter", "Filter", key_display="/", id="settings.filter"),
+        Binding(
+            "e", "file", "Whole file", id="settings.file", tooltip="the file itself, in $EDITOR"
+        ),
+        Binding("t", "theme", "Theme", id="settings.theme", tooltip="choose the colours"),
+        Binding("m", "keys", "Key map", id="settings.keys", tooltip="keys of your own, in $EDITOR"),
+        Binding("escape", "back", "Back", show=False, id="settings.back"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._settings: dict[str, ConfigValueRecord] = {}
+        self._version = -1
+        self._filter = ""
+        self._editing: str | None = None
+        self._check: ConfigCheckRecord | None = None
+        self._problem = ""
+        self._told = Content("")
+        self._at = 0
+        """The place of the setting that was under the cursor last."""
+
+    def body(self) -> ComposeResult:
+        """The table over the pane of the chosen setting."""
+        with Vertical(classes="body"):
+            yield Static(id="title", classes="heading")
+            yield LiveTable(
+                (
+                    Column(key="key", title="SETTING", width=26),
+                    Column(key="value", title="VALUE", width=None, least=16),
+                    Column(key="source", title="FROM", width=11),
+                    Column(key="live", title="APPLIES", width=12, priority=1),
+                ),
+                empty="No setting has this in its name.",
+                charset=self.cyber.launch.charset,
+                id="table",
+            )
+            with Vertical(id="pane"):
+                yield Static(id="help")
+                yield Input(id="value", placeholder="value")
+                yield Static(id="effect")
+            yield Input(id="filter", placeholder="part of a name")
+
+    def on_mount(self) -> None:
+        """Begin with the table."""
+        self.query_one("#value").display = False
+        self.query_one("#filter").display = False
+        self.query_one("#table").focus()
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Read the settings anew when they have changed."""
+        if snapshot.live and snapshot.config_version != self._version:
+            self._version = snapshot.config_version
+            self.run_worker(self._read(), group="settings", exclusive=True, exit_on_error=False)
+
+    async def _read(self) -> None:
+        try:
+            settings = await self.client.config()
+        except CyberError as error:
+            self.cyber.tell(str(error), "error")
+            return
+        self._settings = {record.key: record for record in settings}
+        self._show_table()
+
+    # Drawing
+
+    def _show_table(self) -> None:
+        chosen = [
+            record
+            for record in self._settings.values()
+            if self._filter.lower() in record.key.lower() and record.key != "models"
+        ]
+        self.query_one("#table", LiveTable).show(setting_rows(chosen))
+        snapshot = self.cyber.snapshot
+        path = snapshot.status.config_path if snapshot.status else None
+        title = f"Settings  {clean_line(path)}" if path else "Settings"
+        if self._filter:
+            title += f"   {len(chosen)} of {len(self._settings)}  /{self._filter}"
+        self.query_one("#title", Static).update(Content(title))
+        self._show_pane()
+
+    def _show_pane(self) -> None:
+        record = self._chosen()
+        told = setting_help(record) if record else Content("")
+        if not told.is_same(self._told):
+            self._told = told
+            self.query_one("#help", Static).update(told)
+
+    def _chosen(self) -> ConfigValueRecord | None:
+        key = self.query_one("#table", LiveTable).cursor_key
+        return self._settings.get(key) if key else None
+
+    @on(LiveTable.RowHighlighted)
+    def _highlighted(self, event: LiveTable.RowHighlighted) -> None:
+        keys = [row.key for row in event.table.rows]
+        if event.key is None or not event.key.startswith(_GROUP):
+            self._at = keys.index(event.key) if event.key in keys else 0
+        else:
+            # Titles are stepped over, in the direction of the last move.
+            here = keys.index(event.key)
+            step = -1 if here < self._at and here > 0 else 1
+            event.table.move_to(keys[here + step])
+            return
+        self._show_pane()
+        self.refresh_bindings()
+
+    @on(LiveTable.RowChosen)
+    def _row_chosen(self) -> None:
+        if self.check_action("edit", ()):
+            self.action_edit()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """No editing of a heading, and no default for what has it already."""
+        if action in {"edit", "reset"} and self.is_mounted:
+            record = self._chosen()
+            if record is None or (action == "reset" and record.source != "file"):
+                return False
+        return super().check_action(action, parameters)
+
+    # Editing one value
+
+    def action_edit(self) -> None:
+        """Open the line for the chosen setting."""
+        record = self._chosen()
+        if record is None or self._editing is not None:
+            return
+        self._editing = record.key
+        self._check, self._problem = None, ""
+        value = self.query_one("#value", Input)
+        value.password = record.secret
+        value.value = "" if record.secret else to_text(record.value)
+        value.display = True
+        value.focus()
+        self._show_effect("Enter saves, esc leaves it as it is.")
+
+    def _stop_editing(self) -> None:
+        self._editing = None
+        self.workers.cancel_group(self, "check")
+        self.query_one("#value", Input).display = False
+        self._show_effect("")
+        self.query_one("#table").focus()
+
+    @on(Input.Changed, "#value")
+    def _typed(self, event: Input.Changed) -> None:
+        if self._editing is not None:
+            self.run_worker(
+                self._ask(self._editing, event.value),
+                group="check",
+                exclusive=True,
+                exit_on_error=False,
+            )
+
+    async def _ask(self, key: str, text: str) -> None:
+        """Show what a value would do, before it is saved."""
+        await asyncio.sleep(CHECK_DELAY)
+        try:
+            check = await self.client.check_config(key, self._parsed(key, text))
+        except CyberError as error:
+            self._show_effect(str(error), "bad")
+        else:
+            self._show_effect(effect_text(check), effect_tone(check))
+
+    def _parsed(self, key: str, text: str) -> Any:
+        record = self._settings[key]
+        return parse(text, record.value if record.default is None else record.default)
+
+    @on(Input.Submitted, "#value")
+    def _save(self, event: Input.Submitted) -> None:
+        if self._editing is not None:
+            self.workers.cancel_group(self, "check")
+            self.run_worker(
+                self._set(self._editing, event.value),
+                group="save",
+                exclusive=True,
+                exit_on_error=False,
+            )
+
+    async def _set(self, key: str, text: str) -> None:
+        try:
+            value = self._parsed(key, text)
+            check = await self.client.check_config(key, value)
+            record = await self.client.set_config(key, value)
+        except CyberError as error:
+            self._show_effect(str(error), "bad")
+            return
+        self._settings[key] = record
+        if self._editing == key:
+            self._stop_editing()
+        self._show_table()
+        self.cyber.tell(f"{key} is saved. {effect_text(check)}")
+
+    def _show_effect(self, text: str, tone: Tone = "dim") -> None:
+        style = {"good": "$success", "busy": "$warning", "bad": "$error"}.get(tone, "$text-muted")
+        line = clean_line(text.replace("\n", " "), limit=400)
+        self.query_one("#effect", Static).update(Content.styled(line, style))
+
+    def action_reset(self) -> None:
+        """Take the setting out of the file."""
+        record = self._chosen()
+        if record is not None and record.source == "file":
+            self.cyber.do(
+                self._unset(record.key),
+                done=f"{record.key} is {to_text(record.default) or 'empty'} again.",
+            )
+
+    async def _unset(self, key: str) -> None:
+        self._settings[key] = await self.client.unset_config(key)
+        self._show_table()
+
+    # The filter, and going back
+
+    def action_filter(self) -> None:
+        """Type a part of a name."""
+        line = self.query_one("#filter", Input)
+        line.display = True
+        line.focus()
+
+    @on(Input.Changed, "#filter")
+    def _filtered(self, event: Input.Changed) -> None:
+        self._filter = event.value.strip()
+        self._show_table()
+
+    @on(Input.Submitted, "#filter")
+    def _filter_done(self) -> None:
+        self.query_one("#filter").display = bool(self._filter)
+        self.query_one("#table").focus()
+
+    def action_back(self) -> None:
+        """Leave the line, or clear the filter."""
+        if self._editing is not None:
+            self._stop_editing()
+            return
+        line = self.query_one("#filter", Input)
+        line.value = ""
+        line.display = False
+        self.query_one("#table").focus()
+
+    # The file, the theme and the keys
+
+    def action_file(self) -> None:
+        """The whole file in the person's editor."""
+        self.run_worker(self._edit_file(), group="file", exclusive=True, exit_on_error=False)
+
+    async def _edit_file(self) -> None:
+        try:
+            before = await self.client.config_file()
+            text: str | None = before.text
+            while True:
+                text = edit_text(self.app, text or "", name="config.toml")
+                if text is None:
+                    return
+                problem = await self._try_file(text, before.digest)
+                if problem is None:
+                    self.cyber.tell("The file is saved.")
+                    return
+                answers = (Answer("again", "e", "Edit again"), Answer("drop", "d", "Drop it"))
+                asked = Question("The file is not saved", problem, answers)
+                if await self.app.push_screen_wait(asked) != "again":
+                    return
+        except CyberError as error:
+            self.cyber.tell(str(error), "error")
+
+    async def _try_file(self, text: str, digest: str) -> str | None:
+        """Save the file; what is wrong with it, if it was refused."""
+        try:
+            await self.client.set_config_file(text, digest)
+        except CyberError as error:
+            return "\n".join(clean_line(line) for line in str(error).splitlines()[:20])
+        return None
+
+    def action_theme(self) -> None:
+        """Choose a theme."""
+        self.app.search_themes()
+
+    def action_keys(self) -> None:
+        """The key map in the person's editor."""
+        path = self.cyber.launch.keymap_path
+        if path is None:
+            self.cyber.tell("There is no place for a key map here.", "warning")
+            return
+        bindings = every_binding()
+        try:
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(example_text(bindings), encoding="utf-8")
+            run_editor(self.app, path)
+        except OSError as error:
+            self.cyber.tell(f"{path}: {error.strerror}.", "error")
+            return
+        except CyberError as error:
+            self.cyber.tell(str(error), "error")
+            return
+        keymap = read_keymap(path, (one.id for _, one in bindings if one.id is not None))
+        self.app.set_keymap(keymap.keys)
+        for problem in keymap.problems:
+            self.cyber.tell(problem, "error")
+        if not keymap.problems:
+            self.cyber.tell("The keys are taken up.")
+
+
+def setting_rows(settings: Sequence[ConfigValueRecord]) -> list[Row]:
+    """The table's rows: each group's title, then its settings."""
+    rows = []
+    for group, members in grouped(settings):
+        rows.append(Row(f"{_GROUP}{group}", (Cell(group, "accent"), "", "", "")))
+        for record in members:
+            own = record.source != "default"
+            tone: Tone = "none" if own else "dim"
+            shown = to_text(record.value)
+            value = clean_line(shown, limit=300) or "none"
+            rows.append(
+                Row(
+                    record.key,
+                    (
+                        f"  {clean_line(record.key, limit=60)}",
+                        Cell(value, tone),
+                        Cell(_SOURCES.get(record.source, record.source), tone),
+                        Cell("at once" if record.live else "on restart", "dim"),
+                    ),
+                )
+            )
+    return rows
+
+
+def setting_help(record: ConfigValueRecord) -> Content:
+    """What a setting is for, its default, and what keeps the file from having its way."""
+    default = to_text(record.default) or "none"
+    parts = [(clean_line(record.help), ""), (f"\nDefault: {clean_line(default)}.", "$text-muted")]
+    if record.source == "env":
+        name = f"CYBER_INFERENCE_{record.key.upper()}"
+        parts.append((f"  The environment variable {name} wins over the file.", "$warning"))
+    elif record.source == "flag":
+        parts.append(("  A flag of the running service wins over the file.", "$warning"))
+    elif not record.live:
+        parts.append(("  Applies when the service is started again.", "$text-muted"))
+    return Content.assemble(*parts)
+
+
+def effect_text(check: ConfigCheckRecord) -> str:
+    """What saving would do, in one sentence."""
+    match check.effect:
+        case SettingEffect.NOTHING:
+            return "This is the value that holds already."
+        case SettingEffect.NOW:
+            return "Applies at once."
+        case SettingEffect.RESTARTS_MODELS:
+            names = ", ".join(clean_line(name, limit=60) for name in check.models)
+            return f"Loads {names} again, after its requests." if names else "Applies at once."
+        case SettingEffect.RESTARTS_SERVICE:
+            return "Applies when the service is started again."
+        case SettingEffect.OVERRIDDEN:
+            return "Is written to the file, but the environment or a flag wins over it."
+
+
+def effect_tone(check: ConfigCheckRecord) -> Tone:
+    """How much of a warning that is."""
+    tones: dict[SettingEffect, Tone] = {SettingEffect.NOTHING: "dim", SettingEffect.NOW: "good"}
+    return tones.get(check.effect, "busy")

@@ -1,0 +1,92 @@
+"""Settings' values as people type them, and back.
+
+Plain numbers, words and true or false; a list as its items with commas between them, or as JSON
+where an item needs one; a table as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cyber_inference_tui.errors import InvalidRequestError
+
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def to_text(value: Any) -> str:
+    """``value`` as it is shown and typed."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list | tuple):
+        items = [to_text(item) if isinstance(item, str) else None for item in value]
+        plain = all(item and item == item.strip() and not set(item) & set(',"[]') for item in items)
+        return ", ".join(item for item in items if item) if plain else _json(list(value))
+    if isinstance(value, dict):
+        return _json(value) if value else ""
+    return str(value)
+
+
+def parse(text: str, like: Any) -> Any:
+    """What ``text`` says, of the type that ``like`` (the default, or the present value) has.
+
+    Raises ``InvalidRequestError`` with a sentence. Whether the value makes sense is the service's
+    to say.
+    """
+    text = text.strip()
+    if isinstance(like, bool):
+        word = _WORDS.get(text.lower())
+        if word is None:
+            raise InvalidRequestError("Type true or false.")
+        return word
+    if isinstance(like, int | float):
+        return _number(text)
+    if isinstance(like, list | tuple):
+        return _items(text)
+    if isinstance(like, dict):
+        return _table(text)
+    return text
+
+
+def _number(text: str) -> int | float:
+    plain = text.replace(",", "").replace("_", "")
+    try:
+        return int(plain)
+    except ValueError:
+        pass
+    try:
+        return float(plain)
+    except ValueError:
+        raise InvalidRequestError("Type a number.") from None
+
+
+def _items(text: str) -> list[Any]:
+    if not text.startswith("["):
+        return [item for part in text.split(",") if (item := part.strip())]
+    try:
+        items = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequestError(f"This is no list in JSON: {error}.") from None
+    if not isinstance(items, list):
+        raise InvalidRequestError("Type a list.")
+    return items
+
+
+def _table(text: str) -> dict[str, Any]:
+    try:
+        table = json.loads(text or "{}")
+    except ValueError as error:
+        raise InvalidRequestError(
+            f'Type a table in JSON, such as {{"temperature": 0.7}}: {error}.'
+        ) from None
+    if not isinstance(table, dict):
+        raise InvalidRequestError('Type a table, such as {"temperature": 0.7}.')
+    return table
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,79 @@
+"""Texts measured in terminal cells: some characters take two, some none.
+
+Terminals do not agree on joined emoji and on variation selectors, so a row that holds them may
+come out too long. ``plain`` leaves those characters out; then a text is as wide as the sum of
+its characters, everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from rich.cells import cell_len, get_character_cell_size
+
+from cyber_inference_tui.text import clean_line
+
+Align = Literal["left", "right"]
+
+# Soft hyphen, zero width space, (non-)joiner and word joiner, the variation selectors.
+_JOINERS = re.compile("[\u00ad\u200b-\u200d\u2060-\u2064\ufe00-\ufe0f\U000e0000-\U000e01ef]")
+
+
+def plain(text: str, *, limit: int = 4096) -> str:
+    """``text`` as one line that is safe to show and as wide as the sum of its characters.
+
+    ``limit`` is in characters, as in ``clean_line``.
+    """
+    if text.isascii() and text.isprintable() and len(text) <= limit:
+        return text
+    return _JOINERS.sub("", clean_line(text, limit=limit))
+
+
+def cut(text: str, width: int, ellipsis: str) -> str:
+    """``text`` in at most ``width`` cells; what is cut is marked by ``ellipsis`` (one cell)."""
+    if len(text) <= width and text.isascii():
+        return text
+    if cell_len(text) <= width:
+        return text
+    return "" if width <= 0 else head(text, width - 1) + ellipsis
+
+
+def head(text: str, width: int) -> str:
+    """The longest beginning of ``text`` that takes at most ``width`` cells."""
+    if text.isascii():
+        return text[: max(0, width)]
+    used = 0
+    for index, character in enumerate(text):
+        used += get_character_cell_size(character)
+        if used > width:
+            return text[:index]
+    return text
+
+
+def fit(text: str, width: int, align: Align, ellipsis: str) -> str:
+    """``text`` in exactly ``width`` cells, cut or filled up with spaces."""
+    text = cut(text, width, ellipsis)
+    space = " " * (width - cell_len(text))
+    return space + text if align == "right" else text + space
+
+
+def fold(text: str, width: int) -> list[str]:
+    """``text`` in pieces of at most ``width`` cells (at least 2), cut where a line is full."""
+    width = max(2, width)
+    if text.isascii():
+        return [text[at : at + width] for at in range(0, len(text), width)] or [""]
+    pieces = []
+    while text:
+        piece = head(text, width)
+        pieces.append(piece)
+        text = text[len(piece) :]
+    return pieces or [""]
+
+
+def folded_count(text: str, width: int) -> int:
+    """How many pieces ``fold`` makes, without making them where that is possible."""
+    width = max(2, width)
+    if text.isascii():
+        return max(1, -(-len(text) // width))
+    return len(fold(text, width))

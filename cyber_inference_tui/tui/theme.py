@@ -1,0 +1,78 @@
+"""The two themes: one accent, three meanings (good, busy, bad), everything else shades of text.
+
+Textual's own themes can be chosen as well; all colours in the program are theme variables:
+``$accent``, ``$success`` (good), ``$warning`` (busy), ``$error`` (bad), ``$foreground`` and
+``$text-muted``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from textual.theme import Theme
+
+DARK = Theme(
+    name="cyber-dark",
+    dark=True,
+    primary="#4fb6c8",
+    secondary="#4fb6c8",
+    accent="#4fb6c8",
+    success="#7cc36e",
+    warning="#e3b04b",
+    error="#e8697a",
+    foreground="#d3d9df",
+    background="#101418",
+    surface="#161b21",
+    panel="#1e252d",
+    variables={
+        "footer-background": "#161b21",
+        "footer-key-foreground": "#4fb6c8",
+        "footer-description-foreground": "#98a3ad",
+        "footer-item-background": "#161b21",
+        "block-cursor-text-style": "none",
+        "input-selection-background": "#4fb6c8 35%",
+        "scrollbar": "#2a333d",
+        "scrollbar-background": "#101418",
+        "scrollbar-corner-color": "#101418",
+        "text-muted": "#8a96a1",
+        "border": "#2a333d",
+    },
+)
+
+LIGHT = Theme(
+    name="cyber-light",
+    dark=False,
+    primary="#0a6c82",
+    secondary="#0a6c82",
+    accent="#0a6c82",
+    success="#2b7a2f",
+    warning="#8f5d00",
+    error="#b3243b",
+    foreground="#1f2429",
+    background="#fafaf8",
+    surface="#f0f0ec",
+    panel="#e4e5e0",
+    variables={
+        "footer-background": "#f0f0ec",
+        "footer-key-foreground": "#0a6c82",
+        "footer-description-foreground": "#5d666e",
+        "footer-item-background": "#f0f0ec",
+        "block-cursor-text-style": "none",
+        "input-selection-background": "#0a6c82 30%",
+        "scrollbar": "#d0d2cc",
+        "scrollbar-background": "#fafaf8",
+        "scrollbar-corner-color": "#fafaf8",
+        "text-muted": "#5d666e",
+        "border": "#cfd2cc",
+    },
+)
+
+THEMES = (DARK, LIGHT)
+DEFAULT = DARK.name
+
+
+def theme_for(environ: Mapping[str, str]) -> str:
+    """The theme for a terminal whose colours are known: ``COLORFGBG`` ends with the background's
+    number, as rxvt, Konsole and others set it; 7 and 15 are white."""
+    background = environ.get("COLORFGBG", "").rpartition(";")[2]
+    return LIGHT.name if background in {"7", "15"} else DARK.name

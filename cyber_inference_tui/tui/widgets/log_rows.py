@@ -1,0 +1,99 @@
+"""How a line of a log becomes rows of the screen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import tzinfo
+from typing import Literal
+
+from cyber_inference_tui.records import LogLevel, NumberedLine
+from cyber_inference_tui.tui.charset import UNICODE, Charset
+from cyber_inference_tui.tui.text_cells import cut, fold, folded_count, plain
+from cyber_inference_tui.tui.widgets.log_window import Entry, Gap
+
+LONGEST_LINE = 2_000
+"""Characters of a line that are shown, even where lines wrap; the rest is counted."""
+
+Role = Literal["text", "time", "debug", "warning", "error", "gap", "match"]
+
+_LEVELS: dict[LogLevel, tuple[str, Role]] = {
+    LogLevel.DEBUG: (" ", "debug"),
+    LogLevel.INFO: (" ", "text"),
+    LogLevel.WARNING: ("W", "warning"),
+    LogLevel.ERROR: ("E", "error"),
+}
+_SIGN_CELLS = 2
+_TIME_CELLS = 9
+
+
+def line_text(line: NumberedLine) -> str:
+    """What is shown of a line."""
+    return plain(line.text, limit=LONGEST_LINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFormat:
+    """What the rows are made for: ``width`` cells, the time in ``timezone`` (``None``: the
+    machine's), ``pattern`` to be marked, ``gap_hint`` at the end of a line for missing ones.
+    """
+
+    width: int = 80
+    wrap: bool = False
+    show_time: bool = True
+    timezone: tzinfo | None = None
+    pattern: re.Pattern[str] | None = None
+    gap_hint: str = ""
+    charset: Charset = UNICODE
+
+    @property
+    def text_start(self) -> int:
+        """The cell where the text of a line begins."""
+        return _SIGN_CELLS + (_TIME_CELLS if self.show_time else 0)
+
+    @property
+    def text_width(self) -> int:
+        """Cells for the text; at least one wide character."""
+        return max(2, self.width - self.text_start)
+
+    def rows_of(self, entry: Entry) -> int:
+        """How many rows an entry takes."""
+        if not self.wrap or isinstance(entry, Gap):
+            return 1
+        return folded_count(line_text(entry), self.text_width)
+
+    def pieces(self, entry: Entry, part: int, *, target: bool) -> list[tuple[str, Role]]:
+        """The row number ``part`` of an entry; ``target`` puts the cursor's sign on its first."""
+        if isinstance(entry, Gap):
+            dots = "…" if self.charset.unicode else "..."
+            lines = "line" if entry.count == 1 else "lines"
+            hint = f": {self.gap_hint}" if self.gap_hint else ""
+            text = f"{dots} {entry.count:,} {lines} not shown{hint}"
+            return [(" " * self.text_start + text, "gap")]
+        sign, level = _LEVELS[entry.level]
+        text = line_text(entry)
+        if self.wrap:
+            folded = fold(text, self.text_width)
+            text = folded[min(part, len(folded) - 1)]
+        else:
+            text = cut(text, self.text_width, self.charset.ellipsis)
+        texts = list(self._marked(text, level))
+        if part:
+            return [(" " * self.text_start, "text"), *texts]
+        sign += self.charset.cursor if target else " "
+        if not self.show_time:
+            return [(sign, level), *texts]
+        time = entry.at.astimezone(self.timezone).strftime("%H:%M:%S ")
+        if sign.isspace():
+            # One piece less: each costs some forty bytes on the terminal.
+            return [(sign + time, "time"), *texts]
+        return [(sign, level), (time, "time"), *texts]
+
+    def _marked(self, text: str, level: Role) -> Iterator[tuple[str, Role]]:
+        at = 0
+        for match in self.pattern.finditer(text) if self.pattern else ():
+            yield text[at : match.start()], level
+            yield match[0], "match"
+            at = match.end()
+        yield text[at:], level

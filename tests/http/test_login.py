@@ -1,0 +1,400 @@
+"""The admin login: who gets a token, what it opens, and when it no longer does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import jwt
+import pytest
+
+from cyber_inference_tui.http.login import (
+    FORGET_AFTER,
+    FREE_FAILURES,
+    LONGEST_PAUSE,
+    MAX_CLIENTS,
+    TOKEN_LIFETIME,
+    AdminLogin,
+    LoginAttempts,
+    kept_secret,
+)
+
+from .stand_in import Front, StandInService, StandInSettings, serving
+
+PASSWORD = "öpen sesame"
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class World:
+    """A service with a password, and its login with clocks of its own."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        given = {"admin_password": PASSWORD, **settings}
+        self.service = StandInService("m", settings=StandInSettings(**given))
+        self.now = Clock()
+        self.clock = Clock()
+        self.secret_file = folder / "login.secret"
+        self.login = self.new_login()
+
+    def new_login(self) -> AdminLogin:
+        return AdminLogin(self.service, self.secret_file, now=self.now, clock=self.clock)
+
+    def change(self, **settings: Any) -> None:
+        """New settings, as a changed file brings them."""
+        self.service.settings = StandInSettings(**settings)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def log_in(front: Front, password: Any = PASSWORD) -> tuple[int, Any, Mapping[str, str]]:
+    async with front.client.post("/admin/login", json={"password": password}) as answer:
+        return answer.status, await answer.json(), answer.headers
+
+
+async def token_of(front: Front) -> dict[str, str]:
+    """Headers with a new token."""
+    status, body, _ = await log_in(front)
+    assert status == 200
+    return {"Authorization": f"Bearer {body['access_token']}"}
+
+
+async def status_with(front: Front, headers: Mapping[str, str]) -> tuple[int, str | None]:
+    async with front.client.get("/admin/status", headers=headers) as answer:
+        body = await answer.json()
+        return answer.status, body["error"]["code"] if answer.status != 200 else None
+
+
+async def test_the_password_is_given_for_a_token_that_opens_the_admin_endpoints(
+    world: World,
+) -> None:
+    async with serving(world.service, login=world.login) as front:
+        assert await status_with(front, {}) == (401, "admin_login_required")
+        status, body, headers = await log_in(front)
+        assert status == 200
+        assert body.keys() == {"access_token", "token_type", "expires_in"}
+        assert (body["token_type"], body["expires_in"]) == ("bearer", TOKEN_LIFETIME)
+        assert headers["Cache-Control"] == "no-store"
+        assert "Set-Cookie" not in headers
+        token = body["access_token"]
+        assert jwt.get_unverified_header(token)["alg"] == "HS256"
+        for header in (f"Bearer {token}", f"bearer  {token}"):
+            assert await status_with(front, {"Authorization": header}) == (200, None)
+        for header in (
+            token,
+            f"Basic {token}",
+            "Bearer ",
+            f"Bearer {PASSWORD}",
+            f"Bearer {token}x",
+        ):
+            assert (await status_with(front, {"Authorization": header}))[0] == 401
+        assert (await status_with(front, {"x-api-key": token}))[0] == 401
+        assert (await status_with(front, {"Cookie": f"access_token={token}"}))[0] == 401
+        async with front.client.get(f"/admin/status?access_token={token}") as answer:
+            assert answer.status == 401
+
+
+GUARDED = [
+    ("GET", "/admin/status"),
+    ("HEAD", "/admin/status"),
+    ("GET", "/%61dmin/status"),
+    ("GET", "/admin/resources"),
+    ("GET", "/admin/queue"),
+    ("GET", "/admin/models"),
+    ("GET", "/admin/models/m"),
+    ("POST", "/admin/models/m/load"),
+    ("DELETE", "/admin/models/m"),
+    ("GET", "/admin/models/m/details"),
+    ("GET", "/admin/install"),
+    ("POST", "/admin/install"),
+    ("DELETE", "/admin/install"),
+    ("POST", "/admin/demo"),
+    ("GET", "/admin/memory"),
+    ("GET", "/admin/requests/active"),
+    ("GET", "/admin/config-file"),
+    ("PUT", "/admin/config-file"),
+    ("DELETE", "/admin/config/max_queue"),
+    ("GET", "/admin/logs"),
+    ("GET", "/admin/logs/service"),
+    ("GET", "/admin/log-lines/m"),
+    ("GET", "/admin/requests"),
+    ("GET", "/admin/sessions"),
+    ("GET", "/admin/totals"),
+    ("GET", "/admin/config"),
+    ("PUT", "/admin/config/max_queue"),
+    ("GET", "/admin/events"),
+    ("GET", "/ws/logs"),
+    ("GET", "/ws/status"),
+    ("GET", "/admin/nothing"),
+    ("POST", "/admin/login/more"),
+    ("PATCH", "/admin/status"),
+    ("OPTIONS", "/admin/status"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+async def test_everything_of_the_owners_needs_it(world: World, method: str, path: str) -> None:
+    async with serving(world.service, login=world.login) as front:
+        body = {"value": 1} if method in {"POST", "PUT", "DELETE"} else None
+        async with front.client.request(method, path, json=body) as answer:
+            assert answer.status == 401
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+            if method != "HEAD":
+                assert (await answer.json())["error"]["code"] == "admin_login_required"
+    assert world.service.calls == []
+    assert world.service.configuration.stored == {"max_queue": 128}
+
+
+async def test_every_route_of_the_owners_is_in_the_list_above(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        app_routes = {
+            resource.canonical
+            for resource in front.app.router.resources()
+            if resource.canonical.startswith(("/admin/", "/ws/"))
+        }
+    covered = {path.replace("%61", "a") for _, path in GUARDED}
+    named = {"{id}": "m", "{key}": "max_queue", "{rest}": "nothing"}
+    for route in app_routes - {"/admin/login", "/admin/logs/{id}", "/ws/{rest}"}:
+        path = route
+        for name, value in named.items():
+            path = path.replace(name, value)
+        assert path in covered, f"{route} is not tested for access"
+
+
+async def test_model_endpoints_have_nothing_to_do_with_it(tmp_path: Path) -> None:
+    world = World(tmp_path, api_keys=("key",))
+    async with serving(world.service, login=world.login) as front:
+        admin = await token_of(front)
+        key = {"Authorization": "Bearer key"}
+        for path in ("/health", "/"):
+            async with front.client.get(path) as answer:
+                assert answer.status == 200
+        for path in ("/v1/models", "/v1/chat/completions", "/metrics"):
+            for headers, expected in ((key, 200), (admin, 401), ({}, 401)):
+                async with front.client.get(path, headers=headers) as answer:
+                    assert answer.status == expected, (path, headers)
+        assert await status_with(front, key) == (401, "admin_login_required")
+
+
+@pytest.mark.parametrize("password", ["", "guess", PASSWORD + " ", PASSWORD.upper(), "ö" * 300])
+async def test_another_password_gets_nothing(
+    world: World, password: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(world.service, login=world.login) as front:
+        with caplog.at_level(logging.DEBUG):
+            status, body, headers = await log_in(front, password)
+        assert (status, body["error"]["code"]) == (401, "invalid_admin_password")
+        assert headers["WWW-Authenticate"].startswith("Bearer")
+        async with front.client.post("/admin/login") as answer:
+            assert answer.status == 401
+    assert "had a wrong password" in caplog.text
+    assert PASSWORD not in caplog.text
+    assert not password or password not in caplog.text
+
+
+async def test_a_login_that_makes_no_sense_is_refused_as_such(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        assert (await log_in(front, 12))[0] == 400
+        assert (await log_in(front, "x" * 5000))[0] == 413
+        async with front.client.post("/admin/login", json={"user": "me"}) as answer:
+            assert answer.status == 400
+        async with front.client.post("/admin/login", data={"password": PASSWORD}) as answer:
+            assert answer.status == 415
+        headers = {"Origin": "http://evil.example"}
+        async with front.client.post("/admin/login", json={}, headers=headers) as answer:
+            assert answer.status == 403
+        async with front.client.get("/admin/login") as answer:
+            assert answer.status == 405
+
+
+async def test_without_a_password_everything_is_open_and_a_login_says_so(tmp_path: Path) -> None:
+    world = World(tmp_path, admin_password="")
+    async with serving(world.service, login=world.login) as front:
+        assert await status_with(front, {}) == (200, None)
+        assert await status_with(front, {"Authorization": "Bearer anything"}) == (200, None)
+        status, body, _ = await log_in(front, "")
+        assert (status, body["error"]["code"]) == (409, "conflict")
+    assert not world.secret_file.exists()
+
+
+async def test_a_token_expires(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        headers = await token_of(front)
+        world.now.now += TOKEN_LIFETIME - 1
+        assert await status_with(front, headers) == (200, None)
+        world.now.now += 1
+        assert await status_with(front, headers) == (401, "admin_login_required")
+
+
+async def test_a_changed_password_counts_at_once_and_ends_all_logins(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        headers = await token_of(front)
+        world.change(admin_password="another")
+        assert await status_with(front, headers) == (401, "admin_login_required")
+        assert (await log_in(front))[0] == 401
+        assert (await log_in(front, "another"))[0] == 200
+        world.change(admin_password="")
+        assert await status_with(front, {}) == (200, None)
+        world.change(admin_password=PASSWORD)
+        assert await status_with(front, {}) == (401, "admin_login_required")
+
+
+async def test_a_token_outlives_the_process_but_not_its_secret(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        headers = await token_of(front)
+    assert stat.S_IMODE(world.secret_file.stat().st_mode) == 0o600
+    assert len(world.secret_file.read_bytes()) == 32
+    async with serving(world.service, login=world.new_login()) as front:
+        assert await status_with(front, headers) == (200, None)
+    world.secret_file.unlink()
+    async with serving(world.service, login=world.new_login()) as front:
+        assert await status_with(front, headers) == (401, "admin_login_required")
+
+
+async def test_the_token_of_the_process_is_good_as_long_as_it_lives(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        headers = {"Authorization": f"Bearer {world.login.process_token}"}
+        world.now.now += 10 * TOKEN_LIFETIME
+        assert await status_with(front, headers) == (200, None)
+        world.change(admin_password="another")
+        assert await status_with(front, headers) == (200, None)
+    assert not world.secret_file.exists()
+    async with serving(world.service, login=world.new_login()) as front:
+        assert (await status_with(front, headers))[0] == 401
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS512", "HS256"])
+async def test_tokens_that_others_signed_are_none(world: World, algorithm: str) -> None:
+    async with serving(world.service, login=world.login) as front:
+        await token_of(front)
+        key = None if algorithm == "none" else "k" * 64
+        claims = {"sub": "admin", "exp": int(world.now.now) + 999}
+        forged = jwt.encode(claims, key, algorithm=algorithm)
+        headers = {"Authorization": f"Bearer {forged}"}
+        assert await status_with(front, headers) == (401, "admin_login_required")
+
+
+async def test_a_secret_that_others_could_read_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "login.secret"
+    first = kept_secret(path)
+    assert kept_secret(path) == first
+    path.chmod(0o640)
+    second = kept_secret(path)
+    assert second != first
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_bytes(b"short")
+    assert len(kept_secret(path)) == 32
+
+
+async def test_where_no_secret_can_be_kept_logins_last_as_long_as_the_process(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    world = World(tmp_path / "file")
+    async with serving(world.service, login=world.login) as front:
+        assert await status_with(front, await token_of(front)) == (200, None)
+
+
+async def test_wrong_passwords_make_an_address_wait(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        for _ in range(FREE_FAILURES):
+            assert (await log_in(front, "wrong"))[0] == 401
+        status, body, headers = await log_in(front)
+        assert (status, body["error"]["code"]) == (429, "too_many_logins")
+        assert headers["Retry-After"] == "1"
+        # Who has a token is not kept out.
+        token = {"Authorization": f"Bearer {world.login.process_token}"}
+        assert await status_with(front, token) == (200, None)
+        world.clock.now += 1
+        assert (await log_in(front))[0] == 200
+        assert (await log_in(front, "wrong"))[0] == 401
+
+
+async def test_many_attempts_at_once_count_as_many(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        answers = await asyncio.gather(*(log_in(front, "wrong") for _ in range(40)))
+    statuses = [status for status, _, _ in answers]
+    assert statuses.count(401) == FREE_FAILURES
+    assert statuses.count(429) == 40 - FREE_FAILURES
+
+
+def test_the_pause_grows_and_is_forgotten() -> None:
+    clock = Clock()
+    attempts = LoginAttempts(clock)
+    pauses = []
+    for _ in range(FREE_FAILURES + 9):
+        attempts.failed("192.0.2.1")
+        pauses.append(attempts.wait("192.0.2.1"))
+    assert pauses[: FREE_FAILURES + 3] == [0, 0, 0, 0, 1, 2, 4, 8]
+    assert pauses[-1] == LONGEST_PAUSE
+    clock.now += 20
+    assert attempts.wait("192.0.2.1") == LONGEST_PAUSE - 20
+    assert attempts.wait("192.0.2.2") == 0
+    clock.now += FORGET_AFTER
+    assert attempts.wait("192.0.2.1") == 0
+    attempts.failed("192.0.2.1")
+    assert attempts.wait("192.0.2.1") == 0
+
+
+def test_an_address_counts_in_all_its_spellings() -> None:
+    attempts = LoginAttempts(Clock())
+    for number in range(FREE_FAILURES):
+        attempts.failed(f"2001:db8::{number}")
+        attempts.failed("::ffff:192.0.2.1")
+    assert attempts.wait("2001:db8::ffff:1") > 0
+    assert attempts.wait("2001:db8:0:1::1") == 0
+    assert attempts.wait("192.0.2.1") > 0
+    attempts.succeeded("192.0.2.1")
+    assert attempts.wait("192.0.2.1") == 0
+
+
+def test_what_is_remembered_of_addresses_is_bounded() -> None:
+    attempts = LoginAttempts(Clock())
+    for number in range(MAX_CLIENTS + 500):
+        attempts.failed(f"10.0.{number // 256}.{number % 256}")
+    attempts.failed(None)
+    attempts.failed("no address")
+    assert len(attempts) == MAX_CLIENTS
+
+
+async def test_an_event_stream_ends_with_its_login(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        headers = await token_of(front)
+        async with front.client.get("/admin/events?topics=service", headers=headers) as answer:
+            assert await answer.content.readline() == b": connected\n"
+            world.service.events.publish("service", {"state": "first"})
+            while b"first" not in await answer.content.readline():
+                pass
+            world.change(admin_password="another")
+            world.service.events.publish("service", {"state": "second"})
+            assert b"second" not in await answer.content.read()
+
+
+async def test_a_websocket_ends_with_its_login(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        headers = await token_of(front)
+        async with front.client.ws_connect("/ws/status", headers=headers) as socket:
+            world.service.events.publish("service", {"state": "first"})
+            assert (await socket.receive_json())["data"] == {"state": "first"}
+            world.now.now += TOKEN_LIFETIME
+            world.service.events.publish("service", {"state": "second"})
+            message = await socket.receive()
+            assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1008)
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await front.client.ws_connect("/ws/status", headers=headers)

@@ -1,0 +1,117 @@
+"""Who gets in: a service with a password, and one that other machines reach."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from tests.real.conftest import StartFake
+from tests.real.service_process import eventually
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_an_address_that_others_reach_gets_a_key_and_a_password(
+    start_fake: StartFake, host: str
+) -> None:
+    service = start_fake(start=False)
+    service.arguments = ("--host", host)
+    if host == "::" and not socket.has_dualstack_ipv6():
+        pytest.skip("there is no IPv6 here")
+    service.config_path.chmod(0o644)
+    service.start()
+    service.url = f"http://127.0.0.1:{service.port}"
+    assert service.config_path.stat().st_mode & 0o777 == 0o600
+    written = tomllib.loads(service.config_path.read_text())
+    (key,), password = written["api_keys"], written["admin_password"]
+    told = service.errors()
+    assert told.count(key) == told.count(password) == 1
+    log = service.data_dir / "logs" / "service.log"
+    kept = log.read_text() if log.exists() else ""
+    assert key not in kept
+    assert password not in kept
+    assert service.get("/v1/models").status_code == 401
+    assert service.get("/v1/models", headers={"x-api-key": key}).status_code == 200
+    assert service.get("/admin/status").status_code == 401
+    login = service.post("/admin/login", json={"password": password})
+    bearer = {"Authorization": f"Bearer {login.json()['access_token']}"}
+    assert service.get("/admin/status", headers=bearer).status_code == 200
+    # Neither can be taken away again while others reach it.
+    for name, empty in (("api_keys", []), ("admin_password", "")):
+        with service.client(headers=bearer) as client:
+            answer = client.put(f"/admin/config/{name}", json={"value": empty})
+        assert answer.status_code == 400
+        assert "cannot be empty" in answer.json()["error"]["message"]
+    assert tomllib.loads(service.config_path.read_text()) == written
+    service.stop()
+    # The next start uses them, and tells nothing.
+    service.start()
+    service.url = f"http://127.0.0.1:{service.port}"
+    assert service.get("/v1/models", headers={"x-api-key": key}).status_code == 200
+    assert service.get("/admin/status", headers=bearer).status_code == 200
+    assert service.errors().count(key) == 1
+
+
+def test_insecure_no_auth_is_the_way_around_it(start_fake: StartFake) -> None:
+    service = start_fake(start=False, config={"insecure_no_auth": True})
+    service.arguments = ("--host", "0.0.0.0")
+    before = service.config_path.read_text()
+    service.start()
+    service.url = f"http://127.0.0.1:{service.port}"
+    assert service.get("/v1/models").status_code == 200
+    assert service.get("/admin/status").status_code == 200
+    assert service.config_path.read_text() == before
+    assert "admin password" not in service.errors()
+
+
+def test_a_guard_that_an_edit_takes_away_stays(start_fake: StartFake) -> None:
+    service = start_fake(start=False, config={"api_keys": ["key"], "admin_password": "sesame"})
+    service.arguments = ("--host", "0.0.0.0")
+    service.start()
+    service.url = f"http://127.0.0.1:{service.port}"
+    text = service.config_path.read_text()
+    service.config_path.write_text(text.replace('admin_password = "sesame"', ""))
+    eventually(lambda: "cannot be empty" in service.errors(), what="the refusal in the log")
+    assert service.get("/admin/status").status_code == 401
+    service.config_path.write_text(text.replace("sesame", "another"))
+    eventually(
+        lambda: (
+            service.post("/admin/login", json={"password": "another"}).status_code == 200 or None
+        ),
+        what="the new password",
+        interval=0.3,
+    )
+
+
+def test_a_service_with_a_password_lets_its_users_commands_in(start_fake: StartFake) -> None:
+    service = start_fake(config={"admin_password": "sesame"})
+    runtime = service.data_dir / "service.json"
+    assert runtime.stat().st_mode & 0o777 == 0o600
+    assert service.get("/admin/status").status_code == 401
+    command = [sys.executable, "-m", "cyber_inference_tui", "status", "--port", str(service.port)]
+    arguments = ["--data-dir", str(service.data_dir)]
+    environ = {"HOME": str(service.folder), "PATH": os.environ["PATH"]}
+    environ["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
+    done = subprocess.run(
+        [*command, *arguments], env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    stranger = ["--data-dir", str(service.folder / "elsewhere")]
+    done = subprocess.run(
+        [*command, *stranger], env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "wants its admin password" in done.stderr
+    done = subprocess.run(
+        [*command, *stranger],
+        env={**environ, "CYBER_INFERENCE_ADMIN_PASSWORD": "sesame"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sesame" not in service.errors()

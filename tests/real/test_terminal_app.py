@@ -1,0 +1,208 @@
+"""The terminal app as its users have it: in a terminal, on a real service and llama-server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import psutil
+import pytest
+import tomli_w
+
+from tests.real.service_process import eventually
+from tests.real.terminal import Terminal
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+
+class Home:
+    """A user's machine: a configuration, a data directory, and the service started in it."""
+
+    def __init__(self, folder: Path, llama_server: Path) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.config = folder / "config.toml"
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.config.write_text(
+            "# my settings\n"
+            + tomli_w.dumps(
+                {
+                    "port": self.port,
+                    "llama_server_base_port": 0,
+                    "llama_server_path": str(llama_server),
+                    "llama_args": ["--threads", "1"],
+                    "shutdown_timeout": 5,
+                }
+            )
+        )
+
+    def arguments(self, *more: str) -> list[str]:
+        return [
+            sys.executable, "-m", "cyber_inference_tui",
+            "--config", str(self.config), "--data-dir", str(self.data_dir), *more,
+        ]  # fmt: skip
+
+    def terminal(self, *more: str, size: tuple[int, int] = (120, 40)) -> Terminal:
+        return Terminal(self.arguments(*more), folder=self.folder, size=size)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def service(self) -> psutil.Process | None:
+        """The running service."""
+        try:
+            record = msgspec.json.decode((self.data_dir / "service.json").read_bytes())
+            process = psutil.Process(record["pid"])
+        except (OSError, msgspec.DecodeError, psutil.NoSuchProcess):
+            return None
+        return process if process.status() != psutil.STATUS_ZOMBIE else None
+
+    def running_service(self) -> psutil.Process:
+        process = self.service()
+        assert process is not None
+        return process
+
+    def end(self) -> None:
+        if (process := self.service()) is not None:
+            process.terminate()
+            try:
+                process.wait(30)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+
+
+@pytest.fixture
+def home(tmp_path: Path, llama_server: Path) -> Iterator[Home]:
+    home = Home(tmp_path, llama_server)
+    yield home
+    home.end()
+
+
+def test_from_the_first_start_to_an_answer(home: Home) -> None:
+    """Greeting, demo, load, chat, its log, a setting changed, the service stopped at the end."""
+    with home.terminal() as terminal:
+        terminal.wait_for("Welcome.", "a model", "demo: a toy model")
+        terminal.press("d")
+        terminal.wait_for("demo", "MODEL", "unloaded")
+        terminal.press("l")
+        terminal.wait_for("● loaded")
+        terminal.press("6")
+        terminal.wait_for("demo", "Chat")
+        terminal.type("Hello")
+        terminal.press("Enter")
+        terminal.wait_for("I am the demo model")
+        terminal.press("Escape", "4")
+        terminal.wait_for("LOG", "demo")
+        terminal.press("b", "j", "Enter")
+        terminal.wait_for("server is listening")
+        terminal.press("5")
+        terminal.wait_for("chat", "127.0.0.1")
+        terminal.press("7")
+        terminal.wait_for("default_context_size")
+        terminal.press("/")
+        terminal.type("idle")
+        terminal.press("Enter", "Enter")
+        terminal.wait_for("Enter saves")
+        terminal.type("123")
+        terminal.press("Enter")
+        terminal.wait_for("model_idle_timeout is saved")
+        text = home.config.read_text()
+        assert "model_idle_timeout = 123" in text
+        assert text.startswith("# my settings\n")
+        terminal.press("q")
+        terminal.wait_for("Stop the service as well?", "1 loaded model")
+        process = home.running_service()
+        terminal.press("s")
+        terminal.wait_for("ended with 0")
+    assert not process.is_running()
+
+
+def test_a_hangup_ends_the_app_and_leaves_the_service(home: Home) -> None:
+    with home.terminal("--demo") as terminal:
+        terminal.wait_for("demo", "unloaded")
+        process = home.running_service()
+        app = next(
+            one
+            for one in psutil.process_iter(["cmdline"])
+            if str(home.config) in (one.info["cmdline"] or ()) and one.pid != process.pid
+        )
+    eventually(lambda: not app.is_running(), what="the end of the app")
+    assert httpx.get(f"{home.url}/health").json() == {"status": "ok"}
+    with home.terminal() as terminal:
+        terminal.wait_for("demo", "unloaded")
+        assert home.running_service().pid == process.pid
+        terminal.press("q")  # it did not start this one: nothing is asked
+        terminal.wait_for("ended with 0")
+    assert process.is_running()
+
+
+def test_it_waits_for_a_service_that_was_killed(home: Home) -> None:
+    with home.terminal("--demo") as terminal:
+        terminal.wait_for("demo", "unloaded")
+        home.running_service().kill()
+        terminal.wait_for("no connection", "demo")
+        with Terminal(home.arguments("--no-ui", "--demo"), folder=home.folder) as other:
+            other.wait_for("listening on")
+            terminal.wait_for("was started anew")
+            terminal.wait_without("no connection")
+
+
+def test_every_size_has_its_say(home: Home) -> None:
+    with home.terminal("--demo", size=(80, 24)) as terminal:
+        terminal.wait_for("demo", "unloaded")
+        terminal.resize(50, 12)
+        terminal.wait_for("too small")
+        terminal.resize(160, 50)
+        terminal.wait_for("demo", "unloaded")
+        terminal.wait_without("too small")
+
+
+def test_sigterm_leaves_the_terminal_as_it_was(home: Home) -> None:
+    with home.terminal("--demo") as terminal:
+        terminal.wait_for("demo", "unloaded")
+        service = home.running_service()
+        app = next(
+            one
+            for one in psutil.process_iter(["cmdline"])
+            if str(home.config) in (one.info["cmdline"] or ()) and one.pid != service.pid
+        )
+        os.kill(app.pid, signal.SIGTERM)
+        shown = terminal.wait_for("ended with 0")
+        assert "Dashboard" not in shown
+    assert service.is_running()
+
+
+def test_attached_to_a_service_with_a_password(home: Home) -> None:
+    home.config.write_text(home.config.read_text() + 'admin_password = "open sesame"\n')
+    with Terminal(home.arguments("--no-ui", "--demo"), folder=home.folder) as service:
+        service.wait_for("listening on")
+        elsewhere = home.folder / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "config.toml").touch()
+        attach = [
+            sys.executable, "-m", "cyber_inference_tui", "--attach", f"127.0.0.1:{home.port}",
+            "--config", str(elsewhere / "config.toml"), "--data-dir", str(elsewhere / "data"),
+        ]  # fmt: skip
+        with Terminal(attach, folder=elsewhere) as terminal:
+            terminal.wait_for("Admin password")
+            terminal.type("wrong")
+            terminal.press("Enter")
+            terminal.wait_for("The admin password is wrong.")
+            terminal.type("open sesame")
+            terminal.press("Tab", "Space", "BTab", "Enter")
+            terminal.wait_for("attached", "demo", "unloaded")
+            terminal.press("q")
+            terminal.wait_for("ended with 0")
+        kept = elsewhere / "data" / "passwords.json"
+        assert kept.stat().st_mode & 0o077 == 0
+        with Terminal(attach, folder=elsewhere) as terminal:
+            terminal.wait_for("attached", "demo", "unloaded")

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from cyber_inference_tui.errors import ConfigError
+from cyber_inference_tui.settings.credentials import (
+    check_kept,
+    is_loopback,
+    make_missing,
+    missing,
+)
+from cyber_inference_tui.settings.load import Loaded, load_if_there
+from cyber_inference_tui.settings.schema import Settings
+
+HAND_WRITTEN = """\
+# The box under the desk.
+host = "0.0.0.0"   # everybody at home
+
+[models.tiny]  # small
+context_size = 512
+"""
+
+
+class Told(list[str]):
+    """What was told, for ``tell``."""
+
+    def __call__(self, text: str) -> None:
+        self.append(text)
+
+
+def settings_of(path: Path, environ: Mapping[str, str] | None = None) -> Loaded:
+    return load_if_there(path, environ=environ or {"HOME": str(path.parent)}, flags={})
+
+
+def make(
+    path: Path, tell: Told, host: str = "0.0.0.0", environ: Mapping[str, str] | None = None
+) -> Loaded:
+    environ = environ or {"HOME": str(path.parent)}
+    return make_missing(settings_of(path, environ), host, environ=environ, flags={}, tell=tell)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "LOCALHOST", "::ffff:127.0.0.1"],
+)
+def test_loopback_addresses_need_nothing(host: str) -> None:
+    assert is_loopback(host)
+    assert missing(Settings(), host) == ()
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "[::]", "192.168.1.5", "fe80::1%eth0", "box.lan", "127.1", "x"]
+)
+def test_all_others_need_both(host: str) -> None:
+    assert missing(Settings(), host) == ("api_keys", "admin_password")
+    assert missing(Settings(api_keys=("k",)), host) == ("admin_password",)
+    assert missing(Settings(admin_password="p"), host) == ("api_keys",)
+    assert missing(Settings(api_keys=("k",), admin_password="p"), host) == ()
+    assert missing(Settings(insecure_no_auth=True), host) == ()
+
+
+def test_they_are_made_stored_and_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(HAND_WRITTEN)
+    path.chmod(0o664)
+    told = Told()
+    loaded = make(path, told)
+    (key,), password = loaded.settings.api_keys, loaded.settings.admin_password
+    assert re.fullmatch(r"sk-[0-9a-f]{48}", key)
+    assert re.fullmatch(r"(?:[a-z2-9]{4}-){4}[a-z2-9]{4}", password)
+    (text,) = told
+    assert key in text
+    assert password in text
+    assert str(path) in text
+    assert path.stat().st_mode & 0o777 == 0o600
+    new = path.read_text()
+    added = [line for line in new.splitlines() if line not in HAND_WRITTEN.splitlines()]
+    assert sorted(line.split(" = ")[0] for line in added if line) == ["admin_password", "api_keys"]
+    assert [line for line in HAND_WRITTEN.splitlines() if line not in new.splitlines()] == []
+    assert make(path, told) == loaded
+    assert len(told) == 1
+
+
+def test_every_machine_gets_its_own(tmp_path: Path) -> None:
+    made = {
+        (loaded.settings.api_keys, loaded.settings.admin_password)
+        for number in range(3)
+        for loaded in [make(tmp_path / f"{number}.toml", Told())]
+    }
+    assert len(made) == 3
+    assert len({key for key, _ in made}) == len({word for _, word in made}) == 3
+
+
+def test_a_file_that_is_not_there_is_made_with_its_comments(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "config.toml"
+    loaded = make(path, Told())
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "# Address to listen on." in path.read_text()
+    assert tomllib.loads(path.read_text()).keys() == {"api_keys", "admin_password"}
+    assert settings_of(path) == loaded
+
+
+def test_what_is_set_already_stays(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("api_keys = ['mine']\n")
+    told = Told()
+    loaded = make(path, told)
+    assert loaded.settings.api_keys == ("mine",)
+    assert loaded.settings.admin_password
+    assert "API key" not in told[0]
+    assert "mine" not in told[0]
+
+
+def test_a_value_of_the_environment_is_enough(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    environ = {
+        "HOME": str(tmp_path),
+        "CYBER_INFERENCE_API_KEYS": "a",
+        "CYBER_INFERENCE_ADMIN_PASSWORD": "b",
+    }
+    assert make(path, Told(), environ=environ).settings.admin_password == "b"
+    assert not path.exists()
+
+
+def test_an_empty_variable_would_hide_what_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    environ = {"HOME": str(tmp_path), "CYBER_INFERENCE_ADMIN_PASSWORD": ""}
+    told = Told()
+    with pytest.raises(ConfigError, match="CYBER_INFERENCE_ADMIN_PASSWORD is empty") as error:
+        make(path, told, environ=environ)
+    assert "insecure_no_auth" in error.value.hint
+    assert not path.exists()
+    assert told == []
+
+
+def test_a_file_that_cannot_be_written_is_said_with_the_ways_out(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told = Told()
+    with pytest.raises(ConfigError) as error:
+        make(tmp_path / "file" / "config.toml", told)
+    assert "Other machines can reach 0.0.0.0" in error.value.message
+    assert "cannot be written" in error.value.message
+    assert "insecure_no_auth = true" in error.value.hint
+    assert told == []
+
+
+def test_where_it_would_be_kept_nothing_is_revealed(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    told = Told()
+    loaded = make_missing(
+        settings_of(path), "::", environ={"HOME": str(tmp_path)}, flags={}, tell=told, reveal=False
+    )
+    assert loaded.settings.admin_password not in told[0]
+    assert loaded.settings.api_keys[0] not in told[0]
+    assert str(path) in told[0]
+
+
+def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
+    real = tmp_path / "real.toml"
+    real.write_text(HAND_WRITTEN)
+    real.chmod(0o644)
+    link = tmp_path / "config.toml"
+    link.symlink_to(real)
+    make(link, Told())
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o600
+    assert "admin_password" in real.read_text()
+
+
+def test_a_running_service_keeps_its_guards() -> None:
+    guarded = Settings(api_keys=("k",), admin_password="p")
+    for lost in (Settings(api_keys=("k",)), Settings(admin_password="p"), Settings()):
+        with pytest.raises(ConfigError, match="cannot be empty"):
+            check_kept(guarded, lost, "0.0.0.0")
+        check_kept(guarded, lost, "127.0.0.1")
+    check_kept(guarded, Settings(api_keys=("other",), admin_password="other"), "0.0.0.0")
+    check_kept(guarded, Settings(insecure_no_auth=True), "0.0.0.0")
+    # A service that was started open stays what it is until its next start.
+    check_kept(Settings(insecure_no_auth=True), Settings(), "0.0.0.0")

@@ -1,0 +1,116 @@
+"""The app itself: following the service, moving between pages, leaving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tui.driving import SMALL, app_on, running, screen_text, until
+from tests.tui.fake_client import FakeClient
+from tests.tui.world import busy_world, empty_world
+
+
+async def test_every_page_opens_by_its_number() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        for key, mode in zip(
+            "1234567",
+            ("dashboard", "models", "hub", "logs", "requests", "chat", "settings"),
+            strict=True,
+        ):
+            await pilot.press(key)
+            await pilot.pause()
+            assert app.current_mode == mode
+
+
+async def test_a_click_on_a_tab_opens_its_page() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await pilot.click("PageTabs", offset=(17, 0))
+        await until(pilot, lambda: app.current_mode == "models")
+
+
+async def test_the_service_goes_and_comes_back() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        assert app.snapshot.live
+        assert "up 3 d 04:12" in screen_text(app)
+        client.stop()
+        await until(pilot, lambda: "no connection" in screen_text(app))
+        assert len(app.snapshot.models) == 5
+        client.start(pid=4712)
+        await until(pilot, lambda: app.snapshot.live)
+        assert app.snapshot.happenings[0].text == "was started anew"
+        await until(pilot, lambda: "no connection" not in screen_text(app))
+
+
+async def test_a_password_is_asked_for_until_it_is_right() -> None:
+    client = FakeClient(empty_world())
+    client.password = "opensesame"
+    async with running(client) as (app, _, pilot):
+        await until(pilot, lambda: "Admin password" in screen_text(app))
+        await pilot.press(*"wrong", "enter")
+        await until(pilot, lambda: "The password is wrong." in screen_text(app))
+        await pilot.press(*"opensesame", "enter")
+        await until(pilot, lambda: app.snapshot.live)
+        assert ("login", "opensesame") in client.calls
+
+
+async def test_events_change_what_is_known() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        client.set_model("qwen3-32b-q4_k_m", pinned=True)
+        await until(pilot, lambda: app.snapshot.happenings[0].text == "pinned")
+        client.publish("model", {"id": "qwen3-32b-q4_k_m", "status": None})
+        await until(pilot, lambda: app.snapshot.model("qwen3-32b-q4_k_m") is None)
+
+
+async def test_a_terminal_that_is_too_small_says_so() -> None:
+    async with running(busy_world(), size=(50, 12)) as (app, _, pilot):
+        assert "too small" in screen_text(app)
+        await pilot.resize_terminal(*SMALL)
+        await until(pilot, lambda: "too small" not in screen_text(app))
+
+
+async def test_quitting_asks_only_when_something_of_ours_would_be_lost() -> None:
+    async with running(busy_world(), owned=True) as (app, _, pilot):
+        await pilot.press("q")
+        await until(pilot, lambda: "Stop the service as well?" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "Stop the service" not in screen_text(app))
+        await pilot.press("q")
+        await until(pilot, lambda: "Stop the service" in screen_text(app))
+        await pilot.press("s")
+    assert app.return_value == "stop"
+    async with running(empty_world(), owned=True) as (app, _, pilot):
+        await pilot.press("q")
+    assert app.return_value == "stop"
+    async with running(busy_world()) as (app, _, pilot):
+        await pilot.press("q")
+    assert app.return_value == "keep"
+
+
+async def test_help_is_made_from_the_bindings() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await pilot.press("question_mark")
+        await until(pilot, lambda: "Everywhere" in screen_text(app))
+        assert "Leave the app" in screen_text(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: "Everywhere" not in screen_text(app))
+
+
+async def test_messages_show_no_markup_and_no_control_characters() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        app.tell("[bold]plain[/] \x1b]52;c;aGVsbG8=\x07and \x1b[2Jquiet")
+        await until(pilot, lambda: "[bold]plain[/] and quiet" in screen_text(app))
+
+
+async def test_a_fault_of_the_app_is_one_sentence_and_a_file(tmp_path: Path) -> None:
+    client = FakeClient(busy_world())
+    path = tmp_path / "logs" / "crash.txt"
+    app = app_on(client, crash_path=path)
+    with pytest.raises(ZeroDivisionError):
+        async with app.run_test() as pilot:
+            secret = "a password in a local variable"  # noqa: F841
+            app.call_later(lambda: 1 / 0)
+            await pilot.pause(0.1)
+    assert "ZeroDivisionError" in path.read_text()
+    assert "a password" not in path.read_text()
+    assert app.return_code == 1

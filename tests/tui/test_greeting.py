@@ -1,0 +1,110 @@
+"""The first start: what is missing, and one key for each way to get it."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyber_inference_tui.records import (
+    DownloadRecord,
+    DownloadStatus,
+    InstallRecord,
+    InstallState,
+    LlamaServerRecord,
+)
+from cyber_inference_tui.tui.charset import ASCII, UNICODE
+from cyber_inference_tui.tui.pages.greeting import (
+    free_for_models,
+    greeting_content,
+    install_ways,
+    needs_greeting,
+)
+from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.suggestions import SUGGESTIONS, suggest
+from tests.tui.world import GIB, busy_world, empty_world
+
+
+def first_start(**changes: object) -> Snapshot:
+    world = empty_world()
+    fields = {
+        "status": world.status,
+        "sample": world.samples[-1],
+        "rooms": tuple(world.rooms),
+        "install": world.install,
+        **changes,
+    }
+    return Snapshot(**fields)  # type: ignore[arg-type]
+
+
+def text_of(snapshot: Snapshot) -> str:
+    return greeting_content(snapshot, UNICODE, "http://127.0.0.1:8337", 100).plain
+
+
+def test_it_is_shown_while_something_is_missing() -> None:
+    world = busy_world()
+    assert not needs_greeting(Snapshot())
+    assert needs_greeting(first_start())
+    assert needs_greeting(Snapshot(status=world.status))
+    models = tuple(world.models.values())
+    assert not needs_greeting(Snapshot(status=world.status, models=models))
+    no_server = msgspec.structs.replace(world.status, llama_server=LlamaServerRecord())
+    assert needs_greeting(Snapshot(status=no_server, models=models))
+
+
+@given(st.one_of(st.none(), st.integers(0, 10**12)))
+def test_suggestions_fit_and_get_smaller(free: int | None) -> None:
+    chosen = suggest(free)
+    assert 1 <= len(chosen) <= 3
+    fitting = [one for one in SUGGESTIONS if free is not None and one.need_bytes <= free]
+    if fitting:
+        assert chosen[0] == fitting[-1]
+        assert all(one in fitting for one in chosen)
+        sizes = [one.size_bytes for one in chosen]
+        assert sizes == sorted(sizes, reverse=True)
+    else:
+        assert chosen == SUGGESTIONS[:3]
+
+
+def test_the_memory_of_a_gpu_counts_where_it_has_its_own() -> None:
+    snapshot = first_start()
+    assert free_for_models(snapshot) == int(5.8 * GIB)
+    gpu = msgspec.structs.replace(snapshot.rooms[0], pool="gpu", free_after_unloading_bytes=7)
+    assert free_for_models(first_start(rooms=(snapshot.rooms[0], gpu))) == 7
+    assert free_for_models(first_start(rooms=())) is None
+
+
+def test_ways_that_are_not_possible_are_left_out_and_the_best_comes_first() -> None:
+    assert [one.name for one in install_ways(empty_world().install)] == ["source", "debian"]
+    assert install_ways(None) == ()
+
+
+def test_it_tells_the_progress_and_the_failure_of_what_was_begun() -> None:
+    running_install = InstallRecord(
+        state=InstallState.RUNNING, source="source", step="compiling", progress=0.42
+    )
+    assert "compiling" in text_of(first_start(install=running_install))
+    assert "42%" in text_of(first_start(install=running_install))
+    failed = InstallRecord(state=InstallState.FAILED, error="There is no compiler.")
+    assert "There is no compiler." in text_of(first_start(install=failed))
+    chosen = suggest(int(5.8 * GIB))[0]
+    download = DownloadRecord(
+        id="d",
+        repo=chosen.repo,
+        status=DownloadStatus.RUNNING,
+        bytes_done=GIB,
+        bytes_total=2 * GIB,
+        bytes_per_second=10 * 1024**2,
+        seconds_left=102,
+    )
+    told = text_of(first_start(downloads=(download,)))
+    assert "50%" in told
+    assert "10.0 MiB/s" in told
+    assert "1 min 42 s left" in told
+    broken = msgspec.structs.replace(download, status=DownloadStatus.FAILED, error="Disk full.")
+    assert "Disk full." in text_of(first_start(downloads=(broken,)))
+
+
+def test_ascii_has_ascii_only() -> None:
+    content = greeting_content(first_start(), ASCII, "http://127.0.0.1:8337", 100)
+    assert content.plain.isascii()

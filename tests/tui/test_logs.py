@@ -1,0 +1,220 @@
+"""The Logs page: following, going anywhere in a log, several side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from textual.pilot import Pilot
+
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.records import LogEvent, LogLevel, LogLine, LogRun
+from cyber_inference_tui.tui.app import CyberApp
+from cyber_inference_tui.tui.pages.log_pane import LogPane
+from cyber_inference_tui.tui.pages.logs import LogsPage
+from cyber_inference_tui.tui.widgets.table import LiveTable
+from tests.tui.driving import SMALL, running, screen_text, until
+from tests.tui.fake_client import FakeClient
+from tests.tui.world import NOW, ago, busy_world, line
+
+QWEN = "qwen3-4b-q4_k_m"
+
+
+async def on_log(pilot: Pilot[Any], app: CyberApp, source: str) -> LogPane:
+    """Open the page on ``source``, whose end is shown then."""
+    await pilot.press("4")
+    await until(pilot, lambda: isinstance(app.screen, LogsPage) and "LOG" in screen_text(app))
+    page = app.screen
+    assert isinstance(page, LogsPage)
+    page.open(source)
+    pane = page.query_one(LogPane)
+    client = app.client
+    assert isinstance(client, FakeClient)
+    await until(pilot, lambda: bool(pane.view.lines) and client.streams == 2)
+    return pane
+
+
+def write(client: FakeClient, source: str, *texts: str, level: LogLevel = LogLevel.INFO) -> None:
+    """A process writes lines."""
+    log = client.world.logs[source]
+    first = log[-1].number + 1
+    log += [line(first + place, text, level) for place, text in enumerate(texts)]
+    lines = tuple(LogLine(at=NOW, text=text, level=level) for text in texts)
+    client.publish("log", LogEvent(id=source, first=first, lines=lines))
+
+
+async def test_it_follows_what_is_written() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await on_log(pilot, app, QWEN)
+        assert "(119)" in screen_text(app)
+        write(client, QWEN, "a new line")
+        write(client, "service", "of another log")
+        await until(pilot, lambda: "a new line" in screen_text(app))
+        assert "of another log" not in screen_text(app)
+        assert "follows" in screen_text(app)
+
+
+async def test_space_stands_still_and_end_follows_again() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await on_log(pilot, app, QWEN)
+        await pilot.press("space")
+        await until(pilot, lambda: "paused: G follows" in screen_text(app))
+        write(client, QWEN, "one", "two")
+        await until(pilot, lambda: "+2 new" in screen_text(app))
+        assert "  two" not in screen_text(app)
+        await pilot.press("G")
+        await until(pilot, lambda: "two" in screen_text(app) and "follows" in screen_text(app))
+
+
+async def test_a_hidden_page_reads_nothing() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await on_log(pilot, app, QWEN)
+        await pilot.press("7")
+        await until(pilot, lambda: client.streams == 1)
+        write(client, QWEN, "written meanwhile")
+        await pilot.press("4")
+        await until(pilot, lambda: "written meanwhile" in screen_text(app))
+
+
+async def test_the_level_leaves_out_what_is_less_serious() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        await pilot.press("l", "l")
+        await until(pilot, lambda: "warning and worse" in screen_text(app))
+        await until(pilot, lambda: len(pane.view.lines) == 1)
+        assert "context is nearly full" in screen_text(app)
+        write(client, QWEN, "only a word")
+        write(client, QWEN, "a failure", level=LogLevel.ERROR)
+        await until(pilot, lambda: "a failure" in screen_text(app))
+        assert "only a word" not in screen_text(app)
+
+
+async def test_search_goes_from_match_to_match() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        await pilot.press("slash", *"NEARLY", "enter")
+        await until(pilot, lambda: pane.view.target == 90)
+        assert "/NEARLY" in screen_text(app)
+        await pilot.press("n")
+        await until(pilot, lambda: "not in the lines after" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "/NEARLY" not in screen_text(app))
+        await pilot.press("slash", *"(11", "enter")
+        await until(pilot, lambda: pane.view.target == 119)
+        await pilot.press("N")
+        await until(pilot, lambda: pane.view.target == 118)
+        await pilot.press("n")
+        await until(pilot, lambda: pane.view.target == 119)
+
+
+async def test_search_finds_what_lies_far_before_the_window() -> None:
+    world = busy_world()
+    world.logs[QWEN] = [line(number, f"line {number}") for number in range(5000)]
+    async with running(world) as (app, _, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        assert pane.view.first_number == 4000
+        await pilot.press("slash", *"line 1234", "enter")
+        await until(pilot, lambda: pane.view.target == 1234)
+        assert "line 1234" in screen_text(app)
+        await pilot.press("g")
+        await until(pilot, lambda: pane.view.first_number < 734)
+        await pilot.press("G")
+        await until(pilot, lambda: "line 4999" in screen_text(app))
+
+
+async def test_to_the_last_error_and_to_the_runs() -> None:
+    world = busy_world()
+    world.runs[QWEN] = (
+        LogRun(first=0, started_at=ago(9000)),
+        LogRun(first=40, started_at=ago(3604)),
+    )
+    async with running(world) as (app, client, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        await pilot.press("left_square_bracket")
+        await until(pilot, lambda: pane.view.target == 40)
+        await pilot.press("left_square_bracket")
+        await until(pilot, lambda: pane.view.target == 0)
+        await pilot.press("left_square_bracket")
+        await until(pilot, lambda: "No run starts before" in screen_text(app))
+        await pilot.press("right_square_bracket")
+        await until(pilot, lambda: pane.view.target == 40)
+        await pilot.press("e")
+        await until(pilot, lambda: "There is no error in this log." in screen_text(app))
+        write(client, QWEN, "it broke", level=LogLevel.ERROR)
+        await pilot.press("e")
+        await until(pilot, lambda: pane.view.target == 120)
+
+
+async def test_logs_side_by_side() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await on_log(pilot, app, "service")
+        await pilot.press("b", "j", "s")
+        await until(pilot, lambda: len(app.screen.query(LogPane)) == 2)
+        await until(pilot, lambda: "main: server is listening" in screen_text(app))
+        assert "loading gemma" in screen_text(app)
+        await pilot.press("s")
+        await until(pilot, lambda: len(app.screen.query(LogPane)) == 3)
+        await pilot.press("s")
+        await until(pilot, lambda: "3 logs are open" in screen_text(app))
+        await pilot.press("f")
+        await until(pilot, lambda: sum(pane.display for pane in app.screen.query(LogPane)) == 1)
+        assert not app.screen.query_one(LiveTable).display
+        await pilot.press("f", "x", "x")
+        await until(pilot, lambda: len(app.screen.query(LogPane)) == 1)
+        await pilot.press("x")
+        await pilot.pause()
+        assert len(app.screen.query(LogPane)) == 1
+
+
+async def test_a_log_is_chosen_from_the_list() -> None:
+    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+        await on_log(pilot, app, "service")
+        await pilot.press("b", "j", "j", "enter")
+        await until(pilot, lambda: "load_tensors: loading" in screen_text(app))
+
+
+async def test_copy_and_save(tmp_path: Path) -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await on_log(pilot, app, "service")
+        await pilot.press("c")
+        await until(pilot, lambda: app.clipboard.endswith("loading gemma-3-4b-it-q4_k_m"))
+        path = tmp_path / "saved.log"
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: "Save the log of service" in screen_text(app))
+        app.screen.query_one("Input").value = str(path)  # type: ignore[attr-defined]
+        await pilot.press("enter")
+        await until(pilot, lambda: "3 lines are in" in screen_text(app))
+        assert path.read_text().count("\n") == 3
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: "Save the log of service" in screen_text(app))
+        app.screen.query_one("Input").value = str(path)  # type: ignore[attr-defined]
+        await pilot.press("enter")
+        await until(pilot, lambda: "is there already" in screen_text(app))
+
+
+async def test_it_goes_on_after_the_service_was_away() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        client.stop()
+        await until(pilot, lambda: "no connection" in screen_text(app))
+        assert pane.view.lines
+        client.world.logs[QWEN].append(line(120, "after the pause"))
+        client.start()
+        await until(pilot, lambda: "after the pause" in screen_text(app), tries=600)
+
+
+async def test_what_cannot_be_read_is_told() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await on_log(pilot, app, QWEN)
+        client.fail["log_lines"] = CyberError("The log is on fire.")
+        await pilot.press("e")
+        await until(pilot, lambda: "The log is on fire." in screen_text(app))
+
+
+async def test_hostile_lines_are_harmless() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await on_log(pilot, app, QWEN)
+        write(client, QWEN, "[/oops] \x1b[2J\x9b31m\u202eevil\u202c " + "x" * 100_000)
+        await until(pilot, lambda: "[/oops] evil" in screen_text(app))
+        shown = screen_text(app)
+        assert not any(sign in shown for sign in "\x1b\x9b\u202e")

@@ -1,0 +1,52 @@
+"""Values as people type them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.tui.setting_text import parse, to_text
+
+_words = st.text(min_size=1, max_size=12).filter(lambda text: text == text.strip())
+
+
+@given(
+    st.one_of(
+        st.booleans(),
+        st.integers(-(10**9), 10**9),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.lists(_words, max_size=5),
+        st.dictionaries(_words, st.one_of(st.integers(), _words, st.booleans()), max_size=4),
+    )
+)
+def test_what_is_shown_can_be_typed(value: Any) -> None:
+    assert parse(to_text(value), value) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "like", "value"),
+    [
+        ("yes", False, True),
+        ("8,192", 0, 8192),
+        ("0.5", 300.0, 0.5),
+        ("a, b ,, c", [], ["a", "b", "c"]),
+        ('["a, b"]', [], ["a, b"]),
+        ("", [], []),
+        ("", {}, {}),
+        (" text ", "", "text"),
+    ],
+)
+def test_what_people_type(text: str, like: Any, value: Any) -> None:
+    assert parse(text, like) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "like"), [("maybe", True), ("many", 1), ("[1", []), ("[1]", {}), ("x", {})]
+)
+def test_what_makes_no_sense_gets_a_sentence(text: str, like: Any) -> None:
+    with pytest.raises(InvalidRequestError):
+        parse(text, like)

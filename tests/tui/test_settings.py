@@ -1,0 +1,180 @@
+"""The Settings page: every key of it, and what it says before anything is written."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input
+
+from cyber_inference_tui.errors import ConfigError
+from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.tui.pages.setting_groups import GROUPS, OTHER, grouped
+from cyber_inference_tui.tui.widgets.table import LiveTable
+from tests.tui.driving import SMALL, running, screen_text, until
+from tests.tui.fake_client import FakeClient
+from tests.tui.world import busy_world, setting
+
+
+async def on_setting(pilot, app, key: str) -> None:  # type: ignore[no-untyped-def]
+    """Open the page with the cursor on ``key``."""
+    await pilot.press("7")
+    await until(pilot, lambda: "SETTING" in screen_text(app))
+    app.screen.query_one(LiveTable).move_to(key)
+    await pilot.pause()
+
+
+def test_every_setting_has_a_group() -> None:
+    named = {key for keys in GROUPS.values() for key in keys}
+    assert set(Settings.__struct_fields__) - {"models"} <= named
+    assert grouped([setting("brand_new", 1)]) == [(OTHER, [setting("brand_new", 1)])]
+
+
+async def test_a_value_is_checked_while_it_is_typed_and_then_saved() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await on_setting(pilot, app, "default_context_size")
+        assert "Tokens of context; 0 = the model's own." in screen_text(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: "Enter saves" in screen_text(app))
+        app.screen.query_one("#value", Input).value = "many"
+        await until(pilot, lambda: "Type a number." in screen_text(app))
+        await pilot.press("enter")
+        await pilot.pause()
+        assert not client.calls
+        app.screen.query_one("#value", Input).value = "16384"
+        await until(pilot, lambda: "Applies at once." in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: client.calls == [("set_config", "default_context_size", 16384)])
+        await until(pilot, lambda: "16384" in screen_text(app))
+
+
+async def test_a_refused_value_stays_in_the_line_with_the_reason() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await on_setting(pilot, app, "max_memory_percent")
+        client.fail["check_config"] = ConfigError("max_memory_percent must be at most 100.")
+        await pilot.press("enter", *"9", "enter")
+        await until(pilot, lambda: "must be at most 100" in screen_text(app))
+        assert app.screen.query_one("#value", Input).value == "9"
+        assert not client.calls
+        await pilot.press("escape")
+        await until(pilot, lambda: not app.screen.query_one("#value").display)
+
+
+async def test_what_the_environment_says_is_told() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await on_setting(pilot, app, "model_idle_timeout")
+        assert "CYBER_INFERENCE_MODEL_IDLE_TIMEOUT" in screen_text(app)
+        await pilot.press("enter", *"0")
+        await until(pilot, lambda: "the environment or a flag wins" in screen_text(app))
+
+
+async def test_a_secret_is_neither_shown_nor_prefilled() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await on_setting(pilot, app, "api_keys")
+        await pilot.press("enter")
+        await pilot.pause()
+        line = app.screen.query_one("#value", Input)
+        assert line.password
+        assert line.value == ""
+        await pilot.press(*"hidden")
+        await pilot.pause()
+        assert "hidden" not in screen_text(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: client.calls == [("set_config", "api_keys", ["hidden"])])
+
+
+async def test_back_to_the_default() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await on_setting(pilot, app, "default_context_size")
+        await pilot.press("x")
+        await pilot.pause()
+        assert not client.calls
+        await on_setting(pilot, app, "port")
+        await pilot.press("x")
+        await until(pilot, lambda: client.calls == [("unset_config", "port")])
+
+
+async def test_the_cursor_steps_over_titles() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await pilot.press("7")
+        table = app.screen.query_one(LiveTable)
+        await until(pilot, lambda: table.cursor_key == "default_context_size")
+        await pilot.press("j", "j")
+        await until(pilot, lambda: table.cursor_key == "max_memory_percent")
+        await pilot.press("k")
+        await until(pilot, lambda: table.cursor_key == "model_idle_timeout")
+
+
+async def test_the_filter_narrows_and_escape_clears_it() -> None:
+    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+        await on_setting(pilot, app, "port")
+        await pilot.press("slash", *"port", "enter")
+        await until(pilot, lambda: "1 of 8" in screen_text(app))
+        assert "host" not in screen_text(app).split("SETTING")[1].split("Address")[0]
+        await pilot.press("escape")
+        await until(pilot, lambda: "1 of 8" not in screen_text(app))
+
+
+async def test_the_whole_file_goes_through_the_editor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\nls -l "$1" > "$0.mode"\necho "# mine" >> "$1"\n')
+    editor.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(editor))
+    async with running(busy_world()) as (app, client, pilot):
+        await on_setting(pilot, app, "port")
+        client.fail["set_config_file"] = ConfigError("config.toml:2: port: must be a number.")
+        app.suspend = _nothing  # type: ignore[method-assign]
+        await pilot.press("e")
+        await until(pilot, lambda: "config.toml:2: port" in screen_text(app))
+        del client.fail["set_config_file"]
+        await pilot.press("e")
+        await until(pilot, lambda: bool(client.calls))
+        assert client.calls[0][1].endswith("# mine\n# mine\n")
+        assert (tmp_path / "editor.mode").read_text().startswith("-rw-------")
+
+
+async def test_keys_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = tmp_path / "keys.toml"
+    editor = tmp_path / "editor"
+    editor.write_text(
+        '#!/bin/sh\necho "\\"app.help\\" = \\"f5\\"\n\\"no.such\\" = \\"f6\\"" >> "$1"\n'
+    )
+    editor.chmod(editor.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("VISUAL", str(editor))
+    client = FakeClient(busy_world())
+    async with running(client, keymap_path=keys) as (app, _, pilot):
+        await on_setting(pilot, app, "port")
+        app.suspend = _nothing  # type: ignore[method-assign]
+        await pilot.press("m")
+        await until(pilot, lambda: "there is no action 'no.such'" in screen_text(app))
+        assert '# "settings.edit" = "enter"' in keys.read_text()
+        await pilot.press("f5")
+        await until(pilot, lambda: "Everywhere" in screen_text(app))
+
+
+async def test_the_theme_can_be_chosen() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await on_setting(pilot, app, "port")
+        await pilot.press("t")
+        await until(pilot, lambda: "nord" in screen_text(app))
+
+
+async def test_readonly_has_no_way_to_change_anything() -> None:
+    async with running(busy_world(), readonly=True) as (app, client, pilot):
+        await on_setting(pilot, app, "port")
+        await pilot.press("x", "e", "m", "enter")
+        await pilot.pause()
+        assert not app.screen.query_one("#value").display
+        assert not client.calls
+        assert "Whole file" not in screen_text(app)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    """The test has no terminal that an editor could take over."""
+    yield

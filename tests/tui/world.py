@@ -1,0 +1,630 @@
+"""Services as they could be, for the terminal app's tests: records with fixed times and numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ConfigValueRecord,
+    CpuRecord,
+    DeviceKind,
+    DeviceRecord,
+    DownloadRecord,
+    DownloadStatus,
+    FanRecord,
+    Fit,
+    GpuRecord,
+    HubFileRecord,
+    HubFilesRecord,
+    HubModelRecord,
+    InstallRecord,
+    InstallSource,
+    LlamaServerRecord,
+    LogLevel,
+    LogRun,
+    MemoryAtContext,
+    MemoryPart,
+    MemoryRecord,
+    MemoryRoom,
+    ModelDetails,
+    ModelRecord,
+    ModelSettingRecord,
+    ModelStatus,
+    ModelTotals,
+    ModelUsage,
+    NumberedLine,
+    RequestPhase,
+    RequestRecord,
+    ResourceSample,
+    SessionRecord,
+    StatusRecord,
+    SwapRecord,
+)
+
+NOW = datetime(2026, 3, 5, 12, 4, 31, tzinfo=UTC)
+"""The moment at which every one of these worlds stands."""
+GIB = 1024**3
+MIB = 1024**2
+
+
+def ago(seconds: float) -> datetime:
+    """So long before ``NOW``."""
+    return NOW - timedelta(seconds=seconds)
+
+
+@dataclass
+class World:
+    """Everything a service tells. Change it, and tell of it with ``FakeClient.publish``."""
+
+    status: StatusRecord
+    models: dict[str, ModelRecord] = field(default_factory=dict)
+    samples: list[ResourceSample] = field(default_factory=list)
+    rooms: list[MemoryRoom] = field(default_factory=list)
+    active: list[ActiveRequestRecord] = field(default_factory=list)
+    requests: list[RequestRecord] = field(default_factory=list)
+    sessions: list[SessionRecord] = field(default_factory=list)
+    totals: list[ModelTotals] = field(default_factory=list)
+    details: dict[str, ModelDetails] = field(default_factory=dict)
+    logs: dict[str, list[NumberedLine]] = field(default_factory=dict)
+    runs: dict[str, tuple[LogRun, ...]] = field(default_factory=dict)
+    config: dict[str, ConfigValueRecord] = field(default_factory=dict)
+    config_text: str = ""
+    found: list[HubModelRecord] = field(default_factory=list)
+    hub_files: dict[str, list[HubFilesRecord]] = field(default_factory=dict)
+    downloads: dict[str, DownloadRecord] = field(default_factory=dict)
+    install: InstallRecord = field(default_factory=InstallRecord)
+    answer: tuple[str, ...] = ("Hello", " there", ", I am small.")
+    thinking: tuple[str, ...] = ()
+
+
+def status(**changes: object) -> StatusRecord:
+    """The status of a service that has been up for three days."""
+    fields: dict[str, object] = {
+        "version": "0.2.0",
+        "pid": 4711,
+        "uptime_seconds": 3 * 86400 + 4 * 3600 + 12 * 60.0,
+        "host": "127.0.0.1",
+        "port": 8337,
+        "llama_server": LlamaServerRecord(path="/opt/llama.cpp/llama-server", version="b9310"),
+        "models_loaded": 0,
+        "requests_in_flight": 0,
+        "requests_queued": 0,
+        "config_path": "/home/user/.config/cyber-inference-tui/config.toml",
+        "data_dir": "/home/user/.local/share/cyber-inference-tui",
+        "models_dir": "/home/user/.local/share/cyber-inference-tui/models",
+    }
+    return StatusRecord(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def jetson_sample(number: int = 0, *, busy: bool = True, **changes: object) -> ResourceSample:
+    """A Jetson Orin Nano; ``number`` 0 is the newest sample, higher ones are older."""
+    wave = (number * 37 % 50) if busy else number * 7 % 4
+    fields: dict[str, object] = {
+        "at": ago(number * 2),
+        "device": DeviceRecord(
+            kind=DeviceKind.JETSON,
+            name="Jetson Orin Nano 8 GB",
+            jetpack="6.2",
+            l4t="36.4.3",
+            chip="tegra234",
+            power_mode="25W",
+        ),
+        "cpu": CpuRecord(percent=20.0 + wave / 2, per_core=(41.0,) * 6, count=6),
+        "memory": MemoryRecord(
+            total=int(7.4 * GIB), available=int(2.3 * GIB), used=int(5.1 * GIB), percent=68.9
+        ),
+        "swap": SwapRecord(total=4 * GIB, used=0, percent=0.0),
+        "gpus": (
+            GpuRecord(
+                name="Orin",
+                utilization_percent=40.0 + wave if busy else 0.0,
+                temperature_c=61.0,
+                shared_memory=True,
+                clock_hz=1_020_000_000,
+            ),
+        ),
+        "temperatures": {"cpu": 58.5, "gpu": 61.0, "tj": 61.0},
+        "power": {"total": 4.0 + wave / 20, "cpu gpu": 1.9},
+        "fan": FanRecord(percent=42.0, rpm=2100),
+        "uptime_seconds": 400_000.0,
+        "models": (
+            ModelUsage(
+                id="qwen3-4b-q4_k_m",
+                pid=5000,
+                cpu_percent=38.0,
+                memory_private_bytes=int(0.8 * GIB),
+                memory_mapped_bytes=int(2.3 * GIB),
+                in_flight=2,
+                tokens_per_second=21.4,
+            ),
+            ModelUsage(id="nomic-embed-text-v2", pid=5001, memory_private_bytes=int(0.4 * GIB)),
+        ),
+    }
+    return ResourceSample(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def model(model_id: str, **changes: object) -> ModelRecord:
+    """An unloaded model of 2.5 GB that fits."""
+    fields: dict[str, object] = {
+        "id": model_id,
+        "path": f"/home/user/.local/share/cyber-inference-tui/models/{model_id}.gguf",
+        "size_bytes": int(2.3 * GIB),
+        "architecture": "qwen3",
+        "parameters": 4_022_468_096,
+        "quantization": "Q4_K_M",
+        "context_length": 40960,
+        "context_size": 8192,
+        "memory_estimate_bytes": int(3.1 * GIB),
+        "memory_estimate_source": "measured",
+        "fits": Fit.NOW,
+        "fits_reason": "needs 3.1 GiB, 4.0 GiB is free",
+    }
+    return ModelRecord(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def request(number: int, **changes: object) -> RequestRecord:
+    """A chat that was answered; higher numbers are later."""
+    fields: dict[str, object] = {
+        "id": number,
+        "at": ago(600 - number * 10),
+        "model": "qwen3-4b-q4_k_m",
+        "path": "/v1/chat/completions",
+        "status": 200,
+        "stream": True,
+        "tokens_in": 40 + number,
+        "tokens_out": 100 + number * 7 % 90,
+        "tokens_per_second": 21.0 + number % 3,
+        "time_to_first_token_seconds": 0.21,
+        "queue_seconds": 0.0,
+        "duration_seconds": 5.2,
+        "client": "127.0.0.1",
+    }
+    return RequestRecord(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def line(number: int, text: str, level: LogLevel = LogLevel.INFO) -> NumberedLine:
+    """One line of a log, a tenth of a second after the one before."""
+    return NumberedLine(number=number, at=ago(300 - number / 10), text=text, level=level)
+
+
+def setting(key: str, value: object, **changes: object) -> ConfigValueRecord:
+    """One setting with its default."""
+    fields: dict[str, object] = {
+        "key": key,
+        "value": value,
+        "source": "default",
+        "default": value,
+        "help": f"What {key} is for.",
+        "live": True,
+    }
+    return ConfigValueRecord(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def empty_world() -> World:
+    """The first start on a small machine: no llama-server, no model."""
+    idle = [jetson_sample(number, busy=False, models=()) for number in range(150, -1, -1)]
+    return World(
+        status=status(llama_server=LlamaServerRecord(), uptime_seconds=3.0),
+        samples=idle,
+        rooms=[
+            MemoryRoom(
+                pool="memory",
+                limit_bytes=int(5.9 * GIB),
+                free_bytes=int(5.8 * GIB),
+                free_after_unloading_bytes=int(5.8 * GIB),
+            )
+        ],
+        config=_config(),
+        config_text="# settings\n",
+        install=InstallRecord(
+            sources=(
+                InstallSource(
+                    name="source",
+                    summary="CUDA build on this machine, about 25 min",
+                    recommended=True,
+                ),
+                InstallSource(name="debian", summary="CPU build, 1 min"),
+                InstallSource(
+                    name="github",
+                    summary="the project's own build",
+                    possible=False,
+                    problem="needs glibc 2.38, this system has 2.35",
+                ),
+            )
+        ),
+        found=_found(),
+        hub_files=_hub_files(),
+    )
+
+
+def busy_world() -> World:
+    """Two models loaded, one loading, one failed; requests in every phase; a download running."""
+    models = [
+        model(
+            "gemma-3-4b-it-q4_k_m",
+            status=ModelStatus.LOADING,
+            progress=0.64,
+            queued=3,
+            expected_wait_seconds=6.0,
+            memory_estimate_bytes=int(2.9 * GIB),
+            memory_estimate_source="formula",
+            architecture="gemma3",
+            vision=True,
+            fits=Fit.AFTER_UNLOADING,
+            fits_reason="needs 2.9 GiB, 2.3 GiB is free, 5.4 GiB when idle models are unloaded",
+            last_used_at=ago(86400),
+        ),
+        model(
+            "nomic-embed-text-v2",
+            status=ModelStatus.LOADED,
+            size_bytes=int(0.4 * GIB),
+            architecture="nomic-bert",
+            parameters=475_000_000,
+            quantization="Q8_0",
+            context_length=2048,
+            context_size=2048,
+            slots=1,
+            pid=5001,
+            port=8339,
+            pinned=True,
+            embedding=True,
+            memory_bytes=int(0.4 * GIB),
+            memory_estimate_bytes=int(0.4 * GIB),
+            fits=None,
+            fits_reason=None,
+            loaded_at=ago(7200),
+            last_used_at=ago(11),
+        ),
+        model(
+            "phi-4-mini-q4_k_m",
+            status=ModelStatus.FAILED,
+            architecture="phi3",
+            error="The model needs more memory than the GPU has: cudaMalloc failed: out of memory.",
+            fits=Fit.NOW,
+        ),
+        model(
+            "qwen3-4b-q4_k_m",
+            status=ModelStatus.LOADED,
+            slots=4,
+            pid=5000,
+            port=8338,
+            in_flight=2,
+            memory_bytes=int(3.1 * GIB),
+            fits=None,
+            fits_reason=None,
+            loaded_at=ago(3600),
+            last_used_at=ago(0),
+            aliases=("qwen",),
+        ),
+        model(
+            "qwen3-32b-q4_k_m",
+            size_bytes=int(18.5 * GIB),
+            parameters=32_762_123_264,
+            memory_estimate_bytes=int(21.7 * GIB),
+            memory_estimate_source="formula",
+            fits=Fit.NEVER,
+            fits_reason="needs 21.7 GiB, this machine may use 5.9 GiB for models",
+        ),
+    ]
+    return World(
+        status=status(models_loaded=2, requests_in_flight=2, requests_queued=3),
+        models={one.id: one for one in sorted(models, key=lambda one: one.id)},
+        samples=[jetson_sample(number) for number in range(200, -1, -1)],
+        rooms=[
+            MemoryRoom(
+                pool="memory",
+                limit_bytes=int(5.9 * GIB),
+                free_bytes=int(0.8 * GIB),
+                free_after_unloading_bytes=int(0.8 * GIB),
+            )
+        ],
+        active=[
+            ActiveRequestRecord(
+                number=31,
+                at=ago(14),
+                model="qwen3-4b-q4_k_m",
+                path="/v1/chat/completions",
+                phase=RequestPhase.ANSWERING,
+                stream=True,
+                time_to_first_token_seconds=0.2,
+                client="127.0.0.1",
+            ),
+            ActiveRequestRecord(
+                number=32,
+                at=ago(2),
+                model="qwen3-4b-q4_k_m",
+                path="/v1/chat/completions",
+                phase=RequestPhase.PROCESSING,
+                stream=True,
+                client="192.168.1.20",
+            ),
+            *(
+                ActiveRequestRecord(
+                    number=32 + place,
+                    at=ago(7 - place),
+                    model="gemma-3-4b-it-q4_k_m",
+                    path="/v1/chat/completions",
+                    phase=RequestPhase.WAITING,
+                    stream=True,
+                    position=place,
+                    queue_seconds=7.0 - place,
+                    client="127.0.0.1",
+                )
+                for place in (1, 2, 3)
+            ),
+        ],
+        requests=[
+            request(
+                58,
+                model="phi-4-mini-q4_k_m",
+                status=503,
+                tokens_in=None,
+                tokens_out=None,
+                tokens_per_second=None,
+                time_to_first_token_seconds=None,
+                duration_seconds=3.1,
+                error="The model needs more memory than the GPU has.",
+            ),
+            request(
+                57,
+                model="nomic-embed-text-v2",
+                path="/v1/embeddings",
+                stream=False,
+                tokens_in=512,
+                tokens_out=None,
+                tokens_per_second=None,
+                duration_seconds=0.09,
+            ),
+            *(request(number) for number in range(56, 20, -1)),
+        ],
+        sessions=[
+            SessionRecord(
+                id=7,
+                model="phi-4-mini-q4_k_m",
+                load_reason="request",
+                unload_reason="idle for 5 min",
+                loaded_at=ago(2000),
+                unloaded_at=ago(900),
+                load_seconds=4.2,
+                requests=12,
+            )
+        ],
+        totals=[
+            ModelTotals(
+                model="qwen3-4b-q4_k_m",
+                requests=1311,
+                failures=2,
+                tokens_in=402_112,
+                tokens_out=688_010,
+                last_used_at=ago(1),
+            ),
+            ModelTotals(
+                model="nomic-embed-text-v2",
+                requests=90,
+                failures=0,
+                tokens_in=46_080,
+                tokens_out=0,
+                last_used_at=ago(11),
+            ),
+            ModelTotals(
+                model="phi-4-mini-q4_k_m",
+                requests=4,
+                failures=4,
+                tokens_in=0,
+                tokens_out=0,
+                last_used_at=ago(20),
+            ),
+        ],
+        details={one.id: _details(one) for one in models},
+        logs=_logs(),
+        runs={
+            "qwen3-4b-q4_k_m": (
+                LogRun(first=0, started_at=ago(9000), pid=4800),
+                LogRun(first=40, started_at=ago(3604), pid=5000),
+            )
+        },
+        config=_config(),
+        config_text='# settings\nport = 8337\n\n[models."qwen3-4b-q4_k_m"]\ncontext_size = 8192\n',
+        found=_found(),
+        hub_files=_hub_files(),
+        downloads={
+            "d1": DownloadRecord(
+                id="d1",
+                repo="unsloth/Qwen3-8B-GGUF",
+                filename="Qwen3-8B-Q4_K_M.gguf",
+                quantization="Q4_K_M",
+                status=DownloadStatus.RUNNING,
+                bytes_done=int(1.9 * GIB),
+                bytes_total=int(4.7 * GIB),
+                bytes_per_second=31.0 * MIB,
+                seconds_left=93.0,
+                created_at=ago(70),
+            )
+        },
+    )
+
+
+def _details(record: ModelRecord) -> ModelDetails:
+    sizes = [size for size in (2048, 8192, 16384, 32768) if size <= (record.context_length or 0)]
+    weights = record.size_bytes or 0
+    return ModelDetails(
+        model=record,
+        facts={
+            "architecture": record.architecture,
+            "layers": 36,
+            "embedding length": 2560,
+            "attention heads": 32,
+            "KV heads": 8,
+            "vocabulary": 151_936,
+            "licence": "apache-2.0",
+        },
+        memory=tuple(
+            MemoryAtContext(
+                context_size=size,
+                total_bytes=weights + size * 147_456 + 310 * MIB,
+                parts=(
+                    MemoryPart(name="weights", size_bytes=weights),
+                    MemoryPart(name="KV cache", size_bytes=size * 147_456),
+                    MemoryPart(name="compute", size_bytes=310 * MIB),
+                ),
+                fits=Fit.NOW if size < 16384 else Fit.NEVER,
+                current=size == record.context_size,
+            )
+            for size in sizes
+        ),
+        command=(
+            "/opt/llama.cpp/llama-server",
+            "--model",
+            record.path or "",
+            "--ctx-size",
+            str(record.context_size),
+            "--port",
+            str(record.port or "PORT"),
+        ),
+        settings=(
+            ModelSettingRecord(
+                key="context_size",
+                value=8192 if record.id.startswith("qwen3-4b") else None,
+                effective=record.context_size,
+                source="model" if record.id.startswith("qwen3-4b") else "default",
+                help="Tokens of context; 0 = the model's own.",
+            ),
+            ModelSettingRecord(
+                key="aliases",
+                value=list(record.aliases) or None,
+                effective=list(record.aliases),
+                source="model" if record.aliases else "default",
+                help="Further names under which clients may ask for it.",
+            ),
+            ModelSettingRecord(
+                key="idle_timeout",
+                value=None,
+                effective=300.0,
+                source="default",
+                help="Seconds without a request until it is unloaded.",
+            ),
+            ModelSettingRecord(
+                key="pinned",
+                value=True if record.pinned else None,
+                effective=record.pinned,
+                source="model" if record.pinned else "default",
+                help="Never evict it and never let it idle out.",
+            ),
+        ),
+    )
+
+
+def _logs() -> dict[str, list[NumberedLine]]:
+    server = [
+        line(
+            number,
+            f"srv  log_server_r: done ({number}): POST /v1/chat/completions 200",
+        )
+        for number in range(120)
+    ]
+    server[90] = line(90, "W slot update_slots: id 0 | context is nearly full", LogLevel.WARNING)
+    failed = [
+        line(0, "load_tensors: loading model tensors, this can take a while"),
+        line(
+            1,
+            "ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory",
+            LogLevel.ERROR,
+        ),
+        line(2, "llama_model_load: error loading model", LogLevel.ERROR),
+    ]
+    return {
+        "service": [
+            line(0, "listening on http://127.0.0.1:8337"),
+            line(1, "phi-4-mini-q4_k_m failed: out of memory", LogLevel.ERROR),
+            line(2, "loading gemma-3-4b-it-q4_k_m"),
+        ],
+        "qwen3-4b-q4_k_m": server,
+        "phi-4-mini-q4_k_m": failed,
+        "nomic-embed-text-v2": [line(0, "main: server is listening on http://127.0.0.1:8339")],
+    }
+
+
+def _config() -> dict[str, ConfigValueRecord]:
+    settings = [
+        setting("host", "127.0.0.1", live=False, help="Address to listen on."),
+        setting(
+            "port", 8337, source="file", live=False, help="Port to listen on; 0 = any free one."
+        ),
+        setting("default_context_size", 8192, help="Tokens of context; 0 = the model's own."),
+        setting(
+            "model_idle_timeout",
+            900.0,
+            source="env",
+            default=300.0,
+            help="Seconds without a request until a model is unloaded; 0 = never.",
+        ),
+        setting("max_memory_percent", 80.0, help="How full memory may be after a load."),
+        setting("llama_args", [], help="Further arguments for every server."),
+        setting("api_keys", ["********"], source="file", default=[], secret=True),
+        setting("theme", "", help="The terminal app's theme."),
+    ]
+    return {one.key: one for one in settings}
+
+
+def _found() -> list[HubModelRecord]:
+    return [
+        HubModelRecord(
+            repo="unsloth/Qwen3-8B-GGUF",
+            downloads=210_331,
+            likes=402,
+            updated_at=ago(86400 * 40),
+            parameters=8_190_735_360,
+            architecture="qwen3",
+            context_length=40960,
+        ),
+        HubModelRecord(
+            repo="ggml-org/gemma-3-4b-it-GGUF",
+            downloads=98_112,
+            likes=77,
+            updated_at=ago(86400 * 200),
+            parameters=3_880_099_328,
+            architecture="gemma3",
+            context_length=131_072,
+        ),
+        HubModelRecord(
+            repo="meta-llama/Llama-3.2-3B-Instruct-GGUF",
+            downloads=51_004,
+            likes=310,
+            updated_at=ago(86400 * 400),
+            gated=True,
+            architecture="llama",
+        ),
+    ]
+
+
+def _hub_files() -> dict[str, list[HubFilesRecord]]:
+    def files(name: str, quantization: str, size: float, **changes: object) -> HubFilesRecord:
+        path = f"{name}-{quantization}.gguf"
+        return HubFilesRecord(
+            name=path,
+            quantization=quantization,
+            size_bytes=int(size * GIB),
+            files=(HubFileRecord(path=path, size_bytes=int(size * GIB), sha256="ab" * 32),),
+            memory_estimate_bytes=int((size + 1.2) * GIB),
+            **changes,  # type: ignore[arg-type]
+        )
+
+    return {
+        "unsloth/Qwen3-8B-GGUF": [
+            files("Qwen3-8B", "Q3_K_M", 3.8, fits=Fit.NOW),
+            files(
+                "Qwen3-8B",
+                "Q4_K_M",
+                4.7,
+                fits=Fit.AFTER_UNLOADING,
+                evicts=("qwen3-4b-q4_k_m",),
+                suggested=True,
+            ),
+            files("Qwen3-8B", "Q8_0", 8.1, fits=Fit.NEVER),
+        ],
+        "ggml-org/gemma-3-4b-it-GGUF": [
+            files("gemma-3-4b-it", "Q4_K_M", 2.3, fits=Fit.NOW, local_id="gemma-3-4b-it-q4_k_m")
+        ],
+    }
