@@ -22,6 +22,7 @@ from cyber_inference_tui.http.errors import (
 from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.history import PastRecords
+from cyber_inference_tui.http.install import Installing
 from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.logs import LogReader
 from cyber_inference_tui.http.metrics import MetricsPage
@@ -64,6 +65,7 @@ def assemble(
     logs = LogReader(service)
     config = ConfigurationPages(service)
     past = PastRecords(service)
+    installing = Installing(service)
     resources = Resources(service)
     listing = ModelListing(service)
     metrics = MetricsPage(service, forward)
@@ -98,6 +100,12 @@ def assemble(
     table.add("/admin/config", Area.ADMIN, {"GET": config.values})
     table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": config.change, "DELETE": config.reset})
     table.add("/admin/config-file", Area.ADMIN, {"GET": config.file, "PUT": config.replace})
+    table.add(
+        "/admin/install",
+        Area.ADMIN,
+        {"GET": installing.state, "POST": installing.start, "DELETE": installing.cancel},
+    )
+    table.add("/admin/demo", Area.ADMIN, {"POST": installing.demo})
     # A HEAD of something endless would be a stream that nobody can read.
     table.add("/admin/events", Area.ADMIN, {"GET": streams.sse}, head=False)
     table.add("/ws/logs", Area.ADMIN, {"GET": streams.logs}, head=False)
