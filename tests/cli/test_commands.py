@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui import errors
-from cyber_inference_tui.cli import main, serve_command
+from cyber_inference_tui.cli import app_command, main, serve_command
 from cyber_inference_tui.cli.options import LOG_LEVELS, GlobalOptions
 from cyber_inference_tui.records import LogEvent, LogLine, ModelRecord, ModelStatus
 from cyber_inference_tui.service.runtime import RuntimeRecord, write_runtime_file
