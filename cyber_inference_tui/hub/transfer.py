@@ -122,6 +122,9 @@ class Transfer:
         self.done = 0
         """Bytes of the file that are here."""
         self.size = origin.size
+        self.running = False
+        self.opened = False
+        """``done`` is known."""
         self.checking = False
         """What is here is being hashed; nothing is on its way."""
         self.abandoned = False
@@ -130,6 +133,7 @@ class Transfer:
 
     async def run(self) -> None:
         """Raises ``CyberError``s: what the hub says, a full disk, a file that is not the one."""
+        self.running = True
         try:
             partial = await self._in_thread(self._open)
             await self._check_what_is_there(partial)
@@ -152,6 +156,7 @@ class Transfer:
                 await self._restart(partial)
             await self._in_thread(partial.complete)
         finally:
+            self.running = False
             await self._close()
 
     def _open(self) -> Partial:
@@ -165,7 +170,7 @@ class Transfer:
 
     async def _check_what_is_there(self, partial: Partial) -> None:
         self.done = partial.found
-        self.checking = True
+        self.opened = self.checking = True
         try:
             while not await self._in_thread(partial.read_on):
                 pass
