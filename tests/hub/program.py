@@ -1,7 +1,7 @@
 """A program of its own that downloads, to be killed: ``python -m tests.hub.program FOLDER``.
 
-``FOLDER/task.json`` says what. With ``die_at`` it kills itself, as SIGKILL from outside would, just
-before that many files were renamed: every step that matters is a rename.
+``FOLDER/task.json`` says what. With ``die_at`` it kills itself, as SIGKILL from outside would, once
+directories changed so many times: a file was renamed or removed, a directory made or removed.
 """
 
 from __future__ import annotations
@@ -55,20 +55,23 @@ async def run(folder: Path, task: Task) -> None:
             await downloads.add(task.plan.repo)
         while (record := downloads.records()[0]).status is not DownloadStatus.DONE:
             if record.status is DownloadStatus.FAILED:
-                await downloads.retry(record.id)
+                sys.exit(record.error)
             news.clear()
             await news.wait()
         await downloads.stop()
 
 
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+
+
 def die_at(count: int) -> None:
-    renames = 0
+    changes = 0
 
     def watch(event: str, _: object) -> None:
-        nonlocal renames
-        if event == "os.rename":
-            renames += 1
-            if renames > count:
+        nonlocal changes
+        if event in CHANGES:
+            changes += 1
+            if changes > count:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)

@@ -318,8 +318,9 @@ class StandInHub:
             if begin >= len(content):
                 total = {"Content-Range": f"bytes */{len(content)}"}
                 return web.Response(status=416, headers=total)
-            shown = begin + 1 if fault.kind == "shift" else begin
-            headers |= {"Content-Range": f"bytes {shown}-{len(content) - 1}/{len(content)}"}
+            if fault.kind == "shift" and begin + 1 < len(content):
+                begin += 1
+            headers |= {"Content-Range": f"bytes {begin}-{len(content) - 1}/{len(content)}"}
         response = web.StreamResponse(status=status, headers=headers)
         more = 5 if fault.kind == "longer" else 0
         response.content_length = len(content) - begin + more
