@@ -21,6 +21,7 @@ from cyber_inference_tui.http.errors import (
 from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.history import PastRecords
+from cyber_inference_tui.http.hub import HubPages
 from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.metrics import MetricsPage
 from cyber_inference_tui.http.models import ModelListing
@@ -61,6 +62,7 @@ def assemble(
     admin = Admin(service)
     past = PastRecords(service)
     resources = Resources(service)
+    hub = HubPages(service)
     listing = ModelListing(service)
     metrics = MetricsPage(service, forward)
     streams = EventStreams(
@@ -84,6 +86,8 @@ def assemble(
     table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
     table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})
     table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": admin.log})
+    table.add("/admin/downloads", Area.ADMIN, {"GET": hub.downloads, "POST": hub.add})
+    table.add("/admin/downloads/{id:.+}", Area.ADMIN, {"*": hub.one})
     table.add("/admin/requests", Area.ADMIN, {"GET": past.requests})
     table.add("/admin/sessions", Area.ADMIN, {"GET": past.sessions})
     table.add("/admin/totals", Area.ADMIN, {"GET": past.totals})

@@ -19,9 +19,12 @@ _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no"
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
-def json_answer(value: Any, *, headers: dict[str, str] | None = None) -> web.Response:
+def json_answer(
+    value: Any, *, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
     """``value`` (records, lists, dicts) as a JSON answer."""
     return web.Response(
+        status=status,
         body=to_json(value),
         content_type="application/json",
         headers={"X-Content-Type-Options": "nosniff", **(headers or {})},

@@ -20,6 +20,7 @@ import msgspec
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import ConfigError, ConflictError, CyberError
 from cyber_inference_tui.gguf.demo import write_demo
+from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.command import MAX_CONNECTIONS
@@ -48,6 +49,7 @@ from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
+from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.listing import (
     demo_path,
     disk_paths,
@@ -133,6 +135,13 @@ class Service:
             interval=lambda: self.settings.sample_interval,
             now=utc_now,
         )
+        self._hub = Hub(
+            settings=lambda: self.settings,
+            environ=environ,
+            events=self.events,
+            now=utc_now,
+            rescan=self._rescan,
+        )
         self._needs: dict[str, tuple[str, Need]] = {}
         """What models would take, by id, with the signature for which that holds."""
         self._loop_tasks: list[asyncio.Task[None]] = []
@@ -143,6 +152,11 @@ class Service:
     def settings(self) -> Settings:
         """The settings in force."""
         return self.loaded.settings
+
+    @property
+    def downloads(self) -> Downloads:
+        """Models on their way from the hub."""
+        return self._hub.downloads
 
     # Life
 
@@ -172,6 +186,7 @@ class Service:
             if table.preload and model is not None and model.problem is None:
                 self.scheduler.request_load(model, reason="preload")
         self.monitoring.start()
+        await self._hub.start()
         self.events.publish("service", ServiceEvent(state="started"))
         return self
 
@@ -184,6 +199,7 @@ class Service:
         for task in self._loop_tasks:
             task.cancel()
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
+        await self._hub.stop()
         await self.monitoring.stop()
         await self.scheduler.close()
         await self._launcher.close()
@@ -237,6 +253,10 @@ class Service:
         for model_id in before.keys() - self.catalog.models.keys():
             self.scheduler.remove(model_id)
             self.events.publish("model", {"id": model_id, "status": None})
+
+    async def _rescan(self) -> Catalog:
+        await self._scan()
+        return self.catalog
 
     async def _recall(self) -> None:
         """What former runs learned of loads."""
