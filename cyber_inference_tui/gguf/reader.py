@@ -105,7 +105,7 @@ def read_beginning(data: bytes) -> Header:
     try:
         version, tensors, entries = _counts(cursor)
         _read_metadata(cursor, entries, values, lengths)
-    except _EndOfBeginning as end:
+    except _BeginningEndsError as end:
         if not values:
             raise GGUFError("too little of it is there") from end
     return Header(version, values, lengths, Tensors(tensors, 0, 0, {}))
@@ -225,7 +225,7 @@ class _Cursor:
             raise self.cut_short()
 
 
-class _EndOfBeginning(GGUFError):
+class _BeginningEndsError(GGUFError):
     """The bytes that are there end; the file goes on."""
 
 
@@ -240,7 +240,7 @@ class _Beginning(_Cursor):
         raise self.cut_short()
 
     def cut_short(self) -> GGUFError:
-        return _EndOfBeginning("its beginning ends here")
+        return _BeginningEndsError("its beginning ends here")
 
 
 def _counts(cursor: _Cursor) -> tuple[int, int, int]:

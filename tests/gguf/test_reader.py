@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.demo import demo_bytes
-from cyber_inference_tui.gguf.reader import read_header
+from cyber_inference_tui.gguf.reader import read_beginning, read_header
 from tests.gguf.headers import array, entry, raw, tensor, text, write_gguf
 
 U32 = struct.Struct("<I").pack
