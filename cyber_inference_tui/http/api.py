@@ -6,8 +6,16 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ConfigCheckRecord,
+    ConfigFileRecord,
     ConfigValueRecord,
     DownloadRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelTotals,
     RequestRecord,
@@ -71,12 +79,38 @@ class DownloadsApi(Protocol):
         """End it; with ``keep`` what is here stays."""
 
 
+class ConfigurationApi(Protocol):
+    """The configuration of the service; every method raises ``CyberError``s only."""
+
+    def values(self) -> list[ConfigValueRecord]:
+        """Every setting."""
+
+    async def set(self, key: str, value: Any, /) -> ConfigValueRecord:
+        """Change one setting."""
+
+    async def unset(self, key: str, /) -> ConfigValueRecord:
+        """Back to the default."""
+
+    async def check(self, key: str, value: Any, /) -> ConfigCheckRecord:
+        """What ``set`` would do."""
+
+    async def file(self) -> ConfigFileRecord:
+        """The whole file."""
+
+    async def set_file(self, text: str, digest: str, /) -> ConfigFileRecord:
+        """Replace the whole file."""
+
+
 class ServiceApi(Protocol):
     """The service below. Every method raises ``CyberError``s only."""
 
     @property
     def settings(self) -> ServiceSettings:
         """The settings in force, read at each request."""
+
+    @property
+    def configuration(self) -> ConfigurationApi:
+        """The settings as what can be read and changed."""
 
     @property
     def events(self) -> EventBus:
@@ -99,6 +133,15 @@ class ServiceApi(Protocol):
     def model(self, model_id: str, /) -> ModelRecord:
         """One model by id or alias; ``ModelNotFoundError``."""
 
+    async def details(self, model_id: str, /) -> ModelDetails:
+        """Everything there is to know of a model; ``ModelNotFoundError``."""
+
+    def memory_room(self) -> list[MemoryRoom]:
+        """The memory that models may have."""
+
+    def active_requests(self) -> list[ActiveRequestRecord]:
+        """Every request that is not finished, the oldest first."""
+
     async def load_model(self, model_id: str, /, *, wait: bool) -> ModelRecord:
         """Load a model."""
 
@@ -110,12 +153,6 @@ class ServiceApi(Protocol):
 
     async def delete_model(self, model_id: str, /) -> ModelRecord:
         """Remove a model's files."""
-
-    def config(self) -> list[ConfigValueRecord]:
-        """Every setting."""
-
-    async def set_config(self, key: str, value: Any, /) -> ConfigValueRecord:
-        """Change one setting."""
 
     async def requests(
         self,
@@ -148,5 +185,24 @@ class ServiceApi(Protocol):
     def resource_history(self, seconds: int, /) -> list[bytes]:
         """Samples of the last ``seconds``, oldest first, each as JSON."""
 
-    def log_tail(self, log_id: str, lines: int, /) -> str:
+    def log_id(self, name: str, /) -> str:
+        """The id of a log or of a model with this id or alias; ``ModelNotFoundError``."""
+
+    def logs(self) -> list[LogRecord]:
+        """Every log that has begun."""
+
+    async def log_tail(self, name: str, lines: int, /) -> str:
         """The last lines of a log; ``ModelNotFoundError``."""
+
+    async def log_lines(
+        self,
+        name: str,
+        /,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        level: LogLevel | None,
+        text: str,
+    ) -> LogPage:
+        """A part of a log; ``ModelNotFoundError``."""

@@ -12,6 +12,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.access import ACCESS, Access, Area, Handler
 from cyber_inference_tui.http.admin import Admin
 from cyber_inference_tui.http.api import ServiceApi
+from cyber_inference_tui.http.configuration import ConfigurationPages
 from cyber_inference_tui.http.errors import (
     error_response,
     from_http_exception,
@@ -23,6 +24,7 @@ from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.history import PastRecords
 from cyber_inference_tui.http.hub import HubPages
 from cyber_inference_tui.http.login import AdminLogin
+from cyber_inference_tui.http.logs import LogReader
 from cyber_inference_tui.http.metrics import MetricsPage
 from cyber_inference_tui.http.models import ModelListing
 from cyber_inference_tui.http.resources import Resources
@@ -60,6 +62,8 @@ def assemble(
     ``heartbeat`` and ``send_timeout`` (seconds) are those of the event streams.
     """
     admin = Admin(service)
+    logs = LogReader(service)
+    config = ConfigurationPages(service)
     past = PastRecords(service)
     resources = Resources(service)
     hub = HubPages(service)
@@ -82,17 +86,22 @@ def assemble(
     table.add("/admin/login", Area.LOGIN, {"POST": login.login})
     table.add("/admin/status", Area.ADMIN, {"GET": admin.status})
     table.add("/admin/resources", Area.ADMIN, {"GET": resources.resources})
+    table.add("/admin/memory", Area.ADMIN, {"GET": admin.memory})
     table.add("/admin/queue", Area.ADMIN, {"GET": admin.queue})
     table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
     table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})
-    table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": admin.log})
     table.add("/admin/downloads", Area.ADMIN, {"GET": hub.downloads, "POST": hub.add})
     table.add("/admin/downloads/{id:.+}", Area.ADMIN, {"*": hub.one})
+    table.add("/admin/logs", Area.ADMIN, {"GET": logs.all})
+    table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": logs.tail})
+    table.add("/admin/log-lines/{id:.+}", Area.ADMIN, {"GET": logs.lines})
+    table.add("/admin/requests/active", Area.ADMIN, {"GET": admin.active})
     table.add("/admin/requests", Area.ADMIN, {"GET": past.requests})
     table.add("/admin/sessions", Area.ADMIN, {"GET": past.sessions})
     table.add("/admin/totals", Area.ADMIN, {"GET": past.totals})
-    table.add("/admin/config", Area.ADMIN, {"GET": admin.config})
-    table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": admin.set_config})
+    table.add("/admin/config", Area.ADMIN, {"GET": config.values})
+    table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": config.change, "DELETE": config.reset})
+    table.add("/admin/config-file", Area.ADMIN, {"GET": config.file, "PUT": config.replace})
     # A HEAD of something endless would be a stream that nobody can read.
     table.add("/admin/events", Area.ADMIN, {"GET": streams.sse}, head=False)
     table.add("/ws/logs", Area.ADMIN, {"GET": streams.logs}, head=False)

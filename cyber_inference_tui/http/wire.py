@@ -56,6 +56,15 @@ async def read_json(request: web.Request, kind: type[T], *, limit: int, expected
         ) from (None)
 
 
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a write that has nothing to say."""
+
+
+async def read_nothing(request: web.Request, *, limit: int) -> None:
+    """A body that is empty, or an empty JSON object; raises as ``read_json`` does."""
+    await read_json(request, _Nothing, limit=limit, expected="nothing, or an empty JSON object")
+
+
 def flag(request: web.Request, name: str, *, default: bool) -> bool:
     """A query parameter that is 1 or 0. Raises ``InvalidRequestError``."""
     text = request.query.get(name)

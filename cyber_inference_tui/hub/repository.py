@@ -87,7 +87,7 @@ def models_of(files: Iterable[PlannedFile]) -> tuple[RepoModel, ...]:
             if shard is None:
                 whole.append(_model(stem, path.parent, (file,)))
             else:
-                key = (path.parent, shard.name, shard.count)
+                key = (path.parent, shard.name, shard.total)
                 shards.setdefault(key, {})[shard.number] = file
     for (folder, name, count), parts in shards.items():
         if len(parts) == count:

@@ -37,7 +37,7 @@ def group_shards(files: Iterable[ModelFile]) -> list[FileSet]:
         if shard is None:
             sets.append(FileSet(file.stem, file.path.parent, (file,), 0))
             continue
-        key = (file.path.parent, shard.name, shard.count)
+        key = (file.path.parent, shard.name, shard.total)
         shards.setdefault(key, {})[shard.number] = file
     for (directory, name, count), by_number in shards.items():
         present = tuple(by_number[number] for number in sorted(by_number))
@@ -53,7 +53,7 @@ class Shard(NamedTuple):
     """Of the model."""
     number: int
     """From 1."""
-    count: int
+    total: int
 
 
 def shard_of(stem: str) -> Shard | None:

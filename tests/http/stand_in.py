@@ -20,19 +20,28 @@ from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.protocol import Runner
 from cyber_inference_tui.http.wire import json_answer
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ConfigCheckRecord,
+    ConfigFileRecord,
     ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
     DownloadRecord,
     DownloadStatus,
     LlamaServerRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
     MemoryRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelStatus,
     ModelTotals,
     RequestRecord,
     ResourceSample,
     SessionRecord,
+    SettingEffect,
     StatusRecord,
     SwapRecord,
     WaitingRecord,
@@ -47,6 +56,8 @@ SAMPLE = ResourceSample(
     memory=MemoryRecord(total=8),
     swap=SwapRecord(),
 )
+
+LOG = LogRecord(id="service", first=3, end=7, running=True)
 
 Forward = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -98,6 +109,45 @@ class StandInDownloads:
         return self.record
 
 
+class StandInConfiguration:
+    """One setting, ``max_queue``."""
+
+    def __init__(self) -> None:
+        self.text = "max_queue = 128\n"
+        self.stored = {"max_queue": 128}
+
+    def values(self) -> list[ConfigValueRecord]:
+        return [
+            ConfigValueRecord(key=key, value=value, source="file", default=128, help="")
+            for key, value in self.stored.items()
+        ]
+
+    async def set(self, key: str, value: Any, /) -> ConfigValueRecord:
+        if key not in self.stored:
+            raise NotFoundError(f"There is no setting {key}.")
+        if not isinstance(value, int):
+            raise ConfigError(f"{key} must be a whole number.")
+        self.stored[key] = value
+        return self.values()[0]
+
+    async def unset(self, key: str, /) -> ConfigValueRecord:
+        return await self.set(key, 128)
+
+    async def check(self, key: str, value: Any, /) -> ConfigCheckRecord:
+        if not isinstance(value, int):
+            raise ConfigError(f"{key} must be a whole number.")
+        return ConfigCheckRecord(key=key, value=value, effect=SettingEffect.NOW)
+
+    async def file(self) -> ConfigFileRecord:
+        return ConfigFileRecord(path="/config.toml", text=self.text, digest=str(len(self.text)))
+
+    async def set_file(self, text: str, digest: str, /) -> ConfigFileRecord:
+        if digest != str(len(self.text)):
+            raise ConflictError("It has changed.")
+        self.text = text
+        return await self.file()
+
+
 class StandInService:
     """Keeps its models in a dictionary and notes what it was asked."""
 
@@ -108,9 +158,10 @@ class StandInService:
         self.records = {model_id: ModelRecord(id=model_id) for model_id in ids}
         self.calls: list[tuple[Any, ...]] = []
         self.failure: Exception | None = None
-        self.values = {"max_queue": 128}
+        self.configuration = StandInConfiguration()
         self.past_requests: list[RequestRecord] = []
         self.past_sessions: list[SessionRecord] = []
+        self.present: list[ActiveRequestRecord] = []
         self.line: list[WaitingRecord] = []
         self.sums: list[ModelTotals] = []
         self.samples: list[ResourceSample] = [SAMPLE]
@@ -139,6 +190,15 @@ class StandInService:
                 return record
         raise ModelNotFoundError(f"There is no model {model_id}.")
 
+    async def details(self, model_id: str, /) -> ModelDetails:
+        return ModelDetails(model=self.model(model_id), facts={"layers": 2})
+
+    def memory_room(self) -> list[MemoryRoom]:
+        return [MemoryRoom(pool="memory", limit_bytes=8, free_bytes=4)]
+
+    def active_requests(self) -> list[ActiveRequestRecord]:
+        return self.present
+
     async def load_model(self, model_id: str, /, *, wait: bool) -> ModelRecord:
         self._fail()
         return self._change(model_id, "load", wait, status=ModelStatus.LOADED)
@@ -155,20 +215,6 @@ class StandInService:
             raise ConflictError(f"{model_id} is loaded.", hint="Unload it first.")
         self.calls.append(("delete", model_id))
         return self.records.pop(record.id)
-
-    def config(self) -> list[ConfigValueRecord]:
-        return [
-            ConfigValueRecord(key=key, value=value, source="file", default=128, help="")
-            for key, value in self.values.items()
-        ]
-
-    async def set_config(self, key: str, value: Any, /) -> ConfigValueRecord:
-        if key not in self.values:
-            raise NotFoundError(f"There is no setting {key}.")
-        if not isinstance(value, int):
-            raise ConfigError(f"{key} must be a whole number.")
-        self.values[key] = value
-        return self.config()[0]
 
     async def requests(
         self,
@@ -207,9 +253,29 @@ class StandInService:
         self._fail()
         return b"up 1.0\n"
 
-    def log_tail(self, log_id: str, lines: int, /) -> str:
-        if log_id != "service":
-            self.model(log_id)
+    def log_id(self, name: str, /) -> str:
+        return name if name == "service" else self.model(name).id
+
+    def logs(self) -> list[LogRecord]:
+        self._fail()
+        return [LOG]
+
+    async def log_lines(
+        self,
+        name: str,
+        /,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        level: LogLevel | None,
+        text: str,
+    ) -> LogPage:
+        self.calls.append(("lines", self.log_id(name), before, after, limit, level, text))
+        return LogPage(log=LOG, lines=(), searched_to=7)
+
+    async def log_tail(self, name: str, lines: int, /) -> str:
+        self.log_id(name)
         return "".join(f"line {number}\n" for number in range(lines)[-10:])
 
     def _change(self, model_id: str, *call: Any, **fields: Any) -> ModelRecord:
