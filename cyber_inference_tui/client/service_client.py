@@ -40,6 +40,7 @@ from cyber_inference_tui.records import (
     ConfigCheckRecord,
     ConfigFileRecord,
     ConfigValueRecord,
+    DownloadRecord,
     InstallRecord,
     LoginRecord,
     LogLevel,
@@ -272,6 +273,39 @@ class ServiceClient:
     async def totals(self) -> list[ModelTotals]:
         """Sums over the requests that the history keeps, by model."""
         return await self._get("/admin/totals", list[ModelTotals])
+
+    async def downloads(self) -> list[DownloadRecord]:
+        """Every download that the service knows, the oldest first."""
+        return await self._get("/admin/downloads", list[DownloadRecord])
+
+    async def download(
+        self, repo: str, filename: str | None = None, revision: str | None = None
+    ) -> DownloadRecord:
+        """Have a model downloaded; the record of the download, which may be on its way already."""
+        wanted = {"repo": repo, "filename": filename, "revision": revision}
+        body = {key: value for key, value in wanted.items() if value is not None}
+        return await self._call("POST", "/admin/downloads", DownloadRecord, json=body)
+
+    async def cancel_download(self, download_id: str, keep: bool = False) -> DownloadRecord:
+        """End a download and remove what is there of it, unless ``keep``.
+
+        One that is done, or was cancelled before, is taken from the list.
+        """
+        path = f"/admin/downloads/{quote(download_id, safe='')}"
+        params = {"keep": "1"} if keep else {}
+        return await self._call("DELETE", path, DownloadRecord, params=params)
+
+    async def pause_download(self, download_id: str) -> DownloadRecord:
+        """Stop a download for now."""
+        return await self._post(_download_path(download_id, "pause"), DownloadRecord)
+
+    async def resume_download(self, download_id: str) -> DownloadRecord:
+        """Go on with a paused download."""
+        return await self._post(_download_path(download_id, "resume"), DownloadRecord)
+
+    async def retry_download(self, download_id: str) -> DownloadRecord:
+        """Try a failed or cancelled download again."""
+        return await self._post(_download_path(download_id, "retry"), DownloadRecord)
 
     async def log(self, source: str, lines: int) -> LogTail:
         """The last ``lines`` lines of a model's log, or of the service's (id ``service``)."""
@@ -558,6 +592,10 @@ async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
 
 def _model_path(model_id: str, action: str) -> str:
     return f"/admin/models/{quote(model_id, safe='')}/{action}"
+
+
+def _download_path(download_id: str, action: str) -> str:
+    return f"/admin/downloads/{quote(download_id, safe='')}/{action}"
 
 
 def _choice(

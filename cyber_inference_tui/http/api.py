@@ -10,6 +10,7 @@ from cyber_inference_tui.records import (
     ConfigCheckRecord,
     ConfigFileRecord,
     ConfigValueRecord,
+    DownloadRecord,
     InstallRecord,
     LogLevel,
     LogPage,
@@ -53,6 +54,30 @@ class ServiceSettings(Protocol):
     @property
     def max_body_size(self) -> int:
         """Bytes a request's body may have."""
+
+
+class DownloadsApi(Protocol):
+    """The queue of downloads."""
+
+    def records(self) -> list[DownloadRecord]:
+        """Every download, the oldest first."""
+
+    async def add(
+        self, repo: str, filename: str | None = None, revision: str | None = None
+    ) -> DownloadRecord:
+        """Queue one, or find it queued already."""
+
+    async def pause(self, download_id: str, /) -> DownloadRecord:
+        """Stop for now; ``NotFoundError``, ``ConflictError``."""
+
+    async def resume(self, download_id: str, /) -> DownloadRecord:
+        """Go on."""
+
+    async def retry(self, download_id: str, /) -> DownloadRecord:
+        """Try one that failed or was cancelled again."""
+
+    async def cancel(self, download_id: str, /, *, keep: bool = False) -> DownloadRecord:
+        """End it; with ``keep`` what is here stays."""
 
 
 class InstallationApi(Protocol):
@@ -104,6 +129,10 @@ class ServiceApi(Protocol):
     @property
     def events(self) -> EventBus:
         """What happens."""
+
+    @property
+    def downloads(self) -> DownloadsApi:
+        """Models on their way from the hub; ``ShuttingDownError``."""
 
     @property
     def address(self) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from typing import Any, Self
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import ConflictError, CyberError
 from cyber_inference_tui.gguf.demo import DEMO_ID
+from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.command import MAX_CONNECTIONS
@@ -54,6 +55,7 @@ from cyber_inference_tui.service.configuring import Configuration, configured_an
 from cyber_inference_tui.service.details import details_of
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
+from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import INSTALL_LOG, Installation
 from cyber_inference_tui.service.install_ground import ground_for
 from cyber_inference_tui.service.listing import (
@@ -157,6 +159,13 @@ class Service:
             found=self._binary_changed,
             now=utc_now,
         )
+        self._hub = Hub(
+            settings=lambda: self.settings,
+            environ=environ,
+            events=self.events,
+            now=utc_now,
+            rescan=self._rescan,
+        )
         self._reckoning = Reckoning(self.scheduler, self._launcher, self._experience)
         self.active = ActiveRequests()
         self._loop_tasks: list[asyncio.Task[None]] = []
@@ -173,6 +182,11 @@ class Service:
     def settings(self) -> Settings:
         """The settings in force."""
         return self.loaded.settings
+
+    @property
+    def downloads(self) -> Downloads:
+        """Models on their way from the hub."""
+        return self._hub.downloads
 
     # Life
 
@@ -202,6 +216,7 @@ class Service:
             if table.preload and model is not None and model.problem is None:
                 self.scheduler.request_load(model, reason="preload")
         self.monitoring.start()
+        await self._hub.start()
         self.events.publish("service", ServiceEvent(state="started"))
         return self
 
@@ -214,6 +229,7 @@ class Service:
         for task in self._loop_tasks:
             task.cancel()
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
+        await self._hub.stop()
         await self.monitoring.stop()
         await self.installation.close()
         await self.scheduler.close()
@@ -271,6 +287,10 @@ class Service:
         for model_id in before.keys() - self.catalog.models.keys():
             self.scheduler.remove(model_id)
             self.events.publish("model", {"id": model_id, "status": None})
+
+    async def _rescan(self) -> Catalog:
+        await self._scan()
+        return self.catalog
 
     async def _recall(self) -> None:
         """What former runs learned of loads."""

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import ConfigError, ConflictError, ModelNotFoundError, NotFoundError
+from cyber_inference_tui.http.api import DownloadsApi
 from cyber_inference_tui.http.app import assemble
 from cyber_inference_tui.http.body import read_body
 from cyber_inference_tui.http.login import AdminLogin
@@ -25,6 +26,8 @@ from cyber_inference_tui.records import (
     ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
+    DownloadRecord,
+    DownloadStatus,
     InstallRecord,
     InstallState,
     LlamaServerRecord,
@@ -93,6 +96,42 @@ class StandInInstallation:
         return self.record
 
 
+class StandInDownloads:
+    """Knows one download, ``abc``, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.record = DownloadRecord(id="abc", repo="o/n", status=DownloadStatus.QUEUED)
+        self.calls: list[tuple[Any, ...]] = []
+
+    def records(self) -> list[DownloadRecord]:
+        return [self.record]
+
+    async def add(
+        self, repo: str, filename: str | None = None, revision: str | None = None
+    ) -> DownloadRecord:
+        self.calls.append(("add", repo, filename, revision))
+        return self.record
+
+    async def pause(self, download_id: str, /) -> DownloadRecord:
+        return self._act("pause", download_id, DownloadStatus.PAUSED)
+
+    async def resume(self, download_id: str, /) -> DownloadRecord:
+        return self._act("resume", download_id, DownloadStatus.QUEUED)
+
+    async def retry(self, download_id: str, /) -> DownloadRecord:
+        return self._act("retry", download_id, DownloadStatus.QUEUED)
+
+    async def cancel(self, download_id: str, /, *, keep: bool = False) -> DownloadRecord:
+        return self._act(f"cancel {keep}", download_id, DownloadStatus.CANCELLED)
+
+    def _act(self, what: str, download_id: str, status: DownloadStatus) -> DownloadRecord:
+        if download_id != self.record.id:
+            raise NotFoundError(f"There is no download {download_id}.")
+        self.calls.append((what,))
+        self.record = msgspec.structs.replace(self.record, status=status)
+        return self.record
+
+
 class StandInConfiguration:
     """One setting, ``max_queue``."""
 
@@ -150,6 +189,7 @@ class StandInService:
         self.sums: list[ModelTotals] = []
         self.samples: list[ResourceSample] = [SAMPLE]
         self.installation = StandInInstallation()
+        self.downloads: DownloadsApi = StandInDownloads()
 
     def status(self) -> StatusRecord:
         self._fail()
