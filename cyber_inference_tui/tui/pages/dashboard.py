@@ -29,7 +29,7 @@ from cyber_inference_tui.tui.pages.dashboard_rows import (
 from cyber_inference_tui.tui.pages.dashboard_trends import Trend, gauge, history, trends
 from cyber_inference_tui.tui.pages.greeting import Greeting, needs_greeting
 from cyber_inference_tui.tui.pages.page import Page, say
-from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from cyber_inference_tui.tui.text_cells import plain
 from cyber_inference_tui.tui.widgets.columns import Column
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
@@ -128,6 +128,8 @@ class DashboardPage(Page):
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw what ``snapshot`` tells."""
+        if snapshot.link is Link.CONNECTING:
+            return
         self._shown = snapshot
         self._moment = self.cyber.launch.now()
         self._draw_all()
