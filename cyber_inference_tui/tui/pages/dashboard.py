@@ -87,7 +87,7 @@ class DashboardPage(Page):
         self._frozen: datetime | None = None
         self._shown = Snapshot()
         self._moment: datetime | None = None
-        self._selected_state: tuple[str, ModelStatus] | None = None
+        self._selected_state: ModelStatus | None = None
 
     def body(self) -> ComposeResult:
         """The greeting, and what takes its place once there is something to show."""
@@ -221,8 +221,9 @@ class DashboardPage(Page):
         model = self._selected()
         content = explanation(model, now, self.cyber.launch.charset)
         say(self.query_one("#explanation", Static), content, True)
-        state = None if model is None else (model.id, model.status)
-        if state != self._selected_state:
+        state = None if model is None else model.status
+        if state is not self._selected_state:
+            # What check_action goes by: to draw the footer anew costs more than all the rest.
             self._selected_state = state
             self.refresh_bindings()
 

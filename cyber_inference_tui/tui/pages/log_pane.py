@@ -413,7 +413,7 @@ class LogPane(Vertical):
         if not content.is_same(self._title):
             self._title = content
             with contextlib.suppress(LookupError):
-                self.query_one(".pane-title", Static).update(content)
+                self.query_one(".pane-title", Static).update(content, layout=False)
 
     def _title_content(self) -> Content:
         view = self.view
