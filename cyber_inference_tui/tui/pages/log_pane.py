@@ -116,6 +116,9 @@ class LogPane(Vertical):
     def on_mount(self) -> None:
         """Begin to read."""
         self.set_interval(FLUSH_SECONDS, self._flush)
+        # By a message the title would come a frame later than the lines.
+        self.watch(self.view, "following", self._show_title, init=False)
+        self.watch(self.view, "new_lines", self._show_title, init=False)
         self.wake()
 
     # Life
@@ -403,10 +406,6 @@ class LogPane(Vertical):
             self._app.tell(f"{saved:,} lines are in {path}.")
 
     # The title
-
-    @on(LogView.FollowChanged)
-    def _follow_changed(self) -> None:
-        self._show_title()
 
     def _show_title(self) -> None:
         content = self._title_content()
