@@ -25,10 +25,11 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
 from cyber_inference_tui.tui.launch import Launch, Leave
-from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 
+_GARBAGE_THRESHOLDS = (10_000, 20, 20)
 MESSAGE_CHARACTERS = 400
 """How much of a message a notification shows; the page it belongs to shows the whole."""
 
@@ -51,6 +52,8 @@ class CyberApp(App[Leave]):
     }
     # Not by way of Textual's own empty screen: a change of modes holds back what is painted.
     DEFAULT_MODE = PAGES[0].mode
+    HORIZONTAL_BREAKPOINTS = WIDTHS
+    VERTICAL_BREAKPOINTS = HEIGHTS
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
             Binding(
@@ -113,8 +116,10 @@ class CyberApp(App[Leave]):
 
     def _begin(self) -> None:
         if not gc.isenabled():
-            # What is there by now will stay: it is not looked through again and again.
+            # What is there by now will stay: it is not looked through again and again. The rest is
+            # looked through seldom, as a key would have to wait for it.
             gc.freeze()
+            gc.set_threshold(*_GARBAGE_THRESHOLDS)
             gc.enable()
         self.run_worker(self.feed.run(), name="feed", group="feed", exit_on_error=True)
         if self._add_demo:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
 
 WIDTHS: list[tuple[int, str]] = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]
-"""Classes of a page by the columns of the terminal; ``-tiny`` has no room for one."""
+"""Classes of a screen by the columns of the terminal; ``-tiny`` has no room for a page."""
 HEIGHTS: list[tuple[int, str]] = [(0, "-flat"), (18, "-short"), (32, "-tall")]
 
 
@@ -30,8 +30,6 @@ class Page(Screen[None]):
     ``STEERING`` names the actions that change something: they are hidden in a read-only app.
     """
 
-    HORIZONTAL_BREAKPOINTS = WIDTHS
-    VERTICAL_BREAKPOINTS = HEIGHTS
     MODE: ClassVar[str]
     STEERING: ClassVar[frozenset[str]] = frozenset()
     BINDINGS: ClassVar[list[BindingType]] = []
