@@ -6,6 +6,8 @@ import asyncio
 import fcntl
 import os
 import socket
+import ssl
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -327,3 +329,37 @@ async def test_nobody_there_and_a_dead_proxy(hub: StandInHub, repo: Repo, tmp_pa
         around = {"http_proxy": nobody, "NO_PROXY": "example.org, 127.0.0.1"}
         await bring(hub, origin, tmp_path / "a", environ=around)
         assert (tmp_path / "a").read_bytes() == repo.files[PATH]
+
+
+async def test_a_proxy_resolves_the_names(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
+    # A name that exists nowhere: only the proxy, here the hub itself, can lead to it.
+    endpoint = Endpoint(url="http://hub.invalid", token="hf_good", allowed_hosts=(hub.cdn,))
+    environ = {"http_proxy": hub.url, "no_proxy": "127.0.0.1"}
+    target = tmp_path / "a.gguf"
+    await bring(hub, origin_of(repo, PATH), target, endpoint=endpoint, environ=environ)
+    assert target.read_bytes() == repo.files[PATH]
+    assert hub.asked[0][2]["Host"] == "hub.invalid"
+
+
+async def test_a_certificate_that_nobody_vouches_for(
+    hub: StandInHub, repo: Repo, tmp_path: Path
+) -> None:
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=20)
+    except OSError as error:
+        pytest.skip(f"no certificate can be made here: {error}")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(nothing, "127.0.0.1", 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        endpoint = Endpoint(url=f"https://127.0.0.1:{port}")
+        with pytest.raises(HubUnreachableError, match=r"certificate of 127.* is not valid here"):
+            await bring(hub, origin_of(repo, PATH), tmp_path / "a", endpoint=endpoint)
