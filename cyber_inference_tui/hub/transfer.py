@@ -30,8 +30,8 @@ from cyber_inference_tui.hub.request import Beyond, Part, file_from, unreachable
 T = TypeVar("T")
 
 BLOCK = 256 * 1024
-"""Bytes that go to a thread at once; twice as many may be lost when the process is killed."""
-_READ_BUFFER = 128 * 1024
+"""Bytes that go to a thread at once: with what the connection holds, about a MiB is in memory."""
+_READ_BUFFER = 256 * 1024
 _PROGRESS = 256 * 1024
 """Bytes after which a connection counts as a good one, and earlier failures are forgotten."""
 
@@ -340,7 +340,7 @@ class Transfer:
 
 async def _read(body: aiohttp.StreamReader, path: str) -> bytes:
     try:
-        return await body.readany()
+        return await body.read(BLOCK)
     except TimeoutError as error:
         raise HubUnreachableError(f"{path}: no byte has come for too long.") from error
     except (aiohttp.ClientError, OSError) as error:

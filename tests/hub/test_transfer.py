@@ -26,7 +26,7 @@ from cyber_inference_tui.errors import (
 )
 from cyber_inference_tui.hub.endpoint import Endpoint
 from cyber_inference_tui.hub.partial import Origin
-from cyber_inference_tui.hub.transfer import Transfer
+from cyber_inference_tui.hub.transfer import Pace, Transfer
 
 from .stand_in_hub import Fault, Repo, StandInHub
 from .transfers import MIB, QUICK, endpoint_of, noise, origin_of, transport
@@ -50,9 +50,10 @@ async def bring(
     boot: str = "this",
     waits: list[HubError | None] | None = None,
     environ: dict[str, str] | None = None,
+    pace: Pace = QUICK,
 ) -> Transfer:
     async with transport(
-        endpoint or endpoint_of(hub, token=token), boot=boot, environ=environ
+        endpoint or endpoint_of(hub, token=token), boot=boot, environ=environ, pace=pace
     ) as shared:
         note = waits.append if waits is not None else lambda _: None
         transfer = Transfer(shared, origin, target, on_wait=note)
@@ -120,7 +121,8 @@ async def test_a_broken_connection_costs_no_more_than_what_was_on_its_way(
 ) -> None:
     hub.faults[PATH].append(Fault("cut", MIB + 7))
     hub.faults[PATH].append(Fault(kind, 300_000))
-    await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    pace = msgspec.structs.replace(QUICK, stall_timeout=0.3) if kind == "stall" else QUICK
+    await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf", pace=pace)
     assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
     extra = hub.sent[PATH] - SIZE
     if kind == "whole":
