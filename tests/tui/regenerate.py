@@ -1,4 +1,4 @@
-"""The tables of keys, made from the bindings. ``python -m tests.tui.regenerate`` writes them anew."""
+"""The tables of keys, made from the bindings: ``python -m tests.tui.regenerate`` writes them."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from cyber_inference_tui.tui.key_table import every_binding
 from cyber_inference_tui.tui.keymap import example_text, read_keymap
@@ -23,7 +24,7 @@ def test_every_id_names_one_action() -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
-def test_the_example_is_a_key_map(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_the_example_is_a_key_map(tmp_path: Path) -> None:
     bindings = every_binding()
     path = tmp_path / "keys.toml"
     path.write_text(example_text(bindings).replace('# "', '"'), "utf-8")
