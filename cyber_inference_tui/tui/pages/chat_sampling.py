@@ -26,8 +26,8 @@ class Sampling:
 
 
 FIELDS: dict[str, str] = {
-    "temperature": "0 to 2; 0 takes the likeliest word every time",
-    "top_p": "0 to 1; how much of the likely is in the draw",
+    "temperature": "0 to 2; 0 = always the likeliest word",
+    "top_p": "0 to 1; 1 = any word may be drawn",
     "max_tokens": "where an answer is cut",
     "seed": "the same number draws the same answer",
 }
