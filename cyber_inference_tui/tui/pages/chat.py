@@ -105,6 +105,7 @@ class ChatPage(Page):
     def on_mount(self) -> None:
         """Begin outside the message, where the numbers open pages."""
         self.query_one(TextView).focus()
+        self.watch(self.query_one(TextView), "following", self._paint, init=False)
         self._timer = self.set_interval(1 / PAINTS, self._paint, pause=True)
 
     def show(self, snapshot: Snapshot) -> None:
