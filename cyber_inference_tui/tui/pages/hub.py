@@ -433,7 +433,7 @@ class HubPage(Page):
             self.cyber.tell(str(error), "error")
             return
         if self._one_pane:
-            self.cyber.tell(f"{name} is being downloaded; ] shows how far it is.")
+            self.cyber.tell(f"{name} is on its way; ] shows how far.")
 
     @on(TransferPane.Loading)
     def _load(self, event: TransferPane.Loading) -> None:

@@ -185,7 +185,8 @@ def file_sentence(one: HubFilesRecord | None, *, gated: bool) -> str:
         parts.append("fits in what is free.")
     elif one.fits is Fit.AFTER_UNLOADING:
         gone = " and ".join(clean_line(name, limit=200) for name in one.evicts)
-        parts.append(f"fits once {gone or 'something idle'} is unloaded.")
+        verb = "are" if len(one.evicts) > 1 else "is"
+        parts.append(f"fits once {gone or 'something idle'} {verb} unloaded.")
     elif one.fits is Fit.NEVER:
         parts.append("too big for this machine, whatever is unloaded.")
     else:
