@@ -44,6 +44,8 @@ from cyber_inference_tui.tui.widgets.text_view import TextRow, TextView
 
 PAINTS = 8
 """How often a second a growing answer is painted."""
+STATE_SECONDS = 0.5
+"""How often the numbers of a growing answer are painted."""
 _READONLY = "The chat is off in a read-only app: a message loads its model."
 _GROUP = "answer"
 
@@ -90,6 +92,8 @@ class ChatPage(Page):
         self._rows: dict[int, TurnRows] = {}
         self._past: tuple[int, list[TextRow]] | None = None
         self._unfolded = False
+        self._stated = 0.0
+        """When the line of the growing answer was painted last."""
         self._timer: Timer | None = None
         self._shown: dict[str, Content] = {}
 
@@ -160,8 +164,12 @@ class ChatPage(Page):
         if view.text_width:
             view.show(self._all_rows(view.text_width))
         charset = self.cyber.launch.charset
-        more = "" if view.following else "G goes to the end"
-        self._update("state", state_content(self._turn, self._clock(), charset, more))
+        # Numbers that change eight times a second cannot be read.
+        now = self._clock()
+        if self._turn is None or now - self._stated >= STATE_SECONDS:
+            self._stated = now
+            more = "" if view.following else "G goes to the end"
+            self._update("state", state_content(self._turn, now, charset, more))
 
     def _all_rows(self, width: int) -> list[TextRow]:
         turns = self._conversation.turns
@@ -249,6 +257,7 @@ class ChatPage(Page):
 
     def _ask(self, turn: Turn) -> None:
         self._turn = turn
+        self._stated = 0.0
         kept = {id(one) for one in self._conversation.turns}
         self._rows = {key: rows for key, rows in self._rows.items() if key in kept}
         self._past = None

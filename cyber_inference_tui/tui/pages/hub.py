@@ -98,6 +98,8 @@ class HubPage(Page):
         self._doing = ""
         """What the hub is being asked for."""
         self._problem = ""
+        self._refused = ""
+        """Why the download that was asked for last was refused."""
         self._repo: str | None = None
         """The repository whose files are shown."""
         self._files: dict[str, HubFilesRecord] = {}
@@ -210,9 +212,10 @@ class HubPage(Page):
         return Content.assemble(*parts)
 
     def _note(self) -> Content:
-        if self._problem:
-            told = clean_line(" ".join(self._problem.split()), limit=600)
-            return Content.assemble((told, "$text-error"), ("  r tries again.", "$text-muted"))
+        if self._problem or self._refused:
+            told = clean_line(" ".join((self._problem or self._refused).split()), limit=600)
+            hint = "  r tries again." if self._problem else ""
+            return Content.assemble((told, "$text-error"), (hint, "$text-muted"))
         if self._repo is None:
             return Content(result_sentence(self._result))
         return Content(file_sentence(self._file, gated=self._gated))
@@ -282,7 +285,7 @@ class HubPage(Page):
         self._hub_worker(self._search(delay))
 
     def _begin(self, doing: str) -> None:
-        self._doing, self._problem = doing, ""
+        self._doing, self._problem, self._refused = doing, "", ""
         self._draw()
         self.refresh_bindings()
 
@@ -326,6 +329,7 @@ class HubPage(Page):
             if at_end and self._more_to_ask and not self._doing and not self._problem:
                 self._begin("reading on")
                 self._hub_worker(self._search_on())
+        self._refused = ""
         self._update("note", self._note())
         self.refresh_bindings()
 
@@ -430,10 +434,8 @@ class HubPage(Page):
         try:
             await self.client.download(repo, name)
         except CyberError as error:
-            self.cyber.tell(str(error), "error")
-            return
-        if self._one_pane:
-            self.cyber.tell(f"{name} is on its way; ] shows how far.")
+            self._refused = str(error)
+            self._draw()
 
     @on(TransferPane.Loading)
     def _load(self, event: TransferPane.Loading) -> None:

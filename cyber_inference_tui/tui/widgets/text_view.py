@@ -86,6 +86,8 @@ class TextView(ScrollView, can_focus=True):
         self._rows: Sequence[TextRow] = ()
         self._width = 0
         self._moving = False
+        self._bar_rows = 0
+        """How many rows the scrollbar knows of."""
 
     @property
     def text_width(self) -> int:
@@ -97,10 +99,8 @@ class TextView(ScrollView, can_focus=True):
         height = self.size.height
         top = self.scroll_offset.y
         before = [self._row(y) for y in range(top, top + height)]
-        grown = len(rows) != len(self._rows)
         self._rows = rows
-        if grown:
-            self.virtual_size = Size(1, len(rows))
+        self._measure(len(rows))
         if self.following and top != self.max_scroll_y:
             self._go(self.max_scroll_y)
         top = self.scroll_offset.y
@@ -108,14 +108,35 @@ class TextView(ScrollView, can_focus=True):
         for y, old in enumerate(before):
             new = self._row(top + y)
             if new != old:
-                start, end = _differing(_plain(old), _plain(new))
-                # Another colour of the same text has to be painted, too.
-                start, end = (
-                    (0, end) if [r for _, r in new] != [r for _, r in old] else (start, end)
-                )
+                start, end = _differing(old, new)
                 regions.append(Region(start, y, max(1, end - start), 1))
         if regions:
             self.refresh(*regions)
+
+    def _measure(self, count: int) -> None:
+        """Take over how many rows there are."""
+        bar = self.show_vertical_scrollbar
+        if count == self.virtual_size.height:
+            return
+        few = count <= self.size.height and not bar
+        if few or (bar and self._bar_rows and 0.95 <= count / self._bar_rows <= 1.05):
+            # Neither the layout nor, to the eye, the scrollbar changes: passed by, as otherwise
+            # all of the view is painted for each new row.
+            self.set_reactive(TextView.virtual_size, Size(1, count))
+            most = float(self.max_scroll_y)
+            y = most if self.following else min(self.scroll_y, most)
+            self.set_reactive(TextView.scroll_y, y)
+            self.set_reactive(TextView.scroll_target_y, y)
+            return
+        self._bar_rows = count
+        self.virtual_size = Size(1, count)
+
+    def _show_bar(self) -> None:
+        """Bring the scrollbar up to date: what ``_measure`` passed by."""
+        self._bar_rows = len(self._rows)
+        if self.show_vertical_scrollbar:
+            self.vertical_scrollbar.window_virtual_size = self._bar_rows
+            self.vertical_scrollbar.position = self.scroll_y
 
     def _row(self, index: int) -> TextRow:
         return self._rows[index] if 0 <= index < len(self._rows) else ()
@@ -135,6 +156,7 @@ class TextView(ScrollView, can_focus=True):
         super().watch_scroll_y(old_value, new_value)
         if not self._moving and round(old_value) != round(new_value):
             self.following = self.scroll_offset.y >= self.max_scroll_y
+            self._show_bar()
 
     def action_scroll_rows(self, rows: int) -> None:
         """Scroll by rows."""
@@ -179,12 +201,13 @@ class TextView(ScrollView, can_focus=True):
         return Strip(segments).adjust_cell_length(width, self.rich_style)
 
 
-def _plain(row: TextRow) -> str:
-    return "".join(text for text, _ in row)
-
-
-def _differing(old: str, new: str) -> tuple[int, int]:
+def _differing(old: TextRow, new: TextRow) -> tuple[int, int]:
     """From which cell to which two rows differ."""
-    pairs = zip(old, new, strict=False)
+    was, now = ("".join(text for text, _ in row) for row in (old, new))
+    end = max(cell_len(was), cell_len(now))
+    # The same text in another colour has to be painted, too.
+    if [role for _, role in old] != [role for _, role in new]:
+        return 0, end
+    pairs = zip(was, now, strict=False)
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    return cell_len(old[:same]), max(cell_len(old), cell_len(new))
+    return cell_len(was[:same]), end
