@@ -262,8 +262,100 @@ class UnusableBuildError(InstallError):
     code = "install_unusable"
 
 
+class BuildError(InstallError):
+    """llama-server could not be compiled; ``log_tail`` holds the last lines of the build."""
+
+    code = "build_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        param: str | None = None,
+        log_tail: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, hint=hint, param=param)
+        self.log_tail = log_tail
+
+
 class GGUFError(CyberError):
     """A file is not a readable GGUF model: truncated, hostile or of an unknown version."""
 
     code = "unreadable_model"
     status = 400
+
+
+class HubError(CyberError):
+    """The model hub, or what it sends, is in the way."""
+
+    code = "hub_failed"
+    status = 502
+
+    passing: ClassVar[bool] = False
+    """Whether it may be over by itself after a while."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, param=param)
+        self.retry_after = retry_after
+
+
+class HubUnreachableError(HubError):
+    """The hub cannot be reached, broke off, or has a failure of its own."""
+
+    code = "hub_unreachable"
+    passing = True
+
+
+class HubRateLimitError(HubError):
+    """The hub wants fewer requests from this address or token."""
+
+    code = "hub_rate_limited"
+    status = 429
+    type = "rate_limit_error"
+    passing = True
+
+
+class HubGatedError(HubError):
+    """The licence of a model has to be accepted first, or access to it be granted."""
+
+    code = "hub_gated"
+    status = 403
+    type = "permission_error"
+
+
+class HubTokenError(HubError):
+    """The hub does not know the token."""
+
+    code = "hub_token_invalid"
+    status = 403
+    type = "permission_error"
+
+
+class HubNotFoundError(HubError):
+    """The hub has no such repository, version or file, or does not show it."""
+
+    code = "hub_not_found"
+    status = 404
+    type = "invalid_request_error"
+    exit_code = 4
+
+
+class DamagedDownloadError(HubError):
+    """What arrived is not the file that the hub has the digest of."""
+
+    code = "download_damaged"
+
+
+class DiskFullError(CyberError):
+    """A disk has not enough room for what is to be written to it."""
+
+    code = "disk_full"
+    status = 507

@@ -22,7 +22,11 @@ _CONTROLS = re.compile(
 )
 
 
-def clean_line(text: str, *, limit: int = 4096) -> str:
+MAX_CHARACTERS = 4096
+"""Of a line; what is longer is cut."""
+
+
+def clean_line(text: str, *, limit: int = MAX_CHARACTERS) -> str:
     """One line of ``text`` without escape sequences, controls or bidi marks, tabs as spaces.
 
     ``limit`` is in characters; what is cut is told: ``… (+N characters)``.
@@ -37,8 +41,16 @@ def clean_line(text: str, *, limit: int = 4096) -> str:
     return text
 
 
-def clean_lines(text: str, *, limit: int = 1_000_000) -> str:
+def clean_text(text: str, *, limit: int = 1_000_000) -> str:
     """``text`` of several lines, each made harmless by ``clean_line``; ``limit`` in characters."""
     if text.isprintable() and len(text) <= limit:
         return text
     return "\n".join(clean_line(line, limit=limit) for line in text[:limit].split("\n"))
+
+
+def clean_lines(lines: list[str]) -> list[str]:
+    """``clean_line`` of each; quick for many lines in which there is nothing to remove."""
+    # Two passes in C over all of them, instead of a call for each.
+    if "".join(lines).isprintable() and max(map(len, lines), default=0) <= MAX_CHARACTERS:
+        return lines
+    return [clean_line(line) for line in lines]

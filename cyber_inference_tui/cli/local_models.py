@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cyber_inference_tui.gguf.demo import DEMO_ID
+from cyber_inference_tui.library.catalog import Origin
 from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.service.listing import library_for, unloaded_record
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 def local_records(settings: Settings, *, demo: bool) -> list[ModelRecord]:
     """Scan the model directories; every model is unloaded. Writes no model."""
     catalog = library_for(settings, demo=demo).scan()
-    records = {model_id: unloaded_record(model) for model_id, model in catalog.models.items()}
+    records = {
+        model_id: unloaded_record(model, settings) for model_id, model in catalog.models.items()
+    }
     if demo and DEMO_ID not in records:
         # Made by the service when it starts.
-        records[DEMO_ID] = ModelRecord(id=DEMO_ID)
+        records[DEMO_ID] = ModelRecord(id=DEMO_ID, origin=Origin.DEMO.value)
     return [record for _, record in sorted(records.items())]

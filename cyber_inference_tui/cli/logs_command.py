@@ -97,7 +97,9 @@ async def _follow(client: ServiceClient, name: str, after: int | None, as_json: 
     def on_lost() -> None:
         click.echo("The connection to the service was lost; trying again.", err=True)
 
-    async with aclosing(client.events({"log"}, after=after, on_lost=on_lost)) as events:
+    async with aclosing(
+        client.events({"log"}, after=after, logs={name}, on_lost=on_lost)
+    ) as events:
         async for event in events:
             if event.topic == "gap":
                 _tell_gap(event.data)

@@ -8,7 +8,7 @@ import msgspec
 
 from cyber_inference_tui.client.problems import error_from_event
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.text import clean_lines
+from cyber_inference_tui.text import clean_text
 
 
 class ChatDelta(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +59,7 @@ def chat_delta(line: str) -> ChatDelta | None:
     """
     if line.startswith(":"):
         waiting = line.removeprefix(":").strip()
-        return ChatDelta(waiting=clean_lines(waiting, limit=200)) if waiting else None
+        return ChatDelta(waiting=clean_text(waiting, limit=200)) if waiting else None
     if not line.startswith("data:"):
         return None
     data = line.removeprefix("data:").strip()
@@ -76,8 +76,8 @@ def chat_delta(line: str) -> ChatDelta | None:
     choice = chunk.choices[0] if chunk.choices else _Choice()
     usage = chunk.usage or _Usage()
     return ChatDelta(
-        text=clean_lines(choice.delta.content or ""),
-        thinking=clean_lines(choice.delta.reasoning_content or ""),
+        text=clean_text(choice.delta.content or ""),
+        thinking=clean_text(choice.delta.reasoning_content or ""),
         finish_reason=choice.finish_reason,
         tokens_in=usage.prompt_tokens,
         tokens_out=usage.completion_tokens,

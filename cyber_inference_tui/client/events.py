@@ -134,6 +134,11 @@ async def _chunks(response: httpx.Response) -> AsyncGenerator[bytes, None]:
         yield chunk
 
 
-def query(topics: Collection[str]) -> dict[str, str]:
-    """The query parameters that ask for ``topics``; none means all of them."""
-    return {"topics": ",".join(sorted(topics))} if topics else {}
+def query(topics: Collection[str], logs: Collection[str] = ()) -> dict[str, str | list[str]]:
+    """The query parameters that ask for ``topics`` and ``logs``; none means all of them."""
+    chosen: dict[str, str | list[str]] = {}
+    if topics:
+        chosen["topics"] = ",".join(sorted(topics))
+    if logs:
+        chosen["log"] = sorted(logs)
+    return chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json as json_text
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -35,8 +36,18 @@ from cyber_inference_tui.errors import (
     NoServiceError,
 )
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ConfigCheckRecord,
+    ConfigFileRecord,
     ConfigValueRecord,
+    DownloadRecord,
+    InstallRecord,
     LoginRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelTotals,
     RequestRecord,
@@ -138,6 +149,22 @@ class ServiceClient:
         params = {"history": str(seconds)}
         return await self._call("GET", "/admin/resources", list[ResourceSample], params=params)
 
+    async def install_state(self) -> InstallRecord:
+        """How getting a llama-server stands, and which ways there are."""
+        return await self._get("/admin/install", InstallRecord)
+
+    async def install(self, source: str = "auto") -> InstallRecord:
+        """Begin to get one; ``ConflictError`` while one is being got."""
+        return await self._call("POST", "/admin/install", InstallRecord, json={"from": source})
+
+    async def cancel_install(self) -> InstallRecord:
+        """End that; nothing to do where none is running."""
+        return await self._call("DELETE", "/admin/install", InstallRecord)
+
+    async def add_demo(self) -> ModelRecord:
+        """Add the built-in model to the service until it ends; its record."""
+        return await self._post("/admin/demo", ModelRecord)
+
     async def models(self) -> list[ModelRecord]:
         """All local models, in the service's order."""
         return await self._get("/admin/models", list[ModelRecord])
@@ -145,6 +172,14 @@ class ServiceClient:
     async def model(self, name: str) -> ModelRecord:
         """One model by its id or an alias."""
         return await self._get(f"/admin/models/{quote(name, safe='')}", ModelRecord)
+
+    async def details(self, name: str) -> ModelDetails:
+        """Everything there is to know of one model, by its id or an alias."""
+        return await self._get(_model_path(name, "details"), ModelDetails)
+
+    async def memory_room(self) -> list[MemoryRoom]:
+        """The memory that models may have: the machine's, and that of its GPUs together."""
+        return await self._get("/admin/memory", list[MemoryRoom])
 
     async def load(
         self, model_id: str, *, wait: bool = True, timeout: float | None = None
@@ -173,9 +208,29 @@ class ServiceClient:
         return await self._get("/admin/config", list[ConfigValueRecord])
 
     async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
-        """Change one setting in the service's file."""
-        path = f"/admin/config/{quote(key, safe='')}"
-        return await self._call("PUT", path, ConfigValueRecord, json={"value": value})
+        """Change one setting in the service's file; of a model's table see ``model_key``."""
+        return await self._call("PUT", _key_path(key), ConfigValueRecord, json={"value": value})
+
+    async def check_config(self, key: str, value: Any) -> ConfigCheckRecord:
+        """What ``set_config`` would do; raises what it would raise, and changes nothing."""
+        body, query = {"value": value}, {"check": "1"}
+        return await self._call("PUT", _key_path(key), ConfigCheckRecord, params=query, json=body)
+
+    async def unset_config(self, key: str) -> ConfigValueRecord:
+        """Take one setting out of the service's file, so that its default holds again."""
+        return await self._call("DELETE", _key_path(key), ConfigValueRecord)
+
+    async def config_file(self) -> ConfigFileRecord:
+        """The service's configuration file; secrets masked."""
+        return await self._get("/admin/config-file", ConfigFileRecord)
+
+    async def set_config_file(self, text: str, digest: str) -> ConfigFileRecord:
+        """Replace the service's configuration file, if it is still the one of ``digest``.
+
+        Raises ``ConfigError`` with one line for every mistake, and ``ConflictError``.
+        """
+        body = {"text": text, "digest": digest}
+        return await self._call("PUT", "/admin/config-file", ConfigFileRecord, json=body)
 
     async def requests(
         self,
@@ -211,9 +266,46 @@ class ServiceClient:
         """Every request that waits for its model."""
         return await self._get("/admin/queue", list[WaitingRecord])
 
+    async def active_requests(self) -> list[ActiveRequestRecord]:
+        """Every request that is not finished, the oldest first."""
+        return await self._get("/admin/requests/active", list[ActiveRequestRecord])
+
     async def totals(self) -> list[ModelTotals]:
         """Sums over the requests that the history keeps, by model."""
         return await self._get("/admin/totals", list[ModelTotals])
+
+    async def downloads(self) -> list[DownloadRecord]:
+        """Every download that the service knows, the oldest first."""
+        return await self._get("/admin/downloads", list[DownloadRecord])
+
+    async def download(
+        self, repo: str, filename: str | None = None, revision: str | None = None
+    ) -> DownloadRecord:
+        """Have a model downloaded; the record of the download, which may be on its way already."""
+        wanted = {"repo": repo, "filename": filename, "revision": revision}
+        body = {key: value for key, value in wanted.items() if value is not None}
+        return await self._call("POST", "/admin/downloads", DownloadRecord, json=body)
+
+    async def cancel_download(self, download_id: str, keep: bool = False) -> DownloadRecord:
+        """End a download and remove what is there of it, unless ``keep``.
+
+        One that is done, or was cancelled before, is taken from the list.
+        """
+        path = f"/admin/downloads/{quote(download_id, safe='')}"
+        params = {"keep": "1"} if keep else {}
+        return await self._call("DELETE", path, DownloadRecord, params=params)
+
+    async def pause_download(self, download_id: str) -> DownloadRecord:
+        """Stop a download for now."""
+        return await self._post(_download_path(download_id, "pause"), DownloadRecord)
+
+    async def resume_download(self, download_id: str) -> DownloadRecord:
+        """Go on with a paused download."""
+        return await self._post(_download_path(download_id, "resume"), DownloadRecord)
+
+    async def retry_download(self, download_id: str) -> DownloadRecord:
+        """Try a failed or cancelled download again."""
+        return await self._post(_download_path(download_id, "retry"), DownloadRecord)
 
     async def log(self, source: str, lines: int) -> LogTail:
         """The last ``lines`` lines of a model's log, or of the service's (id ``service``)."""
@@ -227,24 +319,55 @@ class ServiceClient:
             event_id=int(position) if position.isdecimal() else None,
         )
 
+    async def logs(self) -> list[LogRecord]:
+        """Every log that has begun."""
+        return await self._get("/admin/logs", list[LogRecord])
+
+    async def log_lines(
+        self,
+        log_id: str,
+        *,
+        before: int | None = None,
+        after: int | None = None,
+        limit: int = 1000,
+        level: LogLevel | None = None,
+        q: str | None = None,
+    ) -> LogPage:
+        """At most ``limit`` lines (5,000 at most) of a log, in order.
+
+        Without a number they are the newest. ``before`` gives those nearest below that number,
+        ``after`` those from that number on, both together those between, from the lower end.
+        ``level`` is the least; ``q`` is in each line, in any case. The page before this one
+        is ``before`` the number ``searched_to``, the page behind it ``after`` that number.
+        """
+        chosen = {"limit": limit, "before": before, "after": after, "level": level, "q": q}
+        params = {key: str(value) for key, value in chosen.items() if value is not None}
+        return await self._call(
+            "GET", f"/admin/log-lines/{quote(log_id, safe='')}", LogPage, params=params
+        )
+
     def events(
         self,
         topics: Collection[str] = (),
         *,
         after: int | None = None,
+        logs: Collection[str] = (),
         patience: float = 30.0,
         on_lost: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[ServerEvent, None]:
-        """Events of ``topics`` without end; see ``follow_events``. Close it with ``aclosing``."""
+        """Events of ``topics`` without end; see ``follow_events``. Close it with ``aclosing``.
+
+        ``logs`` are the ids of the logs of which ``log`` events are wanted; none means all.
+        """
 
         def open_stream(last: int | None) -> Any:
-            return self._open_events(topics, last)
+            return self._open_events(topics, logs, last)
 
         return follow_events(open_stream, after=after, patience=patience, on_lost=on_lost)
 
     @asynccontextmanager
     async def _open_events(
-        self, topics: Collection[str], last: int | None
+        self, topics: Collection[str], logs: Collection[str], last: int | None
     ) -> AsyncIterator[httpx.Response]:
         headers = {"Accept": "text/event-stream"}
         if last is not None:
@@ -252,7 +375,7 @@ class ServiceClient:
         async with self._stream(
             "GET",
             "/admin/events",
-            params=query(topics),
+            params=query(topics, logs),
             headers=headers,
             timeout=self._limits(STREAM_SILENCE),
         ) as response:
@@ -436,6 +559,17 @@ class ServiceClient:
         )
 
 
+def model_key(model_id: str, key: str) -> str:
+    """The name of one setting in a model's table: ``models."ID".KEY``, as TOML writes it."""
+    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
+    quoted = json_text.dumps(model_id, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"models.{quoted}.{key}"
+
+
+def _key_path(key: str) -> str:
+    return f"/admin/config/{quote(key, safe='')}"
+
+
 class _Embedding(msgspec.Struct):
     embedding: list[float]
     index: int = 0
@@ -458,6 +592,10 @@ async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
 
 def _model_path(model_id: str, action: str) -> str:
     return f"/admin/models/{quote(model_id, safe='')}/{action}"
+
+
+def _download_path(download_id: str, action: str) -> str:
+    return f"/admin/downloads/{quote(download_id, safe='')}/{action}"
 
 
 def _choice(

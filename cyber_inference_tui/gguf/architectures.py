@@ -75,6 +75,8 @@ ENCODERS: Final = frozenset(
 WITHOUT_CACHE: Final = ENCODERS | {"dream", "llada", "llada-moe", "rnd1"}
 """Nothing is kept: encoders, and models that write a whole text at once (diffusion)."""
 
+_VECTOR_MAKERS: Final = (ENCODERS - {"wavtokenizer-dec"}) | {"llama-embed", "t5encoder"}
+
 _RECURRENT: Final = frozenset({"arwkv7", "mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7"})
 # A layer without key heads is recurrent.
 _HYBRID_BY_HEADS: Final = frozenset(
@@ -112,6 +114,18 @@ def is_understood(architecture: str | None) -> bool:
         or architecture in _NEMOTRON
         or architecture == "falcon-h1"
     )
+
+
+def makes_vectors(metadata: ModelMetadata) -> bool:
+    """Whether it is for embeddings or reranking rather than for text.
+
+    Encoders are, by their architecture. Others are converted from a model for text and have that
+    one's architecture (Qwen3-Embedding is ``qwen3``): they are told by ``pooling_type``, which
+    llama.cpp's converter writes only for models that come with a pooling layer
+    (``_try_set_pooling_type`` in its ``convert_hf_to_gguf.py``). No look at ``attention.causal``:
+    models that write a text by diffusion have it off as well.
+    """
+    return metadata.architecture in _VECTOR_MAKERS or metadata.pooling not in {None, "none"}
 
 
 def window_tokens(metadata: ModelMetadata) -> int:

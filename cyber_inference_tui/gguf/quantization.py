@@ -92,12 +92,13 @@ _FILE_TYPES = {
 }
 _GUESSED = 1024  # a flag beside the number: the writer was not sure
 
-_IN_NAME = re.compile(
+_WORD = (
     r"(?:^|[-._ ])((?:UD[-_])?(?:"
     r"I?Q\d(?:_(?:\d(?:_\d)*|K(?:_(?:XXL|XL|[SML]))?|XXS|XS|NL|XL|[SML]))*"
-    r"|TQ\d_\d|BF16|F(?:P)?16|F(?:P)?32|MXFP4(?:_MOE)?|NVFP4))$",
-    re.IGNORECASE,
+    r"|TQ\d_\d|BF16|F(?:P)?16|F(?:P)?32|MXFP4(?:_MOE)?|NVFP4))"
 )
+_IN_NAME = re.compile(f"{_WORD}$", re.IGNORECASE)
+_ANYWHERE = re.compile(rf"{_WORD}(?=$|[-._ ])", re.IGNORECASE)
 
 
 def file_type_name(file_type: int) -> str | None:
@@ -113,4 +114,14 @@ def split_quantization(stem: str) -> tuple[str, str | None]:
     found = _IN_NAME.search(stem)
     if found is None:
         return stem, None
-    return stem[: found.start()], found[1].upper().replace("UD_", "UD-")
+    return stem[: found.start()], _spelt(found[1])
+
+
+def named_quantization(stem: str) -> str | None:
+    """The last quantization that a name mentions, wherever: ``Model-q4_k_m-v2`` is ``Q4_K_M``."""
+    found = _ANYWHERE.findall(stem)
+    return _spelt(found[-1]) if found else None
+
+
+def _spelt(text: str) -> str:
+    return text.upper().replace("UD_", "UD-")

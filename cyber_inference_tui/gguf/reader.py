@@ -93,6 +93,24 @@ def read_header(path: Path) -> Header:
         raise GGUFError(f"it cannot be read: {error.strerror or error}") from error
 
 
+def read_beginning(data: bytes) -> Header:
+    """What the first bytes of a file say, as far as they go: no tensors, and the keys that come
+    first. Raises ``GGUFError`` where they are no beginning of a GGUF file.
+
+    Writers put the architecture's keys before the vocabulary, so that 64 KiB have them all.
+    """
+    cursor = _Beginning(data)
+    values: dict[str, Value] = {}
+    lengths: dict[str, int] = {}
+    try:
+        version, tensors, entries = _counts(cursor)
+        _read_metadata(cursor, entries, values, lengths)
+    except _BeginningEndsError as end:
+        if not values:
+            raise GGUFError("too little of it is there") from end
+    return Header(version, values, lengths, Tensors(tensors, 0, 0, {}))
+
+
 @contextmanager
 def _regular_file(path: Path) -> Iterator[tuple[int, int]]:
     try:
@@ -157,6 +175,12 @@ class _Cursor:
     def uint64(self) -> int:
         return int(_UINT64.unpack(self.take(8))[0])
 
+    def array_length(self) -> int:
+        """How many items the array has that begins here, without going on."""
+        start = self.take(12)
+        self._at -= 12
+        return int(_UINT64.unpack(start[4:])[0])
+
     def key(self) -> str:
         length = self.uint64()
         if length > _MAX_KEY:
@@ -201,7 +225,26 @@ class _Cursor:
             raise self.cut_short()
 
 
-def _read(cursor: _Cursor) -> Header:
+class _BeginningEndsError(GGUFError):
+    """The bytes that are there end; the file goes on."""
+
+
+class _Beginning(_Cursor):
+    """A cursor over the first bytes of a file that are in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(-1, len(data))
+        self._chunk = data
+
+    def _fill(self, count: int) -> None:
+        raise self.cut_short()
+
+    def cut_short(self) -> GGUFError:
+        return _BeginningEndsError("its beginning ends here")
+
+
+def _counts(cursor: _Cursor) -> tuple[int, int, int]:
+    """The version, and how many tensors and metadata entries follow."""
     if cursor.size < 24 or cursor.take(4) != b"GGUF":
         raise GGUFError("it is not a GGUF file")
     version = cursor.uint32()
@@ -212,31 +255,38 @@ def _read(cursor: _Cursor) -> Header:
     tensors, entries = cursor.uint64(), cursor.uint64()
     if entries > _MAX_ENTRIES or tensors > _MAX_TENSORS:
         raise GGUFError(f"its header claims {tensors} tensors and {entries} metadata entries")
-    values, lengths = _metadata(cursor, entries)
+    return version, tensors, entries
+
+
+def _read(cursor: _Cursor) -> Header:
+    version, tensors, entries = _counts(cursor)
+    values: dict[str, Value] = {}
+    lengths: dict[str, int] = {}
+    _read_metadata(cursor, entries, values, lengths)
     alignment = values.get("general.alignment", 32)
     if not isinstance(alignment, int) or not _is_power_of_two(alignment):
         raise GGUFError("its general.alignment is not a power of two")
     return Header(version, values, lengths, _tensors(cursor, tensors, alignment))
 
 
-def _metadata(cursor: _Cursor, entries: int) -> tuple[dict[str, Value], dict[str, int]]:
-    values: dict[str, Value] = {}
-    lengths: dict[str, int] = {}
+def _read_metadata(
+    cursor: _Cursor, entries: int, values: dict[str, Value], lengths: dict[str, int]
+) -> None:
+    """Fill in ``values`` and ``lengths``, of an array its length even if its items are cut off."""
     kept = 0
     for _ in range(entries):
         key = cursor.key()
         kind = cursor.uint32()
-        value, length = _value(cursor, kind)
+        if kind == _ARRAY:
+            lengths[key] = cursor.array_length()
+        value = _value(cursor, kind)
         kept += len(key) + _weight(value)
         if kept > _MAX_KEPT:
             raise GGUFError("its metadata is larger than 4 MiB beside the vocabulary")
-        if length is not None:
-            lengths[key] = length
         if value is not None:
             if key in values:
                 raise GGUFError(f"its header holds {clean_line(key, limit=100)} twice")
             values[key] = value
-    return values, lengths
 
 
 def _weight(value: Value | None) -> int:
@@ -246,18 +296,19 @@ def _weight(value: Value | None) -> int:
     return 64 + (32 * len(value) if isinstance(value, tuple) else 0)
 
 
-def _value(cursor: _Cursor, kind: int) -> tuple[Value | None, int | None]:
-    """A value (``None`` when it was skipped), and an array's length."""
+def _value(cursor: _Cursor, kind: int) -> Value | None:
+    """A value; ``None`` when it was skipped."""
     scalar = _SCALARS.get(kind)
     if scalar is not None:
         raw = cursor.take(scalar.size)
-        return _checked_bool(raw) if kind == _BOOL else scalar.unpack(raw)[0], None
+        value: Value = _checked_bool(raw) if kind == _BOOL else scalar.unpack(raw)[0]
+        return value
     if kind == _STRING:
         length = cursor.uint64()
         if length > _MAX_STRING:
             cursor.skip(length)
-            return None, None
-        return cursor.take(length).decode("utf-8", "replace"), None
+            return None
+        return cursor.take(length).decode("utf-8", "replace")
     if kind == _ARRAY:
         return _array(cursor)
     raise GGUFError(f"its header holds a value of unknown type {kind}")
@@ -269,23 +320,23 @@ def _checked_bool(raw: bytes) -> bool:
     return raw == b"\1"
 
 
-def _array(cursor: _Cursor) -> tuple[Value | None, int]:
+def _array(cursor: _Cursor) -> Value | None:
     kind, count = cursor.uint32(), cursor.uint64()
     scalar = _SCALARS.get(kind)
     if scalar is not None:
         if count > _MAX_ARRAY:
             cursor.skip(count * scalar.size)
-            return None, count
+            return None
         raw = cursor.take(count * scalar.size)
-        return tuple(item for (item,) in scalar.iter_unpack(raw)), count
+        return tuple(item for (item,) in scalar.iter_unpack(raw))
     if kind == _STRING:
         cursor.skip_strings(count)
-        return None, count
+        return None
     if kind != _ARRAY:
         raise GGUFError(f"its header holds an array of unknown type {kind}")
     for _ in range(count):
         cursor.skip_nested_array()
-    return None, count
+    return None
 
 
 def _tensors(cursor: _Cursor, count: int, alignment: int) -> Tensors:

@@ -1,44 +1,26 @@
-"""The admin endpoints that answer at once: status, models, logs and settings.
+"""The admin endpoints that answer at once: status and models.
 
 Names in paths are looked up, never used as file names.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-import msgspec
 from aiohttp import web
 
-from cyber_inference_tui.errors import NotFoundError
+from cyber_inference_tui.errors import ModelNotFoundError, NotFoundError
 from cyber_inference_tui.http.api import ServiceApi
 from cyber_inference_tui.http.errors import method_not_allowed
 from cyber_inference_tui.http.wire import (
     decoded,
     flag,
     json_answer,
-    number,
     raw_tail,
-    read_json,
-    text_answer,
+    read_nothing,
 )
-from cyber_inference_tui.records import ModelRecord
-
-DEFAULT_LOG_LINES = 200
-MAX_LOG_LINES = 100_000
-LOG_POSITION = "X-Last-Event-ID"
-"""Header of a log: the newest event there was when it was read, to follow it from there."""
-
-
-class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a write that has nothing to say."""
-
-
-class _NewValue(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of ``PUT /admin/config/KEY``."""
-
-    value: Any
+from cyber_inference_tui.records import ModelDetails, ModelRecord
 
 
 class Admin:
@@ -61,6 +43,14 @@ class Admin:
         """Who waits for a model, in which position, and how long it may take."""
         return json_answer(self._service.queue())
 
+    async def memory(self, request: web.Request) -> web.Response:
+        """The memory that models may have."""
+        return json_answer(self._service.memory_room())
+
+    async def active(self, request: web.Request) -> web.Response:
+        """Every request that is not finished."""
+        return json_answer(self._service.active_requests())
+
     async def models(self, request: web.Request) -> web.Response:
         """Every local model."""
         return json_answer(self._service.models())
@@ -69,10 +59,11 @@ class Admin:
         """Everything under ``/admin/models/ID``.
 
         Only a POST has an action, and it is the last segment: so a model may be named ``x/load``.
+        Of a GET a last segment ``details`` asks for more, unless it is a part of a model's name.
         """
         raw = raw_tail(request, 2)
         if request.method in {"GET", "HEAD"}:
-            return json_answer(self._service.model(decoded(raw)))
+            return json_answer(await self._read(raw))
         if request.method == "DELETE":
             await self._no_body(request)
             return json_answer(await self._service.delete_model(decoded(raw)))
@@ -86,6 +77,17 @@ class Admin:
                 hint=f"POST to /admin/models/ID/ and one of {', '.join(self._actions)}.",
             )
         return json_answer(await action(request, decoded(raw_id)))
+
+    async def _read(self, raw: str) -> ModelRecord | ModelDetails:
+        raw_id, _, name = raw.rpartition("/")
+        if name != "details" or not raw_id:
+            return self._service.model(decoded(raw))
+        whole = decoded(raw)
+        with contextlib.suppress(ModelNotFoundError):
+            record = self._service.model(whole)
+            if whole in {record.id, *record.aliases}:
+                return record
+        return await self._service.details(decoded(raw_id))
 
     async def _load(self, request: web.Request, model_id: str) -> ModelRecord:
         wait = flag(request, "wait", default=True)
@@ -105,38 +107,9 @@ class Admin:
         await self._no_body(request)
         return await self._service.pin(model_id, False)
 
-    async def log(self, request: web.Request) -> web.Response:
-        """The last lines of a log as plain text."""
-        text = request.query.get("lines")
-        lines = DEFAULT_LOG_LINES if text is None else min(number(text, "lines"), MAX_LOG_LINES)
-        # Taken first: a line that arrives meanwhile is told twice rather than never.
-        position = self._service.events.last_id
-        tail = self._service.log_tail(decoded(raw_tail(request, 2)), lines)
-        return text_answer(tail, headers={LOG_POSITION: str(position)})
-
-    async def config(self, request: web.Request) -> web.Response:
-        """Every setting with its value and where it comes from."""
-        return json_answer(self._service.config())
-
-    async def set_config(self, request: web.Request) -> web.Response:
-        """Change one setting."""
-        new = await read_json(
-            request,
-            _NewValue,
-            limit=self._service.settings.max_body_size,
-            expected='a JSON object {"value": …}',
-        )
-        key = decoded(raw_tail(request, 2))
-        return json_answer(await self._service.set_config(key, new.value))
-
     async def unknown(self, request: web.Request) -> web.Response:
         """Any other path under ``/admin/`` or ``/ws/``."""
         raise NotFoundError(f"There is no endpoint {request.path}.")
 
     async def _no_body(self, request: web.Request) -> None:
-        await read_json(
-            request,
-            _Nothing,
-            limit=self._service.settings.max_body_size,
-            expected="nothing, or an empty JSON object",
-        )
+        await read_nothing(request, limit=self._service.settings.max_body_size)

@@ -6,7 +6,17 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ConfigCheckRecord,
+    ConfigFileRecord,
     ConfigValueRecord,
+    DownloadRecord,
+    InstallRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelTotals,
     RequestRecord,
@@ -46,6 +56,65 @@ class ServiceSettings(Protocol):
         """Bytes a request's body may have."""
 
 
+class DownloadsApi(Protocol):
+    """The queue of downloads."""
+
+    def records(self) -> list[DownloadRecord]:
+        """Every download, the oldest first."""
+
+    async def add(
+        self, repo: str, filename: str | None = None, revision: str | None = None
+    ) -> DownloadRecord:
+        """Queue one, or find it queued already."""
+
+    async def pause(self, download_id: str, /) -> DownloadRecord:
+        """Stop for now; ``NotFoundError``, ``ConflictError``."""
+
+    async def resume(self, download_id: str, /) -> DownloadRecord:
+        """Go on."""
+
+    async def retry(self, download_id: str, /) -> DownloadRecord:
+        """Try one that failed or was cancelled again."""
+
+    async def cancel(self, download_id: str, /, *, keep: bool = False) -> DownloadRecord:
+        """End it; with ``keep`` what is here stays."""
+
+
+class InstallationApi(Protocol):
+    """Getting a llama-server."""
+
+    async def state(self) -> InstallRecord:
+        """How it stands."""
+
+    async def start(self, source: str, /) -> InstallRecord:
+        """Begin; ``ConflictError`` while one is running."""
+
+    async def cancel(self) -> InstallRecord:
+        """End the one that is running, if there is one."""
+
+
+class ConfigurationApi(Protocol):
+    """The configuration of the service; every method raises ``CyberError``s only."""
+
+    def values(self) -> list[ConfigValueRecord]:
+        """Every setting."""
+
+    async def set(self, key: str, value: Any, /) -> ConfigValueRecord:
+        """Change one setting."""
+
+    async def unset(self, key: str, /) -> ConfigValueRecord:
+        """Back to the default."""
+
+    async def check(self, key: str, value: Any, /) -> ConfigCheckRecord:
+        """What ``set`` would do."""
+
+    async def file(self) -> ConfigFileRecord:
+        """The whole file."""
+
+    async def set_file(self, text: str, digest: str, /) -> ConfigFileRecord:
+        """Replace the whole file."""
+
+
 class ServiceApi(Protocol):
     """The service below. Every method raises ``CyberError``s only."""
 
@@ -54,12 +123,27 @@ class ServiceApi(Protocol):
         """The settings in force, read at each request."""
 
     @property
+    def configuration(self) -> ConfigurationApi:
+        """The settings as what can be read and changed."""
+
+    @property
     def events(self) -> EventBus:
         """What happens."""
 
     @property
+    def downloads(self) -> DownloadsApi:
+        """Models on their way from the hub; ``ShuttingDownError``."""
+
+    @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
+
+    @property
+    def installation(self) -> InstallationApi:
+        """Getting a llama-server."""
+
+    async def add_demo(self) -> ModelRecord:
+        """Add the built-in model."""
 
     def status(self) -> StatusRecord:
         """The service in one glance."""
@@ -69,6 +153,15 @@ class ServiceApi(Protocol):
 
     def model(self, model_id: str, /) -> ModelRecord:
         """One model by id or alias; ``ModelNotFoundError``."""
+
+    async def details(self, model_id: str, /) -> ModelDetails:
+        """Everything there is to know of a model; ``ModelNotFoundError``."""
+
+    def memory_room(self) -> list[MemoryRoom]:
+        """The memory that models may have."""
+
+    def active_requests(self) -> list[ActiveRequestRecord]:
+        """Every request that is not finished, the oldest first."""
 
     async def load_model(self, model_id: str, /, *, wait: bool) -> ModelRecord:
         """Load a model."""
@@ -81,12 +174,6 @@ class ServiceApi(Protocol):
 
     async def delete_model(self, model_id: str, /) -> ModelRecord:
         """Remove a model's files."""
-
-    def config(self) -> list[ConfigValueRecord]:
-        """Every setting."""
-
-    async def set_config(self, key: str, value: Any, /) -> ConfigValueRecord:
-        """Change one setting."""
 
     async def requests(
         self,
@@ -119,5 +206,24 @@ class ServiceApi(Protocol):
     def resource_history(self, seconds: int, /) -> list[bytes]:
         """Samples of the last ``seconds``, oldest first, each as JSON."""
 
-    def log_tail(self, log_id: str, lines: int, /) -> str:
+    def log_id(self, name: str, /) -> str:
+        """The id of a log or of a model with this id or alias; ``ModelNotFoundError``."""
+
+    def logs(self) -> list[LogRecord]:
+        """Every log that has begun."""
+
+    async def log_tail(self, name: str, lines: int, /) -> str:
         """The last lines of a log; ``ModelNotFoundError``."""
+
+    async def log_lines(
+        self,
+        name: str,
+        /,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        level: LogLevel | None,
+        text: str,
+    ) -> LogPage:
+        """A part of a log; ``ModelNotFoundError``."""

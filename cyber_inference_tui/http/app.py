@@ -12,6 +12,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.access import ACCESS, Access, Area, Handler
 from cyber_inference_tui.http.admin import Admin
 from cyber_inference_tui.http.api import ServiceApi
+from cyber_inference_tui.http.configuration import ConfigurationPages
 from cyber_inference_tui.http.errors import (
     error_response,
     from_http_exception,
@@ -21,7 +22,10 @@ from cyber_inference_tui.http.errors import (
 from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.history import PastRecords
+from cyber_inference_tui.http.hub import HubPages
+from cyber_inference_tui.http.install import Installing
 from cyber_inference_tui.http.login import AdminLogin
+from cyber_inference_tui.http.logs import LogReader
 from cyber_inference_tui.http.metrics import MetricsPage
 from cyber_inference_tui.http.models import ModelListing
 from cyber_inference_tui.http.resources import Resources
@@ -58,9 +62,6 @@ def assemble(
 
     ``heartbeat`` and ``send_timeout`` (seconds) are those of the event streams.
     """
-    admin = Admin(service)
-    past = PastRecords(service)
-    resources = Resources(service)
     listing = ModelListing(service)
     metrics = MetricsPage(service, forward)
     streams = EventStreams(
@@ -78,23 +79,11 @@ def assemble(
         table.add(path + "/{id:.+}", Area.MODEL, {"GET": listing.one})
     table.add("/metrics", Area.MODEL, {"GET": metrics.answer})
     table.add("/admin/login", Area.LOGIN, {"POST": login.login})
-    table.add("/admin/status", Area.ADMIN, {"GET": admin.status})
-    table.add("/admin/resources", Area.ADMIN, {"GET": resources.resources})
-    table.add("/admin/queue", Area.ADMIN, {"GET": admin.queue})
-    table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
-    table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})
-    table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": admin.log})
-    table.add("/admin/requests", Area.ADMIN, {"GET": past.requests})
-    table.add("/admin/sessions", Area.ADMIN, {"GET": past.sessions})
-    table.add("/admin/totals", Area.ADMIN, {"GET": past.totals})
-    table.add("/admin/config", Area.ADMIN, {"GET": admin.config})
-    table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": admin.set_config})
     # A HEAD of something endless would be a stream that nobody can read.
     table.add("/admin/events", Area.ADMIN, {"GET": streams.sse}, head=False)
     table.add("/ws/logs", Area.ADMIN, {"GET": streams.logs}, head=False)
     table.add("/ws/status", Area.ADMIN, {"GET": streams.status}, head=False)
-    for prefix in ("admin", "ws"):
-        table.add(f"/{prefix}/{{rest:.*}}", Area.ADMIN, {"*": admin.unknown})
+    _add_admin(table, service)
     table.add("/{path:.*}", Area.MODEL, {"*": forward})
 
     access = Access(service, table.areas)
@@ -112,6 +101,43 @@ def assemble(
     app.on_response_prepare.append(share)
     app.on_shutdown.append(end_streams)
     return app
+
+
+def _add_admin(table: _RouteTable, service: ServiceApi) -> None:
+    """The owner's endpoints, but for the login and the streams."""
+    admin = Admin(service)
+    logs = LogReader(service)
+    config = ConfigurationPages(service)
+    past = PastRecords(service)
+    installing = Installing(service)
+    resources = Resources(service)
+    hub = HubPages(service)
+    table.add("/admin/status", Area.ADMIN, {"GET": admin.status})
+    table.add("/admin/resources", Area.ADMIN, {"GET": resources.resources})
+    table.add("/admin/memory", Area.ADMIN, {"GET": admin.memory})
+    table.add("/admin/queue", Area.ADMIN, {"GET": admin.queue})
+    table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
+    table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})
+    table.add("/admin/downloads", Area.ADMIN, {"GET": hub.downloads, "POST": hub.add})
+    table.add("/admin/downloads/{id:.+}", Area.ADMIN, {"*": hub.one})
+    table.add("/admin/logs", Area.ADMIN, {"GET": logs.all})
+    table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": logs.tail})
+    table.add("/admin/log-lines/{id:.+}", Area.ADMIN, {"GET": logs.lines})
+    table.add("/admin/requests/active", Area.ADMIN, {"GET": admin.active})
+    table.add("/admin/requests", Area.ADMIN, {"GET": past.requests})
+    table.add("/admin/sessions", Area.ADMIN, {"GET": past.sessions})
+    table.add("/admin/totals", Area.ADMIN, {"GET": past.totals})
+    table.add("/admin/config", Area.ADMIN, {"GET": config.values})
+    table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": config.change, "DELETE": config.reset})
+    table.add("/admin/config-file", Area.ADMIN, {"GET": config.file, "PUT": config.replace})
+    table.add(
+        "/admin/install",
+        Area.ADMIN,
+        {"GET": installing.state, "POST": installing.start, "DELETE": installing.cancel},
+    )
+    table.add("/admin/demo", Area.ADMIN, {"POST": installing.demo})
+    for prefix in ("admin", "ws"):
+        table.add(f"/{prefix}/{{rest:.*}}", Area.ADMIN, {"*": admin.unknown})
 
 
 class _RouteTable:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import Self
 
 from aiohttp import web
 
@@ -12,7 +13,8 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.answer import Answer
 from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.usage import Usage
-from cyber_inference_tui.records import RequestRecord
+from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
+from cyber_inference_tui.scheduler.state import Waiter
 from cyber_inference_tui.text import clean_line
 
 CLIENT_LEFT = 499
@@ -31,6 +33,11 @@ class Entry:
         self._at = now()
         self._came = self._loop.time()
         self._queue_seconds = 0.0
+        self._waits_since: float | None = None
+        self.waiter: Waiter | None = None
+        """Its place in the queue, while it waits."""
+        self._target: Target
+        self._answer: Answer
         self.error: CyberError | None = None
         """What it failed with, by this service's account."""
         self.client_left = False
@@ -51,18 +58,61 @@ class Entry:
             return self.error.code
         return "server_error" if self.usage.error is not None else None
 
-    def waited_since(self, began: float) -> None:
-        """It waited for a place from ``began`` (the loop's time) until now."""
-        self._queue_seconds += self._loop.time() - began
+    def of(self, target: Target, answer: Answer) -> Self:
+        """It is known where it goes, and by what it is answered: call this before all below."""
+        self._target = target
+        self._answer = answer
+        return self
 
-    def record(self, target: Target, answer: Answer) -> RequestRecord:
+    def waits(self) -> None:
+        """It waits for a place at its model from now on."""
+        self._waits_since = self._loop.time()
+
+    def stands_at(self, waiter: Waiter) -> None:
+        """This is its place in the queue."""
+        self.waiter = waiter
+
+    def has_place(self) -> None:
+        """Its wait is over, in whichever way."""
+        self._queue_seconds = self._waited()
+        self._waits_since = self.waiter = None
+
+    def _waited(self) -> float:
+        since = self._waits_since
+        return self._queue_seconds + (0.0 if since is None else self._loop.time() - since)
+
+    def _first_byte_after(self) -> float | None:
+        first = self._answer.first_byte_at
+        return None if first is None else round(first - self._came, 6)
+
+    def active(self, number: int, positions: Mapping[Waiter, int]) -> ActiveRequestRecord:
+        """The request as it stands at this moment."""
+        first = self._first_byte_after()
+        phase = RequestPhase.PROCESSING if first is None else RequestPhase.ANSWERING
+        if self._waits_since is not None:
+            phase = RequestPhase.WAITING
+        return ActiveRequestRecord(
+            number=number,
+            at=self._at,
+            model=self._target.model.id,
+            path=clean_line(self._request.path, limit=_MAX_PATH_CHARACTERS),
+            phase=phase,
+            stream=self._target.stream,
+            position=None if self.waiter is None else positions.get(self.waiter),
+            queue_seconds=round(self._waited(), 6),
+            time_to_first_token_seconds=first,
+            client=self._request.remote or None,
+        )
+
+    def record(self) -> RequestRecord:
         """The finished request; call it at its end."""
+        target, answer = self._target, self._answer
         status = answer.status
         if self.client_left:
             status = CLIENT_LEFT
         elif not answer.begun and self.error is not None:
             status = self.error.status
-        usage, first = self.usage, answer.first_byte_at
+        usage = self.usage
         return RequestRecord(
             at=self._at,
             model=target.model.id,
@@ -72,7 +122,7 @@ class Entry:
             tokens_in=usage.tokens_in,
             tokens_out=usage.tokens_out,
             tokens_per_second=_rounded(usage.tokens_per_second),
-            time_to_first_token_seconds=_rounded(None if first is None else first - self._came),
+            time_to_first_token_seconds=self._first_byte_after(),
             queue_seconds=round(self._queue_seconds, 6),
             duration_seconds=round(self._loop.time() - self._came, 6),
             client=self._request.remote or None,

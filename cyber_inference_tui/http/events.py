@@ -14,9 +14,7 @@ from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.http.api import ServiceApi
 from cyber_inference_tui.http.wire import number
-from cyber_inference_tui.records import LogEvent
-from cyber_inference_tui.service.events import GAP, TOPICS, Event, Subscription
-from cyber_inference_tui.service.logs import SERVICE_LOG
+from cyber_inference_tui.service.events import TOPICS, Event, Subscription
 
 HEARTBEAT = 15.0
 SEND_TIMEOUT = 60.0
@@ -26,6 +24,7 @@ STATUS_TOPICS = frozenset({"model", "service", "request", "resources"})
 
 _CLOSE_TIMEOUT = 2.0
 _MAX_MESSAGE = 4096
+MAX_CHOSEN_LOGS = 100
 
 
 _logger = logging.getLogger(__name__)
@@ -54,7 +53,8 @@ class EventStreams:
     async def sse(self, request: web.Request) -> web.StreamResponse:
         """``GET /admin/events?topics=a,b``, resumed by ``Last-Event-ID``."""
         named = [name.strip() for name in request.query.get("topics", "").split(",")]
-        subscription = self._subscribe(request, frozenset(filter(None, named)) or TOPICS)
+        topics = frozenset(filter(None, named)) or TOPICS
+        subscription = self._subscribe(request, topics, self._logs(request, topics))
         response = web.StreamResponse(
             headers={
                 hdrs.CONTENT_TYPE: "text/event-stream",
@@ -86,6 +86,17 @@ class EventStreams:
                 request.transport.abort()
         return response
 
+    def _logs(self, request: web.Request, topics: frozenset[str]) -> frozenset[str] | None:
+        """The logs that ``?log=ID`` names, as often as it is given; ``None`` for all."""
+        names = request.query.getall("log", [])
+        if names and "log" not in topics:
+            raise InvalidRequestError("log=ID goes with the topic log only.", param="log")
+        if len(names) > MAX_CHOSEN_LOGS:
+            raise InvalidRequestError(
+                f"At most {MAX_CHOSEN_LOGS} logs can be named; leave log out for all.", param="log"
+            )
+        return frozenset(map(self._service.log_id, names)) if names else None
+
     async def _send(self, response: web.StreamResponse, data: bytes) -> None:
         async with asyncio.timeout(self._send_timeout):
             await response.write(data)
@@ -93,25 +104,17 @@ class EventStreams:
     async def logs(self, request: web.Request) -> web.StreamResponse:
         """``GET /ws/logs[?id=ID]``: new lines of all logs, or of one."""
         wanted = request.query.get("id")
-        if wanted is None:
-            return await self._websocket(request, frozenset({"log"}), lambda event: True)
-        log_id = wanted if wanted == SERVICE_LOG else self._service.model(wanted).id
-
-        def of_this_log(event: Event) -> bool:
-            data = event.data
-            own = data.id if isinstance(data, LogEvent) else None
-            return event.topic == GAP or own == log_id
-
-        return await self._websocket(request, frozenset({"log"}), of_this_log)
+        logs = None if wanted is None else frozenset({self._service.log_id(wanted)})
+        return await self._websocket(request, frozenset({"log"}), logs)
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         """``GET /ws/status``: models, requests, resources and the service itself."""
-        return await self._websocket(request, STATUS_TOPICS, lambda event: True)
+        return await self._websocket(request, STATUS_TOPICS)
 
     async def _websocket(
-        self, request: web.Request, topics: frozenset[str], keep: Callable[[Event], bool]
+        self, request: web.Request, topics: frozenset[str], logs: frozenset[str] | None = None
     ) -> web.StreamResponse:
-        subscription = self._subscribe(request, topics)
+        subscription = self._subscribe(request, topics, logs)
         socket = web.WebSocketResponse(
             heartbeat=self._heartbeat,
             timeout=_CLOSE_TIMEOUT,
@@ -124,7 +127,7 @@ class EventStreams:
             )
         await socket.prepare(request)
         sender = asyncio.create_task(
-            self._send_all(request, socket, subscription, keep),
+            self._send_all(request, socket, subscription),
             name=f"events to {request.remote}",
         )
         try:
@@ -139,27 +142,24 @@ class EventStreams:
         return socket
 
     async def _send_all(
-        self,
-        request: web.Request,
-        socket: web.WebSocketResponse,
-        subscription: Subscription,
-        keep: Callable[[Event], bool],
+        self, request: web.Request, socket: web.WebSocketResponse, subscription: Subscription
     ) -> None:
         async for batch in subscription:
             if not self._admits(request):
                 await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"the login is over")
                 return
             for event in batch:
-                if keep(event):
-                    await socket.send_frame(_as_message(event), WSMsgType.TEXT)
+                await socket.send_frame(_as_message(event), WSMsgType.TEXT)
         await socket.close(code=WSCloseCode.GOING_AWAY, message=b"the service is stopping")
 
-    def _subscribe(self, request: web.Request, topics: frozenset[str]) -> Subscription:
+    def _subscribe(
+        self, request: web.Request, topics: frozenset[str], logs: frozenset[str] | None
+    ) -> Subscription:
         # A browser that reconnects keeps its URL, so the header is the newer of the two.
         last = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
         after = number(last, "last_event_id") if last else None
         try:
-            return self._service.events.subscribe(topics, after)
+            return self._service.events.subscribe(topics, after, logs=logs)
         except ValueError as error:
             raise InvalidRequestError(
                 f"The request names an {error}; the topics are {', '.join(sorted(TOPICS))}.",

@@ -96,6 +96,7 @@ class Forwarder:
         entry = Entry(request, self._now)
         target = await self._targets.find(request)
         answer = Answer(request, target.stream)
+        number = self._service.active.come(entry.of(target, answer))
         try:
             target.adapt()
             await self._serve(request, target, answer, entry)
@@ -115,6 +116,7 @@ class Forwarder:
             _logger.exception("forwarding %s failed", target.path)
             answer.cut()
         finally:
+            self._service.active.go(number)
             self._note(target, answer, entry)
         return _Written(keep_alive=answer.keep_alive)
 
@@ -130,7 +132,7 @@ class Forwarder:
         if not (target.is_work or answer.refused or entry.failed):
             return
         try:
-            self._on_request(entry.record(target, answer), entry.error_code)
+            self._on_request(entry.record(), entry.error_code)
         except Exception:
             # Whoever keeps the books must not spoil an answer.
             _logger.exception("a request was not recorded")
@@ -169,9 +171,9 @@ class Forwarder:
         self, target: Target, answer: Answer, entry: Entry, lost: UpstreamError | None
     ) -> Lease:
         """Wait for a place; ``lost`` is what became of the request at an earlier one."""
-        began = asyncio.get_running_loop().time()
+        entry.waits()
         try:
-            return await self._wait_for_place(target, answer)
+            return await self._wait_for_place(target, answer, entry)
         except CyberError as error:
             if lost is None or isinstance(error, ShuttingDownError):
                 raise
@@ -179,18 +181,17 @@ class Forwarder:
                 f"{lost.message} It was not possible to try again: {error.message}"
             ) from error
         finally:
-            entry.waited_since(began)
+            entry.has_place()
 
-    async def _wait_for_place(self, target: Target, answer: Answer) -> Lease:
+    async def _wait_for_place(self, target: Target, answer: Answer, entry: Entry) -> Lease:
         scheduler = self._service.scheduler
         if not answer.may_comment:
-            return await scheduler.acquire(target.model)
-        waiters: list[Waiter] = []
-        waiting = asyncio.ensure_future(scheduler.acquire(target.model, on_wait=waiters.append))
+            return await scheduler.acquire(target.model, on_wait=entry.stands_at)
+        waiting = asyncio.ensure_future(scheduler.acquire(target.model, on_wait=entry.stands_at))
         try:
             pause = FIRST_COMMENT_AFTER
             while not (await asyncio.wait({waiting}, timeout=pause))[0]:
-                answer.comment(self._outlook_of(target.model, waiters))
+                answer.comment(self._outlook_of(target.model, entry.waiter))
                 pause = COMMENT_INTERVAL
         except BaseException:
             waiting.cancel()
@@ -200,10 +201,10 @@ class Forwarder:
             raise
         return waiting.result()
 
-    def _outlook_of(self, model: LocalModel, waiters: list[Waiter]) -> str:
+    def _outlook_of(self, model: LocalModel, waiter: Waiter | None) -> str:
         outlook = None
-        if waiters:
-            outlook = self._service.scheduler.outlook(model.id, waiters[-1])
+        if waiter is not None:
+            outlook = self._service.scheduler.outlook(model.id, waiter)
         return outlook.in_words(model.id) if outlook else f"queued {model.id}"
 
     # The exchange

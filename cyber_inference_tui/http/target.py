@@ -20,6 +20,7 @@ from cyber_inference_tui.http.body import Peek, peek, read_body, with_defaults, 
 from cyber_inference_tui.http.routes import Kind, kind_of, methods_of
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.service.active import ActiveRequests
 from cyber_inference_tui.settings.schema import Settings
 
 # Methods whose requests mostly have no body: an empty one says nothing then.
@@ -33,6 +34,7 @@ class ForwardsFor(Protocol):
     def settings(self) -> Settings:
         """The settings in force."""
 
+    active: ActiveRequests
     catalog: Catalog
     scheduler: Scheduler
 

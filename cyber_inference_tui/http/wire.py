@@ -19,9 +19,12 @@ _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no"
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
-def json_answer(value: Any, *, headers: dict[str, str] | None = None) -> web.Response:
+def json_answer(
+    value: Any, *, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
     """``value`` (records, lists, dicts) as a JSON answer."""
     return web.Response(
+        status=status,
         body=to_json(value),
         content_type="application/json",
         headers={"X-Content-Type-Options": "nosniff", **(headers or {})},
@@ -51,6 +54,15 @@ async def read_json(request: web.Request, kind: type[T], *, limit: int, expected
         raise InvalidRequestError(
             f"The body is not what was expected: {expected} ({error})."
         ) from (None)
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a write that has nothing to say."""
+
+
+async def read_nothing(request: web.Request, *, limit: int) -> None:
+    """A body that is empty, or an empty JSON object; raises as ``read_json`` does."""
+    await read_json(request, _Nothing, limit=limit, expected="nothing, or an empty JSON object")
 
 
 def flag(request: web.Request, name: str, *, default: bool) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.metadata import ModelMetadata
-from cyber_inference_tui.library.catalog import Catalog, LocalModel, Problem
+from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin, Problem
 from cyber_inference_tui.library.ids import Named, assign_ids
 from cyber_inference_tui.library.projectors import (
     Candidate,
@@ -40,6 +40,7 @@ class Configured(NamedTuple):
     path: Path
     files: tuple[ModelFile, ...]
     settings: ModelSettings
+    origin: Origin = Origin.SETTINGS
 
 
 class _Read(NamedTuple):
@@ -147,9 +148,10 @@ class Assembly:
                     )
                 )
                 continue
-            models.append(
-                self._model(model_id, read, projector, settings.get(model_id, ModelSettings()))
-            )
+            inside = self._under_models_dir(read.files.files[0])
+            origin = Origin.MODELS_DIR if inside else Origin.MODEL_DIRS
+            table = settings.get(model_id, ModelSettings())
+            models.append(self._model(model_id, read, projector, table, origin))
         return models
 
     def _settings_by_id(self, ids: Sequence[str]) -> dict[str, ModelSettings]:
@@ -170,17 +172,23 @@ class Assembly:
         settings = given.settings
         if not given.files and settings.command and given.path.exists():
             # Another program's model, such as a directory of safetensors.
-            return self._bare(given.id, settings, path=given.path)
+            return self._bare(given.id, settings, path=given.path, origin=given.origin)
         if not given.files:
             where = "is a directory" if given.path.is_dir() else "is missing"
             return self._bare(
-                given.id, settings, path=given.path, problem=f"its file {shown(given.path)} {where}"
+                given.id,
+                settings,
+                path=given.path,
+                problem=f"its file {shown(given.path)} {where}",
+                origin=given.origin,
             )
         files = group_shards(given.files)[0]
         read = self._read(files)
         if settings.command:
             read = read._replace(problem=None)
-        return self._model(given.id, read, None, settings)
+        inside = given.origin is Origin.SETTINGS and self._under_models_dir(files.files[0])
+        origin = Origin.MODELS_DIR if inside else given.origin
+        return self._model(given.id, read, None, settings, origin)
 
     def _without_file(self, ids: Iterable[str]) -> list[LocalModel]:
         """Models whose table gives a command and no file; tables that match nothing."""
@@ -207,9 +215,15 @@ class Assembly:
         *,
         path: Path | None = None,
         problem: str | None = None,
+        origin: Origin = Origin.SETTINGS,
     ) -> LocalModel:
         return LocalModel(
-            id=model_id, aliases=settings.aliases, path=path, settings=settings, problem=problem
+            id=model_id,
+            aliases=settings.aliases,
+            path=path,
+            settings=settings,
+            problem=problem,
+            origin=origin,
         )
 
     def _model(
@@ -218,6 +232,7 @@ class Assembly:
         read: _Read,
         projector: Projector | None,
         settings: ModelSettings,
+        origin: Origin,
     ) -> LocalModel:
         files = read.files.files
         problem = read.problem
@@ -240,6 +255,7 @@ class Assembly:
             problem=problem,
             settings=settings,
             removable=all(file.inside for file in files) and self._under_models_dir(files[0]),
+            origin=origin,
         )
 
     def _under_models_dir(self, file: ModelFile) -> bool:

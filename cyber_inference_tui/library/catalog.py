@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -18,6 +19,16 @@ from cyber_inference_tui.text import clean_line
 
 _SHOWN_NAME: Final = 200
 _COMPARED: Final = 500
+
+
+class Origin(StrEnum):
+    """Who brought a model here."""
+
+    MODELS_DIR = "models_dir"
+    MODEL_DIRS = "model_dirs"
+    SETTINGS = "settings"
+    """A path or a command in its table."""
+    DEMO = "demo"
 
 
 class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +49,7 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
     settings: ModelSettings = ModelSettings()
     removable: bool = False
     """All its files lie under ``models_dir``, where models may be deleted."""
+    origin: Origin = Origin.MODELS_DIR
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

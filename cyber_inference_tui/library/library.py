@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cyber_inference_tui.errors import ConflictError
 from cyber_inference_tui.library.assemble import Assembly, Configured
-from cyber_inference_tui.library.catalog import Catalog, LocalModel
+from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
 from cyber_inference_tui.library.headers import HeaderCache
 from cyber_inference_tui.library.scan import Found, ModelFile, find_files, shown, stat_file
 from cyber_inference_tui.library.shards import shard_names
@@ -135,20 +135,23 @@ class Library:
         for model_id, path in self._extra.items():
             settings = self._model_settings.get(model_id)
             if settings is None or settings.path is None:
-                found.append(self._at(model_id, path, settings or ModelSettings()))
+                table = settings or ModelSettings()
+                found.append(self._at(model_id, path, table, Origin.DEMO))
         for model_id, settings in self._model_settings.items():
             if settings.path is not None:
-                found.append(self._at(model_id, self._models_dir / settings.path, settings))
+                found.append(
+                    self._at(model_id, self._models_dir / settings.path, settings, Origin.SETTINGS)
+                )
         return tuple(found)
 
-    def _at(self, model_id: str, path: Path, settings: ModelSettings) -> Configured:
+    def _at(self, model_id: str, path: Path, settings: ModelSettings, origin: Origin) -> Configured:
         inside = self._is_inside(path)
         files: list[ModelFile] = []
         for shard in shard_names(path):
             file = stat_file(shard, path.parent, inside=inside)
             if file is not None:
                 files.append(file)
-        return Configured(model_id, path, tuple(files), settings)
+        return Configured(model_id, path, tuple(files), settings, origin)
 
 
 def _only_its_own(model: LocalModel, others: Sequence[LocalModel]) -> bool:

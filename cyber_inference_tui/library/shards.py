@@ -33,18 +33,35 @@ def group_shards(files: Iterable[ModelFile]) -> list[FileSet]:
     sets: list[FileSet] = []
     shards: dict[tuple[Path, str, int], dict[int, ModelFile]] = {}
     for file in files:
-        found = _SHARD.fullmatch(file.stem)
-        number, count = (int(found["number"]), int(found["count"])) if found else (0, 0)
-        if found is None or not 1 <= number <= count:
+        shard = shard_of(file.stem)
+        if shard is None:
             sets.append(FileSet(file.stem, file.path.parent, (file,), 0))
             continue
-        key = (file.path.parent, found["name"], count)
-        shards.setdefault(key, {})[number] = file
+        key = (file.path.parent, shard.name, shard.total)
+        shards.setdefault(key, {})[shard.number] = file
     for (directory, name, count), by_number in shards.items():
         present = tuple(by_number[number] for number in sorted(by_number))
         missing = tuple(number for number in range(1, count + 1) if number not in by_number)
         sets.append(FileSet(name, directory, present, count, missing))
     return sets
+
+
+class Shard(NamedTuple):
+    """What the name of one of several files says."""
+
+    name: str
+    """Of the model."""
+    number: int
+    """From 1."""
+    total: int
+
+
+def shard_of(stem: str) -> Shard | None:
+    """Which part of a model a file is, by its name without ``.gguf``; ``None`` = a whole one."""
+    found = _SHARD.fullmatch(stem)
+    if found is None or not 1 <= int(found["number"]) <= int(found["count"]):
+        return None
+    return Shard(found["name"], int(found["number"]), int(found["count"]))
 
 
 def shard_names(path: Path) -> list[Path]:

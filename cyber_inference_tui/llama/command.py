@@ -90,13 +90,14 @@ def llama_argv(
     model: LocalModel,
     settings: Settings,
     host: str,
-    port: int,
+    port: int | str,
     available_bytes: int,
     context_limit: int | None = None,
     verbosity: int | None = None,
 ) -> list[str]:
     """The command line of llama-server for one model.
 
+    A ``port`` that is not chosen yet is a word that stands for it.
     ``flags`` are the options this build knows (``--help``): options that came later or were
     renamed are only given where they exist. A person's own arguments come last, so they win; only
     ``context_limit`` is above them. ``verbosity`` is a log level that is asked for unless the
@@ -165,7 +166,7 @@ def signature(model: LocalModel, settings: Settings, context_limit: int | None =
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:16]
 
 
-def custom_argv(model: LocalModel, *, host: str, port: int) -> list[str]:
+def custom_argv(model: LocalModel, *, host: str, port: int | str) -> list[str]:
     """The command line of a model with a ``command`` of its own, its placeholders filled in."""
     values = {"port": str(port), "host": host, "path": str(model.path or ""), "id": model.id}
     # Not str.format: other braces (JSON arguments are common) are left as they are, and what is

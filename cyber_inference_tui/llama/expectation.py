@@ -228,6 +228,29 @@ def formula_need(
     )
 
 
+def with_context(model: LocalModel, context_size: int) -> LocalModel:
+    """The model as if it were configured with this context size, whatever its arguments say."""
+    own = model.settings
+    args = (*own.args, "--ctx-size", str(context_size))
+    changed = msgspec.structs.replace(own, context_size=context_size, args=args)
+    return msgspec.structs.replace(model, settings=changed)
+
+
+def memory_parts(model: LocalModel, settings: Settings, files: Files) -> MemoryEstimate:
+    """What the header's formula gives, by what the memory is for."""
+    return _estimate(model, settings, files, None)
+
+
+def told(model: LocalModel, settings: Settings) -> CacheSettings:
+    """What its server is told of slots and embeddings; nothing where it is another program's."""
+    if model.settings.command:
+        return CacheSettings()
+    parallel = model.settings.parallel
+    base = CacheSettings(slots=settings.llama_parallel if parallel is None else parallel)
+    args = further_arguments(model, settings)
+    return cache_settings(args, base=base) if args else base
+
+
 def _estimate(
     model: LocalModel, settings: Settings, files: Files, context_limit: int | None
 ) -> MemoryEstimate:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError
+from cyber_inference_tui.gguf.memory import MemoryEstimate
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import (
@@ -24,7 +25,13 @@ from cyber_inference_tui.llama.command import (
     shown_argv,
     signature,
 )
-from cyber_inference_tui.llama.expectation import Expectations
+from cyber_inference_tui.llama.expectation import (
+    Expectations,
+    formula_need,
+    look_at_files,
+    memory_parts,
+    with_context,
+)
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
@@ -39,9 +46,12 @@ from cyber_inference_tui.llama.server import (
     ServerExitedError,
     ServerProcess,
 )
+from cyber_inference_tui.records import LogLevel
 from cyber_inference_tui.settings.schema import Settings
 
 SERVER_HOST = "127.0.0.1"
+NO_PORT = "PORT"
+"""Stands for a port that is not chosen yet."""
 LOG_TAIL_LINES = 12
 _PORT_TRIES = 3
 _SETTLE_TIMEOUT = 0.25
@@ -109,7 +119,8 @@ class Launcher:
         self._health = health
         self._proc = proc
         self._ports = PortPool(SERVER_HOST)
-        self._guard = ProcessGuard()
+        self.guard = ProcessGuard()
+        """Ends what was started when the service dies; also for other children of it."""
 
     async def start(self) -> None:
         """End what a former service left behind, then start the guard."""
@@ -117,11 +128,11 @@ class Launcher:
             _logger.warning(
                 "ended the server of %s (pid %d), left by a former run", orphan.model, orphan.pid
             )
-        await self._guard.start()
+        await self.guard.start()
 
     async def close(self) -> None:
         """End the guard; every server must have been stopped before."""
-        await self._guard.stop()
+        await self.guard.stop()
 
     def signature(
         self, model: LocalModel, settings: Settings, context_limit: int | None = None
@@ -149,6 +160,47 @@ class Launcher:
         return await self._expectations.need(
             model, settings, binary, context_limit=context_limit, ask_engine=ask_engine
         )
+
+    async def command(
+        self,
+        model: LocalModel,
+        settings: Settings,
+        *,
+        context_limit: int | None = None,
+        measure: bool = True,
+    ) -> list[str]:
+        """The command line that ``launch`` would start now, with ``PORT`` for the port.
+
+        Raises ``NoLlamaServerError`` when there is nothing to start.
+        """
+        if model.settings.command:
+            return custom_argv(model, host=SERVER_HOST, port=NO_PORT)
+        binary = await asyncio.to_thread(self._find_binary)
+        return self._argv(
+            model, settings, binary, NO_PORT, context_limit=context_limit, measure=measure
+        )
+
+    async def memory_at(
+        self, model: LocalModel, settings: Settings, sizes: Sequence[int]
+    ) -> list[tuple[int, MemoryEstimate, Need]]:
+        """What the formula gives for these context sizes: by what it is for, and where it lies.
+
+        Empty where there is nothing to reckon with: another program's model, unreadable files.
+        """
+        if model.settings.command:
+            return []
+        devices: tuple[str, ...] = ()
+        with contextlib.suppress(NoLlamaServerError):
+            devices = (await asyncio.to_thread(self._find_binary)).devices
+        files = await asyncio.to_thread(look_at_files, model)
+        if files is None:
+            return []
+        found = []
+        for size in sizes:
+            one = with_context(model, size)
+            need = formula_need(one, settings, files, devices=devices)
+            found.append((size, memory_parts(one, settings, files), need))
+        return found
 
     async def launch(
         self,
@@ -220,16 +272,8 @@ class Launcher:
                 port=port,
                 speaks_protocol=False,
             )
-        argv = llama_argv(
-            program=str(binary.path),
-            flags=binary.flags,
-            model=model,
-            settings=settings,
-            host=SERVER_HOST,
-            port=port,
-            available_bytes=self._available_memory(),
-            context_limit=context_limit,
-            verbosity=binary.trace_level if measure else None,
+        argv = self._argv(
+            model, settings, binary, port, context_limit=context_limit, measure=measure
         )
         return Launch(
             name=model.id,
@@ -247,6 +291,28 @@ class Launcher:
             context_size=context_size(model, settings, context_limit),
         )
 
+    def _argv(
+        self,
+        model: LocalModel,
+        settings: Settings,
+        binary: LlamaBinary,
+        port: int | str,
+        *,
+        context_limit: int | None,
+        measure: bool,
+    ) -> list[str]:
+        return llama_argv(
+            program=str(binary.path),
+            flags=binary.flags,
+            model=model,
+            settings=settings,
+            host=SERVER_HOST,
+            port=port,
+            available_bytes=self._available_memory(),
+            context_limit=context_limit,
+            verbosity=binary.trace_level if measure else None,
+        )
+
     async def _bring_up(
         self,
         launch: Launch,
@@ -258,7 +324,8 @@ class Launcher:
         measure: bool,
     ) -> ServerProcess:
         log = self._log_for(launch.name)
-        log.add([f"--- starting: {' '.join(shown_argv(launch.argv))}"])
+        first = log.end
+        log.add([f"--- starting: {' '.join(shown_argv(launch.argv))}"], LogLevel.INFO)
         signs = _Signs(progress)
         try:
             server = await ServerProcess.spawn(launch, log=log, progress=signs.told)
@@ -266,7 +333,9 @@ class Launcher:
             # ValueError: a NUL byte in an argument or in the environment.
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise ModelLoadError(f"cannot run {launch.argv[0]}: {why}.") from error
-        self._guard.add(server.pid)
+        log.begin_run(server.pid, first=first)
+        server.exited.add_done_callback(lambda _: log.end_run(server.pid))
+        self.guard.add(server.pid)
         self._pids.add(server.pid, launch.name)
         server.exited.add_done_callback(lambda _: self._gone(server))
         try:
@@ -330,6 +399,6 @@ class Launcher:
                 ready.exception()
 
     def _gone(self, server: ServerProcess) -> None:
-        self._guard.remove(server.pid)
+        self.guard.remove(server.pid)
         self._pids.remove(server.pid)
         self._ports.give_back(server.port)

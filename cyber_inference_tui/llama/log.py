@@ -1,82 +1,236 @@
-"""A process's output as lines: a bounded ring in memory, and a rotated file on the disk.
-
-Output arrives as chunks of any bytes: half lines, lines of megabytes, invalid UTF-8, control
-sequences. ``LogRing.feed`` never fails on them and never keeps more than its bounds.
-"""
+"""A log in memory: numbered lines, the older ones packed, within bounds that all logs share."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import queue
-import re
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from pathlib import Path
-from urllib.parse import quote
+from itertools import islice, pairwise
 
-from cyber_inference_tui.records import LogLine
-from cyber_inference_tui.text import clean_line
+import msgspec
 
-MAX_LINE_BYTES = 16_384
-"""A longer line is cut here; the rest of it, up to its newline, is skipped."""
+from cyber_inference_tui.llama.log_block import (
+    BLOCK_CHARACTERS,
+    BLOCK_LINES,
+    Block,
+    Wanted,
+    microseconds,
+    read_lines,
+)
+from cyber_inference_tui.llama.log_level import ERROR, LEVELS, line_ranks
+from cyber_inference_tui.records import LogLevel, LogLine, LogRun
+from cyber_inference_tui.text import clean_lines
 
-_ROUTER_PREFIX = b"cmd_child_to_router:"
-_MAX_NAME = 200
-"""Bytes of a log's name; file systems allow 255, and the ending and rotation need some."""
+MAX_LINES = 1_000_000
+MAX_BYTES = 40 << 20
+"""What all logs together keep; their bytes are those of packed lines."""
 
-_LINE_BREAK = re.compile(rb"\r?\n|\r")
+_MAX_RUNS = 100
+_PIECE_LINES = 256
+_UNPACKED = 0
+"""zlib's level for a block that is read once: only copied."""
 
-_logger = logging.getLogger(__name__)
+
+class LogBatch(msgspec.Struct, frozen=True, gc=False):
+    """Lines that came together. ``first`` is the number of the first, ``ranks`` their levels."""
+
+    first: int
+    at: datetime
+    texts: list[str]
+    ranks: bytes
+
+    def lines(self, last: int) -> Iterable[LogLine]:
+        """The last lines as records."""
+        skipped = max(0, len(self.texts) - last)
+        for text, rank in zip(self.texts[skipped:], self.ranks[skipped:], strict=True):
+            yield LogLine(at=self.at, text=text, level=LEVELS[rank])
+
+
+class LogSpace:
+    """The memory that several logs share.
+
+    At least the newest ``max_lines`` are kept where they fit into ``max_bytes``. Beyond either
+    bound the log that holds most gives up its oldest block, so that a flood in one log costs the
+    others nothing. Not counted are the newest lines of each log, a block at most.
+    """
+
+    def __init__(self, *, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> None:
+        self._max_lines = max_lines
+        self._max_bytes = max_bytes
+        self._logs: list[LogRing] = []
+        self._lines = 0
+        self._bytes = 0
+
+    def join(self, log: LogRing) -> None:
+        """Count this log, too (called by it)."""
+        self._logs.append(log)
+
+    def take(self, block: Block) -> None:
+        """A log has packed a block (called by it): make room for it."""
+        self._lines += block.count
+        self._bytes += block.size
+        while self._bytes > self._max_bytes:
+            self._drop(max(self._logs, key=lambda log: log.packed_bytes))
+        while self._lines > self._max_lines:
+            log = max(self._logs, key=lambda log: log.packed_lines)
+            if self._lines - log.blocks[0].count < self._max_lines:
+                break
+            self._drop(log)
+
+    def _drop(self, log: LogRing) -> None:
+        block = log.drop_oldest()
+        self._lines -= block.count
+        self._bytes -= block.size
 
 
 class LogRing:
-    """The last lines of one process (or of the service), oldest first.
+    """The lines of one process after the other (or of the service), numbered from 0.
 
-    Bounded by ``max_lines`` and ``max_bytes`` (of text). ``listeners`` are called with each batch
-    of new lines, in order, on the thread that feeds.
+    ``listeners`` are called with each batch of new lines, in order, on the thread that feeds.
+    Lines are packed ``block_lines`` at a time, or fewer where they are long.
     """
 
     def __init__(
         self,
         *,
         now: Callable[[], datetime],
-        max_lines: int = 20_000,
-        max_bytes: int = 4 << 20,
+        space: LogSpace | None = None,
+        block_lines: int = BLOCK_LINES,
     ) -> None:
         self._now = now
-        self._max_lines = max_lines
-        self._max_bytes = max_bytes
-        self._lines: deque[LogLine] = deque()
-        self._bytes = 0
-        self.listeners: list[Callable[[tuple[LogLine, ...]], None]] = []
+        self._block_lines = block_lines
+        self.space = space or LogSpace()
+        """The memory it shares with other logs."""
+        self.space.join(self)
+        self.blocks: deque[Block] = deque()
+        """All but the newest lines, packed."""
+        self.packed_lines = 0
+        self.packed_bytes = 0
+        self.end = 0
+        """The number that the next line will get."""
+        self.runs: deque[LogRun] = deque(maxlen=_MAX_RUNS)
+        """The runs whose lines are kept in part at least, oldest first."""
+        self.running = False
+        """Whether the last run's process is there still."""
+        self.last_at: datetime | None = None
+        self._last_error: int | None = None
+        self.listeners: list[Callable[[LogBatch], None]] = []
+        self._begin_block()
+
+    def _begin_block(self) -> None:
+        self._texts: list[str] = []
+        self._ranks = bytearray()
+        self._starts: list[int] = []
+        self._times: list[int] = []
+        self._characters = 0
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return self.end - self.first
 
-    def add(self, texts: Iterable[str]) -> None:
-        """Append lines; each is made harmless first."""
-        at = self._now()
-        batch = tuple(LogLine(at=at, text=clean_line(text)) for text in texts)
-        if not batch:
+    @property
+    def first(self) -> int:
+        """The number of the oldest line that is kept."""
+        return self.blocks[0].first if self.blocks else self.end - len(self._texts)
+
+    @property
+    def last_error(self) -> int | None:
+        """The number of the newest line of the level ``error``, while it is kept."""
+        number = self._last_error
+        return number if number is not None and number >= self.first else None
+
+    def add(self, texts: Iterable[str], level: LogLevel | None = None) -> None:
+        """Append lines; each is made harmless first.
+
+        ``level`` is that of all of them, where it is known; else it is read from each.
+        """
+        cleaned = clean_lines(list(texts))
+        if not cleaned:
             return
-        self._lines.extend(batch)
-        self._bytes += sum(len(line.text) for line in batch)
-        while len(self._lines) > self._max_lines or self._bytes > self._max_bytes:
-            self._bytes -= len(self._lines.popleft().text)
-        for listener in self.listeners:
+        ranks = line_ranks(cleaned) if level is None else _rank(level) * len(cleaned)
+        batch = LogBatch(self.end, self._now(), cleaned, ranks)
+        if (newest := ranks.rfind(ERROR)) >= 0:
+            self._last_error = self.end + newest
+        self.last_at = batch.at
+        time = microseconds(batch.at)
+        # In pieces, because a batch may be larger than a block.
+        longest = max(map(len, cleaned)) + 1
+        step = max(1, min(_PIECE_LINES, self._block_lines, BLOCK_CHARACTERS // 2 // longest))
+        for at in range(0, len(cleaned), step):
+            self._append(cleaned[at : at + step], ranks[at : at + step], time)
+        for listener in list(self.listeners):
             listener(batch)
 
+    def _append(self, texts: list[str], ranks: bytes, time: int) -> None:
+        if not self._times or self._times[-1] != time:
+            self._starts.append(len(self._texts))
+            self._times.append(time)
+        self._texts += texts
+        self._ranks += ranks
+        self._characters += sum(map(len, texts))
+        self.end += len(texts)
+        if self._characters >= BLOCK_CHARACTERS or len(self._texts) >= self._block_lines:
+            block = self._pack()
+            self.blocks.append(block)
+            self.packed_lines += block.count
+            self.packed_bytes += block.size
+            self._begin_block()
+            self.space.take(block)
+
+    def _pack(self, **options: int) -> Block:
+        first = self.end - len(self._texts)
+        return Block(first, self._texts, self._ranks, self._starts, self._times, **options)
+
+    def drop_oldest(self) -> Block:
+        """Give up the oldest packed lines (called by the space, which counts them)."""
+        block = self.blocks.popleft()
+        self.packed_lines -= block.count
+        self.packed_bytes -= block.size
+        return block
+
+    def snapshot(self) -> tuple[Block, ...]:
+        """All lines as they are now; any thread may read them."""
+        if not self._texts:
+            return tuple(self.blocks)
+        return (*self.blocks, self._pack(level=_UNPACKED))
+
     def tail(self, count: int) -> tuple[LogLine, ...]:
-        """The last ``count`` lines, oldest first."""
+        """The last ``count`` lines, oldest first. For a few hundred: it unpacks them here."""
         if count <= 0:
             return ()
-        return tuple(self._lines)[-count:]
+        blocks = self._newest(count)
+        lines, _ = read_lines(
+            blocks, start=0, stop=self.end, backwards=True, limit=count, wanted=Wanted()
+        )
+        return tuple(LogLine(at=line.at, text=line.text, level=line.level) for line in lines)
+
+    def _newest(self, count: int) -> Sequence[Block]:
+        """The blocks that hold the last ``count`` lines, and maybe more."""
+        if not self._texts:
+            return tuple(self.blocks)
+        newest = self._pack(level=_UNPACKED)
+        return (newest,) if count <= newest.count else (*self.blocks, newest)
+
+    # Runs
+
+    def begin_run(self, pid: int | None, *, first: int | None = None) -> None:
+        """A process begins to write; ``first`` is the number of its first line (else the next)."""
+        number = self.end if first is None else first
+        self.runs.append(LogRun(first=number, started_at=self._now(), pid=pid))
+        self.running = True
+
+    def end_run(self, pid: int | None) -> None:
+        """The process has ended; nothing if another one has begun since."""
+        if self.runs and self.runs[-1].pid == pid:
+            self.running = False
+
+    def kept_runs(self) -> tuple[LogRun, ...]:
+        """The runs of which lines are kept, and the last one in any case, oldest first."""
+        runs = list(self.runs)
+        gone = sum(later.first <= self.first for _, later in pairwise(runs))
+        return tuple(islice(runs, gone, None))
 
     def mark(self) -> LogMark:
-        """A reader that later tells which lines came after this moment (within the ring)."""
+        """A reader that later tells which lines came after this moment (a bounded number)."""
         return LogMark(self)
 
 
@@ -88,8 +242,8 @@ class LogMark:
         self._lines: deque[str] = deque(maxlen=keep)
         ring.listeners.append(self._take)
 
-    def _take(self, batch: tuple[LogLine, ...]) -> None:
-        self._lines.extend(line.text for line in batch)
+    def _take(self, batch: LogBatch) -> None:
+        self._lines.extend(batch.texts)
 
     def lines(self) -> tuple[str, ...]:
         """What has come since the mark, oldest first."""
@@ -101,142 +255,5 @@ class LogMark:
             self._ring.listeners.remove(self._take)
 
 
-class LineSplitter:
-    """Chunks in, whole lines out; at most ``MAX_LINE_BYTES`` are held back.
-
-    A line ends with a newline, a carriage return (progress displays) or both. The lines do not
-    depend on where the chunks were cut.
-    """
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._skipping = False
-        self._after_return = False
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """The lines that ``chunk`` completes, without their ends."""
-        if not chunk:
-            return []
-        if self._after_return and chunk.startswith(b"\n"):
-            # The other half of a line end that was cut in two.
-            chunk = chunk[1:]
-        self._after_return = chunk.endswith(b"\r")
-        pieces = _LINE_BREAK.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
-        pieces[0] = b"" if self._skipping else self._rest + pieces[0]
-        if len(pieces) > 1 and self._skipping:
-            # The newline that ends the cut line; the cut part was given out already.
-            pieces.pop(0)
-            self._skipping = False
-        self._rest = pieces.pop()
-        if len(self._rest) > MAX_LINE_BYTES:
-            pieces.append(self._rest)
-            self._rest = b""
-            self._skipping = True
-        return [
-            piece if len(piece) <= MAX_LINE_BYTES else piece[:MAX_LINE_BYTES] + b" [line cut]"
-            for piece in pieces
-        ]
-
-    def flush(self) -> list[bytes]:
-        """The unfinished last line, when the stream has ended."""
-        rest, self._rest = self._rest, b""
-        return [rest] if rest else []
-
-
-def is_protocol_line(line: bytes) -> bool:
-    """Whether a stdout line belongs to llama-server's router protocol rather than to its log."""
-    return line.startswith(_ROUTER_PREFIX)
-
-
-def log_file_name(model_id: str) -> str:
-    """The log file's name for an id: percent-encoded, so that no id can name another path.
-
-    The service's own log is ``service.log``; a model that happens to be called ``service`` gets
-    another name.
-    """
-    name = quote(model_id, safe=" +@=,()[]", errors="surrogatepass")
-    if name.startswith(".") or name == "service":
-        name = f"%{ord(name[0]):02X}{name[1:]}"
-    if len(name) > _MAX_NAME:
-        # "%~" never comes out of percent-encoding, so that no other id has this name.
-        digest = hashlib.sha256(name.encode("ascii")).hexdigest()[:24]
-        name = f"{name[: _MAX_NAME - 26]}%~{digest}"
-    return f"{name}.log"
-
-
-class LogWriter:
-    """Writes log files from one thread, so that a slow disk never stops the event loop.
-
-    At most ``max_pending`` bytes wait; beyond that lines are dropped and their number is written
-    instead. A file is rotated to ``NAME.1`` … ``NAME.keep`` when it exceeds ``max_file`` bytes.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        max_pending: int = 8 << 20,
-        max_file: int = 16 << 20,
-        keep: int = 2,
-    ) -> None:
-        self._directory = directory
-        self._max_pending = max_pending
-        self._max_file = max_file
-        self._keep = keep
-        self._queue: queue.SimpleQueue[tuple[str, bytes] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._pending = 0
-        self._dropped = 0
-        self._failed: set[str] = set()
-        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
-
-    def start(self) -> None:
-        """Create the directory and begin writing."""
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._thread.start()
-
-    def stop(self, timeout: float = 5.0) -> None:
-        """Write what is pending and end the thread (given up after ``timeout`` seconds)."""
-        self._queue.put(None)
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-
-    def write(self, name: str, lines: tuple[LogLine, ...]) -> None:
-        """Queue lines for the file ``name``; returns at once."""
-        text = "".join(f"{line.at:%Y-%m-%dT%H:%M:%S.%f}Z {line.text}\n" for line in lines)
-        data = text.encode("utf-8", "replace")
-        with self._lock:
-            if self._pending + len(data) > self._max_pending:
-                self._dropped += len(lines)
-                return
-            self._pending += len(data)
-            if self._dropped:
-                notice = f"[{self._dropped} lines dropped: the disk is too slow]\n".encode()
-                data = notice + data
-                self._pending += len(notice)
-                self._dropped = 0
-        self._queue.put((name, data))
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            name, data = item
-            with self._lock:
-                self._pending = max(0, self._pending - len(data))
-            path = self._directory / name
-            try:
-                if path.exists() and path.stat().st_size > self._max_file:
-                    self._rotate(path)
-                with path.open("ab") as file:
-                    file.write(data)
-            except OSError as error:
-                # Said once a file: the service's own log may be on the same full disk.
-                if name not in self._failed:
-                    self._failed.add(name)
-                    _logger.warning("cannot write the log file %s: %s", path, error.strerror)
-
-    def _rotate(self, path: Path) -> None:
-        for number in range(self._keep, 0, -1):
-            older = path.with_name(f"{path.name}.{number}")
-            newer = path if number == 1 else path.with_name(f"{path.name}.{number - 1}")
-            if newer.exists():
-                newer.replace(older)
+def _rank(level: LogLevel) -> bytes:
+    return bytes([LEVELS.index(level)])

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
+import re
 import signal
-import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -26,14 +26,17 @@ import msgspec
 
 from cyber_inference_tui.llama.failure import diagnose
 from cyber_inference_tui.llama.footprint import FootprintReader
+from cyber_inference_tui.llama.guard import die_with_parent
 from cyber_inference_tui.llama.health import (
     CannotAskError,
     HealthLimits,
     ask_health,
     watch_health,
 )
-from cyber_inference_tui.llama.log import LineSplitter, LogRing, is_protocol_line
+from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts, is_protocol_line
 from cyber_inference_tui.llama.needs import Footprint
+from cyber_inference_tui.records import LogLevel
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
 """Its presence makes llama-server speak the protocol; the value is not used by a child."""
@@ -41,6 +44,8 @@ ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
 _STATE_PREFIX = b"cmd_child_to_router:state:"
 _EXIT_COMMAND = b"cmd_router_to_child:exit\n"
 _PROTOCOL_SILENCE = 1.0
+# ``srv    load_model: initializing, n_slots = 4, n_ctx_slot = …`` (tools/server of llama.cpp)
+_SLOTS = re.compile(rb"initializing[^=]*, n_slots = (\d{1,4})\b")
 _HEALTH_POLL_FIRST = 0.01
 _HEALTH_POLL_MOST = 0.2
 _HEALTH_TIMEOUT = 5.0
@@ -49,7 +54,8 @@ _KILL_TIMEOUT = 10.0
 _OBITUARY_LINES = 12
 _DIAGNOSED_LINES = 400
 """A crash may print a long stack trace after the line that tells why."""
-_PR_SET_PDEATHSIG = 1
+_BUSY_READ = 32_768
+"""Bytes of one read of a pipe from which on its writer may be outrunning the event loop."""
 
 _logger = logging.getLogger(__name__)
 
@@ -120,6 +126,10 @@ class ServerProcess:
         self.port = launch.port
         self.context_size = launch.context_size
         """Tokens of context it was started with; ``None`` for another program's server."""
+        self.argv = launch.argv
+        """Its command line."""
+        self.slots: int | None = None
+        """Requests it answers at once, by its own account."""
         self.exited: asyncio.Future[int] = loop.create_future()
         """The return code, once the process is gone (negative = killed by that signal)."""
         self._launch = launch
@@ -159,7 +169,7 @@ class ServerProcess:
             env=dict(launch.environment),
             cwd=launch.working_directory,
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=die_with_parent(),
         )
         server._transport = transport
         server.pid = transport.get_pid()
@@ -224,7 +234,7 @@ class ServerProcess:
             return
         self._hung = reason
         _logger.warning("killing %s (pid %d): %s", self._launch.name, self.pid, reason)
-        self._log.add([f"--- killed: {reason}"])
+        self._log.add([f"--- killed: {reason}"], LogLevel.ERROR)
         self.kill()
 
     async def stop(self, timeout: float) -> int:
@@ -293,7 +303,16 @@ class ServerProcess:
 
     def received(self, fd: int, data: bytes) -> None:
         """Output has come (called by the pipe protocol)."""
+        # Not the loop's clock, which may stand still while a callback runs.
+        began = time.perf_counter()
         self._take_lines(fd, self._splitters[fd].feed(data))
+        if len(data) >= _BUSY_READ and self._transport is not None:
+            # Whoever writes without end waits as long as its lines took: half of the loop's
+            # time is everybody else's. The pipe holds what comes meanwhile, then its writer.
+            pipe = cast("asyncio.ReadTransport", self._transport.get_pipe_transport(fd))
+            pipe.pause_reading()
+            spent = time.perf_counter() - began
+            asyncio.get_running_loop().call_later(spent, _read_on, pipe)
 
     def ended(self, returncode: int) -> None:
         """The process is gone and its pipes are drained (called by the pipe protocol)."""
@@ -305,19 +324,25 @@ class ServerProcess:
             self.exited.set_result(returncode)
 
     def _take_lines(self, fd: int, lines: list[bytes]) -> None:
-        texts = []
-        for line in lines:
-            if fd == 1 and is_protocol_line(line):
+        if fd == 1:
+            for line in filter(is_protocol_line, lines):
                 self._take_protocol(line)
-                continue
-            if not self._listening.is_set() and b"listening on" in line:
-                self._listening.set()
-            texts.append(line.decode("utf-8", "replace"))
-        if texts:
+            lines = [line for line in lines if not is_protocol_line(line)]
+        if not self._listening.is_set():
+            for line in lines:
+                self._take_sign(line)
+        if texts := as_texts(lines):
             self._line_count += len(texts)
             if self._buffers is not None:
                 self._buffers.add(texts)
             self._log.add(texts)
+
+    def _take_sign(self, line: bytes) -> None:
+        """A line of the load: what matters of it here stands before the server listens."""
+        if b"listening on" in line:
+            self._listening.set()
+        elif self.slots is None and (found := _SLOTS.search(line)):
+            self.slots = int(found[1])
 
     def _take_protocol(self, line: bytes) -> None:
         if not line.startswith(_STATE_PREFIX):
@@ -364,6 +389,11 @@ async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) ->
     await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
 
+def _read_on(pipe: asyncio.ReadTransport) -> None:
+    if not pipe.is_closing():
+        pipe.resume_reading()
+
+
 class _Output(asyncio.SubprocessProtocol):
     """Hands a subprocess's output and end to its ``ServerProcess``."""
 
@@ -391,21 +421,3 @@ class _Output(asyncio.SubprocessProtocol):
         returncode = transport.get_returncode()
         transport.close()
         self._server.ended(-signal.SIGKILL if returncode is None else returncode)
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child does before exec: ask the kernel to kill it when this process dies.
-
-    Linux only (prctl(2)). The parent may have died already between fork and prctl: checked.
-    """
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare

@@ -90,6 +90,19 @@ class GpuRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Memory by pid, where the driver tells (in a container the pids are the host's)."""
 
 
+class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
+    """One memory that models are loaded into, as the scheduler reckons (``GET /admin/memory``)."""
+
+    pool: str
+    """``memory`` (main memory) or ``gpu`` (what the GPUs have of their own, together)."""
+    limit_bytes: int | None = None
+    """How much of it may be used, by models and everything else."""
+    free_bytes: int | None = None
+    """What a load may take now."""
+    free_after_unloading_bytes: int | None = None
+    """What a load may take when all idle models are gone that may go."""
+
+
 class DiskRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The file system that holds a path, and the traffic of its device since the sample before."""
 
@@ -159,16 +172,3 @@ class ResourceSample(msgspec.Struct, frozen=True, kw_only=True):
     uptime_seconds: float | None = None
     models: tuple[ModelUsage, ...] = ()
     """Those that are loaded."""
-
-
-class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
-    """One pool of memory as the scheduler reckons with it (``GET /admin/memory``)."""
-
-    pool: str
-    """``memory`` (the machine's) or ``gpu`` (all GPUs with memory of their own together)."""
-    limit_bytes: int | None = None
-    """How much may be taken in it, after ``max_memory_percent`` or ``max_gpu_memory_percent``."""
-    free_bytes: int | None = None
-    """What a model could take now."""
-    free_after_unloading_bytes: int | None = None
-    """What it could take if all idle models went."""

@@ -28,7 +28,7 @@ class Fit(StrEnum):
     AFTER_UNLOADING = "after unloading"
     """If idle models go."""
     NEVER = "never"
-    """Not even in the empty machine."""
+    """Not even if every model goes that may go: it would be refused."""
 
 
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):

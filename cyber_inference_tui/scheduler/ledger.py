@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
+import msgspec
+
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.scheduler.memory import Amount, Memory, held_by, memory_of
 from cyber_inference_tui.scheduler.state import MemoryReader, ModelState
@@ -39,6 +41,13 @@ class Ledger:
         self.awaited: Awaited | None = None
         self._expected: Amount | None = None
         """The room at the last reading, with what was started and ended since."""
+
+    def expected(self) -> Memory:
+        """The memory as it is when all is back that is on its way: the last reading, with what
+        was started and ended since."""
+        if self._expected is None:
+            return self.memory
+        return msgspec.structs.replace(self.memory, room=self._expected)
 
     def server_started(self, state: ModelState, now: float) -> None:
         """A server has taken its memory."""

@@ -84,6 +84,15 @@ class Plan:
             if not model.pinned:
                 self._busy.append(model)
 
+    @property
+    def room(self) -> Amount | None:
+        """What may be taken as it stands; ``None`` = the machine does not tell."""
+        return self._room
+
+    def has_place(self) -> bool:
+        """Whether the number of models allows one more as it stands."""
+        return self._counts(())
+
     def _sort_in(self, model: ModelView) -> None:
         if not free_to_go(model):
             self._busy.append(model)
@@ -101,8 +110,10 @@ class Plan:
         """What it will take."""
         if model.need is None:
             return Amount()
-        at_best = self._room_without(self._idle + self._busy)
-        device = at_best.device if at_best else 0
+        device = 0
+        if self._cards and model.need.spills:
+            at_best = self._room_without(self._idle + self._busy)
+            device = at_best.device if at_best else 0
         return amount_of(model.need, cards=self._cards, device_at_most=device)
 
     def _room_without(self, gone: Sequence[ModelView]) -> Amount | None:
@@ -140,6 +151,10 @@ class Plan:
             if loss(single, self._now)[0] < missed and self._holds(model, (single,)):
                 return (single,)
         return chosen
+
+    def holds(self, model: ModelView) -> bool:
+        """Whether it fits as it stands."""
+        return self._holds(model, ())
 
     def to_close_for(self, model: ModelView) -> tuple[ModelView, ...]:
         """Busy models that have to come to rest for it, beside the idle ones: as few as needed."""

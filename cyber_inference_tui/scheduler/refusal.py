@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError, ModelLoadError
-from cyber_inference_tui.llama.needs import Source
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.memory import in_words
@@ -20,8 +19,10 @@ def refusal_error(
     states: Sequence[ModelState],
     reading: MemoryReading | None,
     settings: Settings,
+    *,
+    at_most: bool,
 ) -> CyberError:
-    """The error for those who wait for the refused model."""
+    """The error for those who wait for the refused model. ``at_most``: it may need less."""
     pinned = [one for one in states if one.is_pinned and one.status is ModelStatus.LOADED]
     names = ", ".join(sorted(one.model.id for one in pinned))
     if refusal.at_best is None or reading is None:
@@ -31,10 +32,6 @@ def refusal_error(
             hint="Unpin one, or raise max_loaded_models.",
         )
     cards = bool(reading.gpus)
-    at_most = any(
-        one.model.id == refusal.id and one.need and one.need.source is Source.UPPER_BOUND
-        for one in states
-    )
     needed = in_words(refusal.needed, cards=cards)
     best = in_words(refusal.at_best, cards=cards)
     used = int(reading.total * settings.max_memory_percent / 100)

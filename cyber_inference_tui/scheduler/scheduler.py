@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +24,7 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
 )
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.needs import Source
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus, SessionRecord, WaitingRecord
 from cyber_inference_tui.scheduler.admission import Admission, touch
@@ -33,12 +34,15 @@ from cyber_inference_tui.scheduler.lives import Lives, again_in, session_record
 from cyber_inference_tui.scheduler.outlook import Outlook
 from cyber_inference_tui.scheduler.policy import Policy, decide
 from cyber_inference_tui.scheduler.refusal import refusal_error
+from cyber_inference_tui.scheduler.room import Survey
 from cyber_inference_tui.scheduler.state import (
     Lease,
     MemoryReader,
     ModelState,
     ServerLauncher,
     Waiter,
+    idle_timeout,
+    view_of,
 )
 from cyber_inference_tui.scheduler.views import Limits, ModelView, Reason, Refusal
 from cyber_inference_tui.scheduler.waits import Waits
@@ -159,6 +163,35 @@ class Scheduler:
         """Seconds that a request would wait which came now; ``None`` = unknown."""
         return self._waits.of_the_next(state)
 
+    def positions(self) -> dict[Waiter, int]:
+        """The place of every request that waits, from 1, among those for its model."""
+        return self._waits.positions()
+
+    def survey(self) -> Survey:
+        """What there is room for, as far as it is known at this moment."""
+        return Survey(
+            self.states(),
+            self._views(),
+            limits=self._limits(),
+            memory=self._ledger.expected(),
+            reading=self._ledger.reading,
+            settings=self.settings,
+            now=self._now(),
+        )
+
+    async def look(self, max_age: float = 0.0) -> None:
+        """Read the memory for ``survey``, if the last reading is older than ``max_age`` seconds;
+        not while a load or an unload changes it."""
+        if self._now() - self._ledger.memory.at < max_age:
+            return
+        busy = any(
+            state.status in {ModelStatus.LOADING, ModelStatus.UNLOADING} for state in self.states()
+        )
+        if self._ledger.is_read and not busy and not self._closing:
+            if self._measuring is None:
+                self._measuring = self._lives.own(self._measure(), "read the memory")
+            await asyncio.wait({self._measuring})
+
     # Changes from outside
 
     def configure(self, settings: Settings) -> None:
@@ -168,6 +201,20 @@ class Scheduler:
         for state in self.states():
             self._restart_if_changed(state)
         self.step()
+
+    def would_restart(
+        self, settings: Settings, changed: Callable[[LocalModel], LocalModel]
+    ) -> list[str]:
+        """The loaded models that ``configure`` would restart, if they became what ``changed``
+        makes of them."""
+        return sorted(
+            state.model.id
+            for state in self._states.values()
+            if state.status is ModelStatus.LOADED
+            and state.leaving is None
+            and state.signature
+            != self._launcher.signature(changed(state.model), settings, state.context_limit)
+        )
 
     def refresh(self, model: LocalModel) -> None:
         """The library read this model anew (its file or its settings changed)."""
@@ -285,7 +332,7 @@ class Scheduler:
     def _timer_comes_late(self, state: ModelState) -> bool:
         if state.in_flight or state.is_pinned:
             return False
-        idle = self._idle_timeout(state)
+        idle = idle_timeout(state, self.settings)
         if self._timer is None:
             return idle > 0 or self._ledger.is_read
         return idle > 0 and self._timer.when() > state.last_used + idle
@@ -310,6 +357,7 @@ class Scheduler:
         state = self._state_of(model)
         if state.status is ModelStatus.LOADED and state.leaving is None:
             touch(state, self._now())
+            self._on_detail(model.id)
             return None
         state.retry_at = 0.0
         waiter = self._enqueue(state, takes_place=False, reason=reason)
@@ -425,33 +473,20 @@ class Scheduler:
         state.model = model
         return state
 
-    def _views(self) -> Iterator[ModelView]:
-        for state in self._states.values():
-            waits = state.waiters[0] if state.waiters else None
-            seconds = self._experience.load_seconds(state.signature, state.model.size_bytes)
-            yield ModelView(
-                id=state.model.id,
-                status=state.status,
-                in_flight=state.in_flight,
-                waiting=len(state.waiters),
-                arrival=waits.arrival if waits else 0,
-                waiting_since=waits.since if waits else 0.0,
-                overtaken=state.overtaken,
-                last_used=state.last_used,
-                idle_timeout=self._idle_timeout(state),
-                pinned=state.is_pinned,
-                leaving=state.leaving,
-                closed_to=state.closed_to,
-                need=state.need,
-                modest=all(waiter.reason == "preload" for waiter in state.waiters),
-                alone=state.alone,
-                load_seconds=seconds or 0.0,
-                gives=state.gives,
-            )
+    def _views(self) -> tuple[ModelView, ...]:
+        seconds = self._experience.load_seconds
+        return tuple(
+            view_of(state, self.settings, seconds(state.signature, state.model.size_bytes))
+            for state in self._states.values()
+        )
 
-    def _idle_timeout(self, state: ModelState) -> float:
-        own = state.model.settings.idle_timeout
-        return self.settings.model_idle_timeout if own is None else own
+    def _limits(self) -> Limits:
+        return Limits(
+            max_loaded_models=self.settings.max_loaded_models,
+            max_overtake=self.settings.max_overtake,
+            memory_changed_at=self._ledger.changed_at,
+            awaited=self._ledger.awaited,
+        )
 
     def step(self) -> None:
         """Decide and have it done, until nothing more follows at this moment."""
@@ -469,13 +504,7 @@ class Scheduler:
             self._stepping = False
 
     def _step(self) -> None:
-        limits = Limits(
-            max_loaded_models=self.settings.max_loaded_models,
-            max_overtake=self.settings.max_overtake,
-            memory_changed_at=self._ledger.changed_at,
-            awaited=self._ledger.awaited,
-        )
-        decision = self._policy(tuple(self._views()), limits, self._ledger.memory, self._now())
+        decision = self._policy(self._views(), self._limits(), self._ledger.memory, self._now())
         self._admission.blocked = decision.blocked
         for unload in decision.unload:
             self._lives.unload(self._states[unload.id], unload.reason)
@@ -531,7 +560,13 @@ class Scheduler:
             )
             self._step_again = True
             return
-        error = refusal_error(refusal, self.states(), self._ledger.reading, self.settings)
+        error = refusal_error(
+            refusal,
+            self.states(),
+            self._ledger.reading,
+            self.settings,
+            at_most=state.need is not None and state.need.source is Source.UPPER_BOUND,
+        )
         state.failure = error
         state.context_limit = None
         self.set_status(state, ModelStatus.FAILED)
@@ -548,6 +583,8 @@ class Scheduler:
         # First who is blocked by it now, then who may come in.
         self.step()
         self._admission.grant(state)
+        # Whoever only wanted it loaded waits no more: from now on it may idle out.
+        self._on_detail(state.model.id)
 
     def failed(self, state: ModelState, error: CyberError) -> None:
         """Nobody can be served who waits for it."""

@@ -15,7 +15,7 @@ from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.memory import Amount
-from cyber_inference_tui.scheduler.views import Reason
+from cyber_inference_tui.scheduler.views import ModelView, Reason
 from cyber_inference_tui.settings.schema import Settings
 
 
@@ -27,6 +27,11 @@ class Server(Protocol):
     exited: asyncio.Future[int]
     context_size: int | None
     """Tokens of context it was started with; ``None`` = its own affair."""
+
+    argv: tuple[str, ...]
+    """Its command line."""
+    slots: int | None
+    """Requests it answers at once; ``None`` = it does not say."""
 
     def footprint(self) -> Footprint | None:
         """What it says it took of the memory; ``None`` = it does not say."""
@@ -176,6 +181,36 @@ class ModelState:
     def queued(self) -> int:
         """Requests that wait for it (explicit loads not counted)."""
         return sum(waiter.takes_place for waiter in self.waiters)
+
+
+def idle_timeout(state: ModelState, settings: Settings) -> float:
+    """Seconds without a request until it is unloaded; 0 = never."""
+    own = state.model.settings.idle_timeout
+    return settings.model_idle_timeout if own is None else own
+
+
+def view_of(state: ModelState, settings: Settings, load_seconds: float | None) -> ModelView:
+    """What the policy sees of it. ``load_seconds`` = what its load takes, if that is known."""
+    waits = state.waiters[0] if state.waiters else None
+    return ModelView(
+        id=state.model.id,
+        status=state.status,
+        in_flight=state.in_flight,
+        waiting=len(state.waiters),
+        arrival=waits.arrival if waits else 0,
+        waiting_since=waits.since if waits else 0.0,
+        overtaken=state.overtaken,
+        last_used=state.last_used,
+        idle_timeout=idle_timeout(state, settings),
+        pinned=state.is_pinned,
+        leaving=state.leaving,
+        closed_to=state.closed_to,
+        need=state.need,
+        modest=all(waiter.reason == "preload" for waiter in state.waiters),
+        alone=state.alone,
+        load_seconds=load_seconds or 0.0,
+        gives=state.gives,
+    )
 
 
 class Lease:

@@ -46,6 +46,16 @@ class Waits:
                 )
         return records
 
+    def positions(self) -> dict[Waiter, int]:
+        """The place of every request that waits, from 1, among those for its model."""
+        return {
+            waiter: position
+            for state in self._states.values()
+            for position, waiter in enumerate(
+                (one for one in state.waiters if one.takes_place), start=1
+            )
+        }
+
     def outlook(self, state: ModelState, waiter: Waiter) -> Outlook | None:
         """What ``waiter`` can be told; ``None`` when its wait is over."""
         requests = [one for one in state.waiters if one.takes_place]

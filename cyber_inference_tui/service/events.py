@@ -11,7 +11,7 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Self
 
 import msgspec
@@ -68,7 +68,7 @@ class Event:
 class _Ring:
     """The last events of one topic. ``first`` is the ordinal of the oldest kept, counted from 0."""
 
-    __slots__ = ("bytes", "dropped_id", "events", "first")
+    __slots__ = ("bytes", "dropped_id", "dropped_logs", "events", "first")
 
     def __init__(self) -> None:
         self.events: deque[Event] = deque()
@@ -76,12 +76,16 @@ class _Ring:
         self.bytes = 0
         self.dropped_id = 0
         """The id of the newest event that is no longer kept."""
+        self.dropped_logs: dict[str, int] = {}
+        """The same for each log, by its id: as many as there are logs."""
 
     def drop_oldest(self) -> None:
         event = self.events.popleft()
         self.first += 1
         self.bytes -= event.weight
         self.dropped_id = event.id
+        if type(event.data) is LogEvent:
+            self.dropped_logs[event.data.id] = event.id
 
     @property
     def end(self) -> int:
@@ -133,17 +137,24 @@ class EventBus:
                 subscription.wake()
 
     def subscribe(
-        self, topics: Iterable[str] | None = None, after: int | None = None
+        self,
+        topics: Iterable[str] | None = None,
+        after: int | None = None,
+        *,
+        logs: Collection[str] | None = None,
     ) -> Subscription:
         """Read ``topics`` (``None`` = all): what is published from now on, or, to resume, what
         came after the event with the id ``after``, as far as it is kept.
+
+        With ``logs``, ids of logs, the events of all other logs are left out, and a gap is told
+        only where events of these were lost.
 
         ``ValueError`` names a topic that does not exist. A subscription needs no closing.
         """
         chosen = TOPICS if topics is None else frozenset(topics)
         if unknown := chosen - TOPICS:
             raise ValueError(f"unknown topic {min(unknown)!r}")
-        return Subscription(self, chosen, after)
+        return Subscription(self, chosen, after, None if logs is None else frozenset(logs))
 
     def has_readers(self, topic: str, patience: float) -> bool:
         """Whether somebody waits for events of ``topic``, or looked in the last ``patience`` s.
@@ -183,8 +194,17 @@ class Subscription:
     loses nothing. One reader at a time.
     """
 
-    def __init__(self, bus: EventBus, topics: frozenset[str], after: int | None) -> None:
+    def __init__(
+        self,
+        bus: EventBus,
+        topics: frozenset[str],
+        after: int | None,
+        logs: frozenset[str] | None,
+    ) -> None:
         self.topics = topics
+        self._logs = logs
+        self._looked_to = bus.last_id if after is None else after
+        """The newest log event that was looked at, at least."""
         self._bus = bus
         self._rings = [(topic, ring) for topic, ring in bus.rings.items() if topic in topics]
         self._wakeup: asyncio.Future[None] | None = None
@@ -197,7 +217,7 @@ class Subscription:
         # An id that this bus never gave is from another life of the service: all it knows is new.
         self._from_elsewhere = not bus.first_id - 1 <= after <= bus.last_id
         if self._from_elsewhere:
-            after = bus.first_id - 1
+            self._looked_to = after = bus.first_id - 1
         self._next = {topic: self._resume(topic, ring, after) for topic, ring in self._rings}
 
     def _resume(self, topic: str, ring: _Ring, after: int) -> int:
@@ -251,16 +271,36 @@ class Subscription:
             head_id, topic, ring = min(heads, key=lambda head: head[0])
             at = self._next[topic]
             if topic in self._unknown or at < ring.first:
-                missed = None if topic in self._unknown else ring.first - at
+                known = topic not in self._unknown and not self._chooses(topic)
                 self._unknown.discard(topic)
                 self._next[topic] = max(at, ring.first)
-                batch.append(Event(head_id, GAP, GapEvent(missed=missed, topic=topic)))
+                if self._has_lost(topic, ring):
+                    missed = ring.first - at if known else None
+                    batch.append(Event(head_id, GAP, GapEvent(missed=missed, topic=topic)))
+                if self._chooses(topic):
+                    self._looked_to = head_id
                 continue
             event = ring.events[at - ring.first]
             self._next[topic] = at + 1
+            if self._chooses(topic):
+                self._looked_to = event.id
+                if not self._is_chosen(event):
+                    continue
             size += len(event.json)
             batch.append(event)
         return batch
+
+    def _chooses(self, topic: str) -> bool:
+        return self._logs is not None and topic == "log"
+
+    def _is_chosen(self, event: Event) -> bool:
+        return type(event.data) is LogEvent and event.data.id in (self._logs or ())
+
+    def _has_lost(self, topic: str, ring: _Ring) -> bool:
+        """Whether something that this reader wants is among what was dropped unread."""
+        if not self._chooses(topic):
+            return True
+        return any(ring.dropped_logs.get(log, -1) > self._looked_to for log in self._logs or ())
 
     def _head(self, topic: str, ring: _Ring) -> int | None:
         """The id of the next thing to tell of this topic."""

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from cyber_inference_tui.gguf.demo import DEMO_ID
+import msgspec
+
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.gguf.architectures import makes_vectors
+from cyber_inference_tui.gguf.demo import DEMO_ID, write_demo
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.library import Library
+from cyber_inference_tui.llama.expectation import told
 from cyber_inference_tui.llama.needs import Need, Source
-from cyber_inference_tui.records import ModelRecord
+from cyber_inference_tui.records import ModelRecord, ModelStatus
+from cyber_inference_tui.scheduler.room import Verdict
+from cyber_inference_tui.scheduler.state import ModelState, idle_timeout
 from cyber_inference_tui.settings.schema import Settings
 
 
 def demo_path(settings: Settings) -> Path:
     """Where the built-in model is written."""
     return settings.data_dir / "demo" / f"{DEMO_ID}.gguf"
+
+
+def write_demo_for(settings: Settings) -> None:
+    """Write the built-in model to its place; raises ``CyberError`` when that fails."""
+    path = demo_path(settings)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_demo(path)
+    except OSError as error:
+        raise CyberError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def library_for(settings: Settings, *, demo: bool) -> Library:
@@ -33,10 +51,11 @@ def disk_paths(settings: Settings) -> tuple[Path, ...]:
     return tuple(dict.fromkeys((settings.models_dir, *settings.model_dirs, settings.data_dir)))
 
 
-def unloaded_record(model: LocalModel, need: Need | None = None) -> ModelRecord:
+def unloaded_record(model: LocalModel, settings: Settings, need: Need | None = None) -> ModelRecord:
     """What is known of a model that nobody ever asked for; ``need`` = what it would take."""
     reckoned = need is not None and need.source is not Source.UNKNOWN
     facts = model.metadata
+    server = told(model, settings)
     return ModelRecord(
         id=model.id,
         aliases=model.aliases,
@@ -49,6 +68,61 @@ def unloaded_record(model: LocalModel, need: Need | None = None) -> ModelRecord:
         context_size=need.context_size if need else None,
         memory_estimate_bytes=need.footprint.total if need and reckoned else None,
         memory_estimate_source=need.source.value if need and reckoned else None,
+        slots=server.slots or None,
+        vision=model.mmproj is not None,
+        embedding=server.embedding or (facts is not None and makes_vectors(facts)),
+        origin=model.origin.value,
         pinned=model.settings.pinned,
         error=model.problem,
     )
+
+
+def touched_record(
+    model: LocalModel,
+    settings: Settings,
+    state: ModelState,
+    need: Need | None,
+    *,
+    wait: float | None,
+) -> ModelRecord:
+    """What is known of a model that the scheduler has dealt with.
+
+    ``need`` = what it takes or would take; ``wait`` = seconds that a request would wait which came
+    now.
+    """
+    server = state.server
+    record = unloaded_record(model, settings, need)
+    return msgspec.structs.replace(
+        record,
+        status=state.status,
+        progress=state.progress,
+        port=server.port if server else None,
+        context_size=server.context_size if server else record.context_size,
+        slots=(server.slots if server else None) or record.slots,
+        pid=server.pid if server else None,
+        pinned=state.is_pinned,
+        in_flight=state.in_flight,
+        queued=state.queued,
+        expected_wait_seconds=None if wait is None else round(wait, 1),
+        memory_bytes=state.footprint.total if state.footprint else None,
+        loaded_at=state.loaded_at,
+        last_used_at=state.last_used_at,
+        unload_at=_unload_at(state, settings),
+        error=str(state.failure) if state.failure else model.problem,
+    )
+
+
+def _unload_at(state: ModelState, settings: Settings) -> datetime | None:
+    """When it idles out; ``None`` while it is busy, and where it stays."""
+    seconds = idle_timeout(state, settings)
+    idle = state.status is ModelStatus.LOADED and not (state.in_flight or state.waiters)
+    if not idle or state.is_pinned or seconds <= 0 or state.last_used_at is None:
+        return None
+    return state.last_used_at + timedelta(seconds=seconds)
+
+
+def with_fit(record: ModelRecord, verdict: Verdict | None) -> ModelRecord:
+    """The record, told whether the model fits."""
+    if verdict is None:
+        return record
+    return msgspec.structs.replace(record, fits=verdict.fit, fits_reason=verdict.reason)

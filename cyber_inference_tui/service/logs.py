@@ -3,34 +3,69 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
-from cyber_inference_tui.llama.log import LogRing, LogWriter, log_file_name
-from cyber_inference_tui.records import LogEvent, LogLine
+from cyber_inference_tui.llama.log import LogBatch, LogRing, LogSpace
+from cyber_inference_tui.llama.log_block import Block, Wanted, last_texts, read_lines
+from cyber_inference_tui.llama.log_file import LogWriter, log_file_name
+from cyber_inference_tui.llama.log_level import DEBUG, LEVELS
+from cyber_inference_tui.records import (
+    LogEvent,
+    LogLevel,
+    LogLine,
+    LogPage,
+    LogRecord,
+    NumberedLine,
+)
 
 SERVICE_LOG = "service"
 """The id of the service's own log."""
 
 _EVENT_LINES = 500
-"""Lines of one event; of a flood the newest are told, all are in the ring and in the file."""
+"""Lines of one event; of a flood the newest are told, all are in memory and in the file."""
+
+SEARCH_SECONDS = 1.0
+"""How long one request looks through a log; it tells how far it came."""
+
+_SEARCHES = 2
+"""Searches at once; others wait for their turn."""
+
+_READERS = _SEARCHES + 1
+"""Threads that read. One more than may search: a page does not wait behind searches."""
 
 
 class Logs:
-    """One ring for each id, every line of it also written to a file in ``directory``.
+    """One log for each id, every line of it also written to a file in ``directory``.
 
-    ``on_lines`` is called when there is something for ``take_pending``.
+    ``space`` is the memory they share. ``on_lines`` is called when there is something for
+    ``take_pending``. ``clock`` is monotonic, in seconds.
     """
 
     def __init__(
-        self, directory: Path, *, now: Callable[[], datetime], on_lines: Callable[[], None]
+        self,
+        directory: Path,
+        *,
+        space: LogSpace,
+        now: Callable[[], datetime],
+        on_lines: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._space = space
         self._now = now
         self._on_lines = on_lines
+        self._clock = clock
         self._writer = LogWriter(directory)
         self._rings: dict[str, LogRing] = {}
-        self._pending: dict[str, list[LogLine]] = {}
+        self._pending: dict[str, _Pending] = {}
+        self._readers = ThreadPoolExecutor(_READERS, "log-reader")
+        self._searching = asyncio.Semaphore(_SEARCHES)
 
     def start(self) -> None:
         """Begin to write; raises ``OSError`` when the directory cannot be made."""
@@ -40,6 +75,7 @@ class Logs:
         """Take no further lines, and write what waits."""
         for ring in self._rings.values():
             ring.listeners.clear()
+        self._readers.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._writer.stop)
 
     def __contains__(self, log_id: str) -> bool:
@@ -49,30 +85,132 @@ class Logs:
         """The log of this id, made when first asked for."""
         ring = self._rings.get(log_id)
         if ring is None:
-            ring = LogRing(now=self._now)
+            ring = LogRing(now=self._now, space=self._space)
             self.adopt(log_id, ring)
         return ring
 
     def adopt(self, log_id: str, ring: LogRing) -> None:
-        """Keep a ring that is there already."""
+        """Keep a log that is there already, in the same space."""
         self._rings[log_id] = ring
         name = f"{SERVICE_LOG}.log" if log_id == SERVICE_LOG else log_file_name(log_id)
 
-        def take(lines: tuple[LogLine, ...]) -> None:
-            self._writer.write(name, lines)
-            pending = self._pending.setdefault(log_id, [])
-            pending.extend(lines)
-            del pending[:-_EVENT_LINES]
+        def take(batch: LogBatch) -> None:
+            self._writer.write(name, batch)
+            self._pending.setdefault(log_id, _Pending()).add(batch)
             self._on_lines()
 
         ring.listeners.append(take)
 
-    def tail(self, log_id: str, lines: int) -> str:
-        """The last lines as text; nothing where there is no such log."""
+    # Reading
+
+    def record(self, log_id: str) -> LogRecord:
+        """What there is of a log; an empty one where there is none."""
         ring = self._rings.get(log_id)
-        return "".join(f"{line.text}\n" for line in ring.tail(lines)) if ring else ""
+        if ring is None:
+            return LogRecord(id=log_id, first=0, end=0)
+        return LogRecord(
+            id=log_id,
+            first=ring.first,
+            end=ring.end,
+            running=ring.running,
+            last_at=ring.last_at,
+            last_error=ring.last_error,
+            runs=ring.kept_runs(),
+        )
+
+    def records(self) -> list[LogRecord]:
+        """Every log, by id."""
+        return [self.record(log_id) for log_id in sorted(self._rings)]
+
+    async def tail(self, log_id: str, lines: int) -> str:
+        """The last lines as text; nothing where there is no such log."""
+        blocks = self._blocks(log_id)
+
+        def read() -> str:
+            return "".join(f"{text}\n" for text in last_texts(blocks, lines))
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, read)
+
+    async def page(
+        self,
+        log_id: str,
+        *,
+        before: int | None = None,
+        after: int | None = None,
+        limit: int,
+        level: LogLevel | None = None,
+        text: str = "",
+    ) -> LogPage:
+        """At most ``limit`` lines, in order: the newest ones, or those nearest to a number.
+
+        ``before`` alone goes backwards from that line, which is not among them. ``after`` goes
+        forwards from that line, which is the first of them, up to ``before`` where both are
+        given. ``level`` is the least; ``text`` is part of each line, in any case. A search looks
+        for ``SEARCH_SECONDS`` (but at one block of lines at least): the page tells how far.
+        """
+        record = self.record(log_id)
+        start = min(max(after or 0, record.first), record.end)
+        stop = max(start, record.end if before is None else min(before, record.end))
+        backwards = after is None
+        if not limit or start == stop:
+            reached = stop if backwards else start
+            return LogPage(log=record, lines=(), searched_to=reached)
+        wanted = Wanted(rank=DEBUG if level is None else LEVELS.index(level), text=text)
+        left = threading.Event()
+
+        def read(blocks: tuple[Block, ...]) -> tuple[list[NumberedLine], int]:
+            deadline = self._clock() + SEARCH_SECONDS
+            return read_lines(
+                blocks,
+                start=start,
+                stop=stop,
+                backwards=backwards,
+                limit=limit,
+                wanted=wanted,
+                give_up=lambda: left.is_set() or self._clock() >= deadline,
+            )
+
+        loop = asyncio.get_running_loop()
+        try:
+            # Taken when its turn has come: who waits keeps no memory.
+            async with contextlib.nullcontext() if wanted.everything else self._searching:
+                blocks = self._blocks(log_id)
+                lines, reached = await loop.run_in_executor(self._readers, read, blocks)
+        finally:
+            # Whoever has left needs no thread any more.
+            left.set()
+        return LogPage(log=record, lines=tuple(lines), searched_to=reached)
+
+    def _blocks(self, log_id: str) -> tuple[Block, ...]:
+        ring = self._rings.get(log_id)
+        return ring.snapshot() if ring else ()
+
+    # Events
 
     def take_pending(self) -> list[LogEvent]:
         """The lines since the last call, as events."""
         pending, self._pending = self._pending, {}
-        return [LogEvent(id=log_id, lines=tuple(lines)) for log_id, lines in pending.items()]
+        return [new.event(log_id) for log_id, new in pending.items()]
+
+
+class _Pending:
+    """The newest lines of a log that were not told yet, and little more."""
+
+    def __init__(self) -> None:
+        self._batches: deque[LogBatch] = deque()
+        self._count = 0
+
+    def add(self, batch: LogBatch) -> None:
+        self._batches.append(batch)
+        self._count += len(batch.texts)
+        while self._count - len(self._batches[0].texts) >= _EVENT_LINES:
+            self._count -= len(self._batches.popleft().texts)
+
+    def event(self, log_id: str) -> LogEvent:
+        skipped = max(0, self._count - _EVENT_LINES)
+        lines: list[LogLine] = []
+        for batch in self._batches:
+            lines += batch.lines(len(batch.texts) - skipped)
+            skipped = 0
+        first = self._batches[0].first + max(0, self._count - _EVENT_LINES)
+        return LogEvent(id=log_id, first=first, lines=tuple(lines))

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 
 from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.records import LogLevel
 
 _FORMAT = "%(levelname).1s %(name)s: %(message)s"
 
@@ -34,15 +35,24 @@ class RingHandler(logging.Handler):
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append the record; a traceback becomes one line each."""
+        """Append the record; each line of a traceback becomes one, of the record's level."""
         try:
             lines = self.format(record).splitlines()
+            level = _level(record.levelno)
             if threading.get_ident() == self._thread:
-                self._ring.add(lines)
+                self._ring.add(lines, level)
             elif self._loop is not None and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._ring.add, lines)
+                self._loop.call_soon_threadsafe(self._ring.add, lines, level)
         except Exception:  # noqa: BLE001 - a log call must never raise; logging reports it
             self.handleError(record)
+
+
+def _level(number: int) -> LogLevel:
+    if number >= logging.ERROR:
+        return LogLevel.ERROR
+    if number >= logging.WARNING:
+        return LogLevel.WARNING
+    return LogLevel.INFO if number >= logging.INFO else LogLevel.DEBUG
 
 
 def configure_logging(level: str, ring: LogRing) -> RingHandler:

@@ -15,25 +15,28 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
 from cyber_inference_tui import __version__
-from cyber_inference_tui.errors import ConfigError, ConflictError, CyberError
-from cyber_inference_tui.gguf.demo import write_demo
+from cyber_inference_tui.errors import ConflictError, CyberError
+from cyber_inference_tui.gguf.demo import DEMO_ID
+from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.command import MAX_CONNECTIONS
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.llama.log import LogRing
-from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sampler import Sampler
 from cyber_inference_tui.records import (
-    ConfigValueRecord,
+    ActiveRequestRecord,
     LlamaServerRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelStatus,
     ModelTotals,
@@ -45,27 +48,35 @@ from cyber_inference_tui.records import (
     WaitingRecord,
 )
 from cyber_inference_tui.scheduler.experience import Experience
+from cyber_inference_tui.scheduler.room import Survey
 from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.service.active import ActiveRequests
+from cyber_inference_tui.service.configuring import Configuration, configured_anew
+from cyber_inference_tui.service.details import details_of
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
+from cyber_inference_tui.service.hub import Hub
+from cyber_inference_tui.service.install import INSTALL_LOG, Installation
+from cyber_inference_tui.service.install_ground import ground_for
 from cyber_inference_tui.service.listing import (
-    demo_path,
     disk_paths,
     library_for,
+    touched_record,
     unloaded_record,
+    with_fit,
+    write_demo_for,
 )
 from cyber_inference_tui.service.logs import SERVICE_LOG, Logs
 from cyber_inference_tui.service.metrics import Metrics, Present
 from cyber_inference_tui.service.monitoring import Monitoring
-from cyber_inference_tui.settings.credentials import GUARDS, check_kept
-from cyber_inference_tui.settings.edit import set_value, split_key
-from cyber_inference_tui.settings.load import Loaded, check_value, load_if_there
+from cyber_inference_tui.service.reckoning import Reckoning
+from cyber_inference_tui.settings.load import Loaded
 from cyber_inference_tui.settings.schema import Settings
-from cyber_inference_tui.settings.watch import FileWatch
 
 _SCAN_INTERVAL = 3.0
-_CONFIG_INTERVAL = 1.0
 _EVENT_FLUSH = 0.1
+
+_IN_MEMORY = frozenset({ModelStatus.LOADING, ModelStatus.LOADED})
 
 _logger = logging.getLogger(__name__)
 
@@ -87,17 +98,24 @@ class Service:
         flags: Mapping[str, Any],
         service_log: LogRing,
     ) -> None:
-        self.loaded = loaded
-        # Now, not when the watching begins: an edit in between would never be seen.
-        self._config_watch = FileWatch(loaded.config_path)
+        self.configuration = Configuration(
+            loaded,
+            bound_host=lambda: self.address[0],
+            environ=environ,
+            flags=flags,
+            apply=self._apply,
+            tell=self._tell_config,
+            restarts=self._restarts,
+        )
         self.started_at = utc_now()
         self.address: tuple[str, int] = (loaded.settings.host, loaded.settings.port)
         self.events = EventBus()
         self._environ = environ
-        self._flags = flags
         self._demo = demo
         data_dir = loaded.settings.data_dir
-        self._logs = Logs(data_dir / "logs", now=utc_now, on_lines=self._flush_soon)
+        self._logs = Logs(
+            data_dir / "logs", space=service_log.space, now=utc_now, on_lines=self._flush_soon
+        )
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
         self._metrics = Metrics(self._present)
         self._pending_models: set[str] = set()
@@ -133,16 +151,42 @@ class Service:
             interval=lambda: self.settings.sample_interval,
             now=utc_now,
         )
-        self._needs: dict[str, tuple[str, Need]] = {}
-        """What models would take, by id, with the signature for which that holds."""
+        self.installation = Installation(
+            ground_for(lambda: self.loaded, environ, utc_now),
+            guard=self._launcher.guard,
+            log=self._logs.ring(INSTALL_LOG),
+            publish=partial(self.events.publish, "service"),
+            found=self._binary_changed,
+            now=utc_now,
+        )
+        self._hub = Hub(
+            settings=lambda: self.settings,
+            environ=environ,
+            events=self.events,
+            now=utc_now,
+            rescan=self._rescan,
+        )
+        self._reckoning = Reckoning(self.scheduler, self._launcher, self._experience)
+        self.active = ActiveRequests()
         self._loop_tasks: list[asyncio.Task[None]] = []
         self._scanning = asyncio.Lock()
+        service_log.begin_run(os.getpid(), first=0)
         self._logs.adopt(SERVICE_LOG, service_log)
+
+    @property
+    def loaded(self) -> Loaded:
+        """The settings in force, and where they come from."""
+        return self.configuration.loaded
 
     @property
     def settings(self) -> Settings:
         """The settings in force."""
         return self.loaded.settings
+
+    @property
+    def downloads(self) -> Downloads:
+        """Models on their way from the hub."""
+        return self._hub.downloads
 
     # Life
 
@@ -164,7 +208,7 @@ class Service:
             await asyncio.to_thread(self._find_binary)
         self._loop_tasks = [
             asyncio.create_task(self._watch_library(), name="watch the library"),
-            asyncio.create_task(self._watch_config(), name="watch the configuration"),
+            asyncio.create_task(self.configuration.watch(), name="watch the configuration"),
         ]
         # In the order of the file; the first ones get the room that there is.
         for model_id, table in self.settings.models.items():
@@ -172,6 +216,7 @@ class Service:
             if table.preload and model is not None and model.problem is None:
                 self.scheduler.request_load(model, reason="preload")
         self.monitoring.start()
+        await self._hub.start()
         self.events.publish("service", ServiceEvent(state="started"))
         return self
 
@@ -184,7 +229,9 @@ class Service:
         for task in self._loop_tasks:
             task.cancel()
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
+        await self._hub.stop()
         await self.monitoring.stop()
+        await self.installation.close()
         await self.scheduler.close()
         await self._launcher.close()
         await self.history.stop()
@@ -202,9 +249,7 @@ class Service:
         settings = self.settings
         settings.models_dir.mkdir(parents=True, exist_ok=True)
         if self._demo:
-            path = demo_path(settings)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_demo(path)
+            write_demo_for(settings)
 
     def _find_binary(self) -> LlamaBinary:
         self._binary = find_llama_server(
@@ -214,11 +259,16 @@ class Service:
         )
         return self._binary
 
+    async def _binary_changed(self) -> None:
+        """Another llama-server may be there: models take it at their next load."""
+        await asyncio.to_thread(self._find_binary)
+        await self._reckon()
+
     # Watching files
 
     async def _watch_library(self) -> None:
         while True:
-            await self._size_up()
+            await self._reckon(max_age=_SCAN_INTERVAL / 2)
             await asyncio.sleep(_SCAN_INTERVAL)
             try:
                 await self._scan()
@@ -238,6 +288,10 @@ class Service:
             self.scheduler.remove(model_id)
             self.events.publish("model", {"id": model_id, "status": None})
 
+    async def _rescan(self) -> Catalog:
+        await self._scan()
+        return self.catalog
+
     async def _recall(self) -> None:
         """What former runs learned of loads."""
         try:
@@ -246,50 +300,38 @@ class Service:
         except CyberError as error:
             _logger.warning("what loads took before is not known: %s", error)
 
-    async def _size_up(self) -> None:
-        """Reckon what each model would take, as far as that has changed."""
-        for model in list(self.catalog.models.values()):
-            signature = self._launcher.signature(model, self.settings)
-            known = self._needs.get(model.id)
-            measured = self._experience.footprint(signature)
-            if known is None or known[0] != signature or measured not in {None, known[1].footprint}:
-                need = await self._launcher.need(model, self.settings, ask_engine=False)
-                self._needs[model.id] = (signature, need)
-        for model_id in self._needs.keys() - self.catalog.models.keys():
-            del self._needs[model_id]
+    async def _reckon(self, *, max_age: float = 0.0) -> None:
+        """Reckon anew what models take and what fits, and tell where that has changed.
+
+        By a reading of the memory that is at most ``max_age`` seconds old.
+        """
+        await self._reckoning.update(self.catalog.models, self.settings)
+        await self.scheduler.look(max_age)
+        for model_id in self._reckoning.changed_fits(self.catalog.models.values()):
+            self._detail_changed(model_id)
 
     async def _read_memory(self, pids: Collection[int]) -> MemoryReading | None:
         reading = await asyncio.to_thread(self._memory_reader.read, pids)
         return reading if reading.total > 0 else None
 
-    async def _watch_config(self) -> None:
-        while True:
-            await asyncio.sleep(_CONFIG_INTERVAL)
-            if not await asyncio.to_thread(self._config_watch.changed):
-                continue
-            try:
-                await self._reload()
-            except ConfigError as error:
-                _logger.error("the changed configuration is refused, the old one stays: %s", error)
-                self.events.publish("config", {"error": str(error)})
-
-    async def _reload(self) -> None:
-        """Take the configuration file as it is now; raises ``ConfigError`` and changes nothing."""
-        new = await asyncio.to_thread(
-            load_if_there, self.loaded.config_path, environ=self._environ, flags=self._flags
-        )
-        if new.settings == self.settings:
-            self.loaded = new
-            return
-        check_kept(self.settings, new.settings, self.address[0])
-        self.loaded = new
-        self._library = library_for(new.settings, demo=self._demo)
-        logging.getLogger("cyber_inference_tui").setLevel(new.settings.log_level.upper())
+    async def _apply(self, settings: Settings) -> None:
+        """Put changed settings into effect."""
+        self._library = library_for(settings, demo=self._demo)
+        logging.getLogger("cyber_inference_tui").setLevel(settings.log_level.upper())
         await self._scan()
-        self.scheduler.configure(new.settings)
-        await self._size_up()
-        self.events.publish("config", {"error": None})
-        _logger.info("the configuration was read anew from %s", new.config_path)
+        self.scheduler.configure(settings)
+        await self._reckon()
+        for model_id in self.scheduler.loaded_ids:
+            # When it idles out, and how it is configured, may have changed.
+            self._detail_changed(model_id)
+
+    def _restarts(self, settings: Settings) -> list[str]:
+        return self.scheduler.would_restart(
+            settings, lambda model: configured_anew(model, settings)
+        )
+
+    def _tell_config(self, error: str | None) -> None:
+        self.events.publish("config", {"error": error})
 
     # Reading
 
@@ -317,43 +359,76 @@ class Service:
 
     def models(self) -> list[ModelRecord]:
         """Every local model, by id."""
-        return [self._record(model) for _, model in sorted(self.catalog.models.items())]
+        survey = self.scheduler.survey()
+        return [self._record(model, survey) for _, model in sorted(self.catalog.models.items())]
 
     def model(self, model_id: str) -> ModelRecord:
         """One model by id or alias; raises ``ModelNotFoundError``."""
         return self._record(self.catalog.resolve(model_id))
 
-    def _record(self, model: LocalModel) -> ModelRecord:
+    def _record(self, model: LocalModel, survey: Survey | None = None) -> ModelRecord:
         state = self.scheduler.state(model.id)
-        _, need = self._needs.get(model.id, ("", None))
+        need = self._reckoning.need(model)
         if state is None:
-            return unloaded_record(model, need)
-        server = state.server
-        wait = self.scheduler.expected_wait(state)
-        return msgspec.structs.replace(
-            unloaded_record(model, state.need or need),
-            status=state.status,
-            progress=state.progress,
-            port=server.port if server else None,
-            **({"context_size": server.context_size} if server else {}),
-            pid=server.pid if server else None,
-            pinned=state.is_pinned,
-            in_flight=state.in_flight,
-            queued=state.queued,
-            expected_wait_seconds=None if wait is None else round(wait, 1),
-            memory_bytes=state.footprint.total if state.footprint else None,
-            loaded_at=state.loaded_at,
-            last_used_at=state.last_used_at,
-            error=str(state.failure) if state.failure else model.problem,
+            record = unloaded_record(model, self.settings, need)
+        else:
+            wait = self.scheduler.expected_wait(state)
+            record = touched_record(model, self.settings, state, need, wait=wait)
+        if record.status in _IN_MEMORY:
+            return record
+        return with_fit(record, self._reckoning.verdict(model, survey or self.scheduler.survey()))
+
+    async def details(self, model_id: str) -> ModelDetails:
+        """Everything there is to know of a model; raises ``ModelNotFoundError``."""
+        model = self.catalog.resolve(model_id)
+        return await details_of(
+            model,
+            self._record(model),
+            state=self.scheduler.state(model.id),
+            loaded=self.loaded,
+            launcher=self._launcher,
+            survey=self.scheduler.survey(),
         )
 
-    def log_tail(self, log_id: str, lines: int) -> str:
+    def memory_room(self) -> list[MemoryRoom]:
+        """The memory that models may have."""
+        return self.scheduler.survey().rooms()
+
+    def active_requests(self) -> list[ActiveRequestRecord]:
+        """Every request that is not finished, the oldest first."""
+        return self.active.records(self.scheduler.positions())
+
+    def log_id(self, name: str) -> str:
+        """The id of the log of ``name``: a log's id, or a model's id or alias.
+
+        Raises ``ModelNotFoundError``.
+        """
+        return name if name in self._logs else self.catalog.resolve(name).id
+
+    def logs(self) -> list[LogRecord]:
+        """Every log that has begun, by id."""
+        return self._logs.records()
+
+    async def log_tail(self, name: str, lines: int) -> str:
         """The last lines of a log as text; raises ``ModelNotFoundError``."""
         # What is in the answer must not come again as an event after it.
         self._flush()
-        if log_id not in self._logs:
-            log_id = self.catalog.resolve(log_id).id
-        return self._logs.tail(log_id, lines)
+        return await self._logs.tail(self.log_id(name), lines)
+
+    async def log_lines(
+        self,
+        name: str,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        level: LogLevel | None,
+        text: str,
+    ) -> LogPage:
+        """A part of a log, as ``Logs.page`` gives it; raises ``ModelNotFoundError``."""
+        return await self._logs.page(
+            self.log_id(name), before=before, after=after, limit=limit, level=level, text=text
+        )
 
     async def requests(
         self,
@@ -413,6 +488,15 @@ class Service:
 
     # Acting
 
+    async def add_demo(self) -> ModelRecord:
+        """Have the built-in model until the service ends, as ``--demo`` does; its record."""
+        if not self._demo:
+            await asyncio.to_thread(write_demo_for, self.settings)
+            self._demo = True
+            self._library = library_for(self.settings, demo=True)
+        await self._scan()
+        return self.model(DEMO_ID)
+
     async def load_model(self, model_id: str, *, wait: bool) -> ModelRecord:
         """Load a model; with ``wait`` the record is the one after the load."""
         model = self.catalog.resolve(model_id)
@@ -443,21 +527,6 @@ class Service:
         await asyncio.to_thread(self._library.delete, self.catalog, model.id)
         await self._scan()
         return record
-
-    def config(self) -> list[ConfigValueRecord]:
-        """Every setting with its value and source; secrets masked."""
-        return self.loaded.records()
-
-    async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
-        """Write one setting into the configuration file and apply it."""
-        model_id, known = split_key(key)
-        if key in GUARDS and not check_value(key, value):
-            # Before it is written: the file would be refused as a whole, now and later.
-            wanted = msgspec.structs.replace(self.settings, **{key: known.default})
-            check_kept(self.settings, wanted, self.address[0])
-        await asyncio.to_thread(set_value, self.loaded.config_path, key, value)
-        await self._reload()
-        return self.loaded.record(known, model_id)
 
     # Events
 

@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,22 @@ def set_value(path: Path, key: str, value: Any) -> None:
     an unfit value or when the file is or would be invalid, and ``ConflictError`` when another
     program keeps changing it; nothing is written then.
     """
-    model_id, known = split_key(key)
+    check_fit(path, key, value)
+    _rewrite(path, lambda text: with_key(text, path, key, value))
+
+
+def unset_value(path: Path, key: str) -> None:
+    """Take one key out of the file, so that its default holds; raises as ``set_value`` does.
+
+    A key that is not in the file is as it should be.
+    """
+    split_key(key)
+    _rewrite(path, lambda text: without_key(text, path, key))
+
+
+def check_fit(path: Path, key: str, value: Any) -> None:
+    """Raises ``NotFoundError`` for an unknown key and ``ConfigError`` for an unfit value."""
+    _, known = split_key(key)
     try:
         convert(
             known,
@@ -78,24 +93,49 @@ def set_value(path: Path, key: str, value: Any) -> None:
         )
     except UnfitValueError as error:
         raise ConfigError(f"{key}: {error}.", param="value") from None
+
+
+def with_key(text: str, path: Path, key: str, value: Any) -> str:
+    """The text of the file ``path`` with one key set, everything else as it is.
+
+    Raises ``ConfigError`` when the text is or would be invalid.
+    """
+    model_id, known = split_key(key)
+    # A broken file is refused with its mistakes before anything is put into it.
+    load_text(text, path, environ={}, flags={})
+    return _sound(_with_value(text, model_id, known, _plain(parsed(known, value))), path, key)
+
+
+def without_key(text: str, path: Path, key: str) -> str:
+    """The text of the file ``path`` without one key; as ``with_key``."""
+    model_id, known = split_key(key)
+    load_text(text, path, environ={}, flags={})
+    return _sound(_without_value(text, model_id, known), path, key)
+
+
+def _sound(new: str | None, path: Path, key: str) -> str:
+    if new is None:
+        raise ConfigError(
+            f"{path}: {key} cannot be changed without disturbing what is around it.",
+            hint="Please edit the file by hand.",
+        )
+    load_text(new, path, environ={}, flags={})
+    return new
+
+
+def _rewrite(path: Path, change: Callable[[str], str]) -> None:
+    """Put the changed text in the file's place, unless it is the same."""
     target = Path(os.path.realpath(path))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone_in(target.parent):
+        with alone_in(target.parent):
             try:
                 text = read_config(path)
             except FileNotFoundError:
                 text = ""
-            # A broken file is refused with its mistakes before anything is put into it.
-            load_text(text, path, environ={}, flags={})
-            new = _with_value(text, model_id, known, _plain(parsed(known, value)))
-            if new is None:
-                raise ConfigError(
-                    f"{path}: {key} cannot be changed without disturbing what is around it.",
-                    hint="Please edit the file by hand.",
-                )
-            load_text(new, path, environ={}, flags={})
-            _replace(target, new.encode())
+            new = change(text)
+            if new != text:
+                put_in_place(target, new.encode())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from error
 
@@ -127,6 +167,58 @@ def _with_value(text: str, model_id: str | None, key: Key, value: Any) -> str | 
         ways.insert(0, _inserted(text, path, value))
     # Whatever wrote it: only a text that a plain reader takes for exactly this is good enough.
     return next((new for new in ways if new is not None and _reads_as(new, wanted)), None)
+
+
+def _without_value(text: str, model_id: str | None, key: Key) -> str | None:
+    """The text without one value, or ``None`` if no way of writing it changes just that."""
+    path = (key.name,) if model_id is None else ("models", model_id, key.name)
+    wanted = copy.deepcopy(tomllib.loads(text))
+    table: Any = wanted
+    for name in path[:-1]:
+        table = table.get(name, {})
+    if key.name not in table:
+        return text
+    del table[key.name]
+    emptied = copy.deepcopy(wanted)
+    if model_id is not None and not table:
+        # Dotted keys imply their tables, which go with the last of them.
+        del emptied["models"][model_id]
+        if not emptied["models"]:
+            del emptied["models"]
+    ways = (_line_cut(text, path), _removed(text, path))
+    return next(
+        (
+            new
+            for new in ways
+            if new is not None and (_reads_as(new, wanted) or _reads_as(new, emptied))
+        ),
+        None,
+    )
+
+
+def _line_cut(text: str, path: tuple[str, ...]) -> str | None:
+    """The text without the line of the key: right where that is all there is of it."""
+    line = key_lines(text).get(path)
+    if line is None:
+        return None
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
+    return "".join([*lines[: line - 1], *lines[line:]])
+
+
+def _removed(text: str, path: tuple[str, ...]) -> str | None:
+    """The text as tomlkit writes it without the key; ``None`` where it cannot."""
+    import tomlkit  # noqa: PLC0415 - only needed to write
+    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415
+
+    try:
+        document = tomlkit.parse(text)
+        table: Any = document
+        for name in path[:-1]:
+            table = table[name]
+        del table[path[-1]]
+        return tomlkit.dumps(document)
+    except (TOMLKitError, ValueError, TypeError, LookupError, RecursionError):
+        return None
 
 
 def _reads_as(text: str, wanted: dict[str, Any]) -> bool:
@@ -186,7 +278,7 @@ def _assigned(text: str, path: tuple[str, ...], value: Any, *, as_table: bool) -
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, so that two edits at once do not undo each other."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -209,7 +301,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _replace(target: Path, data: bytes) -> None:
+def put_in_place(target: Path, data: bytes) -> None:
     """Put ``data`` in the file's place at once, with its old mode and owner."""
     try:
         status = target.stat()

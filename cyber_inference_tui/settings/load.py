@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -90,16 +90,17 @@ class Loaded(msgspec.Struct, frozen=True):
             value = dict.fromkeys(value, MASK) if isinstance(value, dict) else MASK
         return ConfigValueRecord(
             key=name,
-            value=_plain(value),
+            value=plain_value(value),
             source=source.value,
-            default=_plain(key.default),
+            default=plain_value(key.default),
             help=key.help,
             secret=key.secret,
             live=key.live or model_id is not None,
         )
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """A setting's value as JSON has it."""
     plain = msgspec.to_builtins(value, enc_hook=str)
     return list(plain) if isinstance(plain, tuple) else plain
 
@@ -164,6 +165,11 @@ def load_if_there(path: Path, *, environ: Mapping[str, str], flags: Mapping[str,
 
 def read_config(path: Path) -> str:
     """The file's text. Raises ``FileNotFoundError``, or ``ConfigError`` when it is unreadable."""
+    return decoded(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file as it is; raises as ``read_config`` does."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE + 1)
@@ -171,6 +177,11 @@ def read_config(path: Path) -> str:
         raise FileNotFoundError(path) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
+    return data
+
+
+def decoded(data: bytes, path: Path) -> str:
+    """The text of a configuration file with these bytes; raises ``ConfigError``."""
     if len(data) > _MAX_FILE:
         raise ConfigError(f"{path}: is larger than {_MAX_FILE} bytes.")
     try:
@@ -330,16 +341,16 @@ class _Reader:
         known = (self._lines.get(where[:end]) for end in range(len(where), 0, -1))
         line = next((one for one in known if one is not None), None)
         place = str(self._path) if line is None else f"{self._path}:{line}"
-        name = (
-            path[0]
-            if path[0] != "models"
-            else ".".join(
-                toml_value(part) if number == 1 else part for number, part in enumerate(path)
-            )
-        )
         if value is not msgspec.UNSET:
             message += in_words(value)
-        self._mistakes.append(f"{place}: {name}: {message}")
+        self._mistakes.append(f"{place}: {named(path)}: {message}")
+
+
+def named(path: Sequence[str]) -> str:
+    """A key for a message: ``host``, ``models."ID".path``."""
+    if path[0] != "models":
+        return path[0]
+    return ".".join(toml_value(part) if number == 1 else part for number, part in enumerate(path))
 
 
 def _line_of(error: tomllib.TOMLDecodeError, text: str) -> int:

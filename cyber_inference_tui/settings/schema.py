@@ -297,6 +297,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             extra={**_SECRET, "form": "token"},
         ),
     ] = ""
+    hf_allowed_hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Hosts the hub may send a download to, beyond its own; "
+            '"name", "name:port" or "*.name".',
+            extra={**_LIVE, "form": "word"},
+        ),
+    ] = ()
     sample_interval: Annotated[
         float,
         Meta(

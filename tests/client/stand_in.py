@@ -12,8 +12,11 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.records import (
+    InstallRecord,
+    InstallState,
     LlamaServerRecord,
     LoginRecord,
+    LogPage,
     ModelRecord,
     ModelStatus,
     ModelTotals,
@@ -31,9 +34,14 @@ class StandIn:
         self.port = 0
         self.models: dict[str, ModelRecord] = {}
         self.logs: dict[str, str] = {}
+        self.install = InstallRecord()
+        self.pages: dict[str, LogPage] = {}
+        """What ``log-lines`` answers, by the log's id."""
         self.samples: list[ResourceSample] = []
         self.past: dict[str, list[RequestRecord] | list[SessionRecord] | list[ModelTotals]] = {}
         """What ``requests``, ``sessions`` and ``totals`` answer."""
+        self.answers: dict[tuple[str, str], Any] = {}
+        """What any other request is answered, by its method, path and query."""
         self.llama_path: str | None = "/opt/llama-server"
         self.load_error: tuple[int, dict[str, Any]] | None = None
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
@@ -79,11 +87,17 @@ class StandIn:
         app.router.add_post("/admin/login", self._login)
         app.router.add_get("/admin/status", self._status)
         app.router.add_get("/admin/resources", self._resources)
+        app.router.add_get("/admin/install", self._install)
+        app.router.add_post("/admin/install", self._install)
+        app.router.add_delete("/admin/install", self._install)
+        app.router.add_post("/admin/demo", self._demo)
         app.router.add_get("/admin/models", self._models)
         app.router.add_get("/admin/models/{id:.+}", self._model)
         app.router.add_post("/admin/models/{id:.+}/load", self._load)
         app.router.add_post("/admin/models/{id:.+}/unload", self._unload)
+        app.router.add_get("/admin/logs", self._logs)
         app.router.add_get("/admin/logs/{id:.+}", self._log)
+        app.router.add_get("/admin/log-lines/{id:.+}", self._log_lines)
         app.router.add_get("/admin/{list:requests|sessions|totals}", self._past)
         app.router.add_get("/admin/events", self._events)
         return app
@@ -97,6 +111,8 @@ class StandIn:
             return error(401, "admin_login_required", "This needs a login.")
         if request.method == "POST" and request.content_type != "application/json":
             return error(415, "unsupported_media_type", "Send JSON.")
+        if (request.method, request.raw_path) in self.answers:
+            return as_json(self.answers[request.method, request.raw_path])
         answer: web.StreamResponse = await handler(request)
         return answer
 
@@ -106,11 +122,11 @@ class StandIn:
         if (await request.json())["password"] != self.password:
             return error(401, "invalid_admin_password", "The admin password is wrong.")
         self.tokens.append(f"token-{len(self.tokens)}")
-        return answer(LoginRecord(access_token=self.tokens[-1], expires_in=60))
+        return as_json(LoginRecord(access_token=self.tokens[-1], expires_in=60))
 
     async def _status(self, request: web.Request) -> web.Response:
         loaded = [m for m in self.models.values() if m.status is ModelStatus.LOADED]
-        return answer(
+        return as_json(
             StatusRecord(
                 version="9.9.9",
                 pid=4242,
@@ -125,16 +141,27 @@ class StandIn:
         )
 
     async def _resources(self, request: web.Request) -> web.Response:
-        return answer(self.samples if "history" in request.query else self.samples[-1])
+        return as_json(self.samples if "history" in request.query else self.samples[-1])
+
+    async def _install(self, request: web.Request) -> web.Response:
+        if request.method == "POST":
+            wish = msgspec.json.decode(await request.read(), type=dict[str, str])
+            self.install = InstallRecord(state=InstallState.RUNNING, source=wish["from"])
+        elif request.method == "DELETE":
+            self.install = InstallRecord(state=InstallState.CANCELLED)
+        return as_json(self.install)
+
+    async def _demo(self, request: web.Request) -> web.Response:
+        return as_json(self.models.setdefault("demo", ModelRecord(id="demo")))
 
     async def _models(self, request: web.Request) -> web.Response:
-        return answer(list(self.models.values()))
+        return as_json(list(self.models.values()))
 
     async def _model(self, request: web.Request) -> web.Response:
         name = request.match_info["id"].casefold()
         for model in self.models.values():
             if name in {model.id.casefold(), *(alias.casefold() for alias in model.aliases)}:
-                return answer(model)
+                return as_json(model)
         return error(404, "model_not_found", f"There is no model {name}.")
 
     async def _load(self, request: web.Request) -> web.Response:
@@ -155,10 +182,10 @@ class StandIn:
             return error(404, "model_not_found", f"There is no model {name}.")
         changed = msgspec.structs.replace(self.models[name], status=status, **more)
         self.models[name] = changed
-        return answer(changed)
+        return as_json(changed)
 
     async def _past(self, request: web.Request) -> web.Response:
-        return answer(self.past.get(request.match_info["list"], []))
+        return as_json(self.past.get(request.match_info["list"], []))
 
     async def _log(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]
@@ -170,6 +197,12 @@ class StandIn:
         text = "".join(lines[len(lines) - count :] if count < len(lines) else lines)
         self.on_log()
         return web.Response(text=text, headers=headers)
+
+    async def _logs(self, request: web.Request) -> web.Response:
+        return as_json([page.log for page in self.pages.values()])
+
+    async def _log_lines(self, request: web.Request) -> web.Response:
+        return as_json(self.pages[request.match_info["id"]])
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         last = request.headers.get("Last-Event-ID")
@@ -236,7 +269,7 @@ class StandIn:
             thread.join(10)
 
 
-def answer(value: Any) -> web.Response:
+def as_json(value: Any) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type="application/json")
 
 

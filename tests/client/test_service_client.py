@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import tomllib
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -12,18 +13,32 @@ import pytest
 from cyber_inference_tui import errors
 from cyber_inference_tui.client.address import base_url, is_same_service
 from cyber_inference_tui.client.problems import error_from_answer
-from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.client.service_client import ServiceClient, model_key
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ConfigCheckRecord,
+    ConfigFileRecord,
+    ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
+    InstallState,
+    LogLevel,
+    LogPage,
+    LogRecord,
+    LogRun,
     MemoryRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelStatus,
     ModelTotals,
     ModelUsage,
+    NumberedLine,
+    RequestPhase,
     RequestRecord,
     ResourceSample,
     SessionRecord,
+    SettingEffect,
     SwapRecord,
 )
 from tests.client.stand_in import StandIn
@@ -249,6 +264,35 @@ async def test_log_lines_are_split_only_at_newlines(stand_in: StandIn) -> None:
         assert (await client.log("tiny", 10)).lines == ()
 
 
+async def test_logs_and_parts_of_one(stand_in: StandIn) -> None:
+    at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    log = LogRecord(id="sub/tiny", first=3, end=9, runs=(LogRun(first=4, started_at=at, pid=7),))
+    line = NumberedLine(number=5, at=at, text="E bad", level=LogLevel.ERROR)
+    page = LogPage(log=log, lines=(line,), searched_to=5)
+    stand_in.pages = {"sub/tiny": page}
+    async with ServiceClient(stand_in.url) as client:
+        assert await client.logs() == [log]
+        assert await client.log_lines("sub/tiny") == page
+        assert await client.log_lines(
+            "sub/tiny", before=8, after=0, limit=5, level=LogLevel.WARNING, q="a&b c"
+        )
+    path = "/admin/log-lines/sub%2Ftiny"
+    assert [asked[1] for asked in stand_in.requests[1:]] == [
+        f"{path}?limit=1000",
+        f"{path}?limit=5&before=8&after=0&level=warning&q=a%26b+c",
+    ]
+
+
+async def test_events_of_chosen_logs_are_asked_for(stand_in: StandIn) -> None:
+    stand_in.publish("log", {"n": 1})
+    async with (
+        ServiceClient(stand_in.url) as client,
+        aclosing(client.events({"log"}, after=0, logs={"sub/m", "a b"})) as events,
+    ):
+        await anext(events)
+    assert stand_in.requests[-1][1] == "/admin/events?topics=log&log=a+b&log=sub%2Fm"
+
+
 async def test_a_stream_cut_by_the_service_goes_on_without_loss(stand_in: StandIn) -> None:
     stand_in.drop_after = 2
     for number in range(5):
@@ -262,3 +306,63 @@ async def test_a_stream_cut_by_the_service_goes_on_without_loss(stand_in: StandI
             seen.append((await anext(events)).data)
     assert seen == [b'{"n":%d}' % number for number in range(5)]
     assert stand_in.streams_opened == ["0", "2"]
+
+
+async def test_getting_a_llama_server_and_the_demo(stand_in: StandIn) -> None:
+    async with ServiceClient(stand_in.url) as client:
+        assert (await client.install_state()).state is InstallState.IDLE
+        begun = await client.install("debian")
+        assert (begun.state, begun.source) == (InstallState.RUNNING, "debian")
+        assert (await client.install_state()).state is InstallState.RUNNING
+        assert (await client.cancel_install()).state is InstallState.CANCELLED
+        assert (await client.add_demo()).id == "demo"
+        assert [model.id for model in await client.models()] == ["demo"]
+
+
+@pytest.mark.parametrize(
+    "model_id", ["m", "a.b/c", 'say "hi" \\ there', "with blank", "sub/Name-Q4_K_M", "ä", "x\x7fy"]
+)
+def test_the_key_of_a_models_setting_is_what_toml_reads(model_id: str) -> None:
+    key = model_key(model_id, "context_size")
+    assert tomllib.loads(f"{key} = 1") == {"models": {model_id: {"context_size": 1}}}
+
+
+async def test_details_memory_and_active_requests(stand_in: StandIn) -> None:
+    at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    details = ModelDetails(model=ModelRecord(id="a/b c"), facts={"layers": 2})
+    room = MemoryRoom(pool="gpu", free_bytes=3)
+    active = ActiveRequestRecord(
+        number=1, at=at, model="m", path="/", phase=RequestPhase.ANSWERING, stream=True
+    )
+    stand_in.answers = {
+        ("GET", "/admin/models/a%2Fb%20c/details"): details,
+        ("GET", "/admin/memory"): [room],
+        ("GET", "/admin/requests/active"): [active],
+    }
+    async with ServiceClient(stand_in.url) as client:
+        assert await client.details("a/b c") == details
+        assert await client.memory_room() == [room]
+        assert await client.active_requests() == [active]
+
+
+async def test_settings_are_checked_reset_and_replaced(stand_in: StandIn) -> None:
+    check = ConfigCheckRecord(
+        key="max_queue", value=3, effect=SettingEffect.RESTARTS_MODELS, models=("m",)
+    )
+    value = ConfigValueRecord(key="max_queue", value=128, source="default", default=128, help="")
+    file = ConfigFileRecord(path="/c.toml", text="", digest="d")
+    key = "/admin/config/models.%22a%2Fb%22.threads"
+    stand_in.answers = {
+        ("PUT", f"{key}?check=1"): check,
+        ("DELETE", key): value,
+        ("GET", "/admin/config-file"): file,
+        ("PUT", "/admin/config-file"): file,
+    }
+    async with ServiceClient(stand_in.url) as client:
+        assert await client.check_config(model_key("a/b", "threads"), 3) == check
+        assert await client.unset_config(model_key("a/b", "threads")) == value
+        assert await client.config_file() == file
+        assert await client.set_config_file("port = 1", "d") == file
+    bodies = [body for method, _, _, body in stand_in.requests if method == "PUT"]
+    assert msgspec.json.decode(bodies[0]) == {"value": 3}
+    assert msgspec.json.decode(bodies[1]) == {"text": "port = 1", "digest": "d"}

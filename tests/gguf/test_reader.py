@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.demo import demo_bytes
-from cyber_inference_tui.gguf.reader import read_header
+from cyber_inference_tui.gguf.reader import read_beginning, read_header
 from tests.gguf.headers import array, entry, raw, tensor, text, write_gguf
 
 U32 = struct.Struct("<I").pack
@@ -228,3 +228,36 @@ def test_memory_stays_small_whatever_a_file_claims(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert header.array_lengths["tokens"] == 100_000
     assert peak < 4 * 2**20
+
+
+def test_the_beginning_of_a_file_tells_what_comes_first() -> None:
+    whole = demo_bytes()
+    values = read_beginning(whole[:4096]).values
+    assert values["general.architecture"] == "llama"
+    assert values["llama.block_count"] == 1
+    assert "tokenizer.ggml.eos_token_id" not in values
+
+
+@pytest.mark.parametrize("length", [0, 10, 23, 24, 40])
+def test_too_little_of_a_file_is_told(length: int) -> None:
+    with pytest.raises(GGUFError):
+        read_beginning(demo_bytes()[:length])
+
+
+def test_every_beginning_of_a_file_is_read_or_refused() -> None:
+    whole = demo_bytes()[:3000]
+    known = -1
+    for length in range(0, len(whole), 7):
+        try:
+            values = read_beginning(whole[:length]).values
+        except GGUFError:
+            assert known <= 0
+            continue
+        assert len(values) >= known
+        known = len(values)
+    assert known > 10
+
+
+def test_an_array_that_is_cut_off_has_its_length() -> None:
+    lengths = read_beginning(demo_bytes()[:3000]).array_lengths
+    assert lengths == {"tokenizer.ggml.tokens": 956}

@@ -13,23 +13,37 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import ConfigError, ConflictError, ModelNotFoundError, NotFoundError
+from cyber_inference_tui.http.api import DownloadsApi
 from cyber_inference_tui.http.app import assemble
 from cyber_inference_tui.http.body import read_body
 from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.protocol import Runner
 from cyber_inference_tui.http.wire import json_answer
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ConfigCheckRecord,
+    ConfigFileRecord,
     ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
+    DownloadRecord,
+    DownloadStatus,
+    InstallRecord,
+    InstallState,
     LlamaServerRecord,
+    LogLevel,
+    LogPage,
+    LogRecord,
     MemoryRecord,
+    MemoryRoom,
+    ModelDetails,
     ModelRecord,
     ModelStatus,
     ModelTotals,
     RequestRecord,
     ResourceSample,
     SessionRecord,
+    SettingEffect,
     StatusRecord,
     SwapRecord,
     WaitingRecord,
@@ -45,6 +59,8 @@ SAMPLE = ResourceSample(
     swap=SwapRecord(),
 )
 
+LOG = LogRecord(id="service", first=3, end=7, running=True)
+
 Forward = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -59,6 +75,102 @@ class StandInSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_size: int = 1 << 20
 
 
+class StandInInstallation:
+    """One that never ends by itself."""
+
+    def __init__(self) -> None:
+        self.record = InstallRecord()
+
+    async def state(self) -> InstallRecord:
+        return self.record
+
+    async def start(self, source: str, /) -> InstallRecord:
+        if self.record.state is InstallState.RUNNING:
+            raise ConflictError("It is being installed.")
+        self.record = InstallRecord(state=InstallState.RUNNING, source=source)
+        return self.record
+
+    async def cancel(self) -> InstallRecord:
+        if self.record.state is InstallState.RUNNING:
+            self.record = msgspec.structs.replace(self.record, state=InstallState.CANCELLED)
+        return self.record
+
+
+class StandInDownloads:
+    """Knows one download, ``abc``, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.record = DownloadRecord(id="abc", repo="o/n", status=DownloadStatus.QUEUED)
+        self.calls: list[tuple[Any, ...]] = []
+
+    def records(self) -> list[DownloadRecord]:
+        return [self.record]
+
+    async def add(
+        self, repo: str, filename: str | None = None, revision: str | None = None
+    ) -> DownloadRecord:
+        self.calls.append(("add", repo, filename, revision))
+        return self.record
+
+    async def pause(self, download_id: str, /) -> DownloadRecord:
+        return self._act("pause", download_id, DownloadStatus.PAUSED)
+
+    async def resume(self, download_id: str, /) -> DownloadRecord:
+        return self._act("resume", download_id, DownloadStatus.QUEUED)
+
+    async def retry(self, download_id: str, /) -> DownloadRecord:
+        return self._act("retry", download_id, DownloadStatus.QUEUED)
+
+    async def cancel(self, download_id: str, /, *, keep: bool = False) -> DownloadRecord:
+        return self._act(f"cancel {keep}", download_id, DownloadStatus.CANCELLED)
+
+    def _act(self, what: str, download_id: str, status: DownloadStatus) -> DownloadRecord:
+        if download_id != self.record.id:
+            raise NotFoundError(f"There is no download {download_id}.")
+        self.calls.append((what,))
+        self.record = msgspec.structs.replace(self.record, status=status)
+        return self.record
+
+
+class StandInConfiguration:
+    """One setting, ``max_queue``."""
+
+    def __init__(self) -> None:
+        self.text = "max_queue = 128\n"
+        self.stored = {"max_queue": 128}
+
+    def values(self) -> list[ConfigValueRecord]:
+        return [
+            ConfigValueRecord(key=key, value=value, source="file", default=128, help="")
+            for key, value in self.stored.items()
+        ]
+
+    async def set(self, key: str, value: Any, /) -> ConfigValueRecord:
+        if key not in self.stored:
+            raise NotFoundError(f"There is no setting {key}.")
+        if not isinstance(value, int):
+            raise ConfigError(f"{key} must be a whole number.")
+        self.stored[key] = value
+        return self.values()[0]
+
+    async def unset(self, key: str, /) -> ConfigValueRecord:
+        return await self.set(key, 128)
+
+    async def check(self, key: str, value: Any, /) -> ConfigCheckRecord:
+        if not isinstance(value, int):
+            raise ConfigError(f"{key} must be a whole number.")
+        return ConfigCheckRecord(key=key, value=value, effect=SettingEffect.NOW)
+
+    async def file(self) -> ConfigFileRecord:
+        return ConfigFileRecord(path="/config.toml", text=self.text, digest=str(len(self.text)))
+
+    async def set_file(self, text: str, digest: str, /) -> ConfigFileRecord:
+        if digest != str(len(self.text)):
+            raise ConflictError("It has changed.")
+        self.text = text
+        return await self.file()
+
+
 class StandInService:
     """Keeps its models in a dictionary and notes what it was asked."""
 
@@ -69,12 +181,15 @@ class StandInService:
         self.records = {model_id: ModelRecord(id=model_id) for model_id in ids}
         self.calls: list[tuple[Any, ...]] = []
         self.failure: Exception | None = None
-        self.values = {"max_queue": 128}
+        self.configuration = StandInConfiguration()
         self.past_requests: list[RequestRecord] = []
         self.past_sessions: list[SessionRecord] = []
+        self.present: list[ActiveRequestRecord] = []
         self.line: list[WaitingRecord] = []
         self.sums: list[ModelTotals] = []
         self.samples: list[ResourceSample] = [SAMPLE]
+        self.installation = StandInInstallation()
+        self.downloads: DownloadsApi = StandInDownloads()
 
     def status(self) -> StatusRecord:
         self._fail()
@@ -90,6 +205,9 @@ class StandInService:
             requests_queued=0,
         )
 
+    async def add_demo(self) -> ModelRecord:
+        return self.records.setdefault("demo", ModelRecord(id="demo"))
+
     def models(self) -> list[ModelRecord]:
         return [self.records[model_id] for model_id in sorted(self.records)]
 
@@ -98,6 +216,15 @@ class StandInService:
             if model_id in {record.id, *record.aliases}:
                 return record
         raise ModelNotFoundError(f"There is no model {model_id}.")
+
+    async def details(self, model_id: str, /) -> ModelDetails:
+        return ModelDetails(model=self.model(model_id), facts={"layers": 2})
+
+    def memory_room(self) -> list[MemoryRoom]:
+        return [MemoryRoom(pool="memory", limit_bytes=8, free_bytes=4)]
+
+    def active_requests(self) -> list[ActiveRequestRecord]:
+        return self.present
 
     async def load_model(self, model_id: str, /, *, wait: bool) -> ModelRecord:
         self._fail()
@@ -115,20 +242,6 @@ class StandInService:
             raise ConflictError(f"{model_id} is loaded.", hint="Unload it first.")
         self.calls.append(("delete", model_id))
         return self.records.pop(record.id)
-
-    def config(self) -> list[ConfigValueRecord]:
-        return [
-            ConfigValueRecord(key=key, value=value, source="file", default=128, help="")
-            for key, value in self.values.items()
-        ]
-
-    async def set_config(self, key: str, value: Any, /) -> ConfigValueRecord:
-        if key not in self.values:
-            raise NotFoundError(f"There is no setting {key}.")
-        if not isinstance(value, int):
-            raise ConfigError(f"{key} must be a whole number.")
-        self.values[key] = value
-        return self.config()[0]
 
     async def requests(
         self,
@@ -167,9 +280,29 @@ class StandInService:
         self._fail()
         return b"up 1.0\n"
 
-    def log_tail(self, log_id: str, lines: int, /) -> str:
-        if log_id != "service":
-            self.model(log_id)
+    def log_id(self, name: str, /) -> str:
+        return name if name == "service" else self.model(name).id
+
+    def logs(self) -> list[LogRecord]:
+        self._fail()
+        return [LOG]
+
+    async def log_lines(
+        self,
+        name: str,
+        /,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        level: LogLevel | None,
+        text: str,
+    ) -> LogPage:
+        self.calls.append(("lines", self.log_id(name), before, after, limit, level, text))
+        return LogPage(log=LOG, lines=(), searched_to=7)
+
+    async def log_tail(self, name: str, lines: int, /) -> str:
+        self.log_id(name)
         return "".join(f"line {number}\n" for number in range(lines)[-10:])
 
     def _change(self, model_id: str, *call: Any, **fields: Any) -> ModelRecord:

@@ -8,8 +8,15 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
+from yarl import URL
 
-from cyber_inference_tui.records import ModelRecord, ModelStatus, ServiceEvent
+from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ModelRecord,
+    ModelStatus,
+    RequestPhase,
+    ServiceEvent,
+)
 
 from .raw import ask
 from .stand_in import StandInService, StandInSettings, serving
@@ -166,7 +173,7 @@ async def test_what_is_wrong_is_said(
         if status == 405:
             assert answer.headers["Allow"]
     assert service.calls == []
-    assert service.values == {"max_queue": 128}
+    assert service.configuration.stored == {"max_queue": 128}
 
 
 async def test_a_body_over_the_limit_is_refused() -> None:
@@ -297,3 +304,96 @@ async def test_everything_else_is_forwarded() -> None:
         ):
             async with front.client.request(method, path) as answer:
                 assert (await answer.json())["path"] == path
+
+
+async def test_details_of_a_model_whatever_it_is_called() -> None:
+    service = StandInService("x", "y/details", "sub/z")
+    async with serving(service) as front:
+        for path, model_id, has_facts in (
+            ("x/details", "x", True),
+            ("sub/z/details", "sub/z", True),
+            ("sub%2Fz/details", "sub/z", True),
+            # A model of that very name is meant before the details of another one.
+            ("y/details", "y/details", False),
+            ("y%2Fdetails", "y/details", False),
+            ("y/details/details", "y/details", True),
+        ):
+            async with front.client.get(URL(f"/admin/models/{path}", encoded=True)) as answer:
+                assert answer.status == 200, path
+                body = await answer.json()
+            assert ("facts" in body) is has_facts, path
+            assert (body["model"] if has_facts else body)["id"] == model_id
+        for path in ("nope/details", "details"):
+            async with front.client.get(f"/admin/models/{path}") as answer:
+                assert answer.status == 404
+                assert (await answer.json())["error"]["code"] == "model_not_found"
+
+
+async def test_memory_and_active_requests() -> None:
+    service = StandInService("m")
+    service.present = [
+        ActiveRequestRecord(
+            number=7,
+            at=datetime(2026, 1, 31, tzinfo=UTC),
+            model="m",
+            path="/v1/completions",
+            phase=RequestPhase.WAITING,
+            position=1,
+        )
+    ]
+    async with serving(service) as front:
+        async with front.client.get("/admin/memory") as answer:
+            assert await answer.json() == [
+                {
+                    "pool": "memory",
+                    "limit_bytes": 8,
+                    "free_bytes": 4,
+                    "free_after_unloading_bytes": None,
+                }
+            ]
+        async with front.client.get("/admin/requests/active") as answer:
+            (active,) = await answer.json()
+        assert (active["number"], active["phase"], active["position"]) == (7, "waiting", 1)
+
+
+async def test_a_setting_is_checked_and_reset() -> None:
+    service = StandInService()
+    path = "/admin/config/max_queue"
+    async with serving(service) as front:
+        async with front.client.put(f"{path}?check=1", json={"value": 5}) as answer:
+            assert await answer.json() == {
+                "key": "max_queue",
+                "value": 5,
+                "effect": "now",
+                "models": [],
+            }
+        assert service.configuration.stored == {"max_queue": 128}
+        async with front.client.put(f"{path}?check=perhaps", json={"value": 5}) as answer:
+            assert answer.status == 400
+        async with front.client.put(path, json={"value": 5}) as answer:
+            assert answer.status == 200
+        async with front.client.delete(path, data="{}") as answer:
+            assert answer.status == 415
+        async with front.client.delete(path) as answer:
+            assert (await answer.json())["value"] == 128
+
+
+async def test_the_configuration_file_as_a_whole() -> None:
+    service = StandInService()
+    path = "/admin/config-file"
+    async with serving(service) as front:
+        async with front.client.get(path) as answer:
+            record = await answer.json()
+        assert set(record) == {"path", "text", "digest"}
+        new = {"text": "port = 1\n", "digest": record["digest"]}
+        async with front.client.put(path, json=new) as answer:
+            assert (await answer.json())["text"] == "port = 1\n"
+        async with front.client.put(path, json=new) as answer:
+            assert answer.status == 409
+        for wrong in ({}, {"text": "x"}, {"text": 1, "digest": "x"}, {**new, "more": 1}):
+            async with front.client.put(path, json=wrong) as answer:
+                assert answer.status == 400
+        async with front.client.put(path, data=b"{}") as answer:
+            assert answer.status == 415
+        async with front.client.get(path, headers={"Origin": "https://x.example"}) as answer:
+            assert answer.status == 403

@@ -222,6 +222,25 @@ async def test_logs_over_a_websocket_all_or_one() -> None:
                 assert (message["event"], message["id"]) == ("log", expected)
 
 
+async def test_a_stream_of_chosen_logs_and_other_topics() -> None:
+    service = StandInService("sub/m", "n")
+    service.records["sub/m"] = msgspec.structs.replace(service.records["sub/m"], aliases=("short",))
+    path = "/admin/events?topics=log,model&log=short&log=service"
+    async with serving(service) as front, front.client.get(path) as answer:
+        reader = Reader(answer)
+        assert await reader.block() == [": connected"]
+        service.events.publish("log", log("n", "not this"))
+        service.events.publish("log", log("sub/m", "this"))
+        service.events.publish("config", {})
+        service.events.publish("model", {"id": "n"})
+        service.events.publish("log", log("service", "and this"))
+        assert [(await reader.event())[:2] for _ in range(3)] == [
+            ("log", 2),
+            ("model", 4),
+            ("log", 5),
+        ]
+
+
 async def test_status_over_a_websocket_with_resume() -> None:
     service = StandInService()
     for topic in ("model", "log", "service", "request", "resources", "config"):

@@ -120,7 +120,23 @@ GUARDED = [
     ("GET", "/admin/models/m"),
     ("POST", "/admin/models/m/load"),
     ("DELETE", "/admin/models/m"),
+    ("GET", "/admin/models/m/details"),
+    ("GET", "/admin/install"),
+    ("POST", "/admin/install"),
+    ("DELETE", "/admin/install"),
+    ("POST", "/admin/demo"),
+    ("GET", "/admin/memory"),
+    ("GET", "/admin/install"),
+    ("POST", "/admin/demo"),
+    ("GET", "/admin/downloads"),
+    ("DELETE", "/admin/downloads/m"),
+    ("GET", "/admin/requests/active"),
+    ("GET", "/admin/config-file"),
+    ("PUT", "/admin/config-file"),
+    ("DELETE", "/admin/config/max_queue"),
+    ("GET", "/admin/logs"),
     ("GET", "/admin/logs/service"),
+    ("GET", "/admin/log-lines/m"),
     ("GET", "/admin/requests"),
     ("GET", "/admin/sessions"),
     ("GET", "/admin/totals"),
@@ -146,7 +162,7 @@ async def test_everything_of_the_owners_needs_it(world: World, method: str, path
             if method != "HEAD":
                 assert (await answer.json())["error"]["code"] == "admin_login_required"
     assert world.service.calls == []
-    assert world.service.values == {"max_queue": 128}
+    assert world.service.configuration.stored == {"max_queue": 128}
 
 
 async def test_every_route_of_the_owners_is_in_the_list_above(world: World) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.http import forward
-from cyber_inference_tui.records import RequestRecord
+from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from tests.http.client_side import CHAT, post, stream, to_the_end
 from tests.http.raw import head
 from tests.http.upstream import (
@@ -301,3 +301,70 @@ async def test_a_defect_in_the_books_spoils_no_answer(
             async with world.front.client.post(CHAT, data=stream()) as got:
                 assert (got.status, await got.read()) == (200, WHOLE.partition(b"\r\n\r\n")[2])
     assert "a request was not recorded" in caplog.text
+
+
+# Requests that are not finished
+
+
+async def test_active_requests_are_those_in_the_house_from_place_to_place() -> None:
+    go_on = asyncio.Event()
+
+    async def server(talk: Talk) -> None:
+        await talk.request()
+        await go_on.wait()
+        go_on.clear()
+        await talk.say(answer(*EVENTS) + event("{}"))
+        await go_on.wait()
+        await talk.say(LAST)
+
+    async with forwarding(server) as world:
+        world.launcher.gate.clear()
+
+        async def phases(count: int, *wanted: str) -> list[ActiveRequestRecord]:
+            async with asyncio.timeout(LIMIT):
+                while True:
+                    found = world.active()
+                    if len(found) == count and [one.phase for one in found] == list(wanted):
+                        return found
+                    await asyncio.sleep(0.005)
+
+        port, request = world.front.port, post(stream(), "Connection: close")
+        first = asyncio.create_task(to_the_end(port, request))
+        await phases(1, "waiting")
+        second = asyncio.create_task(to_the_end(port, request))
+        one, two = await phases(2, "waiting", "waiting")
+        assert one.number != two.number
+        assert one.at <= two.at
+        assert (one.position, two.position) == (1, 2)
+        assert (one.model, one.path, one.stream, one.client) == ("m", CHAT, True, "127.0.0.1")
+        assert one.time_to_first_token_seconds is None
+        second.cancel()
+        (same,) = await phases(1, "waiting")
+        assert same.number == one.number
+        assert same.queue_seconds > 0
+        world.launcher.gate.set()
+        (busy,) = await phases(1, "processing")
+        assert busy.position is None
+        assert busy.queue_seconds >= same.queue_seconds
+        go_on.set()
+        (answering,) = await phases(1, "answering")
+        assert answering.queue_seconds == busy.queue_seconds
+        assert answering.time_to_first_token_seconds is not None
+        assert answering.time_to_first_token_seconds >= answering.queue_seconds
+        go_on.set()
+        await first
+        assert world.active() == []
+
+
+async def test_a_request_that_fails_does_not_stay_active() -> None:
+    async def server(talk: Talk) -> None:
+        await talk.request()
+
+    async with forwarding(server) as world:
+        world.launcher.failure = ModelLoadError("it is damaged")
+        async with world.front.client.post(CHAT, data=stream()) as answer:
+            assert answer.status == 503
+        world.launcher.failure = None
+        async with world.front.client.post("/v1/nothing", data=stream()) as answer:
+            assert answer.status == 404
+        assert world.active() == []

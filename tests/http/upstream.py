@@ -12,8 +12,9 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need
-from cyber_inference_tui.records import RequestRecord
+from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.service.active import ActiveRequests
 from cyber_inference_tui.settings.schema import Settings
 from tests.http.stand_in import Front, StandInService, StandInSettings, serving
 from tests.scheduler.virtual import model
@@ -94,6 +95,8 @@ class FakeServer:
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.hung: str | None = None
         self.context_size: int | None = None
+        self.argv: tuple[str, ...] = ("llama-server",)
+        self.slots: int | None = None
 
     def footprint(self) -> Footprint | None:
         return None
@@ -162,6 +165,8 @@ class World:
         records: list[RequestRecord],
     ) -> None:
         self.records = records
+        self.active: Callable[[], list[ActiveRequestRecord]] = list
+        """The requests in the house, as they stand."""
         self.on_request = records.append
         self.codes: list[str | None] = []
         self.front = front
@@ -173,6 +178,7 @@ class World:
 class _Service:
     def __init__(self, settings: Settings, catalog: Catalog, scheduler: Scheduler) -> None:
         self.settings = settings
+        self.active = ActiveRequests()
         self.catalog = catalog
         self.scheduler = scheduler
 
@@ -219,14 +225,16 @@ async def forwarding(
             on_state=lambda model_id: None,
             on_detail=lambda model_id: None,
         ) as scheduler:
+            behind = _Service(full, catalog, scheduler)
             forwarder = Forwarder(
-                _Service(full, catalog, scheduler),
+                behind,
                 on_request=note,
                 now=lambda: datetime.now(UTC),
             )
             service = StandInService("m", settings=front_settings)
             async with serving(service, forwarder.handle) as front:
                 world = World(front, scheduler, launcher, records)
+                world.active = lambda: behind.active.records(scheduler.positions())
                 yield world
                 await forwarder.close()
             assert scheduler.in_flight == 0

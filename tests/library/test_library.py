@@ -385,3 +385,29 @@ def test_a_thousand_models(home: Home) -> None:
     first = home.scan(cache_file=cache, clock=lambda: later)
     assert len(first.models) == 1000
     assert home.scan(cache_file=cache, clock=lambda: later) == first
+
+
+# Where models come from
+
+
+def test_models_tell_whose_directory_they_lie_in(home: Home, tmp_path: Path) -> None:
+    home.model("a.gguf")
+    write_gguf(tmp_path / "more" / "b.gguf")
+    elsewhere = write_gguf(tmp_path / "elsewhere.gguf")
+    demo = write_gguf(tmp_path / "demo" / "demo.gguf")
+    tables = {
+        "named": ModelSettings(path=elsewhere),
+        "inside": ModelSettings(path=Path("a.gguf")),
+        "gone": ModelSettings(path=tmp_path / "gone.gguf"),
+        "other": ModelSettings(command=("serve", "{port}")),
+    }
+    catalog = home.scan(model_dirs=[tmp_path / "more"], model_settings=tables, extra={"demo": demo})
+    assert {model_id: model.origin.value for model_id, model in catalog.models.items()} == {
+        "a": "models_dir",
+        "b": "model_dirs",
+        "demo": "demo",
+        "gone": "settings",
+        "inside": "models_dir",
+        "named": "settings",
+        "other": "settings",
+    }

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.log import LogRing, LogSpace
 from cyber_inference_tui.llama.server import Launch, ServerProcess
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class Child:
     """One ``ServerProcess`` with what it said."""
 
     def __init__(self) -> None:
-        self.log = LogRing(now=lambda: datetime.now(UTC))
+        self.log = LogRing(now=lambda: datetime.now(UTC), space=LogSpace(max_lines=20_000))
         self.progress: list[float | None] = []
         self.server: ServerProcess
         self._heard = asyncio.Event()

@@ -165,6 +165,23 @@ async def test_a_launched_server_answers_and_is_on_record_until_it_is_gone(
     room.assert_nothing_left()
 
 
+async def test_each_start_of_a_server_is_a_run_of_the_log(room: Room, model: Make) -> None:
+    log = room.log_for("m")
+    log.add(["before"])
+    firsts, pids = [], []
+    for _ in range(2):
+        firsts.append(log.end)
+        server = await room.launch(model())
+        pids.append(server.pid)
+        assert log.running
+        await server.stop(30)
+        assert not log.running
+    runs = log.kept_runs()
+    assert [(run.first, run.pid) for run in runs] == list(zip(firsts, pids, strict=True))
+    starts = [n for n, line in enumerate(log.tail(10**6)) if line.text.startswith("--- starting")]
+    assert starts == firsts
+
+
 async def test_a_server_that_dies_in_its_load_is_an_error_with_reason_and_last_lines(
     room: Room, model: Make
 ) -> None:
@@ -206,7 +223,7 @@ async def test_a_cancelled_launch_returns_only_when_the_process_is_gone(
 ) -> None:
     heard = asyncio.Event()
     room.log_for("m").listeners.append(
-        lambda batch: heard.set() if any("loading model" in line.text for line in batch) else None
+        lambda batch: heard.set() if any("loading model" in text for text in batch.texts) else None
     )
     # It hears no SIGTERM, so that the stop takes long enough for the further cancels.
     launch = asyncio.ensure_future(

@@ -1,114 +1,184 @@
-"""Output of any bytes, in any chunks, as bounded clean lines; and log files on the disk."""
+"""A log keeps the newest lines of clean text, numbered, within bounds shared with other logs."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from random import Random
 
-import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyber_inference_tui.llama.log import (
-    MAX_LINE_BYTES,
-    LineSplitter,
-    LogRing,
-    LogWriter,
-    is_protocol_line,
-    log_file_name,
-)
-from cyber_inference_tui.records import LogLine
+from cyber_inference_tui.llama import log_block
+from cyber_inference_tui.llama.log import LogBatch, LogRing, LogSpace
+from cyber_inference_tui.llama.log_block import Wanted, last_texts, read_lines
+from cyber_inference_tui.llama.log_level import LEVELS, line_level
+from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts
+from cyber_inference_tui.records import LogLevel, LogLine, LogRun, NumberedLine
+from cyber_inference_tui.text import clean_line
 
-CUT = b" [line cut]"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
-byte_streams = st.lists(
-    st.one_of(
-        st.binary(max_size=30),
-        st.sampled_from([b"\n", b"\r", b"\r\n", b"\n\n", b"\r\r\n", b"line", b"\xff\xfe"]),
-        st.integers(-20, 20).map(lambda extra: b"x" * (MAX_LINE_BYTES + extra)),
-        st.just(b"y" * (3 * MAX_LINE_BYTES)),
-    ),
-    max_size=12,
-).map(b"".join)
 
-
-def split(chunks: list[bytes]) -> list[bytes]:
-    splitter = LineSplitter()
-    lines = []
-    for chunk in chunks:
-        lines += splitter.feed(chunk)
-        assert len(splitter._rest) <= MAX_LINE_BYTES
-    return lines + splitter.flush()
-
-
-def expected(stream: bytes) -> list[bytes]:
-    lines = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    return [line if len(line) <= MAX_LINE_BYTES else line[:MAX_LINE_BYTES] + CUT for line in lines]
-
-
-@given(byte_streams, st.data())
-def test_lines_do_not_depend_on_the_chunks_and_stay_in_bounds(
-    stream: bytes, data: st.DataObject
-) -> None:
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
-    edges = [0, *cuts, len(stream)]
-    chunks = [stream[a:b] for a, b in itertools.pairwise(edges)]
-    lines = split(chunks)
-    assert lines == expected(stream)
-    assert all(len(line) <= MAX_LINE_BYTES + len(CUT) for line in lines)
-
-
-@given(st.binary(max_size=60))
-def test_single_bytes_give_the_same_lines(stream: bytes) -> None:
-    assert split([bytes([byte]) for byte in stream]) == expected(stream)
-
-
-def test_a_line_end_cut_in_two_makes_no_empty_line() -> None:
-    assert split([b"one\r", b"\ntwo\r", b"three"]) == [b"one", b"two", b"three"]
-
-
-def test_protocol_lines_are_told_from_log_lines() -> None:
-    assert is_protocol_line(b'cmd_child_to_router:state:{"state":"ready"}')
-    assert not is_protocol_line(b"0.00.1 I srv cmd_child_to_router:")
-
-
-# The ring
-
-
-def ring(**bounds: int) -> LogRing:
-    return LogRing(now=lambda: NOW, **bounds)
+def ring(space: LogSpace | None = None) -> LogRing:
+    return LogRing(now=lambda: NOW, space=space)
 
 
 def texts(lines: tuple[LogLine, ...]) -> list[str]:
     return [line.text for line in lines]
 
 
-@given(
-    st.lists(st.lists(st.text(max_size=40), max_size=5), max_size=20),
-    st.integers(1, 8),
-    st.integers(1, 200),
+class Clock:
+    """A second later each time it is asked, now and then earlier."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self) -> datetime:
+        self.asked += 1
+        return NOW + timedelta(seconds=self.asked - 5 * (self.asked % 3), microseconds=self.asked)
+
+
+some_text = st.one_of(
+    st.text(max_size=30),
+    st.sampled_from(["E failed", "W careful", "D detail", "I fine", "error: no", "Straße ΣΑΣ", ""]),
+    st.integers(0, 3).map(lambda n: "long " * 30 * n),
 )
-def test_a_ring_keeps_the_last_lines_within_its_bounds(
-    batches: list[list[str]], max_lines: int, max_bytes: int
+batches = st.lists(st.lists(some_text, max_size=40), max_size=12)
+
+
+@settings(max_examples=150)
+@given(
+    batches,
+    st.integers(1, 120),
+    st.data(),
+    st.sampled_from(["", "e", "STRASSE", "ς", "failed", "no such thing", "long long"]),
+    st.sampled_from(LEVELS),
+)
+def test_a_log_equals_a_list_whatever_is_appended_and_dropped(
+    appended: list[list[str]],
+    max_lines: int,
+    data: st.DataObject,
+    needle: str,
+    level: LogLevel,
 ) -> None:
-    log = ring(max_lines=max_lines, max_bytes=max_bytes)
-    seen: list[str] = []
-    log.listeners.append(lambda batch: seen.extend(texts(batch)))
-    for batch in batches:
+    clock = Clock()
+    block_lines = data.draw(st.integers(1, 30))
+    log = LogRing(now=clock, space=LogSpace(max_lines=max_lines), block_lines=block_lines)
+    model: list[NumberedLine] = []
+    for batch in appended:
         log.add(batch)
-        kept = texts(log.tail(10**6))
-        assert len(kept) == len(log) <= max_lines
-        assert sum(map(len, kept)) <= max_bytes
-        assert kept == seen[len(seen) - len(kept) :]
-    assert len(seen) == sum(map(len, batches))
+        if batch:
+            at = Clock()
+            at.asked = clock.asked - 1
+            moment = at()
+            for text in map(clean_line, batch):
+                model.append(
+                    NumberedLine(number=len(model), at=moment, text=text, level=line_level(text))
+                )
+    assert log.end == len(model)
+    assert len(log) >= min(max_lines, len(model))
+    kept = model[log.first :]
+    blocks = log.snapshot()
+    errors = [line.number for line in kept if line.level is LogLevel.ERROR]
+    assert log.last_error == (errors[-1] if errors else None)
+    assert log.last_at == (model[-1].at if model else None)
+
+    start, stop = sorted(data.draw(st.tuples(st.integers(0, 500), st.integers(0, 500))))
+    limit = data.draw(st.integers(1, 50))
+    rank = LEVELS.index(level)
+    wanted = [
+        line
+        for line in kept
+        if start <= line.number < stop
+        and LEVELS.index(line.level) >= rank
+        and needle.casefold() in line.text.casefold()
+    ]
+    question = Wanted(rank=rank, text=needle)
+    for backwards in (True, False):
+        # In one go, and in as many steps as there are when each gives up at once.
+        lines, reached = read_lines(
+            blocks, start=start, stop=stop, backwards=backwards, limit=limit, wanted=question
+        )
+        assert lines == (wanted[-limit:] if backwards else wanted[:limit])
+        if len(wanted) > limit:
+            assert reached == (lines[0].number if backwards else lines[-1].number + 1)
+        found: list[NumberedLine] = []
+        low, high = max(start, log.first), min(stop, log.end)
+        while low < high:
+            some, reached = read_lines(
+                blocks,
+                start=low,
+                stop=high,
+                backwards=backwards,
+                limit=limit,
+                wanted=question,
+                give_up=lambda: True,
+            )
+            found = some + found if backwards else found + some
+            low, high = (low, reached) if backwards else (reached, high)
+        assert found == wanted
+    count = data.draw(st.integers(-1, 300))
+    last = [line.text for line in kept[max(0, len(kept) - count) :]] if count > 0 else []
+    assert last_texts(blocks, count) == last
+    assert texts(log.tail(count)) == last
 
 
-def test_a_ring_cleans_what_enters_it() -> None:
+def test_a_whole_million_of_lines_is_kept_and_no_more_than_a_block_beyond() -> None:
+    log = ring()
+    line = "0.00.123.456 I srv  update_slots: all slots are idle, number "
+    for start in range(0, 1_100_000, 10_000):
+        log.add([f"{line}{number}" for number in range(start, start + 10_000)])
+    assert 1_000_000 <= len(log) < 1_000_000 + 2 * log_block.BLOCK_LINES
+    assert log.packed_bytes < 40 << 20
+    blocks = log.snapshot()
+    (found,), _ = read_lines(
+        blocks,
+        start=0,
+        stop=log.end,
+        backwards=True,
+        limit=1,
+        wanted=Wanted(text="NUMBER 200000"),
+    )
+    assert found.number == 200_000
+
+
+def test_the_log_that_holds_most_makes_room() -> None:
+    space = LogSpace(max_lines=10_000)
+    quiet, noisy = ring(space), ring(space)
+    quiet.add(f"quiet {number}" for number in range(4_000))
+    for _ in range(30):
+        noisy.add(f"noisy {number}" for number in range(1_000))
+    assert len(quiet) == 4_000
+    assert 10_000 <= len(quiet) + len(noisy) <= 10_000 + 3 * log_block.BLOCK_LINES
+    # Both hold half of it once the other floods, too.
+    for _ in range(30):
+        quiet.add(f"quiet {number}" for number in range(1_000))
+    assert abs(len(quiet) - len(noisy)) <= 2 * log_block.BLOCK_LINES
+
+
+def test_bytes_are_bounded_even_where_nothing_can_be_packed() -> None:
+    random = Random(1)
+    space = LogSpace(max_bytes=300_000)
+    log = ring(space)
+    for _ in range(200):
+        log.add([random.randbytes(2_000).hex()])
+        assert log.packed_bytes <= 300_000
+    assert 0 < log.first < log.end == 200
+    assert texts(log.tail(1))
+
+
+def test_a_log_without_any_place_still_has_its_newest_lines() -> None:
+    log = ring(LogSpace(max_lines=1, max_bytes=1))
+    log.add(str(number) for number in range(5_000))
+    assert log.end == 5_000
+    assert len(log) < log_block.BLOCK_LINES
+    log.add(["last"])
+    assert texts(log.tail(1)) == ["last"]
+    assert (log.first, log.packed_lines, log.packed_bytes) == (log.end - len(log), 0, 0)
+
+
+def test_a_log_cleans_what_enters_it() -> None:
     log = ring()
     log.add(
         ["\x1b[31mred\x1b[0m \x9b1mbold\x07", "a\tb\x00", "right\u202eleft", "\x1b]0;title\x07ok"]
@@ -118,17 +188,72 @@ def test_a_ring_cleans_what_enters_it() -> None:
 
 @given(st.binary(max_size=200))
 def test_no_control_sequence_survives_any_bytes(stream: bytes) -> None:
-    log = ring()
-    log.add(line.decode("utf-8", "replace") for line in split([stream]))
+    log, splitter = ring(), LineSplitter()
+    log.add(as_texts(splitter.feed(stream) + splitter.flush()))
     for text in texts(log.tail(10**6)):
         assert not set(text) & {*map(chr, range(32)), *map(chr, range(127, 160))}
 
 
 def test_the_tail_of_nothing_is_nothing() -> None:
     log = ring()
+    assert log.tail(5) == ()
+    assert log.snapshot() == ()
+    log.add([])
+    assert (log.end, log.last_at, log.last_error) == (0, None, None)
     log.add(["one", "two"])
     assert log.tail(0) == log.tail(-1) == ()
     assert texts(log.tail(1)) == ["two"]
+
+
+def test_a_known_level_is_that_of_every_line() -> None:
+    log = ring()
+    log.add(["Traceback:", "  File x", "I said"], LogLevel.ERROR)
+    assert {line.level for line in log.tail(3)} == {LogLevel.ERROR}
+    assert log.last_error == 2
+
+
+def test_a_log_of_several_runs() -> None:
+    log = ring(LogSpace(max_lines=100))
+    running = [log.running]
+    log.begin_run(11)
+    log.add(["one"])
+    running.append(log.running)
+    log.end_run(11)
+    running.append(log.running)
+    first = log.end
+    log.add(["--- starting"])
+    log.begin_run(12, first=first)
+    # The end of one that another has followed.
+    log.end_run(11)
+    assert [*running, log.running] == [False, True, False, True]
+    assert log.kept_runs() == (
+        LogRun(first=0, started_at=NOW, pid=11),
+        LogRun(first=1, started_at=NOW, pid=12),
+    )
+    # A run of which no line is left is forgotten, the last one never.
+    log.add(str(number) for number in range(10_000))
+    assert [run.pid for run in log.kept_runs()] == [12]
+    for pid in range(1_000):
+        log.begin_run(pid)
+    assert len(log.kept_runs()) <= 100
+    assert log.kept_runs()[-1].pid == 999
+
+
+def collecting(log: LogRing) -> list[LogBatch]:
+    seen: list[LogBatch] = []
+    append: Callable[[LogBatch], None] = seen.append
+    log.listeners.append(append)
+    return seen
+
+
+def test_listeners_get_every_line_once_with_its_number() -> None:
+    log = ring()
+    seen = collecting(log)
+    log.add(["I a", "E b"])
+    log.add(str(number) for number in range(5_000))
+    assert [batch.first for batch in seen] == [0, 2]
+    assert [line.level.value for line in seen[0].lines(5)] == ["info", "error"]
+    assert [line.text for line in seen[1].lines(2)] == ["4998", "4999"]
 
 
 def test_a_mark_has_what_came_since_and_nothing_after_it_was_closed() -> None:
@@ -150,110 +275,3 @@ def test_a_mark_is_bounded_too() -> None:
     log.add(str(number) for number in range(10_000))
     assert len(mark.lines()) == 400
     assert mark.lines()[-1] == "9999"
-
-
-# Names of log files
-
-hostile = st.one_of(
-    st.text(max_size=400),
-    st.text(st.characters(codec=None), max_size=100),
-    st.sampled_from(["service", "%73ervice", ".", "..", "../../etc/passwd", "/", "a/../b", ".x"]),
-    st.text("./\\%~\x00 a", max_size=12),
-)
-
-
-@given(hostile)
-def test_a_log_file_stays_in_its_directory_whatever_the_id(model_id: str) -> None:
-    name = log_file_name(model_id)
-    directory = Path("/data/logs")
-    assert (directory / name).parent == directory
-    assert Path(directory / name).name == name
-    assert "/" not in name
-    assert "\x00" not in name
-    assert not name.startswith(".") or not model_id
-    assert len(name.encode()) <= 240
-    assert name != "service.log"
-
-
-@given(hostile, hostile)
-def test_different_ids_have_different_log_files(one: str, other: str) -> None:
-    assert (log_file_name(one) == log_file_name(other)) == (one == other)
-
-
-def test_long_ids_that_differ_late_have_different_log_files() -> None:
-    assert log_file_name("m" * 500 + "1") != log_file_name("m" * 500 + "2")
-    # Nor can another id be made that has the short name of a long one.
-    short = log_file_name("m" * 500).removesuffix(".log")
-    assert log_file_name(short) != f"{short}.log"
-
-
-def test_plain_ids_are_legible() -> None:
-    assert log_file_name("Qwen3-8B Q4_K_M") == "Qwen3-8B Q4_K_M.log"
-
-
-# Files
-
-
-def lines(*some: str) -> tuple[LogLine, ...]:
-    return tuple(LogLine(at=NOW, text=text) for text in some)
-
-
-@pytest.fixture
-def writer(tmp_path: Path) -> Iterator[LogWriter]:
-    made = LogWriter(tmp_path / "logs", max_file=200, keep=2)
-    made.start()
-    yield made
-    made.stop()
-
-
-def test_lines_reach_the_file_with_their_time(writer: LogWriter, tmp_path: Path) -> None:
-    writer.write("a.log", lines("one", "zwei ü"))
-    writer.write("a.log", lines("three"))
-    writer.stop()
-    assert (tmp_path / "logs/a.log").read_text(encoding="utf-8").splitlines() == [
-        "2026-01-02T03:04:05.000000Z one",
-        "2026-01-02T03:04:05.000000Z zwei ü",
-        "2026-01-02T03:04:05.000000Z three",
-    ]
-    assert (tmp_path / "logs").stat().st_mode & 0o077 == 0
-
-
-def test_a_file_is_rotated_and_only_so_many_are_kept(writer: LogWriter, tmp_path: Path) -> None:
-    for number in range(40):
-        writer.write("a.log", lines(f"{number} " + "x" * 60))
-    writer.stop()
-    files = sorted(path.name for path in (tmp_path / "logs").iterdir())
-    assert files == ["a.log", "a.log.1", "a.log.2"]
-    assert all(path.stat().st_size <= 400 for path in (tmp_path / "logs").iterdir())
-    assert " 39 " in (tmp_path / "logs/a.log").read_text()
-
-
-def test_a_disk_that_is_too_slow_loses_lines_and_says_so(tmp_path: Path) -> None:
-    writer = LogWriter(tmp_path / "logs", max_pending=250)
-    # Not started yet: nothing is taken from the queue, as with a disk that hangs.
-    for number in range(10):
-        writer.write("a.log", lines(f"{number} " + "x" * 60))
-    writer.start()
-    writer.stop()
-    written = (tmp_path / "logs/a.log").read_text().splitlines()
-    assert len(written) == 2
-    writer = LogWriter(tmp_path / "logs", max_pending=10)
-    writer.stop()
-
-
-def test_an_unwritable_directory_is_said_once_and_harms_nobody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    writer = LogWriter(tmp_path / "logs")
-    writer.start()
-    (tmp_path / "logs").rmdir()
-    for _ in range(5):
-        writer.write("a.log", lines("lost"))
-    writer.stop()
-    assert [record.getMessage() for record in caplog.records] == [
-        f"cannot write the log file {tmp_path / 'logs/a.log'}: No such file or directory"
-    ]
-
-
-def test_stopping_a_writer_that_was_never_started_is_nothing(tmp_path: Path) -> None:
-    LogWriter(tmp_path).stop()

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyber_inference_tui.llama.log import MAX_LINE_BYTES
+from cyber_inference_tui.llama.log_block import BLOCK_LINES
+from cyber_inference_tui.llama.log_lines import MAX_LINE_BYTES
 from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.server import Launch, ServerExitedError, ServerProcess, _Output
 from tests.llama.children import (
@@ -309,10 +310,26 @@ def test_a_flood_of_any_bytes_is_bounded_and_does_not_hold_up_a_stop(
         while not child.lines:
             await asyncio.sleep(0.01)
         assert await child.server.stop(30) == -signal.SIGTERM
-        assert len(child.log) <= 20_000
+        assert len(child.log) <= 20_000 + 2 * BLOCK_LINES
         for line in child.lines:
             assert len(line) < 5000
             assert not set(line) & {*map(chr, range(32)), *map(chr, range(127, 160))}
+
+    run(main())
+
+
+def test_no_line_of_a_flood_is_lost(run: Run) -> None:
+    async def main() -> None:
+        child = await spawn_python(
+            "import os\nfor n in range(0, 100_000, 1_000):\n"
+            "    data = ''.join(f'line {m}\\n' for m in range(n, n + 1_000)).encode()\n"
+            "    while data: data = data[os.write(2, data):]"
+        )
+        async with asyncio.timeout(60):
+            assert await child.server.exited == 0
+        assert child.log.end == 100_000
+        last = child.lines
+        assert last == [f"line {n}" for n in range(100_000 - len(last), 100_000)]
 
     run(main())
 

@@ -116,6 +116,34 @@ def test_logs_of_a_real_server_and_of_the_service(start_real: StartReal) -> None
     assert stat.S_IMODE(logs.stat().st_mode) == 0o700
 
 
+@pytest.mark.real
+def test_logs_by_number_with_levels_and_runs(start_real: StartReal) -> None:
+    service = start_real()
+    for _ in range(2):
+        assert service.chat("demo").status_code == 200
+        service.post("/admin/models/demo/unload", json={})
+    demo, own = service.get("/admin/logs").json()
+    assert (demo["id"], demo["running"], own["id"], own["running"]) == (
+        "demo",
+        False,
+        "service",
+        True,
+    )
+    assert [run["first"] for run in own["runs"]] == [0]
+    first, second = demo["runs"]
+    assert first["pid"] != second["pid"]
+    page = service.get(f"/admin/log-lines/demo?after={second['first']}&limit=1").json()
+    (line,) = page["lines"]
+    assert line["text"].startswith("--- starting: ")
+    assert (line["number"], page["searched_to"]) == (second["first"], second["first"] + 1)
+    page = service.get("/admin/log-lines/demo?q=LISTENING%20on").json()
+    assert len(page["lines"]) == 2
+    assert page["log"] == demo
+    warnings = service.get("/admin/log-lines/demo?level=warning").json()["lines"]
+    assert {line["level"] for line in warnings} == {"warning"}
+    assert {line["text"].split(" ")[1] for line in warnings} == {"W"}
+
+
 def test_config_shows_sources_and_masks_secrets(start_fake: StartFake) -> None:
     service = start_fake(config={"api_keys": ["sesame-key"], "stop_timeout": 7})
     with service.client(headers={"Authorization": "Bearer sesame-key"}) as client:

@@ -87,6 +87,8 @@ class VirtualServer:
         self.stops: list[float] = []
         """The timeouts ``stop`` was called with."""
         self.context_size: int | None = None
+        self.argv: tuple[str, ...] = ("llama-server",)
+        self.slots: int | None = None
         self.says: Footprint | None = None
 
     async def stop(self, timeout: float) -> int:

@@ -48,8 +48,8 @@ async def test_a_guard_cannot_be_emptied_while_others_reach_it(config: Path, val
     before = config.read_text()
     async with service_of(config) as service:
         with pytest.raises(ConfigError, match="cannot be empty"):
-            await service.set_config("api_keys", value)
+            await service.configuration.set("api_keys", value)
         assert service.settings.api_keys == ("k",)
         assert config.read_text() == before
-        await service.set_config("api_keys", ["other"])
+        await service.configuration.set("api_keys", ["other"])
         assert service.settings.api_keys == ("other",)

@@ -21,8 +21,8 @@ def drain(subscription: Subscription) -> list[tuple[int, str, bytes]]:
     return found
 
 
-def log(text: str) -> LogEvent:
-    return LogEvent(id="m", lines=(LogLine(at=datetime.now(UTC), text=text),))
+def log(text: str, log_id: str = "m") -> LogEvent:
+    return LogEvent(id=log_id, lines=(LogLine(at=datetime.now(UTC), text=text),))
 
 
 async def test_events_come_in_order_over_all_topics() -> None:
@@ -259,3 +259,69 @@ async def test_what_is_encoded_already_is_told_as_it_is_and_weighed() -> None:
     events = drain(reader)
     assert [topic for _, topic, _ in events] == [GAP, *["resources"] * 3]
     assert [msgspec.json.decode(data)["n"] for _, _, data in events[1:]] == [7, 8, 9]
+
+
+async def test_a_reader_of_one_log_gets_no_other() -> None:
+    bus = EventBus(first_id=1)
+    reader = bus.subscribe({"log", "model"}, logs={"m", "o"})
+    for log_id in ("m", "n", "o"):
+        bus.publish("log", log("x", log_id))
+        bus.publish("model", {"id": log_id})
+    assert [event[:2] for event in drain(reader)] == [
+        (1, "log"),
+        (2, "model"),
+        (4, "model"),
+        (5, "log"),
+        (6, "model"),
+    ]
+    waiting = asyncio.ensure_future(anext(reader))
+    await asyncio.sleep(0)
+    bus.publish("log", log("x", "n"))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    bus.publish("log", log("x", "m"))
+    assert [event.id for event in await waiting] == [8]
+
+
+async def test_a_flood_of_another_log_is_no_gap() -> None:
+    bus = EventBus(keep=4, first_id=1)
+    reader, ahead = bus.subscribe({"log"}, logs={"m"}), bus.subscribe({"log"}, logs={"m"})
+    bus.publish("log", log("x"))
+    assert [event[0] for event in drain(ahead)] == [1]
+    for _ in range(20):
+        bus.publish("log", log("x", "n"))
+    # One had seen the line of its log, the other had not.
+    assert drain(ahead) == []
+    assert [event[1] for event in drain(reader)] == [GAP]
+    resumed = bus.subscribe({"log"}, after=1, logs={"m"})
+    too_late = bus.subscribe({"log"}, after=0, logs={"m"})
+    assert drain(resumed) == []
+    assert [msgspec.json.decode(event[2]) for event in drain(too_late)] == [
+        {"missed": None, "topic": "log"}
+    ]
+    bus.publish("log", log("x"))
+    for one in (reader, ahead, resumed, too_late):
+        assert [event[0] for event in drain(one)] == [22]
+    for _ in range(20):
+        bus.publish("log", log("x", "n"))
+    assert [drain(one) for one in (reader, ahead, resumed, too_late)] == [[], [], [], []]
+
+
+@given(st.lists(st.sampled_from(["m", "n", "read"]), max_size=40), st.integers(1, 5))
+def test_a_reader_of_one_log_is_told_of_all_its_lines_or_of_a_gap(
+    steps: list[str], keep: int
+) -> None:
+    bus = EventBus(keep=keep, first_id=1)
+    reader = bus.subscribe({"log"}, logs={"m"})
+    unread: list[int] = []
+    for step in [*steps, "read"]:
+        if step != "read":
+            bus.publish("log", log("x", step))
+            if step == "m":
+                unread.append(bus.last_id)
+            continue
+        kept = [number for number in unread if number > bus.last_id - keep]
+        events = drain(reader)
+        assert [number for number, topic, _ in events if topic == "log"] == kept
+        assert (GAP in [topic for _, topic, _ in events]) == (len(kept) < len(unread))
+        unread.clear()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import ConfigError, ConflictError, NotFoundError
 from cyber_inference_tui.settings import edit
-from cyber_inference_tui.settings.edit import set_value, split_key, write_default
+from cyber_inference_tui.settings.edit import set_value, split_key, unset_value, write_default
 from cyber_inference_tui.settings.example import render, toml_key
 from cyber_inference_tui.settings.load import load
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS
@@ -297,3 +297,60 @@ def test_what_is_set_is_read_back(tmp_path: Path, text: str, change: tuple[str, 
     kept = iter(after.splitlines())
     assert all(comment in kept for comment in comments), "a comment is gone or moved"
     assert set(KEYS) | set(MODEL_KEYS) >= {known.name}
+
+
+@pytest.mark.parametrize(
+    ("key", "gone"),
+    [
+        ("host", 'host = "127.0.0.1"   # only me\n'),
+        ('models."b/Name-Q4_K_M".aliases', 'aliases = ["big"]\n'),
+        ("models.small.path", 'path = "small.gguf"\n'),
+    ],
+)
+def test_a_key_is_taken_out_and_nothing_else(config: Path, key: str, gone: str) -> None:
+    config.write_text(OWN)
+    unset_value(config, key)
+    assert config.read_text() == OWN.replace(gone, "", 1)
+
+
+def test_a_key_of_several_lines_is_taken_out(config: Path) -> None:
+    config.write_text(OWN)
+    unset_value(config, "api_keys")
+    unset_value(config, "models.small.env")
+    left = config.read_text()
+    assert tomllib.loads(left) == {
+        "host": "127.0.0.1",
+        "models": {"b/Name-Q4_K_M": {"aliases": ["big"]}, "small": {"path": "small.gguf"}},
+    }
+    assert "# the small one" in left
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('models."a.b/c \\"d\\"".threads = 2\nport = 1\n', "port = 1\n"),
+        (
+            'models = { "a.b/c \\"d\\"" = { threads = 2, parallel = 3 } }\n',
+            'models = { "a.b/c \\"d\\"" = { parallel = 3 } }\n',
+        ),
+    ],
+)
+def test_odd_ids_and_other_notations(config: Path, text: str, left: str) -> None:
+    config.write_text(text)
+    unset_value(config, 'models."a.b/c \\"d\\"".threads')
+    assert tomllib.loads(config.read_text()) == tomllib.loads(left)
+
+
+def test_what_is_not_there_is_taken_out_without_a_trace(config: Path) -> None:
+    unset_value(config, "port")
+    assert not config.exists()
+    config.write_text(OWN)
+    before = config.stat().st_mtime_ns
+    unset_value(config, "port")
+    unset_value(config, "models.new.path")
+    assert (config.read_text(), config.stat().st_mtime_ns) == (OWN, before)
+    with pytest.raises(NotFoundError):
+        unset_value(config, "prot")
+    config.write_text("port = x\n")
+    with pytest.raises(ConfigError):
+        unset_value(config, "port")

@@ -11,6 +11,7 @@ from textual.strip import Strip
 
 from cyber_inference_tui.tui.charset import ASCII, UNICODE, Charset
 from cyber_inference_tui.tui.widgets.table import Cell, Column, LiveTable, Row
+from tests.tui.driving import until
 
 _COLUMNS = (
     Column(key="model", title="MODEL"),
@@ -276,7 +277,6 @@ async def test_a_list_without_a_cursor_scrolls() -> None:
         table.focus()
         assert table.render_line(0).text.startswith("a ")
         await pilot.press("j", "j")
-        await pilot.pause()
-        assert table.render_line(0).text.startswith("c ")
+        await until(pilot, lambda: table.render_line(0).text.startswith("c "))
         await pilot.press("enter")
         assert app.chosen == []

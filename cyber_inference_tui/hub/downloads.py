@@ -1,0 +1,358 @@
+"""The queue of downloads: a few at a time, paused, resumed, cancelled, carried on after a crash.
+
+What is wanted of each stands in a journal before anybody is told so; what is here stands on the
+disk. So a service that starts again goes on where the last one was, however that one ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from cyber_inference_tui.errors import (
+    ConflictError,
+    CyberError,
+    NotFoundError,
+    ShuttingDownError,
+)
+from cyber_inference_tui.hub.download import Download
+from cyber_inference_tui.hub.journal import Entry, Journal, encoded
+from cyber_inference_tui.hub.plan import DownloadPlan, Resolve, check_plan
+from cyber_inference_tui.hub.transfer import Transport
+from cyber_inference_tui.records import DownloadRecord, DownloadStatus
+from cyber_inference_tui.text import clean_line
+
+AT_ONCE = 2
+"""Downloads that run at the same time."""
+MAX_ACTIVE = 100
+"""Downloads that run, wait or are paused."""
+MAX_FINISHED = 50
+"""Others that are remembered; the oldest are forgotten, with what is left of them on the disk."""
+TICK = 0.25
+"""Seconds between two reports of one download's progress."""
+_END_TIME = 15.0
+_REMOVAL_TIME = 0.4
+
+_ACTIVE = {DownloadStatus.QUEUED, DownloadStatus.PAUSED}
+
+_logger = logging.getLogger(__name__)
+
+Done = Callable[[DownloadRecord, tuple[Path, ...]], Awaitable[str | None]]
+"""Told of a model's files once they are in place; gives the id it has here."""
+
+
+class Downloads:
+    """Owns every download. ``start`` it, and ``stop`` it: what runs goes on the next time.
+
+    ``models_dir`` is asked for each new download. ``on_change`` is told of every change, and of
+    progress at most four times a second for each; ``on_removed`` of ids that are forgotten.
+    Methods raise ``CyberError``s.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Path,
+        models_dir: Callable[[], Path],
+        transport: Transport,
+        resolve: Resolve,
+        now: Callable[[], datetime],
+        on_change: Callable[[DownloadRecord], None] = lambda _: None,
+        on_removed: Callable[[str], None] = lambda _: None,
+        on_done: Done,
+    ) -> None:
+        self._journal = Journal(journal)
+        self._models_dir = models_dir
+        self._transport = transport
+        self._resolve = resolve
+        self._now = now
+        self._on_change = on_change
+        self._on_removed = on_removed
+        self._on_done = on_done
+        self._downloads: dict[str, Download] = {}
+        self._told: dict[str, DownloadRecord] = {}
+        self._saving = asyncio.Lock()
+        self._running = False
+        self._busy = asyncio.Event()
+        """Something runs."""
+        self._background: set[asyncio.Task[None]] = set()
+        self._ticker: asyncio.Task[None] | None = None
+
+    # Life
+
+    async def start(self) -> None:
+        """Take up what the journal has."""
+        for entry in await self._transport.in_thread(self._journal.load):
+            download = Download(entry, self._transport)
+            self._downloads[entry.id] = download
+            await self._transport.in_thread(download.measure)
+            if entry.status is DownloadStatus.CANCELLED and not entry.kept:
+                # The last service may have ended before it was done with that.
+                await self._transport.in_thread(download.staging.remove)
+        self._running = True
+        self._ticker = asyncio.create_task(self._tick(), name="progress of downloads")
+        self._pump()
+
+    async def stop(self) -> None:
+        """Interrupt what runs; it stays in the journal as it is."""
+        self._running = False
+        tasks = [one.task for one in self._downloads.values() if one.task is not None]
+        tasks += self._background
+        if self._ticker is not None:
+            tasks.append(self._ticker)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_END_TIME)
+            if late:
+                _logger.warning("%d downloads do not let go of their disk", len(late))
+        await self._save()
+
+    # Reading
+
+    def records(self) -> list[DownloadRecord]:
+        """Every download that is known, the oldest first."""
+        return [download.record() for download in self._known()]
+
+    # Acting
+
+    async def add(
+        self, repo: str, filename: str | None = None, revision: str | None = None
+    ) -> DownloadRecord:
+        """Queue a model; one that is queued, runs or is paused already is not queued twice."""
+        plan = await self._resolve(repo, filename, revision)
+        check_plan(plan)
+        if not self._running:
+            raise ShuttingDownError("The service is stopping.")
+        for download in self._known():
+            if not _same_model(download.entry.plan, plan):
+                continue
+            if download.entry.status in _ACTIVE:
+                return download.record()
+            if download.entry.status is DownloadStatus.DONE:
+                continue
+            if download.entry.plan.files == plan.files:
+                # What it has of them is of use.
+                download.entry.plan = plan
+                return await self._want(download)
+            await self._forget(download)
+        active = sum(one.entry.status in _ACTIVE for one in self._downloads.values())
+        if active >= MAX_ACTIVE:
+            raise ConflictError(
+                f"There are {active} downloads already.", hint="Wait for some, or cancel some."
+            )
+        entry = Entry(
+            id=secrets.token_hex(4),
+            plan=plan,
+            models_dir=str(self._models_dir()),
+            created_at=self._now(),
+        )
+        self._downloads[entry.id] = Download(entry, self._transport)
+        return await self._want(self._downloads[entry.id])
+
+    async def pause(self, download_id: str) -> DownloadRecord:
+        """Stop for now, and stay stopped over a restart; what is here stays."""
+        download = self._find(download_id)
+        if download.entry.status is not DownloadStatus.PAUSED:
+            self._refuse_unless(download, {DownloadStatus.QUEUED}, "paused")
+            self._interrupt(download, DownloadStatus.PAUSED)
+            await self._save()
+        return download.record()
+
+    async def resume(self, download_id: str) -> DownloadRecord:
+        """Go on with a paused one."""
+        download = self._find(download_id)
+        if download.entry.status is DownloadStatus.QUEUED:
+            return download.record()
+        self._refuse_unless(download, {DownloadStatus.PAUSED}, "resumed")
+        return await self._want(download)
+
+    async def retry(self, download_id: str) -> DownloadRecord:
+        """Try one that failed or was cancelled again, with what is here of it."""
+        download = self._find(download_id)
+        if download.entry.status is DownloadStatus.QUEUED:
+            return download.record()
+        again = {DownloadStatus.FAILED, DownloadStatus.CANCELLED}
+        self._refuse_unless(download, again, "tried again")
+        return await self._want(download)
+
+    async def cancel(self, download_id: str, *, keep: bool = False) -> DownloadRecord:
+        """End it and remove what is here of it, unless ``keep``; the last record.
+
+        One that is done, or was cancelled before, is taken from the list. What is in place stays.
+        """
+        download = self._find(download_id)
+        if download.entry.status in {DownloadStatus.DONE, DownloadStatus.CANCELLED}:
+            record = download.record()
+            await self._forget(download)
+            return record
+        self._refuse_unless(download, _ACTIVE | {DownloadStatus.FAILED}, "cancelled")
+        download.entry.kept = keep
+        if not keep:
+            download.abandon()
+        self._interrupt(download, DownloadStatus.CANCELLED)
+        await self._save()
+        if not keep:
+            # A slow disk is not waited for.
+            await asyncio.wait([self._spawn(self._remove_files(download))], timeout=_REMOVAL_TIME)
+        self._forget_oldest()
+        return download.record()
+
+    # The queue
+
+    async def _want(self, download: Download) -> DownloadRecord:
+        """Queue it, and let it outlive a crash before anybody is told."""
+        entry = download.entry
+        entry.status = DownloadStatus.QUEUED
+        entry.error, entry.kept = None, False
+        await self._save()
+        self._pump()
+        self._tell(download)
+        return download.record()
+
+    def _pump(self) -> None:
+        """Start what has its turn."""
+        free = AT_ONCE - sum(one.task is not None for one in self._downloads.values())
+        for download in self._downloads.values():
+            if free <= 0 or not self._running:
+                break
+            if download.task is None and download.entry.status is DownloadStatus.QUEUED:
+                free -= 1
+                self._start(download, self._carry_out(download))
+        if any(one.task is not None for one in self._downloads.values()):
+            self._busy.set()
+        else:
+            self._busy.clear()
+
+    def _start(self, download: Download, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=f"download {download.entry.id}")
+        download.task = task
+        task.add_done_callback(partial(self._ended, download))
+        self._tell(download)
+        return task
+
+    async def _carry_out(self, download: Download) -> None:
+        entry = download.entry
+        try:
+            paths = await download.run(
+                self._save,
+                lambda: sum(
+                    other.bytes_left
+                    for other in self._downloads.values()
+                    if other is not download and other.task is not None
+                ),
+            )
+            entry.model_id = await self._on_done(download.record(), paths)
+        except CyberError as error:
+            if entry.status is DownloadStatus.QUEUED:
+                entry.status, entry.error = DownloadStatus.FAILED, str(error)
+                _logger.warning("the download of %s failed: %s", entry.plan.repo, error)
+        else:
+            entry.status, entry.placing, entry.begun = DownloadStatus.DONE, False, False
+            _logger.info("%s of %s is here", entry.plan.filename, entry.plan.repo)
+            self._forget_oldest()
+        await self._save()
+
+    def _ended(self, download: Download, task: asyncio.Task[None]) -> None:
+        download.task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _logger.error("the download of %s failed", download.entry.plan.repo, exc_info=error)
+            download.entry.status = DownloadStatus.FAILED
+            download.entry.error = "The service has a defect here; its log says more."
+            self._spawn(self._save())
+        if self._running:
+            if not download.leaving:
+                self._tell(download)
+            self._pump()
+
+    def _interrupt(self, download: Download, status: DownloadStatus) -> None:
+        download.entry.status = status
+        download.entry.error = None
+        if download.task is not None:
+            download.task.cancel()
+        self._tell(download)
+
+    async def _remove_files(self, download: Download) -> None:
+        """Once nobody writes to them any more, unless it is wanted again by then."""
+        while download.task is not None and download.entry.status not in _ACTIVE:
+            await asyncio.wait([download.task], timeout=_END_TIME)
+        if download.entry.status not in _ACTIVE:
+            # As its task, so that it cannot begin again before.
+            await asyncio.wait([self._start(download, self._remove(download))])
+
+    async def _remove(self, download: Download) -> None:
+        await self._transport.in_thread(download.staging.remove)
+        download.note_removed()
+
+    async def _forget(self, download: Download) -> None:
+        download.leaving = True
+        await self._remove_files(download)
+        del self._downloads[download.entry.id]
+        self._told.pop(download.entry.id, None)
+        await self._save()
+        self._on_removed(download.entry.id)
+
+    def _forget_oldest(self) -> None:
+        finished = [one for one in self._known() if one.entry.status not in _ACTIVE]
+        for download in finished[: max(len(finished) - MAX_FINISHED, 0)]:
+            download.leaving = True
+            self._spawn(self._forget(download))
+
+    def _known(self) -> list[Download]:
+        return [one for one in self._downloads.values() if not one.leaving]
+
+    def _find(self, download_id: str) -> Download:
+        download = self._downloads.get(download_id)
+        if download is None or download.leaving:
+            raise NotFoundError(f"There is no download {clean_line(download_id, limit=80)}.")
+        return download
+
+    @staticmethod
+    def _refuse_unless(download: Download, allowed: set[DownloadStatus], what: str) -> None:
+        entry = download.entry
+        if entry.placing and entry.status is DownloadStatus.QUEUED:
+            raise ConflictError(f"{entry.id} is just being put in place.")
+        if entry.status not in allowed:
+            raise ConflictError(f"{entry.id} is {download.status.value}: it cannot be {what}.")
+
+    # Telling and keeping
+
+    def _tell(self, download: Download) -> None:
+        record = download.record()
+        if self._told.get(record.id) != record:
+            self._told[record.id] = record
+            self._on_change(record)
+
+    async def _tick(self) -> None:
+        while True:
+            await self._busy.wait()
+            await asyncio.sleep(TICK)
+            now = self._transport.clock()
+            for download in list(self._downloads.values()):
+                if download.task is not None:
+                    download.note_time(now)
+                    self._tell(download)
+
+    async def _save(self) -> None:
+        """Write the journal as it is now, or later."""
+        async with self._saving:
+            content = encoded(download.entry for download in self._downloads.values())
+            try:
+                await self._transport.in_thread(self._journal.save, content)
+            except OSError as error:
+                _logger.warning("the downloads cannot be remembered: %s", error.strerror)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+
+def _same_model(one: DownloadPlan, other: DownloadPlan) -> bool:
+    return (one.repo.lower(), one.filename) == (other.repo.lower(), other.filename)

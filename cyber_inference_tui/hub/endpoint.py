@@ -1,0 +1,121 @@
+"""The hub that is configured: its address, the token for it, and the hosts it may send us to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from yarl import URL
+
+from cyber_inference_tui.errors import HubError
+from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.text import clean_line
+
+PUBLIC_HUB = "https://huggingface.co"
+_OWN_HOSTS = ("huggingface.co", "*.huggingface.co", "*.hf.co")
+_DEFAULT_PORTS = {"https": 443, "http": 80}
+_MAX_TOKEN = 4096
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the hub is, and whom else to trust with a download."""
+
+    url: str = PUBLIC_HUB
+    token: str = ""
+    allowed_hosts: tuple[str, ...] = ()
+    """``name`` (the scheme's own port), ``name:port`` or ``*.name``, beyond the hub's own."""
+
+    def file_url(self, repo: str, revision: str, path: str) -> URL:
+        """Where to ask for a file; the answer may lead elsewhere."""
+        base = URL(self.url)
+        return base.joinpath(*repo.split("/"), "resolve", revision, *path.split("/"))
+
+    def is_own(self, url: URL) -> bool:
+        """Whether ``url`` is at the endpoint itself: same scheme, host and port."""
+        return url.origin() == URL(self.url).origin()
+
+    def headers(self, url: URL) -> dict[str, str]:
+        """The token, for the endpoint itself and for nobody else."""
+        if self.token and self.is_own(url):
+            return {"Authorization": f"Bearer {self.token}"}
+        return {}
+
+    def check(self, url: URL) -> None:
+        """Raise ``HubError`` unless a download may come from ``url``."""
+        shown = clean_line(str(url.origin()) if url.absolute else str(url), limit=200)
+        if url.host is None or url.scheme not in _DEFAULT_PORTS or url.user or url.password:
+            raise HubError(f"{self.url} leads to an address that is none of the web: {shown}.")
+        if self.is_own(url):
+            return
+        if url.scheme != "https" and url.scheme != URL(self.url).scheme:
+            raise HubError(f"{self.url} leads to an address without encryption, {shown}; refused.")
+        place = f"{url.host}:{url.port}"
+        default = _DEFAULT_PORTS[url.scheme]
+        for entry in (*_OWN_HOSTS, *self.allowed_hosts):
+            has_port = entry.rpartition(":")[2].isdecimal()
+            pattern = entry.lower() if has_port else f"{entry.lower()}:{default}"
+            if pattern == place or (pattern.startswith("*.") and place.endswith(pattern[1:])):
+                return
+        raise HubError(
+            f"{self.url} leads to {shown}, which is none of the hub's hosts; refused.",
+            hint="If it can be trusted, add it to hf_allowed_hosts.",
+        )
+
+
+def read_endpoint(settings: Settings, environ: Mapping[str, str]) -> Endpoint:
+    """The hub as the settings have it, else the environment, else the hub's own files.
+
+    It may read a file: not for an event loop. The places are those of the hub's own tools:
+    https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+    """
+    return Endpoint(
+        url=(settings.hf_endpoint or environ.get("HF_ENDPOINT", "") or PUBLIC_HUB).rstrip("/"),
+        token=settings.hf_token or _token_of(environ),
+        allowed_hosts=settings.hf_allowed_hosts,
+    )
+
+
+def proxy_for(url: URL, environ: Mapping[str, str]) -> str | None:
+    """The proxy that the environment names for ``url``: ``HTTPS_PROXY``, ``NO_PROXY`` and so on.
+
+    Small letters win. What begins with no scheme is an HTTP proxy.
+    """
+
+    def variable(name: str) -> str:
+        return environ.get(name) or environ.get(name.upper()) or ""
+
+    proxy = variable(f"{url.scheme}_proxy") or variable("all_proxy")
+    if not proxy or _without_proxy(url, variable("no_proxy")):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _without_proxy(url: URL, no_proxy: str) -> bool:
+    host = (url.host or "").lower()
+    for entry in no_proxy.lower().split(","):
+        name = entry.strip().removeprefix("*.").lstrip(".")
+        if name == "*" or (name and f".{host}".endswith(f".{name}")):
+            return True
+        if name == f"{host}:{url.port}":
+            return True
+    return False
+
+
+def _token_of(environ: Mapping[str, str]) -> str:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if _TOKEN.fullmatch(token := environ.get(name, "").strip()):
+            return token
+    path = environ.get("HF_TOKEN_PATH")
+    if not path:
+        cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
+        path = str(Path(environ.get("HF_HOME") or f"{cache}/huggingface") / "token")
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            token = file.read(_MAX_TOKEN).decode("ascii").strip()
+    except (OSError, RuntimeError, ValueError):
+        # No file, none that may be read, none of text: there is no token then.
+        return ""
+    return token if _TOKEN.fullmatch(token) else ""

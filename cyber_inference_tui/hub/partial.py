@@ -1,0 +1,375 @@
+"""A file on its way: ``NAME.part``, and ``NAME.part.json`` that says what it is the beginning of.
+
+Everything here blocks and belongs in a thread. One process at a time has a file open (``flock``).
+
+The bytes on the disk are the progress. After a crash of this program the system still holds all of
+them. After a power cut the end of the file may be missing or be zeros: so every few seconds what
+was written is forced to the disk, and the note then says how far, with the digest up to there. In
+a later life of the system (another boot id) no more than that is believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from cyber_inference_tui.errors import ConflictError, CyberError, DiskFullError
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.units import size_text
+
+PART = ".part"
+NOTE = ".part.json"
+
+_NOTE_LIMIT: Final = 64 * 1024
+_READ: Final = 4 << 20
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+# Some file systems have no locks, or no way to force a directory to the disk.
+_NOT_OFFERED: Final = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Which file of the hub it is; what is not known is ``None``."""
+
+    repo: str
+    revision: str
+    path: str
+    size: int | None = None
+    sha256: str | None = None
+    git_sha1: str | None = None
+
+    def same_content(self, other: Origin) -> bool:
+        """Whether the beginning of one is the beginning of the other."""
+        if self.sha256 and other.sha256:
+            return self.sha256 == other.sha256
+        place = (self.repo, self.revision, self.path)
+        sizes = {self.size, other.size} - {None}
+        return place == (other.repo, other.revision, other.path) and len(sizes) < 2
+
+
+class Mark(NamedTuple):
+    """How far a file is, and the SHA-256 up to there."""
+
+    offset: int
+    sha256: str
+
+
+class _Note(msgspec.Struct, kw_only=True):
+    origin: Origin
+    synced_bytes: int = 0
+    synced_sha256: str = ""
+    boot: str = ""
+
+
+class Partial:
+    """Use ``open_partial``, then ``read_on`` until it is done; ``close`` in the end.
+
+    Methods raise ``DiskFullError``, or ``CyberError`` where the file cannot be read or written.
+    """
+
+    def __init__(self, target: Path, file: int, note: _Note, boot: str) -> None:
+        self.target = target
+        self.origin = note.origin
+        self.offset = 0
+        """Bytes that are on the disk and hashed: where the download goes on."""
+        self._file = file
+        self._boot = boot
+        self._note = note
+        self._sha256 = hashlib.sha256()
+        self._git: hashlib._Hash | None = None
+        self._found = os.fstat(file).st_size
+        if note.boot != boot or not boot:
+            self._found = min(self._found, note.synced_bytes)
+        if note.origin.size is not None and self._found > note.origin.size:
+            self._found = 0
+        self._begin_hashes()
+
+    @property
+    def found(self) -> int:
+        """Bytes that were there when it was opened, as far as they are believed."""
+        return self._found
+
+    @property
+    def remaining(self) -> int | None:
+        """Bytes that are still to come."""
+        return None if self.origin.size is None else self.origin.size - self.offset
+
+    def read_on(self) -> bool:
+        """Hash a few MiB more of what is there; whether that was the last of it."""
+        with _writing(self):
+            mark = self._note.synced_bytes
+            end = self._found
+            if self.offset < mark < end:
+                end = mark
+            data = os.pread(self._file, min(_READ, end - self.offset), self.offset)
+            self._hash(data)
+            self.offset += len(data)
+            if self.offset == mark and self.digest != (self._note.synced_sha256 or self.digest):
+                # The disk does not hold what was written to it.
+                self.restart()
+                return True
+            if data and self.offset < self._found:
+                return False
+            os.ftruncate(self._file, self.offset)
+            os.lseek(self._file, self.offset, os.SEEK_SET)
+            return True
+
+    def learn(self, *, size: int | None, sha256: str | None, git_sha1: str | None) -> None:
+        """Take over what an answer tells and the plan did not, before the first byte."""
+        known = self.origin
+        digests = known.sha256 is not None or known.git_sha1 is not None
+        new = msgspec.structs.replace(
+            known,
+            size=known.size if known.size is not None else size,
+            sha256=known.sha256 if digests else sha256,
+            git_sha1=known.git_sha1 if digests else git_sha1,
+        )
+        if self.offset == 0 and new != known:
+            self.origin = new
+            self.restart()
+
+    def write(self, data: list[bytes]) -> None:
+        """Append ``data``; after an error ``offset`` says how much of it is there."""
+        with _writing(self):
+            for block in data:
+                rest = memoryview(block)
+                while rest:
+                    count = os.write(self._file, rest)
+                    self._hash(rest[:count])
+                    self.offset += count
+                    rest = rest[count:]
+
+    def mark(self) -> Mark:
+        """The present state, for ``force``; not while something is written."""
+        return Mark(self.offset, self.digest)
+
+    def force(self, mark: Mark) -> None:
+        """Have the file up to ``mark`` survive a power cut; may run beside ``write``."""
+        with _writing(self):
+            os.fdatasync(self._file)
+            self._note.synced_bytes, self._note.synced_sha256 = mark
+            self._note.boot = self._boot
+            _write_note(self.target, self._note)
+
+    def check_space(self, margin: int) -> None:
+        """Raise ``DiskFullError`` unless what is missing fits and ``margin`` bytes stay free."""
+        require_space(self.target.parent, self.remaining or 0, margin)
+
+    def restart(self) -> None:
+        """Forget what is there."""
+        with _writing(self):
+            os.ftruncate(self._file, 0)
+            os.lseek(self._file, 0, os.SEEK_SET)
+            self.offset = self._found = 0
+            self._begin_hashes()
+            self._note = _Note(origin=self.origin, boot=self._boot)
+            _write_note(self.target, self._note)
+
+    def problem(self) -> str | None:
+        """Why the whole file is not the one that was asked for; ``None`` when it is."""
+        size = self.origin.size
+        if size is not None and self.offset != size:
+            return f"it has {self.offset} bytes instead of {size}"
+        if self.origin.sha256 is not None and self.digest != self.origin.sha256:
+            return "its SHA-256 is another"
+        if self._git is not None and self._git.hexdigest() != self.origin.git_sha1:
+            return "its Git id is another"
+        return None
+
+    def complete(self) -> None:
+        """Give it its name, for good; the file must be whole and checked."""
+        with _writing(self):
+            os.fsync(self._file)
+            _beside(self.target, PART).replace(self.target)
+            sync_directory(self.target.parent)
+            _beside(self.target, NOTE).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove what is there."""
+        with _writing(self):
+            _beside(self.target, PART).unlink(missing_ok=True)
+            _beside(self.target, NOTE).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the file, and of its lock."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the first ``offset`` bytes."""
+        return self._sha256.hexdigest()
+
+    def _hash(self, data: bytes | memoryview) -> None:
+        self._sha256.update(data)
+        if self._git is not None:
+            self._git.update(data)
+
+    def _begin_hashes(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._git = None
+        origin = self.origin
+        if origin.sha256 is None and origin.git_sha1 is not None and origin.size is not None:
+            self._git = hashlib.sha1(b"blob %d\0" % origin.size, usedforsecurity=False)
+
+
+def open_partial(target: Path, origin: Origin, *, boot: str) -> Partial:
+    """Go on with ``target``, or begin it. ``boot`` names this life of the system; empty = unknown.
+
+    Raises ``ConflictError`` while another process has it, and ``CyberError``.
+    """
+    part = _beside(target, PART)
+    try:
+        note = _read_note(target)
+        if note is not None and note.origin.same_content(origin):
+            note.origin = _both(origin, note.origin)
+        elif part.exists():
+            note = None
+        else:
+            # Before the file, so that there is never one of which nothing is known.
+            note = _Note(origin=origin, boot=boot)
+            _write_note(target, note)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        file = os.open(part, flags, 0o644)
+    except OSError as error:
+        raise write_error(target, error) from error
+    with contextlib.ExitStack() as failed:
+        failed.callback(os.close, file)
+        _lock(file, part)
+        partial = Partial(target, file, note or _Note(origin=origin, boot=boot), boot)
+        if note is None:
+            partial.restart()
+        failed.pop_all()
+    return partial
+
+
+def bytes_of(target: Path) -> int:
+    """How many bytes of a file are there, whole or on its way; a look, not a promise."""
+    for path in (target, _beside(target, PART)):
+        with contextlib.suppress(OSError):
+            return path.stat().st_size
+    return 0
+
+
+def require_space(directory: Path, needed: int, margin: int) -> None:
+    """Raise ``DiskFullError`` unless ``needed`` and ``margin`` bytes are free in ``directory``."""
+    try:
+        free = _free(directory)
+    except OSError as error:
+        raise write_error(directory, error) from error
+    if free < needed + margin:
+        raise _full(directory, needed, free, needed + margin - free)
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory survive a power cut, where the file system can."""
+    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+    finally:
+        os.close(file)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace a small file: after a power cut it is the old or the new one. ``OSError``."""
+    new = _beside(path, ".new")
+    file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(file, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    new.replace(path)
+    sync_directory(path.parent)
+
+
+def write_error(path: Path, error: OSError, *, needed: int = 0) -> CyberError:
+    """What a failed write means; ``needed`` bytes were still to come."""
+    shown = clean_line(str(path), limit=500)
+    if error.errno in _FULL:
+        free = 0
+        with contextlib.suppress(OSError):
+            free = _free(path.parent)
+        return _full(path.parent, needed, free, max(needed - free, 0))
+    if error.errno == errno.EFBIG:
+        return CyberError(
+            f"The file system of {path.parent} has no room for a file as large as {path.name}.",
+            hint="FAT holds files of up to 4 GiB; exFAT and ext4 hold larger ones.",
+        )
+    return CyberError(f"{shown} cannot be written: {error.strerror or error}.")
+
+
+def _full(directory: Path, needed: int, free: int, missing: int) -> DiskFullError:
+    more = f"at least {size_text(missing)} more" if missing else "some room"
+    return DiskFullError(
+        f"{size_text(needed)} are still to come, and {directory} has {size_text(free)} free.",
+        hint=f"Make {more} there, then try again: what is here is kept.",
+    )
+
+
+def _free(directory: Path) -> int:
+    there = os.statvfs(directory)
+    return there.f_bavail * there.f_frsize
+
+
+def _both(origin: Origin, known: Origin) -> Origin:
+    """What a plan says of a file, else what was learned of it before."""
+    digests = origin.sha256 is None and origin.git_sha1 is None
+    return msgspec.structs.replace(
+        origin,
+        size=known.size if origin.size is None else origin.size,
+        sha256=known.sha256 if digests else origin.sha256,
+        git_sha1=known.git_sha1 if digests else origin.git_sha1,
+    )
+
+
+def _lock(file: int, part: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        same = os.path.samestat(os.fstat(file), part.stat())
+    except (BlockingIOError, FileNotFoundError):
+        same = False
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise write_error(part, error) from error
+        return
+    if not same:
+        raise ConflictError(
+            f"Another process is downloading {part.name.removesuffix(PART)} to {part.parent}."
+        )
+
+
+def _read_note(target: Path) -> _Note | None:
+    """What is written about a partial file; ``None`` if nothing is, or nothing that makes sense."""
+    try:
+        with _beside(target, NOTE).open("rb") as file:
+            note = msgspec.json.decode(file.read(_NOTE_LIMIT), type=_Note)
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return note if note.synced_bytes >= 0 else None
+
+
+def _write_note(target: Path, note: _Note) -> None:
+    write_durably(_beside(target, NOTE), msgspec.json.encode(note))
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
+
+
+@contextlib.contextmanager
+def _writing(partial: Partial) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_error(partial.target, error, needed=partial.remaining or 0) from error

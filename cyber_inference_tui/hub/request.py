@@ -1,0 +1,173 @@
+"""One request for the rest of a file: redirects by hand, the token only where it belongs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
+import msgspec
+from aiohttp import hdrs
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from cyber_inference_tui import __version__
+from cyber_inference_tui.errors import HubError, HubUnreachableError
+from cyber_inference_tui.hub.endpoint import Endpoint, proxy_for
+from cyber_inference_tui.hub.problems import hub_error, wait_seconds
+from cyber_inference_tui.text import clean_line
+
+_MAX_REDIRECTS = 6
+_REDIRECTS = {301, 302, 303, 307, 308}
+_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_SIZE = re.compile(r"\d{1,18}")
+_DIGEST = re.compile(r'(?:W/)?"?(?:([0-9a-f]{64})|([0-9a-f]{40}))"?')
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer whose body is to be read: the file from ``start`` on."""
+
+    body: aiohttp.StreamReader
+    start: int
+    total: int | None
+    """Bytes of the whole file."""
+    sha256: str | None = None
+    """As the hub's own answer has it, not the host's it led to."""
+    git_sha1: str | None = None
+
+
+class Beyond(msgspec.Struct, frozen=True, kw_only=True):
+    """The hub has nothing at this offset; ``total`` are the bytes of the whole file, if told."""
+
+    total: int | None
+
+
+@asynccontextmanager
+async def file_from(
+    session: aiohttp.ClientSession,
+    endpoint: Endpoint,
+    *,
+    repo: str,
+    revision: str,
+    path: str,
+    offset: int,
+    environ: Mapping[str, str],
+) -> AsyncIterator[Part | Beyond]:
+    """Ask for a file from ``offset`` on. Raises ``HubError``s, also while the body is read.
+
+    The endpoint is asked every time: what it leads to is signed, and expires.
+    """
+    url = endpoint.file_url(repo, revision, path)
+    told: dict[str, str | None] = {}
+    host = url.host or ""
+    handed = False
+    try:
+        for _ in range(_MAX_REDIRECTS):
+            endpoint.check(url)
+            host = url.host or ""
+            headers = {
+                hdrs.ACCEPT_ENCODING: "identity",
+                hdrs.USER_AGENT: f"cyber-inference-tui/{__version__}",
+                **endpoint.headers(url),
+            }
+            if offset:
+                headers[hdrs.RANGE] = f"bytes={offset}-"
+            async with session.get(
+                url, headers=headers, allow_redirects=False, proxy=proxy_for(url, environ)
+            ) as answer:
+                if endpoint.is_own(url):
+                    told = _told(answer.headers) or told
+                if answer.status in _REDIRECTS and hdrs.LOCATION in answer.headers:
+                    url = _location(url, answer.headers[hdrs.LOCATION])
+                    continue
+                if answer.status >= 400 and answer.status != 416:
+                    raise _refusal(answer, endpoint, url, repo, path)
+                part = _part(answer, offset, told, host)
+                handed = True
+                yield part
+                return
+        raise HubError(f"{endpoint.url} leads from one address to the next without end.")
+    except TimeoutError as error:
+        raise HubUnreachableError(f"{host} has not sent a byte for too long.") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise unreachable(host, error) from error
+    except ValueError as error:
+        if handed:
+            raise
+        # An address, or a proxy of the environment, that the client cannot make anything of.
+        raise unreachable(host, error) from error
+
+
+def unreachable(host: str, error: Exception) -> HubUnreachableError:
+    """A connection that failed, with the reason that the system gives."""
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return HubUnreachableError(f"{host} broke off in the middle of the file.")
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return HubUnreachableError(f"{host} closed the connection without an answer.")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return HubUnreachableError(
+            f"The certificate of {host} is not valid here.",
+            hint="See that the clock is right, and which authorities this machine trusts.",
+        )
+    via = ""
+    if isinstance(error, (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)):
+        via = " over the proxy of the environment"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    reason = clean_line(reason, limit=200).strip().rstrip(".") or type(error).__name__
+    return HubUnreachableError(f"{host} cannot be reached{via}: {reason}.")
+
+
+def _refusal(
+    answer: aiohttp.ClientResponse, endpoint: Endpoint, url: URL, repo: str, path: str
+) -> HubError:
+    if endpoint.is_own(url):
+        return hub_error(answer.status, answer.headers, endpoint=endpoint.url, repo=repo, path=path)
+    # A signed address expires: another try is given a new one.
+    return HubUnreachableError(
+        f"{url.host} answers with status {answer.status}.",
+        retry_after=wait_seconds(answer.headers),
+    )
+
+
+def _part(
+    answer: aiohttp.ClientResponse, offset: int, told: dict[str, str | None], host: str
+) -> Part | Beyond:
+    headers = answer.headers
+    if answer.status == 416:
+        size = headers.get(hdrs.CONTENT_RANGE, "").removeprefix("bytes */")
+        return Beyond(total=int(size) if _SIZE.fullmatch(size) else None)
+    total: int | None
+    if headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise HubUnreachableError(f"{host} sends the file in another form than was asked for.")
+    if answer.status == 206:
+        found = _RANGE.fullmatch(headers.get(hdrs.CONTENT_RANGE, ""))
+        if not found or int(found[1]) != offset or int(found[2]) < offset:
+            raise HubUnreachableError(f"{host} sends another part of the file than was asked for.")
+        start, total = offset, None if found[3] == "*" else int(found[3])
+    elif answer.status == 200:
+        start, total = 0, answer.content_length
+    else:
+        raise HubUnreachableError(f"{host} answers with status {answer.status}.")
+    return Part(
+        body=answer.content,
+        start=start,
+        total=total,
+        sha256=told.get("sha256"),
+        git_sha1=told.get("git_sha1"),
+    )
+
+
+def _told(headers: CIMultiDictProxy[str]) -> dict[str, str | None]:
+    """The digest that the hub itself gives of a file; empty where it gives none."""
+    text = headers.get("X-Linked-ETag") or headers.get(hdrs.ETAG) or ""
+    found = _DIGEST.fullmatch(text)
+    return {"sha256": found[1], "git_sha1": found[2]} if found else {}
+
+
+def _location(url: URL, text: str) -> URL:
+    try:
+        # It is encoded already, and a signature holds for the very bytes.
+        return url.join(URL(text, encoded=True))
+    except ValueError as error:
+        raise HubUnreachableError(f"{url.host} leads to an address that is none.") from error

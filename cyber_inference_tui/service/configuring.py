@@ -1,0 +1,268 @@
+"""The configuration of a running service: read anew when its file changes, and edited.
+
+A key is ``host``, or ``models."ID".context_size`` as TOML writes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cyber_inference_tui.errors import ConfigError
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.records import (
+    ConfigCheckRecord,
+    ConfigFileRecord,
+    ConfigValueRecord,
+    SettingEffect,
+)
+from cyber_inference_tui.settings.credentials import GUARDS, check_kept
+from cyber_inference_tui.settings.document import read_document, write_document
+from cyber_inference_tui.settings.edit import (
+    check_fit,
+    set_value,
+    split_key,
+    unset_value,
+    with_key,
+)
+from cyber_inference_tui.settings.example import toml_value
+from cyber_inference_tui.settings.load import (
+    ENV_PREFIX,
+    Loaded,
+    Source,
+    check_value,
+    load_if_there,
+    load_text,
+    read_config,
+)
+from cyber_inference_tui.settings.schema import MASK, Key, ModelSettings, Settings
+from cyber_inference_tui.settings.watch import FileWatch
+
+_WATCH_INTERVAL = 1.0
+
+_logger = logging.getLogger(__name__)
+
+
+class Configuration:
+    """The settings in force, and every way in which they change while the service runs.
+
+    ``apply`` puts settings that differ from the former ones into effect. ``tell`` hears ``None``
+    when that is done, and why a changed file was refused. ``restarts`` gives the loaded models
+    that settings would have loaded anew. ``bound_host`` is the address that the service listens
+    at: where others reach it, its key and its password cannot be taken away.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        bound_host: Callable[[], str],
+        environ: Mapping[str, str],
+        flags: Mapping[str, Any],
+        apply: Callable[[Settings], Awaitable[None]],
+        tell: Callable[[str | None], None],
+        restarts: Callable[[Settings], list[str]],
+    ) -> None:
+        self.loaded = loaded
+        # Now, not when the watching begins: an edit in between would never be seen.
+        self._file_watch = FileWatch(loaded.config_path)
+        self._bound_host = bound_host
+        self._environ = environ
+        self._flags = flags
+        self._apply = apply
+        self._tell = tell
+        self._restarts = restarts
+
+    async def watch(self) -> None:
+        """Read the file whenever it has changed, without end; a broken one is refused whole."""
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL)
+            if not await asyncio.to_thread(self._file_watch.changed):
+                continue
+            try:
+                await self.reload()
+            except ConfigError as error:
+                _logger.error("the changed configuration is refused, the old one stays: %s", error)
+                self._tell(str(error))
+
+    async def reload(self) -> None:
+        """Take the configuration file as it is now; raises ``ConfigError`` and changes nothing."""
+        new = await asyncio.to_thread(
+            load_if_there, self.loaded.config_path, environ=self._environ, flags=self._flags
+        )
+        self._check_kept(new.settings)
+        changed = new.settings != self.loaded.settings
+        self.loaded = new
+        if not changed:
+            return
+        await self._apply(new.settings)
+        self._tell(None)
+        _logger.info("the configuration was read anew from %s", new.config_path)
+
+    def values(self) -> list[ConfigValueRecord]:
+        """Every setting with its value and source; secrets masked."""
+        return self.loaded.records()
+
+    async def set(self, key: str, value: Any) -> ConfigValueRecord:
+        """Write one setting into the configuration file and apply it."""
+        key, model_id, known = self._named(key)
+        value = self._unmasked(key, known, model_id, value)
+        if model_id is None and known.name in GUARDS and not check_value(known.name, value):
+            self._check_kept_without(known)
+        await asyncio.to_thread(set_value, self._path, key, value)
+        await self.reload()
+        return self.loaded.record(known, model_id)
+
+    async def unset(self, key: str) -> ConfigValueRecord:
+        """Take one setting out of the configuration file, so that its default holds again."""
+        key, model_id, known = self._named(key)
+        if model_id is None and known.name in GUARDS:
+            self._check_kept_without(known)
+        await asyncio.to_thread(unset_value, self._path, key)
+        await self.reload()
+        return self.loaded.record(known, model_id)
+
+    async def check(self, key: str, value: Any) -> ConfigCheckRecord:
+        """What ``set`` would do; raises what it would raise, and writes nothing."""
+        key, model_id, known = self._named(key)
+        value = self._unmasked(key, known, model_id, value)
+        check_fit(self._path, key, value)
+        written, after = await asyncio.to_thread(self._foresee, key, value)
+        self._check_kept(after.settings)
+        restarted = self._restarts(after.settings)
+        record = written.record(known, model_id)
+        return ConfigCheckRecord(
+            key=record.key,
+            value=record.value,
+            effect=_effect(self.loaded, written, after, known, model_id, restarted=bool(restarted)),
+            models=tuple(restarted),
+        )
+
+    def _foresee(self, key: str, value: Any) -> tuple[Loaded, Loaded]:
+        """What the file would say, and what would hold. Blocks."""
+        try:
+            text = read_config(self._path)
+        except FileNotFoundError:
+            text = ""
+        text = with_key(text, self._path, key, value)
+        ours = {name: one for name, one in self._environ.items() if not name.startswith(ENV_PREFIX)}
+        return (
+            load_text(text, self._path, environ=ours, flags={}),
+            load_text(text, self._path, environ=self._environ, flags=self._flags),
+        )
+
+    async def file(self) -> ConfigFileRecord:
+        """The configuration file as it is; secrets masked."""
+        document = await asyncio.to_thread(read_document, self._path)
+        return ConfigFileRecord(path=str(self._path), text=document.text, digest=document.digest)
+
+    async def set_file(self, text: str, digest: str) -> ConfigFileRecord:
+        """Put a text in the file's place and apply it; raises as ``write_document`` does."""
+        await asyncio.to_thread(
+            write_document,
+            self._path,
+            text,
+            digest,
+            environ=self._environ,
+            flags=self._flags,
+            check=self._check_kept,
+        )
+        await self.reload()
+        return await self.file()
+
+    def _check_kept(self, new: Settings) -> None:
+        check_kept(self.loaded.settings, new, self._bound_host())
+
+    def _check_kept_without(self, known: Key) -> None:
+        """Before it is written: the file would be refused as a whole, now and later."""
+        wanted = msgspec.structs.replace(self.loaded.settings, **{known.name: known.default})
+        self._check_kept(wanted)
+
+    @property
+    def _path(self) -> Path:
+        return self.loaded.config_path
+
+    def _named(self, key: str) -> tuple[str, str | None, Key]:
+        """The key as it stands in the file, and its parts.
+
+        A table whose name differs from the model's id in case only is the model's, too.
+        """
+        model_id, known = split_key(key)
+        if model_id is None:
+            return known.name, None, known
+        tables = self.loaded.settings.models
+        if model_id not in tables:
+            alike = [name for name in tables if name.casefold() == model_id.casefold()]
+            model_id = alike[0] if len(alike) == 1 else model_id
+        return f"models.{toml_value(model_id)}.{known.name}", model_id, known
+
+    def _unmasked(self, key: str, known: Key, model_id: str | None, value: Any) -> Any:
+        """A mask that comes back stands for the value that it masks."""
+        if not known.secret:
+            return value
+        holder: Any = self.loaded.settings
+        if model_id is not None:
+            holder = self.loaded.settings.models.get(model_id, ModelSettings())
+        old = getattr(holder, known.name)
+        if value == MASK and old:
+            return list(old) if isinstance(old, tuple) else old
+        masks = [value]
+        if isinstance(value, dict):
+            kept = old if isinstance(old, dict) else {}
+            value = {
+                name: kept.get(name, one) if one == MASK else one for name, one in value.items()
+            }
+            masks = list(value.values())
+        elif isinstance(value, list):
+            masks = value
+        if any(isinstance(one, str) and MASK in one for one in masks):
+            raise ConfigError(f"{key}: this mask stands for no value.", param="value")
+        return value
+
+
+def _effect(
+    before: Loaded,
+    written: Loaded,
+    after: Loaded,
+    known: Key,
+    model_id: str | None,
+    *,
+    restarted: bool,
+) -> SettingEffect:
+    """What it does that the file says ``written``, where ``after`` will hold."""
+    if _value(before, known, model_id) == _value(written, known, model_id):
+        return SettingEffect.NOTHING
+    if model_id is None and after.sources[known.name] in {Source.ENV, Source.FLAG}:
+        return SettingEffect.OVERRIDDEN
+    if (model_id is None and not known.live) or known.name == "preload":
+        return SettingEffect.RESTARTS_SERVICE
+    return SettingEffect.RESTARTS_MODELS if restarted else SettingEffect.NOW
+
+
+def _value(loaded: Loaded, known: Key, model_id: str | None) -> Any:
+    if model_id is None:
+        return getattr(loaded.settings, known.name)
+    return getattr(loaded.settings.models.get(model_id, ModelSettings()), known.name)
+
+
+def configured_anew(model: LocalModel, settings: Settings) -> LocalModel:
+    """A model as its table in other settings would have it, as far as that is known without a
+    look at the files: a projector that its table no longer names may have a neighbour to follow.
+    """
+    tables = settings.models
+    alike = [name for name in tables if name.casefold() == model.id.casefold()]
+    name = model.id if model.id in tables or len(alike) != 1 else alike[0]
+    table = tables.get(name, ModelSettings())
+    path, mmproj = model.path, model.mmproj
+    if table.path is not None:
+        path = settings.models_dir / table.path
+    if table.mmproj is not None:
+        mmproj = settings.models_dir / table.mmproj
+    elif model.settings.mmproj is not None:
+        mmproj = None
+    return msgspec.structs.replace(model, settings=table, path=path, mmproj=mmproj)

@@ -1,0 +1,212 @@
+"""Everything there is to know of one model, put together for its own page."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from cyber_inference_tui.errors import GGUFError, NoLlamaServerError
+from cyber_inference_tui.gguf.arguments import cache_settings
+from cyber_inference_tui.gguf.facts import Fact, facts_of
+from cyber_inference_tui.gguf.memory import MemoryEstimate
+from cyber_inference_tui.gguf.reader import read_header
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.library.scan import shown
+from cyber_inference_tui.llama.command import context_size, further_arguments, shown_argv
+from cyber_inference_tui.llama.launch import Launcher
+from cyber_inference_tui.llama.needs import Source
+from cyber_inference_tui.records import (
+    FileRecord,
+    Fit,
+    MemoryAtContext,
+    MemoryPart,
+    ModelDetails,
+    ModelRecord,
+    ModelSettingRecord,
+    ModelStatus,
+)
+from cyber_inference_tui.scheduler.room import Survey
+from cyber_inference_tui.scheduler.state import ModelState
+from cyber_inference_tui.settings.load import Loaded, plain_value
+from cyber_inference_tui.settings.schema import MASK, MODEL_KEYS, Key, ModelSettings
+
+_STEPS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
+
+# The general setting that holds where a model's table says nothing.
+_GENERAL = {
+    "context_size": "default_context_size",
+    "gpu_layers": "llama_gpu_layers",
+    "parallel": "llama_parallel",
+    "threads": "llama_threads",
+    "args": "llama_args",
+    "idle_timeout": "model_idle_timeout",
+}
+
+
+async def details_of(
+    model: LocalModel,
+    record: ModelRecord,
+    *,
+    state: ModelState | None,
+    loaded: Loaded,
+    launcher: Launcher,
+    survey: Survey,
+) -> ModelDetails:
+    """The details of a model with this record. Files are read in a thread, as they are now."""
+    facts, files, projector = await asyncio.to_thread(_read_files, model)
+    command, problem = await _command(model, state, loaded, launcher)
+    return ModelDetails(
+        model=record,
+        facts=facts,
+        files=files,
+        projector=projector,
+        memory=await _memory(model, record, loaded, launcher, survey),
+        command=tuple(command),
+        command_problem=problem,
+        settings=settings_of(model, state, loaded),
+    )
+
+
+def _read_files(
+    model: LocalModel,
+) -> tuple[dict[str, Fact], tuple[FileRecord, ...], FileRecord | None]:
+    facts: dict[str, Fact] = {}
+    if model.path is not None:
+        try:
+            facts = facts_of(read_header(model.path))
+        except GGUFError:
+            # The record's error tells why; another program's model has no such header.
+            facts = {}
+    paths = model.shards or ((model.path,) if model.path else ())
+    projector = _file(model.mmproj) if model.mmproj else None
+    return facts, tuple(_file(path) for path in paths), projector
+
+
+def _file(path: Path) -> FileRecord:
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except OSError:
+        size = None
+    return FileRecord(path=shown(path), size_bytes=size)
+
+
+async def _command(
+    model: LocalModel, state: ModelState | None, loaded: Loaded, launcher: Launcher
+) -> tuple[list[str], str | None]:
+    """Its server's command line, or why there is none; keys and tokens in it are masked."""
+    if state is not None and state.server is not None:
+        return shown_argv(state.server.argv), None
+    if model.problem is not None:
+        return [], model.problem
+    need = state.need if state else None
+    try:
+        argv = await launcher.command(
+            model,
+            loaded.settings,
+            context_limit=state.context_limit if state else None,
+            measure=need is None or need.source is not Source.MEASURED,
+        )
+    except NoLlamaServerError as error:
+        return [], str(error)
+    return shown_argv(argv), None
+
+
+async def _memory(
+    model: LocalModel, record: ModelRecord, loaded: Loaded, launcher: Launcher, survey: Survey
+) -> tuple[MemoryAtContext, ...]:
+    current = record.context_size or context_size(model, loaded.settings)
+    is_loaded = record.status is ModelStatus.LOADED
+    rows = []
+    for size, parts, need in await launcher.memory_at(
+        model, loaded.settings, context_sizes(current, record.context_length)
+    ):
+        verdict = survey.verdict(model.id, need, anew=is_loaded)
+        fits = verdict.fit if verdict else None
+        if size == current:
+            # What is known of it beyond the formula.
+            fits = Fit.NOW if is_loaded else record.fits or fits
+        rows.append(
+            MemoryAtContext(
+                context_size=size,
+                total_bytes=parts.total,
+                parts=_parts(parts),
+                fits=fits,
+                current=size == current,
+            )
+        )
+    return tuple(rows)
+
+
+def context_sizes(current: int, trained: int | None) -> list[int]:
+    """Context sizes worth telling of, ascending: usual ones up to the model's own, that one, and
+    the current one."""
+    sizes = {size for size in _STEPS if size <= (trained or _STEPS[-1])}
+    return sorted(sizes | {current} | ({trained} if trained else set()))
+
+
+def _parts(found: MemoryEstimate) -> tuple[MemoryPart, ...]:
+    named = {
+        "weights": found.weights,
+        "KV cache": found.kv_cache,
+        "projector": found.projector,
+        "compute buffers": found.compute,
+    }
+    return tuple(MemoryPart(name=name, size_bytes=size) for name, size in named.items() if size)
+
+
+def settings_of(
+    model: LocalModel, state: ModelState | None, loaded: Loaded
+) -> tuple[ModelSettingRecord, ...]:
+    """Every key that a model's table may have, with what holds in the end."""
+    return tuple(_setting(key, model, state, loaded) for key in MODEL_KEYS.values())
+
+
+_BLANK = ModelSettings()
+
+
+def _setting(
+    key: Key, model: LocalModel, state: ModelState | None, loaded: Loaded
+) -> ModelSettingRecord:
+    own = getattr(model.settings, key.name)
+    said = own != getattr(_BLANK, key.name)
+    general = _GENERAL.get(key.name)
+    source = "model" if said else "default" if general is None else loaded.sources[general].value
+    if key.name == "context_size":
+        # An argument of a person's own wins.
+        if cache_settings(model.settings.args).context_size is not None:
+            source = "model"
+        elif cache_settings(loaded.settings.llama_args).context_size is not None:
+            source = loaded.sources["llama_args"].value
+    return ModelSettingRecord(
+        key=key.name,
+        value=_shown(key, own) if said else None,
+        effective=_shown(key, _effective(key, own, model, state, loaded)),
+        source=source,
+        help=key.help,
+    )
+
+
+def _effective(
+    key: Key, own: Any, model: LocalModel, state: ModelState | None, loaded: Loaded
+) -> Any:
+    special: dict[str, Any] = {
+        "path": model.path,
+        "mmproj": model.mmproj,
+        "aliases": model.aliases,
+        "args": further_arguments(model, loaded.settings),
+        "pinned": model.settings.pinned if state is None else state.is_pinned,
+    }
+    if key.name == "context_size":
+        return None if model.settings.command else context_size(model, loaded.settings)
+    if key.name in special:
+        return special[key.name]
+    general = _GENERAL.get(key.name)
+    return getattr(loaded.settings, general) if own is None and general else own
+
+
+def _shown(key: Key, value: Any) -> Any:
+    if key.secret and value:
+        # An environment's names help, its values often are tokens.
+        return dict.fromkeys(value, MASK)
+    return plain_value(value)

@@ -1,0 +1,124 @@
+"""Downloads from the model hub as part of the service: settings in, events and models out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+
+import aiohttp
+
+from cyber_inference_tui.errors import HubError, ShuttingDownError
+from cyber_inference_tui.hub.downloads import Downloads
+from cyber_inference_tui.hub.endpoint import read_endpoint
+from cyber_inference_tui.hub.plan import DownloadPlan, Resolve
+from cyber_inference_tui.hub.transfer import Pace, Transport, open_session
+from cyber_inference_tui.library.catalog import Catalog
+from cyber_inference_tui.records import DownloadRecord
+from cyber_inference_tui.service.events import EventBus
+from cyber_inference_tui.settings.schema import Settings
+
+_THREADS = 8
+_BOOT_ID = "proc/sys/kernel/random/boot_id"
+
+_logger = logging.getLogger(__name__)
+
+
+async def cannot_resolve(repo: str, filename: str | None, revision: str | None) -> DownloadPlan:
+    """Stands in where nothing is there to look into repositories."""
+    raise HubError(f"This service cannot look into {repo}: it has no access to a hub.")
+
+
+class Hub:
+    """Owns the downloads, and what they go over. ``start`` it, and ``stop`` it.
+
+    ``rescan`` has the library look for models again and gives what is there then; ``resolve``
+    looks into a repository.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Callable[[], Settings],
+        environ: Mapping[str, str],
+        events: EventBus,
+        now: Callable[[], datetime],
+        rescan: Callable[[], Awaitable[Catalog]],
+        resolve: Resolve = cannot_resolve,
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._events = events
+        self._now = now
+        self._rescan = rescan
+        self._resolve = resolve
+        self._session: aiohttp.ClientSession | None = None
+        self._executor: ThreadPoolExecutor | None = None
+        self._downloads: Downloads | None = None
+
+    @property
+    def downloads(self) -> Downloads:
+        """The queue. Raises ``ShuttingDownError`` unless started."""
+        if self._downloads is None:
+            raise ShuttingDownError("The service takes no downloads now.")
+        return self._downloads
+
+    async def start(self) -> None:
+        """Go on with what a former service has left."""
+        pace = Pace()
+        # Threads of its own: a card that hangs holds up nothing else.
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="download")
+        self._session = open_session(pace)
+        transport = Transport(
+            session=self._session,
+            endpoint=lambda: read_endpoint(self._settings(), self._environ),
+            executor=self._executor,
+            environ=self._environ,
+            boot=_boot_id(self._settings().system_root),
+            pace=pace,
+        )
+        self._downloads = Downloads(
+            journal=self._settings().data_dir / "downloads.json",
+            models_dir=lambda: self._settings().models_dir,
+            transport=transport,
+            resolve=self._resolve,
+            now=self._now,
+            on_change=lambda record: self._events.publish("download", record),
+            on_removed=lambda one: self._events.publish("download", {"id": one, "status": None}),
+            on_done=self._model_of,
+        )
+        await self._downloads.start()
+
+    async def stop(self) -> None:
+        """Interrupt what runs; the next service goes on with it."""
+        downloads, self._downloads = self._downloads, None
+        if downloads is not None:
+            await downloads.stop()
+        if self._session is not None:
+            await self._session.close()
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _model_of(self, record: DownloadRecord, paths: tuple[Path, ...]) -> str | None:
+        try:
+            catalog = await self._rescan()
+        except OSError as error:
+            _logger.warning("what %s has become is not known: %s", record.repo, error.strerror)
+            return None
+        files = set(paths)
+        found = (one.id for one in catalog.models.values() if files.intersection(one.shards))
+        return next(found, None)
+
+
+def _boot_id(system_root: Path) -> str:
+    """What tells this life of the system from others; empty where it does not say.
+
+    https://www.kernel.org/doc/html/latest/admin-guide/sysctl/kernel.html#random
+    """
+    try:
+        with (system_root / _BOOT_ID).open("rb") as file:
+            return file.read(64).decode("ascii").strip()
+    except (OSError, ValueError):
+        return ""

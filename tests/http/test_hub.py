@@ -1,0 +1,113 @@
+"""``/admin/downloads`` over the wire, and the client's calls for it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.errors import NotFoundError
+from cyber_inference_tui.records import DownloadRecord, DownloadStatus
+
+from .stand_in import StandInDownloads, StandInService, serving
+
+
+def downloads_of(service: StandInService) -> StandInDownloads:
+    assert isinstance(service.downloads, StandInDownloads)
+    return service.downloads
+
+
+async def test_a_download_is_asked_for_and_acted_on() -> None:
+    service = StandInService()
+    async with serving(service) as front:
+        wanted = {"repo": "o/n", "filename": "a/b.gguf", "revision": "main"}
+        async with front.client.post("/admin/downloads", json=wanted) as answer:
+            assert answer.status == 202
+            record = msgspec.json.decode(await answer.read(), type=DownloadRecord)
+            assert record == downloads_of(service).record
+        async with front.client.get("/admin/downloads") as answer:
+            assert (answer.status, len(await answer.json())) == (200, 1)
+        for action in ("pause", "resume", "retry"):
+            async with front.client.post(f"/admin/downloads/abc/{action}") as answer:
+                assert answer.status == 200
+        for query in ("", "?keep=1", "?keep=0"):
+            async with front.client.delete(f"/admin/downloads/abc{query}") as answer:
+                assert (await answer.json())["status"] == "cancelled"
+    assert downloads_of(service).calls == [
+        ("add", "o/n", "a/b.gguf", "main"),
+        ("pause",),
+        ("resume",),
+        ("retry",),
+        ("cancel False",),
+        ("cancel True",),
+        ("cancel False",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/admin/downloads", b"{}", 400),
+        ("POST", "/admin/downloads", b'{"repo": ""}', 400),
+        ("POST", "/admin/downloads", b'{"repo": 5}', 400),
+        ("POST", "/admin/downloads", b'{"repo": "a/b", "file": "x"}', 400),
+        ("POST", "/admin/downloads", b"[", 400),
+        ("PUT", "/admin/downloads", b"{}", 405),
+        ("GET", "/admin/downloads/abc", b"", 405),
+        ("GET", "/admin/downloads/abc/pause", b"", 405),
+        ("POST", "/admin/downloads/abc", b"{}", 405),
+        ("POST", "/admin/downloads/abc/stop", b"{}", 404),
+        ("POST", "/admin/downloads/abc/pause/now", b"{}", 404),
+        ("POST", "/admin/downloads/xyz/pause", b"{}", 404),
+        ("POST", "/admin/downloads/..%2Fabc/pause", b"{}", 404),
+        ("POST", "/admin/downloads/abc/pause", b'{"x": 1}', 400),
+        ("DELETE", "/admin/downloads/abc?keep=maybe", b"", 400),
+        ("DELETE", "/admin/downloads/xyz", b"", 404),
+    ],
+)
+async def test_what_is_not_understood_is_refused(
+    method: str, path: str, body: bytes, status: int
+) -> None:
+    service = StandInService()
+    headers = {"Content-Type": "application/json"} if body else {}
+    async with (
+        serving(service) as front,
+        front.client.request(method, path, data=body or None, headers=headers) as answer,
+    ):
+        assert answer.status == status
+        assert (await answer.json())["error"]["message"]
+    assert downloads_of(service).calls == []
+
+
+async def test_pages_of_other_sites_cannot_start_downloads() -> None:
+    service = StandInService()
+    async with serving(service) as front:
+        origin = {"Origin": "https://evil.example"}
+        async with front.client.post("/admin/downloads", json={}, headers=origin) as answer:
+            assert answer.status == 403
+        async with front.client.post("/admin/downloads", data=b'{"repo": "a/b"}') as answer:
+            assert answer.status == 415
+    assert downloads_of(service).calls == []
+
+
+async def test_the_client_has_a_call_for_each() -> None:
+    service = StandInService()
+    async with serving(service) as front, ServiceClient(front.url) as client:
+        assert (await client.download("o/n", revision="main")).id == "abc"
+        assert (await client.pause_download("abc")).status is DownloadStatus.PAUSED
+        assert (await client.resume_download("abc")).status is DownloadStatus.QUEUED
+        assert (await client.cancel_download("abc", keep=True)).status is DownloadStatus.CANCELLED
+        assert (await client.retry_download("abc")).status is DownloadStatus.QUEUED
+        await client.cancel_download("abc")
+        (record,) = await client.downloads()
+        assert record.status is DownloadStatus.CANCELLED
+        with pytest.raises(NotFoundError, match="no download a/b"):
+            await client.pause_download("a/b")
+    assert downloads_of(service).calls == [
+        ("add", "o/n", None, "main"),
+        ("pause",),
+        ("resume",),
+        ("cancel True",),
+        ("retry",),
+        ("cancel False",),
+    ]

@@ -1,0 +1,81 @@
+"""The logs over HTTP: what is asked of the service, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cyber_inference_tui.records import LogLevel
+
+from .stand_in import StandInService, serving
+
+
+async def test_all_logs() -> None:
+    async with serving(StandInService()) as front, front.client.get("/admin/logs") as answer:
+        (record,) = await answer.json()
+        assert record == {
+            "id": "service",
+            "first": 3,
+            "end": 7,
+            "running": True,
+            "last_at": None,
+            "last_error": None,
+            "runs": [],
+        }
+
+
+@pytest.mark.parametrize(
+    ("path", "call"),
+    [
+        ("m", ("m", None, None, 1_000, None, "")),
+        ("service?before=5&limit=7", ("service", 5, None, 7, None, "")),
+        ("sub/m?after=0&limit=999999", ("sub/m", None, 0, 5_000, None, "")),
+        ("sub%2Fm?after=3&before=9", ("sub/m", 9, 3, 1_000, None, "")),
+        ("m?level=WARNING&q=a+b%26c", ("m", None, None, 1_000, LogLevel.WARNING, "a b&c")),
+        (f"m?q={'x' * 256}&limit=0", ("m", None, None, 0, None, "x" * 256)),
+    ],
+)
+async def test_a_part_of_a_log(path: str, call: tuple[Any, ...]) -> None:
+    service = StandInService("m", "sub/m")
+    async with (
+        serving(service) as front,
+        front.client.get(f"/admin/log-lines/{path}") as answer,
+    ):
+        assert answer.status == 200
+        page = await answer.json()
+        assert set(page) == {"log", "lines", "searched_to"}
+    assert service.calls == [("lines", *call)]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "param"),
+    [
+        ("log-lines/nothing", 404, None),
+        ("log-lines/", 404, None),
+        ("log-lines", 404, None),
+        ("log-lines/m?before=-1", 400, "before"),
+        ("log-lines/m?after=x", 400, "after"),
+        ("log-lines/m?limit=", 400, "limit"),
+        ("log-lines/m?level=loud", 400, "level"),
+        (f"log-lines/m?q={'x' * 257}", 400, "q"),
+        ("events?topics=log&log=nothing", 404, None),
+        ("events?topics=model&log=m", 400, "log"),
+        ("events?topics=log" + "&log=m" * 101, 400, "log"),
+    ],
+)
+async def test_what_is_refused(path: str, status: int, param: str | None) -> None:
+    async with (
+        serving(StandInService("m")) as front,
+        front.client.get(f"/admin/{path}") as answer,
+    ):
+        error = (await answer.json())["error"]
+        assert (answer.status, error["param"]) == (status, param)
+        assert error["message"].endswith(".")
+
+
+async def test_a_log_is_only_read() -> None:
+    async with serving(StandInService("m")) as front:
+        for path in ("/admin/logs", "/admin/log-lines/m"):
+            async with front.client.post(path, json={}) as answer:
+                assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")

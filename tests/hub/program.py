@@ -1,0 +1,89 @@
+"""A program of its own that downloads, to be killed: ``python -m tests.hub.program FOLDER``.
+
+``FOLDER/task.json`` says what. With ``die_at`` it kills itself, as SIGKILL from outside would, once
+directories changed so many times: a file was renamed or removed, a directory made or removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from cyber_inference_tui.hub.downloads import Downloads
+from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.plan import DownloadPlan
+from cyber_inference_tui.records import DownloadRecord, DownloadStatus
+
+from .transfers import QUICK, transport
+
+
+class Task(msgspec.Struct, kw_only=True):
+    url: str
+    cdn: str
+    plan: DownloadPlan
+    die_at: int = -1
+
+
+async def run(folder: Path, task: Task) -> None:
+    async def resolve(repo: str, filename: str | None, revision: str | None) -> DownloadPlan:
+        return task.plan
+
+    async def done(record: DownloadRecord, paths: tuple[Path, ...]) -> str | None:
+        return paths[0].stem
+
+    news = asyncio.Event()
+    pace = msgspec.structs.replace(QUICK, stall_timeout=60.0)
+    endpoint = Endpoint(url=task.url, allowed_hosts=(task.cdn,))
+    async with transport(endpoint, pace=pace) as shared:
+        downloads = Downloads(
+            journal=folder / "downloads.json",
+            models_dir=lambda: folder / "models",
+            transport=shared,
+            resolve=resolve,
+            now=lambda: datetime.now(UTC),
+            on_change=lambda _: news.set(),
+            on_done=done,
+        )
+        await downloads.start()
+        if not downloads.records():
+            await downloads.add(task.plan.repo)
+        while (record := downloads.records()[0]).status is not DownloadStatus.DONE:
+            if record.status is DownloadStatus.FAILED:
+                sys.exit(record.error)
+            news.clear()
+            await news.wait()
+        await downloads.stop()
+
+
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+
+
+def die_at(count: int) -> None:
+    changes = 0
+
+    def watch(event: str, _: object) -> None:
+        nonlocal changes
+        if event in CHANGES:
+            changes += 1
+            if changes > count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    task = msgspec.json.decode((folder / "task.json").read_bytes(), type=Task)
+    if task.die_at >= 0:
+        die_at(task.die_at)
+    asyncio.run(run(folder, task))
+
+
+if __name__ == "__main__":
+    main()

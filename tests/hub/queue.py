@@ -1,0 +1,134 @@
+"""A queue of downloads on a directory, as often as a test wants to start one."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cyber_inference_tui.errors import HubNotFoundError
+from cyber_inference_tui.hub.downloads import Downloads
+from cyber_inference_tui.hub.plan import DownloadPlan, PlannedFile
+from cyber_inference_tui.hub.transfer import Pace
+from cyber_inference_tui.records import DownloadRecord, DownloadStatus
+
+from .stand_in_hub import StandInHub
+from .transfers import QUICK, endpoint_of, noise, transport
+
+LIMIT = 20.0
+"""Seconds that anything may take."""
+REPO = "owner/tiny"
+SHARDS = tuple(f"Q4/Tiny-Q4_K_M-0000{number}-of-00003.gguf" for number in (1, 2, 3))
+PROJECTOR = "mmproj-F16.gguf"
+NOTE = "Q4/notes.txt"
+
+
+def sharded(sizes: tuple[int, ...] = (700_000, 500_000, 300_000)) -> dict[str, bytes]:
+    """A model of three shards with a projector and a file that is not large (no LFS)."""
+    files = {SHARDS[number]: noise(size, number) for number, size in enumerate(sizes)}
+    return files | {PROJECTOR: noise(200_000, 9), NOTE: b"words\n" * 100}
+
+
+def plan_of(hub: StandInHub, name: str, filename: str | None) -> DownloadPlan:
+    """The model that begins with ``filename``: its shards and the repository's other files."""
+    repo = hub.repos.get(name)
+    if repo is None or (filename is not None and filename not in repo.files):
+        raise HubNotFoundError(f"There is no {filename or name}.")
+    first = filename or sorted(repo.files, key=lambda path: (not path.endswith("gguf"), path))[0]
+    shards = re.compile(re.escape(first).replace(r"00001\-of", r"\d{5}\-of"))
+    chosen = [p for p in repo.files if shards.fullmatch(p) or not re.search(r"Q\d_", p)]
+    files = tuple(
+        PlannedFile(
+            path,
+            len(repo.files[path]),
+            repo.sha256(path) if repo.is_large(path) else None,
+            None if repo.is_large(path) else repo.git_sha1(path),
+        )
+        for path in chosen
+    )
+    return DownloadPlan(
+        repo=name, revision=repo.sha, files=files, quantization="Q4_K_M", filename=first
+    )
+
+
+class World:
+    """A running queue and what it told."""
+
+    def __init__(self) -> None:
+        self.downloads: Downloads
+        self.told: list[DownloadRecord] = []
+        self.removed: list[str] = []
+        self.done: list[tuple[Path, ...]] = []
+        self._news = asyncio.Event()
+
+    def note(self, record: DownloadRecord) -> None:
+        self.told.append(record)
+        self._news.set()
+
+    def note_removed(self, download_id: str) -> None:
+        self.removed.append(download_id)
+        self._news.set()
+
+    async def note_done(self, record: DownloadRecord, paths: tuple[Path, ...]) -> str | None:
+        self.done.append(paths)
+        return paths[0].stem
+
+    def record(self, download_id: str) -> DownloadRecord:
+        return next(one for one in self.downloads.records() if one.id == download_id)
+
+    async def until(self, download_id: str, *wanted: DownloadStatus) -> DownloadRecord:
+        async with asyncio.timeout(LIMIT):
+            while (record := self.record(download_id)).status not in wanted:
+                self._news.clear()
+                await self._news.wait()
+        return record
+
+
+@asynccontextmanager
+async def queue(
+    hub: StandInHub, folder: Path, *, pace: Pace = QUICK, boot: str = "this"
+) -> AsyncIterator[World]:
+    """Downloads of ``hub`` into ``folder``, stopped in the end as a service does it."""
+    world = World()
+
+    async def resolve(repo: str, filename: str | None, revision: str | None) -> DownloadPlan:
+        return plan_of(hub, repo, filename)
+
+    async with transport(endpoint_of(hub), pace=pace, boot=boot) as shared:
+        world.downloads = Downloads(
+            journal=folder / "downloads.json",
+            models_dir=lambda: folder / "models",
+            transport=shared,
+            resolve=resolve,
+            now=lambda: datetime(2026, 1, 31, tzinfo=UTC),
+            on_change=world.note,
+            on_removed=world.note_removed,
+            on_done=world.note_done,
+        )
+        await world.downloads.start()
+        try:
+            yield world
+        finally:
+            await world.downloads.stop()
+
+
+def models(folder: Path) -> dict[str, bytes]:
+    """Everything that is in the directory of models, hidden files as well."""
+    root = folder / "models"
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def expected(hub: StandInHub, name: str = REPO) -> dict[str, bytes]:
+    """What is there once the sharded model is."""
+    files = hub.repos[name].files
+    return {
+        f"{name}/{'Q4/' + path if path == PROJECTOR else path}": content
+        for path, content in sorted(files.items())
+    }

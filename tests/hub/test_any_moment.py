@@ -1,0 +1,196 @@
+"""Pull the plug at any moment: nothing is lost, nothing is wrong, nothing is fetched twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cyber_inference_tui.hub.partial import NOTE as NOTE_ENDING
+from cyber_inference_tui.records import DownloadStatus as Status
+
+from .program import Task
+from .queue import REPO, SHARDS, World, expected, models, plan_of, queue, sharded
+from .stand_in_hub import Fault, StandInHub
+
+MIB = 1 << 20
+SIZES = {path: len(content) for path, content in sharded().items()}
+PATHS = tuple(SIZES)
+COSTLY = {"corrupt", "whole", "longer"}
+"""Faults after which a file may have to be sent from its beginning."""
+
+
+class Blow(NamedTuple):
+    """A fault of the hub: which file, what, and where (a share of its size)."""
+
+    path: str
+    kind: str
+    place: float
+
+
+class Life(NamedTuple):
+    """One life of the service: what the hub does in it, when it ends, and whether the power goes
+    with it. It ends so many turns of the event loop after a share of all bytes was sent in it."""
+
+    blows: tuple[Blow, ...]
+    share: float
+    turns: int
+    power_cut: bool
+
+
+BLOWS = st.builds(
+    Blow,
+    st.sampled_from(PATHS),
+    st.sampled_from(["cut", "reset", "corrupt", "whole", "shift", "longer", "expired", "status"]),
+    st.floats(0, 0.99),
+)
+LIVES = st.lists(
+    st.builds(
+        Life,
+        st.lists(BLOWS, max_size=4).map(tuple),
+        st.one_of(st.just(0), st.floats(0, 1)),
+        st.integers(0, 100),
+        st.booleans(),
+    ),
+    max_size=4,
+)
+
+
+def prepare(hub: StandInHub, blows: tuple[Blow, ...]) -> int:
+    """Set the faults; the bytes they may cost, beyond a MiB for each."""
+    hub.faults.clear()
+    for path, kind, place in blows:
+        hub.faults[path].append(Fault(kind, int(SIZES[path] * place)))
+    return sum(SIZES[path] for path, kind, _ in blows if kind in COSTLY) + MIB * len(blows)
+
+
+def cut_the_power(folder: Path) -> None:
+    """What had not been forced to the disk comes back as zeros."""
+    for note in (folder / "models").rglob(f"*{NOTE_ENDING}"):
+        part = note.with_name(note.name.removesuffix(".json"))
+        forced = msgspec.json.decode(note.read_bytes())["synced_bytes"]
+        if part.exists() and part.stat().st_size > forced:
+            size = part.stat().st_size
+            with part.open("r+b") as file:
+                file.truncate(forced)
+                file.truncate(size)
+
+
+async def start(world: World) -> str:
+    """The download's id; one that failed is tried again."""
+    known = world.downloads.records()
+    record = known[0] if known else await world.downloads.add(REPO)
+    if record.status is Status.FAILED:
+        assert record.error
+        await world.downloads.retry(record.id)
+    return record.id
+
+
+async def live(hub: StandInHub, folder: Path, lives: list[Life], last: tuple[Blow, ...]) -> None:
+    allowed = total = sum(SIZES.values())
+    for number, life in enumerate(lives):
+        allowed += prepare(hub, life.blows) + MIB
+        before = sum(hub.sent.values())
+        async with queue(hub, folder, boot=f"boot {number}") as world:
+            download = await start(world)
+            while (
+                world.record(download).status in {Status.RUNNING, Status.VERIFYING}
+                and sum(hub.sent.values()) - before < life.share * total
+            ):
+                await asyncio.sleep(0)
+            for _ in range(life.turns):
+                await asyncio.sleep(0)
+        if life.power_cut:
+            cut_the_power(folder)
+        # At any moment the models are whole or not there.
+        seen = {path for path in models(folder) if not path.startswith(".downloads")}
+        assert seen in (set(), set(expected(hub)))
+    allowed += prepare(hub, last)
+    async with queue(hub, folder, boot="the last" if lives else "this") as world:
+        download = await start(world)
+        ended = await world.until(download, Status.DONE, Status.FAILED)
+        if ended.status is Status.FAILED:
+            assert ended.error
+            hub.faults.clear()
+            await world.downloads.retry(download)
+            ended = await world.until(download, Status.DONE, Status.FAILED)
+        assert ended.status is Status.DONE, ended.error
+        assert ended.bytes_done == ended.bytes_total
+    assert models(folder) == expected(hub)
+    assert sum(hub.sent.values()) <= allowed
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(LIVES, st.lists(BLOWS, max_size=4).map(tuple))
+def test_whatever_happens_in_the_end_it_is_right(lives: list[Life], last: tuple[Blow, ...]) -> None:
+    with tempfile.TemporaryDirectory() as name, StandInHub() as hub:
+        hub.add(REPO, sharded())
+        asyncio.run(live(hub, Path(name), lives, last))
+
+
+def spawn(hub: StandInHub, folder: Path, die_at: int = -1) -> subprocess.Popen[bytes]:
+    task = Task(url=hub.url, cdn=hub.cdn, plan=plan_of(hub, REPO, None), die_at=die_at)
+    (folder / "task.json").write_bytes(msgspec.json.encode(task))
+    return subprocess.Popen([sys.executable, "-m", "tests.hub.program", str(folder)])
+
+
+@contextlib.contextmanager
+def reaped(process: subprocess.Popen[bytes]):  # type: ignore[no-untyped-def]
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(20)
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.sampled_from(SHARDS), st.floats(0.01, 0.99)), min_size=1, max_size=3))
+def test_killed_by_others(kills: list[tuple[str, float]]) -> None:
+    with tempfile.TemporaryDirectory() as name, StandInHub() as hub:
+        folder = Path(name)
+        hub.add(REPO, sharded())
+        for path, place in kills:
+            fault = Fault("stall", int(SIZES[path] * place))
+            hub.faults[path].append(fault)
+            with reaped(spawn(hub, folder)) as process:
+                while not fault.reached.wait(0.05):
+                    if process.poll() is not None:
+                        break  # that file was here already
+            hub.faults.clear()
+        with reaped(spawn(hub, folder)) as process:
+            assert process.wait(60) == 0
+        assert models(folder) == expected(hub)
+        assert sum(hub.sent.values()) <= sum(SIZES.values()) + MIB * len(kills)
+
+
+def test_killed_between_any_two_steps(tmp_path: Path) -> None:
+    """Files, journal and directories: a new life after each change, and each gets a bit further."""
+    with StandInHub() as hub:
+        hub.add(REPO, sharded((50_000, 40_000, 30_000)))
+        rounds = 0
+        # The same directory each time: the crashes add up.
+        for die_at in range(60):
+            with reaped(spawn(hub, tmp_path, die_at)) as process:
+                code = process.wait(60)
+            rounds += 1
+            seen = {path for path in models(tmp_path) if not path.startswith(".downloads")}
+            assert seen <= set(expected(hub))
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
+        else:
+            pytest.fail("it never ended by itself")
+        assert rounds > 3
+        assert models(tmp_path) == expected(hub)
+        shutil.rmtree(tmp_path)

@@ -1,0 +1,329 @@
+"""One file, whatever happens on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cyber_inference_tui.errors import (
+    ConflictError,
+    CyberError,
+    DamagedDownloadError,
+    HubError,
+    HubGatedError,
+    HubNotFoundError,
+    HubRateLimitError,
+    HubTokenError,
+    HubUnreachableError,
+)
+from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.partial import Origin
+from cyber_inference_tui.hub.transfer import Transfer
+
+from .stand_in_hub import Fault, Repo, StandInHub
+from .transfers import MIB, QUICK, endpoint_of, noise, origin_of, transport
+
+PATH = "sub/Tiny-Q4_K_M.gguf"
+SIZE = 2 * MIB + 12345
+
+
+@pytest.fixture
+def repo(hub: StandInHub) -> Repo:
+    return hub.add("owner/tiny", {PATH: noise(SIZE), "README.md": b"some text\n"})
+
+
+async def bring(
+    hub: StandInHub,
+    origin: Origin,
+    target: Path,
+    *,
+    token: str = "",
+    endpoint: Endpoint | None = None,
+    boot: str = "this",
+    waits: list[HubError | None] | None = None,
+    environ: dict[str, str] | None = None,
+) -> Transfer:
+    async with transport(
+        endpoint or endpoint_of(hub, token=token), boot=boot, environ=environ
+    ) as shared:
+        note = waits.append if waits is not None else lambda _: None
+        transfer = Transfer(shared, origin, target, on_wait=note)
+        await transfer.run()
+        return transfer
+
+
+async def interrupted(hub: StandInHub, repo: Repo, target: Path, after: int) -> None:
+    """Bring about ``after`` bytes and stop there."""
+    fault = Fault("stall", after)
+    hub.faults[PATH].append(fault)
+    async with transport(endpoint_of(hub)) as shared:
+        transfer = Transfer(shared, origin_of(repo, PATH), target)
+        running = asyncio.create_task(transfer.run())
+        await asyncio.to_thread(fault.reached.wait, 10)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+async def test_a_file_arrives_whole_and_alone(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "Tiny.gguf"
+    transfer = await bring(hub, origin_of(repo, PATH), target, token="hf_good")
+    assert target.read_bytes() == repo.files[PATH]
+    assert names(target.parent) == ["Tiny.gguf"]
+    assert (transfer.received, transfer.done, transfer.size) == (SIZE, SIZE, SIZE)
+    # The token goes to the hub and to nobody else; nothing is sent in another encoding.
+    asked = {host: headers for host, _, headers in hub.asked}
+    assert asked["hub"]["Authorization"] == "Bearer hf_good"
+    assert "Authorization" not in asked["cdn"]
+    assert {headers["Accept-Encoding"] for headers in asked.values()} == {"identity"}
+
+
+async def test_what_the_plan_does_not_say_the_hub_does(
+    hub: StandInHub, repo: Repo, tmp_path: Path
+) -> None:
+    for path in repo.files:
+        origin = Origin(repo=repo.name, revision=repo.sha, path=path)
+        transfer = await bring(hub, origin, tmp_path / Path(path).name)
+        assert (tmp_path / Path(path).name).read_bytes() == repo.files[path]
+        assert transfer.size == len(repo.files[path])
+    # Its digest, too: a wrong byte is noticed.
+    for path in repo.files:
+        hub.faults[path].extend([Fault("corrupt", 3), Fault("corrupt", 3)])
+        origin = Origin(repo=repo.name, revision=repo.sha, path=path)
+        with pytest.raises(DamagedDownloadError):
+            await bring(hub, origin, tmp_path / "again")
+        assert not list(tmp_path.glob("again*"))
+
+
+async def test_an_empty_file(hub: StandInHub, tmp_path: Path) -> None:
+    repo = hub.add("owner/empty", {"a.gguf": b"", "b": b""})
+    for path in repo.files:
+        await bring(hub, origin_of(repo, path), tmp_path / path)
+        assert (tmp_path / path).read_bytes() == b""
+
+
+@pytest.mark.parametrize("kind", ["cut", "reset", "stall", "whole", "shift", "longer"])
+async def test_a_broken_connection_costs_no_more_than_what_was_on_its_way(
+    hub: StandInHub, repo: Repo, tmp_path: Path, kind: str
+) -> None:
+    hub.faults[PATH].append(Fault("cut", MIB + 7))
+    hub.faults[PATH].append(Fault(kind, 300_000))
+    await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
+    extra = hub.sent[PATH] - SIZE
+    if kind == "whole":
+        assert extra <= MIB + 7 + MIB  # the hub began anew
+    elif kind == "longer":
+        assert extra <= SIZE  # what was too long is not believed
+    else:
+        assert extra <= MIB
+
+
+async def test_every_try_asks_the_hub_for_a_new_link(
+    hub: StandInHub, repo: Repo, tmp_path: Path
+) -> None:
+    hub.faults[PATH].extend([Fault("expired"), Fault("cut", MIB), Fault("status", status=503)])
+    await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
+    assert [host for host, _, _ in hub.asked] == ["hub", "cdn"] * 4
+    assert [h.get("Range") for host, _, h in hub.asked if host == "cdn"][:2] == [None, None]
+    assert all("Range" in headers for _, _, headers in hub.asked[4:])
+
+
+async def test_a_rate_limit_is_waited_for_as_long_as_the_hub_says(
+    hub: StandInHub, repo: Repo, tmp_path: Path
+) -> None:
+    hub.refusals.append((429, {"RateLimit": '"resolvers";r=0;t=0'}))
+    hub.refusals.append((429, {"Retry-After": "0"}))
+    hub.refusals.append((503, {}))
+    waits: list[HubError | None] = []
+    await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf", waits=waits)
+    assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
+    kinds = [type(wait) for wait in waits]
+    none = type(None)
+    assert kinds == [HubRateLimitError, HubRateLimitError, HubUnreachableError, none]
+    assert waits[0] is not None
+    assert waits[0].retry_after == 0
+
+
+async def test_it_gives_up_after_some_failures_in_a_row(
+    hub: StandInHub, repo: Repo, tmp_path: Path
+) -> None:
+    hub.faults[PATH].extend([Fault("cut", MIB), *(Fault("cut") for _ in range(QUICK.tries))])
+    with pytest.raises(HubUnreachableError, match="broke off"):
+        await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    assert (tmp_path / "a.gguf.part").stat().st_size > MIB // 2
+    await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
+    assert hub.sent[PATH] - SIZE <= MIB
+
+
+async def test_a_damaged_file_is_fetched_once_more_and_then_refused(
+    hub: StandInHub, repo: Repo, tmp_path: Path
+) -> None:
+    hub.faults[PATH].append(Fault("corrupt", 1_000_000))
+    await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
+    hub.faults[PATH].extend([Fault("corrupt", 5), Fault("corrupt", SIZE - 1)])
+    with pytest.raises(DamagedDownloadError, match="damaged twice: its SHA-256"):
+        await bring(hub, origin_of(repo, PATH), tmp_path / "b.gguf")
+    assert names(tmp_path) == ["a.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("token", "gated", "kind", "words"),
+    [
+        ("", True, HubGatedError, "Accept its licence at"),
+        ("hf_good", True, HubGatedError, "no access to owner/tiny yet"),
+        ("hf_bad", False, HubTokenError, "not valid"),
+    ],
+)
+async def test_a_refusal_says_the_way_out_and_is_not_repeated(
+    hub: StandInHub, tmp_path: Path, *, token: str, gated: bool, kind: type[HubError], words: str
+) -> None:
+    repo = hub.add("owner/tiny", {PATH: b"GGUF"}, gated=gated)
+    with pytest.raises(kind, match=words):
+        await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf", token=token)
+    assert len(hub.asked) <= 1
+
+
+async def test_what_is_not_there(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
+    origin = Origin(repo=repo.name, revision=repo.sha, path="gone.gguf", size=5)
+    with pytest.raises(HubNotFoundError, match=r"no file gone\.gguf"):
+        await bring(hub, origin, tmp_path / "a.gguf")
+    origin = msgspec.structs.replace(origin, revision="0" * 40)
+    with pytest.raises(HubNotFoundError, match=r"version of owner/tiny .* is gone"):
+        await bring(hub, origin, tmp_path / "a.gguf")
+    origin = msgspec.structs.replace(origin, repo="owner/none")
+    with pytest.raises(HubNotFoundError, match=r"no owner/none at .*, or it is private"):
+        await bring(hub, origin, tmp_path / "a.gguf")
+
+
+async def test_it_goes_on_where_it_was_cancelled(
+    hub: StandInHub, repo: Repo, tmp_path: Path
+) -> None:
+    target = tmp_path / "a.gguf"
+    await interrupted(hub, repo, target, MIB)
+    assert names(tmp_path) == ["a.gguf.part", "a.gguf.part.json"]
+    transfer = await bring(hub, origin_of(repo, PATH), target)
+    assert target.read_bytes() == repo.files[PATH]
+    assert hub.sent[PATH] - SIZE <= 64 * 1024
+    assert transfer.received <= SIZE - MIB + 64 * 1024
+
+
+@pytest.mark.parametrize("loss", ["zeros", "shorter", "changed", "gone", "no note", "longer"])
+async def test_a_power_cut_is_noticed(
+    hub: StandInHub, repo: Repo, tmp_path: Path, loss: str
+) -> None:
+    target = tmp_path / "a.gguf"
+    await interrupted(hub, repo, target, MIB)
+    part = target.with_name("a.gguf.part")
+    forced = part.stat().st_size
+    with part.open("r+b") as file:
+        if loss == "zeros":
+            # What was written after it had last been forced to the disk.
+            file.seek(0, os.SEEK_END)
+            file.write(bytes(50_000))
+        elif loss == "shorter":
+            file.truncate(forced - 100_000)
+        elif loss == "changed":
+            file.seek(1000)
+            file.write(b"something else")
+        elif loss == "longer":
+            file.seek(SIZE + 1)
+            file.write(b"x")
+    if loss == "gone":
+        part.unlink()
+    elif loss == "no note":
+        target.with_name("a.gguf.part.json").write_bytes(b"{\x00")
+    transfer = await bring(hub, origin_of(repo, PATH), target, boot="another")
+    assert target.read_bytes() == repo.files[PATH]
+    assert names(tmp_path) == ["a.gguf"]
+    kept = {"zeros": forced, "longer": forced, "shorter": forced - 100_000}.get(loss, 0)
+    assert transfer.received == SIZE - kept
+
+
+async def test_parts_of_another_file_are_not_taken_for_this_one(
+    hub: StandInHub, repo: Repo, tmp_path: Path
+) -> None:
+    target = tmp_path / "a.gguf"
+    await interrupted(hub, repo, target, MIB)
+    other = hub.add("owner/other", {PATH: noise(SIZE, seed=2)})
+    transfer = await bring(hub, origin_of(other, PATH), target)
+    assert target.read_bytes() == other.files[PATH]
+    assert transfer.received == SIZE
+    # The same content in another version is the same file.
+    await interrupted(hub, repo, tmp_path / "b.gguf", MIB)
+    newer = hub.add("owner/newer", {PATH: repo.files[PATH]})
+    transfer = await bring(hub, origin_of(newer, PATH), tmp_path / "b.gguf")
+    assert transfer.received <= SIZE - MIB + 64 * 1024
+
+
+async def test_one_process_at_a_time(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
+    target = tmp_path / "a.gguf"
+    with target.with_name("a.gguf.part").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ConflictError, match="Another process"):
+            await bring(hub, origin_of(repo, PATH), target)
+    assert hub.asked == []
+
+
+async def test_a_part_that_is_a_link_is_not_followed(
+    hub: StandInHub, repo: Repo, tmp_path: Path
+) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "a.gguf.part").symlink_to(tmp_path / "precious")
+    with pytest.raises(CyberError, match="cannot be written"):
+        await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("to", "words"),
+    [
+        ("http://127.0.0.1:1/x", "none of the hub's hosts"),
+        ("http://evil.example/x", "none of the hub's hosts"),
+        ("ftp://127.0.0.1/x", "none of the web"),
+        ("file:///etc/passwd", "none of the web"),
+        ("https://hf.co.evil.example/x", "none of the hub's hosts"),
+    ],
+)
+async def test_it_is_not_led_astray(
+    hub: StandInHub, repo: Repo, tmp_path: Path, to: str, words: str
+) -> None:
+    hub.redirect_to = to
+    with pytest.raises(HubError, match=words):
+        await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf", token="hf_good")
+    assert [host for host, _, _ in hub.asked] == ["hub"]
+
+
+async def test_a_circle_of_redirects_ends(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
+    hub.redirect_to = f"/owner/tiny/resolve/{repo.sha}/{PATH}"
+    with pytest.raises(HubError, match="without end"):
+        await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    assert len(hub.asked) < 10
+
+
+async def test_nobody_there_and_a_dead_proxy(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        origin = origin_of(repo, PATH)
+        with pytest.raises(HubUnreachableError, match=r"127\.0\.0\.1 cannot be reached: .*"):
+            await bring(hub, origin, tmp_path / "a", endpoint=Endpoint(url=nobody))
+        with pytest.raises(HubUnreachableError, match="over the proxy of the environment"):
+            await bring(hub, origin, tmp_path / "a", environ={"HTTP_PROXY": nobody})
+        assert hub.asked == []
+        around = {"http_proxy": nobody, "NO_PROXY": "example.org, 127.0.0.1"}
+        await bring(hub, origin, tmp_path / "a", environ=around)
+        assert (tmp_path / "a").read_bytes() == repo.files[PATH]

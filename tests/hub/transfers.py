@@ -1,0 +1,70 @@
+"""What tests of transfers share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.partial import Origin
+from cyber_inference_tui.hub.transfer import Pace, Transport, open_session
+
+from .stand_in_hub import Repo, StandInHub
+
+MIB = 1 << 20
+QUICK = Pace(
+    connect_timeout=5.0,
+    stall_timeout=0.3,
+    tries=4,
+    backoff=lambda tries: 0.001,
+    force_interval=0.0,
+    disk_margin=0,
+)
+
+
+def noise(size: int, seed: int = 1) -> bytes:
+    """Bytes that no part of is like another."""
+    return random.Random(seed).randbytes(size)
+
+
+def endpoint_of(hub: StandInHub, *, token: str = "") -> Endpoint:
+    return Endpoint(url=hub.url, token=token, allowed_hosts=(hub.cdn,))
+
+
+def origin_of(repo: Repo, path: str) -> Origin:
+    content = repo.files[path]
+    large = repo.is_large(path)
+    return Origin(
+        repo=repo.name,
+        revision=repo.sha,
+        path=path,
+        size=len(content),
+        sha256=repo.sha256(path) if large else None,
+        git_sha1=None if large else repo.git_sha1(path),
+    )
+
+
+@asynccontextmanager
+async def transport(
+    endpoint: Endpoint,
+    *,
+    pace: Pace = QUICK,
+    environ: Mapping[str, str] | None = None,
+    boot: str = "this",
+) -> AsyncIterator[Transport]:
+    executor = ThreadPoolExecutor(8)
+    session = open_session(pace)
+    try:
+        yield Transport(
+            session=session,
+            endpoint=lambda: endpoint,
+            executor=executor,
+            environ=environ or {},
+            boot=boot,
+            pace=pace,
+        )
+    finally:
+        await session.close()
+        executor.shutdown()

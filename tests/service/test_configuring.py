@@ -1,0 +1,186 @@
+"""The configuration of a service: what a change would do, and what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cyber_inference_tui.errors import ConfigError, ConflictError, NotFoundError
+from cyber_inference_tui.records import SettingEffect
+from cyber_inference_tui.service.configuring import Configuration, configured_anew
+from cyber_inference_tui.settings.load import load_if_there
+from cyber_inference_tui.settings.schema import Settings
+from tests.scheduler.virtual import model
+
+ODD = 'a.b/c "d" e'
+
+
+class Desk:
+    """A configuration over a file, and what became of it."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        text: str = "",
+        environ: Mapping[str, str] | None = None,
+        flags: Mapping[str, Any] | None = None,
+        restarts: tuple[str, ...] = (),
+    ) -> None:
+        self.path = path
+        if text:
+            path.write_text(text)
+        self.applied: list[Settings] = []
+        self.told: list[str | None] = []
+        self.configuration = Configuration(
+            load_if_there(path, environ=environ or {}, flags=flags or {}),
+            bound_host=lambda: "127.0.0.1",
+            environ=environ or {},
+            flags=flags or {},
+            apply=self._apply,
+            tell=self.told.append,
+            restarts=lambda _: list(restarts),
+        )
+
+    async def _apply(self, settings: Settings) -> None:
+        self.applied.append(settings)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "restarts", "effect"),
+    [
+        ("max_queue", 64, (), SettingEffect.NOTHING),
+        ("max_queue", 65, (), SettingEffect.NOW),
+        ("max_queue", "65", (), SettingEffect.NOW),
+        ("default_context_size", 4096, ("m",), SettingEffect.RESTARTS_MODELS),
+        ("port", 9999, (), SettingEffect.RESTARTS_SERVICE),
+        ("host", "127.0.0.1", (), SettingEffect.NOTHING),
+        ("log_level", "debug", (), SettingEffect.OVERRIDDEN),
+        ("log_level", "error", (), SettingEffect.NOTHING),
+        ("refresh_rate", 2, (), SettingEffect.OVERRIDDEN),
+        ('models."m".threads', 2, ("m",), SettingEffect.RESTARTS_MODELS),
+        ('models."m".threads', 3, (), SettingEffect.NOTHING),
+        ('models."m".pinned', True, (), SettingEffect.NOW),
+        ('models."m".preload', True, (), SettingEffect.RESTARTS_SERVICE),
+    ],
+)
+async def test_what_a_change_would_do(
+    path: Path, key: str, value: Any, restarts: tuple[str, ...], effect: SettingEffect
+) -> None:
+    text = "max_queue = 64\n[models.m]\nthreads = 3\n"
+    desk = Desk(
+        path,
+        text=text,
+        environ={"CYBER_INFERENCE_LOG_LEVEL": "error"},
+        flags={"refresh_rate": 3.0},
+        restarts=restarts,
+    )
+    record = await desk.configuration.check(key, value)
+    assert (record.key, record.effect, record.models) == (key, effect, restarts)
+    assert record.value == (65 if value == "65" else value)
+    assert path.read_text() == text
+    assert (desk.applied, desk.told) == ([], [])
+
+
+async def test_a_check_refuses_what_a_change_refuses(path: Path) -> None:
+    desk = Desk(path, text="max_queue = 64\n")
+    for key, value, error in (
+        ("max_queue", "x", ConfigError),
+        ("max_queue", -1, ConfigError),
+        ("max_quue", 1, NotFoundError),
+        ('models."m".nothing', 1, NotFoundError),
+    ):
+        with pytest.raises(error):
+            await desk.configuration.check(key, value)
+        with pytest.raises(error):
+            await desk.configuration.set(key, value)
+    assert path.read_text() == "max_queue = 64\n"
+
+
+async def test_a_key_is_set_and_taken_out_again(path: Path) -> None:
+    desk = Desk(path, text="# mine\nmax_queue = 64\n")
+    record = await desk.configuration.set("max_queue", 3)
+    assert (record.value, record.source) == (3, "file")
+    record = await desk.configuration.unset("max_queue")
+    assert (record.value, record.source) == (128, "default")
+    assert path.read_text() == "# mine\n"
+    assert [one.max_queue for one in desk.applied] == [3, 128]
+    assert desk.told == [None, None]
+    record = await desk.configuration.unset("max_queue")
+    assert record.source == "default"
+
+
+async def test_a_table_of_any_name_is_edited(path: Path) -> None:
+    desk = Desk(path)
+    key = 'models."a.b/c \\"d\\" e".context_size'
+    record = await desk.configuration.set(key, 512)
+    assert (record.key, record.value) == (key, 512)
+    assert desk.configuration.loaded.settings.models[ODD].context_size == 512
+    assert key in {one.key for one in desk.configuration.values()}
+    record = await desk.configuration.unset(key)
+    assert record.value is None
+    assert key not in {one.key for one in desk.configuration.values()}
+
+
+async def test_a_table_that_differs_in_case_stays_the_models(path: Path) -> None:
+    desk = Desk(path, text='[models."Tiny"]\nthreads = 2\n')
+    record = await desk.configuration.set('models."tiny".parallel', 3)
+    assert record.key == 'models."Tiny".parallel'
+    assert list(desk.configuration.loaded.settings.models) == ["Tiny"]
+
+
+async def test_masks_of_secrets_stand_for_what_they_hide(path: Path) -> None:
+    desk = Desk(
+        path,
+        text='hf_token = "hf_abc"\n[models.m.env]\nA = "secret"\nB = "2"\n',
+    )
+    key = 'models."m".env'
+    check = await desk.configuration.check(key, {"A": "********", "C": "3"})
+    assert check.value == {"A": "********", "C": "********"}
+    await desk.configuration.set(key, {"A": "********", "C": "3"})
+    assert desk.configuration.loaded.settings.models["m"].env == {"A": "secret", "C": "3"}
+    await desk.configuration.set("hf_token", "********")
+    assert desk.configuration.loaded.settings.hf_token == "hf_abc"
+    for secret, value in (
+        ("admin_password", "********"),
+        ("api_keys", ["********"]),
+        (key, {"D": "********"}),
+        (key, 'A = "********"'),
+    ):
+        with pytest.raises(ConfigError, match="stands for no value"):
+            await desk.configuration.set(secret, value)
+
+
+async def test_the_whole_file_is_replaced_and_applied(path: Path) -> None:
+    desk = Desk(path, text='# mine\nhf_token = "hf_abc"\n')
+    record = await desk.configuration.file()
+    assert record.path == str(path)
+    assert "hf_abc" not in record.text
+    new = await desk.configuration.set_file(record.text + "max_queue = 3\n", record.digest)
+    assert path.read_text() == '# mine\nhf_token = "hf_abc"\nmax_queue = 3\n'
+    assert [one.max_queue for one in desk.applied] == [3]
+    assert new == await desk.configuration.file()
+    with pytest.raises(ConflictError):
+        await desk.configuration.set_file("", record.digest)
+    with pytest.raises(ConfigError):
+        await desk.configuration.set_file("max_queue = -1\n", new.digest)
+    assert desk.configuration.loaded.settings.max_queue == 3
+
+
+def test_a_model_as_other_settings_would_have_it(tmp_path: Path) -> None:
+    text = '[models."M"]\nthreads = 2\nmmproj = "p.gguf"\n'
+    settings = load_if_there(tmp_path / "none", environ={}, flags={}).settings
+    with_table = Desk(tmp_path / "config.toml", text=text).configuration.loaded.settings
+    changed = configured_anew(model("m"), with_table)
+    assert changed.settings.threads == 2
+    assert changed.mmproj == tmp_path / "p.gguf"
+    back = configured_anew(changed, settings)
+    assert (back.settings.threads, back.mmproj) == (None, None)

@@ -1,0 +1,91 @@
+"""Downloads in the service: the settings' hub, events, and the model that comes of one."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cyber_inference_tui.errors import HubError, ShuttingDownError
+from cyber_inference_tui.gguf.demo import write_demo
+from cyber_inference_tui.hub.plan import DownloadPlan
+from cyber_inference_tui.library.catalog import Catalog
+from cyber_inference_tui.library.library import Library
+from cyber_inference_tui.records import DownloadRecord
+from cyber_inference_tui.service.events import EventBus, Subscription
+from cyber_inference_tui.service.hub import Hub, cannot_resolve
+from cyber_inference_tui.settings.schema import Settings
+from tests.hub.queue import plan_of
+from tests.hub.stand_in_hub import StandInHub
+
+
+async def test_a_download_becomes_a_model_and_is_told_of(tmp_path: Path) -> None:
+    write_demo(tmp_path / "demo.gguf")
+    events = EventBus(first_id=1)
+    watching = events.subscribe({"download"})
+    with StandInHub() as hub:
+        repo = hub.add("o/n", {"Tiny-F16.gguf": (tmp_path / "demo.gguf").read_bytes()}, gated=True)
+        repo.gated = True
+        hub.tokens.add("hf_granted")
+        settings = Settings(
+            data_dir=tmp_path / "data",
+            models_dir=tmp_path / "models",
+            hf_endpoint=hub.url,
+            hf_allowed_hosts=(hub.cdn,),
+        )
+        library = Library(models_dir=settings.models_dir)
+
+        async def resolve(name: str, filename: str | None, revision: str | None) -> DownloadPlan:
+            return plan_of(hub, name, filename)
+
+        async def rescan() -> Catalog:
+            return await asyncio.to_thread(library.scan)
+
+        room = Hub(
+            settings=lambda: settings,
+            environ={},
+            events=events,
+            now=lambda: datetime(2026, 1, 31, tzinfo=UTC),
+            rescan=rescan,
+            resolve=resolve,
+        )
+        with pytest.raises(ShuttingDownError):
+            _ = room.downloads
+        await room.start()
+        try:
+            added = await room.downloads.add("o/n")
+            failed = await last(watching, added.id)
+            assert failed.status == "failed"
+            assert "Accept its licence at" in (failed.error or "")
+            # A changed setting counts from the next try on.
+            settings = msgspec.structs.replace(settings, hf_token="hf_granted")
+            await room.downloads.retry(added.id)
+            done = await last(watching, added.id)
+            assert (done.status, done.model_id) == ("done", "Tiny-F16")
+            await room.downloads.cancel(added.id)
+            assert [event.data for event in watching.take()][-1:] == [
+                {"id": added.id, "status": None}
+            ]
+        finally:
+            await room.stop()
+        with pytest.raises(ShuttingDownError):
+            _ = room.downloads
+
+
+async def last(watching: Subscription, download_id: str) -> DownloadRecord:
+    async with asyncio.timeout(20):
+        async for batch in watching:
+            for event in batch:
+                record = event.data
+                if isinstance(record, DownloadRecord) and record.status in {"done", "failed"}:
+                    assert record.id == download_id
+                    return record
+    raise AssertionError("the events ended")
+
+
+async def test_without_a_hub_nothing_is_resolved() -> None:
+    with pytest.raises(HubError, match="no access to a hub"):
+        await cannot_resolve("o/n", None, None)

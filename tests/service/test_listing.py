@@ -1,0 +1,74 @@
+"""Models as records: what is told of one that is loaded, or never was."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cyber_inference_tui.gguf.metadata import ModelMetadata
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.scheduler.state import ModelState
+from cyber_inference_tui.service.listing import touched_record, unloaded_record
+from cyber_inference_tui.settings.schema import ModelSettings, Settings
+from tests.scheduler.virtual import model
+
+USED = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def state_of(one: LocalModel, **fields: Any) -> ModelState:
+    state = ModelState(one)
+    state.status = ModelStatus.LOADED
+    state.last_used_at = USED
+    for name, value in fields.items():
+        setattr(state, name, value)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("own", "general", "fields", "seconds"),
+    [
+        ({}, 300.0, {}, 300),
+        ({"idle_timeout": 60.0}, 300.0, {}, 60),
+        ({"idle_timeout": 0.0}, 300.0, {}, None),
+        ({}, 0.0, {}, None),
+        ({"pinned": True}, 300.0, {}, None),
+        ({"pinned": True}, 300.0, {"pinned": False}, 300),
+        ({}, 300.0, {"pinned": True}, None),
+        ({}, 300.0, {"in_flight": 1}, None),
+        ({}, 300.0, {"status": ModelStatus.UNLOADED}, None),
+        ({}, 300.0, {"status": ModelStatus.LOADING}, None),
+    ],
+)
+def test_when_a_model_idles_out(
+    own: dict[str, Any], general: float, fields: dict[str, Any], seconds: int | None
+) -> None:
+    one = model("m", **own)
+    settings = Settings(model_idle_timeout=general)
+    record = touched_record(one, settings, state_of(one, **fields), None, wait=None)
+    expected = None if seconds is None else USED + timedelta(seconds=seconds)
+    assert record.unload_at == expected
+
+
+def test_slots_are_the_configured_ones_and_otherwise_not_made_up() -> None:
+    assert unloaded_record(model("m"), Settings()).slots is None
+    assert unloaded_record(model("m"), Settings(llama_parallel=3)).slots == 3
+    assert unloaded_record(model("m", parallel=2), Settings(llama_parallel=3)).slots == 2
+    assert unloaded_record(model("m", args=("-np", "8")), Settings()).slots == 8
+    assert unloaded_record(model("m", command=("x",)), Settings(llama_parallel=3)).slots is None
+
+
+def test_what_a_model_is_for() -> None:
+    plain = model("m")
+    record = unloaded_record(plain, Settings())
+    assert (record.vision, record.embedding, record.origin) == (False, False, "models_dir")
+    eye = msgspec.structs.replace(plain, mmproj=Path("mmproj.gguf"))
+    assert unloaded_record(eye, Settings()).vision
+    encoder = msgspec.structs.replace(plain, metadata=ModelMetadata(architecture="bert"))
+    assert unloaded_record(encoder, Settings()).embedding
+    told = msgspec.structs.replace(plain, settings=ModelSettings(args=("--embedding",)))
+    assert unloaded_record(told, Settings()).embedding

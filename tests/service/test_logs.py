@@ -1,0 +1,188 @@
+"""The logs as the service keeps them: events, pages, searches with a limit, and their files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cyber_inference_tui.llama.log import LogSpace
+from cyber_inference_tui.records import LogLevel, LogPage, LogRecord, LogRun
+from cyber_inference_tui.service.logs import Logs
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+LINES = 20_000
+
+
+class Clock:
+    """Seconds that pass only when it is asked."""
+
+    def __init__(self) -> None:
+        self.step = 0.0
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += self.step
+        return self.seconds
+
+
+class Room:
+    """Logs in a directory, and how often they said that there is news."""
+
+    def __init__(self, directory: Path) -> None:
+        self.news = 0
+        self.clock = Clock()
+        self.logs = Logs(
+            directory, space=LogSpace(), now=lambda: NOW, on_lines=self._count, clock=self.clock
+        )
+
+    def _count(self) -> None:
+        self.news += 1
+
+    async def numbers(
+        self,
+        log_id: str,
+        *,
+        before: int | None = None,
+        after: int | None = None,
+        limit: int = 10,
+        level: LogLevel | None = None,
+        text: str = "",
+    ) -> tuple[list[int], int]:
+        page = await self.logs.page(
+            log_id, before=before, after=after, limit=limit, level=level, text=text
+        )
+        return [line.number for line in page.lines], page.searched_to
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    made = Room(tmp_path / "logs")
+    made.logs.start()
+    yield made
+    await made.logs.stop()
+
+
+async def test_pages_of_a_log_by_number(room: Room) -> None:
+    room.logs.ring("sub/m").add(f"line {number}" for number in range(LINES))
+    assert await room.numbers("sub/m", limit=3) == ([19_997, 19_998, 19_999], 19_997)
+    assert await room.numbers("sub/m", before=19_997, limit=2) == ([19_995, 19_996], 19_995)
+    assert await room.numbers("sub/m", after=5, limit=2) == ([5, 6], 7)
+    assert await room.numbers("sub/m", after=5, before=7) == ([5, 6], 7)
+    # Beyond both ends, and where nothing lies between.
+    assert await room.numbers("sub/m", before=0) == ([], 0)
+    assert await room.numbers("sub/m", before=2) == ([0, 1], 0)
+    assert await room.numbers("sub/m", after=LINES) == ([], LINES)
+    assert await room.numbers("sub/m", after=10**18) == ([], LINES)
+    assert await room.numbers("sub/m", before=10**18, limit=1) == ([19_999], 19_999)
+    assert await room.numbers("sub/m", after=9, before=4) == ([], 9)
+    assert await room.numbers("sub/m", limit=0) == ([], LINES)
+
+
+async def test_a_page_tells_of_its_log(room: Room) -> None:
+    log = room.logs.ring("m")
+    log.begin_run(7)
+    log.add(["I fine", "E bad", "W odd"])
+    record = LogRecord(
+        id="m",
+        first=0,
+        end=3,
+        running=True,
+        last_at=NOW,
+        last_error=1,
+        runs=(LogRun(first=0, started_at=NOW, pid=7),),
+    )
+    page = await room.logs.page("m", limit=1)
+    assert page.log == record
+    (line,) = page.lines
+    assert (line.number, line.at, line.text, line.level) == (2, NOW, "W odd", LogLevel.WARNING)
+    room.logs.ring("a")
+    assert room.logs.records() == [LogRecord(id="a", first=0, end=0), record]
+    assert "none" not in room.logs
+    assert await room.logs.page("none", limit=5) == LogPage(
+        log=LogRecord(id="none", first=0, end=0), lines=(), searched_to=0
+    )
+
+
+async def test_searching_by_level_and_text(room: Room) -> None:
+    signs = ("I", "W", "E", "D")
+    room.logs.ring("m").add(f"{signs[n % 4]} Number {n}" for n in range(LINES))
+    assert await room.numbers("m", level=LogLevel.ERROR, limit=2) == ([19_994, 19_998], 19_994)
+    found, reached = await room.numbers("m", text="nUMBER 1999", level=LogLevel.WARNING)
+    assert found == [19_990, 19_993, 19_994, 19_997, 19_998]
+    assert reached == 0
+    assert await room.numbers("m", text="number 7", after=0, limit=1) == ([7], 8)
+    assert await room.numbers("m", text="not there") == ([], 0)
+
+
+async def test_a_search_that_takes_too_long_goes_on_where_it_stopped(room: Room) -> None:
+    room.logs.ring("m").add(f"line {number}" for number in range(LINES))
+    room.clock.step = 10.0
+    found, reached = await room.numbers("m", text="line 3")
+    assert 0 < reached < LINES
+    steps = 1
+    while reached:
+        more, further = await room.numbers("m", text="line 3", before=reached)
+        assert further < reached
+        found, reached = (more + found)[-10:], further
+        steps += 1
+    assert steps > 3
+    forwards, reached = await room.numbers("m", text="line 19999", after=0)
+    assert forwards == []
+    while not forwards:
+        forwards, reached = await room.numbers("m", text="line 19999", after=reached)
+    assert (forwards, reached) == ([19_999], LINES)
+
+
+async def test_many_searches_at_once_and_one_that_is_given_up(room: Room) -> None:
+    room.logs.ring("m").add(f"line {number}" for number in range(LINES))
+    given_up = asyncio.ensure_future(room.numbers("m", text="nothing"))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    answers = await asyncio.gather(*(room.numbers("m", text=f"line 1{n}") for n in range(20)))
+    assert all(len(found) == 10 for found, _ in answers)
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+
+
+async def test_events_have_the_newest_of_a_flood_and_their_numbers(room: Room) -> None:
+    log = room.logs.ring("m")
+    log.add(["I a", "E b"])
+    room.logs.ring("n").add(["c"])
+    first, second = room.logs.take_pending()
+    assert (first.id, first.first, [line.text for line in first.lines]) == ("m", 0, ["I a", "E b"])
+    assert [line.level for line in first.lines] == [LogLevel.INFO, LogLevel.ERROR]
+    assert (second.id, second.first) == ("n", 0)
+    assert room.logs.take_pending() == []
+    for start in range(0, 3_000, 300):
+        log.add(f"line {number}" for number in range(start, start + 300))
+    (event,) = room.logs.take_pending()
+    assert (event.first, len(event.lines)) == (2 + 2_500, 500)
+    assert (event.lines[0].text, event.lines[-1].text) == ("line 2500", "line 2999")
+    log.add(["next"])
+    (event,) = room.logs.take_pending()
+    assert event.first == 3_002
+    assert room.news == 13
+
+
+async def test_the_end_of_a_log_as_text(room: Room) -> None:
+    room.logs.ring("m").add(f"line {number}" for number in range(LINES))
+    assert await room.logs.tail("m", 2) == "line 19998\nline 19999\n"
+    assert (await room.logs.tail("m", 10**9)).count("\n") == LINES
+    assert await room.logs.tail("m", 0) == ""
+    assert await room.logs.tail("none", 5) == ""
+
+
+async def test_every_line_reaches_its_file(room: Room, tmp_path: Path) -> None:
+    room.logs.ring("sub/m").add(["one", "two"])
+    room.logs.ring("service").add(["own"])
+    await room.logs.stop()
+    files = {path.name: path.read_text() for path in (tmp_path / "logs").iterdir()}
+    stamp = "2026-01-31T12:00:00.000000Z"
+    assert files == {
+        "sub%2Fm.log": f"{stamp} one\n{stamp} two\n",
+        "service.log": f"{stamp} own\n",
+    }
