@@ -68,7 +68,7 @@ class FakeClient:
         """Cleared: a streamed answer waits before each of its pieces but the first."""
         self.chat_pace.set()
         self.first_piece = asyncio.Event()
-        """Cleared: a streamed answer tells why it waits, and goes on waiting."""
+        """Cleared: an answer tells why it waits, and goes on waiting."""
         self.first_piece.set()
         self.chats_open = 0
         """Streamed answers that nobody has closed."""
@@ -473,6 +473,7 @@ class FakeClient:
 
     async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
         self._do("embed", model, list(texts))
+        await self.first_piece.wait()
         return [[float(len(text)), 1.0, 0.5] for text in texts]
 
 

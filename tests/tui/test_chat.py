@@ -290,6 +290,47 @@ async def test_vectors_of_two_texts_are_compared() -> None:
         await until(pilot, lambda: "cosine similarity" in screen_text(app))
 
 
+async def test_asking_for_vectors_is_stopped() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await app.open_chat("nomic-embed-text-v2")
+        await until(pilot, lambda: "two texts" in screen_text(app))
+        client.first_piece.clear()
+        await pilot.press(*"cat", "enter")
+        await until(pilot, lambda: "asking nomic-embed-text-v2" in screen_text(app))
+        assert "esc Stop" in footer(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: "stopped" in screen_text(app))
+        await until(pilot, lambda: "esc Page keys" in footer(app))
+
+
+async def test_an_answer_is_stopped_before_its_first_word() -> None:
+    client = FakeClient(busy_world())
+    client.first_piece.clear()
+    async with running(client) as (app, _, pilot):
+        await sent(pilot, app)
+        await until(pilot, lambda: "waiting for the first word" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: client.chats_open == 0)
+        await until(pilot, lambda: "waiting" not in screen_text(app))
+        client.first_piece.set()
+        await pilot.press(*"on", "enter")
+        await until(pilot, lambda: "I am small" in screen_text(app))
+        assert client.calls[-1][2] == [{"role": "user", "content": "on"}]
+
+
+async def test_an_answer_goes_on_while_another_page_is_open() -> None:
+    client = FakeClient(busy_world())
+    client.chat_pace.clear()
+    async with running(client) as (app, _, pilot):
+        await sent(pilot, app)
+        await until(pilot, lambda: "answering" in screen_text(app))
+        await app.open_model("phi-4-mini-q4_k_m")
+        client.chat_pace.set()
+        await until(pilot, lambda: client.chats_open == 0)
+        await pilot.press("6")
+        await until(pilot, lambda: "I am small" in screen_text(app))
+
+
 async def test_without_a_model_the_page_says_what_to_do() -> None:
     async with running(empty_world(), size=SMALL) as (app, _, pilot):
         await pilot.press("6")

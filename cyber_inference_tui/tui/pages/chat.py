@@ -213,7 +213,7 @@ class ChatPage(Page):
         embedding = model is not None and model.embedding
         possible = {
             "write": model is not None and not self._writing,
-            "stop": self._turn is not None,
+            "stop": self._turn is not None or self.query_one(VectorsPane).asking,
             "leave": self._writing,
             "model": bool(self.cyber.snapshot.models),
             "again": self._turn is None
@@ -298,6 +298,9 @@ class ChatPage(Page):
 
     def action_stop(self) -> None:
         """End the answer here."""
+        vectors = self.query_one(VectorsPane)
+        if vectors.asking:
+            vectors.stop()
         if self._turn is not None:
             self._turn.end(TurnState.STOPPED)
             self._over()

@@ -16,8 +16,6 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.pages.vectors import cosine_similarity, vector_text
 
-_WAIT = "asking"
-
 
 class VectorsPane(Vertical):
     """Two lines to type in; enter in either asks the model."""
@@ -34,6 +32,8 @@ class VectorsPane(Vertical):
         self._client = client
         self._charset = charset
         self._model = ""
+        self.asking = False
+        """The model has been asked and has not answered."""
 
     def compose(self) -> ComposeResult:
         """The lines and the answer."""
@@ -46,6 +46,7 @@ class VectorsPane(Vertical):
     def ask_of(self, model: str) -> None:
         """The texts go to this model; another one's vectors say nothing of it."""
         if model != self._model:
+            self.workers.cancel_group(self, "embed")
             self._model = model
             self._tell("")
 
@@ -70,13 +71,16 @@ class VectorsPane(Vertical):
 
     async def _ask(self) -> None:
         texts = [line.value for line in self.query(Input) if line.value.strip()]
-        self._tell(f"{_WAIT} {self._model} {self._charset.ellipsis}", "$text-warning")
+        self._tell(f"asking {self._model} {self._charset.ellipsis}", "$text-warning")
+        self._set_asking(True)
         try:
             vectors = await self._client.embed(self._model, texts)
         except CyberError as error:
             told = clean_line(" ".join(str(error).split()), limit=600)
             self._tell(f"{told} ctrl+r tries again.", "$text-error")
             return
+        finally:
+            self._set_asking(False)
         if len(vectors) != len(texts):
             self._tell("The model's server sent another number of vectors.", "$text-error")
             return
@@ -87,6 +91,11 @@ class VectorsPane(Vertical):
             lines += [("\ncosine similarity  ", "$text-muted"), (number, "bold $text-accent")]
             lines.append(("   1 = the same direction, 0 = nothing in common", "$text-muted"))
         self.query_one("#answer", Static).update(Content.assemble(*lines))
+
+    def _set_asking(self, asking: bool) -> None:
+        self.asking = asking
+        if self.is_attached:
+            self.screen.refresh_bindings()
 
     def _tell(self, text: str, style: str = "") -> None:
         self.query_one("#answer", Static).update(Content.styled(clean_line(text), style))
