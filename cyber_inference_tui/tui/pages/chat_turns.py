@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from cyber_inference_tui.client.completions import ChatDelta
-from cyber_inference_tui.text import clean_line, clean_lines
+from cyber_inference_tui.text import clean_line, clean_text
 
 TURNS_KEPT = 200
 CHARACTERS_KEPT = 500_000
@@ -61,8 +61,8 @@ class Turn:
             self.last_at = at
             self.pieces += 1
             self.thought_pieces += bool(delta.thinking)
-            self.answer += clean_lines(delta.text)
-            self.thinking += clean_lines(delta.thinking)
+            self.answer += clean_text(delta.text)
+            self.thinking += clean_text(delta.thinking)
         self.tokens_in = delta.tokens_in if delta.tokens_in is not None else self.tokens_in
         self.tokens_out = delta.tokens_out if delta.tokens_out is not None else self.tokens_out
         self.told_rate = delta.tokens_per_second or self.told_rate
@@ -118,7 +118,7 @@ class Conversation:
 
     def begin(self, question: str, model: str, at: float) -> Turn:
         """A new turn; the oldest ones go where there is too much."""
-        turn = Turn(question=clean_lines(question), model=model, began=at)
+        turn = Turn(question=clean_text(question), model=model, began=at)
         self.turns.append(turn)
         while len(self.turns) > 1 and (
             len(self.turns) > TURNS_KEPT or sum(one.size for one in self.turns) > CHARACTERS_KEPT

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -20,7 +18,6 @@ from cyber_inference_tui.tui.pages.vectors import cosine_similarity, vector_text
 class VectorsPane(Vertical):
     """Two lines to type in; enter in either asks the model."""
 
-    KEYS_TITLE: ClassVar[str] = "The texts"
     DEFAULT_CSS = """
     VectorsPane { height: auto; }
     VectorsPane Input { margin-bottom: 1; }

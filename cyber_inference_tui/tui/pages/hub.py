@@ -50,7 +50,7 @@ FOUND_KEPT = 600
 class Results(LiveTable):
     """What a search found."""
 
-    KEYS_TITLE: ClassVar[str] = "What was found"
+    KEYS_TITLE = "What was found"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "choose", "Files", id="hub.files", tooltip="what is in this repository"),
     ]

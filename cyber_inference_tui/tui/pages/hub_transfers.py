@@ -129,7 +129,7 @@ def transfer_sentence(one: DownloadRecord | None, charset: Charset) -> str:
 class TransferPane(Vertical):
     """The downloads. ``Loading`` tells that a finished one is to be loaded."""
 
-    KEYS_TITLE: ClassVar[str] = "Downloads"
+    KEYS_TITLE = "Downloads"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause", id="hub.pause", tooltip="pause it, or let it go on"),
         Binding("p", "resume", "Resume", id="hub.resume", tooltip="let it go on"),

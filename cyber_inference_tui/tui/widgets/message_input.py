@@ -14,13 +14,13 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
-from cyber_inference_tui.text import clean_lines
+from cyber_inference_tui.text import clean_text
 
 
 class MessageInput(TextArea):
     """A few lines of text; ``Sent`` tells that enter was pressed."""
 
-    KEYS_TITLE: ClassVar[str] = "The message"
+    KEYS_TITLE = "The message"
     BINDINGS: ClassVar[list[BindingType]] = [
         # Before the keys of the text itself, where enter makes a new line.
         Binding("enter", "send", "Send", priority=True, id="message.send"),
@@ -76,4 +76,4 @@ class MessageInput(TextArea):
     async def _on_paste(self, event: events.Paste) -> None:
         # What is pasted may come from anywhere.
         text = event.text.replace("\r\n", "\n").replace("\r", "\n")
-        event.text = clean_lines(text)
+        event.text = clean_text(text)
