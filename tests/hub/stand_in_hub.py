@@ -165,17 +165,16 @@ class StandInHub:
 
     @web.middleware
     async def _token(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if given and given not in self.tokens:
+        token = _token_of(request)
+        if token and token not in self.tokens:
             return _refused(401, "", "Invalid credentials in Authorization header")
-        request["token"] = given
         response: web.StreamResponse = await handler(request)
         return response
 
     def _repo(self, request: web.Request) -> Repo | web.Response:
         name = f"{request.match_info['owner']}/{request.match_info['name']}"
         repo = self.repos.get(name)
-        if repo is None or (repo.private and not request["token"]):
+        if repo is None or (repo.private and not _token_of(request)):
             return _refused(401, "RepoNotFound", "Repository not found")
         revision = request.match_info.get("revision", "main")
         if revision not in {"main", repo.sha}:
@@ -267,9 +266,10 @@ class StandInHub:
         repo = self._repo(request)
         if isinstance(repo, web.Response):
             return repo
-        if repo.gated and not request["token"]:
+        token = _token_of(request)
+        if repo.gated and not token:
             return _refused(401, "GatedRepo", f"Access to model {repo.name} is restricted.")
-        if repo.gated and request["token"] != "hf_granted":
+        if repo.gated and token != "hf_granted":
             return _refused(403, "GatedRepo", f"Access to model {repo.name} is restricted.")
         if path not in repo.files:
             return _refused(404, "EntryNotFound", "Entry not found")
@@ -367,6 +367,10 @@ class StandInHub:
         finally:
             self.streams -= 1
         return response
+
+
+def _token_of(request: web.Request) -> str:
+    return request.headers.get("Authorization", "").removeprefix("Bearer ")
 
 
 def _refused(status: int, code: str, message: str) -> web.Response:
