@@ -299,6 +299,7 @@ async def test_downloads_are_paused_and_resumed() -> None:
         for word in (
             "Qwen3-8B-Q4_K_M",
             "◐ running",
+            "████░",
             "40 %",
             "31.0 MiB/s",
             "1:33",

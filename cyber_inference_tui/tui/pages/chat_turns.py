@@ -14,6 +14,8 @@ CHARACTERS_KEPT = 500_000
 """Of all questions and answers together; the oldest go first."""
 ANSWER_CHARACTERS = 200_000
 """An answer that grows longer is ended: the model repeats itself."""
+RATE_SECONDS = 0.25
+"""A rate that is counted over less says nothing."""
 QUESTION_CHARACTERS = 100_000
 
 
@@ -96,7 +98,7 @@ class Turn:
         if self.first_at is None or self.last_at is None or self.pieces < 2:
             return None
         seconds = self.last_at - self.first_at
-        return (self.pieces - 1) / seconds if seconds > 0 else None
+        return (self.pieces - 1) / seconds if seconds >= RATE_SECONDS else None
 
     @property
     def size(self) -> int:

@@ -40,7 +40,7 @@ _STATES: dict[DownloadStatus, tuple[ModelStatus | None, Tone]] = {
 }
 
 COLUMNS = (
-    Column(key="model", title="DOWNLOAD", width=None, least=18),
+    Column(key="model", title="DOWNLOAD", width=None, least=16),
     Column(key="state", title="STATE", width=11),
     Column(key="bar", title="", width=_BAR, priority=2),
     Column(key="percent", title="", width=5, align="right"),
