@@ -1,8 +1,8 @@
 """Where a message is written: enter sends it.
 
 Which keys can make a new line is up to the terminal. Enter sends a carriage return and ctrl+j a
-line feed, everywhere. With shift or ctrl, enter is another key only where the terminal knows the
-extended keyboard protocols; with alt it cannot be told from enter.
+line feed, everywhere. With shift, ctrl or alt, enter is another key only where the terminal knows
+the extended keyboard protocol; elsewhere it is enter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class MessageInput(TextArea):
         # Before the keys of the text itself, where enter makes a new line.
         Binding("enter", "send", "Send", priority=True, id="message.send"),
         Binding(
-            "ctrl+j,shift+enter,ctrl+enter",
+            "ctrl+j,shift+enter,ctrl+enter,alt+enter",
             "new_line",
             "New line",
             id="message.new-line",
