@@ -227,6 +227,8 @@ class FakeClient:
     ) -> ModelRecord:
         self._do("load", model_id)
         self._model(model_id)
+        if wait:
+            return self.set_model(model_id, status=ModelStatus.LOADED, progress=None)
         return self.set_model(model_id, status=ModelStatus.LOADING, progress=0.0)
 
     async def unload(
@@ -292,7 +294,7 @@ class FakeClient:
     def _log(self, name: str) -> LogRecord:
         lines = self.world.logs.get(name)
         if lines is None:
-            raise NotFoundError(f"There is no log {name}.")
+            raise ModelNotFoundError(f"There is no model {name}.")
         errors = [one.number for one in lines if one.level is LogLevel.ERROR]
         return LogRecord(
             id=name,
@@ -421,14 +423,20 @@ class FakeClient:
         self.publish("download", record)
         return record
 
+    def _one_download(self, download_id: str) -> DownloadRecord:
+        try:
+            return self.world.downloads[download_id]
+        except KeyError:
+            raise NotFoundError(f"There is no download {download_id}.") from None
+
     def _change_download(self, name: str, download_id: str, new: DownloadStatus) -> DownloadRecord:
         self._do(name, download_id)
-        known = self.world.downloads[download_id]
+        known = self._one_download(download_id)
         return self._set_download(msgspec.structs.replace(known, status=new, error=None))
 
     async def cancel_download(self, download_id: str, *, keep: bool = False) -> DownloadRecord:
         self._do("cancel_download", download_id, keep)
-        known = self.world.downloads[download_id]
+        known = self._one_download(download_id)
         return self._set_download(
             msgspec.structs.replace(known, status=DownloadStatus.CANCELLED, error=None)
         )

@@ -94,7 +94,7 @@ async def _take(client: ServiceClient) -> None:
         await _shoot(app, pilot, "requests", "chat")
         await pilot.press("6")
         await until(pilot, lambda: app.current_mode == "chat")
-        await pilot.press(*"Tell", "space", *"me", "space", *"about", "space", *"it")
+        await pilot.press("enter", *"Tell", "space", *"me", "space", *"about", "space", *"it")
         await pilot.press("enter")
         await asyncio.sleep(4)
         await _shoot(app, pilot, "chat", "tok")

@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "tui.md"
 README = ROOT / "README.md"
 _BEGIN = "<!-- keys: made from the bindings by python -m tests.tui.regenerate -->\n"
 _END = "<!-- end of keys -->\n"
-_DIALOGS = {"Keys", "Password", "Prompt", "Question", "ModelForm"}
+_DIALOGS = {"Keys", "Password", "Prompt", "Question", "ModelForm", "Choosing", "The form"}
 _SHOWN = {"slash": "/", "left_square_bracket": "[", "right_square_bracket": "]"}
 
 

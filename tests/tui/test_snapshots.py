@@ -16,6 +16,7 @@ from textual.pilot import Pilot
 from cyber_inference_tui.records import InstallState, ModelStatus
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.charset import ASCII
+from cyber_inference_tui.tui.pages.chat import ChatPage
 from cyber_inference_tui.tui.pages.logs import LogsPage
 from cyber_inference_tui.tui.theme import LIGHT
 from cyber_inference_tui.tui.widgets.log_view import LogView
@@ -164,6 +165,36 @@ def test_logs_small(looks: Callable[..., None]) -> None:
         await until(pilot, lambda: app.screen.query_one(LogView).target == 90)
 
     looks(busy_world(), steps, size=SMALL)
+
+
+def test_hub(looks: Callable[..., None]) -> None:
+    looks(busy_world(), shows("gated", keys=("3",)))
+
+
+def test_hub_files_small(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        await pilot.press("3")
+        await until(pilot, lambda: "gated" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "QUANT" in screen_text(app))
+
+    looks(busy_world(), steps, size=SMALL)
+
+
+def test_chat(looks: Callable[..., None]) -> None:
+    world = busy_world()
+    world.thinking = ("The sea is what I know. ", "I say so.")
+    world.answer = ("The sea is wide.\n\n", "- It is blue, or green.\n", "- It is salt.\n")
+
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        await pilot.press("6")
+        await until(pilot, lambda: "Write to try a model." in screen_text(app))
+        assert isinstance(app.screen, ChatPage)
+        app.screen._clock = lambda: 0.0
+        await pilot.press("enter", *"Hello", "enter")
+        await until(pilot, lambda: "21.4 tok/s" in screen_text(app))
+
+    looks(world, steps)
 
 
 def test_requests(looks: Callable[..., None]) -> None:
