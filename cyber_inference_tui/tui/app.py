@@ -177,25 +177,22 @@ class CyberApp(App[Leave]):
     async def _login(self) -> None:
         from cyber_inference_tui.tui.dialogs.password import Password  # noqa: PLC0415 - seldom
 
-        problem = ""
-        while True:
-            answer = await self.push_screen_wait(
-                Password(
-                    self.client.url, problem=problem, can_keep=self.launch.save_password is not None
-                )
+        answer = await self.push_screen_wait(
+            Password(
+                self.client.url,
+                self.client.login,
+                can_keep=self.launch.save_password is not None,
             )
-            if answer is None:
-                self.exit(Leave.KEEP)
-                return
-            password, keep = answer
-            try:
-                await self.client.login(password)
-            except CyberError as error:
-                problem = str(error)
-                continue
-            if keep and self.launch.save_password is not None:
-                self.launch.save_password(password)
+        )
+        if answer is None:
+            self.exit(Leave.KEEP)
             return
+        password, keep = answer
+        if keep and self.launch.save_password is not None:
+            try:
+                self.launch.save_password(password)
+            except CyberError as error:
+                self.tell(str(error), "error")
 
     # Actions
 
