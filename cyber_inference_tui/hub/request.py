@@ -52,9 +52,12 @@ async def file_from(
     revision: str,
     path: str,
     offset: int,
+    length: int | None = None,
     environ: Mapping[str, str],
 ) -> AsyncIterator[Part | Beyond]:
     """Ask for a file from ``offset`` on. Raises ``HubError``s, also while the body is read.
+
+    With ``length`` only so many bytes are asked for; a hub may send more all the same.
 
     The endpoint is asked every time: what it leads to is signed, and expires.
     """
@@ -71,8 +74,9 @@ async def file_from(
                 hdrs.USER_AGENT: f"cyber-inference-tui/{__version__}",
                 **endpoint.headers(url),
             }
-            if offset:
-                headers[hdrs.RANGE] = f"bytes={offset}-"
+            if offset or length is not None:
+                end = "" if length is None else offset + length - 1
+                headers[hdrs.RANGE] = f"bytes={offset}-{end}"
             async with session.get(
                 url, headers=headers, allow_redirects=False, proxy=proxy_for(url, environ)
             ) as answer:
