@@ -262,6 +262,23 @@ class UnusableBuildError(InstallError):
     code = "install_unusable"
 
 
+class BuildError(InstallError):
+    """llama-server could not be compiled; ``log_tail`` holds the last lines of the build."""
+
+    code = "build_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        param: str | None = None,
+        log_tail: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, hint=hint, param=param)
+        self.log_tail = log_tail
+
+
 class GGUFError(CyberError):
     """A file is not a readable GGUF model: truncated, hostile or of an unknown version."""
 

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import ProgressLine, print_json
 from cyber_inference_tui.cli.terminal import YELLOW, Terminal, stderr_terminal
-from cyber_inference_tui.errors import InstallError
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.llama.install.report import Meter, Report
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from cyber_inference_tui.llama.install.auto import CheckRecord, InstallRecord, MakeSource
-    from cyber_inference_tui.llama.install.source import Source
+    from cyber_inference_tui.llama.install.source import Progress, Source
     from cyber_inference_tui.settings.schema import Settings
 
 SOURCES = ("auto", "github", "debian", "source")
 _BAR = 24
+_REPORT_INTERVAL = 0.2
+"""Seconds between two reports of one step."""
 
 
 class InstallProgress:
@@ -30,12 +38,15 @@ class InstallProgress:
     def __init__(self, terminal: Terminal, line: ProgressLine) -> None:
         self._terminal = terminal
         self._line = line
-        self._step = ""
+        self._step = self._shown = ""
         self._percent = -1
 
-    def step(self, text: str) -> None:
+    def begin(self, source: str) -> None:
+        """Another source: its first step tells."""
+
+    def step(self, text: str, *, upto: float | None = None) -> None:
         """A new step."""
-        self._step = clean_line(text, limit=500)
+        self._step = self._shown = clean_line(text, limit=500)
         self._percent = -1
         if self._line.visible:
             self._line.show(self._step)
@@ -51,7 +62,52 @@ class InstallProgress:
             self._percent = percent
             full, empty = ("█", "░") if self._terminal.unicode else ("#", ".")
             filled = _BAR * percent // 100
-            self._line.show(f"{full * filled}{empty * (_BAR - filled)} {percent:3d} % {self._step}")
+            bar = f"{full * filled}{empty * (_BAR - filled)}"
+            self._shown = f"{bar} {percent:3d} % {self._step}"
+            self._line.show(self._shown)
+
+    def line(self, text: str) -> None:
+        """What a program prints: a glimpse of it on a terminal, all of it elsewhere."""
+        if not self._line.visible:
+            click.echo(clean_line(text), err=True)
+        elif text.strip():
+            self._line.show(f"{self._shown}: {clean_line(text, limit=500).strip()}")
+
+
+class InstallReports:
+    """Progress for another process: reports on standard error, five a second at most."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._meter = Meter()
+        self._clock = clock
+        self._next = 0.0
+
+    def begin(self, source: str) -> None:
+        """Another source."""
+        self._meter.begin(source)
+
+    def step(self, text: str, *, upto: float | None = None) -> None:
+        """A new step, told at once."""
+        self._meter.step(text, upto)
+        self._tell(self._meter.report)
+
+    def advance(self, done: int, total: int | None) -> None:
+        """Told now and then."""
+        self._meter.advance(done, total)
+        if self._clock() >= self._next:
+            self._tell(self._meter.report)
+
+    def line(self, text: str) -> None:
+        """A line for the log."""
+        click.echo(clean_line(text), err=True)
+
+    def failed(self, error: CyberError) -> None:
+        """The end."""
+        self._tell(Report(error=str(error)))
+
+    def _tell(self, report: Report) -> None:
+        self._next = self._clock() + _REPORT_INTERVAL
+        click.echo(report.line(), err=True)
 
 
 @click.command()
@@ -61,14 +117,16 @@ class InstallProgress:
     type=click.Choice(SOURCES),
     default="auto",
     show_default=True,
-    help="Where to get it: GitHub's releases, Debian's packages, or told how to build it.",
+    help="Where to get it: GitHub's releases, Debian's packages, or compiled here.",
 )
 @click.option("--version", "version", metavar="V", help="This version instead of the newest.")
 @click.option("--force", is_flag=True, help="Install even if there is one already.")
 @click.option("--check", is_flag=True, help="Only tell what is installed and what is newest.")
+@click.option("--rollback", is_flag=True, help="Go back to the one that was in use before.")
 @click.option("--mirror", metavar="URL", help="Debian mirror, if not the one that apt uses.")
 @click.option("--github-api", metavar="URL", help="GitHub's API, or a mirror of it.")
 @click.option("--github-url", metavar="URL", help="GitHub's downloads, or a mirror of them.")
+@click.option("--reports", is_flag=True, hidden=True)
 @json_option
 @click.pass_obj
 def install_llama(
@@ -78,39 +136,46 @@ def install_llama(
     version: str | None,
     force: bool,
     check: bool,
+    rollback: bool,
     mirror: str | None,
     github_api: str | None,
     github_url: str | None,
+    reports: bool,
     as_json: bool,
 ) -> int:
     """Get a llama-server into the data directory; nothing is installed system-wide.
 
-    "auto" keeps one that is there already, else takes GitHub's, else Debian's. A new one is used
-    only after it has run here; the one before it is kept.
+    "auto" keeps one that is there already, else takes GitHub's, else Debian's, else compiles one.
+    A new one is used only after it has run here; the one before it is kept.
     """
     from cyber_inference_tui.llama.install.auto import Installer  # noqa: PLC0415 - not for --help
 
-    settings = options.load().settings
-    if source == "source":
-        _explain_build(settings)
-        return 1
     if mirror is not None and source == "github":
         raise click.UsageError("--mirror is a Debian mirror and does not go with --from github.")
+    if rollback and (check or force or version is not None or source != "auto"):
+        raise click.UsageError("--rollback goes alone.")
+    settings = options.load().settings
     terminal = stderr_terminal(options.environ)
-    with ProgressLine(terminal) as line:
+    with ProgressLine(terminal) as line, _told(reports, terminal, line) as progress:
         installer = Installer(
             data_dir=settings.data_dir,
             setting=settings.llama_server_path,
             environ=options.environ,
             root=settings.system_root,
             sources=_sources(
-                source, settings, options, mirror=mirror, api=github_api, download=github_url
+                source,
+                settings,
+                options.environ,
+                _Hosts(mirror, github_api, github_url),
+                check=check,
             ),
-            progress=InstallProgress(terminal, line),
+            progress=progress,
             now=lambda: datetime.now(UTC),
         )
         if check:
             checked = installer.check()
+        elif rollback:
+            record = installer.rollback()
         else:
             record = installer.install(version=version, force=force, keep_any=source == "auto")
     if check:
@@ -125,40 +190,89 @@ def install_llama(
     return 0
 
 
+@contextmanager
+def _told(reports: bool, terminal: Terminal, line: ProgressLine) -> Iterator[Progress]:
+    """Who is told of the progress: a person, or with ``reports`` the process that started us.
+
+    A SIGTERM inside is as a Ctrl-C: what was begun is cleaned up.
+    """
+    told = InstallReports()
+    former = None
+    if threading.current_thread() is threading.main_thread():
+        former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield told if reports else InstallProgress(terminal, line)
+    except CyberError as error:
+        if reports:
+            told.failed(error)
+        raise
+    finally:
+        if former is not None:
+            signal.signal(signal.SIGTERM, former)
+
+
+class _Hosts(NamedTuple):
+    """Where things are fetched from, if not from where they usually are."""
+
+    mirror: str | None
+    api: str | None
+    download: str | None
+
+
 def _sources(
-    name: str,
-    settings: Settings,
-    options: GlobalOptions,
-    *,
-    mirror: str | None,
-    api: str | None,
-    download: str | None,
+    name: str, settings: Settings, environ: Mapping[str, str], hosts: _Hosts, *, check: bool
 ) -> list[MakeSource]:
     """The sources to try, each with its build for GPUs before the plain one."""
+    from cyber_inference_tui.llama.install.build import (  # noqa: PLC0415
+        gather_build_facts,
+        plan_build,
+    )
     from cyber_inference_tui.llama.install.debian import DebianSource  # noqa: PLC0415
-    from cyber_inference_tui.llama.install.github import API, DOWNLOAD, GithubSource  # noqa: PLC0415
+    from cyber_inference_tui.llama.install.github import GithubSource  # noqa: PLC0415
     from cyber_inference_tui.llama.install.layout import Layout  # noqa: PLC0415
-    from cyber_inference_tui.llama.install.machine import gpus, has_vulkan_driver  # noqa: PLC0415
+    from cyber_inference_tui.llama.install.machine import vulkan_builds  # noqa: PLC0415
+    from cyber_inference_tui.llama.install.releases import (  # noqa: PLC0415
+        API,
+        DOWNLOAD,
+        REPOSITORY,
+        Releases,
+    )
+    from cyber_inference_tui.llama.install.source_build import SourceBuild  # noqa: PLC0415
 
     root = settings.system_root
-    # A build for GPUs that does not even start here is followed by the plain one.
-    kinds = [True, False] if gpus(root) and has_vulkan_driver(root) else [False]
+    layout = Layout(settings.data_dir)
+    api, download = hosts.api or API, hosts.download or DOWNLOAD
+    vulkan = vulkan_builds(root)
 
     def github(gpu: bool) -> Source:
-        return GithubSource(gpu=gpu, api=api or API, download=download or DOWNLOAD)
+        return GithubSource(gpu=gpu, api=api, download=download, keep=layout.root)
 
     def debian(gpu: bool) -> Source:
         return DebianSource(
-            work=Layout(settings.data_dir).scratch("apt"),
+            work=layout.scratch("apt"),
             # Always this machine's own apt: what is fetched has to run here.
             root=Path("/"),
-            environ=options.environ,
-            mirror=mirror,
+            environ=environ,
+            mirror=hosts.mirror,
             vulkan=gpu,
         )
 
-    makers = {"github": [github], "debian": [debian]}.get(name, [github, debian])
-    return [partial(make, gpu) for make in makers for gpu in kinds]
+    def source() -> Source:
+        return SourceBuild(
+            layout=layout,
+            releases=Releases(api=api, download=download, repository=REPOSITORY),
+            plan=lambda: plan_build(gather_build_facts(root, environ)),
+            environ=environ,
+            resume=not check,
+        )
+
+    # A build for GPUs that does not even start here is followed by the plain one.
+    makers: dict[str, list[MakeSource]] = {
+        "github": [partial(github, gpu) for gpu in vulkan.github],
+        "debian": [partial(debian, gpu) for gpu in vulkan.debian],
+        "source": [source],
+    }
+    return makers[name] if name in makers else [make for some in makers.values() for make in some]
 
 
 def _show(record: InstallRecord) -> None:
@@ -179,25 +293,3 @@ def _show_check(record: CheckRecord, *, as_json: bool) -> None:
         else "installed: none"
     )
     click.echo(f"newest:    {record.newest.version} ({record.newest.source})")
-
-
-def _explain_build(settings: Settings) -> None:
-    """Raise ``InstallError`` with the commands that build one for this machine."""
-    import os  # noqa: PLC0415
-
-    import psutil  # noqa: PLC0415
-
-    from cyber_inference_tui.llama.install.build import build_commands  # noqa: PLC0415
-    from cyber_inference_tui.llama.install.machine import gpus  # noqa: PLC0415
-
-    commands = build_commands(
-        gpus=gpus(settings.system_root),
-        cores=os.cpu_count() or 1,
-        memory_bytes=psutil.virtual_memory().total,
-        root=settings.system_root,
-    )
-    lines = "".join(f"\n  {command}" for command in commands)
-    raise InstallError(
-        "Building from source is yours to start, with a compiler, cmake and git; these commands "
-        f"build llama-server for this machine and make the program use it:{lines}"
-    )

@@ -20,7 +20,7 @@ import click
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.cli.options import GlobalOptions, global_options
-from cyber_inference_tui.errors import CyberError, ModelLoadError
+from cyber_inference_tui.errors import BuildError, CyberError, ModelLoadError
 from cyber_inference_tui.text import clean_line
 
 PROGRAM = "cyber-inference-tui"
@@ -204,8 +204,8 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _explained(error: CyberError) -> str:
-    """The sentence, its way out, and under a failed load the last lines of the log."""
-    tail = error.log_tail if isinstance(error, ModelLoadError) else ()
+    """The sentence, its way out, and under a failed load or build the last lines of its log."""
+    tail = error.log_tail if isinstance(error, ModelLoadError | BuildError) else ()
     return "\n".join([str(error), *(f"  {line}" for line in tail)])
 
 

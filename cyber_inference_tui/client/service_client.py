@@ -41,6 +41,7 @@ from cyber_inference_tui.records import (
     ConfigFileRecord,
     ConfigValueRecord,
     DownloadRecord,
+    InstallRecord,
     LoginRecord,
     LogLevel,
     LogPage,
@@ -147,6 +148,22 @@ class ServiceClient:
         """The samples of the last ``seconds`` that are kept, oldest first."""
         params = {"history": str(seconds)}
         return await self._call("GET", "/admin/resources", list[ResourceSample], params=params)
+
+    async def install_state(self) -> InstallRecord:
+        """How getting a llama-server stands, and which ways there are."""
+        return await self._get("/admin/install", InstallRecord)
+
+    async def install(self, source: str = "auto") -> InstallRecord:
+        """Begin to get one; ``ConflictError`` while one is being got."""
+        return await self._call("POST", "/admin/install", InstallRecord, json={"from": source})
+
+    async def cancel_install(self) -> InstallRecord:
+        """End that; nothing to do where none is running."""
+        return await self._call("DELETE", "/admin/install", InstallRecord)
+
+    async def add_demo(self) -> ModelRecord:
+        """Add the built-in model to the service until it ends; its record."""
+        return await self._post("/admin/demo", ModelRecord)
 
     async def models(self) -> list[ModelRecord]:
         """All local models, in the service's order."""

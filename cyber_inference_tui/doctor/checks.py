@@ -37,7 +37,17 @@ def check_llama(facts: LlamaFacts) -> list[Finding]:
         ]
     devices = ", ".join(facts.binary.devices) or "the CPU alone"
     text = f"{facts.binary.path}: version {facts.binary.version}, for {devices}."
-    return [finding(level=Level.OK, message=text)]
+    found = [finding(level=Level.OK, message=text)]
+    if facts.update is not None:
+        found.append(
+            finding(
+                level=Level.HINT,
+                message=f"There is a newer llama-server: {facts.update}.",
+                fix=f"`cyber-inference-tui install-llama --from {facts.source}` gets it; "
+                "`install-llama --rollback` goes back.",
+            )
+        )
+    return found
 
 
 def check_configuration(facts: ConfigurationFacts) -> list[Finding]:

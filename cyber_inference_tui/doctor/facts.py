@@ -54,6 +54,10 @@ class LlamaFacts(msgspec.Struct, frozen=True, kw_only=True):
     devices_problem: str = ""
     """Why it could not list its GPUs."""
     vulkan_driver: bool = False
+    update: str | None = None
+    """A newer version of the installed one that was seen at the last look."""
+    source: str = ""
+    """Where the installed one is from."""
 
 
 class ConfigurationFacts(msgspec.Struct, frozen=True, kw_only=True):

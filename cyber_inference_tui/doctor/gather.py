@@ -26,6 +26,7 @@ from cyber_inference_tui.doctor.facts import (
 from cyber_inference_tui.errors import ConfigError, NoLlamaServerError
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.llama.binary import examine, locate_llama_server, run_briefly
+from cyber_inference_tui.llama.install.layout import Layout, update_of
 from cyber_inference_tui.llama.install.machine import gpus, has_vulkan_driver
 from cyber_inference_tui.monitor.files import entries, read_bytes, read_integer, read_line
 from cyber_inference_tui.monitor.gpu_memory import amd_memory, nvidia_memory
@@ -133,7 +134,16 @@ def llama_facts(settings: Settings, environ: Mapping[str, str]) -> LlamaFacts:
             run_briefly(path, "--list-devices", environ=environ, timeout=_PROGRAM_LIMIT)
         except NoLlamaServerError as error:
             problem = error.message
-    return LlamaFacts(binary=binary, devices_problem=problem, vulkan_driver=vulkan)
+    layout = Layout(settings.data_dir)
+    current = layout.current() if path.is_relative_to(layout.root.resolve()) else None
+    return LlamaFacts(
+        binary=binary,
+        devices_problem=problem,
+        vulkan_driver=vulkan,
+        # What is written down: the network is not asked.
+        update=update_of(current, layout.newest()),
+        source=current.source if current else "",
+    )
 
 
 def configuration_facts(loaded: Loaded) -> ConfigurationFacts:

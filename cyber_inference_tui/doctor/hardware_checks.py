@@ -201,7 +201,7 @@ def _unused(present: tuple[Gpu, ...], llama: LlamaFacts, *, offered: bool) -> Fi
     kind = "ROCm or Vulkan" if present == (Gpu.AMD,) else "CUDA"
     fix = f"Set llama_server_path to a build with {kind}"
     if offered:
-        fix += "; `cyber-inference-tui install-llama --from source` tells how to build one"
+        fix += "; `cyber-inference-tui install-llama --from source` builds one"
     if offered and llama.vulkan_driver and Gpu.JETSON not in present:
         fix = f"`cyber-inference-tui install-llama --force` gets a build with Vulkan. Or: {fix}"
     return finding(

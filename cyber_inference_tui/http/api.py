@@ -11,6 +11,7 @@ from cyber_inference_tui.records import (
     ConfigFileRecord,
     ConfigValueRecord,
     DownloadRecord,
+    InstallRecord,
     LogLevel,
     LogPage,
     LogRecord,
@@ -79,6 +80,19 @@ class DownloadsApi(Protocol):
         """End it; with ``keep`` what is here stays."""
 
 
+class InstallationApi(Protocol):
+    """Getting a llama-server."""
+
+    async def state(self) -> InstallRecord:
+        """How it stands."""
+
+    async def start(self, source: str, /) -> InstallRecord:
+        """Begin; ``ConflictError`` while one is running."""
+
+    async def cancel(self) -> InstallRecord:
+        """End the one that is running, if there is one."""
+
+
 class ConfigurationApi(Protocol):
     """The configuration of the service; every method raises ``CyberError``s only."""
 
@@ -123,6 +137,13 @@ class ServiceApi(Protocol):
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
+
+    @property
+    def installation(self) -> InstallationApi:
+        """Getting a llama-server."""
+
+    async def add_demo(self) -> ModelRecord:
+        """Add the built-in model."""
 
     def status(self) -> StatusRecord:
         """The service in one glance."""

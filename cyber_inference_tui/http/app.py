@@ -23,6 +23,7 @@ from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStream
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.history import PastRecords
 from cyber_inference_tui.http.hub import HubPages
+from cyber_inference_tui.http.install import Installing
 from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.logs import LogReader
 from cyber_inference_tui.http.metrics import MetricsPage
@@ -61,12 +62,6 @@ def assemble(
 
     ``heartbeat`` and ``send_timeout`` (seconds) are those of the event streams.
     """
-    admin = Admin(service)
-    logs = LogReader(service)
-    config = ConfigurationPages(service)
-    past = PastRecords(service)
-    resources = Resources(service)
-    hub = HubPages(service)
     listing = ModelListing(service)
     metrics = MetricsPage(service, forward)
     streams = EventStreams(
@@ -84,6 +79,39 @@ def assemble(
         table.add(path + "/{id:.+}", Area.MODEL, {"GET": listing.one})
     table.add("/metrics", Area.MODEL, {"GET": metrics.answer})
     table.add("/admin/login", Area.LOGIN, {"POST": login.login})
+    # A HEAD of something endless would be a stream that nobody can read.
+    table.add("/admin/events", Area.ADMIN, {"GET": streams.sse}, head=False)
+    table.add("/ws/logs", Area.ADMIN, {"GET": streams.logs}, head=False)
+    table.add("/ws/status", Area.ADMIN, {"GET": streams.status}, head=False)
+    _add_admin(table, service)
+    table.add("/{path:.*}", Area.MODEL, {"*": forward})
+
+    access = Access(service, table.areas)
+    app = web.Application(middlewares=[_border(access, login)])
+    app[ACCESS] = access
+    table.register(app)
+
+    async def share(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(access.cors_headers(request))
+
+    async def end_streams(_: web.Application) -> None:
+        # A stream without an end would hold up the shutdown.
+        service.events.close()
+
+    app.on_response_prepare.append(share)
+    app.on_shutdown.append(end_streams)
+    return app
+
+
+def _add_admin(table: _RouteTable, service: ServiceApi) -> None:
+    """The owner's endpoints, but for the login and the streams."""
+    admin = Admin(service)
+    logs = LogReader(service)
+    config = ConfigurationPages(service)
+    past = PastRecords(service)
+    installing = Installing(service)
+    resources = Resources(service)
+    hub = HubPages(service)
     table.add("/admin/status", Area.ADMIN, {"GET": admin.status})
     table.add("/admin/resources", Area.ADMIN, {"GET": resources.resources})
     table.add("/admin/memory", Area.ADMIN, {"GET": admin.memory})
@@ -102,29 +130,14 @@ def assemble(
     table.add("/admin/config", Area.ADMIN, {"GET": config.values})
     table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": config.change, "DELETE": config.reset})
     table.add("/admin/config-file", Area.ADMIN, {"GET": config.file, "PUT": config.replace})
-    # A HEAD of something endless would be a stream that nobody can read.
-    table.add("/admin/events", Area.ADMIN, {"GET": streams.sse}, head=False)
-    table.add("/ws/logs", Area.ADMIN, {"GET": streams.logs}, head=False)
-    table.add("/ws/status", Area.ADMIN, {"GET": streams.status}, head=False)
+    table.add(
+        "/admin/install",
+        Area.ADMIN,
+        {"GET": installing.state, "POST": installing.start, "DELETE": installing.cancel},
+    )
+    table.add("/admin/demo", Area.ADMIN, {"POST": installing.demo})
     for prefix in ("admin", "ws"):
         table.add(f"/{prefix}/{{rest:.*}}", Area.ADMIN, {"*": admin.unknown})
-    table.add("/{path:.*}", Area.MODEL, {"*": forward})
-
-    access = Access(service, table.areas)
-    app = web.Application(middlewares=[_border(access, login)])
-    app[ACCESS] = access
-    table.register(app)
-
-    async def share(request: web.Request, response: web.StreamResponse) -> None:
-        response.headers.update(access.cors_headers(request))
-
-    async def end_streams(_: web.Application) -> None:
-        # A stream without an end would hold up the shutdown.
-        service.events.close()
-
-    app.on_response_prepare.append(share)
-    app.on_shutdown.append(end_streams)
-    return app
 
 
 class _RouteTable:

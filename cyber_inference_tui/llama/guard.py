@@ -9,8 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
+import signal
+import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
 
 # "kill -KILL -- -N" is an error in dash, which is /bin/sh in Debian: "-s" is the portable form.
 _SCRIPT = """
@@ -76,3 +82,21 @@ class ProcessGuard:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """What a child does before exec: ask the kernel to kill it when this process dies.
+
+    Linux only (prctl(2)). The parent may have died already between fork and prctl: checked.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare

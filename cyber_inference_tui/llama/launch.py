@@ -119,7 +119,8 @@ class Launcher:
         self._health = health
         self._proc = proc
         self._ports = PortPool(SERVER_HOST)
-        self._guard = ProcessGuard()
+        self.guard = ProcessGuard()
+        """Ends what was started when the service dies; also for other children of it."""
 
     async def start(self) -> None:
         """End what a former service left behind, then start the guard."""
@@ -127,11 +128,11 @@ class Launcher:
             _logger.warning(
                 "ended the server of %s (pid %d), left by a former run", orphan.model, orphan.pid
             )
-        await self._guard.start()
+        await self.guard.start()
 
     async def close(self) -> None:
         """End the guard; every server must have been stopped before."""
-        await self._guard.stop()
+        await self.guard.stop()
 
     def signature(
         self, model: LocalModel, settings: Settings, context_limit: int | None = None
@@ -334,7 +335,7 @@ class Launcher:
             raise ModelLoadError(f"cannot run {launch.argv[0]}: {why}.") from error
         log.begin_run(server.pid, first=first)
         server.exited.add_done_callback(lambda _: log.end_run(server.pid))
-        self._guard.add(server.pid)
+        self.guard.add(server.pid)
         self._pids.add(server.pid, launch.name)
         server.exited.add_done_callback(lambda _: self._gone(server))
         try:
@@ -398,6 +399,6 @@ class Launcher:
                 ready.exception()
 
     def _gone(self, server: ServerProcess) -> None:
-        self._guard.remove(server.pid)
+        self.guard.remove(server.pid)
         self._pids.remove(server.pid)
         self._ports.give_back(server.port)

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +26,7 @@ import msgspec
 
 from cyber_inference_tui.llama.failure import diagnose
 from cyber_inference_tui.llama.footprint import FootprintReader
+from cyber_inference_tui.llama.guard import die_with_parent
 from cyber_inference_tui.llama.health import (
     CannotAskError,
     HealthLimits,
@@ -57,7 +56,6 @@ _DIAGNOSED_LINES = 400
 """A crash may print a long stack trace after the line that tells why."""
 _BUSY_READ = 32_768
 """Bytes of one read of a pipe from which on its writer may be outrunning the event loop."""
-_PR_SET_PDEATHSIG = 1
 
 _logger = logging.getLogger(__name__)
 
@@ -171,7 +169,7 @@ class ServerProcess:
             env=dict(launch.environment),
             cwd=launch.working_directory,
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=die_with_parent(),
         )
         server._transport = transport
         server.pid = transport.get_pid()
@@ -423,21 +421,3 @@ class _Output(asyncio.SubprocessProtocol):
         returncode = transport.get_returncode()
         transport.close()
         self._server.ended(-signal.SIGKILL if returncode is None else returncode)
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child does before exec: ask the kernel to kill it when this process dies.
-
-    Linux only (prctl(2)). The parent may have died already between fork and prctl: checked.
-    """
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare

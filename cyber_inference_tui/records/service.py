@@ -74,6 +74,8 @@ class InstallRecord(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     version: str | None = None
     """What was installed."""
+    warnings: tuple[str, ...] = ()
+    """What does not keep it from working, such as a GPU that it does not use."""
     update: str | None = None
     """A newer version that could be had, where that is known."""
     sources: tuple[InstallSource, ...] = ()
@@ -140,7 +142,11 @@ class ConfigValueRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Data of a ``service`` event: ``state`` is ``started`` or ``stopping``."""
+    """Data of a ``service`` event.
+
+    ``state`` is ``started`` or ``stopping``; and, while a llama-server is got, ``installing``,
+    ``installed``, ``install failed`` or ``install cancelled``.
+    """
 
     state: str
     message: str = ""

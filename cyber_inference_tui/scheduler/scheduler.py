@@ -583,6 +583,8 @@ class Scheduler:
         # First who is blocked by it now, then who may come in.
         self.step()
         self._admission.grant(state)
+        # Whoever only wanted it loaded waits no more: from now on it may idle out.
+        self._on_detail(state.model.id)
 
     def failed(self, state: ModelState, error: CyberError) -> None:
         """Nobody can be served who waits for it."""

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.gguf.architectures import makes_vectors
-from cyber_inference_tui.gguf.demo import DEMO_ID
+from cyber_inference_tui.gguf.demo import DEMO_ID, write_demo
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.llama.expectation import told
@@ -22,6 +23,16 @@ from cyber_inference_tui.settings.schema import Settings
 def demo_path(settings: Settings) -> Path:
     """Where the built-in model is written."""
     return settings.data_dir / "demo" / f"{DEMO_ID}.gguf"
+
+
+def write_demo_for(settings: Settings) -> None:
+    """Write the built-in model to its place; raises ``CyberError`` when that fails."""
+    path = demo_path(settings)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_demo(path)
+    except OSError as error:
+        raise CyberError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def library_for(settings: Settings, *, demo: bool) -> Library:

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import ConflictError, CyberError
-from cyber_inference_tui.gguf.demo import write_demo
+from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
@@ -56,13 +56,15 @@ from cyber_inference_tui.service.details import details_of
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
+from cyber_inference_tui.service.install import INSTALL_LOG, Installation
+from cyber_inference_tui.service.install_ground import ground_for
 from cyber_inference_tui.service.listing import (
-    demo_path,
     disk_paths,
     library_for,
     touched_record,
     unloaded_record,
     with_fit,
+    write_demo_for,
 )
 from cyber_inference_tui.service.logs import SERVICE_LOG, Logs
 from cyber_inference_tui.service.metrics import Metrics, Present
@@ -149,6 +151,14 @@ class Service:
             interval=lambda: self.settings.sample_interval,
             now=utc_now,
         )
+        self.installation = Installation(
+            ground_for(lambda: self.loaded, environ, utc_now),
+            guard=self._launcher.guard,
+            log=self._logs.ring(INSTALL_LOG),
+            publish=partial(self.events.publish, "service"),
+            found=self._binary_changed,
+            now=utc_now,
+        )
         self._hub = Hub(
             settings=lambda: self.settings,
             environ=environ,
@@ -221,6 +231,7 @@ class Service:
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
         await self._hub.stop()
         await self.monitoring.stop()
+        await self.installation.close()
         await self.scheduler.close()
         await self._launcher.close()
         await self.history.stop()
@@ -238,9 +249,7 @@ class Service:
         settings = self.settings
         settings.models_dir.mkdir(parents=True, exist_ok=True)
         if self._demo:
-            path = demo_path(settings)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_demo(path)
+            write_demo_for(settings)
 
     def _find_binary(self) -> LlamaBinary:
         self._binary = find_llama_server(
@@ -249,6 +258,11 @@ class Service:
             environ=self._environ,
         )
         return self._binary
+
+    async def _binary_changed(self) -> None:
+        """Another llama-server may be there: models take it at their next load."""
+        await asyncio.to_thread(self._find_binary)
+        await self._reckon()
 
     # Watching files
 
@@ -473,6 +487,15 @@ class Service:
         return self.monitoring.history(seconds)
 
     # Acting
+
+    async def add_demo(self) -> ModelRecord:
+        """Have the built-in model until the service ends, as ``--demo`` does; its record."""
+        if not self._demo:
+            await asyncio.to_thread(write_demo_for, self.settings)
+            self._demo = True
+            self._library = library_for(self.settings, demo=True)
+        await self._scan()
+        return self.model(DEMO_ID)
 
     async def load_model(self, model_id: str, *, wait: bool) -> ModelRecord:
         """Load a model; with ``wait`` the record is the one after the load."""

@@ -199,6 +199,25 @@ class CyberApp(App[Leave]):
         """Open a page."""
         self.switch_mode(mode)
 
+    async def open_model(self, model_id: str) -> None:
+        """Open the models page at a model."""
+        await self._open_at("models", "select", model_id)
+
+    async def open_log(self, log_id: str) -> None:
+        """Open the logs page at a log."""
+        await self._open_at("logs", "open", log_id)
+
+    async def open_chat(self, model_id: str) -> None:
+        """Open the chat page with a model."""
+        await self._open_at("chat", "choose", model_id)
+
+    async def _open_at(self, mode: str, method: str, name: str) -> None:
+        """Open a page and call its ``method`` with ``name``, once it is there."""
+        await self.switch_mode(mode)
+        call = getattr(self.screen, method, None)
+        if call is not None:
+            self.call_after_refresh(call, name)
+
     def action_redraw(self) -> None:
         """Draw everything anew, after something else wrote to the terminal."""
         self.refresh(repaint=True, layout=True)

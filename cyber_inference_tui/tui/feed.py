@@ -142,7 +142,7 @@ class Feed:
                     self._take(event)
             raise _LostError
 
-    async def _read_all(self) -> int:
+    async def _read_all(self) -> int | None:
         """Read everything; returns the id of an event before which all of it is known."""
         client = self._client
         status = await client.status()
@@ -174,7 +174,7 @@ class Feed:
         await self._read_active()
         await self._read_downloads()
         await self._read_install()
-        return status.last_event_id
+        return status.last_event_id or None  # an older service does not tell
 
     async def _poll(self) -> None:
         """Ask once a second for what no event tells, while there is something to ask for."""

@@ -69,7 +69,7 @@ def _items(text: str) -> list[Any]:
         return [item for part in text.split(",") if (item := part.strip())]
     try:
         items = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"This is no list in JSON: {error}.") from None
     if not isinstance(items, list):
         raise InvalidRequestError("Type a list.")
@@ -79,7 +79,7 @@ def _items(text: str) -> list[Any]:
 def _table(text: str) -> dict[str, Any]:
     try:
         table = json.loads(text or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequestError(
             f'Type a table in JSON, such as {{"temperature": 0.7}}: {error}.'
         ) from None

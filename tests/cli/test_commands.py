@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui import errors
-from cyber_inference_tui.cli import main, serve_command
+from cyber_inference_tui.cli import app_command, main, serve_command
 from cyber_inference_tui.cli.options import LOG_LEVELS, GlobalOptions
 from cyber_inference_tui.records import LogEvent, LogLine, ModelRecord, ModelStatus
 from cyber_inference_tui.service.runtime import RuntimeRecord, write_runtime_file
@@ -291,21 +291,29 @@ def test_the_ways_to_start_the_service(
         seen.append((name, options))
         return 0
 
-    monkeypatch.setattr(serve_command, "run_service", lambda options: note("run", options))
-    monkeypatch.setattr(serve_command, "open_app", lambda options: note("app", options))
+    def run_service(options: GlobalOptions, *, background: bool = False) -> int:
+        assert not background
+        return note("run", options)
+
+    def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> int:
+        assert attach is None
+        assert not readonly
+        return note("app", options)
+
+    monkeypatch.setattr(serve_command, "run_service", run_service)
+    monkeypatch.setattr(app_command, "open_app", open_app)
     assert call(*argv).code == 0
     [(name, options)] = seen
     assert (name, options.demo, options.flags) == (what, True, {"port": 9000})
 
 
-def test_without_a_command_the_service_runs_and_says_why(
-    call: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serve_command, "run_service", lambda options: 0)
-    outcome = call()
-    assert outcome.out == ""
-    assert outcome.err.count("\n") == 1
-    assert "--no-ui" in outcome.err
+def test_the_app_needs_a_terminal(call: CommandLine) -> None:
+    for argv in ((), ("--attach", "http://elsewhere:8337")):
+        outcome = call(*argv)
+        assert outcome.code == 2
+        assert outcome.out == ""
+        assert outcome.err.count("\n") == 1
+        assert "serve" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -317,6 +325,8 @@ def test_without_a_command_the_service_runs_and_says_why(
         (["--port", "99999", "status"], "Invalid value for '--port'"),
         (["--no-ui", "status"], "--no-ui goes without a command."),
         (["--attach", "http://x", "status"], "--attach opens the terminal app"),
+        (["--attach", "http://x", "--no-ui"], "--attach opens the terminal app"),
+        (["--readonly", "status"], "--readonly is for the terminal app"),
         (["logs", "x", "-n", "-1"], "Invalid value for '-n'"),
     ],
 )
@@ -335,12 +345,6 @@ def test_a_broken_configuration_is_5(call: CommandLine, config: Path) -> None:
         outcome = call(*command)
         assert (outcome.code, outcome.out) == (5, "")
         assert f"{config}:1" in outcome.err
-
-
-def test_attach_says_what_is_missing(call: CommandLine) -> None:
-    outcome = call("--attach", "http://elsewhere:8337")
-    assert outcome.code == 1
-    assert "not part of this version" in outcome.err
 
 
 def test_version(call: CommandLine) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from cyber_inference_tui.cli.main import run
 from cyber_inference_tui.llama.install import github
+from cyber_inference_tui.llama.install.report import read_report
 from tests.llama.install_stand_ins import X64
 from tests.llama.release_server import ReleaseServer, good_tar
 
@@ -114,15 +115,41 @@ def test_auto_falls_through_to_debian_and_tells_every_reason(
     assert "Traceback" not in error
 
 
-def test_source_tells_how(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
-    assert install("--from", "source") == 1
+def test_rollback(
+    install: Install, server: ReleaseServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert install("--rollback") == 1
+    assert "No earlier llama-server" in capsys.readouterr().err
+    assert install() == 0
+    server.add("b6600", "llama-b6600-bin-ubuntu-x64.tar.gz", good_tar())
+    assert install("--from", "github") == 0
+    capsys.readouterr()
+    assert install("--rollback", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["version"] == "b6543"
+    assert install("--check") == 0
+    assert "installed: b6543 (github)" in capsys.readouterr().out
+
+
+def test_reports_are_for_another_process(
+    install: Install, server: ReleaseServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert install("--json", "--reports") == 0
     captured = capsys.readouterr()
-    assert "cmake --build" in captured.err
-    assert "config set llama_server_path" in captured.err
-    assert not captured.out
+    assert json.loads(captured.out)["version"] == "b6543"
+    reports = [read_report(line.encode()) for line in captured.err.split("\n") if line]
+    assert all(report is not None and report.source == "github" for report in reports)
+    shares = [report.progress for report in reports if report is not None]
+    assert shares == sorted(shares, key=lambda share: share or 0.0)
+    server.answers["/repos/ggml-org/llama.cpp/releases"] = (500, {}, b"")
+    assert install("--from", "github", "--force", "--reports") == 1
+    first, *_ = [line for line in capsys.readouterr().err.split("\n") if "error" in line]
+    report = read_report(first.encode())
+    assert report is not None
+    assert "status 500" in (report.error or "")
 
 
 def test_wrong_usage(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
     assert install("--from", "github", "--mirror", "http://m.invalid") == 2
     assert install("--from", "nowhere") == 2
+    assert install("--rollback", "--force") == 2
     assert "Traceback" not in capsys.readouterr().err

@@ -12,6 +12,8 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.records import (
+    InstallRecord,
+    InstallState,
     LlamaServerRecord,
     LoginRecord,
     LogPage,
@@ -32,6 +34,7 @@ class StandIn:
         self.port = 0
         self.models: dict[str, ModelRecord] = {}
         self.logs: dict[str, str] = {}
+        self.install = InstallRecord()
         self.pages: dict[str, LogPage] = {}
         """What ``log-lines`` answers, by the log's id."""
         self.samples: list[ResourceSample] = []
@@ -84,6 +87,10 @@ class StandIn:
         app.router.add_post("/admin/login", self._login)
         app.router.add_get("/admin/status", self._status)
         app.router.add_get("/admin/resources", self._resources)
+        app.router.add_get("/admin/install", self._install)
+        app.router.add_post("/admin/install", self._install)
+        app.router.add_delete("/admin/install", self._install)
+        app.router.add_post("/admin/demo", self._demo)
         app.router.add_get("/admin/models", self._models)
         app.router.add_get("/admin/models/{id:.+}", self._model)
         app.router.add_post("/admin/models/{id:.+}/load", self._load)
@@ -135,6 +142,17 @@ class StandIn:
 
     async def _resources(self, request: web.Request) -> web.Response:
         return as_json(self.samples if "history" in request.query else self.samples[-1])
+
+    async def _install(self, request: web.Request) -> web.Response:
+        if request.method == "POST":
+            wish = msgspec.json.decode(await request.read(), type=dict[str, str])
+            self.install = InstallRecord(state=InstallState.RUNNING, source=wish["from"])
+        elif request.method == "DELETE":
+            self.install = InstallRecord(state=InstallState.CANCELLED)
+        return as_json(self.install)
+
+    async def _demo(self, request: web.Request) -> web.Response:
+        return as_json(self.models.setdefault("demo", ModelRecord(id="demo")))
 
     async def _models(self, request: web.Request) -> web.Response:
         return as_json(list(self.models.values()))

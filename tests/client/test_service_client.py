@@ -21,6 +21,7 @@ from cyber_inference_tui.records import (
     ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
+    InstallState,
     LogLevel,
     LogPage,
     LogRecord,
@@ -305,6 +306,17 @@ async def test_a_stream_cut_by_the_service_goes_on_without_loss(stand_in: StandI
             seen.append((await anext(events)).data)
     assert seen == [b'{"n":%d}' % number for number in range(5)]
     assert stand_in.streams_opened == ["0", "2"]
+
+
+async def test_getting_a_llama_server_and_the_demo(stand_in: StandIn) -> None:
+    async with ServiceClient(stand_in.url) as client:
+        assert (await client.install_state()).state is InstallState.IDLE
+        begun = await client.install("debian")
+        assert (begun.state, begun.source) == (InstallState.RUNNING, "debian")
+        assert (await client.install_state()).state is InstallState.RUNNING
+        assert (await client.cancel_install()).state is InstallState.CANCELLED
+        assert (await client.add_demo()).id == "demo"
+        assert [model.id for model in await client.models()] == ["demo"]
 
 
 @pytest.mark.parametrize(

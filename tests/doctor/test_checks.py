@@ -61,6 +61,14 @@ def test_a_llama_server_that_runs() -> None:
     assert found.message == "/opt/llama-server: version b9, for CUDA0, CUDA1."
 
 
+def test_a_newer_llama_server_is_a_hint_with_the_source_it_comes_from() -> None:
+    binary = LlamaBinary(path=Path("/opt/llama-server"), version="b9")
+    _, found = check_llama(LlamaFacts(binary=binary, update="b10", source="github"))
+    assert found.level is Level.HINT
+    assert "b10" in found.message
+    assert "install-llama --from github`" in (found.fix or "")
+
+
 @pytest.mark.parametrize(
     ("hint", "fix"),
     [("Do this.", "Do this."), ("", "`cyber-inference-tui install-llama` gets another.")],

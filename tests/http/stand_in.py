@@ -28,6 +28,8 @@ from cyber_inference_tui.records import (
     DeviceRecord,
     DownloadRecord,
     DownloadStatus,
+    InstallRecord,
+    InstallState,
     LlamaServerRecord,
     LogLevel,
     LogPage,
@@ -71,6 +73,27 @@ class StandInSettings(msgspec.Struct, frozen=True, kw_only=True):
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_body_size: int = 1 << 20
+
+
+class StandInInstallation:
+    """One that never ends by itself."""
+
+    def __init__(self) -> None:
+        self.record = InstallRecord()
+
+    async def state(self) -> InstallRecord:
+        return self.record
+
+    async def start(self, source: str, /) -> InstallRecord:
+        if self.record.state is InstallState.RUNNING:
+            raise ConflictError("It is being installed.")
+        self.record = InstallRecord(state=InstallState.RUNNING, source=source)
+        return self.record
+
+    async def cancel(self) -> InstallRecord:
+        if self.record.state is InstallState.RUNNING:
+            self.record = msgspec.structs.replace(self.record, state=InstallState.CANCELLED)
+        return self.record
 
 
 class StandInDownloads:
@@ -165,6 +188,7 @@ class StandInService:
         self.line: list[WaitingRecord] = []
         self.sums: list[ModelTotals] = []
         self.samples: list[ResourceSample] = [SAMPLE]
+        self.installation = StandInInstallation()
         self.downloads: DownloadsApi = StandInDownloads()
 
     def status(self) -> StatusRecord:
@@ -180,6 +204,9 @@ class StandInService:
             requests_in_flight=0,
             requests_queued=0,
         )
+
+    async def add_demo(self) -> ModelRecord:
+        return self.records.setdefault("demo", ModelRecord(id="demo"))
 
     def models(self) -> list[ModelRecord]:
         return [self.records[model_id] for model_id in sorted(self.records)]

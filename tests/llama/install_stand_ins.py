@@ -20,9 +20,17 @@ class Steps:
     def __init__(self) -> None:
         self.steps: list[str] = []
         self.last: tuple[int, int | None] = (0, None)
+        self.sources: list[str] = []
+        self.lines: list[str] = []
 
-    def step(self, text: str) -> None:
+    def begin(self, source: str) -> None:
+        self.sources.append(source)
+
+    def step(self, text: str, *, upto: float | None = None) -> None:
         self.steps.append(text)
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
 
     def advance(self, done: int, total: int | None) -> None:
         self.last = (done, total)

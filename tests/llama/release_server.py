@@ -79,17 +79,29 @@ class ReleaseServer:
         self.files: dict[str, bytes] = {}
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.asked: list[str] = []
+        self.ranges = True
+        """Whether parts of files are given."""
+        self.parts: list[int] = []
+        """Where the parts began that were given."""
+        self.cut: dict[str, int] = {}
+        """After how many bytes of a path's next answer the connection ends."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 server.asked.append(self.path)
                 status, headers, body = server.answer(self.path)
+                asked = self.headers.get("Range", "")
+                if server.ranges and status == 200 and asked.startswith("bytes="):
+                    begin = int(asked[6:].rstrip("-"))
+                    server.parts.append(begin)
+                    headers = {"Content-Range": f"bytes {begin}-{len(body) - 1}/{len(body)}"}
+                    status, body = 206, body[begin:]
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(body[: server.cut.pop(self.path, len(body))])
 
             def log_message(self, *args: Any) -> None:
                 pass
@@ -130,6 +142,12 @@ class ReleaseServer:
         change(asset)
         release["assets"].append(asset)
         self.files[f"/ggml-org/llama.cpp/releases/download/{tag}/{name}"] = content
+
+    def add_sources(self, tag: str, content: bytes) -> None:
+        """Add the sources of the release ``tag``, made as the newest if it is not there."""
+        if not any(release["tag_name"] == tag for release in self.releases):
+            self.releases.insert(0, {"tag_name": tag, "draft": False, "assets": []})
+        self.files[f"/ggml-org/llama.cpp/archive/refs/tags/{tag}.tar.gz"] = content
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """What a path gives."""

@@ -81,6 +81,38 @@ def test_hostile_tars_are_refused(tmp_path: Path, name: str) -> None:
         assert path.resolve().is_relative_to(tmp_path.resolve())
 
 
+@pytest.mark.parametrize(
+    "name",
+    sorted(HOSTILE.keys() - {"link to nothing", "link to a folder", "write through a link"}),
+)
+def test_sources_may_not_lead_outside_either(tmp_path: Path, name: str) -> None:
+    archive = tmp_path / "archive"
+    archive.write_bytes(tar(*HOSTILE[name]))
+    folder = tmp_path / "outer" / "folder"
+    folder.mkdir(parents=True)
+    with pytest.raises(InstallError):
+        unpack_archive(archive, folder, sources=True)
+    assert not {path for path in tmp_path.rglob("*escaped*") if "folder" not in path.parts}
+
+
+def test_links_in_sources(tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    archive.write_bytes(
+        tar(
+            member("sub/file", b"x"),
+            member("folder", kind=SYM, to="sub"),
+            member("nowhere", kind=SYM, to="missing"),
+            member("same", kind=SYM, to="sub/file"),
+        )
+    )
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    unpack_archive(archive, folder, sources=True)
+    assert (folder / "folder" / "file").read_bytes() == b"x"
+    assert (folder / "same").read_bytes() == b"x"
+    assert not (folder / "nowhere").is_symlink()
+
+
 @pytest.mark.parametrize("name", ["../escaped", "/escaped", "a/../../escaped"])
 def test_hostile_zips_are_refused(tmp_path: Path, name: str) -> None:
     buffer = io.BytesIO()

@@ -12,9 +12,10 @@ import pytest
 from cyber_inference_tui.errors import ConflictError, InstallError
 from cyber_inference_tui.llama.install.archive import Limits
 from cyber_inference_tui.llama.install.github import GithubSource, Platform, asset_patterns
-from cyber_inference_tui.llama.install.layout import Layout
+from cyber_inference_tui.llama.install.layout import Layout, update_of
 from tests.llama.install_stand_ins import X64, Steps, github, installer
 from tests.llama.release_server import SCRIPT, ReleaseServer, good_tar, good_zip, member, tar
+from tests.llama.test_archive import HOSTILE
 
 NAME = "llama-b6543-bin-ubuntu-x64.tar.gz"
 DOES_NOT_RUN = b"#!/bin/sh\necho \"libc.so.6: version 'GLIBC_2.99' not found\" >&2\nexit 1\n"
@@ -41,7 +42,7 @@ def test_installs_checks_and_swaps(server: ReleaseServer, tmp_path: Path) -> Non
     assert str(program.resolve()) == record.path
     assert (program.resolve().parent / "libllama.so").read_bytes() == b"library"
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("current", "github-b6543", "install.lock", "probe.json"),
+        *("current", "github-b6543", "install.lock", "newest.json", "probe.json"),
     ]
 
 
@@ -163,8 +164,125 @@ def test_what_is_wrong_is_refused_and_leaves_the_old_one(
     assert (now.path, now.version) == (old.path, "b1")
     folder = tmp_path / "data" / "llama"
     assert {path.name for path in folder.iterdir()} == {
-        *("current", "github-b1", "install.lock", "probe.json"),
+        *("current", "github-b1", "install.lock", "newest.json", "probe.json"),
     }
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_archive_with_the_right_digest_gets_nowhere(
+    server: ReleaseServer, tmp_path: Path, name: str
+) -> None:
+    program = member("llama-b6543/llama-server", SCRIPT, mode=0o755)
+    server.add("b6543", NAME, tar(program, *HOSTILE[name]))
+    with pytest.raises(InstallError):
+        installer(tmp_path, lambda: github(server)).install(
+            version=None, force=False, keep_any=True
+        )
+    left = {path.name for path in (tmp_path / "data" / "llama").iterdir()}
+    assert left == {"install.lock", "newest.json"}
+    assert not list(tmp_path.rglob("*escaped*"))
+    assert not Path("/tmp/escaped-from-archive").exists()
+
+
+def keeping(server: ReleaseServer, tmp_path: Path) -> GithubSource:
+    folder = tmp_path / "data" / "llama"
+    return GithubSource(gpu=False, target=X64, api=server.url, download=server.url, keep=folder)
+
+
+def kept(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "data" / "llama").glob(".download-*"))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_interrupted_download_goes_on(
+    server: ReleaseServer, tmp_path: Path, ranges: bool
+) -> None:
+    server.ranges = ranges
+    server.add("b6543", NAME, good_tar())
+    server.cut[f"/ggml-org/llama.cpp/releases/download/b6543/{NAME}"] = 100
+    installing = installer(tmp_path, lambda: keeping(server, tmp_path))
+    with pytest.raises(InstallError):
+        installing.install(version=None, force=False, keep_any=True)
+    assert [path.stat().st_size for path in kept(tmp_path)] == [100]
+    record = installing.install(version=None, force=False, keep_any=True)
+    assert record.installed
+    assert server.parts == ([100] if ranges else [])
+    assert kept(tmp_path) == []
+
+
+def test_what_was_kept_and_is_wrong_is_not_kept_again(
+    server: ReleaseServer, tmp_path: Path
+) -> None:
+    server.add("b6543", NAME, good_tar())
+    folder = tmp_path / "data" / "llama"
+    folder.mkdir(parents=True)
+    (folder / f".download-{NAME}").write_bytes(b"x" * 50)
+    (folder / ".download-of-another-release.tar.gz").write_bytes(b"x")
+    installing = installer(tmp_path, lambda: keeping(server, tmp_path))
+    with pytest.raises(InstallError, match="digest"):
+        installing.install(version=None, force=False, keep_any=True)
+    assert kept(tmp_path) == []
+    assert installing.install(version=None, force=False, keep_any=True).installed
+
+
+def test_a_server_that_gives_another_part(server: ReleaseServer, tmp_path: Path) -> None:
+    server.add("b6543", NAME, good_tar())
+    path = f"/ggml-org/llama.cpp/releases/download/b6543/{NAME}"
+    server.answers[path] = (206, {"Content-Range": "bytes 0-9/10"}, b"0123456789")
+    folder = tmp_path / "data" / "llama"
+    folder.mkdir(parents=True)
+    (folder / f".download-{NAME}").write_bytes(good_tar()[:50])
+    with pytest.raises(InstallError, match="another part"):
+        installer(tmp_path, lambda: keeping(server, tmp_path)).install(
+            version=None, force=False, keep_any=True
+        )
+
+
+def test_rolling_back_and_forth(server: ReleaseServer, tmp_path: Path) -> None:
+    installing = installer(tmp_path, lambda: github(server))
+    with pytest.raises(InstallError, match="No earlier"):
+        installing.rollback()
+    for tag in ("b1", "b6543"):
+        server.add(tag, f"llama-{tag}-bin-ubuntu-x64.tar.gz", good_tar())
+        installing.install(version=None, force=False, keep_any=False)
+    for tag in ("b1", "b6543", "b1"):
+        assert installing.rollback().version == tag
+        now = installing.in_use()
+        assert now is not None
+        assert now.version == tag
+    # An update after it keeps the one that it replaces.
+    server.add("b7000", "llama-b7000-bin-ubuntu-x64.tar.gz", good_tar())
+    installing.install(version=None, force=False, keep_any=False)
+    assert installing.rollback().version == "b1"
+
+
+def test_an_earlier_build_that_does_not_run_any_more_is_not_taken(
+    server: ReleaseServer, tmp_path: Path
+) -> None:
+    installing = installer(tmp_path, lambda: github(server))
+    for tag in ("b1", "b6543"):
+        server.add(tag, f"llama-{tag}-bin-ubuntu-x64.tar.gz", good_tar())
+        installing.install(version=None, force=False, keep_any=False)
+    (tmp_path / "data/llama/github-b1/lib/llama-server").write_bytes(DOES_NOT_RUN)
+    with pytest.raises(InstallError, match="does not run"):
+        installing.rollback()
+    now = installing.in_use()
+    assert now is not None
+    assert now.version == "b6543"
+
+
+def test_an_update_is_known_after_a_look(server: ReleaseServer, tmp_path: Path) -> None:
+    server.add("b6543", NAME, good_tar())
+    layout = Layout(tmp_path / "data")
+    installing = installer(tmp_path, lambda: github(server))
+    installing.install(version=None, force=False, keep_any=True)
+    assert update_of(layout.current(), layout.newest()) is None
+    server.add("b6600", "llama-b6600-bin-ubuntu-x64.tar.gz", good_tar())
+    installing.check()
+    assert update_of(layout.current(), layout.newest()) == "b6600"
+    installing.install(version=None, force=False, keep_any=False)
+    assert update_of(layout.current(), layout.newest()) is None
+    assert update_of(None, layout.newest()) is None
 
 
 def test_an_unpacked_size_beyond_the_limit_is_refused(

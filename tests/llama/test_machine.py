@@ -1,4 +1,4 @@
-"""Which GPUs a machine has, which a build lists, and how to build for them."""
+"""Which GPUs a machine has, which a build lists, and what there is for them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.llama.install.build import build_commands
 from cyber_inference_tui.llama.install.machine import (
     Gpu,
     gpus,
+    has_render_device,
     has_vulkan_driver,
     listed_devices,
     unused_gpus,
+    vulkan_builds,
 )
 
 ORIN = b"nvidia,p3768-0000+p3767-0003\0nvidia,p3767-0003\0nvidia,tegra234\0nvidia,tegra23x\0"
-GIB = 1 << 30
 
 
 def root_with(tmp_path: Path, files: dict[str, bytes]) -> Path:
@@ -82,22 +82,36 @@ def test_unused_gpus(
     assert unused_gpus(present, devices) == unused
 
 
-def test_build_commands_for_a_small_jetson(tmp_path: Path) -> None:
-    root = root_with(tmp_path, {"proc/device-tree/compatible": ORIN})
-    commands = build_commands(gpus=(Gpu.JETSON,), cores=6, memory_bytes=8 * GIB, root=root)
-    text = "\n".join(commands)
-    for option in ("GGML_CUDA=ON", "CUDA_ARCHITECTURES=87", "NO_VMM=ON", "-j 4", "/cuda/bin"):
-        assert option in text
-    assert "llama_server_path" in commands[-1]
+RENDER = {
+    "dev/dri/renderD128": b"",
+    "sys/class/drm/renderD128/device/vendor": b"0x1002\n",
+}
+DRIVER = {"usr/share/vulkan/icd.d/radeon.json": b"{}"}
+LOADER = {"usr/lib/x86_64-linux-gnu/libvulkan.so.1": b""}
 
 
-def test_build_commands_without_a_gpu(tmp_path: Path) -> None:
-    commands = build_commands(gpus=(), cores=2, memory_bytes=GIB, root=tmp_path)
-    text = "\n".join(commands)
-    assert "CUDA" not in text
-    assert "-j 1" in text
+@pytest.mark.parametrize(
+    ("vendor", "found"),
+    [(b"0x1002\n", True), (b"0x8086\n", True), (b"0x10de\n", True), (b"0x1af4\n", False)],
+)
+def test_render_devices(tmp_path: Path, vendor: bytes, found: bool) -> None:
+    assert not has_render_device(tmp_path)
+    name = "sys/class/drm/renderD128/device/vendor"
+    assert has_render_device(root_with(tmp_path, {**RENDER, name: vendor})) is found
 
 
-def test_build_commands_for_amd(tmp_path: Path) -> None:
-    commands = build_commands(gpus=(Gpu.AMD,), cores=16, memory_bytes=64 * GIB, root=tmp_path)
-    assert any("GGML_HIP=ON" in command and "CUDA" not in command for command in commands)
+@pytest.mark.parametrize(
+    ("files", "chosen"),
+    [
+        ({}, ((False,), (False,))),
+        ({**DRIVER, **LOADER}, ((False,), (False,))),
+        (RENDER | LOADER, ((False,), (False,))),
+        (RENDER | DRIVER, ((False,), (True, False))),
+        (RENDER | DRIVER | LOADER, ((True, False), (True, False))),
+        ({"dev/nvidia0": b""} | DRIVER | LOADER, ((True, False), (True, False))),
+    ],
+)
+def test_vulkan_only_with_all_it_needs(
+    tmp_path: Path, files: dict[str, bytes], chosen: tuple[tuple[bool, ...], tuple[bool, ...]]
+) -> None:
+    assert vulkan_builds(root_with(tmp_path, files)) == chosen

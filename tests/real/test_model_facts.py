@@ -100,6 +100,18 @@ def test_when_a_model_goes_is_told_and_moves_with_its_use(start_fake: StartFake)
         assert unload_at(third) - third == timedelta(seconds=600)
 
 
+def test_a_model_that_was_only_loaded_is_told_to_go(start_fake: StartFake) -> None:
+    service = start_fake()
+    with (
+        service.client() as client,
+        client.stream("GET", "/admin/events?topics=model") as response,
+    ):
+        events = (data for _, event, data in read_events(response) if event == "model")
+        assert service.post("/admin/models/a/load", json={}).status_code == 200
+        told = next(data for data in events if data["unload_at"])
+        assert told["status"] == "loaded"
+
+
 def test_a_model_that_no_longer_fits_is_told_of(start_fake: StartFake) -> None:
     service = start_fake({"a": {}, "b": {}}, config={"max_loaded_models": 1})
     eventually(lambda: service.model("b")["fits"] == "now")

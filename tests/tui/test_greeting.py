@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ from cyber_inference_tui.tui.pages.greeting import (
 )
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.suggestions import SUGGESTIONS, suggest
+from tests.tui.driving import SMALL, WIDE, running, screen_text, until
 from tests.tui.world import GIB, busy_world, empty_world
 
 
@@ -108,3 +110,61 @@ def test_it_tells_the_progress_and_the_failure_of_what_was_begun() -> None:
 def test_ascii_has_ascii_only() -> None:
     content = greeting_content(first_start(), ASCII, "http://127.0.0.1:8337", 100)
     assert content.plain.isascii()
+
+
+@pytest.mark.parametrize(("key", "source"), [("i", "source"), ("u", "debian")])
+async def test_each_way_to_get_a_llama_server_is_a_key(key: str, source: str) -> None:
+    async with running(empty_world()) as (app, client, pilot):
+        await until(pilot, lambda: "Welcome." in screen_text(app))
+        await pilot.press("y")  # there is no third way here
+        await pilot.press(key)
+        await until(pilot, lambda: bool(client.calls))
+        assert client.calls == [("install", source)]
+
+
+async def test_an_installation_can_be_stopped() -> None:
+    world = empty_world()
+    world.install = msgspec.structs.replace(
+        world.install, state=InstallState.RUNNING, source="source", step="compiling"
+    )
+    async with running(world) as (app, client, pilot):
+        await until(pilot, lambda: "compiling" in screen_text(app))
+        await pilot.press("i", "x")
+        await until(pilot, lambda: client.calls == [("cancel_install",)])
+
+
+async def test_a_llama_server_that_is_there_is_named() -> None:
+    async with running(empty_world()) as (app, client, pilot):
+        await until(pilot, lambda: "Welcome." in screen_text(app))
+        await pilot.press("p")
+        await until(pilot, lambda: "Where is llama-server?" in screen_text(app))
+        await pilot.press(*"/opt/x", "enter")
+        await until(pilot, lambda: bool(client.calls))
+        assert client.calls == [("set_config", "llama_server_path", "/opt/x")]
+
+
+async def test_each_suggestion_is_a_key() -> None:
+    chosen = suggest(int(5.8 * GIB))
+    async with running(empty_world(), size=SMALL) as (app, client, pilot):
+        await until(pilot, lambda: "Welcome." in screen_text(app))
+        await pilot.press("a", "b", "c")
+        await until(pilot, lambda: len(client.calls) == 3)
+        assert client.calls == [("download", one.repo, None) for one in chosen]
+        await until(pilot, lambda: "queued" in screen_text(app))
+
+
+async def test_the_demo_and_the_hub_are_a_key_away() -> None:
+    async with running(empty_world(), size=WIDE) as (app, client, pilot):
+        await until(pilot, lambda: "Welcome." in screen_text(app))
+        await pilot.press("h")
+        await until(pilot, lambda: app.current_mode == "hub")
+        await pilot.press("escape", "1", "d")
+        await until(pilot, lambda: client.calls == [("add_demo",)])
+
+
+async def test_a_readonly_app_only_tells() -> None:
+    async with running(empty_world(), readonly=True) as (app, client, pilot):
+        await until(pilot, lambda: "Welcome." in screen_text(app))
+        await pilot.press("i", "u", "p", "a", "d", "x")
+        await pilot.pause()
+        assert not client.calls

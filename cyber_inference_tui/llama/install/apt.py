@@ -5,22 +5,18 @@ It runs as the ordinary user, too. Signatures are always checked, whatever the s
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cyber_inference_tui.errors import InstallError
 from cyber_inference_tui.llama.install.apt_sources import Mirror
+from cyber_inference_tui.llama.install.program import run_program
 from cyber_inference_tui.llama.install.source import Progress
-from cyber_inference_tui.text import clean_line
 
 _TIME_LIMIT = 900.0
-_LINES_KEPT = 400
-_NEEDED = ("apt-get", "apt-cache", "apt-config", "dpkg-deb")
+NEEDED_PROGRAMS = ("apt-get", "apt-cache", "apt-config", "dpkg-deb")
 
 # What of the system's apt settings is taken over: proxies, timeouts, date checks. Not what
 # weakens the signatures, and not what else would be fetched.
@@ -29,7 +25,6 @@ _CARRIED = re.compile(
     r'[\w:./+-]+ "[^"\\]*";$'
 )
 _STATUS_LINE = re.compile(r"^dlstatus:[^:]*:([\d.]+):")
-_COMPLAINT = re.compile(r"^(?:E|W|Err):")
 
 
 class PrivateApt:
@@ -56,7 +51,7 @@ class PrivateApt:
         # Hooks and dpkg-deb want sbin, too.
         self._environ["PATH"] = f"{environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"
         self._environ |= {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-        for program in _NEEDED:
+        for program in NEEDED_PROGRAMS:
             if shutil.which(program, path=self._environ["PATH"]) is None:
                 raise InstallError(f"This machine has no {program}, so it has no apt to ask.")
         if re.search(r'["\\\n]', str(folder)):
@@ -159,48 +154,20 @@ class PrivateApt:
         self, command: list[str], environ: Mapping[str, str], watch: Progress | None
     ) -> list[str]:
         """The first and last lines of what the program prints; raises when it fails."""
-        process = subprocess.Popen(
-            command,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            start_new_session=True,
-        )
-        timer = threading.Timer(_TIME_LIMIT, lambda: os.killpg(process.pid, 9))
-        timer.daemon = True
-        timer.start()
-        lines: list[str] = []
-        try:
-            for line in _lines(process):
-                found = _STATUS_LINE.match(line)
-                if found:
-                    if watch is not None:
-                        watch.advance(min(1000, int(float(found[1]) * 10)), 1000)
-                elif len(lines) < _LINES_KEPT or _COMPLAINT.match(line):
-                    lines.append(line)
-                    del lines[_LINES_KEPT * 2 :]
-            code = process.wait()
-        finally:
-            timer.cancel()
-            if process.returncode is None:
-                os.killpg(process.pid, 9)
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-        if code != 0:
-            raise InstallError(f"{command[0]} failed: {_reason(lines, code)}.")
-        return lines
+
+        def keep(line: str) -> bool:
+            found = _STATUS_LINE.match(line)
+            if found and watch is not None:
+                watch.advance(min(1000, int(float(found[1]) * 10)), 1000)
+            return found is None
+
+        ended = run_program(command, environ=environ, time_limit=_TIME_LIMIT, on_line=keep)
+        if ended.code != 0:
+            raise InstallError(f"{command[0]} failed: {_reason(ended.lines, ended.code)}.")
+        return list(ended.lines)
 
 
-def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
-    assert process.stdout is not None  # noqa: S101 - it was asked for as a pipe
-    while raw := process.stdout.readline(65536):
-        yield clean_line(raw.decode("utf-8", "replace").rstrip("\n"), limit=1000)
-
-
-def _reason(lines: list[str], code: int) -> str:
+def _reason(lines: Sequence[str], code: int) -> str:
     errors = [line for line in lines if line.startswith("E:")] or lines[-1:]
     text = "; ".join(re.sub(r"^E:\s*", "", line).rstrip(". ") for line in errors[:3])
     return text or (f"exit code {code}" if code >= 0 else f"ended by signal {-code}")

@@ -45,24 +45,27 @@ class _Entry(NamedTuple):
     target: str
 
 
-def unpack_archive(archive: Path, folder: Path, *, limits: Limits | None = None) -> None:
+def unpack_archive(
+    archive: Path, folder: Path, *, limits: Limits | None = None, sources: bool = False
+) -> None:
     """Unpack a tar (compressed or not) or zip file into the empty ``folder``.
 
     Only files, folders and links that stay inside are accepted. Raises ``InstallError`` for
     everything else and for an archive that is damaged or goes beyond ``limits``; ``folder`` may
-    then hold a part of it.
+    then hold a part of it. In an archive of ``sources`` a link may lead to a folder, too, and one
+    that leads nowhere is left out: such things are common there, and nothing depends on them.
     """
     limits = limits or Limits()
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
-                _write(_zip_entries(opened), folder, limits)
+                _write(_zip_entries(opened), folder, limits, sources)
         else:
             with (
                 _decompressed(archive) as content,
                 tarfile.open(fileobj=_Bounded(content, limits.size), mode="r|") as tar,
             ):
-                _write(_tar_entries(tar), folder, limits)
+                _write(_tar_entries(tar), folder, limits, sources)
     except (
         lzma.LZMAError,
         tarfile.TarError,
@@ -145,7 +148,7 @@ def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_Entry]:
             )
 
 
-def _write(entries: Iterator[_Entry], folder: Path, limits: Limits) -> None:
+def _write(entries: Iterator[_Entry], folder: Path, limits: Limits, sources: bool) -> None:
     left = limits.size
     links: dict[str, str] = {}
     files: set[str] = set()
@@ -163,10 +166,12 @@ def _write(entries: Iterator[_Entry], folder: Path, limits: Limits) -> None:
             files.add(name)
             left -= _write_file(entry, folder / name, left)
     # Links come last, so that nothing was written through one; and a link leads to a file of
-    # this archive or to another link of it, never to a folder.
+    # this archive or to another link of it.
     for name, target in links.items():
-        if target not in files and target not in links:
+        if target not in files and target not in links and not sources:
             raise InstallError(f"The archive's link {clean_line(name, limit=200)} leads nowhere.")
+        if target not in links and not (folder / target).exists():
+            continue
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(posixpath.relpath(target, posixpath.dirname(name) or "."))

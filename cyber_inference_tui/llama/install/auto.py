@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,11 +17,24 @@ from cyber_inference_tui.errors import (
     UnusableBuildError,
 )
 from cyber_inference_tui.llama.binary import PROGRAM, find_llama_server, probe, run_briefly
-from cyber_inference_tui.llama.install.layout import Layout
+from cyber_inference_tui.llama.install.layout import Installed, Layout, Newest
 from cyber_inference_tui.llama.install.machine import Gpu, gpus, listed_devices, unused_gpus
 from cyber_inference_tui.llama.install.source import Offer, Progress, Source
+from cyber_inference_tui.text import clean_line
 
 MakeSource = Callable[[], Source]
+
+_TROUBLE = re.compile(r"\b(?:fail|error|insufficient|unsupported|no CUDA)", re.IGNORECASE)
+_BUILD_ONE = (
+    "`cyber-inference-tui install-llama --from source` builds one that uses it, where CUDA's "
+    "compiler is installed."
+)
+_GPU_WAY_OUT = {
+    Gpu.NVIDIA: _BUILD_ONE,
+    Gpu.JETSON: _BUILD_ONE,
+    Gpu.AMD: "Install a Vulkan driver (`sudo apt-get install -y mesa-vulkan-drivers libvulkan1`) "
+    "and try again with --force.",
+}
 
 
 class InstallRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +43,7 @@ class InstallRecord(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     version: str
     source: str
-    """``github`` or ``debian``; ``setting`` or ``path`` for one that was there already."""
+    """``github``, ``debian`` or ``source``; ``setting`` or ``path`` for one that was there."""
     devices: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     installed: bool = False
@@ -110,6 +124,7 @@ class Installer:
                     except InstallError as error:
                         reasons.append(error)
                         continue
+                    self._note(offer)
                     same = in_use is not None and in_use.source == offer.source
                     return CheckRecord(
                         installed=in_use,
@@ -135,6 +150,7 @@ class Installer:
                 with _opened(make) as source:
                     if source.name in given_up:
                         continue
+                    self._progress.begin(source.name)
                     try:
                         return self._install_from(source, version, None if force else present)
                     except InstallError as error:
@@ -143,27 +159,49 @@ class Installer:
                         if not isinstance(error, UnusableBuildError):
                             given_up.add(source.name)
                         reasons.append(error)
-                        self._progress.step(f"{source.name}: {error}")
+                        if make is not self._sources[-1]:
+                            self._progress.step(f"{source.name}: {error}")
         if len(reasons) == 1:
             raise reasons[0]
         raise InstallError(
             f"No source gave a llama-server that runs here. {_joined(reasons)}",
-            hint="`cyber-inference-tui install-llama --from source` tells how to build one.",
+            hint="`cyber-inference-tui install-llama --from source` builds one.",
+        )
+
+    def rollback(self) -> InstallRecord:
+        """Go back to the build that was in use before; doing it again comes back.
+
+        Raises ``InstallError`` when none is kept, or when it does not run any more.
+        """
+        with self._layout.locked():
+            found = self._layout.previous()
+            if found is None:
+                raise InstallError("No earlier llama-server is kept to go back to.")
+            folder, record = found
+            devices = self._verify(folder / "bin" / PROGRAM, backend="")
+            self._layout.restore(folder, record)
+        return self._report(folder, record, devices)
+
+    def _note(self, offer: Offer) -> None:
+        self._layout.note_newest(
+            Newest(source=offer.source, version=offer.version, seen_at=self._now())
         )
 
     def _install_from(
         self, source: Source, version: str | None, present: InstallRecord | None
     ) -> InstallRecord:
         offer = source.offer(version, self._progress)
+        if version is None:
+            self._note(offer)
         if present and (present.source, present.version) == (offer.source, offer.version):
             return present
         final = self._layout.free_folder(offer.source, offer.version)
         with self._layout.staging() as staging:
             source.unpack(offer, staging, final, self._progress)
             self._layout.move_in(staging, final)
-        self._progress.step("checking that it runs")
+        self._progress.step("checking that it runs", upto=1.0)
         try:
-            devices = self._verify(final / "bin" / PROGRAM)
+            devices = self._verify(final / "bin" / PROGRAM, backend=offer.backend)
             self._layout.activate(
                 final,
                 source=offer.source,
@@ -174,18 +212,32 @@ class Installer:
         except BaseException:
             self._layout.remove(final)
             raise
+        source.finished()
         return self._report(final, offer, devices)
 
-    def _verify(self, program: Path) -> tuple[str, ...]:
-        """Run it; returns the devices it lists. Raises ``UnusableBuildError`` with the reason."""
+    def _verify(self, program: Path, *, backend: str) -> tuple[str, ...]:
+        """Run it; returns the devices it lists. Raises ``UnusableBuildError`` with the reason.
+
+        One that is made for a ``backend`` and shows no device of it would silently use the CPU.
+        """
         try:
             probe(program, data_dir=self._data_dir, environ=self._environ)
             output = run_briefly(program, "--list-devices", environ=self._environ)
         except NoLlamaServerError as error:
             raise UnusableBuildError(f"The build does not run here: {error.message}") from error
-        return listed_devices(output)
+        devices = listed_devices(output)
+        if backend and not any(device.startswith(backend) for device in devices):
+            told = next((line for line in output.splitlines() if _TROUBLE.search(line)), "")
+            why = f": {clean_line(told.strip(), limit=300).rstrip('.')}" if told else ""
+            raise UnusableBuildError(
+                f"The build is made for {backend} but lists no such device{why}.",
+                hint="`cyber-inference-tui doctor` looks at the driver.",
+            )
+        return devices
 
-    def _report(self, final: Path, offer: Offer, devices: tuple[str, ...]) -> InstallRecord:
+    def _report(
+        self, final: Path, offer: Offer | Installed, devices: tuple[str, ...]
+    ) -> InstallRecord:
         warnings = [_gpu_warning(gpu) for gpu in unused_gpus(gpus(self._root), devices)]
         if self._setting:
             warnings.append(
@@ -205,8 +257,7 @@ class Installer:
 def _gpu_warning(gpu: Gpu) -> str:
     return (
         f"This machine has an {gpu.value}, but this llama-server lists no such device: models "
-        "will run on the CPU. `cyber-inference-tui install-llama --from source` tells how to "
-        "build one that uses it."
+        f"will run on the CPU. {_GPU_WAY_OUT[gpu]}"
     )
 
 

@@ -1,37 +1,220 @@
-"""How to build llama-server from source: the commands, for a person to read and run."""
+"""How llama-server is built from source on this machine: decided from what is known of it."""
 
 from __future__ import annotations
 
+import os
+import platform
+import re
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cyber_inference_tui.llama.install.machine import Gpu, tegra_architecture
+import msgspec
+import psutil
+
+from cyber_inference_tui.errors import InstallError
+from cyber_inference_tui.llama.install.machine import Gpu, gpus, tegra_architecture
+from cyber_inference_tui.llama.install.program import run_program
 
 _MEMORY_PER_JOB = 2 << 30
 """Bytes that one compiler may take, CUDA's above all."""
 
+_SMALL_BOARD = 9 << 30
+"""Below this a Jetson is one with 8 GB, on which CUDA's virtual memory pool fails."""
 
-def build_commands(
-    *, gpus: tuple[Gpu, ...], cores: int, memory_bytes: int, root: Path
-) -> tuple[str, ...]:
-    """Shell commands that build llama-server for this machine and make the program use it.
+_CMAKE = (3, 18)
+"""What llama.cpp's CUDA part and its scripts ask for; JetPack 5 brings an older one."""
 
-    Sources: llama.cpp's ``docs/build.md``. CUDA's compiler is looked for on ``PATH``.
+_CMAKE_NATIVE = (3, 24)
+"""The first that knows ``CMAKE_CUDA_ARCHITECTURES=native``."""
+
+_CUDA_FOR_110 = (13, 0)
+"""Thor's architecture is 110 from this CUDA on, and was 101 before."""
+
+_NVCC = ("usr/local/cuda/bin/nvcc", "opt/cuda/bin/nvcc")
+"""Where it is when it is not on ``PATH``: NVIDIA's packages and JetPack put no link there."""
+
+_TOOLS = {
+    "cmake": ("cmake",),
+    "make": ("make", "gmake"),
+    "a C++ compiler": ("c++", "g++", "clang++"),
+}
+"""What a build needs, and the programs of which one will do."""
+
+_QUESTION_TIME = 20.0
+
+# Neither the programs that are not used here nor the web page: that would be fetched from
+# elsewhere, and the service hides it anyway. The build runs where it is made.
+_OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
+    "-DBUILD_SHARED_LIBS=ON",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_TOOLS=ON",
+    "-DLLAMA_BUILD_SERVER=ON",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_BUILD_IS_DEV=OFF",
+    "-DLLAMA_CURL=OFF",
+)
+
+
+class BuildFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides how it is built."""
+
+    system: str
+    """As ``platform.system`` has it."""
+    gpus: tuple[Gpu, ...] = ()
+    nvcc: Path | None = None
+    """CUDA's compiler."""
+    cuda: tuple[int, int] | None = None
+    """Its version."""
+    tegra: str | None = None
+    """A Jetson's CUDA architecture, by its device tree."""
+    cmake: tuple[int, int] | None = None
+    missing: tuple[str, ...] = ()
+    """Tools that are not there."""
+    cores: int
+    memory_total: int
+    memory_available: int
+    """Bytes."""
+
+
+class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How it is built."""
+
+    options: tuple[str, ...]
+    """For cmake."""
+    jobs: int
+    backend: str = ""
+    """``CUDA``, or nothing for the CPU alone."""
+    path: str = ""
+    """A further folder of programs, for the end of ``PATH``."""
+    note: str = ""
+    """What a person should know before it begins."""
+
+
+def plan_build(facts: BuildFacts) -> BuildPlan:
+    """The options and jobs for this machine: llama.cpp's ``docs/build.md``.
+
+    Raises ``InstallError`` with the command that installs what is missing.
     """
-    jobs = max(1, min(cores, memory_bytes // _MEMORY_PER_JOB))
-    options = ["-DCMAKE_BUILD_TYPE=Release"]
-    if Gpu.JETSON in gpus or Gpu.NVIDIA in gpus:
-        options.append("-DGGML_CUDA=ON")
-        architecture = tegra_architecture(root) if Gpu.JETSON in gpus else None
-        options.append(f"-DCMAKE_CUDA_ARCHITECTURES={architecture or 'native'}")
-        if Gpu.JETSON in gpus and memory_bytes < 9 << 30:
+    if facts.missing:
+        raise InstallError(
+            f"Building llama-server needs {_listed(facts.missing)}.", hint=tools_hint(facts.missing)
+        )
+    if facts.cmake is not None and facts.cmake < _CMAKE:
+        raise InstallError(
+            f"Building llama-server needs cmake {_dotted(_CMAKE)} or newer, and this machine has "
+            f"{_dotted(facts.cmake)}.",
+            hint="`python3 -m pip install --user cmake` gets a newer one; put ~/.local/bin first "
+            "in PATH.",
+        )
+    origin = "@loader_path" if facts.system == "Darwin" else "$ORIGIN"
+    rpath = [origin]
+    options = [*_OPTIONS]
+    nvidia = Gpu.JETSON in facts.gpus or Gpu.NVIDIA in facts.gpus
+    backend = note = ""
+    if nvidia and facts.nvcc is not None:
+        backend = "CUDA"
+        options += ["-DGGML_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={facts.nvcc}"]
+        # Not everywhere does the system's loader look there.
+        rpath.append(str(facts.nvcc.parent.parent / "lib64"))
+        architecture = _architecture(facts)
+        if architecture is not None:
+            options.append(f"-DCMAKE_CUDA_ARCHITECTURES={architecture}")
+        if Gpu.JETSON in facts.gpus and facts.memory_total < _SMALL_BOARD:
             options.append("-DGGML_CUDA_NO_VMM=ON")
-    elif Gpu.AMD in gpus:
-        options.append("-DGGML_HIP=ON")
-    path = ["export PATH=/usr/local/cuda/bin:$PATH"] if "-DGGML_CUDA=ON" in options else []
-    return (
-        *path,
-        "git clone --depth 1 https://github.com/ggml-org/llama.cpp",
-        f"cmake -S llama.cpp -B llama.cpp/build {' '.join(options)}",
-        f"cmake --build llama.cpp/build --target llama-server -j {jobs}",
-        'cyber-inference-tui config set llama_server_path "$PWD/llama.cpp/build/bin/llama-server"',
+    elif nvidia:
+        package = "nvidia-jetpack" if Gpu.JETSON in facts.gpus else "nvidia-cuda-toolkit"
+        note = (
+            "There is no CUDA compiler (nvcc), so this build will not use the GPU; "
+            f"`sudo apt-get install -y {package}` gets it."
+        )
+    options.append(f"-DCMAKE_INSTALL_RPATH={';'.join(rpath)}")
+    memory = max(facts.memory_available, facts.memory_total // 4)
+    jobs = max(1, min(facts.cores, memory // _MEMORY_PER_JOB))
+    return BuildPlan(
+        options=tuple(options),
+        jobs=jobs,
+        backend=backend,
+        path=str(facts.nvcc.parent) if backend and facts.nvcc else "",
+        note=note,
     )
+
+
+def _architecture(facts: BuildFacts) -> str | None:
+    if facts.tegra is not None:
+        old_thor = facts.tegra == "110" and facts.cuda is not None and facts.cuda < _CUDA_FOR_110
+        return "101" if old_thor else facts.tegra
+    # Without the option llama.cpp builds for all common cards, which takes much longer.
+    return "native" if facts.cmake is None or facts.cmake >= _CMAKE_NATIVE else None
+
+
+def gather_build_facts(root: Path, environ: Mapping[str, str]) -> BuildFacts:
+    """Look at this machine, and ask cmake and nvcc for their versions. Blocks for a moment."""
+    found = gpus(root)
+    nvcc = find_nvcc(root, environ)
+    memory = psutil.virtual_memory()
+    return BuildFacts(
+        system=platform.system(),
+        gpus=found,
+        nvcc=nvcc,
+        cuda=_version([str(nvcc), "--version"], r"release (\d+)\.(\d+)", environ) if nvcc else None,
+        tegra=tegra_architecture(root) if Gpu.JETSON in found else None,
+        cmake=_version(["cmake", "--version"], r"cmake version (\d+)\.(\d+)", environ),
+        missing=missing_tools(environ),
+        cores=os.cpu_count() or 1,
+        memory_total=memory.total,
+        memory_available=memory.available,
+    )
+
+
+def find_nvcc(root: Path, environ: Mapping[str, str]) -> Path | None:
+    """CUDA's compiler: on ``PATH``, or where CUDA is installed below ``root``."""
+    on_path = shutil.which("nvcc", path=environ.get("PATH", ""))
+    if on_path:
+        return Path(on_path)
+    return next((root / name for name in _NVCC if (root / name).is_file()), None)
+
+
+def missing_tools(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What a build needs and ``PATH`` does not have."""
+    path = environ.get("PATH", "")
+    return tuple(
+        name
+        for name, programs in _TOOLS.items()
+        if not any(shutil.which(program, path=path) for program in programs)
+    )
+
+
+def tools_hint(missing: Sequence[str]) -> str:
+    """The command that installs them on Debian, Ubuntu and JetPack."""
+    packages = dict.fromkeys("cmake" if name == "cmake" else "build-essential" for name in missing)
+    what = "it" if len(missing) == 1 else "them"
+    return f"`sudo apt-get install -y {' '.join(packages)}` installs {what}."
+
+
+def _version(
+    command: Sequence[str], pattern: str, environ: Mapping[str, str]
+) -> tuple[int, int] | None:
+    program = shutil.which(command[0], path=environ.get("PATH", ""))
+    if program is None:
+        return None
+    try:
+        ended = run_program([program, *command[1:]], environ=environ, time_limit=_QUESTION_TIME)
+    except InstallError:
+        # The build itself will tell what is wrong with it.
+        return None
+    found = re.search(pattern, "\n".join(ended.lines))
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))

@@ -75,11 +75,14 @@ class DebianSource:
         """Remove apt's folder."""
         shutil.rmtree(self._work, ignore_errors=True)
 
+    def finished(self) -> None:
+        """Nothing was kept."""
+
     def offer(self, version: str | None, progress: Progress) -> Offer:
         """The version in the archive; it holds one only, others are refused."""
         reasons = []
         for mirror in self._mirrors()[:_MIRRORS_TRIED]:
-            progress.step(f"reading the package lists of {mirror.uri}")
+            progress.step(f"reading the package lists of {mirror.uri}", upto=0.3)
             try:
                 full = self._look(mirror)
             except InstallError as error:
@@ -102,14 +105,14 @@ class DebianSource:
         packages = [f"{PACKAGE}={self._full_version}", _TOOL]
         if self._vulkan:
             packages.append(_VULKAN)
-        progress.step("downloading packages")
+        progress.step("downloading packages", upto=0.8)
         files = self._apt.download(packages, progress)
-        progress.step(f"unpacking {len(files)} packages")
+        progress.step(f"unpacking {len(files)} packages", upto=0.9)
         unpacked = staging / "unpacked"
         for count, file in enumerate(files, start=1):
             self._apt.unpack(file, unpacked)
             progress.advance(count, len(files))
-        progress.step("putting the program together")
+        progress.step("putting the program together", upto=0.95)
         _Prefix(unpacked, staging / "lib", final / "lib").gather()
         shutil.rmtree(unpacked, ignore_errors=True)
         link_program(staging)

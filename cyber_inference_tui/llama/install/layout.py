@@ -6,6 +6,8 @@
     <data_dir>/llama/github-b6543/lib/             the program, its libraries and backends
     <data_dir>/llama/github-b6543/install.json     where it came from
     <data_dir>/llama/current -> github-b6543
+    <data_dir>/llama/newest.json                   the newest version that was seen, and when
+    <data_dir>/llama/.build-b6543/                 a build from source that is not finished
 
 The program finds its backends beside its real file, which is why all of it is in one folder.
 A build that is in use is never written to: running servers go on with the files they began with.
@@ -23,16 +25,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from cyber_inference_tui.errors import ConflictError, InstallError
 from cyber_inference_tui.llama.binary import PROGRAM
 
+_T = TypeVar("_T")
+
 CURRENT = "current"
 _RECORD = "install.json"
 _LOCK = "install.lock"
+_NEWEST = "newest.json"
 _STAGING = ".staging-"
+_BUILD = ".build-"
 _RECORD_LIMIT = 1 << 20
 
 
@@ -45,6 +52,24 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
     previous: str | None = None
     """Folder of the build that this one replaced; it is kept."""
+
+
+class Newest(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest version that a source was seen to have (``newest.json``)."""
+
+    source: str
+    version: str
+    seen_at: datetime
+
+
+def update_of(current: Installed | None, newest: Newest | None) -> str | None:
+    """The version to which the build in use could be brought; ``None`` = none is known."""
+    if current is None or newest is None or newest.source != current.source:
+        return None
+    # What was installed after the look is at least as new.
+    if newest.version == current.version or newest.seen_at < current.installed_at:
+        return None
+    return newest.version
 
 
 class Layout:
@@ -81,6 +106,23 @@ class Layout:
         """A folder for a source's own work, to be used by the holder of the lock only."""
         return self.root / f"{_STAGING}{name}"
 
+    def build_folder(self, version: str) -> Path:
+        """Where that release is built from source; folders of others are removed.
+
+        To be used by the holder of the lock only.
+        """
+        folder = self.root / f"{_BUILD}{version}"
+        for other in self.root.glob(f"{_BUILD}*"):
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def begun_build(self) -> tuple[Path, str] | None:
+        """The folder of a build from source that is not finished, and its release."""
+        folder = next(iter(sorted(self.root.glob(f"{_BUILD}*"))), None)
+        return None if folder is None else (folder, folder.name.removeprefix(_BUILD))
+
     def free_folder(self, source: str, version: str) -> Path:
         """A folder for that build that does not exist yet.
 
@@ -111,23 +153,49 @@ class Layout:
             previous=previous,
         )
         (folder / _RECORD).write_bytes(msgspec.json.encode(record))
-        link = self.root / f".{CURRENT}.new"
-        link.unlink(missing_ok=True)
-        link.symlink_to(folder.name)
-        link.replace(self.root / CURRENT)
+        self._point_to(folder)
         self._keep({folder.name, previous})
 
     def current(self) -> Installed | None:
         """The record of the build in use; ``None`` without one, or when it cannot be read."""
-        try:
-            with (self.root / CURRENT / _RECORD).open("rb") as file:
-                return msgspec.json.decode(file.read(_RECORD_LIMIT), type=Installed)
-        except (OSError, msgspec.MsgspecError):
+        return _read(self.root / CURRENT / _RECORD, Installed)
+
+    def previous(self) -> tuple[Path, Installed] | None:
+        """The build that was in use before, as far as it is kept."""
+        current = self.current()
+        # The record is a file that anybody may have changed: a name, never a path.
+        if current is None or current.previous is None or "/" in current.previous:
             return None
+        folder = self.root / current.previous
+        record = _read(folder / _RECORD, Installed)
+        return None if record is None or folder.is_symlink() else (folder, record)
+
+    def restore(self, folder: Path, record: Installed) -> None:
+        """Make the previous build the one in use; the one it replaces is kept in its place."""
+        record = msgspec.structs.replace(record, previous=self._current_name())
+        (folder / _RECORD).write_bytes(msgspec.json.encode(record))
+        self._point_to(folder)
+
+    def newest(self) -> Newest | None:
+        """What was seen last of a source's versions."""
+        return _read(self.root / _NEWEST, Newest)
+
+    def note_newest(self, newest: Newest) -> None:
+        """Remember it; without a place for it the next look asks again."""
+        with contextlib.suppress(OSError):
+            temporary = self.root / f"{_NEWEST}.new"
+            temporary.write_bytes(msgspec.json.encode(newest))
+            temporary.replace(self.root / _NEWEST)
 
     def remove(self, folder: Path) -> None:
         """Remove a build that is not in use."""
         shutil.rmtree(folder, ignore_errors=True)
+
+    def _point_to(self, folder: Path) -> None:
+        link = self.root / f".{CURRENT}.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.name)
+        link.replace(self.root / CURRENT)
 
     def _current_name(self) -> str | None:
         try:
@@ -152,6 +220,14 @@ class Layout:
             # Moved in but never activated.
             if (path / "bin" / PROGRAM).is_symlink() and path.name != self._current_name():
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _read(path: Path, kind: type[_T]) -> _T | None:
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(_RECORD_LIMIT), type=kind)
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 def link_program(folder: Path) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from cyber_inference_tui.text import clean_line
 
 _READ_LIMIT = 65536
+_VENDORS = frozenset({b"0x1002", b"0x8086", b"0x10de"})
+"""PCI vendors: AMD, Intel, NVIDIA."""
+
 _DEVICE = re.compile(r"^\s+(\w+): (.+)$")
 
 
@@ -50,6 +54,43 @@ def has_vulkan_driver(root: Path) -> bool:
     """Whether a Vulkan driver has announced itself where the loader looks (``icd.d``)."""
     folders = ("etc/vulkan/icd.d", "usr/share/vulkan/icd.d", "usr/local/share/vulkan/icd.d")
     return any(any((root / folder).glob("*.json")) for folder in folders)
+
+
+def has_vulkan_loader(root: Path) -> bool:
+    """Whether the library is there through which programs reach Vulkan drivers.
+
+    A build with Vulkan starts without it, and is then silently one for the CPU.
+    """
+    folders = ("usr/lib", "usr/lib64", "usr/local/lib", "lib", "usr/lib/*-linux-gnu*")
+    return any(any(root.glob(f"{folder}/libvulkan.so.1")) for folder in folders)
+
+
+def has_render_device(root: Path) -> bool:
+    """Whether a GPU that computes (AMD, Intel, NVIDIA) has a device in ``/dev/dri``.
+
+    The screen of a server's management chip and of a virtual machine has none, or another vendor.
+    """
+    for node in sorted((root / "dev/dri").glob("renderD*")):
+        vendor = _read(root / "sys/class/drm" / node.name / "device/vendor").strip()
+        if vendor in _VENDORS:
+            return True
+    return False
+
+
+class VulkanBuilds(NamedTuple):
+    """For each prebuilt source whether to take its build with Vulkan, in the order to try."""
+
+    github: tuple[bool, ...]
+    debian: tuple[bool, ...]
+
+
+def vulkan_builds(root: Path) -> VulkanBuilds:
+    """With Vulkan first where a GPU and its driver are; Debian's brings the loader along."""
+    gpu = (bool(gpus(root)) or has_render_device(root)) and has_vulkan_driver(root)
+    both, plain = (True, False), (False,)
+    return VulkanBuilds(
+        github=both if gpu and has_vulkan_loader(root) else plain, debian=both if gpu else plain
+    )
 
 
 def listed_devices(output: str) -> tuple[str, ...]:

@@ -14,16 +14,27 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     version: str
     """As the source names it: ``b6543``, ``0.7.0+dfsg-2``."""
+    backend: str = ""
+    """What it is made for (``CUDA``): a device of that name has to show, or it is no good."""
 
 
 class Progress(Protocol):
     """Who is told how far an installation is."""
 
-    def step(self, text: str) -> None:
-        """A new step begins; ``text`` is one plain line."""
+    def begin(self, source: str) -> None:
+        """This source's turn: whatever was told of the one before it is over."""
+
+    def step(self, text: str, *, upto: float | None = None) -> None:
+        """A new step begins; ``text`` is one plain line.
+
+        At its end ``upto`` (0 to 1) of the source's whole work is done, as far as one can guess.
+        """
 
     def advance(self, done: int, total: int | None) -> None:
         """``done`` of ``total`` units (bytes or per mille) of this step; ``None`` = unknown."""
+
+    def line(self, text: str) -> None:
+        """A line that a program at work on this step has printed."""
 
 
 class Source(Protocol):
@@ -41,6 +52,9 @@ class Source(Protocol):
 
         ``staging`` will be renamed to ``final`` afterwards, for builds that name their own place.
         """
+
+    def finished(self) -> None:
+        """The build is in use: what was kept for another try may go."""
 
     def close(self) -> None:
         """Give back what ``offer`` keeps for ``unpack``."""

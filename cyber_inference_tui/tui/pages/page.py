@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Footer
+from textual.widgets import Footer, Static
 
 from cyber_inference_tui.tui.chrome import PageTabs, StatusBar, TooSmall
 from cyber_inference_tui.tui.snapshot import Snapshot
@@ -80,3 +81,10 @@ class Page(Screen[None]):
     def redraw(self) -> None:
         """Draw the present snapshot again."""
         self.draw(self.cyber.snapshot)
+
+
+def say(place: Static, content: Content, layout: bool = False) -> None:
+    """Show ``content`` where it is another one than before; ``layout`` where its size counts."""
+    before = place.content
+    if not (isinstance(before, Content) and before.is_same(content)):
+        place.update(content, layout=layout)

@@ -111,9 +111,15 @@ class Graph(Widget):
         self._shown: list[str] = []
 
     def show(
-        self, values: Sequence[float | None], maximum: float, *, caption: str | None = None
+        self,
+        values: Sequence[float | None],
+        maximum: float,
+        *,
+        caption: str | None = None,
+        title: str | None = None,
     ) -> None:
-        """Show a history up to ``maximum``; ``caption`` stands after the title.
+        """Show a history up to ``maximum``; ``caption`` stands after the title, which ``title``
+        replaces (where there is a line for it).
 
         Only lines that differ are painted again.
         """
@@ -122,6 +128,8 @@ class Graph(Widget):
         self._maximum = maximum
         if caption is not None:
             self._caption = plain(caption)
+        if title is not None and self._title is not None:
+            self._title = plain(title)
         self._compute()
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:

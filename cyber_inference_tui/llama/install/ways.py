@@ -1,0 +1,173 @@
+"""The ways to get a llama-server on this machine, told from its files alone."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from cyber_inference_tui.llama.install.apt import NEEDED_PROGRAMS
+from cyber_inference_tui.llama.install.apt_sources import find_mirrors
+from cyber_inference_tui.llama.install.build import find_nvcc, missing_tools, tools_hint
+from cyber_inference_tui.llama.install.github import Platform, asset_patterns
+from cyber_inference_tui.llama.install.machine import (
+    Gpu,
+    gpus,
+    has_render_device,
+    has_vulkan_driver,
+    has_vulkan_loader,
+)
+from cyber_inference_tui.records import InstallSource
+
+_GITHUB_GLIBC = {"x86_64": (2, 35), "aarch64": (2, 39)}
+"""The C library of the Ubuntu on which each build is made (22.04, 24.04), by machine: the
+project's ``.github/workflows/release.yml``."""
+
+
+class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides which ways there are."""
+
+    system: str
+    """As ``platform.system`` has it: ``Linux``, ``Darwin``."""
+    machine: str
+    """As ``platform.machine`` has it: ``x86_64``, ``aarch64``."""
+    glibc: tuple[int, int] | None
+    """Version of the GNU C library; ``None`` = another one."""
+    has_apt: bool
+    has_mirror: bool
+    """apt uses a mirror of Debian's (not of another system's) archive."""
+    has_keys: bool
+    """Debian's archive keys are there."""
+    gpus: tuple[Gpu, ...]
+    has_vulkan_driver: bool
+    has_vulkan_loader: bool
+    has_render_device: bool
+    has_nvcc: bool
+    missing_tools: tuple[str, ...]
+    """Programs for building that are not there."""
+
+    @property
+    def vulkan(self) -> bool:
+        """A GPU that a build with Vulkan can use, as far as files tell."""
+        return (bool(self.gpus) or self.has_render_device) and self.has_vulkan_driver
+
+    @property
+    def nvidia(self) -> bool:
+        """A GPU that CUDA is for."""
+        return Gpu.NVIDIA in self.gpus or Gpu.JETSON in self.gpus
+
+
+def gather_facts(root: Path, environ: Mapping[str, str]) -> MachineFacts:
+    """Look at this machine; GPUs below ``root``. Reads some files, runs and asks nothing."""
+    path = f"{environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"
+    mirrors = find_mirrors(Path("/"))
+    return MachineFacts(
+        system=platform.system(),
+        machine=platform.machine(),
+        glibc=_glibc(),
+        has_apt=all(shutil.which(program, path=path) for program in NEEDED_PROGRAMS),
+        has_mirror=bool(mirrors),
+        has_keys=any(mirror.keyrings for mirror in mirrors),
+        gpus=gpus(root),
+        has_vulkan_driver=has_vulkan_driver(root),
+        has_vulkan_loader=has_vulkan_loader(root),
+        has_render_device=has_render_device(root),
+        has_nvcc=find_nvcc(root, environ) is not None,
+        missing_tools=missing_tools(environ),
+    )
+
+
+def ways(facts: MachineFacts) -> tuple[InstallSource, ...]:
+    """Every way, in the order in which ``auto`` tries them; the first possible one is its choice.
+
+    Whether the network lets one through shows only when it is tried.
+    """
+    found = (_github(facts), _debian(facts), _source(facts))
+    choice = next((way.name for way in found if way.possible), None)
+    return tuple(msgspec.structs.replace(way, recommended=way.name == choice) for way in found)
+
+
+def _github(facts: MachineFacts) -> InstallSource:
+    target = Platform(facts.system, facts.machine)
+    kind = _prebuilt(facts, loader=facts.has_vulkan_loader)
+    problem = None
+    if not asset_patterns(target, gpu=False):
+        problem = f"There is no build for {facts.system} on {facts.machine}."
+    elif facts.system == "Linux":
+        needed = _GITHUB_GLIBC["aarch64" if facts.machine in {"aarch64", "arm64"} else "x86_64"]
+        if facts.glibc is None:
+            problem = "Its builds need the GNU C library."
+        elif facts.glibc < needed:
+            problem = (
+                f"Its builds need the GNU C library {_dotted(needed)}; this machine has "
+                f"{_dotted(facts.glibc)}."
+            )
+    return InstallSource(
+        name="github",
+        summary=f"a prebuilt release of llama.cpp, {kind}; a minute",
+        possible=problem is None,
+        problem=problem,
+    )
+
+
+def _debian(facts: MachineFacts) -> InstallSource:
+    problem = None
+    if not facts.has_apt:
+        problem = "This machine has no apt."
+    elif not facts.has_mirror:
+        problem = "This machine's apt uses no Debian mirror."
+    elif not facts.has_keys:
+        problem = "The package debian-archive-keyring is not installed."
+    return InstallSource(
+        name="debian",
+        summary=f"Debian's package in the data directory, {_prebuilt(facts)}; a minute",
+        possible=problem is None,
+        problem=problem,
+    )
+
+
+def _source(facts: MachineFacts) -> InstallSource:
+    device = "CPU"
+    if facts.has_nvcc and facts.nvidia:
+        device = "GPU, with CUDA"
+    elif facts.nvidia:
+        device = "CPU, as CUDA's compiler nvcc is not here"
+    problem = None
+    if facts.system not in {"Linux", "Darwin"}:
+        problem = f"Building on {facts.system} is not provided for."
+    elif facts.missing_tools:
+        problem = (
+            f"What it needs is missing: {', '.join(facts.missing_tools)}. "
+            f"{tools_hint(facts.missing_tools)}"
+        )
+    return InstallSource(
+        name="source",
+        summary=f"llama.cpp compiled here for the {device}; ten minutes to an hour and more",
+        possible=problem is None,
+        problem=problem,
+    )
+
+
+def _prebuilt(facts: MachineFacts, *, loader: bool = True) -> str:
+    """``loader``: Vulkan's loader is there, or comes along."""
+    if facts.system == "Darwin":
+        return "for Metal"
+    return "for the GPU, with Vulkan" if facts.vulkan and loader else "for the CPU"
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
+def _glibc() -> tuple[int, int] | None:
+    try:
+        found = re.match(r"glibc (\d+)\.(\d+)", os.confstr("CS_GNU_LIBC_VERSION") or "")
+    except (ValueError, OSError, AttributeError):
+        # Another C library does not know the name.
+        return None
+    return (int(found[1]), int(found[2])) if found else None

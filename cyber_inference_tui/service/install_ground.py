@@ -1,0 +1,84 @@
+"""What an installation stands on: its commands, and what this machine and data directory tell."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from cyber_inference_tui.llama.install.layout import Layout, update_of
+from cyber_inference_tui.llama.install.ways import gather_facts, ways
+from cyber_inference_tui.records import InstallSource
+from cyber_inference_tui.service.update_check import Known
+from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Loaded
+
+AUTO = "auto"
+"""The source that is a choice among the others."""
+
+_CHECK_INTERVAL = timedelta(days=1)
+
+
+class Ground(msgspec.Struct, frozen=True, kw_only=True):
+    """What an installation stands on. The functions block."""
+
+    argv: Callable[[str], Sequence[str]]
+    """The command that gets one from this source; ``auto`` is one of them."""
+    environ: Callable[[], Mapping[str, str]]
+    sources: Callable[[], tuple[InstallSource, ...]]
+    """The ways there are on this machine."""
+    known: Callable[[], Known]
+    """What is known of a newer version."""
+    check_argv: Callable[[], Sequence[str]]
+    """The command that looks for one."""
+    tidy: Callable[[], None]
+    """Remove what an installation that was killed has left."""
+
+
+def ground_for(
+    loaded: Callable[[], Loaded], environ: Mapping[str, str], now: Callable[[], datetime]
+) -> Ground:
+    """The ground of a service whose settings ``loaded`` gives."""
+
+    def layout() -> Layout:
+        return Layout(loaded().settings.data_dir)
+
+    def argv(source: str) -> list[str]:
+        data_dir, path = loaded().settings.data_dir, loaded().config_path
+        current = layout().current()
+        if source == AUTO and current is not None:
+            # It keeps any that is there already; who asks now wants a newer one of its kind.
+            source = current.source
+        return [
+            *(sys.executable, "-m", "cyber_inference_tui", "install-llama"),
+            *("--from", source, "--json", "--reports", "--data-dir", str(data_dir)),
+            *(("--config", str(path)) if path.is_file() else ()),
+        ]
+
+    def known() -> Known:
+        current, newest = layout().current(), layout().newest()
+        if current is None or loaded().settings.llama_server_path:
+            # Another's llama-server is another's to keep new.
+            return Known()
+        fresh = newest is not None and newest.source == current.source
+        old = newest is not None and now() - newest.seen_at > _CHECK_INTERVAL
+        return Known(version=update_of(current, newest), due=old or not fresh)
+
+    def environment() -> dict[str, str]:
+        # A file that was removed means the defaults here; there it would be a mistake.
+        gone = not loaded().config_path.is_file()
+        return {k: v for k, v in environ.items() if not (gone and k == CONFIG_VARIABLE)}
+
+    def tidy() -> None:
+        with layout().locked():
+            pass
+
+    return Ground(
+        argv=argv,
+        environ=environment,
+        sources=lambda: ways(gather_facts(loaded().settings.system_root, environ)),
+        known=known,
+        check_argv=lambda: [*argv(AUTO), "--check"],
+        tidy=tidy,
+    )

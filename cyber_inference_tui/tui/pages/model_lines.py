@@ -1,0 +1,144 @@
+"""What is said of one model below the table: what it is, and how it stands with it. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rich.cells import cell_len
+from textual.content import Content
+
+from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.charset import Charset
+from cyber_inference_tui.tui.figures import age_text, countdown_text, memory_text
+from cyber_inference_tui.tui.pages.model_rows import FIT_TONES, fit_cell, params_text
+from cyber_inference_tui.tui.text_cells import cut, plain
+from cyber_inference_tui.tui.widgets.style import STATUS_TONES, Tone
+from cyber_inference_tui.units import context_text, duration_text
+
+STYLES: dict[Tone, str] = {
+    "none": "",
+    "good": "$text-success",
+    "busy": "$text-warning",
+    "bad": "$text-error",
+    "dim": "$text-muted",
+    "accent": "$text-accent",
+}
+"""Tones as the style of a text, the same as those of a table."""
+_LONGEST = 1000
+
+
+def what_it_is(model: ModelRecord, charset: Charset) -> str:
+    """Its nature in one line, what is not known left out."""
+    parts = [
+        model.architecture,
+        f"{params_text(model.parameters, charset)} parameters" if model.parameters else None,
+        model.quantization,
+        f"{context_text(model.context_length)} context" if model.context_length else None,
+        memory_text(model.size_bytes, charset=charset) if model.size_bytes is not None else None,
+        "reads images" if model.vision else None,
+        "makes embeddings" if model.embedding else None,
+        "pinned" if model.pinned else None,
+        f"also {', '.join(model.aliases[:5])}" if model.aliases else None,
+        f"from {model.origin}" if model.origin != "models_dir" else None,
+    ]
+    told = f" {charset.dot} ".join(part for part in parts if part)
+    return clean_line(told or "Nothing is known of it.", limit=_LONGEST)
+
+
+def how_it_stands(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, Tone]:
+    """Its state in one sentence with the reason, and the tone of it."""
+    text, tone = _standing(model, now, charset)
+    return clean_line(text, limit=_LONGEST), tone
+
+
+def chosen_content(
+    model: ModelRecord, *, now: datetime, charset: Charset, width: int, hint: str
+) -> Content:
+    """Two lines of at most ``width`` cells: its whole name and what it is, with ``hint`` at the
+    right; and how it stands with it."""
+    room = width - len(hint) - 2
+    name = cut(plain(model.id), room, charset.ellipsis)
+    left = room - cell_len(name) - 2
+    what = cut(plain(what_it_is(model, charset)), left, charset.ellipsis) if left > 3 else ""
+    gap = " " * (room - cell_len(name) - (cell_len(what) + 2 if what else 0) + 2)
+    text, tone = how_it_stands(model, now, charset)
+    return Content.assemble(
+        (name, "bold"),
+        (f"  {what}" if what else "", STYLES["dim"]),
+        (f"{gap}{hint}\n", STYLES["dim"]),
+        (cut(plain(text), width, charset.ellipsis), STYLES[tone]),
+    )
+
+
+def _standing(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, Tone]:
+    status, tone = model.status, STATUS_TONES[model.status]
+    sign = charset.status_sign(status)
+    if status is ModelStatus.UNLOADED:
+        if model.error:
+            return f"{charset.status_sign(ModelStatus.FAILED)} {_first(model.error)}", "bad"
+        return _fit(model, charset)
+    if status is ModelStatus.FAILED:
+        return f"{sign} {_first(model.error or 'failed')}", tone
+    if status is ModelStatus.UNLOADING:
+        after = f" after its {requests_text(model.in_flight)}" if model.in_flight else ""
+        return f"{sign} unloading{after}", tone
+    if status is ModelStatus.LOADED:
+        return f"{sign} {_loaded(model, now, charset)}", tone
+    return f"{sign} {_waiting(model)}", tone
+
+
+def _first(error: str) -> str:
+    return error.strip().partition("\n")[0]
+
+
+def _fit(model: ModelRecord, charset: Charset) -> tuple[str, Tone]:
+    if model.fits is None:
+        reason = model.fits_reason or "nothing is known of the memory it needs"
+        return f"{charset.missing} {reason}", "dim"
+    reason = model.fits_reason or ""
+    # A whole sentence stands by itself.
+    reason = f"{'.' if reason[:1].isupper() else ':'} {reason}" if reason else ""
+    words = "fits" if model.fits is Fit.AFTER_UNLOADING else ""
+    sign, _, told = fit_cell(model.fits, charset).text.partition(" ")
+    return f"{sign} {words} {told}{reason}".replace("  ", " "), FIT_TONES[model.fits]
+
+
+def _loaded(model: ModelRecord, now: datetime, charset: Charset) -> str:
+    since = (now - model.loaded_at).total_seconds() if model.loaded_at else None
+    parts = ["loaded" + (f" for {age_text(max(1.0, since))}" if since is not None else "")]
+    if model.memory_bytes is not None:
+        parts.append(f"takes {memory_text(model.memory_bytes, charset=charset)}")
+    if model.context_size:
+        parts.append(f"context {model.context_size:,}")
+    if model.in_flight:
+        of = f" in {model.slots} slots" if model.slots else ""
+        parts.append(f"{requests_text(model.in_flight)}{of}")
+    elif model.pinned:
+        parts.append("stays: pinned")
+    elif model.unload_at is not None:
+        left = countdown_text((model.unload_at - now).total_seconds(), charset=charset)
+        parts.append(f"idle, unloads in {left}")
+    return ", ".join(parts)
+
+
+def _waiting(model: ModelRecord) -> str:
+    parts = []
+    if model.status is ModelStatus.QUEUED:
+        parts.append("waits for its turn to load")
+    elif model.progress is None:
+        parts.append("loading")
+    else:
+        parts.append(f"loading {min(99, int(model.progress * 100))} %")
+    if model.queued:
+        parts.append(f"{requests_text(model.queued)} {'waits' if model.queued == 1 else 'wait'}")
+    if model.expected_wait_seconds is not None:
+        parts.append(f"about {duration_text(model.expected_wait_seconds)} to go")
+    if model.status is ModelStatus.QUEUED and model.fits_reason:
+        parts.append(model.fits_reason)
+    return ", ".join(parts)
+
+
+def requests_text(number: int) -> str:
+    """``1 request``, ``3 requests``."""
+    return f"{number} request" + ("" if number == 1 else "s")

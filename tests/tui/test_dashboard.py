@@ -1,0 +1,514 @@
+"""The dashboard: its numbers, its words, and what each of its keys does."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+from textual.app import ComposeResult
+from textual.screen import Screen
+from textual.widgets import Static
+
+from cyber_inference_tui.records import (
+    CpuRecord,
+    GpuRecord,
+    LlamaServerRecord,
+    MemoryRecord,
+    MemoryRoom,
+    ModelStatus,
+    ModelUsage,
+)
+from cyber_inference_tui.tui.app import CyberApp
+from cyber_inference_tui.tui.charset import ASCII, UNICODE
+from cyber_inference_tui.tui.pages.dashboard_memory import pools
+from cyber_inference_tui.tui.pages.dashboard_rows import (
+    event_rows,
+    explanation,
+    model_row,
+    ordered,
+    request_rows,
+)
+from cyber_inference_tui.tui.pages.dashboard_trends import gauge, history, trends
+from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.snapshot import Happening, Snapshot, TrendPoint, trend_point
+from cyber_inference_tui.tui.widgets.table import LiveTable
+from tests.tui.driving import LAUNCH, SMALL, WIDE, running, screen_text, until
+from tests.tui.fake_client import FakeClient
+from tests.tui.world import GIB, NOW, ago, busy_world, empty_world, jetson_sample, model
+
+DASH = UNICODE.missing
+HOSTILE = "\x1b[2J[/oops]\u202eevil\x07" + "漢" * 300
+
+
+def snapshot_of(**changes: object) -> Snapshot:
+    world = busy_world()
+    fields = {
+        "status": world.status,
+        "models": tuple(world.models.values()),
+        "sample": world.samples[-1],
+        "trend": tuple(trend_point(sample) for sample in world.samples),
+        "rooms": tuple(world.rooms),
+        **changes,
+    }
+    return Snapshot(**fields)  # type: ignore[arg-type]
+
+
+def models_table(app: CyberApp) -> LiveTable:
+    return app.screen.query_one("#models", LiveTable)
+
+
+def cells(model_id: str, **changes: object) -> list[str]:
+    row = model_row(model(model_id, **changes), None, NOW, UNICODE)
+    return [row.cell(place)[0] for place in range(9)]
+
+
+# Graphs
+
+
+def test_the_graphs_of_a_jetson() -> None:
+    told = {one.title: one.caption for one in trends(snapshot_of(), UNICODE)}
+    assert told == {
+        "GPU": "40 %  1.02 GHz",
+        "CPU": "20 %  6 cores",
+        "Power": "4.0 W  of 25",
+        "Temp": "61 °C  fan 42 %",
+    }
+
+
+def test_a_machine_without_gpu_shows_its_memory_and_dashes_for_what_it_does_not_tell() -> None:
+    sample = jetson_sample(gpus=(), power={}, temperatures={}, fan=None, cpu=CpuRecord())
+    snapshot = snapshot_of(sample=sample, trend=(trend_point(sample),))
+    told = [(one.title, one.caption) for one in trends(snapshot, UNICODE)]
+    assert told == [("Memory", "69 %"), ("CPU", DASH), ("Temp", DASH)]
+
+
+def test_several_gpus_show_their_mean_and_each() -> None:
+    gpus = tuple(
+        GpuRecord(name="RTX", utilization_percent=percent, power_w=100.0, temperature_c=50.0)
+        for percent in (10.0, 90.0)
+    )
+    sample = jetson_sample(gpus=gpus, power={})
+    snapshot = snapshot_of(sample=sample, trend=(trend_point(sample),))
+    found = trends(snapshot, UNICODE)
+    assert found[0].caption == "50 %  each 10 90"
+    assert found[2].maximum == 250
+    assert found[2].caption == "200 W  of 250"
+
+
+def points(values: Sequence[float | None], seconds: float = 2.0) -> list[TrendPoint]:
+    start = NOW - timedelta(seconds=seconds * len(values))
+    return [
+        TrendPoint(at=start + timedelta(seconds=seconds * place), cpu=value)
+        for place, value in enumerate(values)
+    ]
+
+
+def test_a_graph_moves_in_steps_and_not_with_every_sample() -> None:
+    before = points([10.0] * 200)
+    changed = 0
+    shown = history(before, "cpu", 50)
+    for extra in range(1, 13):
+        later = points([10.0] * 200 + [90.0] * extra)
+        later = [
+            TrendPoint(at=one.at + timedelta(seconds=2.0 * extra), cpu=one.cpu) for one in later
+        ]
+        now = history(later, "cpu", 50)
+        changed += now != shown
+        shown = now
+    assert 3 <= changed <= 5
+    assert shown[-1] == 90.0
+
+
+def test_a_graph_holds_a_value_over_a_pause_but_not_for_long() -> None:
+    pause = [
+        TrendPoint(at=NOW - timedelta(seconds=300), cpu=50.0),
+        TrendPoint(at=NOW, cpu=10.0),
+    ]
+    shown = history(pause, "cpu", 100)
+    assert shown.count(50.0) <= 6
+    assert shown.count(None) > 80
+    assert history([], "cpu", 10) == []
+    assert history(pause, "cpu", 0) == []
+
+
+def test_a_gauge_is_as_wide_as_it_may_be_in_both_charsets() -> None:
+    snapshot = snapshot_of()
+    for charset in (UNICODE, ASCII):
+        for one in trends(snapshot, charset):
+            assert gauge(one, snapshot.trend, 38, charset).cell_length == 38
+
+
+# Memory
+
+
+def test_the_memory_is_shared_out_by_the_service_s_own_reckoning() -> None:
+    (pool,) = pools(snapshot_of(), UNICODE)
+    assert pool.caption == "5.1 of 7.4 GiB"
+    assert [(part.label, part.figure) for part in pool.parts] == [
+        ("nomic-embed-text-v2", "0.4"),
+        ("qwen3-4b-q4_k_m", "3.1"),
+        ("system", "1.6"),
+        ("free", "2.3"),
+    ]
+    assert pool.limit == int(5.9 * GIB)
+    assert pool.room == "room for 0.8 GiB"
+    assert pool.more == ""
+    assert not pool.full
+
+
+def test_mapped_weights_are_not_free() -> None:
+    sample = jetson_sample(
+        memory=MemoryRecord(total=8 * GIB, available=6 * GIB, used=2 * GIB, percent=25.0),
+        models=(ModelUsage(id="qwen3-4b-q4_k_m", pid=1, memory_mapped_bytes=3 * GIB),),
+    )
+    (pool,) = pools(snapshot_of(sample=sample, rooms=()), UNICODE)
+    assert {part.label: part.figure for part in pool.parts}["free"] == "3.0"
+    assert pool.room == ""
+
+
+def test_a_machine_with_gpu_memory_shows_both() -> None:
+    gpu = GpuRecord(name="RTX", memory_total=24 * GIB, memory_used=10 * GIB)
+    usage = ModelUsage(
+        id="qwen3-4b-q4_k_m", pid=1, memory_private_bytes=GIB, gpu_memory_bytes=8 * GIB
+    )
+    rooms = (
+        MemoryRoom(
+            pool="gpu",
+            limit_bytes=22 * GIB,
+            free_bytes=12 * GIB,
+            free_after_unloading_bytes=20 * GIB,
+        ),
+        MemoryRoom(pool="memory"),
+    )
+    sample = jetson_sample(gpus=(gpu,), models=(usage,))
+    first, second = pools(snapshot_of(sample=sample, rooms=rooms), UNICODE)
+    assert first.title == "GPU memory"
+    assert [(part.label, part.figure) for part in first.parts] == [
+        ("qwen3-4b-q4_k_m", "8.0"),
+        ("system", "2.0"),
+        ("free", "14.0"),
+    ]
+    assert first.room == "room for 12.0 GiB"
+    assert first.more == ", 20.0 without idle"
+    assert [part.figure for part in second.parts] == ["1.0", "4.1", "2.3"]
+
+
+def test_memory_that_is_not_told_is_not_made_up() -> None:
+    sample = jetson_sample(memory=MemoryRecord(total=8 * GIB), models=())
+    (pool,) = pools(snapshot_of(sample=sample, rooms=(), models=()), UNICODE)
+    assert pool.caption == f"{DASH} of 8.0 GiB"
+    assert pool.parts == ()
+    nothing = jetson_sample(memory=MemoryRecord(), gpus=())
+    assert pools(snapshot_of(sample=nothing), UNICODE) == []
+
+
+def test_a_full_memory_is_told() -> None:
+    rooms = (MemoryRoom(pool="memory", limit_bytes=6 * GIB, free_bytes=0),)
+    (pool,) = pools(snapshot_of(rooms=rooms), UNICODE)
+    assert pool.full
+    assert pool.room == "room for 0.0 GiB"
+
+
+# Rows
+
+
+def test_models_that_are_awake_come_first_and_the_last_used_of_the_rest() -> None:
+    models = [
+        model("z-old", last_used_at=ago(9000)),
+        model("y-new", last_used_at=ago(10)),
+        model("x-never"),
+        model("failed", status=ModelStatus.FAILED),
+        model("loading", status=ModelStatus.LOADING),
+        model("loaded", status=ModelStatus.LOADED),
+    ]
+    names = [one.id for one in ordered(models, "")]
+    assert names == ["loaded", "loading", "failed", "y-new", "z-old", "x-never"]
+    assert [one.id for one in ordered(models, "load")] == ["loaded", "loading"]
+
+
+def test_a_model_s_row() -> None:
+    up = {"status": ModelStatus.LOADED, "slots": 4, "memory_bytes": int(3.1 * GIB)}
+    assert cells("a", **up)[1:] == ["● loaded", "8,192", "0 / 4", DASH, "0", DASH, "3.1 GiB", DASH]
+    assert cells("a", **up, in_flight=2)[8] == "busy"
+    assert cells("a", **up, unload_at=NOW + timedelta(seconds=192))[8] == "3:12"
+    assert cells("a", **up, pinned=True)[8] == "◆ pinned"
+    assert cells("a", status=ModelStatus.QUEUED, queued=3)[6] == "3"
+    assert cells("a", status=ModelStatus.QUEUED, queued=3, expected_wait_seconds=6.0)[6] == (
+        "3 ≈ 6 s"
+    )
+    assert cells("a", memory_estimate_bytes=None)[7] == DASH
+    assert cells("a")[7] == "~3.1 GiB"
+
+
+def test_the_selected_model_is_explained() -> None:
+    failed = model("a", status=ModelStatus.FAILED, error="out of memory")
+    assert "✖ out of memory" in explanation(failed, NOW, UNICODE).plain
+    assert "its log" in explanation(failed, NOW, UNICODE).plain
+    assert "needs 3.1 GiB" in explanation(model("a"), NOW, UNICODE).plain
+    waiting = model("a", status=ModelStatus.QUEUED, queued=1, expected_wait_seconds=4.0)
+    assert explanation(waiting, NOW, UNICODE).plain == "1 request waits, about 4.0 s more"
+    broken = model("a", error="its file is cut off")
+    assert "its file is cut off" in explanation(broken, NOW, UNICODE).plain
+    assert explanation(None, NOW, UNICODE).plain == ""
+
+
+def test_hostile_texts_make_harmless_rows() -> None:
+    row = model_row(model(HOSTILE, pinned=True), None, NOW, UNICODE)
+    assert row.cell(0)[0].isprintable()
+    bad = model("a", status=ModelStatus.FAILED, error=HOSTILE)
+    assert explanation(bad, NOW, UNICODE).plain.isprintable()
+    active = [msgspec.structs.replace(busy_world().active[0], model=HOSTILE, path=HOSTILE)]
+    events = [Happening(at=NOW, subject=HOSTILE, text=HOSTILE, tone="bad")]
+    for row in (
+        *request_rows(active, [], NOW, UNICODE),
+        *event_rows(events, NOW, UNICODE),
+    ):
+        for place in range(6):
+            assert row.cell(place)[0].isprintable()
+
+
+# The page
+
+
+async def test_one_glance_on_a_wide_screen() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await until(pilot, lambda: "MODEL" in screen_text(app))
+        text = screen_text(app)
+        for part in (
+            "GPU  40 %",
+            "Power  4.0 W  of 25",
+            "room for 0.8 GiB",
+            "system 1.6",
+            "◐ loading 64 %",
+            "3 ≈ 6 s",
+            "IDLE OUT",
+            "REQUESTS  2 running, 3 waiting",
+            "EVENTS",
+            "◌ waiting 3",
+        ):
+            assert part in text
+
+
+async def test_one_glance_on_a_small_screen() -> None:
+    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+        await until(pilot, lambda: "MODEL" in screen_text(app))
+        text = screen_text(app)
+        header = next(line for line in text.splitlines() if "MODEL" in line)
+        assert header.split() == ["MODEL", "STATE", "TOKENS/S", "WAITING", "MEMORY"]
+        assert "━" in text
+        assert "Quit" in text.splitlines()[-1]
+        assert "◐ answering" in text
+
+
+async def test_a_failed_model_s_reason_is_whole_on_a_small_screen() -> None:
+    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+        models_table(app).move_to("phi-4-mini-q4_k_m")
+        await until(pilot, lambda: "memory.  o opens its log" in screen_text(app))
+
+
+async def test_brackets_switch_between_requests_and_events() -> None:
+    async with running(busy_world(), size=SMALL) as (app, client, pilot):
+        client.set_model("qwen3-32b-q4_k_m", status=ModelStatus.FAILED, error="too big")
+        await until(pilot, lambda: "◐ answering" in screen_text(app))
+        await pilot.press("right_square_bracket")
+        await until(pilot, lambda: "✖ too big" in screen_text(app))
+        assert "◐ answering" not in screen_text(app)
+        await pilot.press("left_square_bracket")
+        await until(pilot, lambda: "◐ answering" in screen_text(app))
+
+
+async def test_ascii_has_no_other_characters() -> None:
+    async with running(busy_world(), charset=ASCII) as (app, _, pilot):
+        await until(pilot, lambda: "MODEL" in screen_text(app))
+        body = "\n".join(screen_text(app).splitlines()[2:-1])
+        foreign = {sign for sign in body if not sign.isascii()}
+        # The scrollbar is Textual's.
+        assert not foreign - set("▁▂▃▄▅▆▇█")
+
+
+async def test_l_loads_and_u_unloads_the_selected_model() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+        models_table(app).move_to("qwen3-32b-q4_k_m")
+        await pilot.pause()
+        await pilot.press("u")
+        assert client.calls == []
+        await pilot.press("l")
+        await until(pilot, lambda: ("load", "qwen3-32b-q4_k_m") in client.calls)
+        models_table(app).move_to("nomic-embed-text-v2")
+        await pilot.pause()
+        await pilot.press("l")
+        await pilot.press("u")
+        await until(pilot, lambda: client.calls[-1] == ("unload", "nomic-embed-text-v2", False))
+        assert len(client.calls) == 2
+
+
+async def test_unloading_a_busy_model_asks_first() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+        for key, call in (
+            ("escape", None),
+            ("enter", None),
+            ("n", ("unload", "qwen3-4b-q4_k_m", True)),
+        ):
+            models_table(app).move_to("qwen3-4b-q4_k_m")
+            await pilot.pause()
+            await pilot.press("u")
+            await until(pilot, lambda: "Unload qwen3-4b-q4_k_m?" in screen_text(app))
+            assert "2 requests of it are being answered." in screen_text(app)
+            await pilot.press(key)
+            await until(pilot, lambda: "Unload qwen3-4b-q4_k_m?" not in screen_text(app))
+            assert client.calls == ([] if call is None else [call])
+
+
+async def test_p_pins_and_unpins() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+        await pilot.press("p")
+        await until(pilot, lambda: ("pin", "nomic-embed-text-v2", False) in client.calls)
+        await until(pilot, lambda: not app.snapshot.models[1].pinned)
+        await pilot.press("p")
+        await until(pilot, lambda: ("pin", "nomic-embed-text-v2", True) in client.calls)
+
+
+class Opened(Page):
+    """Stands for the pages that are opened at a thing; notes at which."""
+
+    things: ClassVar[list[str]] = []
+
+    def body(self) -> ComposeResult:
+        yield Static("here")
+
+    def show(self, snapshot: Snapshot) -> None:
+        pass
+
+    def select(self, thing: str) -> None:
+        assert self.is_mounted
+        self.things.append(thing)
+
+    open = select
+
+
+class OpenedModels(Opened):
+    MODE: ClassVar[str] = "models"
+
+
+class OpenedLogs(Opened):
+    MODE: ClassVar[str] = "logs"
+
+
+class OtherPages(CyberApp):
+    CSS_PATH = str(Path(inspect.getfile(CyberApp)).with_name("app.tcss"))
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
+        **CyberApp.MODES,
+        "models": OpenedModels,
+        "logs": OpenedLogs,
+    }
+
+
+async def test_enter_opens_the_models_page_at_the_model_and_o_its_log() -> None:
+    app = OtherPages(FakeClient(busy_world()), LAUNCH)
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: "qwen3-32b" in screen_text(app))
+        Opened.things.clear()
+        await pilot.press("enter")
+        await until(pilot, lambda: Opened.things == ["nomic-embed-text-v2"])
+        assert app.current_mode == "models"
+        await pilot.press("1")
+        await until(pilot, lambda: app.current_mode == "dashboard")
+        models_table(app).move_to("phi-4-mini-q4_k_m")
+        await pilot.pause()
+        await pilot.press("o")
+        await until(pilot, lambda: Opened.things[1:] == ["phi-4-mini-q4_k_m"])
+        assert app.current_mode == "logs"
+
+
+async def test_slash_filters_the_models_and_esc_shows_all() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+        await pilot.press("slash", *"phi")
+        await until(pilot, lambda: len(models_table(app).rows) == 1)
+        await pilot.press("enter")
+        assert models_table(app).has_focus
+        assert "out of memory" in screen_text(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+        await pilot.press("slash", *"zzz")
+        await until(pilot, lambda: "No model has this" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+
+
+async def test_space_freezes_everything_until_it_is_pressed_again() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+        await pilot.press("space")
+        await until(pilot, lambda: "FROZEN at 12:04:31" in screen_text(app))
+        frozen = screen_text(app)
+        client.set_model("phi-4-mini-q4_k_m", status=ModelStatus.LOADING, progress=0.5)
+        await until(pilot, lambda: app.snapshot.models[2].progress == 0.5)
+        assert screen_text(app) == frozen
+        await pilot.press("space")
+        await until(pilot, lambda: "◐ loading 50 %" in screen_text(app))
+        assert "FROZEN" not in screen_text(app)
+
+
+async def test_a_failed_action_is_told() -> None:
+    client = FakeClient(busy_world())
+    async with running(client) as (app, _, pilot):
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+        models_table(app).move_to("qwen3-32b-q4_k_m")
+        del client.world.models["qwen3-32b-q4_k_m"]
+        await pilot.pause()
+        await pilot.press("l")
+        await until(pilot, lambda: "There is no model qwen3-32b-q4_k_m." in screen_text(app))
+
+
+async def test_readonly_has_no_key_that_changes_something() -> None:
+    async with running(busy_world(), readonly=True) as (app, client, pilot):
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+        footer = screen_text(app).splitlines()[-1]
+        assert "Unload" not in footer
+        assert "Pin" not in footer
+        assert "Log" in footer
+        await pilot.press("u", "p", "l")
+        assert client.calls == []
+
+
+async def test_values_of_a_lost_connection_stay() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+        client.stop()
+        await until(pilot, lambda: "no connection" in screen_text(app))
+        assert "◐ loading 64 %" in screen_text(app)
+        assert app.screen.has_class("-stale")
+
+
+async def test_the_greeting_gives_way_once_there_is_something_to_show() -> None:
+    async with running(empty_world()) as (app, client, pilot):
+        await until(pilot, lambda: "Welcome." in screen_text(app))
+        assert "STATE" not in screen_text(app)
+        client.world.status = msgspec.structs.replace(
+            client.world.status, llama_server=LlamaServerRecord(path="/opt/llama-server")
+        )
+        client.world.models = {"a": model("a")}
+        client.publish("model", model("a"))
+        client.publish("config", {"error": None})
+        await until(pilot, lambda: "STATE" in screen_text(app), tries=600)
+        assert "Welcome." not in screen_text(app)
+        assert models_table(app).has_focus
+
+
+async def test_hostile_names_stay_in_their_place() -> None:
+    world = busy_world()
+    world.models = {HOSTILE: model(HOSTILE, status=ModelStatus.FAILED, error=HOSTILE)}
+    async with running(world, size=SMALL) as (app, _, pilot):
+        await until(pilot, lambda: "[/oops]evil" in screen_text(app))
+        text = screen_text(app)
+        assert "\x1b" not in text
+        assert "\u202e" not in text

@@ -1,0 +1,106 @@
+"""What is said of the chosen model."""
+
+from __future__ import annotations
+
+import pytest
+
+from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
+from cyber_inference_tui.tui.charset import ASCII, UNICODE
+from cyber_inference_tui.tui.pages.model_lines import how_it_stands, what_it_is
+from tests.tui.world import GIB, NOW, ago, model
+
+
+def test_what_it_is() -> None:
+    record = model(
+        "a", vision=True, pinned=True, aliases=("one", "two"), origin="hub cache", size_bytes=GIB
+    )
+    assert what_it_is(record, UNICODE) == (
+        "qwen3 · 4.0 B parameters · Q4_K_M · 40K context · 1.0 GiB · reads images · pinned"
+        " · also one, two · from hub cache"
+    )
+    assert what_it_is(ModelRecord(id="x"), ASCII) == "Nothing is known of it."
+
+
+@pytest.mark.parametrize(
+    ("changes", "text", "tone"),
+    [
+        (
+            {"fits": Fit.NOW, "fits_reason": "needs 3.1 GiB, 4.0 GiB is free"},
+            "✔ fits: needs 3.1 GiB, 4.0 GiB is free",
+            "good",
+        ),
+        (
+            {"fits": Fit.NOW, "fits_reason": "It needs 3.1 GiB, and 4.0 GiB can be had now."},
+            "✔ fits. It needs 3.1 GiB, and 4.0 GiB can be had now.",
+            "good",
+        ),
+        (
+            {"fits": Fit.AFTER_UNLOADING, "fits_reason": "needs 2.9 GiB"},
+            "◍ fits after unloading: needs 2.9 GiB",
+            "busy",
+        ),
+        (
+            {"fits": Fit.NEVER, "fits_reason": "needs 21.7 GiB"},
+            "✖ too big: needs 21.7 GiB",
+            "bad",
+        ),
+        (
+            {"fits": None, "fits_reason": None},
+            f"{UNICODE.missing} nothing is known of the memory it needs",
+            "dim",
+        ),
+        (
+            {"error": "its header ends too early\nmore"},
+            "✖ its header ends too early",
+            "bad",
+        ),
+        (
+            {"status": ModelStatus.FAILED, "error": "out of memory\nlog line"},
+            "✖ out of memory",
+            "bad",
+        ),
+        (
+            {
+                "status": ModelStatus.LOADING,
+                "progress": 0.999,
+                "queued": 1,
+                "expected_wait_seconds": 6.0,
+            },
+            "◐ loading 99 %, 1 request waits, about 6.0 s to go",
+            "busy",
+        ),
+        ({"status": ModelStatus.LOADING, "progress": None}, "◐ loading", "busy"),
+        (
+            {"status": ModelStatus.QUEUED, "queued": 2, "fits_reason": "no room"},
+            "◌ waits for its turn to load, 2 requests wait, no room",
+            "busy",
+        ),
+        (
+            {"status": ModelStatus.UNLOADING, "in_flight": 2},
+            "◍ unloading after its 2 requests",
+            "busy",
+        ),
+        (
+            {
+                "status": ModelStatus.LOADED,
+                "loaded_at": ago(3600),
+                "memory_bytes": 3 * GIB,
+                "unload_at": ago(-192),
+            },
+            "● loaded for 1 h, takes 3.0 GiB, context 8,192, idle, unloads in 3:12",
+            "good",
+        ),
+        (
+            {"status": ModelStatus.LOADED, "in_flight": 2, "slots": 4, "context_size": None},
+            "● loaded, 2 requests in 4 slots",
+            "good",
+        ),
+        (
+            {"status": ModelStatus.LOADED, "pinned": True, "context_size": None},
+            "● loaded, stays: pinned",
+            "good",
+        ),
+    ],
+)
+def test_how_it_stands(changes: dict[str, object], text: str, tone: str) -> None:
+    assert how_it_stands(model("a", **changes), NOW, UNICODE) == (text, tone)

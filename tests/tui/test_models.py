@@ -1,0 +1,476 @@
+"""The models page: what it shows, and what its keys do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from rich.cells import cell_len
+from textual.pilot import Pilot
+
+from cyber_inference_tui.errors import CyberError, ModelLoadError
+from cyber_inference_tui.records import Fit, ModelStatus
+from cyber_inference_tui.tui.app import CyberApp
+from cyber_inference_tui.tui.charset import ASCII
+from cyber_inference_tui.tui.pages.models import ModelsPage
+from cyber_inference_tui.tui.widgets.table import LiveTable
+from tests.tui.driving import SMALL, running, screen_text, until
+from tests.tui.fake_client import FakeClient
+from tests.tui.world import World, busy_world, empty_world, model
+
+GEMMA, NOMIC, PHI, BIG, QWEN = (
+    "gemma-3-4b-it-q4_k_m",
+    "nomic-embed-text-v2",
+    "phi-4-mini-q4_k_m",
+    "qwen3-32b-q4_k_m",
+    "qwen3-4b-q4_k_m",
+)
+
+
+def page(app: CyberApp) -> ModelsPage:
+    return next(screen for screen in app.screen_stack if isinstance(screen, ModelsPage))
+
+
+def table(app: CyberApp) -> LiveTable:
+    return page(app).query_one("#table", LiveTable)
+
+
+def order(app: CyberApp) -> list[str]:
+    return [row.key for row in table(app).rows]
+
+
+async def at(app: CyberApp, pilot: Pilot[Any], model_id: str) -> None:
+    """The cursor on a model."""
+    assert table(app).move_to(model_id)
+    await pilot.pause()
+
+
+def on_models(world: World | FakeClient, **changes: Any) -> Any:
+    return running(world, first_page="models", **changes)
+
+
+async def shows(app: CyberApp, pilot: Pilot[Any], *texts: str) -> None:
+    await until(pilot, lambda: all(text in screen_text(app) for text in texts))
+
+
+# What is shown
+
+
+async def test_every_model_stands_in_the_table_with_its_state_and_whether_it_fits() -> None:
+    async with on_models(busy_world()) as (app, _, pilot):
+        await shows(app, pilot, "Models  5", "◐ loading 64 %", "✖ failed", "● loaded")
+        await shows(app, pilot, "◍ after unloading", "✖ too big", "~21.7 GiB", "◆ embed")
+
+
+async def test_the_line_below_says_why() -> None:
+    async with on_models(busy_world()) as (app, _, pilot):
+        await at(app, pilot, BIG)
+        await shows(app, pilot, "✖ too big: needs 21.7 GiB, this machine may use 5.9 GiB")
+        await shows(app, pilot, "enter opens its details")
+        await at(app, pilot, PHI)
+        await shows(app, pilot, "✖ The model needs more memory than the GPU has")
+
+
+async def test_without_models_the_page_says_how_to_get_one() -> None:
+    async with on_models(empty_world()) as (app, _, pilot):
+        await shows(app, pilot, "No models yet.", "3  find one in the Hub", "put GGUF files into")
+        for key in ("l", "u", "p", "enter", "e", "o", "t", "c", "x", "y"):
+            await pilot.press(key)
+        await pilot.pause()
+        assert app.current_mode == "models"
+
+
+async def test_the_cursor_follows_its_model_when_rows_change() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await at(app, pilot, QWEN)
+        client.publish("model", model("a-new-one"))
+        await until(pilot, lambda: len(order(app)) == 6)
+        assert table(app).cursor_key == QWEN
+        await pilot.press("s")
+        assert table(app).cursor_key == QWEN
+
+
+async def test_news_of_a_model_change_its_row() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        client.set_model(GEMMA, progress=0.9)
+        await shows(app, pilot, "◐ loading 90 %")
+
+
+async def test_a_lost_connection_leaves_the_models_in_place() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await shows(app, pilot, QWEN)
+        client.stop()
+        await until(pilot, lambda: page(app).has_class("-stale"))
+        assert len(order(app)) == 5
+        await at(app, pilot, PHI)
+        await pilot.press("l")
+        await shows(app, pilot, "No service answers")
+
+
+async def test_a_small_terminal_keeps_what_matters() -> None:
+    async with on_models(busy_world(), size=SMALL) as (app, _, pilot):
+        await shows(app, pilot, "STATE", "FITS", "MEMORY", "enter: details")
+        assert "CONTEXT" not in screen_text(app)
+        assert all(cell_len(line) <= 80 for line in screen_text(app).splitlines())
+
+
+async def test_ascii() -> None:
+    async with on_models(busy_world(), charset=ASCII) as (app, _, pilot):
+        await shows(app, pilot, "* loaded", "x too big")
+        await pilot.press("d")
+        await shows(app, pilot, "COMMAND")
+        # Textual draws its scrollbars with blocks.
+        assert screen_text(app).translate(dict.fromkeys(map(ord, "▁▂▃▄▅▆▇█"))).isascii()
+
+
+async def test_hostile_names_break_nothing() -> None:
+    world = busy_world()
+    evil = "z\x1b]52;c;aGk=\x07\x1b[2J\u202e[/oops" + "模" * 80
+    world.models = {evil: model(evil, aliases=("[bold]",), error="[/error\x1b[2J")}
+    async with on_models(world) as (app, _, pilot):
+        await shows(app, pilot, "z[/oops模模")
+        await pilot.press("d")
+        await shows(app, pilot, "ERROR", "[/error")
+        await pilot.press("escape", "e")
+        await shows(app, pilot, "Settings of z[/oops")
+        await pilot.press("escape", "x")
+        await shows(app, pilot, "This is removed from the disk:")
+        text = screen_text(app)
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+
+
+# Order and filter
+
+
+async def test_sorting_goes_through_the_columns_that_are_shown() -> None:
+    async with on_models(busy_world()) as (app, _, pilot):
+        await shows(app, pilot, "MODEL ▲")
+        assert order(app) == sorted(order(app))
+        seen = []
+        for _ in range(len(table(app).shown_columns) - 1):
+            await pilot.press("s")
+            await pilot.pause()
+            seen += [word for word in ("STATE ▲", "SIZE ▼", "FITS ▲") if word in screen_text(app)]
+        assert seen == ["STATE ▲", "SIZE ▼", "FITS ▲"]
+        assert "MODEL ▲" in screen_text(app)
+
+
+async def test_the_order_turns_round() -> None:
+    async with on_models(busy_world()) as (app, _, pilot):
+        before = order(app)
+        await pilot.press("S")
+        await shows(app, pilot, "MODEL ▼")
+        assert order(app) == before[::-1]
+
+
+async def test_a_click_on_a_title_sorts() -> None:
+    async with on_models(busy_world()) as (app, _, pilot):
+        header = next(line for line in screen_text(app).splitlines() if "MODEL" in line)
+        x = header.index("SIZE") - table(app).region.x
+        await pilot.click("#table", offset=(x, 0))
+        await shows(app, pilot, "SIZE ▼")
+        assert order(app)[0] == BIG
+
+
+async def test_an_order_whose_column_is_gone_is_named_in_the_title() -> None:
+    async with on_models(busy_world()) as (app, _, pilot):
+        for _ in range(3):
+            await pilot.press("s")
+        await shows(app, pilot, "SIZE ▼")
+        await pilot.resize_terminal(*SMALL)
+        await shows(app, pilot, "by size ▼")
+
+
+async def test_the_filter_is_live_stands_in_the_title_and_goes_with_escape() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await pilot.press("slash", *"qwen")
+        await shows(app, pilot, "Models  2 of 5  /qwen")
+        assert order(app) == [BIG, QWEN]
+        await pilot.press("enter")
+        await until(pilot, lambda: table(app).has_focus)
+        client.publish("model", model("qwen-new"))
+        await shows(app, pilot, "Models  3 of 6  /qwen")
+        await pilot.press("escape")
+        await until(pilot, lambda: len(order(app)) == 6)
+        assert "/qwen" not in screen_text(app)
+
+
+async def test_escape_in_the_filter_clears_it_and_goes_back_to_the_table() -> None:
+    async with on_models(busy_world()) as (app, _, pilot):
+        await pilot.press("slash", *"nothing like it")
+        await shows(app, pilot, "No model has this in its name.")
+        await pilot.press("escape")
+        await until(pilot, lambda: len(order(app)) == 5)
+        assert table(app).has_focus
+        await pilot.press("escape")
+        assert app.is_running
+
+
+# The details pane
+
+
+async def test_the_details_open_beside_the_table_and_follow_the_cursor() -> None:
+    async with on_models(busy_world()) as (app, _, pilot):
+        await at(app, pilot, BIG)
+        await pilot.press("enter")
+        await shows(app, pilot, "COMMAND", "layers", "MODEL ▲", "esc closes its details")
+        await at(app, pilot, PHI)
+        await shows(app, pilot, "phi-4-mini-q4_k_m.gguf", "ERROR")
+        await pilot.press("enter")
+        await until(pilot, lambda: page(app).query_one("#details").has_focus)
+        await pilot.press("G", "g", "j", "k")
+        await pilot.press("escape")
+        await until(pilot, lambda: "COMMAND" not in screen_text(app))
+        assert table(app).has_focus
+
+
+async def test_on_a_small_terminal_the_details_take_the_place_of_the_table() -> None:
+    async with on_models(busy_world(), size=SMALL) as (app, client, pilot):
+        await at(app, pilot, QWEN)
+        await pilot.press("d")
+        await shows(app, pilot, "▸   8,192", "COMMAND")
+        assert "FITS\n▸" not in screen_text(app)
+        assert not table(app).display
+        await pilot.press("slash", "s")
+        assert not page(app).query_one("#filter").display
+        await pilot.resize_terminal(120, 40)
+        await shows(app, pilot, "MODEL ▲", "COMMAND")
+        await pilot.resize_terminal(*SMALL)
+        await until(pilot, lambda: not table(app).display)
+        client.publish("model", {"id": QWEN, "status": None})
+        await until(pilot, lambda: table(app).display)
+        await at(app, pilot, PHI)
+        await pilot.press("d")
+        await shows(app, pilot, "ERROR")
+
+
+async def test_details_are_read_anew_when_the_model_or_the_settings_change() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await at(app, pilot, PHI)
+        await pilot.press("d")
+        await shows(app, pilot, "layers")
+        known = client.world.details[PHI]
+        client.world.details[PHI] = msgspec.structs.replace(known, facts={"second": 2})
+        client.set_model(PHI, status=ModelStatus.UNLOADED, error=None)
+        await shows(app, pilot, "second")
+        client.world.details[PHI] = msgspec.structs.replace(known, facts={"third": 3})
+        client.publish("config", {"error": None})
+        await shows(app, pilot, "third")
+
+
+async def test_details_that_cannot_be_read_say_why() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        client.fail["details"] = CyberError("The disk is gone.", hint="Mount it.")
+        await pilot.press("d")
+        await shows(app, pilot, "The disk is gone. Mount it.")
+        del client.fail["details"]
+        client.publish("config", {"error": None})
+        await shows(app, pilot, "COMMAND")
+
+
+async def test_details_of_one_model_are_not_taken_for_those_of_another() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await at(app, pilot, BIG)
+        client.fail["details"] = CyberError("The disk is gone.")
+        await pilot.press("d")
+        await shows(app, pilot, "The disk is gone.")
+        del client.fail["details"]
+        await at(app, pilot, PHI)
+        await until(pilot, lambda: "The disk is gone." not in screen_text(app))
+        await shows(app, pilot, "COMMAND", "phi-4-mini-q4_k_m.gguf")
+
+
+async def test_without_a_connection_the_details_say_so() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        client.stop()
+        await until(pilot, lambda: page(app).has_class("-stale"))
+        await pilot.press("d")
+        await shows(app, pilot, "No service answers")
+
+
+# Actions
+
+
+async def test_load() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await at(app, pilot, BIG)
+        await pilot.press("l")
+        await until(pilot, lambda: ("load", BIG) in client.calls)
+        await shows(app, pilot, "◐ loading 0 %")
+
+
+async def test_a_load_that_is_refused_says_why() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        client.fail["load"] = ModelLoadError("It has no room.")
+        await at(app, pilot, BIG)
+        await pilot.press("l")
+        await shows(app, pilot, "It has no room.")
+
+
+async def test_what_is_loaded_is_not_loaded_again() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await at(app, pilot, QWEN)
+        await pilot.press("l")
+        await at(app, pilot, BIG)
+        await pilot.press("u")
+        await pilot.pause()
+        assert client.calls == []
+
+
+async def test_an_idle_model_is_unloaded_at_once() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await at(app, pilot, NOMIC)
+        await pilot.press("u")
+        await until(pilot, lambda: ("unload", NOMIC, False) in client.calls)
+
+
+@pytest.mark.parametrize(
+    ("answer", "calls"),
+    [
+        ("a", [("unload", QWEN, False)]),
+        ("enter", [("unload", QWEN, False)]),
+        ("n", [("unload", QWEN, True)]),
+        ("c", []),
+        ("escape", []),
+    ],
+)
+async def test_unloading_a_busy_model_asks(answer: str, calls: list[Any]) -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await at(app, pilot, QWEN)
+        await pilot.press("u")
+        await shows(app, pilot, f"Unload {QWEN}?", "2 requests in work", "After its 2 requests")
+        await pilot.press(answer)
+        await until(pilot, lambda: "Unload qwen" not in screen_text(app))
+        assert client.calls == calls
+
+
+async def test_pin_and_unpin() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await at(app, pilot, BIG)
+        await pilot.press("p")
+        await until(pilot, lambda: client.world.models[BIG].pinned)
+        await until(pilot, lambda: bool((known := app.snapshot.model(BIG)) and known.pinned))
+        await pilot.press("p")
+        await until(pilot, lambda: client.calls[-1] == ("pin", BIG, False))
+
+
+@pytest.mark.parametrize("key", ["x", "delete"])
+async def test_deleting_asks_with_the_size_and_the_files(key: str) -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await at(app, pilot, BIG)
+        await pilot.press(key)
+        await shows(app, pilot, f"Delete {BIG}, 18.5 GiB?", "from the disk:", "models/qwen3")
+        await pilot.press("enter")
+        await until(pilot, lambda: "Delete qwen3" not in screen_text(app))
+        assert client.calls == []
+        await pilot.press(key)
+        await shows(app, pilot, "Delete qwen3")
+        await pilot.press("d")
+        await until(pilot, lambda: ("delete", BIG) in client.calls)
+        await shows(app, pilot, f"{BIG} is deleted.", "Models  4")
+
+
+async def test_what_cannot_be_deleted_says_why() -> None:
+    world = busy_world()
+    world.models[PHI] = msgspec.structs.replace(world.models[PHI], origin="ollama")
+    async with on_models(world) as (app, client, pilot):
+        await at(app, pilot, PHI)
+        await pilot.press("x")
+        await shows(app, pilot, "it comes from ollama")
+        await at(app, pilot, NOMIC)
+        await pilot.press("x")
+        await shows(app, pilot, "is loaded. Unload it first (u).")
+        assert client.calls == []
+
+
+async def test_copying_the_id_and_the_command() -> None:
+    async with on_models(busy_world()) as (app, _, pilot):
+        await at(app, pilot, QWEN)
+        await pilot.press("c")
+        await until(pilot, lambda: app.clipboard == QWEN)
+        await pilot.press("y")
+        await pilot.pause()
+        assert app.clipboard == QWEN
+        await pilot.press("d")
+        await shows(app, pilot, "COMMAND")
+        await pilot.press("y")
+        await until(pilot, lambda: app.clipboard.startswith("/opt/llama.cpp/llama-server --model"))
+
+
+async def test_its_log() -> None:
+    async with on_models(busy_world()) as (app, _, pilot):
+        await at(app, pilot, PHI)
+        await pilot.press("o")
+        await until(pilot, lambda: app.current_mode == "logs")
+        await shows(app, pilot, "llama_model_load: error loading model")
+
+
+async def test_a_chat_with_it() -> None:
+    async with on_models(busy_world()) as (app, _, pilot):
+        await pilot.press("t")
+        await until(pilot, lambda: app.current_mode == "chat")
+
+
+async def test_the_page_can_be_opened_at_a_model() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await app.open_model(QWEN)
+        await until(pilot, lambda: app.current_mode == "models" and table(app).cursor_key == QWEN)
+        await pilot.press("slash", *"phi", "enter")
+        await until(pilot, lambda: order(app) == [PHI])
+        await app.open_model(BIG)
+        await until(pilot, lambda: table(app).cursor_key == BIG)
+        assert len(order(app)) == 5
+        await app.open_model("gone")
+        await pilot.pause()
+        client.publish("model", model("gone"))
+        await until(pilot, lambda: "gone" in order(app))
+        assert table(app).cursor_key == BIG
+
+
+async def test_read_only_hides_what_changes_something() -> None:
+    async with on_models(busy_world(), readonly=True) as (app, client, pilot):
+        for model_id in (BIG, QWEN, NOMIC):
+            await at(app, pilot, model_id)
+            await pilot.press("l", "u", "p", "x", "e")
+            await pilot.pause()
+        assert client.calls == []
+        assert isinstance(app.screen, ModelsPage)
+        text = screen_text(app)
+        assert "Load" not in text
+        assert "Details" in text
+        await pilot.press("d")
+        await shows(app, pilot, "COMMAND")
+        assert "e edits" not in screen_text(app)
+
+
+def every_action() -> Iterator[str]:
+    for binding in ModelsPage.BINDINGS:
+        yield binding.action  # type: ignore[union-attr]
+
+
+def test_every_action_that_changes_something_is_hidden_in_a_read_only_app() -> None:
+    assert set(every_action()) >= ModelsPage.STEERING
+
+
+async def test_hundreds_of_models_are_drawn_once() -> None:
+    world = busy_world()
+    many = {f"model-{number:04}": model(f"model-{number:04}") for number in range(600)}
+    world.models = {**world.models, **many}
+    async with on_models(world) as (app, client, pilot):
+        await shows(app, pilot, "Models  605")
+        before = {row.key: row for row in table(app).rows}
+        client.set_model(NOMIC, pinned=False)
+        await until(pilot, lambda: not (app.snapshot.model(NOMIC) or model("x")).pinned)
+        await pilot.pause()
+        changed = [row.key for row in table(app).rows if row is not before[row.key]]
+        assert changed == [NOMIC]
+
+
+async def test_a_model_that_fits_again_is_told() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await at(app, pilot, BIG)
+        client.set_model(BIG, fits=Fit.NOW, fits_reason="needs 1.0 GiB, 2.0 GiB is free")
+        await shows(app, pilot, "✔ fits: needs 1.0 GiB, 2.0 GiB is free")

@@ -1,0 +1,434 @@
+"""The requests page: what it shows, and what each of its keys does."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import msgspec
+import pytest
+from textual.pilot import Pilot
+
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.records import RequestPhase, RequestRecord
+from cyber_inference_tui.tui.app import CyberApp
+from cyber_inference_tui.tui.charset import ASCII, UNICODE
+from cyber_inference_tui.tui.launch import Leave
+from cyber_inference_tui.tui.pages.request_details import details, details_text
+from cyber_inference_tui.tui.pages.request_history import MOST_KEPT, Choice, RequestHistory
+from cyber_inference_tui.tui.pages.request_rows import FinishedRows, Order, finished_row, live_row
+from cyber_inference_tui.tui.pages.request_words import kind_of, outcome, outcome_tone
+from cyber_inference_tui.tui.widgets.table import LiveTable
+from tests.tui.driving import SMALL, running, screen_text, until
+from tests.tui.fake_client import FakeClient
+from tests.tui.world import NOW, World, ago, busy_world, empty_world, request
+
+HOSTILE = "\x1b[2J[/oops]\u202eevil\x07" + "漢" * 300
+
+
+def table(app: CyberApp) -> LiveTable:
+    return app.screen.query_one("#requests", LiveTable)
+
+
+def grew(app: CyberApp, before: int) -> bool:
+    return len(table(app).rows) > before
+
+
+def cell(app: CyberApp, row: int, column: int) -> str:
+    return table(app).rows[row].cell(column)[0]
+
+
+async def open_page(app: CyberApp, pilot: Pilot[Leave]) -> None:
+    await pilot.press("5")
+    await until(pilot, lambda: app.current_mode == "requests" and "TIME" in screen_text(app))
+
+
+def long_world(number: int) -> World:
+    """A service that answered many requests, every tenth with an error."""
+    world = busy_world()
+    world.active = []
+    world.requests = [
+        request(
+            place,
+            at=ago((number - place) * 10),
+            **({"status": 500, "error": "It broke."} if place % 10 == 0 else {}),
+        )
+        for place in range(number, 0, -1)
+    ]
+    return world
+
+
+# Pure parts
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("/v1/chat/completions", "chat"),
+        ("/v1/completions", "completion"),
+        ("/v1/embeddings", "embeddings"),
+        ("/v1/messages", "messages"),
+        ("/v1/messages/count_tokens", "count"),
+        ("/v1/responses?x=1", "responses"),
+        ("/v1/audio/transcriptions", "transcriptions"),
+        ("/", "/"),
+    ],
+)
+def test_a_path_has_a_short_word(path: str, word: str) -> None:
+    assert kind_of(path) == word
+
+
+def test_how_a_request_ended_has_sign_word_and_colour() -> None:
+    assert outcome(request(1), UNICODE) == "✔ 200"
+    assert outcome(request(1, status=503), ASCII) == "x 503"
+    assert outcome(request(1, status=499), UNICODE) == "✖ gone"
+    assert outcome_tone(request(1, status=499)) == "dim"
+    assert outcome(request(1, error="The stream broke off."), UNICODE) == "✖ broke off"
+    assert outcome_tone(request(1, error="The stream broke off.")) == "bad"
+
+
+def test_what_is_not_told_is_a_dash() -> None:
+    row = finished_row(
+        request(1, tokens_in=None, tokens_out=None, tokens_per_second=None, client=None),
+        NOW,
+        UNICODE,
+    )
+    texts = [row.cell(place)[0] for place in range(11)]
+    assert texts[4] == texts[5] == texts[7] == texts[10] == UNICODE.missing
+
+
+def test_a_day_before_today_is_told_as_the_day() -> None:
+    assert finished_row(request(1, at=ago(2 * 86400)), NOW, UNICODE).cell(0)[0] == "03 Mar"
+
+
+def test_the_history_knows_a_request_with_and_without_its_number() -> None:
+    history = RequestHistory(Choice())
+    told = request(0, at=ago(5))
+    history.follow((told,))
+    history.add_older([msgspec.structs.replace(told, id=7), request(6)], 2)
+    assert [one.id for one in history.records] == [7, 6]
+    assert history.oldest_id == 6
+    assert not history.complete
+    history.add_older([request(6)], 1)
+    assert history.complete
+
+
+def test_the_history_ends_where_the_service_has_no_more() -> None:
+    history = RequestHistory(Choice())
+    history.add_older([request(number) for number in range(50, 0, -1)], 200)
+    assert history.complete
+
+
+def test_the_history_is_bounded_and_keeps_the_newest() -> None:
+    history = RequestHistory(Choice())
+    history.add_older([request(number) for number in range(1, MOST_KEPT + 500)], MOST_KEPT + 499)
+    assert len(history.records) == MOST_KEPT
+    assert history.records[0].id == MOST_KEPT + 499
+    assert history.complete
+
+
+def test_the_history_takes_up_only_what_is_wanted() -> None:
+    history = RequestHistory(Choice("a", only_failures=True))
+    history.follow(
+        (
+            request(3, model="a", status=500),
+            request(2, model="b", status=500),
+            request(1, model="a"),
+        )
+    )
+    assert [one.id for one in history.records] == [3]
+
+
+def test_records_without_a_value_come_last_whichever_way_it_is_sorted() -> None:
+    records = [request(1, tokens_out=5), request(2, tokens_out=None), request(3, tokens_out=9)]
+    assert [one.id for one in Order("out").sort(records)] == [3, 1, 2]
+    assert [one.id for one in Order("out", descending=False).sort(records)] == [1, 3, 2]
+
+
+def test_the_order_goes_round_the_columns_that_are_shown() -> None:
+    columns = ("time", "model", "took")
+    order = Order().next(columns)
+    assert order == Order("model", descending=False)
+    assert order.next(columns) == Order("took")
+    assert order.next(columns).next(columns) == Order("time")
+    assert Order("client").next(columns) == Order("time")
+
+
+def test_rows_are_made_once() -> None:
+    rows = FinishedRows(UNICODE)
+    records = [request(2), request(1)]
+    first = rows.rows(records, NOW)
+    again = rows.rows([request(3), *records], NOW)
+    assert again[1] is first[0]
+    assert again[2] is first[1]
+
+
+def test_the_details_tell_everything_and_the_error_first() -> None:
+    lines = details(request(9, status=500, error="Line one\nand \x1b[31mtwo."), NOW, UNICODE)
+    assert lines[0] == ("error", "Line oneand two.")
+    text = details_text(lines)
+    for part in ("status: 500, failed", "tokens in: 49", "client: 127.0.0.1", "number: 9"):
+        assert part in text
+
+
+def test_a_failure_without_a_reason_says_where_to_look() -> None:
+    assert "log" in details(request(9, status=500), NOW, UNICODE)[0][1]
+
+
+def test_hostile_texts_make_harmless_rows() -> None:
+    world = busy_world()
+    records: list[RequestRecord] = [request(1, model=HOSTILE, path=HOSTILE, client=HOSTILE)]
+    live = msgspec.structs.replace(world.active[0], model=HOSTILE, path=HOSTILE)
+    for row in (finished_row(records[0], NOW, UNICODE), live_row(live, NOW, UNICODE)):
+        for place in range(11):
+            assert row.cell(place)[0].isprintable()
+    for _, value in details(records[0], NOW, UNICODE):
+        assert value.isprintable()
+
+
+# The page
+
+
+async def test_live_requests_stand_above_the_finished_ones() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await open_page(app, pilot)
+        statuses = [cell(app, row, 3) for row in range(7)]
+        assert statuses == [
+            "◐ answering",
+            "◐ processing",
+            "◌ waiting 1",
+            "◌ waiting 2",
+            "◌ waiting 3",
+            "✖ 503",
+            "✔ 200",
+        ]
+        assert cell(app, 0, 8) == "14 s"
+        assert "5 live · 38 done" in screen_text(app)
+
+
+async def test_a_new_request_appears_on_top_and_the_cursor_stays_on_its_own() -> None:
+    world = busy_world()
+    world.active = []
+    async with running(world) as (app, client, pilot):
+        await open_page(app, pilot)
+        await pilot.press("j")
+        key = table(app).cursor_key
+        client.publish("request", request(59, at=ago(1), model="brand-new"))
+        await until(pilot, lambda: cell(app, 0, 1) == "brand-new")
+        assert table(app).cursor_key == key
+
+
+async def test_an_empty_page_says_what_it_is_for() -> None:
+    async with running(empty_world()) as (app, _, pilot):
+        await open_page(app, pilot)
+        await until(pilot, lambda: "No requests yet." in screen_text(app))
+        assert "http://127.0.0.1:8337/v1" in screen_text(app)
+
+
+async def test_f_shows_only_failures_and_esc_all_again() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await open_page(app, pilot)
+        await pilot.press("f")
+        await until(pilot, lambda: len(table(app).rows) == 1)
+        assert "only failures" in screen_text(app)
+        assert "The model needs more memory than the GPU has." in screen_text(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: len(table(app).rows) == 43)
+
+
+async def test_m_goes_through_the_models_and_back_to_all() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await open_page(app, pilot)
+        await pilot.press("m")
+        await until(pilot, lambda: "only qwen3-4b-q4_k_m" in screen_text(app))
+        assert {row.cell(1)[0] for row in table(app).rows} == {"qwen3-4b-q4_k_m"}
+        seen = []
+        for _ in range(6):
+            await pilot.press("m")
+            seen.append({row.cell(1)[0] for row in table(app).rows})
+            if "only " not in screen_text(app):
+                break
+        assert {"phi-4-mini-q4_k_m"} in seen
+        await until(pilot, lambda: len(table(app).rows) == 43)
+
+
+async def test_slash_filters_live_and_esc_clears() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await open_page(app, pilot)
+        await pilot.press("slash", *"embed")
+        await until(pilot, lambda: len(table(app).rows) == 1)
+        assert "with 'embed'" in screen_text(app)
+        await pilot.press("enter")
+        assert table(app).has_focus
+        await pilot.press("escape")
+        await until(pilot, lambda: len(table(app).rows) == 43)
+        await pilot.press("slash", *"nothing like it")
+        await until(pilot, lambda: "No request is like that." in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: len(table(app).rows) == 43)
+        assert table(app).has_focus
+
+
+async def test_s_sorts_and_shift_s_turns_without_moving_live_rows() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await open_page(app, pilot)
+        live = [row.key for row in table(app).rows[:5]]
+        await pilot.press("s")
+        await until(pilot, lambda: "MODEL ▲" in screen_text(app))
+        assert [row.key for row in table(app).rows[:5]] == live
+        assert cell(app, 5, 1) == "nomic-embed-text-v2"
+        await pilot.press("S")
+        await until(pilot, lambda: "MODEL ▼" in screen_text(app))
+        assert cell(app, 5, 1) == "qwen3-4b-q4_k_m"
+        assert [row.key for row in table(app).rows[:5]] == live
+
+
+async def test_a_click_on_a_title_sorts() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await open_page(app, pilot)
+        await pilot.click("#requests", offset=(4, 0))
+        await until(pilot, lambda: "TIME ▲" in screen_text(app))
+        assert cell(app, 5, 0) == "11:58:01"
+
+
+async def test_t_shows_the_sums_and_enter_the_requests_of_one() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await open_page(app, pilot)
+        await pilot.press("t")
+        await until(pilot, lambda: "688,010" in screen_text(app))
+        assert "1,311" in screen_text(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: "1ST TOKEN" in screen_text(app))
+        await pilot.press("t")
+        await until(pilot, lambda: "688,010" in screen_text(app))
+        await pilot.press("j", "enter")
+        await until(pilot, lambda: "only nomic-embed-text-v2" in screen_text(app))
+        await pilot.press("t", "t")
+        await until(pilot, lambda: "1ST TOKEN" in screen_text(app))
+
+
+async def test_sums_that_cannot_be_had_say_why() -> None:
+    client = FakeClient(busy_world())
+    client.fail["totals"] = CyberError("The history is being repaired.")
+    async with running(client) as (app, _, pilot):
+        await open_page(app, pilot)
+        await pilot.press("t")
+        await until(pilot, lambda: "The history is being repaired." in screen_text(app))
+
+
+async def test_enter_opens_the_details_and_esc_goes_back() -> None:
+    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+        await open_page(app, pilot)
+        await pilot.press(*"jjjjj", "enter")
+        await until(pilot, lambda: "number" in screen_text(app))
+        assert "TIME" not in screen_text(app)
+        assert "503, failed" in screen_text(app)
+        await pilot.press("j")
+        await until(pilot, lambda: "200, answered" in screen_text(app))
+        await pilot.press("k")
+        await until(pilot, lambda: "503, failed" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "TIME" in screen_text(app))
+        assert table(app).has_focus
+
+
+async def test_c_copies_the_details() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await open_page(app, pilot)
+        await pilot.press(*"jjjjj", "c")
+        await until(pilot, lambda: "503, failed" in app.clipboard)
+        assert "path: /v1/chat/completions" in app.clipboard
+
+
+async def test_o_opens_the_log_of_the_model() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await open_page(app, pilot)
+        await pilot.press("o")
+        await until(pilot, lambda: app.current_mode == "logs")
+
+
+async def test_older_requests_come_when_the_end_is_reached() -> None:
+    async with running(long_world(500)) as (app, _, pilot):
+        await open_page(app, pilot)
+        assert len(table(app).rows) == 200
+        await pilot.press("G")
+        await until(pilot, lambda: len(table(app).rows) == 400)
+        await pilot.press("G")
+        await until(pilot, lambda: len(table(app).rows) == 500)
+        await until(pilot, lambda: "500 done and more" not in screen_text(app))
+
+
+async def test_rows_are_bounded() -> None:
+    async with running(long_world(MOST_KEPT + 300)) as (app, _, pilot):
+        await open_page(app, pilot)
+        while (number := len(table(app).rows)) < MOST_KEPT:
+            await pilot.press("G")
+            await until(pilot, partial(grew, app, number))
+        await pilot.press("G")
+        await pilot.pause()
+        assert len(table(app).rows) == MOST_KEPT
+
+
+async def test_older_failures_are_asked_for_at_once() -> None:
+    async with running(long_world(500)) as (app, _, pilot):
+        await open_page(app, pilot)
+        await pilot.press("f")
+        await until(pilot, lambda: len(table(app).rows) == 50)
+
+
+async def test_older_ones_that_cannot_be_had_say_why() -> None:
+    client = FakeClient(long_world(500))
+    async with running(client) as (app, _, pilot):
+        await open_page(app, pilot)
+        client.fail["requests"] = CyberError("The disk is gone.")
+        await pilot.press("G")
+        await until(pilot, lambda: "The disk is gone." in screen_text(app))
+        assert len(table(app).rows) == 200
+
+
+async def test_after_a_lost_connection_it_begins_anew() -> None:
+    async with running(long_world(500)) as (app, client, pilot):
+        await open_page(app, pilot)
+        await pilot.press("G")
+        await until(pilot, lambda: len(table(app).rows) == 400)
+        client.stop()
+        await until(pilot, lambda: "no connection" in screen_text(app))
+        assert len(table(app).rows) == 400
+        client.world.requests = [request(900, at=ago(1), model="after")]
+        client.start(pid=1)
+        await until(pilot, lambda: len(table(app).rows) == 1)
+        assert cell(app, 0, 1) == "after"
+
+
+async def test_a_waiting_request_that_gets_its_turn_stays_where_it_is() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await open_page(app, pilot)
+        await pilot.press("j", "j")
+        key = table(app).cursor_key
+        client.world.active[2] = msgspec.structs.replace(
+            client.world.active[2], phase=RequestPhase.PROCESSING, position=None
+        )
+        await until(pilot, lambda: cell(app, 2, 3) == "◐ processing", tries=600)
+        assert table(app).cursor_key == key
+
+
+async def test_it_works_small_and_in_ascii_with_hostile_names() -> None:
+    world = busy_world()
+    world.requests.insert(0, request(99, at=ago(1), model=HOSTILE, error=HOSTILE, client=HOSTILE))
+    async with running(world, size=SMALL, charset=ASCII) as (app, _, pilot):
+        await open_page(app, pilot)
+        await pilot.press(*"jjjjj")
+        text = screen_text(app)
+        assert "[/oops]evil" in text
+        assert "\x1b" not in text
+        assert "x broke off" in text
+        assert all(len(line) <= 80 for line in text.splitlines())
+        await pilot.press("enter")
+        await until(pilot, lambda: "TIME" not in screen_text(app))
+
+
+async def test_the_keys_fit_into_a_small_footer() -> None:
+    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+        await open_page(app, pilot)
+        footer = screen_text(app).splitlines()[-1]
+        for word in ("Details", "Failed", "Filter", "Totals", "Log", "Copy", "Help", "Quit"):
+            assert word in footer
