@@ -21,7 +21,6 @@ from aiohttp import web
 _CHUNK = 16 * 1024
 # What the kernel holds on its way counts as sent: little of it, or counting tells nothing.
 _SEND_BUFFER = 32 * 1024
-_GIVEN = web.RequestKey("token", str)
 
 
 class Fault:
@@ -170,10 +169,9 @@ class StandInHub:
 
     @web.middleware
     async def _token(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if given and given not in self.tokens:
+        token = _token_of(request)
+        if token and token not in self.tokens:
             return _refused(401, "", "Invalid credentials in Authorization header")
-        request[_GIVEN] = given
         if request.path.startswith("/api/"):
             self.api.append((request.path_qs, dict(request.headers)))
             if self.api_refusals:
@@ -184,7 +182,7 @@ class StandInHub:
     def _repo(self, request: web.Request) -> Repo | web.Response:
         name = f"{request.match_info['owner']}/{request.match_info['name']}"
         repo = self.repos.get(name)
-        if repo is None or (repo.private and not request[_GIVEN]):
+        if repo is None or (repo.private and not _token_of(request)):
             return _refused(401, "RepoNotFound", "Repository not found")
         revision = request.match_info.get("revision", "main")
         if revision not in {"main", repo.sha}:
@@ -281,9 +279,10 @@ class StandInHub:
         repo = self._repo(request)
         if isinstance(repo, web.Response):
             return repo
-        if repo.gated and not request[_GIVEN]:
+        token = _token_of(request)
+        if repo.gated and not token:
             return _refused(401, "GatedRepo", f"Access to model {repo.name} is restricted.")
-        if repo.gated and request[_GIVEN] != "hf_granted":
+        if repo.gated and token != "hf_granted":
             return _refused(403, "GatedRepo", f"Access to model {repo.name} is restricted.")
         if path not in repo.files:
             return _refused(404, "EntryNotFound", "Entry not found")
@@ -385,6 +384,10 @@ class StandInHub:
         finally:
             self.streams -= 1
         return response
+
+
+def _token_of(request: web.Request) -> str:
+    return request.headers.get("Authorization", "").removeprefix("Bearer ")
 
 
 def _refused(status: int, code: str, message: str) -> web.Response:

@@ -22,7 +22,7 @@ from cyber_inference_tui.records import DownloadStatus as Status
 
 from .queue import NOTE, PROJECTOR, REPO, SHARDS, expected, models, queue, sharded
 from .stand_in_hub import Fault, StandInHub
-from .transfers import QUICK, noise
+from .transfers import noise
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def reached(fault: Fault) -> None:
 async def test_a_model_appears_when_it_is_whole(hub: StandInHub, folder: Path) -> None:
     stall = Fault("stall", 100_000)
     hub.faults[SHARDS[2]].append(stall)
-    async with queue(hub, folder, pace=msgspec.structs.replace(QUICK, stall_timeout=20)) as world:
+    async with queue(hub, folder) as world:
         added = await world.downloads.add(REPO)
         assert (added.status, added.filename) == (Status.RUNNING, SHARDS[0])
         assert added.bytes_total == sum(map(len, sharded().values()))
@@ -99,7 +99,7 @@ async def test_a_few_at_once_the_others_wait(hub: StandInHub, folder: Path) -> N
         hub.add(f"o/m{number}", {path: noise(50_000, number)})
         stalls.append(Fault("stall", 10_000))
         hub.faults[path].append(stalls[-1])
-    async with queue(hub, folder, pace=msgspec.structs.replace(QUICK, stall_timeout=20)) as world:
+    async with queue(hub, folder) as world:
         added = [await world.downloads.add(f"o/m{number}") for number in range(4)]
         assert [one.status for one in added] == [Status.RUNNING] * 2 + [Status.QUEUED] * 2
         await reached(stalls[0])
@@ -168,7 +168,7 @@ async def test_cancel_is_quick_and_keeps_only_what_it_is_asked_to(
     stall = Fault("stall", 400_000)
     hub.faults[SHARDS[0]].append(stall)
     staging = folder / "models" / ".downloads"
-    async with queue(hub, folder, pace=msgspec.structs.replace(QUICK, stall_timeout=20)) as world:
+    async with queue(hub, folder) as world:
         added = await world.downloads.add(REPO)
         await reached(stall)
         began = time.monotonic()
