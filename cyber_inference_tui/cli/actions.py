@@ -79,7 +79,7 @@ def all_models(options: GlobalOptions) -> FoundModels:
         from cyber_inference_tui.cli.local_models import local_records  # noqa: PLC0415
 
         absence = error.message
-        records = local_records(settings, demo=options.demo)
+        records = local_records(settings, demo=options.demo, environ=options.environ)
     return FoundModels(records=records, directory=settings.models_dir, absence=absence)
 
 

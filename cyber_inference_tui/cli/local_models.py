@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cyber_inference_tui.gguf.demo import DEMO_ID
@@ -13,9 +14,11 @@ if TYPE_CHECKING:
     from cyber_inference_tui.settings.schema import Settings
 
 
-def local_records(settings: Settings, *, demo: bool) -> list[ModelRecord]:
+def local_records(
+    settings: Settings, *, demo: bool, environ: Mapping[str, str]
+) -> list[ModelRecord]:
     """Scan the model directories; every model is unloaded. Writes no model."""
-    catalog = library_for(settings, demo=demo).scan()
+    catalog = library_for(settings, demo=demo, environ=environ).scan()
     records = {
         model_id: unloaded_record(model, settings) for model_id, model in catalog.models.items()
     }

@@ -125,7 +125,7 @@ class Service:
         self._pending_models: set[str] = set()
         self._flush_handle: asyncio.TimerHandle | None = None
         self._binary: LlamaBinary | None = None
-        self._library = library_for(loaded.settings, demo=demo)
+        self._library = library_for(loaded.settings, demo=demo, environ=environ)
         self.catalog: Catalog = Catalog(models={}, problems=())
         self._experience = Experience(on_new=self.history.add_measurement)
         nvml = Nvml()
@@ -320,7 +320,7 @@ class Service:
 
     async def _apply(self, settings: Settings) -> None:
         """Put changed settings into effect."""
-        self._library = library_for(settings, demo=self._demo)
+        self._library = library_for(settings, demo=self._demo, environ=self._environ)
         logging.getLogger("cyber_inference_tui").setLevel(settings.log_level.upper())
         await self._scan()
         self.scheduler.configure(settings)
@@ -497,7 +497,7 @@ class Service:
         if not self._demo:
             await asyncio.to_thread(write_demo_for, self.settings)
             self._demo = True
-            self._library = library_for(self.settings, demo=True)
+            self._library = library_for(self.settings, demo=True, environ=self._environ)
         await self._scan()
         return self.model(DEMO_ID)
 
