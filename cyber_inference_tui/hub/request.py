@@ -21,6 +21,7 @@ from cyber_inference_tui.text import clean_line
 _MAX_REDIRECTS = 6
 _REDIRECTS = {301, 302, 303, 307, 308}
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 _SIZE = re.compile(r"\d{1,18}")
 _DIGEST = re.compile(r'(?:W/)?"?(?:([0-9a-f]{64})|([0-9a-f]{40}))"?')
 
@@ -118,7 +119,8 @@ def unreachable(host: str, error: Exception) -> HubUnreachableError:
     if isinstance(error, (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)):
         via = " over the proxy of the environment"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    reason = clean_line(reason, limit=200).strip().rstrip(".") or type(error).__name__
+    reason = _ERRNO.sub("", clean_line(reason, limit=200)).strip().rstrip(".")
+    reason = reason or type(error).__name__
     return HubUnreachableError(f"{host} cannot be reached{via}: {reason}.")
 
 

@@ -29,7 +29,8 @@ _logger = logging.getLogger(__name__)
 class Hub:
     """Owns the downloads, and what they go over. ``start`` it, and ``stop`` it.
 
-    ``rescan`` has the library look for models again and gives what is there then.
+    ``rescan`` has the library look for models again and gives what is there then. ``journal`` is
+    the name of the file in ``data_dir`` that downloads are remembered in.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class Hub:
         events: EventBus,
         now: Callable[[], datetime],
         rescan: Callable[[], Awaitable[Catalog]],
+        journal: str = "downloads.json",
     ) -> None:
         self._settings = settings
         self._environ = environ
         self._events = events
         self._now = now
         self._rescan = rescan
+        self._journal = journal
         self.browse = Browse(endpoint=self._endpoint, session=self._open_session, environ=environ)
         """A look around there."""
         self._session: aiohttp.ClientSession | None = None
@@ -74,7 +77,7 @@ class Hub:
             pace=pace,
         )
         self._downloads = Downloads(
-            journal=self._settings().data_dir / "downloads.json",
+            journal=self._settings().data_dir / self._journal,
             models_dir=lambda: self._settings().models_dir,
             transport=transport,
             resolve=self.browse.resolve,
