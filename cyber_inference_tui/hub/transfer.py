@@ -340,7 +340,11 @@ class Transfer:
 
 async def _read(body: aiohttp.StreamReader, path: str) -> bytes:
     try:
-        return await body.read(BLOCK)
+        while True:
+            # As it came: any other way of reading joins and copies.
+            data, boundary = await body.readchunk()
+            if data or not boundary:
+                return data
     except TimeoutError as error:
         raise HubUnreachableError(f"{path}: no byte has come for too long.") from error
     except (aiohttp.ClientError, OSError) as error:

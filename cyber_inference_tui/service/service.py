@@ -294,6 +294,7 @@ class Service:
 
     async def _rescan(self) -> Catalog:
         await self._scan()
+        await self._reckon(max_age=_SCAN_INTERVAL)
         return self.catalog
 
     async def _recall(self) -> None:
