@@ -25,7 +25,6 @@ from cyber_inference_tui.hub.library import (
     Answer,
     ask,
     check_online,
-    infos,
     load_library,
     too_slow,
 )
@@ -140,8 +139,7 @@ class Browse:
         if (kept := self._pages.get(asked)) is not None:
             return kept
         answer = await self._ask(endpoint, "/api/models", params, repo="")
-        found = infos(answer.body, endpoint)[:limit]
-        records = [record for info in found if (record := _record(info)) is not None]
+        records = [record for info in answer.found[:limit] if (record := _record(info))]
         page = records, _cursor(answer.next_url)
         self._pages.keep(asked, page)
         return page
@@ -159,13 +157,12 @@ class Browse:
         if revision is not None:
             path += f"/revision/{quote(revision, safe='')}"
         answer = await self._ask(endpoint, path, {"blobs": "true"}, repo=repo)
-        found = infos(answer.body, endpoint)
-        if len(found) != 1 or not isinstance(found[0].sha, str):
+        info = answer.found[0] if answer.found else None
+        name, commit = _text(info and info.id), _text(info and info.sha)
+        if info is None or name is None or commit is None:
             raise HubError(f"{endpoint.url} does not tell the version of {repo}.")
-        check_repo(found[0].id)
-        repository = Repository(
-            repo=found[0].id, revision=found[0].sha, models=models_of(_files(found[0]))
-        )
+        check_repo(name)
+        repository = Repository(repo=name, revision=commit, models=models_of(_files(info)))
         self._repositories.keep(asked, repository)
         return repository
 

@@ -13,9 +13,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import HubError, HubUnreachableError
@@ -26,6 +24,8 @@ from cyber_inference_tui.hub.request import unreachable
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
+# All that is of interest: what else a repository tells is not even looked at.
+_KEYS: Final = {"id", "sha", "downloads", "likes", "gated", "lastModified", "gguf", "siblings"}
 _MAX_ANSWER: Final = 32 << 20
 """Bytes; the list of files of the largest repositories has a few."""
 _CONNECT: Final = 5.0
@@ -40,10 +40,11 @@ _QUIET: Final = {
 _TRUE: Final = {"1", "on", "yes", "true"}
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(NamedTuple):
     """What the hub said."""
 
-    body: bytes
+    found: list[ModelInfo]
+    """One repository, or a list of them, as the library understands it."""
     next_url: str | None
     """Where the next page is."""
 
@@ -111,7 +112,8 @@ def ask(
                 if time.monotonic() - begun > limit:
                     raise too_slow(endpoint.url)
             link = response.links.get("next", {}).get("url")
-            return Answer(bytes(body), link if isinstance(link, str) else None)
+            found = _infos(bytes(body), endpoint)
+            return Answer(found, link if isinstance(link, str) else None)
     except client.TimeoutException as error:
         raise too_slow(endpoint.url) from error
     except (client.HTTPError, client.InvalidURL, OSError, ValueError) as error:
@@ -125,20 +127,22 @@ def too_slow(url: str) -> HubUnreachableError:
     )
 
 
-def infos(body: bytes, endpoint: Endpoint) -> list[ModelInfo]:
-    """One repository, or a list of them, as the library understands it; raises ``HubError``."""
+def _infos(body: bytes, endpoint: Endpoint) -> list[ModelInfo]:
     from huggingface_hub import ModelInfo  # noqa: PLC0415
 
     try:
-        found: Any = json.loads(body)
-        items = found if isinstance(found, list) else [found]
-        # A list does not tell of files, which the library takes amiss in some versions.
+        answer: Any = json.loads(body)
+        items = answer if isinstance(answer, list) else [answer]
         return [
-            ModelInfo(**{"siblings": None, **item})  # type: ignore[no-untyped-call]
+            ModelInfo(  # type: ignore[no-untyped-call]
+                **{"siblings": None} | {key: item[key] for key in _KEYS & item.keys()}
+            )
             for item in items
         ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise HubError(f"{endpoint.url} does not answer as a hub does.") from error
+        raise HubError(
+            f"{endpoint.url} does not answer as a hub does.", hint="Check hf_endpoint."
+        ) from error
 
 
 def _refusal(status: int, headers: Mapping[str, str], endpoint: Endpoint, repo: str) -> HubError:

@@ -107,6 +107,7 @@ class StoreScan:
         self._found: Elsewhere | None = None
         self._walked_at = 0.0
         self._watched: dict[Path, int] = {}
+        self._settled = False
 
     def look(self) -> Elsewhere:
         """What is there now. Never raises: what cannot be read is a problem."""
@@ -115,12 +116,13 @@ class StoreScan:
             self._walked_at = self._timer()
             self._found = self._walk()
             now = self._clock()
-            if any(abs(now - modified) < _SETTLED for modified in self._watched.values()):
-                # It may change again within one tick of its clock.
-                self._watched[Path()] = -1
+            # What has just changed may do so again within one tick of its clock.
+            self._settled = all(abs(now - then) >= _SETTLED for then in self._watched.values())
         return self._found
 
     def _has_changed(self) -> bool:
+        if not self._settled:
+            return True
         return any(_modified(path) != modified for path, modified in self._watched.items())
 
     def _watch(self, path: Path) -> None:

