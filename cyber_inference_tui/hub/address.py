@@ -39,15 +39,15 @@ def wanted_of(
     """
     text = text.strip()
     shown = clean_line(text, limit=200)
-    hosts = _HOSTS | {(urlsplit(endpoint).netloc or endpoint).lower()}
+    hosts = _HOSTS | {_host_of(endpoint)}
     host, _, rest = text.partition("/")
     if "://" in text:
-        address = urlsplit(text)
-        if address.scheme not in {"http", "https"} or address.netloc.lower() not in hosts:
+        scheme = text.partition("://")[0].lower()
+        if scheme not in {"http", "https"} or _host_of(text) not in hosts:
             raise InvalidRequestError(
                 f"{shown} is no address of the hub.", hint=f"The hub is {endpoint}.", param="repo"
             )
-        found = _from_path(address.path, shown)
+        found = _from_path(urlsplit(text).path, shown)
     elif host.lower() in hosts:
         found = _from_path(rest.partition("?")[0].partition("#")[0], shown)
     else:
@@ -65,6 +65,14 @@ def wanted_of(
         _one_of(found.filename, filename, "file"),
         _one_of(found.revision, revision, "revision"),
     )
+
+
+def _host_of(address: str) -> str | None:
+    """With its port; ``None`` where it is no address."""
+    try:
+        return urlsplit(address).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def _from_path(path: str, shown: str) -> Wanted:

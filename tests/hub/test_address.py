@@ -45,6 +45,7 @@ def test_it_is_understood(text: str, wanted: Wanted) -> None:
         "../x",
         "https://example.com/org/name",
         "ftp://huggingface.co/org/name",
+        "http://[bad/org/name",
         "https://huggingface.co/org",
         "https://huggingface.co/datasets/org/name",
         "hf.co/",
@@ -61,3 +62,7 @@ def test_what_is_said_twice_must_be_the_same() -> None:
     assert wanted_of("o/n:Q8_0", filename="Q8_0", revision="x") == Wanted("o/n", "Q8_0", "x")
     with pytest.raises(InvalidRequestError, match="Q8_0 or Q4_0"):
         wanted_of("o/n:Q8_0", filename="Q4_0")
+
+
+def test_an_endpoint_that_is_none_is_no_hindrance() -> None:
+    assert wanted_of("org/name", endpoint="http://[bad") == Wanted("org/name")
