@@ -146,6 +146,10 @@ class CyberApp(App[Leave]):
         """A page was clicked."""
         self.switch_mode(message.mode)
 
+    async def open_hub(self, query: str) -> None:
+        """Open the hub and search it for ``query``."""
+        await self._open_at("hub", "search", query)
+
     # Telling and asking
 
     def tell(self, message: str, severity: str = "information") -> None:

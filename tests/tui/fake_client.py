@@ -67,6 +67,16 @@ class FakeClient:
         self.chat_pace = asyncio.Event()
         """Cleared: a streamed answer waits before each of its pieces but the first."""
         self.chat_pace.set()
+        self.first_piece = asyncio.Event()
+        """Cleared: an answer tells why it waits, and goes on waiting."""
+        self.first_piece.set()
+        self.chats_open = 0
+        """Streamed answers that nobody has closed."""
+        self.searches: list[tuple[str, str, str | None]] = []
+        """What the hub was searched for: text, order, cursor."""
+        self.hub_pace = asyncio.Event()
+        """Cleared: the hub does not answer."""
+        self.hub_pace.set()
         self._logged_in = False
         self._streams: set[asyncio.Queue[ServerEvent | None]] = set()
         self._last_id = 100
@@ -377,6 +387,8 @@ class FakeClient:
     async def hub_search(
         self, q: str, *, sort: str = "downloads", limit: int = 30, cursor: str | None = None
     ) -> tuple[list[HubModelRecord], str | None]:
+        self.searches.append((q, sort, cursor))
+        await self.hub_pace.wait()
         self._ask("hub_search")
         found = [one for one in self.world.found if q.lower() in one.repo.lower()]
         start = int(cursor or 0)
@@ -384,6 +396,7 @@ class FakeClient:
         return found[start : start + limit], more
 
     async def hub_files(self, repo: str, revision: str | None = None) -> list[HubFilesRecord]:
+        await self.hub_pace.wait()
         self._ask("hub_files")
         return list(self.world.hub_files.get(repo, []))
 
@@ -414,7 +427,11 @@ class FakeClient:
         return self._set_download(msgspec.structs.replace(known, status=new, error=None))
 
     async def cancel_download(self, download_id: str, *, keep: bool = False) -> DownloadRecord:
-        return self._change_download("cancel_download", download_id, DownloadStatus.CANCELLED)
+        self._do("cancel_download", download_id, keep)
+        known = self.world.downloads[download_id]
+        return self._set_download(
+            msgspec.structs.replace(known, status=DownloadStatus.CANCELLED, error=None)
+        )
 
     async def pause_download(self, download_id: str) -> DownloadRecord:
         return self._change_download("pause_download", download_id, DownloadStatus.PAUSED)
@@ -434,23 +451,29 @@ class FakeClient:
     ) -> AsyncGenerator[ChatDelta, None]:
         self._do("chat", model, [dict(one) for one in messages], dict(sampling or {}))
         self._model(model)
-        if self.world.models[model].status is not ModelStatus.LOADED:
-            yield ChatDelta(waiting=f"loading {model} 42%")
-        for piece in self.world.thinking:
-            yield ChatDelta(thinking=piece)
-        for number, piece in enumerate(self.world.answer):
-            if number:
-                await self.chat_pace.wait()
-            yield ChatDelta(text=piece)
-        yield ChatDelta(
-            finish_reason="stop",
-            tokens_in=12,
-            tokens_out=len(self.world.answer),
-            tokens_per_second=21.4,
-        )
+        self.chats_open += 1
+        try:
+            if self.world.models[model].status is not ModelStatus.LOADED:
+                yield ChatDelta(waiting=f"loading {model} 42%")
+            await self.first_piece.wait()
+            for piece in self.world.thinking:
+                yield ChatDelta(thinking=piece)
+            for number, piece in enumerate(self.world.answer):
+                if number:
+                    await self.chat_pace.wait()
+                yield ChatDelta(text=piece)
+            yield ChatDelta(
+                finish_reason="stop",
+                tokens_in=12,
+                tokens_out=len(self.world.answer),
+                tokens_per_second=21.4,
+            )
+        finally:
+            self.chats_open -= 1
 
     async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
         self._do("embed", model, list(texts))
+        await self.first_piece.wait()
         return [[float(len(text)), 1.0, 0.5] for text in texts]
 
 
