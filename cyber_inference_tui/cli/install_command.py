@@ -22,7 +22,8 @@ from cyber_inference_tui.llama.install.report import Meter, Report
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
-    from cyber_inference_tui.llama.install.auto import CheckRecord, InstallRecord, MakeSource
+    from cyber_inference_tui.llama.install.auto import MakeSource
+    from cyber_inference_tui.llama.install.outcome import CheckRecord, InstallRecord
     from cyber_inference_tui.llama.install.source import Progress, Source
     from cyber_inference_tui.settings.schema import Settings
 

@@ -116,7 +116,7 @@ async def test_a_search_that_finds_nothing_says_so() -> None:
 async def test_the_order_is_cycled_and_chosen_by_a_title() -> None:
     async with running(busy_world()) as (app, client, pilot):
         await opened(pilot, app)
-        for order in ("likes", "trending", "newest", "downloads"):
+        for order in ("likes", "trending", "new", "downloads"):
             await pilot.press("s")
             await until(pilot, lambda order=order: client.searches[-1][1] == order)  # type: ignore[misc]
             assert f"sorted by {order}" in screen_text(app)

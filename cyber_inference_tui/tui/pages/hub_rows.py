@@ -20,7 +20,7 @@ from cyber_inference_tui.tui.widgets.style import Tone
 from cyber_inference_tui.tui.widgets.table import Cell, Column, Row
 from cyber_inference_tui.units import context_text
 
-SORTS = ("downloads", "likes", "trending", "newest")
+SORTS = ("downloads", "likes", "trending", "new")
 """The orders that the service can be asked for."""
 
 RESULT_COLUMNS = (
@@ -31,7 +31,7 @@ RESULT_COLUMNS = (
     Column(key="context", title="CONTEXT", width=8, align="right", priority=5),
     Column(key="downloads", title="DOWNLOADS", width=11, align="right"),
     Column(key="likes", title="LIKES", width=7, align="right", priority=3),
-    Column(key="newest", title="UPDATED", width=9, align="right", priority=2),
+    Column(key="new", title="UPDATED", width=9, align="right", priority=2),
 )
 FILE_COLUMNS = (
     Column(key="quantization", title="QUANT", width=10),
