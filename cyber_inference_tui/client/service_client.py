@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json as json_text
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -210,7 +209,7 @@ class ServiceClient:
         return await self._get("/admin/config", list[ConfigValueRecord])
 
     async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
-        """Change one setting in the service's file; of a model's table see ``model_key``."""
+        """Change one setting in the service's file; of a model's table see ``model_key.py``."""
         return await self._call("PUT", _key_path(key), ConfigValueRecord, json={"value": value})
 
     async def check_config(self, key: str, value: Any) -> ConfigCheckRecord:
@@ -584,13 +583,6 @@ class ServiceClient:
             f"What answers at {self.url} is not this version's service: {why}.",
             hint="Check --host and --port, and that both have the same version.",
         )
-
-
-def model_key(model_id: str, key: str) -> str:
-    """The name of one setting in a model's table: ``models."ID".KEY``, as TOML writes it."""
-    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
-    quoted = json_text.dumps(model_id, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return f"models.{quoted}.{key}"
 
 
 def _key_path(key: str) -> str:

@@ -17,6 +17,8 @@ README = ROOT / "README.md"
 _BEGIN = "<!-- keys: made from the bindings by python -m tests.tui.regenerate -->\n"
 _END = "<!-- end of keys -->\n"
 _DIALOGS = {"Keys", "Password", "Prompt", "Question", "ModelForm", "Choosing", "The form"}
+_PARTS = {"Logs": "Log"}
+"""Groups of keys that are most of what a page is for."""
 _SHOWN = {"slash": "/", "left_square_bracket": "[", "right_square_bracket": "]"}
 
 
@@ -58,7 +60,7 @@ def short_table() -> str:
     found = groups()
     lines = ["| page | keys |", "|---|---|"]
     for page in PAGES:
-        actions = found.get(page.title, {})
+        actions = {**found.get(page.title, {}), **found.get(_PARTS.get(page.title, ""), {})}
         keys = ", ".join(f"{_code(keys)} {does.lower()}" for does, (keys, _) in actions.items())
         lines.append(f"| `{page.key}` {page.title} | {keys} |")
     everywhere = found[EVERYWHERE]
