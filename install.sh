@@ -81,18 +81,20 @@ else
 fi
 
 # The settings that decide where llama-server goes and where the service will listen.
-config='' data='' port=${CYBER_INFERENCE_PORT:-8337} demo=no previous=''
+config='' data='' port=${CYBER_INFERENCE_PORT:-8337} command='' previous=''
 for argument in "$@"; do
     case $previous in
     --config) config=$argument ;;
     --data-dir) data=$argument ;;
     --port) port=$argument ;;
+    --host | --models-dir | --log-level | --attach) ;;
+    *) case $argument in -*) ;; *) command=${command:-$argument} ;; esac ;;
     esac
     case $argument in
     --config=*) config=${argument#*=} ;;
     --data-dir=*) data=${argument#*=} ;;
     --port=*) port=${argument#*=} ;;
-    --demo) demo=yes ;;
+    --no-ui) command=serve ;;
     esac
     previous=$argument
 done
@@ -101,12 +103,15 @@ if [ "$llama" = yes ]; then
     "$program" ${config:+--config "$config"} ${data:+--data-dir "$data"} install-llama >&2
 fi
 
+ask="curl http://127.0.0.1:$port/v1/chat/completions -H 'Content-Type: application/json' -d \
+'{\"model\": \"demo\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'"
+
 if [ "$run" = yes ]; then
-    if [ "$demo" = yes ]; then
-        say "When it listens, ask it from another terminal:"
-        say "  curl http://127.0.0.1:$port/v1/chat/completions" \
-            "-H 'Content-Type: application/json'" \
-            "-d '{\"model\": \"demo\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'"
+    # There is nothing to open the app in without a terminal: then the service runs alone.
+    if [ -z "$command" ] && ! { [ -t 0 ] && [ -t 1 ]; }; then
+        say "There is no terminal here, so the service runs without its app. When it listens, ask it:"
+        say "  $ask"
+        set -- --no-ui "$@"
     fi
     exec "$program" "$@"
 fi
@@ -115,8 +120,8 @@ case :$PATH: in
 *":$HOME/.local/bin:"*) name=cyber-inference-tui ;;
 *) name=$link ;;
 esac
-say "Installed. Start the service with a built-in model:"
+say "Installed. Open the app, with a built-in model to try it on:"
+say "  $name --demo"
+say "or run the service alone, and ask it from another terminal:"
 say "  $name serve --demo"
-say "and ask it from another terminal:"
-say "  curl http://127.0.0.1:$port/v1/chat/completions -H 'Content-Type: application/json'" \
-    "-d '{\"model\": \"demo\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'"
+say "  $ask"

@@ -179,7 +179,9 @@ def service(
     }
     tables.update(config.get("models", {}))
     path = folder / "config.toml"
-    path.write_text(tomli_w.dumps({"llama_server_base_port": 0, **config, "models": tables}))
+    path.write_text(
+        tomli_w.dumps({"llama_server_base_port": 0, "discover": False, **config, "models": tables})
+    )
     command = [sys.executable, "-m", "cyber_inference_tui", "--no-ui", "--port", "0"]
     command += ["--config", str(path), "--data-dir", str(folder / "data")]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CYBER_")}

@@ -21,6 +21,7 @@ from cyber_inference_tui.tui.widgets.graph import Graph
 from cyber_inference_tui.tui.widgets.log_view import LogView
 from cyber_inference_tui.tui.widgets.meter import Meter, Part
 from cyber_inference_tui.tui.widgets.table import Cell, Column, LiveTable, Row
+from cyber_inference_tui.tui.widgets.text_view import TextRow, TextView
 
 
 class BenchmarkApp(App[None]):
@@ -127,6 +128,21 @@ def _log(*, following: bool = True, hidden: bool = False) -> BenchmarkApp:
     return BenchmarkApp(view, step, 0.25)
 
 
+def _text(rows_before: int) -> BenchmarkApp:
+    view = TextView()
+
+    def row(number: int) -> TextRow:
+        return ((f"line {number} of an answer, as long as a line of an answer usually is", "text"),)
+
+    def step(count: int) -> None:
+        # Three words at a time, fifteen to a row.
+        whole, part = divmod(count * 3, 15)
+        rows = [row(number) for number in range(rows_before + whole)]
+        view.show([*rows, ((" ".join(["answer"] * part), "text"),)])
+
+    return BenchmarkApp(view, step, 0.125)
+
+
 CASES: dict[str, Callable[[], BenchmarkApp]] = {
     "table of 20 rows, one cell changes 4 times a second": lambda: _table(True),
     "the same table, shown again 4 times a second": lambda: _table(False),
@@ -135,6 +151,8 @@ CASES: dict[str, Callable[[], BenchmarkApp]] = {
     "log, followed, 20 lines/s in 4 batches": _log,
     "log, scrolled up, 20 lines/s": lambda: _log(following=False),
     "log, hidden, 20 lines/s": lambda: _log(hidden=True),
+    "answer of 24 words/s in 8 batches": lambda: _text(0),
+    "the same answer, once it fills the screen": lambda: _text(200),
 }
 
 if __name__ == "__main__":

@@ -35,3 +35,13 @@ def duration_text(seconds: float) -> str:
             rest = whole % large // small
             return f"{whole // large} {big}" + (f" {rest} {little}" if rest else "")
     return f"{whole} s"
+
+
+def count_text(number: int) -> str:
+    """A count of parameters the way model names give it: ``494M``, ``1.2B``, ``70B``."""
+    for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if number >= size:
+            value = number / size
+            # Whole where a decimal says nothing any more.
+            return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
+    return str(number)

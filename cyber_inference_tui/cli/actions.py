@@ -79,8 +79,31 @@ def all_models(options: GlobalOptions) -> FoundModels:
         from cyber_inference_tui.cli.local_models import local_records  # noqa: PLC0415
 
         absence = error.message
-        records = local_records(settings, demo=options.demo)
+        records = local_records(settings, demo=options.demo, environ=options.environ)
     return FoundModels(records=records, directory=settings.models_dir, absence=absence)
+
+
+def deletable_model(
+    options: GlobalOptions, model_id: str
+) -> tuple[ModelRecord, Callable[[], ModelRecord]]:
+    """A model's record, and what deletes its files: by the service, or here if none answers.
+
+    Raises ``CyberError``s, both at once and when it is deleted.
+    """
+    settings = options.load().settings
+    try:
+        records = with_client(settings, lambda client: client.models())
+    except NoServiceError:
+        from cyber_inference_tui.cli.local_models import local_deletion  # noqa: PLC0415
+
+        return local_deletion(settings, model_id, demo=options.demo, environ=options.environ)
+
+    def delete() -> ModelRecord:
+        return with_client(settings, lambda client: client.delete(model_id))
+
+    found = next((record for record in records if is_called(record, model_id)), None)
+    # An unknown one is refused with the nearest names, by who knows them.
+    return found or ModelRecord(id=model_id), delete
 
 
 def service_view(options: GlobalOptions) -> ServiceView:

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
-from cyber_inference_tui.cli.output import ProgressLine, print_json
+from cyber_inference_tui.cli.output import ProgressLine, bar_text, print_json
 from cyber_inference_tui.cli.terminal import YELLOW, Terminal, stderr_terminal
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.llama.install.report import Meter, Report
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
-    from cyber_inference_tui.llama.install.auto import CheckRecord, InstallRecord, MakeSource
+    from cyber_inference_tui.llama.install.auto import MakeSource
+    from cyber_inference_tui.llama.install.outcome import CheckRecord, InstallRecord
     from cyber_inference_tui.llama.install.source import Progress, Source
     from cyber_inference_tui.settings.schema import Settings
 
 SOURCES = ("auto", "github", "debian", "source")
-_BAR = 24
 _REPORT_INTERVAL = 0.2
 """Seconds between two reports of one step."""
 
@@ -60,10 +60,7 @@ class InstallProgress:
         percent = 100 * done // total
         if percent != self._percent:
             self._percent = percent
-            full, empty = ("█", "░") if self._terminal.unicode else ("#", ".")
-            filled = _BAR * percent // 100
-            bar = f"{full * filled}{empty * (_BAR - filled)}"
-            self._shown = f"{bar} {percent:3d} % {self._step}"
+            self._shown = f"{bar_text(done / total, self._terminal)} {self._step}"
             self._line.show(self._shown)
 
     def line(self, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from cyber_inference_tui.gguf.demo import DEMO_ID
@@ -13,9 +14,11 @@ if TYPE_CHECKING:
     from cyber_inference_tui.settings.schema import Settings
 
 
-def local_records(settings: Settings, *, demo: bool) -> list[ModelRecord]:
+def local_records(
+    settings: Settings, *, demo: bool, environ: Mapping[str, str]
+) -> list[ModelRecord]:
     """Scan the model directories; every model is unloaded. Writes no model."""
-    catalog = library_for(settings, demo=demo).scan()
+    catalog = library_for(settings, demo=demo, environ=environ).scan()
     records = {
         model_id: unloaded_record(model, settings) for model_id, model in catalog.models.items()
     }
@@ -23,3 +26,21 @@ def local_records(settings: Settings, *, demo: bool) -> list[ModelRecord]:
         # Made by the service when it starts.
         records[DEMO_ID] = ModelRecord(id=DEMO_ID, origin=Origin.DEMO.value)
     return [record for _, record in sorted(records.items())]
+
+
+def local_deletion(
+    settings: Settings, model_id: str, *, demo: bool, environ: Mapping[str, str]
+) -> tuple[ModelRecord, Callable[[], ModelRecord]]:
+    """The record of a model on disk, and what deletes its files.
+
+    Raises ``ModelNotFoundError``, and ``ConflictError`` where it cannot be deleted.
+    """
+    library = library_for(settings, demo=demo, environ=environ)
+    catalog = library.scan()
+    record = unloaded_record(catalog.resolve(model_id), settings)
+
+    def delete() -> ModelRecord:
+        library.delete(catalog, record.id)
+        return record
+
+    return record, delete

@@ -1,4 +1,4 @@
-"""``list-models``, ``load`` and ``unload``."""
+"""``list-models``, ``delete-model``, ``load`` and ``unload``."""
 
 from __future__ import annotations
 
@@ -33,11 +33,42 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
     if found.absence:
         print_note(f"{found.absence} This is what lies on disk.", notes)
     if not found.records:
-        print_note(f"No models in {found.directory}: put .gguf files there, or try --demo.", notes)
+        print_note(
+            f"No models in {found.directory}: put .gguf files there, get one with download-model,"
+            " or try --demo.",
+            notes,
+        )
         return
     from cyber_inference_tui.cli.model_tables import library_table  # noqa: PLC0415
 
     print_lines(library_table(found.records, stdout_terminal(options.environ)))
+
+
+@click.command("delete-model")
+@click.argument("model_id", metavar="ID")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@click.pass_obj
+def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool) -> None:
+    """Delete the files of the model ID.
+
+    Only models in the models directory can be deleted, and none that is loaded. A projector goes
+    with its last model.
+    """
+    from cyber_inference_tui.cli.actions import deletable_model  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.units import size_text  # noqa: PLC0415
+
+    record, delete = deletable_model(options, model_id)
+    if not yes:
+        if not stderr_terminal(options.environ).interactive:
+            raise click.UsageError("Nobody can be asked here: give --yes.")
+        size = f" ({size_text(record.size_bytes)})" if record.size_bytes is not None else ""
+        click.confirm(f"Delete {record.id}{size}?", abort=True, err=True)
+    deleted = delete()
+    if as_json:
+        print_json(deleted)
+        return
+    click.echo(f"{deleted.id} is deleted.")
 
 
 @click.command()

@@ -7,15 +7,15 @@ from datetime import datetime
 
 from cyber_inference_tui.cli.states import state_text
 from cyber_inference_tui.cli.tables import Cell, Column, render_table
-from cyber_inference_tui.cli.terminal import BOLD, DIM, RED, Terminal
-from cyber_inference_tui.records import ModelRecord, ModelStatus
-from cyber_inference_tui.units import context_text, duration_text, size_text
+from cyber_inference_tui.cli.terminal import BOLD, DIM, RED, YELLOW, Terminal
+from cyber_inference_tui.records import HubModelRecord, ModelRecord, ModelStatus
+from cyber_inference_tui.units import context_text, count_text, duration_text, size_text
 
 _NOTHING = Cell("-", (DIM,))
 
 
 def library_table(records: Sequence[ModelRecord], terminal: Terminal) -> list[str]:
-    """All local models: id, state, quantization, size, context, memory, and what is wrong."""
+    """All local models: id, state, quantization, size, context, memory, origin, what is wrong."""
     columns = [
         Column(title="ID", least=16),
         Column(title="STATE"),
@@ -23,6 +23,7 @@ def library_table(records: Sequence[ModelRecord], terminal: Terminal) -> list[st
         Column(title="SIZE", right=True, rank=1),
         Column(title="CONTEXT", right=True, rank=3),
         Column(title="MEMORY", right=True, rank=2),
+        Column(title="ORIGIN", rank=4),
     ]
     rows = [
         [
@@ -32,6 +33,7 @@ def library_table(records: Sequence[ModelRecord], terminal: Terminal) -> list[st
             _size_cell(record.size_bytes),
             Cell(context_text(record.context_length)) if record.context_length else _NOTHING,
             _memory_cell(record),
+            Cell(record.origin, (DIM,)),
         ]
         for record in records
     ]
@@ -40,6 +42,36 @@ def library_table(records: Sequence[ModelRecord], terminal: Terminal) -> list[st
         for row, record in zip(rows, records, strict=True):
             row.append(Cell(record.error or "", (RED,)))
     return render_table(columns, rows, terminal)
+
+
+def hub_table(records: Sequence[HubModelRecord], terminal: Terminal) -> list[str]:
+    """What a search found: name, parameters, architecture, downloads, likes, last change, gate."""
+    columns = [
+        Column(title="REPO", least=24),
+        Column(title="PARAMS", right=True, rank=1),
+        Column(title="ARCH", rank=3),
+        Column(title="DOWNLOADS", right=True, rank=2),
+        Column(title="LIKES", right=True, rank=4),
+        Column(title="UPDATED", rank=3),
+        Column(title="GATED", rank=2),
+    ]
+    rows = [
+        [
+            Cell(record.repo),
+            _text_cell(None if record.parameters is None else count_text(record.parameters)),
+            _text_cell(record.architecture),
+            _text_cell(None if record.downloads is None else f"{record.downloads:,}"),
+            _text_cell(None if record.likes is None else f"{record.likes:,}"),
+            _text_cell(record.updated_at.date().isoformat() if record.updated_at else None),
+            Cell("gated", (YELLOW,)) if record.gated else Cell(""),
+        ]
+        for record in records
+    ]
+    return render_table(columns, rows, terminal)
+
+
+def _text_cell(text: str | None) -> Cell:
+    return Cell(text) if text else _NOTHING
 
 
 def busy_table(records: Sequence[ModelRecord], now: datetime, terminal: Terminal) -> list[str]:

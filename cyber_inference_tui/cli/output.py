@@ -12,6 +12,7 @@ from cyber_inference_tui.cli.tables import cut
 from cyber_inference_tui.cli.terminal import DIM, Terminal
 
 _CLEAR_LINE = "\r\x1b[K"
+_BAR = 24
 
 
 def print_json(value: Any, *, compact: bool = False) -> None:
@@ -35,6 +36,13 @@ def print_note(text: str, terminal: Terminal) -> None:
         click.echo(terminal.paint(text, DIM), err=True, color=True)
 
 
+def bar_text(share: float, terminal: Terminal) -> str:
+    """A bar for ``share`` (0 to 1) of something, and the share in percent."""
+    full, empty = ("█", "░") if terminal.unicode else ("#", ".")
+    filled = int(_BAR * share)
+    return f"{full * filled}{empty * (_BAR - filled)} {int(100 * share):3d} %"
+
+
 class ProgressLine:
     """One line on standard error, drawn over and over; nothing at all without a terminal.
 
@@ -49,7 +57,12 @@ class ProgressLine:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Take the line away, so that something else can be said."""
         if self._shown:
+            self._shown = ""
             self._write(_CLEAR_LINE)
 
     @property

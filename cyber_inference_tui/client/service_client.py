@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json as json_text
 import ssl
 from collections.abc import (
     AsyncGenerator,
@@ -42,6 +41,8 @@ from cyber_inference_tui.records import (
     ConfigFileRecord,
     ConfigValueRecord,
     DownloadRecord,
+    HubFilesRecord,
+    HubModelRecord,
     InstallRecord,
     LoginRecord,
     LogLevel,
@@ -222,7 +223,7 @@ class ServiceClient:
         return await self._get("/admin/config", list[ConfigValueRecord])
 
     async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
-        """Change one setting in the service's file; of a model's table see ``model_key``."""
+        """Change one setting in the service's file; of a model's table see ``model_key.py``."""
         return await self._call("PUT", _key_path(key), ConfigValueRecord, json={"value": value})
 
     async def check_config(self, key: str, value: Any) -> ConfigCheckRecord:
@@ -287,6 +288,30 @@ class ServiceClient:
     async def totals(self) -> list[ModelTotals]:
         """Sums over the requests that the history keeps, by model."""
         return await self._get("/admin/totals", list[ModelTotals])
+
+    async def hub_search(
+        self,
+        q: str,
+        *,
+        sort: str = "downloads",
+        limit: int = 30,
+        cursor: str | None = None,
+        author: str | None = None,
+    ) -> tuple[list[HubModelRecord], str | None]:
+        """A page of models on the hub, and the cursor of the next one (``None`` = the last page).
+
+        ``sort`` is ``downloads``, ``likes``, ``trending`` or ``new``; ``limit`` at most 100.
+        """
+        asked = {"q": q, "sort": sort, "limit": str(limit), "cursor": cursor, "author": author}
+        params = {key: value for key, value in asked.items() if value is not None}
+        path = "/admin/hub/search"
+        body, headers = await self._bytes("GET", path, params=params)
+        return self._decoded(body, list[HubModelRecord], path), headers.get("X-Next-Cursor")
+
+    async def hub_files(self, repo: str, revision: str | None = None) -> list[HubFilesRecord]:
+        """The models in a repository on the hub, and how they would fit where the service runs."""
+        params = {"repo": repo} | ({"revision": revision} if revision else {})
+        return await self._call("GET", "/admin/hub/files", list[HubFilesRecord], params=params)
 
     async def downloads(self) -> list[DownloadRecord]:
         """Every download that the service knows, the oldest first."""
@@ -464,12 +489,13 @@ class ServiceClient:
         limit: float | None = None,
     ) -> T:
         body, _ = await self._bytes(method, path, params=params or {}, json=json, limit=limit)
+        return self._decoded(body, kind, f"{method} {path}")
+
+    def _decoded(self, body: bytes, kind: type[T], asked: str) -> T:
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.MsgspecError as error:
-            raise self._stranger(f"its answer to {method} {path} is not understood: {error}") from (
-                error
-            )
+            raise self._stranger(f"its answer to {asked} is not understood: {error}") from (error)
 
     async def _bytes(
         self,
@@ -571,13 +597,6 @@ class ServiceClient:
             f"What answers at {self.url} is not this version's service: {why}.",
             hint="Check --host and --port, and that both have the same version.",
         )
-
-
-def model_key(model_id: str, key: str) -> str:
-    """The name of one setting in a model's table: ``models."ID".KEY``, as TOML writes it."""
-    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
-    quoted = json_text.dumps(model_id, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return f"models.{quoted}.{key}"
 
 
 def _key_path(key: str) -> str:

@@ -11,6 +11,8 @@ from cyber_inference_tui.records import (
     ConfigFileRecord,
     ConfigValueRecord,
     DownloadRecord,
+    HubFilesRecord,
+    HubModelRecord,
     InstallRecord,
     LogLevel,
     LogPage,
@@ -129,6 +131,21 @@ class ServiceApi(Protocol):
     @property
     def events(self) -> EventBus:
         """What happens."""
+
+    async def hub_search(
+        self,
+        query: str,
+        /,
+        *,
+        sort: str = "downloads",
+        limit: int = 30,
+        cursor: str | None = None,
+        author: str | None = None,
+    ) -> tuple[list[HubModelRecord], str | None]:
+        """A page of models on the hub, and the cursor of the next one."""
+
+    async def hub_files(self, repo: str, revision: str | None = None, /) -> list[HubFilesRecord]:
+        """The models in a repository."""
 
     @property
     def downloads(self) -> DownloadsApi:

@@ -118,6 +118,8 @@ def _add_admin(table: _RouteTable, service: ServiceApi) -> None:
     table.add("/admin/queue", Area.ADMIN, {"GET": admin.queue})
     table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
     table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})
+    table.add("/admin/hub/search", Area.ADMIN, {"GET": hub.search})
+    table.add("/admin/hub/files", Area.ADMIN, {"GET": hub.files})
     table.add("/admin/downloads", Area.ADMIN, {"GET": hub.downloads, "POST": hub.add})
     table.add("/admin/downloads/{id:.+}", Area.ADMIN, {"*": hub.one})
     table.add("/admin/logs", Area.ADMIN, {"GET": logs.all})

@@ -1,4 +1,4 @@
-"""``/admin/downloads``: models on their way from the hub."""
+"""``/admin/hub`` and ``/admin/downloads``: models on the hub, and those on their way from it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from cyber_inference_tui.errors import NotFoundError
+from cyber_inference_tui.errors import InvalidRequestError, NotFoundError
 from cyber_inference_tui.http.api import ServiceApi
 from cyber_inference_tui.http.errors import method_not_allowed
-from cyber_inference_tui.http.wire import decoded, flag, json_answer, raw_tail, read_json
+from cyber_inference_tui.http.wire import decoded, flag, json_answer, number, raw_tail, read_json
 from cyber_inference_tui.records import DownloadRecord
 
 _Name = Annotated[str, Meta(min_length=1, max_length=1024)]
+
+
+NEXT_CURSOR = "X-Next-Cursor"
 
 
 class _Wanted(msgspec.Struct, forbid_unknown_fields=True):
@@ -31,10 +34,31 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class HubPages:
-    """The handlers under ``/admin/downloads``."""
+    """The handlers under ``/admin/hub`` and ``/admin/downloads``."""
 
     def __init__(self, service: ServiceApi) -> None:
         self._service = service
+
+    async def search(self, request: web.Request) -> web.Response:
+        """A page of what a search finds; the header ``X-Next-Cursor`` leads to the next."""
+        query = request.query
+        found, cursor = await self._service.hub_search(
+            query.get("q", ""),
+            sort=query.get("sort", "downloads"),
+            limit=number(query.get("limit", "30"), "limit"),
+            cursor=query.get("cursor") or None,
+            author=query.get("author") or None,
+        )
+        return json_answer(found, headers={NEXT_CURSOR: cursor} if cursor else None)
+
+    async def files(self, request: web.Request) -> web.Response:
+        """The models in a repository."""
+        repo = request.query.get("repo", "")
+        if not repo:
+            raise InvalidRequestError("?repo= is missing.", param="repo")
+        return json_answer(
+            await self._service.hub_files(repo, request.query.get("revision") or None)
+        )
 
     async def downloads(self, request: web.Request) -> web.Response:
         """Every download, the oldest first."""

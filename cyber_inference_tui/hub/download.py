@@ -83,7 +83,8 @@ class Download:
         status = self.status
         done, total = self.bytes_done, self.bytes_total
         rate = self._rate.per_second if status is DownloadStatus.RUNNING else None
-        waiting = next(iter(self._waits.values()), None) if self.task is not None else None
+        wanted = entry.status is DownloadStatus.QUEUED
+        waiting = next(iter(self._waits.values()), None) if wanted else None
         return DownloadRecord(
             id=entry.id,
             repo=entry.plan.repo,

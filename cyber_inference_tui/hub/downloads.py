@@ -77,6 +77,7 @@ class Downloads:
         self._downloads: dict[str, Download] = {}
         self._told: dict[str, DownloadRecord] = {}
         self._saving = asyncio.Lock()
+        self._saved = encoded([])
         self._running = False
         self._busy = asyncio.Event()
         """Something runs."""
@@ -239,14 +240,7 @@ class Downloads:
     async def _carry_out(self, download: Download) -> None:
         entry = download.entry
         try:
-            paths = await download.run(
-                self._save,
-                lambda: sum(
-                    other.bytes_left
-                    for other in self._downloads.values()
-                    if other is not download and other.task is not None
-                ),
-            )
+            paths = await download.run(self._save, partial(self._needed_beside, download))
             entry.model_id = await self._on_done(download.record(), paths)
         except CyberError as error:
             if entry.status is DownloadStatus.QUEUED:
@@ -255,8 +249,18 @@ class Downloads:
         else:
             entry.status, entry.placing, entry.begun = DownloadStatus.DONE, False, False
             _logger.info("%s of %s is here", entry.plan.filename, entry.plan.repo)
-            self._forget_oldest()
+        self._forget_oldest()
         await self._save()
+
+    def _needed_beside(self, download: Download) -> int:
+        """Bytes that the others that run have still to write to the same disk."""
+        models_dir = download.entry.models_dir
+        others = (one for one in self._downloads.values() if one is not download)
+        return sum(
+            one.bytes_left
+            for one in others
+            if one.task is not None and one.entry.models_dir == models_dir
+        )
 
     def _ended(self, download: Download, task: asyncio.Task[None]) -> None:
         download.task = None
@@ -342,8 +346,11 @@ class Downloads:
         """Write the journal as it is now, or later."""
         async with self._saving:
             content = encoded(download.entry for download in self._downloads.values())
+            if content == self._saved:
+                return
             try:
                 await self._transport.in_thread(self._journal.save, content)
+                self._saved = content
             except OSError as error:
                 _logger.warning("the downloads cannot be remembered: %s", error.strerror)
 

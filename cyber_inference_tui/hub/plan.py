@@ -61,11 +61,17 @@ Resolve = Callable[[str, str | None, str | None], Awaitable[DownloadPlan]]
 """Repository, file and revision as somebody asked for them, as a plan; raises ``CyberError``s."""
 
 
+def check_repo(repo: str) -> None:
+    """Raise ``HubError`` where this cannot be the name of a repository."""
+    if not _REPO.fullmatch(repo) or ".." in repo:
+        shown = clean_line(repo, limit=200)
+        raise HubError(f"{shown} is not the name of a repository.", param="repo")
+
+
 def check_plan(plan: DownloadPlan) -> None:
     """Raise ``HubError`` where a plan's names, sizes or digests are not what they must be."""
-    repo = clean_line(plan.repo, limit=200)
-    if not _REPO.fullmatch(plan.repo) or ".." in plan.repo:
-        raise HubError(f"{repo} is not the name of a repository.", param="repo")
+    check_repo(plan.repo)
+    repo = plan.repo
     if not _COMMIT.fullmatch(plan.revision):
         raise HubError(f"{clean_line(plan.revision, limit=80)} is not a commit of {repo}.")
     if not 0 < len(plan.files) <= MAX_FILES:

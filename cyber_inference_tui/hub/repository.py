@@ -134,6 +134,12 @@ def choose(repository: Repository, wanted: str | None) -> RepoModel:
     )
 
 
+def family(model: RepoModel) -> str:
+    """What models have in common that differ in their quantization only."""
+    name = model.name.lower()
+    return name.replace((model.quantization or "").lower(), "", 1) if model.quantization else name
+
+
 def plan_of(repository: Repository, model: RepoModel) -> DownloadPlan:
     """What to bring for ``model``: its files and its projector, of this very commit."""
     return DownloadPlan(

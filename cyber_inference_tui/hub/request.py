@@ -21,6 +21,7 @@ from cyber_inference_tui.text import clean_line
 _MAX_REDIRECTS = 6
 _REDIRECTS = {301, 302, 303, 307, 308}
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 _SIZE = re.compile(r"\d{1,18}")
 _DIGEST = re.compile(r'(?:W/)?"?(?:([0-9a-f]{64})|([0-9a-f]{40}))"?')
 
@@ -52,9 +53,12 @@ async def file_from(
     revision: str,
     path: str,
     offset: int,
+    length: int | None = None,
     environ: Mapping[str, str],
 ) -> AsyncIterator[Part | Beyond]:
     """Ask for a file from ``offset`` on. Raises ``HubError``s, also while the body is read.
+
+    With ``length`` only so many bytes are asked for; a hub may send more all the same.
 
     The endpoint is asked every time: what it leads to is signed, and expires.
     """
@@ -71,8 +75,9 @@ async def file_from(
                 hdrs.USER_AGENT: f"cyber-inference-tui/{__version__}",
                 **endpoint.headers(url),
             }
-            if offset:
-                headers[hdrs.RANGE] = f"bytes={offset}-"
+            if offset or length is not None:
+                end = "" if length is None else offset + length - 1
+                headers[hdrs.RANGE] = f"bytes={offset}-{end}"
             async with session.get(
                 url, headers=headers, allow_redirects=False, proxy=proxy_for(url, environ)
             ) as answer:
@@ -114,7 +119,8 @@ def unreachable(host: str, error: Exception) -> HubUnreachableError:
     if isinstance(error, (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)):
         via = " over the proxy of the environment"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    reason = clean_line(reason, limit=200).strip().rstrip(".") or type(error).__name__
+    reason = _ERRNO.sub("", clean_line(reason, limit=200)).strip().rstrip(".")
+    reason = reason or type(error).__name__
     return HubUnreachableError(f"{host} cannot be reached{via}: {reason}.")
 
 

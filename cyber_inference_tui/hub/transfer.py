@@ -30,8 +30,8 @@ from cyber_inference_tui.hub.request import Beyond, Part, file_from, unreachable
 T = TypeVar("T")
 
 BLOCK = 256 * 1024
-"""Bytes that go to a thread at once; twice as many may be lost when the process is killed."""
-_READ_BUFFER = 64 * 1024
+"""Bytes that go to a thread at once: with what the connection holds, about a MiB is in memory."""
+_READ_BUFFER = 256 * 1024
 _PROGRESS = 256 * 1024
 """Bytes after which a connection counts as a good one, and earlier failures are forgotten."""
 
@@ -49,7 +49,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 20
     """Failures in a row, with hardly a byte between them, until it gives up."""
     backoff: Callable[[int], float] = _backoff
-    """Seconds to wait after that many failures, where the hub does not say."""
+    """Seconds to wait after that many failures, at least; the hub may want more."""
     force_interval: float = 5.0
     """Between two times that what was written is forced to the disk."""
     disk_margin: int = 256 << 20
@@ -196,9 +196,8 @@ class Transfer:
             failures = 0 if partial.offset - before >= _PROGRESS else failures + 1
             if failures >= self._pace.tries:
                 raise failure
-            wait = failure.retry_after
             self._on_wait(failure)
-            await asyncio.sleep(self._pace.backoff(failures) if wait is None else wait)
+            await asyncio.sleep(max(failure.retry_after or 0.0, self._pace.backoff(failures)))
 
     async def _attempt(self, partial: Partial) -> bool:
         """Ask for the rest once, and write what comes; whether that is known to be all."""
@@ -341,7 +340,11 @@ class Transfer:
 
 async def _read(body: aiohttp.StreamReader, path: str) -> bytes:
     try:
-        return await body.readany()
+        while True:
+            # As it came: any other way of reading joins and copies.
+            data, boundary = await body.readchunk()
+            if data or not boundary:
+                return data
     except TimeoutError as error:
         raise HubUnreachableError(f"{path}: no byte has come for too long.") from error
     except (aiohttp.ClientError, OSError) as error:

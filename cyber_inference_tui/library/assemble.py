@@ -10,6 +10,7 @@ from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin, Problem
 from cyber_inference_tui.library.ids import Named, assign_ids
+from cyber_inference_tui.library.ollama import OllamaModel
 from cyber_inference_tui.library.projectors import (
     Candidate,
     Projector,
@@ -24,6 +25,7 @@ from cyber_inference_tui.library.shards import (
     missing_sentence,
     shard_names,
 )
+from cyber_inference_tui.library.stores import Elsewhere, Place
 from cyber_inference_tui.settings.schema import ModelSettings
 
 _NO_MODELS = {
@@ -31,6 +33,9 @@ _NO_MODELS = {
     "imatrix": "it is an importance matrix, not a model",
     "vocab": "it holds a vocabulary and no weights",
 }
+
+
+NOTHING = Elsewhere()
 
 
 class Configured(NamedTuple):
@@ -66,15 +71,12 @@ class Assembly:
         self._read_header = read
         self._problems: list[Problem] = []
 
-    def catalog(self, found: Found, configured: Sequence[Configured]) -> Catalog:
+    def catalog(
+        self, found: Found, configured: Sequence[Configured], elsewhere: Elsewhere = NOTHING
+    ) -> Catalog:
         """All models and problems of this moment."""
-        self._problems = list(found.problems)
-        by_directory: dict[Path, list[_Read]] = {}
-        for files in group_shards(found.files):
-            by_directory.setdefault(files.directory, []).append(self._read(files))
-        listed: list[tuple[_Read, Projector | None]] = []
-        for sets in by_directory.values():
-            listed += self._directory(sets)
+        self._problems = [*found.problems, *elsewhere.problems]
+        listed = self._listed(found.files)
         models = [self._configured(given) for given in configured]
         ids = {model.id for model in models}
         same = {(model.id, model.path) for model in models}
@@ -85,8 +87,71 @@ class Assembly:
             if (read.files.name, read.files.files[0].path) not in same
         ]
         models += self._named(listed, frozenset(ids))
+        known = {file.inode for file in found.files}
+        known |= {file.inode for given in configured for file in given.files}
+        models += self._elsewhere(elsewhere, known, frozenset(model.id for model in models))
         models += self._without_file(model.id for model in models)
         return Catalog({model.id: model for model in models}, self._problems)
+
+    def _listed(self, files: Iterable[ModelFile]) -> list[tuple[_Read, Projector | None]]:
+        by_directory: dict[Path, list[_Read]] = {}
+        for one in group_shards(files):
+            by_directory.setdefault(one.directory, []).append(self._read(one))
+        listed: list[tuple[_Read, Projector | None]] = []
+        for sets in by_directory.values():
+            listed += self._directory(sets)
+        return listed
+
+    def _elsewhere(
+        self, elsewhere: Elsewhere, known: set[tuple[int, int]], taken: frozenset[str]
+    ) -> list[LocalModel]:
+        """Other programs' models: those that can be used, and that are not here anyway.
+
+        They never change the id of a model of our own.
+        """
+        new = [file for file in elsewhere.files if file.inode not in known]
+        listed = [
+            (read, projector, elsewhere.places[read.files.files[0].root])
+            for read, projector in self._listed(new)
+        ]
+        known = known | {file.inode for file in new}
+        for one in elsewhere.ollama:
+            if one.file.inode in known:
+                continue
+            read = self._read(FileSet(one.name, one.file.path.parent, (one.file,), 0))
+            projector = self._ollama_projector(one)
+            listed.append((read, projector, Place(Origin.OLLAMA, one.host)))
+        usable = []
+        for read, projector, place in listed:
+            if read.problem is None:
+                usable.append((read, projector, place))
+            else:
+                where = shown(read.files.files[0].path)
+                self._problems.append(Problem(where=where, reason=read.problem))
+        names = [
+            Named(read.files.name, read.files.directory, read.files.files[0].root, place.owner)
+            for read, _, place in usable
+        ]
+        ids = assign_ids(names, taken=taken)
+        settings = self._settings_by_id([model_id for model_id in ids if model_id is not None])
+        # Without an id of its own it is the same thing as another one, in another store.
+        return [
+            self._model(
+                model_id, read, projector, settings.get(model_id, ModelSettings()), place.origin
+            )
+            for (read, projector, place), model_id in zip(usable, ids, strict=True)
+            if model_id is not None
+        ]
+
+    def _ollama_projector(self, model: OllamaModel) -> Projector | None:
+        if model.projector is None:
+            return None
+        try:
+            return Projector(model.projector, self._read_header(model.projector))
+        except GGUFError as error:
+            where = shown(model.projector.path)
+            self._problems.append(Problem(where=where, reason=error.message))
+            return None
 
     def _read(self, files: FileSet) -> _Read:
         headers: list[ModelMetadata] = []

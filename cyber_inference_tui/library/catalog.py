@@ -29,6 +29,10 @@ class Origin(StrEnum):
     SETTINGS = "settings"
     """A path or a command in its table."""
     DEMO = "demo"
+    HUB_CACHE = "hub cache"
+    """The Hugging Face tools keep it."""
+    LM_STUDIO = "lm studio"
+    OLLAMA = "ollama"
 
 
 class LocalModel(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ class Named(NamedTuple):
     name: str
     directory: Path
     root: Path
+    owner: str = ""
+    """What to put in front of it instead of its directory."""
 
 
 def assign_ids(models: Sequence[Named], *, taken: frozenset[str] = frozenset()) -> list[str | None]:
@@ -32,7 +34,10 @@ def assign_ids(models: Sequence[Named], *, taken: frozenset[str] = frozenset()) 
     for model, name in zip(models, plain, strict=True):
         below = "/".join(model.directory.relative_to(model.root).parts)
         relative = _clean(f"{below}/{model.name}") if below else name
-        choices = [relative, _clean(f"{model.root.name}/{relative}")]
+        if model.owner:
+            choices = [_clean(f"{model.owner}/{model.name}"), _clean(f"{model.owner}/{relative}")]
+        else:
+            choices = [relative, _clean(f"{model.root.name}/{relative}")]
         if often[name] == 1:
             choices.insert(0, name)
         chosen = next((choice for choice in choices if choice and choice not in used), None)

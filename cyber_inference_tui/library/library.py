@@ -14,7 +14,17 @@ from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
 from cyber_inference_tui.library.headers import HeaderCache
 from cyber_inference_tui.library.scan import Found, ModelFile, find_files, shown, stat_file
 from cyber_inference_tui.library.shards import shard_names
+from cyber_inference_tui.library.stores import Elsewhere, Stores, StoreScan
 from cyber_inference_tui.settings.schema import ModelSettings
+
+_WAYS_OUT = {
+    Origin.HUB_CACHE: "It is in the cache of the Hugging Face tools: delete it with theirs"
+    " (hf cache delete), or set discover = false.",
+    Origin.LM_STUDIO: "It belongs to LM Studio: delete it there, or set discover = false.",
+    Origin.OLLAMA: "It belongs to Ollama: delete it with 'ollama rm', or set discover = false.",
+    Origin.MODEL_DIRS: "It lies in one of model_dirs, which are only read: remove it by hand.",
+    Origin.DEMO: "It is built in: start without --demo.",
+}
 
 
 class _Seen(NamedTuple):
@@ -22,12 +32,14 @@ class _Seen(NamedTuple):
 
     found: Found
     configured: tuple[Configured, ...]
+    elsewhere: Elsewhere
 
 
 class Library:
     """The models on this machine. All methods block on files and may be called from any thread.
 
-    ``extra`` are models by id that the program brings along, such as the demo model. Headers are
+    ``extra`` are models by id that the program brings along, such as the demo model. ``stores``
+    are other programs' models, listed after those of our own directories. Headers are
     kept in ``cache_file``. ``clock`` gives nanoseconds since 1970.
     """
 
@@ -38,11 +50,13 @@ class Library:
         model_dirs: Sequence[Path] = (),
         model_settings: Mapping[str, ModelSettings] | None = None,
         extra: Mapping[str, Path] | None = None,
+        stores: Stores = Stores(),  # noqa: B008 - it never changes
         cache_file: Path | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._lock = threading.Lock()
         self._headers = HeaderCache(cache_file, clock)
+        self._stores = StoreScan(stores, clock=clock)
         self._last: tuple[_Seen, Catalog] | None = None
         self.reconfigure(
             models_dir=models_dir,
@@ -71,7 +85,9 @@ class Library:
         """What is there now; the very same catalog as before when nothing changed."""
         with self._lock:
             required = [root for root in self._roots if root != self._models_dir]
-            seen = _Seen(find_files(self._roots, required=required), self._configured())
+            seen = _Seen(
+                find_files(self._roots, required=required), self._configured(), self._stores.look()
+            )
             if self._last is not None and self._last[0] == seen:
                 return self._last[1]
             assembly = Assembly(
@@ -79,7 +95,7 @@ class Library:
                 model_settings=self._model_settings,
                 read=self._headers.read,
             )
-            catalog = assembly.catalog(seen.found, seen.configured)
+            catalog = assembly.catalog(seen.found, seen.configured, seen.elsewhere)
             settled = self._headers.settle()
             # A file may still change unseen for a moment after its last change.
             self._last = (seen, catalog) if settled else None
@@ -97,7 +113,10 @@ class Library:
         if not model.removable:
             raise ConflictError(
                 f"{model.id} cannot be deleted: its files do not lie in {self._models_dir}.",
-                hint="Remove them, or its table in the configuration file, by hand.",
+                hint=_WAYS_OUT.get(
+                    model.origin,
+                    "Remove them, or its table in the configuration file, by hand.",
+                ),
             )
         sharing = next((o.id for o in others if set(o.shards) & set(model.shards)), None)
         if sharing is not None:
@@ -120,7 +139,19 @@ class Library:
                     f"{shown(path)} cannot be deleted: {error.strerror or error}."
                 ) from error
             removed.append(path)
+        for folder in {path.parent for path in removed}:
+            self._tidy(folder)
         return tuple(removed)
+
+    def _tidy(self, folder: Path) -> None:
+        """Remove directories that a deletion has left empty, up to ``models_dir``."""
+        while folder != self._models_dir and folder.is_relative_to(self._models_dir):
+            try:
+                folder.rmdir()
+            except OSError:
+                # Something else lies in it, or it is not ours to remove.
+                return
+            folder = folder.parent
 
     def _is_inside(self, path: Path) -> bool:
         """Really, not only by name: no link on the way leads out of ``models_dir``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -45,13 +45,23 @@ class Found(NamedTuple):
     problems: tuple[Problem, ...]
 
 
-def find_files(roots: Sequence[Path], *, required: Iterable[Path] = ()) -> Found:
+def find_files(
+    roots: Sequence[Path],
+    *,
+    required: Iterable[Path] = (),
+    on_directory: Callable[[Path], None] = lambda _: None,
+    most: int = _MAX_ENTRIES,
+    deepest: int = _MAX_DEPTH,
+) -> Found:
     """Walks ``roots``, following symbolic links but each directory only once.
+
+    ``on_directory`` is told of each before it is read. ``most`` entries of all together and
+    ``deepest`` levels are looked at.
 
     Hidden files and directories are left out. A root that does not exist is a problem when it is
     one of ``required``. Nothing is raised: what cannot be read is a problem.
     """
-    return _Walk(frozenset(required)).walk(roots)
+    return _Walk(frozenset(required), on_directory, most, deepest).walk(roots)
 
 
 def stat_file(path: Path, root: Path, *, inside: bool = False) -> ModelFile | None:
@@ -74,8 +84,17 @@ def _model_file(path: Path, root: Path, status: os.stat_result, inside: bool) ->
 
 
 class _Walk:
-    def __init__(self, required: frozenset[Path]) -> None:
+    def __init__(
+        self,
+        required: frozenset[Path],
+        on_directory: Callable[[Path], None],
+        most: int,
+        deepest: int,
+    ) -> None:
         self._required = required
+        self._on_directory = on_directory
+        self._most = most
+        self._deepest = deepest
         self._visited: set[tuple[int, int]] = set()
         self._named: set[tuple[str, tuple[int, int]]] = set()
         self._files: list[ModelFile] = []
@@ -89,8 +108,8 @@ class _Walk:
             linked: list[tuple[Path, int, bool]] = []
             while waiting or linked:
                 directory, depth, inside = waiting.pop() if waiting else linked.pop(0)
-                if self._entries > _MAX_ENTRIES:
-                    self._problem(root, f"it holds more than {_MAX_ENTRIES:,} entries")
+                if self._entries > self._most:
+                    self._problem(root, f"it holds more than {self._most:,} entries")
                     break
                 below, links = self._directory(directory, root, depth, inside)
                 waiting += below
@@ -104,6 +123,7 @@ class _Walk:
         below: list[tuple[Path, int, bool]] = []
         links: list[tuple[Path, int, bool]] = []
         try:
+            self._on_directory(directory)
             status = directory.stat()
             if (status.st_dev, status.st_ino) in self._visited:
                 return below, links
@@ -125,7 +145,7 @@ class _Walk:
             try:
                 if entry.is_dir():
                     link = entry.is_symlink()
-                    if depth < _MAX_DEPTH:
+                    if depth < self._deepest:
                         kind = links if link else below
                         kind.append((directory / entry.name, depth + 1, inside and not link))
                 elif entry.name.lower().endswith(_SUFFIX):
@@ -137,7 +157,7 @@ class _Walk:
     def _limited(self, listing: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
         for entry in listing:
             self._entries += 1
-            if self._entries > _MAX_ENTRIES:
+            if self._entries > self._most:
                 return
             yield entry
 

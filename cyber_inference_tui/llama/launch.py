@@ -180,6 +180,12 @@ class Launcher:
             model, settings, binary, NO_PORT, context_limit=context_limit, measure=measure
         )
 
+    async def devices(self) -> tuple[str, ...]:
+        """The GPUs that the server would use; none where there is no server yet."""
+        with contextlib.suppress(NoLlamaServerError):
+            return (await asyncio.to_thread(self._find_binary)).devices
+        return ()
+
     async def memory_at(
         self, model: LocalModel, settings: Settings, sizes: Sequence[int]
     ) -> list[tuple[int, MemoryEstimate, Need]]:
@@ -189,9 +195,7 @@ class Launcher:
         """
         if model.settings.command:
             return []
-        devices: tuple[str, ...] = ()
-        with contextlib.suppress(NoLlamaServerError):
-            devices = (await asyncio.to_thread(self._find_binary)).devices
+        devices = await self.devices()
         files = await asyncio.to_thread(look_at_files, model)
         if files is None:
             return []

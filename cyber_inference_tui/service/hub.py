@@ -10,10 +10,10 @@ from pathlib import Path
 
 import aiohttp
 
-from cyber_inference_tui.errors import HubError, ShuttingDownError
+from cyber_inference_tui.errors import ShuttingDownError
+from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
-from cyber_inference_tui.hub.endpoint import read_endpoint
-from cyber_inference_tui.hub.plan import DownloadPlan, Resolve
+from cyber_inference_tui.hub.endpoint import Endpoint, read_endpoint
 from cyber_inference_tui.hub.transfer import Pace, Transport, open_session
 from cyber_inference_tui.library.catalog import Catalog
 from cyber_inference_tui.records import DownloadRecord
@@ -26,16 +26,11 @@ _BOOT_ID = "proc/sys/kernel/random/boot_id"
 _logger = logging.getLogger(__name__)
 
 
-async def cannot_resolve(repo: str, filename: str | None, revision: str | None) -> DownloadPlan:
-    """Stands in where nothing is there to look into repositories."""
-    raise HubError(f"This service cannot look into {repo}: it has no access to a hub.")
-
-
 class Hub:
     """Owns the downloads, and what they go over. ``start`` it, and ``stop`` it.
 
-    ``rescan`` has the library look for models again and gives what is there then; ``resolve``
-    looks into a repository.
+    ``rescan`` has the library look for models again and gives what is there then. ``journal`` is
+    the name of the file in ``data_dir`` that downloads are remembered in.
     """
 
     def __init__(
@@ -46,14 +41,16 @@ class Hub:
         events: EventBus,
         now: Callable[[], datetime],
         rescan: Callable[[], Awaitable[Catalog]],
-        resolve: Resolve = cannot_resolve,
+        journal: str = "downloads.json",
     ) -> None:
         self._settings = settings
         self._environ = environ
         self._events = events
         self._now = now
         self._rescan = rescan
-        self._resolve = resolve
+        self._journal = journal
+        self.browse = Browse(endpoint=self._endpoint, session=self._open_session, environ=environ)
+        """A look around there."""
         self._session: aiohttp.ClientSession | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._downloads: Downloads | None = None
@@ -73,17 +70,17 @@ class Hub:
         self._session = open_session(pace)
         transport = Transport(
             session=self._session,
-            endpoint=lambda: read_endpoint(self._settings(), self._environ),
+            endpoint=self._endpoint,
             executor=self._executor,
             environ=self._environ,
             boot=_boot_id(self._settings().system_root),
             pace=pace,
         )
         self._downloads = Downloads(
-            journal=self._settings().data_dir / "downloads.json",
+            journal=self._settings().data_dir / self._journal,
             models_dir=lambda: self._settings().models_dir,
             transport=transport,
-            resolve=self._resolve,
+            resolve=self.browse.resolve,
             now=self._now,
             on_change=lambda record: self._events.publish("download", record),
             on_removed=lambda one: self._events.publish("download", {"id": one, "status": None}),
@@ -100,6 +97,14 @@ class Hub:
             await self._session.close()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _endpoint(self) -> Endpoint:
+        return read_endpoint(self._settings(), self._environ)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            raise ShuttingDownError("The service asks no hub now.")
+        return self._session
 
     async def _model_of(self, record: DownloadRecord, paths: tuple[Path, ...]) -> str | None:
         try:

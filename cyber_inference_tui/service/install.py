@@ -12,7 +12,7 @@ import msgspec
 
 from cyber_inference_tui.errors import ConflictError, CyberError, ShuttingDownError
 from cyber_inference_tui.llama.guard import ProcessGuard
-from cyber_inference_tui.llama.install.auto import InstallRecord as Outcome
+from cyber_inference_tui.llama.install.outcome import InstallRecord as Outcome
 from cyber_inference_tui.llama.install.report import Report, read_report
 from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.records import InstallRecord, InstallState, ServiceEvent

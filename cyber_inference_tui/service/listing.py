@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cyber_inference_tui.gguf.architectures import makes_vectors
 from cyber_inference_tui.gguf.demo import DEMO_ID, write_demo
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.library import Library
+from cyber_inference_tui.library.stores import Stores, find_stores
 from cyber_inference_tui.llama.expectation import told
 from cyber_inference_tui.llama.needs import Need, Source
 from cyber_inference_tui.records import ModelRecord, ModelStatus
@@ -35,13 +37,17 @@ def write_demo_for(settings: Settings) -> None:
         raise CyberError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def library_for(settings: Settings, *, demo: bool) -> Library:
-    """The library of these settings; with ``demo`` the built-in model is in it, once written."""
+def library_for(settings: Settings, *, demo: bool, environ: Mapping[str, str]) -> Library:
+    """The library of these settings; with ``demo`` the built-in model is in it, once written.
+
+    ``environ`` tells where other programs keep their models.
+    """
     return Library(
         models_dir=settings.models_dir,
         model_dirs=settings.model_dirs,
         model_settings=settings.models,
         extra={DEMO_ID: demo_path(settings)} if demo else {},
+        stores=find_stores(environ) if settings.discover else Stores(),
         cache_file=settings.data_dir / "headers.json",
     )
 

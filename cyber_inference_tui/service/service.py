@@ -22,6 +22,7 @@ from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.command import MAX_CONNECTIONS
+from cyber_inference_tui.llama.expectation import formula_need
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.llama.orphans import PidRecord
@@ -31,6 +32,8 @@ from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sampler import Sampler
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
+    HubFilesRecord,
+    HubModelRecord,
     LlamaServerRecord,
     LogLevel,
     LogPage,
@@ -69,6 +72,7 @@ from cyber_inference_tui.service.listing import (
 from cyber_inference_tui.service.logs import SERVICE_LOG, Logs
 from cyber_inference_tui.service.metrics import Metrics, Present
 from cyber_inference_tui.service.monitoring import Monitoring
+from cyber_inference_tui.service.offers import offers
 from cyber_inference_tui.service.reckoning import Reckoning
 from cyber_inference_tui.settings.load import Loaded
 from cyber_inference_tui.settings.schema import Settings
@@ -121,7 +125,7 @@ class Service:
         self._pending_models: set[str] = set()
         self._flush_handle: asyncio.TimerHandle | None = None
         self._binary: LlamaBinary | None = None
-        self._library = library_for(loaded.settings, demo=demo)
+        self._library = library_for(loaded.settings, demo=demo, environ=environ)
         self.catalog: Catalog = Catalog(models={}, problems=())
         self._experience = Experience(on_new=self.history.add_measurement)
         nvml = Nvml()
@@ -290,6 +294,7 @@ class Service:
 
     async def _rescan(self) -> Catalog:
         await self._scan()
+        await self._reckon(max_age=_SCAN_INTERVAL)
         return self.catalog
 
     async def _recall(self) -> None:
@@ -316,7 +321,7 @@ class Service:
 
     async def _apply(self, settings: Settings) -> None:
         """Put changed settings into effect."""
-        self._library = library_for(settings, demo=self._demo)
+        self._library = library_for(settings, demo=self._demo, environ=self._environ)
         logging.getLogger("cyber_inference_tui").setLevel(settings.log_level.upper())
         await self._scan()
         self.scheduler.configure(settings)
@@ -493,7 +498,7 @@ class Service:
         if not self._demo:
             await asyncio.to_thread(write_demo_for, self.settings)
             self._demo = True
-            self._library = library_for(self.settings, demo=True)
+            self._library = library_for(self.settings, demo=True, environ=self._environ)
         await self._scan()
         return self.model(DEMO_ID)
 
@@ -527,6 +532,36 @@ class Service:
         await asyncio.to_thread(self._library.delete, self.catalog, model.id)
         await self._scan()
         return record
+
+    # The hub
+
+    async def hub_search(
+        self,
+        query: str,
+        *,
+        sort: str = "downloads",
+        limit: int = 30,
+        cursor: str | None = None,
+        author: str | None = None,
+    ) -> tuple[list[HubModelRecord], str | None]:
+        """A page of models on the hub, and the cursor of the next one."""
+        return await self._hub.browse.search(
+            query, sort=sort, limit=limit, cursor=cursor, author=author
+        )
+
+    async def hub_files(self, repo: str, revision: str | None = None) -> list[HubFilesRecord]:
+        """What a repository has, and how it would fit here now."""
+        repository = await self._hub.browse.repository(repo, revision)
+        headers = await self._hub.browse.headers(repository)
+        devices = await self._launcher.devices()
+        await self.scheduler.look(_SCAN_INTERVAL)
+        return offers(
+            repository,
+            headers,
+            local=self.catalog.models.values(),
+            reckon=lambda model, files: formula_need(model, self.settings, files, devices=devices),
+            survey=self.scheduler.survey(),
+        )
 
     # Events
 

@@ -118,6 +118,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[Path, ...],
         Meta(description="Further directories to read models from, in place.", extra=_LIVE),
     ] = ()
+    discover: Annotated[
+        bool,
+        Meta(
+            description="Also list the models that the Hugging Face tools, LM Studio and Ollama "
+            "keep on this machine; read in place, never changed.",
+            extra=_LIVE,
+        ),
+    ] = True
     log_level: Annotated[
         str,
         Meta(

@@ -156,6 +156,10 @@ class CyberApp(App[Leave]):
         """A page was clicked."""
         self.switch_mode(message.mode)
 
+    async def open_hub(self, query: str) -> None:
+        """Open the hub and search it for ``query``."""
+        await self._open_at("hub", "search", query)
+
     # Telling and asking
 
     def tell(self, message: str, severity: str = "information") -> None:
@@ -183,25 +187,22 @@ class CyberApp(App[Leave]):
     async def _login(self) -> None:
         from cyber_inference_tui.tui.dialogs.password import Password  # noqa: PLC0415 - seldom
 
-        problem = ""
-        while True:
-            answer = await self.push_screen_wait(
-                Password(
-                    self.client.url, problem=problem, can_keep=self.launch.save_password is not None
-                )
+        answer = await self.push_screen_wait(
+            Password(
+                self.client.url,
+                self.client.login,
+                can_keep=self.launch.save_password is not None,
             )
-            if answer is None:
-                self.exit(Leave.KEEP)
-                return
-            password, keep = answer
-            try:
-                await self.client.login(password)
-            except CyberError as error:
-                problem = str(error)
-                continue
-            if keep and self.launch.save_password is not None:
-                self.launch.save_password(password)
+        )
+        if answer is None:
+            self.exit(Leave.KEEP)
             return
+        password, keep = answer
+        if keep and self.launch.save_password is not None:
+            try:
+                self.launch.save_password(password)
+            except CyberError as error:
+                self.tell(str(error), "error")
 
     # Actions
 

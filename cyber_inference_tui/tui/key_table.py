@@ -15,6 +15,9 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.chrome import PAGES
 
 EVERYWHERE = "Everywhere"
+THIS_PAGE = "This page"
+# Textual gives these to everything that scrolls; nothing of ours scrolls sideways.
+_SIDEWAYS = ("scroll_left", "scroll_right", "page_left", "page_right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +31,23 @@ class KeyLine:
 
 
 def key_lines(screen: Screen[Any]) -> list[KeyLine]:
-    """What the keys do on ``screen`` as it is now: the focused widget's first, then the page's,
+    """What the keys do on ``screen`` as it is now: the page's first, then the focused widget's,
     then those of the app."""
     found: dict[tuple[str, str], tuple[list[str], str]] = {}
     for node, binding, enabled, tooltip in screen.active_bindings.values():
         if not enabled or not binding.description or binding.system:
             continue
-        group = _group(node, screen)
+        if binding.action.startswith(_SIDEWAYS):
+            continue
+        group = _group(node, screen, binding)
         place = (group, clean_line(binding.description))
         keys, why = found.get(place, ([], ""))
         found[place] = (keys, why or tooltip or binding.tooltip)
         shown = screen.app.get_key_display(binding)
         if shown not in keys:
             keys.append(shown)
-    order = {name: place for place, name in enumerate(dict.fromkeys(g for g, _ in found))}
+    groups = dict.fromkeys([THIS_PAGE, *(group for group, _ in found)])
+    order = {name: place for place, name in enumerate(groups)}
     order[EVERYWHERE] = len(order)
     lines = [
         KeyLine(group, " ".join(keys), does, why) for (group, does), (keys, why) in found.items()
@@ -49,11 +55,12 @@ def key_lines(screen: Screen[Any]) -> list[KeyLine]:
     return sorted(lines, key=lambda line: order[line.group])
 
 
-def _group(node: object, screen: Screen[Any]) -> str:
-    if isinstance(node, App):
+def _group(node: object, screen: Screen[Any], binding: Binding) -> str:
+    # What Textual gives to every screen has no id.
+    if isinstance(node, App) or (node is screen and binding.id is None):
         return EVERYWHERE
     if node is screen:
-        return "This page"
+        return THIS_PAGE
     return str(getattr(node, "KEYS_TITLE", "")) or type(node).__name__
 
 

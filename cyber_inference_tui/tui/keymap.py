@@ -59,13 +59,17 @@ def example_text(bindings: Iterable[tuple[str, Binding]]) -> str:
         "# Names of keys: letters, digits, f1 to f12, enter, escape, tab, space, up, down, pageup,",
         "# and ctrl+, alt+ or shift+ before them.",
     ]
-    group = None
+    keys: dict[str, list[str]] = {}
+    found: dict[str, tuple[str, Binding]] = {}
     for title, binding in bindings:
-        if binding.id is None:
-            continue
+        if binding.id is not None:
+            keys.setdefault(binding.id, []).append(binding.key)
+            found.setdefault(binding.id, (title, binding))
+    group = ""
+    for name, (title, binding) in found.items():
         if title != group:
             group = title
             lines += ["", f"# {title}"]
         says = binding.tooltip or binding.description
-        lines.append(f'# "{binding.id}" = "{binding.key}"  # {says}')
+        lines.append(f'# "{name}" = "{",".join(dict.fromkeys(keys[name]))}"  # {says}')
     return "\n".join(lines) + "\n"

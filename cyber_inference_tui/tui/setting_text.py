@@ -6,11 +6,15 @@ where an item needs one; a table as JSON.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import re
 from typing import Any
 
 from cyber_inference_tui.errors import InvalidRequestError
 
+_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+")
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -44,7 +48,7 @@ def parse(text: str, like: Any) -> Any:
             raise InvalidRequestError("Type true or false.")
         return word
     if isinstance(like, int | float):
-        return _number(text)
+        return number(text)
     if isinstance(like, list | tuple):
         return _items(text)
     if isinstance(like, dict):
@@ -52,16 +56,25 @@ def parse(text: str, like: Any) -> Any:
     return text
 
 
-def _number(text: str) -> int | float:
-    plain = text.replace(",", "").replace("_", "")
+def whole_number(text: str) -> int:
+    """A whole number, with or without commas between thousands; ``InvalidRequestError``."""
     try:
-        return int(plain)
+        return int(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text)
     except ValueError:
-        pass
+        raise InvalidRequestError("Type a whole number.") from None
+
+
+def number(text: str) -> int | float:
+    """A number that is finite; ``InvalidRequestError``."""
+    with contextlib.suppress(InvalidRequestError):
+        return whole_number(text)
     try:
-        return float(plain)
+        value = float(text)
     except ValueError:
-        raise InvalidRequestError("Type a number.") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise InvalidRequestError("Type a number.")
+    return value
 
 
 def _items(text: str) -> list[Any]:

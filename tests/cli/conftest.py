@@ -39,6 +39,7 @@ def environ(tmp_path: Path) -> Mapping[str, str]:
         "HOME": str(tmp_path),
         "XDG_CONFIG_HOME": str(tmp_path / "config"),
         "XDG_DATA_HOME": str(tmp_path / "share"),
+        "OLLAMA_MODELS": str(tmp_path / "ollama"),
         "CYBER_INFERENCE_CONFIG": str(tmp_path / "config.toml"),
         "CYBER_INFERENCE_DATA_DIR": str(tmp_path / "data"),
         "PATH": os.environ["PATH"],

@@ -28,6 +28,9 @@ from cyber_inference_tui.records import (
     DeviceRecord,
     DownloadRecord,
     DownloadStatus,
+    HubFileRecord,
+    HubFilesRecord,
+    HubModelRecord,
     InstallRecord,
     InstallState,
     LlamaServerRecord,
@@ -190,6 +193,24 @@ class StandInService:
         self.samples: list[ResourceSample] = [SAMPLE]
         self.installation = StandInInstallation()
         self.downloads: DownloadsApi = StandInDownloads()
+        self.hub_asked: list[Any] = []
+
+    async def hub_search(
+        self,
+        query: str,
+        /,
+        *,
+        sort: str = "downloads",
+        limit: int = 30,
+        cursor: str | None = None,
+        author: str | None = None,
+    ) -> tuple[list[HubModelRecord], str | None]:
+        self.hub_asked.append((query, sort, limit, cursor, author))
+        return [HubModelRecord(repo="o/n")], None if cursor else "next"
+
+    async def hub_files(self, repo: str, revision: str | None = None, /) -> list[HubFilesRecord]:
+        self.hub_asked.append((repo, revision))
+        return [HubFilesRecord(name="n-Q8_0.gguf", files=(HubFileRecord(path="n-Q8_0.gguf"),))]
 
     def status(self) -> StatusRecord:
         self._fail()

@@ -1,4 +1,4 @@
-"""``/admin/downloads`` over the wire, and the client's calls for it."""
+"""``/admin/hub`` and ``/admin/downloads`` over the wire, and the client's calls for them."""
 
 from __future__ import annotations
 
@@ -110,4 +110,44 @@ async def test_the_client_has_a_call_for_each() -> None:
         ("cancel True",),
         ("retry",),
         ("cancel False",),
+    ]
+
+
+async def test_a_search_is_an_array_and_a_cursor() -> None:
+    service = StandInService()
+    async with serving(service) as front:
+        path = "/admin/hub/search?q=a%20b&sort=new&limit=7&author=me"
+        async with front.client.get(path) as answer:
+            assert answer.headers["X-Next-Cursor"] == "next"
+            assert [record["repo"] for record in await answer.json()] == ["o/n"]
+        async with front.client.get("/admin/hub/search?cursor=next") as answer:
+            assert "X-Next-Cursor" not in answer.headers
+    assert service.hub_asked == [
+        ("a b", "new", 7, None, "me"),
+        ("", "downloads", 30, "next", None),
+    ]
+
+
+@pytest.mark.parametrize("path", ["/admin/hub/search?limit=x", "/admin/hub/files"])
+async def test_wrong_questions_are_refused(path: str) -> None:
+    service = StandInService()
+    async with serving(service) as front, front.client.get(path) as answer:
+        assert answer.status == 400
+    assert service.hub_asked == []
+
+
+async def test_the_client_asks_the_hub() -> None:
+    service = StandInService()
+    async with serving(service) as front, ServiceClient(front.url) as client:
+        found, cursor = await client.hub_search("x", sort="likes", limit=5)
+        assert (found[0].repo, cursor) == ("o/n", "next")
+        assert await client.hub_search("x", cursor="next") == (found, None)
+        (files,) = await client.hub_files("o/n")
+        assert files.files[0].path == "n-Q8_0.gguf"
+        await client.hub_files("o/n", "main")
+    assert service.hub_asked == [
+        ("x", "likes", 5, None, None),
+        ("x", "downloads", 30, "next", None),
+        ("o/n", None),
+        ("o/n", "main"),
     ]

@@ -129,6 +129,8 @@ GUARDED = [
     ("GET", "/admin/install"),
     ("POST", "/admin/demo"),
     ("GET", "/admin/downloads"),
+    ("GET", "/admin/hub/search"),
+    ("GET", "/admin/hub/files"),
     ("DELETE", "/admin/downloads/m"),
     ("GET", "/admin/requests/active"),
     ("GET", "/admin/config-file"),

@@ -101,6 +101,10 @@ class StandInHub:
         self.most_streams = 0
         """Requests for bytes that were answered at the same time."""
         self.page_size = 1000
+        self.api: list[tuple[str, dict[str, str]]] = []
+        """Path with query, and headers, of every request to the API."""
+        self.api_refusals: deque[web.Response] = deque()
+        """The next answers of the API."""
         self._links: dict[str, tuple[str, str]] = {}
         self._serial = 0
         self._loop = asyncio.new_event_loop()
@@ -165,17 +169,20 @@ class StandInHub:
 
     @web.middleware
     async def _token(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if given and given not in self.tokens:
+        token = _token_of(request)
+        if token and token not in self.tokens:
             return _refused(401, "", "Invalid credentials in Authorization header")
-        request["token"] = given
+        if request.path.startswith("/api/"):
+            self.api.append((request.path_qs, dict(request.headers)))
+            if self.api_refusals:
+                return self.api_refusals.popleft()
         response: web.StreamResponse = await handler(request)
         return response
 
     def _repo(self, request: web.Request) -> Repo | web.Response:
         name = f"{request.match_info['owner']}/{request.match_info['name']}"
         repo = self.repos.get(name)
-        if repo is None or (repo.private and not request["token"]):
+        if repo is None or (repo.private and not _token_of(request)):
             return _refused(401, "RepoNotFound", "Repository not found")
         revision = request.match_info.get("revision", "main")
         if revision not in {"main", repo.sha}:
@@ -184,7 +191,12 @@ class StandInHub:
 
     async def _list(self, request: web.Request) -> web.Response:
         search = request.query.get("search", "").lower()
-        found = [repo for name, repo in self.repos.items() if search in name.lower()]
+        author = request.query.get("author", "")
+        found = [
+            repo
+            for name, repo in self.repos.items()
+            if search in name.lower() and name.startswith(author)
+        ]
         keys = {"likes": "likes", "lastModified": "last_modified"}
         key = keys.get(request.query.get("sort", ""), "downloads")
         found.sort(key=lambda repo: getattr(repo, key), reverse=True)
@@ -267,9 +279,10 @@ class StandInHub:
         repo = self._repo(request)
         if isinstance(repo, web.Response):
             return repo
-        if repo.gated and not request["token"]:
+        token = _token_of(request)
+        if repo.gated and not token:
             return _refused(401, "GatedRepo", f"Access to model {repo.name} is restricted.")
-        if repo.gated and request["token"] != "hf_granted":
+        if repo.gated and token != "hf_granted":
             return _refused(403, "GatedRepo", f"Access to model {repo.name} is restricted.")
         if path not in repo.files:
             return _refused(404, "EntryNotFound", "Entry not found")
@@ -314,13 +327,17 @@ class StandInHub:
         begin, status = 0, 200
         wanted = request.headers.get("Range")
         if wanted and fault.kind != "whole":
-            begin, status = int(wanted.removeprefix("bytes=").partition("-")[0]), 206
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            begin, status = int(first), 206
             if begin >= len(content):
-                total = {"Content-Range": f"bytes */{len(content)}"}
-                return web.Response(status=416, headers=total)
+                beyond = {"Content-Range": f"bytes */{len(content)}"}
+                return web.Response(status=416, headers=beyond)
             if fault.kind == "shift" and begin + 1 < len(content):
                 begin += 1
-            headers |= {"Content-Range": f"bytes {begin}-{len(content) - 1}/{len(content)}"}
+            total = len(content)
+            if last:
+                content = content[: int(last) + 1]
+            headers |= {"Content-Range": f"bytes {begin}-{len(content) - 1}/{total}"}
         response = web.StreamResponse(status=status, headers=headers)
         more = 5 if fault.kind == "longer" else 0
         response.content_length = len(content) - begin + more
@@ -367,6 +384,10 @@ class StandInHub:
         finally:
             self.streams -= 1
         return response
+
+
+def _token_of(request: web.Request) -> str:
+    return request.headers.get("Authorization", "").removeprefix("Bearer ")
 
 
 def _refused(status: int, code: str, message: str) -> web.Response:

@@ -58,7 +58,7 @@ async def test_a_disk_that_fills_up_keeps_what_is_here(
     hub.add("o/big", {"big.gguf": noise(6 * MIB)})
     stall = Fault("stall", MIB)
     hub.faults["big.gguf"].append(stall)
-    pace = msgspec.structs.replace(QUICK, stall_timeout=20, force_interval=force_interval)
+    pace = msgspec.structs.replace(QUICK, force_interval=force_interval)
     async with queue(hub, small_disk, pace=pace) as world:
         added = await world.downloads.add("o/big")
         assert await asyncio.to_thread(stall.reached.wait, 20)

@@ -6,6 +6,8 @@ import asyncio
 import fcntl
 import os
 import socket
+import ssl
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -24,7 +26,7 @@ from cyber_inference_tui.errors import (
 )
 from cyber_inference_tui.hub.endpoint import Endpoint
 from cyber_inference_tui.hub.partial import Origin
-from cyber_inference_tui.hub.transfer import Transfer
+from cyber_inference_tui.hub.transfer import Pace, Transfer
 
 from .stand_in_hub import Fault, Repo, StandInHub
 from .transfers import MIB, QUICK, endpoint_of, noise, origin_of, transport
@@ -48,9 +50,10 @@ async def bring(
     boot: str = "this",
     waits: list[HubError | None] | None = None,
     environ: dict[str, str] | None = None,
+    pace: Pace = QUICK,
 ) -> Transfer:
     async with transport(
-        endpoint or endpoint_of(hub, token=token), boot=boot, environ=environ
+        endpoint or endpoint_of(hub, token=token), boot=boot, environ=environ, pace=pace
     ) as shared:
         note = waits.append if waits is not None else lambda _: None
         transfer = Transfer(shared, origin, target, on_wait=note)
@@ -118,7 +121,8 @@ async def test_a_broken_connection_costs_no_more_than_what_was_on_its_way(
 ) -> None:
     hub.faults[PATH].append(Fault("cut", MIB + 7))
     hub.faults[PATH].append(Fault(kind, 300_000))
-    await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    pace = msgspec.structs.replace(QUICK, stall_timeout=0.3) if kind == "stall" else QUICK
+    await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf", pace=pace)
     assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
     extra = hub.sent[PATH] - SIZE
     if kind == "whole":
@@ -327,3 +331,37 @@ async def test_nobody_there_and_a_dead_proxy(hub: StandInHub, repo: Repo, tmp_pa
         around = {"http_proxy": nobody, "NO_PROXY": "example.org, 127.0.0.1"}
         await bring(hub, origin, tmp_path / "a", environ=around)
         assert (tmp_path / "a").read_bytes() == repo.files[PATH]
+
+
+async def test_a_proxy_resolves_the_names(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
+    # A name that exists nowhere: only the proxy, here the hub itself, can lead to it.
+    endpoint = Endpoint(url="http://hub.invalid", token="hf_good", allowed_hosts=(hub.cdn,))
+    environ = {"http_proxy": hub.url, "no_proxy": "127.0.0.1"}
+    target = tmp_path / "a.gguf"
+    await bring(hub, origin_of(repo, PATH), target, endpoint=endpoint, environ=environ)
+    assert target.read_bytes() == repo.files[PATH]
+    assert hub.asked[0][2]["Host"] == "hub.invalid"
+
+
+async def test_a_certificate_that_nobody_vouches_for(
+    hub: StandInHub, repo: Repo, tmp_path: Path
+) -> None:
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=20)
+    except OSError as error:
+        pytest.skip(f"no certificate can be made here: {error}")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(nothing, "127.0.0.1", 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        endpoint = Endpoint(url=f"https://127.0.0.1:{port}")
+        with pytest.raises(HubUnreachableError, match=r"certificate of 127.* is not valid here"):
+            await bring(hub, origin_of(repo, PATH), tmp_path / "a", endpoint=endpoint)

@@ -16,7 +16,7 @@ from .stand_in_hub import Repo, StandInHub
 MIB = 1 << 20
 QUICK = Pace(
     connect_timeout=5.0,
-    stall_timeout=0.3,
+    stall_timeout=10.0,
     tries=4,
     backoff=lambda tries: 0.001,
     force_interval=0.0,

@@ -11,7 +11,8 @@ import pytest
 
 from cyber_inference_tui.errors import ConflictError, InstallError
 from cyber_inference_tui.llama.install.archive import Limits
-from cyber_inference_tui.llama.install.github import GithubSource, Platform, asset_patterns
+from cyber_inference_tui.llama.install.assets import Platform, asset_patterns
+from cyber_inference_tui.llama.install.github import GithubSource
 from cyber_inference_tui.llama.install.layout import Layout, update_of
 from tests.llama.install_stand_ins import X64, Steps, github, installer
 from tests.llama.release_server import SCRIPT, ReleaseServer, good_tar, good_zip, member, tar

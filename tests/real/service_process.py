@@ -83,7 +83,9 @@ class ServiceProcess:
             for name, value in os.environ.items()
             if not name.startswith(("CYBER_", "XDG_", "LLAMA_", "HF_"))
         }
-        environ.update({"HOME": str(home), "PYTHONUNBUFFERED": "1", **self.environ})
+        # Nothing of what other programs have on this machine is to be seen.
+        own = {"HOME": str(home), "OLLAMA_MODELS": str(home / "ollama")}
+        environ.update({**own, "PYTHONUNBUFFERED": "1", **self.environ})
         command = [sys.executable, "-m", "cyber_inference_tui", "--no-ui", "--port", "0"]
         command += ["--config", str(self.config_path), "--data-dir", str(self.data_dir)]
         with self.errors_path.open("ab") as errors:

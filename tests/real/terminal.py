@@ -51,7 +51,8 @@ class Terminal:
             for name, value in os.environ.items()
             if not name.startswith(("CYBER_", "XDG_", "LLAMA_", "HF_", "TMUX", "TEXTUAL", "SSH"))
         }
-        environ = {**keep, "HOME": str(home), "LC_ALL": "C.UTF-8", **self._environ}
+        own = {"HOME": str(home), "OLLAMA_MODELS": str(home / "ollama"), "LC_ALL": "C.UTF-8"}
+        environ = {**keep, **own, **self._environ}
         columns, lines = self._size
         command = f"{shlex.join(self._arguments)}; echo ended with $?; exec sleep 1000"
         self._run(

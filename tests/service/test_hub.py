@@ -9,16 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cyber_inference_tui.errors import HubError, ShuttingDownError
+from cyber_inference_tui.errors import ShuttingDownError
 from cyber_inference_tui.gguf.demo import write_demo
-from cyber_inference_tui.hub.plan import DownloadPlan
 from cyber_inference_tui.library.catalog import Catalog
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.records import DownloadRecord
 from cyber_inference_tui.service.events import EventBus, Subscription
-from cyber_inference_tui.service.hub import Hub, cannot_resolve
+from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.settings.schema import Settings
-from tests.hub.queue import plan_of
 from tests.hub.stand_in_hub import StandInHub
 
 
@@ -38,9 +36,6 @@ async def test_a_download_becomes_a_model_and_is_told_of(tmp_path: Path) -> None
         )
         library = Library(models_dir=settings.models_dir)
 
-        async def resolve(name: str, filename: str | None, revision: str | None) -> DownloadPlan:
-            return plan_of(hub, name, filename)
-
         async def rescan() -> Catalog:
             return await asyncio.to_thread(library.scan)
 
@@ -50,7 +45,6 @@ async def test_a_download_becomes_a_model_and_is_told_of(tmp_path: Path) -> None
             events=events,
             now=lambda: datetime(2026, 1, 31, tzinfo=UTC),
             rescan=rescan,
-            resolve=resolve,
         )
         with pytest.raises(ShuttingDownError):
             _ = room.downloads
@@ -84,8 +78,3 @@ async def last(watching: Subscription, download_id: str) -> DownloadRecord:
                     assert record.id == download_id
                     return record
     raise AssertionError("the events ended")
-
-
-async def test_without_a_hub_nothing_is_resolved() -> None:
-    with pytest.raises(HubError, match="no access to a hub"):
-        await cannot_resolve("o/n", None, None)

@@ -67,6 +67,16 @@ class FakeClient:
         self.chat_pace = asyncio.Event()
         """Cleared: a streamed answer waits before each of its pieces but the first."""
         self.chat_pace.set()
+        self.first_piece = asyncio.Event()
+        """Cleared: an answer tells why it waits, and goes on waiting."""
+        self.first_piece.set()
+        self.chats_open = 0
+        """Streamed answers that nobody has closed."""
+        self.searches: list[tuple[str, str, str | None]] = []
+        """What the hub was searched for: text, order, cursor."""
+        self.hub_pace = asyncio.Event()
+        """Cleared: the hub does not answer."""
+        self.hub_pace.set()
         self._logged_in = False
         self._streams: set[asyncio.Queue[ServerEvent | None]] = set()
         self._last_id = 100
@@ -217,6 +227,8 @@ class FakeClient:
     ) -> ModelRecord:
         self._do("load", model_id)
         self._model(model_id)
+        if wait:
+            return self.set_model(model_id, status=ModelStatus.LOADED, progress=None)
         return self.set_model(model_id, status=ModelStatus.LOADING, progress=0.0)
 
     async def unload(
@@ -282,7 +294,7 @@ class FakeClient:
     def _log(self, name: str) -> LogRecord:
         lines = self.world.logs.get(name)
         if lines is None:
-            raise NotFoundError(f"There is no log {name}.")
+            raise ModelNotFoundError(f"There is no model {name}.")
         errors = [one.number for one in lines if one.level is LogLevel.ERROR]
         return LogRecord(
             id=name,
@@ -377,6 +389,8 @@ class FakeClient:
     async def hub_search(
         self, q: str, *, sort: str = "downloads", limit: int = 30, cursor: str | None = None
     ) -> tuple[list[HubModelRecord], str | None]:
+        self.searches.append((q, sort, cursor))
+        await self.hub_pace.wait()
         self._ask("hub_search")
         found = [one for one in self.world.found if q.lower() in one.repo.lower()]
         start = int(cursor or 0)
@@ -384,6 +398,7 @@ class FakeClient:
         return found[start : start + limit], more
 
     async def hub_files(self, repo: str, revision: str | None = None) -> list[HubFilesRecord]:
+        await self.hub_pace.wait()
         self._ask("hub_files")
         return list(self.world.hub_files.get(repo, []))
 
@@ -408,13 +423,23 @@ class FakeClient:
         self.publish("download", record)
         return record
 
+    def _one_download(self, download_id: str) -> DownloadRecord:
+        try:
+            return self.world.downloads[download_id]
+        except KeyError:
+            raise NotFoundError(f"There is no download {download_id}.") from None
+
     def _change_download(self, name: str, download_id: str, new: DownloadStatus) -> DownloadRecord:
         self._do(name, download_id)
-        known = self.world.downloads[download_id]
+        known = self._one_download(download_id)
         return self._set_download(msgspec.structs.replace(known, status=new, error=None))
 
     async def cancel_download(self, download_id: str, *, keep: bool = False) -> DownloadRecord:
-        return self._change_download("cancel_download", download_id, DownloadStatus.CANCELLED)
+        self._do("cancel_download", download_id, keep)
+        known = self._one_download(download_id)
+        return self._set_download(
+            msgspec.structs.replace(known, status=DownloadStatus.CANCELLED, error=None)
+        )
 
     async def pause_download(self, download_id: str) -> DownloadRecord:
         return self._change_download("pause_download", download_id, DownloadStatus.PAUSED)
@@ -434,23 +459,29 @@ class FakeClient:
     ) -> AsyncGenerator[ChatDelta, None]:
         self._do("chat", model, [dict(one) for one in messages], dict(sampling or {}))
         self._model(model)
-        if self.world.models[model].status is not ModelStatus.LOADED:
-            yield ChatDelta(waiting=f"loading {model} 42%")
-        for piece in self.world.thinking:
-            yield ChatDelta(thinking=piece)
-        for number, piece in enumerate(self.world.answer):
-            if number:
-                await self.chat_pace.wait()
-            yield ChatDelta(text=piece)
-        yield ChatDelta(
-            finish_reason="stop",
-            tokens_in=12,
-            tokens_out=len(self.world.answer),
-            tokens_per_second=21.4,
-        )
+        self.chats_open += 1
+        try:
+            if self.world.models[model].status is not ModelStatus.LOADED:
+                yield ChatDelta(waiting=f"loading {model} 42%")
+            await self.first_piece.wait()
+            for piece in self.world.thinking:
+                yield ChatDelta(thinking=piece)
+            for number, piece in enumerate(self.world.answer):
+                if number:
+                    await self.chat_pace.wait()
+                yield ChatDelta(text=piece)
+            yield ChatDelta(
+                finish_reason="stop",
+                tokens_in=12,
+                tokens_out=len(self.world.answer),
+                tokens_per_second=21.4,
+            )
+        finally:
+            self.chats_open -= 1
 
     async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
         self._do("embed", model, list(texts))
+        await self.first_piece.wait()
         return [[float(len(text)), 1.0, 0.5] for text in texts]
 
 

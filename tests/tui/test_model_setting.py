@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cyber_inference_tui.client.model_key import model_key
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.records import ConfigCheckRecord, ModelSettingRecord, SettingEffect
 from cyber_inference_tui.settings.edit import split_key
@@ -15,7 +16,6 @@ from cyber_inference_tui.tui.pages.model_setting import (
     Change,
     change_of,
     effect_text,
-    setting_path,
     setting_text,
     type_hint,
 )
@@ -41,7 +41,7 @@ def record(key: str, value: Any = None, effective: Any = None) -> ModelSettingRe
     ],
 )
 def test_the_service_reads_the_key_of_any_id(model_id: str) -> None:
-    path = setting_path(model_id, "context_size")
+    path = model_key(model_id, "context_size")
     assert split_key(path) == (model_id, MODEL_KEYS["context_size"])
     assert tomllib.loads(f"{path} = 1") == {"models": {model_id: {"context_size": 1}}}
 

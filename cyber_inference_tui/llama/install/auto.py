@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-import msgspec
-
 from cyber_inference_tui.errors import (
     CyberError,
     InstallError,
@@ -19,6 +17,7 @@ from cyber_inference_tui.errors import (
 from cyber_inference_tui.llama.binary import PROGRAM, find_llama_server, probe, run_briefly
 from cyber_inference_tui.llama.install.layout import Installed, Layout, Newest
 from cyber_inference_tui.llama.install.machine import Gpu, gpus, listed_devices, unused_gpus
+from cyber_inference_tui.llama.install.outcome import CheckRecord, InstallRecord, NewestRecord
 from cyber_inference_tui.llama.install.source import Offer, Progress, Source
 from cyber_inference_tui.text import clean_line
 
@@ -35,35 +34,6 @@ _GPU_WAY_OUT = {
     Gpu.AMD: "Install a Vulkan driver (`sudo apt-get install -y mesa-vulkan-drivers libvulkan1`) "
     "and try again with --force.",
 }
-
-
-class InstallRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The llama-server in use after ``install-llama`` (its ``--json``)."""
-
-    path: str
-    version: str
-    source: str
-    """``github``, ``debian`` or ``source``; ``setting`` or ``path`` for one that was there."""
-    devices: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    installed: bool = False
-    """Whether it is new; otherwise it was there already."""
-
-
-class NewestRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest build that a source has."""
-
-    version: str
-    source: str
-
-
-class CheckRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``install-llama --check`` tells."""
-
-    installed: InstallRecord | None
-    newest: NewestRecord
-    up_to_date: bool | None
-    """``None`` when the one in use does not come from that source."""
 
 
 class Installer:

@@ -13,8 +13,8 @@ import msgspec
 
 from cyber_inference_tui.llama.install.apt import NEEDED_PROGRAMS
 from cyber_inference_tui.llama.install.apt_sources import find_mirrors
+from cyber_inference_tui.llama.install.assets import Platform, asset_patterns
 from cyber_inference_tui.llama.install.build import find_nvcc, missing_tools, tools_hint
-from cyber_inference_tui.llama.install.github import Platform, asset_patterns
 from cyber_inference_tui.llama.install.machine import (
     Gpu,
     gpus,

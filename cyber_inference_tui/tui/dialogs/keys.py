@@ -19,7 +19,7 @@ class Keys(ModalScreen[None]):
 
     DEFAULT_CSS = """
     Keys { align: center middle; background: $background 60%; }
-    Keys #box { width: 72; max-width: 96%; height: auto; max-height: 92%; padding: 1 2;
+    Keys #box { width: 84; max-width: 96%; height: auto; max-height: 92%; padding: 1 2;
         background: $panel; }
     Keys VerticalScroll { height: auto; max-height: 100%; }
     Keys #lines { height: auto; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -11,9 +12,12 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Checkbox, Input, Static
 
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.text import clean_line
+
 
 class Password(ModalScreen["tuple[str, bool] | None"]):
-    """Returns the password and whether to keep it, or ``None``. ``problem``: what was wrong before.
+    """Asks until ``login`` takes a password; returns it and whether to keep it, or ``None``.
 
     ``can_keep``: offer to keep it in a file.
     """
@@ -22,17 +26,19 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
     DEFAULT_CSS = """
     Password { align: center middle; background: $background 60%; }
     Password #box { width: 60; height: auto; padding: 1 2; background: $panel; }
-    Password #problem { color: $error; height: auto; }
+    Password #problem { color: $error; height: auto; display: none; }
     Password Input { margin-top: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="password.cancel"),
     ]
 
-    def __init__(self, url: str, *, problem: str = "", can_keep: bool = False) -> None:
+    def __init__(
+        self, url: str, login: Callable[[str], Awaitable[object]], *, can_keep: bool = False
+    ) -> None:
         super().__init__()
         self._url = url
-        self._problem = problem
+        self._login = login
         self._can_keep = can_keep
 
     def compose(self) -> ComposeResult:
@@ -40,13 +46,23 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
         with Vertical(id="box"):
             yield Static(Content.styled("Admin password", "bold"))
             yield Static(Content.styled(f"{self._url} asks for it.", "$text-muted"))
-            if self._problem:
-                yield Static(Content(self._problem), id="problem")
+            yield Static(id="problem")
             yield Input(password=True, placeholder="password, then Enter", id="password")
             if self._can_keep:
                 yield Checkbox("keep it in a file that only you can read", id="keep", compact=True)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Return what was typed."""
-        keep = self._can_keep and self.query_one("#keep", Checkbox).value
-        self.dismiss((event.value, keep))
+        """Try what was typed."""
+        self.run_worker(self._try(event.value), exclusive=True, exit_on_error=False)
+
+    async def _try(self, password: str) -> None:
+        try:
+            await self._login(password)
+        except CyberError as error:
+            problem = self.query_one("#problem", Static)
+            problem.update(Content(clean_line(str(error))))
+            problem.display = True
+            self.query_one("#password", Input).value = ""
+        else:
+            keep = self._can_keep and self.query_one("#keep", Checkbox).value
+            self.dismiss((password, keep))

@@ -15,6 +15,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from cyber_inference_tui.client.model_key import model_key
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ModelDetails, ModelSettingRecord, SettingEffect
 from cyber_inference_tui.text import clean_line
@@ -24,7 +25,6 @@ from cyber_inference_tui.tui.pages.model_setting import (
     Change,
     change_of,
     effect_text,
-    setting_path,
     setting_text,
     type_hint,
 )
@@ -130,7 +130,7 @@ class ModelForm(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         """The lines, and below them what they are for and what saving does."""
         name = clean_line(self._model_id, limit=200)
-        table = clean_line(setting_path(self._model_id, "")[:-1], limit=200)
+        table = clean_line(model_key(self._model_id, "")[:-1], limit=200)
         where = f" in {clean_line(self._config_path)}" if self._config_path else ""
         with Vertical(id="box"):
             yield Static(Content.styled(f"Settings of {name}", "bold"), id="title")
@@ -231,7 +231,7 @@ class ModelForm(ModalScreen[str | None]):
             elif change.unset:
                 line.show_verdict(effect="is taken out of the table")
             else:
-                path = setting_path(self._model_id, change.key)
+                path = model_key(self._model_id, change.key)
                 check = await self._app.client.check_config(path, change.value)
                 grave = check.effect not in {SettingEffect.NOW, SettingEffect.NOTHING}
                 line.show_verdict(effect=effect_text(check), grave=grave)
@@ -295,7 +295,7 @@ class ModelForm(ModalScreen[str | None]):
         return "" if wrong is not None else grouped(saved)
 
     async def _put(self, change: Change) -> None:
-        path = setting_path(self._model_id, change.key)
+        path = model_key(self._model_id, change.key)
         client = self._app.client
         if change.unset:
             await client.unset_config(path)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from typing import Any
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.records import ConfigCheckRecord, ModelSettingRecord, SettingEffect
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.setting_text import parse, to_text
+from cyber_inference_tui.tui.setting_text import number, parse, to_text, whole_number
 
 HIDDEN = "********"
 """Stands where the service keeps a value to itself."""
@@ -28,7 +26,6 @@ SOURCES = {
 
 _LONGEST = 1_000_000
 """Characters of a value, which must not be cut: what is shown is what is saved."""
-_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +42,6 @@ class _Kind:
     read: Callable[[str], Any]
     hint: str
     show: Callable[[Any], str] = to_text
-
-
-def setting_path(model_id: str, key: str) -> str:
-    """The whole name of a key of a model's table, as TOML writes it: ``models."a/b.c".key``."""
-    # JSON's strings are TOML's basic strings, but for DEL, which TOML wants escaped.
-    quoted = json.dumps(model_id, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return f"models.{quoted}.{key}"
 
 
 def setting_text(key: str, value: Any) -> str:
@@ -121,27 +111,6 @@ def _kind(key: str, like: Any) -> _Kind:
     return _TABLE if isinstance(like, dict) else _TEXT
 
 
-def _whole(text: str) -> int:
-    try:
-        return int(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text)
-    except ValueError:
-        raise InvalidRequestError("Type a whole number.") from None
-
-
-def _number(text: str) -> int | float:
-    try:
-        return _whole(text)
-    except InvalidRequestError:
-        pass
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InvalidRequestError("Type a number.")
-    return value
-
-
 def _names(text: str) -> list[Any]:
     names: list[Any] = parse(text, [])
     return names
@@ -175,8 +144,8 @@ def _table(text: str) -> Any:
 
 
 _SWITCH = _Kind(_switch, "true or false")
-_WHOLE = _Kind(_whole, "a whole number")
-_NUMBER = _Kind(_number, "a number")
+_WHOLE = _Kind(whole_number, "a whole number")
+_NUMBER = _Kind(number, "a number")
 _NAMES = _Kind(_names, "names with commas between them")
 _ARGUMENTS = _Kind(_arguments, "as in a shell, with spaces between them", _show_arguments)
 _TABLE = _Kind(_table, 'a table in JSON, such as {"temperature": 0.7}')

@@ -38,6 +38,21 @@ _SOURCES: dict[str, str] = {
 }
 
 
+class SettingTable(LiveTable):
+    """The settings; enter edits one."""
+
+    KEYS_TITLE = "Settings"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "choose", "Edit", id="settings.edit", tooltip="change this value"),
+    ]
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be edited."""
+        if action == "choose":
+            return self.screen.check_action("edit", ())
+        return super().check_action(action, parameters)
+
+
 class SettingsPage(Page):
     """A table of settings, the help of the chosen one, and a line to edit it in."""
 
@@ -45,7 +60,6 @@ class SettingsPage(Page):
     CSS_PATH = "settings.tcss"
     STEERING: ClassVar[frozenset[str]] = frozenset({"edit", "reset", "file", "theme", "keys"})
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "edit", "Edit", id="settings.edit", tooltip="change this value"),
         Binding("x", "reset", "Default", id="settings.reset", tooltip="back to its default"),
         Binding("slash", "filter", "Filter", key_display="/", id="settings.filter"),
         Binding(
@@ -72,7 +86,7 @@ class SettingsPage(Page):
         """The table over the pane of the chosen setting."""
         with Vertical(classes="body"):
             yield Static(id="title", classes="heading")
-            yield LiveTable(
+            yield SettingTable(
                 (
                     Column(key="key", title="SETTING", width=26),
                     Column(key="value", title="VALUE", width=None, least=16),
@@ -154,6 +168,7 @@ class SettingsPage(Page):
 
     @on(LiveTable.RowChosen)
     def _row_chosen(self) -> None:
+        # A double click comes here, whatever the keys may do.
         if self.check_action("edit", ()):
             self.action_edit()
 

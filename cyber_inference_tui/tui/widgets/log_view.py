@@ -43,15 +43,18 @@ class LogView(ScrollView, can_focus=True):
     ``gap_hint`` ends the line that stands for missing lines, such as ``r reads them``.
     """
 
+    KEYS_TITLE = "Lines"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "scroll_rows(-1)", "Up", show=False, id="log.up"),
         Binding("down,j", "scroll_rows(1)", "Down", show=False, id="log.down"),
         Binding("pageup", "scroll_pages(-1)", "Page up", show=False, id="log.page-up"),
         Binding("pagedown", "scroll_pages(1)", "Page down", show=False, id="log.page-down"),
         Binding("home,g", "first", "First", show=False, id="log.first"),
-        Binding("end,G", "follow", "Follow", id="log.follow", tooltip="Follow the log's end"),
-        Binding("w", "toggle_wrap", "Wrap", id="log.wrap", tooltip="Wrap long lines"),
-        Binding("t", "toggle_time", "Time", id="log.time", tooltip="Show the time of each line"),
+        Binding("end,G", "follow", "Follow", id="log.follow", tooltip="follow the log's end"),
+        Binding("w", "toggle_wrap", "Wrap", show=False, id="log.wrap", tooltip="wrap long lines"),
+        Binding(
+            "t", "toggle_time", "Time", show=False, id="log.time", tooltip="the time of each line"
+        ),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "logview--time",

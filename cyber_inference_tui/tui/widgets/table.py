@@ -67,6 +67,7 @@ class LiveTable(ScrollView, can_focus=True):
     ``empty`` is shown where there are no rows. Without ``cursor`` it is a list to look at.
     """
 
+    KEYS_TITLE = "Table"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "Up", show=False, id="table.up"),
         Binding("down,j", "move(1)", "Down", show=False, id="table.down"),

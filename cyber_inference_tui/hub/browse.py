@@ -1,0 +1,309 @@
+"""Looking around on the hub: searching for models, and what a repository has.
+
+Nothing here blocks the event loop or waits without end, and answers are kept for some minutes.
+What the hub says is cleaned and checked where it enters; none of it is believed to be a path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs, quote, urlsplit
+
+import aiohttp
+
+from cyber_inference_tui.errors import GGUFError, HubError, InvalidRequestError
+from cyber_inference_tui.gguf.metadata import ModelMetadata, metadata_of
+from cyber_inference_tui.gguf.reader import read_beginning
+from cyber_inference_tui.hub.answers import Answers
+from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.library import (
+    Answer,
+    ask,
+    check_online,
+    load_library,
+    too_slow,
+)
+from cyber_inference_tui.hub.plan import DownloadPlan, PlannedFile, check_repo
+from cyber_inference_tui.hub.repository import (
+    RepoModel,
+    Repository,
+    choose,
+    family,
+    models_of,
+    plan_of,
+)
+from cyber_inference_tui.hub.request import Beyond, file_from
+from cyber_inference_tui.hub.threads import Threads
+from cyber_inference_tui.records import HubModelRecord
+from cyber_inference_tui.text import clean_line
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
+SORTS: Final = {
+    "downloads": "downloads",
+    "likes": "likes",
+    "trending": "trendingScore",
+    "new": "lastModified",
+}
+"""Our names of the orders, and the hub's."""
+MAX_LIMIT: Final = 100
+PATIENCE: Final = 10.0
+"""Seconds that one question may take."""
+_IMPORT_TIME: Final = 60.0
+_HEADER_TIME: Final = 6.0
+_HEADER_BYTES: Final = 64 * 1024
+_MAX_HEADERS: Final = 4
+_MAX_FILES: Final = 20_000
+_KEPT_SECONDS: Final = 300.0
+_THREADS: Final = 4
+_MAX_QUERY: Final = 300
+_MAX_CURSOR: Final = 2048
+_EXPAND: Final = ["downloads", "likes", "gguf", "gated", "lastModified"]
+
+_logger = logging.getLogger(__name__)
+
+
+class Browse:
+    """Knows the hub that ``endpoint`` names (it may read files: it is asked in a thread).
+
+    ``session`` is for parts of files and belongs to the caller. Methods raise ``CyberError``s.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: Callable[[], Endpoint],
+        session: Callable[[], aiohttp.ClientSession],
+        environ: Mapping[str, str],
+        patience: float = PATIENCE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._endpoint = endpoint
+        self._session = session
+        self._environ = environ
+        self._patience = patience
+        self._threads = Threads(_THREADS)
+        self._loaded = False
+        self._pages: Answers[tuple[list[HubModelRecord], str | None]] = Answers(
+            64, _KEPT_SECONDS, clock
+        )
+        self._repositories: Answers[Repository] = Answers(64, _KEPT_SECONDS, clock)
+        self._headers: Answers[dict[str, ModelMetadata]] = Answers(64, _KEPT_SECONDS, clock)
+
+    async def search(
+        self,
+        query: str,
+        *,
+        sort: str = "downloads",
+        limit: int = 30,
+        cursor: str | None = None,
+        author: str | None = None,
+    ) -> tuple[list[HubModelRecord], str | None]:
+        """A page of repositories with GGUF files whose names hold ``query``, and the next cursor.
+
+        ``limit`` is at most 100; ``None`` as the cursor = there are no more.
+        """
+        if sort not in SORTS:
+            raise InvalidRequestError(
+                f"sort cannot be {clean_line(sort, limit=80)!r}.",
+                hint=f"It is one of {', '.join(SORTS)}.",
+                param="sort",
+            )
+        if not 1 <= limit <= MAX_LIMIT:
+            raise InvalidRequestError(f"limit must be 1 to {MAX_LIMIT}.", param="limit")
+        for name, text, most in (
+            ("q", query, _MAX_QUERY),
+            ("author", author or "", _MAX_QUERY),
+            ("cursor", cursor or "", _MAX_CURSOR),
+        ):
+            if len(text) > most or clean_line(text) != text:
+                raise InvalidRequestError(
+                    f"{name} is too long, or has control characters.", param=name
+                )
+        params: dict[str, str | list[str]] = {
+            "filter": "gguf",
+            "sort": SORTS[sort],
+            "limit": str(limit),
+            "expand": _EXPAND,
+        }
+        asked_for = {"search": query.strip(), "author": author, "cursor": cursor}
+        params |= {key: value for key, value in asked_for.items() if value}
+        endpoint = await self._ready()
+        asked = (endpoint, tuple(sorted((key, str(value)) for key, value in params.items())))
+        if (kept := self._pages.get(asked)) is not None:
+            return kept
+        answer = await self._ask(endpoint, "/api/models", params, repo="")
+        records = [record for info in answer.found[:limit] if (record := _record(info))]
+        page = records, _cursor(answer.next_url)
+        self._pages.keep(asked, page)
+        return page
+
+    async def repository(self, repo: str, revision: str | None = None) -> Repository:
+        """The models of a repository, at its newest commit or at ``revision``."""
+        check_repo(repo)
+        if revision is not None and (not revision or clean_line(revision, limit=200) != revision):
+            raise InvalidRequestError("This is no name of a revision.", param="revision")
+        endpoint = await self._ready()
+        asked = endpoint, repo, revision
+        if (kept := self._repositories.get(asked)) is not None:
+            return kept
+        path = f"/api/models/{quote(repo)}"
+        if revision is not None:
+            path += f"/revision/{quote(revision, safe='')}"
+        answer = await self._ask(endpoint, path, {"blobs": "true"}, repo=repo)
+        info = answer.found[0] if answer.found else None
+        name, commit = _text(info and info.id), _text(info and info.sha)
+        if info is None or name is None or commit is None:
+            raise HubError(f"{endpoint.url} does not tell the version of {repo}.")
+        check_repo(name)
+        repository = Repository(repo=name, revision=commit, models=models_of(_files(info)))
+        self._repositories.keep(asked, repository)
+        return repository
+
+    async def resolve(self, repo: str, filename: str | None, revision: str | None) -> DownloadPlan:
+        """What to download for a file's path or name, or for a quantization; see ``choose``."""
+        repository = await self.repository(repo, revision)
+        return plan_of(repository, choose(repository, filename))
+
+    async def headers(self, repository: Repository) -> dict[str, ModelMetadata]:
+        """What the files' headers say of the models, by the models' ``filename``.
+
+        Models that differ in their quantization only have one header between them: its 64 KiB of
+        one file are read. Empty where the hub does not give them.
+        """
+        endpoint = await self._ready()
+        asked = endpoint, repository.repo, repository.revision
+        if (kept := self._headers.get(asked)) is not None:
+            return kept
+        families: dict[str, list[RepoModel]] = {}
+        for model in repository.models:
+            families.setdefault(family(model), []).append(model)
+        # The largest families first: one repository is one model, nearly always.
+        chosen = sorted(families.values(), key=len, reverse=True)[:_MAX_HEADERS]
+        read = await asyncio.gather(
+            *(self._header(endpoint, repository, models[0]) for models in chosen)
+        )
+        found = {
+            model.filename: header
+            for models, header in zip(chosen, read, strict=True)
+            if header is not None
+            for model in models
+        }
+        if all(header is not None for header in read):
+            self._headers.keep(asked, found)
+        return found
+
+    async def _header(
+        self, endpoint: Endpoint, repository: Repository, model: RepoModel
+    ) -> ModelMetadata | None:
+        data = bytearray()
+        try:
+            async with (
+                asyncio.timeout(min(_HEADER_TIME, self._patience)),
+                file_from(
+                    self._session(),
+                    endpoint,
+                    repo=repository.repo,
+                    revision=repository.revision,
+                    path=model.filename,
+                    offset=0,
+                    length=_HEADER_BYTES,
+                    environ=self._environ,
+                ) as part,
+            ):
+                if isinstance(part, Beyond):
+                    return None
+                while len(data) < _HEADER_BYTES:
+                    block = await part.body.read(_HEADER_BYTES - len(data))
+                    if not block:
+                        break
+                    data += block
+            return metadata_of(read_beginning(bytes(data)))
+        except (HubError, GGUFError, TimeoutError) as error:
+            # Gated, slow, no GGUF: what it needs is not known then, everything else is.
+            _logger.info("no header of %s of %s: %s", model.filename, repository.repo, error)
+            return None
+
+    async def _ready(self) -> Endpoint:
+        """The endpoint, once the hub's library is there."""
+        check_online(self._environ)
+        if not self._loaded:
+            await self._threads.run(load_library, limit=_IMPORT_TIME)
+            self._loaded = True
+        return await self._threads.run(self._endpoint, limit=self._patience)
+
+    async def _ask(
+        self, endpoint: Endpoint, path: str, params: Mapping[str, str | list[str]], *, repo: str
+    ) -> Answer:
+        # The thread gives up first, and so is free again; this is for what it cannot bound.
+        limit = self._patience * 0.9
+        try:
+            return await self._threads.run(
+                lambda: ask(endpoint, path, params, repo=repo, limit=limit), limit=self._patience
+            )
+        except TimeoutError as error:
+            raise too_slow(endpoint.url) from error
+
+
+def _record(info: ModelInfo) -> HubModelRecord | None:
+    try:
+        check_repo(info.id)
+    except (HubError, TypeError):
+        return None
+    facts = info.gguf if isinstance(info.gguf, dict) else {}
+    architecture = facts.get("architecture")
+    return HubModelRecord(
+        repo=info.id,
+        downloads=_count(info.downloads),
+        likes=_count(info.likes),
+        updated_at=_moment(info.last_modified),
+        gated=bool(info.gated),
+        parameters=_count(facts.get("total")),
+        architecture=clean_line(architecture, limit=80).strip() or None
+        if isinstance(architecture, str)
+        else None,
+        context_length=_count(facts.get("context_length")),
+    )
+
+
+def _files(info: ModelInfo) -> list[PlannedFile]:
+    files: list[PlannedFile] = []
+    for sibling in (info.siblings or [])[:_MAX_FILES]:
+        lfs = sibling.lfs
+        sha256 = lfs.sha256 if lfs is not None else None
+        size = _count(lfs.size if lfs is not None else None) or _count(sibling.size)
+        # Of a large file the id is that of its pointer in git, not of its content.
+        git = sibling.blob_id if lfs is None else None
+        files.append(PlannedFile(_text(sibling.rfilename) or "", size, _text(sha256), _text(git)))
+    return files
+
+
+def _cursor(url: str | None) -> str | None:
+    """Of the next page; nothing else of the address is of interest."""
+    try:
+        found = parse_qs(urlsplit(url or "").query).get("cursor", [])
+    except ValueError:
+        return None
+    text = found[0] if found else ""
+    return text if text and len(text) <= _MAX_CURSOR and clean_line(text) == text else None
+
+
+def _count(value: Any) -> int | None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value < 2**62 else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _moment(value: Any) -> datetime | None:
+    if not isinstance(value, datetime):
+        return None
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)

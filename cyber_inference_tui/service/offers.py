@@ -1,0 +1,106 @@
+"""What a repository on the hub offers, judged for this machine: size, memory, fit, the best one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
+
+import msgspec
+
+from cyber_inference_tui.gguf.metadata import ModelMetadata
+from cyber_inference_tui.hub.plan import PlannedFile
+from cyber_inference_tui.hub.repository import RepoModel, Repository
+from cyber_inference_tui.hub.suggestion import Choice, suggest
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.expectation import Files
+from cyber_inference_tui.llama.needs import Need
+from cyber_inference_tui.records import Fit, HubFileRecord, HubFilesRecord, MemoryRoom
+from cyber_inference_tui.scheduler.room import Survey
+
+Reckon = Callable[[LocalModel, Files], Need]
+"""What a model would take by the header's formula."""
+
+
+def offers(
+    repository: Repository,
+    headers: Mapping[str, ModelMetadata],
+    *,
+    local: Iterable[LocalModel],
+    reckon: Reckon,
+    survey: Survey,
+) -> list[HubFilesRecord]:
+    """A record for each model of the repository, in the order of their names.
+
+    ``headers`` are by ``filename``; a model without one has no estimate. The weights are as large
+    as the files: those headers are of models that differ in their quantization only.
+    """
+    here = _Here(local)
+    records: list[HubFilesRecord] = []
+    for model in repository.models:
+        need = _need(model, headers.get(model.filename), reckon)
+        verdict = survey.verdict(model.filename, need) if need else None
+        records.append(
+            HubFilesRecord(
+                name=model.filename,
+                quantization=model.quantization,
+                size_bytes=model.size_bytes,
+                files=tuple(_file(file) for file in model.files),
+                projector=_file(model.projector) if model.projector else None,
+                memory_estimate_bytes=need.footprint.total if need else None,
+                fits=verdict.fit if verdict else None,
+                evicts=verdict.unloads
+                if verdict is not None and verdict.fit is Fit.AFTER_UNLOADING
+                else (),
+                local_id=here.id_of(repository.repo, model),
+            )
+        )
+    best = suggest(
+        [
+            Choice(record.quantization, record.memory_estimate_bytes, record.fits)
+            for record in records
+        ],
+        _room(survey.rooms()),
+    )
+    if best is not None:
+        records[best] = msgspec.structs.replace(records[best], suggested=True)
+    return records
+
+
+def _need(model: RepoModel, header: ModelMetadata | None, reckon: Reckon) -> Need | None:
+    size = model.weights_bytes
+    projector = model.projector.size_bytes if model.projector else 0
+    if header is None or header.architecture is None or size is None or projector is None:
+        return None
+    as_if_here = LocalModel(id=model.filename, metadata=header)
+    return reckon(as_if_here, Files(model=size, projector=projector))
+
+
+def _file(file: PlannedFile) -> HubFileRecord:
+    return HubFileRecord(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
+
+
+def _room(rooms: Sequence[MemoryRoom]) -> int | None:
+    """What a model may have in the end; of the GPUs where they have memory of their own."""
+    # Bytes in a GPU's memory are worth having: what spills out of it is slow.
+    pool = next((room for room in rooms if room.pool == "gpu"), rooms[0] if rooms else None)
+    return pool.free_after_unloading_bytes if pool else None
+
+
+class _Here:
+    """The local models, to be found by where they would lie, or by name and size."""
+
+    def __init__(self, local: Iterable[LocalModel]) -> None:
+        self._by_name: dict[str, list[tuple[tuple[str, ...], LocalModel]]] = {}
+        for model in local:
+            if model.path is not None and model.problem is None:
+                entry = model.path.parts, model
+                self._by_name.setdefault(model.path.name, []).append(entry)
+
+    def id_of(self, repo: str, model: RepoModel) -> str | None:
+        sizes = {model.weights_bytes, model.size_bytes} - {None}
+        path = PurePath(model.filename)
+        place = (*repo.split("/"), *path.parts)
+        for parts, local in self._by_name.get(path.name, ()):
+            if parts[-len(place) :] == place or local.size_bytes in sizes:
+                return local.id
+        return None

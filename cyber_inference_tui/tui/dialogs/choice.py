@@ -1,0 +1,101 @@
+"""One of many things, found by a part of its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
+
+from cyber_inference_tui.tui.charset import UNICODE, Charset
+from cyber_inference_tui.tui.widgets.table import Column, LiveTable, Row
+
+
+class Choice(ModalScreen[str | None]):
+    """Returns the key of the chosen row, or ``None`` for escape.
+
+    Typing leaves the rows that have the text in their first cell or in their key.
+    """
+
+    DEFAULT_CSS = """
+    Choice { align: center middle; background: $background 60%; }
+    Choice #box { width: 84; max-width: 96%; height: auto; max-height: 90%; padding: 1 2;
+        background: $panel; }
+    Choice Input { margin: 1 0; background: $surface; }
+    Choice LiveTable { height: auto; min-height: 5; max-height: 18; background: $panel; }
+    """
+    KEYS_TITLE = "Choosing"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "Cancel", id="choice.cancel"),
+        Binding("up", "move(-1)", "Up", show=False, id="choice.up"),
+        Binding("down", "move(1)", "Down", show=False, id="choice.down"),
+    ]
+
+    def __init__(
+        self,
+        title: str,
+        columns: Sequence[Column],
+        rows: Sequence[Row],
+        *,
+        chosen: str | None = None,
+        charset: Charset = UNICODE,
+    ) -> None:
+        super().__init__()
+        self._title = title
+        self._columns = columns
+        self._all = tuple(rows)
+        self._chosen = chosen
+        self._charset = charset
+
+    def compose(self) -> ComposeResult:
+        """The line to type in, and the table."""
+        with Vertical(id="box"):
+            yield Static(Content.styled(self._title, "bold"))
+            yield Input(placeholder="part of a name")
+            yield LiveTable(
+                self._columns, empty="Nothing has this in its name.", charset=self._charset
+            )
+
+    def on_mount(self) -> None:
+        """Begin with all of them."""
+        line = self.query_one(Input)
+        line.cursor_blink = False
+        line.focus()
+        self._show("")
+        if self._chosen is not None:
+            self.query_one(LiveTable).move_to(self._chosen)
+
+    def _show(self, typed: str) -> None:
+        wanted = typed.strip().lower()
+        rows = [
+            row
+            for row in self._all
+            if wanted in row.key.lower() or wanted in row.cell(0)[0].lower()
+        ]
+        table = self.query_one(LiveTable)
+        # The height follows the rows that there are at most, not those that are left: it stands.
+        table.styles.height = min(18, len(self._all) + 1)
+        table.show(rows)
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        self._show(event.value)
+
+    @on(Input.Submitted)
+    def _entered(self) -> None:
+        if (key := self.query_one(LiveTable).cursor_key) is not None:
+            self.dismiss(key)
+
+    @on(LiveTable.RowChosen)
+    def _row_chosen(self, event: LiveTable.RowChosen) -> None:
+        self.dismiss(event.key)
+
+    def action_move(self, rows: int) -> None:
+        """Move the cursor while the line keeps the focus."""
+        self.query_one(LiveTable).action_move(rows)

@@ -1,0 +1,259 @@
+"""The pane of the downloads: how far they are, and what can be done with the chosen one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Static
+
+from cyber_inference_tui.records import DownloadRecord, DownloadStatus, ModelStatus
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.charset import Charset
+from cyber_inference_tui.tui.dialogs.question import Answer, Question
+from cyber_inference_tui.tui.figures import countdown_text, memory_text
+from cyber_inference_tui.tui.widgets.style import Tone
+from cyber_inference_tui.tui.widgets.table import Cell, Column, LiveTable, Row
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.tui.app import CyberApp
+
+_BAR = 10
+_MIB = 1024**2
+_MOVING = frozenset({DownloadStatus.QUEUED, DownloadStatus.RUNNING})
+_OPEN = _MOVING | {DownloadStatus.PAUSED, DownloadStatus.VERIFYING, DownloadStatus.FAILED}
+_STATES: dict[DownloadStatus, tuple[ModelStatus | None, Tone]] = {
+    DownloadStatus.QUEUED: (ModelStatus.QUEUED, "busy"),
+    DownloadStatus.RUNNING: (ModelStatus.LOADING, "busy"),
+    DownloadStatus.PAUSED: (ModelStatus.UNLOADED, "dim"),
+    DownloadStatus.VERIFYING: (ModelStatus.LOADING, "busy"),
+    DownloadStatus.DONE: (None, "good"),
+    DownloadStatus.FAILED: (ModelStatus.FAILED, "bad"),
+    DownloadStatus.CANCELLED: (ModelStatus.UNLOADED, "dim"),
+}
+
+COLUMNS = (
+    Column(key="model", title="DOWNLOAD", width=None, least=16),
+    Column(key="state", title="STATE", width=11),
+    Column(key="bar", title="", width=_BAR, priority=2),
+    Column(key="percent", title="", width=5, align="right"),
+    Column(key="done", title="DONE", width=9, align="right", priority=3),
+    Column(key="total", title="OF", width=9, align="right", priority=3),
+    Column(key="rate", title="RATE", width=11, align="right", priority=1),
+    Column(key="left", title="LEFT", width=8, align="right"),
+)
+
+
+def bar_text(part: float | None, width: int, charset: Charset) -> str:
+    """A bar of ``width`` cells; full only where all is there, nothing where it is not known."""
+    if part is None:
+        return ""
+    full = int(max(0.0, min(1.0, part)) * width)
+    on, off = ("█", "░") if charset.unicode else ("#", ".")
+    return on * full + off * (width - full)
+
+
+def percent_text(part: float | None, charset: Charset) -> str:
+    """Percent, rounded down: 100 % is told only where all is there."""
+    return charset.missing if part is None else f"{int(part * 100)} %"
+
+
+def part_done(one: DownloadRecord) -> float | None:
+    """From 0 to 1; ``None`` while the whole is not known."""
+    if one.status is DownloadStatus.DONE:
+        return 1.0
+    return min(1.0, one.bytes_done / one.bytes_total) if one.bytes_total else None
+
+
+def name_of(one: DownloadRecord) -> str:
+    """What is downloaded, in one word."""
+    name = (one.filename or one.repo).rpartition("/")[2]
+    return clean_line(name.removesuffix(".gguf"), limit=200)
+
+
+def transfer_rows(downloads: Sequence[DownloadRecord], charset: Charset) -> list[Row]:
+    """The newest first."""
+    first = datetime.min.replace(tzinfo=UTC)
+    rows = []
+    for one in sorted(downloads, key=lambda one: one.created_at or first, reverse=True):
+        sign, tone = _STATES[one.status]
+        moving = one.status in _MOVING
+        rate = one.bytes_per_second if moving else None
+        part = part_done(one)
+        rows.append(
+            Row(
+                one.id,
+                (
+                    name_of(one),
+                    Cell(
+                        f"{charset.check if sign is None else charset.signs[sign]} "
+                        f"{one.status.value}",
+                        tone,
+                    ),
+                    Cell(bar_text(part, _BAR, charset), "good" if part == 1 else "accent"),
+                    percent_text(part, charset),
+                    memory_text(one.bytes_done, charset=charset),
+                    Cell(memory_text(one.bytes_total, charset=charset), "dim"),
+                    charset.missing if rate is None else f"{rate / _MIB:.1f} MiB/s",
+                    countdown_text(one.seconds_left if moving else None, charset=charset),
+                ),
+            )
+        )
+    return rows
+
+
+def transfer_sentence(one: DownloadRecord | None, charset: Charset) -> str:
+    """What there is to say of a download: why it failed or waits, where it comes from."""
+    if one is None:
+        return ""
+    if one.error:
+        return clean_line(" ".join(one.error.split()), limit=600)
+    if one.status is DownloadStatus.DONE:
+        name = clean_line(one.model_id, limit=200) if one.model_id else ""
+        return f"It is here as {name}; l loads it." if name else "It is here."
+    done = memory_text(one.bytes_done, charset=charset)
+    here = f"{done} of {memory_text(one.bytes_total, charset=charset)}"
+    come = f"{here}, from {clean_line(one.repo, limit=200)}"
+    if one.status is DownloadStatus.VERIFYING:
+        return f"All of it is here and is compared with its checksum: {come}"
+    return come
+
+
+class TransferPane(Vertical):
+    """The downloads. ``Loading`` tells that a finished one is to be loaded."""
+
+    KEYS_TITLE = "Downloads"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "pause", "Pause", id="hub.pause", tooltip="pause it, or let it go on"),
+        Binding("p", "resume", "Resume", id="hub.resume", tooltip="let it go on"),
+        Binding("x", "cancel", "Cancel", id="hub.cancel", tooltip="end it"),
+        Binding("r", "retry", "Retry", id="hub.retry-download", tooltip="try it again"),
+        Binding("l", "load", "Load", id="hub.load", tooltip="load the model it became"),
+    ]
+
+    class Loading(Message):
+        """The model is to be loaded, and to be seen."""
+
+        def __init__(self, model_id: str) -> None:
+            super().__init__()
+            self.model_id = model_id
+
+    def __init__(self, charset: Charset) -> None:
+        super().__init__(id="transfers")
+        self._charset = charset
+        self._downloads: dict[str, DownloadRecord] = {}
+        self._told = ""
+
+    def compose(self) -> ComposeResult:
+        """The table and the line of the chosen one."""
+        yield Static("Downloads", classes="heading")
+        yield LiveTable(
+            COLUMNS,
+            empty="Nothing is downloaded. d on a file of a repository begins a download.",
+            charset=self._charset,
+            id="downloads",
+        )
+        yield Static(id="download-note")
+
+    def show(self, downloads: Sequence[DownloadRecord]) -> None:
+        """Draw what changed."""
+        before = {key: one.status for key, one in self._downloads.items()}
+        self._downloads = {one.id: one for one in downloads}
+        self.query_one(LiveTable).show(transfer_rows(downloads, self._charset))
+        self._tell()
+        if before != {key: one.status for key, one in self._downloads.items()}:
+            self.refresh_bindings()
+
+    @property
+    def chosen(self) -> DownloadRecord | None:
+        """The one under the cursor."""
+        key = self.query_one(LiveTable).cursor_key
+        return self._downloads.get(key) if key is not None else None
+
+    @on(LiveTable.RowHighlighted)
+    def _moved(self) -> None:
+        self._tell()
+        self.refresh_bindings()
+
+    def _tell(self) -> None:
+        one = self.chosen
+        told = transfer_sentence(one, self._charset)
+        if told != self._told:
+            self._told = told
+            style = "$text-error" if one is not None and one.error else "$text-muted"
+            self.query_one("#download-note", Static).update(Content.styled(told, style))
+
+    @property
+    def _cyber(self) -> CyberApp:
+        return cast("CyberApp", self.app)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What goes with the chosen one's state."""
+        goes = {
+            "pause": _MOVING,
+            "resume": {DownloadStatus.PAUSED},
+            "cancel": _OPEN,
+            "retry": {DownloadStatus.FAILED, DownloadStatus.CANCELLED},
+            "load": {DownloadStatus.DONE},
+        }
+        if action in goes and self.is_mounted:
+            one = self.chosen
+            if one is None or one.status not in goes[action] or self._cyber.launch.readonly:
+                return False
+            if action == "load" and one.model_id is None:
+                return False
+        return super().check_action(action, parameters)
+
+    def action_pause(self) -> None:
+        """Stop it for now."""
+        if (one := self.chosen) is not None:
+            self._cyber.do(self._cyber.client.pause_download(one.id))
+
+    def action_resume(self) -> None:
+        """Let it go on."""
+        if (one := self.chosen) is not None:
+            self._cyber.do(self._cyber.client.resume_download(one.id))
+
+    def action_retry(self) -> None:
+        """Try it again."""
+        if (one := self.chosen) is not None:
+            self._cyber.do(self._cyber.client.retry_download(one.id))
+
+    def action_cancel(self) -> None:
+        """End it, once the person has said what is to become of the part that is there."""
+        one = self.chosen
+        if one is None:
+            return
+        download_id = one.id
+
+        def answered(value: str | None) -> None:
+            if value in {"keep", "remove"}:
+                client = self._cyber.client
+                self._cyber.do(client.cancel_download(download_id, keep=value == "keep"))
+
+        here = memory_text(one.bytes_done, charset=self._charset)
+        self.app.push_screen(
+            Question(
+                f"Cancel the download of {name_of(one)}?",
+                f"{here} of it are here. A kept part is used when it is downloaded again.",
+                (
+                    Answer("on", "g", "Go on"),
+                    Answer("keep", "k", "Keep the part"),
+                    Answer("remove", "r", "Remove it", grave=True),
+                ),
+            ),
+            answered,
+        )
+
+    def action_load(self) -> None:
+        """Load what it became."""
+        one = self.chosen
+        if one is not None and one.model_id is not None:
+            self.post_message(self.Loading(one.model_id))

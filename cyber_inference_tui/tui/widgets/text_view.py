@@ -1,0 +1,213 @@
+"""Rows of text that grow at their end, painted where they differ from what is on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import ClassVar, Literal
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual.binding import Binding, BindingType
+from textual.events import Resize
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.reactive import var
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+Role = Literal["text", "name", "dim", "code", "heading", "busy", "error"]
+TextRow = tuple[tuple[str, Role], ...]
+"""Pieces from left to right; they must be free of control characters."""
+
+
+class TextView(ScrollView, can_focus=True):
+    """Shows rows; at their end it follows, scrolled up it stands still.
+
+    ``WidthChanged`` tells that the rows have to be made for another ``text_width``.
+    """
+
+    KEYS_TITLE = "The text"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "scroll_rows(-1)", "Up", show=False, id="text.up"),
+        Binding("down,j", "scroll_rows(1)", "Down", show=False, id="text.down"),
+        Binding("pageup", "scroll_pages(-1)", "Page up", show=False, id="text.page-up"),
+        Binding("pagedown,space", "scroll_pages(1)", "Page down", show=False, id="text.page-down"),
+        Binding("home,g", "first", "First", show=False, id="text.first"),
+        Binding("end,G", "follow", "End", show=False, id="text.end"),
+    ]
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "textview--name",
+        "textview--dim",
+        "textview--code",
+        "textview--heading",
+        "textview--busy",
+        "textview--error",
+    }
+    DEFAULT_CSS = """
+    TextView {
+        height: 1fr;
+        overflow-x: hidden;
+        overflow-y: auto;
+        scrollbar-gutter: stable;
+        scrollbar-size-vertical: 1;
+        & > .textview--name { color: $text-accent; text-style: bold; }
+        & > .textview--dim { color: $text-muted; }
+        & > .textview--code { color: $secondary; }
+        & > .textview--heading { text-style: bold; }
+        & > .textview--busy { color: $text-warning; }
+        & > .textview--error { color: $text-error; }
+    }
+    """
+    ALLOW_SELECT = False
+
+    following: var[bool] = var(True)
+    """The view sticks to the end."""
+
+    class WidthChanged(Message):
+        """There is another width for the text."""
+
+        def __init__(self, view: TextView) -> None:
+            super().__init__()
+            self.view = view
+
+        @property
+        def control(self) -> TextView:
+            """The view, for ``@on`` with a selector."""
+            return self.view
+
+    def __init__(
+        self,
+        *,
+        id: str | None = None,  # noqa: A002 - Textual's name
+        classes: str | None = None,
+    ) -> None:
+        super().__init__(id=id, classes=classes)
+        self._rows: Sequence[TextRow] = ()
+        self._width = 0
+        self._moving = False
+        self._bar_rows = 0
+        """How many rows the scrollbar knows of."""
+
+    @property
+    def text_width(self) -> int:
+        """Cells of a row; 0 before the view has a place."""
+        return self._width
+
+    def show(self, rows: Sequence[TextRow]) -> None:
+        """Show these rows. What is on the screen already is not painted again."""
+        height = self.size.height
+        top = self.scroll_offset.y
+        before = [self._row(y) for y in range(top, top + height)]
+        self._rows = rows
+        self._measure(len(rows))
+        if self.following and top != self.max_scroll_y:
+            self._go(self.max_scroll_y)
+        top = self.scroll_offset.y
+        regions = []
+        for y, old in enumerate(before):
+            new = self._row(top + y)
+            if new != old:
+                start, end = _differing(old, new)
+                regions.append(Region(start, y, max(1, end - start), 1))
+        if regions:
+            self.refresh(*regions)
+
+    def _measure(self, count: int) -> None:
+        """Take over how many rows there are."""
+        bar = self.show_vertical_scrollbar
+        if count == self.virtual_size.height:
+            return
+        few = count <= self.size.height and not bar
+        if few or (bar and self._bar_rows and 0.95 <= count / self._bar_rows <= 1.05):
+            # Neither the layout nor, to the eye, the scrollbar changes: passed by, as otherwise
+            # all of the view is painted for each new row.
+            self.set_reactive(TextView.virtual_size, Size(1, count))
+            most = float(self.max_scroll_y)
+            y = most if self.following else min(self.scroll_y, most)
+            self.set_reactive(TextView.scroll_y, y)
+            self.set_reactive(TextView.scroll_target_y, y)
+            return
+        self._bar_rows = count
+        self.virtual_size = Size(1, count)
+
+    def _show_bar(self) -> None:
+        """Bring the scrollbar up to date: what ``_measure`` passed by."""
+        self._bar_rows = len(self._rows)
+        if self.show_vertical_scrollbar:
+            self.vertical_scrollbar.window_virtual_size = self._bar_rows
+            self.vertical_scrollbar.position = self.scroll_y
+
+    def _row(self, index: int) -> TextRow:
+        return self._rows[index] if 0 <= index < len(self._rows) else ()
+
+    # Moving
+
+    def _go(self, y: int) -> None:
+        """Scroll without taking it for the reader's wish."""
+        self._moving = True
+        try:
+            self.scroll_to(y=y, animate=False, force=True)
+        finally:
+            self._moving = False
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Leaving the end stops following it, coming back resumes."""
+        super().watch_scroll_y(old_value, new_value)
+        if not self._moving and round(old_value) != round(new_value):
+            self.following = self.scroll_offset.y >= self.max_scroll_y
+            self._show_bar()
+
+    def action_scroll_rows(self, rows: int) -> None:
+        """Scroll by rows."""
+        self.scroll_to(y=self.scroll_offset.y + rows, animate=False, force=True)
+
+    def action_scroll_pages(self, pages: int) -> None:
+        """Scroll by screens, leaving a line for the eye."""
+        self.action_scroll_rows(pages * max(1, self.size.height - 1))
+
+    def action_first(self) -> None:
+        """To the first row."""
+        self.action_scroll_rows(-len(self._rows))
+
+    def action_follow(self) -> None:
+        """To the end, and stay there."""
+        self.following = True
+        self._go(self.max_scroll_y)
+
+    def _on_resize(self, event: Resize) -> None:
+        # The scrollbar covers the right edge of what Textual calls the size.
+        width = self.scrollable_content_region.width
+        if width != self._width:
+            self._width = width
+            self.post_message(self.WidthChanged(self))
+        if self.following:
+            self._go(self.max_scroll_y)
+
+    # Painting
+
+    def render_line(self, y: int) -> Strip:
+        """A row of the screen."""
+        width = self.size.width
+        segments = [
+            Segment(
+                text,
+                self.rich_style
+                if role == "text"
+                else self.get_component_rich_style(f"textview--{role}"),
+            )
+            for text, role in self._row(self.scroll_offset.y + y)
+        ]
+        return Strip(segments).adjust_cell_length(width, self.rich_style)
+
+
+def _differing(old: TextRow, new: TextRow) -> tuple[int, int]:
+    """From which cell to which two rows differ."""
+    was, now = ("".join(text for text, _ in row) for row in (old, new))
+    end = max(cell_len(was), cell_len(now))
+    # The same text in another colour has to be painted, too.
+    if [role for _, role in old] != [role for _, role in new]:
+        return 0, end
+    pairs = zip(was, now, strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return cell_len(was[:same]), end

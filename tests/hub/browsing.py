@@ -1,0 +1,43 @@
+"""A look at a stand-in hub, as a service or a command takes it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from cyber_inference_tui.hub.browse import Browse
+from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.transfer import open_session
+
+from .stand_in_hub import StandInHub
+from .transfers import QUICK, endpoint_of
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def browsing(
+    hub: StandInHub | str,
+    *,
+    token: str = "",
+    environ: Mapping[str, str] | None = None,
+    patience: float = 10.0,
+    clock: Clock | None = None,
+) -> AsyncIterator[Browse]:
+    endpoint = Endpoint(url=hub) if isinstance(hub, str) else endpoint_of(hub, token=token)
+    async with open_session(QUICK) as session:
+        yield Browse(
+            endpoint=lambda: endpoint,
+            session=lambda: session,
+            environ=environ or {},
+            patience=patience,
+            clock=clock or Clock(),
+        )

@@ -1,0 +1,99 @@
+"""From a search to an answer: a model of a stand-in hub, on a real llama-server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hub.stand_in_hub import StandInHub
+from tests.real.conftest import StartReal
+from tests.real.service_process import ServiceProcess, eventually
+
+REPO = "owner/tiny-GGUF"
+
+
+@pytest.fixture
+def hub(demo_gguf: Path) -> Iterator[StandInHub]:
+    with StandInHub() as running:
+        content = demo_gguf.read_bytes()
+        running.add(REPO, {"Tiny-Q8_0.gguf": content, "Tiny-F16.gguf": content + bytes(4096)})
+        yield running
+
+
+def of_hub(hub: StandInHub) -> dict[str, Any]:
+    return {"hf_endpoint": hub.url, "hf_allowed_hosts": [hub.cdn]}
+
+
+def downloaded(service: ServiceProcess) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        (record,) = service.get("/admin/downloads").json()
+        return record if record["status"] in {"done", "failed"} else None
+
+    return eventually(look, what="the end of the download")
+
+
+@pytest.mark.real
+def test_a_model_from_the_hub_answers(start_real: StartReal, hub: StandInHub) -> None:
+    service = start_real(of_hub(hub))
+    (found,) = service.get("/admin/hub/search", params={"q": "tiny"}).json()
+    assert found["repo"] == REPO
+    offers = service.get("/admin/hub/files", params={"repo": REPO}).json()
+    assert {one["quantization"]: one["fits"] for one in offers} == {"Q8_0": "now", "F16": "now"}
+    (best,) = [one for one in offers if one["suggested"]]
+    assert best["quantization"] == "Q8_0"
+    wanted = {"repo": REPO, "filename": best["name"]}
+    assert service.post("/admin/downloads", json=wanted).status_code == 202
+    record = downloaded(service)
+    assert (record["status"], record["model_id"]) == ("done", "Tiny-Q8_0")
+    model = service.model("Tiny-Q8_0")
+    assert model["origin"] == "models_dir"
+    # What was reckoned from 64 KiB of it is what the file on the disk gives.
+    assert model["memory_estimate_bytes"] == pytest.approx(best["memory_estimate_bytes"], rel=0.05)
+    answer = service.chat("Tiny-Q8_0")
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["message"]["content"]
+    offers = service.get("/admin/hub/files", params={"repo": REPO}).json()
+    assert {one["local_id"] for one in offers} == {None, "Tiny-Q8_0"}
+    with service.client() as client:
+        assert client.request("DELETE", "/admin/models/Tiny-Q8_0", json={}).status_code == 409
+        service.post("/admin/models/Tiny-Q8_0/unload", json={})
+        assert client.request("DELETE", "/admin/models/Tiny-Q8_0", json={}).status_code == 200
+    assert "Tiny-Q8_0" not in service.models()
+
+
+@pytest.mark.real
+def test_a_model_of_the_hub_cache_answers_and_stays(
+    start_real: StartReal, demo_gguf: Path, tmp_path: Path
+) -> None:
+    repo = tmp_path / "hub/models--org--tiny"
+    (repo / "blobs").mkdir(parents=True)
+    blob = repo / "blobs" / "0123"
+    blob.write_bytes(demo_gguf.read_bytes())
+    link = repo / "snapshots/c0ffee/Cached-Q8_0.gguf"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../../blobs/0123")
+    service = start_real()
+    service.stop()
+    service.environ["HF_HUB_CACHE"] = str(tmp_path / "hub")
+    service.start()
+    assert service.model("Cached-Q8_0")["origin"] == "hub cache"
+    assert service.chat("Cached-Q8_0").status_code == 200
+    service.post("/admin/models/Cached-Q8_0/unload", json={})
+    with service.client() as client:
+        answer = client.request("DELETE", "/admin/models/Cached-Q8_0", json={})
+    assert answer.status_code == 409
+    assert "Hugging Face" in answer.json()["error"]["message"]
+    assert blob.exists()
+
+
+@pytest.mark.real
+def test_a_hub_that_is_dead_holds_up_no_other_request(start_real: StartReal) -> None:
+    service = start_real({"hf_endpoint": "http://127.0.0.1:1"})
+    answer = service.get("/admin/hub/search", params={"q": "x"})
+    assert answer.status_code == 502
+    error = answer.json()["error"]
+    assert error["code"] == "hub_unreachable"
+    assert "127.0.0.1:1 cannot be reached" in error["message"]

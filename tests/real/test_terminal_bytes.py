@@ -1,0 +1,133 @@
+"""What reaches the terminal of the app, byte for byte, when names and logs are hostile."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import shutil
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+from tests.real.conftest import Starter
+from tests.real.service_process import eventually
+
+HOSTILE = (
+    "\x1b]0;owned\x07",  # the window's title
+    "\x1b]52;c;ZXZpbA==\x07",  # the clipboard
+    "\x1b[6n",  # an answer typed into the program
+    "\x9b31m",
+    "\u202eback\u202c",
+    "[/oops][red]",
+    "\x1bP+q544e\x1b\\",
+)
+FORBIDDEN = (
+    b"\x1b]0;owned",
+    b"\x1b]52;",
+    b"ZXZpbA==\x07",
+    b"\x1b[6n",
+    b"\xc2\x9b",
+    b"\xe2\x80\xae",
+    b"\x1bP+q",
+    b"\x1b[2J\x1b[31mred",
+)
+
+
+class Pty:
+    """The app in a pseudo-terminal; everything it sends is kept."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        environ = {**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+        self._process = subprocess.Popen(
+            arguments, stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True
+        )
+        os.close(slave)
+        self.sent = b""
+
+    def press(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def read(self, seconds: float) -> None:
+        """What it sends in so many seconds."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            ready, _, _ = select.select([self._master], [], [], left)
+            if not ready:
+                return
+            try:
+                self.sent += os.read(self._master, 65536)
+            except OSError:  # it has ended
+                return
+
+    def wait_for(self, *texts: str) -> None:
+        """Until these have been sent since the last time."""
+        start = len(self.sent)
+
+        def look() -> bool:
+            self.read(0.1)
+            return all(text.encode() in self.sent[start:] for text in texts)
+
+        eventually(look, limit=30, what=f"{texts}")
+
+    def close(self) -> int:
+        """Leave with q; the exit code."""
+        self.press("q")
+
+        def ended() -> bool:
+            self.read(0.05)  # or it would wait for its terminal
+            return self._process.poll() is not None
+
+        try:
+            eventually(ended, limit=20, what="the end")
+        finally:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._process.wait()
+            os.close(self._master)
+        return self._process.returncode
+
+
+def test_hostile_names_and_lines_reach_the_screen_as_text(starter: Starter) -> None:
+    lines = [f"line {number}: {text}end" for number, text in enumerate(HOSTILE)]
+    switches = {"load_lines": lines, "flood": {"kind": "escape", "lines": 20}}
+    long = {"flood": {"kind": "long", "lines": 2}}
+    service = starter.fake({"a": switches, "b": long}, start=False)
+    models = service.data_dir / "models"
+    for number, text in enumerate(HOSTILE):
+        name = f"evil{number} {text.replace('/', '|')}.gguf"
+        shutil.copyfile(starter.demo_gguf, models / name)
+    service.start()
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    try:
+        app.wait_for("evil0", "evil6")
+        for model in ("a", "b"):
+            assert service.post(f"/admin/models/{model}/load", json={}).status_code == 200
+        app.press("2")
+        app.wait_for("evil3", "FITS")
+        for key in "jjjj\r":
+            app.press(key)
+            app.read(0.3)
+        app.press("4")
+        app.wait_for("LOG")
+        app.press("b")
+        app.read(0.3)
+        app.press("jj\r")
+        app.wait_for("line 5", "red", "done")
+        for key in "567123":
+            app.press(key)
+            app.read(0.5)
+    finally:
+        code = app.close()
+    assert code == 0
+    for sequence in FORBIDDEN:
+        assert sequence not in app.sent, sequence
+    assert b"[/oops]" in app.sent

@@ -1,0 +1,128 @@
+"""What a repository offers, judged for a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cyber_inference_tui.gguf.metadata import ModelMetadata
+from cyber_inference_tui.hub.plan import PlannedFile
+from cyber_inference_tui.hub.repository import Repository, models_of
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.expectation import Files, formula_need
+from cyber_inference_tui.llama.needs import Footprint, Need
+from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.records import Fit, HubFilesRecord, ModelStatus
+from cyber_inference_tui.scheduler.memory import Amount, Memory
+from cyber_inference_tui.scheduler.room import Survey
+from cyber_inference_tui.scheduler.views import Limits, ModelView
+from cyber_inference_tui.service.offers import offers
+from cyber_inference_tui.settings.schema import Settings
+
+GB = 10**9
+HEADER = ModelMetadata(
+    architecture="llama",
+    layers=32,
+    embedding_length=4096,
+    heads=32,
+    kv_heads=(8,) * 32,
+    key_length=128,
+    value_length=128,
+    context_length=131072,
+    vocabulary=128000,
+    feed_forward_length=14336,
+)
+SIZES = {"Q8_0": 8, "Q4_K_M": 5, "Q2_K": 3}
+
+
+def repository(**more: int) -> Repository:
+    files = [PlannedFile(f"Tiny-{name}.gguf", size * GB, "a" * 64) for name, size in SIZES.items()]
+    files += [PlannedFile(f"{name}.gguf", size) for name, size in more.items()]
+    return Repository(repo="owner/tiny", revision="c0ffee", models=models_of(files))
+
+
+def survey(free: int, views: Sequence[ModelView] = ()) -> Survey:
+    return Survey(
+        (),
+        views,
+        limits=Limits(),
+        memory=Memory(at=100.0, room=Amount(host=free * GB)),
+        reading=MemoryReading(total=16 * GB, available=free * GB, gpus=()),
+        settings=Settings(max_memory_percent=100),
+        now=100.0,
+    )
+
+
+def reckon(model: LocalModel, files: Files) -> Need:
+    return formula_need(model, Settings(), files)
+
+
+def looked(
+    repo: Repository,
+    room: Survey,
+    *,
+    header: ModelMetadata | None = HEADER,
+    local: Sequence[LocalModel] = (),
+) -> dict[str, HubFilesRecord]:
+    headers = {model.filename: header for model in repo.models} if header else {}
+    found = offers(repo, headers, local=local, reckon=reckon, survey=room)
+    return {record.quantization or "": record for record in found}
+
+
+def test_each_has_its_need_and_whether_it_fits() -> None:
+    found = looked(repository(), survey(7))
+    assert {name: one.fits for name, one in found.items()} == {
+        "Q8_0": Fit.NEVER,
+        "Q4_K_M": Fit.NOW,
+        "Q2_K": Fit.NOW,
+    }
+    assert [name for name, one in found.items() if one.suggested] == ["Q4_K_M"]
+    estimate = found["Q4_K_M"].memory_estimate_bytes
+    assert estimate is not None
+    assert 6 * GB < estimate < 7 * GB  # the file, and 1 GiB of cache for 8,192 tokens
+    assert found["Q4_K_M"].files[0].sha256 == "a" * 64
+
+
+def test_who_would_go_is_named() -> None:
+    idle = ModelView(
+        id="idle",
+        status=ModelStatus.LOADED,
+        gives=Amount(host=6 * GB),
+        need=Need(footprint=Footprint(host=6 * GB)),
+    )
+    found = looked(repository(), survey(1, [idle]))
+    assert found["Q4_K_M"].fits is Fit.AFTER_UNLOADING
+    assert found["Q4_K_M"].evicts == ("idle",)
+
+
+def test_without_a_header_nothing_is_made_up() -> None:
+    found = looked(repository(), survey(7), header=None)
+    assert {one.fits for one in found.values()} == {None}
+    assert {one.memory_estimate_bytes for one in found.values()} == {None}
+    assert not any(one.suggested for one in found.values())
+    assert found["Q8_0"].size_bytes == 8 * GB
+
+
+def test_the_projector_counts() -> None:
+    found = looked(repository(**{"mmproj-F16": GB}), survey(100))
+    plain = looked(repository(), survey(100))
+    assert found["Q8_0"].projector is not None
+    assert found["Q8_0"].size_bytes == 9 * GB
+    more, less = found["Q8_0"].memory_estimate_bytes, plain["Q8_0"].memory_estimate_bytes
+    assert more is not None
+    assert less is not None
+    assert more - less == GB
+
+
+def test_what_is_here_has_its_local_id() -> None:
+    here = LocalModel(id="mine", path=Path("/m/owner/tiny/Tiny-Q8_0.gguf"), size_bytes=1, shards=())
+    elsewhere = LocalModel(
+        id="other", path=Path("/cache/x/Tiny-Q4_K_M.gguf"), size_bytes=5 * GB, shards=()
+    )
+    unlike = LocalModel(id="third", path=Path("/cache/Tiny-Q2_K.gguf"), size_bytes=7, shards=())
+    found = looked(repository(), survey(100), local=[here, elsewhere, unlike])
+    assert {name: one.local_id for name, one in found.items()} == {
+        "Q8_0": "mine",
+        "Q4_K_M": "other",
+        "Q2_K": None,
+    }

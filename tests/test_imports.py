@@ -1,0 +1,45 @@
+"""What each of the two processes loads when it starts: memory and time are paid for all of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_REPORT = "import sys; print('\\n'.join(m for m in {names!r} if m in sys.modules))"
+
+
+def loaded(module: str, names: tuple[str, ...]) -> list[str]:
+    """Which of ``names`` come along with ``module``."""
+    code = f"import {module}; {_REPORT.format(names=names)}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    return done.stdout.split()
+
+
+def test_the_service_loads_no_terminal_and_nothing_that_is_used_seldom() -> None:
+    heavy = ("textual", "rich", "numpy", "huggingface_hub", "httpx", "httpx2", "jwt", "tomlkit")
+    assert loaded("cyber_inference_tui.http.serve", heavy) == []
+
+
+@pytest.mark.parametrize("module", ["tui.app", "cli.app_command"])
+def test_the_app_loads_no_server(module: str) -> None:
+    heavy = (
+        "aiohttp",
+        "uvloop",
+        "huggingface_hub",
+        "tomlkit",
+        "prometheus_client",
+        "textual.markdown",
+    )
+    assert loaded(f"cyber_inference_tui.{module}", heavy) == []
+
+
+def test_the_checks_can_fail() -> None:
+    assert loaded("cyber_inference_tui.http.serve", ("aiohttp", "msgspec")) == [
+        "aiohttp",
+        "msgspec",
+    ]
+    assert loaded("cyber_inference_tui.tui.app", ("textual",)) == ["textual"]

@@ -1,0 +1,93 @@
+"""The tables of keys, made from the bindings: ``python -m tests.tui.regenerate`` writes them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from textual.binding import Binding
+from textual.keys import format_key
+
+from cyber_inference_tui.tui.chrome import PAGES
+from cyber_inference_tui.tui.key_table import EVERYWHERE, every_binding
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = ROOT / "docs" / "tui.md"
+README = ROOT / "README.md"
+_BEGIN = "<!-- keys: made from the bindings by python -m tests.tui.regenerate -->\n"
+_END = "<!-- end of keys -->\n"
+_DIALOGS = {"Keys", "Password", "Prompt", "Question", "ModelForm", "Choosing", "The form"}
+_PARTS = {"Logs": "Log"}
+"""Groups of keys that are most of what a page is for."""
+_SHOWN = {"slash": "/", "left_square_bracket": "[", "right_square_bracket": "]"}
+
+
+def shown_key(binding: Binding) -> str:
+    """The key as it is printed on a keyboard."""
+    name = binding.key
+    if name in _SHOWN:
+        return _SHOWN[name]
+    return "?" if name == "question_mark" else name if "+" in name else format_key(name)
+
+
+def groups() -> dict[str, dict[str, tuple[list[str], str]]]:
+    """Group → what it does → its keys, and a few words more; the dialogs explain themselves."""
+    found: dict[str, dict[str, tuple[list[str], str]]] = {}
+    for title, binding in every_binding():
+        if title in _DIALOGS or not binding.description:
+            continue
+        keys, why = found.setdefault(title, {}).get(binding.description, ([], ""))
+        key = shown_key(binding)
+        if key not in keys:
+            keys.append(key)
+        found[title][binding.description] = (keys, why or binding.tooltip)
+    return found
+
+
+def full_table() -> str:
+    """Every key, for the app's own page."""
+    lines = ["| where | keys | |", "|---|---|---|"]
+    for title, actions in groups().items():
+        for does, (keys, why) in actions.items():
+            what = f"{does}: {why}" if why else does
+            lines.append(f"| {title} | {_code(keys)} | {what} |")
+            title = ""  # noqa: PLW2901 - a group is named once
+    return "\n".join(lines) + "\n"
+
+
+def short_table() -> str:
+    """The keys of each page on one line, for the README."""
+    found = groups()
+    lines = ["| page | keys |", "|---|---|"]
+    for page in PAGES:
+        actions = {**found.get(page.title, {}), **found.get(_PARTS.get(page.title, ""), {})}
+        keys = ", ".join(f"{_code(keys)} {does.lower()}" for does, (keys, _) in actions.items())
+        lines.append(f"| `{page.key}` {page.title} | {keys} |")
+    everywhere = found[EVERYWHERE]
+    pages = {page.title for page in PAGES}
+    rest = ", ".join(
+        f"{_code(keys)} {does.lower()}"
+        for does, (keys, _) in everywhere.items()
+        if does not in pages
+    )
+    lines.append(f"| everywhere | {rest}, `ctrl+p` every action by its name |")
+    return "\n".join(lines) + "\n"
+
+
+def _code(keys: list[str]) -> str:
+    return " ".join(f"`{key}`" for key in keys)
+
+
+def with_keys(text: str, table: str) -> str:
+    """``text`` with ``table`` between the marks."""
+    pattern = re.escape(_BEGIN) + ".*?" + re.escape(_END)
+    return re.sub(pattern, lambda _: _BEGIN + table + _END, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    PAGE.write_text(with_keys(PAGE.read_text("utf-8"), full_table()), "utf-8")
+    README.write_text(with_keys(README.read_text("utf-8"), short_table()), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

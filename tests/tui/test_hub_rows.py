@@ -1,0 +1,203 @@
+"""What the hub page says of repositories, files and downloads."""
+
+from __future__ import annotations
+
+import pytest
+
+from cyber_inference_tui.records import (
+    DownloadRecord,
+    DownloadStatus,
+    Fit,
+    HubFileRecord,
+    HubFilesRecord,
+    HubModelRecord,
+)
+from cyber_inference_tui.tui.charset import ASCII, UNICODE
+from cyber_inference_tui.tui.pages.hub_rows import (
+    file_rows,
+    file_sentence,
+    in_order,
+    parameters_text,
+    result_rows,
+    result_sentence,
+    under_way,
+)
+from cyber_inference_tui.tui.pages.hub_transfers import (
+    bar_text,
+    name_of,
+    part_done,
+    percent_text,
+    transfer_rows,
+    transfer_sentence,
+)
+from cyber_inference_tui.tui.widgets.table import Row
+from tests.tui.world import GIB, NOW, ago
+
+
+def texts(row: Row) -> list[str]:
+    return [row.cell(index)[0] for index in range(len(row.cells))]
+
+
+def entry(name: str, quantization: str | None, size: float | None = 1, **changes: object):  # type: ignore[no-untyped-def]
+    return HubFilesRecord(
+        name=name,
+        quantization=quantization,
+        size_bytes=None if size is None else int(size * GIB),
+        files=(HubFileRecord(path=name),),
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+def download(**changes: object) -> DownloadRecord:
+    fields: dict[str, object] = {
+        "id": "d",
+        "repo": "org/name",
+        "filename": "sub/model-Q4_K_M.gguf",
+        "status": DownloadStatus.RUNNING,
+        "bytes_done": GIB,
+        "bytes_total": 4 * GIB,
+        "bytes_per_second": 2.5 * 1024**2,
+        "seconds_left": 75.0,
+    }
+    return DownloadRecord(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_weights_are_counted_as_model_cards_do() -> None:
+    assert parameters_text(8_190_735_360, UNICODE) == "8.2 B"
+    assert parameters_text(999_600_000, UNICODE) == "1.0 B"
+    assert parameters_text(475_000_000, UNICODE) == "475 M"
+    assert parameters_text(None, ASCII) == "-"
+
+
+def test_what_a_repository_does_not_tell_is_a_dash() -> None:
+    bare, full = result_rows(
+        [
+            HubModelRecord(repo="org/bare"),
+            HubModelRecord(
+                repo="org/full",
+                downloads=0,
+                likes=3,
+                updated_at=ago(86400),
+                gated=True,
+                parameters=3_000_000_000,
+                architecture="llama",
+                context_length=131_072,
+            ),
+        ],
+        NOW,
+        ASCII,
+    )
+    assert texts(bare) == ["org/bare", "", "-", "-", "-", "-", "-", "-"]
+    assert texts(full) == ["org/full", "gated", "3.0 B", "llama", "128K", "0", "3", "1 d"]
+
+
+def test_files_stand_by_quantization_the_smallest_first() -> None:
+    files = [
+        entry("big-Q8_0", "Q8_0", 8),
+        entry("big-Q4", "Q4_K_M", 4),
+        entry("small-Q8_0", "Q8_0", 2),
+        entry("small-Q4", "Q4_K_M", 1),
+        entry("odd", None, None),
+    ]
+    assert [one.name for one in in_order(files)] == [
+        "odd",
+        "small-Q4",
+        "big-Q4",
+        "small-Q8_0",
+        "big-Q8_0",
+    ]
+
+
+def test_a_file_says_whether_it_fits_and_what_is_special() -> None:
+    files = [
+        entry("a", "Q4", fits=Fit.NOW, suggested=True, memory_estimate_bytes=2 * GIB),
+        entry("b", "Q5", fits=Fit.AFTER_UNLOADING, projector=HubFileRecord(path="p")),
+        entry("c", "Q6", fits=Fit.NEVER, local_id="c-here"),
+        entry("d", None, None),
+    ]
+    downloads = [download(repo="org/name", filename="b")]
+    rows = [texts(row) for row in file_rows(files, "org/name", downloads, ASCII)]
+    assert rows == [
+        ["Q4", "1.0 GiB", "~2.0 GiB", "+ fits", "1", "", "P suggested", "a"],
+        ["Q5", "1.0 GiB", "-", ". after unloading", "1", "vision", "~ downloading", "b"],
+        ["Q6", "1.0 GiB", "-", "x too big", "1", "", "+ here already", "c"],
+        ["-", "-", "-", "-", "1", "", "", "d"],
+    ]
+
+
+def test_a_file_is_explained_in_sentences() -> None:
+    says = file_sentence(
+        entry("a", "Q4", fits=Fit.AFTER_UNLOADING, evicts=("x", "y"), suggested=True), gated=False
+    )
+    assert says == "a: fits once x and y are unloaded. The best of them for this machine."
+    assert "hf_token" in file_sentence(entry("a", "Q4"), gated=True)
+    assert "whatever is unloaded" in file_sentence(entry("a", "Q4", fits=Fit.NEVER), gated=False)
+    assert "not known" in file_sentence(entry("a", "Q4"), gated=False)
+    assert "as here" in file_sentence(entry("a", "Q4", local_id="here"), gated=False)
+    assert "pictures" in file_sentence(
+        entry("a", "Q4", projector=HubFileRecord(path="p")), gated=False
+    )
+    assert file_sentence(None, gated=False) == ""
+    assert "licence" in result_sentence(HubModelRecord(repo="a/b", gated=True))
+
+
+def test_a_download_under_way_is_found_by_repository_and_file() -> None:
+    one, over = download(), download(id="e", status=DownloadStatus.DONE, filename="other")
+    assert under_way([over, one], "org/name", "sub/model-Q4_K_M.gguf") is one
+    assert under_way([over, one], "org/name", "other") is None
+    assert under_way([over], "org/name") is None
+
+
+def test_bars_are_full_only_at_the_end() -> None:
+    assert bar_text(0.999, 4, UNICODE) == "███░"
+    assert bar_text(1.0, 4, ASCII) == "####"
+    assert bar_text(0.5, 4, ASCII) == "##.."
+    assert bar_text(None, 4, ASCII) == ""
+    assert percent_text(0.999, ASCII) == "99 %"
+    assert percent_text(None, ASCII) == "-"
+
+
+def test_a_download_tells_its_rate_only_while_it_moves() -> None:
+    row = texts(transfer_rows([download()], ASCII)[0])
+    assert row == [
+        "model-Q4_K_M",
+        "~ running",
+        "##........",
+        "25 %",
+        "1.0 GiB",
+        "4.0 GiB",
+        "2.5 MiB/s",
+        "1:15",
+    ]
+    paused = texts(transfer_rows([download(status=DownloadStatus.PAUSED)], ASCII)[0])
+    assert paused[1] == "o paused"
+    assert paused[-2:] == ["-", "-"]
+    assert part_done(download(bytes_total=None)) is None
+    assert part_done(download(status=DownloadStatus.DONE, bytes_total=None)) == 1.0
+
+
+def test_the_newest_download_stands_first() -> None:
+    downloads = [
+        download(id="old", created_at=ago(100)),
+        download(id="unknown"),
+        download(id="new", created_at=ago(1)),
+    ]
+    assert [row.key for row in transfer_rows(downloads, ASCII)] == ["new", "old", "unknown"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "1.0 GiB of 4.0 GiB, from org/name"),
+        ({"error": "The hub\nis away; the next try is in 5 s."}, "The hub is away; the next"),
+        ({"status": DownloadStatus.VERIFYING}, "compared with its checksum"),
+        ({"status": DownloadStatus.DONE, "model_id": "m"}, "here as m; l loads it"),
+        ({"status": DownloadStatus.DONE}, "It is here."),
+    ],
+)
+def test_a_download_explains_itself(changes: dict[str, object], says: str) -> None:
+    assert says in transfer_sentence(download(**changes), ASCII)
+
+
+def test_a_download_without_a_file_is_named_by_its_repository() -> None:
+    assert name_of(download(filename=None)) == "name"

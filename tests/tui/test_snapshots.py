@@ -1,0 +1,235 @@
+"""How the pages look: compared with pictures that a person has looked at.
+
+``pytest tests/tui/test_snapshots.py --snapshot-update`` takes them anew; look at each that changed.
+What the pages do is tested elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+from textual.pilot import Pilot
+
+from cyber_inference_tui.records import InstallState, ModelStatus
+from cyber_inference_tui.tui.app import CyberApp
+from cyber_inference_tui.tui.charset import ASCII
+from cyber_inference_tui.tui.pages.chat import ChatPage
+from cyber_inference_tui.tui.pages.logs import LogsPage
+from cyber_inference_tui.tui.theme import LIGHT
+from cyber_inference_tui.tui.widgets.log_view import LogView
+from tests.tui.driving import SMALL, WIDE, app_on, screen_text, until
+from tests.tui.fake_client import FakeClient
+from tests.tui.world import World, busy_world, empty_world
+
+Compare = Callable[..., bool]
+Steps = Callable[[Pilot[Any], CyberApp, FakeClient], Awaitable[None]]
+
+
+@pytest.fixture
+def looks(snap_compare: Compare) -> Callable[..., None]:
+    """Compares the app on a world, after some steps, with its picture."""
+
+    def compare(
+        world: World,
+        steps: Steps,
+        *,
+        size: tuple[int, int] = WIDE,
+        **changes: Any,
+    ) -> None:
+        client = FakeClient(world)
+        app = app_on(client, **changes)
+
+        async def run_before(pilot: Pilot[Any]) -> None:
+            await until(pilot, lambda: app.snapshot.live and client.streams > 0)
+            await steps(pilot, app, client)
+            await pilot.pause()
+
+        assert snap_compare(app, terminal_size=size, run_before=run_before)
+
+    return compare
+
+
+def shows(*texts: str, keys: tuple[str, ...] = ()) -> Steps:
+    """Press keys and wait until the texts are on the screen."""
+
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        await pilot.press(*keys)
+        await until(pilot, lambda: all(text in screen_text(app) for text in texts))
+
+    return steps
+
+
+async def _happen(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
+    client.set_model("phi-4-mini-q4_k_m", status=ModelStatus.UNLOADED, error=None)
+    client.set_model(
+        "phi-4-mini-q4_k_m",
+        status=ModelStatus.FAILED,
+        error="The model needs more memory than the GPU has: cudaMalloc failed: out of memory.",
+    )
+    client.set_model("qwen3-32b-q4_k_m", pinned=True)
+    client.set_model("qwen3-32b-q4_k_m", pinned=False)
+    await until(pilot, lambda: "unpinned" in screen_text(app) or "EVENTS" in screen_text(app))
+    await until(pilot, lambda: len(app.snapshot.happenings) == 4)
+
+
+def test_dashboard(looks: Callable[..., None]) -> None:
+    looks(busy_world(), _happen)
+
+
+def test_dashboard_small(looks: Callable[..., None]) -> None:
+    looks(busy_world(), _happen, size=SMALL)
+
+
+def test_dashboard_light(looks: Callable[..., None]) -> None:
+    looks(busy_world(), _happen, theme=LIGHT.name)
+
+
+def test_dashboard_ascii(looks: Callable[..., None]) -> None:
+    looks(busy_world(), _happen, charset=ASCII)
+
+
+def test_dashboard_without_a_connection(looks: Callable[..., None]) -> None:
+    async def lose(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
+        await until(pilot, lambda: "qwen3-4b" in screen_text(app))
+        client.stop()
+        await until(pilot, lambda: "no connection" in screen_text(app))
+
+    looks(busy_world(), lose)
+
+
+def test_first_start(looks: Callable[..., None]) -> None:
+    looks(empty_world(), shows("Welcome."))
+
+
+def test_first_start_under_way(looks: Callable[..., None]) -> None:
+    world = empty_world()
+    world.install = msgspec.structs.replace(
+        world.install,
+        state=InstallState.RUNNING,
+        source="source",
+        step="compiling",
+        progress=0.42,
+    )
+    looks(world, shows("compiling"), size=SMALL)
+
+
+def test_models(looks: Callable[..., None]) -> None:
+    looks(busy_world(), shows("FITS", keys=("2",)))
+
+
+def test_models_small(looks: Callable[..., None]) -> None:
+    looks(busy_world(), shows("FITS", keys=("2", "j", "j")), size=SMALL)
+
+
+def test_model_details(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        await pilot.press("2")
+        await until(pilot, lambda: "FITS" in screen_text(app))
+        await pilot.press("j", "j", "enter")
+        await until(pilot, lambda: "COMMAND" in screen_text(app))
+
+    looks(busy_world(), steps)
+
+
+def test_model_form(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        await pilot.press("2")
+        await until(pilot, lambda: "FITS" in screen_text(app))
+        await pilot.press("G", "e")
+        await until(pilot, lambda: "idle_timeout" in screen_text(app))
+
+    looks(busy_world(), steps)
+
+
+def test_logs(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
+        await pilot.press("4")
+        await until(pilot, lambda: isinstance(app.screen, LogsPage) and client.streams == 2)
+        await pilot.press("b", "j", "j", "s")
+        await until(pilot, lambda: "load_tensors" in screen_text(app))
+
+    looks(busy_world(), steps)
+
+
+def test_logs_small(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
+        await pilot.press("4")
+        await until(pilot, lambda: isinstance(app.screen, LogsPage) and client.streams == 2)
+        assert isinstance(app.screen, LogsPage)
+        app.screen.open("qwen3-4b-q4_k_m")
+        await until(pilot, lambda: "(119)" in screen_text(app))
+        await pilot.press("slash", *"nearly", "enter")
+        await until(pilot, lambda: app.screen.query_one(LogView).target == 90)
+
+    looks(busy_world(), steps, size=SMALL)
+
+
+def test_hub(looks: Callable[..., None]) -> None:
+    looks(busy_world(), shows("gated", keys=("3",)))
+
+
+def test_hub_files_small(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        await pilot.press("3")
+        await until(pilot, lambda: "gated" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "QUANT" in screen_text(app))
+
+    looks(busy_world(), steps, size=SMALL)
+
+
+def test_chat(looks: Callable[..., None]) -> None:
+    world = busy_world()
+    world.thinking = ("The sea is what I know. ", "I say so.")
+    world.answer = ("The sea is wide.\n\n", "- It is blue, or green.\n", "- It is salt.\n")
+
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        await pilot.press("6")
+        await until(pilot, lambda: "Write to try a model." in screen_text(app))
+        assert isinstance(app.screen, ChatPage)
+        app.screen._clock = lambda: 0.0
+        await pilot.press("enter", *"Hello", "enter")
+        await until(pilot, lambda: "21.4 tok/s" in screen_text(app))
+
+    looks(world, steps)
+
+
+def test_requests(looks: Callable[..., None]) -> None:
+    looks(busy_world(), shows("embeddings", keys=("5",)))
+
+
+def test_failed_request_small(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        await pilot.press("5")
+        await until(pilot, lambda: "answering" in screen_text(app))
+        await pilot.press("f")
+        await until(pilot, lambda: "1 done" in screen_text(app))
+        await pilot.press("G", "enter")
+        await until(pilot, lambda: "needs more memory" in screen_text(app))
+
+    looks(busy_world(), steps, size=SMALL)
+
+
+def test_settings(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        await pilot.press("7")
+        await until(pilot, lambda: "SETTING" in screen_text(app))
+        await pilot.press("j", "enter", *"600")
+        await until(pilot, lambda: "wins over it" in screen_text(app))
+
+    looks(busy_world(), steps)
+
+
+def test_help(looks: Callable[..., None]) -> None:
+    looks(busy_world(), shows("Everywhere", keys=("2", "question_mark")))
+
+
+def test_the_question_at_the_end(looks: Callable[..., None]) -> None:
+    looks(busy_world(), shows("Leave it running", keys=("q",)), size=SMALL, owned=True)
+
+
+def test_too_small(looks: Callable[..., None]) -> None:
+    looks(busy_world(), shows("too small"), size=(56, 14))
