@@ -77,14 +77,14 @@ def made_lines() -> list[bytes]:
 
 def _write(lines: list[bytes], count: int, rate: int) -> None:
     """``count`` lines, ``rate`` a second; with 0 as fast as they are taken."""
-    step = round(rate * _TICK) if rate else 500
+    step = max(1, round(rate * _TICK)) if rate else 500
     due = time.monotonic()
     for at in range(0, count, step):
         chosen = [lines[number % len(lines)] for number in range(at, min(at + step, count))]
         data = memoryview(b"".join(chosen))
         while data:
             data = data[os.write(2, data) :]
-        due += _TICK
+        due += step / rate if rate else 0.0
         if rate and (left := due - time.monotonic()) > 0:
             time.sleep(left)
 

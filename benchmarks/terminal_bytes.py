@@ -7,25 +7,14 @@ Markdown table. ``pty_bytes`` measures any other program in the same way.
 from __future__ import annotations
 
 import argparse
-import fcntl
-import os
-import pty
-import select
-import signal
-import struct
-import subprocess
 import sys
-import termios
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks import programs
+from benchmarks.terminal import COLUMNS, LINES, Terminal
 from benchmarks.terminal_apps import CASES
-
-COLUMNS, LINES = 120, 40
-# What Textual asks at the start (DECRQM, is synchronized output there?) and a terminal that has it
-# answers (DECRPM: it is, and off).
-_ASKED, _ANSWER = b"\x1b[?2026$p", b"\x1b[?2026;2$y"
 
 
 @dataclass(frozen=True)
@@ -56,65 +45,18 @@ def pty_bytes(
     of what the terminal would send) and ``settle`` seconds more if there are any; then it is
     measured for ``seconds``. Raises ``RuntimeError`` if it ends before.
     """
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
-    environ = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
-    for name in ("COLUMNS", "LINES", "NO_COLOR"):
-        environ.pop(name, None)
-    child = subprocess.Popen(
-        list(argv), stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True
-    )
-    os.close(slave)
-    try:
-        _read(master, 30, until_first=True)
-        _read(master, settle)
+    with Terminal(argv, size=size) as terminal:
+        terminal.read_until(b"")
+        terminal.read(settle)
         for key in keys:
-            os.write(master, key.encode())
-            _read(master, 0.2)
+            terminal.press(key)
+            terminal.read(0.2)
         if keys:
-            _read(master, settle)
-        cpu, began = _cpu_seconds(child.pid), time.monotonic()
-        count = _read(master, seconds)
-        return Sent(count, time.monotonic() - began, _cpu_seconds(child.pid) - cpu)
-    finally:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(5)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        os.close(master)
-
-
-def _read(master: int, seconds: float, *, until_first: bool = False) -> int:
-    """Read for so long, or until there is something; the number of bytes."""
-    end = time.monotonic() + seconds
-    count = 0
-    while (left := end - time.monotonic()) > 0:
-        ready, _, _ = select.select([master], [], [], left)
-        if not ready:
-            break
-        try:
-            data = os.read(master, 65536)
-        except OSError:
-            data = b""
-        if not data:
-            raise RuntimeError("the program ended before it was measured")
-        if _ASKED in data:
-            os.write(master, _ANSWER)
-        count += len(data)
-        if until_first:
-            return count
-    if until_first:
-        raise RuntimeError("the program shows nothing")
-    return count
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of a process (proc(5), the fields 14 and 15 of ``stat``)."""
-    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            terminal.read(settle)
+        cpu, began = programs.cpu_seconds([terminal.pid]), time.monotonic()
+        count = len(terminal.read(seconds))
+        spent = programs.cpu_seconds([terminal.pid]) - cpu
+        return Sent(count, time.monotonic() - began, spent)
 
 
 def main() -> int:

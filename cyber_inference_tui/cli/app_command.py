@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -28,6 +29,9 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
     ``CyberError`` for what keeps it from opening.
     """
     _need_terminal()
+    # Nothing that is made for the start is garbage: looking for it there would take a tenth of the
+    # time. The app has it looked for again once its first page is up.
+    gc.disable()
     loaded = options.load()
     for warning in loaded.warnings:
         click.echo(warning, err=True)

@@ -81,13 +81,13 @@ def find_or_start(
     ``CyberError`` with the service's own last words when it does not come up, and
     ``NoServiceError`` when another program has the port. Not for a running event loop's thread.
     """
-    from cyber_inference_tui.settings.credentials import make_missing  # noqa: PLC0415
-
     deadline = clock() + limit
     loaded = options.load()
     found = _find(loaded.settings)
     if found is not None:
         return found
+    from cyber_inference_tui.settings.credentials import make_missing  # noqa: PLC0415
+
     with _starting_alone(loaded.settings.data_dir, deadline, clock):
         # Another one may have started it while we waited.
         loaded = options.load()
@@ -173,7 +173,13 @@ def _listens(url: str) -> bool:
 
 
 def _known(url: str, settings: Settings, record: RuntimeRecord | None) -> Started:
-    """The service at ``url``; raises ``NoServiceError`` if it is another program."""
+    """The service at ``url``; raises ``NoServiceError`` if it is another program.
+
+    ``record`` is what the service of this data directory has left, where that names this ``url``.
+    """
+    if record is not None and data_directory_holder(settings.data_dir) == record.pid:
+        # It lives and says that it is the one: to ask it would only take time.
+        return Started(url=url, token=record.token, pid=record.pid)
     from cyber_inference_tui.cli.connection import client_of  # noqa: PLC0415 - imports httpx
 
     async def ask() -> int | None:

@@ -10,11 +10,16 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
+from typing import TYPE_CHECKING
 
-import httpx
 import msgspec
 
 from cyber_inference_tui.errors import CyberError, NoServiceError, ShuttingDownError
+
+if TYPE_CHECKING:
+    import httpx
+else:
+    from cyber_inference_tui.client.late import httpx
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 FIRST_DELAY = 0.2
@@ -78,7 +83,7 @@ class EventParser:
         return event
 
 
-OpenStream = Callable[[int | None], AbstractAsyncContextManager[httpx.Response]]
+OpenStream = Callable[[int | None], "AbstractAsyncContextManager[httpx.Response]"]
 """Asks for the stream after an event id; raises ``CyberError`` for an answer that refuses."""
 
 

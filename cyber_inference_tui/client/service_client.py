@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -14,10 +15,10 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Self, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
-import httpx
 import msgspec
 
 from cyber_inference_tui.client.completions import ChatDelta, chat_delta
@@ -58,6 +59,11 @@ from cyber_inference_tui.records import (
     WaitingRecord,
 )
 from cyber_inference_tui.text import clean_line
+
+if TYPE_CHECKING:
+    import httpx
+else:
+    from cyber_inference_tui.client.late import httpx
 
 T = TypeVar("T")
 
@@ -112,19 +118,27 @@ class ServiceClient:
         self._renew = renew
         self._renewing = asyncio.Lock()
         self._seconds = timeout
-        # Proxies of the environment are for the internet, not for a service of one's own.
-        self._http = httpx.AsyncClient(
-            base_url=self.url,
-            timeout=self._limits(timeout),
-            transport=transport,
-            trust_env=False,
-        )
+        self._given_transport = transport
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._http.aclose()
+        if "_http" in self.__dict__:
+            await self._http.aclose()
+
+    @cached_property
+    def _http(self) -> httpx.AsyncClient:
+        # Without TLS there is no need for the certificates of the world, which take their time.
+        secure = self.url.startswith("https:")
+        return httpx.AsyncClient(
+            base_url=self.url,
+            timeout=self._limits(self._seconds),
+            transport=self._given_transport,
+            # Proxies of the environment are for the internet, not for a service of one's own.
+            trust_env=False,
+            verify=True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        )
 
     async def login(self, password: str) -> LoginRecord:
         """Log in; the token is kept for all later calls.

@@ -17,7 +17,10 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+# There are many lines, and none can be part of a cycle: the garbage collector leaves them out.
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One line of a process's output, cleaned of control sequences."""
 
     at: datetime
@@ -62,7 +65,7 @@ class LogRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Oldest first."""
 
 
-class NumberedLine(msgspec.Struct, frozen=True, kw_only=True):
+class NumberedLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One line with its place in its log."""
 
     number: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import signal
 import sys
@@ -24,13 +25,11 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
 from cyber_inference_tui.tui.launch import Launch, Leave
-from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 
-WIDTHS: list[tuple[int, str]] | None = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]
-"""Classes of a page by the columns of the terminal; ``-tiny`` has no room for one."""
-HEIGHTS: list[tuple[int, str]] | None = [(0, "-flat"), (18, "-short"), (32, "-tall")]
+_GARBAGE_THRESHOLDS = (10_000, 20, 20)
 MESSAGE_CHARACTERS = 400
 """How much of a message a notification shows; the page it belongs to shows the whole."""
 
@@ -51,6 +50,8 @@ class CyberApp(App[Leave]):
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
         page.mode: partial(_page, page.mode) for page in PAGES
     }
+    # Not by way of Textual's own empty screen: a change of modes holds back what is painted.
+    DEFAULT_MODE = PAGES[0].mode
     HORIZONTAL_BREAKPOINTS = WIDTHS
     VERTICAL_BREAKPOINTS = HEIGHTS
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -99,12 +100,10 @@ class CyberApp(App[Leave]):
         """What is known of the service now."""
         return self.feed.snapshot
 
-    def on_mount(self) -> None:
-        """Open the first page and begin to follow the service."""
-        self.switch_mode(self.launch.first_page)
-        self.run_worker(self.feed.run(), name="feed", group="feed", exit_on_error=True)
-        if self._add_demo:
-            self.do(self.client.add_demo(), group="demo")
+    async def on_mount(self) -> None:
+        """Open the first page, and once it is on the screen begin to follow the service."""
+        await self.switch_mode(self.launch.first_page)
+        self.screen.call_after_refresh(self._begin)
         if self.launch.signals:
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, self.exit, Leave.KEEP)
@@ -114,6 +113,17 @@ class CyberApp(App[Leave]):
             self.tell(notice, "warning")
         if self._unknown_theme:
             self.tell(f"There is no theme '{self._unknown_theme}'.", "warning")
+
+    def _begin(self) -> None:
+        if not gc.isenabled():
+            # What is there by now will stay: it is not looked through again and again. The rest is
+            # looked through seldom, as a key would have to wait for it.
+            gc.freeze()
+            gc.set_threshold(*_GARBAGE_THRESHOLDS)
+            gc.enable()
+        self.run_worker(self.feed.run(), name="feed", group="feed", exit_on_error=True)
+        if self._add_demo:
+            self.do(self.client.add_demo(), group="demo")
 
     def _fatal_error(self) -> None:
         """A fault of our own: a sentence for the person, the rest into a file.

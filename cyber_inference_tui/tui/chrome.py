@@ -19,8 +19,8 @@ from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from cyber_inference_tui.units import duration_text
 
 NAME = "cyber-inference"
-STALE_SECONDS = 15.0
-"""Without any news for so long, a live connection is shown with its age."""
+STALE_SECONDS = 5.0
+"""Without any news for so long, the values of a live connection are shown with their age."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,8 @@ def _link(snapshot: Snapshot, charset: Charset, now: datetime) -> tuple[str, str
         since = f", values {duration_text(age)} old" if snapshot.heard_at else ""
         return f"  {charset.signs[ModelStatus.FAILED]} no connection{since}", "bold $error"
     if age > STALE_SECONDS:
-        return f"  {charset.signs[ModelStatus.QUEUED]} silent for {duration_text(age)}", "$warning"
+        sign = charset.signs[ModelStatus.QUEUED]
+        return f"  {sign} no answer, values {duration_text(age)} old", "$warning"
     if snapshot.status is None or snapshot.status_at is None:
         return "", ""
     up = snapshot.status.uptime_seconds + (now - snapshot.status_at).total_seconds()

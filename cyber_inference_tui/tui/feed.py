@@ -38,8 +38,11 @@ HAPPENINGS_KEPT = 200
 TREND_SECONDS = 900
 TREND_KEPT = 1800
 _FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 3.0
+_LONGEST_PAUSE = 2.0
 _POLL_SECONDS = 1.0
+_QUIET_SECONDS = 3.0
+"""After so long without an event the service is asked whether it is there: a setting may have it
+tell of the machine seldom, and then nothing is wrong."""
 
 
 class _LostError(Exception):
@@ -182,6 +185,9 @@ class Feed:
             if self.snapshot.active or any(m.in_flight or m.queued for m in self.snapshot.models):
                 await self._read_active()
             wanted, self._wanted = self._wanted, set()
+            heard_at = self.snapshot.heard_at
+            if heard_at and (self._now() - heard_at).total_seconds() >= _QUIET_SECONDS:
+                wanted.add(self._read_status)
             for read in wanted:
                 await read()
             await self._sleep(_POLL_SECONDS)
@@ -201,7 +207,9 @@ class Feed:
         self._set(install=await self._optional(self._client.install_state(), None))
 
     async def _read_status(self) -> None:
-        self._set(status=await self._client.status(), status_at=self._now())
+        status = await self._client.status()
+        now = self._now()
+        self._set(status=status, status_at=now, heard_at=now)
 
     async def _optional(self, call: Awaitable[T], otherwise: D) -> T | D:
         """What an older service may not know."""

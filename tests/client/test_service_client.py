@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import tomllib
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta, timezone
@@ -367,3 +369,18 @@ async def test_settings_are_checked_reset_and_replaced(stand_in: StandIn) -> Non
     bodies = [body for method, _, _, body in stand_in.requests if method == "PUT"]
     assert msgspec.json.decode(bodies[0]) == {"value": 3}
     assert msgspec.json.decode(bodies[1]) == {"text": "port = 1", "digest": "d"}
+
+
+def test_httpx_waits_for_the_first_request() -> None:
+    """Importing it takes longer than a first page may."""
+    code = (
+        "import sys\n"
+        "from cyber_inference_tui.client.service_client import ServiceClient\n"
+        "ServiceClient('http://127.0.0.1:1')\n"
+        "print('httpx._client' in sys.modules)\n"
+        "from cyber_inference_tui.client.late import httpx\n"
+        "httpx.Timeout(1)\n"
+        "print('httpx._client' in sys.modules, 'pygments' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "False"]

@@ -29,7 +29,7 @@ from cyber_inference_tui.tui.pages.dashboard_rows import (
 from cyber_inference_tui.tui.pages.dashboard_trends import Trend, gauge, history, trends
 from cyber_inference_tui.tui.pages.greeting import Greeting, needs_greeting
 from cyber_inference_tui.tui.pages.page import Page, say
-from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from cyber_inference_tui.tui.text_cells import plain
 from cyber_inference_tui.tui.widgets.columns import Column
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
@@ -87,7 +87,7 @@ class DashboardPage(Page):
         self._frozen: datetime | None = None
         self._shown = Snapshot()
         self._moment: datetime | None = None
-        self._selected_state: tuple[str, ModelStatus] | None = None
+        self._selected_state: ModelStatus | None = None
 
     def body(self) -> ComposeResult:
         """The greeting, and what takes its place once there is something to show."""
@@ -128,6 +128,8 @@ class DashboardPage(Page):
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw what ``snapshot`` tells."""
+        if snapshot.link is Link.CONNECTING:
+            return
         self._shown = snapshot
         self._moment = self.cyber.launch.now()
         self._draw_all()
@@ -219,8 +221,9 @@ class DashboardPage(Page):
         model = self._selected()
         content = explanation(model, now, self.cyber.launch.charset)
         say(self.query_one("#explanation", Static), content, True)
-        state = None if model is None else (model.id, model.status)
-        if state != self._selected_state:
+        state = None if model is None else model.status
+        if state is not self._selected_state:
+            # What check_action goes by: to draw the footer anew costs more than all the rest.
             self._selected_state = state
             self.refresh_bindings()
 

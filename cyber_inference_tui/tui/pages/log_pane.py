@@ -116,6 +116,9 @@ class LogPane(Vertical):
     def on_mount(self) -> None:
         """Begin to read."""
         self.set_interval(FLUSH_SECONDS, self._flush)
+        # By a message the title would come a frame later than the lines.
+        self.watch(self.view, "following", self._show_title, init=False)
+        self.watch(self.view, "new_lines", self._show_title, init=False)
         self.wake()
 
     # Life
@@ -404,16 +407,12 @@ class LogPane(Vertical):
 
     # The title
 
-    @on(LogView.FollowChanged)
-    def _follow_changed(self) -> None:
-        self._show_title()
-
     def _show_title(self) -> None:
         content = self._title_content()
         if not content.is_same(self._title):
             self._title = content
             with contextlib.suppress(LookupError):
-                self.query_one(".pane-title", Static).update(content)
+                self.query_one(".pane-title", Static).update(content, layout=False)
 
     def _title_content(self) -> Content:
         view = self.view

@@ -15,7 +15,6 @@ from cyber_inference_tui.tui.pages.log_pane import LogPane
 from cyber_inference_tui.tui.pages.log_sources import SERVICE, source_rows
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.widgets.log_view import LogView
 from cyber_inference_tui.tui.widgets.table import Column, LiveTable
 
 MAX_PANES = 3
@@ -136,6 +135,7 @@ class LogsPage(Page):
         await self.query_one("#panes").mount(pane)
         pane.view.focus()
         self._show_sources()
+        self.refresh_bindings()  # now there is one that can be closed
 
     async def action_close(self) -> None:
         """Close the log in use; the last one stays."""
@@ -144,6 +144,7 @@ class LogsPage(Page):
             await self._active.remove()
             self._panes[0].view.focus()
             self._show_sources()
+            self.refresh_bindings()
 
     def action_full(self) -> None:
         """The log in use alone, or all again."""
@@ -165,7 +166,3 @@ class LogsPage(Page):
         if action == "close" and self.is_mounted and len(self._panes) < 2:
             return False
         return super().check_action(action, parameters)
-
-    @on(LogView.FollowChanged)
-    def _follow_changed(self) -> None:
-        self.refresh_bindings()

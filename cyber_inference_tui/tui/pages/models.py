@@ -199,9 +199,13 @@ class ModelsPage(ModelActions):
         self._update("#line", self._line(model))
         if self._open and model is not None:
             self._show_details(model)
+        # What check_action goes by: to draw the footer anew costs more than all the rest.
+        details = self.chosen_details()
         offered = (
-            None if model is None else (model.id, model.status, model.pinned),
-            self.chosen_details() is not None,
+            None if model is None else model.status,
+            details is not None and bool(details.command),
+            self._open,
+            self._beside,
         )
         if offered != self._offered:
             self._offered = offered

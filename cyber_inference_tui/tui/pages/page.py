@@ -11,11 +11,15 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from cyber_inference_tui.tui.chrome import PageTabs, StatusBar, TooSmall
-from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.snapshot import Link, Snapshot
 
 if TYPE_CHECKING:
     from cyber_inference_tui.client.protocol import Client
     from cyber_inference_tui.tui.app import CyberApp
+
+WIDTHS: list[tuple[int, str]] = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]
+"""Classes of a screen by the columns of the terminal; ``-tiny`` has no room for a page."""
+HEIGHTS: list[tuple[int, str]] = [(0, "-flat"), (18, "-short"), (32, "-tall")]
 
 
 class Page(Screen[None]):
@@ -32,6 +36,9 @@ class Page(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """The chrome, with the page's own body in it."""
+        # Told before there is anything on the page: later it would all be styled once more.
+        size = self.app.size
+        self.add_class(_step(size.width, WIDTHS), _step(size.height, HEIGHTS))
         yield StatusBar(self.cyber.launch)
         yield PageTabs(self.MODE)
         yield from self.body()
@@ -66,7 +73,7 @@ class Page(Screen[None]):
         """Draw the chrome and the page (called by the app)."""
         if not self.is_mounted:
             return
-        self.set_class(not snapshot.live, "-stale")
+        self.set_class(snapshot.link is Link.LOST, "-stale")
         self.query_one(StatusBar).show(snapshot, self.cyber.launch.now())
         self.show(snapshot)
 
@@ -81,6 +88,11 @@ class Page(Screen[None]):
     def redraw(self) -> None:
         """Draw the present snapshot again."""
         self.draw(self.cyber.snapshot)
+
+
+def _step(size: int, steps: list[tuple[int, str]]) -> str:
+    """The class of the last step that is not above ``size``."""
+    return [name for least, name in steps if least <= size][-1]
 
 
 def say(place: Static, content: Content, layout: bool = False) -> None:

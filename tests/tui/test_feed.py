@@ -1,0 +1,103 @@
+"""What is known of a service that is quiet, or that does not move any more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+from cyber_inference_tui.records import StatusRecord
+from cyber_inference_tui.tui.chrome import STALE_SECONDS, status_line
+from cyber_inference_tui.tui.feed import Feed
+from cyber_inference_tui.tui.launch import Launch
+from tests.tui.fake_client import FakeClient
+from tests.tui.world import busy_world
+
+
+class FreezingClient(FakeClient):
+    """A service that answers no more while ``frozen``, as one that was stopped by a signal."""
+
+    def __init__(self) -> None:
+        super().__init__(busy_world())
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.asked = 0
+
+    async def status(self) -> StatusRecord:
+        self.asked += 1
+        await self.answers.wait()
+        return await super().status()
+
+
+class Clock:
+    """Time that passes while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def followed(client: FakeClient, clock: Clock) -> AsyncIterator[Feed]:
+    """A feed that runs, and nobody who logs in."""
+
+    async def login() -> None:
+        raise AssertionError("no login is needed")
+
+    feed = Feed(
+        client,
+        on_change=lambda _: None,
+        on_login=login,
+        now=lambda: clock.now,
+        sleep=clock.sleep,
+    )
+    task = asyncio.create_task(feed.run())
+    try:
+        yield feed
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def happens(condition: Callable[[], bool]) -> None:
+    """Let the others run until it is so."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def header(feed: Feed, clock: Clock) -> str:
+    """The line at the top of every page."""
+    return status_line(feed.snapshot, Launch(), clock.now, 120).plain
+
+
+async def test_a_service_without_news_is_asked_and_not_called_old() -> None:
+    client, clock = FreezingClient(), Clock()
+    async with followed(client, clock) as feed:
+        await happens(lambda: feed.snapshot.live)
+        began = clock.now
+        await happens(lambda: clock.now - began > timedelta(seconds=10 * STALE_SECONDS))
+        assert feed.snapshot.heard_at is not None
+        assert (clock.now - feed.snapshot.heard_at).total_seconds() < STALE_SECONDS
+        assert "old" not in header(feed, clock)
+
+
+async def test_values_of_a_frozen_service_are_told_with_their_age() -> None:
+    client, clock = FreezingClient(), Clock()
+    async with followed(client, clock) as feed:
+        await happens(lambda: feed.snapshot.live)
+        client.answers.clear()
+        asked = client.asked
+        await happens(lambda: client.asked > asked)
+        # Nothing moves any more but the clock on the wall.
+        await clock.sleep(STALE_SECONDS)
+        assert "no answer, values" in header(feed, clock)
+        client.answers.set()
+        await happens(lambda: "old" not in header(feed, clock))
+        assert feed.snapshot.live
