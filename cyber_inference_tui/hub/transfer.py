@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
@@ -23,14 +23,13 @@ from cyber_inference_tui.errors import (
     HubError,
     HubUnreachableError,
 )
+from cyber_inference_tui.hub.body import Body
 from cyber_inference_tui.hub.endpoint import Endpoint
 from cyber_inference_tui.hub.partial import Mark, Origin, Partial, open_partial, write_error
 from cyber_inference_tui.hub.request import Beyond, Part, file_from, unreachable
 
 T = TypeVar("T")
 
-BLOCK = 256 * 1024
-"""Bytes that go to a thread at once: with what the connection holds, about a MiB is in memory."""
 _READ_BUFFER = 256 * 1024
 _PROGRESS = 256 * 1024
 """Bytes after which a connection counts as a good one, and earlier failures are forgotten."""
@@ -210,6 +209,7 @@ class Transfer:
             path=self._origin.path,
             offset=partial.offset,
             environ=self._transport.environ,
+            stall_timeout=self._pace.stall_timeout,
         ) as answer:
             if isinstance(answer, Beyond):
                 if partial.origin.size is None and answer.total == partial.offset:
@@ -233,51 +233,34 @@ class Transfer:
         return partial.remaining == 0 or (partial.origin.size is None and answer.total is None)
 
     async def _receive(self, answer: Part, partial: Partial) -> None:
-        # A hub that knows no ranges begins anew: what is here already is passed over.
-        skip = partial.offset - answer.start
-        left = partial.remaining
-        blocks: list[bytes] = []
-        size = 0
+        wanted = _Wanted(
+            self._origin.path, skip=partial.offset - answer.start, left=partial.remaining
+        )
         writing: asyncio.Future[None] | None = None
         self._on_wait(None)
         try:
-            while True:
-                data = await _read(answer.body, self._origin.path)
-                if not data:
-                    break
-                if skip:
-                    passed = min(skip, len(data))
-                    skip -= passed
-                    data = data[passed:]
-                if left is not None:
-                    left -= len(data)
-                    if left < 0:
-                        raise HubUnreachableError(f"{self._origin.path} is longer than announced.")
-                blocks.append(data)
-                size += len(data)
-                if size >= BLOCK:
-                    if writing is not None:
-                        await asyncio.shield(writing)
-                        self._count(partial)
-                        self._force_if_due(partial)
-                    writing = self._write(partial, blocks)
-                    blocks, size = [], 0
+            while await _more(answer.body, self._origin.path):
+                if writing is not None:
+                    await asyncio.shield(writing)
+                    self._count(partial)
+                    self._force_if_due(partial)
+                writing = self._write(partial, wanted.of(answer.body.take()))
         finally:
             # What has arrived is not asked for again, whatever ended this.
-            rest = asyncio.create_task(self._write_rest(partial, writing, blocks))
+            rest = asyncio.create_task(self._write_rest(partial, writing, answer.body, wanted))
             await _settled(rest)
             self._count(partial)
         rest.result()
 
     async def _write_rest(
-        self, partial: Partial, writing: asyncio.Future[None] | None, blocks: list[bytes]
+        self, partial: Partial, writing: asyncio.Future[None] | None, body: Body, wanted: _Wanted
     ) -> None:
         if writing is not None:
             await writing
-        if blocks:
+        if blocks := wanted.of(body.take()):
             await self._write(partial, blocks)
 
-    def _write(self, partial: Partial, blocks: list[bytes]) -> asyncio.Future[None]:
+    def _write(self, partial: Partial, blocks: list[memoryview]) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._transport.executor, partial.write, blocks)
 
@@ -338,13 +321,33 @@ class Transfer:
         return await self._transport.in_thread(work, *arguments)
 
 
-async def _read(body: aiohttp.StreamReader, path: str) -> bytes:
+class _Wanted:
+    """What of an answer is new: ``left`` bytes after the first ``skip``."""
+
+    def __init__(self, path: str, *, skip: int, left: int | None) -> None:
+        # A hub that knows no ranges begins anew: what is here already is passed over.
+        self._path = path
+        self._skip = skip
+        self._left = left
+
+    def of(self, blocks: Sequence[bytes | memoryview]) -> list[memoryview]:
+        """Raises ``HubUnreachableError`` from the block on that has more than there may be."""
+        wanted = []
+        for block in blocks:
+            new = memoryview(block)[self._skip :]
+            self._skip -= len(block) - len(new)
+            if self._left is not None:
+                self._left -= len(new)
+                if self._left < 0:
+                    raise HubUnreachableError(f"{self._path} is longer than announced.")
+            if new:
+                wanted.append(new)
+        return wanted
+
+
+async def _more(body: Body, path: str) -> bool:
     try:
-        while True:
-            # As it came: any other way of reading joins and copies.
-            data, boundary = await body.readchunk()
-            if data or not boundary:
-                return data
+        return await body.wait()
     except TimeoutError as error:
         raise HubUnreachableError(f"{path}: no byte has come for too long.") from error
     except (aiohttp.ClientError, OSError) as error:
