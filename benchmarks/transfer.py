@@ -87,6 +87,7 @@ async def _transfer(port: int, origin: Origin, target: Path) -> Outcome:
     began = time.perf_counter()
     await Transfer(transport, origin, target).run()
     took = time.perf_counter() - began
+    spent = sum(process.cpu_times()[:2]) - cpu
     busy.cancel()
     idle = asyncio.create_task(_watch_loop())
     await asyncio.sleep(min(took, 5.0))
@@ -94,7 +95,6 @@ async def _transfer(port: int, origin: Origin, target: Path) -> Outcome:
     await session.close()
     executor.shutdown()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    spent = sum(process.cpu_times()[:2]) - cpu
     held_up = [await busy, await idle]
     return Outcome((origin.size or 0) / took, spent, peak - before, *held_up)
 

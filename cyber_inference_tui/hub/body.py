@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
 import aiohttp
 from aiohttp import hdrs
 
+from cyber_inference_tui.hub.writer import AT_ONCE
+
 ENOUGH: Final = 256 * 1024
 """Bytes that are worth being hashed and written."""
-_BLOCK: Final = 1 << 20
-"""Bytes that may come meanwhile; there are two blocks."""
+_BLOCK: Final = 2 << 20
+"""Bytes that may come while what was taken before is written."""
 
 
 class Body(Protocol):
@@ -27,7 +30,7 @@ class Body(Protocol):
         ...
 
     def take(self) -> Sequence[bytes | memoryview]:
-        """What is here, valid until the next ``take``."""
+        """What is here. Its memory is used again by the take after the next ``AT_ONCE``."""
         ...
 
 
@@ -92,8 +95,9 @@ class _Inlet(asyncio.BufferedProtocol):
         self._early = early
         self._left = left
         self._stall_timeout = stall_timeout
-        self._block = memoryview(bytearray(_BLOCK))
-        self._other = memoryview(bytearray(_BLOCK))
+        size = min(_BLOCK, left)
+        self._block = memoryview(bytearray(size))
+        self._others = deque(memoryview(bytearray(size)) for _ in range(AT_ONCE))
         self._filled = 0
         self._heard_at = self._loop.time()
         self._lost: aiohttp.ClientPayloadError | None = None
@@ -119,8 +123,9 @@ class _Inlet(asyncio.BufferedProtocol):
         return bool(self._early or self._filled)
 
     def take(self) -> Sequence[bytes | memoryview]:
-        here = [*self._early, self._block[: self._filled]]
-        self._block, self._other = self._other, self._block
+        here: list[bytes | memoryview] = [*self._early, self._block[: self._filled]]
+        self._others.append(self._block)
+        self._block = self._others.popleft()
         self._early, self._filled = [], 0
         self._heard_at = self._loop.time()
         if self._left and not self._transport.is_closing():

@@ -1,7 +1,7 @@
 """One file from the hub to the disk: resumed to the byte, verified, and whole or not there at all.
 
-Bytes are read on the event loop and hashed and written in threads, one block after the other, with
-one block on its way at most: a slow disk slows the reading down instead of filling the memory.
+Bytes are read on the event loop and hashed and written in threads, one block after the other. Few
+blocks are on their way: a slow disk slows the reading down instead of filling the memory.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from cyber_inference_tui.hub.body import Body
 from cyber_inference_tui.hub.endpoint import Endpoint
 from cyber_inference_tui.hub.partial import Mark, Origin, Partial, open_partial, write_error
 from cyber_inference_tui.hub.request import Beyond, Part, file_from, unreachable
+from cyber_inference_tui.hub.writer import Writer
 
 T = TypeVar("T")
 
@@ -236,49 +237,36 @@ class Transfer:
         wanted = _Wanted(
             self._origin.path, skip=partial.offset - answer.start, left=partial.remaining
         )
-        writing: asyncio.Future[None] | None = None
+        writer = Writer(partial, self._transport.executor)
         self._on_wait(None)
         try:
             while await _more(answer.body, self._origin.path):
-                if writing is not None:
-                    await asyncio.shield(writing)
-                    self._count(partial)
-                    self._force_if_due(partial)
-                writing = self._write(partial, wanted.of(answer.body.take()))
+                await writer.room()
+                self._count(partial)
+                self._force_if_due(partial, writer.mark)
+                writer.put(wanted.of(answer.body.take()))
         finally:
             # What has arrived is not asked for again, whatever ended this.
-            rest = asyncio.create_task(self._write_rest(partial, writing, answer.body, wanted))
+            rest = asyncio.create_task(_write_rest(writer, answer.body, wanted))
             await _settled(rest)
             self._count(partial)
         rest.result()
-
-    async def _write_rest(
-        self, partial: Partial, writing: asyncio.Future[None] | None, body: Body, wanted: _Wanted
-    ) -> None:
-        if writing is not None:
-            await writing
-        if blocks := wanted.of(body.take()):
-            await self._write(partial, blocks)
-
-    def _write(self, partial: Partial, blocks: list[memoryview]) -> asyncio.Future[None]:
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._transport.executor, partial.write, blocks)
 
     def _count(self, partial: Partial) -> None:
         self.received += partial.offset - self.done
         self.done = partial.offset
 
-    def _force_if_due(self, partial: Partial) -> None:
-        """Between two writes: have what is there forced to the disk if it is time."""
+    def _force_if_due(self, partial: Partial, mark: Mark | None) -> None:
+        """Have what is there forced to the disk if it is time."""
         now = self._transport.clock()
         if self._forcing is not None and self._forcing.done():
             self._forcing.result()
             self._forcing = None
         due = now - self._forced_at >= self._pace.force_interval
-        if self._forcing is None and due and partial.offset:
+        if self._forcing is None and due and mark is not None:
             self._forced_at = now
             self._forcing = asyncio.create_task(
-                self._force(partial, partial.mark()), name=f"force {self._target.name}"
+                self._force(partial, mark), name=f"force {self._target.name}"
             )
 
     async def _force(self, partial: Partial, mark: Mark) -> None:
@@ -343,6 +331,12 @@ class _Wanted:
             if new:
                 wanted.append(new)
         return wanted
+
+
+async def _write_rest(writer: Writer, body: Body, wanted: _Wanted) -> None:
+    await writer.finish()
+    writer.put(wanted.of(body.take()))
+    await writer.finish()
 
 
 async def _more(body: Body, path: str) -> bool:
