@@ -2,8 +2,9 @@
 
 A server that does nothing but ``sendfile`` stands for the hub; curl and the transfer fetch the same
 file from it in turns, each in a process of its own. curl only writes the bytes down; the transfer
-hashes them as well and forces them to the disk. Prints a Markdown table: bytes a second, processor
-time, memory beyond what the process had before, and the longest time that the event loop was held
+hashes them as well and forces them to the disk. Prints a Markdown table: bytes a second, their
+ratio to those of the run of curl just before (median, lowest and highest), processor time, memory
+beyond what the process had before, and the longest time that the event loop was held
 up, as a clock on it sees it, beside the same of a loop with nothing to do. Needs curl and twice the
 file's size in ``--folder``: the temporary directory, or one in memory such as ``/dev/shm``, which
 leaves the disk out.
@@ -179,18 +180,21 @@ def main() -> int:
                     target.unlink()
                     print(f"{who}: {outcomes[-1].per_second / 1e6:.0f} MB/s", file=sys.stderr)
             server.terminate()
-    speeds = {who: statistics.median(one.per_second for one in all_) for who, all_ in found.items()}
     print(f"{options.megabytes} MB over loopback, medians of {options.rounds} runs\n")
     print("| | MB/s | ratio | processor | memory | longest hold-up of the loop | idle loop |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for who, outcomes in found.items():
         ours = who != "curl"
+        speed = statistics.median(one.per_second for one in outcomes) / 1e6
+        pairs = zip(outcomes, found["curl"], strict=True)
+        ratios = [one.per_second / curl.per_second for one, curl in pairs]
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         memory = max(one.memory for one in outcomes) / 1e6
         idle = statistics.median(one.held_up_idle for one in outcomes) * 1000
         held = statistics.median(one.held_up for one in outcomes) * 1000
         print(
-            f"| {who} | {speeds[who] / 1e6:.0f} | {speeds[who] / speeds['curl']:.2f}"
-            f" | {statistics.median(one.cpu for one in outcomes):.1f} s"
+            f"| {who} | {speed:.0f} | {ratio if ours else '1.00'}"
+            f" | {statistics.median(one.cpu for one in outcomes):.2f} s"
             f" | {f'{memory:.0f} MB | {held:.1f} ms | {idle:.1f} ms' if ours else ' | | '} |"
         )
     return 0

@@ -335,8 +335,9 @@ class _Wanted:
 
 async def _write_rest(writer: Writer, body: Body, wanted: _Wanted) -> None:
     await writer.finish()
-    writer.put(wanted.of(body.take()))
-    await writer.finish()
+    if blocks := wanted.of(body.take()):
+        writer.put(blocks)
+        await writer.finish()
 
 
 async def _more(body: Body, path: str) -> bool:
