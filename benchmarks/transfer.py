@@ -2,8 +2,9 @@
 
 A server that does nothing but ``sendfile`` stands for the hub; curl and the transfer fetch the same
 file from it in turns, each in a process of its own. curl only writes the bytes down; the transfer
-hashes them as well and forces them to the disk. Prints a Markdown table: bytes a second, processor
-time, memory beyond what the process had before, and the longest time that the event loop was held
+hashes them as well and forces them to the disk. Prints a Markdown table: bytes a second, their
+ratio to those of the run of curl just before (median, lowest and highest), processor time, memory
+beyond what the process had before, and the longest time that the event loop was held
 up, as a clock on it sees it, beside the same of a loop with nothing to do. Needs curl and twice the
 file's size in ``--folder``: the temporary directory, or one in memory such as ``/dev/shm``, which
 leaves the disk out.
@@ -87,16 +88,22 @@ async def _transfer(port: int, origin: Origin, target: Path) -> Outcome:
     began = time.perf_counter()
     await Transfer(transport, origin, target).run()
     took = time.perf_counter() - began
+    spent = sum(process.cpu_times()[:2]) - cpu
+    peak = _peak()
     busy.cancel()
     idle = asyncio.create_task(_watch_loop())
     await asyncio.sleep(min(took, 5.0))
     idle.cancel()
     await session.close()
     executor.shutdown()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    spent = sum(process.cpu_times()[:2]) - cpu
     held_up = [await busy, await idle]
     return Outcome((origin.size or 0) / took, spent, peak - before, *held_up)
+
+
+def _peak() -> int:
+    """Most resident bytes of this program so far; getrusage has what its parent had, too."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 async def _watch_loop() -> float:
@@ -173,18 +180,21 @@ def main() -> int:
                     target.unlink()
                     print(f"{who}: {outcomes[-1].per_second / 1e6:.0f} MB/s", file=sys.stderr)
             server.terminate()
-    speeds = {who: statistics.median(one.per_second for one in all_) for who, all_ in found.items()}
     print(f"{options.megabytes} MB over loopback, medians of {options.rounds} runs\n")
     print("| | MB/s | ratio | processor | memory | longest hold-up of the loop | idle loop |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for who, outcomes in found.items():
         ours = who != "curl"
+        speed = statistics.median(one.per_second for one in outcomes) / 1e6
+        pairs = zip(outcomes, found["curl"], strict=True)
+        ratios = [one.per_second / curl.per_second for one, curl in pairs]
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         memory = max(one.memory for one in outcomes) / 1e6
         idle = statistics.median(one.held_up_idle for one in outcomes) * 1000
         held = statistics.median(one.held_up for one in outcomes) * 1000
         print(
-            f"| {who} | {speeds[who] / 1e6:.0f} | {speeds[who] / speeds['curl']:.2f}"
-            f" | {statistics.median(one.cpu for one in outcomes):.1f} s"
+            f"| {who} | {speed:.0f} | {ratio if ours else '1.00'}"
+            f" | {statistics.median(one.cpu for one in outcomes):.2f} s"
             f" | {f'{memory:.0f} MB | {held:.1f} ms | {idle:.1f} ms' if ours else ' | | '} |"
         )
     return 0

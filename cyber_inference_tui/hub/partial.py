@@ -15,7 +15,7 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -135,7 +135,7 @@ class Partial:
             self.origin = new
             self.restart()
 
-    def write(self, data: list[bytes]) -> None:
+    def write(self, data: Sequence[bytes | memoryview]) -> None:
         """Append ``data``; after an error ``offset`` says how much of it is there."""
         with _writing(self):
             for block in data:

@@ -14,6 +14,7 @@ from yarl import URL
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import HubError, HubUnreachableError
+from cyber_inference_tui.hub.body import Body, body_of
 from cyber_inference_tui.hub.endpoint import Endpoint, proxy_for
 from cyber_inference_tui.hub.problems import hub_error, wait_seconds
 from cyber_inference_tui.text import clean_line
@@ -29,7 +30,7 @@ _DIGEST = re.compile(r'(?:W/)?"?(?:([0-9a-f]{64})|([0-9a-f]{40}))"?')
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """An answer whose body is to be read: the file from ``start`` on."""
 
-    body: aiohttp.StreamReader
+    body: Body
     start: int
     total: int | None
     """Bytes of the whole file."""
@@ -55,6 +56,7 @@ async def file_from(
     offset: int,
     length: int | None = None,
     environ: Mapping[str, str],
+    stall_timeout: float,
 ) -> AsyncIterator[Part | Beyond]:
     """Ask for a file from ``offset`` on. Raises ``HubError``s, also while the body is read.
 
@@ -88,7 +90,7 @@ async def file_from(
                     continue
                 if answer.status >= 400 and answer.status != 416:
                     raise _refusal(answer, endpoint, url, repo, path)
-                part = _part(answer, offset, told, host)
+                part = _part(answer, offset, told, host, stall_timeout)
                 handed = True
                 yield part
                 return
@@ -137,7 +139,11 @@ def _refusal(
 
 
 def _part(
-    answer: aiohttp.ClientResponse, offset: int, told: dict[str, str | None], host: str
+    answer: aiohttp.ClientResponse,
+    offset: int,
+    told: dict[str, str | None],
+    host: str,
+    stall_timeout: float,
 ) -> Part | Beyond:
     headers = answer.headers
     if answer.status == 416:
@@ -156,7 +162,7 @@ def _part(
     else:
         raise HubUnreachableError(f"{host} answers with status {answer.status}.")
     return Part(
-        body=answer.content,
+        body=body_of(answer, stall_timeout),
         start=start,
         total=total,
         sha256=told.get("sha256"),

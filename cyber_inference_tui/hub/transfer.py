@@ -1,7 +1,7 @@
 """One file from the hub to the disk: resumed to the byte, verified, and whole or not there at all.
 
-Bytes are read on the event loop and hashed and written in threads, one block after the other, with
-one block on its way at most: a slow disk slows the reading down instead of filling the memory.
+Bytes are read on the event loop and hashed and written in threads, one block after the other. Few
+blocks are on their way: a slow disk slows the reading down instead of filling the memory.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
@@ -23,14 +23,14 @@ from cyber_inference_tui.errors import (
     HubError,
     HubUnreachableError,
 )
+from cyber_inference_tui.hub.body import Body
 from cyber_inference_tui.hub.endpoint import Endpoint
 from cyber_inference_tui.hub.partial import Mark, Origin, Partial, open_partial, write_error
 from cyber_inference_tui.hub.request import Beyond, Part, file_from, unreachable
+from cyber_inference_tui.hub.writer import Writer
 
 T = TypeVar("T")
 
-BLOCK = 256 * 1024
-"""Bytes that go to a thread at once: with what the connection holds, about a MiB is in memory."""
 _READ_BUFFER = 256 * 1024
 _PROGRESS = 256 * 1024
 """Bytes after which a connection counts as a good one, and earlier failures are forgotten."""
@@ -210,6 +210,7 @@ class Transfer:
             path=self._origin.path,
             offset=partial.offset,
             environ=self._transport.environ,
+            stall_timeout=self._pace.stall_timeout,
         ) as answer:
             if isinstance(answer, Beyond):
                 if partial.origin.size is None and answer.total == partial.offset:
@@ -233,69 +234,39 @@ class Transfer:
         return partial.remaining == 0 or (partial.origin.size is None and answer.total is None)
 
     async def _receive(self, answer: Part, partial: Partial) -> None:
-        # A hub that knows no ranges begins anew: what is here already is passed over.
-        skip = partial.offset - answer.start
-        left = partial.remaining
-        blocks: list[bytes] = []
-        size = 0
-        writing: asyncio.Future[None] | None = None
+        wanted = _Wanted(
+            self._origin.path, skip=partial.offset - answer.start, left=partial.remaining
+        )
+        writer = Writer(partial, self._transport.executor)
         self._on_wait(None)
         try:
-            while True:
-                data = await _read(answer.body, self._origin.path)
-                if not data:
-                    break
-                if skip:
-                    passed = min(skip, len(data))
-                    skip -= passed
-                    data = data[passed:]
-                if left is not None:
-                    left -= len(data)
-                    if left < 0:
-                        raise HubUnreachableError(f"{self._origin.path} is longer than announced.")
-                blocks.append(data)
-                size += len(data)
-                if size >= BLOCK:
-                    if writing is not None:
-                        await asyncio.shield(writing)
-                        self._count(partial)
-                        self._force_if_due(partial)
-                    writing = self._write(partial, blocks)
-                    blocks, size = [], 0
+            while await _more(answer.body, self._origin.path):
+                await writer.room()
+                self._count(partial)
+                self._force_if_due(partial, writer.mark)
+                writer.put(wanted.of(answer.body.take()))
         finally:
             # What has arrived is not asked for again, whatever ended this.
-            rest = asyncio.create_task(self._write_rest(partial, writing, blocks))
+            rest = asyncio.create_task(_write_rest(writer, answer.body, wanted))
             await _settled(rest)
             self._count(partial)
         rest.result()
-
-    async def _write_rest(
-        self, partial: Partial, writing: asyncio.Future[None] | None, blocks: list[bytes]
-    ) -> None:
-        if writing is not None:
-            await writing
-        if blocks:
-            await self._write(partial, blocks)
-
-    def _write(self, partial: Partial, blocks: list[bytes]) -> asyncio.Future[None]:
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._transport.executor, partial.write, blocks)
 
     def _count(self, partial: Partial) -> None:
         self.received += partial.offset - self.done
         self.done = partial.offset
 
-    def _force_if_due(self, partial: Partial) -> None:
-        """Between two writes: have what is there forced to the disk if it is time."""
+    def _force_if_due(self, partial: Partial, mark: Mark | None) -> None:
+        """Have what is there forced to the disk if it is time."""
         now = self._transport.clock()
         if self._forcing is not None and self._forcing.done():
             self._forcing.result()
             self._forcing = None
         due = now - self._forced_at >= self._pace.force_interval
-        if self._forcing is None and due and partial.offset:
+        if self._forcing is None and due and mark is not None:
             self._forced_at = now
             self._forcing = asyncio.create_task(
-                self._force(partial, partial.mark()), name=f"force {self._target.name}"
+                self._force(partial, mark), name=f"force {self._target.name}"
             )
 
     async def _force(self, partial: Partial, mark: Mark) -> None:
@@ -338,13 +309,40 @@ class Transfer:
         return await self._transport.in_thread(work, *arguments)
 
 
-async def _read(body: aiohttp.StreamReader, path: str) -> bytes:
+class _Wanted:
+    """What of an answer is new: ``left`` bytes after the first ``skip``."""
+
+    def __init__(self, path: str, *, skip: int, left: int | None) -> None:
+        # A hub that knows no ranges begins anew: what is here already is passed over.
+        self._path = path
+        self._skip = skip
+        self._left = left
+
+    def of(self, blocks: Sequence[bytes | memoryview]) -> list[memoryview]:
+        """Raises ``HubUnreachableError`` from the block on that has more than there may be."""
+        wanted = []
+        for block in blocks:
+            new = memoryview(block)[self._skip :]
+            self._skip -= len(block) - len(new)
+            if self._left is not None:
+                self._left -= len(new)
+                if self._left < 0:
+                    raise HubUnreachableError(f"{self._path} is longer than announced.")
+            if new:
+                wanted.append(new)
+        return wanted
+
+
+async def _write_rest(writer: Writer, body: Body, wanted: _Wanted) -> None:
+    await writer.finish()
+    if blocks := wanted.of(body.take()):
+        writer.put(blocks)
+        await writer.finish()
+
+
+async def _more(body: Body, path: str) -> bool:
     try:
-        while True:
-            # As it came: any other way of reading joins and copies.
-            data, boundary = await body.readchunk()
-            if data or not boundary:
-                return data
+        return await body.wait()
     except TimeoutError as error:
         raise HubUnreachableError(f"{path}: no byte has come for too long.") from error
     except (aiohttp.ClientError, OSError) as error:

@@ -128,7 +128,7 @@ async def test_memory_and_files_are_bounded_however_slow_the_disk(
         await session.close()
         threads.shutdown()
     assert peak < 8 * MIB
-    # One block is written while the next is filled; forcing to the disk runs beside it.
-    assert threads.most <= 2
+    # One writes, one that has written may just be ending; forcing to the disk runs beside them.
+    assert threads.most <= 3
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4
     assert (tmp_path / "big.gguf").read_bytes() == repo.files["big.gguf"]
