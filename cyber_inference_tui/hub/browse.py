@@ -215,16 +215,16 @@ class Browse:
                     offset=0,
                     length=_HEADER_BYTES,
                     environ=self._environ,
+                    stall_timeout=_HEADER_TIME,
                 ) as part,
             ):
                 if isinstance(part, Beyond):
                     return None
-                while len(data) < _HEADER_BYTES:
-                    block = await part.body.read(_HEADER_BYTES - len(data))
-                    if not block:
-                        break
-                    data += block
-            return metadata_of(read_beginning(bytes(data)))
+                while len(data) < _HEADER_BYTES and await part.body.wait():
+                    for block in part.body.take():
+                        data += block
+            # A hub may send more than it was asked for.
+            return metadata_of(read_beginning(bytes(data[:_HEADER_BYTES])))
         except (HubError, GGUFError, TimeoutError) as error:
             # Gated, slow, no GGUF: what it needs is not known then, everything else is.
             _logger.info("no header of %s of %s: %s", model.filename, repository.repo, error)
