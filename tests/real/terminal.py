@@ -25,6 +25,10 @@ def tmux_program() -> str:
     return found
 
 
+# The size would come from the variables, and stay, if a test runner has set them.
+_NOT_OURS = ("CYBER_", "XDG_", "LLAMA_", "HF_", "TMUX", "TEXTUAL", "SSH", "COLUMNS", "LINES")
+
+
 class Terminal:
     """A program in a terminal. Use as ``with``; at the end the terminal is closed: a hang-up."""
 
@@ -46,11 +50,7 @@ class Terminal:
         home = self._folder / "home"
         home.mkdir(parents=True, exist_ok=True)
         # Not even tmux gets what a person has set; TERM inside is tmux's own.
-        keep = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("CYBER_", "XDG_", "LLAMA_", "HF_", "TMUX", "TEXTUAL", "SSH"))
-        }
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)}
         own = {"HOME": str(home), "OLLAMA_MODELS": str(home / "ollama"), "LC_ALL": "C.UTF-8"}
         environ = {**keep, **own, **self._environ}
         columns, lines = self._size

@@ -122,7 +122,9 @@ def test_logs_by_number_with_levels_and_runs(start_real: StartReal) -> None:
     for _ in range(2):
         assert service.chat("demo").status_code == 200
         service.post("/admin/models/demo/unload", json={})
-    demo, own = service.get("/admin/logs").json()
+    logs = {log["id"]: log for log in service.get("/admin/logs").json()}
+    assert set(logs) == {"demo", "install", "service"}
+    demo, own = logs["demo"], logs["service"]
     assert (demo["id"], demo["running"], own["id"], own["running"]) == (
         "demo",
         False,

@@ -44,6 +44,8 @@ class Pty:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         environ = {**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+        for name in ("COLUMNS", "LINES"):  # a test runner's
+            environ.pop(name, None)
         self._process = subprocess.Popen(
             arguments, stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True
         )

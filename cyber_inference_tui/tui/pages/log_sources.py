@@ -17,7 +17,8 @@ INSTALL = "install"
 
 def source_ids(logs: Sequence[LogRecord], snapshot: Snapshot) -> list[str]:
     """The service first, then models that are awake or failed, then all others that have a log."""
-    known = {log.id for log in logs}
+    # That of installations is there from the start, for those who want to follow the first one.
+    known = {log.id for log in logs if log.id != INSTALL or log.end}
     lively = [
         model.id
         for model in snapshot.models
