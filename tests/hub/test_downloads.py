@@ -145,7 +145,8 @@ async def test_pause_survives_a_restart_and_so_does_what_is_here(
         await world.downloads.resume(added.id)
         await world.until(added.id, Status.DONE)
     assert models(folder) == expected(hub)
-    assert sum(hub.sent.values()) - sum(map(len, sharded().values())) < 300_000
+    # What was on its way at the pause is sent again, of three files at once.
+    assert sum(hub.sent.values()) - sum(map(len, sharded().values())) < 1 << 20
 
 
 async def test_what_runs_goes_on_after_a_restart(hub: StandInHub, folder: Path) -> None:
@@ -192,6 +193,7 @@ async def test_cancel_is_quick_and_keeps_only_what_it_is_asked_to(
                 await asyncio.sleep(0.01)
     async with queue(hub, folder) as world:
         assert world.record(added.id).status is Status.CANCELLED
+        kept = world.record(added.id).bytes_done
         sent = sum(hub.sent.values())
         # Asked for again it goes on with what is here, under the same id.
         again = await world.downloads.add(REPO)
@@ -199,7 +201,8 @@ async def test_cancel_is_quick_and_keeps_only_what_it_is_asked_to(
         await world.until(added.id, Status.DONE)
         total = sum(map(len, sharded().values()))
         fetched = sum(hub.sent.values()) - sent
-        assert fetched < total - 300_000 if keep else fetched >= total - 600
+        assert kept >= 300_000 if keep else kept == 0
+        assert fetched <= total - kept if keep else fetched >= total - 600
         # Once more it is taken from the list; the model stays.
         await world.downloads.cancel(added.id)
         assert world.downloads.records() == []
