@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import ssl
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
-    Awaitable,
     Callable,
     Collection,
     Mapping,
@@ -15,8 +12,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from datetime import datetime
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -28,11 +24,9 @@ from cyber_inference_tui.client.events import (
     follow_events,
     query,
 )
-from cyber_inference_tui.client.problems import error_from_answer
+from cyber_inference_tui.client.transport import Transport, failure_reason
 from cyber_inference_tui.errors import (
-    AdminLoginError,
     CyberError,
-    InvalidAdminPasswordError,
     NoServiceError,
 )
 from cyber_inference_tui.records import (
@@ -44,7 +38,6 @@ from cyber_inference_tui.records import (
     HubFilesRecord,
     HubModelRecord,
     InstallRecord,
-    LoginRecord,
     LogLevel,
     LogPage,
     LogRecord,
@@ -67,13 +60,10 @@ else:
 
 T = TypeVar("T")
 
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
 EMBEDDING_WAIT = 600.0
 """Seconds that vectors may take, the load of their model included."""
 STREAM_SILENCE = 90.0
 """Seconds without a byte after which an event stream counts as lost and is opened again."""
-LOGIN_PATH = "/admin/login"
-_ADMIN_PATHS = ("/admin/", "/ws/")
 LOG_POSITION = "X-Last-Event-ID"
 """Header of a log answer: the last event its text already contains."""
 
@@ -85,71 +75,8 @@ class LogTail(msgspec.Struct, frozen=True, kw_only=True):
     event_id: int | None = None
 
 
-Renew = Callable[["ServiceClient"], Awaitable[bool]]
-"""Gets a client another token; ``False`` = there is none to be had."""
-
-
-class ServiceClient:
-    """Calls the service at ``url``; use with ``async with``.
-
-    Every call raises a ``CyberError``: the one the service sent, by its code, or
-    ``NoServiceError`` when nothing (or something else) answers. ``timeout`` is in seconds and
-    limits each wait for bytes; calls that wait for a model take their own.
-
-    ``token`` is sent with the calls of the admin API and ``api_key`` with all others. Where the
-    service asks for a login (it has none yet, or no longer), ``renew`` is called: it sets
-    ``token`` or calls ``login``, and returns whether there is another one now, with which the
-    call is made again. Else ``AdminLoginError`` is raised: ask for the password, and ``login``.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str = "",
-        token: str = "",
-        renew: Renew | None = None,
-        timeout: float = 30.0,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self.url = url.rstrip("/")
-        self.token = token
-        self._api_key = api_key
-        self._renew = renew
-        self._renewing = asyncio.Lock()
-        self._seconds = timeout
-        self._given_transport = transport
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        if "_http" in self.__dict__:
-            await self._http.aclose()
-
-    @cached_property
-    def _http(self) -> httpx.AsyncClient:
-        # Without TLS there is no need for the certificates of the world, which take their time.
-        secure = self.url.startswith("https:")
-        return httpx.AsyncClient(
-            base_url=self.url,
-            timeout=self._limits(self._seconds),
-            transport=self._given_transport,
-            # Proxies of the environment are for the internet, not for a service of one's own.
-            trust_env=False,
-            verify=True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-        )
-
-    async def login(self, password: str) -> LoginRecord:
-        """Log in; the token is kept for all later calls.
-
-        Raises ``InvalidAdminPasswordError``, ``TooManyLoginsError`` (with ``retry_after``), or
-        ``ConflictError`` where the service has no password.
-        """
-        body = {"password": password}
-        answer = await self._call("POST", LOGIN_PATH, LoginRecord, json=body)
-        self.token = answer.access_token
-        return answer
+class ServiceClient(Transport):
+    """The calls of a service; what they travel on is ``Transport``'s, and so are their errors."""
 
     async def status(self) -> StatusRecord:
         """The service in one glance."""
@@ -455,7 +382,7 @@ class ServiceClient:
                         yield delta
         except httpx.TransportError as error:
             raise NoServiceError(
-                f"The answer of {self.url} broke off ({_reason(error)})."
+                f"The answer of {self.url} broke off ({failure_reason(error)})."
             ) from error
 
     async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
@@ -465,138 +392,6 @@ class ServiceClient:
             "POST", "/v1/embeddings", _Embeddings, json=body, limit=EMBEDDING_WAIT
         )
         return [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
-
-    async def _get(self, path: str, kind: type[T]) -> T:
-        return await self._call("GET", path, kind)
-
-    async def _post(
-        self,
-        path: str,
-        kind: type[T],
-        params: dict[str, str] | None = None,
-        timeout: float | None = None,
-    ) -> T:
-        return await self._call("POST", path, kind, params=params or {}, json={}, limit=timeout)
-
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        kind: type[T],
-        *,
-        params: dict[str, str] | None = None,
-        json: Any = None,
-        limit: float | None = None,
-    ) -> T:
-        body, _ = await self._bytes(method, path, params=params or {}, json=json, limit=limit)
-        return self._decoded(body, kind, f"{method} {path}")
-
-    def _decoded(self, body: bytes, kind: type[T], asked: str) -> T:
-        try:
-            return msgspec.json.decode(body, type=kind)
-        except msgspec.MsgspecError as error:
-            raise self._stranger(f"its answer to {asked} is not understood: {error}") from (error)
-
-    async def _bytes(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: dict[str, str],
-        json: Any = None,
-        limit: float | None = None,
-    ) -> tuple[bytes, httpx.Headers]:
-        timeout = self._limits(self._seconds if limit is None else limit)
-        # A write says that it is JSON even where it has nothing to say: the service asks for it.
-        options: dict[str, Any] = {} if json is None else {"json": json}
-        try:
-            async with self._stream(
-                method, path, params=params, timeout=timeout, **options
-            ) as response:
-                return await self._read(response), response.headers
-        except httpx.TransportError as error:
-            raise NoServiceError(
-                f"The service at {self.url} broke off its answer ({_reason(error)}).",
-                hint="See the end of its log.",
-            ) from error
-
-    @asynccontextmanager
-    async def _stream(
-        self, method: str, path: str, **options: Any
-    ) -> AsyncIterator[httpx.Response]:
-        """Send one request; yields an answer below 400 and raises the error of any other.
-
-        A transport error while the body is read is left to the caller.
-        """
-        response = await self._answer(method, path, options)
-        try:
-            yield response
-        finally:
-            await response.aclose()
-
-    async def _answer(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
-        """An answer below 400, whose body is not read yet; logs in anew at most once."""
-        token = self.token
-        try:
-            return await self._send(method, path, options)
-        except InvalidAdminPasswordError:
-            raise
-        except AdminLoginError:
-            if self._renew is None or not await self._renewed(self._renew, token):
-                raise
-        return await self._send(method, path, options)
-
-    async def _renewed(self, renew: Renew, old: str) -> bool:
-        async with self._renewing:
-            # Of several calls that were refused at once, the first one sees to it.
-            return self.token != old or await renew(self)
-
-    async def _send(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
-        headers = {**self._authorization(path), **options.get("headers", {})}
-        try:
-            request = self._http.build_request(method, path, **{**options, "headers": headers})
-            response = await self._http.send(request, stream=True)
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise NoServiceError(f"{self.url!r} is not the address of a service.") from error
-        except httpx.ReadTimeout as error:
-            raise NoServiceError(
-                f"The service at {self.url} did not answer {method} {path} in time."
-            ) from error
-        except httpx.TransportError as error:
-            raise NoServiceError(
-                f"No service answers at {self.url} ({_reason(error)}).",
-                hint="Start one with 'cyber-inference-tui serve'.",
-            ) from error
-        if response.status_code < 400:
-            return response
-        try:
-            body = await self._read(response)
-        finally:
-            await response.aclose()
-        raise error_from_answer(self.url, response.status_code, response.headers, body)
-
-    def _authorization(self, path: str) -> dict[str, str]:
-        if path == LOGIN_PATH:
-            return {}
-        secret = self.token if path.startswith(_ADMIN_PATHS) else self._api_key
-        return {"Authorization": f"Bearer {secret}"} if secret else {}
-
-    def _limits(self, read: float) -> httpx.Timeout:
-        return httpx.Timeout(self._seconds, connect=min(self._seconds, 5.0), read=read)
-
-    async def _read(self, response: httpx.Response) -> bytes:
-        parts = bytearray()
-        async for chunk in response.aiter_bytes():
-            parts += chunk
-            if len(parts) > MAX_ANSWER_BYTES:
-                raise CyberError(f"The answer of {self.url} exceeds {MAX_ANSWER_BYTES} bytes.")
-        return bytes(parts)
-
-    def _stranger(self, why: str) -> NoServiceError:
-        return NoServiceError(
-            f"What answers at {self.url} is not this version's service: {why}.",
-            hint="Check --host and --port, and that both have the same version.",
-        )
 
 
 def _key_path(key: str) -> str:
@@ -642,21 +437,3 @@ def _choice(
         "since": None if since is None else since.isoformat(),
     }
     return {key: value for key, value in chosen.items() if value is not None}
-
-
-def _reason(error: httpx.TransportError) -> str:
-    """Why a connection failed, in a few words; httpx's own texts name its internals."""
-    if isinstance(error, httpx.TimeoutException):
-        return "timed out"
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConnectionRefusedError):
-            return "connection refused"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
-        if isinstance(cause, BaseExceptionGroup) and cause.exceptions:
-            cause = cause.exceptions[0]
-        else:
-            cause = cause.__cause__ or cause.__context__
-    text = str(error).lower()
-    return "connection refused" if "all connection attempts failed" in text else text or "closed"

@@ -49,8 +49,8 @@ class _LostError(Exception):
     """The event stream ended; everything is read anew after a new connection."""
 
 
-class _ModelNews(msgspec.Struct):
-    """The data of a ``model`` event, as far as needed to tell a record from a removal."""
+class _News(msgspec.Struct):
+    """The data of an event, as far as needed to tell a record from a removal."""
 
     id: str
     status: str | None = None
@@ -233,7 +233,7 @@ class Feed:
         self._set(heard_at=self._now())
 
     def _model(self, data: bytes) -> None:
-        news = msgspec.json.decode(data, type=_ModelNews)
+        news = msgspec.json.decode(data, type=_News)
         after = None if news.status is None else msgspec.json.decode(data, type=ModelRecord)
         before = self.snapshot.model(news.id)
         models = {model.id: model for model in self.snapshot.models}
@@ -260,9 +260,12 @@ class Feed:
         self._set(finished=(record, *self.snapshot.finished)[:FINISHED_KEPT])
 
     def _download(self, data: bytes) -> None:
-        record = msgspec.json.decode(data, type=DownloadRecord)
+        news = msgspec.json.decode(data, type=_News)
         known = {one.id: one for one in self.snapshot.downloads}
-        known[record.id] = record
+        if news.status is None:
+            known.pop(news.id, None)
+        else:
+            known[news.id] = msgspec.json.decode(data, type=DownloadRecord)
         self._set(downloads=tuple(known.values()))
 
     def _config(self, data: bytes) -> None:

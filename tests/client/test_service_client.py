@@ -201,7 +201,7 @@ async def test_another_program_on_the_port_is_told_apart(status: int, content: b
 
 
 async def test_an_endless_answer_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cyber_inference_tui.client.service_client.MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("cyber_inference_tui.client.transport.MAX_ANSWER_BYTES", 1000)
     async with answering(200, b"x" * 2000) as client:
         with pytest.raises(errors.CyberError, match="exceeds 1000 bytes"):
             await client.models()

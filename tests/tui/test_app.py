@@ -62,6 +62,14 @@ async def test_events_change_what_is_known() -> None:
         await until(pilot, lambda: app.snapshot.model("qwen3-32b-q4_k_m") is None)
 
 
+async def test_a_download_that_is_forgotten_goes_from_the_list() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        assert [one.id for one in app.snapshot.downloads] == ["d1"]
+        client.publish("download", {"id": "d1", "status": None})
+        await until(pilot, lambda: not app.snapshot.downloads)
+        assert app.snapshot.live
+
+
 async def test_a_terminal_that_is_too_small_says_so() -> None:
     async with running(busy_world(), size=(50, 12)) as (app, _, pilot):
         assert "too small" in screen_text(app)
