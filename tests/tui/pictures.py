@@ -26,6 +26,8 @@ from tests.tui.driving import screen_text, until
 PLACE = Path(__file__).parent.parent.parent / "docs" / "pictures"
 SIZE = (120, 34)
 BUSY_SECONDS = 75
+PLACES: dict[str, str] = {}
+"""Where things lie on this machine, and what the pictures say instead."""
 QUESTIONS = (
     "Tell me about the sea.",
     "What do you know of the stars?",
@@ -37,8 +39,10 @@ _FONTS = re.compile(r"@font-face \{.*?\}\n?", re.DOTALL)
 
 
 async def main(llama_server: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="cyber-pictures-") as name:
+    with tempfile.TemporaryDirectory(prefix="cyber-") as name:
         folder = Path(name)
+        PLACES[f"{llama_server.resolve().parent}/llama-"] = "/opt/llama.cpp/llama-"
+        PLACES[str(folder)] = "/home/me"
         models = folder / "data" / "models"
         models.mkdir(parents=True)
         for model in ("sea-stories-q8_0", "night-sky-q8_0"):
@@ -107,6 +111,9 @@ async def _shoot(app: CyberApp, pilot: Pilot[Any], name: str, text: str) -> None
     await asyncio.sleep(1.5)
     PLACE.mkdir(parents=True, exist_ok=True)
     svg = _FONTS.sub("", app.export_screenshot(title=f"cyber-inference-tui: {name}"))
+    for path, instead in PLACES.items():
+        # As many cells as before: what stands after it stays in its place.
+        svg = svg.replace(path, instead + "&#160;" * (len(path) - len(instead)))
     (PLACE / f"{name}.svg").write_text(svg.replace("Fira Code", "monospace"), "utf-8")
 
 
