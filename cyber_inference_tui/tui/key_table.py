@@ -69,11 +69,14 @@ def declared_bindings(owner: type[Any]) -> list[Binding]:
     return list(Binding.make_bindings(owner.__dict__.get("BINDINGS", ())))
 
 
-def every_binding() -> list[tuple[str, Binding]]:
-    """All bindings of the program with the title of where they hold; imports every page."""
-    from cyber_inference_tui.tui import app, dialogs, pages, widgets  # noqa: PLC0415 - all of it
+def every_binding(app: type[App[Any]]) -> list[tuple[str, Binding]]:
+    """All bindings of the program, whose app is ``app``, with the title of where they hold.
 
-    found = [(EVERYWHERE, binding) for binding in declared_bindings(app.CyberApp)]
+    Imports every page.
+    """
+    from cyber_inference_tui.tui import dialogs, pages, widgets  # noqa: PLC0415 - all of it
+
+    found = [(EVERYWHERE, binding) for binding in declared_bindings(app)]
     order = {page.mode: place for place, page in enumerate(PAGES)}
     titles = {page.mode: page.title for page in PAGES}
     owners: list[tuple[int, str, type[Any]]] = []

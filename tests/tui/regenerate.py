@@ -8,6 +8,7 @@ from pathlib import Path
 from textual.binding import Binding
 from textual.keys import format_key
 
+from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.chrome import PAGES
 from cyber_inference_tui.tui.key_table import EVERYWHERE, every_binding
 
@@ -33,7 +34,7 @@ def shown_key(binding: Binding) -> str:
 def groups() -> dict[str, dict[str, tuple[list[str], str]]]:
     """Group → what it does → its keys, and a few words more; the dialogs explain themselves."""
     found: dict[str, dict[str, tuple[list[str], str]]] = {}
-    for title, binding in every_binding():
+    for title, binding in every_binding(CyberApp):
         if title in _DIALOGS or not binding.description:
             continue
         keys, why = found.setdefault(title, {}).get(binding.description, ([], ""))

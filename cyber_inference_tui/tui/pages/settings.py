@@ -341,7 +341,7 @@ class SettingsPage(Page):
         if path is None:
             self.cyber.tell("There is no place for a key map here.", "warning")
             return
-        bindings = every_binding()
+        bindings = every_binding(type(self.app))
         try:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
