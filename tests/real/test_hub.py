@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from tests.hub.stand_in_hub import StandInHub
 from tests.real.conftest import StartReal
 from tests.real.service_process import ServiceProcess, eventually
+from tests.real.terminal import Terminal
 
 REPO = "owner/tiny-GGUF"
 
@@ -62,6 +64,36 @@ def test_a_model_from_the_hub_answers(start_real: StartReal, hub: StandInHub) ->
         service.post("/admin/models/Tiny-Q8_0/unload", json={})
         assert client.request("DELETE", "/admin/models/Tiny-Q8_0", json={}).status_code == 200
     assert "Tiny-Q8_0" not in service.models()
+
+
+@pytest.mark.real
+@pytest.mark.timeout(300)
+def test_a_model_comes_here_by_the_terminal_app(
+    start_real: StartReal, hub: StandInHub, tmp_path: Path
+) -> None:
+    service = start_real(of_hub(hub))
+    app = [
+        sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+        "--config", str(service.config_path), "--data-dir", str(tmp_path / "app"),
+    ]  # fmt: skip
+    with Terminal(app, folder=tmp_path) as terminal:
+        terminal.wait_for("unloaded")
+        terminal.press("3")
+        terminal.wait_for(REPO)
+        terminal.press("Enter")
+        terminal.wait_for("Q8_0", "F16", "fits")
+        terminal.press("d")
+        terminal.wait_for("✔ done")
+        assert downloaded(service)["model_id"] == "Tiny-Q8_0"
+        terminal.press("]")
+        terminal.wait_for("l Load")
+        terminal.press("l")
+        # Loaded, it is shown on the Models page.
+        terminal.wait_for("MODEL", "Tiny-Q8_0", "● loaded")
+        terminal.press("3")
+        terminal.wait_for("here already")
+        terminal.press("q")
+        terminal.wait_for("ended with 0")
 
 
 @pytest.mark.real

@@ -13,6 +13,7 @@ from cyber_inference_tui.records import (
     InstallRecord,
     InstallState,
     LlamaServerRecord,
+    ModelStatus,
 )
 from cyber_inference_tui.tui.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.pages.greeting import (
@@ -51,7 +52,10 @@ def test_it_is_shown_while_something_is_missing() -> None:
     models = tuple(world.models.values())
     assert not needs_greeting(Snapshot(status=world.status, models=models))
     no_server = msgspec.structs.replace(world.status, llama_server=LlamaServerRecord())
-    assert needs_greeting(Snapshot(status=no_server, models=models))
+    at_rest = tuple(msgspec.structs.replace(one, status=ModelStatus.UNLOADED) for one in models)
+    assert needs_greeting(Snapshot(status=no_server, models=at_rest))
+    # Another program's servers need none.
+    assert not needs_greeting(Snapshot(status=no_server, models=models))
 
 
 @given(st.one_of(st.none(), st.integers(0, 10**12)))

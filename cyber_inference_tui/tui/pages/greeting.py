@@ -34,7 +34,7 @@ Parts = list[tuple[str, str]]
 
 def needs_greeting(snapshot: Snapshot) -> bool:
     """Something is missing without which nothing can be asked: a llama-server, or any model."""
-    if snapshot.status is None:
+    if snapshot.status is None or snapshot.awake:
         return False
     return snapshot.status.llama_server.path is None or not snapshot.models
 
