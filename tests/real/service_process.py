@@ -118,7 +118,8 @@ class ServiceProcess:
         except queue.Empty:
             self.kill()
             raise AssertionError(f"not listening in time\n{self.errors()}") from None
-        raise AssertionError(f"ended at start\n{self.errors()}")
+        code = None if self.process is None else self.process.wait(10)
+        raise AssertionError(f"ended at start with {code}\n{self.errors()}")
 
     @staticmethod
     def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:

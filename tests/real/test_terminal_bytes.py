@@ -122,7 +122,7 @@ def test_hostile_names_and_lines_reach_the_screen_as_text(starter: Starter) -> N
         app.wait_for("LOG")
         app.press("b")
         app.read(0.3)
-        app.press("jj\r")
+        app.press("j\r")
         app.wait_for("line 5", "red", "done")
         for key in "567123":
             app.press(key)

@@ -159,7 +159,8 @@ class LogsPage(Page):
         """Go to the list."""
         if self.has_class("-full"):
             self.action_full()
-        self.query_one("#sources").focus()
+        # At once: the next key may be here already.
+        self.set_focus(self.query_one("#sources"))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Closing needs more than one."""
