@@ -70,6 +70,11 @@ class Answer:
         """When the answer's body began to pass, in the loop's time; ``None`` for an error's."""
         return None if self._passage is None or self.refused else self._passage.first_at
 
+    @property
+    def says_done(self) -> bool:
+        """The client has the stream's last event: many do not wait for the end of the body."""
+        return self._passage is not None and self._passage.says_done
+
     def usage(self) -> Usage:
         """What the server said of its answer; read anew at each call, so ask at the end."""
         head, passage = self._head, self._passage

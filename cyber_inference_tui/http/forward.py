@@ -124,7 +124,7 @@ class Forwarder:
         """The client's connection is gone, or the service ends and waits no longer."""
         if self._service.scheduler.closing:
             entry.error = ShuttingDownError("The service is shutting down.")
-        elif not answer.complete:
+        elif not (answer.complete or answer.says_done):
             entry.client_left = True
         answer.cut()
 

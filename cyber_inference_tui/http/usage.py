@@ -32,6 +32,9 @@ _BRACES = 4
 _KEY = re.compile(rb'"(?:usage|timings|tokens_predicted|tokens_evaluated|error)"[ \t\r\n]*:')
 
 
+_END_BYTES = 64
+
+
 class Usage(NamedTuple):
     """What the server said of one answer; ``None`` = it did not say."""
 
@@ -168,6 +171,15 @@ class Passage:
         self._dropped += before - len(kept)
         if self._cuts:
             self._cuts = {at: left for at, left in self._cuts.items() if at >= self._dropped}
+
+    @property
+    def says_done(self) -> bool:
+        """The event that ends an OpenAI stream was the last that passed."""
+        last = b"".join(self._kept)[-_END_BYTES:]
+        if self._scanner is not None:
+            # The end of the body may be on its way, or be here: the last chunk is empty.
+            last = last.removesuffix(b"0\r\n\r\n")
+        return last.rstrip().endswith(b"data: [DONE]")
 
     def usage(self, *, events: bool) -> Usage:
         """What the body says, read now; ``events`` = it is a stream of server-sent events."""

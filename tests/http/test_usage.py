@@ -205,6 +205,19 @@ def test_an_event_that_is_not_here_whole_tells_what_is(cut: int) -> None:
     assert of_stream(chunks)[:3] == (12, 6, 4000.5)
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_the_last_event_is_known_before_the_end_of_the_body(chunked: bool) -> None:
+    framing = Framing.CHUNKED if chunked else Framing.CLOSE
+    events = stream(token(), token())
+    whole = framed(events) if chunked else b"".join(events)
+    open_end = whole.removesuffix(b"0\r\n\r\n")
+    assert passed([whole], framing).says_done
+    assert passed([open_end], framing).says_done
+    assert not passed([open_end[:-12]], framing).says_done
+    fooling = stream(token("data: [DONE]"), last=b"")
+    assert not passed([framed(fooling) if chunked else b"".join(fooling)], framing).says_done
+
+
 def test_a_stream_that_was_cut_tells_what_it_had_said() -> None:
     # The first event's output_tokens is no count of an answer.
     assert of_stream(stream(MESSAGE_START, token(), last=b""))[:2] == (12, None)

@@ -136,7 +136,7 @@ class ChatPage(Page):
                 and self.focused is not None
                 and widget in self.focused.ancestors_with_self
             ):
-                self.query_one(TextView).focus()
+                self.screen.set_focus(self.query_one(TextView))
             self.refresh_bindings()
 
     @property
@@ -235,11 +235,11 @@ class ChatPage(Page):
         """Write a message."""
         model = self._model
         if model is not None and not self.cyber.launch.readonly:
-            self.query_one("#one" if model.embedding else "#message").focus()
+            self.screen.set_focus(self.query_one("#one" if model.embedding else "#message"))
 
     def action_leave(self) -> None:
         """Leave the message, so that the page's keys hold."""
-        self.query_one(TextView).focus()
+        self.screen.set_focus(self.query_one(TextView))
 
     @on(MessageInput.Sent)
     def _send(self) -> None:

@@ -249,11 +249,11 @@ class HubPage(Page):
         self._leave_files()
         self._query = query.strip()
         self._ask()
-        self._results.focus()
+        self.screen.set_focus(self._results)
 
     def action_search(self) -> None:
         """Type what to search for."""
-        self.query_one("#search").focus()
+        self.screen.set_focus(self.query_one("#search"))
 
     @on(Input.Changed, "#search")
     def _typed(self, event: Input.Changed) -> None:
@@ -264,7 +264,7 @@ class HubPage(Page):
 
     @on(Input.Submitted, "#search")
     def _entered(self) -> None:
-        self._results.focus()
+        self.screen.set_focus(self._results)
 
     def action_sort(self) -> None:
         """The next order."""
@@ -350,7 +350,7 @@ class HubPage(Page):
             self._files = {}
             self._results.display = False
             self._files_table.display = True
-            self._files_table.focus()
+            self.screen.set_focus(self._files_table)
             self._read_files(one.repo)
 
     def _read_files(self, repo: str) -> None:
@@ -385,10 +385,10 @@ class HubPage(Page):
         if self._in_downloads:
             self.action_pane(0)
         elif self.focused is line:
-            self._table.focus()
+            self.screen.set_focus(self._table)
         elif self._repo is not None:
             self._leave_files()
-            self._results.focus()
+            self.screen.set_focus(self._results)
         elif self._query:
             self.search("")
 

@@ -254,7 +254,7 @@ class LogPane(Vertical):
         line = self.query_one(Input)
         line.value = self.view.search
         line.display = True
-        line.focus()
+        self.screen.set_focus(line)
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
@@ -264,7 +264,7 @@ class LogPane(Vertical):
     @on(Input.Submitted)
     def _searched(self) -> None:
         self.query_one(Input).display = False
-        self.view.focus()
+        self.screen.set_focus(self.view)
         if self.view.search:
             # From the end of what is held: the newest match is what one looks for.
             self._read(self._to_match(-1, self.view.end_number))
@@ -273,7 +273,7 @@ class LogPane(Vertical):
         """Search for nothing any more."""
         self.query_one(Input).display = False
         self.view.search = ""
-        self.view.focus()
+        self.screen.set_focus(self.view)
         self._show_title()
 
     def action_match(self, step: int) -> None:

@@ -111,7 +111,7 @@ class LogsPage(Page):
         shown = next((pane for pane in self._panes if pane.source == source), None)
         pane = shown or self._active
         pane.open(source)
-        pane.view.focus()
+        self.screen.set_focus(pane.view)
         self._show_sources()
 
     @on(LiveTable.RowChosen, "#sources")
@@ -133,7 +133,7 @@ class LogsPage(Page):
             return
         pane = LogPane(source)
         await self.query_one("#panes").mount(pane)
-        pane.view.focus()
+        self.screen.set_focus(pane.view)
         self._show_sources()
         self.refresh_bindings()  # now there is one that can be closed
 
@@ -142,7 +142,7 @@ class LogsPage(Page):
         panes = self._panes
         if len(panes) > 1:
             await self._active.remove()
-            self._panes[0].view.focus()
+            self.screen.set_focus(self._panes[0].view)
             self._show_sources()
             self.refresh_bindings()
 
@@ -153,7 +153,7 @@ class LogsPage(Page):
         self.set_class(full, "-full")
         for pane in self._panes:
             pane.display = not full or pane is active
-        active.view.focus()
+        self.screen.set_focus(active.view)
 
     def action_list(self) -> None:
         """Go to the list."""

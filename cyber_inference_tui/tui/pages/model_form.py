@@ -290,7 +290,7 @@ class ModelForm(ModalScreen[str | None]):
             line.saved(change)
             saved.append((change.key, effect))
         if wrong is not None:
-            wrong.input.focus()
+            self.screen.set_focus(wrong.input)
         self._show_effect()
         return "" if wrong is not None else grouped(saved)
 

@@ -285,7 +285,7 @@ class ModelsPage(ModelActions):
         """Type a part of a name."""
         line = self.query_one("#filter", Input)
         line.display = True
-        line.focus()
+        self.screen.set_focus(line)
 
     @on(Input.Changed, "#filter")
     def _filtered(self, event: Input.Changed) -> None:
@@ -295,7 +295,7 @@ class ModelsPage(ModelActions):
     @on(Input.Submitted, "#filter")
     def _filter_done(self) -> None:
         self.query_one("#filter").display = False
-        self._table.focus()
+        self.screen.set_focus(self._table)
 
     def _stop_filter(self) -> None:
         line = self.query_one("#filter", Input)
@@ -303,7 +303,7 @@ class ModelsPage(ModelActions):
         line.value = ""
         if line.display:
             line.display = False
-            self._table.focus()
+            self.screen.set_focus(self._table)
 
     def action_back(self) -> None:
         """Leave the filter's line, close the details, or show all models again."""
@@ -332,7 +332,7 @@ class ModelsPage(ModelActions):
             self._open = True
             self._arrange()
         elif self._beside and not pane.has_focus:
-            pane.focus()
+            self.screen.set_focus(pane)
         else:
             self._close()
         self.call_after_refresh(self.redraw)
@@ -350,9 +350,9 @@ class ModelsPage(ModelActions):
         self._table.display = beside or not self._open
         self.set_class(beside, "-beside")
         if self._open and not beside:
-            pane.focus()
+            self.screen.set_focus(pane)
         elif not self._open and not self.query_one("#filter").has_focus:
-            self._table.focus()
+            self.screen.set_focus(self._table)
 
     def on_resize(self) -> None:
         """There is another amount of room."""

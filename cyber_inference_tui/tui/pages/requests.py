@@ -272,7 +272,7 @@ class RequestsPage(Page):
         self.add_class("-details")
         pane = self.query_one("#pane")
         pane.can_focus = True
-        pane.focus()
+        self.screen.set_focus(pane)
         self.call_after_refresh(self.redraw)
 
     @on(LiveTable.RowChosen, "#totals")
@@ -354,7 +354,7 @@ class RequestsPage(Page):
         self._totals = None
         self._problem = ""
         self.add_class("-totals")
-        self.query_one("#totals").focus()
+        self.screen.set_focus(self.query_one("#totals"))
         self.run_worker(self._add_up(), exclusive=True, group="totals", exit_on_error=False)
         self.redraw()
 
@@ -367,7 +367,7 @@ class RequestsPage(Page):
 
     def _close_totals(self) -> None:
         self.remove_class("-totals")
-        self.query_one("#requests").focus()
+        self.screen.set_focus(self.query_one("#requests"))
         self._problem = ""
         self.redraw()
 
@@ -394,7 +394,7 @@ class RequestsPage(Page):
         if self.has_class("-details"):
             self.remove_class("-details")
             self.query_one("#pane").can_focus = False
-            self.query_one("#requests").focus()
+            self.screen.set_focus(self.query_one("#requests"))
             self.call_after_refresh(self.redraw)
         elif self.has_class("-totals"):
             self._close_totals()

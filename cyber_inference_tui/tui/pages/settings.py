@@ -193,7 +193,7 @@ class SettingsPage(Page):
         value.password = record.secret
         value.value = "" if record.secret else to_text(record.value)
         value.display = True
-        value.focus()
+        self.screen.set_focus(value)
         self._show_effect("Enter saves, esc leaves it as it is.")
 
     def _stop_editing(self) -> None:
@@ -201,7 +201,7 @@ class SettingsPage(Page):
         self.workers.cancel_group(self, "check")
         self.query_one("#value", Input).display = False
         self._show_effect("")
-        self.query_one("#table").focus()
+        self.screen.set_focus(self.query_one("#table"))
 
     @on(Input.Changed, "#value")
     def _typed(self, event: Input.Changed) -> None:
@@ -276,7 +276,7 @@ class SettingsPage(Page):
         """Type a part of a name."""
         line = self.query_one("#filter", Input)
         line.display = True
-        line.focus()
+        self.screen.set_focus(line)
 
     @on(Input.Changed, "#filter")
     def _filtered(self, event: Input.Changed) -> None:
@@ -286,7 +286,7 @@ class SettingsPage(Page):
     @on(Input.Submitted, "#filter")
     def _filter_done(self) -> None:
         self.query_one("#filter").display = bool(self._filter)
-        self.query_one("#table").focus()
+        self.screen.set_focus(self.query_one("#table"))
 
     def action_back(self) -> None:
         """Leave the line, or clear the filter."""
@@ -296,7 +296,7 @@ class SettingsPage(Page):
         line = self.query_one("#filter", Input)
         line.value = ""
         line.display = False
-        self.query_one("#table").focus()
+        self.screen.set_focus(self.query_one("#table"))
 
     # The file, the theme and the keys
 
