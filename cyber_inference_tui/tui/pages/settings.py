@@ -132,7 +132,12 @@ class SettingsPage(Page):
             for record in self._settings.values()
             if self._filter.lower() in record.key.lower() and record.key != "models"
         ]
-        self.query_one("#table", LiveTable).show(setting_rows(chosen))
+        table = self.query_one("#table", LiveTable)
+        table.show(setting_rows(chosen))
+        keys = [row.key for row in table.rows]
+        if table.cursor_key is not None and table.cursor_key.startswith(_GROUP):
+            # At once: a key that comes now is meant for a setting.
+            table.move_to(keys[keys.index(table.cursor_key) + 1])
         snapshot = self.cyber.snapshot
         path = snapshot.status.config_path if snapshot.status else None
         title = f"Settings  {clean_line(path)}" if path else "Settings"
