@@ -36,6 +36,7 @@ from cyber_inference_tui.llama.health import (
 from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts, is_protocol_line
 from cyber_inference_tui.llama.needs import Footprint
+from cyber_inference_tui.llama.output import Output
 from cyber_inference_tui.records import LogLevel
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
@@ -161,7 +162,7 @@ class ServerProcess:
         server = cls(launch, log=log, progress=progress)
         loop = asyncio.get_running_loop()
         transport, _ = await loop.subprocess_exec(
-            lambda: _Output(server),
+            lambda: Output(server),
             *launch.argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -392,32 +393,3 @@ async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) ->
 def _read_on(pipe: asyncio.ReadTransport) -> None:
     if not pipe.is_closing():
         pipe.resume_reading()
-
-
-class _Output(asyncio.SubprocessProtocol):
-    """Hands a subprocess's output and end to its ``ServerProcess``."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self._server = server
-        self._transport: asyncio.SubprocessTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.SubprocessTransport", transport)
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        self._server.received(fd, data)
-
-    def process_exited(self) -> None:
-        # A grandchild may hold the pipes open for ever; the last output gets a moment.
-        asyncio.get_running_loop().call_later(1.0, self._finish)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._finish()
-
-    def _finish(self) -> None:
-        if self._transport is None:
-            return
-        transport, self._transport = self._transport, None
-        returncode = transport.get_returncode()
-        transport.close()
-        self._server.ended(-signal.SIGKILL if returncode is None else returncode)

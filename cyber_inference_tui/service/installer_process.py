@@ -7,12 +7,12 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
 
 import psutil
 
 from cyber_inference_tui.llama.guard import die_with_parent
 from cyber_inference_tui.llama.log_lines import LineSplitter
+from cyber_inference_tui.llama.output import Output
 
 _RESULT_LIMIT = 1 << 16
 _KILL_TIMEOUT = 5.0
@@ -43,7 +43,7 @@ class InstallerProcess:
         """Start it in a session of its own; raises ``OSError`` when it cannot be run."""
         process = cls(on_lines)
         transport, _ = await asyncio.get_running_loop().subprocess_exec(
-            lambda: _Output(process),
+            lambda: Output(process),
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -96,35 +96,6 @@ class InstallerProcess:
         self._on_lines(self._splitter.flush())
         if not self.exited.done():
             self.exited.set_result(returncode)
-
-
-class _Output(asyncio.SubprocessProtocol):
-    """Hands the output and the end to the ``InstallerProcess``."""
-
-    def __init__(self, process: InstallerProcess) -> None:
-        self._process = process
-        self._transport: asyncio.SubprocessTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.SubprocessTransport", transport)
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        self._process.received(fd, data)
-
-    def process_exited(self) -> None:
-        # Something that it started may hold the pipes open; the last output gets a moment.
-        asyncio.get_running_loop().call_later(1.0, self._finish)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._finish()
-
-    def _finish(self) -> None:
-        if self._transport is None:
-            return
-        transport, self._transport = self._transport, None
-        returncode = transport.get_returncode()
-        transport.close()
-        self._process.ended(-signal.SIGKILL if returncode is None else returncode)
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from cyber_inference_tui.llama.log_block import BLOCK_LINES
 from cyber_inference_tui.llama.log_lines import MAX_LINE_BYTES
+from cyber_inference_tui.llama.output import Output
 from cyber_inference_tui.llama.ports import PortPool
-from cyber_inference_tui.llama.server import Launch, ServerExitedError, ServerProcess, _Output
+from cyber_inference_tui.llama.server import Launch, ServerExitedError, ServerProcess
 from tests.llama.children import (
     ENVIRONMENT,
     HOST,
@@ -345,7 +346,7 @@ def test_any_output_in_place_of_the_protocol_harms_nothing(
             name="m", argv=("x",), environment={}, host=HOST, port=1, speaks_protocol=True
         )
         server = ServerProcess(launch, log=child.log, progress=child.progress.append)
-        output = _Output(server)
+        output = Output(server)
         for chunk in chunks:
             output.pipe_data_received(1, (STATE.encode() if prefixed else b"") + chunk + b"\n")
         server.ended(0)
