@@ -17,6 +17,7 @@ from cyber_inference_tui.cli.connection import (
     explain_login,
     service_url,
 )
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import (
     AdminLoginError,
     CyberError,
@@ -178,7 +179,7 @@ async def _watch(client: ServiceClient, model_id: str, progress: ProgressLine) -
         async with aclosing(client.events({"model"})) as events:
             async for event in events:
                 try:
-                    record = msgspec.json.decode(event.data, type=ModelRecord)
+                    record = msgspec.json.decode(event.data, type=learned(ModelRecord))
                 except msgspec.MsgspecError:
                     continue  # a gap, or a model that is gone
                 if is_called(record, model_id):

@@ -9,6 +9,7 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _tell_gap(data: bytes) -> None:
     from cyber_inference_tui.records import GapEvent  # noqa: PLC0415
 
     try:
-        anew = msgspec.json.decode(data, type=GapEvent).topic is None
+        anew = msgspec.json.decode(data, type=learned(GapEvent)).topic is None
     except msgspec.MsgspecError:
         anew = False
     click.echo(
@@ -105,7 +106,7 @@ async def _follow(client: ServiceClient, name: str, after: int | None, as_json: 
                 _tell_gap(event.data)
                 continue
             try:
-                news = msgspec.json.decode(event.data, type=LogEvent)
+                news = msgspec.json.decode(event.data, type=learned(LogEvent))
             except msgspec.MsgspecError:
                 continue  # an event of a later version
             if news.id != name:

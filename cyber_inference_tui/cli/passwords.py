@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import CyberError
 
 _FILE = "passwords.json"
@@ -49,6 +50,6 @@ class Passwords:
     def _read(self) -> dict[str, str]:
         try:
             with self._path.open("rb") as file:
-                return msgspec.json.decode(file.read(_MAX_BYTES), type=dict[str, str])
+                return msgspec.json.decode(file.read(_MAX_BYTES), type=learned(dict[str, str]))
         except (OSError, msgspec.MsgspecError):
             return {}  # none is kept, or somebody wrote something else there

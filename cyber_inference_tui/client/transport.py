@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import msgspec
 
 from cyber_inference_tui.client.problems import error_from_answer
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import (
     AdminLoginError,
     CyberError,
@@ -124,7 +125,7 @@ class Transport:
 
     def _decoded(self, body: bytes, kind: type[T], asked: str) -> T:
         try:
-            return msgspec.json.decode(body, type=kind)
+            return msgspec.json.decode(body, type=learned(kind))
         except msgspec.MsgspecError as error:
             raise self._stranger(f"its answer to {asked} is not understood: {error}") from (error)
 

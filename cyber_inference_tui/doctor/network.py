@@ -15,6 +15,7 @@ import psutil
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.client.address import base_url
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.doctor.facts import HubFacts, PortState, ServiceFacts
 from cyber_inference_tui.llama.launch import SERVER_HOST
 from cyber_inference_tui.llama.ports import TRIES
@@ -123,10 +124,12 @@ async def _ask(url: str, token: str) -> tuple[bool, StatusRecord | None]:
             # Proxies of the environment are for the internet.
             httpx.AsyncClient(timeout=_SERVICE_LIMIT, trust_env=False) as client,
         ):
-            health = msgspec.json.decode(await _get(client, f"{url}/health", {}), type=_Health)
+            health = msgspec.json.decode(
+                await _get(client, f"{url}/health", {}), type=learned(_Health)
+            )
             healthy = health.status == "ok"
             content = await _get(client, f"{url}/admin/status", headers)
-            status = msgspec.json.decode(content, type=StatusRecord)
+            status = msgspec.json.decode(content, type=learned(StatusRecord))
     return healthy, status
 
 

@@ -8,6 +8,7 @@ import logging
 import msgspec
 from aiohttp import web
 
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import CyberError, UpstreamError
 from cyber_inference_tui.http.access import cors_headers
 from cyber_inference_tui.http.errors import error_event
@@ -162,7 +163,9 @@ class Answer:
             self._write_chunk(b"data: " + body.replace(b"\n", b" ") + b"\n\n")
         else:
             try:
-                data = msgspec.json.encode(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
+                data = msgspec.json.encode(
+                    msgspec.json.decode(body, type=learned(dict[str, msgspec.Raw]))
+                )
                 self._write_chunk(b"data: " + data + b"\n\n")
             except msgspec.MsgspecError:
                 text = body[:500].decode("utf-8", "replace")

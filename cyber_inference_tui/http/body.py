@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import (
     InvalidRequestError,
     RequestTimeoutError,
@@ -35,8 +36,8 @@ class _Named(msgspec.Struct):
     stream: Any = None
 
 
-_decode_named = msgspec.json.Decoder(_Named).decode
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_named = msgspec.json.Decoder(learned(_Named)).decode
+_decode_fields = msgspec.json.Decoder(learned(dict[str, msgspec.Raw])).decode
 
 # What a decoder says of text that is no JSON, or that is nested deeper than its stack.
 _BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

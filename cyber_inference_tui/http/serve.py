@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import faulthandler
 import gc
 import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -67,6 +69,9 @@ def serve(
         loop_factory = uvloop.new_event_loop
     except ImportError:
         pass
+    if sys.stderr is not None:
+        # Should a library bring the process down, what each thread did then goes where it logs.
+        faulthandler.enable()
     ring = LogRing(now=utc_now)
     log_handler = configure_logging(loaded.settings.log_level, ring)
     with (

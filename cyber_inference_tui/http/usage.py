@@ -16,6 +16,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.http.framing import BodyScanner
 from cyber_inference_tui.text import clean_line
 
@@ -105,10 +106,10 @@ class _Error(msgspec.Struct):
     message: str = ""
 
 
-_decode = msgspec.json.Decoder(_Said).decode
-_decode_list = msgspec.json.Decoder(list[_Said]).decode
-_decode_within = msgspec.json.Decoder(_Within).decode
-_decode_error = msgspec.json.Decoder(_Error | str).decode
+_decode = msgspec.json.Decoder(learned(_Said)).decode
+_decode_list = msgspec.json.Decoder(learned(list[_Said])).decode
+_decode_within = msgspec.json.Decoder(learned(_Within)).decode
+_decode_error = msgspec.json.Decoder(learned(_Error | str)).decode
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 

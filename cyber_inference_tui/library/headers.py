@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
 from cyber_inference_tui.gguf.writer import replace_file
@@ -91,7 +92,7 @@ class HeaderCache:
         try:
             if self._file.stat().st_size > _MAX_CACHE_FILE:
                 return {}
-            stored = msgspec.json.decode(self._file.read_bytes(), type=_Stored)
+            stored = msgspec.json.decode(self._file.read_bytes(), type=learned(_Stored))
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.DecodeError) as error:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.library.catalog import Problem
 from cyber_inference_tui.library.scan import ModelFile, shown, stat_file
 from cyber_inference_tui.text import clean_line
@@ -80,7 +81,7 @@ def _model(root: Path, path: Path, name: str, host: str) -> OllamaModel | str | 
     except (OSError, UnicodeEncodeError):
         return "it cannot be read"
     try:
-        layers = msgspec.json.decode(content, type=_Manifest).layers
+        layers = msgspec.json.decode(content, type=learned(_Manifest)).layers
     except (msgspec.DecodeError, RecursionError):
         return "it is no manifest"
     weights = [layer.digest for layer in layers if layer.media_type == _MODEL]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import NoLlamaServerError
 from cyber_inference_tui.llama.command import child_environment
 from cyber_inference_tui.llama.footprint import is_host
@@ -290,7 +291,7 @@ def _contains_all(path: Path, marks: tuple[bytes, ...]) -> bool:
 
 def _read_record(path: Path) -> _Probe | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Probe, dec_hook=_decode_path)
+        return msgspec.json.decode(path.read_bytes(), type=learned(_Probe), dec_hook=_decode_path)
     except (OSError, msgspec.MsgspecError):
         return None
 

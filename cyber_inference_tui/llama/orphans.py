@@ -13,6 +13,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from cyber_inference_tui.decoding import learned
+
 _logger = logging.getLogger(__name__)
 
 _START_TOLERANCE = 2.0
@@ -63,7 +65,7 @@ class PidRecord:
         Blocking; waits at most ``timeout`` seconds for them to be gone.
         """
         try:
-            known = msgspec.json.decode(self._path.read_bytes(), type=list[ServerPid])
+            known = msgspec.json.decode(self._path.read_bytes(), type=learned(list[ServerPid]))
         except FileNotFoundError:
             return []
         except (OSError, msgspec.MsgspecError) as error:

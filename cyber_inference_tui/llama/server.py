@@ -24,6 +24,7 @@ from typing import Any, cast
 
 import msgspec
 
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.llama.failure import diagnose
 from cyber_inference_tui.llama.footprint import FootprintReader
 from cyber_inference_tui.llama.guard import die_with_parent
@@ -104,7 +105,7 @@ class _State(msgspec.Struct):
     payload: _Payload | None = None
 
 
-_decode_state = msgspec.json.Decoder(_State).decode
+_decode_state = msgspec.json.Decoder(learned(_State)).decode
 
 
 class ServerProcess:

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import msgspec
 
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import ConflictError, CyberError, ShuttingDownError
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.install.outcome import InstallRecord as Outcome
@@ -193,7 +194,7 @@ class Installation:
 
     async def _installed(self, result: bytes) -> None:
         try:
-            outcome = msgspec.json.decode(result, type=Outcome)
+            outcome = msgspec.json.decode(result, type=learned(Outcome))
         except msgspec.MsgspecError:
             self._settle(
                 InstallState.FAILED, "install failed", "The installer's answer is not understood."

@@ -17,6 +17,7 @@ from typing import Self
 
 import msgspec
 
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import ConflictError, CyberError
 
 RUNTIME_FILE = "service.json"
@@ -115,7 +116,9 @@ def write_runtime_file(data_dir: Path, record: RuntimeRecord) -> None:
 def read_runtime_file(data_dir: Path) -> RuntimeRecord | None:
     """Where a service of this directory listens, or said so last; ``None`` if nothing is known."""
     try:
-        return msgspec.json.decode((data_dir / RUNTIME_FILE).read_bytes(), type=RuntimeRecord)
+        return msgspec.json.decode(
+            (data_dir / RUNTIME_FILE).read_bytes(), type=learned(RuntimeRecord)
+        )
     except (OSError, msgspec.MsgspecError):
         return None
 

@@ -17,6 +17,7 @@ import msgspec
 
 from cyber_inference_tui.client.events import ServerEvent
 from cyber_inference_tui.client.protocol import Client
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import AdminLoginError, CyberError, NotFoundError
 from cyber_inference_tui.records import (
     DownloadRecord,
@@ -233,8 +234,10 @@ class Feed:
         self._set(heard_at=self._now())
 
     def _model(self, data: bytes) -> None:
-        news = msgspec.json.decode(data, type=_News)
-        after = None if news.status is None else msgspec.json.decode(data, type=ModelRecord)
+        news = msgspec.json.decode(data, type=learned(_News))
+        after = (
+            None if news.status is None else msgspec.json.decode(data, type=learned(ModelRecord))
+        )
         before = self.snapshot.model(news.id)
         models = {model.id: model for model in self.snapshot.models}
         models.pop(news.id, None)
@@ -248,28 +251,28 @@ class Feed:
         self._set(**changes)
 
     def _resources(self, data: bytes) -> None:
-        sample = msgspec.json.decode(data, type=ResourceSample)
+        sample = msgspec.json.decode(data, type=learned(ResourceSample))
         trend = (*self.snapshot.trend, trend_point(sample))[-TREND_KEPT:]
         self._set(sample=sample, trend=trend)
         self._wanted.add(self._read_rooms)
 
     def _request(self, data: bytes) -> None:
-        record = msgspec.json.decode(data, type=RequestRecord)
+        record = msgspec.json.decode(data, type=learned(RequestRecord))
         if any(_same(record, known) for known in self.snapshot.finished):
             return
         self._set(finished=(record, *self.snapshot.finished)[:FINISHED_KEPT])
 
     def _download(self, data: bytes) -> None:
-        news = msgspec.json.decode(data, type=_News)
+        news = msgspec.json.decode(data, type=learned(_News))
         known = {one.id: one for one in self.snapshot.downloads}
         if news.status is None:
             known.pop(news.id, None)
         else:
-            known[news.id] = msgspec.json.decode(data, type=DownloadRecord)
+            known[news.id] = msgspec.json.decode(data, type=learned(DownloadRecord))
         self._set(downloads=tuple(known.values()))
 
     def _config(self, data: bytes) -> None:
-        news = msgspec.json.decode(data, type=_ConfigNews)
+        news = msgspec.json.decode(data, type=learned(_ConfigNews))
         tone: Tone = "bad" if news.error else "good"
         text = news.error or "took up changed settings"
         self._set(
@@ -279,7 +282,7 @@ class Feed:
         self._wanted.add(self._read_status)
 
     def _service(self, data: bytes) -> None:
-        news = msgspec.json.decode(data, type=ServiceEvent)
+        news = msgspec.json.decode(data, type=learned(ServiceEvent))
         if news.state == "stopping":
             self._set(happenings=self._with_happening("service", "is stopping", "busy"))
         elif news.state.startswith("install"):

@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import stat
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,21 @@ def test_sigkill_ends_even_stubborn_servers(
     assert service.chat("a").status_code == 200
     assert len(service.servers()) == 1
     service.kill()
+    service.assert_none_left(3.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit keeps it from writing a core file")
+def test_a_crash_tells_where_it_was_and_leaves_no_server(start_fake: StartFake) -> None:
+    service = start_fake()
+    assert service.chat("a").status_code == 200
+    assert service.process is not None
+    psutil.Process(service.process.pid).rlimit(psutil.RLIMIT_CORE, (0, 0))
+    service.note_children()
+    service.process.send_signal(signal.SIGSEGV)
+    assert service.wait() == -signal.SIGSEGV
+    errors = service.errors()
+    assert "Segmentation fault" in errors
+    assert "http/serve.py" in errors  # the stack of its main thread
     service.assert_none_left(3.0)
 
 

@@ -29,6 +29,7 @@ from typing import TypeVar
 
 import msgspec
 
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import ConflictError, InstallError
 from cyber_inference_tui.llama.binary import PROGRAM
 
@@ -225,7 +226,7 @@ class Layout:
 def _read(path: Path, kind: type[_T]) -> _T | None:
     try:
         with path.open("rb") as file:
-            return msgspec.json.decode(file.read(_RECORD_LIMIT), type=kind)
+            return msgspec.json.decode(file.read(_RECORD_LIMIT), type=learned(kind))
     except (OSError, msgspec.MsgspecError):
         return None
 

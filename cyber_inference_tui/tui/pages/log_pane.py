@@ -18,6 +18,7 @@ from textual.content import Content
 from textual.widgets import Input, Static
 
 from cyber_inference_tui.client.protocol import Client
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import CyberError, NoServiceError
 from cyber_inference_tui.records import LogEvent, LogLevel, LogPage, LogRecord, NumberedLine
 from cyber_inference_tui.text import clean_line
@@ -164,7 +165,7 @@ class LogPane(Vertical):
                     async for event in events:
                         if event.topic == "gap":
                             break
-                        self._take(msgspec.json.decode(event.data, type=LogEvent))
+                        self._take(msgspec.json.decode(event.data, type=learned(LogEvent)))
             except NoServiceError:
                 pass  # the header tells it; the lines stay
             except (CyberError, msgspec.MsgspecError) as error:
