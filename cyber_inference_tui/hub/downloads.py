@@ -94,7 +94,7 @@ class Downloads:
             await self._transport.in_thread(download.measure)
             if entry.status is DownloadStatus.CANCELLED and not entry.kept:
                 # The last service may have ended before it was done with that.
-                await self._transport.in_thread(download.staging.remove)
+                await self._transport.in_thread(download.remove)
         self._running = True
         self._ticker = asyncio.create_task(self._tick(), name="progress of downloads")
         self._pump()
@@ -125,23 +125,36 @@ class Downloads:
     async def add(
         self, repo: str, filename: str | None = None, revision: str | None = None
     ) -> DownloadRecord:
-        """Queue a model; one that is queued, runs or is paused already is not queued twice."""
+        """Queue a model; one that is queued, runs or is paused already is not queued twice.
+
+        Where the hub has another version by now than one that is not running has begun with, that
+        one goes on with the new version: files that are the same in both are kept.
+        """
         plan = await self._resolve(repo, filename, revision)
         check_plan(plan)
         if not self._running:
             raise ShuttingDownError("The service is stopping.")
         for download in self._known():
-            if not _same_model(download.entry.plan, plan):
+            entry = download.entry
+            if not _same_model(entry.plan, plan) or entry.status is DownloadStatus.DONE:
                 continue
-            if download.entry.status in _ACTIVE:
+            if entry.plan.files == plan.files and entry.status in _ACTIVE:
                 return download.record()
-            if download.entry.status is DownloadStatus.DONE:
-                continue
-            if download.entry.plan.files == plan.files:
-                # What it has of them is of use.
-                download.entry.plan = plan
-                return await self._want(download)
-            await self._forget(download)
+            if download.task is not None and entry.status is DownloadStatus.QUEUED:
+                raise ConflictError(
+                    f"Another version of {plan.filename} is on its way, {entry.plan.revision}.",
+                    hint=f"Wait for it, or cancel {entry.id} first.",
+                )
+            if entry.plan.files != plan.files:
+                entry.placing = False
+            entry.plan = plan
+            if not entry.begun:
+                entry.models_dir = str(self._models_dir())
+            if entry.status is DownloadStatus.PAUSED:
+                await self._save()
+                self._tell(download)
+                return download.record()
+            return await self._want(download)
         active = sum(one.entry.status in _ACTIVE for one in self._downloads.values())
         if active >= MAX_ACTIVE:
             raise ConflictError(
@@ -290,12 +303,13 @@ class Downloads:
             await asyncio.wait([self._start(download, self._remove(download))])
 
     async def _remove(self, download: Download) -> None:
-        await self._transport.in_thread(download.staging.remove)
+        await self._transport.in_thread(download.remove)
         download.note_removed()
 
     async def _forget(self, download: Download) -> None:
         download.leaving = True
-        await self._remove_files(download)
+        if download.entry.status is not DownloadStatus.DONE:
+            await self._remove_files(download)
         del self._downloads[download.entry.id]
         self._told.pop(download.entry.id, None)
         await self._save()

@@ -32,8 +32,10 @@ NOTE = ".part.json"
 _NOTE_LIMIT: Final = 64 * 1024
 _READ: Final = 4 << 20
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-# Some file systems have no locks, or no way to force a directory to the disk.
+# Some file systems have no locks, or no way to force a directory to the disk; NFS has locks only
+# for files that are open for writing.
 _NOT_OFFERED: Final = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+LOCKS_NOT_OFFERED: Final = (*_NOT_OFFERED, errno.EBADF)
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,8 +50,9 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
     def same_content(self, other: Origin) -> bool:
         """Whether the beginning of one is the beginning of the other."""
-        if self.sha256 and other.sha256:
-            return self.sha256 == other.sha256
+        for one, another in ((self.sha256, other.sha256), (self.git_sha1, other.git_sha1)):
+            if one and another:
+                return one == another
         place = (self.repo, self.revision, self.path)
         sizes = {self.size, other.size} - {None}
         return place == (other.repo, other.revision, other.path) and len(sizes) < 2
@@ -67,6 +70,8 @@ class _Note(msgspec.Struct, kw_only=True):
     synced_bytes: int = 0
     synced_sha256: str = ""
     boot: str = ""
+    whole: bool = False
+    """It was verified, and forced to the disk: without its ``.part`` it has its name."""
 
 
 class Partial:
@@ -185,12 +190,16 @@ class Partial:
         return None
 
     def complete(self) -> None:
-        """Give it its name, for good; the file must be whole and checked."""
+        """Give it its name, for good; the file must be whole and checked.
+
+        The note stays: it says which file it is, for ``is_whole``.
+        """
         with _writing(self):
             os.fsync(self._file)
+            self._note.whole = True
+            _write_note(self.target, self._note)
             _beside(self.target, PART).replace(self.target)
             sync_directory(self.target.parent)
-            _beside(self.target, NOTE).unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove what is there."""
@@ -250,6 +259,18 @@ def open_partial(target: Path, origin: Origin, *, boot: str) -> Partial:
             partial.restart()
         failed.pop_all()
     return partial
+
+
+def is_whole(target: Path, origin: Origin) -> bool:
+    """Whether ``target`` is here, complete, and the very file that ``origin`` names."""
+    try:
+        size = target.stat().st_size
+        note = _read_note(target)
+    except OSError:
+        return False
+    if note is None or not note.whole or _beside(target, PART).exists():
+        return False
+    return note.origin.same_content(origin) and origin.size in {None, size}
 
 
 def bytes_of(target: Path) -> int:

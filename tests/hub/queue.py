@@ -89,7 +89,12 @@ class World:
 
 @asynccontextmanager
 async def queue(
-    hub: StandInHub, folder: Path, *, pace: Pace = QUICK, boot: str = "this"
+    hub: StandInHub,
+    folder: Path,
+    *,
+    pace: Pace = QUICK,
+    boot: str = "this",
+    journal: str = "downloads.json",
 ) -> AsyncIterator[World]:
     """Downloads of ``hub`` into ``folder``, stopped in the end as a service does it."""
     world = World()
@@ -99,7 +104,7 @@ async def queue(
 
     async with transport(endpoint_of(hub), pace=pace, boot=boot) as shared:
         world.downloads = Downloads(
-            journal=folder / "downloads.json",
+            journal=folder / journal,
             models_dir=lambda: folder / "models",
             transport=shared,
             resolve=resolve,
