@@ -93,6 +93,20 @@ async def test_a_file_arrives_whole_and_alone(hub: StandInHub, repo: Repo, tmp_p
     assert {headers["Accept-Encoding"] for headers in asked.values()} == {"identity"}
 
 
+@pytest.mark.parametrize("path", ["a b/ü+&=-Q8_0.gguf", "100%/c%2fd%20.gguf", "a;c@d~'#.gguf"])
+async def test_a_name_with_any_characters(hub: StandInHub, tmp_path: Path, path: str) -> None:
+    repo = hub.add("owner/odd", {path: noise(1000)})
+    await bring(hub, origin_of(repo, path), tmp_path / "a.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == repo.files[path]
+    assert hub.asked[0][:2] == ("hub", path)
+
+
+async def test_a_redirect_that_is_not_encoded(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
+    hub.refusals.append((302, {"Location": f"{hub.url}/{repo.name}/resolve/main/{PATH}?a b=ü"}))
+    await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
+
+
 async def test_what_the_plan_does_not_say_the_hub_does(
     hub: StandInHub, repo: Repo, tmp_path: Path
 ) -> None:
