@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cyber_inference_tui.cli.actions import with_client
 from cyber_inference_tui.errors import ConflictError, CyberError, HubError, NoServiceError
+from cyber_inference_tui.hub import downloads
 from cyber_inference_tui.hub.address import Wanted
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus, HubModelRecord
 from cyber_inference_tui.service.events import EventBus
@@ -140,6 +142,8 @@ async def _bring(downloader: _Downloader, wanted: Wanted, show: Show) -> Downloa
 @asynccontextmanager
 async def _hub(options: GlobalOptions, settings: Settings) -> AsyncIterator[Hub]:
     """The hub and its downloads in this process."""
+    # Why one failed is what the command says itself.
+    logging.getLogger(downloads.__name__).setLevel(logging.ERROR)
     library = library_for(settings, demo=False, environ=options.environ)
 
     async def rescan() -> Catalog:

@@ -148,8 +148,7 @@ class Downloads:
             if entry.plan.files != plan.files:
                 entry.placing = False
             entry.plan = plan
-            if not entry.begun:
-                entry.models_dir = str(self._models_dir())
+            self._place_anew(entry)
             if entry.status is DownloadStatus.PAUSED:
                 await self._save()
                 self._tell(download)
@@ -193,6 +192,7 @@ class Downloads:
             return download.record()
         again = {DownloadStatus.FAILED, DownloadStatus.CANCELLED}
         self._refuse_unless(download, again, "tried again")
+        self._place_anew(download.entry)
         return await self._want(download)
 
     async def cancel(self, download_id: str, *, keep: bool = False) -> DownloadRecord:
@@ -218,6 +218,16 @@ class Downloads:
         return download.record()
 
     # The queue
+
+    def _place_anew(self, entry: Entry) -> None:
+        """Into the directory of models as it is now: its disk may have been full, or be gone.
+
+        What lies in the former one stays, for whoever goes back to it.
+        """
+        models_dir = str(self._models_dir())
+        if entry.models_dir != models_dir:
+            entry.models_dir = models_dir
+            entry.begun = entry.placing = False
 
     async def _want(self, download: Download) -> DownloadRecord:
         """Queue it, and let it outlive a crash before anybody is told."""

@@ -95,6 +95,7 @@ async def queue(
     pace: Pace = QUICK,
     boot: str = "this",
     journal: str = "downloads.json",
+    models_dir: str = "models",
 ) -> AsyncIterator[World]:
     """Downloads of ``hub`` into ``folder``, stopped in the end as a service does it."""
     world = World()
@@ -105,7 +106,7 @@ async def queue(
     async with transport(endpoint_of(hub), pace=pace, boot=boot) as shared:
         world.downloads = Downloads(
             journal=folder / journal,
-            models_dir=lambda: folder / "models",
+            models_dir=lambda: folder / models_dir,
             transport=shared,
             resolve=resolve,
             now=lambda: datetime(2026, 1, 31, tzinfo=UTC),

@@ -182,3 +182,24 @@ async def test_taking_an_old_one_from_the_list_leaves_the_new_one_alone(
         await world.until(new.id, Status.DONE)
     assert models(folder) == expected(hub)
     assert hub.sent[SHARDS[0]] < 1_000_000
+
+
+@pytest.mark.parametrize("again", ["add", "retry"])
+async def test_what_failed_goes_to_another_directory_when_that_is_set(
+    hub: StandInHub, folder: Path, again: str
+) -> None:
+    """The way out of a full disk."""
+    hub.faults[SHARDS[0]].extend([Fault("corrupt", 5), Fault("corrupt", 5)])
+    async with queue(hub, folder) as world:
+        added = await world.downloads.add(REPO)
+        await world.until(added.id, Status.FAILED)
+    (folder / "models").rename(folder / "moved")
+    async with queue(hub, folder, models_dir="moved") as world:
+        if again == "add":
+            assert (await world.downloads.add(REPO)).id == added.id
+        else:
+            await world.downloads.retry(added.id)
+        await world.until(added.id, Status.DONE)
+    assert not (folder / "models").exists()
+    (folder / "moved").rename(folder / "models")
+    assert models(folder) == expected(hub)
