@@ -154,6 +154,19 @@ def reaped(process: subprocess.Popen[bytes]):  # type: ignore[no-untyped-def]
         process.wait(20)
 
 
+def on_the_disk(folder: Path) -> int:
+    """Bytes; what is renamed meanwhile counts the next time."""
+    found = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            found += path.stat().st_size
+    return found
+
+
+def sent(hub: StandInHub) -> int:
+    return sum(hub.sent.values())
+
+
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(SHARDS), st.floats(0.01, 0.99)), min_size=1, max_size=3))
 def test_killed_by_others(kills: list[tuple[str, float]]) -> None:
@@ -164,7 +177,7 @@ def test_killed_by_others(kills: list[tuple[str, float]]) -> None:
             fault = Fault("stall", int(SIZES[path] * place))
             hub.faults[path].append(fault)
             with reaped(spawn(hub, folder)) as process:
-                while not fault.reached.wait(0.05):
+                while not (fault.reached.wait(0.05) and on_the_disk(folder) > sent(hub) - MIB):
                     if process.poll() is not None:
                         break  # that file was here already
             hub.faults.clear()
