@@ -173,11 +173,14 @@ def test_killed_by_others(kills: list[tuple[str, float]]) -> None:
     with tempfile.TemporaryDirectory() as name, StandInHub() as hub:
         folder = Path(name)
         hub.add(REPO, sharded())
-        for path, place in kills:
+        for number, (path, place) in enumerate(kills, 1):
             fault = Fault("stall", int(SIZES[path] * place))
             hub.faults[path].append(fault)
             with reaped(spawn(hub, folder)) as process:
-                while not (fault.reached.wait(0.05) and on_the_disk(folder) > sent(hub) - MIB):
+                # Each kill may have cost a MiB.
+                while (
+                    not fault.reached.wait(0.05) or on_the_disk(folder) < sent(hub) - MIB * number
+                ):
                     if process.poll() is not None:
                         break  # that file was here already
             hub.faults.clear()
