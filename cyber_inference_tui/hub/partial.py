@@ -33,10 +33,8 @@ NOTE = ".part.json"
 _NOTE_LIMIT: Final = 64 * 1024
 _READ: Final = 4 << 20
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-# Some file systems have no locks, or no way to force a directory to the disk; NFS has locks only
-# for files that are open for writing.
+# Some file systems have no locks, or no way to force a directory to the disk.
 _NOT_OFFERED: Final = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-LOCKS_NOT_OFFERED: Final = (*_NOT_OFFERED, errno.EBADF)
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):

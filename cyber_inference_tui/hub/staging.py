@@ -18,7 +18,6 @@ from pathlib import Path
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.hub.partial import (
-    LOCKS_NOT_OFFERED,
     NOTE,
     PART,
     Origin,
@@ -198,7 +197,8 @@ def _locked(file: int) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError as error:
-        if error.errno not in LOCKS_NOT_OFFERED:
-            raise
+    except OSError:
+        # A file system without locks, or one such as NFS that has them only for files that are
+        # open for writing: each file has a lock of its own.
+        return True
     return True
