@@ -80,6 +80,8 @@ class CyberApp(App[Leave]):
         super().__init__()
         self.client = client
         self.launch = launch or Launch()
+        self.painted = False
+        """Whether a first frame is on the screen: what it need not wait for is made after it."""
         self._add_demo = add_demo
         self.feed = Feed(
             client,
@@ -101,9 +103,8 @@ class CyberApp(App[Leave]):
         return self.feed.snapshot
 
     async def on_mount(self) -> None:
-        """Open the first page, and once it is on the screen begin to follow the service."""
+        """Open the first page."""
         await self.switch_mode(self.launch.first_page)
-        self.screen.call_after_refresh(self._begin)
         if self.launch.signals:
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, self.exit, Leave.KEEP)
@@ -114,7 +115,13 @@ class CyberApp(App[Leave]):
         if self._unknown_theme:
             self.tell(f"There is no theme '{self._unknown_theme}'.", "warning")
 
+    def on_ready(self) -> None:
+        """Once the first page is on the screen, begin to follow the service."""
+        self.screen.call_after_refresh(self._begin)
+
     def _begin(self) -> None:
+        self.painted = True
+        self._show(self.snapshot)
         if not gc.isenabled():
             # What is there by now will stay: it is not looked through again and again. The rest is
             # looked through seldom, as a key would have to wait for it.
