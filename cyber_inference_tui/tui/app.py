@@ -30,6 +30,7 @@ from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
+_PAGE_CHANGE_SECONDS = 0.005
 MESSAGE_CHARACTERS = 400
 """How much of a message a notification shows; the page it belongs to shows the whole."""
 
@@ -101,6 +102,10 @@ class CyberApp(App[Leave]):
     def snapshot(self) -> Snapshot:
         """What is known of the service now."""
         return self.feed.snapshot
+
+    def delay_update(self, delay: float = 0.05) -> None:
+        """Textual holds back all painting while pages change; ours are whole much sooner."""
+        super().delay_update(min(delay, _PAGE_CHANGE_SECONDS))
 
     async def on_mount(self) -> None:
         """Open the first page."""
