@@ -40,13 +40,15 @@ class Blow(NamedTuple):
 
 
 class Life(NamedTuple):
-    """One life of the service: what the hub does in it, when it ends, and whether the power goes
-    with it. It ends so many turns of the event loop after a share of all bytes was sent in it."""
+    """One life of the service: what the hub does in it, when it ends, and whether the power or the
+    journal goes with it. It ends so many turns of the event loop after a share of all bytes was
+    sent in it."""
 
     blows: tuple[Blow, ...]
     share: float
     turns: int
     power_cut: bool
+    journal_lost: bool
 
 
 BLOWS = st.builds(
@@ -61,6 +63,7 @@ LIVES = st.lists(
         st.lists(BLOWS, max_size=4).map(tuple),
         st.one_of(st.just(0), st.floats(0, 1)),
         st.integers(0, 100),
+        st.booleans(),
         st.booleans(),
     ),
     max_size=4,
@@ -113,6 +116,8 @@ async def live(hub: StandInHub, folder: Path, lives: list[Life], last: tuple[Blo
                 await asyncio.sleep(0)
         if life.power_cut:
             cut_the_power(folder)
+        if life.journal_lost:
+            (folder / "downloads.json").unlink(missing_ok=True)
         # At any moment the models are whole or not there.
         seen = {path for path in models(folder) if not path.startswith(".downloads")}
         assert seen in (set(), set(expected(hub)))
