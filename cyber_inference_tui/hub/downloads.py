@@ -89,12 +89,14 @@ class Downloads:
     async def start(self) -> None:
         """Take up what the journal has."""
         for entry in await self._transport.in_thread(self._journal.load):
-            download = Download(entry, self._transport)
-            self._downloads[entry.id] = download
+            self._downloads[entry.id] = Download(entry, self._transport)
+        # All are known from here on: what is saved is complete.
+        for download in self._known():
+            entry = download.entry
             await self._transport.in_thread(download.measure)
             if entry.status is DownloadStatus.CANCELLED and not entry.kept:
                 # The last service may have ended before it was done with that.
-                await self._transport.in_thread(download.remove)
+                await self._remove(download)
         self._running = True
         self._ticker = asyncio.create_task(self._tick(), name="progress of downloads")
         self._pump()
@@ -313,13 +315,15 @@ class Downloads:
             await asyncio.wait([self._start(download, self._remove(download))])
 
     async def _remove(self, download: Download) -> None:
-        await self._transport.in_thread(download.remove)
+        """What it has itself brought here; what others have of the same model is theirs."""
+        if download.entry.begun:
+            await self._transport.in_thread(download.remove)
         download.note_removed()
+        await self._save()
 
     async def _forget(self, download: Download) -> None:
         download.leaving = True
-        if download.entry.status is not DownloadStatus.DONE:
-            await self._remove_files(download)
+        await self._remove_files(download)
         del self._downloads[download.entry.id]
         self._told.pop(download.entry.id, None)
         await self._save()

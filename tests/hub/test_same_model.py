@@ -203,3 +203,33 @@ async def test_what_failed_goes_to_another_directory_when_that_is_set(
     assert not (folder / "models").exists()
     (folder / "moved").rename(folder / "models")
     assert models(folder) == expected(hub)
+
+
+async def test_what_was_cancelled_once_is_not_removed_from_others_later(
+    hub: StandInHub, folder: Path
+) -> None:
+    stall = Fault("stall", 1000)
+    hub.faults[SHARDS[0]].append(stall)
+    async with queue(hub, folder) as world:
+        old = await world.downloads.add(REPO)
+        await reached(stall)
+        await world.downloads.cancel(old.id)
+        async with asyncio.timeout(LIMIT):
+            while (folder / "models/.downloads").exists():
+                await asyncio.sleep(0.01)
+    stall = Fault("stall", 600_000)
+    hub.faults[SHARDS[0]].append(stall)
+    async with queue(hub, folder, journal="other.json") as other:
+        added = await other.downloads.add(REPO)
+        await reached(stall)
+        await other.downloads.pause(added.id)
+    hub.sent.clear()
+    async with queue(hub, folder) as world:
+        assert world.record(old.id).status is Status.CANCELLED
+        await world.downloads.cancel(old.id)
+        assert world.downloads.records() == []
+    async with queue(hub, folder, journal="other.json") as other:
+        await other.downloads.resume(added.id)
+        await other.until(added.id, Status.DONE)
+    assert hub.sent[SHARDS[0]] < 400_000
+    assert models(folder) == expected(hub)
