@@ -89,6 +89,8 @@ class Partial:
         self._note = note
         self._sha256 = hashlib.sha256()
         self._git: hashlib._Hash | None = None
+        self._ended = False
+        """It has its name, or was removed."""
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._found = os.fstat(file).st_size
         if note.boot != boot or not boot:
@@ -174,6 +176,11 @@ class Partial:
             self._note.boot = self._boot
             _write_note(self.target, self._note)
 
+    def keep(self) -> None:
+        """Have all that is here survive a power cut, also where it only waits to be verified."""
+        if not self._ended and self.offset > self._note.synced_bytes:
+            self.force(self.mark())
+
     def check_space(self, margin: int) -> None:
         """Raise ``DiskFullError`` unless what is missing fits and ``margin`` bytes stay free."""
         require_space(self.target.parent, self.remaining or 0, margin)
@@ -206,6 +213,7 @@ class Partial:
         """
         with _writing(self):
             os.fsync(self._file)
+            self._ended = True
             self._note.whole = True
             _write_note(self.target, self._note)
             _beside(self.target, PART).replace(self.target)
@@ -213,6 +221,7 @@ class Partial:
 
     def discard(self) -> None:
         """Remove what is there."""
+        self._ended = True
         with _writing(self):
             _beside(self.target, PART).unlink(missing_ok=True)
             _beside(self.target, NOTE).unlink(missing_ok=True)

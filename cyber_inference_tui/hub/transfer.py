@@ -305,10 +305,10 @@ class Transfer:
 
     def _let_go(self, partial: Partial) -> None:
         try:
-            if partial.remaining and partial.offset and not self.abandoned:
+            if not self.abandoned:
                 # A full disk has been told of already, or will be the next time.
                 with contextlib.suppress(CyberError):
-                    partial.force(partial.mark())
+                    partial.keep()
         finally:
             partial.close()
 

@@ -104,12 +104,14 @@ async def live(hub: StandInHub, folder: Path, lives: list[Life], last: tuple[Blo
     allowed = total = sum(SIZES.values())
     for number, life in enumerate(lives):
         allowed += prepare(hub, life.blows) + MIB
-        before = sum(hub.sent.values())
+        before = sent(hub)
         async with queue(hub, folder, boot=f"boot {number}") as world:
             download = await start(world)
-            while (
-                world.record(download).status in {Status.RUNNING, Status.VERIFYING}
-                and sum(hub.sent.values()) - before < life.share * total
+            # On a busy machine the system may hold more of what was sent than may be lost; and some
+            # more is sent until it ends.
+            while world.record(download).status in {Status.RUNNING, Status.VERIFYING} and (
+                sent(hub) - before < life.share * total
+                or sent(hub) - on_the_disk(folder) > allowed - total - MIB // 2
             ):
                 await asyncio.sleep(0)
             for _ in range(life.turns):
@@ -133,7 +135,7 @@ async def live(hub: StandInHub, folder: Path, lives: list[Life], last: tuple[Blo
         assert ended.status is Status.DONE, ended.error
         assert ended.bytes_done == ended.bytes_total
     assert models(folder) == expected(hub)
-    assert sum(hub.sent.values()) <= allowed
+    assert sent(hub) <= allowed
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
