@@ -196,7 +196,10 @@ def _on_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
         stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A hang-up that somebody chose to ignore (nohup) stays ignored.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, told)
+    # Shells have what a script starts with & ignore SIGINT; whoever sends it means it all the same.
+    wanted = [signal.SIGTERM, signal.SIGINT]
+    # A hang-up that somebody chose to ignore (nohup) stays ignored.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        wanted.append(signal.SIGHUP)
+    for number in wanted:
+        loop.add_signal_handler(number, told)
