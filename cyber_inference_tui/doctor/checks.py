@@ -304,7 +304,9 @@ def check_models(facts: ModelsFacts) -> list[Finding]:
     found = []
     if usable:
         models = "model" if usable == 1 else "models"
-        found.append(finding(level=Level.OK, message=f"{usable} local {models}."))
+        others = sum(one.elsewhere for one in facts.models if not one.problem)
+        whose = f", {others} of them kept by other programs" if others else ""
+        found.append(finding(level=Level.OK, message=f"{usable} local {models}{whose}."))
     else:
         found.append(
             finding(

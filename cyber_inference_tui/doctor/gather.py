@@ -24,7 +24,9 @@ from cyber_inference_tui.doctor.facts import (
     ModelsFacts,
 )
 from cyber_inference_tui.errors import ConfigError, NoLlamaServerError
+from cyber_inference_tui.library.catalog import Origin
 from cyber_inference_tui.library.library import Library
+from cyber_inference_tui.library.stores import Stores, find_stores
 from cyber_inference_tui.llama.binary import examine, locate_llama_server, run_briefly
 from cyber_inference_tui.llama.install.layout import Layout, update_of
 from cyber_inference_tui.llama.install.machine import gpus, has_vulkan_driver
@@ -47,6 +49,7 @@ _NVIDIA_VENDOR = "0x10de"
 _DISPLAY_CLASS = "0x03"
 """First byte of a PCI class: display controllers, those for computing alone included."""
 _MOST_POLICIES = 64
+_OTHER_PROGRAMS = frozenset({Origin.HUB_CACHE, Origin.LM_STUDIO, Origin.OLLAMA})
 
 
 def machine_facts(root: Path) -> MachineFacts:
@@ -255,16 +258,23 @@ def memory_facts(root: Path, container: Path) -> MemoryFacts:
     )
 
 
-def models_facts(settings: Settings) -> ModelsFacts:
-    """The models in the directories; unlike a service's scan this leaves no cache behind."""
+def models_facts(settings: Settings, environ: Mapping[str, str]) -> ModelsFacts:
+    """The models that a service would list, those of other programs as well; unlike a service's
+    scan this leaves no cache behind."""
     catalog = Library(
         models_dir=settings.models_dir,
         model_dirs=settings.model_dirs,
         model_settings=settings.models,
+        stores=find_stores(environ) if settings.discover else Stores(),
     ).scan()
     return ModelsFacts(
         models=tuple(
-            ModelFact(id=model.id, size=model.size_bytes, problem=model.problem)
+            ModelFact(
+                id=model.id,
+                size=model.size_bytes,
+                problem=model.problem,
+                elsewhere=model.origin in _OTHER_PROGRAMS,
+            )
             for model in catalog.models.values()
         ),
         problems=tuple(
