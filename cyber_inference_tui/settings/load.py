@@ -88,15 +88,23 @@ class Loaded(msgspec.Struct, frozen=True):
         if key.secret and value and not reveal:
             # An environment's names help, its values often are tokens.
             value = dict.fromkeys(value, MASK) if isinstance(value, dict) else MASK
+        default = key.default
+        if key is KEYS["models_dir"]:
+            default = usual_models_dir(self.settings.data_dir)
         return ConfigValueRecord(
             key=name,
             value=plain_value(value),
             source=source.value,
-            default=plain_value(key.default),
+            default=plain_value(default),
             help=key.help,
             secret=key.secret,
             live=key.live or model_id is not None,
         )
+
+
+def usual_models_dir(data_dir: Path) -> Path:
+    """Where models are if ``models_dir`` is not set."""
+    return data_dir / "models"
 
 
 def plain_value(value: Any) -> Any:
@@ -223,7 +231,7 @@ class _Reader:
             # Names and values of a file are outside text: one mistake stays one harmless line.
             raise ConfigError("\n".join(clean_line(one) for one in self._mistakes))
         self._values.setdefault("data_dir", self._usual_data_dir())
-        self._values.setdefault("models_dir", self._values["data_dir"] / "models")
+        self._values.setdefault("models_dir", usual_models_dir(self._values["data_dir"]))
         settings = Settings(**self._values, models=self._models)
         return Loaded(settings, self._sources, self._path, tuple(self._warnings))
 

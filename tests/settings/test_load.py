@@ -103,6 +103,8 @@ def test_models_follow_the_data_folder() -> None:
     assert read("data_dir = '/d'\nmodels_dir = '/m'").settings.models_dir == Path("/m")
     settings = read("", {**HOME, "XDG_DATA_HOME": "/x"}).settings
     assert settings.models_dir == settings.data_dir / "models"
+    told = {one.key: one for one in read("data_dir = '/d'\nmodels_dir = '/m'").records()}
+    assert (told["models_dir"].value, told["models_dir"].default) == ("/m", "/d/models")
 
 
 def test_paths_count_from_where_they_are_written() -> None:
