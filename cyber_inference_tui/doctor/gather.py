@@ -40,7 +40,8 @@ from cyber_inference_tui.monitor.sensors.swap import SwapSensor
 from cyber_inference_tui.monitor.sensors.tegra import power_mode, power_modes
 from cyber_inference_tui.settings.credentials import check_possible, is_loopback, missing
 from cyber_inference_tui.settings.load import Loaded, Source, config_path
-from cyber_inference_tui.settings.schema import KEYS, Settings
+from cyber_inference_tui.settings.masks import holds_secret
+from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Settings
 from cyber_inference_tui.text import clean_line
 
 _PROGRAM_LIMIT = 5.0
@@ -160,9 +161,14 @@ def configuration_facts(loaded: Loaded) -> ConfigurationFacts:
     secrets = [
         name
         for name, key in KEYS.items()
-        if key.secret and loaded.sources[name] is Source.FILE and getattr(settings, name)
+        if loaded.sources[name] is Source.FILE and holds_secret(key, getattr(settings, name))
     ]
-    secrets += [f'models."{clean_line(name)}".env' for name, t in settings.models.items() if t.env]
+    secrets += [
+        f'models."{clean_line(model_id)}".{name}'
+        for model_id, table in settings.models.items()
+        for name, key in MODEL_KEYS.items()
+        if holds_secret(key, getattr(table, name))
+    ]
     return ConfigurationFacts(
         path=path,
         exists=path.exists(),

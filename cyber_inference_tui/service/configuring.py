@@ -25,12 +25,11 @@ from cyber_inference_tui.settings.credentials import GUARDS, check_kept
 from cyber_inference_tui.settings.document import read_document, write_document
 from cyber_inference_tui.settings.edit import (
     check_fit,
+    key_in,
     set_value,
-    split_key,
     unset_value,
     with_key,
 )
-from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.load import (
     ENV_PREFIX,
     Loaded,
@@ -40,7 +39,8 @@ from cyber_inference_tui.settings.load import (
     load_text,
     read_config,
 )
-from cyber_inference_tui.settings.schema import MASK, Key, ModelSettings, Settings
+from cyber_inference_tui.settings.masks import unmasked_value
+from cyber_inference_tui.settings.schema import Key, ModelSettings, Settings
 from cyber_inference_tui.settings.watch import FileWatch
 
 _WATCH_INTERVAL = 1.0
@@ -188,41 +188,12 @@ class Configuration:
         return self.loaded.config_path
 
     def _named(self, key: str) -> tuple[str, str | None, Key]:
-        """The key as it stands in the file, and its parts.
-
-        A table whose name differs from the model's id in case only is the model's, too.
-        """
-        model_id, known = split_key(key)
-        if model_id is None:
-            return known.name, None, known
-        tables = self.loaded.settings.models
-        if model_id not in tables:
-            alike = [name for name in tables if name.casefold() == model_id.casefold()]
-            model_id = alike[0] if len(alike) == 1 else model_id
-        return f"models.{toml_value(model_id)}.{known.name}", model_id, known
+        """The key as it stands in the file, and its parts."""
+        return key_in(self.loaded.settings.models, key)
 
     def _unmasked(self, key: str, known: Key, model_id: str | None, value: Any) -> Any:
         """A mask that comes back stands for the value that it masks."""
-        if not known.secret:
-            return value
-        holder: Any = self.loaded.settings
-        if model_id is not None:
-            holder = self.loaded.settings.models.get(model_id, ModelSettings())
-        old = getattr(holder, known.name)
-        if value == MASK and old:
-            return list(old) if isinstance(old, tuple) else old
-        masks = [value]
-        if isinstance(value, dict):
-            kept = old if isinstance(old, dict) else {}
-            value = {
-                name: kept.get(name, one) if one == MASK else one for name, one in value.items()
-            }
-            masks = list(value.values())
-        elif isinstance(value, list):
-            masks = value
-        if any(isinstance(one, str) and MASK in one for one in masks):
-            raise ConfigError(f"{key}: this mask stands for no value.", param="value")
-        return value
+        return unmasked_value(key, known, value, self.loaded.value(known, model_id))
 
 
 def _effect(
@@ -235,19 +206,13 @@ def _effect(
     restarted: bool,
 ) -> SettingEffect:
     """What it does that the file says ``written``, where ``after`` will hold."""
-    if _value(before, known, model_id) == _value(written, known, model_id):
+    if before.value(known, model_id) == written.value(known, model_id):
         return SettingEffect.NOTHING
     if model_id is None and after.sources[known.name] in {Source.ENV, Source.FLAG}:
         return SettingEffect.OVERRIDDEN
     if (model_id is None and not known.live) or known.name == "preload":
         return SettingEffect.RESTARTS_SERVICE
     return SettingEffect.RESTARTS_MODELS if restarted else SettingEffect.NOW
-
-
-def _value(loaded: Loaded, known: Key, model_id: str | None) -> Any:
-    if model_id is None:
-        return getattr(loaded.settings, known.name)
-    return getattr(loaded.settings.models.get(model_id, ModelSettings()), known.name)
 
 
 def configured_anew(model: LocalModel, settings: Settings) -> LocalModel:

@@ -21,11 +21,11 @@ import platformdirs
 from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.records import ConfigValueRecord
 from cyber_inference_tui.settings.example import toml_value
+from cyber_inference_tui.settings.masks import masked_value
 from cyber_inference_tui.settings.positions import KeyPath, key_lines
 from cyber_inference_tui.settings.schema import (
     APP_NAME,
     KEYS,
-    MASK,
     MODEL_KEYS,
     Key,
     ModelSettings,
@@ -73,21 +73,24 @@ class Loaded(msgspec.Struct, frozen=True):
             ]
         return shown
 
+    def value(self, key: Key, model_id: str | None = None) -> Any:
+        """What a setting holds; of a model's table where ``model_id`` is given."""
+        if model_id is None:
+            return getattr(self.settings, key.name)
+        return getattr(self.settings.models.get(model_id, ModelSettings()), key.name)
+
     def record(
         self, key: Key, model_id: str | None = None, *, reveal: bool = False
     ) -> ConfigValueRecord:
         """One setting, of the service or of a model's table; ``reveal`` shows a secret as it is."""
+        value = self.value(key, model_id)
         if model_id is None:
-            name = key.name
-            value, source = getattr(self.settings, key.name), self.sources[key.name]
+            name, source = key.name, self.sources[key.name]
         else:
             name = f"models.{toml_value(model_id)}.{key.name}"
-            table = self.settings.models.get(model_id, ModelSettings())
-            value = getattr(table, key.name)
             source = Source.DEFAULT if value == key.default else Source.FILE
-        if key.secret and value and not reveal:
-            # An environment's names help, its values often are tokens.
-            value = dict.fromkeys(value, MASK) if isinstance(value, dict) else MASK
+        if not reveal:
+            value = masked_value(key, value)
         default = key.default
         if key is KEYS["models_dir"]:
             default = usual_models_dir(self.settings.data_dir)
