@@ -136,7 +136,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             pattern="^(debug|info|warning|error)$",
             description="How much the service tells: debug, info, warning or error.",
-            extra=_LIVE,
+            extra={**_LIVE, "form": "choice"},
         ),
     ] = "info"
     default_context_size: Annotated[
@@ -388,6 +388,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     def _bounds(self) -> str:
         meta = next(one for one in get_args(self.type)[1:] if isinstance(one, Meta))
+        if meta.min_length:
+            return " that is not empty"
         if meta.pattern:
             return f" ({meta.pattern.strip('^$()').replace('|', ', ')})"
         low = f"at least {meta.ge}" if meta.ge is not None else ""

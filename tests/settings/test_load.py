@@ -391,3 +391,16 @@ def test_reading_settings_does_not_load_the_editor() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert ended.stdout.strip() == "[]"
+
+
+def test_names_of_levels_may_be_in_any_case() -> None:
+    environ = {**HOME, "CYBER_INFERENCE_LOG_LEVEL": "WARNING"}
+    assert read("log_level = 'Debug'").settings.log_level == "debug"
+    assert read("", environ).settings.log_level == "warning"
+
+
+def test_wrong_texts_are_told_on_one_harmless_line() -> None:
+    with pytest.raises(ConfigError, match=r'^theme: expected a name, found "ab"\.$'):
+        check_value("theme", "\x1b[31ma\nb")
+    with pytest.raises(ConfigError, match="host: expected a string that is not empty, found"):
+        check_value("host", "")
