@@ -32,7 +32,10 @@ def init(options: GlobalOptions, as_json: bool) -> None:
         for folder in (settings.data_dir, settings.models_dir):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CyberError(f"Cannot create {error.filename}: {error.strerror}.") from error
+        raise CyberError(
+            f"Cannot create {error.filename}: {error.strerror}.",
+            hint="Choose other places with --config, --data-dir and --models-dir.",
+        ) from error
     if as_json:
         folders = {"data_dir": str(settings.data_dir), "models_dir": str(settings.models_dir)}
         print_json({"config": str(path), "created": made, **folders})

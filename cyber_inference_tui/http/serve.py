@@ -124,7 +124,10 @@ def _listen(settings: Settings) -> socket.socket:
                 f"Port {port} on {host} is in use by another program.",
                 hint="Choose another with --port.",
             ) from error
-        raise CyberError(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
+        raise CyberError(
+            f"Cannot listen on {host}:{port}: {error.strerror}.",
+            hint="Set host to an address of this machine, and port to one from 1024 up.",
+        ) from error
     listener.setblocking(False)
     return listener
 

@@ -39,6 +39,7 @@ def test_init_where_nothing_can_be_made(call: CommandLine, tmp_path: Path) -> No
     outcome = call("init", "--config", str(tmp_path / "file" / "config.toml"))
     assert outcome.code == 1
     assert len(outcome.err.splitlines()) == 1
+    assert "Choose other places" in outcome.err
 
 
 def test_path(call: CommandLine, config: Path, tmp_path: Path) -> None:
