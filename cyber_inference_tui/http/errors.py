@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 
 from cyber_inference_tui.errors import (
     AdminLoginError,
+    BrokenBodyError,
     CyberError,
     InvalidApiKeyError,
     InvalidRequestError,
@@ -86,7 +87,7 @@ def error_response(error: CyberError, path: str) -> web.Response:
         content_type="application/json",
         headers=headers,
     )
-    if isinstance(error, RequestTooLargeError):
+    if isinstance(error, RequestTooLargeError | BrokenBodyError):
         # The rest of the body is not worth reading.
         response.force_close()
     return response
