@@ -228,7 +228,7 @@ class Launcher:
         when there is nothing to start. Cancelling it stops the process first.
         """
         if model.problem is not None:
-            raise ModelLoadError(f"{model.id} cannot be loaded: {model.problem}")
+            raise ModelLoadError(f"{model.id} cannot be loaded: {model.problem.rstrip('.')}.")
         binary = None if model.settings.command else await asyncio.to_thread(self._find_binary)
         avoid: set[int] = set()
         while True:
