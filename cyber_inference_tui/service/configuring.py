@@ -38,9 +38,10 @@ from cyber_inference_tui.settings.load import (
     load_if_there,
     load_text,
     read_config,
+    usual_models_dir,
 )
 from cyber_inference_tui.settings.masks import unmasked_value
-from cyber_inference_tui.settings.schema import Key, ModelSettings, Settings
+from cyber_inference_tui.settings.schema import KEYS, Key, ModelSettings, Settings
 from cyber_inference_tui.settings.watch import FileWatch
 
 _WATCH_INTERVAL = 1.0
@@ -69,6 +70,8 @@ class Configuration:
         restarts: Callable[[Settings], list[str]],
     ) -> None:
         self.loaded = loaded
+        self.in_force = loaded
+        """``loaded``, but for what needs a restart: that is as it was at the start."""
         # Now, not when the watching begins: an edit in between would never be seen.
         self._file_watch = FileWatch(loaded.config_path)
         self._bound_host = bound_host
@@ -97,12 +100,20 @@ class Configuration:
         )
         self._check_kept(new.settings)
         changed = new.settings != self.loaded.settings
-        self.loaded = new
+        self.loaded, self.in_force = new, self._applicable(new)
         if not changed:
             return
-        await self._apply(new.settings)
+        await self._apply(self.in_force.settings)
         self._tell(None)
         _logger.info("the configuration was read anew from %s", new.config_path)
+
+    def _applicable(self, new: Loaded) -> Loaded:
+        began = self.in_force.settings
+        kept = {name: getattr(began, name) for name, key in KEYS.items() if not key.live}
+        if new.sources["models_dir"] is Source.DEFAULT:
+            kept["models_dir"] = usual_models_dir(began.data_dir)
+        settings = msgspec.structs.replace(new.settings, **kept)
+        return msgspec.structs.replace(new, settings=settings)
 
     def values(self) -> list[ConfigValueRecord]:
         """Every setting with its value and source; secrets masked."""
@@ -134,7 +145,7 @@ class Configuration:
         check_fit(self._path, key, value)
         written, after = await asyncio.to_thread(self._foresee, key, value)
         self._check_kept(after.settings)
-        restarted = self._restarts(after.settings)
+        restarted = self._restarts(self._applicable(after).settings)
         record = written.record(known, model_id)
         return ConfigCheckRecord(
             key=record.key,
