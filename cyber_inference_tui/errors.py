@@ -44,10 +44,6 @@ class InvalidRequestError(CyberError):
     exit_code = 2
 
 
-class BrokenBodyError(InvalidRequestError):
-    """The request's body cannot be read to its end, so nothing behind it can be told apart."""
-
-
 class ModelNotFoundError(CyberError):
     """No local model has this id or alias."""
 

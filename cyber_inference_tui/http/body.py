@@ -16,11 +16,11 @@ from aiohttp import web
 
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import (
-    BrokenBodyError,
     InvalidRequestError,
     RequestTimeoutError,
     RequestTooLargeError,
 )
+from cyber_inference_tui.http.errors import BrokenBodyError
 
 BODY_TIMEOUT = 60.0
 """Seconds a client may be silent while it sends a body."""

@@ -10,7 +10,6 @@ from aiohttp import hdrs, web
 
 from cyber_inference_tui.errors import (
     AdminLoginError,
-    BrokenBodyError,
     CyberError,
     InvalidApiKeyError,
     InvalidRequestError,
@@ -102,6 +101,10 @@ def error_event(error: CyberError, path: str) -> bytes:
 def internal_error() -> CyberError:
     """What a client is told of a defect of ours; the log has the rest."""
     return CyberError("The service failed to answer this request.", hint="Its log says why.")
+
+
+class BrokenBodyError(InvalidRequestError):
+    """The request's body cannot be read to its end, so nothing behind it can be told apart."""
 
 
 class _HttpError(CyberError):
