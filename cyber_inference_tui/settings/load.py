@@ -22,7 +22,7 @@ from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.records import ConfigValueRecord
 from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.masks import masked_value
-from cyber_inference_tui.settings.positions import KeyPath, key_lines
+from cyber_inference_tui.settings.positions import KeyPath, key_lines, key_path
 from cyber_inference_tui.settings.schema import (
     APP_NAME,
     KEYS,
@@ -274,7 +274,8 @@ class _Reader:
         try:
             document = tomllib.loads(self._text)
         except tomllib.TOMLDecodeError as error:
-            self._mistakes.append(f"{self._path}:{_line_of(error, self._text)}: {error}")
+            line = _line_of(error, self._text)
+            self._mistakes.append(f"{self._path}:{line}: {_in_words(error, self._text, line)}")
             return
         except RecursionError:
             self._mistakes.append(f"{self._path}: is nested too deeply")
@@ -369,6 +370,15 @@ def _line_of(error: tomllib.TOMLDecodeError, text: str) -> int:
     _, found, rest = str(error).rpartition("(at line ")
     number = rest.split(",")[0]
     return int(number) if found and number.isdigit() else text.count("\n") + 1
+
+
+def _in_words(error: tomllib.TOMLDecodeError, text: str, line: int) -> str:
+    """What is wrong; Python's reader does not name a key that is there twice."""
+    if str(error).startswith("Cannot overwrite a value"):
+        name = text.split("\n")[line - 1].partition("=")[0].strip()
+        if key_path(name) is not None:
+            return f"{name}: is set a second time"
+    return str(error)
 
 
 def _line_of_endless_number(text: str) -> int:

@@ -404,3 +404,9 @@ def test_wrong_texts_are_told_on_one_harmless_line() -> None:
         check_value("theme", "\x1b[31ma\nb")
     with pytest.raises(ConfigError, match="host: expected a string that is not empty, found"):
         check_value("host", "")
+
+
+def test_a_key_that_is_there_twice_is_named() -> None:
+    assert mistakes("port = 1\n\nport = 2 # again\n") == ["3: port: is set a second time"]
+    twice = "[models.a]\nenv.X = '1'\n  env . 'X' = '2'\n"
+    assert mistakes(twice) == ["3: env . 'X': is set a second time"]
