@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 from aiohttp import web
 
@@ -221,6 +222,8 @@ class Forwarder:
             except OSError:
                 raise await self._upstream_error(lease, "its server does not answer") from None
             exchange = connection.begin(request.method, head, target.body)
+            end = partial(exchange.fail, UpstreamLostError(untouched=False))
+            lease.at_dismissal(end)
             try:
                 with self._stalls.over(exchange, lease, limit) if limit else _UNWATCHED:
                     response = await exchange.head()
@@ -239,6 +242,7 @@ class Forwarder:
             except BadResponseError as error:
                 raise await self._upstream_error(lease, str(error)) from None
             finally:
+                lease.stays(end)
                 exchange.finish()
             return
 
@@ -246,6 +250,8 @@ class Forwarder:
         """Why the server failed the request; its exit is noticed a moment after its connection."""
         if self._service.scheduler.closing:
             return ShuttingDownError("The service is shutting down.")
+        if lease.dismissed:
+            return UpstreamError(f"{lease.model_id} was unloaded by force before it had answered.")
         await lease.wait_exited(_EXIT_NOTICE)
         if lease.server_exited:
             what = lease.failure()

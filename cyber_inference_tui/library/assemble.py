@@ -335,6 +335,8 @@ def _no_model(read: _Read) -> str | None:
         if is_projector_name(name):
             return f"it is a projector that cannot be used: {read.problem}"
         return _NO_MODELS["imatrix"] if "imatrix" in name else None
+    if name.startswith("mmproj"):
+        return "it is named as a projector, but its header is a model's: rename it if it is one"
     if facts.kind in _NO_MODELS:
         return _NO_MODELS[facts.kind]
     return _NO_MODELS["vocab"] if facts.tensor_count == 0 else None

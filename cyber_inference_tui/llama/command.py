@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
@@ -29,8 +29,6 @@ _VERBOSITY_OPTIONS = frozenset(
     {"-v", "--verbose", "--log-verbose", "-lv", "--verbosity", "--log-verbosity"}
 )
 _VERBOSITY_VARIABLE = "LLAMA_ARG_LOG_VERBOSITY"
-
-_SECRET_OPTIONS = frozenset({"--api-key", "--hf-token", "-hft"})
 
 # What a server may need of our own environment: where programs, libraries and drivers are, and
 # the language. Everything else, our tokens and passwords above all, stays here.
@@ -174,18 +172,6 @@ def custom_argv(model: LocalModel, *, host: str, port: int | str) -> list[str]:
     return [
         _PLACEHOLDER.sub(lambda match: values[match[1]], word) for word in model.settings.command
     ]
-
-
-def shown_argv(argv: Sequence[str]) -> list[str]:
-    """A command line for a log: the values of options that carry secrets are left out."""
-    shown: list[str] = []
-    hide = False
-    for word in argv:
-        option, equals, _ = word.partition("=")
-        secret = option in _SECRET_OPTIONS
-        shown.append("***" if hide else f"{option}=***" if secret and equals else word)
-        hide = secret and not equals and not hide
-    return shown
 
 
 def child_environment(environ: Mapping[str, str], *additions: Mapping[str, str]) -> dict[str, str]:

@@ -22,7 +22,6 @@ from cyber_inference_tui.llama.command import (
     context_size,
     custom_argv,
     llama_argv,
-    shown_argv,
     signature,
 )
 from cyber_inference_tui.llama.expectation import (
@@ -47,6 +46,7 @@ from cyber_inference_tui.llama.server import (
     ServerProcess,
 )
 from cyber_inference_tui.records import LogLevel
+from cyber_inference_tui.settings.masks import masked_words
 from cyber_inference_tui.settings.schema import Settings
 
 SERVER_HOST = "127.0.0.1"
@@ -228,7 +228,7 @@ class Launcher:
         when there is nothing to start. Cancelling it stops the process first.
         """
         if model.problem is not None:
-            raise ModelLoadError(f"{model.id} cannot be loaded: {model.problem}")
+            raise ModelLoadError(f"{model.id} cannot be loaded: {model.problem.rstrip('.')}.")
         binary = None if model.settings.command else await asyncio.to_thread(self._find_binary)
         avoid: set[int] = set()
         while True:
@@ -329,7 +329,7 @@ class Launcher:
     ) -> ServerProcess:
         log = self._log_for(launch.name)
         first = log.end
-        log.add([f"--- starting: {' '.join(shown_argv(launch.argv))}"], LogLevel.INFO)
+        log.add([f"--- starting: {' '.join(masked_words(launch.argv))}"], LogLevel.INFO)
         signs = _Signs(progress)
         try:
             server = await ServerProcess.spawn(launch, log=log, progress=signs.told)

@@ -324,6 +324,9 @@ class Lives:
     def unload(self, state: ModelState, reason: Reason) -> None:
         """Begin to unload a loaded model."""
         state.dismissed = state.server
+        # A server that still answers would take until it is killed to go.
+        for end in tuple(state.farewells):
+            end()
         self._owner.set_status(state, ModelStatus.UNLOADING)
         _logger.info("%s: unloading (%s)", state.model.id, reason.value)
         state.task = self.own(self._unload(state, reason), f"unload {state.model.id}")

@@ -129,6 +129,8 @@ class ModelState:
         self.server: Server | None = None
         self.dismissed: Server | None = None
         """The last server that was ended by choice; one that died by itself never is."""
+        self.farewells: set[Callable[[], None]] = set()
+        """Called when its server is dismissed with requests still there: each ends one."""
         self.in_flight = 0
         self.waiters: deque[Waiter] = deque()
         self.leaving: Reason | None = None
@@ -245,6 +247,14 @@ class Lease:
     def dismissed(self) -> bool:
         """Whether its server was ended by choice (by force, if a request was still there)."""
         return self._state.dismissed is self._server
+
+    def at_dismissal(self, end: Callable[[], None]) -> None:
+        """Have ``end`` called should the model be unloaded by force, until ``stays``."""
+        self._state.farewells.add(end)
+
+    def stays(self, end: Callable[[], None]) -> None:
+        """``end`` need not be called any more."""
+        self._state.farewells.discard(end)
 
     @property
     def server_exited(self) -> bool:

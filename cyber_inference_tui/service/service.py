@@ -180,7 +180,7 @@ class Service:
     @property
     def loaded(self) -> Loaded:
         """The settings in force, and where they come from."""
-        return self.configuration.loaded
+        return self.configuration.in_force
 
     @property
     def settings(self) -> Settings:

@@ -225,8 +225,32 @@ async def test_a_server_that_was_ended_by_force_is_not_started_again() -> None:
         state = world.scheduler.state("m")
         assert state is not None
         await world.scheduler.unload(state.model, force=True)
-        assert b" 502 " in (await asking).partition(b"\r\n")[0]
+        answer = await asking
+        assert b" 502 " in answer.partition(b"\r\n")[0]
+        assert b"m was unloaded by force before it had answered." in answer
         assert len(world.launcher.servers) == 1
+
+
+async def test_force_ends_requests_before_their_server() -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def script(talk: Talk) -> None:
+        await talk.request()
+        asked.set()
+        await talk.reader.read()
+        left.set()
+
+    async with forwarding(script) as world:
+        asking = asyncio.ensure_future(
+            to_the_end(world.front.port, post(stream(), "Connection: close"))
+        )
+        async with asyncio.timeout(LIMIT):
+            await asked.wait()
+            world.launcher.servers[0].lingers = left
+            state = world.scheduler.state("m")
+            assert state is not None
+            await world.scheduler.unload(state.model, force=True)
+        assert b"unloaded by force" in await asking
 
 
 async def test_the_end_of_the_service_is_no_death_to_recover_from() -> None:

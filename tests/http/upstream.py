@@ -97,11 +97,15 @@ class FakeServer:
         self.context_size: int | None = None
         self.argv: tuple[str, ...] = ("llama-server",)
         self.slots: int | None = None
+        self.lingers: asyncio.Event | None = None
+        """What it waits for before it exits."""
 
     def footprint(self) -> Footprint | None:
         return None
 
     async def stop(self, timeout: float) -> int:
+        if self.lingers is not None:
+            await self.lingers.wait()
         if not self.exited.done():
             self.exited.set_result(0)
         return 0

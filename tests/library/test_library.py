@@ -107,6 +107,16 @@ def test_a_projector_goes_with_its_neighbour(home: Home) -> None:
     assert not catalog.problems
 
 
+def test_what_is_named_as_a_projector_is_no_model(home: Home) -> None:
+    home.model("v/Vision-Q4_K_M.gguf")
+    home.model("v/mmproj-F16.gguf")
+    catalog = home.scan()
+    assert list(catalog.models) == ["Vision-Q4_K_M"]
+    assert catalog.models["Vision-Q4_K_M"].mmproj is None
+    (problem,) = catalog.problems
+    assert "named as a projector" in problem.reason
+
+
 def test_one_projector_for_all_quantizations_the_best_of_several(home: Home) -> None:
     home.model("v/Vision-Q4_K_M.gguf")
     home.model("v/Vision-Q8_0.gguf")
