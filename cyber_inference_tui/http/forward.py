@@ -204,7 +204,7 @@ class Forwarder:
     def _outlook_of(self, model: LocalModel, waiter: Waiter | None) -> str:
         outlook = None
         if waiter is not None:
-            outlook = self._service.scheduler.outlook(model.id, waiter)
+            outlook = self._service.scheduler.waits.outlook(model.id, waiter)
         return outlook.in_words(model.id) if outlook else f"queued {model.id}"
 
     # The exchange

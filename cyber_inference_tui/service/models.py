@@ -137,7 +137,7 @@ class Models:
         if state is None:
             record = unloaded_record(model, self._settings, need)
         else:
-            wait = self._scheduler.expected_wait(state)
+            wait = self._scheduler.waits.of_the_next(state)
             record = touched_record(model, self._settings, state, need, wait=wait)
         if record.status in _IN_MEMORY:
             return record

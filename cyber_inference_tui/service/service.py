@@ -314,7 +314,7 @@ class Service:
 
     def active_requests(self) -> list[ActiveRequestRecord]:
         """Every request that is not finished, the oldest first."""
-        return self.active.records(self.scheduler.positions())
+        return self.active.records(self.scheduler.waits.positions())
 
     def log_id(self, name: str) -> str:
         """The id of the log of ``name``: a log's id, or a model's id or alias.
@@ -342,7 +342,7 @@ class Service:
 
     def queue(self) -> list[WaitingRecord]:
         """Every request that waits for its model."""
-        return self.scheduler.queue()
+        return self.scheduler.waits.records()
 
     def _present(self) -> Present:
         return Present(

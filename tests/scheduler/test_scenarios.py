@@ -382,11 +382,14 @@ def test_positions_and_expected_waits_are_known() -> None:
                 for _ in range(2)
             ]
             await ticks()
-            assert [record.position for record in scheduler.queue()] == [1, 2]
-            assert {record.model for record in scheduler.queue()} == {"b"}
+            assert [record.position for record in scheduler.waits.records()] == [1, 2]
+            assert {record.model for record in scheduler.waits.records()} == {"b"}
             # a's request, as long as its last one, b's load, and for the second b's first request.
-            assert [record.expected_wait_seconds for record in scheduler.queue()] == [3.0, 4.0]
-            outlook = scheduler.outlook("b", waiters[1])
+            assert [record.expected_wait_seconds for record in scheduler.waits.records()] == [
+                3.0,
+                4.0,
+            ]
+            outlook = scheduler.waits.outlook("b", waiters[1])
             assert outlook is not None
             assert outlook.in_words("b") == "queued b, 2 of 2, about 4 s"
             third = asyncio.ensure_future(scheduler.acquire(B))
@@ -397,7 +400,7 @@ def test_positions_and_expected_waits_are_known() -> None:
             third.cancel()
             await busy
             (await waiting[0]).release()
-            assert scheduler.outlook("b", waiters[0]) is None
+            assert scheduler.waits.outlook("b", waiters[0]) is None
             (await waiting[1]).release()
 
     run(main())
@@ -410,12 +413,12 @@ def test_a_load_under_way_tells_what_is_left_of_it() -> None:
             waiters: list[Waiter] = []
             waiting = asyncio.ensure_future(scheduler.acquire(A, on_wait=waiters.append))
             await asyncio.sleep(4)
-            outlook = scheduler.outlook("a", waiters[0])
+            outlook = scheduler.waits.outlook("a", waiters[0])
             assert outlook is not None
             # Nothing is known of its load but that it runs.
             assert outlook.in_words("a") == "loading a"
             await asyncio.sleep(2)
-            outlook = scheduler.outlook("a", waiters[0])
+            outlook = scheduler.waits.outlook("a", waiters[0])
             assert outlook is not None
             assert outlook.in_words("a") == "loading a 50%, about 6 s left"
             (await waiting).release()
