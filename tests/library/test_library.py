@@ -36,6 +36,24 @@ def test_one_name_in_two_model_directories(home: Home, tmp_path: Path) -> None:
     assert problem.where == str(tmp_path / "again" / "more" / "Name.gguf")
 
 
+def test_no_model_has_the_id_of_a_log_of_the_services_own(home: Home) -> None:
+    home.model("service.gguf")
+    home.model("sub/install.gguf")
+    home.model("other.gguf")
+    assert home.ids() == ["models/service", "other", "sub/install"]
+    tables = {
+        "install": ModelSettings(command=("serve", "{port}")),
+        "models/service": ModelSettings(aliases=("s",)),
+        "service": ModelSettings(path=home.models_dir / "other.gguf"),
+    }
+    catalog = home.scan(model_settings=tables)
+    assert catalog.models["models/service"].aliases == ("s",)
+    for model_id in ("install", "service"):
+        problem = catalog.models[model_id].problem
+        assert problem is not None
+        assert "another name" in problem
+
+
 # Shards
 
 
