@@ -329,10 +329,10 @@ class Lives:
 
     # Failing
 
-    def note_failure(self, state: ModelState, error: CyberError) -> None:
-        """It failed: say so, and let it rest longer each time."""
+    def note_failure(self, state: ModelState, error: CyberError, *, counts: bool = True) -> None:
+        """It failed: say so, and let it rest longer each time that ``counts``."""
         state.failure = error
-        state.failures += 1
+        state.failures += counts
         state.retry_at = _now() + backoff(state.failures)
         self._owner.set_status(state, ModelStatus.FAILED)
 
@@ -341,12 +341,19 @@ class Lives:
         if state.server is not server or state.status is not ModelStatus.LOADED:
             return
         why, tail = server.obituary()
-        if _now() - state.loaded >= STABLE_AFTER:
+        session = state.session
+        if (session is not None and session.answered) or _now() - state.loaded >= STABLE_AFTER:
             state.failures = 0
+            state.excused = False
+        # Killed by a request that killed the one before it, most likely. Once that is excused, so
+        # that one bad request does not keep the others waiting; a server that never works has more
+        # of them.
+        counts = state.excused or session is None or not session.again
+        state.excused = state.excused or not counts
         error = ModelLoadError(f"{state.model.id} stopped: {why}.", log_tail=tail)
         self._end_session(state, f"stopped: {why}")
         self._forget_server(state)
-        self.note_failure(state, error)
+        self.note_failure(state, error, counts=counts)
         _logger.warning("%s stopped: %s", state.model.id, why)
         self.own(_end(server), f"clean up after {state.model.id}")
         left = state.retry_at - _now()
