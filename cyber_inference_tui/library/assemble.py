@@ -304,10 +304,14 @@ class Assembly:
         problem = read.problem or _id_problem(model_id)
         mmproj = projector.file.path if projector else None
         projector_bytes = projector.file.size if projector else 0
+        written = [file.modified for file in files]
+        written += [projector.file.modified] if projector else []
         if settings.mmproj is not None:
             mmproj = self._models_dir / settings.mmproj
             try:
-                projector_bytes = mmproj.stat().st_size
+                status = mmproj.stat()
+                projector_bytes = status.st_size
+                written.append(status.st_mtime_ns)
             except OSError:
                 problem = problem or f"its projector {shown(mmproj)} is missing"
         return LocalModel(
@@ -317,6 +321,7 @@ class Assembly:
             shards=tuple(file.path for file in files),
             mmproj=mmproj,
             size_bytes=sum(file.size for file in files) + projector_bytes,
+            modified=max(written),
             metadata=read.metadata,
             problem=problem,
             settings=settings,

@@ -172,7 +172,7 @@ class Lives:
         # Whatever its settings are now, it is loaded with them.
         state.restart = False
         reason = state.waiters[0].reason if state.waiters else "asked"
-        state.session = Session(reason, _now())
+        state.session = Session(reason, _now(), state.model.modified)
         self._owner.set_status(state, ModelStatus.LOADING)
         state.task = self.own(self._load(state), f"load {state.model.id}")
         state.task.add_done_callback(lambda task: self._load_over(state, task))

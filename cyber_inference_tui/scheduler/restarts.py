@@ -15,16 +15,17 @@ _logger = logging.getLogger(__name__)
 
 
 class Restarts:
-    """Compares what servers were started with to what they would be started with."""
+    """Compares what servers were started with, and from, to what they would be started with now."""
 
     def __init__(self, launcher: ServerLauncher) -> None:
         self._launcher = launcher
 
     def demand(self, state: ModelState, settings: Settings) -> None:
         """Have a loaded model go when its requests have ended, and come back, if it is to."""
-        if self._is_due(state, state.model, settings):
-            _logger.info("%s is restarted: its settings changed", state.model.id)
-            state.leaving = Reason.SETTINGS
+        why = self._why(state, state.model, settings)
+        if why is not None:
+            _logger.info("%s is restarted: %s", state.model.id, why.value)
+            state.leaving = why
             state.restart = True
 
     def among(
@@ -38,12 +39,14 @@ class Restarts:
         return sorted(
             state.model.id
             for state in states
-            if self._is_due(state, changed(state.model), settings)
+            if self._why(state, changed(state.model), settings) is not None
         )
 
-    def _is_due(self, state: ModelState, model: LocalModel, settings: Settings) -> bool:
-        return (
-            state.status is ModelStatus.LOADED
-            and state.leaving is None
-            and state.signature != self._launcher.signature(model, settings, state.context_limit)
-        )
+    def _why(self, state: ModelState, model: LocalModel, settings: Settings) -> Reason | None:
+        if state.status is not ModelStatus.LOADED or state.leaving is not None:
+            return None
+        if state.signature != self._launcher.signature(model, settings, state.context_limit):
+            return Reason.SETTINGS
+        if state.session is not None and state.session.modified != model.modified:
+            return Reason.FILES
+        return None

@@ -181,7 +181,17 @@ class Scheduler:
         self.settings = settings
         for state in self.states():
             self._restarts.demand(state, settings)
+        self.forget_failures()
         self.step()
+
+    def forget_failures(self) -> None:
+        """What made models fail may be gone: the next request for each tries again."""
+        for state in self.states():
+            self._forget_failure(state)
+
+    def _forget_failure(self, state: ModelState) -> None:
+        if state.status is ModelStatus.FAILED:
+            self.rest(state)
 
     def would_restart(
         self, settings: Settings, changed: Callable[[LocalModel], LocalModel]
@@ -196,6 +206,7 @@ class Scheduler:
         if state is not None:
             state.model = model
             self._restarts.demand(state, self.settings)
+            self._forget_failure(state)
             self.step()
 
     def remove(self, model_id: str) -> None:

@@ -109,8 +109,10 @@ class Waiter:
 class Session:
     """What is counted from a model's load to its unload."""
 
-    def __init__(self, load_reason: str, began: float) -> None:
+    def __init__(self, load_reason: str, began: float, modified: int | None = None) -> None:
         self.load_reason = load_reason
+        self.modified = modified
+        """Of the model's files when the load began."""
         self.began = began
         """When the load began, by the scheduler's clock."""
         self.load_seconds = 0.0

@@ -54,6 +54,20 @@ def test_no_model_has_the_id_of_a_log_of_the_services_own(home: Home) -> None:
         assert "another name" in problem
 
 
+def test_when_a_model_was_written_is_known(home: Home) -> None:
+    path, projector = home.model("a.gguf"), home.projector("mmproj-a.gguf")
+    os.utime(path, ns=(1, 5_000))
+    os.utime(projector, ns=(1, 4_000))
+    assert home.scan().models["a"].modified == 5_000
+    os.utime(projector, ns=(1, 6_000))
+    assert home.scan().models["a"].modified == 6_000
+    other = home.root / "other.gguf"
+    other.touch()
+    os.utime(other, ns=(1, 7_000))
+    tables = {"a": ModelSettings(mmproj=other)}
+    assert home.scan(model_settings=tables).models["a"].modified == 7_000
+
+
 # Shards
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -448,6 +449,54 @@ def test_only_models_that_would_be_started_otherwise_are_restarted_after_their_r
             assert world.server("a").pid != first
             assert world.server("b").pid == other
             assert world.sessions[-1].unload_reason == "its settings changed"
+
+    run(main())
+
+
+def test_a_model_whose_file_was_replaced_is_loaded_anew_after_its_requests() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(1)})
+        before, after = (msgspec.structs.replace(A, modified=time) for time in (1, 2))
+        async with world.scheduler as scheduler:
+            stream = asyncio.ensure_future(world.use(before, 20))
+            await asyncio.sleep(2)
+            first = world.server("a").pid
+            scheduler.refresh(before)
+            scheduler.refresh(after)
+            await asyncio.sleep(5)
+            assert not stream.done()
+            assert world.server("a").pid == first
+            await stream
+            await world.use(after)
+            assert world.server("a").pid != first
+            assert world.sessions[-1].unload_reason == "its files changed"
+            scheduler.refresh(after)
+            await asyncio.sleep(5)
+            assert world.launcher.launched == ["a", "a"]
+
+    run(main())
+
+
+def test_what_has_changed_may_have_mended_what_failed() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(1), "b": need(1)})
+        async with world.scheduler as scheduler:
+            changes: list[Callable[[], None]] = [
+                lambda: scheduler.refresh(model("a", args=("--mlock",))),
+                lambda: scheduler.configure(world.settings),
+                scheduler.forget_failures,
+            ]
+            for change in changes:
+                world.launcher.failures["a"] = [ModelLoadError("No.") for _ in range(3)]
+                for _ in range(3):
+                    with pytest.raises(ModelLoadError):
+                        await scheduler.load(A)
+                with pytest.raises(ModelLoadError, match="next try is possible"):
+                    await world.use(A)
+                change()
+                assert world.status("a") is ModelStatus.UNLOADED
+                await world.use(A)
+                await scheduler.unload(A)
 
     run(main())
 
