@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -95,6 +96,7 @@ class Service:
             restarts=self._restarts,
         )
         self.started_at = utc_now()
+        self._began = time.monotonic()
         self.address: tuple[str, int] = (loaded.settings.host, loaded.settings.port)
         self.events = EventBus()
         self._environ = environ
@@ -291,7 +293,8 @@ class Service:
         return StatusRecord(
             version=__version__,
             pid=os.getpid(),
-            uptime_seconds=round((utc_now() - self.started_at).total_seconds(), 3),
+            # Not by the time of day: a board without a clock of its own gets it from the network.
+            uptime_seconds=round(time.monotonic() - self._began, 3),
             host=self.address[0],
             port=self.address[1],
             llama_server=LlamaServerRecord(
