@@ -1,4 +1,4 @@
-"""A configuration that changes while the service starts, or after."""
+"""The service as a whole: a configuration that changes while it starts or after, its uptime."""
 
 from __future__ import annotations
 
