@@ -332,8 +332,8 @@ class Lives:
     def note_failure(self, state: ModelState, error: CyberError, *, counts: bool = True) -> None:
         """It failed: say so, and let it rest longer each time that ``counts``."""
         state.failure = error
-        state.failures += counts
-        state.retry_at = _now() + backoff(state.failures)
+        state.trouble.failures += counts
+        state.trouble.retry_at = _now() + backoff(state.trouble.failures)
         self._owner.set_status(state, ModelStatus.FAILED)
 
     def _exited(self, state: ModelState, server: Server) -> None:
@@ -343,20 +343,20 @@ class Lives:
         why, tail = server.obituary()
         session = state.session
         if (session is not None and session.answered) or _now() - state.loaded >= STABLE_AFTER:
-            state.failures = 0
-            state.excused = False
+            state.trouble.failures = 0
+            state.trouble.excused = False
         # Killed by a request that killed the one before it, most likely. Once that is excused, so
         # that one bad request does not keep the others waiting; a server that never works has more
         # of them.
-        counts = state.excused or session is None or not session.again
-        state.excused = state.excused or not counts
+        counts = state.trouble.excused or session is None or not session.again
+        state.trouble.excused = state.trouble.excused or not counts
         error = ModelLoadError(f"{state.model.id} stopped: {why}.", log_tail=tail)
         self._end_session(state, f"stopped: {why}")
         self._forget_server(state)
         self.note_failure(state, error, counts=counts)
         _logger.warning("%s stopped: %s", state.model.id, why)
         self.own(_end(server), f"clean up after {state.model.id}")
-        left = state.retry_at - _now()
+        left = state.trouble.retry_at - _now()
         if left > 0:
             # As for those who come now: it keeps dying, so they are not held up by the backoff.
             self._owner.failed(state, again_in(error, left))

@@ -39,6 +39,7 @@ from cyber_inference_tui.scheduler.state import (
     MemoryReader,
     ModelState,
     ServerLauncher,
+    Trouble,
     Waiter,
     idle_timeout,
     view_of,
@@ -277,10 +278,10 @@ class Scheduler:
         if queued >= self.settings.max_queue:
             wait = self.waits.expected(state, queued + 1)
             raise QueueFullError(
-                f"{queued} requests wait for {state.model.id} already (max_queue).",
+                f"{state.model.id} has as many waiting requests as max_queue allows ({queued}).",
                 retry_after=max(1.0, queued / self._max_connections if wait is None else wait),
             )
-        left = state.retry_at - self._now()
+        left = state.trouble.retry_at - self._now()
         if state.status is ModelStatus.FAILED and left > 0 and state.failure is not None:
             raise again_in(state.failure, left)
 
@@ -336,7 +337,7 @@ class Scheduler:
             touch(state, self._now())
             self._on_detail(model.id)
             return None
-        state.retry_at = 0.0
+        state.trouble.retry_at = 0.0
         waiter = self._enqueue(state, takes_place=False, reason=reason)
 
         def over(done: asyncio.Future[None]) -> None:
@@ -382,7 +383,7 @@ class Scheduler:
 
     def rest(self, state: ModelState) -> None:
         """It has no process, and its failures are forgotten."""
-        state.failure, state.failures, state.retry_at = None, 0, 0.0
+        state.failure, state.trouble = None, Trouble()
         state.context_limit = None
         self.set_status(state, ModelStatus.UNLOADED)
 
@@ -524,7 +525,7 @@ class Scheduler:
     def gone(self, state: ModelState) -> None:
         """Its process was ended by choice; whoever came meanwhile has it loaded again."""
         state.progress = None
-        state.failures = 0
+        state.trouble.failures = 0
         restart, state.restart = state.restart and not self._closing, False
         if not restart:
             state.context_limit = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
@@ -125,6 +126,16 @@ class Session:
         """Requests in flight that were lost once already, with another server."""
 
 
+@dataclass(slots=True)
+class Trouble:
+    """How often a model failed in a row, and how long it is let rest for that."""
+
+    failures: int = 0
+    excused: bool = False
+    """One of ``failures`` was put down to a request."""
+    retry_at: float = 0.0
+
+
 class ModelState:
     """One model's present state. Read it anywhere on the loop; only the scheduler writes it."""
 
@@ -154,10 +165,7 @@ class ModelState:
         self.loaded_at: datetime | None = None
         self.last_used_at: datetime | None = None
         self.failure: CyberError | None = None
-        self.failures = 0
-        self.excused = False
-        """One of ``failures`` was put down to a request."""
-        self.retry_at = 0.0
+        self.trouble = Trouble()
         self.task: asyncio.Task[None] | None = None
         """The load or unload under way."""
         self.settled = asyncio.Event()
