@@ -130,11 +130,13 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
 
     A list is written a,b or as a TOML array. A model's settings are named models."ID".KEY.
     """
+    from cyber_inference_tui.errors import ConfigError  # noqa: PLC0415
     from cyber_inference_tui.settings.edit import key_in, set_value, split_key  # noqa: PLC0415
     from cyber_inference_tui.settings.load import (  # noqa: PLC0415
         ENV_PREFIX,
         config_path,
         load_if_there,
+        load_text,
     )
     from cyber_inference_tui.settings.masks import holds_secret, unmasked_value  # noqa: PLC0415
 
@@ -142,7 +144,11 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
     split_key(key)  # an unknown key is told before the mistakes of the file
     # Of the file alone: a secret of a variable is never copied into it.
     environ = {one: v for one, v in options.environ.items() if not one.startswith(ENV_PREFIX)}
-    present = load_if_there(path, environ=environ, flags={})
+    try:
+        present = load_if_there(path, environ=environ, flags={})
+    except ConfigError:
+        # What is wrong in it may be what is set here; else it is told when it is written.
+        present = load_text("", path, environ=environ, flags={})
     key, model_id, known = key_in(present.settings.models, key)
     new = unmasked_value(key, known, _from_here(known, value), present.value(known, model_id))
     set_value(path, key, new)

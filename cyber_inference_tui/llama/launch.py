@@ -55,6 +55,8 @@ NO_PORT = "PORT"
 LOG_TAIL_LINES = 12
 _PORT_TRIES = 3
 _SETTLE_TIMEOUT = 0.25
+_STOOD_STILL = 1.0
+"""Seconds by which we may wake up late before that counts as having been stopped ourselves."""
 
 _logger = logging.getLogger(__name__)
 
@@ -75,6 +77,10 @@ class _Signs:
     def silence(self) -> float:
         """Seconds since the last sign."""
         return self._now() - self._last
+
+    def stood_still(self) -> None:
+        """Nobody listened for a while: the silence is counted from now."""
+        self._last = self._now()
 
     def told(self, value: float | None) -> None:
         """The server says how far it is."""
@@ -383,6 +389,7 @@ class Launcher:
 
         Raises ``ServerExitedError`` when it ended instead.
         """
+        loop = asyncio.get_running_loop()
         ready = asyncio.ensure_future(server.wait_ready())
         reading = asyncio.ensure_future(
             follow_reading(server.pid, size, signs.read, proc=self._proc)
@@ -392,7 +399,12 @@ class Launcher:
                 left = timeout - signs.silence()
                 if left <= 0:
                     return False
+                due = loop.time() + left
                 await asyncio.wait({ready}, timeout=left)
+                if loop.time() > due + _STOOD_STILL:
+                    # The service was stopped (SIGSTOP, a paused virtual machine). Timers run out
+                    # before what the server said meanwhile is read.
+                    signs.stood_still()
             ready.result()
             return True
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
@@ -109,14 +110,30 @@ class Waiter:
 class Session:
     """What is counted from a model's load to its unload."""
 
-    def __init__(self, load_reason: str, began: float) -> None:
+    def __init__(self, load_reason: str, began: float, modified: int | None = None) -> None:
         self.load_reason = load_reason
+        self.modified = modified
+        """Of the model's files when the load began."""
         self.began = began
         """When the load began, by the scheduler's clock."""
         self.load_seconds = 0.0
         self.requests = 0
         self.tokens_in = 0
         self.tokens_out = 0
+        self.answered = False
+        """Its server has answered a request."""
+        self.again = 0
+        """Requests in flight that were lost once already, with another server."""
+
+
+@dataclass(slots=True)
+class Trouble:
+    """How often a model failed in a row, and how long it is let rest for that."""
+
+    failures: int = 0
+    excused: bool = False
+    """One of ``failures`` was put down to a request."""
+    retry_at: float = 0.0
 
 
 class ModelState:
@@ -148,8 +165,7 @@ class ModelState:
         self.loaded_at: datetime | None = None
         self.last_used_at: datetime | None = None
         self.failure: CyberError | None = None
-        self.failures = 0
-        self.retry_at = 0.0
+        self.trouble = Trouble()
         self.task: asyncio.Task[None] | None = None
         """The load or unload under way."""
         self.settled = asyncio.Event()
@@ -218,7 +234,7 @@ def view_of(state: ModelState, settings: Settings, load_seconds: float | None) -
 class Lease:
     """A request's place at a loaded model: it will not be unloaded until ``release``."""
 
-    __slots__ = ("_released", "_server", "_since", "_state", "port")
+    __slots__ = ("_again", "_released", "_server", "_since", "_state", "port")
 
     def __init__(
         self,
@@ -231,6 +247,7 @@ class Lease:
         self._state = state
         self._server = server
         self._since = since
+        self._again: Session | None = None
         self.port = server.port
 
     @property
@@ -281,10 +298,24 @@ class Lease:
             session.tokens_in += tokens_in or 0
             session.tokens_out += tokens_out or 0
 
+    def again(self) -> None:
+        """The request was lost once already: a server that dies with it is not to blame."""
+        self._again = self._state.session
+        if self._again is not None:
+            self._again.again += 1
+
+    def answered(self) -> None:
+        """The request has its answer: a server that dies later is not one that never works."""
+        session = self._state.session
+        if session is not None and self._state.server is self._server:
+            session.answered = True
+
     def release(self) -> None:
         """The last byte is through (or the request is over in another way). Once counts."""
         released, self._released = self._released, None
         if released is not None:
+            if self._again is not None:
+                self._again.again -= 1
             released(self._state, self._since)
 
     def __enter__(self) -> Self:

@@ -113,19 +113,26 @@ def check_fit(path: Path, key: str, value: Any) -> None:
 def with_key(text: str, path: Path, key: str, value: Any) -> str:
     """The text of the file ``path`` with one key set, everything else as it is.
 
-    Raises ``ConfigError`` when the text is or would be invalid.
+    Raises ``ConfigError`` when the text is no TOML, or would be invalid: a mistake in it may be
+    what is mended.
     """
     model_id, known = split_key(key)
-    # A broken file is refused with its mistakes before anything is put into it.
-    load_text(text, path, environ={}, flags={})
+    _check_syntax(text, path)
     return _sound(_with_value(text, model_id, known, _plain(parsed(known, value))), path, key)
 
 
 def without_key(text: str, path: Path, key: str) -> str:
     """The text of the file ``path`` without one key; as ``with_key``."""
     model_id, known = split_key(key)
-    load_text(text, path, environ={}, flags={})
+    _check_syntax(text, path)
     return _sound(_without_value(text, model_id, known), path, key)
+
+
+def _check_syntax(text: str, path: Path) -> None:
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        load_text(text, path, environ={}, flags={})  # says where
 
 
 def _sound(new: str | None, path: Path, key: str) -> str:

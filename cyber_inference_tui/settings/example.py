@@ -37,7 +37,7 @@ _MODEL_EXAMPLES: dict[str, Any] = {
     "parallel": 2,
     "threads": 4,
     "mmproj": "/mnt/models/mmproj-my-model.gguf",
-    "args": ["--embedding", "--pooling", "mean"],
+    "args": ["--no-mmap"],
     "env": {"GGML_CUDA_ENABLE_UNIFIED_MEMORY": "1"},
     "idle_timeout": 900,
     "pinned": False,

@@ -202,6 +202,13 @@ def test_check_names_every_mistake(call: CommandLine, config: Path) -> None:
     assert json.loads(as_json.out)["mistakes"] == [first, second]
 
 
+def test_a_mistake_in_the_file_can_be_set_right(call: CommandLine, config: Path) -> None:
+    config.write_text("port = 'many'\n")
+    assert call("config", "set", "host", "h").code == 5
+    assert call("config", "set", "port", "8080").code == 0
+    assert config.read_text() == "port = 8080\n"
+
+
 def test_check_of_a_good_file(call: CommandLine, config: Path) -> None:
     config.write_text("port = 1\n")
     outcome = call("config", "check")

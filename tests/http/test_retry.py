@@ -151,6 +151,40 @@ async def test_a_second_death_is_an_error(caplog: pytest.LogCaptureFixture) -> N
     assert retries(caplog) == 1
 
 
+async def test_one_that_kills_every_server_takes_no_other_request_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    everybody = asyncio.Event()
+    first: list[bytes] = []
+    bad = b'{"model":"m","n":0}'
+
+    async def kills_with_the_bad_one(talk: Talk) -> None:
+        body = (await talk.request()).body
+        if len(first) < 4:
+            first.append(body)
+            if len(first) == 4:
+                everybody.set()
+        await everybody.wait()
+        if body == bad:
+            await world.launcher.servers[-1].stop(0)
+            return
+        # Whoever is with the bad one is lost with it.
+        await asyncio.wait({world.launcher.servers[-1].exited}, timeout=0.2)
+        if not world.launcher.servers[-1].exited.done():
+            await talk.say(answer(body=body))
+
+    async with forwarding(kills_with_the_bad_one) as world, asyncio.timeout(LIMIT):
+
+        async def ask(number: int) -> int:
+            data = b'{"model":"m","n":%d}' % number
+            async with world.front.client.post(CHAT, data=data) as got:
+                await got.read()
+                return got.status
+
+        assert await asyncio.gather(*map(ask, range(4))) == [502, 200, 200, 200]
+    assert retries(caplog) == 4
+
+
 async def test_a_second_death_behind_comments_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward, "FIRST_COMMENT_AFTER", 0.01)
     server = Mortal(answer(*EVENTS), deaths=2)

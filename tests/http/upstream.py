@@ -238,7 +238,7 @@ async def forwarding(
             service = StandInService("m", settings=front_settings)
             async with serving(service, forwarder.handle) as front:
                 world = World(front, scheduler, launcher, records)
-                world.active = lambda: behind.active.records(scheduler.positions())
+                world.active = lambda: behind.active.records(scheduler.waits.positions())
                 yield world
                 await forwarder.close()
             assert scheduler.in_flight == 0

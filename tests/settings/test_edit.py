@@ -164,6 +164,22 @@ def test_a_broken_file_is_not_touched(config: Path) -> None:
     assert config.read_text() == "port = 1\nprot = 2\n"
 
 
+def test_a_mistake_in_the_file_can_be_mended(config: Path) -> None:
+    config.write_text('port = "many"\n# mine\n')
+    set_value(config, "port", 8080)
+    assert config.read_text() == "port = 8080\n# mine\n"
+    config.write_text('port = "many"\nhost = "h"\n')
+    unset_value(config, "port")
+    assert config.read_text() == 'host = "h"\n'
+
+
+def test_a_text_that_is_no_toml_is_not_touched(config: Path) -> None:
+    config.write_text("port = \n")
+    with pytest.raises(ConfigError, match=":1:"):
+        set_value(config, "port", 8080)
+    assert config.read_text() == "port = \n"
+
+
 def test_the_nearest_key_is_named() -> None:
     with pytest.raises(NotFoundError, match="did you mean context_size"):
         split_key("models.x.context_sise")
