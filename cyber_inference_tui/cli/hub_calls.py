@@ -1,7 +1,7 @@
 """Searching the hub and bringing models from it: by the running service, else by this program.
 
 A download without a service has a journal of its own, so that it neither takes up what a service
-has queued nor keeps one from starting meanwhile.
+has queued nor keeps one from starting meanwhile. What either has of a model the other goes on with.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -18,8 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from cyber_inference_tui.cli.actions import with_client
 from cyber_inference_tui.errors import ConflictError, CyberError, HubError, NoServiceError
+from cyber_inference_tui.hub import downloads
 from cyber_inference_tui.hub.address import Wanted
-from cyber_inference_tui.hub.journal import Journal
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus, HubModelRecord
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.hub import Hub
@@ -93,13 +94,11 @@ def search(options: GlobalOptions, query: str, *, sort: str, limit: int) -> list
 def download(options: GlobalOptions, wanted: Wanted, show: Show) -> DownloadRecord:
     """Bring a model here and wait for it; its last record. Raises ``CyberError``s.
 
-    ``KeyboardInterrupt`` leaves what is here for the next time. What an earlier command without a
-    service has begun is gone on with here, too, even if a service runs now.
+    ``KeyboardInterrupt`` leaves what is here for the next time.
     """
     settings = options.load().settings
-    if not _is_begun(settings, wanted):
-        with contextlib.suppress(NoServiceError):
-            return with_client(settings, lambda client: _bring(client, wanted, show))
+    with contextlib.suppress(NoServiceError):
+        return with_client(settings, lambda client: _bring(client, wanted, show))
 
     async def bring() -> DownloadRecord:
         async with _hub(options, settings) as hub:
@@ -143,6 +142,8 @@ async def _bring(downloader: _Downloader, wanted: Wanted, show: Show) -> Downloa
 @asynccontextmanager
 async def _hub(options: GlobalOptions, settings: Settings) -> AsyncIterator[Hub]:
     """The hub and its downloads in this process."""
+    # Why one failed is what the command says itself.
+    logging.getLogger(downloads.__name__).setLevel(logging.ERROR)
     library = library_for(settings, demo=False, environ=options.environ)
 
     async def rescan() -> Catalog:
@@ -161,15 +162,6 @@ async def _hub(options: GlobalOptions, settings: Settings) -> AsyncIterator[Hub]
         yield hub
     finally:
         await hub.stop()
-
-
-def _is_begun(settings: Settings, wanted: Wanted) -> bool:
-    """Whether an earlier command has left a part of this model."""
-    ended = {DownloadStatus.DONE, DownloadStatus.CANCELLED}
-    return any(
-        entry.plan.repo.lower() == wanted.repo.lower() and entry.status not in ended
-        for entry in Journal(settings.data_dir / JOURNAL).load()
-    )
 
 
 @contextmanager

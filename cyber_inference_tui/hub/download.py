@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 from cyber_inference_tui.errors import CyberError, HubError
 from cyber_inference_tui.hub.journal import Entry
-from cyber_inference_tui.hub.partial import Origin, require_space
+from cyber_inference_tui.hub.partial import require_space
 from cyber_inference_tui.hub.plan import PlannedFile
 from cyber_inference_tui.hub.rate import Rate
-from cyber_inference_tui.hub.staging import Staging
+from cyber_inference_tui.hub.staging import Claim, Staging
 from cyber_inference_tui.hub.transfer import Transfer, Transport
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus
 
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 FILES_AT_ONCE = 3
 """Of one model."""
+_LOOK = 0.5
+"""Seconds between two looks whether another process is done with the model."""
 
 
 class Download:
@@ -37,11 +40,12 @@ class Download:
         self._waits: dict[str, str] = {}
         self._verifying = False
         self._rate = Rate()
+        self._claim = Claim()
 
     @property
     def staging(self) -> Staging:
         """Where its files lie until all are here."""
-        return Staging(Path(self.entry.models_dir), self.entry.id, self.entry.plan)
+        return Staging(Path(self.entry.models_dir), self.entry.plan)
 
     @property
     def status(self) -> DownloadStatus:
@@ -128,8 +132,8 @@ class Download:
         """
         self._transfers, self._waits, self._rate = {}, {}, Rate()
         try:
+            await self._begin(save)
             if not self.entry.placing:
-                await self._begin(save)
                 await self._fetch(needed_by_others)
                 self.entry.placing = True
                 # From here on a crash is followed by the rest of the moves.
@@ -143,8 +147,18 @@ class Download:
         finally:
             self._verifying = False
             self._waits = {}
+            self._claim.release()
+
+    def remove(self) -> None:
+        """Remove what is here of it, unless another process is at work on it; blocks."""
+        staging = self.staging
+        with contextlib.suppress(CyberError):
+            if not staging.root.exists() or self._claim.take(staging.root):
+                staging.remove()
+        self._claim.release()
 
     async def _begin(self, save: Callable[[], Awaitable[None]]) -> None:
+        """Have its directory, alone."""
         if self.entry.begun and not await self._in_thread(self.staging.exists):
             self.entry.begun = False
             self._here = {}
@@ -152,10 +166,15 @@ class Download:
                 f"What was downloaded to {self.staging.root} is gone.",
                 hint="If it is on a disk that is not mounted, mount it; then try again.",
             )
+        while not await self._in_thread(self._claim.take, self.staging.root):
+            self._waits[""] = "Another process is downloading it."
+            # The system has no way to wait for a lock that can be given up.
+            await asyncio.sleep(_LOOK)
+        self._waits.pop("", None)
         if not self.entry.begun:
-            await self._in_thread(self.staging.begin)
             self.entry.begun = True
             await save()
+        await self._in_thread(self.staging.tidy)
         await self._in_thread(self.measure)
 
     async def _fetch(self, needed_by_others: Callable[[], int]) -> None:
@@ -193,23 +212,15 @@ class Download:
 
     async def _transfer(self, file: PlannedFile, gate: asyncio.Semaphore) -> None:
         async with gate:
-            plan = self.entry.plan
-            origin = Origin(
-                repo=plan.repo,
-                revision=plan.revision,
-                path=file.path,
-                size=file.size_bytes,
-                sha256=file.sha256,
-                git_sha1=file.git_sha1,
-            )
 
             def waits(reason: HubError | None) -> None:
                 self._waits.pop(file.path, None)
                 if reason is not None:
                     self._waits[file.path] = str(reason)
 
-            target = self.staging.staged(file)
-            transfer = Transfer(self._transport, origin, target, on_wait=waits)
+            staging = self.staging
+            target = staging.staged(file)
+            transfer = Transfer(self._transport, staging.origin(file), target, on_wait=waits)
             self._transfers[file.path] = transfer
             await transfer.run()
 

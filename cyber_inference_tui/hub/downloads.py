@@ -89,12 +89,14 @@ class Downloads:
     async def start(self) -> None:
         """Take up what the journal has."""
         for entry in await self._transport.in_thread(self._journal.load):
-            download = Download(entry, self._transport)
-            self._downloads[entry.id] = download
+            self._downloads[entry.id] = Download(entry, self._transport)
+        # All are known from here on: what is saved is complete.
+        for download in self._known():
+            entry = download.entry
             await self._transport.in_thread(download.measure)
             if entry.status is DownloadStatus.CANCELLED and not entry.kept:
                 # The last service may have ended before it was done with that.
-                await self._transport.in_thread(download.staging.remove)
+                await self._remove(download)
         self._running = True
         self._ticker = asyncio.create_task(self._tick(), name="progress of downloads")
         self._pump()
@@ -125,23 +127,35 @@ class Downloads:
     async def add(
         self, repo: str, filename: str | None = None, revision: str | None = None
     ) -> DownloadRecord:
-        """Queue a model; one that is queued, runs or is paused already is not queued twice."""
+        """Queue a model; one that is queued, runs or is paused already is not queued twice.
+
+        Where the hub has another version by now than one that is not running has begun with, that
+        one goes on with the new version: files that are the same in both are kept.
+        """
         plan = await self._resolve(repo, filename, revision)
         check_plan(plan)
         if not self._running:
             raise ShuttingDownError("The service is stopping.")
         for download in self._known():
-            if not _same_model(download.entry.plan, plan):
+            entry = download.entry
+            if not _same_model(entry.plan, plan) or entry.status is DownloadStatus.DONE:
                 continue
-            if download.entry.status in _ACTIVE:
+            if entry.plan.files == plan.files and entry.status in _ACTIVE:
                 return download.record()
-            if download.entry.status is DownloadStatus.DONE:
-                continue
-            if download.entry.plan.files == plan.files:
-                # What it has of them is of use.
-                download.entry.plan = plan
-                return await self._want(download)
-            await self._forget(download)
+            if download.task is not None and entry.status is DownloadStatus.QUEUED:
+                raise ConflictError(
+                    f"Another version of {plan.filename} is on its way, {entry.plan.revision}.",
+                    hint=f"Wait for it, or cancel {entry.id} first.",
+                )
+            if entry.plan.files != plan.files:
+                entry.placing = False
+            entry.plan = plan
+            self._place_anew(entry)
+            if entry.status is DownloadStatus.PAUSED:
+                await self._save()
+                self._tell(download)
+                return download.record()
+            return await self._want(download)
         active = sum(one.entry.status in _ACTIVE for one in self._downloads.values())
         if active >= MAX_ACTIVE:
             raise ConflictError(
@@ -180,6 +194,7 @@ class Downloads:
             return download.record()
         again = {DownloadStatus.FAILED, DownloadStatus.CANCELLED}
         self._refuse_unless(download, again, "tried again")
+        self._place_anew(download.entry)
         return await self._want(download)
 
     async def cancel(self, download_id: str, *, keep: bool = False) -> DownloadRecord:
@@ -205,6 +220,16 @@ class Downloads:
         return download.record()
 
     # The queue
+
+    def _place_anew(self, entry: Entry) -> None:
+        """Into the directory of models as it is now: its disk may have been full, or be gone.
+
+        What lies in the former one stays, for whoever goes back to it.
+        """
+        models_dir = str(self._models_dir())
+        if entry.models_dir != models_dir:
+            entry.models_dir = models_dir
+            entry.begun = entry.placing = False
 
     async def _want(self, download: Download) -> DownloadRecord:
         """Queue it, and let it outlive a crash before anybody is told."""
@@ -290,8 +315,11 @@ class Downloads:
             await asyncio.wait([self._start(download, self._remove(download))])
 
     async def _remove(self, download: Download) -> None:
-        await self._transport.in_thread(download.staging.remove)
+        """What it has itself brought here; what others have of the same model is theirs."""
+        if download.entry.begun:
+            await self._transport.in_thread(download.remove)
         download.note_removed()
+        await self._save()
 
     async def _forget(self, download: Download) -> None:
         download.leaving = True

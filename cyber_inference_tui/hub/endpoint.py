@@ -81,11 +81,12 @@ def read_endpoint(settings: Settings, environ: Mapping[str, str]) -> Endpoint:
 def proxy_for(url: URL, environ: Mapping[str, str]) -> str | None:
     """The proxy that the environment names for ``url``: ``HTTPS_PROXY``, ``NO_PROXY`` and so on.
 
-    Small letters win. What begins with no scheme is an HTTP proxy.
+    Small letters win, also where they are set to nothing. What begins with no scheme is an HTTP
+    proxy.
     """
 
     def variable(name: str) -> str:
-        return environ.get(name) or environ.get(name.upper()) or ""
+        return environ.get(name, environ.get(name.upper(), ""))
 
     proxy = variable(f"{url.scheme}_proxy") or variable("all_proxy")
     if not proxy or _without_proxy(url, variable("no_proxy")):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -179,7 +181,8 @@ def _told(headers: CIMultiDictProxy[str]) -> dict[str, str | None]:
 
 def _location(url: URL, text: str) -> URL:
     try:
-        # It is encoded already, and a signature holds for the very bytes.
-        return url.join(URL(text, encoded=True))
+        # It is encoded already, and a signature holds for the very bytes: only what no address
+        # may have is replaced, as browsers do it.
+        return url.join(URL(quote(text, safe=string.punctuation), encoded=True))
     except ValueError as error:
         raise HubUnreachableError(f"{url.host} leads to an address that is none.") from error

@@ -1,20 +1,31 @@
-"""Where a download's files lie until all are here: ``MODELS_DIR/.downloads/ID``, which is hidden.
+"""Where a download's files lie until all are here: ``MODELS_DIR/.downloads/NAME``, which is hidden.
 
-On the same file system as the models, so that in the end they are only renamed. Everything here
-blocks.
+The name follows from the model alone: whoever downloads it, a service or a command, now or after
+its journal was lost, goes on with what is here, and one process at a time does (``flock``). On the
+same file system as the models, so that in the end they are only renamed. Everything here blocks.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.hub.partial import bytes_of, sync_directory, write_error
+from cyber_inference_tui.hub.partial import (
+    NOTE,
+    PART,
+    Origin,
+    bytes_of,
+    is_whole,
+    sync_directory,
+    write_error,
+)
 from cyber_inference_tui.hub.plan import DownloadPlan, PlannedFile, local_path
 
 STAGING = ".downloads"
@@ -22,12 +33,13 @@ _READ = 4 << 20
 
 
 class Staging:
-    """The directory of the download ``id``."""
+    """The directory of the model that ``plan`` is about."""
 
-    def __init__(self, models_dir: Path, download_id: str, plan: DownloadPlan) -> None:
+    def __init__(self, models_dir: Path, plan: DownloadPlan) -> None:
         self._models_dir = models_dir
         self._plan = plan
-        self.root = models_dir / STAGING / download_id
+        model = f"{plan.repo.lower()}\n{plan.filename}".encode()
+        self.root = models_dir / STAGING / hashlib.sha256(model).hexdigest()[:16]
 
     def staged(self, file: PlannedFile) -> Path:
         """Where a file lies until all are here."""
@@ -37,25 +49,40 @@ class Staging:
         """Where it belongs."""
         return self._models_dir / local_path(self._plan, file)
 
-    def begin(self) -> None:
-        """Make the directory. Raises ``CyberError``."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_error(self.root, error) from error
-
     def exists(self) -> bool:
-        """Whether it is there; a card that was taken out has none."""
-        return self.root.is_dir()
+        """Whether something of it is there; a card that was taken out has nothing.
+
+        Where another process was done with it, the model itself is.
+        """
+        return self.root.is_dir() or any(self.place_of(file).exists() for file in self._plan.files)
+
+    def tidy(self) -> None:
+        """Remove what an earlier version of the model has left and this one has no use for."""
+        wanted = {self.staged(file) for file in self._plan.files}
+        wanted |= {path.with_name(path.name + end) for path in wanted for end in (PART, NOTE)}
+        for folder, _, names in os.walk(self.root):
+            for path in {Path(folder, name) for name in names} - wanted:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def bytes_here(self) -> dict[str, int]:
         """How many bytes of each file are here."""
         return {file.path: bytes_of(self.staged(file)) for file in self._plan.files}
 
+    def origin(self, file: PlannedFile) -> Origin:
+        """Which file of the hub it is."""
+        return Origin(
+            repo=self._plan.repo,
+            revision=self._plan.revision,
+            path=file.path,
+            size=file.size_bytes,
+            sha256=file.sha256,
+            git_sha1=file.git_sha1,
+        )
+
     def is_whole(self, file: PlannedFile) -> bool:
         """Whether it has arrived: it got its name when it was verified."""
-        path = self.staged(file)
-        return path.is_file() and file.size_bytes in {None, path.stat().st_size}
+        return is_whole(self.staged(file), self.origin(file))
 
     def may_be_in_place(self, file: PlannedFile) -> bool:
         """Whether a file lies where it belongs that could be the very one."""
@@ -106,7 +133,7 @@ class Staging:
             raise CyberError(
                 f"{path.name} was removed before it could be put in place.", hint="Try again."
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directories(path.parent)
         if not path.parent.resolve().is_relative_to(self._models_dir.resolve()):
             raise CyberError(f"{path.parent} leads out of {self._models_dir}.")
         staged.replace(path)
@@ -122,3 +149,56 @@ class Staging:
         with contextlib.suppress(OSError):
             # Unless other downloads are in it.
             self.root.parent.rmdir()
+
+
+class Claim:
+    """That one process at a time has a directory. ``take`` it, and ``release`` it in the end."""
+
+    def __init__(self) -> None:
+        self._file = -1
+
+    def take(self, root: Path) -> bool:
+        """Make the directory and have it alone, where the file system can; ``False`` while another
+        process has it. Raises ``CyberError``."""
+        self.release()
+        try:
+            make_directories(root)
+            # Noted here: whoever waits for it may be cancelled meanwhile.
+            self._file = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            if _locked(self._file) and os.path.samestat(os.fstat(self._file), root.stat()):
+                return True
+        except FileNotFoundError:
+            # The other process was just done with it.
+            pass
+        except OSError as error:
+            self.release()
+            raise write_error(root, error) from error
+        self.release()
+        return False
+
+    def release(self) -> None:
+        """Let go of it."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+
+def make_directories(directory: Path) -> None:
+    """Make a directory and those above it, such that a power cut does not undo it. ``OSError``."""
+    if directory.is_dir():
+        return
+    make_directories(directory.parent)
+    directory.mkdir(exist_ok=True)
+    sync_directory(directory.parent)
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # A file system without locks, or one such as NFS that has them only for files that are
+        # open for writing: each file has a lock of its own.
+        return True
+    return True

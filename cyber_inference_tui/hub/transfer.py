@@ -51,7 +51,9 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     backoff: Callable[[int], float] = _backoff
     """Seconds to wait after that many failures, at least; the hub may want more."""
     force_interval: float = 5.0
-    """Between two times that what was written is forced to the disk."""
+    """Between two times that what was written is forced to the disk,"""
+    force_bytes: int = 128 << 20
+    """where less than this came. So a fast disk has little left to do in the end."""
     disk_margin: int = 256 << 20
     """That stay free."""
 
@@ -117,6 +119,7 @@ class Transfer:
         self._partial: Partial | None = None
         self._forcing: asyncio.Task[None] | None = None
         self._forced_at = 0.0
+        self._forced_offset = 0
         self.received = 0
         """Bytes that came over the network and were kept."""
         self.done = 0
@@ -262,9 +265,13 @@ class Transfer:
         if self._forcing is not None and self._forcing.done():
             self._forcing.result()
             self._forcing = None
-        due = now - self._forced_at >= self._pace.force_interval
-        if self._forcing is None and due and mark is not None:
-            self._forced_at = now
+        if self._forcing is not None or mark is None:
+            return
+        if (
+            now - self._forced_at >= self._pace.force_interval
+            or mark.offset - self._forced_offset >= self._pace.force_bytes
+        ):
+            self._forced_at, self._forced_offset = now, mark.offset
             self._forcing = asyncio.create_task(
                 self._force(partial, mark), name=f"force {self._target.name}"
             )
@@ -282,7 +289,7 @@ class Transfer:
     async def _restart(self, partial: Partial) -> None:
         await self._stop_forcing()
         await self._in_thread(partial.restart)
-        self.done = 0
+        self.done = self._forced_offset = 0
 
     async def _close(self) -> None:
         """Keep what is here, even over a power cut, and let go of the file."""
@@ -298,10 +305,10 @@ class Transfer:
 
     def _let_go(self, partial: Partial) -> None:
         try:
-            if partial.remaining and partial.offset and not self.abandoned:
+            if not self.abandoned:
                 # A full disk has been told of already, or will be the next time.
                 with contextlib.suppress(CyberError):
-                    partial.force(partial.mark())
+                    partial.keep()
         finally:
             partial.close()
 

@@ -39,7 +39,8 @@ class HeaderCache:
     """Reads headers, each again only when its file's size or time of change differs.
 
     ``clock`` gives nanoseconds since 1970. ``file`` may be ``None``, or unreadable, or from
-    another version: then everything is read anew. Errors are kept like headers.
+    another version: then everything is read anew. What is wrong with a file is kept like a header;
+    what kept the system from reading it (rights, a disk) is not.
     """
 
     def __init__(self, file: Path | None, clock: Callable[[], int]) -> None:
@@ -61,6 +62,9 @@ class HeaderCache:
                     file.size, file.modified, msgspec.structs.replace(found, chat_template=None)
                 )
             except GGUFError as error:
+                if isinstance(error.__cause__, OSError):
+                    self._unsettled = True
+                    raise
                 entry = _Entry(file.size, file.modified, error=error.message)
             if abs(self._clock() - file.modified) >= _SETTLED:
                 self._entries[key] = entry

@@ -89,7 +89,13 @@ class World:
 
 @asynccontextmanager
 async def queue(
-    hub: StandInHub, folder: Path, *, pace: Pace = QUICK, boot: str = "this"
+    hub: StandInHub,
+    folder: Path,
+    *,
+    pace: Pace = QUICK,
+    boot: str = "this",
+    journal: str = "downloads.json",
+    models_dir: str = "models",
 ) -> AsyncIterator[World]:
     """Downloads of ``hub`` into ``folder``, stopped in the end as a service does it."""
     world = World()
@@ -99,8 +105,8 @@ async def queue(
 
     async with transport(endpoint_of(hub), pace=pace, boot=boot) as shared:
         world.downloads = Downloads(
-            journal=folder / "downloads.json",
-            models_dir=lambda: folder / "models",
+            journal=folder / journal,
+            models_dir=lambda: folder / models_dir,
             transport=shared,
             resolve=resolve,
             now=lambda: datetime(2026, 1, 31, tzinfo=UTC),

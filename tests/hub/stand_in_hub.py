@@ -15,6 +15,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Coroutine
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -292,7 +293,10 @@ class StandInHub:
             return await self._send(request, repo, path, headers)
         self._serial += 1
         self._links[str(self._serial)] = (repo.name, path)
-        to = self.redirect_to or f"http://{self.cdn}/repos/{self._serial}/{path}?signature=a%2Bb"
+        to = (
+            self.redirect_to
+            or f"http://{self.cdn}/repos/{self._serial}/{quote(path)}?signature=a%2Bb"
+        )
         headers |= {
             "X-Linked-Size": str(len(repo.files[path])),
             "X-Linked-ETag": f'"{repo.sha256(path)}"',

@@ -16,11 +16,23 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
 )
 from cyber_inference_tui.hub import downloads as module
+from cyber_inference_tui.hub.staging import Staging
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.library.scan import find_files
 from cyber_inference_tui.records import DownloadStatus as Status
 
-from .queue import NOTE, PROJECTOR, REPO, SHARDS, World, expected, models, queue, sharded
+from .queue import (
+    NOTE,
+    PROJECTOR,
+    REPO,
+    SHARDS,
+    World,
+    expected,
+    models,
+    plan_of,
+    queue,
+    sharded,
+)
 from .stand_in_hub import Fault, StandInHub
 from .transfers import QUICK, noise
 
@@ -185,9 +197,9 @@ async def test_cancel_is_quick_and_keeps_only_what_it_is_asked_to(
         assert cancelled.status is Status.CANCELLED
         async with asyncio.timeout(20):
             # What takes long to remove is not waited for by who cancels.
-            while not keep and (staging / added.id).exists():
+            while not keep and staging.exists():
                 await asyncio.sleep(0.01)
-        assert (staging / added.id).exists() == keep
+        assert staging.exists() == keep
         async with asyncio.timeout(20):
             while (world.record(added.id).bytes_done > 0) != keep:
                 await asyncio.sleep(0.01)
@@ -280,7 +292,7 @@ async def test_a_crash_between_two_moves_is_made_good(hub: StandInHub, folder: P
         content = msgspec.json.decode(journal.read_bytes())
         content["downloads"][0] |= {"status": "queued", "placing": True, "begun": True}
         journal.write_bytes(msgspec.json.encode(content))
-        staging = folder / "models" / ".downloads" / added.id
+        staging = Staging(folder / "models", plan_of(hub, REPO, None)).root
         for number, (path, data) in enumerate(files):
             place, staged = folder / "models" / path, staging / path
             (place if number < moved else staged).parent.mkdir(parents=True, exist_ok=True)

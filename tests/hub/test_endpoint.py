@@ -110,6 +110,7 @@ def test_where_endpoint_and_token_come_from(tmp_path: Path) -> None:
         ({"ALL_PROXY": "http://p:1"}, "http://p:1"),
         ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "*"}, None),
         ({"HTTPS_PROXY": "http://p:1", "no_proxy": "x.y, .hub.example"}, None),
+        ({"https_proxy": "", "HTTPS_PROXY": "http://q:1"}, None),
         ({"HTTPS_PROXY": "http://p:1", "no_proxy": "example"}, None),
         ({"HTTPS_PROXY": "http://p:1", "no_proxy": "hub.example:443"}, None),
         ({"HTTPS_PROXY": "http://p:1", "no_proxy": "ub.example,,"}, "http://p:1"),

@@ -8,7 +8,10 @@ import os
 import socket
 import ssl
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -75,7 +78,9 @@ async def interrupted(hub: StandInHub, repo: Repo, target: Path, after: int) -> 
 
 
 def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
+    """All but the notes that say what whole files are."""
+    found = {path.name for path in directory.iterdir()}
+    return sorted(found - {f"{name}.part.json" for name in found})
 
 
 async def test_a_file_arrives_whole_and_alone(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
@@ -89,6 +94,20 @@ async def test_a_file_arrives_whole_and_alone(hub: StandInHub, repo: Repo, tmp_p
     assert asked["hub"]["Authorization"] == "Bearer hf_good"
     assert "Authorization" not in asked["cdn"]
     assert {headers["Accept-Encoding"] for headers in asked.values()} == {"identity"}
+
+
+@pytest.mark.parametrize("path", ["a b/ü+&=-Q8_0.gguf", "100%/c%2fd%20.gguf", "a;c@d~'#.gguf"])
+async def test_a_name_with_any_characters(hub: StandInHub, tmp_path: Path, path: str) -> None:
+    repo = hub.add("owner/odd", {path: noise(1000)})
+    await bring(hub, origin_of(repo, path), tmp_path / "a.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == repo.files[path]
+    assert hub.asked[0][:2] == ("hub", path)
+
+
+async def test_a_redirect_that_is_not_encoded(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
+    hub.refusals.append((302, {"Location": f"{hub.url}/{repo.name}/resolve/main/{PATH}?a b=ü"}))
+    await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
 
 
 async def test_what_the_plan_does_not_say_the_hub_does(
@@ -223,6 +242,40 @@ async def test_it_goes_on_where_it_was_cancelled(
     assert target.read_bytes() == repo.files[PATH]
     assert hub.sent[PATH] - SIZE <= 64 * 1024
     assert transfer.received <= SIZE - MIB + 64 * 1024
+
+
+async def test_what_waits_to_be_verified_outlives_a_power_cut(
+    hub: StandInHub, repo: Repo, tmp_path: Path
+) -> None:
+    """It ends after the last byte, and before the file has its name."""
+    target = tmp_path / "a.gguf"
+    waiting, go = threading.Event(), threading.Event()
+
+    class Late(ThreadPoolExecutor):
+        def submit(self, work: Any, /, *args: Any, **kwargs: Any) -> Any:
+            def held() -> Any:
+                if getattr(work, "__name__", "") == "problem":
+                    waiting.set()
+                    go.wait(10)
+                return work(*args, **kwargs)
+
+            return super().submit(held)
+
+    pace = msgspec.structs.replace(QUICK, force_interval=1e9, force_bytes=1 << 40)
+    with Late(4) as executor:
+        async with transport(endpoint_of(hub), pace=pace) as shared:
+            slow = msgspec.structs.replace(shared, executor=executor)
+            running = asyncio.create_task(Transfer(slow, origin_of(repo, PATH), target).run())
+            assert await asyncio.to_thread(waiting.wait, 10)
+            running.cancel()
+            go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+    assert not target.exists()
+    sent = hub.sent[PATH]
+    await bring(hub, origin_of(repo, PATH), target, boot="another")
+    assert target.read_bytes() == repo.files[PATH]
+    assert hub.sent[PATH] == sent
 
 
 @pytest.mark.parametrize("loss", ["zeros", "shorter", "changed", "gone", "no note", "longer"])

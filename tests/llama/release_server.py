@@ -83,8 +83,8 @@ class ReleaseServer:
         """Whether parts of files are given."""
         self.parts: list[int] = []
         """Where the parts began that were given."""
-        self.cut: dict[str, int] = {}
-        """After how many bytes of a path's next answer the connection ends."""
+        self.cuts: dict[str, list[int]] = {}
+        """After how many bytes of a path's next answers the connection ends."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -101,7 +101,8 @@ class ReleaseServer:
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body[: server.cut.pop(self.path, len(body))])
+                cuts = server.cuts.get(self.path)
+                self.wfile.write(body[: cuts.pop(0)] if cuts else body)
 
             def log_message(self, *args: Any) -> None:
                 pass

@@ -190,25 +190,78 @@ def keeping(server: ReleaseServer, tmp_path: Path) -> GithubSource:
     return GithubSource(gpu=False, target=X64, api=server.url, download=server.url, keep=folder)
 
 
+DOWNLOAD = f"/ggml-org/llama.cpp/releases/download/b6543/{NAME}"
+
+
 def kept(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "data" / "llama").glob(".download-*"))
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_an_interrupted_download_goes_on(
+def test_a_connection_that_breaks_is_followed_by_the_next(
     server: ReleaseServer, tmp_path: Path, ranges: bool
 ) -> None:
     server.ranges = ranges
     server.add("b6543", NAME, good_tar())
-    server.cut[f"/ggml-org/llama.cpp/releases/download/b6543/{NAME}"] = 100
+    server.cuts[DOWNLOAD] = [100, 50]
+    record = installer(tmp_path, lambda: keeping(server, tmp_path)).install(
+        version=None, force=False, keep_any=True
+    )
+    assert record.installed
+    assert server.parts[:2] == ([100, 150] if ranges else [])
+    assert kept(tmp_path) == []
+
+
+def test_an_interrupted_download_goes_on(server: ReleaseServer, tmp_path: Path) -> None:
+    server.add("b6543", NAME, good_tar())
+    server.cuts[DOWNLOAD] = [100, 0, 0, 0, 0]
     installing = installer(tmp_path, lambda: keeping(server, tmp_path))
     with pytest.raises(InstallError):
         installing.install(version=None, force=False, keep_any=True)
     assert [path.stat().st_size for path in kept(tmp_path)] == [100]
     record = installing.install(version=None, force=False, keep_any=True)
     assert record.installed
-    assert server.parts == ([100] if ranges else [])
+    assert server.parts == [100] * 5
     assert kept(tmp_path) == []
+
+
+def test_a_server_that_always_breaks_off_is_given_up(server: ReleaseServer, tmp_path: Path) -> None:
+    server.add("b6543", NAME, good_tar())
+    server.cuts[DOWNLOAD] = [10] * 100
+    with pytest.raises(InstallError, match="cannot be reached"):
+        installer(tmp_path, lambda: keeping(server, tmp_path)).install(
+            version=None, force=False, keep_any=True
+        )
+    assert len(server.cuts[DOWNLOAD]) > 90
+
+
+def test_more_than_the_file_has_is_not_taken_for_it(server: ReleaseServer, tmp_path: Path) -> None:
+    server.add("b6543", NAME, good_tar())
+    folder = tmp_path / "data" / "llama"
+    folder.mkdir(parents=True)
+    (folder / f".download-{NAME}").write_bytes(good_tar() + b"x")
+    installing = installer(tmp_path, lambda: keeping(server, tmp_path))
+    assert installing.install(version=None, force=False, keep_any=True).installed
+
+
+def test_an_end_in_the_very_last_step_leaves_a_build_in_use(
+    server: ReleaseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while builds that are older still are being removed."""
+    server.add("b6543", NAME, good_tar())
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Layout, "_keep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            installer(tmp_path, lambda: github(server)).install(
+                version=None, force=False, keep_any=True
+            )
+    in_use = installer(tmp_path, lambda: github(server)).in_use()
+    assert in_use is not None
+    assert in_use.version == "b6543"
 
 
 def test_what_was_kept_and_is_wrong_is_not_kept_again(

@@ -16,6 +16,7 @@ A build that is in use is never written to: running servers go on with the files
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -144,7 +145,10 @@ class Layout:
     def activate(
         self, folder: Path, *, source: str, version: str, devices: tuple[str, ...], now: datetime
     ) -> None:
-        """Make ``folder`` the one in use, in one step; keep the one before it, drop older ones."""
+        """Make ``folder`` the one in use, in one step; keep the one before it, drop older ones.
+
+        A power cut finds the old one in use, or the new one with all its files.
+        """
         previous = self._current_name()
         record = Installed(
             source=source,
@@ -154,6 +158,7 @@ class Layout:
             previous=previous,
         )
         (folder / _RECORD).write_bytes(msgspec.json.encode(record))
+        _force(folder)
         self._point_to(folder)
         self._keep({folder.name, previous})
 
@@ -174,7 +179,10 @@ class Layout:
     def restore(self, folder: Path, record: Installed) -> None:
         """Make the previous build the one in use; the one it replaces is kept in its place."""
         record = msgspec.structs.replace(record, previous=self._current_name())
-        (folder / _RECORD).write_bytes(msgspec.json.encode(record))
+        new = folder / f"{_RECORD}.new"
+        new.write_bytes(msgspec.json.encode(record))
+        _force_file(new)
+        new.replace(folder / _RECORD)
         self._point_to(folder)
 
     def newest(self) -> Newest | None:
@@ -189,7 +197,9 @@ class Layout:
             temporary.replace(self.root / _NEWEST)
 
     def remove(self, folder: Path) -> None:
-        """Remove a build that is not in use."""
+        """Remove a build, unless it is the one in use."""
+        if folder.name == self._current_name():
+            return
         shutil.rmtree(folder, ignore_errors=True)
 
     def _point_to(self, folder: Path) -> None:
@@ -197,6 +207,7 @@ class Layout:
         link.unlink(missing_ok=True)
         link.symlink_to(folder.name)
         link.replace(self.root / CURRENT)
+        _force_file(self.root)
 
     def _current_name(self) -> str | None:
         try:
@@ -229,6 +240,25 @@ def _read(path: Path, kind: type[_T]) -> _T | None:
             return msgspec.json.decode(file.read(_RECORD_LIMIT), type=learned(kind))
     except (OSError, msgspec.MsgspecError):
         return None
+
+
+def _force(folder: Path) -> None:
+    """Have everything in a folder, and its own name, survive a power cut. ``OSError``."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        if not path.is_symlink():
+            _force_file(path)
+
+
+def _force_file(path: Path) -> None:
+    """A file, or the names in a folder, as far as the file system can."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(file)
 
 
 def link_program(folder: Path) -> None:

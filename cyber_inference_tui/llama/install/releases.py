@@ -30,6 +30,8 @@ REPOSITORY = "ggml-org/llama.cpp"
 _CONNECT_TIMEOUT = 3.0
 _READ_TIMEOUT = 20.0
 _DOWNLOAD_TIME = 1800.0
+_TRIES = 5
+"""Connections for one file that broke in the middle."""
 _ANSWER_LIMIT = 8 << 20
 _RELEASES = 5
 """How many releases are looked at: the newest may be without assets while it is being built."""
@@ -125,13 +127,20 @@ class Releases:
         """Download into ``path``; what is longer, shorter or other than announced is refused.
 
         What ``path`` holds already is gone on from, if the whole can be checked in the end; so an
-        interrupted download is worth keeping, and one that was found wrong is removed.
+        interrupted download is worth keeping, and one that was found wrong is removed. A connection
+        that breaks in the middle is followed by the next.
         """
         if wanted.size is not None and not 0 < wanted.size <= wanted.limit:
             raise InstallError(f"{wanted.name} is said to have {wanted.size} bytes; refused.")
         host = _host(wanted.url)
         try:
-            done = self._download(wanted, path, host, progress)
+            for left in reversed(range(_TRIES)):
+                try:
+                    done = self._download(wanted, path, host, progress)
+                    break
+                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.ReadTimeout):
+                    if not left:
+                        raise
         except httpx.HTTPError as error:
             raise _unreachable(host, error) from error
         except OSError as error:
@@ -153,9 +162,12 @@ class Releases:
     def _download(self, wanted: Wanted, path: Path, host: str, progress: Progress) -> int:
         """The file's size in the end; every byte that came is in it."""
         most = wanted.limit if wanted.size is None else wanted.size
-        have = path.stat().st_size if wanted.sha256 and path.is_file() else 0
-        if wanted.size is not None and have >= wanted.size:
+        have = _size(path) if wanted.sha256 else 0
+        if have == wanted.size:
             return have
+        if have > most:
+            # It cannot be the beginning of it.
+            have = 0
         deadline = time.monotonic() + _DOWNLOAD_TIME
         headers = {"Range": f"bytes={have}-"} if have else {}
         with self._client.stream("GET", wanted.url, headers=headers) as response:
@@ -189,6 +201,10 @@ class Releases:
         if response.headers.get("x-ratelimit-remaining") == "0":
             raise InstallError(f"{host} takes no more requests from this address for an hour.")
         raise InstallError(f"{host} answers with HTTP status {response.status_code}.")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _said(wanted: Wanted) -> str:

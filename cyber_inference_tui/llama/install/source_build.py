@@ -35,8 +35,9 @@ _ERROR = re.compile(
     r"(?:^|[\s:])(?:fatal )?error\s*:|^CMake Error|^nvcc fatal|undefined reference|\bKilled\b"
 )
 _CMAKE_ERROR = "CMake Error"
-_HALF_WRITTEN = 5.0
-"""Seconds before the last sign of a killed build in which an object may be half written."""
+_HALF_WRITTEN = 60.0
+"""Seconds before the last sign of a killed build in which an object may be half written, or not be
+on the disk after a power cut: Linux writes what is half a minute old."""
 _NO_MEMORY = re.compile(r"Killed signal terminated program|\bKilled$|cannot allocate memory", re.I)
 # make's "[ 42%] Building …" and ninja's "[12/345] Building …".
 _PERCENT = re.compile(r"^\[ *(\d{1,3})%\]")
@@ -159,7 +160,8 @@ class SourceBuild:
         tops = [path for path in unpacked.iterdir() if (path / "CMakeLists.txt").is_file()]
         if len(tops) != 1:
             raise InstallError(f"The archive of {tag} holds no sources to build.")
-        # In one step: from here on they are whole.
+        # In one step: from here on they are whole, over a power cut as well.
+        os.sync()
         tops[0].rename(folder / "source")
         (folder / "source").touch()
         shutil.rmtree(unpacked, ignore_errors=True)
