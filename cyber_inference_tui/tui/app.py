@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, ClassVar
 
+from rich.markup import escape
 from rich.text import Text
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
@@ -274,16 +275,21 @@ class CyberApp(App[Leave]):
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every action that can be had now, for the palette."""
         told = set()
-        for _, binding, enabled, tooltip in screen.active_bindings.values():
-            if enabled and binding.description and binding.action not in told:
+        for node, binding, enabled, tooltip in screen.active_bindings.values():
+            if not enabled or binding.system or not binding.description:
+                continue
+            if binding.action not in told:
                 told.add(binding.action)
                 key = self.get_key_display(binding)
                 yield SystemCommand(
                     binding.description,
-                    f"{tooltip or binding.tooltip or ''}  [{key}]".strip(),
-                    partial(self.run_action, binding.action, screen),
+                    # The palette reads markup; to it the key / in brackets would end a style.
+                    escape(f"{tooltip or binding.tooltip or ''}  [{key}]".strip()),
+                    # Where it is bound: a pane has actions that its page does not know.
+                    partial(self.run_action, binding.action, node),
                 )
-        yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
+        if "theme" not in told:  # the settings page has a key for it
+            yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
         yield SystemCommand(
             "Screenshot", "Save what is shown as an SVG file", self.deliver_screenshot
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cyber_inference_tui.tui.key_table import key_lines
 from tests.tui.driving import SMALL, app_on, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import busy_world, empty_world
@@ -102,6 +103,27 @@ async def test_help_is_made_from_the_bindings() -> None:
         assert "Leave the app" in screen_text(app)
         await pilot.press("escape")
         await until(pilot, lambda: "Everywhere" not in screen_text(app))
+
+
+@pytest.mark.parametrize("page", "1234567")
+async def test_the_palette_has_every_action_of_each_page(page: str) -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await pilot.press(page)
+        await until(pilot, lambda: app.screen.is_mounted)
+        told = {line.does for line in key_lines(app.screen) if line.why}
+        assert told <= {command.title for command in app.get_system_commands(app.screen)}
+        await pilot.press("ctrl+p", *"theme")
+        await until(pilot, lambda: "choose the colours" in screen_text(app).lower())
+
+
+async def test_the_palette_knows_the_actions_of_the_pane_in_which_one_is() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await pilot.press("3", "right_square_bracket")
+        await until(pilot, lambda: "x Cancel" in screen_text(app))
+        await pilot.press("ctrl+p", *"pause")
+        await until(pilot, lambda: "pause it, or let it go on" in screen_text(app))
+        await pilot.press("enter", "enter")
+        await until(pilot, lambda: ("pause_download", "d1") in client.calls)
 
 
 async def test_messages_show_no_markup_and_no_control_characters() -> None:

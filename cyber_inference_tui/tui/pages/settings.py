@@ -58,7 +58,7 @@ class SettingsPage(Page):
 
     MODE: ClassVar[str] = "settings"
     CSS_PATH = "settings.tcss"
-    STEERING: ClassVar[frozenset[str]] = frozenset({"edit", "reset", "file", "theme", "keys"})
+    STEERING: ClassVar[frozenset[str]] = frozenset({"edit", "reset", "file", "key_map"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("x", "reset", "Default", id="settings.reset", tooltip="back to its default"),
         Binding("slash", "filter", "Filter", key_display="/", id="settings.filter"),
@@ -66,7 +66,9 @@ class SettingsPage(Page):
             "e", "file", "Whole file", id="settings.file", tooltip="the file itself, in $EDITOR"
         ),
         Binding("t", "theme", "Theme", id="settings.theme", tooltip="choose the colours"),
-        Binding("m", "keys", "Key map", id="settings.keys", tooltip="keys of your own, in $EDITOR"),
+        Binding(
+            "m", "key_map", "Key map", id="settings.keys", tooltip="keys of your own, in $EDITOR"
+        ),
         Binding("escape", "back", "Back", show=False, id="settings.back"),
     ]
 
@@ -340,7 +342,7 @@ class SettingsPage(Page):
         """Choose a theme."""
         self.app.search_themes()
 
-    def action_keys(self) -> None:
+    def action_key_map(self) -> None:
         """The key map in the person's editor."""
         path = self.cyber.launch.keymap_path
         if path is None:
