@@ -15,9 +15,11 @@ from typing import Any, ClassVar
 
 from rich.markup import escape
 from rich.text import Text
+from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+from textual.widgets import Input
 
 from cyber_inference_tui.client.protocol import Client
 from cyber_inference_tui.errors import CyberError
@@ -28,6 +30,7 @@ from cyber_inference_tui.tui.feed import Feed
 from cyber_inference_tui.tui.launch import Launch, Leave
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.text_cells import pasted_text
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
@@ -160,6 +163,12 @@ class CyberApp(App[Leave]):
     async def open_hub(self, query: str) -> None:
         """Open the hub and search it for ``query``."""
         await self._open_at("hub", "search", query)
+
+    async def on_event(self, event: events.Event) -> None:
+        """Make what is pasted harmless, wherever it goes: it may come from anywhere."""
+        if isinstance(event, events.Paste):
+            event.text = pasted_text(event.text, one_line=isinstance(self.focused, Input))
+        await super().on_event(event)
 
     # Telling and asking
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from textual import events
+from textual.widgets import Input
 
 from cyber_inference_tui.tui.key_table import key_lines
 from tests.tui.driving import SMALL, app_on, running, screen_text, until
@@ -124,6 +126,17 @@ async def test_the_palette_knows_the_actions_of_the_pane_in_which_one_is() -> No
         await until(pilot, lambda: "pause it, or let it go on" in screen_text(app))
         await pilot.press("enter", "enter")
         await until(pilot, lambda: ("pause_download", "d1") in client.calls)
+
+
+@pytest.mark.parametrize("keys", [("2", "slash"), ("7", "slash"), ("3", "slash"), ("ctrl+p",)])
+async def test_what_is_pasted_into_a_line_is_harmless(keys: tuple[str, ...]) -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await pilot.press(*keys)
+        await until(pilot, lambda: isinstance(app.focused, Input))
+        app.post_message(events.Paste("one\x1b[2J\ntwo\u202e\n"))
+        await until(pilot, lambda: isinstance(app.focused, Input) and bool(app.focused.value))
+        assert isinstance(app.focused, Input)
+        assert app.focused.value == "one two"
 
 
 async def test_messages_show_no_markup_and_no_control_characters() -> None:
