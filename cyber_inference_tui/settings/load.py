@@ -85,6 +85,9 @@ class Loaded(msgspec.Struct, frozen=True):
             table = self.settings.models.get(model_id, ModelSettings())
             value = getattr(table, key.name)
             source = Source.DEFAULT if value == key.default else Source.FILE
+        default = key.default
+        if model_id is None and key.name == "models_dir":
+            default = self.settings.data_dir / "models"  # it follows from the other one
         if key.secret and value and not reveal:
             # An environment's names help, its values often are tokens.
             value = dict.fromkeys(value, MASK) if isinstance(value, dict) else MASK
@@ -92,7 +95,7 @@ class Loaded(msgspec.Struct, frozen=True):
             key=name,
             value=plain_value(value),
             source=source.value,
-            default=plain_value(key.default),
+            default=plain_value(default),
             help=key.help,
             secret=key.secret,
             live=key.live or model_id is not None,

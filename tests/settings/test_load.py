@@ -360,6 +360,12 @@ def test_checking_a_value() -> None:
 # Shown
 
 
+def test_the_default_of_models_dir_follows_data_dir() -> None:
+    for text in ("data_dir = '/d'", "data_dir = '/d'\nmodels_dir = '/m'"):
+        records = {record.key: record for record in read(text).records()}
+        assert records["models_dir"].default == "/d/models"
+
+
 def test_records_name_sources_and_mask_secrets() -> None:
     loaded = read(
         'api_keys = ["sk-1"]\n[models.\'a"b\']\nenv = {TOKEN = "t"}\npath = "/p"',
