@@ -186,7 +186,7 @@ async def test_files_are_shown_with_their_fit_and_escape_goes_back() -> None:
     async with running(busy_world()) as (app, _, pilot):
         await in_files(pilot, app)
         text = screen_text(app)
-        for word in ("Q3_K_M", "✔ fits", "◌ after unloading", "✖ too big", "~5.9 GiB"):
+        for word in ("Q3_K_M", "✔ fits", "◍ evicts", "✖ too big", "~5.9 GiB"):
             assert word in text
         # The one that is suggested has the cursor.
         assert "fits once qwen3-4b-q4_k_m is unloaded. The best of them" in note(app)
