@@ -63,6 +63,8 @@ class FakeClient:
         self.calls: list[tuple[Any, ...]] = []
         self.fail: dict[str, CyberError] = {}
         self.password = ""
+        self.restarts: tuple[str, ...] = ()
+        """The models that a change of a setting which applies at once loads anew."""
         self.up = True
         self.chat_pace = asyncio.Event()
         """Cleared: a streamed answer waits before each of its pieces but the first."""
@@ -347,7 +349,9 @@ class FakeClient:
         effect = SettingEffect.NOW if known.live else SettingEffect.RESTARTS_SERVICE
         if known.source in {"env", "flag"}:
             effect = SettingEffect.OVERRIDDEN
-        return ConfigCheckRecord(key=key, value=value, effect=effect)
+        elif self.restarts and known.live:
+            effect = SettingEffect.RESTARTS_MODELS
+        return ConfigCheckRecord(key=key, value=value, effect=effect, models=self.restarts)
 
     def _setting(self, key: str) -> ConfigValueRecord:
         try:
