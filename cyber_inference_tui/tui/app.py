@@ -34,6 +34,7 @@ from cyber_inference_tui.tui.text_cells import pasted_text
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
+_PAGE_CHANGE_SECONDS = 0.005
 MESSAGE_CHARACTERS = 400
 """How much of a message a notification shows; the page it belongs to shows the whole."""
 
@@ -84,6 +85,8 @@ class CyberApp(App[Leave]):
         super().__init__()
         self.client = client
         self.launch = launch or Launch()
+        self.painted = False
+        """Whether a first frame is on the screen: what it need not wait for is made after it."""
         self._add_demo = add_demo
         self.feed = Feed(
             client,
@@ -104,10 +107,13 @@ class CyberApp(App[Leave]):
         """What is known of the service now."""
         return self.feed.snapshot
 
+    def delay_update(self, delay: float = 0.05) -> None:
+        """Textual holds back all painting while pages change; ours are whole much sooner."""
+        super().delay_update(min(delay, _PAGE_CHANGE_SECONDS))
+
     async def on_mount(self) -> None:
-        """Open the first page, and once it is on the screen begin to follow the service."""
+        """Open the first page."""
         await self.switch_mode(self.launch.first_page)
-        self.screen.call_after_refresh(self._begin)
         if self.launch.signals:
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, self.exit, Leave.KEEP)
@@ -118,7 +124,13 @@ class CyberApp(App[Leave]):
         if self._unknown_theme:
             self.tell(f"There is no theme '{self._unknown_theme}'.", "warning")
 
+    def on_ready(self) -> None:
+        """Once the first page is on the screen, begin to follow the service."""
+        self.screen.call_after_refresh(self._begin)
+
     def _begin(self) -> None:
+        self.painted = True
+        self._show(self.snapshot)
         if not gc.isenabled():
             # What is there by now will stay: it is not looked through again and again. The rest is
             # looked through seldom, as a key would have to wait for it.

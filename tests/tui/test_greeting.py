@@ -16,11 +16,11 @@ from cyber_inference_tui.records import (
     ModelStatus,
 )
 from cyber_inference_tui.tui.charset import ASCII, UNICODE
+from cyber_inference_tui.tui.pages.dashboard import needs_greeting
 from cyber_inference_tui.tui.pages.greeting import (
     free_for_models,
     greeting_content,
     install_ways,
-    needs_greeting,
 )
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.suggestions import SUGGESTIONS, suggest

@@ -32,13 +32,6 @@ _BAR = 24
 Parts = list[tuple[str, str]]
 
 
-def needs_greeting(snapshot: Snapshot) -> bool:
-    """Something is missing without which nothing can be asked: a llama-server, or any model."""
-    if snapshot.status is None or snapshot.awake:
-        return False
-    return snapshot.status.llama_server.path is None or not snapshot.models
-
-
 def free_for_models(snapshot: Snapshot) -> int | None:
     """Bytes that models may take here: of the GPUs where they have memory of their own."""
     rooms = {room.pool: room for room in snapshot.rooms}

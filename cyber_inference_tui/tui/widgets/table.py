@@ -160,6 +160,7 @@ class LiveTable(ScrollView, can_focus=True):
         super().__init__(id=id, classes=classes)
         self._columns = tuple(columns)
         self._empty = _content(empty)
+        self._told: tuple[object, list[Strip]] | None = None
         self._header = int(header)
         self._has_cursor = cursor
         self._charset = charset
@@ -203,7 +204,7 @@ class LiveTable(ScrollView, can_focus=True):
         """What is shown where there are no rows."""
         content = _content(empty)
         if not content.is_same(self._empty):
-            self._empty = content
+            self._empty, self._told = content, None
             if not self._rows:
                 self.refresh()
 
@@ -416,16 +417,26 @@ class LiveTable(ScrollView, can_focus=True):
         return style + Style(bgcolor=ground.bgcolor, bold=ground.bold, reverse=ground.reverse)
 
     def _empty_line(self, y: int) -> Strip:
+        told = self._empty_told()
+        return told[y] if y < len(told) else Strip.blank(self.size.width, self.rich_style)
+
+    def _empty_told(self) -> list[Strip]:
+        """The lines of what an empty table says; laid out once, not for each line of it."""
         width, height = self.size
+        ground = self.rich_style
+        laid_out_for = (width, height, ground)
+        if self._told is not None and self._told[0] == laid_out_for:
+            return self._told[1]
         indent = min(_GUTTER, width - 1) if self._has_cursor else 0
-        strips = Visual.to_strips(
-            self, self._empty, width - indent, height, self.visual_style, apply_selection=False
-        )
-        if y >= len(strips):
-            return Strip.blank(width, self.rich_style)
-        safe = [Segment(plain(text), style) for text, style, _ in strips[y]]
-        strip = Strip([Segment(" " * indent, self.rich_style), *safe])
-        return strip.adjust_cell_length(width, self.rich_style)
+        strips = []
+        for strip in Visual.to_strips(
+            self, self._empty, width - indent, None, self.visual_style, apply_selection=False
+        )[:height]:
+            safe = [Segment(plain(text), style) for text, style, _ in strip]
+            whole = Strip([Segment(" " * indent, ground), *safe])
+            strips.append(whole.adjust_cell_length(width, ground))
+        self._told = (laid_out_for, strips)
+        return strips
 
 
 def _content(empty: Content | str) -> Content:
