@@ -125,6 +125,7 @@ class Service:
         self._pending_models: set[str] = set()
         self._flush_handle: asyncio.TimerHandle | None = None
         self._binary: LlamaBinary | None = None
+        self._binary_problem: str | None = None
         self._library = library_for(loaded.settings, demo=demo, environ=environ)
         self.catalog: Catalog = Catalog(models={}, problems=())
         self._experience = Experience(on_new=self.history.add_measurement)
@@ -207,9 +208,7 @@ class Service:
         await self._recall()
         await self._launcher.start()
         await self._scan()
-        with contextlib.suppress(CyberError):
-            # Known early for the status page; a load says it again if there is none.
-            await asyncio.to_thread(self._find_binary)
+        await self._look_for_binary()
         self._loop_tasks = [
             asyncio.create_task(self._watch_library(), name="watch the library"),
             asyncio.create_task(self.configuration.watch(), name="watch the configuration"),
@@ -256,12 +255,22 @@ class Service:
             write_demo_for(settings)
 
     def _find_binary(self) -> LlamaBinary:
-        self._binary = find_llama_server(
-            setting=self.settings.llama_server_path,
-            data_dir=self.settings.data_dir,
-            environ=self._environ,
-        )
-        return self._binary
+        try:
+            binary = find_llama_server(
+                setting=self.settings.llama_server_path,
+                data_dir=self.settings.data_dir,
+                environ=self._environ,
+            )
+        except CyberError as error:
+            self._binary, self._binary_problem = None, str(error)
+            raise
+        self._binary, self._binary_problem = binary, None
+        return binary
+
+    async def _look_for_binary(self) -> None:
+        """Find it for the status; why there is none is said there, and again by a load."""
+        with contextlib.suppress(CyberError):
+            await asyncio.to_thread(self._find_binary)
 
     async def _binary_changed(self) -> None:
         """Another llama-server may be there: models take it at their next load."""
@@ -323,6 +332,7 @@ class Service:
         """Put changed settings into effect."""
         self._library = library_for(settings, demo=self._demo, environ=self._environ)
         logging.getLogger("cyber_inference_tui").setLevel(settings.log_level.upper())
+        await self._look_for_binary()
         await self._scan()
         self.scheduler.configure(settings)
         await self._reckon()
@@ -352,6 +362,7 @@ class Service:
             llama_server=LlamaServerRecord(
                 path=str(binary.path) if binary else None,
                 version=binary.version if binary else None,
+                problem=self._binary_problem,
             ),
             config_path=str(self.loaded.config_path),
             data_dir=str(self.settings.data_dir),
