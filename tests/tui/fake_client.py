@@ -30,6 +30,7 @@ from cyber_inference_tui.records import (
     HubModelRecord,
     InstallRecord,
     InstallState,
+    LlamaServerRecord,
     LogLevel,
     LogPage,
     LogRecord,
@@ -363,10 +364,24 @@ class FakeClient:
         self._do("set_config", key, value)
         if key.startswith("models."):
             return ConfigValueRecord(key=key, value=value, source="file", default=None, help="")
-        record = msgspec.structs.replace(self._setting(key), value=value, source="file")
+        source = self._setting(key).source
+        source = source if source in {"env", "flag"} else "file"
+        record = msgspec.structs.replace(self._setting(key), value=value, source=source)
         self.world.config[key] = record
+        if key == "llama_server_path" and source == "file":
+            self._use_llama_server(value)
         self.publish("config", {"error": None})
         return record
+
+    def _use_llama_server(self, path: str) -> None:
+        there = path.startswith("/opt/")
+        problem = f"llama_server_path is {path}, but there is no such file."
+        self.world.status = msgspec.structs.replace(
+            self.world.status,
+            llama_server=LlamaServerRecord(
+                path=path if there else None, problem=None if there else problem
+            ),
+        )
 
     async def unset_config(self, key: str) -> ConfigValueRecord:
         self._do("unset_config", key)
