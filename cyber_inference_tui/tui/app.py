@@ -295,7 +295,7 @@ class CyberApp(App[Leave]):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every action that can be had now, for the palette."""
-        told = set()
+        told = {"command_palette"}
         for node, binding, enabled, tooltip in screen.active_bindings.values():
             if not enabled or binding.system or not binding.description:
                 continue

@@ -18,6 +18,13 @@ from cyber_inference_tui.tui.chrome import PAGES
 
 EVERYWHERE = "Everywhere"
 THIS_PAGE = "This page"
+_OURS = {
+    "app.focus_next": ("Next part", "of the page"),
+    "app.focus_previous": ("Part before", ""),
+    "screen.copy_text": ("Copy", "what is marked with the mouse"),
+    "command_palette": ("Every action", "by its name"),
+}
+"""What Textual's own keys do, in the words of this program."""
 # Textual gives these to everything that scrolls; nothing of ours scrolls sideways.
 _SIDEWAYS = ("scroll_left", "scroll_right", "page_left", "page_right")
 
@@ -42,9 +49,12 @@ def key_lines(screen: Screen[Any]) -> list[KeyLine]:
         if binding.action.startswith(_SIDEWAYS):
             continue
         group = _group(node, screen, binding)
-        place = (group, clean_line(binding.description))
-        keys, why = found.get(place, ([], ""))
-        found[place] = (keys, why or tooltip or binding.tooltip)
+        does, means = _OURS.get(binding.action, (binding.description, ""))
+        place = (group, clean_line(does))
+        keys, why = found.get(place, ([], means))
+        if not means:
+            why = why or tooltip or binding.tooltip
+        found[place] = (keys, why)
         shown = shown_key(screen, binding)
         if shown and shown not in keys:
             keys.append(shown)
