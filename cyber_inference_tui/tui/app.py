@@ -304,8 +304,8 @@ class CyberApp(App[Leave]):
                 key = self.get_key_display(binding)
                 yield SystemCommand(
                     binding.description,
-                    # The palette reads markup; to it the key / in brackets would end a style.
-                    escape(f"{tooltip or binding.tooltip or ''}  [{key}]".strip()),
+                    # The palette reads markup, and keys are named [ and ], too.
+                    escape(f"{key}   {tooltip or binding.tooltip or ''}".strip()),
                     # Where it is bound: a pane has actions that its page does not know.
                     partial(self.run_action, binding.action, node),
                 )

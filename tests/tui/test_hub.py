@@ -455,3 +455,20 @@ async def test_hostile_names_are_shown_as_they_are() -> None:
         await until(pilot, lambda: "[/z] failed" in screen_text(app))
         assert "[y]" in screen_text(app)
         assert not any(sign in screen_text(app) for sign in "\x1b\x07\u202e")
+
+
+async def test_without_downloads_what_was_found_has_the_room() -> None:
+    world = busy_world()
+    async with running(world, first_page="hub") as (app, client, pilot):
+        await until(pilot, lambda: "RATE" in screen_text(app))
+        full = app.screen.query_one("#results").size.height
+        client.publish("download", {"id": "d1", "status": None})
+        await until(pilot, lambda: "Nothing is downloaded." in screen_text(app))
+        assert app.screen.query_one("#results").size.height > full
+
+
+async def test_in_a_small_terminal_a_models_note_is_whole() -> None:
+    async with running(busy_world(), size=(60, 18), first_page="hub") as (app, _, pilot):
+        await until(pilot, lambda: "REPO" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "◐ downloading" in screen_text(app))

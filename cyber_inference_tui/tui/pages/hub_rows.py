@@ -36,12 +36,12 @@ RESULT_COLUMNS = (
 FILE_COLUMNS = (
     Column(key="quantization", title="QUANT", width=10),
     Column(key="size", title="SIZE", width=9, align="right"),
-    Column(key="memory", title="MEMORY", width=10, align="right"),
+    Column(key="memory", title="MEMORY", width=10, align="right", priority=1),
     Column(key="fits", title="FITS", width=9),
-    Column(key="shards", title="FILES", width=5, align="right", priority=1),
-    Column(key="vision", title="VISION", width=6, priority=2),
+    Column(key="shards", title="FILES", width=5, align="right", priority=2),
+    Column(key="vision", title="VISION", width=6, priority=3),
     Column(key="note", title="", width=14),
-    Column(key="file", title="FILE", width=None, least=16, priority=3),
+    Column(key="file", title="FILE", width=None, least=16, priority=4),
 )
 
 _GATED = "Gated: accept its licence on its page on the hub, then set hf_token in Settings (7)."

@@ -166,6 +166,7 @@ class TransferPane(Vertical):
         """Draw what changed."""
         before = {key: one.status for key, one in self._downloads.items()}
         self._downloads = {one.id: one for one in downloads}
+        self.set_class(not downloads, "-empty")
         self.query_one(LiveTable).show(transfer_rows(downloads, self._charset))
         self._tell()
         if before != {key: one.status for key, one in self._downloads.items()}:
