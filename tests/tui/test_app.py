@@ -159,3 +159,16 @@ async def test_a_fault_of_the_app_is_one_sentence_and_a_file(tmp_path: Path) -> 
     assert "ZeroDivisionError" in path.read_text()
     assert "a password" not in path.read_text()
     assert app.return_code == 1
+
+
+async def test_the_box_that_keeps_a_password_is_empty_until_it_is_ticked() -> None:
+    client = FakeClient(empty_world())
+    client.password = "opensesame"
+    kept: list[str] = []
+    async with running(client, save_password=kept.append) as (app, _, pilot):
+        await until(pilot, lambda: "[ ] keep it in a file" in screen_text(app))
+        await pilot.press("tab", "space")
+        await until(pilot, lambda: "[x] keep it in a file" in screen_text(app))
+        await pilot.press("shift+tab", *"opensesame", "enter")
+        await until(pilot, lambda: app.snapshot.live)
+        assert kept == ["opensesame"]
