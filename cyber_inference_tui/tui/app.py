@@ -278,7 +278,7 @@ class CyberApp(App[Leave]):
             return
 
         def answered(value: str | None) -> None:
-            if value is not None:
+            if value in {Leave.KEEP, Leave.STOP}:
                 self.exit(Leave(value))
 
         self.push_screen(
@@ -288,6 +288,7 @@ class CyberApp(App[Leave]):
                 (
                     Answer(Leave.KEEP, "l", "Leave it running"),
                     Answer(Leave.STOP, "s", "Stop it", grave=True),
+                    Answer("cancel", "c", "Cancel"),
                 ),
             ),
             answered,

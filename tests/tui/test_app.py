@@ -87,6 +87,10 @@ async def test_quitting_asks_only_when_something_of_ours_would_be_lost() -> None
         await pilot.press("escape")
         await until(pilot, lambda: "Stop the service" not in screen_text(app))
         await pilot.press("q")
+        await until(pilot, lambda: "c Cancel" in screen_text(app))
+        await pilot.press("c")
+        await until(pilot, lambda: "Stop the service" not in screen_text(app))
+        await pilot.press("q")
         await until(pilot, lambda: "Stop the service" in screen_text(app))
         await pilot.press("s")
     assert app.return_value == "stop"
