@@ -25,6 +25,7 @@ _OURS = {
     "command_palette": ("Every action", "by its name"),
 }
 """What Textual's own keys do, in the words of this program."""
+_PLAIN_KEYS = {"⏎": "enter", "↑": "up", "↓": "down", "←": "left", "→": "right"}
 # Textual gives these to everything that scrolls; nothing of ours scrolls sideways.
 _SIDEWAYS = ("scroll_left", "scroll_right", "page_left", "page_right")
 
@@ -72,6 +73,9 @@ def key_lines(screen: Screen[Any]) -> list[KeyLine]:
 def shown_key(screen: Screen[Any], binding: Binding) -> str:
     """The name of a key as people know it; empty where the focused widget takes it as text."""
     shown = screen.app.get_key_display(binding)
+    launch = getattr(screen.app, "launch", None)
+    if not shown.isascii() and launch is not None and not launch.charset.unicode:
+        shown = _PLAIN_KEYS.get(shown, binding.key)
     focused = screen.focused
     if focused is None or not _is_typed(focused, binding.key, shown):
         return shown

@@ -66,3 +66,12 @@ async def test_a_click_presses_the_key() -> None:
         assert "MODEL \u25b2" in screen_text(app)
         await pilot.click(KeyBar, offset=(at + 2, 0))
         await until(pilot, lambda: "STATE \u25b2" in screen_text(app))
+
+
+async def test_a_terminal_without_unicode_gets_the_names_of_keys() -> None:
+    async with running(busy_world(), charset=ASCII, first_page="hub") as (app, _, pilot):
+        await until(pilot, lambda: "enter Files" in last_line(screen_text(app)))
+        await pilot.press("2", "slash")
+        await until(pilot, lambda: "down Back to the list" in last_line(screen_text(app)))
+        await pilot.press("f1")
+        await until(pilot, lambda: "Everywhere" in screen_text(app))
