@@ -476,8 +476,8 @@ async def test_in_a_small_terminal_a_models_note_is_whole() -> None:
 
 async def test_a_readonly_app_names_no_key_that_changes_something() -> None:
     world = busy_world()
-    world.downloads[0] = msgspec.structs.replace(
-        world.downloads[0], status=DownloadStatus.DONE, model_id="qwen3-8b"
+    world.downloads["d1"] = msgspec.structs.replace(
+        world.downloads["d1"], status=DownloadStatus.DONE, model_id="qwen3-8b"
     )
     async with running(world, readonly=True, first_page="hub") as (app, client, pilot):
         await until(pilot, lambda: "It is here as qwen3-8b." in screen_text(app))
