@@ -83,7 +83,7 @@ def test_a_machine_without_gpu_shows_its_memory_and_dashes_for_what_it_does_not_
     sample = jetson_sample(gpus=(), power={}, temperatures={}, fan=None, cpu=CpuRecord())
     snapshot = snapshot_of(sample=sample, trend=(trend_point(sample),))
     told = [(one.title, one.caption) for one in trends(snapshot, UNICODE)]
-    assert told == [("Memory", "69 %"), ("CPU", DASH), ("Temp", DASH)]
+    assert told == [("Memory", "69 %"), ("CPU", DASH)]
 
 
 def test_several_gpus_show_their_mean_and_each() -> None:

@@ -133,6 +133,8 @@ class Board(Vertical):
             small = self.query_one(f"#gauge-{number}", Static)
             graph = self.query_one(f"#graph-{number}", Graph)
             small.visible = trend is not None
+            if number % 2 == 0 and small.parent is not None:
+                small.parent.display = trend is not None
             if graph.display != (trend is not None):
                 graph.display = trend is not None
                 # It has no width yet.

@@ -51,7 +51,7 @@ class Trend:
 
 def trends(snapshot: Snapshot, charset: Charset) -> list[Trend]:
     """The graphs of this machine, four at most: a machine without a GPU, or one that does not
-    tell its power, shows its memory instead."""
+    tell its power, shows its memory instead; one that never told a temperature shows none."""
     sample = snapshot.sample
     if sample is None:
         return []
@@ -62,7 +62,8 @@ def trends(snapshot: Snapshot, charset: Charset) -> list[Trend]:
         found.append(power)
     elif sample.gpus:
         found.append(_memory(sample, charset))
-    found.append(_temperature(sample, charset))
+    if (temperature := _temperature(snapshot, sample, charset)) is not None:
+        found.append(temperature)
     return found
 
 
@@ -107,8 +108,10 @@ def _power(snapshot: Snapshot, sample: ResourceSample, charset: Charset) -> Tren
     return Trend(name="power", title="Power", figure=figure, note=note, value=value, maximum=limit)
 
 
-def _temperature(sample: ResourceSample, charset: Charset) -> Trend:
+def _temperature(snapshot: Snapshot, sample: ResourceSample, charset: Charset) -> Trend | None:
     value = hottest(sample)
+    if value is None and all(point.temperature is None for point in snapshot.trend):
+        return None
     unit = "°C" if charset.unicode else "C"
     figure = number_text(value, unit=unit, charset=charset)
     note = ""
