@@ -16,7 +16,7 @@ from textual.widgets import Static
 from cyber_inference_tui.tui.key_table import KeyLine, key_lines
 from cyber_inference_tui.tui.text_cells import fit
 
-_AROUND = 5
+_AROUND = 6
 """Cells of the box at the sides of its text, and the scroll bar."""
 
 
