@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from textual import events
-from textual.widgets import Input
+from textual.widgets import Input, TextArea
 
 from cyber_inference_tui.tui.key_table import THIS_PAGE, key_lines
 from tests.tui.driving import SMALL, app_on, running, screen_text, until
@@ -176,3 +176,15 @@ async def test_the_box_that_keeps_a_password_is_empty_until_it_is_ticked() -> No
         await pilot.press("shift+tab", *"opensesame", "enter")
         await until(pilot, lambda: app.snapshot.live)
         assert kept == ["opensesame"]
+
+
+@pytest.mark.parametrize("page", "237")
+async def test_keys_that_come_before_a_page_is_there_are_not_taken_for_text(page: str) -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        for key in (page, "1", page, "2"):
+            app.post_message(events.Key(key, key))
+        await until(pilot, lambda: app.current_mode == "models" and app.screen.is_mounted)
+        await pilot.press(page)
+        await until(pilot, lambda: app.screen.is_mounted)
+        assert not any(line.value for line in app.screen.query(Input))
+        assert not any(line.text for line in app.screen.query(TextArea))

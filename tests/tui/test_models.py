@@ -477,17 +477,22 @@ async def test_a_model_that_fits_again_is_told() -> None:
 
 
 async def test_the_footer_of_the_filter_tells_what_its_line_does() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await pilot.press("2", "slash", "q")
-        await shows(app, pilot, "/q", "Back to the list", "esc Clear")
+    async with on_models(busy_world()) as (app, _, pilot):
+        await shows(app, pilot, GEMMA)
+        await pilot.press("slash")
+        await shows(app, pilot, "Back to the list", "esc Clear")
+        await pilot.press("q")
+        await shows(app, pilot, "/q")
         await pilot.press("down")
         await shows(app, pilot, "l Load")
 
 
 async def test_details_that_fill_the_page_are_not_told_twice() -> None:
     async with running(busy_world(), size=SMALL) as (app, _, pilot):
-        await pilot.press("2", "enter")
-        await shows(app, pilot, "MEMORY")
+        await pilot.press("2")
+        await shows(app, pilot, GEMMA)
+        await pilot.press("enter")
+        await shows(app, pilot, "COMMAND")
         assert not page(app).query_one("#line").display
         await pilot.press("escape")
         await until(pilot, lambda: bool(page(app).query_one("#line").display))

@@ -32,6 +32,8 @@ class ModelsPage(ModelActions):
 
     MODE: ClassVar[str] = "models"
     CSS_PATH = "models.tcss"
+    # No key that comes early may be taken for text.
+    AUTO_FOCUS = "#table"
     STEERING: ClassVar[frozenset[str]] = frozenset({"load", "unload", "pin", "delete", "edit"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l", "load", "Load", id="models.load", tooltip="start its server"),

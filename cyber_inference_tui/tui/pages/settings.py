@@ -68,6 +68,8 @@ class SettingsPage(Page):
 
     MODE: ClassVar[str] = "settings"
     CSS_PATH = "settings.tcss"
+    # No key that comes early may be taken for text.
+    AUTO_FOCUS = "#table"
     STEERING: ClassVar[frozenset[str]] = frozenset({"edit", "reset", "file", "key_map"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("x", "reset", "Default", id="settings.reset", tooltip="back to its default"),
