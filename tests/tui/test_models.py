@@ -484,7 +484,7 @@ async def test_the_footer_of_the_filter_tells_what_its_line_does() -> None:
         await pilot.press("q")
         await shows(app, pilot, "/q")
         await pilot.press("down")
-        await shows(app, pilot, "l Load")
+        await shows(app, pilot, "u Unload")
 
 
 async def test_details_that_fill_the_page_are_not_told_twice() -> None:
