@@ -188,3 +188,13 @@ async def test_keys_that_come_before_a_page_is_there_are_not_taken_for_text(page
         await until(pilot, lambda: app.screen.is_mounted)
         assert not any(line.value for line in app.screen.query(Input))
         assert not any(line.text for line in app.screen.query(TextArea))
+
+
+async def test_a_service_that_never_answered_is_named_with_the_reason() -> None:
+    client = FakeClient(empty_world())
+    client.stop()
+    async with running(client, attached=True) as (app, _, pilot):
+        for page in "27":
+            await pilot.press(page)
+            await until(pilot, lambda: "No service answers at" in screen_text(app))
+            assert client.url.removeprefix("http://") in screen_text(app).splitlines()[0]

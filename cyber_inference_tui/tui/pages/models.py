@@ -172,6 +172,8 @@ class ModelsPage(ModelActions):
 
     def _empty(self, snapshot: Snapshot) -> Content:
         if snapshot.status is None:
+            if snapshot.problem:
+                return Content.styled(clean_line(snapshot.problem, limit=400), "$text-error")
             return Content.styled("Waiting for the service.", "$text-muted")
         if snapshot.models:
             return Content.assemble(

@@ -75,7 +75,7 @@ class Page(Screen[None]):
         if not self.is_mounted:
             return
         self.set_class(snapshot.link is Link.LOST, "-stale")
-        self.query_one(StatusBar).show(snapshot, self.cyber.launch.now())
+        self.query_one(StatusBar).show(snapshot, self.cyber.launch.now(), self.client.url)
         self.show(snapshot)
 
     def on_screen_resume(self) -> None:

@@ -107,7 +107,7 @@ class SettingsPage(Page):
                     Column(key="source", title="FROM", width=11),
                     Column(key="live", title="APPLIES", width=12, priority=1),
                 ),
-                empty="No setting has this in its name.",
+                empty="Waiting for the service.",
                 charset=self.cyber.launch.charset,
                 id="table",
             )
@@ -126,6 +126,9 @@ class SettingsPage(Page):
 
     def show(self, snapshot: Snapshot) -> None:
         """Read the settings anew when they have changed."""
+        if not self._settings and snapshot.problem:
+            told = Content.styled(clean_line(snapshot.problem, limit=400), "$text-error")
+            self.query_one("#table", LiveTable).show_empty(told)
         if snapshot.live and snapshot.config_version != self._version:
             self._version = snapshot.config_version
             self.run_worker(self._read(), group="settings", exclusive=True, exit_on_error=False)
@@ -148,6 +151,7 @@ class SettingsPage(Page):
             if self._has(record, self._filter) and record.key != "models"
         ]
         table = self.query_one("#table", LiveTable)
+        table.show_empty("No setting has this in its name or help. esc shows all again.")
         table.show(setting_rows(chosen))
         keys = [row.key for row in table.rows]
         if table.cursor_key is not None and table.cursor_key.startswith(GROUP):
