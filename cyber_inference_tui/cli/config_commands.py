@@ -32,7 +32,10 @@ def init(options: GlobalOptions, as_json: bool) -> None:
         for folder in (settings.data_dir, settings.models_dir):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CyberError(f"Cannot create {error.filename}: {error.strerror}.") from error
+        raise CyberError(
+            f"Cannot create {error.filename}: {error.strerror}.",
+            hint="Choose other places with --config, --data-dir and --models-dir.",
+        ) from error
     if as_json:
         folders = {"data_dir": str(settings.data_dir), "models_dir": str(settings.models_dir)}
         print_json({"config": str(path), "created": made, **folders})
@@ -94,10 +97,12 @@ def show(options: GlobalOptions, as_json: bool) -> None:
 @click.pass_obj
 def get(options: GlobalOptions, key: str, reveal: bool, as_json: bool) -> None:
     """Print one setting's value; a list as one value a line."""
-    from cyber_inference_tui.settings.edit import split_key  # noqa: PLC0415
+    from cyber_inference_tui.settings.edit import key_in, split_key  # noqa: PLC0415
 
-    model_id, known = split_key(key)
-    record = options.load().record(known, model_id, reveal=reveal)
+    split_key(key)  # an unknown key is told before the mistakes of the file
+    loaded = options.load()
+    _, model_id, known = key_in(loaded.settings.models, key)
+    record = loaded.record(known, model_id, reveal=reveal)
     if as_json:
         print_json(record)
     elif isinstance(record.value, list):
@@ -125,17 +130,27 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
 
     A list is written a,b or as a TOML array. A model's settings are named models."ID".KEY.
     """
-    from cyber_inference_tui.settings.edit import set_value, split_key  # noqa: PLC0415
-    from cyber_inference_tui.settings.load import ENV_PREFIX, config_path  # noqa: PLC0415
+    from cyber_inference_tui.settings.edit import key_in, set_value, split_key  # noqa: PLC0415
+    from cyber_inference_tui.settings.load import (  # noqa: PLC0415
+        ENV_PREFIX,
+        config_path,
+        load_if_there,
+    )
+    from cyber_inference_tui.settings.masks import holds_secret, unmasked_value  # noqa: PLC0415
 
     path = config_path(options.config, options.environ)
-    model_id, known = split_key(key)
-    set_value(path, key, _from_here(known, value))
+    split_key(key)  # an unknown key is told before the mistakes of the file
+    # Of the file alone: a secret of a variable is never copied into it.
+    environ = {one: v for one, v in options.environ.items() if not one.startswith(ENV_PREFIX)}
+    present = load_if_there(path, environ=environ, flags={})
+    key, model_id, known = key_in(present.settings.models, key)
+    new = unmasked_value(key, known, _from_here(known, value), present.value(known, model_id))
+    set_value(path, key, new)
     click.echo(f"{path}: {key} is set", err=True)
     variable = f"{ENV_PREFIX}{known.name.upper()}"
     if model_id is None and variable in options.environ:
         click.echo(f"warning: {variable} is set as well, and wins over the file", err=True)
-    if known.secret and path.stat().st_mode & 0o077:
+    if holds_secret(known, new) and path.stat().st_mode & 0o077:
         click.echo(f"warning: others may read this secret; `chmod 600 {path}` helps", err=True)
 
 

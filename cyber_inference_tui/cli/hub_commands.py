@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cyber_inference_tui.cli.options import GlobalOptions, json_option
+from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
 from cyber_inference_tui.cli.output import (
     ProgressLine,
     bar_text,
@@ -53,7 +53,7 @@ def search_models(options: GlobalOptions, query: str, sort: str, limit: int, as_
 
 
 @click.command("download-model")
-@click.argument("model", metavar="REPO[:QUANT]")
+@click.argument("model", metavar="REPO[:QUANT]", type=FilledText())
 @click.option("--filename", metavar="F", help="The file to take, by its path or name.")
 @click.option("--revision", metavar="R", help="A commit, branch or tag; else the newest commit.")
 @json_option

@@ -52,6 +52,32 @@ class PortNumber(click.IntRange):
         return "PortNumber()"
 
 
+class FilledText(click.types.StringParamType):
+    """A text that is not empty, as it is where a script's variable is not set."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text as it is."""
+        if not value.strip():
+            self.fail("it is empty.", param, ctx)
+        return str(value)
+
+
+class TypedPath(FilledText):
+    """A path as it is meant from where it is typed, whatever the settings make of other paths."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The path with its ``~`` and the working directory, absolute."""
+        path = Path(super().convert(value, param, ctx))
+        try:
+            return str(path.expanduser().absolute())
+        except RuntimeError:
+            self.fail(f"there is no user {path.parts[0][1:]!r}.", param, ctx)
+
+
 class GlobalOption(click.Option):
     """An option of the whole program: it changes the context's ``GlobalOptions``."""
 
@@ -75,25 +101,20 @@ def _setting(key: str) -> Callable[[GlobalOptions, Any], GlobalOptions]:
     return change
 
 
-def _path_setting(key: str) -> Callable[[GlobalOptions, Any], GlobalOptions]:
-    change = _setting(key)
-    # What is typed is meant from where it is typed, whatever the settings make of other paths.
-    return lambda options, value: change(options, str(Path(value).expanduser().absolute()))
-
-
 def global_options(*, hidden: bool = False) -> list[click.Parameter]:
     """New option objects for one command; ``hidden`` leaves them out of its ``--help``."""
     return [
         GlobalOption(
             "--config",
-            type=click.Path(path_type=Path),
+            type=FilledText(),
             metavar="FILE",
             help="Read settings from FILE.",
             hidden=hidden,
-            change=lambda options, value: replace(options, config=value),
+            change=lambda options, value: replace(options, config=Path(value)),
         ),
         GlobalOption(
             "--host",
+            type=FilledText(),
             metavar="ADDRESS",
             help="Address the service listens on.",
             hidden=hidden,
@@ -109,19 +130,19 @@ def global_options(*, hidden: bool = False) -> list[click.Parameter]:
         ),
         GlobalOption(
             "--data-dir",
-            type=click.Path(),
+            type=TypedPath(),
             metavar="DIR",
             help="Where state and logs are kept.",
             hidden=hidden,
-            change=_path_setting("data_dir"),
+            change=_setting("data_dir"),
         ),
         GlobalOption(
             "--models-dir",
-            type=click.Path(),
+            type=TypedPath(),
             metavar="DIR",
             help="Where models are kept.",
             hidden=hidden,
-            change=_path_setting("models_dir"),
+            change=_setting("models_dir"),
         ),
         GlobalOption(
             "--log-level",

@@ -12,7 +12,7 @@ _SIGNS: dict[ModelStatus, tuple[str, str, str]] = {
     ModelStatus.QUEUED: ("◌", ".", YELLOW),
     ModelStatus.UNLOADING: ("◍", "-", YELLOW),
     ModelStatus.UNLOADED: ("○", "o", DIM),
-    ModelStatus.FAILED: ("✖", "!", RED),
+    ModelStatus.FAILED: ("✖", "x", RED),
 }
 
 

@@ -10,6 +10,8 @@ from cyber_inference_tui.text import clean_line
 
 DEFAULT_PORT = 8337
 
+_SCHEMES = frozenset({"http", "https"})
+
 
 def base_url(host: str, port: int) -> str:
     """The URL at which a service bound to ``host`` and ``port`` answers on this machine.
@@ -29,13 +31,14 @@ def base_url(host: str, port: int) -> str:
 def service_address(text: str) -> str:
     """The URL of the service that a person means by ``text``: a URL, or a host with or without a
     port (8337 then). Raises ``InvalidRequestError``."""
-    text = text.strip().rstrip("/")
+    text = text.strip()
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
-        host, port = parts.hostname, parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError:
-        host = port = None
-    if not host or parts.scheme not in {"http", "https"} or parts.path or parts.query:
+        host, port = "", None
+    odd = not host or not host.isprintable() or " " in host or parts.scheme not in _SCHEMES
+    if odd or "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
         raise InvalidRequestError(
             f"'{clean_line(text, limit=200)}' is no address of a service.",
             hint="Give one such as http://jetson:8337.",

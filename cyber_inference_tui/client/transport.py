@@ -192,7 +192,8 @@ class Transport:
             raise NoServiceError(f"{self.url!r} is not the address of a service.") from error
         except httpx.ReadTimeout as error:
             raise NoServiceError(
-                f"The service at {self.url} did not answer {method} {path} in time."
+                f"The service at {self.url} did not answer {method} {path} in time.",
+                hint="Try again; if it hangs, the end of its log may say why.",
             ) from error
         except httpx.TransportError as error:
             raise NoServiceError(

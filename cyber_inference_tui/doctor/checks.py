@@ -35,6 +35,16 @@ def check_llama(facts: LlamaFacts) -> list[Finding]:
                 fix=facts.way_out or "`cyber-inference-tui install-llama` gets another.",
             )
         ]
+    if "--model" not in facts.binary.flags:
+        # Whatever it is, it ran: only its own help tells what it takes.
+        return [
+            finding(
+                level=Level.ERROR,
+                message=f"{facts.binary.path} is no llama-server: its --help tells of no --model.",
+                fix="Set llama_server_path to a llama-server, or remove it to use the installed "
+                "one.",
+            )
+        ]
     devices = ", ".join(facts.binary.devices) or "the CPU alone"
     text = f"{facts.binary.path}: version {facts.binary.version}, for {devices}."
     found = [finding(level=Level.OK, message=text)]
@@ -304,7 +314,9 @@ def check_models(facts: ModelsFacts) -> list[Finding]:
     found = []
     if usable:
         models = "model" if usable == 1 else "models"
-        found.append(finding(level=Level.OK, message=f"{usable} local {models}."))
+        others = sum(one.elsewhere for one in facts.models if not one.problem)
+        whose = f", {others} of them kept by other programs" if others else ""
+        found.append(finding(level=Level.OK, message=f"{usable} local {models}{whose}."))
     else:
         found.append(
             finding(

@@ -61,10 +61,10 @@ def examine(
             "llama": partial(gather.llama_facts, settings, environ),
             "directories": partial(gather.directory_facts, settings, container),
             "service": partial(network.service_facts, settings),
-            "models": partial(gather.models_facts, settings),
+            "models": partial(gather.models_facts, settings, environ),
         }
         if not offline:
-            groups["hub"] = partial(network.hub_facts, settings)
+            groups["hub"] = partial(network.hub_facts, settings, environ)
     return judge(gather_all(groups, limit))
 
 

@@ -151,6 +151,8 @@ class ModelFact(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     size: int | None = None
     problem: str | None = None
+    elsewhere: bool = False
+    """Whether another program keeps it."""
 
 
 class ModelsFacts(msgspec.Struct, frozen=True, kw_only=True):

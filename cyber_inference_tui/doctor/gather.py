@@ -24,7 +24,9 @@ from cyber_inference_tui.doctor.facts import (
     ModelsFacts,
 )
 from cyber_inference_tui.errors import ConfigError, NoLlamaServerError
+from cyber_inference_tui.library.catalog import Origin
 from cyber_inference_tui.library.library import Library
+from cyber_inference_tui.library.stores import Stores, find_stores
 from cyber_inference_tui.llama.binary import examine, locate_llama_server, run_briefly
 from cyber_inference_tui.llama.install.layout import Layout, update_of
 from cyber_inference_tui.llama.install.machine import gpus, has_vulkan_driver
@@ -38,7 +40,8 @@ from cyber_inference_tui.monitor.sensors.swap import SwapSensor
 from cyber_inference_tui.monitor.sensors.tegra import power_mode, power_modes
 from cyber_inference_tui.settings.credentials import check_possible, is_loopback, missing
 from cyber_inference_tui.settings.load import Loaded, Source, config_path
-from cyber_inference_tui.settings.schema import KEYS, Settings
+from cyber_inference_tui.settings.masks import holds_secret
+from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Settings
 from cyber_inference_tui.text import clean_line
 
 _PROGRAM_LIMIT = 5.0
@@ -47,6 +50,7 @@ _NVIDIA_VENDOR = "0x10de"
 _DISPLAY_CLASS = "0x03"
 """First byte of a PCI class: display controllers, those for computing alone included."""
 _MOST_POLICIES = 64
+_OTHER_PROGRAMS = frozenset({Origin.HUB_CACHE, Origin.LM_STUDIO, Origin.OLLAMA})
 
 
 def machine_facts(root: Path) -> MachineFacts:
@@ -157,9 +161,14 @@ def configuration_facts(loaded: Loaded) -> ConfigurationFacts:
     secrets = [
         name
         for name, key in KEYS.items()
-        if key.secret and loaded.sources[name] is Source.FILE and getattr(settings, name)
+        if loaded.sources[name] is Source.FILE and holds_secret(key, getattr(settings, name))
     ]
-    secrets += [f'models."{clean_line(name)}".env' for name, t in settings.models.items() if t.env]
+    secrets += [
+        f'models."{clean_line(model_id)}".{name}'
+        for model_id, table in settings.models.items()
+        for name, key in MODEL_KEYS.items()
+        if holds_secret(key, getattr(table, name))
+    ]
     return ConfigurationFacts(
         path=path,
         exists=path.exists(),
@@ -255,16 +264,23 @@ def memory_facts(root: Path, container: Path) -> MemoryFacts:
     )
 
 
-def models_facts(settings: Settings) -> ModelsFacts:
-    """The models in the directories; unlike a service's scan this leaves no cache behind."""
+def models_facts(settings: Settings, environ: Mapping[str, str]) -> ModelsFacts:
+    """The models that a service would list, those of other programs as well; unlike a service's
+    scan this leaves no cache behind."""
     catalog = Library(
         models_dir=settings.models_dir,
         model_dirs=settings.model_dirs,
         model_settings=settings.models,
+        stores=find_stores(environ) if settings.discover else Stores(),
     ).scan()
     return ModelsFacts(
         models=tuple(
-            ModelFact(id=model.id, size=model.size_bytes, problem=model.problem)
+            ModelFact(
+                id=model.id,
+                size=model.size_bytes,
+                problem=model.problem,
+                elsewhere=model.origin in _OTHER_PROGRAMS,
+            )
             for model in catalog.models.values()
         ),
         problems=tuple(

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import re
 import socket
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,6 +18,7 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.client.address import base_url
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.doctor.facts import HubFacts, PortState, ServiceFacts
+from cyber_inference_tui.hub.endpoint import read_endpoint
 from cyber_inference_tui.llama.launch import SERVER_HOST
 from cyber_inference_tui.llama.ports import TRIES
 from cyber_inference_tui.records import StatusRecord
@@ -24,7 +26,6 @@ from cyber_inference_tui.service.runtime import RuntimeRecord, read_runtime_file
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.text import clean_line
 
-PUBLIC_HUB = "https://huggingface.co"
 _HUB_LIMIT = 3.0
 _SERVICE_LIMIT = 3.0
 """Seconds for all questions to a service together."""
@@ -144,9 +145,9 @@ async def _get(client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> 
     return content
 
 
-def hub_facts(settings: Settings) -> HubFacts:
-    """Whether the model hub answers at all; proxies of the environment are used."""
-    url = settings.hf_endpoint or PUBLIC_HUB
+def hub_facts(settings: Settings, environ: Mapping[str, str]) -> HubFacts:
+    """Whether the hub that downloads would use answers; proxies of the environment are used."""
+    url = read_endpoint(settings, environ).url
     return HubFacts(url=url, problem=asyncio.run(_reach(url)))
 
 

@@ -28,7 +28,9 @@ class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
     swa_full: bool = False
     flash_attention: bool = True
     embedding: bool = False
-    """For embeddings or reranking only."""
+    """For embeddings or reranking."""
+    pooling: str | None = None
+    """How the vectors of a text's tokens become one; ``None`` = as the model's header says."""
     cache_on_device: bool = True
     """The cache lies beside the layers on a GPU; else in main memory."""
     mapped: bool = True
@@ -50,8 +52,7 @@ def cache_settings(args: Sequence[str], *, base: CacheSettings | None = None) ->
             option = option.replace("_", "-")
         following = next(words, None)
         if option in _ALONE:
-            field, setting = _ALONE[option]
-            found[field] = setting
+            found |= _ALONE[option]
         elif option in _WITH_VALUE:
             # Older servers take -fa without a value.
             alone = option in _SWITCHES and (following or "").lower() not in _SWITCH
@@ -91,8 +92,8 @@ def _is_mapped(value: str) -> bool:
     return value.lower() not in {"none", "dio"}
 
 
-def _is_pooled(value: str) -> bool | None:
-    return True if value in {"mean", "cls", "last", "rank"} else None
+def _pooling(value: str) -> str | None:
+    return value if value in {"none", "mean", "cls", "last", "rank"} else None
 
 
 # Options of common/arg.cpp in llama.cpp, older names included: which field, and read how.
@@ -113,25 +114,53 @@ _WITH_VALUE: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
     "--flash-attn": ("flash_attention", _is_on),
     "-lm": ("mapped", _is_mapped),
     "--load-mode": ("mapped", _is_mapped),
-    "--pooling": ("embedding", _is_pooled),
+    "--pooling": ("pooling", _pooling),
 }
 _SWITCHES: Final = frozenset({"-fa", "--flash-attn"})
-_ALONE: Final[Mapping[str, tuple[str, bool]]] = {
-    "--swa-full": ("swa_full", True),
-    "-kvu": ("unified", True),
-    "--kv-unified": ("unified", True),
-    "-no-kvu": ("unified", False),
-    "--no-kv-unified": ("unified", False),
-    "-kvo": ("cache_on_device", True),
-    "--kv-offload": ("cache_on_device", True),
-    "-nkvo": ("cache_on_device", False),
-    "--no-kv-offload": ("cache_on_device", False),
-    "--mmap": ("mapped", True),
-    "--no-mmap": ("mapped", False),
-    "-dio": ("mapped", False),
-    "--direct-io": ("mapped", False),
-    "--embedding": ("embedding", True),
-    "--embeddings": ("embedding", True),
-    "--rerank": ("embedding", True),
-    "--reranking": ("embedding", True),
+_ALONE: Final[Mapping[str, Mapping[str, object]]] = {
+    "--swa-full": {"swa_full": True},
+    "-kvu": {"unified": True},
+    "--kv-unified": {"unified": True},
+    "-no-kvu": {"unified": False},
+    "--no-kv-unified": {"unified": False},
+    "-kvo": {"cache_on_device": True},
+    "--kv-offload": {"cache_on_device": True},
+    "-nkvo": {"cache_on_device": False},
+    "--no-kv-offload": {"cache_on_device": False},
+    "--mmap": {"mapped": True},
+    "--no-mmap": {"mapped": False},
+    "-dio": {"mapped": False},
+    "--direct-io": {"mapped": False},
+    "--embedding": {"embedding": True},
+    "--embeddings": {"embedding": True},
+    "--rerank": {"embedding": True, "pooling": "rank"},
+    "--reranking": {"embedding": True, "pooling": "rank"},
 }
+
+# Variables that llama-server reads for want of the option; the arguments win.
+_VARIABLES: Final = {
+    "LLAMA_ARG_N_PARALLEL": "--parallel",
+    "LLAMA_ARG_BATCH": "--batch-size",
+    "LLAMA_ARG_UBATCH": "--ubatch-size",
+    "LLAMA_ARG_POOLING": "--pooling",
+}
+_SWITCH_VARIABLES: Final = {
+    "LLAMA_ARG_RERANKING": "--reranking",
+    "LLAMA_ARG_EMBEDDINGS": "--embedding",
+}
+
+
+def words_of_variables(environment: Mapping[str, str]) -> list[str]:
+    """What a server's environment says of slots, batches and vectors, as arguments would."""
+    switches = [
+        option
+        for name, option in _SWITCH_VARIABLES.items()
+        if environment.get(name, "0").lower() not in _OFF
+    ]
+    values = [
+        word
+        for name, option in _VARIABLES.items()
+        if name in environment
+        for word in (option, environment[name])
+    ]
+    return switches + values

@@ -99,12 +99,14 @@ def estimate(
     swa_full: bool = False,
     flash_attention: bool = True,
     embedding: bool = False,
+    pooling: str | None = None,
 ) -> MemoryEstimate:
     """What a llama-server with these settings needs for the model of this header, in bytes.
 
     ``context_size`` 0 is the model's own length. ``slots`` 0 is llama-server's choice: four, that
     share one cache of ``context_size`` cells; otherwise each has an equal part of its own, unless
-    ``unified``. ``embedding``: the server is started for embeddings or reranking.
+    ``unified``. ``embedding``: the server is started for embeddings or reranking, with ``pooling``
+    (``None`` = as the header says).
 
     Never raises, whatever the header says; what it does not tell counts as nothing, with a note.
     """
@@ -118,6 +120,7 @@ def estimate(
         window=window_tokens(metadata),
         swa_full=swa_full,
         embedding=embedding,
+        pooled=(pooling or metadata.pooling) not in {None, "none"},
         causal=metadata.architecture not in WITHOUT_CACHE,
     )
     kept = layers(metadata)
@@ -167,12 +170,13 @@ def _batch(
     window: int,
     swa_full: bool,
     embedding: bool,
+    pooled: bool,
     causal: bool,
 ) -> _Batch:
     """Sizes as ``llama_context`` (src/llama-context.cpp) and ``llama_kv_cache_iswa`` choose them.
 
-    Outputs: one per slot, or every token for embeddings (tools/server/server-context.cpp,
-    ``server_output_limits``).
+    Outputs: one per slot, or every token for vectors that are not pooled
+    (tools/server/server-context.cpp, ``server_output_limits``).
     """
     tokens = min(batch_size, ubatch_size)
     if causal:
@@ -182,7 +186,7 @@ def _batch(
     within = window * (slots if unified else 1) + tokens
     return _Batch(
         tokens=_padded(tokens, slots),
-        outputs=tokens if embedding else min(tokens, slots),
+        outputs=tokens if embedding and not pooled else min(tokens, slots),
         slots=slots,
         streams=streams,
         cells=cells,

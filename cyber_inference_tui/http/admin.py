@@ -45,7 +45,7 @@ class Admin:
 
     async def memory(self, request: web.Request) -> web.Response:
         """The memory that models may have."""
-        return json_answer(self._service.memory_room())
+        return json_answer(self._service.models.room())
 
     async def active(self, request: web.Request) -> web.Response:
         """Every request that is not finished."""
@@ -53,7 +53,7 @@ class Admin:
 
     async def models(self, request: web.Request) -> web.Response:
         """Every local model."""
-        return json_answer(self._service.models())
+        return json_answer(self._service.models.records())
 
     async def model(self, request: web.Request) -> web.Response:
         """Everything under ``/admin/models/ID``.
@@ -66,7 +66,7 @@ class Admin:
             return json_answer(await self._read(raw))
         if request.method == "DELETE":
             await self._no_body(request)
-            return json_answer(await self._service.delete_model(decoded(raw)))
+            return json_answer(await self._service.models.delete(decoded(raw)))
         raw_id, _, name = raw.rpartition("/")
         if request.method != "POST" or not raw_id:
             raise method_not_allowed(request.method, request.path, ("DELETE", "GET", "HEAD"))
@@ -81,31 +81,31 @@ class Admin:
     async def _read(self, raw: str) -> ModelRecord | ModelDetails:
         raw_id, _, name = raw.rpartition("/")
         if name != "details" or not raw_id:
-            return self._service.model(decoded(raw))
+            return self._service.models.record(decoded(raw))
         whole = decoded(raw)
         with contextlib.suppress(ModelNotFoundError):
-            record = self._service.model(whole)
+            record = self._service.models.record(whole)
             if whole in {record.id, *record.aliases}:
                 return record
-        return await self._service.details(decoded(raw_id))
+        return await self._service.models.details(decoded(raw_id))
 
     async def _load(self, request: web.Request, model_id: str) -> ModelRecord:
         wait = flag(request, "wait", default=True)
         await self._no_body(request)
-        return await self._service.load_model(model_id, wait=wait)
+        return await self._service.models.load(model_id, wait=wait)
 
     async def _unload(self, request: web.Request, model_id: str) -> ModelRecord:
         force = flag(request, "force", default=False)
         await self._no_body(request)
-        return await self._service.unload_model(model_id, force=force)
+        return await self._service.models.unload(model_id, force=force)
 
     async def _pin(self, request: web.Request, model_id: str) -> ModelRecord:
         await self._no_body(request)
-        return await self._service.pin(model_id, True)
+        return await self._service.models.pin(model_id, True)
 
     async def _unpin(self, request: web.Request, model_id: str) -> ModelRecord:
         await self._no_body(request)
-        return await self._service.pin(model_id, False)
+        return await self._service.models.pin(model_id, False)
 
     async def unknown(self, request: web.Request) -> web.Response:
         """Any other path under ``/admin/`` or ``/ws/``."""

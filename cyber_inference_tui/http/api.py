@@ -117,6 +117,116 @@ class ConfigurationApi(Protocol):
         """Replace the whole file."""
 
 
+class ModelsApi(Protocol):
+    """The models on this machine."""
+
+    def records(self) -> list[ModelRecord]:
+        """Every local model, by id."""
+
+    def record(self, model_id: str, /) -> ModelRecord:
+        """One model by id or alias; ``ModelNotFoundError``."""
+
+    async def details(self, model_id: str, /) -> ModelDetails:
+        """Everything there is to know of a model; ``ModelNotFoundError``."""
+
+    def room(self) -> list[MemoryRoom]:
+        """The memory that models may have."""
+
+    async def load(self, model_id: str, /, *, wait: bool) -> ModelRecord:
+        """Load a model."""
+
+    async def unload(self, model_id: str, /, *, force: bool) -> ModelRecord:
+        """Unload a model."""
+
+    async def pin(self, model_id: str, pinned: bool, /) -> ModelRecord:
+        """Keep a model loaded, or no longer."""
+
+    async def delete(self, model_id: str, /) -> ModelRecord:
+        """Remove a model's files."""
+
+    async def add_demo(self) -> ModelRecord:
+        """Add the built-in model."""
+
+
+class HistoryApi(Protocol):
+    """What has been."""
+
+    async def requests(
+        self,
+        *,
+        limit: int,
+        before: int | None,
+        model: str | None,
+        failed: bool | None,
+        since: datetime | None,
+    ) -> list[RequestRecord]:
+        """Finished requests, newest first; ``before`` is an id."""
+
+    async def totals(self) -> list[ModelTotals]:
+        """Sums over the requests, by model."""
+
+
+class LogsApi(Protocol):
+    """The logs, by id."""
+
+    def records(self) -> list[LogRecord]:
+        """Every log that has begun."""
+
+    async def page(
+        self,
+        log_id: str,
+        /,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        level: LogLevel | None,
+        text: str,
+    ) -> LogPage:
+        """A part of a log."""
+
+
+class MonitoringApi(Protocol):
+    """The machine."""
+
+    async def latest(self) -> ResourceSample:
+        """The machine now; ``CyberError`` if it cannot be read."""
+
+    def history(self, seconds: int, /) -> list[bytes]:
+        """Samples of the last ``seconds``, oldest first, each as JSON."""
+
+
+class MetricsApi(Protocol):
+    """The metrics."""
+
+    async def scrape(self) -> bytes:
+        """As text for Prometheus."""
+
+
+class BrowseApi(Protocol):
+    """A look around on the hub."""
+
+    async def search(
+        self,
+        query: str,
+        /,
+        *,
+        sort: str,
+        limit: int,
+        cursor: str | None,
+        author: str | None,
+    ) -> tuple[list[HubModelRecord], str | None]:
+        """A page of models, and the cursor of the next one."""
+
+
+class HubApi(Protocol):
+    """The model hub."""
+
+    @property
+    def browse(self) -> BrowseApi:
+        """A look around there."""
+
+
 class ServiceApi(Protocol):
     """The service below. Every method raises ``CyberError``s only."""
 
@@ -132,17 +242,29 @@ class ServiceApi(Protocol):
     def events(self) -> EventBus:
         """What happens."""
 
-    async def hub_search(
-        self,
-        query: str,
-        /,
-        *,
-        sort: str = "downloads",
-        limit: int = 30,
-        cursor: str | None = None,
-        author: str | None = None,
-    ) -> tuple[list[HubModelRecord], str | None]:
-        """A page of models on the hub, and the cursor of the next one."""
+    @property
+    def models(self) -> ModelsApi:
+        """The models on this machine."""
+
+    @property
+    def history(self) -> HistoryApi:
+        """What has been."""
+
+    @property
+    def logs(self) -> LogsApi:
+        """The logs, by id."""
+
+    @property
+    def monitoring(self) -> MonitoringApi:
+        """The machine."""
+
+    @property
+    def metrics(self) -> MetricsApi:
+        """The metrics."""
+
+    @property
+    def hub(self) -> HubApi:
+        """The model hub."""
 
     async def hub_files(self, repo: str, revision: str | None = None, /) -> list[HubFilesRecord]:
         """The models in a repository."""
@@ -159,88 +281,22 @@ class ServiceApi(Protocol):
     def installation(self) -> InstallationApi:
         """Getting a llama-server."""
 
-    async def add_demo(self) -> ModelRecord:
-        """Add the built-in model."""
-
     def status(self) -> StatusRecord:
         """The service in one glance."""
 
-    def models(self) -> list[ModelRecord]:
-        """Every local model, by id."""
-
-    def model(self, model_id: str, /) -> ModelRecord:
-        """One model by id or alias; ``ModelNotFoundError``."""
-
-    async def details(self, model_id: str, /) -> ModelDetails:
-        """Everything there is to know of a model; ``ModelNotFoundError``."""
-
-    def memory_room(self) -> list[MemoryRoom]:
-        """The memory that models may have."""
-
     def active_requests(self) -> list[ActiveRequestRecord]:
         """Every request that is not finished, the oldest first."""
-
-    async def load_model(self, model_id: str, /, *, wait: bool) -> ModelRecord:
-        """Load a model."""
-
-    async def unload_model(self, model_id: str, /, *, force: bool) -> ModelRecord:
-        """Unload a model."""
-
-    async def pin(self, model_id: str, pinned: bool, /) -> ModelRecord:
-        """Keep a model loaded, or no longer."""
-
-    async def delete_model(self, model_id: str, /) -> ModelRecord:
-        """Remove a model's files."""
-
-    async def requests(
-        self,
-        *,
-        limit: int,
-        before: int | None,
-        model: str | None,
-        failed: bool | None,
-        since: datetime | None,
-    ) -> list[RequestRecord]:
-        """Finished requests, newest first; ``before`` is an id."""
 
     async def sessions(
         self, *, limit: int, before: int | None, model: str | None, since: datetime | None
     ) -> list[SessionRecord]:
         """Sessions, newest first; ``before`` is an id."""
 
-    async def totals(self) -> list[ModelTotals]:
-        """Sums over the requests, by model."""
-
     def queue(self) -> list[WaitingRecord]:
         """Every request that waits for its model."""
-
-    async def metrics(self) -> bytes:
-        """The metrics, as text for Prometheus."""
-
-    async def resources(self) -> ResourceSample:
-        """The machine now; ``CyberError`` if it cannot be read."""
-
-    def resource_history(self, seconds: int, /) -> list[bytes]:
-        """Samples of the last ``seconds``, oldest first, each as JSON."""
 
     def log_id(self, name: str, /) -> str:
         """The id of a log or of a model with this id or alias; ``ModelNotFoundError``."""
 
-    def logs(self) -> list[LogRecord]:
-        """Every log that has begun."""
-
     async def log_tail(self, name: str, lines: int, /) -> str:
         """The last lines of a log; ``ModelNotFoundError``."""
-
-    async def log_lines(
-        self,
-        name: str,
-        /,
-        *,
-        before: int | None,
-        after: int | None,
-        limit: int,
-        level: LogLevel | None,
-        text: str,
-    ) -> LogPage:
-        """A part of a log; ``ModelNotFoundError``."""

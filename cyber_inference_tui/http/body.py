@@ -20,6 +20,7 @@ from cyber_inference_tui.errors import (
     RequestTimeoutError,
     RequestTooLargeError,
 )
+from cyber_inference_tui.http.errors import BrokenBodyError
 
 BODY_TIMEOUT = 60.0
 """Seconds a client may be silent while it sends a body."""
@@ -54,7 +55,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     """The whole body, at most ``limit`` bytes.
 
     Raises ``RequestTooLargeError`` (before reading where the length is announced) and
-    ``RequestTimeoutError``.
+    ``RequestTimeoutError``, and ``BrokenBodyError`` for one that cannot be unpacked.
     """
     announced = request.content_length
     if announced is not None and announced > limit:
@@ -68,6 +69,12 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
                 part = await content.readany()
+        except web.RequestPayloadError:
+            # There is no more of it: else aiohttp would read on, and log the same error again.
+            content.feed_eof()
+            raise BrokenBodyError(
+                "The request's body is broken, or not compressed as its Content-Encoding says."
+            ) from None
         except TimeoutError:
             raise RequestTimeoutError(
                 f"The request's body stopped coming for {BODY_TIMEOUT:g} s."

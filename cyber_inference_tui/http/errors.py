@@ -86,7 +86,7 @@ def error_response(error: CyberError, path: str) -> web.Response:
         content_type="application/json",
         headers=headers,
     )
-    if isinstance(error, RequestTooLargeError):
+    if isinstance(error, RequestTooLargeError | BrokenBodyError):
         # The rest of the body is not worth reading.
         response.force_close()
     return response
@@ -101,6 +101,10 @@ def error_event(error: CyberError, path: str) -> bytes:
 def internal_error() -> CyberError:
     """What a client is told of a defect of ours; the log has the rest."""
     return CyberError("The service failed to answer this request.", hint="Its log says why.")
+
+
+class BrokenBodyError(InvalidRequestError):
+    """The request's body cannot be read to its end, so nothing behind it can be told apart."""
 
 
 class _HttpError(CyberError):

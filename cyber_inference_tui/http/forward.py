@@ -12,16 +12,23 @@ import contextlib
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 from aiohttp import web
 
-from cyber_inference_tui.errors import CyberError, ShuttingDownError, UpstreamError
+from cyber_inference_tui.errors import (
+    CyberError,
+    QueueTimeoutError,
+    ShuttingDownError,
+    UpstreamError,
+)
 from cyber_inference_tui.http.answer import Answer
 from cyber_inference_tui.http.entry import Entry
 from cyber_inference_tui.http.errors import internal_error
 from cyber_inference_tui.http.framing import HOP_BY_HOP, BadResponseError
 from cyber_inference_tui.http.stall import StalledError, StallWatch
 from cyber_inference_tui.http.target import BODYLESS, ForwardsFor, Target, Targets
+from cyber_inference_tui.http.turns import Turn, Turns
 from cyber_inference_tui.http.upstream import ConnectionPool, UpstreamLostError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.launch import SERVER_HOST
@@ -86,6 +93,7 @@ class Forwarder:
         self._targets = Targets(service)
         self._pool = ConnectionPool(SERVER_HOST)
         self._stalls = StallWatch()
+        self._turns = Turns()
 
     async def close(self) -> None:
         """Close the idle connections."""
@@ -144,50 +152,87 @@ class Forwarder:
 
         That is possible while the client has nothing of an answer but comments.
         """
-        lost: UpstreamError | None = None
-        while True:
-            lease = self._service.scheduler.try_acquire(target.model)
-            if lease is None:
-                lease = await self._place(target, answer, entry, lost)
-            with lease:
-                try:
-                    await self._exchange(request, target, lease, answer)
-                    return
-                except UpstreamError as error:
-                    retry = lost is None and not answer.relayed
-                    if not retry or not lease.server_exited or lease.dismissed:
-                        raise
-                    lost = error
-                finally:
-                    if target.is_work or answer.refused:
-                        usage = entry.usage = answer.usage()
-                        lease.count(usage.tokens_in, usage.tokens_out)
-            _logger.warning("%s The request is sent once more.", lost.message)
-            answer.forget()
+        lost = await self._try(request, target, answer, entry)
+        if lost is None:
+            return
+        _logger.warning("%s The request is sent once more.", lost.message)
+        answer.forget()
+        with self._turns.of(target.model.id) as turn:
+            try:
+                lease = await self._place(target, answer, entry, turn)
+            except CyberError as error:
+                if isinstance(error, ShuttingDownError):
+                    raise
+                raise UpstreamError(
+                    f"{lost.message} It was not possible to try again: {error.message}"
+                ) from error
+            lease.again()
+            turn.begin_trial()
+            await self._use(lease, request, target, answer, entry=entry, turn=turn)
+
+    async def _try(
+        self, request: web.Request, target: Target, answer: Answer, entry: Entry
+    ) -> UpstreamError | None:
+        """What became of the request, if another server may be tried."""
+        lease = self._service.scheduler.try_acquire(target.model)
+        if lease is None:
+            lease = await self._place(target, answer, entry)
+        try:
+            await self._use(lease, request, target, answer, entry=entry)
+        except UpstreamError as error:
+            if answer.relayed or not lease.server_exited or lease.dismissed:
+                raise
+            return error
+        return None
+
+    async def _use(
+        self,
+        lease: Lease,
+        request: web.Request,
+        target: Target,
+        answer: Answer,
+        *,
+        entry: Entry,
+        turn: Turn | None = None,
+    ) -> None:
+        """Have the request answered by this server."""
+        with lease:
+            try:
+                await self._exchange(request, target, lease, answer, turn)
+                lease.answered()
+            finally:
+                if target.is_work or answer.refused:
+                    usage = entry.usage = answer.usage()
+                    lease.count(usage.tokens_in, usage.tokens_out)
 
     # A place at the model
 
     async def _place(
-        self, target: Target, answer: Answer, entry: Entry, lost: UpstreamError | None
+        self, target: Target, answer: Answer, entry: Entry, turn: Turn | None = None
     ) -> Lease:
-        """Wait for a place; ``lost`` is what became of the request at an earlier one."""
+        """Wait for a place, and before that for the ``turn``."""
         entry.waits()
         try:
-            return await self._wait_for_place(target, answer, entry)
-        except CyberError as error:
-            if lost is None or isinstance(error, ShuttingDownError):
-                raise
-            raise UpstreamError(
-                f"{lost.message} It was not possible to try again: {error.message}"
-            ) from error
+            return await self._wait_for_place(target, answer, entry, turn)
         finally:
             entry.has_place()
 
-    async def _wait_for_place(self, target: Target, answer: Answer, entry: Entry) -> Lease:
-        scheduler = self._service.scheduler
+    async def _acquire(self, target: Target, entry: Entry, turn: Turn | None) -> Lease:
+        limit = self._service.settings.queue_timeout
+        if turn is not None:
+            try:
+                async with asyncio.timeout(limit or None):
+                    await turn.come()
+            except TimeoutError:
+                raise QueueTimeoutError(f"Its turn did not come within {limit:g} s.") from None
+        return await self._service.scheduler.acquire(target.model, on_wait=entry.stands_at)
+
+    async def _wait_for_place(
+        self, target: Target, answer: Answer, entry: Entry, turn: Turn | None
+    ) -> Lease:
         if not answer.may_comment:
-            return await scheduler.acquire(target.model, on_wait=entry.stands_at)
-        waiting = asyncio.ensure_future(scheduler.acquire(target.model, on_wait=entry.stands_at))
+            return await self._acquire(target, entry, turn)
+        waiting = asyncio.ensure_future(self._acquire(target, entry, turn))
         try:
             pause = FIRST_COMMENT_AFTER
             while not (await asyncio.wait({waiting}, timeout=pause))[0]:
@@ -204,13 +249,18 @@ class Forwarder:
     def _outlook_of(self, model: LocalModel, waiter: Waiter | None) -> str:
         outlook = None
         if waiter is not None:
-            outlook = self._service.scheduler.outlook(model.id, waiter)
+            outlook = self._service.scheduler.waits.outlook(model.id, waiter)
         return outlook.in_words(model.id) if outlook else f"queued {model.id}"
 
     # The exchange
 
     async def _exchange(
-        self, request: web.Request, target: Target, lease: Lease, answer: Answer
+        self,
+        request: web.Request,
+        target: Target,
+        lease: Lease,
+        answer: Answer,
+        turn: Turn | None,
     ) -> None:
         head = self._request_head(request, target, lease.port)
         limit = self._service.settings.stall_timeout
@@ -221,9 +271,13 @@ class Forwarder:
             except OSError:
                 raise await self._upstream_error(lease, "its server does not answer") from None
             exchange = connection.begin(request.method, head, target.body)
+            end = partial(exchange.fail, UpstreamLostError(untouched=False))
+            lease.at_dismissal(end)
             try:
                 with self._stalls.over(exchange, lease, limit) if limit else _UNWATCHED:
                     response = await exchange.head()
+                    if turn is not None:
+                        turn.end()
                     await answer.relay(response, exchange)
             except UpstreamLostError as error:
                 if connection.reused and error.untouched and not fresh:
@@ -239,6 +293,7 @@ class Forwarder:
             except BadResponseError as error:
                 raise await self._upstream_error(lease, str(error)) from None
             finally:
+                lease.stays(end)
                 exchange.finish()
             return
 
@@ -246,6 +301,8 @@ class Forwarder:
         """Why the server failed the request; its exit is noticed a moment after its connection."""
         if self._service.scheduler.closing:
             return ShuttingDownError("The service is shutting down.")
+        if lease.dismissed:
+            return UpstreamError(f"{lease.model_id} was unloaded by force before it had answered.")
         await lease.wait_exited(_EXIT_NOTICE)
         if lease.server_exited:
             what = lease.failure()

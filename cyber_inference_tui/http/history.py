@@ -24,7 +24,7 @@ class PastRecords:
         """Finished requests, newest first."""
         failed = flag(request, "failed", default=False) if "failed" in request.query else None
         return json_answer(
-            await self._service.requests(
+            await self._service.history.requests(
                 limit=_limit(request),
                 before=_before(request),
                 model=request.query.get("model"),
@@ -46,7 +46,7 @@ class PastRecords:
 
     async def totals(self, request: web.Request) -> web.Response:
         """Requests, failures and tokens, by model."""
-        return json_answer(await self._service.totals())
+        return json_answer(await self._service.history.totals())
 
 
 def _limit(request: web.Request) -> int:

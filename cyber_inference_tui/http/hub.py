@@ -42,7 +42,7 @@ class HubPages:
     async def search(self, request: web.Request) -> web.Response:
         """A page of what a search finds; the header ``X-Next-Cursor`` leads to the next."""
         query = request.query
-        found, cursor = await self._service.hub_search(
+        found, cursor = await self._service.hub.browse.search(
             query.get("q", ""),
             sort=query.get("sort", "downloads"),
             limit=number(query.get("limit", "30"), "limit"),

@@ -47,7 +47,7 @@ class Installing:
     async def demo(self, request: web.Request) -> web.Response:
         """Add the built-in model."""
         await self._no_body(request)
-        return json_answer(await self._service.add_demo())
+        return json_answer(await self._service.models.add_demo())
 
     async def _no_body(self, request: web.Request) -> None:
         await read_nothing(request, limit=self._service.settings.max_body_size)

@@ -28,7 +28,7 @@ class LogReader:
 
     async def all(self, request: web.Request) -> web.Response:
         """Every log."""
-        return json_answer(self._service.logs())
+        return json_answer(self._service.logs.records())
 
     async def tail(self, request: web.Request) -> web.Response:
         """The last lines of a log as plain text."""
@@ -46,8 +46,8 @@ class LogReader:
         text = request.query.get("q", "")
         if len(text) > MAX_TEXT:
             raise InvalidRequestError(f"q takes at most {MAX_TEXT} characters.", param="q")
-        page = await self._service.log_lines(
-            decoded(raw_tail(request, 2)),
+        page = await self._service.logs.page(
+            self._service.log_id(decoded(raw_tail(request, 2))),
             before=_number(request, "before"),
             after=_number(request, "after"),
             limit=DEFAULT_LINES if limit is None else min(limit, MAX_LINES),

@@ -21,6 +21,6 @@ class MetricsPage:
         if request.query.get("model") or request.headers.get("X-Model"):
             return await self._forward(request)
         return web.Response(
-            body=await self._service.metrics(),
+            body=await self._service.metrics.scrape(),
             headers={hdrs.CONTENT_TYPE: CONTENT_TYPE, "X-Content-Type-Options": "nosniff"},
         )

@@ -21,12 +21,14 @@ class ModelListing:
 
     async def all(self, request: web.Request) -> web.Response:
         """Every local model, by id."""
-        return json_answer({"object": "list", "data": await _listed(self._service.models())})
+        return json_answer(
+            {"object": "list", "data": await _listed(self._service.models.records())}
+        )
 
     async def one(self, request: web.Request) -> web.Response:
         """One model by id or alias."""
         depth = 2 if request.path.startswith("/v1/") else 1
-        record = self._service.model(decoded(raw_tail(request, depth)))
+        record = self._service.models.record(decoded(raw_tail(request, depth)))
         return json_answer((await _listed([record]))[0])
 
 

@@ -19,6 +19,6 @@ class Resources:
         """The latest sample; with ``?history=SECONDS`` those of that time, oldest first."""
         text = request.query.get("history")
         if text is None:
-            return json_answer(await self._service.resources())
-        samples = self._service.resource_history(number(text, "history"))
+            return json_answer(await self._service.monitoring.latest())
+        samples = self._service.monitoring.history(number(text, "history"))
         return json_answer([msgspec.Raw(sample) for sample in samples])

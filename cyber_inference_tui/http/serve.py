@@ -124,7 +124,10 @@ def _listen(settings: Settings) -> socket.socket:
                 f"Port {port} on {host} is in use by another program.",
                 hint="Choose another with --port.",
             ) from error
-        raise CyberError(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
+        raise CyberError(
+            f"Cannot listen on {host}:{port}: {error.strerror}.",
+            hint="Set host to an address of this machine, and port to one from 1024 up.",
+        ) from error
     listener.setblocking(False)
     return listener
 
@@ -196,7 +199,10 @@ def _on_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
         stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A hang-up that somebody chose to ignore (nohup) stays ignored.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, told)
+    # Shells have what a script starts with & ignore SIGINT; whoever sends it means it all the same.
+    wanted = [signal.SIGTERM, signal.SIGINT]
+    # A hang-up that somebody chose to ignore (nohup) stays ignored.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        wanted.append(signal.SIGHUP)
+    for number in wanted:
+        loop.add_signal_handler(number, told)

@@ -2,7 +2,8 @@
 
 Each watched exchange has a timer that looks four times in each ``stall_timeout`` whether bytes
 came since it looked last; the bytes themselves cost nothing more. So a silence is noticed after
-one to one and a half times the setting. Time in which the client does not read does not count.
+one to one and a half times the setting. Time in which the client does not read does not count,
+and neither does time in which the service itself was stopped.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from cyber_inference_tui.scheduler.state import Lease, Server
 
 _LOOKS = 4
 _SHORTEST_PAUSE = 0.01
+_STOOD_STILL = 1.0
+"""Seconds by which a look may be late before that counts as having been stopped ourselves."""
 
 
 class StalledError(Exception):
@@ -70,6 +73,7 @@ class _Watched:
         self._pulse = pulse
         self._seconds = seconds
         self._last = self._loop.time()
+        self._pause = max(seconds / _LOOKS, _SHORTEST_PAUSE)
         self._timer = self._arm()
 
     @property
@@ -84,13 +88,15 @@ class _Watched:
             self._pulse.last = self._loop.time()
 
     def _arm(self) -> asyncio.TimerHandle:
-        return self._loop.call_later(max(self._seconds / _LOOKS, _SHORTEST_PAUSE), self._look)
+        return self._loop.call_later(self._pause, self._look)
 
     def _look(self) -> None:
         now = self._loop.time()
         if self._exchange.notice():
             self._last = self._pulse.last = now
-        elif self._exchange.paused:
+        elif self._exchange.paused or now > self._timer.when() + _STOOD_STILL:
+            # After a stop (SIGSTOP, a paused virtual machine) timers run out before what came
+            # meanwhile is read.
             self._last = now
         elif now - self._last >= self._seconds:
             self._stalled(now)

@@ -34,8 +34,11 @@ class ForwardsFor(Protocol):
     def settings(self) -> Settings:
         """The settings in force."""
 
+    @property
+    def catalog(self) -> Catalog:
+        """The models that lie on the disk."""
+
     active: ActiveRequests
-    catalog: Catalog
     scheduler: Scheduler
 
 

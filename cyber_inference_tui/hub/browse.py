@@ -146,7 +146,13 @@ class Browse:
 
     async def repository(self, repo: str, revision: str | None = None) -> Repository:
         """The models of a repository, at its newest commit or at ``revision``."""
-        check_repo(repo)
+        try:
+            check_repo(repo)
+        except HubError as error:
+            # Not the hub's fault, as it is where its answers have such a name.
+            raise InvalidRequestError(
+                error.message, hint="It looks like ORG/NAME.", param="repo"
+            ) from error
         if revision is not None and (not revision or clean_line(revision, limit=200) != revision):
             raise InvalidRequestError("This is no name of a revision.", param="revision")
         endpoint = await self._ready()

@@ -65,7 +65,7 @@ def check_repo(repo: str) -> None:
     """Raise ``HubError`` where this cannot be the name of a repository."""
     if not _REPO.fullmatch(repo) or ".." in repo:
         shown = clean_line(repo, limit=200)
-        raise HubError(f"{shown} is not the name of a repository.", param="repo")
+        raise HubError(f'"{shown}" is not the name of a repository.', param="repo")
 
 
 def check_plan(plan: DownloadPlan) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin, Problem
-from cyber_inference_tui.library.ids import Named, assign_ids
+from cyber_inference_tui.library.ids import RESERVED, Named, assign_ids
 from cyber_inference_tui.library.ollama import OllamaModel
 from cyber_inference_tui.library.projectors import (
     Candidate,
@@ -282,6 +282,7 @@ class Assembly:
         problem: str | None = None,
         origin: Origin = Origin.SETTINGS,
     ) -> LocalModel:
+        problem = problem or _id_problem(model_id)
         return LocalModel(
             id=model_id,
             aliases=settings.aliases,
@@ -300,13 +301,17 @@ class Assembly:
         origin: Origin,
     ) -> LocalModel:
         files = read.files.files
-        problem = read.problem
+        problem = read.problem or _id_problem(model_id)
         mmproj = projector.file.path if projector else None
         projector_bytes = projector.file.size if projector else 0
+        written = [file.modified for file in files]
+        written += [projector.file.modified] if projector else []
         if settings.mmproj is not None:
             mmproj = self._models_dir / settings.mmproj
             try:
-                projector_bytes = mmproj.stat().st_size
+                status = mmproj.stat()
+                projector_bytes = status.st_size
+                written.append(status.st_mtime_ns)
             except OSError:
                 problem = problem or f"its projector {shown(mmproj)} is missing"
         return LocalModel(
@@ -316,6 +321,7 @@ class Assembly:
             shards=tuple(file.path for file in files),
             mmproj=mmproj,
             size_bytes=sum(file.size for file in files) + projector_bytes,
+            modified=max(written),
             metadata=read.metadata,
             problem=problem,
             settings=settings,
@@ -335,9 +341,18 @@ def _no_model(read: _Read) -> str | None:
         if is_projector_name(name):
             return f"it is a projector that cannot be used: {read.problem}"
         return _NO_MODELS["imatrix"] if "imatrix" in name else None
+    if name.startswith("mmproj"):
+        return "it is named as a projector, but its header is a model's: rename it if it is one"
     if facts.kind in _NO_MODELS:
         return _NO_MODELS[facts.kind]
     return _NO_MODELS["vocab"] if facts.tensor_count == 0 else None
+
+
+def _id_problem(model_id: str) -> str | None:
+    """Only a table can name a model so; files are given another id."""
+    if model_id in RESERVED:
+        return f"{model_id} is the id of a log of the service's own: give its table another name"
+    return None
 
 
 def _split_problem(files: FileSet, headers: Sequence[ModelMetadata]) -> str | None:

@@ -46,6 +46,8 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
     mmproj: Path | None = None
     size_bytes: int | None = None
     """Of all shards and the projector."""
+    modified: int | None = None
+    """When the last of these was written, in nanoseconds since 1970."""
     metadata: ModelMetadata | None = None
     """Of all shards together, without the chat template (many are long and alike)."""
     problem: str | None = None

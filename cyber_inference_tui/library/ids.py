@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from cyber_inference_tui.text import clean_line
 
+RESERVED = frozenset({"install", "service"})
+"""Logs that are no model's go by these ids, so no model does."""
+
 
 class Named(NamedTuple):
     """A model's name, without shard numbers and ending, and where it was found."""
@@ -25,12 +28,12 @@ def assign_ids(models: Sequence[Named], *, taken: frozenset[str] = frozenset()) 
 
     ``Name`` where no other model has that name, else ``sub/Name`` with the path below the model
     directory, else ``directory/sub/Name``. Ids are free of control characters. ``taken`` are ids
-    that are in use otherwise.
+    that are in use otherwise; those that are ``RESERVED`` always are.
     """
     plain = [_clean(model.name) for model in models]
     often = Counter(plain)
     ids: list[str | None] = []
-    used = set(taken)
+    used = {*RESERVED, *taken}
     for model, name in zip(models, plain, strict=True):
         below = "/".join(model.directory.relative_to(model.root).parts)
         relative = _clean(f"{below}/{model.name}") if below else name

@@ -30,7 +30,9 @@ _PROBE_OUTPUT = 1 << 20
 """Bytes read of ``--help``; the real one has 60,000."""
 _ANOTHER = "`cyber-inference-tui install-llama --force` gets another."
 _PROBE_AGE = 86_400.0
-_PROBE_FORMAT = 3
+_UNSURE_AGE = 60.0
+"""Seconds after which a build that could not list its GPUs is asked again."""
+_PROBE_FORMAT = 4
 """Raised when what is learned changes, so that old records are not believed."""
 
 # The protocol's own words; a build without them in its program or libraries cannot speak it.
@@ -54,6 +56,8 @@ class LlamaBinary(msgspec.Struct, frozen=True, kw_only=True):
     from what it tells anyway."""
     devices: tuple[str, ...] = ()
     """Names of the GPUs that it would use: ``CUDA0``, ``Vulkan1`` …"""
+    told_devices: bool = True
+    """``False``: it failed when it was asked for them, so there may be some."""
     router_child: bool = False
     """It tells progress and readiness on stdout and stops by a word on stdin."""
     env: dict[str, str] = {}
@@ -119,7 +123,9 @@ def probe(
 ) -> LlamaBinary:
     """What the build at ``path`` can do; remembered in ``data_dir`` until the file changes.
 
-    After a day it is asked again: drivers and GPUs come and go. ``now`` is the time of day.
+    After a day it is asked again: drivers and GPUs come and go. One that failed to list its GPUs
+    (a driver that is being installed, or not up yet at boot) is asked again after a minute.
+    ``now`` is the time of day.
 
     Raises ``NoLlamaServerError`` when it does not run.
     """
@@ -136,7 +142,7 @@ def probe(
         and record.format == _PROBE_FORMAT
         and record.binary.path == real
         and (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns)
-        and 0 <= now() - record.at < _PROBE_AGE
+        and 0 <= now() - record.at < (_PROBE_AGE if record.binary.told_devices else _UNSURE_AGE)
     ):
         return record.binary
     binary = examine(real, environ)
@@ -240,24 +246,27 @@ def examine(
     trace = _TRACE_LEVEL.search(options)
     build = _BUILD.search(version) or re.search(r"version:\s*(\d{3,})", version)
     flags = frozenset(option_names(options))
+    gpus = _gpus(path, environ, timeout) if "--list-devices" in flags else ()
     return LlamaBinary(
         path=path,
         version=clean_line(found[1], limit=80) if found else "unknown",
         build=int(build[1]) if build else None,
         flags=flags,
-        devices=_gpus(path, environ, timeout) if "--list-devices" in flags else (),
+        devices=gpus or (),
+        told_devices=gpus is not None,
         trace_level=int(trace[1]) if trace else None,
         router_child=_speaks_protocol(path),
     )
 
 
-def _gpus(path: Path, environ: Mapping[str, str], timeout: float) -> tuple[str, ...]:
+def _gpus(path: Path, environ: Mapping[str, str], timeout: float) -> tuple[str, ...] | None:
+    """The GPUs it would use; ``None`` when it fails to tell."""
     try:
         output = run_briefly(path, "--list-devices", environ=environ, timeout=timeout)
         listed = listed_devices(output)
     except NoLlamaServerError:
-        # A driver that fails is no GPU; the server itself may do without.
-        return ()
+        # A driver that fails is no GPU for now; the server itself may do without.
+        return None
     found = (device.partition(":") for device in listed)
     # BLAS and its like compute on the CPU, and llvmpipe is the CPU under another name.
     return tuple(name for name, _, about in found if not is_host(name) and "llvmpipe" not in about)

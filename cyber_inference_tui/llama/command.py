@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
 from cyber_inference_tui.gguf.arguments import cache_settings
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.vectors import VECTOR_OPTIONS, vector_options
 from cyber_inference_tui.settings.schema import Settings
 
 MIB = 1 << 20
@@ -29,8 +30,6 @@ _VERBOSITY_OPTIONS = frozenset(
     {"-v", "--verbose", "--log-verbose", "-lv", "--verbosity", "--log-verbosity"}
 )
 _VERBOSITY_VARIABLE = "LLAMA_ARG_LOG_VERBOSITY"
-
-_SECRET_OPTIONS = frozenset({"--api-key", "--hf-token", "-hft"})
 
 # What a server may need of our own environment: where programs, libraries and drivers are, and
 # the language. Everything else, our tokens and passwords above all, stays here.
@@ -99,16 +98,17 @@ def llama_argv(
 
     A ``port`` that is not chosen yet is a word that stands for it.
     ``flags`` are the options this build knows (``--help``): options that came later or were
-    renamed are only given where they exist. A person's own arguments come last, so they win; only
-    ``context_limit`` is above them. ``verbosity`` is a log level that is asked for unless the
-    person asks for one.
+    renamed are only given where they exist. A model for vectors is started for them. A person's
+    own arguments come last, so they win; only ``context_limit`` is above them. ``verbosity`` is a
+    log level that is asked for unless the person asks for one.
     """
     own = model.settings
     argv = [program, "--host", host, "--port", str(port), "--alias", model.id]
     argv += ["--model", str(model.path)]
     if model.mmproj is not None:
         argv += ["--mmproj", str(model.mmproj)]
-    argv += ["--ctx-size", str(context_size(model, settings, context_limit))]
+    tokens = context_size(model, settings, context_limit)
+    argv += ["--ctx-size", str(tokens)]
     for option, mine, general, unset in (
         ("--gpu-layers", own.gpu_layers, settings.llama_gpu_layers, -1),
         ("--threads", own.threads, settings.llama_threads, 0),
@@ -123,6 +123,14 @@ def llama_argv(
     argv += _if_known(flags, "--offline")
     argv += _if_known(flags, "--no-webui") or _if_known(flags, "--no-ui")
     further = further_arguments(model, settings)
+    for option, *values in vector_options(
+        model.metadata,
+        further,
+        own.env,
+        context_size=tokens,
+        slots=settings.llama_parallel if own.parallel is None else own.parallel,
+    ):
+        argv += _if_known(flags, option, *values)
     if (
         verbosity is not None
         and "--verbosity" in flags
@@ -133,7 +141,7 @@ def llama_argv(
     argv += further
     asked = _asked_context(model, settings)
     if asked is not None and context_limit is not None:
-        argv += ["--ctx-size", str(context_size(model, settings, context_limit))]
+        argv += ["--ctx-size", str(tokens)]
     return argv
 
 
@@ -154,7 +162,7 @@ def signature(model: LocalModel, settings: Settings, context_limit: int | None =
     else:
         argv = llama_argv(
             program="",
-            flags=frozenset(),
+            flags=VECTOR_OPTIONS,
             model=model,
             settings=settings,
             host="",
@@ -174,18 +182,6 @@ def custom_argv(model: LocalModel, *, host: str, port: int | str) -> list[str]:
     return [
         _PLACEHOLDER.sub(lambda match: values[match[1]], word) for word in model.settings.command
     ]
-
-
-def shown_argv(argv: Sequence[str]) -> list[str]:
-    """A command line for a log: the values of options that carry secrets are left out."""
-    shown: list[str] = []
-    hide = False
-    for word in argv:
-        option, equals, _ = word.partition("=")
-        secret = option in _SECRET_OPTIONS
-        shown.append("***" if hide else f"{option}=***" if secret and equals else word)
-        hide = secret and not equals and not hide
-    return shown
 
 
 def child_environment(environ: Mapping[str, str], *additions: Mapping[str, str]) -> dict[str, str]:

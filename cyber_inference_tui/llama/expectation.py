@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.errors import GGUFError
-from cyber_inference_tui.gguf.arguments import CacheSettings, cache_settings
+from cyber_inference_tui.gguf.arguments import CacheSettings
 from cyber_inference_tui.gguf.memory import DEFAULT_SLOTS, MemoryEstimate, estimate
 from cyber_inference_tui.gguf.metadata import ProjectorFacts, read_metadata
 from cyber_inference_tui.library.catalog import LocalModel
@@ -27,6 +27,7 @@ from cyber_inference_tui.llama.command import (
 from cyber_inference_tui.llama.fit_params import fitted_footprint
 from cyber_inference_tui.llama.needs import Footprint, Need, Source
 from cyber_inference_tui.llama.placement import placement
+from cyber_inference_tui.llama.vectors import told_settings
 from cyber_inference_tui.settings.schema import Settings
 
 _MOST_KEPT = 512
@@ -245,10 +246,7 @@ def told(model: LocalModel, settings: Settings) -> CacheSettings:
     """What its server is told of slots and embeddings; nothing where it is another program's."""
     if model.settings.command:
         return CacheSettings()
-    parallel = model.settings.parallel
-    base = CacheSettings(slots=settings.llama_parallel if parallel is None else parallel)
-    args = further_arguments(model, settings)
-    return cache_settings(args, base=base) if args else base
+    return _cache_settings(model, settings, None)
 
 
 def _estimate(
@@ -280,6 +278,7 @@ def _estimate(
         swa_full=cache.swa_full,
         flash_attention=cache.flash_attention,
         embedding=cache.embedding,
+        pooling=cache.pooling,
     )
 
 
@@ -291,4 +290,5 @@ def _cache_settings(
         context_size=context_size(model, settings, context_limit),
         slots=settings.llama_parallel if parallel is None else parallel,
     )
-    return cache_settings(further_arguments(model, settings), base=base)
+    words = further_arguments(model, settings)
+    return told_settings(model.metadata, words, model.settings.env, base=base)

@@ -22,7 +22,6 @@ from cyber_inference_tui.llama.command import (
     context_size,
     custom_argv,
     llama_argv,
-    shown_argv,
     signature,
 )
 from cyber_inference_tui.llama.expectation import (
@@ -47,6 +46,7 @@ from cyber_inference_tui.llama.server import (
     ServerProcess,
 )
 from cyber_inference_tui.records import LogLevel
+from cyber_inference_tui.settings.masks import masked_words
 from cyber_inference_tui.settings.schema import Settings
 
 SERVER_HOST = "127.0.0.1"
@@ -55,6 +55,8 @@ NO_PORT = "PORT"
 LOG_TAIL_LINES = 12
 _PORT_TRIES = 3
 _SETTLE_TIMEOUT = 0.25
+_STOOD_STILL = 1.0
+"""Seconds by which we may wake up late before that counts as having been stopped ourselves."""
 
 _logger = logging.getLogger(__name__)
 
@@ -75,6 +77,10 @@ class _Signs:
     def silence(self) -> float:
         """Seconds since the last sign."""
         return self._now() - self._last
+
+    def stood_still(self) -> None:
+        """Nobody listened for a while: the silence is counted from now."""
+        self._last = self._now()
 
     def told(self, value: float | None) -> None:
         """The server says how far it is."""
@@ -228,7 +234,7 @@ class Launcher:
         when there is nothing to start. Cancelling it stops the process first.
         """
         if model.problem is not None:
-            raise ModelLoadError(f"{model.id} cannot be loaded: {model.problem}")
+            raise ModelLoadError(f"{model.id} cannot be loaded: {model.problem.rstrip('.')}.")
         binary = None if model.settings.command else await asyncio.to_thread(self._find_binary)
         avoid: set[int] = set()
         while True:
@@ -329,7 +335,7 @@ class Launcher:
     ) -> ServerProcess:
         log = self._log_for(launch.name)
         first = log.end
-        log.add([f"--- starting: {' '.join(shown_argv(launch.argv))}"], LogLevel.INFO)
+        log.add([f"--- starting: {' '.join(masked_words(launch.argv))}"], LogLevel.INFO)
         signs = _Signs(progress)
         try:
             server = await ServerProcess.spawn(launch, log=log, progress=signs.told)
@@ -383,6 +389,7 @@ class Launcher:
 
         Raises ``ServerExitedError`` when it ended instead.
         """
+        loop = asyncio.get_running_loop()
         ready = asyncio.ensure_future(server.wait_ready())
         reading = asyncio.ensure_future(
             follow_reading(server.pid, size, signs.read, proc=self._proc)
@@ -392,7 +399,12 @@ class Launcher:
                 left = timeout - signs.silence()
                 if left <= 0:
                     return False
+                due = loop.time() + left
                 await asyncio.wait({ready}, timeout=left)
+                if loop.time() > due + _STOOD_STILL:
+                    # The service was stopped (SIGSTOP, a paused virtual machine). Timers run out
+                    # before what the server said meanwhile is read.
+                    signs.stood_still()
             ready.result()
             return True
         finally:

@@ -20,8 +20,9 @@ from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.ledger import Ledger
 from cyber_inference_tui.scheduler.memory import footprint_by_change
 from cyber_inference_tui.scheduler.policy import STABLE_AFTER, backoff
+from cyber_inference_tui.scheduler.refusal import refusal_error
 from cyber_inference_tui.scheduler.state import ModelState, Server, ServerLauncher, Session
-from cyber_inference_tui.scheduler.views import Reason
+from cyber_inference_tui.scheduler.views import Reason, Refusal
 from cyber_inference_tui.settings.schema import Settings
 
 LEAST_CONTEXT = 2048
@@ -57,6 +58,9 @@ class Owner(Protocol):
 
     def gone(self, state: ModelState) -> None:
         """Its process was ended by choice."""
+
+    def rest(self, state: ModelState) -> None:
+        """It has no process, and its failures are forgotten."""
 
     def step(self) -> None:
         """Something changed: decide anew."""
@@ -125,6 +129,40 @@ class Lives:
         else:
             self.size_up(state)
 
+    # Refusing
+
+    def refuse(self, state: ModelState, refusal: Refusal) -> None:
+        """There is no room for a model and there will be none: a smaller context, or an error."""
+        if all(waiter.reason == "preload" for waiter in state.waiters):
+            _logger.warning("%s is not preloaded: there is no room left for it", state.model.id)
+            self._owner.failed(
+                state, ModelLoadError(f"There is no room to preload {state.model.id}.")
+            )
+            self._owner.rest(state)
+            return
+        if refusal.at_best is not None and self._shrink(state):
+            _logger.warning(
+                "%s does not fit into memory: it is tried with %d tokens of context",
+                state.model.id,
+                state.context_limit,
+            )
+            self._owner.step()
+            return
+        error = refusal_error(
+            refusal,
+            self._owner.states(),
+            self._ledger.reading,
+            self._owner.settings,
+            at_most=state.need is not None and state.need.source is Source.UPPER_BOUND,
+        )
+        state.failure = error
+        state.context_limit = None
+        self._owner.set_status(state, ModelStatus.FAILED)
+        _logger.warning("%s", error)
+        self._owner.failed(state, error)
+        # Its next try may find more room.
+        state.need = None
+
     # Loading
 
     def load(self, state: ModelState) -> None:
@@ -134,7 +172,7 @@ class Lives:
         # Whatever its settings are now, it is loaded with them.
         state.restart = False
         reason = state.waiters[0].reason if state.waiters else "asked"
-        state.session = Session(reason, _now())
+        state.session = Session(reason, _now(), state.model.modified)
         self._owner.set_status(state, ModelStatus.LOADING)
         state.task = self.own(self._load(state), f"load {state.model.id}")
         state.task.add_done_callback(lambda task: self._load_over(state, task))
@@ -269,7 +307,7 @@ class Lives:
         if others:
             state.alone = True
             how = f"when {', '.join(sorted(other.model.id for other in others))} made room"
-        elif self.shrink(state):
+        elif self._shrink(state):
             how = f"with {state.context_limit:,} tokens of context"
         else:
             return False
@@ -278,7 +316,7 @@ class Lives:
         self._owner.again(state)
         return True
 
-    def shrink(self, state: ModelState) -> bool:
+    def _shrink(self, state: ModelState) -> bool:
         """Halve the context of the next load, if that is allowed and enough would be left."""
         size = state.need.context_size if state.need else None
         if not self._owner.settings.allow_smaller_context or size is None:
@@ -291,10 +329,10 @@ class Lives:
 
     # Failing
 
-    def note_failure(self, state: ModelState, error: CyberError) -> None:
-        """It failed: say so, and let it rest longer each time."""
+    def note_failure(self, state: ModelState, error: CyberError, *, counts: bool = True) -> None:
+        """It failed: say so, and let it rest longer each time that ``counts``."""
         state.failure = error
-        state.failures += 1
+        state.failures += counts
         state.retry_at = _now() + backoff(state.failures)
         self._owner.set_status(state, ModelStatus.FAILED)
 
@@ -303,12 +341,19 @@ class Lives:
         if state.server is not server or state.status is not ModelStatus.LOADED:
             return
         why, tail = server.obituary()
-        if _now() - state.loaded >= STABLE_AFTER:
+        session = state.session
+        if (session is not None and session.answered) or _now() - state.loaded >= STABLE_AFTER:
             state.failures = 0
+            state.excused = False
+        # Killed by a request that killed the one before it, most likely. Once that is excused, so
+        # that one bad request does not keep the others waiting; a server that never works has more
+        # of them.
+        counts = state.excused or session is None or not session.again
+        state.excused = state.excused or not counts
         error = ModelLoadError(f"{state.model.id} stopped: {why}.", log_tail=tail)
         self._end_session(state, f"stopped: {why}")
         self._forget_server(state)
-        self.note_failure(state, error)
+        self.note_failure(state, error, counts=counts)
         _logger.warning("%s stopped: %s", state.model.id, why)
         self.own(_end(server), f"clean up after {state.model.id}")
         left = state.retry_at - _now()
@@ -324,6 +369,9 @@ class Lives:
     def unload(self, state: ModelState, reason: Reason) -> None:
         """Begin to unload a loaded model."""
         state.dismissed = state.server
+        # A server that still answers would take until it is killed to go.
+        for end in tuple(state.farewells):
+            end()
         self._owner.set_status(state, ModelStatus.UNLOADING)
         _logger.info("%s: unloading (%s)", state.model.id, reason.value)
         state.task = self.own(self._unload(state, reason), f"unload {state.model.id}")

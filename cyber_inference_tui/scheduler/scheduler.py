@@ -1,9 +1,10 @@
 """The one owner of all model states: admits requests, and has models loaded and unloaded.
 
 Everything here runs on one event loop, and states change only here and, on its behalf, in
-``lives``. ``policy.decide`` says what to do; ``step`` has it done after every change, and a timer
-asks again when time alone may change something. Time is the event loop's clock, so that a loop with
-a virtual clock drives it all.
+``lives``. ``policy.decide`` says what to do, and ``steps`` when it is asked. Time is the event
+loop's clock, so that a loop with a virtual clock drives it all.
+
+It is long because states have one owner: whatever may change one comes through here.
 """
 
 from __future__ import annotations
@@ -24,16 +25,14 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
 )
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.needs import Source
 from cyber_inference_tui.monitor.memory import MemoryReading
-from cyber_inference_tui.records import ModelStatus, SessionRecord, WaitingRecord
+from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.admission import Admission, touch
 from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.ledger import Ledger
 from cyber_inference_tui.scheduler.lives import Lives, again_in, session_record
-from cyber_inference_tui.scheduler.outlook import Outlook
 from cyber_inference_tui.scheduler.policy import Policy, decide
-from cyber_inference_tui.scheduler.refusal import refusal_error
+from cyber_inference_tui.scheduler.restarts import Restarts
 from cyber_inference_tui.scheduler.room import Survey
 from cyber_inference_tui.scheduler.state import (
     Lease,
@@ -44,11 +43,10 @@ from cyber_inference_tui.scheduler.state import (
     idle_timeout,
     view_of,
 )
-from cyber_inference_tui.scheduler.views import Limits, ModelView, Reason, Refusal
+from cyber_inference_tui.scheduler.steps import Steps
+from cyber_inference_tui.scheduler.views import Limits, ModelView, Reason
 from cyber_inference_tui.scheduler.waits import Waits
 from cyber_inference_tui.settings.schema import Settings
-
-_STEPS_AT_ONCE = 16
 
 _logger = logging.getLogger(__name__)
 
@@ -94,13 +92,13 @@ class Scheduler:
         self._admission = Admission(
             self, self._states, max_connections=max_connections, on_detail=on_detail
         )
-        self._waits = Waits(
+        self.waits = Waits(
             self._states, self._admission, self._experience, max_connections=max_connections
         )
+        """What those who wait can be told."""
+        self._restarts = Restarts(launcher)
+        self._steps = Steps(self._decide)
         self._measuring: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._stepping = False
-        self._step_again = False
         self._closing = False
 
     async def __aenter__(self) -> Self:
@@ -150,23 +148,6 @@ class Scheduler:
         """Requests and loads that wait, over all models."""
         return self._admission.waiting
 
-    def queue(self) -> list[WaitingRecord]:
-        """Every request that waits, model by model, in order."""
-        return self._waits.records()
-
-    def outlook(self, model_id: str, waiter: Waiter) -> Outlook | None:
-        """What ``waiter`` can be told of its wait; ``None`` when that is over."""
-        state = self._states.get(model_id)
-        return self._waits.outlook(state, waiter) if state else None
-
-    def expected_wait(self, state: ModelState) -> float | None:
-        """Seconds that a request would wait which came now; ``None`` = unknown."""
-        return self._waits.of_the_next(state)
-
-    def positions(self) -> dict[Waiter, int]:
-        """The place of every request that waits, from 1, among those for its model."""
-        return self._waits.positions()
-
     def survey(self) -> Survey:
         """What there is room for, as far as it is known at this moment."""
         return Survey(
@@ -199,29 +180,33 @@ class Scheduler:
         restarted when its requests have ended."""
         self.settings = settings
         for state in self.states():
-            self._restart_if_changed(state)
+            self._restarts.demand(state, settings)
+        self.forget_failures()
         self.step()
+
+    def forget_failures(self) -> None:
+        """What made models fail may be gone: the next request for each tries again."""
+        for state in self.states():
+            self._forget_failure(state)
+
+    def _forget_failure(self, state: ModelState) -> None:
+        if state.status is ModelStatus.FAILED:
+            self.rest(state)
 
     def would_restart(
         self, settings: Settings, changed: Callable[[LocalModel], LocalModel]
     ) -> list[str]:
         """The loaded models that ``configure`` would restart, if they became what ``changed``
         makes of them."""
-        return sorted(
-            state.model.id
-            for state in self._states.values()
-            if state.status is ModelStatus.LOADED
-            and state.leaving is None
-            and state.signature
-            != self._launcher.signature(changed(state.model), settings, state.context_limit)
-        )
+        return self._restarts.among(self.states(), settings, changed)
 
     def refresh(self, model: LocalModel) -> None:
         """The library read this model anew (its file or its settings changed)."""
         state = self._states.get(model.id)
         if state is not None:
             state.model = model
-            self._restart_if_changed(state)
+            self._restarts.demand(state, self.settings)
+            self._forget_failure(state)
             self.step()
 
     def remove(self, model_id: str) -> None:
@@ -236,17 +221,8 @@ class Scheduler:
         elif state.status is ModelStatus.LOADING:
             self._lives.give_up(state)
         elif state.status in {ModelStatus.QUEUED, ModelStatus.FAILED}:
-            self._rest(state)
+            self.rest(state)
         self.step()
-
-    def _restart_if_changed(self, state: ModelState) -> None:
-        if state.status is not ModelStatus.LOADED or state.leaving is not None:
-            return
-        signature = self._launcher.signature(state.model, self.settings, state.context_limit)
-        if signature != state.signature:
-            _logger.info("%s is restarted: its settings changed", state.model.id)
-            state.leaving = Reason.SETTINGS
-            state.restart = True
 
     # Requests
 
@@ -299,7 +275,7 @@ class Scheduler:
             raise ShuttingDownError("The service is shutting down.")
         queued = state.queued
         if queued >= self.settings.max_queue:
-            wait = self._waits.expected(state, queued + 1)
+            wait = self.waits.expected(state, queued + 1)
             raise QueueFullError(
                 f"{queued} requests wait for {state.model.id} already (max_queue).",
                 retry_after=max(1.0, queued / self._max_connections if wait is None else wait),
@@ -333,9 +309,10 @@ class Scheduler:
         if state.in_flight or state.is_pinned:
             return False
         idle = idle_timeout(state, self.settings)
-        if self._timer is None:
+        when = self._steps.next_at
+        if when is None:
             return idle > 0 or self._ledger.is_read
-        return idle > 0 and self._timer.when() > state.last_used + idle
+        return idle > 0 and when > state.last_used + idle
 
     # Explicit wishes
 
@@ -398,12 +375,12 @@ class Scheduler:
             if force:
                 self._lives.unload(state, Reason.REQUEST)
         elif state.status in {ModelStatus.QUEUED, ModelStatus.FAILED}:
-            self._rest(state)
+            self.rest(state)
         self.step()
         while state.leaving is not None or state.status is ModelStatus.UNLOADING:
             await self._change(state)
 
-    def _rest(self, state: ModelState) -> None:
+    def rest(self, state: ModelState) -> None:
         """It has no process, and its failures are forgotten."""
         state.failure, state.failures, state.retry_at = None, 0, 0.0
         state.context_limit = None
@@ -425,6 +402,7 @@ class Scheduler:
     def begin_shutdown(self) -> None:
         """Take nothing new: whoever still waits is told so, running answers go on."""
         self._closing = True
+        self._steps.stop()
         for state in self._states.values():
             self._admission.fail_all(state, ShuttingDownError("The service is shutting down."))
             if state.status is ModelStatus.QUEUED:
@@ -447,9 +425,6 @@ class Scheduler:
         self.begin_shutdown()
         if at_once:
             self.settings = msgspec.structs.replace(self.settings, stop_timeout=0.0)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         for state in self._states.values():
             if state.status is ModelStatus.LOADED:
                 self._lives.unload(state, Reason.SHUTDOWN)
@@ -489,21 +464,10 @@ class Scheduler:
         )
 
     def step(self) -> None:
-        """Decide and have it done, until nothing more follows at this moment."""
-        self._step_again = True
-        if self._stepping or self._closing:
-            return
-        self._stepping = True
-        try:
-            for _ in range(_STEPS_AT_ONCE):
-                if not self._step_again or self._closing:
-                    break
-                self._step_again = False
-                self._step()
-        finally:
-            self._stepping = False
+        """Something changed: decide anew."""
+        self._steps.step()
 
-    def _step(self) -> None:
+    def _decide(self) -> float | None:
         decision = self._policy(self._views(), self._limits(), self._ledger.memory, self._now())
         self._admission.blocked = decision.blocked
         for unload in decision.unload:
@@ -513,27 +477,18 @@ class Scheduler:
         if decision.load is not None:
             self._lives.load(self._states[decision.load])
         for refusal in decision.refuse:
-            self._refuse(self._states[refusal.id], refusal)
+            self._lives.refuse(self._states[refusal.id], refusal)
         self._close(decision.close)
         if decision.measure and self._measuring is None:
             self._measuring = self._lives.own(self._measure(), "read the memory")
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if decision.wake_at is not None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(decision.wake_at, self._wake)
-
-    def _wake(self) -> None:
-        self._timer = None
-        self.step()
+        return decision.wake_at
 
     def _close(self, close: dict[str, int]) -> None:
         """Let in only those who came early enough; where that changed, look again."""
         for state in self.states():
             was, state.closed_to = state.closed_to, close.get(state.model.id)
             if was != state.closed_to:
-                self._step_again = True
+                self.step()
             if state.waiters and state.status is ModelStatus.LOADED:
                 self._admission.grant(state)
 
@@ -544,42 +499,11 @@ class Scheduler:
             self._measuring = None
         self.step()
 
-    def _refuse(self, state: ModelState, refusal: Refusal) -> None:
-        if all(waiter.reason == "preload" for waiter in state.waiters):
-            _logger.warning("%s is not preloaded: there is no room left for it", state.model.id)
-            self._admission.fail_all(
-                state, ModelLoadError(f"There is no room to preload {state.model.id}.")
-            )
-            self._rest(state)
-            return
-        if refusal.at_best is not None and self._lives.shrink(state):
-            _logger.warning(
-                "%s does not fit into memory: it is tried with %d tokens of context",
-                state.model.id,
-                state.context_limit,
-            )
-            self._step_again = True
-            return
-        error = refusal_error(
-            refusal,
-            self.states(),
-            self._ledger.reading,
-            self.settings,
-            at_most=state.need is not None and state.need.source is Source.UPPER_BOUND,
-        )
-        state.failure = error
-        state.context_limit = None
-        self.set_status(state, ModelStatus.FAILED)
-        _logger.warning("%s", error)
-        self._admission.fail_all(state, error)
-        # Its next try may find more room.
-        state.need = None
-
     def loaded(self, state: ModelState) -> None:
         """Its server answers: let in who waits, as far as others have not waited longer."""
         touch(state, self._now())
         self.set_status(state, ModelStatus.LOADED)
-        self._restart_if_changed(state)
+        self._restarts.demand(state, self.settings)
         # First who is blocked by it now, then who may come in.
         self.step()
         self._admission.grant(state)

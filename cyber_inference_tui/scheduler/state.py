@@ -109,14 +109,20 @@ class Waiter:
 class Session:
     """What is counted from a model's load to its unload."""
 
-    def __init__(self, load_reason: str, began: float) -> None:
+    def __init__(self, load_reason: str, began: float, modified: int | None = None) -> None:
         self.load_reason = load_reason
+        self.modified = modified
+        """Of the model's files when the load began."""
         self.began = began
         """When the load began, by the scheduler's clock."""
         self.load_seconds = 0.0
         self.requests = 0
         self.tokens_in = 0
         self.tokens_out = 0
+        self.answered = False
+        """Its server has answered a request."""
+        self.again = 0
+        """Requests in flight that were lost once already, with another server."""
 
 
 class ModelState:
@@ -129,6 +135,8 @@ class ModelState:
         self.server: Server | None = None
         self.dismissed: Server | None = None
         """The last server that was ended by choice; one that died by itself never is."""
+        self.farewells: set[Callable[[], None]] = set()
+        """Called when its server is dismissed with requests still there: each ends one."""
         self.in_flight = 0
         self.waiters: deque[Waiter] = deque()
         self.leaving: Reason | None = None
@@ -147,6 +155,8 @@ class ModelState:
         self.last_used_at: datetime | None = None
         self.failure: CyberError | None = None
         self.failures = 0
+        self.excused = False
+        """One of ``failures`` was put down to a request."""
         self.retry_at = 0.0
         self.task: asyncio.Task[None] | None = None
         """The load or unload under way."""
@@ -216,7 +226,7 @@ def view_of(state: ModelState, settings: Settings, load_seconds: float | None) -
 class Lease:
     """A request's place at a loaded model: it will not be unloaded until ``release``."""
 
-    __slots__ = ("_released", "_server", "_since", "_state", "port")
+    __slots__ = ("_again", "_released", "_server", "_since", "_state", "port")
 
     def __init__(
         self,
@@ -229,6 +239,7 @@ class Lease:
         self._state = state
         self._server = server
         self._since = since
+        self._again: Session | None = None
         self.port = server.port
 
     @property
@@ -245,6 +256,14 @@ class Lease:
     def dismissed(self) -> bool:
         """Whether its server was ended by choice (by force, if a request was still there)."""
         return self._state.dismissed is self._server
+
+    def at_dismissal(self, end: Callable[[], None]) -> None:
+        """Have ``end`` called should the model be unloaded by force, until ``stays``."""
+        self._state.farewells.add(end)
+
+    def stays(self, end: Callable[[], None]) -> None:
+        """``end`` need not be called any more."""
+        self._state.farewells.discard(end)
 
     @property
     def server_exited(self) -> bool:
@@ -271,10 +290,24 @@ class Lease:
             session.tokens_in += tokens_in or 0
             session.tokens_out += tokens_out or 0
 
+    def again(self) -> None:
+        """The request was lost once already: a server that dies with it is not to blame."""
+        self._again = self._state.session
+        if self._again is not None:
+            self._again.again += 1
+
+    def answered(self) -> None:
+        """The request has its answer: a server that dies later is not one that never works."""
+        session = self._state.session
+        if session is not None and self._state.server is self._server:
+            session.answered = True
+
     def release(self) -> None:
         """The last byte is through (or the request is over in another way). Once counts."""
         released, self._released = self._released, None
         if released is not None:
+            if self._again is not None:
+                self._again.again -= 1
             released(self._state, self._since)
 
     def __enter__(self) -> Self:

@@ -19,6 +19,7 @@ class Reason(StrEnum):
     ROOM = "room for another model"
     REQUEST = "asked to unload"
     SETTINGS = "its settings changed"
+    FILES = "its files changed"
     REMOVED = "its files are gone"
     SHORTAGE = "other programs need the memory"
     SHUTDOWN = "the service stops"

@@ -56,8 +56,11 @@ class Waits:
             )
         }
 
-    def outlook(self, state: ModelState, waiter: Waiter) -> Outlook | None:
-        """What ``waiter`` can be told; ``None`` when its wait is over."""
+    def outlook(self, model_id: str, waiter: Waiter) -> Outlook | None:
+        """What ``waiter`` can be told of its wait; ``None`` when that is over."""
+        state = self._states.get(model_id)
+        if state is None:
+            return None
         requests = [one for one in state.waiters if one.takes_place]
         if waiter not in requests:
             return None

@@ -25,12 +25,11 @@ from cyber_inference_tui.settings.credentials import GUARDS, check_kept
 from cyber_inference_tui.settings.document import read_document, write_document
 from cyber_inference_tui.settings.edit import (
     check_fit,
+    key_in,
     set_value,
-    split_key,
     unset_value,
     with_key,
 )
-from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.load import (
     ENV_PREFIX,
     Loaded,
@@ -39,8 +38,10 @@ from cyber_inference_tui.settings.load import (
     load_if_there,
     load_text,
     read_config,
+    usual_models_dir,
 )
-from cyber_inference_tui.settings.schema import MASK, Key, ModelSettings, Settings
+from cyber_inference_tui.settings.masks import unmasked_value
+from cyber_inference_tui.settings.schema import KEYS, Key, ModelSettings, Settings
 from cyber_inference_tui.settings.watch import FileWatch
 
 _WATCH_INTERVAL = 1.0
@@ -69,6 +70,8 @@ class Configuration:
         restarts: Callable[[Settings], list[str]],
     ) -> None:
         self.loaded = loaded
+        self.in_force = loaded
+        """``loaded``, but for what needs a restart: that is as it was at the start."""
         # Now, not when the watching begins: an edit in between would never be seen.
         self._file_watch = FileWatch(loaded.config_path)
         self._bound_host = bound_host
@@ -97,12 +100,20 @@ class Configuration:
         )
         self._check_kept(new.settings)
         changed = new.settings != self.loaded.settings
-        self.loaded = new
+        self.loaded, self.in_force = new, self._applicable(new)
         if not changed:
             return
-        await self._apply(new.settings)
+        await self._apply(self.in_force.settings)
         self._tell(None)
         _logger.info("the configuration was read anew from %s", new.config_path)
+
+    def _applicable(self, new: Loaded) -> Loaded:
+        began = self.in_force.settings
+        kept = {name: getattr(began, name) for name, key in KEYS.items() if not key.live}
+        if new.sources["models_dir"] is Source.DEFAULT:
+            kept["models_dir"] = usual_models_dir(began.data_dir)
+        settings = msgspec.structs.replace(new.settings, **kept)
+        return msgspec.structs.replace(new, settings=settings)
 
     def values(self) -> list[ConfigValueRecord]:
         """Every setting with its value and source; secrets masked."""
@@ -134,7 +145,7 @@ class Configuration:
         check_fit(self._path, key, value)
         written, after = await asyncio.to_thread(self._foresee, key, value)
         self._check_kept(after.settings)
-        restarted = self._restarts(after.settings)
+        restarted = self._restarts(self._applicable(after).settings)
         record = written.record(known, model_id)
         return ConfigCheckRecord(
             key=record.key,
@@ -188,41 +199,12 @@ class Configuration:
         return self.loaded.config_path
 
     def _named(self, key: str) -> tuple[str, str | None, Key]:
-        """The key as it stands in the file, and its parts.
-
-        A table whose name differs from the model's id in case only is the model's, too.
-        """
-        model_id, known = split_key(key)
-        if model_id is None:
-            return known.name, None, known
-        tables = self.loaded.settings.models
-        if model_id not in tables:
-            alike = [name for name in tables if name.casefold() == model_id.casefold()]
-            model_id = alike[0] if len(alike) == 1 else model_id
-        return f"models.{toml_value(model_id)}.{known.name}", model_id, known
+        """The key as it stands in the file, and its parts."""
+        return key_in(self.loaded.settings.models, key)
 
     def _unmasked(self, key: str, known: Key, model_id: str | None, value: Any) -> Any:
         """A mask that comes back stands for the value that it masks."""
-        if not known.secret:
-            return value
-        holder: Any = self.loaded.settings
-        if model_id is not None:
-            holder = self.loaded.settings.models.get(model_id, ModelSettings())
-        old = getattr(holder, known.name)
-        if value == MASK and old:
-            return list(old) if isinstance(old, tuple) else old
-        masks = [value]
-        if isinstance(value, dict):
-            kept = old if isinstance(old, dict) else {}
-            value = {
-                name: kept.get(name, one) if one == MASK else one for name, one in value.items()
-            }
-            masks = list(value.values())
-        elif isinstance(value, list):
-            masks = value
-        if any(isinstance(one, str) and MASK in one for one in masks):
-            raise ConfigError(f"{key}: this mask stands for no value.", param="value")
-        return value
+        return unmasked_value(key, known, value, self.loaded.value(known, model_id))
 
 
 def _effect(
@@ -235,19 +217,13 @@ def _effect(
     restarted: bool,
 ) -> SettingEffect:
     """What it does that the file says ``written``, where ``after`` will hold."""
-    if _value(before, known, model_id) == _value(written, known, model_id):
+    if before.value(known, model_id) == written.value(known, model_id):
         return SettingEffect.NOTHING
     if model_id is None and after.sources[known.name] in {Source.ENV, Source.FLAG}:
         return SettingEffect.OVERRIDDEN
     if (model_id is None and not known.live) or known.name == "preload":
         return SettingEffect.RESTARTS_SERVICE
     return SettingEffect.RESTARTS_MODELS if restarted else SettingEffect.NOW
-
-
-def _value(loaded: Loaded, known: Key, model_id: str | None) -> Any:
-    if model_id is None:
-        return getattr(loaded.settings, known.name)
-    return getattr(loaded.settings.models.get(model_id, ModelSettings()), known.name)
 
 
 def configured_anew(model: LocalModel, settings: Settings) -> LocalModel:

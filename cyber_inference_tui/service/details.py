@@ -13,7 +13,7 @@ from cyber_inference_tui.gguf.memory import MemoryEstimate
 from cyber_inference_tui.gguf.reader import read_header
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.scan import shown
-from cyber_inference_tui.llama.command import context_size, further_arguments, shown_argv
+from cyber_inference_tui.llama.command import context_size, further_arguments
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.llama.needs import Source
 from cyber_inference_tui.records import (
@@ -29,7 +29,8 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.scheduler.room import Survey
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.settings.load import Loaded, plain_value
-from cyber_inference_tui.settings.schema import MASK, MODEL_KEYS, Key, ModelSettings
+from cyber_inference_tui.settings.masks import masked_value, masked_words
+from cyber_inference_tui.settings.schema import MODEL_KEYS, Key, ModelSettings
 
 _STEPS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
@@ -96,7 +97,7 @@ async def _command(
 ) -> tuple[list[str], str | None]:
     """Its server's command line, or why there is none; keys and tokens in it are masked."""
     if state is not None and state.server is not None:
-        return shown_argv(state.server.argv), None
+        return masked_words(state.server.argv), None
     if model.problem is not None:
         return [], model.problem
     need = state.need if state else None
@@ -109,7 +110,7 @@ async def _command(
         )
     except NoLlamaServerError as error:
         return [], str(error)
-    return shown_argv(argv), None
+    return masked_words(argv), None
 
 
 async def _memory(
@@ -208,7 +209,4 @@ def _effective(
 
 
 def _shown(key: Key, value: Any) -> Any:
-    if key.secret and value:
-        # An environment's names help, its values often are tokens.
-        return dict.fromkeys(value, MASK)
-    return plain_value(value)
+    return plain_value(masked_value(key, value))

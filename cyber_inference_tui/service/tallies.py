@@ -27,6 +27,7 @@ _UNLOAD_REASONS = {
     Reason.ROOM.value: "room",
     Reason.REQUEST.value: "asked",
     Reason.SETTINGS.value: "settings",
+    Reason.FILES.value: "files",
     Reason.REMOVED.value: "removed",
     Reason.SHORTAGE.value: "shortage",
     Reason.SHUTDOWN.value: "shutdown",

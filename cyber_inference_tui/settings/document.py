@@ -11,20 +11,33 @@ import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cyber_inference_tui.errors import ConfigError, ConflictError
 from cyber_inference_tui.settings.edit import alone_in, put_in_place
+from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.load import decoded, load_text, named, read_bytes
+from cyber_inference_tui.settings.masks import is_secret_name, secret_words
 from cyber_inference_tui.settings.positions import KeyPath, Span, value_spans
-from cyber_inference_tui.settings.schema import KEYS, MASK, MODEL_KEYS, Settings
+from cyber_inference_tui.settings.schema import ARGUMENTS, KEYS, MASK, MODEL_KEYS, Key, Settings
 
 _MASK = re.compile(rf"{re.escape(MASK)}([0-9]{{0,6}})")
-_SECRET_NAMES = "|".join(name for name, key in KEYS.items() if key.secret)
-_COMMENTED_OUT = re.compile(rf"^[ \t]*#[ \t#]*(?:{_SECRET_NAMES})[ \t]*=(.*)$", re.MULTILINE)
 _QUOTED = re.compile(r'"(?:\\.|[^"\\\n])+"|' r"'[^'\n]+'")
+_ARGUMENT_KEYS = [name for name, key in {**KEYS, **MODEL_KEYS}.items() if key.form == ARGUMENTS]
+# Comments are read one line at a time, and may hold keys that are switched off.
+_COMMENT = r"^[ \t]*#[ \t#]*"
+_COMMENTED_OUT = re.compile(
+    rf"{_COMMENT}(?:{'|'.join(name for name, key in KEYS.items() if key.secret)})[ \t]*=(.*)$",
+    re.MULTILINE,
+)
+_COMMENTED_ARGUMENTS = re.compile(
+    rf"{_COMMENT}(?:{'|'.join(_ARGUMENT_KEYS)})[ \t]*=(.*)$", re.MULTILINE
+)
+_COMMENTED = re.compile(rf"{_COMMENT}.*$", re.MULTILINE)
+_VARIABLE = re.compile(rf"""([A-Za-z0-9_-]+)["']?[ \t]*=[ \t]*({_QUOTED.pattern})""")
+"""Of a model's environment."""
 
 
 class Document(NamedTuple):
@@ -88,64 +101,143 @@ def masked(text: str) -> str:
     """The text (TOML) with numbered masks for its secrets, those in commented-out keys too."""
     parts: list[str] = []
     end = 0
-    for number, (start, stop) in enumerate(_secrets(text), start=1):
-        parts += [text[end:start], f'"{MASK}{number}"']
-        end = stop
+    for number, secret in enumerate(_secrets(text), start=1):
+        parts += [text[end : secret.start], secret.written(f"{MASK}{number}")]
+        end = secret.stop
     return "".join([*parts, text[end:]])
 
 
 def unmasked(text: str, old: str, path: Path) -> tuple[str, list[str]]:
     """``text`` with the secrets of ``old`` for their masks, and a line for every mask that stands
     for nothing or where no secret belongs."""
-    known = [old[start:stop] for start, stop in _secrets(old)]
+    known = _secrets(old)
     mistakes: list[str] = []
     parts: list[str] = []
     end = 0
-    values = {span: key for key, span in value_spans(text).items()}
-    for span in sorted({*values, *_commented(text)}):
-        mask = _MASK.fullmatch(text[span[0] : span[1]].strip("\"'"))
-        if mask is None or span[0] < end:
+    taken: set[Span] = set()
+    for secret in _secrets(text):
+        mask = _MASK.fullmatch(secret.value)
+        if mask is None or not 1 <= int(mask[1] or 0) <= len(known):
             continue
-        number = int(mask[1] or 0)
-        key = values.get(span)
-        if key is not None and not (_is_secret(key) and 1 <= number <= len(known)):
+        hidden = known[int(mask[1]) - 1]
+        # As it was written, where it stands as it stood.
+        alike = (hidden.head, hidden.tail, hidden.quote) == (secret.head, secret.tail, secret.quote)
+        if not alike and not secret.can_be(hidden.value):
+            continue
+        new = old[hidden.start : hidden.stop] if alike else secret.written(hidden.value)
+        parts += [text[end : secret.start], new]
+        end = secret.stop
+        taken.add(secret.item)
+    for key, span in value_spans(text).items():
+        value = _string(text[slice(*span)])
+        if span not in taken and (MASK in value if _is_word(key) else _MASK.fullmatch(value)):
             line = text.count("\n", 0, span[0]) + 1
             name = named([part for part in key if isinstance(part, str)])
             mistakes.append(f"{path}:{line}: {name}: this mask stands for no value")
-        elif 1 <= number <= len(known):
-            parts += [text[end : span[0]], known[number - 1]]
-            end = span[1]
     return "".join([*parts, text[end:]]), mistakes
 
 
-def _secrets(text: str) -> list[Span]:
+class _Secret(NamedTuple):
+    """A secret in a text: all of a string, or what follows the ``=`` in one."""
+
+    start: int
+    stop: int
+    value: str
+    item: Span
+    """The whole string."""
+    head: str = '"'
+    tail: str = '"'
+    """What has to stand around another value in its place."""
+    quote: str = ""
+    """Of the string that goes on around it; empty if it is all of it."""
+
+    def can_be(self, value: str) -> bool:
+        """Whether its quotes can hold this value."""
+        return self.quote != "'" or (value.isprintable() and "'" not in value)
+
+    def written(self, value: str) -> str:
+        """The text for another value in its place."""
+        if self.quote == "'":
+            return value
+        return f"{self.head}{toml_value(value)[1:-1]}{self.tail}"
+
+
+def _secrets(text: str) -> list[_Secret]:
     """Where secrets stand, in order. An empty text is none."""
-    found = {
-        span
-        for key, span in value_spans(text).items()
-        if _is_secret(key) and text[span[0] : span[1]] not in {'""', "''"}
-    }
-    spans: list[Span] = []
-    for span in sorted(found | set(_commented(text))):
+    found: list[_Secret] = []
+    lines: dict[KeyPath, list[Span]] = {}
+    for key, span in value_spans(text).items():
+        if _is_word(key):
+            lines.setdefault(key[:-1], []).append(span)
+        elif _is_secret(key) and text[slice(*span)] not in {'""', "''"}:
+            found.append(_whole(text, span))
+    for comment in _COMMENTED_OUT.finditer(text):
+        found += [_whole(text, span) for span in _quoted(text, comment.span(1))]
+    for comment in _COMMENTED_ARGUMENTS.finditer(text):
+        found += _in_words(text, _quoted(text, comment.span(1)))
+    for comment in _COMMENTED.finditer(text):
+        for variable in _VARIABLE.finditer(text, *comment.span()):
+            if is_secret_name(variable[1]):
+                found.append(_whole(text, variable.span(2)))
+    for spans in lines.values():
+        found += _in_words(text, spans)
+    secrets: list[_Secret] = []
+    for secret in sorted(found):
         # What looks like a comment may stand inside of a secret of several lines.
-        if not spans or span[0] >= spans[-1][1]:
-            spans.append(span)
-    return spans
+        if not secrets or secret.start >= secrets[-1].item[1]:
+            secrets.append(secret)
+    return secrets
+
+
+def _whole(text: str, span: Span) -> _Secret:
+    return _Secret(*span, _string(text[slice(*span)]), span)
+
+
+def _in_words(text: str, spans: Sequence[Span]) -> Iterator[_Secret]:
+    """The secrets among the words of a command line."""
+    words = [_string(text[slice(*span)]) for span in spans]
+    for number, (_, start) in secret_words(words).items():
+        span, word = spans[number], words[number]
+        quote = text[span[0]]
+        if not start:
+            yield _whole(text, span)
+        elif text[span[0] + 1 : span[1] - 1] == word:
+            # Nothing in it is escaped: what stands before the secret stays as it is.
+            yield _Secret(
+                span[0] + 1 + start, span[1] - 1, word[start:], span, head="", tail="", quote=quote
+            )
+        else:
+            yield _Secret(*span, word[start:], span, head=toml_value(word[:start])[:-1])
+
+
+def _string(raw: str) -> str:
+    """What a TOML value says; of anything but a string how it is written."""
+    try:
+        value = tomllib.loads(f"x = {raw}")["x"]
+    except (ValueError, RecursionError):
+        return raw
+    return value if isinstance(value, str) else raw
 
 
 def _is_secret(key: KeyPath) -> bool:
-    if key[0] == "models" and len(key) > 2:
-        known = MODEL_KEYS.get(str(key[2]))
-    else:
-        known = KEYS.get(str(key[0]))
+    known = _known(key)
     return known is not None and known.secret
 
 
-def _commented(text: str) -> Iterator[Span]:
-    """Texts in quotes behind keys of secrets that are commented out."""
-    for comment in _COMMENTED_OUT.finditer(text):
-        for quoted in _QUOTED.finditer(text, comment.start(1), comment.end(1)):
-            yield quoted.span()
+def _is_word(key: KeyPath) -> bool:
+    """Whether it is an item of a list of arguments."""
+    known = _known(key)
+    return isinstance(key[-1], int) and known is not None and known.form == ARGUMENTS
+
+
+def _known(key: KeyPath) -> Key | None:
+    if key[0] == "models" and len(key) > 2:
+        return MODEL_KEYS.get(str(key[2]))
+    return KEYS.get(str(key[0]))
+
+
+def _quoted(text: str, span: Span) -> list[Span]:
+    return [quoted.span() for quoted in _QUOTED.finditer(text, *span)]
 
 
 def _check_syntax(text: str, path: Path) -> None:

@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,21 @@ def split_key(key: str) -> tuple[str | None, Key]:
         hint='`cyber-inference-tui config show` lists them; a model\'s are models."ID".KEY.',
         param="key",
     )
+
+
+def key_in(tables: Collection[str], key: str) -> tuple[str, str | None, Key]:
+    """The key as it stands in a file that has these models' ``tables``, and its parts.
+
+    A table whose name differs from the model's id in case only is the model's, too. Raises
+    ``NotFoundError``.
+    """
+    model_id, known = split_key(key)
+    if model_id is None:
+        return known.name, None, known
+    if model_id not in tables:
+        alike = [name for name in tables if name.casefold() == model_id.casefold()]
+        model_id = alike[0] if len(alike) == 1 else model_id
+    return f"models.{toml_value(model_id)}.{known.name}", model_id, known
 
 
 def write_default(path: Path) -> bool:

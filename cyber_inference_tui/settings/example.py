@@ -37,7 +37,7 @@ _MODEL_EXAMPLES: dict[str, Any] = {
     "parallel": 2,
     "threads": 4,
     "mmproj": "/mnt/models/mmproj-my-model.gguf",
-    "args": ["--embedding", "--pooling", "mean"],
+    "args": ["--no-mmap"],
     "env": {"GGML_CUDA_ENABLE_UNIFIED_MEMORY": "1"},
     "idle_timeout": 900,
     "pinned": False,
@@ -69,6 +69,8 @@ def render_table(keys: dict[str, Key]) -> str:
     for key in keys.values():
         default = _shown_default(key)
         shown = "" if default is None else f"`{toml_value(default)}`"
+        # In the file it has to be a path; here it may be told as what it follows.
+        shown = "`<data_dir>/models`" if key.name == "models_dir" else shown
         marks = " Secret." if key.secret else ""
         if keys is KEYS and not key.live:
             marks += " Takes a restart of the service."

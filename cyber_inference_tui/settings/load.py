@@ -21,11 +21,11 @@ import platformdirs
 from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.records import ConfigValueRecord
 from cyber_inference_tui.settings.example import toml_value
-from cyber_inference_tui.settings.positions import KeyPath, key_lines
+from cyber_inference_tui.settings.masks import masked_value
+from cyber_inference_tui.settings.positions import KeyPath, key_lines, key_path
 from cyber_inference_tui.settings.schema import (
     APP_NAME,
     KEYS,
-    MASK,
     MODEL_KEYS,
     Key,
     ModelSettings,
@@ -73,24 +73,27 @@ class Loaded(msgspec.Struct, frozen=True):
             ]
         return shown
 
+    def value(self, key: Key, model_id: str | None = None) -> Any:
+        """What a setting holds; of a model's table where ``model_id`` is given."""
+        if model_id is None:
+            return getattr(self.settings, key.name)
+        return getattr(self.settings.models.get(model_id, ModelSettings()), key.name)
+
     def record(
         self, key: Key, model_id: str | None = None, *, reveal: bool = False
     ) -> ConfigValueRecord:
         """One setting, of the service or of a model's table; ``reveal`` shows a secret as it is."""
+        value = self.value(key, model_id)
         if model_id is None:
-            name = key.name
-            value, source = getattr(self.settings, key.name), self.sources[key.name]
+            name, source = key.name, self.sources[key.name]
         else:
             name = f"models.{toml_value(model_id)}.{key.name}"
-            table = self.settings.models.get(model_id, ModelSettings())
-            value = getattr(table, key.name)
             source = Source.DEFAULT if value == key.default else Source.FILE
+        if not reveal:
+            value = masked_value(key, value)
         default = key.default
-        if model_id is None and key.name == "models_dir":
-            default = self.settings.data_dir / "models"  # it follows from the other one
-        if key.secret and value and not reveal:
-            # An environment's names help, its values often are tokens.
-            value = dict.fromkeys(value, MASK) if isinstance(value, dict) else MASK
+        if key is KEYS["models_dir"]:
+            default = usual_models_dir(self.settings.data_dir)
         return ConfigValueRecord(
             key=name,
             value=plain_value(value),
@@ -100,6 +103,11 @@ class Loaded(msgspec.Struct, frozen=True):
             secret=key.secret,
             live=key.live or model_id is not None,
         )
+
+
+def usual_models_dir(data_dir: Path) -> Path:
+    """Where models are if ``models_dir`` is not set."""
+    return data_dir / "models"
 
 
 def plain_value(value: Any) -> Any:
@@ -226,7 +234,7 @@ class _Reader:
             # Names and values of a file are outside text: one mistake stays one harmless line.
             raise ConfigError("\n".join(clean_line(one) for one in self._mistakes))
         self._values.setdefault("data_dir", self._usual_data_dir())
-        self._values.setdefault("models_dir", self._values["data_dir"] / "models")
+        self._values.setdefault("models_dir", usual_models_dir(self._values["data_dir"]))
         settings = Settings(**self._values, models=self._models)
         return Loaded(settings, self._sources, self._path, tuple(self._warnings))
 
@@ -266,7 +274,8 @@ class _Reader:
         try:
             document = tomllib.loads(self._text)
         except tomllib.TOMLDecodeError as error:
-            self._mistakes.append(f"{self._path}:{_line_of(error, self._text)}: {error}")
+            line = _line_of(error, self._text)
+            self._mistakes.append(f"{self._path}:{line}: {_in_words(error, self._text, line)}")
             return
         except RecursionError:
             self._mistakes.append(f"{self._path}: is nested too deeply")
@@ -361,6 +370,15 @@ def _line_of(error: tomllib.TOMLDecodeError, text: str) -> int:
     _, found, rest = str(error).rpartition("(at line ")
     number = rest.split(",")[0]
     return int(number) if found and number.isdigit() else text.count("\n") + 1
+
+
+def _in_words(error: tomllib.TOMLDecodeError, text: str, line: int) -> str:
+    """What is wrong; Python's reader does not name a key that is there twice."""
+    if str(error).startswith("Cannot overwrite a value"):
+        name = text.split("\n")[line - 1].partition("=")[0].strip()
+        if key_path(name) is not None:
+            return f"{name}: is set a second time"
+    return str(error)
 
 
 def _line_of_endless_number(text: str) -> int:

@@ -19,6 +19,9 @@ APP_NAME = "cyber-inference-tui"
 MASK = "********"
 """Stands in for a secret wherever settings are shown."""
 
+ARGUMENTS = "arguments"
+"""The form of a list of command-line words, some of which may be secrets (see ``masks``)."""
+
 # ``form`` names what a text has to look like (see ``values``).
 _LIVE: dict[str, Any] = {"live": True}
 _RESTART: dict[str, Any] = {"live": False}
@@ -69,7 +72,8 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         Path | None, Meta(description="The projector file, where it is not the one beside it.")
     ] = None
     args: Annotated[
-        tuple[str, ...], Meta(description="Further arguments for its server; they win.")
+        tuple[str, ...],
+        Meta(description="Further arguments for its server; they win.", extra={"form": ARGUMENTS}),
     ] = ()
     env: Annotated[
         dict[str, str],
@@ -91,7 +95,8 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(
             description="Any other OpenAI-compatible server instead of llama-server;"
-            " {port}, {host}, {path} and {id} are filled in."
+            " {port}, {host}, {path} and {id} are filled in.",
+            extra={"form": ARGUMENTS},
         ),
     ] = ()
 
@@ -131,7 +136,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             pattern="^(debug|info|warning|error)$",
             description="How much the service tells: debug, info, warning or error.",
-            extra=_LIVE,
+            extra={**_LIVE, "form": "choice"},
         ),
     ] = "info"
     default_context_size: Annotated[
@@ -202,7 +207,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(ge=0, le=256, description="Slots per model; 0 = llama-server's choice.", extra=_LIVE),
     ] = 0
     llama_args: Annotated[
-        tuple[str, ...], Meta(description="Further arguments for every server.", extra=_LIVE)
+        tuple[str, ...],
+        Meta(description="Further arguments for every server.", extra={**_LIVE, "form": ARGUMENTS}),
     ] = ()
     load_timeout: Annotated[
         float,
@@ -382,6 +388,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     def _bounds(self) -> str:
         meta = next(one for one in get_args(self.type)[1:] if isinstance(one, Meta))
+        if meta.min_length:
+            return " that is not empty"
         if meta.pattern:
             return f" ({meta.pattern.strip('^$()').replace('|', ', ')})"
         low = f"at least {meta.ge}" if meta.ge is not None else ""

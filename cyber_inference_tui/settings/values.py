@@ -18,6 +18,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.settings.schema import Key
+from cyber_inference_tui.text import clean_line
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
@@ -55,6 +56,8 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
     what relative paths start from (``None`` = the working directory), ``home`` what ``~`` is.
     """
     given = value
+    if key.form == "choice" and isinstance(value, str):
+        value = value.strip().lower()
     if is_text:
         value = parsed(key, value)
     if key.is_list and isinstance(value, list | tuple):
@@ -209,7 +212,7 @@ def in_words(value: Any, key: Key | None = None) -> str:
     """A wrong value in words; a secret's only by its kind."""
     secret = key is not None and key.secret
     if isinstance(value, str):
-        return "a string" if secret else f'"{value[:_SHOWN]}"'
+        return "a string" if secret else f'"{clean_line(value, limit=_SHOWN)}"'
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list | tuple):

@@ -22,6 +22,8 @@ from cyber_inference_tui.tui.key_table import shown_key
 
 GAP = 2
 """Cells between two keys."""
+_MARK = 2
+"""Cells of the mark of what is left out."""
 _ALWAYS = ("app.help", "app.quit")
 """Ids of the bindings that stand at the right end, however little room there is."""
 
@@ -64,23 +66,25 @@ def bar_keys(screen: Screen[Any]) -> tuple[list[BarKey], list[BarKey]]:
 
 def places(here: Sequence[BarKey], always: Sequence[BarKey], width: int) -> list[Placed]:
     """Where they stand in ``width`` cells: ``always`` at the right, of the others those that find
-    room; none of them in part."""
+    room; none of them in part. Where not all do, they stand closer."""
+    keys = [*here, *always]
+    gap = GAP if sum(key.width + GAP for key in keys) - GAP <= width else 1
     placed = []
     end = width
     for key in reversed(always):
         end -= key.width
         placed.append(Placed(end, key))
-        end -= GAP
+        end -= gap
     placed.reverse()
     at = 0
     shown = []
     for number, key in enumerate(here):
         # Where others follow, a mark says so.
-        mark = 0 if number == len(here) - 1 else GAP
+        mark = 0 if number == len(here) - 1 else _MARK
         if at + key.width + mark > end:
             break
         shown.append(Placed(at, key))
-        at += key.width + GAP
+        at += key.width + gap
     return [*shown, *placed]
 
 
@@ -117,9 +121,9 @@ class KeyBar(Widget):
         first_always = len(placed) - len(self._keys[1])
         for number, one in enumerate(placed):
             space = one.start - at
-            if number == first_always and left_out and space > GAP:
+            if number == first_always and left_out and space > _MARK:
                 parts.append((f" {self._charset.ellipsis}", "$text-muted"))
-                space -= 2
+                space -= _MARK
             parts += [
                 (" " * max(0, space), ""),
                 (one.key.shown, "bold $text-accent"),

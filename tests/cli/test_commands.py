@@ -329,6 +329,14 @@ def test_the_app_needs_a_terminal(call: CommandLine) -> None:
         (["--attach", "http://x", "--no-ui"], "--attach opens the terminal app"),
         (["--readonly", "status"], "--readonly is for the terminal app"),
         (["logs", "x", "-n", "-1"], "Invalid value for '-n'"),
+        # What a script's unset variable leaves.
+        (["unload", ""], "Invalid value for 'ID': it is empty."),
+        (["logs", " "], "Invalid value for 'ID': it is empty."),
+        (["--config", "", "status"], "Invalid value for '--config': it is empty."),
+        (["--data-dir", "", "status"], "Invalid value for '--data-dir': it is empty."),
+        (["status", "--host", ""], "Invalid value for '--host': it is empty."),
+        (["download-model", ""], "Invalid value for 'REPO[:QUANT]': it is empty."),
+        (["--models-dir", "~no-such-user/m", "status"], "Invalid value for '--models-dir': there"),
     ],
 )
 def test_wrong_usage_is_2_and_one_sentence(

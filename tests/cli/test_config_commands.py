@@ -39,6 +39,7 @@ def test_init_where_nothing_can_be_made(call: CommandLine, tmp_path: Path) -> No
     outcome = call("init", "--config", str(tmp_path / "file" / "config.toml"))
     assert outcome.code == 1
     assert len(outcome.err.splitlines()) == 1
+    assert "Choose other places" in outcome.err
 
 
 def test_path(call: CommandLine, config: Path, tmp_path: Path) -> None:
@@ -103,6 +104,48 @@ def test_set_keeps_comments(call: CommandLine, config: Path) -> None:
         "api_keys": ["a", "b"],
         "models": {"x/y": {"context_size": 4096}},
     }
+
+
+def test_a_table_is_the_models_whatever_its_case(call: CommandLine, config: Path) -> None:
+    config.write_text("[models.Tiny]\nthreads = 2\n")
+    assert call("config", "get", "models.tiny.threads").out == "2\n"
+    assert call("config", "set", "models.tiny.parallel", "3").code == 0
+    assert tomllib.loads(config.read_text()) == {"models": {"Tiny": {"threads": 2, "parallel": 3}}}
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("api_keys", "api_keys = ['sk-1', 'sk-2']"),
+        ("admin_password", "admin_password = 'pass'"),
+        ("llama_args", "llama_args = ['--api-key', 'sk-1', '--x=1', '-hft=t']"),
+        ("models.m.env", "[models.m]\nenv = {A = 'x', B = 'y'}"),
+        ("models.m.args", "[models.m]\nargs = ['--hf-token=t']"),
+    ],
+)
+def test_a_mask_that_is_set_keeps_what_it_hides(
+    call: CommandLine, config: Path, key: str, text: str
+) -> None:
+    config.write_text(text + "\n")
+    record = json.loads(call("config", "get", key, "--json").out)
+    shown = record["value"]
+    assert "********" in json.dumps(shown)
+    outcome = call("config", "set", key, shown if isinstance(shown, str) else json.dumps(shown))
+    assert outcome.code == 0
+    assert tomllib.loads(config.read_text()) == tomllib.loads(text)
+
+
+def test_a_mask_that_hides_nothing_is_no_value(
+    call: CommandLine, environ: dict[str, str], config: Path
+) -> None:
+    # What the environment has is not copied into the file.
+    environ["CYBER_INFERENCE_HF_TOKEN"] = "hf_x"
+    for key in ("hf_token", "api_keys", "models.m.env", "llama_args"):
+        value = {"models.m.env": '{A = "********"}', "llama_args": '["--api-key", "********"]'}
+        outcome = call("config", "set", key, value.get(key, "********"))
+        assert outcome.code == 5
+        assert "this mask stands for no value. Give the value itself." in outcome.err
+    assert config.read_text() == ""
 
 
 @pytest.mark.parametrize("value", ["many", "70000", "true", "1.5", ""])

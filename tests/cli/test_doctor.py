@@ -20,6 +20,7 @@ from cyber_inference_tui.cli.terminal import Terminal
 from cyber_inference_tui.doctor.records import Finding, Level
 from tests.cli.conftest import CommandLine, Outcome, Spawn
 from tests.fakes.launcher import write_fake_llama
+from tests.gguf.headers import write_gguf
 
 
 @pytest.fixture
@@ -227,6 +228,25 @@ def test_the_hub(call: CommandLine, usable: Path, hub: str) -> None:
     (found,) = findings(outcome, "hub")
     assert found["level"] == "hint"
     assert "downloads will not work; local models do" in found["message"]
+
+
+def test_the_hub_of_the_hubs_own_variable(
+    call: CommandLine, environ: dict[str, str], usable: Path, hub: str
+) -> None:
+    environ["HF_ENDPOINT"] = f"{hub}/"
+    (found,) = findings(call("doctor", "--json"), "hub")
+    assert (found["level"], found["message"]) == ("ok", f"{hub} answers.")
+
+
+def test_models_of_other_programs_count_as_for_the_service(
+    call: CommandLine, usable: Path, tmp_path: Path
+) -> None:
+    write_gguf(tmp_path / ".lmstudio/models/Someone/Some-GGUF/Some-Q4_K_M.gguf")
+    (found,) = findings(call("doctor", "--offline", "--json"), "models")
+    assert found["message"] == "1 local model, 1 of them kept by other programs."
+    usable.write_text(usable.read_text() + "discover = false\n")
+    (found,) = findings(call("doctor", "--offline", "--json"), "models")
+    assert found["message"] == "There is no local model yet."
 
 
 def test_text_in_a_pipe_is_plain_and_whole(call: CommandLine, usable: Path) -> None:

@@ -54,16 +54,27 @@ RUNNING = msgspec.structs.replace(
 )
 
 
+BINARY = LlamaBinary(
+    path=Path("/opt/llama-server"), version="b9", flags=frozenset({"--model", "--port"})
+)
+
+
+def test_a_program_that_is_no_llama_server() -> None:
+    binary = msgspec.structs.replace(BINARY, version="unknown", flags=frozenset())
+    found = bad(check_llama(LlamaFacts(binary=binary)))
+    assert found.level is Level.ERROR
+    assert found.message.startswith("/opt/llama-server is no llama-server")
+
+
 def test_a_llama_server_that_runs() -> None:
-    binary = LlamaBinary(path=Path("/opt/llama-server"), version="b9", devices=("CUDA0", "CUDA1"))
+    binary = msgspec.structs.replace(BINARY, devices=("CUDA0", "CUDA1"))
     (found,) = check_llama(LlamaFacts(binary=binary))
     assert found.level is Level.OK
     assert found.message == "/opt/llama-server: version b9, for CUDA0, CUDA1."
 
 
 def test_a_newer_llama_server_is_a_hint_with_the_source_it_comes_from() -> None:
-    binary = LlamaBinary(path=Path("/opt/llama-server"), version="b9")
-    _, found = check_llama(LlamaFacts(binary=binary, update="b10", source="github"))
+    _, found = check_llama(LlamaFacts(binary=BINARY, update="b10", source="github"))
     assert found.level is Level.HINT
     assert "b10" in found.message
     assert "install-llama --from github`" in (found.fix or "")

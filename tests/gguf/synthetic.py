@@ -5,6 +5,8 @@ Sizes are chosen so that the cache and the buffers outweigh the weights. They ta
 
 from __future__ import annotations
 
+import random
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,32 @@ def zeros(name: str, *shape: int, kind: int | None = None) -> Tensor:
     for length in shape:
         numbers *= length
     return Tensor(name, kind, shape, bytes(numbers * (4 if kind == F32 else 2)))
+
+
+def with_noise(model: Synthetic) -> Synthetic:
+    """The same with random weights, always the same ones: what it says depends on what it reads."""
+    chance = random.Random(1)
+    tensors = []
+    for tensor in model.tensors:
+        middle = 1.0 if tensor.name.endswith("norm.weight") else 0.0
+        code, size = ("f", 4) if tensor.type == F32 else ("e", 2)
+        count = len(tensor.data) // size
+        numbers = [chance.gauss(middle, 0.1) for _ in range(count)]
+        tensors.append(tensor._replace(data=struct.pack(f"<{count}{code}", *numbers)))
+    return Synthetic(model.metadata, tensors)
+
+
+def with_ranks(encoder: Synthetic) -> Synthetic:
+    """A ``bert`` that tells how well two texts fit."""
+    width = encoder.metadata["bert.embedding_length"]
+    assert isinstance(width, int)
+    head = [
+        zeros("cls.weight", width, width),
+        zeros("cls.bias", width),
+        zeros("cls.output.weight", width, 1),
+        zeros("cls.output.bias", 1),
+    ]
+    return Synthetic({**encoder.metadata, "bert.pooling_type": 4}, [*encoder.tensors, *head])
 
 
 def dense(

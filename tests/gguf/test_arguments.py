@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.gguf.arguments import CacheSettings, cache_settings
+from cyber_inference_tui.gguf.arguments import CacheSettings, cache_settings, words_of_variables
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,10 @@ from cyber_inference_tui.gguf.arguments import CacheSettings, cache_settings
         ("-lm dio", {"mapped": False}),
         ("-lm none -lm mmap", {}),
         ("--embedding", {"embedding": True}),
-        ("--embeddings --pooling none", {"embedding": True}),
-        ("--pooling mean", {"embedding": True}),
-        ("--reranking", {"embedding": True}),
+        ("--embeddings --pooling none", {"embedding": True, "pooling": "none"}),
+        ("--pooling mean", {"pooling": "mean"}),
+        ("--pooling other", {}),
+        ("--reranking", {"embedding": True, "pooling": "rank"}),
         ("--threads 4 -c 8 --temp 0.5", {"context_size": 8}),
     ],
 )
@@ -55,6 +56,22 @@ def test_what_llama_server_would_refuse_is_passed_over(arguments: str) -> None:
 def test_on_top_of_others() -> None:
     base = cache_settings(["-c", "4096", "-np", "2"])
     assert cache_settings(["-np", "3"], base=base) == CacheSettings(context_size=4096, slots=3)
+
+
+def test_variables_speak_as_arguments_do() -> None:
+    assert words_of_variables({"PATH": "/bin"}) == []
+    assert words_of_variables({"LLAMA_ARG_EMBEDDINGS": "0", "LLAMA_ARG_RERANKING": "off"}) == []
+    environment = {
+        "LLAMA_ARG_EMBEDDINGS": "1",
+        "LLAMA_ARG_UBATCH": "1024",
+        "LLAMA_ARG_BATCH": "4096",
+        "LLAMA_ARG_POOLING": "cls",
+    }
+    assert cache_settings(words_of_variables(environment)) == CacheSettings(
+        embedding=True, ubatch_size=1024, batch_size=4096, pooling="cls"
+    )
+    reranker = cache_settings(words_of_variables({"LLAMA_ARG_RERANKING": "true"}))
+    assert (reranker.embedding, reranker.pooling) == (True, "rank")
 
 
 WORDS = st.sampled_from(

@@ -262,8 +262,12 @@ def test_a_context_size_that_nothing_tells_gets_a_note() -> None:
     assert needs(changed(context_length=None), context_size=0).upper_bound
 
 
-def test_embeddings_tell_of_every_token() -> None:
+def test_only_vectors_that_are_not_pooled_tell_of_every_token() -> None:
     assert needs(embedding=True).compute >= 512 * 32000 * 4 > needs().compute
+    assert needs(embedding=True, pooling="none") == needs(embedding=True)
+    assert needs(embedding=True, pooling="mean").compute < 512 * 32000 * 4
+    of_header = needs(changed(pooling="last"), embedding=True)
+    assert of_header == needs(embedding=True, pooling="last")
 
 
 def test_without_flash_attention_the_scores_are_kept() -> None:
@@ -357,6 +361,7 @@ SETTINGS = st.fixed_dictionaries(
         "swa_full": st.booleans(),
         "flash_attention": st.booleans(),
         "embedding": st.booleans(),
+        "pooling": st.sampled_from([None, "none", "mean", "rank", ""]),
     }
 )
 

@@ -174,6 +174,155 @@ class StandInConfiguration:
         return await self.file()
 
 
+class StandInModels:
+    """The models of a stand-in service."""
+
+    def __init__(self, service: StandInService) -> None:
+        self._service = service
+
+    async def add_demo(self) -> ModelRecord:
+        return self._service.records.setdefault("demo", ModelRecord(id="demo"))
+
+    def records(self) -> list[ModelRecord]:
+        return [self._service.records[model_id] for model_id in sorted(self._service.records)]
+
+    def record(self, model_id: str, /) -> ModelRecord:
+        for record in self._service.records.values():
+            if model_id in {record.id, *record.aliases}:
+                return record
+        raise ModelNotFoundError(f"There is no model {model_id}.")
+
+    async def details(self, model_id: str, /) -> ModelDetails:
+        return ModelDetails(model=self.record(model_id), facts={"layers": 2})
+
+    def room(self) -> list[MemoryRoom]:
+        return [MemoryRoom(pool="memory", limit_bytes=8, free_bytes=4)]
+
+    async def load(self, model_id: str, /, *, wait: bool) -> ModelRecord:
+        self._service.fail()
+        return self._change(model_id, "load", wait, status=ModelStatus.LOADED)
+
+    async def unload(self, model_id: str, /, *, force: bool) -> ModelRecord:
+        return self._change(model_id, "unload", force, status=ModelStatus.UNLOADED)
+
+    async def pin(self, model_id: str, pinned: bool, /) -> ModelRecord:
+        return self._change(model_id, "pin", pinned, pinned=pinned)
+
+    async def delete(self, model_id: str, /) -> ModelRecord:
+        record = self.record(model_id)
+        if record.status is not ModelStatus.UNLOADED:
+            raise ConflictError(f"{model_id} is loaded.", hint="Unload it first.")
+        self._service.calls.append(("delete", model_id))
+        return self._service.records.pop(record.id)
+
+    def _change(self, model_id: str, *call: Any, **fields: Any) -> ModelRecord:
+        record = self.record(model_id)
+        self._service.calls.append((call[0], model_id, *call[1:]))
+        self._service.records[record.id] = msgspec.structs.replace(record, **fields)
+        return self._service.records[record.id]
+
+
+class StandInHistory:
+    """Its requests."""
+
+    def __init__(self, service: StandInService) -> None:
+        self._service = service
+
+    async def requests(
+        self,
+        *,
+        limit: int,
+        before: int | None,
+        model: str | None,
+        failed: bool | None,
+        since: datetime | None,
+    ) -> list[RequestRecord]:
+        self._service.fail()
+        self._service.calls.append(("requests", limit, before, model, failed, since))
+        return self._service.past_requests[:limit]
+
+    async def totals(self) -> list[ModelTotals]:
+        return self._service.sums
+
+
+class StandInLogs:
+    """Its one log."""
+
+    def __init__(self, service: StandInService) -> None:
+        self._service = service
+
+    def records(self) -> list[LogRecord]:
+        self._service.fail()
+        return [LOG]
+
+    async def page(
+        self,
+        log_id: str,
+        /,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        level: LogLevel | None,
+        text: str,
+    ) -> LogPage:
+        self._service.calls.append(("lines", log_id, before, after, limit, level, text))
+        return LogPage(log=LOG, lines=(), searched_to=7)
+
+
+class StandInMonitoring:
+    """Its samples."""
+
+    def __init__(self, service: StandInService) -> None:
+        self._service = service
+
+    async def latest(self) -> ResourceSample:
+        self._service.fail()
+        return self._service.samples[-1]
+
+    def history(self, seconds: int, /) -> list[bytes]:
+        self._service.calls.append(("history", seconds))
+        return [to_json(sample) for sample in self._service.samples]
+
+
+class StandInMetrics:
+    """One number."""
+
+    def __init__(self, service: StandInService) -> None:
+        self._service = service
+
+    async def scrape(self) -> bytes:
+        self._service.fail()
+        return b"up 1.0\n"
+
+
+class StandInBrowse:
+    """A hub with one model."""
+
+    def __init__(self, service: StandInService) -> None:
+        self._service = service
+
+    async def search(
+        self,
+        query: str,
+        /,
+        *,
+        sort: str = "downloads",
+        limit: int = 30,
+        cursor: str | None = None,
+        author: str | None = None,
+    ) -> tuple[list[HubModelRecord], str | None]:
+        self._service.hub_asked.append((query, sort, limit, cursor, author))
+        return [HubModelRecord(repo="o/n")], None if cursor else "next"
+
+
+class StandInHub:
+    """What there is of a hub."""
+
+    def __init__(self, service: StandInService) -> None:
+        self.browse = StandInBrowse(service)
+
+
 class StandInService:
     """Keeps its models in a dictionary and notes what it was asked."""
 
@@ -194,26 +343,19 @@ class StandInService:
         self.installation = StandInInstallation()
         self.downloads: DownloadsApi = StandInDownloads()
         self.hub_asked: list[Any] = []
-
-    async def hub_search(
-        self,
-        query: str,
-        /,
-        *,
-        sort: str = "downloads",
-        limit: int = 30,
-        cursor: str | None = None,
-        author: str | None = None,
-    ) -> tuple[list[HubModelRecord], str | None]:
-        self.hub_asked.append((query, sort, limit, cursor, author))
-        return [HubModelRecord(repo="o/n")], None if cursor else "next"
+        self.models = StandInModels(self)
+        self.history = StandInHistory(self)
+        self.logs = StandInLogs(self)
+        self.monitoring = StandInMonitoring(self)
+        self.metrics = StandInMetrics(self)
+        self.hub = StandInHub(self)
 
     async def hub_files(self, repo: str, revision: str | None = None, /) -> list[HubFilesRecord]:
         self.hub_asked.append((repo, revision))
         return [HubFilesRecord(name="n-Q8_0.gguf", files=(HubFileRecord(path="n-Q8_0.gguf"),))]
 
     def status(self) -> StatusRecord:
-        self._fail()
+        self.fail()
         return StatusRecord(
             version="1",
             pid=1,
@@ -226,56 +368,8 @@ class StandInService:
             requests_queued=0,
         )
 
-    async def add_demo(self) -> ModelRecord:
-        return self.records.setdefault("demo", ModelRecord(id="demo"))
-
-    def models(self) -> list[ModelRecord]:
-        return [self.records[model_id] for model_id in sorted(self.records)]
-
-    def model(self, model_id: str, /) -> ModelRecord:
-        for record in self.records.values():
-            if model_id in {record.id, *record.aliases}:
-                return record
-        raise ModelNotFoundError(f"There is no model {model_id}.")
-
-    async def details(self, model_id: str, /) -> ModelDetails:
-        return ModelDetails(model=self.model(model_id), facts={"layers": 2})
-
-    def memory_room(self) -> list[MemoryRoom]:
-        return [MemoryRoom(pool="memory", limit_bytes=8, free_bytes=4)]
-
     def active_requests(self) -> list[ActiveRequestRecord]:
         return self.present
-
-    async def load_model(self, model_id: str, /, *, wait: bool) -> ModelRecord:
-        self._fail()
-        return self._change(model_id, "load", wait, status=ModelStatus.LOADED)
-
-    async def unload_model(self, model_id: str, /, *, force: bool) -> ModelRecord:
-        return self._change(model_id, "unload", force, status=ModelStatus.UNLOADED)
-
-    async def pin(self, model_id: str, pinned: bool, /) -> ModelRecord:
-        return self._change(model_id, "pin", pinned, pinned=pinned)
-
-    async def delete_model(self, model_id: str, /) -> ModelRecord:
-        record = self.model(model_id)
-        if record.status is not ModelStatus.UNLOADED:
-            raise ConflictError(f"{model_id} is loaded.", hint="Unload it first.")
-        self.calls.append(("delete", model_id))
-        return self.records.pop(record.id)
-
-    async def requests(
-        self,
-        *,
-        limit: int,
-        before: int | None,
-        model: str | None,
-        failed: bool | None,
-        since: datetime | None,
-    ) -> list[RequestRecord]:
-        self._fail()
-        self.calls.append(("requests", limit, before, model, failed, since))
-        return self.past_requests[:limit]
 
     async def sessions(
         self, *, limit: int, before: int | None, model: str | None, since: datetime | None
@@ -283,56 +377,17 @@ class StandInService:
         self.calls.append(("sessions", limit, before, model, since))
         return self.past_sessions[:limit]
 
-    async def totals(self) -> list[ModelTotals]:
-        return self.sums
-
-    async def resources(self) -> ResourceSample:
-        self._fail()
-        return self.samples[-1]
-
-    def resource_history(self, seconds: int, /) -> list[bytes]:
-        self.calls.append(("history", seconds))
-        return [to_json(sample) for sample in self.samples]
-
     def queue(self) -> list[WaitingRecord]:
         return self.line
 
-    async def metrics(self) -> bytes:
-        self._fail()
-        return b"up 1.0\n"
-
     def log_id(self, name: str, /) -> str:
-        return name if name == "service" else self.model(name).id
-
-    def logs(self) -> list[LogRecord]:
-        self._fail()
-        return [LOG]
-
-    async def log_lines(
-        self,
-        name: str,
-        /,
-        *,
-        before: int | None,
-        after: int | None,
-        limit: int,
-        level: LogLevel | None,
-        text: str,
-    ) -> LogPage:
-        self.calls.append(("lines", self.log_id(name), before, after, limit, level, text))
-        return LogPage(log=LOG, lines=(), searched_to=7)
+        return name if name == "service" else self.models.record(name).id
 
     async def log_tail(self, name: str, lines: int, /) -> str:
         self.log_id(name)
         return "".join(f"line {number}\n" for number in range(lines)[-10:])
 
-    def _change(self, model_id: str, *call: Any, **fields: Any) -> ModelRecord:
-        record = self.model(model_id)
-        self.calls.append((call[0], model_id, *call[1:]))
-        self.records[record.id] = msgspec.structs.replace(record, **fields)
-        return self.records[record.id]
-
-    def _fail(self) -> None:
+    def fail(self) -> None:
         if self.failure is not None:
             raise self.failure
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import json
 import logging
 import socket
 
@@ -109,6 +110,29 @@ async def test_a_compressed_request_is_not_announced_as_what_it_no_longer_is() -
     (seen,) = server.seen
     assert seen.body == stream()
     assert "content-encoding" not in seen.headers
+
+
+async def test_a_body_that_is_not_compressed_as_announced(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = Recorder()
+    async with forwarding(server) as world:
+        for path in (CHAT, "/v1/messages"):
+            got = await ask(
+                world.front.port,
+                f"POST {path} HTTP/1.1",
+                "Host: localhost",
+                "Content-Encoding: gzip",
+                f"Content-Length: {len(stream())}",
+                body=stream(),
+            )
+            assert got.status == 400
+            assert got.headers["connection"] == "close"
+            error = json.loads(got.body)["error"]
+            assert error["code"] == "invalid_request_error"
+            assert "not compressed as its Content-Encoding says" in error["message"]
+    assert server.seen == []
+    assert "Traceback" not in caplog.text
 
 
 async def test_defaults_and_names_of_other_servers() -> None:

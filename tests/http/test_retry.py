@@ -151,6 +151,40 @@ async def test_a_second_death_is_an_error(caplog: pytest.LogCaptureFixture) -> N
     assert retries(caplog) == 1
 
 
+async def test_one_that_kills_every_server_takes_no_other_request_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    everybody = asyncio.Event()
+    first: list[bytes] = []
+    bad = b'{"model":"m","n":0}'
+
+    async def kills_with_the_bad_one(talk: Talk) -> None:
+        body = (await talk.request()).body
+        if len(first) < 4:
+            first.append(body)
+            if len(first) == 4:
+                everybody.set()
+        await everybody.wait()
+        if body == bad:
+            await world.launcher.servers[-1].stop(0)
+            return
+        # Whoever is with the bad one is lost with it.
+        await asyncio.wait({world.launcher.servers[-1].exited}, timeout=0.2)
+        if not world.launcher.servers[-1].exited.done():
+            await talk.say(answer(body=body))
+
+    async with forwarding(kills_with_the_bad_one) as world, asyncio.timeout(LIMIT):
+
+        async def ask(number: int) -> int:
+            data = b'{"model":"m","n":%d}' % number
+            async with world.front.client.post(CHAT, data=data) as got:
+                await got.read()
+                return got.status
+
+        assert await asyncio.gather(*map(ask, range(4))) == [502, 200, 200, 200]
+    assert retries(caplog) == 4
+
+
 async def test_a_second_death_behind_comments_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward, "FIRST_COMMENT_AFTER", 0.01)
     server = Mortal(answer(*EVENTS), deaths=2)
@@ -225,8 +259,32 @@ async def test_a_server_that_was_ended_by_force_is_not_started_again() -> None:
         state = world.scheduler.state("m")
         assert state is not None
         await world.scheduler.unload(state.model, force=True)
-        assert b" 502 " in (await asking).partition(b"\r\n")[0]
+        answer = await asking
+        assert b" 502 " in answer.partition(b"\r\n")[0]
+        assert b"m was unloaded by force before it had answered." in answer
         assert len(world.launcher.servers) == 1
+
+
+async def test_force_ends_requests_before_their_server() -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def script(talk: Talk) -> None:
+        await talk.request()
+        asked.set()
+        await talk.reader.read()
+        left.set()
+
+    async with forwarding(script) as world:
+        asking = asyncio.ensure_future(
+            to_the_end(world.front.port, post(stream(), "Connection: close"))
+        )
+        async with asyncio.timeout(LIMIT):
+            await asked.wait()
+            world.launcher.servers[0].lingers = left
+            state = world.scheduler.state("m")
+            assert state is not None
+            await world.scheduler.unload(state.model, force=True)
+        assert b"unloaded by force" in await asking
 
 
 async def test_the_end_of_the_service_is_no_death_to_recover_from() -> None:

@@ -97,11 +97,15 @@ class FakeServer:
         self.context_size: int | None = None
         self.argv: tuple[str, ...] = ("llama-server",)
         self.slots: int | None = None
+        self.lingers: asyncio.Event | None = None
+        """What it waits for before it exits."""
 
     def footprint(self) -> Footprint | None:
         return None
 
     async def stop(self, timeout: float) -> int:
+        if self.lingers is not None:
+            await self.lingers.wait()
         if not self.exited.done():
             self.exited.set_result(0)
         return 0
@@ -234,7 +238,7 @@ async def forwarding(
             service = StandInService("m", settings=front_settings)
             async with serving(service, forwarder.handle) as front:
                 world = World(front, scheduler, launcher, records)
-                world.active = lambda: behind.active.records(scheduler.positions())
+                world.active = lambda: behind.active.records(scheduler.waits.positions())
                 yield world
                 await forwarder.close()
             assert scheduler.in_flight == 0

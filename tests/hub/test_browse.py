@@ -398,7 +398,8 @@ def test_a_token_opens_what_is_private(hub: StandInHub, tiny: Repo) -> None:
 
 @pytest.mark.parametrize("repo", ["", "../x", "a/b/c", "a b", "a/..", "http://x"])
 def test_what_is_no_name_is_not_asked_for(hub: StandInHub, repo: str) -> None:
-    with pytest.raises(HubError, match="not the name"):
+    # A mistake of who asks, not of the hub.
+    with pytest.raises(InvalidRequestError, match="not the name"):
         run(hub, lambda browse: browse.repository(repo))
     assert hub.api == []
 

@@ -36,6 +36,38 @@ def test_one_name_in_two_model_directories(home: Home, tmp_path: Path) -> None:
     assert problem.where == str(tmp_path / "again" / "more" / "Name.gguf")
 
 
+def test_no_model_has_the_id_of_a_log_of_the_services_own(home: Home) -> None:
+    home.model("service.gguf")
+    home.model("sub/install.gguf")
+    home.model("other.gguf")
+    assert home.ids() == ["models/service", "other", "sub/install"]
+    tables = {
+        "install": ModelSettings(command=("serve", "{port}")),
+        "models/service": ModelSettings(aliases=("s",)),
+        "service": ModelSettings(path=home.models_dir / "other.gguf"),
+    }
+    catalog = home.scan(model_settings=tables)
+    assert catalog.models["models/service"].aliases == ("s",)
+    for model_id in ("install", "service"):
+        problem = catalog.models[model_id].problem
+        assert problem is not None
+        assert "another name" in problem
+
+
+def test_when_a_model_was_written_is_known(home: Home) -> None:
+    path, projector = home.model("a.gguf"), home.projector("mmproj-a.gguf")
+    os.utime(path, ns=(1, 5_000))
+    os.utime(projector, ns=(1, 4_000))
+    assert home.scan().models["a"].modified == 5_000
+    os.utime(projector, ns=(1, 6_000))
+    assert home.scan().models["a"].modified == 6_000
+    other = home.root / "other.gguf"
+    other.touch()
+    os.utime(other, ns=(1, 7_000))
+    tables = {"a": ModelSettings(mmproj=other)}
+    assert home.scan(model_settings=tables).models["a"].modified == 7_000
+
+
 # Shards
 
 
@@ -105,6 +137,16 @@ def test_a_projector_goes_with_its_neighbour(home: Home) -> None:
     assert vision.size_bytes == vision.path.stat().st_size + projector.stat().st_size
     assert catalog.models["Text"].mmproj is None
     assert not catalog.problems
+
+
+def test_what_is_named_as_a_projector_is_no_model(home: Home) -> None:
+    home.model("v/Vision-Q4_K_M.gguf")
+    home.model("v/mmproj-F16.gguf")
+    catalog = home.scan()
+    assert list(catalog.models) == ["Vision-Q4_K_M"]
+    assert catalog.models["Vision-Q4_K_M"].mmproj is None
+    (problem,) = catalog.problems
+    assert "named as a projector" in problem.reason
 
 
 def test_one_projector_for_all_quantizations_the_best_of_several(home: Home) -> None:

@@ -101,6 +101,31 @@ def test_asks_once_per_file(make: Make, tmp_path: Path) -> None:
     assert runs(tmp_path) > asked
 
 
+def test_one_that_failed_to_list_its_gpus_is_asked_again_soon(make: Make, tmp_path: Path) -> None:
+    asks = '[ "$1" = --list-devices ] && '
+    ready = tmp_path / "driver"
+    answer = 'printf "Available devices:\\n  CUDA0: GPU (8 MiB, 8 MiB free)\\n"'
+    path = make(rest=f"{asks}[ ! -e {ready} ] && exit 1\n{asks}{answer}")
+    now = 1_000_000.0
+
+    def devices() -> tuple[str, ...]:
+        found = probe(path, data_dir=tmp_path / "data", environ=environ(), now=lambda: now)
+        return found.devices
+
+    assert devices() == ()
+    asked = runs(tmp_path)
+    ready.touch()
+    now += 30
+    assert devices() == ()
+    assert runs(tmp_path) == asked
+    now += 31
+    assert devices() == ("CUDA0",)
+    asked = runs(tmp_path)
+    now += 3600
+    assert devices() == ("CUDA0",)
+    assert runs(tmp_path) == asked
+
+
 def test_a_day_later_it_is_asked_again(make: Make, tmp_path: Path) -> None:
     path, data = make(), tmp_path / "data"
     hour = 3600.0

@@ -154,8 +154,11 @@ def start_fake(starter: Starter) -> StartFake:
 def demo_service(
     llama_server: Path, demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
-    """One service per file of tests: ``demo``, and ``embedder`` for embeddings."""
+    """One service per file of tests: ``demo``, ``embedder`` and ``ranker``."""
     one = Starter(tmp_path_factory.mktemp("service"), demo_gguf)
-    tables = {"embedder": {"args": ["--embedding", "--pooling", "mean"]}}
-    yield one.real(llama_server, {"models": tables}, ("embedder",))
+    tables = {
+        "embedder": {"args": ["--embedding", "--pooling", "mean"]},
+        "ranker": {"args": ["--reranking"]},
+    }
+    yield one.real(llama_server, {"models": tables}, ("embedder", "ranker"))
     one.end()

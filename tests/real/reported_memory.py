@@ -123,4 +123,5 @@ def estimated_memory(
         swa_full=settings.swa_full,
         flash_attention=settings.flash_attention,
         embedding=settings.embedding,
+        pooling=settings.pooling,
     )

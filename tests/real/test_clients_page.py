@@ -46,7 +46,7 @@ def at(service: ServiceProcess, code: str) -> str:
     """An example, pointed at this service and its models."""
     assert "http://127.0.0.1:8337" in code
     code = code.replace("http://127.0.0.1:8337", service.url)
-    return code.replace("my-embedding-model", "embedder")
+    return code.replace("my-embedding-model", "embedder").replace("my-reranker", "ranker")
 
 
 def test_curl(demo_service: ServiceProcess, tmp_path: Path) -> None:

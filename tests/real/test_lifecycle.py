@@ -66,6 +66,18 @@ def test_signals_end_streams_first_and_refuse_new_work(
         service.raw()
 
 
+def test_ctrl_c_counts_also_for_a_background_job_of_a_script(start_fake: StartFake) -> None:
+    # A shell without job control starts what has a & with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        service = start_fake()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert service.process is not None
+    service.process.send_signal(signal.SIGINT)
+    assert service.wait() == 0
+
+
 def test_shutdown_timeout_bounds_the_wait(start_fake: StartFake) -> None:
     service = start_fake(config={"shutdown_timeout": 1})
     with service.stream("a", fake={"tokens": 10_000, "interval": 0.1}) as response:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,13 @@ import httpx
 import pytest
 
 from tests.real.conftest import StartFake, StartReal
-from tests.real.service_process import chat_body, eventually, is_alive, sse_data
+from tests.real.service_process import (
+    ServiceProcess,
+    chat_body,
+    eventually,
+    is_alive,
+    sse_data,
+)
 
 FAILING = {"die": {"stderr": ["E srv load_model: unknown model architecture: 'spline'"], "exit": 1}}
 
@@ -155,6 +163,35 @@ def test_a_load_that_hangs_is_given_up(start_fake: StartFake, router_child: bool
 def test_slow_progress_is_no_hang(start_fake: StartFake) -> None:
     service = start_fake({"a": {"load_seconds": 4.0}}, config={"load_timeout": 2})
     assert service.chat("a").status_code == 200
+
+
+def stopped(service: ServiceProcess, seconds: float) -> None:
+    """The service, and nobody else, stands still for a while."""
+    assert service.process is not None
+    # Stopped while it waits for events, as it mostly does; a busy one reads them first.
+    time.sleep(0.3)
+    service.process.send_signal(signal.SIGSTOP)
+    time.sleep(seconds)
+    service.process.send_signal(signal.SIGCONT)
+
+
+def test_a_stop_of_the_service_is_no_hang_of_a_load(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"load_seconds": 6.0}}, config={"load_timeout": 1})
+    service.post("/admin/models/a/load?wait=0").raise_for_status()
+    eventually(lambda: service.model("a")["progress"])
+    stopped(service, 2.5)
+    assert service.wait_status("a", "loaded", "failed")["status"] == "loaded"
+
+
+def test_a_stop_of_the_service_is_no_hang_of_a_stream(start_fake: StartFake) -> None:
+    answer = {"tokens": 6, "interval": 0.8}
+    service = start_fake({"a": {"answer": answer}}, config={"stall_timeout": 1})
+    with service.stream("a") as response:
+        lines = response.iter_lines()
+        for _ in range(4):
+            next(lines)
+        stopped(service, 2.5)
+        assert "data: [DONE]" in list(lines)
 
 
 def test_a_build_that_seems_to_speak_the_protocol_and_does_not(start_fake: StartFake) -> None:

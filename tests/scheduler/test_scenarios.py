@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -382,11 +383,14 @@ def test_positions_and_expected_waits_are_known() -> None:
                 for _ in range(2)
             ]
             await ticks()
-            assert [record.position for record in scheduler.queue()] == [1, 2]
-            assert {record.model for record in scheduler.queue()} == {"b"}
+            assert [record.position for record in scheduler.waits.records()] == [1, 2]
+            assert {record.model for record in scheduler.waits.records()} == {"b"}
             # a's request, as long as its last one, b's load, and for the second b's first request.
-            assert [record.expected_wait_seconds for record in scheduler.queue()] == [3.0, 4.0]
-            outlook = scheduler.outlook("b", waiters[1])
+            assert [record.expected_wait_seconds for record in scheduler.waits.records()] == [
+                3.0,
+                4.0,
+            ]
+            outlook = scheduler.waits.outlook("b", waiters[1])
             assert outlook is not None
             assert outlook.in_words("b") == "queued b, 2 of 2, about 4 s"
             third = asyncio.ensure_future(scheduler.acquire(B))
@@ -397,7 +401,7 @@ def test_positions_and_expected_waits_are_known() -> None:
             third.cancel()
             await busy
             (await waiting[0]).release()
-            assert scheduler.outlook("b", waiters[0]) is None
+            assert scheduler.waits.outlook("b", waiters[0]) is None
             (await waiting[1]).release()
 
     run(main())
@@ -410,12 +414,12 @@ def test_a_load_under_way_tells_what_is_left_of_it() -> None:
             waiters: list[Waiter] = []
             waiting = asyncio.ensure_future(scheduler.acquire(A, on_wait=waiters.append))
             await asyncio.sleep(4)
-            outlook = scheduler.outlook("a", waiters[0])
+            outlook = scheduler.waits.outlook("a", waiters[0])
             assert outlook is not None
             # Nothing is known of its load but that it runs.
             assert outlook.in_words("a") == "loading a"
             await asyncio.sleep(2)
-            outlook = scheduler.outlook("a", waiters[0])
+            outlook = scheduler.waits.outlook("a", waiters[0])
             assert outlook is not None
             assert outlook.in_words("a") == "loading a 50%, about 6 s left"
             (await waiting).release()
@@ -445,6 +449,54 @@ def test_only_models_that_would_be_started_otherwise_are_restarted_after_their_r
             assert world.server("a").pid != first
             assert world.server("b").pid == other
             assert world.sessions[-1].unload_reason == "its settings changed"
+
+    run(main())
+
+
+def test_a_model_whose_file_was_replaced_is_loaded_anew_after_its_requests() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(1)})
+        before, after = (msgspec.structs.replace(A, modified=time) for time in (1, 2))
+        async with world.scheduler as scheduler:
+            stream = asyncio.ensure_future(world.use(before, 20))
+            await asyncio.sleep(2)
+            first = world.server("a").pid
+            scheduler.refresh(before)
+            scheduler.refresh(after)
+            await asyncio.sleep(5)
+            assert not stream.done()
+            assert world.server("a").pid == first
+            await stream
+            await world.use(after)
+            assert world.server("a").pid != first
+            assert world.sessions[-1].unload_reason == "its files changed"
+            scheduler.refresh(after)
+            await asyncio.sleep(5)
+            assert world.launcher.launched == ["a", "a"]
+
+    run(main())
+
+
+def test_what_has_changed_may_have_mended_what_failed() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(1), "b": need(1)})
+        async with world.scheduler as scheduler:
+            changes: list[Callable[[], None]] = [
+                lambda: scheduler.refresh(model("a", args=("--mlock",))),
+                lambda: scheduler.configure(world.settings),
+                scheduler.forget_failures,
+            ]
+            for change in changes:
+                world.launcher.failures["a"] = [ModelLoadError("No.") for _ in range(3)]
+                for _ in range(3):
+                    with pytest.raises(ModelLoadError):
+                        await scheduler.load(A)
+                with pytest.raises(ModelLoadError, match="next try is possible"):
+                    await world.use(A)
+                change()
+                assert world.status("a") is ModelStatus.UNLOADED
+                await world.use(A)
+                await scheduler.unload(A)
 
     run(main())
 

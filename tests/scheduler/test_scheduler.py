@@ -659,6 +659,37 @@ def test_backoff_grows_while_a_server_keeps_dying_and_is_forgotten_after_a_stabl
     run(main())
 
 
+def test_a_request_that_kills_twice_holds_up_nobody_else() -> None:
+    async def main() -> None:
+        world = World()
+        async with world.scheduler as scheduler:
+
+            async def crash(*, again: bool, answers: bool = False) -> float:
+                """A server dies with a request; seconds until the next try is allowed."""
+                if answers:
+                    with await scheduler.acquire(A) as fine:
+                        fine.answered()
+                with await scheduler.acquire(A) as lease:
+                    if again:
+                        lease.again()
+                    world.server("a").end(1)
+                    await ticks()
+                state = scheduler.state("a")
+                assert state is not None
+                return max(0.0, state.retry_at - now())
+
+            for _ in range(3):
+                # It did its work until this request came, and once more after it.
+                assert await crash(again=False, answers=True) == 0
+                assert await crash(again=True) == 0
+            # One that never answers anything is another matter.
+            assert await crash(again=True) == 1
+            await asyncio.sleep(1)
+            assert await crash(again=False) == 2
+
+    run(main())
+
+
 def test_those_who_wait_when_a_server_dies_are_served_by_the_next_or_told_if_it_keeps_dying() -> (
     None
 ):

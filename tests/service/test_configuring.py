@@ -159,6 +159,31 @@ async def test_masks_of_secrets_stand_for_what_they_hide(path: Path) -> None:
             await desk.configuration.set(secret, value)
 
 
+async def test_what_needs_a_restart_stays_in_force_until_then(path: Path) -> None:
+    desk = Desk(path, text='data_dir = "/one"\nport = 1\n')
+    desk.path.write_text('data_dir = "/two"\nport = 2\nmax_queue = 3\n')
+    await desk.configuration.reload()
+    (applied,) = desk.applied
+    assert (applied.data_dir, applied.port, applied.max_queue) == (Path("/one"), 1, 3)
+    assert applied.models_dir == Path("/one/models")
+    assert desk.configuration.in_force.settings == applied
+    # What is told is what holds from then on.
+    told = {one.key: one.value for one in desk.configuration.values()}
+    assert (told["data_dir"], told["models_dir"], told["port"]) == ("/two", "/two/models", 2)
+
+
+async def test_secrets_among_arguments_are_masked_and_kept(path: Path) -> None:
+    desk = Desk(path, text='llama_args = ["--api-key", "sk-1", "-c", "1"]\n')
+    (shown,) = [one for one in desk.configuration.values() if one.key == "llama_args"]
+    assert shown.value == ["--api-key", "********", "-c", "1"]
+    check = await desk.configuration.check("llama_args", ["-c", "2", "--api-key", "********"])
+    assert check.value == ["-c", "2", "--api-key", "********"]
+    await desk.configuration.set("llama_args", ["-c", "2", "--api-key", "********"])
+    assert desk.configuration.loaded.settings.llama_args == ("-c", "2", "--api-key", "sk-1")
+    with pytest.raises(ConfigError, match="stands for no value"):
+        await desk.configuration.set('models."m".args', ["--api-key", "********"])
+
+
 async def test_the_whole_file_is_replaced_and_applied(path: Path) -> None:
     desk = Desk(path, text='# mine\nhf_token = "hf_abc"\n')
     record = await desk.configuration.file()

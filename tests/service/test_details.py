@@ -53,6 +53,14 @@ def test_settings_tell_what_holds_and_why() -> None:
     assert all(setting.help for setting in found.values())
 
 
+def test_secrets_among_arguments_are_masked() -> None:
+    one = model("m", args=("--api-key=k",))
+    general = loaded('llama_args = ["--hf-token", "t"]\n')
+    (row,) = [row for row in settings_of(one, None, general) if row.key == "args"]
+    assert row.value == ["--api-key=********"]
+    assert row.effective == ["--hf-token", "********", "--api-key=********"]
+
+
 def test_an_argument_for_the_context_size_wins() -> None:
     for text, args, size, source in (
         ("", ("-c", "1024"), 1024, "model"),

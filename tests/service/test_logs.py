@@ -9,12 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from cyber_inference_tui.library.ids import RESERVED
 from cyber_inference_tui.llama.log import LogSpace
 from cyber_inference_tui.records import LogLevel, LogPage, LogRecord, LogRun
-from cyber_inference_tui.service.logs import Logs
+from cyber_inference_tui.service.install import INSTALL_LOG
+from cyber_inference_tui.service.logs import SERVICE_LOG, Logs
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LINES = 20_000
+
+
+def test_no_model_can_have_the_id_of_another_log() -> None:
+    assert {SERVICE_LOG, INSTALL_LOG} == RESERVED
 
 
 class Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,41 @@ def test_what_the_check_refuses_is_not_written(config: Path) -> None:
     with pytest.raises(ConfigError, match="not here"):
         write(config, "port = 1234\n", check=check)
     assert config.read_text() == TEXT
+
+
+ARGUMENTS = """\
+llama_args = ["--api-key", "sk-one", '-hft=hf-one', "-c", "5"]
+# llama_args = ["--hf-token", "hf-old"]
+#env = { A_TOKEN = "t-one", GGML_X = "1", "B_SECRET" = "t-two" }
+
+[models.m]
+args = [
+  "--api-key=sk-\\u0074wo", # mine
+  '--hf-token', 'hf-two',
+]
+command = ["serve", "--tok\\u0065n=hf-three"]
+"""
+HIDDEN = ("sk-one", "hf-one", "hf-old", "t-one", "t-two", "sk-", "hf-two", "hf-three")
+
+
+def test_secrets_among_arguments_are_hidden_and_kept(config: Path) -> None:
+    config.write_text(ARGUMENTS)
+    text = read_document(config).text
+    assert not [secret for secret in HIDDEN if secret in text]
+    for kept in ('"--api-key", ', "'-hft=********", '"-c", "5"', 'GGML_X = "1"', "# mine"):
+        assert kept in text
+    write(config, text)
+    assert tomllib.loads(config.read_text()) == tomllib.loads(ARGUMENTS)
+    assert config.read_text().splitlines()[:3] == ARGUMENTS.splitlines()[:3]
+    # In another notation, and for another model.
+    number = text.split("'-hft=********")[1][0]
+    write(config, f'[models.n]\nargs = ["-hft", "********{number}"]\n')
+    assert tomllib.loads(config.read_text())["models"]["n"]["args"] == ["-hft", "hf-one"]
+
+
+@pytest.mark.parametrize("words", ['"--lora", "********1"', '"--lora=********1"', '"********1"'])
+def test_a_mask_among_arguments_stands_only_where_a_secret_does(config: Path, words: str) -> None:
+    config.write_text(ARGUMENTS)
+    with pytest.raises(ConfigError, match=r"config.toml:1: llama_args: this mask stands for no"):
+        write(config, f"llama_args = [{words}]\n")
+    assert config.read_text() == ARGUMENTS

@@ -103,6 +103,8 @@ def test_models_follow_the_data_folder() -> None:
     assert read("data_dir = '/d'\nmodels_dir = '/m'").settings.models_dir == Path("/m")
     settings = read("", {**HOME, "XDG_DATA_HOME": "/x"}).settings
     assert settings.models_dir == settings.data_dir / "models"
+    told = {one.key: one for one in read("data_dir = '/d'\nmodels_dir = '/m'").records()}
+    assert (told["models_dir"].value, told["models_dir"].default) == ("/m", "/d/models")
 
 
 def test_paths_count_from_where_they_are_written() -> None:
@@ -360,12 +362,6 @@ def test_checking_a_value() -> None:
 # Shown
 
 
-def test_the_default_of_models_dir_follows_data_dir() -> None:
-    for text in ("data_dir = '/d'", "data_dir = '/d'\nmodels_dir = '/m'"):
-        records = {record.key: record for record in read(text).records()}
-        assert records["models_dir"].default == "/d/models"
-
-
 def test_records_name_sources_and_mask_secrets() -> None:
     loaded = read(
         'api_keys = ["sk-1"]\n[models.\'a"b\']\nenv = {TOKEN = "t"}\npath = "/p"',
@@ -395,3 +391,22 @@ def test_reading_settings_does_not_load_the_editor() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert ended.stdout.strip() == "[]"
+
+
+def test_names_of_levels_may_be_in_any_case() -> None:
+    environ = {**HOME, "CYBER_INFERENCE_LOG_LEVEL": "WARNING"}
+    assert read("log_level = 'Debug'").settings.log_level == "debug"
+    assert read("", environ).settings.log_level == "warning"
+
+
+def test_wrong_texts_are_told_on_one_harmless_line() -> None:
+    with pytest.raises(ConfigError, match=r'^theme: expected a name, found "ab"\.$'):
+        check_value("theme", "\x1b[31ma\nb")
+    with pytest.raises(ConfigError, match="host: expected a string that is not empty, found"):
+        check_value("host", "")
+
+
+def test_a_key_that_is_there_twice_is_named() -> None:
+    assert mistakes("port = 1\n\nport = 2 # again\n") == ["3: port: is set a second time"]
+    twice = "[models.a]\nenv.X = '1'\n  env . 'X' = '2'\n"
+    assert mistakes(twice) == ["3: env . 'X': is set a second time"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.tui.charset import ASCII
-from cyber_inference_tui.tui.key_bar import GAP, BarKey, KeyBar, places
+from cyber_inference_tui.tui.key_bar import BarKey, KeyBar, places
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.world import busy_world
 
@@ -28,7 +28,7 @@ def test_keys_stand_whole_in_order_and_apart(here: list[BarKey], width: int) -> 
     placed = places(here, always, width)
     assert [one.key for one in placed] == [*here[: len(placed) - 2], *always]
     for one, other in pairwise(placed):
-        assert one.start + one.key.width + GAP <= other.start
+        assert one.start + one.key.width < other.start
     assert placed[-1].start + placed[-1].key.width == width
 
 
@@ -36,8 +36,8 @@ async def test_help_and_the_way_out_are_there_however_narrow_it_is() -> None:
     for size in ((60, 18), SMALL):
         async with running(busy_world(), size=size, first_page="models") as (app, _, pilot):
             await until(pilot, lambda: "Unload" in screen_text(app))
-            assert last_line(screen_text(app)).endswith("? Help  q Quit")
-            assert " …  " in last_line(screen_text(app))
+            assert last_line(screen_text(app)).endswith("? Help q Quit")
+            assert " … " in last_line(screen_text(app))
 
 
 async def test_the_mark_of_what_is_left_out_is_one_of_the_terminals_characters() -> None:
@@ -46,7 +46,7 @@ async def test_the_mark_of_what_is_left_out_is_one_of_the_terminals_characters()
         _,
         pilot,
     ):
-        await until(pilot, lambda: " ~  " in last_line(screen_text(app)))
+        await until(pilot, lambda: " ~ " in last_line(screen_text(app)))
 
 
 async def test_where_a_text_is_typed_no_key_is_shown_that_would_be_typed() -> None:

@@ -1,8 +1,9 @@
-"""A configuration that changes while the service starts, or after."""
+"""The service as a whole: a configuration that changes while it starts or after, its uptime."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,12 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "config.toml"
     path.write_text("max_queue = 1\n")
     return path
+
+
+async def test_the_uptime_does_not_follow_the_time_of_day(config: Path) -> None:
+    async with service_of(config) as service:
+        service.started_at = datetime(1970, 1, 1, tzinfo=UTC)
+        assert service.status().uptime_seconds < 3600
 
 
 async def test_an_edit_between_reading_and_watching_is_seen(config: Path) -> None:

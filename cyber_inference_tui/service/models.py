@@ -1,0 +1,212 @@
+"""The models on this machine: what the service tells of them, and what may be done with one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from cyber_inference_tui.errors import ConflictError
+from cyber_inference_tui.gguf.demo import DEMO_ID
+from cyber_inference_tui.library.catalog import Catalog, LocalModel
+from cyber_inference_tui.llama.launch import Launcher
+from cyber_inference_tui.records import MemoryRoom, ModelDetails, ModelRecord, ModelStatus
+from cyber_inference_tui.scheduler.experience import Experience
+from cyber_inference_tui.scheduler.room import Survey
+from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.service.details import details_of
+from cyber_inference_tui.service.listing import (
+    library_for,
+    touched_record,
+    unloaded_record,
+    with_fit,
+    write_demo_for,
+)
+from cyber_inference_tui.service.news import News
+from cyber_inference_tui.service.reckoning import Reckoning
+from cyber_inference_tui.settings.load import Loaded
+from cyber_inference_tui.settings.schema import Settings
+
+_SCAN_INTERVAL = 3.0
+
+_IN_MEMORY = frozenset({ModelStatus.LOADING, ModelStatus.LOADED})
+
+_logger = logging.getLogger(__name__)
+
+
+class Models:
+    """The library's catalog, kept up to date, beside what the scheduler knows of each model.
+
+    ``loaded`` gives the settings in force. ``demo``: the built-in model is one of them.
+    """
+
+    def __init__(
+        self,
+        *,
+        loaded: Callable[[], Loaded],
+        environ: Mapping[str, str],
+        demo: bool,
+        scheduler: Scheduler,
+        launcher: Launcher,
+        experience: Experience,
+        news: News,
+    ) -> None:
+        self._loaded = loaded
+        self._environ = environ
+        self._demo = demo
+        self._scheduler = scheduler
+        self._launcher = launcher
+        self._news = news
+        self._library = library_for(self._settings, demo=demo, environ=environ)
+        self._reckoning = Reckoning(scheduler, launcher, experience)
+        self._scanning = asyncio.Lock()
+        self.catalog = Catalog(models={}, problems=())
+        """What lies on the disk; replaced as a whole."""
+
+    @property
+    def _settings(self) -> Settings:
+        return self._loaded().settings
+
+    def prepare_directories(self) -> None:
+        """Make what has to be there; raises ``OSError``. Blocks."""
+        self._settings.models_dir.mkdir(parents=True, exist_ok=True)
+        if self._demo:
+            write_demo_for(self._settings)
+
+    # What is there
+
+    async def watch(self) -> None:
+        """Look every few seconds for what has changed on the disk, until cancelled."""
+        while True:
+            await self.reckon(max_age=_SCAN_INTERVAL / 2)
+            await asyncio.sleep(_SCAN_INTERVAL)
+            try:
+                await self.scan()
+            except OSError as error:
+                _logger.warning("cannot read the model directories: %s", error)
+
+    async def scan(self) -> None:
+        """Look now."""
+        # Several may want one: the watch, a changed file, a deleted model.
+        async with self._scanning:
+            before = self.catalog.models
+            self.catalog = await asyncio.to_thread(self._library.scan)
+        for model_id, model in self.catalog.models.items():
+            if before.get(model_id) != model:
+                self._scheduler.refresh(model)
+                self._news.state_changed(model_id)
+        for model_id in before.keys() - self.catalog.models.keys():
+            self._scheduler.remove(model_id)
+            self._news.model_gone(model_id)
+
+    async def rescan(self) -> Catalog:
+        """Look now, and reckon what is new; what there is then."""
+        await self.scan()
+        await self.reckon(max_age=_SCAN_INTERVAL)
+        return self.catalog
+
+    async def configure(self, settings: Settings) -> None:
+        """Take changed settings: other directories, other tables."""
+        self._library = library_for(settings, demo=self._demo, environ=self._environ)
+        await self.scan()
+
+    async def reckon(self, *, max_age: float = 0.0) -> None:
+        """Reckon anew what models take and what fits, and tell where that has changed.
+
+        By a reading of the memory that is at most ``max_age`` seconds old.
+        """
+        await self._reckoning.update(self.catalog.models, self._settings)
+        await self._scheduler.look(max_age)
+        for model_id in self._reckoning.changed_fits(self.catalog.models.values()):
+            self._news.detail_changed(model_id)
+
+    # Reading
+
+    def records(self) -> list[ModelRecord]:
+        """Every local model, by id."""
+        survey = self._scheduler.survey()
+        return [self._record(model, survey) for _, model in sorted(self.catalog.models.items())]
+
+    def record(self, model_id: str) -> ModelRecord:
+        """One model by id or alias; raises ``ModelNotFoundError``."""
+        return self._record(self.catalog.resolve(model_id))
+
+    def _record(self, model: LocalModel, survey: Survey | None = None) -> ModelRecord:
+        state = self._scheduler.state(model.id)
+        need = self._reckoning.need(model)
+        if state is None:
+            record = unloaded_record(model, self._settings, need)
+        else:
+            wait = self._scheduler.waits.of_the_next(state)
+            record = touched_record(model, self._settings, state, need, wait=wait)
+        if record.status in _IN_MEMORY:
+            return record
+        return with_fit(record, self._reckoning.verdict(model, survey or self._scheduler.survey()))
+
+    async def details(self, model_id: str) -> ModelDetails:
+        """Everything there is to know of a model; raises ``ModelNotFoundError``."""
+        model = self.catalog.resolve(model_id)
+        return await details_of(
+            model,
+            self._record(model),
+            state=self._scheduler.state(model.id),
+            loaded=self._loaded(),
+            launcher=self._launcher,
+            survey=self._scheduler.survey(),
+        )
+
+    def room(self) -> list[MemoryRoom]:
+        """The memory that models may have."""
+        return self._scheduler.survey().rooms()
+
+    # Acting
+
+    def preload(self) -> None:
+        """Begin to load those that are to be there from the start.
+
+        In the order of the file; the first ones get the room that there is.
+        """
+        for model_id, table in self._settings.models.items():
+            model = self.catalog.models.get(model_id)
+            if table.preload and model is not None and model.problem is None:
+                self._scheduler.request_load(model, reason="preload")
+
+    async def load(self, model_id: str, *, wait: bool) -> ModelRecord:
+        """Load a model; with ``wait`` the record is the one after the load."""
+        model = self.catalog.resolve(model_id)
+        if wait:
+            await self._scheduler.load(model)
+        else:
+            self._scheduler.request_load(model)
+        return self._record(model)
+
+    async def unload(self, model_id: str, *, force: bool) -> ModelRecord:
+        """Unload a model, after its requests unless ``force``."""
+        model = self.catalog.resolve(model_id)
+        await self._scheduler.unload(model, force=force)
+        return self._record(model)
+
+    async def pin(self, model_id: str, pinned: bool) -> ModelRecord:
+        """Keep a model from being evicted or idled out, or allow it again."""
+        model = self.catalog.resolve(model_id)
+        self._scheduler.pin(model, pinned)
+        return self._record(model)
+
+    async def delete(self, model_id: str) -> ModelRecord:
+        """Remove an unloaded model's files under ``models_dir``; its last record."""
+        model = self.catalog.resolve(model_id)
+        record = self._record(model)
+        if record.status not in {ModelStatus.UNLOADED, ModelStatus.FAILED}:
+            raise ConflictError(f"{model.id} is {record.status.value}.", hint="Unload it first.")
+        await asyncio.to_thread(self._library.delete, self.catalog, model.id)
+        await self.scan()
+        return record
+
+    async def add_demo(self) -> ModelRecord:
+        """Have the built-in model until the service ends, as ``--demo`` does; its record."""
+        if not self._demo:
+            await asyncio.to_thread(write_demo_for, self._settings)
+            self._demo = True
+            self._library = library_for(self._settings, demo=True, environ=self._environ)
+        await self.scan()
+        return self.record(DEMO_ID)
