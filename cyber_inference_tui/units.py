@@ -17,7 +17,9 @@ def size_text(size: int) -> str:
 
 
 def context_text(tokens: int) -> str:
-    """A context length the way model cards give it: ``128K`` is 131,072 tokens."""
+    """A context length as model cards give it: ``128K`` is 128 times 1,024 tokens."""
+    if tokens >= 1024**2 and tokens % 1024**2 == 0:
+        return f"{tokens // 1024**2}M"
     return f"{tokens // 1024}K" if tokens >= 1024 and tokens % 1024 == 0 else f"{tokens:,}"
 
 

@@ -50,6 +50,8 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
     client = client_of(service.url, loaded.settings)
     launch = _launch(loaded, owned=service.started, readonly=readonly)
     leave = _run(client, launch, demo=options.demo and not service.started)
+    if leave is Leave.KEEP and service.started:
+        click.echo(f"The service goes on at {service.url}; 'kill {service.pid}' ends it.", err=True)
     if leave is Leave.STOP and service.pid is not None:
         click.echo("Stopping the service …", err=True)
         if not stop_service(service.pid, limit=stop_limit(loaded.settings)):

@@ -14,6 +14,8 @@ class LlamaServerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str | None = None
     version: str | None = None
+    problem: str | None = None
+    """Why there is none, in a sentence or two."""
 
 
 class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -116,6 +116,8 @@ async def _command(
 async def _memory(
     model: LocalModel, record: ModelRecord, loaded: Loaded, launcher: Launcher, survey: Survey
 ) -> tuple[MemoryAtContext, ...]:
+    if model.problem is not None:
+        return ()  # what it would take is not to be read from it
     current = record.context_size or context_size(model, loaded.settings)
     is_loaded = record.status is ModelStatus.LOADED
     rows = []

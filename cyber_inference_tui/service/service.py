@@ -111,6 +111,7 @@ class Service:
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
         self.metrics = Metrics(self._present)
         self._binary: LlamaBinary | None = None
+        self._binary_problem: str | None = None
         self._experience = Experience(on_new=self.history.add_measurement)
         nvml = Nvml()
         self._memory_reader = MemoryReader(loaded.settings.system_root, nvml, environment=environ)
@@ -203,9 +204,7 @@ class Service:
         await self._recall()
         await self._launcher.start()
         await self.models.scan()
-        with contextlib.suppress(CyberError):
-            # Known early for the status page; a load says it again if there is none.
-            await asyncio.to_thread(self._find_binary)
+        await self._look_for_binary()
         self._loop_tasks = [
             asyncio.create_task(self.models.watch(), name="watch the library"),
             asyncio.create_task(self.configuration.watch(), name="watch the configuration"),
@@ -242,12 +241,22 @@ class Service:
         self.events.close()
 
     def _find_binary(self) -> LlamaBinary:
-        self._binary = find_llama_server(
-            setting=self.settings.llama_server_path,
-            data_dir=self.settings.data_dir,
-            environ=self._environ,
-        )
-        return self._binary
+        try:
+            binary = find_llama_server(
+                setting=self.settings.llama_server_path,
+                data_dir=self.settings.data_dir,
+                environ=self._environ,
+            )
+        except CyberError as error:
+            self._binary, self._binary_problem = None, str(error)
+            raise
+        self._binary, self._binary_problem = binary, None
+        return binary
+
+    async def _look_for_binary(self) -> None:
+        """Find it for the status; why there is none is said there, and again by a load."""
+        with contextlib.suppress(CyberError):
+            await asyncio.to_thread(self._find_binary)
 
     async def _binary_changed(self) -> None:
         """Another llama-server may be there: models take it at their next load."""
@@ -270,6 +279,7 @@ class Service:
     async def _apply(self, settings: Settings) -> None:
         """Put changed settings into effect."""
         logging.getLogger("cyber_inference_tui").setLevel(settings.log_level.upper())
+        await self._look_for_binary()
         await self.models.configure(settings)
         self.scheduler.configure(settings)
         await self.models.reckon()
@@ -300,6 +310,7 @@ class Service:
             llama_server=LlamaServerRecord(
                 path=str(binary.path) if binary else None,
                 version=binary.version if binary else None,
+                problem=self._binary_problem,
             ),
             config_path=str(self.loaded.config_path),
             data_dir=str(self.settings.data_dir),

@@ -13,10 +13,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, ClassVar
 
+from rich.markup import escape
 from rich.text import Text
+from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+from textual.widgets import Input
 
 from cyber_inference_tui.client.protocol import Client
 from cyber_inference_tui.errors import CyberError
@@ -27,6 +30,7 @@ from cyber_inference_tui.tui.feed import Feed
 from cyber_inference_tui.tui.launch import Launch, Leave
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.text_cells import pasted_text
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
@@ -172,6 +176,12 @@ class CyberApp(App[Leave]):
         """Open the hub and search it for ``query``."""
         await self._open_at("hub", "search", query)
 
+    async def on_event(self, event: events.Event) -> None:
+        """Make what is pasted harmless, wherever it goes: it may come from anywhere."""
+        if isinstance(event, events.Paste):
+            event.text = pasted_text(event.text, one_line=isinstance(self.focused, Input))
+        await super().on_event(event)
+
     # Telling and asking
 
     def tell(self, message: str, severity: str = "information") -> None:
@@ -268,7 +278,7 @@ class CyberApp(App[Leave]):
             return
 
         def answered(value: str | None) -> None:
-            if value is not None:
+            if value in {Leave.KEEP, Leave.STOP}:
                 self.exit(Leave(value))
 
         self.push_screen(
@@ -278,6 +288,7 @@ class CyberApp(App[Leave]):
                 (
                     Answer(Leave.KEEP, "l", "Leave it running"),
                     Answer(Leave.STOP, "s", "Stop it", grave=True),
+                    Answer("cancel", "c", "Cancel"),
                 ),
             ),
             answered,
@@ -285,17 +296,22 @@ class CyberApp(App[Leave]):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every action that can be had now, for the palette."""
-        told = set()
-        for _, binding, enabled, tooltip in screen.active_bindings.values():
-            if enabled and binding.description and binding.action not in told:
+        told = {"command_palette"}
+        for node, binding, enabled, tooltip in screen.active_bindings.values():
+            if not enabled or binding.system or not binding.description:
+                continue
+            if binding.action not in told:
                 told.add(binding.action)
                 key = self.get_key_display(binding)
                 yield SystemCommand(
                     binding.description,
-                    f"{tooltip or binding.tooltip or ''}  [{key}]".strip(),
-                    partial(self.run_action, binding.action, screen),
+                    # The palette reads markup, and keys are named [ and ], too.
+                    escape(f"{key}   {tooltip or binding.tooltip or ''}".strip()),
+                    # Where it is bound: a pane has actions that its page does not know.
+                    partial(self.run_action, binding.action, node),
                 )
-        yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
+        if "theme" not in told:  # the settings page has a key for it
+            yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
         yield SystemCommand(
             "Screenshot", "Save what is shown as an SVG file", self.deliver_screenshot
         )

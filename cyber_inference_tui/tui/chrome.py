@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import urlsplit
 
 from textual import events
 from textual.content import Content
@@ -55,9 +56,9 @@ class StatusBar(Widget):
         self._launch = launch
         self._content = Content("")
 
-    def show(self, snapshot: Snapshot, now: datetime) -> None:
-        """Draw the line anew if it says something else."""
-        content = status_line(snapshot, self._launch, now, max(0, self.size.width))
+    def show(self, snapshot: Snapshot, now: datetime, url: str) -> None:
+        """Draw the line anew if it says something else; ``url`` is where the service is asked."""
+        content = status_line(snapshot, self._launch, now, max(0, self.size.width), url)
         if not content.is_same(self._content):
             self._content = content
             self.refresh()
@@ -67,10 +68,14 @@ class StatusBar(Widget):
         return self._content
 
 
-def status_line(snapshot: Snapshot, launch: Launch, now: datetime, width: int) -> Content:
+def status_line(
+    snapshot: Snapshot, launch: Launch, now: datetime, width: int, url: str = ""
+) -> Content:
     """The line of ``StatusBar``, ``width`` cells wide; what matters least goes first."""
     where = snapshot.status
-    address = f"{where.host}:{where.port}" if where else ""
+    # Elsewhere, the address that the service has there tells nothing about where that is.
+    known = where is not None and not launch.attached
+    address = f"{where.host}:{where.port}" if where and known else clean_line(urlsplit(url).netloc)
     kind = "attached" if launch.attached else "local"
     left: list[tuple[str, str]] = [(NAME, "bold $accent")]
     if address:

@@ -9,13 +9,23 @@ from typing import Any
 
 from textual.app import App
 from textual.binding import Binding
+from textual.keys import format_key
 from textual.screen import Screen
+from textual.widget import Widget
 
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.chrome import PAGES
 
 EVERYWHERE = "Everywhere"
 THIS_PAGE = "This page"
+_OURS = {
+    "app.focus_next": ("Next part", "of the page"),
+    "app.focus_previous": ("Part before", ""),
+    "screen.copy_text": ("Copy", "what is marked with the mouse"),
+    "command_palette": ("Every action", "by its name"),
+}
+"""What Textual's own keys do, in the words of this program."""
+_PLAIN_KEYS = {"⏎": "enter", "↑": "up", "↓": "down", "←": "left", "→": "right"}
 # Textual gives these to everything that scrolls; nothing of ours scrolls sideways.
 _SIDEWAYS = ("scroll_left", "scroll_right", "page_left", "page_right")
 
@@ -40,19 +50,42 @@ def key_lines(screen: Screen[Any]) -> list[KeyLine]:
         if binding.action.startswith(_SIDEWAYS):
             continue
         group = _group(node, screen, binding)
-        place = (group, clean_line(binding.description))
-        keys, why = found.get(place, ([], ""))
-        found[place] = (keys, why or tooltip or binding.tooltip)
-        shown = screen.app.get_key_display(binding)
-        if shown not in keys:
+        does, means = _OURS.get(binding.action, (binding.description, ""))
+        place = (group, clean_line(does))
+        keys, why = found.get(place, ([], means))
+        if not means:
+            why = why or tooltip or binding.tooltip
+        found[place] = (keys, why)
+        shown = shown_key(screen, binding)
+        if shown and shown not in keys:
             keys.append(shown)
     groups = dict.fromkeys([THIS_PAGE, *(group for group, _ in found)])
     order = {name: place for place, name in enumerate(groups)}
     order[EVERYWHERE] = len(order)
     lines = [
-        KeyLine(group, " ".join(keys), does, why) for (group, does), (keys, why) in found.items()
+        KeyLine(group, " ".join(keys), does, why)
+        for (group, does), (keys, why) in found.items()
+        if keys
     ]
     return sorted(lines, key=lambda line: order[line.group])
+
+
+def shown_key(screen: Screen[Any], binding: Binding) -> str:
+    """The name of a key as people know it; empty where the focused widget takes it as text."""
+    shown = screen.app.get_key_display(binding)
+    launch = getattr(screen.app, "launch", None)
+    if not shown.isascii() and launch is not None and not launch.charset.unicode:
+        shown = _PLAIN_KEYS.get(shown, binding.key)
+    focused = screen.focused
+    if focused is None or not _is_typed(focused, binding.key, shown):
+        return shown
+    # It may stand for another key as well, which is no text: f1 is shown as ? elsewhere.
+    other = format_key(binding.key)
+    return "" if _is_typed(focused, binding.key, other) else other
+
+
+def _is_typed(focused: Widget, key: str, shown: str) -> bool:
+    return len(shown) == 1 and shown.isascii() and focused.check_consume_key(key, shown)
 
 
 def _group(node: object, screen: Screen[Any], binding: Binding) -> str:

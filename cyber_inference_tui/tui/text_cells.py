@@ -12,7 +12,7 @@ from typing import Literal
 
 from rich.cells import cell_len, get_character_cell_size
 
-from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.text import clean_line, clean_text
 
 Align = Literal["left", "right"]
 
@@ -77,3 +77,14 @@ def folded_count(text: str, width: int) -> int:
     if text.isascii():
         return max(1, -(-len(text) // width))
     return len(fold(text, width))
+
+
+def pasted_text(text: str, *, one_line: bool) -> str:
+    """What is pasted, without escape sequences, controls and bidi marks.
+
+    ``one_line``: for where no second line can be; the lines then have spaces between them.
+    """
+    clean = clean_text(text.replace("\r\n", "\n").replace("\r", "\n"))
+    if not one_line or "\n" not in clean:
+        return clean
+    return " ".join(line for part in clean.split("\n") if (line := part.strip()))

@@ -132,11 +132,12 @@ def test_numbers_read_well() -> None:
         "4.2 GiB",
         "3.0 TiB",
     ]
-    assert [context_text(n) for n in (512, 1024, 4096, 131072, 5000)] == [
+    assert [context_text(n) for n in (512, 1024, 4096, 131072, 1048576, 5000)] == [
         "512",
         "1K",
         "4K",
         "128K",
+        "1M",
         "5,000",
     ]
     assert [duration_text(s) for s in (0.04, 59.96, 250, 7503, 90_000, 86_400)] == [

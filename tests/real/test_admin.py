@@ -42,6 +42,18 @@ def test_status(start_fake: StartFake) -> None:
     assert status["uptime_seconds"] > 0
 
 
+def test_another_llama_server_is_looked_at_when_it_is_set(start_fake: StartFake) -> None:
+    service = start_fake()
+    before = service.get("/admin/status").json()["llama_server"]
+    for path, there in (("/nowhere/llama-server", False), (before["path"], True)):
+        with service.client() as client:
+            answer = client.put("/admin/config/llama_server_path", json={"value": path})
+        assert answer.status_code == 200
+        now = service.get("/admin/status").json()["llama_server"]
+        assert (now["path"] is not None) == there
+        assert now["problem"] is None if there else "no such file" in now["problem"]
+
+
 def test_load_and_unload(start_fake: StartFake) -> None:
     service = start_fake({"a": {}})
     record = service.post("/admin/models/a/load", json={}).json()

@@ -55,6 +55,15 @@ def test_the_command_is_the_one_that_runs(start_real: StartReal) -> None:
 
 
 @pytest.mark.real
+def test_of_a_file_that_cannot_be_read_no_memory_is_told(start_fake: StartFake) -> None:
+    service = start_fake()
+    (service.data_dir / "models" / "broken.gguf").write_bytes(b"GGUFgarbage")
+    eventually(lambda: "broken" in {one["id"] for one in service.get("/admin/models").json()})
+    told = details(service, "broken")
+    assert told["model"]["error"]
+    assert told["memory"] == []
+
+
 def test_a_stream_is_active_while_it_runs(start_real: StartReal) -> None:
     service = start_real()
     body = {"max_tokens": 1500, "ignore_eos": True, "temperature": 0}

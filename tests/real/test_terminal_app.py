@@ -117,7 +117,7 @@ def test_from_the_first_start_to_an_answer(home: Home) -> None:
         terminal.press("7")
         terminal.wait_for("default_context_size")
         terminal.press("/")
-        terminal.wait_for("part of a name")
+        terminal.wait_for("in their name or help")
         terminal.type("idle")
         terminal.wait_for("/idle", "▸   model_idle_timeout")
         terminal.press("Enter")
@@ -190,6 +190,7 @@ def test_sigterm_leaves_the_terminal_as_it_was(home: Home) -> None:
         os.kill(app.pid, signal.SIGTERM)
         shown = terminal.wait_for("ended with 0")
         assert "Dashboard" not in shown
+        assert f"'kill {service.pid}' ends it" in shown.replace("\n", "")
     assert service.is_running()
 
 

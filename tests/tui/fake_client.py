@@ -30,6 +30,7 @@ from cyber_inference_tui.records import (
     HubModelRecord,
     InstallRecord,
     InstallState,
+    LlamaServerRecord,
     LogLevel,
     LogPage,
     LogRecord,
@@ -63,6 +64,8 @@ class FakeClient:
         self.calls: list[tuple[Any, ...]] = []
         self.fail: dict[str, CyberError] = {}
         self.password = ""
+        self.restarts: tuple[str, ...] = ()
+        """The models that a change of a setting which applies at once loads anew."""
         self.up = True
         self.chat_pace = asyncio.Event()
         """Cleared: a streamed answer waits before each of its pieces but the first."""
@@ -347,7 +350,9 @@ class FakeClient:
         effect = SettingEffect.NOW if known.live else SettingEffect.RESTARTS_SERVICE
         if known.source in {"env", "flag"}:
             effect = SettingEffect.OVERRIDDEN
-        return ConfigCheckRecord(key=key, value=value, effect=effect)
+        elif self.restarts and known.live:
+            effect = SettingEffect.RESTARTS_MODELS
+        return ConfigCheckRecord(key=key, value=value, effect=effect, models=self.restarts)
 
     def _setting(self, key: str) -> ConfigValueRecord:
         try:
@@ -359,10 +364,24 @@ class FakeClient:
         self._do("set_config", key, value)
         if key.startswith("models."):
             return ConfigValueRecord(key=key, value=value, source="file", default=None, help="")
-        record = msgspec.structs.replace(self._setting(key), value=value, source="file")
+        source = self._setting(key).source
+        source = source if source in {"env", "flag"} else "file"
+        record = msgspec.structs.replace(self._setting(key), value=value, source=source)
         self.world.config[key] = record
+        if key == "llama_server_path" and source == "file":
+            self._use_llama_server(value)
         self.publish("config", {"error": None})
         return record
+
+    def _use_llama_server(self, path: str) -> None:
+        there = path.startswith("/opt/")
+        problem = f"llama_server_path is {path}, but there is no such file."
+        self.world.status = msgspec.structs.replace(
+            self.world.status,
+            llama_server=LlamaServerRecord(
+                path=path if there else None, problem=None if there else problem
+            ),
+        )
 
     async def unset_config(self, key: str) -> ConfigValueRecord:
         self._do("unset_config", key)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from textual import events
+from textual.widgets import Input, TextArea
 
+from cyber_inference_tui.tui.key_table import THIS_PAGE, key_lines
 from tests.tui.driving import SMALL, app_on, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import busy_world, empty_world
@@ -84,6 +87,10 @@ async def test_quitting_asks_only_when_something_of_ours_would_be_lost() -> None
         await pilot.press("escape")
         await until(pilot, lambda: "Stop the service" not in screen_text(app))
         await pilot.press("q")
+        await until(pilot, lambda: "c Cancel" in screen_text(app))
+        await pilot.press("c")
+        await until(pilot, lambda: "Stop the service" not in screen_text(app))
+        await pilot.press("q")
         await until(pilot, lambda: "Stop the service" in screen_text(app))
         await pilot.press("s")
     assert app.return_value == "stop"
@@ -104,6 +111,40 @@ async def test_help_is_made_from_the_bindings() -> None:
         await until(pilot, lambda: "Everywhere" not in screen_text(app))
 
 
+@pytest.mark.parametrize("page", "1234567")
+async def test_the_palette_has_every_action_of_each_page(page: str) -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await pilot.press(page)
+        await until(pilot, lambda: app.screen.is_mounted)
+        told = {line.does for line in key_lines(app.screen) if line.group == THIS_PAGE}
+        assert told | {"Help", "Quit"} <= {
+            command.title for command in app.get_system_commands(app.screen)
+        }
+        await pilot.press("ctrl+p", *"theme")
+        await until(pilot, lambda: "choose the colours" in screen_text(app).lower())
+
+
+async def test_the_palette_knows_the_actions_of_the_pane_in_which_one_is() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await pilot.press("3", "right_square_bracket")
+        await until(pilot, lambda: "x Cancel" in screen_text(app))
+        await pilot.press("ctrl+p", *"pause")
+        await until(pilot, lambda: "pause it, or let it go on" in screen_text(app))
+        await pilot.press("enter", "enter")
+        await until(pilot, lambda: ("pause_download", "d1") in client.calls)
+
+
+@pytest.mark.parametrize("keys", [("2", "slash"), ("7", "slash"), ("3", "slash"), ("ctrl+p",)])
+async def test_what_is_pasted_into_a_line_is_harmless(keys: tuple[str, ...]) -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await pilot.press(*keys)
+        await until(pilot, lambda: isinstance(app.focused, Input))
+        app.post_message(events.Paste("one\x1b[2J\ntwo\u202e\n"))
+        await until(pilot, lambda: isinstance(app.focused, Input) and bool(app.focused.value))
+        assert isinstance(app.focused, Input)
+        assert app.focused.value == "one two"
+
+
 async def test_messages_show_no_markup_and_no_control_characters() -> None:
     async with running(busy_world()) as (app, _, pilot):
         app.tell("[bold]plain[/] \x1b]52;c;aGVsbG8=\x07and \x1b[2Jquiet")
@@ -122,3 +163,38 @@ async def test_a_fault_of_the_app_is_one_sentence_and_a_file(tmp_path: Path) -> 
     assert "ZeroDivisionError" in path.read_text()
     assert "a password" not in path.read_text()
     assert app.return_code == 1
+
+
+async def test_the_box_that_keeps_a_password_is_empty_until_it_is_ticked() -> None:
+    client = FakeClient(empty_world())
+    client.password = "opensesame"
+    kept: list[str] = []
+    async with running(client, save_password=kept.append) as (app, _, pilot):
+        await until(pilot, lambda: "[ ] keep it in a file" in screen_text(app))
+        await pilot.press("tab", "space")
+        await until(pilot, lambda: "[x] keep it in a file" in screen_text(app))
+        await pilot.press("shift+tab", *"opensesame", "enter")
+        await until(pilot, lambda: app.snapshot.live)
+        assert kept == ["opensesame"]
+
+
+@pytest.mark.parametrize("page", "237")
+async def test_keys_that_come_before_a_page_is_there_are_not_taken_for_text(page: str) -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        for key in (page, "1", page, "2"):
+            app.post_message(events.Key(key, key))
+        await until(pilot, lambda: app.current_mode == "models" and app.screen.is_mounted)
+        await pilot.press(page)
+        await until(pilot, lambda: app.screen.is_mounted)
+        assert not any(line.value for line in app.screen.query(Input))
+        assert not any(line.text for line in app.screen.query(TextArea))
+
+
+async def test_a_service_that_never_answered_is_named_with_the_reason() -> None:
+    client = FakeClient(empty_world())
+    client.stop()
+    async with running(client, attached=True) as (app, _, pilot):
+        for page in "27":
+            await pilot.press(page)
+            await until(pilot, lambda: "No service answers at" in screen_text(app))
+            assert client.url.removeprefix("http://") in screen_text(app).splitlines()[0]

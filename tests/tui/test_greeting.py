@@ -25,7 +25,7 @@ from cyber_inference_tui.tui.pages.greeting import (
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.suggestions import SUGGESTIONS, suggest
 from tests.tui.driving import SMALL, WIDE, running, screen_text, until
-from tests.tui.world import GIB, busy_world, empty_world
+from tests.tui.world import GIB, World, busy_world, empty_world, setting
 
 
 def first_start(**changes: object) -> Snapshot:
@@ -137,14 +137,83 @@ async def test_an_installation_can_be_stopped() -> None:
         await until(pilot, lambda: client.calls == [("cancel_install",)])
 
 
+def with_path_setting(**changes: object) -> World:
+    world = empty_world()
+    world.config["llama_server_path"] = setting("llama_server_path", **{"value": "", **changes})
+    return world
+
+
 async def test_a_llama_server_that_is_there_is_named() -> None:
-    async with running(empty_world()) as (app, client, pilot):
+    async with running(with_path_setting()) as (app, client, pilot):
         await until(pilot, lambda: "Welcome." in screen_text(app))
         await pilot.press("p")
         await until(pilot, lambda: "Where is llama-server?" in screen_text(app))
         await pilot.press(*"/opt/x", "enter")
-        await until(pilot, lambda: bool(client.calls))
+        await until(pilot, lambda: "Using /opt/x." in screen_text(app))
         assert client.calls == [("set_config", "llama_server_path", "/opt/x")]
+
+
+async def test_a_llama_server_that_is_not_there_is_told_and_not_kept() -> None:
+    async with running(with_path_setting()) as (app, client, pilot):
+        await until(pilot, lambda: "Welcome." in screen_text(app))
+        await pilot.press("p")
+        await until(pilot, lambda: "Where is llama-server?" in screen_text(app))
+        await pilot.press(*"/nope", "enter")
+        await until(pilot, lambda: "there is no such file" in screen_text(app))
+        assert client.calls[-1] == ("unset_config", "llama_server_path")
+        assert "Using" not in screen_text(app)
+
+
+async def test_a_path_that_the_environment_sets_is_told() -> None:
+    async with running(with_path_setting(source="env", value="/gone")) as (app, _, pilot):
+        await until(pilot, lambda: "Welcome." in screen_text(app))
+        await pilot.press("p")
+        await until(pilot, lambda: "Where is llama-server?" in screen_text(app))
+        await pilot.press(*"/opt/x", "enter")
+        await until(pilot, lambda: "The service cannot use /opt/x" in screen_text(app))
+
+
+def test_why_an_installed_llama_server_is_not_used_is_told() -> None:
+    installed = InstallRecord(
+        state=InstallState.DONE,
+        version="b9",
+        warnings=("llama_server_path is /gone and goes before the one just installed.",),
+    )
+    assert "goes before the one just installed" in text_of(first_start(install=installed))
+    problem = "llama_server_path is /gone, but there is no such file."
+    status = msgspec.structs.replace(
+        empty_world().status, llama_server=LlamaServerRecord(problem=problem)
+    )
+    assert problem in text_of(first_start(status=status))
+
+
+@pytest.mark.parametrize("width", [56, 76, 116])
+def test_no_line_is_cut_or_folded_by_the_screen(width: int) -> None:
+    world = empty_world()
+    long = "a fault of some kind that takes many words " * 4
+    sources = tuple(
+        msgspec.structs.replace(one, summary="compiled here, which takes ten minutes or an hour")
+        for one in world.install.sources
+    )
+    failed = InstallRecord(state=InstallState.FAILED, error=long, sources=sources)
+    download = DownloadRecord(
+        id="d",
+        repo=suggest(int(5.8 * GIB))[0].repo,
+        status=DownloadStatus.FAILED,
+        bytes_done=0,
+        error=long,
+    )
+    shown = first_start(install=failed, downloads=(download,))
+    content = greeting_content(shown, UNICODE, "http://127.0.0.1:8337", width)
+    assert max(len(line) for line in content.plain.splitlines()) <= width
+
+
+async def test_what_has_no_room_can_be_scrolled_to() -> None:
+    async with running(empty_world(), size=(60, 18)) as (app, _, pilot):
+        await until(pilot, lambda: "Welcome." in screen_text(app))
+        assert "Then point" not in screen_text(app)
+        await pilot.press("end")
+        await until(pilot, lambda: "Then point" in screen_text(app))
 
 
 async def test_each_suggestion_is_a_key() -> None:

@@ -186,7 +186,7 @@ async def test_files_are_shown_with_their_fit_and_escape_goes_back() -> None:
     async with running(busy_world()) as (app, _, pilot):
         await in_files(pilot, app)
         text = screen_text(app)
-        for word in ("Q3_K_M", "✔ fits", "◌ after unloading", "✖ too big", "~5.9 GiB"):
+        for word in ("Q3_K_M", "✔ fits", "◍ evicts", "✖ too big", "~5.9 GiB"):
             assert word in text
         # The one that is suggested has the cursor.
         assert "fits once qwen3-4b-q4_k_m is unloaded. The best of them" in note(app)
@@ -455,3 +455,32 @@ async def test_hostile_names_are_shown_as_they_are() -> None:
         await until(pilot, lambda: "[/z] failed" in screen_text(app))
         assert "[y]" in screen_text(app)
         assert not any(sign in screen_text(app) for sign in "\x1b\x07\u202e")
+
+
+async def test_without_downloads_what_was_found_has_the_room() -> None:
+    world = busy_world()
+    async with running(world, first_page="hub") as (app, client, pilot):
+        await until(pilot, lambda: "RATE" in screen_text(app))
+        full = app.screen.query_one("#results").size.height
+        client.publish("download", {"id": "d1", "status": None})
+        await until(pilot, lambda: "Nothing is downloaded." in screen_text(app))
+        assert app.screen.query_one("#results").size.height > full
+
+
+async def test_in_a_small_terminal_a_models_note_is_whole() -> None:
+    async with running(busy_world(), size=(60, 18), first_page="hub") as (app, _, pilot):
+        await until(pilot, lambda: "REPO" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "◐ downloading" in screen_text(app))
+
+
+async def test_a_readonly_app_names_no_key_that_changes_something() -> None:
+    world = busy_world()
+    world.downloads["d1"] = msgspec.structs.replace(
+        world.downloads["d1"], status=DownloadStatus.DONE, model_id="qwen3-8b"
+    )
+    async with running(world, readonly=True, first_page="hub") as (app, client, pilot):
+        await until(pilot, lambda: "It is here as qwen3-8b." in screen_text(app))
+        client.publish("download", {"id": "d1", "status": None})
+        await until(pilot, lambda: "Nothing is downloaded." in screen_text(app))
+        assert "begins a download" not in screen_text(app)

@@ -119,7 +119,7 @@ def test_a_file_says_whether_it_fits_and_what_is_special() -> None:
     rows = [texts(row) for row in file_rows(files, "org/name", downloads, ASCII)]
     assert rows == [
         ["Q4", "1.0 GiB", "~2.0 GiB", "+ fits", "1", "", "P suggested", "a"],
-        ["Q5", "1.0 GiB", "-", ". after unloading", "1", "vision", "~ downloading", "b"],
+        ["Q5", "1.0 GiB", "-", "- evicts", "1", "vision", "~ downloading", "b"],
         ["Q6", "1.0 GiB", "-", "x too big", "1", "", "+ here already", "c"],
         ["-", "-", "-", "-", "1", "", "", "d"],
     ]

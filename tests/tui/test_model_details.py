@@ -60,7 +60,7 @@ def test_the_memory_table_is_aligned_and_marks_the_current_size() -> None:
     assert said[start + 1 : start + 5] == [
         "  CONTEXT  WEIGHTS  KV CACHE  COMPUTE  PROJECTOR  TOTAL  FITS",
         "    2,048      2.0       0.2      0.5        1.0    3.7  ✔ fits",
-        "▸   8,192      2.0       0.8      0.5        1.0    4.3  ◍ after unloading",
+        "▸   8,192      2.0       0.8      0.5        1.0    4.3  ◍ evicts",
         "  131,072      2.0      12.2      0.5        1.0   15.7  ✖ too big",
     ]
 

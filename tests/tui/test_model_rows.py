@@ -39,7 +39,7 @@ def test_a_row_says_everything_in_its_columns() -> None:
         "params": "4.0 B",
         "context": "40K",
         "marks": "  vision",
-        "fits": "◍ after unloading",
+        "fits": "◍ evicts",
         "memory": "~3.1 GiB",
         "used": "5 min",
     }

@@ -61,7 +61,7 @@ async def shows(app: CyberApp, pilot: Pilot[Any], *texts: str) -> None:
 async def test_every_model_stands_in_the_table_with_its_state_and_whether_it_fits() -> None:
     async with on_models(busy_world()) as (app, _, pilot):
         await shows(app, pilot, "Models  5", "◐ loading 64 %", "✖ failed", "● loaded")
-        await shows(app, pilot, "◍ after unloading", "✖ too big", "~21.7 GiB", "◆ embed")
+        await shows(app, pilot, "◍ evicts", "✖ too big", "~21.7 GiB", "◆ embed")
 
 
 async def test_the_line_below_says_why() -> None:
@@ -474,3 +474,35 @@ async def test_a_model_that_fits_again_is_told() -> None:
         await at(app, pilot, BIG)
         client.set_model(BIG, fits=Fit.NOW, fits_reason="needs 1.0 GiB, 2.0 GiB is free")
         await shows(app, pilot, "✔ fits: needs 1.0 GiB, 2.0 GiB is free")
+
+
+async def test_the_footer_of_the_filter_tells_what_its_line_does() -> None:
+    async with on_models(busy_world()) as (app, _, pilot):
+        await shows(app, pilot, GEMMA)
+        await pilot.press("slash")
+        await shows(app, pilot, "Back to the list", "esc Clear")
+        await pilot.press("q")
+        await shows(app, pilot, "/q")
+        await pilot.press("down")
+        await shows(app, pilot, "u Unload")
+
+
+async def test_details_that_fill_the_page_are_not_told_twice() -> None:
+    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+        await pilot.press("2")
+        await shows(app, pilot, GEMMA)
+        await pilot.press("enter")
+        await shows(app, pilot, "COMMAND")
+        assert not page(app).query_one("#line").display
+        await pilot.press("escape")
+        await until(pilot, lambda: bool(page(app).query_one("#line").display))
+
+
+async def test_without_models_nothing_can_be_sorted_or_filtered() -> None:
+    world = busy_world()
+    world.models.clear()
+    async with running(world) as (app, _, pilot):
+        await pilot.press("2")
+        await shows(app, pilot, "No models yet.")
+        assert "Sort" not in screen_text(app)
+        assert "Filter" not in screen_text(app)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from textual.widgets import Input
 
@@ -95,6 +96,78 @@ async def test_back_to_the_default() -> None:
         await on_setting(pilot, app, "port")
         await pilot.press("x")
         await until(pilot, lambda: client.calls == [("unset_config", "port")])
+
+
+async def test_enter_on_what_was_not_changed_writes_nothing() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        for key in ("default_context_size", "api_keys"):
+            await on_setting(pilot, app, key)
+            await pilot.press("enter")
+            await until(pilot, lambda: "esc Leave" in screen_text(app))
+            assert "enter" not in screen_text(app).splitlines()[-1]
+            await pilot.press("enter")
+            await until(pilot, lambda: not app.screen.query_one("#value").display)
+        assert not client.calls
+
+
+async def test_a_secret_is_taken_out_after_a_question_only() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await on_setting(pilot, app, "api_keys")
+        await pilot.press("x")
+        await until(pilot, lambda: "Take api_keys out of the file?" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "Take api_keys" not in screen_text(app))
+        assert not client.calls
+        await pilot.press("x")
+        await until(pilot, lambda: "Take api_keys out of the file?" in screen_text(app))
+        await pilot.press("t")
+        await until(pilot, lambda: client.calls == [("unset_config", "api_keys")])
+
+
+async def test_a_default_that_restarts_models_is_asked_for() -> None:
+    world = busy_world()
+    old = world.config["default_context_size"]
+    world.config[old.key] = msgspec.structs.replace(old, source="file", value=4096)
+    async with running(world) as (app, client, pilot):
+        client.restarts = ("qwen3-4b-q4_k_m",)
+        await on_setting(pilot, app, old.key)
+        await pilot.press("x")
+        await until(pilot, lambda: "Loads qwen3-4b-q4_k_m again" in screen_text(app))
+        await pilot.press("t")
+        await until(pilot, lambda: client.calls == [("unset_config", old.key)])
+
+
+async def test_a_theme_that_is_chosen_is_taken_at_once_and_kept() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await on_setting(pilot, app, "theme")
+        await pilot.press("t", *"light")
+        await until(pilot, lambda: "cyber-light" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: client.calls == [("set_config", "theme", "cyber-light")])
+        assert app.theme == "cyber-light"
+
+
+async def test_the_filter_finds_words_of_the_help() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await on_setting(pilot, app, "port")
+        await pilot.press("slash", *"unloaded")
+        await until(pilot, lambda: "1 of 8" in screen_text(app))
+        assert "model_idle_timeout" in screen_text(app)
+
+
+async def test_the_table_stays_where_it_is_whatever_the_help_says() -> None:
+    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+        await on_setting(pilot, app, "port")
+        heights = set()
+        for key in ("port", "model_idle_timeout", "theme"):
+            app.screen.query_one(LiveTable).move_to(key)
+            await pilot.pause()
+            heights.add(app.screen.query_one(LiveTable).size.height)
+            await pilot.press("enter")
+            await until(pilot, lambda: bool(app.screen.query_one("#value").display))
+            heights.add(app.screen.query_one(LiveTable).size.height)
+            await pilot.press("escape")
+        assert len(heights) == 1
 
 
 async def test_the_cursor_steps_over_titles() -> None:

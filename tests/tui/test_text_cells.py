@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from cyber_inference_tui.tui.text_cells import Align, cut, fit, fold, folded_count, plain
+from cyber_inference_tui.tui.text_cells import (
+    Align,
+    cut,
+    fit,
+    fold,
+    folded_count,
+    pasted_text,
+    plain,
+)
 
 TEXTS = st.text(
     st.one_of(st.characters(), st.sampled_from("a 漢字é🦙\u200d\ufe0f\u0301\x1b[31m\x07")),
@@ -39,3 +47,10 @@ def test_folding_keeps_every_character_and_fits(text: str, width: int) -> None:
     assert "".join(pieces) == shown
     assert all(cell_len(piece) <= width for piece in pieces)
     assert folded_count(shown, width) == len(pieces)
+
+
+def test_what_is_pasted_into_a_line_is_one_line_without_controls() -> None:
+    pasted = "se\x1b]52;c;aGk=\x07cr\u202eet\r\n\r\n  {\n"
+    assert pasted_text(pasted, one_line=True) == "secret {"
+    assert pasted_text(pasted, one_line=False) == "secret\n\n  {\n"
+    assert pasted_text("a  b", one_line=True) == "a  b"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any, ClassVar
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
@@ -12,6 +14,10 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
 from cyber_inference_tui.tui.key_table import KeyLine, key_lines
+from cyber_inference_tui.tui.text_cells import fit
+
+_AROUND = 6
+"""Cells of the box at the sides of its text, and the scroll bar."""
 
 
 class Keys(ModalScreen[None]):
@@ -21,7 +27,7 @@ class Keys(ModalScreen[None]):
     Keys { align: center middle; background: $background 60%; }
     Keys #box { width: 84; max-width: 96%; height: auto; max-height: 92%; padding: 1 2;
         background: $panel; }
-    Keys VerticalScroll { height: auto; max-height: 100%; }
+    Keys VerticalScroll { height: auto; max-height: 100%; scrollbar-size-vertical: 1; }
     Keys #lines { height: auto; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -36,8 +42,9 @@ class Keys(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """The table."""
+        width = min(84, int(self.app.size.width * 0.96)) - _AROUND
         with Vertical(id="box"), VerticalScroll():
-            yield Static(keys_content(self._lines), id="lines")
+            yield Static(keys_content(self._lines, width), id="lines")
 
     def action_down(self) -> None:
         """Scroll down."""
@@ -48,18 +55,26 @@ class Keys(ModalScreen[None]):
         self.query_one(VerticalScroll).scroll_up(animate=False)
 
 
-def keys_content(lines: list[KeyLine]) -> Content:
-    """The lines, each group under its title."""
-    width = max((len(line.keys) for line in lines), default=0)
-    parts: list[tuple[str, str]] = []
+def keys_content(lines: list[KeyLine], width: int) -> Content:
+    """The lines in three columns, each group under its title; ``width`` in cells."""
+    keys_width = max((cell_len(line.keys) for line in lines), default=0)
+    does_width = max((cell_len(line.does) for line in lines if line.why), default=0)
+    indent = keys_width + does_width + 6
+    parts: list[tuple[str, str]] = [
+        ("j k", "bold"),
+        (" scroll    ", "$text-muted"),
+        ("esc", "bold"),
+        (" closes\n", "$text-muted"),
+    ]
     group = ""
     for line in lines:
         if line.group != group:
             group = line.group
-            parts.append((f"{'' if not parts else chr(10)}{group}\n", "bold $accent"))
-        parts.append((f"  {line.keys.ljust(width)}  ", "bold"))
-        parts.append((line.does, ""))
-        if line.why:
-            parts.append((f"  {line.why}", "$text-muted"))
-        parts.append(("\n", ""))
+            parts.append((f"\n{group}\n", "bold $accent"))
+        parts.append((f"  {fit(line.keys, keys_width, 'left', '')}  ", "bold"))
+        why = f"\n{' ' * indent}".join(textwrap.wrap(line.why, max(16, width - indent)))
+        parts += [
+            (fit(line.does, does_width, "left", "") if why else line.does, ""),
+            (f"  {why}\n" if why else "\n", "$text-muted"),
+        ]
     return Content.assemble(*parts)

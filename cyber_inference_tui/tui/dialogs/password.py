@@ -16,6 +16,20 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.text import clean_line
 
 
+class Tick(Checkbox):
+    """A box that is empty until it is ticked, also where there are no colours."""
+
+    BUTTON_LEFT = "["
+    BUTTON_RIGHT = "]"
+    BUTTON_INNER = " "
+
+    def watch_value(self) -> None:
+        """Draw it ticked, or empty."""
+        self.BUTTON_INNER = "x" if self.value else " "
+        super().watch_value()
+        self.refresh(layout=True)
+
+
 class Password(ModalScreen["tuple[str, bool] | None"]):
     """Asks until ``login`` takes a password; returns it and whether to keep it, or ``None``.
 
@@ -27,7 +41,8 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
     Password { align: center middle; background: $background 60%; }
     Password #box { width: 60; height: auto; padding: 1 2; background: $panel; }
     Password #problem { color: $error; height: auto; display: none; }
-    Password Input { margin-top: 1; }
+    Password Input { margin: 1 0; background: $surface; }
+    Password #hint { margin-top: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="password.cancel"),
@@ -47,9 +62,12 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
             yield Static(Content.styled("Admin password", "bold"))
             yield Static(Content.styled(f"{self._url} asks for it.", "$text-muted"))
             yield Static(id="problem")
-            yield Input(password=True, placeholder="password, then Enter", id="password")
+            line = Input(password=True, placeholder="password", id="password")
+            line.cursor_blink = False
+            yield line
             if self._can_keep:
-                yield Checkbox("keep it in a file that only you can read", id="keep", compact=True)
+                yield Tick("keep it in a file that only you can read", id="keep", compact=True)
+            yield Static(_hint(self._can_keep), id="hint")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Try what was typed."""
@@ -64,5 +82,12 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
             problem.display = True
             self.query_one("#password", Input).value = ""
         else:
-            keep = self._can_keep and self.query_one("#keep", Checkbox).value
+            keep = self._can_keep and self.query_one("#keep", Tick).value
             self.dismiss((password, keep))
+
+
+def _hint(can_keep: bool) -> Content:
+    parts = [("enter", "bold $accent"), (" logs in    ", "$text-muted")]
+    if can_keep:
+        parts += [("tab space", "bold $accent"), (" ticks    ", "$text-muted")]
+    return Content.assemble(*parts, ("esc", "bold $accent"), (" leaves the app", "$text-muted"))

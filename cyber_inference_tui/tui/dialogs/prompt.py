@@ -19,7 +19,7 @@ class Prompt(ModalScreen[str | None]):
     Prompt { align: center middle; background: $background 60%; }
     Prompt #box { width: 72; max-width: 96%; height: auto; padding: 1 2; background: $panel; }
     Prompt #text { height: auto; color: $text-muted; }
-    Prompt Input { margin-top: 1; background: $surface; }
+    Prompt Input { margin: 1 0; background: $surface; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="prompt.cancel"),
@@ -40,7 +40,18 @@ class Prompt(ModalScreen[str | None]):
             yield Static(Content.styled(self._title, "bold"))
             if self._text:
                 yield Static(Content(self._text), id="text")
-            yield Input(self._value, placeholder=self._placeholder)
+            line = Input(self._value, placeholder=self._placeholder)
+            line.cursor_blink = False
+            yield line
+            yield Static(
+                Content.assemble(
+                    ("enter", "bold $accent"),
+                    (" takes it    ", "$text-muted"),
+                    ("esc", "bold $accent"),
+                    (" cancels", "$text-muted"),
+                ),
+                id="hint",
+            )
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Return what was typed."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widget import Widget
+from textual.widgets import Static
 
+from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import (
     DownloadRecord,
     DownloadStatus,
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 _MODEL_KEYS = "abc"
 _SOURCE_KEYS = "iuy"
 _BAR = 24
+_ROOMY = 70
+"""Cells from which on there is room for all that is said of a model."""
+_SETTERS = {"env": "environment", "flag": "command line"}
 Parts = list[tuple[str, str]]
 
 
@@ -47,13 +54,13 @@ def install_ways(install: InstallRecord | None) -> tuple[InstallSource, ...]:
     return tuple(sorted(possible, key=lambda one: not one.recommended)[: len(_SOURCE_KEYS)])
 
 
-class Greeting(Widget, can_focus=True):
+class Greeting(VerticalScroll, can_focus=True):
     """The first page while there is nothing to serve."""
 
     KEYS_TITLE = "First start"
     DEFAULT_CSS = """
-    Greeting { height: 1fr; padding: 1 2; }
-    Greeting:focus { background-tint: $background 0%; }
+    Greeting { height: 1fr; padding: 1 2; scrollbar-size-vertical: 1; }
+    Greeting #text { height: auto; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("i", "install(0)", "Install", id="greeting.install", tooltip="get a llama-server"),
@@ -66,6 +73,8 @@ class Greeting(Widget, can_focus=True):
         Binding("c", "model(2)", "Third model", show=False, tooltip="download the third"),
         Binding("h", "hub", "Hub", id="greeting.hub", tooltip="search for other models"),
         Binding("d", "demo", "Demo", id="greeting.demo", tooltip="add the built-in toy model"),
+        Binding("j", "scroll_down", "Down", show=False),
+        Binding("k", "scroll_up", "Up", show=False),
     ]
     STEERING = frozenset({"install", "path", "stop", "model", "demo"})
 
@@ -73,6 +82,12 @@ class Greeting(Widget, can_focus=True):
         super().__init__(**arguments)
         self._content = Content("")
         self._snapshot = Snapshot()
+        self._text = Static(id="text")
+
+    def compose(self) -> ComposeResult:
+        """The text."""
+        self._text.update(self._content)
+        yield self._text
 
     @property
     def _app(self) -> CyberApp:
@@ -80,18 +95,23 @@ class Greeting(Widget, can_focus=True):
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw what there is and what is missing."""
-        self._snapshot = snapshot
+        before, self._snapshot = self._snapshot, snapshot
         content = greeting_content(
-            snapshot, self._app.launch.charset, self._app.client.url, self.size.width
+            snapshot,
+            self._app.launch.charset,
+            self._app.client.url,
+            max(30, self.scrollable_content_region.width or self.app.size.width - 4),
         )
         if not content.is_same(self._content):
             self._content = content
-            self.refresh()
-        self.refresh_bindings()
+            if self._text.is_attached:
+                self._text.update(content)
+        if before is not snapshot:
+            self.refresh_bindings()
 
-    def render(self) -> Content:
-        """The three steps."""
-        return self._content
+    def on_resize(self) -> None:
+        """There is another amount of room."""
+        self.show(self._snapshot)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done now."""
@@ -124,8 +144,7 @@ class Greeting(Widget, can_focus=True):
 
         def answered(path: str | None) -> None:
             if path is not None:
-                client = self._app.client
-                self._app.do(client.set_config("llama_server_path", path), done=f"Using {path}.")
+                self._app.do(self._use(path), group="install")
 
         self._app.push_screen(
             Prompt(
@@ -135,6 +154,20 @@ class Greeting(Widget, can_focus=True):
             ),
             answered,
         )
+
+    async def _use(self, path: str) -> None:
+        """Use the llama-server at ``path``; a wrong one is taken out again."""
+        client = self._app.client
+        record = await client.set_config("llama_server_path", path)
+        server = (await client.status()).llama_server
+        if server.path is not None and record.source == "file":
+            self._app.tell(f"Using {clean_line(server.path)}.")
+            return
+        await client.unset_config("llama_server_path")
+        if record.source != "file":
+            told = f"llama_server_path is set by its {_SETTERS.get(record.source, 'start')}."
+            raise CyberError(f"The service cannot use {path}: {told}")
+        raise CyberError(server.problem or f"No llama-server runs from {path}.")
 
     def action_model(self, place: int) -> None:
         """Download one of the suggested models."""
@@ -159,27 +192,42 @@ def greeting_content(snapshot: Snapshot, charset: Charset, url: str, width: int)
     facts = [machine, f"{size_text(free)} free for models" if free is not None else ""]
     told = f" {charset.dot} ".join(fact for fact in facts if fact)
     if told:
-        parts.append((f"  {told}", ""))
+        parts.append((f"  {_folded(told, width, 10, first=10)}", ""))
     parts.append(("\n\n", ""))
-    parts += _server_step(snapshot, charset)
+    parts += _server_step(snapshot, charset, width)
     parts += _model_step(snapshot, charset, free, width)
     if snapshot.model("demo") is None:
-        parts += [*_step("3", "or just look", "", ""), *_key("d", "demo: a toy model of 5 MB")]
-        parts.append(("  nothing to download\n", "$text-muted"))
-    parts += [
-        ("\nThen point any OpenAI client at  ", "$text-muted"),
-        (f"{url}/v1", "bold"),
-        ("\n", ""),
-    ]
+        parts += [*_step("3", "or just look"), *_key("d", "demo: a toy model of 5 MB")]
+        parts.append(("  nothing to download\n\n", "$text-muted"))
+    then, address = "Then point any OpenAI client at", f"{url}/v1"
+    room = len(then) + 2 + len(address) <= width
+    parts += [(then, "$text-muted"), ("  " if room else "\n  ", ""), (f"{address}\n", "bold")]
     return Content.assemble(*parts)
 
 
-def _step(number: str, title: str, sign: str, style: str) -> Parts:
+_INDENT = 5
+
+
+def _folded(text: str, width: int, indent: int, *, first: int | None = None) -> str:
+    """``text`` in lines of at most ``width`` cells, all but the first behind ``indent`` spaces.
+
+    The first one begins at cell ``first`` (``indent`` if not given).
+    """
+    lines = textwrap.wrap(
+        clean_line(text, limit=500),
+        max(20, width),
+        initial_indent=" " * (indent if first is None else first),
+        subsequent_indent=" " * indent,
+    )
+    return "\n".join(lines).lstrip(" ")
+
+
+def _step(number: str, title: str, sign: str = "", style: str = "") -> Parts:
     return [
         (f"{number}  ", "bold $accent"),
-        (title.ljust(16), "bold"),
-        (sign.ljust(14), style),
-        ("\n     ", ""),
+        (title.ljust(16) if sign else title, "bold"),
+        (sign, style),
+        ("\n" + " " * _INDENT, ""),
     ]
 
 
@@ -187,32 +235,56 @@ def _key(key: str, does: str) -> Parts:
     return [(key, "bold $accent"), (f"  {does}", "")]
 
 
-def _server_step(snapshot: Snapshot, charset: Charset) -> Parts:
+def _line(text: str, width: int, style: str) -> Parts:
+    """A remark below a step, on lines of its own."""
+    return [(f"{' ' * _INDENT}{_folded(text, width, _INDENT)}\n", style)]
+
+
+def _server_step(snapshot: Snapshot, charset: Charset, width: int) -> Parts:
     server = snapshot.status.llama_server if snapshot.status else None
     install = snapshot.install
     if server is not None and server.path is not None:
         found = f"{charset.check} {clean_line(server.version or 'found')}"
         return [
             *_step("1", "llama-server", found, "$success")[:-1],
-            (f"\n     {clean_line(server.path)}\n\n", "$text-muted"),
+            ("\n", ""),
+            *_line(server.path, width, "$text-muted"),
+            ("\n", ""),
         ]
-    missing = f"{charset.signs[ModelStatus.FAILED]} not found"
     if install is not None and install.state is InstallState.RUNNING:
         doing = f"{charset.signs[ModelStatus.LOADING]} installing"
         parts = _step("1", "llama-server", doing, "$warning")
-        parts += [(f"{_bar(install.progress, charset)}", "$warning")]
-        parts += [(f"  {clean_line(install.step or install.source or '')}  ", "")]
-        parts += [*_key("x", "stop"), ("   ", ""), *_key("4", "its log"), ("\n\n", "")]
-        return parts
+        parts += [(f"{_bar(install.progress, charset)}\n", "$warning")]
+        parts += _line(install.step or install.source or "", width, "")
+        parts += [(" " * _INDENT, ""), *_key("x", "stop"), ("   ", ""), *_key("4", "its log")]
+        return [*parts, ("\n\n", "")]
+    missing = f"{charset.signs[ModelStatus.FAILED]} not found"
     parts = _step("1", "llama-server", missing, "$error")
     for key, way in zip(_SOURCE_KEYS, install_ways(install), strict=False):
-        parts += [*_key(key, clean_line(way.summary)), ("\n     ", "")]
+        told = _folded(way.summary, width, _INDENT + 3)
+        parts += [*_key(key, told), ("\n" + " " * _INDENT, "")]
     parts += [*_key("p", "I have one"), ("\n", "")]
-    if install is not None and install.error:
-        failed = f"{charset.signs[ModelStatus.FAILED]} {clean_line(install.error, limit=300)}"
-        parts += [(f"     {failed}\n", "$error")]
+    if problem := _server_problem(snapshot):
+        sign = charset.signs[ModelStatus.FAILED]
+        parts += _line(f"{sign} {problem}", width, "$error")
     parts.append(("\n", ""))
     return parts
+
+
+def _server_problem(snapshot: Snapshot) -> str:
+    """What went wrong with getting one; empty where none was asked for."""
+    install = snapshot.install
+    if install is not None and install.error:
+        return install.error
+    if install is not None and install.state is InstallState.DONE and install.warnings:
+        return " ".join(install.warnings)
+    server = snapshot.status.llama_server if snapshot.status else None
+    # That there is none is said already; that one is set which is none, is not.
+    return (
+        server.problem
+        if server and server.problem and "llama_server_path" in server.problem
+        else ""
+    )
 
 
 def _model_step(snapshot: Snapshot, charset: Charset, free: int | None, width: int) -> Parts:
@@ -226,33 +298,38 @@ def _model_step(snapshot: Snapshot, charset: Charset, free: int | None, width: i
     chosen = suggest(free)
     for key, one in zip(_MODEL_KEYS, chosen, strict=False):
         parts += [*_key(key, one.title.ljust(15)), (f"{one.quantization:<7}", "$text-muted")]
-        parts += [(f"{size_text(one.size_bytes):>8}   ", "")]
-        parts += _suggestion_note(one, snapshot, free, charset)
-        parts.append(("\n     ", ""))
+        parts += [(f"{size_text(one.size_bytes):>9}   ", "")]
+        parts += _suggestion_note(one, snapshot, free, charset, width)
+        parts.append(("\n" + " " * _INDENT, ""))
     parts += [*_key("h", "search the Hub for others"), ("\n\n", "")]
     return parts
 
 
 def _suggestion_note(
-    one: Suggestion, snapshot: Snapshot, free: int | None, charset: Charset
+    one: Suggestion, snapshot: Snapshot, free: int | None, charset: Charset, width: int
 ) -> Parts:
     download = next((d for d in reversed(snapshot.downloads) if d.repo == one.repo), None)
     if download is not None:
-        return _download_note(download, charset)
+        return _download_note(download, charset, width)
     if free is None:
         return [(one.good_for, "$text-muted")]
     if one.need_bytes <= free:
-        return [(f"{charset.check} fits", "$success"), (f"  {one.good_for}", "$text-muted")]
+        good_for = f"  {one.good_for}" if width >= _ROOMY else ""
+        return [(f"{charset.check} fits", "$success"), (good_for, "$text-muted")]
     return [("too big here", "$error")]
 
 
-def _download_note(download: DownloadRecord, charset: Charset) -> Parts:
+def _download_note(download: DownloadRecord, charset: Charset, width: int) -> Parts:
     done = download.bytes_done / download.bytes_total if download.bytes_total else None
     if download.status is DownloadStatus.DONE:
         return [(f"{charset.check} here", "$success")]
     if download.status is DownloadStatus.FAILED:
         sign = charset.signs[ModelStatus.FAILED]
-        return [(f"{sign} {clean_line(download.error or 'failed', limit=160)}", "$error")]
+        error = _folded(f"{sign} {download.error or 'failed'}", width, _INDENT + 3)
+        return [(f"\n{' ' * (_INDENT + 3)}{error}", "$error")]
+    if width < _ROOMY:
+        percent = "" if done is None else f" {int(done * 100)} %"
+        return [(f"{download.status.value}{percent}", "$warning")]
     parts: Parts = [(_bar(done, charset), "$warning"), (f"  {download.status.value}", "")]
     if download.bytes_per_second:
         parts.append((f"  {size_text(int(download.bytes_per_second))}/s", "$text-muted"))

@@ -64,6 +64,8 @@ class HubPage(Page):
 
     MODE: ClassVar[str] = "hub"
     CSS_PATH = "hub.tcss"
+    # No key that comes early may be taken for text.
+    AUTO_FOCUS = "#results"
     STEERING: ClassVar[frozenset[str]] = frozenset({"download"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search", key_display="/", id="hub.search"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from cyber_inference_tui.records import (
@@ -16,7 +16,7 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.figures import age_text, memory_text, number_text
-from cyber_inference_tui.tui.widgets.style import Tone
+from cyber_inference_tui.tui.pages.model_rows import fit_cell
 from cyber_inference_tui.tui.widgets.table import Cell, Column, Row
 from cyber_inference_tui.units import context_text
 
@@ -36,12 +36,12 @@ RESULT_COLUMNS = (
 FILE_COLUMNS = (
     Column(key="quantization", title="QUANT", width=10),
     Column(key="size", title="SIZE", width=9, align="right"),
-    Column(key="memory", title="MEMORY", width=10, align="right"),
-    Column(key="fits", title="FITS", width=17),
-    Column(key="shards", title="FILES", width=5, align="right", priority=1),
-    Column(key="vision", title="VISION", width=6, priority=2),
+    Column(key="memory", title="MEMORY", width=10, align="right", priority=1),
+    Column(key="fits", title="FITS", width=9),
+    Column(key="shards", title="FILES", width=5, align="right", priority=2),
+    Column(key="vision", title="VISION", width=6, priority=3),
     Column(key="note", title="", width=14),
-    Column(key="file", title="FILE", width=None, least=16, priority=3),
+    Column(key="file", title="FILE", width=None, least=16, priority=4),
 )
 
 _GATED = "Gated: accept its licence on its page on the hub, then set hf_token in Settings (7)."
@@ -119,20 +119,6 @@ def under_way(
     )
 
 
-def _fit_cell(fits: Fit | None, charset: Charset) -> Cell:
-    if fits is None:
-        return Cell(charset.missing, "dim")
-    sign, word, tone = _FITS[fits]
-    return Cell(f"{charset.check if sign is None else charset.signs[sign]} {word}", tone)
-
-
-_FITS: Mapping[Fit, tuple[ModelStatus | None, str, Tone]] = {
-    Fit.NOW: (None, "fits", "good"),
-    Fit.AFTER_UNLOADING: (ModelStatus.QUEUED, "after unloading", "busy"),
-    Fit.NEVER: (ModelStatus.FAILED, "too big", "bad"),
-}
-
-
 def file_rows(
     files: Sequence[HubFilesRecord],
     repo: str,
@@ -156,7 +142,7 @@ def file_rows(
                     clean_line(one.quantization or charset.missing, limit=60),
                     memory_text(one.size_bytes, charset=charset),
                     memory_text(one.memory_estimate_bytes, estimate=True, charset=charset),
-                    _fit_cell(one.fits, charset),
+                    fit_cell(one.fits, charset),
                     f"{len(one.files)}",
                     Cell("vision" if one.projector is not None else "", "dim"),
                     note,

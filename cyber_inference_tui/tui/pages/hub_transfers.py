@@ -109,15 +109,19 @@ def transfer_rows(downloads: Sequence[DownloadRecord], charset: Charset) -> list
     return rows
 
 
-def transfer_sentence(one: DownloadRecord | None, charset: Charset) -> str:
-    """What there is to say of a download: why it failed or waits, where it comes from."""
+def transfer_sentence(one: DownloadRecord | None, charset: Charset, *, keys: bool = True) -> str:
+    """What there is to say of a download: why it failed or waits, where it comes from.
+
+    ``keys``: name the key that loads what it became.
+    """
     if one is None:
         return ""
     if one.error:
         return clean_line(" ".join(one.error.split()), limit=600)
     if one.status is DownloadStatus.DONE:
         name = clean_line(one.model_id, limit=200) if one.model_id else ""
-        return f"It is here as {name}; l loads it." if name else "It is here."
+        loads = "; l loads it" if keys else ""
+        return f"It is here as {name}{loads}." if name else "It is here."
     done = memory_text(one.bytes_done, charset=charset)
     here = f"{done} of {memory_text(one.bytes_total, charset=charset)}"
     come = f"{here}, from {clean_line(one.repo, limit=200)}"
@@ -156,7 +160,9 @@ class TransferPane(Vertical):
         yield Static("Downloads", classes="heading")
         yield LiveTable(
             COLUMNS,
-            empty="Nothing is downloaded. d on a file of a repository begins a download.",
+            empty="Nothing is downloaded."
+            if self._cyber.launch.readonly
+            else "Nothing is downloaded. d on a file of a repository begins a download.",
             charset=self._charset,
             id="downloads",
         )
@@ -166,6 +172,7 @@ class TransferPane(Vertical):
         """Draw what changed."""
         before = {key: one.status for key, one in self._downloads.items()}
         self._downloads = {one.id: one for one in downloads}
+        self.set_class(not downloads, "-empty")
         self.query_one(LiveTable).show(transfer_rows(downloads, self._charset))
         self._tell()
         if before != {key: one.status for key, one in self._downloads.items()}:
@@ -184,7 +191,7 @@ class TransferPane(Vertical):
 
     def _tell(self) -> None:
         one = self.chosen
-        told = transfer_sentence(one, self._charset)
+        told = transfer_sentence(one, self._charset, keys=not self._cyber.launch.readonly)
         if told != self._told:
             self._told = told
             style = "$text-error" if one is not None and one.error else "$text-muted"

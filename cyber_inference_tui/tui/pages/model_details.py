@@ -9,7 +9,7 @@ from typing import Any
 
 from textual.content import Content
 
-from cyber_inference_tui.records import FileRecord, Fit, MemoryAtContext, ModelDetails, ModelRecord
+from cyber_inference_tui.records import FileRecord, MemoryAtContext, ModelDetails, ModelRecord
 from cyber_inference_tui.text import clean_line, clean_text
 from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.figures import memory_text
@@ -24,7 +24,6 @@ Parts = list[tuple[str, str]]
 _MUTED = "$text-muted"
 _HEADING = "bold $text-muted"
 _SHORT_TITLES = {"compute buffers": "COMPUTE", "KV cache": "KV CACHE", "projector": "PROJECTOR"}
-_SHORT_FITS = {Fit.AFTER_UNLOADING: "unload"}
 _VALUE_CHARACTERS = 2000
 _LINES = 12
 """Lines that one value may take; the whole stands in the file."""
@@ -95,10 +94,10 @@ def _memory(rows: Sequence[MemoryAtContext], charset: Charset, width: int) -> Pa
 
 
 def _memory_table(rows: Sequence[MemoryAtContext], charset: Charset, width: int) -> Parts:
-    """The widest form that finds room: words are shortened, then the single parts go."""
+    """The widest form that finds room: without it the single parts go."""
     names = list(dict.fromkeys(part.name for row in rows for part in row.parts))
-    for shown, short in ((names, False), (names, True), ([], True)):
-        lines = _memory_cells(rows, shown, charset, short=short)
+    for shown in (names, []):
+        lines = _memory_cells(rows, shown, charset)
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         for gap in (2, 1):
             if sum(widths) + gap * len(widths) + 1 <= width:
@@ -107,21 +106,18 @@ def _memory_table(rows: Sequence[MemoryAtContext], charset: Charset, width: int)
 
 
 def _memory_cells(
-    rows: Sequence[MemoryAtContext], names: Sequence[str], charset: Charset, *, short: bool
+    rows: Sequence[MemoryAtContext], names: Sequence[str], charset: Charset
 ) -> list[list[str]]:
     titles = [_SHORT_TITLES.get(name, clean_line(name, limit=12).upper()) for name in names]
     lines = [["CONTEXT", *titles, "TOTAL", "FITS"]]
     for row in rows:
         sizes = {part.name: part.size_bytes for part in row.parts}
-        verdict = fit_cell(row.fits, charset).text
-        if short and row.fits in _SHORT_FITS:
-            verdict = f"{verdict[:1]} {_SHORT_FITS[row.fits]}"
         lines.append(
             [
                 f"{row.context_size:,}",
                 *(_gib(sizes.get(name), charset) for name in names),
                 _gib(row.total_bytes, charset),
-                verdict,
+                fit_cell(row.fits, charset).text,
             ]
         )
     return lines

@@ -145,7 +145,7 @@ class ModelForm(ModalScreen[str | None]):
                     ("ctrl+s", "bold $accent"),
                     (" saves    ", "$text-muted"),
                     ("esc", "bold $accent"),
-                    (" leaves    an empty line takes the key out of the table", "$text-muted"),
+                    (" leaves    an empty line takes its key out", "$text-muted"),
                 ),
                 id="keys",
             )

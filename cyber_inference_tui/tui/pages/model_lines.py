@@ -99,9 +99,10 @@ def _fit(model: ModelRecord, charset: Charset) -> tuple[str, Tone]:
     reason = model.fits_reason or ""
     # A whole sentence stands by itself.
     reason = f"{'.' if reason[:1].isupper() else ':'} {reason}" if reason else ""
-    words = "fits" if model.fits is Fit.AFTER_UNLOADING else ""
-    sign, _, told = fit_cell(model.fits, charset).text.partition(" ")
-    return f"{sign} {words} {told}{reason}".replace("  ", " "), FIT_TONES[model.fits]
+    told = fit_cell(model.fits, charset).text
+    if model.fits is Fit.AFTER_UNLOADING:
+        told = f"{told[:1]} fits after unloading"
+    return f"{told}{reason}", FIT_TONES[model.fits]
 
 
 def _loaded(model: ModelRecord, now: datetime, charset: Charset) -> str:

@@ -16,14 +16,14 @@ from cyber_inference_tui.tui.widgets.table import Cell, Column, Row
 from cyber_inference_tui.units import context_text
 
 COLUMNS = (
-    Column(key="model", title="MODEL", least=20),
+    Column(key="model", title="MODEL", least=29),
     Column(key="state", title="STATE", width=14),
     Column(key="quant", title="QUANT", width=7, priority=4),
     Column(key="size", title="SIZE", width=9, align="right", priority=3),
     Column(key="params", title="PARAMS", width=7, align="right", priority=8),
     Column(key="context", title="CONTEXT", width=7, align="right", priority=5),
-    Column(key="marks", title="", width=9, priority=6),
-    Column(key="fits", title="FITS", width=17, priority=1),
+    Column(key="marks", title="", width=8, priority=6),
+    Column(key="fits", title="FITS", width=9, priority=1),
     Column(key="memory", title="MEMORY", width=10, align="right", priority=2),
     Column(key="used", title="USED", width=6, align="right", priority=7),
 )
@@ -33,7 +33,7 @@ _LARGEST_FIRST = frozenset({"size", "params", "context", "memory"})
 
 FIT_WORDS: dict[Fit, str] = {
     Fit.NOW: "fits",
-    Fit.AFTER_UNLOADING: "after unloading",
+    Fit.AFTER_UNLOADING: "evicts",
     Fit.NEVER: "too big",
 }
 FIT_TONES: dict[Fit, Tone] = {Fit.NOW: "good", Fit.AFTER_UNLOADING: "busy", Fit.NEVER: "bad"}
@@ -150,8 +150,8 @@ def fit_cell(fit: Fit | None, charset: Charset) -> Cell:
 
 
 def marks_text(model: ModelRecord, charset: Charset) -> str:
-    """What else there is to know, in 9 cells: the pin, and what it takes or makes."""
-    kinds = {(True, False): "vision", (False, True): "embed", (True, True): "vis emb"}
+    """What else there is to know, in 8 cells: the pin, and what it takes or makes."""
+    kinds = {(True, False): "vision", (False, True): "embed", (True, True): "vis+em"}
     pin = charset.pin if model.pinned else " "
     return f"{pin} {kinds.get((model.vision, model.embedding), '')}".rstrip()
 

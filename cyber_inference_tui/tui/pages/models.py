@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
 from cyber_inference_tui.text import clean_line
@@ -19,6 +19,8 @@ from cyber_inference_tui.tui.pages.model_lines import chosen_content
 from cyber_inference_tui.tui.pages.model_pane import DetailsPane, DetailsReader
 from cyber_inference_tui.tui.pages.model_rows import COLUMNS, Order, Rows, title_text
 from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.text_cells import plain
+from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.table import LiveTable
 
 BESIDE = 110
@@ -30,6 +32,8 @@ class ModelsPage(ModelActions):
 
     MODE: ClassVar[str] = "models"
     CSS_PATH = "models.tcss"
+    # No key that comes early may be taken for text.
+    AUTO_FOCUS = "#table"
     STEERING: ClassVar[frozenset[str]] = frozenset({"load", "unload", "pin", "delete", "edit"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l", "load", "Load", id="models.load", tooltip="start its server"),
@@ -75,7 +79,6 @@ class ModelsPage(ModelActions):
             "escape",
             "back",
             "Back",
-            show=False,
             id="models.back",
             tooltip="close the details, or show all models again",
         ),
@@ -100,12 +103,11 @@ class ModelsPage(ModelActions):
             with Horizontal(id="middle"):
                 yield LiveTable(COLUMNS, charset=charset, id="table")
                 yield DetailsPane(id="details")
-            yield Input(id="filter", placeholder="name, alias, architecture or quantization")
+            yield FilterLine("name, alias, architecture or quantization", id="filter")
             yield Static(id="line")
 
     def on_mount(self) -> None:
         """Begin with the table."""
-        self.query_one("#filter").display = False
         self.query_one(DetailsPane).display = False
         self._table.focus()
 
@@ -170,6 +172,8 @@ class ModelsPage(ModelActions):
 
     def _empty(self, snapshot: Snapshot) -> Content:
         if snapshot.status is None:
+            if snapshot.problem:
+                return Content.styled(clean_line(snapshot.problem, limit=400), "$text-error")
             return Content.styled("Waiting for the service.", "$text-muted")
         if snapshot.models:
             return Content.assemble(
@@ -196,6 +200,7 @@ class ModelsPage(ModelActions):
         model = self.chosen()
         if self._open and (model is None or self._is_gone()):
             self._close()
+        self.query_one("#line").display = self._beside or not self._open
         self._update("#line", self._line(model))
         if self._open and model is not None:
             self._show_details(model)
@@ -203,8 +208,10 @@ class ModelsPage(ModelActions):
         details = self.chosen_details()
         offered = (
             None if model is None else model.status,
+            bool(self.cyber.snapshot.models),
             details is not None and bool(details.command),
             self._open,
+            bool(self._wanted),
             self._beside,
         )
         if offered != self._offered:
@@ -240,7 +247,10 @@ class ModelsPage(ModelActions):
         if not self.is_mounted:
             return True
         if action in _FOR_ALL:
-            return self._beside or not self._open
+            there = bool(self.cyber.snapshot.models)
+            return there and (self._beside or not self._open)
+        if action == "back":
+            return self._open or bool(self._wanted)
         if action not in _FOR_ONE:
             return True
         model = self.chosen()
@@ -283,33 +293,20 @@ class ModelsPage(ModelActions):
 
     def action_filter(self) -> None:
         """Type a part of a name."""
-        line = self.query_one("#filter", Input)
-        line.display = True
-        self.screen.set_focus(line)
+        self.query_one(FilterLine).open(self._table)
 
-    @on(Input.Changed, "#filter")
-    def _filtered(self, event: Input.Changed) -> None:
-        self._wanted = event.value.strip()
+    @on(FilterLine.Filtered)
+    def _filtered(self) -> None:
+        self._wanted = plain(self.query_one(FilterLine).value.strip())
         self.redraw()
 
-    @on(Input.Submitted, "#filter")
-    def _filter_done(self) -> None:
-        self.query_one("#filter").display = False
-        self.screen.set_focus(self._table)
-
     def _stop_filter(self) -> None:
-        line = self.query_one("#filter", Input)
         self._wanted = ""
-        line.value = ""
-        if line.display:
-            line.display = False
-            self.screen.set_focus(self._table)
+        self.query_one(FilterLine).clear_filter()
 
     def action_back(self) -> None:
-        """Leave the filter's line, close the details, or show all models again."""
-        if self.query_one("#filter").has_focus:
-            self._stop_filter()
-        elif self._open:
+        """Close the details, or show all models again."""
+        if self._open:
             self._close()
         elif self._wanted:
             self._stop_filter()
@@ -351,7 +348,7 @@ class ModelsPage(ModelActions):
         self.set_class(beside, "-beside")
         if self._open and not beside:
             self.screen.set_focus(pane)
-        elif not self._open and not self.query_one("#filter").has_focus:
+        elif not self._open and not self.query_one(FilterLine).has_focus:
             self.screen.set_focus(self._table)
 
     def on_resize(self) -> None:

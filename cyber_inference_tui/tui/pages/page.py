@@ -8,9 +8,10 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from cyber_inference_tui.tui.chrome import PageTabs, StatusBar, TooSmall
+from cyber_inference_tui.tui.key_bar import KeyBar
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Page(Screen[None]):
         yield PageTabs(self.MODE)
         yield from self.body()
         yield TooSmall()
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyBar(self.cyber.launch.charset)
 
     def body(self) -> ComposeResult:
         """What the page is made of."""
@@ -74,7 +75,7 @@ class Page(Screen[None]):
         if not self.is_mounted:
             return
         self.set_class(snapshot.link is Link.LOST, "-stale")
-        self.query_one(StatusBar).show(snapshot, self.cyber.launch.now())
+        self.query_one(StatusBar).show(snapshot, self.cyber.launch.now(), self.client.url)
         self.show(snapshot)
 
     def on_screen_resume(self) -> None:

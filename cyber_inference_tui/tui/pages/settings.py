@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from textual import on
@@ -16,26 +15,27 @@ from textual.widgets import Input, Static
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ConfigCheckRecord, ConfigValueRecord, SettingEffect
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.dialogs.choice import Choice
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.editor import edit_text, run_editor
 from cyber_inference_tui.tui.key_table import every_binding
 from cyber_inference_tui.tui.keymap import example_text, read_keymap
 from cyber_inference_tui.tui.pages.page import Page
-from cyber_inference_tui.tui.pages.setting_groups import grouped
+from cyber_inference_tui.tui.pages.setting_rows import (
+    GROUP,
+    effect_text,
+    effect_tone,
+    setting_help,
+    setting_rows,
+)
 from cyber_inference_tui.tui.setting_text import parse, to_text
 from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.style import Tone
-from cyber_inference_tui.tui.widgets.table import Cell, Column, LiveTable, Row
+from cyber_inference_tui.tui.widgets.table import Column, LiveTable, Row
 
 CHECK_DELAY = 0.3
 """Seconds without a key until the service is asked what a value would do."""
-_GROUP = "group:"
-_SOURCES: dict[str, str] = {
-    "default": "default",
-    "file": "file",
-    "env": "environment",
-    "flag": "flag",
-}
 
 
 class SettingTable(LiveTable):
@@ -53,12 +53,24 @@ class SettingTable(LiveTable):
         return super().check_action(action, parameters)
 
 
+class ValueLine(Input):
+    """Where a value is typed."""
+
+    KEYS_TITLE = "The value"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "submit", "Save", id="settings.save", tooltip="write it to the file"),
+        Binding("escape", "screen.back", "Leave", id="settings.leave", tooltip="without saving"),
+    ]
+
+
 class SettingsPage(Page):
     """A table of settings, the help of the chosen one, and a line to edit it in."""
 
     MODE: ClassVar[str] = "settings"
     CSS_PATH = "settings.tcss"
-    STEERING: ClassVar[frozenset[str]] = frozenset({"edit", "reset", "file", "theme", "keys"})
+    # No key that comes early may be taken for text.
+    AUTO_FOCUS = "#table"
+    STEERING: ClassVar[frozenset[str]] = frozenset({"edit", "reset", "file", "key_map"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("x", "reset", "Default", id="settings.reset", tooltip="back to its default"),
         Binding("slash", "filter", "Filter", key_display="/", id="settings.filter"),
@@ -66,8 +78,10 @@ class SettingsPage(Page):
             "e", "file", "Whole file", id="settings.file", tooltip="the file itself, in $EDITOR"
         ),
         Binding("t", "theme", "Theme", id="settings.theme", tooltip="choose the colours"),
-        Binding("m", "keys", "Key map", id="settings.keys", tooltip="keys of your own, in $EDITOR"),
-        Binding("escape", "back", "Back", show=False, id="settings.back"),
+        Binding(
+            "m", "key_map", "Key map", id="settings.keys", tooltip="keys of your own, in $EDITOR"
+        ),
+        Binding("escape", "back", "Back", show=False, id="settings.back", tooltip="show all again"),
     ]
 
     def __init__(self) -> None:
@@ -76,9 +90,9 @@ class SettingsPage(Page):
         self._version = -1
         self._filter = ""
         self._editing: str | None = None
-        self._check: ConfigCheckRecord | None = None
-        self._problem = ""
         self._told = Content("")
+        self._shown_first = ""
+        """What stood in the line when it was opened."""
         self._at = 0
         """The place of the setting that was under the cursor last."""
 
@@ -93,24 +107,28 @@ class SettingsPage(Page):
                     Column(key="source", title="FROM", width=11),
                     Column(key="live", title="APPLIES", width=12, priority=1),
                 ),
-                empty="No setting has this in its name.",
+                empty="Waiting for the service.",
                 charset=self.cyber.launch.charset,
                 id="table",
             )
             with Vertical(id="pane"):
                 yield Static(id="help")
-                yield Input(id="value", placeholder="value")
+                value = ValueLine(id="value", placeholder="value")
+                value.cursor_blink = False
+                yield value
                 yield Static(id="effect")
-            yield Input(id="filter", placeholder="part of a name")
+            yield FilterLine("show only settings with this in their name or help", id="filter")
 
     def on_mount(self) -> None:
         """Begin with the table."""
         self.query_one("#value").display = False
-        self.query_one("#filter").display = False
         self.query_one("#table").focus()
 
     def show(self, snapshot: Snapshot) -> None:
         """Read the settings anew when they have changed."""
+        if not self._settings and snapshot.problem:
+            told = Content.styled(clean_line(snapshot.problem, limit=400), "$text-error")
+            self.query_one("#table", LiveTable).show_empty(told)
         if snapshot.live and snapshot.config_version != self._version:
             self._version = snapshot.config_version
             self.run_worker(self._read(), group="settings", exclusive=True, exit_on_error=False)
@@ -130,21 +148,28 @@ class SettingsPage(Page):
         chosen = [
             record
             for record in self._settings.values()
-            if self._filter.lower() in record.key.lower() and record.key != "models"
+            if self._has(record, self._filter) and record.key != "models"
         ]
         table = self.query_one("#table", LiveTable)
+        table.show_empty("No setting has this in its name or help. esc shows all again.")
         table.show(setting_rows(chosen))
         keys = [row.key for row in table.rows]
-        if table.cursor_key is not None and table.cursor_key.startswith(_GROUP):
+        if table.cursor_key is not None and table.cursor_key.startswith(GROUP):
             # At once: a key that comes now is meant for a setting.
             table.move_to(keys[keys.index(table.cursor_key) + 1])
         snapshot = self.cyber.snapshot
         path = snapshot.status.config_path if snapshot.status else None
         title = f"Settings  {clean_line(path)}" if path else "Settings"
         if self._filter:
-            title += f"   {len(chosen)} of {len(self._settings)}  /{self._filter}"
+            among = sum(record.key != "models" for record in self._settings.values())
+            title += f"   {len(chosen)} of {among}  /{self._filter}"
         self.query_one("#title", Static).update(Content(title))
         self._show_pane()
+
+    @staticmethod
+    def _has(record: ConfigValueRecord, wanted: str) -> bool:
+        told = f"{record.key} {record.help}".casefold()
+        return all(word in told for word in wanted.casefold().split())
 
     def _show_pane(self) -> None:
         record = self._chosen()
@@ -160,7 +185,7 @@ class SettingsPage(Page):
     @on(LiveTable.RowHighlighted)
     def _highlighted(self, event: LiveTable.RowHighlighted) -> None:
         keys = [row.key for row in event.table.rows]
-        if event.key is None or not event.key.startswith(_GROUP):
+        if event.key is None or not event.key.startswith(GROUP):
             self._at = keys.index(event.key) if event.key in keys else 0
         else:
             # Titles are stepped over, in the direction of the last move.
@@ -193,13 +218,17 @@ class SettingsPage(Page):
         if record is None or self._editing is not None:
             return
         self._editing = record.key
-        self._check, self._problem = None, ""
         value = self.query_one("#value", Input)
         value.password = record.secret
         value.value = "" if record.secret else to_text(record.value)
         value.display = True
         self.screen.set_focus(value)
-        self._show_effect("Enter saves, esc leaves it as it is.")
+        self._shown_first = value.value
+        self._show_effect(
+            "It is not shown. What is typed takes its place; an empty line leaves it as it is."
+            if record.secret
+            else "Enter saves, esc leaves it as it is."
+        )
 
     def _stop_editing(self) -> None:
         self._editing = None
@@ -210,7 +239,7 @@ class SettingsPage(Page):
 
     @on(Input.Changed, "#value")
     def _typed(self, event: Input.Changed) -> None:
-        if self._editing is not None:
+        if self._editing is not None and event.value != self._shown_first:
             self.run_worker(
                 self._ask(self._editing, event.value),
                 group="check",
@@ -234,7 +263,9 @@ class SettingsPage(Page):
 
     @on(Input.Submitted, "#value")
     def _save(self, event: Input.Submitted) -> None:
-        if self._editing is not None:
+        if self._editing is not None and event.value.strip() == self._shown_first.strip():
+            self._stop_editing()  # nothing was changed; of a secret, nothing was typed
+        elif self._editing is not None:
             self.workers.cancel_group(self, "check")
             self.run_worker(
                 self._set(self._editing, event.value),
@@ -255,6 +286,7 @@ class SettingsPage(Page):
         if self._editing == key:
             self._stop_editing()
         self._show_table()
+        self._take_theme(key, record)
         self.cyber.tell(f"{key} is saved. {effect_text(check)}")
 
     def _show_effect(self, text: str, tone: Tone = "dim") -> None:
@@ -263,45 +295,71 @@ class SettingsPage(Page):
         self.query_one("#effect", Static).update(Content.styled(line, style))
 
     def action_reset(self) -> None:
-        """Take the setting out of the file."""
+        """Take the setting out of the file; asks where that is more than a change of a value."""
         record = self._chosen()
         if record is not None and record.source == "file":
-            self.cyber.do(
-                self._unset(record.key),
-                done=f"{record.key} is {to_text(record.default) or 'empty'} again.",
-            )
+            self.cyber.do(self._ask_reset(record), group="ask")
 
-    async def _unset(self, key: str) -> None:
+    async def _ask_reset(self, record: ConfigValueRecord) -> None:
+        check = await self.client.check_config(record.key, record.default)
+        restarts = check.effect is SettingEffect.RESTARTS_MODELS and bool(check.models)
+        if not self.is_current:
+            return  # meanwhile something else was asked for
+        if not (restarts or record.secret):
+            await self._unset(record, check)
+            return
+        secret = "It is not shown anywhere else. " if record.secret else ""
+        text = f"{secret}{effect_text(check)}" if restarts else secret.strip()
+
+        def answered(value: str | None) -> None:
+            if value == "reset":
+                self.cyber.do(self._unset(record, check))
+
+        self.app.push_screen(
+            Question(
+                f"Take {record.key} out of the file?",
+                text,
+                (
+                    Answer("keep", "k", "Keep it"),
+                    Answer("reset", "t", "Take it out", grave=True),
+                ),
+            ),
+            answered,
+        )
+
+    async def _unset(self, record: ConfigValueRecord, check: ConfigCheckRecord) -> None:
+        key = record.key
         self._settings[key] = await self.client.unset_config(key)
         self._show_table()
+        self.refresh_bindings()
+        self._take_theme(key, self._settings[key])
+        default = to_text(record.default)
+        now = f"{default} again" if default else "not set any more"
+        self.cyber.tell(f"{key} is {now}. {effect_text(check)}")
+
+    def _take_theme(self, key: str, record: ConfigValueRecord) -> None:
+        """This app's own colours follow, unless the service is another machine's."""
+        name = record.value
+        if key == "theme" and not self.cyber.launch.attached and name in self.app.available_themes:
+            self.app.theme = name
 
     # The filter, and going back
 
     def action_filter(self) -> None:
         """Type a part of a name."""
-        line = self.query_one("#filter", Input)
-        line.display = True
-        self.screen.set_focus(line)
+        self.query_one(FilterLine).open(self.query_one("#table"))
 
-    @on(Input.Changed, "#filter")
-    def _filtered(self, event: Input.Changed) -> None:
-        self._filter = event.value.strip()
+    @on(FilterLine.Filtered)
+    def _filtered(self, event: FilterLine.Filtered) -> None:
+        self._filter = event.text
         self._show_table()
 
-    @on(Input.Submitted, "#filter")
-    def _filter_done(self) -> None:
-        self.query_one("#filter").display = bool(self._filter)
-        self.screen.set_focus(self.query_one("#table"))
-
     def action_back(self) -> None:
-        """Leave the line, or clear the filter."""
+        """Leave the line, or show all again."""
         if self._editing is not None:
             self._stop_editing()
-            return
-        line = self.query_one("#filter", Input)
-        line.value = ""
-        line.display = False
-        self.screen.set_focus(self.query_one("#table"))
+        else:
+            self.query_one(FilterLine).clear_filter()
 
     # The file, the theme and the keys
 
@@ -337,10 +395,29 @@ class SettingsPage(Page):
         return None
 
     def action_theme(self) -> None:
-        """Choose a theme."""
-        self.app.search_themes()
+        """Choose a theme, and keep it."""
 
-    def action_keys(self) -> None:
+        def chosen(name: str | None) -> None:
+            if name is None:
+                return
+            self.app.theme = name
+            launch = self.cyber.launch
+            if not (launch.readonly or launch.attached):
+                self.cyber.do(self.client.set_config("theme", name))
+
+        rows = [Row(name, (name,)) for name in sorted(self.app.available_themes, key=_own_first)]
+        self.app.push_screen(
+            Choice(
+                "Colours",
+                (Column(key="theme", title="THEME"),),
+                rows,
+                chosen=self.app.theme,
+                charset=self.cyber.launch.charset,
+            ),
+            chosen,
+        )
+
+    def action_key_map(self) -> None:
         """The key map in the person's editor."""
         path = self.cyber.launch.keymap_path
         if path is None:
@@ -366,61 +443,5 @@ class SettingsPage(Page):
             self.cyber.tell("The keys are taken up.")
 
 
-def setting_rows(settings: Sequence[ConfigValueRecord]) -> list[Row]:
-    """The table's rows: each group's title, then its settings."""
-    rows = []
-    for group, members in grouped(settings):
-        rows.append(Row(f"{_GROUP}{group}", (Cell(group, "accent"), "", "", "")))
-        for record in members:
-            own = record.source != "default"
-            tone: Tone = "none" if own else "dim"
-            shown = to_text(record.value)
-            value = clean_line(shown, limit=300) or "none"
-            rows.append(
-                Row(
-                    record.key,
-                    (
-                        f"  {clean_line(record.key, limit=60)}",
-                        Cell(value, tone),
-                        Cell(_SOURCES.get(record.source, record.source), tone),
-                        Cell("at once" if record.live else "on restart", "dim"),
-                    ),
-                )
-            )
-    return rows
-
-
-def setting_help(record: ConfigValueRecord) -> Content:
-    """What a setting is for, its default, and what keeps the file from having its way."""
-    default = to_text(record.default) or "none"
-    parts = [(clean_line(record.help), ""), (f"\nDefault: {clean_line(default)}.", "$text-muted")]
-    if record.source == "env":
-        name = f"CYBER_INFERENCE_{record.key.upper()}"
-        parts.append((f"  The environment variable {name} wins over the file.", "$warning"))
-    elif record.source == "flag":
-        parts.append(("  A flag of the running service wins over the file.", "$warning"))
-    elif not record.live:
-        parts.append(("  Applies when the service is started again.", "$text-muted"))
-    return Content.assemble(*parts)
-
-
-def effect_text(check: ConfigCheckRecord) -> str:
-    """What saving would do, in one sentence."""
-    match check.effect:
-        case SettingEffect.NOTHING:
-            return "This is the value that holds already."
-        case SettingEffect.NOW:
-            return "Applies at once."
-        case SettingEffect.RESTARTS_MODELS:
-            names = ", ".join(clean_line(name, limit=60) for name in check.models)
-            return f"Loads {names} again, after its requests." if names else "Applies at once."
-        case SettingEffect.RESTARTS_SERVICE:
-            return "Applies when the service is started again."
-        case SettingEffect.OVERRIDDEN:
-            return "Is written to the file, but the environment or a flag wins over it."
-
-
-def effect_tone(check: ConfigCheckRecord) -> Tone:
-    """How much of a warning that is."""
-    tones: dict[SettingEffect, Tone] = {SettingEffect.NOTHING: "dim", SettingEffect.NOW: "good"}
-    return tones.get(check.effect, "busy")
+def _own_first(name: str) -> tuple[bool, str]:
+    return (not name.startswith("cyber-"), name)

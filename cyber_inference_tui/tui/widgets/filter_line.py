@@ -52,7 +52,8 @@ class FilterLine(Input):
         """Let a text be typed; the focus goes to ``back`` afterwards."""
         self._back = back
         self.add_class("-open")
-        self.focus()
+        # At once: the next key is meant for the line.
+        self.screen.set_focus(self)
 
     def clear_filter(self) -> bool:
         """Show all again; ``False`` where nothing was filtered."""
@@ -70,7 +71,7 @@ class FilterLine(Input):
         if not self.value.strip():
             self.remove_class("-open")
         if self._back is not None and self.has_focus:
-            self._back.focus()
+            self.screen.set_focus(self._back)
 
     def on_blur(self, event: events.Blur) -> None:
         """An empty line has no reason to stay."""
