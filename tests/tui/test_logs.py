@@ -266,7 +266,7 @@ async def test_what_is_read_stays_when_the_service_is_started_anew() -> None:
         client.stop()
         await until(pilot, lambda: "no connection" in screen_text(app))
         client.world.logs[QWEN] = [line(0, "a new life")]
-        client.start(pid=4711)
+        client.start(pid=4712)
         await until(pilot, lambda: "from before the restart" in screen_text(app), tries=600)
         write(client, QWEN, "goes on")
         await pilot.pause(0.5)

@@ -245,8 +245,6 @@ class LogPane(Vertical):
             self.source, limit=PAGE_LINES, level=self._level, **choice
         )
 
-    # Reading further
-
     @on(LogView.OlderWanted)
     def _older(self, event: LogView.OlderWanted) -> None:
         if not self._former:
