@@ -76,27 +76,30 @@ def status_line(
     # Elsewhere, the address that the service has there tells nothing about where that is.
     known = where is not None and not launch.attached
     address = f"{where.host}:{where.port}" if where and known else clean_line(urlsplit(url).netloc)
-    kind = "attached" if launch.attached else "local"
-    left: list[tuple[str, str]] = [(NAME, "bold $accent")]
-    if address:
-        left.append((f"   {address}", ""))
-    left.append((f"  {kind}", "$text-muted"))
-    if launch.readonly:
-        left.append(("  read-only", "$text-muted"))
-    left.append(_link(snapshot, launch.charset, now))
-    machine = device_line(snapshot.sample.device, launch.charset.dot) if snapshot.sample else ""
-    clock = now.strftime("%H:%M:%S")
-    used = sum(len(text) for text, _ in left) + len(clock) + 2
-    room = width - used - 3
-    if machine and len(machine) > room:
-        machine = machine[: room - 1] + launch.charset.ellipsis if room > 12 else ""
-    gap = max(2, width - used + 2 - len(machine) - (3 if machine else 0))
+    charset = launch.charset
+    told, colour = _link(snapshot, charset, now)
+    parts = {
+        "name": (NAME, "bold $accent"),
+        "address": (f"   {address}" if address else "", ""),
+        "kind": ("  attached" if launch.attached else "  local", "$text-muted"),
+        "readonly": ("  read-only" if launch.readonly else "", "$text-muted"),
+        "link": (told, colour),
+        "time": (now.strftime("  %H:%M:%S"), ""),
+    }
+    # What is wrong is told in any case.
+    calm = ["kind", "link", "readonly", "time"]
+    for name in calm if colour == "$text-muted" else ["time", "kind", "readonly", "name"]:
+        if sum(len(text) for text, _ in parts.values()) > width:
+            del parts[name]
+    time = parts.pop("time", ("", ""))
+    room = width - len(time[0]) - sum(len(text) for text, _ in parts.values())
+    machine = device_line(snapshot.sample.device, charset.dot) if snapshot.sample else ""
+    if len(machine) + 4 > room:
+        machine = machine[: room - 5] + charset.ellipsis if room > 16 else ""
+    gap = " " * max(0, room - len(machine) - bool(machine))
+    (first, style), *rest = parts.values()
     return Content.assemble(
-        *left,
-        " " * gap,
-        (machine, "$text-muted"),
-        "   " if machine else "",
-        clock,
+        (first.lstrip(), style), *rest, gap, (machine, "$text-muted"), " " if machine else "", time
     )
 
 
@@ -105,15 +108,29 @@ def _link(snapshot: Snapshot, charset: Charset, now: datetime) -> tuple[str, str
     if snapshot.link is Link.CONNECTING:
         return f"  {charset.signs[ModelStatus.QUEUED]} connecting", "$warning"
     if snapshot.link is Link.LOST:
-        since = f", values {duration_text(age)} old" if snapshot.heard_at else ""
+        since = f", values {_age(age)} old" if snapshot.heard_at else ""
         return f"  {charset.signs[ModelStatus.FAILED]} no connection{since}", "bold $error"
-    if age > STALE_SECONDS:
-        sign = charset.signs[ModelStatus.QUEUED]
-        return f"  {sign} no answer, values {duration_text(age)} old", "$warning"
+    sign = charset.signs[ModelStatus.QUEUED]
+    if is_old(snapshot, now):
+        return f"  {sign} no answer, values {_age(age)} old", "$warning"
+    if snapshot.outdated:
+        return f"  {sign} no news of {' and '.join(sorted(snapshot.outdated))}", "$warning"
     if snapshot.status is None or snapshot.status_at is None:
-        return "", ""
+        return "", "$text-muted"
     up = snapshot.status.uptime_seconds + (now - snapshot.status_at).total_seconds()
     return f"  up {uptime_text(up)}", "$text-muted"
+
+
+def is_old(snapshot: Snapshot, now: datetime) -> bool:
+    """What ``snapshot`` holds is from before: the connection is lost, or nothing is heard."""
+    if snapshot.link is not Link.LIVE or snapshot.heard_at is None:
+        return snapshot.link is Link.LOST
+    return (now - snapshot.heard_at).total_seconds() > STALE_SECONDS
+
+
+def _age(seconds: float) -> str:
+    """Whole seconds: tenths only flicker."""
+    return f"{int(seconds)} s" if seconds < 60 else duration_text(seconds)
 
 
 def uptime_text(seconds: float) -> str:

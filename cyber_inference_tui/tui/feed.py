@@ -18,8 +18,14 @@ import msgspec
 from cyber_inference_tui.client.events import ServerEvent
 from cyber_inference_tui.client.protocol import Client
 from cyber_inference_tui.decoding import learned
-from cyber_inference_tui.errors import AdminLoginError, CyberError, NotFoundError
+from cyber_inference_tui.errors import (
+    AdminLoginError,
+    CyberError,
+    NoServiceError,
+    NotFoundError,
+)
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
     DownloadRecord,
     ModelRecord,
     RequestRecord,
@@ -32,6 +38,7 @@ from cyber_inference_tui.tui.widgets.style import Tone
 
 T = TypeVar("T")
 D = TypeVar("D")
+E = TypeVar("E")
 
 TOPICS = ("model", "resources", "request", "download", "config", "service")
 FINISHED_KEPT = 200
@@ -194,30 +201,52 @@ class Feed:
             await self._sleep(_POLL_SECONDS)
 
     async def _read_rooms(self) -> None:
-        self._set(rooms=tuple(await self._optional(self._client.memory_room(), ())))
+        before = self.snapshot.rooms
+        rooms = await self._part("memory", self._client.memory_room(), before, ())
+        if tuple(rooms) != before:
+            self._set(rooms=tuple(rooms))
 
     async def _read_active(self) -> None:
-        active = tuple(await self._optional(self._client.active_requests(), ()))
-        if active != self.snapshot.active:
-            self._set(active=active)
+        before = self.snapshot.active
+        active = await self._part("live requests", self._client.active_requests(), before, ())
+        # The answer may be older than an event that told of one's end.
+        over = {_name(one) for one in self.snapshot.finished}
+        now = tuple(one for one in active if _name(one) not in over)
+        if now != self.snapshot.active:
+            self._set(active=now)
 
     async def _read_downloads(self) -> None:
-        self._set(downloads=tuple(await self._optional(self._client.downloads(), ())))
+        before = self.snapshot.downloads
+        downloads = await self._part("downloads", self._client.downloads(), before, ())
+        self._set(downloads=tuple(downloads))
 
     async def _read_install(self) -> None:
-        self._set(install=await self._optional(self._client.install_state(), None))
+        before = self.snapshot.install
+        self._set(install=await self._part("install", self._client.install_state(), before, None))
 
     async def _read_status(self) -> None:
         status = await self._client.status()
         now = self._now()
         self._set(status=status, status_at=now, heard_at=now)
 
-    async def _optional(self, call: Awaitable[T], otherwise: D) -> T | D:
-        """What an older service may not know."""
+    async def _part(self, name: str, call: Awaitable[T], before: D, otherwise: E) -> T | D | E:
+        """A part of the whole: what stood there ``before`` stays where the service has a fault in
+        answering for it, and the snapshot names it; ``otherwise`` where it does not know of it."""
         try:
-            return await call
+            found: T | E = await call
         except NotFoundError:
-            return otherwise
+            found = otherwise
+        except (NoServiceError, AdminLoginError):
+            raise
+        except CyberError:
+            self._set_outdated(self.snapshot.outdated | {name})
+            return before
+        self._set_outdated(self.snapshot.outdated - {name})
+        return found
+
+    def _set_outdated(self, names: frozenset[str]) -> None:
+        if names != self.snapshot.outdated:
+            self._set(outdated=names)
 
     # Events
 
@@ -258,9 +287,13 @@ class Feed:
 
     def _request(self, data: bytes) -> None:
         record = msgspec.json.decode(data, type=learned(RequestRecord))
-        if any(_same(record, known) for known in self.snapshot.finished):
+        name = _name(record)
+        if any(name == _name(known) for known in self.snapshot.finished):
             return
-        self._set(finished=(record, *self.snapshot.finished)[:FINISHED_KEPT])
+        self._set(
+            finished=(record, *self.snapshot.finished)[:FINISHED_KEPT],
+            active=tuple(one for one in self.snapshot.active if _name(one) != name),
+        )
 
     def _download(self, data: bytes) -> None:
         news = msgspec.json.decode(data, type=learned(_News))
@@ -297,14 +330,9 @@ class Feed:
         return (new, *self.snapshot.happenings)[:HAPPENINGS_KEPT]
 
 
-def _same(one: RequestRecord, other: RequestRecord) -> bool:
-    """Both tell of one request; the history has given a number to one of them only."""
-    return (one.at, one.model, one.path, one.client) == (
-        other.at,
-        other.model,
-        other.path,
-        other.client,
-    )
+def _name(record: ActiveRequestRecord | RequestRecord) -> tuple[object, ...]:
+    """Says which request it is; a number it has only while it lives, and again in the history."""
+    return record.at, record.model, record.path, record.client
 
 
 def _first(group: BaseExceptionGroup[Any]) -> Exception:

@@ -62,6 +62,9 @@ class Snapshot:
     """Why there is no connection, in one sentence."""
     heard_at: datetime | None = None
     """When the last news came, by this machine's clock."""
+    outdated: frozenset[str] = frozenset()
+    """Parts that the service could not answer for the last time, in plain words (``memory``): they
+    are as they were before."""
     status: StatusRecord | None = None
     status_at: datetime | None = None
     """When ``status`` was read, by this machine's clock."""

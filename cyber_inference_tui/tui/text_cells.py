@@ -51,6 +51,16 @@ def head(text: str, width: int) -> str:
     return text
 
 
+def beyond(text: str, width: int) -> str:
+    """What ``text`` has after its first ``width`` cells; half a wide character is a space."""
+    if text.isascii():
+        return text[max(0, width) :]
+    before = head(text, width)
+    rest = text[len(before) :]
+    over = width - cell_len(before)
+    return rest if not over or not rest else " " + rest[1:]
+
+
 def fit(text: str, width: int, align: Align, ellipsis: str) -> str:
     """``text`` in exactly ``width`` cells, cut or filled up with spaces."""
     text = cut(text, width, ellipsis)

@@ -8,10 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
-from cyber_inference_tui.records import StatusRecord
+import pytest
+
+from cyber_inference_tui.errors import UpstreamError
+from cyber_inference_tui.records import RequestRecord, StatusRecord
 from cyber_inference_tui.tui.chrome import STALE_SECONDS, status_line
 from cyber_inference_tui.tui.feed import Feed
 from cyber_inference_tui.tui.launch import Launch
+from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import busy_world
 
@@ -101,3 +105,68 @@ async def test_values_of_a_frozen_service_are_told_with_their_age() -> None:
         client.answers.set()
         await happens(lambda: "old" not in header(feed, clock))
         assert feed.snapshot.live
+
+
+async def test_one_part_that_fails_is_named_and_the_rest_stays_live() -> None:
+    client, clock = FakeClient(busy_world()), Clock()
+    async with followed(client, clock) as feed:
+        await happens(lambda: feed.snapshot.live and len(feed.snapshot.active) > 0)
+        active = feed.snapshot.active
+        client.fail["active_requests"] = UpstreamError("The service has a fault.")
+        client.fail["memory_room"] = UpstreamError("The service has a fault.")
+        client.publish("resources", client.world.samples[-1])
+        await happens(lambda: feed.snapshot.outdated == {"live requests", "memory"})
+        assert feed.snapshot.live
+        assert feed.snapshot.active == active
+        assert feed.snapshot.rooms == tuple(client.world.rooms)
+        assert "no news of live requests and memory" in header(feed, clock)
+        client.fail.clear()
+        client.publish("resources", client.world.samples[-1])
+        await happens(lambda: not feed.snapshot.outdated)
+        assert "no news" not in header(feed, clock)
+
+
+async def test_a_finished_request_is_live_no_longer() -> None:
+    client, clock = FakeClient(busy_world()), Clock()
+    async with followed(client, clock) as feed:
+        await happens(lambda: feed.snapshot.live and len(feed.snapshot.active) > 0)
+        over = feed.snapshot.active[0]
+        # The service's answer about the live ones may be older than the event of this one's end.
+        client.publish(
+            "request",
+            RequestRecord(
+                at=over.at,
+                model=over.model,
+                path=over.path,
+                status=200,
+                duration_seconds=1.0,
+                client=over.client,
+            ),
+        )
+        await happens(lambda: over not in feed.snapshot.active)
+        began = clock.now
+        await happens(lambda: clock.now - began > timedelta(seconds=5))
+        assert over not in feed.snapshot.active
+        assert len(feed.snapshot.active) == len(client.world.active) - 1
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_first_line_fits_and_tells_what_is_wrong(lost: bool) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    world = busy_world()
+    for attached in (False, True):
+        snapshot = Snapshot(
+            link=Link.LOST if lost else Link.LIVE,
+            heard_at=now - timedelta(seconds=72 if lost else 0),
+            status=world.status,
+            status_at=now,
+            sample=world.samples[-1],
+        )
+        launch = Launch(attached=attached, readonly=attached)
+        for width in range(58, 200):
+            line = status_line(snapshot, launch, now, width).plain
+            assert len(line) <= width
+            if lost:
+                assert "no connection, values 1 min 12 s old" in line
+            else:
+                assert line.endswith(now.strftime("%H:%M:%S"))

@@ -96,7 +96,7 @@ async def test_search_goes_from_match_to_match() -> None:
         await until(pilot, lambda: pane.view.target == 90)
         assert "/NEARLY" in screen_text(app)
         await pilot.press("n")
-        await until(pilot, lambda: "not in the lines after" in screen_text(app))
+        await until(pilot, lambda: "not after this line" in screen_text(app))
         await pilot.press("escape")
         await until(pilot, lambda: "/NEARLY" not in screen_text(app))
         await pilot.press("slash", *"(11", "enter")
@@ -135,11 +135,11 @@ async def test_to_the_last_error_and_to_the_runs() -> None:
         await pilot.press("left_square_bracket")
         await until(pilot, lambda: pane.view.target == 0)
         await pilot.press("left_square_bracket")
-        await until(pilot, lambda: "No run starts before" in screen_text(app))
+        await until(pilot, lambda: "no run starts before" in screen_text(app))
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: pane.view.target == 40)
         await pilot.press("e")
-        await until(pilot, lambda: "There is no error in this log." in screen_text(app))
+        await until(pilot, lambda: "there is no error in this log" in screen_text(app))
         write(client, QWEN, "it broke", level=LogLevel.ERROR)
         await pilot.press("e")
         await until(pilot, lambda: pane.view.target == 120)
@@ -218,3 +218,100 @@ async def test_hostile_lines_are_harmless() -> None:
         await until(pilot, lambda: "[/oops] evil" in screen_text(app))
         shown = screen_text(app)
         assert not any(sign in shown for sign in "\x1b\x9b\u202e")
+
+
+async def test_the_place_is_kept_while_nobody_looks() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        await pilot.press("g")
+        await until(pilot, lambda: not pane.view.following)
+        top = pane.view.top_number
+        await pilot.press("question_mark")
+        await until(pilot, lambda: client.streams == 1)
+        await pilot.press("escape")
+        await until(pilot, lambda: client.streams == 2)
+        assert not pane.view.following
+        assert pane.view.top_number == top
+        await pilot.press("7")
+        await until(pilot, lambda: client.streams == 1)
+        write(client, QWEN, "one", "two", "three")
+        await pilot.press("4")
+        await until(pilot, lambda: "+3 new" in screen_text(app))
+        assert pane.view.top_number == top
+        await pilot.press("G")
+        await until(pilot, lambda: " three" in screen_text(app))
+
+
+async def test_more_than_a_page_came_while_nobody_looked() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        await pilot.press("space")
+        await until(pilot, lambda: not pane.view.following)
+        await pilot.press("7")
+        await until(pilot, lambda: client.streams == 1)
+        write(client, QWEN, *(f"line {number}" for number in range(5000)))
+        await pilot.press("4")
+        await until(pilot, lambda: "+5,000 new" in screen_text(app))
+        await pilot.press("G")
+        await until(pilot, lambda: "line 4999" in screen_text(app))
+        assert "follows" in screen_text(app)
+
+
+async def test_what_is_read_stays_when_the_service_is_started_anew() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        await pilot.press("g")
+        await until(pilot, lambda: not pane.view.following)
+        before = pane.view.lines
+        client.stop()
+        await until(pilot, lambda: "no connection" in screen_text(app))
+        client.world.logs[QWEN] = [line(0, "a new life")]
+        client.start(pid=4712)
+        await until(pilot, lambda: "from before the restart" in screen_text(app), tries=600)
+        write(client, QWEN, "goes on")
+        await pilot.pause(0.5)
+        assert pane.view.lines == before
+        await pilot.press("G")
+        await until(pilot, lambda: "goes on" in screen_text(app))
+        assert "a new life" in screen_text(app)
+        assert "restart" not in screen_text(app)
+
+
+async def test_an_empty_log_says_why() -> None:
+    world = busy_world()
+    failed = "phi-4-mini-q4_k_m"
+    world.logs[failed] = []
+    async with running(world) as (app, client, pilot):
+        await on_log(pilot, app, QWEN)
+        await pilot.press("l", "l", "l")
+        await until(pilot, lambda: "No line is of the level error" in screen_text(app))
+        page = app.screen
+        assert isinstance(page, LogsPage)
+        page.open(failed)
+        await until(pilot, lambda: "Its server wrote nothing." in screen_text(app))
+        assert str(client.world.models[failed].error)[:20] in screen_text(app)
+
+
+async def test_long_lines_are_read_to_their_end() -> None:
+    async with running(busy_world(), size=SMALL) as (app, client, pilot):
+        await on_log(pilot, app, QWEN)
+        write(client, QWEN, "begins " + "x" * 100 + " ends", "中" * 60 + "wide")
+        await until(pilot, lambda: "begins" in screen_text(app))
+        assert "ends" not in screen_text(app)
+        await pilot.press(*["right"] * 9)
+        await until(pilot, lambda: "xx ends" in screen_text(app))
+        await pilot.press(*["left"] * 9)
+        await until(pilot, lambda: "begins" in screen_text(app))
+        await pilot.press("slash", *"wide", "enter")
+        await until(pilot, lambda: "中wide" in screen_text(app))
+
+
+async def test_a_long_name_leaves_room_for_what_matters() -> None:
+    world = busy_world()
+    name = "中文模型-a-very-long-model-name-that-nobody-would-write-down-twice-2024-11-instruct"
+    world.logs[name] = [line(0, "hello")]
+    async with running(world, size=SMALL) as (app, _, pilot):
+        await on_log(pilot, app, name)
+        assert "follows" in screen_text(app)
+        await pilot.press("space")
+        await until(pilot, lambda: "paused: G follows" in screen_text(app))

@@ -15,6 +15,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
+from textual.timer import Timer
 from textual.widgets import Input, Static
 
 from cyber_inference_tui.client.protocol import Client
@@ -23,6 +24,8 @@ from cyber_inference_tui.errors import CyberError, NoServiceError
 from cyber_inference_tui.records import LogEvent, LogLevel, LogPage, LogRecord, NumberedLine
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
+from cyber_inference_tui.tui.pages.log_file import save_log
+from cyber_inference_tui.tui.pages.log_title import PaneState, empty_text, title_content
 from cyber_inference_tui.tui.widgets.log_view import LogView
 
 if TYPE_CHECKING:
@@ -32,9 +35,8 @@ T = TypeVar("T")
 
 FLUSH_SECONDS = 0.25
 PAGE_LINES = 1000
-MAX_SAVED_LINES = 1_000_000
+REMARK_SECONDS = 5.0
 _WAITING_LINES = 20_000
-_SAVE_STEP = 5000
 _LEVELS: tuple[LogLevel | None, ...] = (None, LogLevel.INFO, LogLevel.WARNING, LogLevel.ERROR)
 _SERIOUSNESS = {level: place for place, level in enumerate(LogLevel)}
 
@@ -73,7 +75,8 @@ class LogPane(Vertical):
             id="pane.run-after",
             tooltip="to the start of the next run",
         ),
-        Binding("space", "pause", "Pause", id="pane.pause", tooltip="stand still, or follow again"),
+        Binding("space", "pause", "Pause", id="pane.pause", tooltip="stand still"),
+        Binding("space", "resume", "Follow", id="pane.resume", tooltip="follow the log's end"),
         Binding("c", "copy", "Copy", id="pane.copy", tooltip="copy the lines on the screen"),
         Binding("ctrl+s", "save", "Save", id="pane.save", tooltip="write the log to a file"),
         Binding("r", "reload", "Reload", show=False, id="pane.reload", tooltip="read it anew"),
@@ -89,6 +92,12 @@ class LogPane(Vertical):
         self._problem = ""
         self._title = Content("")
         self._awake = False
+        self._remark = ""
+        self._forget: Timer | None = None
+        self._service_pid: int | None = None
+        """Of the service that the lines are from."""
+        self._former = False
+        """That service is gone, and its lines are still read."""
 
     @property
     def _app(self) -> CyberApp:
@@ -108,7 +117,7 @@ class LogPane(Vertical):
         yield Static(classes="pane-title")
         yield LogView(
             timezone=self._app.launch.now().tzinfo,
-            empty="Nothing has been written to this log yet.",
+            empty=f"reading {self._app.launch.charset.ellipsis}",
             gap_hint="r reads them",
             charset=self._app.launch.charset,
         )
@@ -118,11 +127,9 @@ class LogPane(Vertical):
         """Begin to read."""
         self.set_interval(FLUSH_SECONDS, self._flush)
         # By a message the title would come a frame later than the lines.
-        self.watch(self.view, "following", self._show_title, init=False)
+        self.watch(self.view, "following", self._following_changed, init=False)
         self.watch(self.view, "new_lines", self._show_title, init=False)
         self.wake()
-
-    # Life
 
     def open(self, source: str) -> None:
         """Show another log."""
@@ -133,10 +140,10 @@ class LogPane(Vertical):
         self.action_reload()
 
     def wake(self) -> None:
-        """Somebody looks: read what there is, and follow."""
+        """Somebody looks: read what there is, and follow. Who stood still, still does."""
         if not self._awake:
             self._awake = True
-            self.action_reload()
+            self._begin()
 
     def rest(self) -> None:
         """Nobody looks: follow no longer."""
@@ -147,7 +154,12 @@ class LogPane(Vertical):
     def action_reload(self) -> None:
         """Read the log's end anew, and follow it."""
         self.view.clear()
+        self.view.show_empty(f"reading {self._app.launch.charset.ellipsis}")
         self._waiting.clear()
+        self._former = False
+        self._begin()
+
+    def _begin(self) -> None:
         self._show_title()
         self.run_worker(self._follow(), group="follow", exclusive=True, exit_on_error=False)
 
@@ -155,11 +167,22 @@ class LogPane(Vertical):
         pause = 0.5
         while True:
             try:
-                after = (await self._client.status()).last_event_id
-                await self._read_end()
+                status = await self._client.status()
+                if self._service_pid not in {None, status.pid}:
+                    # Its numbers are others. What is being read stays until the reader lets go.
+                    self._former = bool(self.view.lines) and not self.view.following
+                    self._waiting.clear()
+                    if self._former:
+                        self.view.fall_behind(0)
+                    else:
+                        self.view.clear()
+                    self._show_title()
+                self._service_pid = status.pid
+                if not self._former:
+                    await self._catch_up()
                 pause = 0.5
                 events = self._client.events(
-                    ("log",), after=after, logs=(self.source,), patience=0.0
+                    ("log",), after=status.last_event_id, logs=(self.source,), patience=0.0
                 )
                 async with aclosing(events):
                     async for event in events:
@@ -174,13 +197,32 @@ class LogPane(Vertical):
             await asyncio.sleep(pause)
             pause = min(pause * 2, 3.0)
 
+    async def _catch_up(self) -> None:
+        """Read the end; who stands still is told how much came, and keeps the place."""
+        view = self.view
+        if view.following or not view.lines:
+            await self._read_end()
+            return
+        page = await self._lines()
+        self._problem = ""
+        self._note(page)
+        known = view.given_to
+        new = [line for line in page.lines if line.number >= known]
+        if len(new) == PAGE_LINES and new[0].number > known:
+            view.fall_behind(page.log.end - known if self._level is None else len(new))
+        else:
+            view.extend(new)
+
     async def _read_end(self) -> None:
         page = await self._lines()
         self._problem = ""
         self._note(page)
+        self.view.show_empty(empty_text(self._level, self._app.snapshot.model(self.source)))
         self.view.show(page.lines, gaps=self._level is None)
 
     def _take(self, event: LogEvent) -> None:
+        if self._former:
+            return
         least = _SERIOUSNESS[self._level] if self._level else 0
         self._waiting += [
             NumberedLine(number=number, at=line.at, text=line.text, level=line.level)
@@ -203,11 +245,10 @@ class LogPane(Vertical):
             self.source, limit=PAGE_LINES, level=self._level, **choice
         )
 
-    # Reading further
-
     @on(LogView.OlderWanted)
     def _older(self, event: LogView.OlderWanted) -> None:
-        self._read(self._read_older(event.before))
+        if not self._former:
+            self._read(self._read_older(event.before))
 
     async def _read_older(self, before: int) -> None:
         page = await self._lines(before=before)
@@ -216,7 +257,8 @@ class LogPane(Vertical):
 
     @on(LogView.NewerWanted)
     def _newer(self, event: LogView.NewerWanted) -> None:
-        self._read(self._read_newer(event.start))
+        if not self._former:
+            self._read(self._read_newer(event.start))
 
     async def _read_newer(self, start: int) -> None:
         page = await self._lines(after=start)
@@ -225,6 +267,9 @@ class LogPane(Vertical):
 
     @on(LogView.EndWanted)
     def _end(self) -> None:
+        if self._former:
+            self.action_reload()
+            return
         self._read(self._read_end())
 
     def _read(self, work: Awaitable[T]) -> None:
@@ -249,6 +294,19 @@ class LogPane(Vertical):
         self.view.goto(number)
 
     # Actions
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What makes sense with what is shown."""
+        if not self.is_mounted:
+            return True
+        view = self.view
+        possible = {
+            "pause": view.following,
+            "resume": not view.following,
+            "match": bool(view.search),
+            "clear": bool(view.search) or self.query_one(Input).display,
+        }
+        return possible.get(action, True)
 
     def action_search(self) -> None:
         """Type what to search for."""
@@ -279,10 +337,7 @@ class LogPane(Vertical):
 
     def action_match(self, step: int) -> None:
         """To the next line with the text (1), or the one before (-1)."""
-        if self.view.search:
-            self._read(self._to_match(step, self.view.target))
-        else:
-            self.action_search()
+        self._read(self._to_match(step, self.view.target))
 
     async def _to_match(self, step: int, here: int | None) -> None:
         view = self.view
@@ -296,12 +351,14 @@ class LogPane(Vertical):
             found = await self._search_further(step)
         if found is None:
             direction = "before" if step < 0 else "after"
-            self._app.tell(f"'{view.search}' is not in the lines {direction} this one.", "warning")
+            self._say(f"not {direction} this line")
         else:
             await self._show_around(found)
 
     async def _search_further(self, step: int) -> int | None:
         """Beyond the window; the service looks for a second or so at a time."""
+        if self._former:
+            return None
         view = self.view
         at = view.first_number if step < 0 else view.end_number
         while True:
@@ -325,8 +382,14 @@ class LogPane(Vertical):
         self._level = _LEVELS[(_LEVELS.index(self._level) + 1) % len(_LEVELS)]
         self.action_reload()
 
+    def _let_go(self) -> None:
+        """Of the lines of a service that is gone."""
+        if self._former:
+            self.action_reload()
+
     def action_error(self) -> None:
         """To the newest error."""
+        self._let_go()
         self._read(self._to_error())
 
     async def _to_error(self) -> None:
@@ -334,10 +397,11 @@ class LogPane(Vertical):
         if page.lines:
             await self._show_around(page.lines[0].number)
         else:
-            self._app.tell("There is no error in this log.")
+            self._say("there is no error in this log")
 
     def action_run(self, step: int) -> None:
         """To the start of a run of the process."""
+        self._let_go()
         self._read(self._to_run(step))
 
     async def _to_run(self, step: int) -> None:
@@ -348,15 +412,15 @@ class LogPane(Vertical):
         if beyond:
             await self._show_around(beyond[-1] if step < 0 else beyond[0])
         else:
-            self._app.tell(f"No run starts {'before' if step < 0 else 'after'} this line.")
+            self._say(f"no run starts {'before' if step < 0 else 'after'} this line")
 
     def action_pause(self) -> None:
-        """Stand still, or follow again."""
-        view = self.view
-        if view.following:
-            view.action_scroll_rows(-1)
-        else:
-            view.action_follow()
+        """Stand still."""
+        self.view.pause()
+
+    def action_resume(self) -> None:
+        """Follow again."""
+        self.view.action_follow()
 
     def action_copy(self) -> None:
         """Copy the lines on the screen."""
@@ -365,7 +429,7 @@ class LogPane(Vertical):
         top = view.top_number
         lines = [line for line in view.lines if line.number >= top][:rows]
         self.app.copy_to_clipboard("\n".join(line.text for line in lines))
-        self._app.tell(f"{len(lines)} lines are copied.")
+        self._say(f"{len(lines)} line{'' if len(lines) == 1 else 's'} copied")
 
     def action_save(self) -> None:
         """Write all that is kept of the log to a file, on this machine."""
@@ -385,20 +449,8 @@ class LogPane(Vertical):
         )
 
     async def _save(self, path: Path) -> None:
-        saved = 0
         try:
-            with path.open("x", encoding="utf-8") as file:
-                at = 0
-                while saved < MAX_SAVED_LINES:
-                    page = await self._client.log_lines(
-                        self.source, after=at, limit=_SAVE_STEP, level=self._level
-                    )
-                    text = "".join(f"{one.at.isoformat()} {one.text}\n" for one in page.lines)
-                    await asyncio.to_thread(file.write, text)
-                    saved += len(page.lines)
-                    if page.searched_to <= at or page.searched_to >= page.log.end:
-                        break
-                    at = page.searched_to
+            saved = await save_log(self._client, self.source, self._level, path)
         except FileExistsError:
             self._app.tell(f"{path} is there already; nothing was written.", "error")
         except OSError as error:
@@ -406,7 +458,25 @@ class LogPane(Vertical):
         else:
             self._app.tell(f"{saved:,} lines are in {path}.")
 
-    # The title
+    def _say(self, remark: str) -> None:
+        """Tell in the title what came of a key: over the lines it would cover the newest."""
+        self._remark = remark
+        self._show_title()
+        if self._forget is not None:
+            self._forget.stop()
+        self._forget = self.set_timer(REMARK_SECONDS, self._say_no_more)
+
+    def _say_no_more(self) -> None:
+        self._remark = ""
+        self._show_title()
+
+    def _following_changed(self) -> None:
+        self._show_title()
+        self.screen.refresh_bindings()
+
+    def on_resize(self) -> None:
+        """The title is cut elsewhere."""
+        self._show_title()
 
     def _show_title(self) -> None:
         content = self._title_content()
@@ -417,18 +487,14 @@ class LogPane(Vertical):
 
     def _title_content(self) -> Content:
         view = self.view
-        parts: list[tuple[str, str]] = [(clean_line(self.source, limit=120), "$accent")]
-        if self._level is not None:
-            more = "" if self._level is LogLevel.ERROR else " and worse"
-            parts.append((f"   {self._level.value}{more}", "$warning"))
-        if view.search:
-            parts.append((f"   /{clean_line(view.search, limit=60)}", "$warning"))
-        if view.following:
-            parts.append(("   follows", "$text-muted"))
-        elif view.new_lines:
-            parts.append((f"   paused, +{view.new_lines:,} new: G follows", "bold $warning"))
-        else:
-            parts.append(("   paused: G follows", "$warning"))
-        if self._problem:
-            parts.append((f"   {self._problem}", "$error"))
-        return Content.assemble(*parts)
+        state = PaneState(
+            source=self.source,
+            level=self._level,
+            search=view.search,
+            following=view.following,
+            new_lines=view.new_lines,
+            former=self._former,
+            remark=self._remark,
+            problem=self._problem,
+        )
+        return title_content(state, self.size.width, self._app.launch.charset.ellipsis)

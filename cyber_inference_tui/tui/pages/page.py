@@ -10,9 +10,9 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from cyber_inference_tui.tui.chrome import PageTabs, StatusBar, TooSmall
+from cyber_inference_tui.tui.chrome import PageTabs, StatusBar, TooSmall, is_old
 from cyber_inference_tui.tui.key_bar import KeyBar
-from cyber_inference_tui.tui.snapshot import Link, Snapshot
+from cyber_inference_tui.tui.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from cyber_inference_tui.client.protocol import Client
@@ -74,8 +74,9 @@ class Page(Screen[None]):
         """Draw the chrome and the page (called by the app)."""
         if not self.is_mounted:
             return
-        self.set_class(snapshot.link is Link.LOST, "-stale")
-        self.query_one(StatusBar).show(snapshot, self.cyber.launch.now(), self.client.url)
+        now = self.cyber.launch.now()
+        self.set_class(is_old(snapshot, now), "-stale")
+        self.query_one(StatusBar).show(snapshot, now, self.client.url)
         self.show(snapshot)
 
     def on_screen_resume(self) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from cyber_inference_tui.records import LogLevel, NumberedLine
 from cyber_inference_tui.tui.charset import UNICODE, Charset
-from cyber_inference_tui.tui.text_cells import cut, fold, folded_count, plain
+from cyber_inference_tui.tui.text_cells import beyond, cut, fold, folded_count, plain
 from cyber_inference_tui.tui.widgets.log_window import Entry, Gap
 
 LONGEST_LINE = 2_000
@@ -37,10 +37,12 @@ def line_text(line: NumberedLine) -> str:
 class RowFormat:
     """What the rows are made for: ``width`` cells, the time in ``timezone`` (``None``: the
     machine's), ``pattern`` to be marked, ``gap_hint`` at the end of a line for missing ones.
+    Lines that do not wrap begin ``shift`` cells further right.
     """
 
     width: int = 80
     wrap: bool = False
+    shift: int = 0
     show_time: bool = True
     timezone: tzinfo | None = None
     pattern: re.Pattern[str] | None = None
@@ -77,6 +79,10 @@ class RowFormat:
             folded = fold(text, self.text_width)
             text = folded[min(part, len(folded) - 1)]
         else:
+            if self.shift and (rest := beyond(text, self.shift + 1)):
+                text = self.charset.ellipsis + rest
+            elif self.shift:
+                text = ""
             text = cut(text, self.text_width, self.charset.ellipsis)
         texts = list(self._marked(text, level))
         if part:

@@ -9,28 +9,23 @@ from dataclasses import replace
 from datetime import tzinfo
 from typing import ClassVar
 
-from rich.cells import cell_len
-from rich.segment import Segment
-from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import var
-from textual.scroll_view import ScrollView
-from textual.strip import Strip
 
 from cyber_inference_tui.records import NumberedLine
 from cyber_inference_tui.tui.charset import UNICODE, Charset
 from cyber_inference_tui.tui.text_cells import plain
-from cyber_inference_tui.tui.widgets.log_rows import Role, RowFormat, line_text
-from cyber_inference_tui.tui.widgets.log_window import Entry, LogWindow
+from cyber_inference_tui.tui.widgets.log_rows import RowFormat, line_text
+from cyber_inference_tui.tui.widgets.log_sheet import LogSheet
 
 WINDOW = 20_000
 """Lines kept by a view."""
 
 
-class LogView(ScrollView, can_focus=True):
+class LogView(LogSheet, can_focus=True):
     """Lines of a log. At the end it follows; scrolled up it stands still and counts what comes.
 
     The view holds a window of at most ``window`` lines. It is *attached* while the window's end
@@ -50,39 +45,23 @@ class LogView(ScrollView, can_focus=True):
         Binding("pageup", "scroll_pages(-1)", "Page up", show=False, id="log.page-up"),
         Binding("pagedown", "scroll_pages(1)", "Page down", show=False, id="log.page-down"),
         Binding("home,g", "first", "First", show=False, id="log.first"),
-        Binding("end,G", "follow", "Follow", id="log.follow", tooltip="follow the log's end"),
-        Binding("w", "toggle_wrap", "Wrap", show=False, id="log.wrap", tooltip="wrap long lines"),
+        Binding(
+            "end,G",
+            "follow",
+            "Follow",
+            show=False,
+            id="log.follow",
+            tooltip="follow the log's end",
+        ),
+        Binding(
+            "left", "shift(-1)", "Left", show=False, id="log.left", tooltip="where lines are cut"
+        ),
+        Binding("right", "shift(1)", "Right", show=False, id="log.right", tooltip="of a cut line"),
+        Binding("w", "toggle_wrap", "Wrap", id="log.wrap", tooltip="wrap long lines"),
         Binding(
             "t", "toggle_time", "Time", show=False, id="log.time", tooltip="the time of each line"
         ),
     ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "logview--time",
-        "logview--debug",
-        "logview--warning",
-        "logview--error",
-        "logview--gap",
-        "logview--match",
-        "logview--target",
-    }
-    DEFAULT_CSS = """
-    LogView {
-        height: 1fr;
-        overflow-x: hidden;
-        overflow-y: auto;
-        scrollbar-gutter: stable;
-        scrollbar-size-vertical: 1;
-        & > .logview--time { color: $text-muted; }
-        & > .logview--debug { color: $text-muted; }
-        & > .logview--warning { color: $text-warning; }
-        & > .logview--error { color: $text-error; }
-        & > .logview--gap { color: $text-accent; text-style: italic; }
-        & > .logview--match { background: $warning-muted; text-style: bold; }
-        & > .logview--target { background: $foreground 8%; }
-        &:nocolor > .logview--match { text-style: reverse; }
-        &:ansi > .logview--match { background: transparent; text-style: reverse; }
-    }
-    """
     ALLOW_SELECT = False
 
     following: var[bool] = var(True)
@@ -103,14 +82,6 @@ class LogView(ScrollView, can_focus=True):
         def control(self) -> LogView:
             """The view, for ``@on`` with a selector."""
             return self.view
-
-    class FollowChanged(_Message):
-        """``following`` or ``new_lines`` is another than before."""
-
-        def __init__(self, view: LogView, following: bool, new_lines: int) -> None:
-            super().__init__(view)
-            self.following = following
-            self.new_lines = new_lines
 
     class OlderWanted(_Message):
         """The reader is at the window's first line: lines before the number ``before`` please.
@@ -143,18 +114,14 @@ class LogView(ScrollView, can_focus=True):
         id: str | None = None,  # noqa: A002 - Textual's name
         classes: str | None = None,
     ) -> None:
-        super().__init__(id=id, classes=classes)
-        self._format = RowFormat(timezone=timezone, gap_hint=plain(gap_hint), charset=charset)
-        self._window = LogWindow(window, self._rows_of)
-        self._empty = plain(empty)
+        form = RowFormat(timezone=timezone, gap_hint=plain(gap_hint), charset=charset)
+        super().__init__(form, window, empty, id=id, classes=classes)
         self._gaps = True
         self._attached = True
         # What came while the reader was elsewhere; the newest of it if it is too much.
         self._pending: deque[NumberedLine] = deque(maxlen=self._window.limit)
-        self._target: int | None = None
         self._asked_older: int | None = None
         self._asked_newer: int | None = None
-        self._told = (True, 0)
         self._moving = False
         self._bar_rows = 0
 
@@ -178,7 +145,6 @@ class LogView(ScrollView, can_focus=True):
             self._resume()
         else:
             self._go(0)
-            self._tell()
         self.refresh()
 
     def clear(self) -> None:
@@ -200,7 +166,6 @@ class LogView(ScrollView, can_focus=True):
             self._attached = False
         self._pending.extend(lines)
         self.new_lines += len(lines)
-        self._tell()
 
     def prepend(self, lines: Sequence[NumberedLine]) -> None:
         """Older lines, before the window; an empty sequence says that there are none."""
@@ -225,6 +190,17 @@ class LogView(ScrollView, can_focus=True):
         self._grown()
         self._go(top - dropped)
         self.refresh()
+
+    def fall_behind(self, count: int) -> None:
+        """``count`` lines came that a reader who stands still was not given: they are to be had
+        by ``NewerWanted``."""
+        self._attached = False
+        self.new_lines += count
+
+    @property
+    def given_to(self) -> int:
+        """The number after the last line that was given, shown already or not."""
+        return self._pending[-1].number + 1 if self._pending else self.end_number
 
     def ask_again(self) -> None:
         """What was asked for could not be had: the next try to scroll there may ask again."""
@@ -264,19 +240,12 @@ class LogView(ScrollView, can_focus=True):
         self.following = True
         self.new_lines = 0
         self._append(pending)
-        self._tell()
 
-    def _pause(self) -> None:
+    def pause(self) -> None:
+        """Stand still, where the reader is."""
         if self.following:
             self.following = False
             self._show_bar()
-            self._tell()
-
-    def _tell(self) -> None:
-        now = (self.following, self.new_lines)
-        if now != self._told:
-            self._told = now
-            self.post_message(self.FollowChanged(self, *now))
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Leaving the end stops following it, coming back resumes."""
@@ -291,7 +260,7 @@ class LogView(ScrollView, can_focus=True):
 
     def _pause_if_away(self) -> None:
         if self.scroll_offset.y < self.max_scroll_y:
-            self._pause()
+            self.pause()
 
     def _reached_top(self) -> None:
         first = self.first_number
@@ -368,8 +337,9 @@ class LogView(ScrollView, can_focus=True):
         if row is None:
             return False
         self._target = number
-        self._pause()
+        self.pause()
         self._go(row - self.size.height // 3)
+        self.uncover_match(row)
         self.refresh()
         return True
 
@@ -443,7 +413,13 @@ class LogView(ScrollView, can_focus=True):
         top = self.top_number
         # The scrollbar covers the right edge of what Textual calls the size.
         width = self.scrollable_content_region.width
-        self._format = replace(self._format, width=width, wrap=self.wrap, show_time=self.show_time)
+        self._format = replace(
+            self._format,
+            width=width,
+            wrap=self.wrap,
+            show_time=self.show_time,
+            shift=0 if self.wrap else self._format.shift,
+        )
         self._window.measure()
         self._grown()
         row = self._window.row_of(top)
@@ -452,34 +428,3 @@ class LogView(ScrollView, can_focus=True):
         elif row is not None:
             self._go(row)
         self.refresh()
-
-    def _rows_of(self, entry: Entry) -> int:
-        return self._format.rows_of(entry)
-
-    def render_line(self, y: int) -> Strip:
-        """A row of the screen."""
-        ground = self.rich_style
-        found = self._window.at(self.scroll_offset.y + y)
-        if found is None:
-            empty = "" if y or len(self._window) else f"  {self._empty}"
-            return self._strip([(empty, "time")], ground)
-        entry, part = found
-        target = isinstance(entry, NumberedLine) and entry.number == self._target
-        if target:
-            ground = self.get_component_rich_style("logview--target")
-        return self._strip(self._format.pieces(entry, part, target=target), ground)
-
-    def _strip(self, pieces: Sequence[tuple[str, Role]], ground: Style) -> Strip:
-        width = self.size.width
-        segments = [Segment(text, self._style(role, ground)) for text, role in pieces if text]
-        space = width - sum(cell_len(segment.text) for segment in segments)
-        # Spaces look the same in every colour, so they need no piece of their own.
-        if space > 0 and segments and pieces[-1][1] != "match":
-            segments[-1] = Segment(segments[-1].text + " " * space, segments[-1].style)
-        return Strip(segments).adjust_cell_length(width, ground)
-
-    def _style(self, role: Role, ground: Style) -> Style:
-        if role == "text":
-            return ground
-        style = self.get_component_rich_style(f"logview--{role}")
-        return style if role == "match" else style + Style(bgcolor=ground.bgcolor)

@@ -1,0 +1,160 @@
+"""Rows of a log, painted: whole ones folded, or cut ones that can be moved sideways."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from cyber_inference_tui.records import NumberedLine
+from cyber_inference_tui.tui.text_cells import plain
+from cyber_inference_tui.tui.widgets.log_rows import Role, RowFormat, line_text
+from cyber_inference_tui.tui.widgets.log_window import Entry, LogWindow
+
+
+class LogSheet(ScrollView):
+    """Paints a window of at most ``window`` lines as ``form`` says; ``empty`` where there are
+    none."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "logview--time",
+        "logview--debug",
+        "logview--warning",
+        "logview--error",
+        "logview--gap",
+        "logview--match",
+        "logview--target",
+    }
+    DEFAULT_CSS = """
+    LogSheet {
+        height: 1fr;
+        overflow-x: hidden;
+        overflow-y: auto;
+        scrollbar-gutter: stable;
+        scrollbar-size-vertical: 1;
+        & > .logview--time { color: $text-muted; }
+        & > .logview--debug { color: $text-muted; }
+        & > .logview--warning { color: $text-warning; }
+        & > .logview--error { color: $text-error; }
+        & > .logview--gap { color: $text-accent; text-style: italic; }
+        & > .logview--match { background: $warning-muted; text-style: bold; }
+        & > .logview--target { background: $foreground 8%; }
+        &:nocolor > .logview--match { text-style: reverse; }
+        &:ansi > .logview--match { background: transparent; text-style: reverse; }
+    }
+    """
+
+    def __init__(
+        self,
+        form: RowFormat,
+        window: int,
+        empty: str,
+        *,
+        id: str | None = None,  # noqa: A002 - Textual's name
+        classes: str | None = None,
+    ) -> None:
+        super().__init__(id=id, classes=classes)
+        self._format = form
+        self._window = LogWindow(window, self._rows_of)
+        self._empty = plain(empty)
+        self._target: int | None = None
+        """The line that is marked."""
+
+    def _rows_of(self, entry: Entry) -> int:
+        return self._format.rows_of(entry)
+
+    def show_empty(self, text: str) -> None:
+        """What is told where there are no lines."""
+        if text != self._empty:
+            self._empty = plain(text)
+            if not len(self._window):
+                self.refresh()
+
+    # Sideways
+
+    def action_shift(self, steps: int) -> None:
+        """See more of long lines, as far as there is one on the screen; or go back."""
+        if not self._format.wrap:
+            self._shift_to(self._format.shift + steps * max(8, self._format.text_width // 3))
+
+    def on_mouse_scroll_right(self, event: events.MouseScrollRight) -> None:
+        """As the key does."""
+        self.action_shift(1)
+
+    def on_mouse_scroll_left(self, event: events.MouseScrollLeft) -> None:
+        """As the key does."""
+        self.action_shift(-1)
+
+    def _shift_to(self, shift: int) -> None:
+        top = self.scroll_offset.y
+        shown = (self._window.at(row) for row in range(top, top + self.size.height))
+        longest = max(
+            (
+                cell_len(line_text(one[0]))
+                for one in shown
+                if one and isinstance(one[0], NumberedLine)
+            ),
+            default=0,
+        )
+        shift = max(0, min(shift, longest - self._format.text_width))
+        if shift != self._format.shift:
+            self._format = replace(self._format, shift=shift)
+            self.refresh()
+
+    def uncover_match(self, row: int) -> None:
+        """Where the text that is searched for stands beyond the edge, go there."""
+        found = self._window.at(row)
+        pattern = self._format.pattern
+        if (
+            self._format.wrap
+            or pattern is None
+            or found is None
+            or not isinstance(found[0], NumberedLine)
+        ):
+            return
+        text = line_text(found[0])
+        if (match := pattern.search(text)) is None:
+            return
+        start, end = cell_len(text[: match.start()]), cell_len(text[: match.end()])
+        width, shift = self._format.text_width, self._format.shift
+        if end > shift + width - 1 or start < shift + bool(shift):
+            self._shift_to(0 if end < width else start - width // 3)
+
+    # Painting
+
+    def render_line(self, y: int) -> Strip:
+        """A row of the screen."""
+        ground = self.rich_style
+        width = self.size.width
+        found = self._window.at(self.scroll_offset.y + y)
+        if found is None:
+            rows = [] if len(self._window) else textwrap.wrap(self._empty, max(8, width - 3))
+            return self._strip([(f"  {rows[y]}" if y < len(rows) else "", "time")], ground)
+        entry, part = found
+        target = isinstance(entry, NumberedLine) and entry.number == self._target
+        if target:
+            ground = self.get_component_rich_style("logview--target")
+        return self._strip(self._format.pieces(entry, part, target=target), ground)
+
+    def _strip(self, pieces: Sequence[tuple[str, Role]], ground: Style) -> Strip:
+        width = self.size.width
+        segments = [Segment(text, self._style(role, ground)) for text, role in pieces if text]
+        space = width - sum(cell_len(segment.text) for segment in segments)
+        # Spaces look the same in every colour, so they need no piece of their own.
+        if space > 0 and segments and pieces[-1][1] != "match":
+            segments[-1] = Segment(segments[-1].text + " " * space, segments[-1].style)
+        return Strip(segments).adjust_cell_length(width, ground)
+
+    def _style(self, role: Role, ground: Style) -> Style:
+        if role == "text":
+            return ground
+        style = self.get_component_rich_style(f"logview--{role}")
+        return style if role == "match" else style + Style(bgcolor=ground.bgcolor)
