@@ -32,6 +32,7 @@ from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.text_cells import pasted_text
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
+from cyber_inference_tui.tui.widgets.scroll_bar import choose_scroll_bars
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
 _PAGE_CHANGE_SECONDS = 0.005
@@ -88,6 +89,7 @@ class CyberApp(App[Leave]):
         self.painted = False
         """Whether a first frame is on the screen: what it need not wait for is made after it."""
         self._add_demo = add_demo
+        choose_scroll_bars(self.launch.charset)
         self.feed = Feed(
             client,
             on_change=self._show,
@@ -228,9 +230,9 @@ class CyberApp(App[Leave]):
 
     # Actions
 
-    def action_open(self, mode: str) -> None:
-        """Open a page."""
-        self.switch_mode(mode)
+    async def action_open(self, mode: str) -> None:
+        """Open a page. Awaited: the next key may be meant for it already."""
+        await self.switch_mode(mode)
 
     async def open_model(self, model_id: str) -> None:
         """Open the models page at a model."""
@@ -293,6 +295,10 @@ class CyberApp(App[Leave]):
             ),
             answered,
         )
+
+    def get_key_display(self, binding: Binding) -> str:
+        """The key in signs that the terminal has."""
+        return self.launch.charset.key(super().get_key_display(binding))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every action that can be had now, for the palette."""
