@@ -296,6 +296,10 @@ class CyberApp(App[Leave]):
             answered,
         )
 
+    def get_key_display(self, binding: Binding) -> str:
+        """The key in signs that the terminal has."""
+        return self.launch.charset.key(super().get_key_display(binding))
+
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every action that can be had now, for the palette."""
         told = {"command_palette"}

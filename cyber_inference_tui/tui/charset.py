@@ -14,6 +14,11 @@ _PROBE = "●◐◌◍○✖…▸⣿█░"
 # The kernel's console has a font of at most 512 glyphs, without braille; `dumb` promises nothing.
 _PLAIN_TERMINALS = frozenset({"linux", "dumb", "vt100", "vt102", "vt220", "unknown"})
 
+_KEY_WORDS = {
+    "⏎": "enter", "↑": "up", "↓": "down", "←": "left", "→": "right",
+    "⌫": "backspace", "⇥": "tab", "␣": "space",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Charset:
@@ -34,6 +39,10 @@ class Charset:
     mark: str
     """The tick on a meter."""
     signs: Mapping[ModelStatus, str]
+
+    def key(self, shown: str) -> str:
+        """A key as Textual shows it: in ASCII its signs are words."""
+        return shown if self.unicode else "".join(_KEY_WORDS.get(sign, sign) for sign in shown)
 
     def status_sign(self, status: ModelStatus) -> str:
         """The sign of a model's state; a word always stands beside it."""

@@ -9,7 +9,7 @@ import pytest
 from textual.pilot import Pilot
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import RequestPhase, RequestRecord
+from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.launch import Leave
@@ -235,20 +235,69 @@ async def test_f_shows_only_failures_and_esc_all_again() -> None:
         await until(pilot, lambda: len(table(app).rows) == 43)
 
 
-async def test_m_goes_through_the_models_and_back_to_all() -> None:
+async def test_m_shows_one_model_and_all_again() -> None:
     async with running(busy_world()) as (app, _, pilot):
         await open_page(app, pilot)
         await pilot.press("m")
         await until(pilot, lambda: "only qwen3-4b-q4_k_m" in screen_text(app))
         assert {row.cell(1)[0] for row in table(app).rows} == {"qwen3-4b-q4_k_m"}
-        seen = []
-        for _ in range(6):
-            await pilot.press("m")
-            seen.append({row.cell(1)[0] for row in table(app).rows})
-            if "only " not in screen_text(app):
-                break
-        assert {"phi-4-mini-q4_k_m"} in seen
+        await pilot.press("m")
         await until(pilot, lambda: len(table(app).rows) == 43)
+        assert "only " not in screen_text(app)
+
+
+def end_of(live: ActiveRequestRecord) -> RequestRecord:
+    """The record of a live request that is over."""
+    return request(0, at=live.at, model=live.model, path=live.path, client=live.client)
+
+
+async def test_a_live_request_stays_selected_when_it_is_done() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await open_page(app, pilot)
+        await pilot.press("j", "enter")
+        live = client.world.active.pop(1)
+        await until(pilot, lambda: "sent to the model's server" in screen_text(app))
+        client.publish("request", end_of(live))
+        await until(pilot, lambda: "200, answered" in screen_text(app))
+        assert f"{live.at:%H:%M:%S}" in screen_text(app)
+
+
+async def test_the_newest_stay_in_sight_until_the_cursor_is_moved() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await open_page(app, pilot)
+        for number in range(60):
+            client.publish("request", request(900 + number, at=ago(1 - number / 100)))
+        await until(pilot, lambda: len(table(app).rows) == 103)
+        assert table(app).scroll_offset.y == 0
+        assert table(app).cursor_key == table(app).rows[0].key
+        await pilot.press("j")
+        key = table(app).cursor_key
+        client.publish("request", request(999, at=ago(0)))
+        await until(pilot, lambda: len(table(app).rows) == 104)
+        assert table(app).cursor_key == key
+
+
+async def test_space_holds_the_display() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await open_page(app, pilot)
+        await pilot.press("space")
+        await until(pilot, lambda: "held: space lets it go on" in screen_text(app))
+        client.publish("request", request(900, at=ago(0)))
+        await until(pilot, lambda: app.snapshot.finished[0].id == 900)
+        assert len(table(app).rows) == 43
+        await pilot.press("escape")
+        await until(pilot, lambda: len(table(app).rows) == 44)
+        assert "held" not in screen_text(app)
+
+
+async def test_the_sums_follow_what_happens() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await open_page(app, pilot)
+        await pilot.press("t")
+        await until(pilot, lambda: "1,311" in screen_text(app))
+        client.world.totals[0] = msgspec.structs.replace(client.world.totals[0], requests=1312)
+        client.publish("request", request(900, at=ago(0)))
+        await until(pilot, lambda: "1,312" in screen_text(app))
 
 
 async def test_slash_filters_live_and_esc_clears() -> None:
@@ -430,5 +479,5 @@ async def test_the_keys_fit_into_a_small_footer() -> None:
     async with running(busy_world(), size=SMALL) as (app, _, pilot):
         await open_page(app, pilot)
         footer = screen_text(app).splitlines()[-1]
-        for word in ("Details", "Failed", "Filter", "Totals", "Log", "Copy", "Help", "Quit"):
+        for word in ("Details", "Failed", "Filter", "Totals", "Log", "Help", "Quit"):
             assert word in footer

@@ -13,7 +13,6 @@ from cyber_inference_tui.tui.figures import number_text
 from cyber_inference_tui.tui.pages.request_rows import seconds_text
 from cyber_inference_tui.tui.pages.request_words import CLIENT_LEFT, failed
 from cyber_inference_tui.tui.text_cells import plain
-from cyber_inference_tui.units import duration_text
 
 _NAME = 14
 _LONGEST_ERROR = 4000
@@ -37,27 +36,25 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
     else:
         place = "" if record.position is None else f", place {record.position}"
         lines.append(("status", f"{_PHASES[record.phase]}{place}"))
-    local = record.at.astimezone(now.tzinfo)
-    lines += [
-        ("model", plain(record.model)),
-        ("path", plain(record.path)),
-        ("came", f"{local:%Y-%m-%d %H:%M:%S}"),
-    ]
     if isinstance(record, RequestRecord):
-        lines.append(("took", duration_text(record.duration_seconds)))
+        lines.append(("took", seconds_text(record.duration_seconds, charset)))
     # What grows every second stands in the table: here it would be sent over and over.
     waits = isinstance(record, ActiveRequestRecord) and record.phase is RequestPhase.WAITING
     if not waits:
         lines.append(("queued", seconds_text(record.queue_seconds, charset)))
         first = seconds_text(record.time_to_first_token_seconds, charset)
-        lines.append(("first token", first))
+        lines.append(("first token" if record.stream else "answer after", first))
     if isinstance(record, RequestRecord):
         lines += [
             ("tokens in", number_text(record.tokens_in, charset=charset)),
             ("tokens out", number_text(record.tokens_out, charset=charset)),
             ("tokens/s", number_text(record.tokens_per_second, decimals=1, charset=charset)),
         ]
+    local = record.at.astimezone(now.tzinfo)
     lines += [
+        ("came", f"{local:%Y-%m-%d %H:%M:%S}"),
+        ("path", plain(record.path)),
+        ("model", plain(record.model)),
         ("streamed", "yes" if record.stream else "no"),
         ("client", plain(record.client or charset.missing)),
     ]

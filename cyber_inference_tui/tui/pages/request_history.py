@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from cyber_inference_tui.records import RequestRecord
+from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.tui.pages.request_words import failed
 
 MOST_KEPT = 2_000
@@ -25,8 +25,8 @@ class Choice:
         return self.model in {None, record.model} and (not self.only_failures or failed(record))
 
 
-def identity(record: RequestRecord) -> Identity:
-    """Names a request, whether the history has given it a number yet or not."""
+def identity(record: ActiveRequestRecord | RequestRecord) -> Identity:
+    """Names a request, whether it lives, is done, or has its number in the history."""
     return record.at, record.model, record.path, record.client
 
 

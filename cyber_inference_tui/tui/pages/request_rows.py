@@ -105,9 +105,11 @@ def words_of(record: ActiveRequestRecord | RequestRecord, charset: Charset) -> s
     return " ".join(plain(part) for part in parts).lower()
 
 
-def live_key(record: ActiveRequestRecord) -> str:
-    """The key of its row."""
-    return f"live {record.number}"
+def row_key(record: ActiveRequestRecord | RequestRecord) -> str:
+    """The key of its row: the same while it lives, when it is done, and when the history has
+    given it a number, so that the cursor stays on it."""
+    at, model, path, client = identity(record)
+    return f"{at.timestamp()} {model} {path} {client}"
 
 
 def live_row(record: ActiveRequestRecord, now: datetime, charset: Charset) -> Row:
@@ -115,7 +117,7 @@ def live_row(record: ActiveRequestRecord, now: datetime, charset: Charset) -> Ro
     age = max(0.0, (now - record.at).total_seconds())
     waited = record.queue_seconds
     return Row(
-        key=live_key(record),
+        key=row_key(record),
         cells=(
             clock(record.at, now),
             plain(record.model),
@@ -132,16 +134,10 @@ def live_row(record: ActiveRequestRecord, now: datetime, charset: Charset) -> Ro
     )
 
 
-def finished_key(record: RequestRecord) -> str:
-    """The key of its row, before and after the history has given it a number."""
-    at, model, path, client = identity(record)
-    return f"done {at.timestamp()} {model} {path} {client}"
-
-
 def finished_row(record: RequestRecord, now: datetime, charset: Charset) -> Row:
     """One that is done."""
     return Row(
-        key=finished_key(record),
+        key=row_key(record),
         cells=(
             Cell(clock(record.at, now), "dim"),
             plain(record.model),

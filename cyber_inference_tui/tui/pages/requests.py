@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 from textual import on
@@ -13,6 +14,7 @@ from textual.widgets import Static
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, RequestRecord
+from cyber_inference_tui.tui.feed import FINISHED_KEPT
 from cyber_inference_tui.tui.pages.page import Page, say
 from cyber_inference_tui.tui.pages.request_details import details, details_content, details_text
 from cyber_inference_tui.tui.pages.request_history import Choice, RequestHistory
@@ -22,14 +24,13 @@ from cyber_inference_tui.tui.pages.request_rows import (
     TOTAL_COLUMNS,
     FinishedRows,
     Order,
-    finished_key,
-    live_key,
     live_row,
+    row_key,
     total_rows,
     words_of,
 )
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
-from cyber_inference_tui.tui.text_cells import plain
+from cyber_inference_tui.tui.text_cells import cut, plain
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.table import LiveTable, Row
 
@@ -65,7 +66,13 @@ class RequestsPage(Page):
     AUTO_FOCUS = "#requests"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f", "failures", "Failed", id="requests.failures", tooltip="only failed ones"),
-        Binding("m", "model", "Model", id="requests.model", tooltip="only one model's"),
+        Binding(
+            "m",
+            "model",
+            "Model",
+            id="requests.model",
+            tooltip="only its model's, or all",
+        ),
         Binding("slash", "filter", "Filter", key_display="/", id="requests.filter"),
         Binding("s", "sort", "Sort", id="requests.sort", tooltip="by the next column"),
         Binding(
@@ -74,9 +81,10 @@ class RequestsPage(Page):
         Binding("t", "totals", "Totals", id="requests.totals", tooltip="sums by model"),
         Binding("o", "log", "Log", id="requests.log", tooltip="the log of its model"),
         Binding("c", "copy", "Copy", id="requests.copy", tooltip="copy its details"),
-        Binding("escape", "back", "Back", show=False, id="requests.back"),
-        Binding("j", "step(1)", "Next", show=False, id="requests.next"),
-        Binding("k", "step(-1)", "Previous", show=False, id="requests.previous"),
+        Binding("space", "freeze", "Freeze", id="requests.freeze", tooltip="hold the display"),
+        Binding("escape", "back", "Back", id="requests.back", tooltip="one step back"),
+        Binding("j", "step(1)", "Next", id="requests.next", tooltip="the next request"),
+        Binding("k", "step(-1)", "Previous", id="requests.previous", tooltip="the one before"),
     ]
 
     def __init__(self) -> None:
@@ -88,12 +96,15 @@ class RequestsPage(Page):
         self._rows: FinishedRows | None = None
         self._by_key: dict[str, RequestRecord] = {}
         self._live: dict[str, ActiveRequestRecord] = {}
-        self._cycle_start: str | None = None
         self._fetching = False
         self._problem = ""
         self._totals: list[ModelTotals] | None = None
         self._connection = 0
         self._was_live = False
+        self._frozen: tuple[Snapshot, datetime] | None = None
+        """What is shown while the display is held, and since when."""
+        self._summed: object = None
+        """The finished requests as they were when the sums were asked for."""
 
     def body(self) -> ComposeResult:
         """The table with its pane, and the sums in their place."""
@@ -109,17 +120,24 @@ class RequestsPage(Page):
     # Drawing
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw what ``snapshot`` tells."""
+        """Draw what ``snapshot`` tells; while the display is held, what it told then."""
+        if self._frozen is not None:
+            snapshot = self._frozen[0]
         if snapshot.link is Link.LIVE and not self._was_live:
             # What happened meanwhile is not known: begin anew with what the service has.
             self._start(self._history.choice)
         self._was_live = snapshot.link is Link.LIVE
         self._history.follow(snapshot.finished)
+        if len(snapshot.finished) < FINISHED_KEPT:
+            self._history.complete = True  # so many are read at the start: there are no others
         self._draw_requests(snapshot)
         self._draw_totals()
         self._draw_details()
         self._draw_title(snapshot)
         self._want_older()
+        if self.has_class("-totals") and snapshot.live and snapshot.finished is not self._summed:
+            self._summed = snapshot.finished
+            self.run_worker(self._add_up(), exclusive=True, group="totals", exit_on_error=False)
 
     def _start(self, choice: Choice) -> None:
         """Begin to collect the requests of ``choice``."""
@@ -130,7 +148,7 @@ class RequestsPage(Page):
 
     def _draw_requests(self, snapshot: Snapshot) -> None:
         launch = self.cyber.launch
-        now, charset = launch.now(), launch.charset
+        now, charset = self._now(), launch.charset
         needle = self.query_one(FilterLine).needle
         table = self.query_one("#requests", LiveTable)
         choice = self._history.choice
@@ -141,7 +159,6 @@ class RequestsPage(Page):
             and not choice.only_failures
             and (not needle or needle in words_of(one, charset))
         ]
-        self._live = {live_key(one): one for one in live}
         made = (self._history.records, needle, self._order, now.date())
         if made != self._made:
             self._made = made
@@ -152,10 +169,17 @@ class RequestsPage(Page):
             )
             self._rows = self._rows or FinishedRows(charset)
             self._finished = self._rows.rows(records, now)
-            self._by_key = {finished_key(one): one for one in records}
+            self._by_key = {row_key(one): one for one in records}
+        live = [one for one in live if row_key(one) not in self._by_key]
+        self._live = {row_key(one): one for one in live}
+        # Who looks at the newest goes on doing so; who went to one, or opened it, keeps that.
+        table.keeps_top = not self.has_class("-details")
         table.show([*(live_row(one, now, charset) for one in live), *self._finished])
         table.show_sort(self._order.column, descending=self._order.descending)
         table.show_empty(self._empty(needle))
+
+    def _now(self) -> datetime:
+        return self._frozen[1] if self._frozen is not None else self.cyber.launch.now()
 
     def _empty(self, needle: str) -> Content:
         if self._fetching:
@@ -198,10 +222,14 @@ class RequestsPage(Page):
         if choice.only_failures:
             filters.append("only failures")
         if choice.model is not None:
-            filters.append(f"only {plain(choice.model, limit=60)}")
+            filters.append(
+                f"only {cut(plain(choice.model), 40, self.cyber.launch.charset.ellipsis)}"
+            )
         if needle:
             filters.append(f"with '{plain(needle, limit=40)}'")
         parts = [("REQUESTS", ""), (counts, "not bold")]
+        if self._frozen is not None:
+            parts.append(("   held: space lets it go on", "$warning"))
         if filters:
             parts.append((f"   {', '.join(filters)}", "$accent"))
         if self._order != Order():
@@ -294,7 +322,11 @@ class RequestsPage(Page):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """What makes sense with what is shown."""
+        if not self.is_mounted:
+            return super().check_action(action, parameters)
         if self.has_class("-totals") and action in _IN_LIST:
+            return False
+        if action == "back" and not self._can_go_back:
             return False
         if action == "step" and not self.has_class("-details"):
             return False
@@ -302,9 +334,16 @@ class RequestsPage(Page):
             return False
         return super().check_action(action, parameters)
 
+    @property
+    def _can_go_back(self) -> bool:
+        inside = self.has_class("-details") or self.has_class("-totals")
+        chosen = self._history.choice != Choice() or self._frozen is not None
+        return inside or chosen or bool(self.query_one(FilterLine).value)
+
     def _choose(self, choice: Choice) -> None:
         self._start(choice)
         self.redraw()
+        self.refresh_bindings()
 
     def action_failures(self) -> None:
         """Show only failed requests, or all again."""
@@ -312,23 +351,11 @@ class RequestsPage(Page):
         self._choose(Choice(choice.model, not choice.only_failures))
 
     def action_model(self) -> None:
-        """Show only one model's requests: the selected one's, then each other's, then all."""
+        """Show only the requests of the selected one's model, or all again."""
         choice = self._history.choice
-        models = sorted(
-            {model.id for model in self.cyber.snapshot.models}
-            | {record.model for record in self.cyber.snapshot.finished}
-        )
-        if choice.model is None:
-            record = self._selected()
-            first = record.model if record else (models[0] if models else None)
-            self._cycle_start = first
-            self._choose(Choice(first, choice.only_failures))
-            return
-        at = models.index(choice.model) + 1 if choice.model in models else 0
-        following = models[at % len(models)] if models else None
-        if following == self._cycle_start:
-            following = None
-        self._choose(Choice(following, choice.only_failures))
+        record = self._selected()
+        model = record.model if record is not None and choice.model is None else None
+        self._choose(Choice(model, choice.only_failures))
 
     def action_filter(self) -> None:
         """Let a text be typed."""
@@ -351,8 +378,9 @@ class RequestsPage(Page):
         if self.has_class("-totals"):
             self._close_totals()
             return
-        self._totals = None
         self._problem = ""
+        self._frozen = None
+        self._summed = self.cyber.snapshot.finished
         self.add_class("-totals")
         self.screen.set_focus(self.query_one("#totals"))
         self.run_worker(self._add_up(), exclusive=True, group="totals", exit_on_error=False)
@@ -385,6 +413,13 @@ class RequestsPage(Page):
             )
             self.cyber.tell("Copied.")
 
+    def action_freeze(self) -> None:
+        """Hold the display, or let it go on."""
+        held = (self.cyber.snapshot, self.cyber.launch.now())
+        self._frozen = held if self._frozen is None else None
+        self.redraw()
+        self.refresh_bindings()
+
     def action_step(self, rows: int) -> None:
         """To another request while the details are open."""
         self.query_one("#requests", LiveTable).action_move(rows)
@@ -398,8 +433,10 @@ class RequestsPage(Page):
             self.call_after_refresh(self.redraw)
         elif self.has_class("-totals"):
             self._close_totals()
+        elif self._frozen is not None:
+            self.action_freeze()
         elif not self.query_one(FilterLine).clear_filter() and self._history.choice != Choice():
             self._choose(Choice())
 
 
-_IN_LIST = {"failures", "model", "filter", "sort", "turn", "log", "copy"}
+_IN_LIST = {"failures", "model", "filter", "sort", "turn", "log", "copy", "freeze"}

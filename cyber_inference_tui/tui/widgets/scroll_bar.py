@@ -36,5 +36,5 @@ def _signed(segment: Segment) -> Segment:
 
 
 def choose_scroll_bars(charset: Charset) -> None:
-    """Use the scrollbars for ``charset`` from now on; Textual has one kind for all of a program."""
+    """Use the scrollbars for ``charset`` in the whole program, as Textual wants it."""
     ScrollBar.renderer = ScrollBarRender if charset.unicode else AsciiScrollBar

@@ -169,6 +169,8 @@ class LiveTable(ScrollView, can_focus=True):
         self._sort: tuple[str, bool] | None = None
         self._places: list[Place] = []
         self._clicked: str | None = None
+        self.keeps_top = False
+        """A cursor on the first row stays there, whatever comes to be the first."""
         self.set_reactive(LiveTable.virtual_size, Size(1, self._header))
 
     # What is shown
@@ -181,7 +183,8 @@ class LiveTable(ScrollView, can_focus=True):
         before, key = self._cursor, self.cursor_key
         seen = self._is_visible(before)
         self._rows = new
-        self._cursor = self._place_of(key, before)
+        at_top = self.keeps_top and not before and not self.scroll_offset.y
+        self._cursor = 0 if at_top else self._place_of(key, before)
         if len(new) != len(old):
             self.virtual_size = Size(1, len(new) + self._header)
         if not new or not old:
