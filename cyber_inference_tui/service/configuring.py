@@ -204,6 +204,10 @@ class Configuration:
 
     def _unmasked(self, key: str, known: Key, model_id: str | None, value: Any) -> Any:
         """A mask that comes back stands for the value that it masks."""
+        given = {Source.ENV, Source.FLAG}
+        if model_id is None and self.loaded.sources[known.name] in given:
+            # A secret of a variable is never copied into the file.
+            return unmasked_value(key, known, value, ())
         return unmasked_value(key, known, value, self.loaded.value(known, model_id))
 
 

@@ -172,6 +172,19 @@ async def test_what_needs_a_restart_stays_in_force_until_then(path: Path) -> Non
     assert (told["data_dir"], told["models_dir"], told["port"]) == ("/two", "/two/models", 2)
 
 
+@pytest.mark.parametrize("key", ["admin_password", "llama_args"])
+async def test_a_secret_of_a_variable_never_goes_to_the_file(path: Path, key: str) -> None:
+    environ = {
+        "CYBER_INFERENCE_ADMIN_PASSWORD": "hidden",
+        "CYBER_INFERENCE_LLAMA_ARGS": "--api-key,hidden",
+    }
+    desk = Desk(path, text="port = 1\n", environ=environ)
+    shown = next(one.value for one in desk.configuration.values() if one.key == key)
+    with pytest.raises(ConfigError, match="stands for no value"):
+        await desk.configuration.set(key, shown)
+    assert path.read_text() == "port = 1\n"
+
+
 async def test_secrets_among_arguments_are_masked_and_kept(path: Path) -> None:
     desk = Desk(path, text='llama_args = ["--api-key", "sk-1", "-c", "1"]\n')
     (shown,) = [one for one in desk.configuration.values() if one.key == "llama_args"]
