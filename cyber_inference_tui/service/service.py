@@ -279,9 +279,9 @@ class Service:
     async def _apply(self, settings: Settings) -> None:
         """Put changed settings into effect."""
         logging.getLogger("cyber_inference_tui").setLevel(settings.log_level.upper())
-        await self._look_for_binary()
         await self.models.configure(settings)
         self.scheduler.configure(settings)
+        await self._look_for_binary()
         await self.models.reckon()
         for model_id in self.scheduler.loaded_ids:
             # When it idles out, and how it is configured, may have changed.
