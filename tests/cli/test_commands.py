@@ -86,7 +86,11 @@ def test_status_shows_the_service_and_what_it_is_busy_with(
 def test_status_as_json(call: CommandLine, at: list[str], stand_in: StandIn) -> None:
     facts = json.loads(call("status", "--json", *at).out)
     assert facts["url"] == stand_in.url
-    assert facts["llama_server"] == {"path": "/opt/llama-server", "version": "b9999"}
+    assert facts["llama_server"] == {
+        "path": "/opt/llama-server",
+        "version": "b9999",
+        "problem": None,
+    }
     assert [model["id"] for model in facts["models"]] == [LOADED.id, "broken"]
 
 

@@ -315,6 +315,8 @@ async def test_brackets_switch_between_requests_and_events() -> None:
     async with running(busy_world(), size=SMALL) as (app, client, pilot):
         client.set_model("qwen3-32b-q4_k_m", status=ModelStatus.FAILED, error="too big")
         await until(pilot, lambda: "◐ answering" in screen_text(app))
+        # Nothing more happens: the list is drawn for the key alone.
+        await until(pilot, lambda: bool(app.snapshot.happenings))
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: "✖ too big" in screen_text(app))
         assert "◐ answering" not in screen_text(app)

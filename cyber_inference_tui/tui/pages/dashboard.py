@@ -193,7 +193,8 @@ class DashboardPage(Page):
         """Show the events instead of the requests, or the other way round."""
         self.toggle_class("-events")
         if self._board is not None:
-            self._board.redraw()
+            # How many rows it shows is known when it has its room.
+            self.call_after_refresh(self._board.redraw)
 
     def action_freeze(self) -> None:
         """Hold the display, or let it go on."""
