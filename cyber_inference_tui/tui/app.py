@@ -230,9 +230,9 @@ class CyberApp(App[Leave]):
 
     # Actions
 
-    def action_open(self, mode: str) -> None:
-        """Open a page."""
-        self.switch_mode(mode)
+    async def action_open(self, mode: str) -> None:
+        """Open a page. Awaited: the next key may be meant for it already."""
+        await self.switch_mode(mode)
 
     async def open_model(self, model_id: str) -> None:
         """Open the models page at a model."""
