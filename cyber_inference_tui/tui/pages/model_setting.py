@@ -13,8 +13,6 @@ from cyber_inference_tui.records import ConfigCheckRecord, ModelSettingRecord, S
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.setting_text import number, parse, to_text, whole_number
 
-HIDDEN = "********"
-"""Stands where the service keeps a value to itself."""
 SOURCES = {
     "model": "this model",
     "default": "default",
@@ -68,10 +66,6 @@ def change_of(record: ModelSettingRecord, text: str) -> Change | None:
         return None
     if not text:
         return Change(record.key, unset=True)
-    if HIDDEN in text:
-        raise InvalidRequestError(
-            "The service does not show its hidden values: type them all anew."
-        )
     value = _kind(record.key, record.effective).read(text)
     same = value == record.value and isinstance(value, bool) == isinstance(record.value, bool)
     return None if same else Change(record.key, value)

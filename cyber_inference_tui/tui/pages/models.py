@@ -34,7 +34,9 @@ class ModelsPage(ModelActions):
     CSS_PATH = "models.tcss"
     # No key that comes early may be taken for text.
     AUTO_FOCUS = "#table"
-    STEERING: ClassVar[frozenset[str]] = frozenset({"load", "unload", "pin", "delete", "edit"})
+    STEERING: ClassVar[frozenset[str]] = frozenset(
+        {"load", "unload", "pin", "delete", "edit", "chat"}
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l", "load", "Load", id="models.load", tooltip="start its server"),
         Binding("u", "unload", "Unload", id="models.unload", tooltip="stop its server"),

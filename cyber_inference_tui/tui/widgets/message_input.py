@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
-
-from cyber_inference_tui.text import clean_text
 
 
 class MessageInput(TextArea):
@@ -72,8 +69,3 @@ class MessageInput(TextArea):
     def action_new_line(self) -> None:
         """A new line at the cursor."""
         self.insert("\n")
-
-    async def _on_paste(self, event: events.Paste) -> None:
-        # What is pasted may come from anywhere.
-        text = event.text.replace("\r\n", "\n").replace("\r", "\n")
-        event.text = clean_text(text)
