@@ -315,3 +315,19 @@ async def test_a_long_name_leaves_room_for_what_matters() -> None:
         assert "follows" in screen_text(app)
         await pilot.press("space")
         await until(pilot, lambda: "paused: G follows" in screen_text(app))
+
+
+async def test_the_list_makes_room_for_several_logs() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await on_log(pilot, app, "service")
+        sources = app.screen.query_one("#sources")
+        assert sources.display
+        await pilot.press("b", "j", "s")
+        await until(pilot, lambda: len(app.screen.query(LogPane)) == 2)
+        await until(pilot, lambda: not sources.display)
+        await pilot.press("b")
+        await until(pilot, lambda: sources.display and sources.has_focus)
+        await pilot.press("b")
+        await until(pilot, lambda: not sources.display)
+        await pilot.press("x")
+        await until(pilot, lambda: sources.display)

@@ -255,7 +255,7 @@ async def test_a_live_request_stays_selected_when_it_is_done() -> None:
     async with running(busy_world()) as (app, client, pilot):
         await open_page(app, pilot)
         await pilot.press("j", "enter")
-        live = client.world.active.pop(1)
+        live = client.world.active[1]
         await until(pilot, lambda: "sent to the model's server" in screen_text(app))
         client.publish("request", end_of(live))
         await until(pilot, lambda: "200, answered" in screen_text(app))

@@ -119,6 +119,7 @@ class ChatPage(Page):
         model = self._model
         readonly = self.cyber.launch.readonly
         embedding = model is not None and model.embedding
+        self.set_class(embedding and not readonly, "-vectors")
         self._display("VectorsPane", embedding and not readonly)
         self._display("#message", model is not None and not embedding and not readonly)
         self._display("#state", not embedding)

@@ -8,6 +8,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
+from textual.events import DescendantFocus
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import LogRecord
@@ -18,6 +19,9 @@ from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.table import Column, LiveTable
 
 MAX_PANES = 3
+LEAST_PANE = 50
+"""Cells that each of several logs needs; where the list leaves them less, it hides."""
+_LIST = 36
 
 
 class LogsPage(Page):
@@ -29,7 +33,7 @@ class LogsPage(Page):
         Binding("s", "beside", "Beside", id="logs.beside", tooltip="open one more beside"),
         Binding("x", "close", "Close", id="logs.close", tooltip="close this log"),
         Binding("f", "full", "Full", id="logs.full", tooltip="this log alone, or all again"),
-        Binding("b", "list", "List", show=False, id="logs.list", tooltip="to the list of logs"),
+        Binding("b", "list", "List", id="logs.list", tooltip="to the list of logs and back"),
     ]
 
     def __init__(self) -> None:
@@ -71,6 +75,7 @@ class LogsPage(Page):
 
     def show(self, snapshot: Snapshot) -> None:
         """The list follows the models; the panes follow their logs themselves."""
+        self._arrange()
         seen = (snapshot.live, [(model.id, model.status) for model in snapshot.models])
         if snapshot.live and seen != self._seen:
             self._seen = seen
@@ -100,6 +105,17 @@ class LogsPage(Page):
         """Nobody looks: nothing is read."""
         for pane in self._panes:
             pane.rest()
+
+    def _arrange(self) -> None:
+        """Hide the list where it takes the room that the logs need, unless it is in use."""
+        panes = len(self._panes)
+        crowded = panes > 1 and (self.size.width - _LIST) // panes < LEAST_PANE
+        used = self.query_one("#sources").has_focus
+        self.set_class(crowded and not used, "-crowded")
+
+    @on(DescendantFocus)
+    def _focus_moved(self) -> None:
+        self._arrange()
 
     # Choosing
 
@@ -143,6 +159,7 @@ class LogsPage(Page):
         if len(panes) > 1:
             await self._active.remove()
             self.screen.set_focus(self._panes[0].view)
+            self._arrange()
             self._show_sources()
             self.refresh_bindings()
 
@@ -156,11 +173,16 @@ class LogsPage(Page):
         self.screen.set_focus(active.view)
 
     def action_list(self) -> None:
-        """Go to the list."""
+        """Go to the list, or from it back to the log."""
+        sources = self.query_one("#sources")
+        if sources.has_focus:
+            self.set_focus(self._active.view)
+            return
+        self.remove_class("-crowded")
         if self.has_class("-full"):
             self.action_full()
         # At once: the next key may be here already.
-        self.set_focus(self.query_one("#sources"))
+        self.set_focus(sources)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Closing needs more than one."""
