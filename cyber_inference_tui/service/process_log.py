@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import os
 import sys
@@ -12,7 +13,19 @@ from collections.abc import Mapping
 from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.records import LogLevel
 
+_PACKAGE = "cyber_inference_tui"
 _FORMAT = "%(levelname).1s %(name)s: %(message)s"
+
+
+class _Formatter(logging.Formatter):
+    """Names a module of ours without the package, which is the same in every line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.name.startswith(f"{_PACKAGE}."):
+            # A copy: other handlers have the record, too.
+            record = copy.copy(record)
+            record.name = record.name.removeprefix(f"{_PACKAGE}.")
+        return super().format(record)
 
 
 class RingHandler(logging.Handler):
@@ -27,7 +40,7 @@ class RingHandler(logging.Handler):
         self._ring = ring
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.get_ident()
-        self.setFormatter(logging.Formatter(_FORMAT))
+        self.setFormatter(_Formatter(_FORMAT))
 
     def attach(self) -> None:
         """From now on the running loop's thread owns the ring."""
@@ -59,9 +72,9 @@ def configure_logging(level: str, ring: LogRing) -> RingHandler:
     """Send the program's log records to stderr and the ring; the latter's handler is returned."""
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
-    logging.getLogger("cyber_inference_tui").setLevel(level.upper())
+    logging.getLogger(_PACKAGE).setLevel(level.upper())
     terminal = logging.StreamHandler(sys.stderr)
-    terminal.setFormatter(logging.Formatter(f"%(asctime)s {_FORMAT}", "%H:%M:%S"))
+    terminal.setFormatter(_Formatter(f"%(asctime)s {_FORMAT}", "%H:%M:%S"))
     handler = RingHandler(ring)
     root.handlers[:] = [terminal, handler]
     return handler
