@@ -34,15 +34,23 @@ QUESTIONS = (
     "Does it rain?",
     "Who are you?",
 )
+_RANDOM = 8
+"""Characters that ``tempfile`` adds to a prefix."""
+_BUILD = "llama.cpp/build/bin/release-with-debug-info-and-tests-for-this-very-machine"
 # The page that shows an SVG may not load fonts from elsewhere, and need not: any fixed one will do.
 _FONTS = re.compile(r"@font-face \{.*?\}\n?", re.DOTALL)
 
 
 async def main(llama_server: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="cyber-") as name:
+    home = "/home/me/.cyber-inference"
+    # Of the same length, so that all that stands after it stays in its place.
+    prefix = "cyber".ljust(len(home) - len("/tmp/") - _RANDOM, "-")
+    with tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp") as name:
         folder = Path(name)
-        PLACES[f"{llama_server.resolve().parent}/llama-"] = "/opt/llama.cpp/llama-"
-        PLACES[str(folder)] = "/home/me"
+        real = f"{llama_server.resolve().parent}/llama-"
+        room = len(real) - len("/opt//llama-")
+        PLACES[real] = f"/opt/{_BUILD[:room].ljust(room, '_')}/llama-"
+        PLACES[name] = home
         models = folder / "data" / "models"
         models.mkdir(parents=True)
         for model in ("sea-stories-q8_0", "night-sky-q8_0"):
@@ -112,8 +120,7 @@ async def _shoot(app: CyberApp, pilot: Pilot[Any], name: str, text: str) -> None
     PLACE.mkdir(parents=True, exist_ok=True)
     svg = _FONTS.sub("", app.export_screenshot(title=f"cyber-inference-tui: {name}"))
     for path, instead in PLACES.items():
-        # As many cells as before: what stands after it stays in its place.
-        svg = svg.replace(path, instead + "&#160;" * (len(path) - len(instead)))
+        svg = svg.replace(path, instead)
     (PLACE / f"{name}.svg").write_text(svg.replace("Fira Code", "monospace"), "utf-8")
 
 

@@ -96,6 +96,11 @@ def test_what_is_not_told_is_a_dash() -> None:
     assert texts[4] == texts[5] == texts[7] == texts[10] == UNICODE.missing
 
 
+def test_only_an_answer_that_is_streamed_has_a_first_token() -> None:
+    assert finished_row(request(1), NOW, UNICODE).cell(6)[0] == "0.21 s"
+    assert finished_row(request(1, stream=False), NOW, UNICODE).cell(6)[0] == UNICODE.missing
+
+
 def test_a_day_before_today_is_told_as_the_day() -> None:
     assert finished_row(request(1, at=ago(2 * 86400)), NOW, UNICODE).cell(0)[0] == "03 Mar"
 

@@ -45,6 +45,13 @@ TOTAL_COLUMNS = (
 )
 SORT_TITLES = {column.key: column.title for column in COLUMNS}
 
+
+def first_token(record: ActiveRequestRecord | RequestRecord) -> float | None:
+    """Seconds until the first token. An answer that is not streamed shows none of its tokens
+    before the last: what comes first of it is all of it."""
+    return record.time_to_first_token_seconds if record.stream else None
+
+
 _VALUES: dict[str, Callable[[RequestRecord], float | str | None]] = {
     "time": lambda one: one.at.timestamp(),
     "model": lambda one: one.model.lower(),
@@ -52,7 +59,7 @@ _VALUES: dict[str, Callable[[RequestRecord], float | str | None]] = {
     "status": lambda one: one.status,
     "in": lambda one: one.tokens_in,
     "out": lambda one: one.tokens_out,
-    "first": lambda one: one.time_to_first_token_seconds,
+    "first": first_token,
     "speed": lambda one: one.tokens_per_second,
     "took": lambda one: one.duration_seconds,
     "queue": lambda one: one.queue_seconds,
@@ -125,7 +132,7 @@ def live_row(record: ActiveRequestRecord, now: datetime, charset: Charset) -> Ro
             Cell(phase_sign(record, charset), "busy"),
             charset.missing,
             charset.missing,
-            seconds_text(record.time_to_first_token_seconds, charset),
+            seconds_text(first_token(record), charset),
             charset.missing,
             Cell(f"{int(age):,} s", "busy"),
             f"{int(waited):,} s" if record.position is not None else seconds_text(waited, charset),
@@ -145,7 +152,7 @@ def finished_row(record: RequestRecord, now: datetime, charset: Charset) -> Row:
             Cell(outcome(record, charset), outcome_tone(record)),
             number_text(record.tokens_in, charset=charset),
             number_text(record.tokens_out, charset=charset),
-            seconds_text(record.time_to_first_token_seconds, charset),
+            seconds_text(first_token(record), charset),
             number_text(record.tokens_per_second, decimals=1, charset=charset),
             seconds_text(record.duration_seconds, charset),
             seconds_text(record.queue_seconds, charset),
