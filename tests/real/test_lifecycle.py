@@ -166,7 +166,7 @@ def test_a_crash_tells_where_it_was_and_leaves_no_server(start_fake: StartFake) 
     service.note_children()
     service.process.send_signal(signal.SIGSEGV)
     assert service.wait() == -signal.SIGSEGV
-    errors = service.errors()
+    errors = service.errors_path.read_text()
     assert "Segmentation fault" in errors
     assert "http/serve.py" in errors  # the stack of its main thread
     service.assert_none_left(3.0)
