@@ -25,10 +25,6 @@ DARK = Theme(
     surface="#161b21",
     panel="#1e252d",
     variables={
-        "footer-background": "#161b21",
-        "footer-key-foreground": "#4fb6c8",
-        "footer-description-foreground": "#98a3ad",
-        "footer-item-background": "#161b21",
         "block-cursor-text-style": "none",
         "input-selection-background": "#4fb6c8 35%",
         "scrollbar": "#2a333d",
@@ -53,10 +49,6 @@ LIGHT = Theme(
     surface="#f0f0ec",
     panel="#e4e5e0",
     variables={
-        "footer-background": "#f0f0ec",
-        "footer-key-foreground": "#0a6c82",
-        "footer-description-foreground": "#5d666e",
-        "footer-item-background": "#f0f0ec",
         "block-cursor-text-style": "none",
         "input-selection-background": "#0a6c82 30%",
         "scrollbar": "#d0d2cc",

@@ -40,7 +40,7 @@ _POOLS = 2
 
 
 class ModelList(LiveTable):
-    """The models, where enter is told in the footer."""
+    """The models, where enter is told in the line of keys."""
 
     KEYS_TITLE = "Models"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -199,7 +199,7 @@ class Board(Vertical):
         say(self.query_one("#explanation", Static), content, True)
         state = None if model is None else model.status
         if state is not self._selected_state:
-            # What check_action goes by: to draw the footer anew costs more than all the rest.
+            # What check_action goes by: to look at all keys anew costs more than all the rest.
             self._selected_state = state
             self.screen.refresh_bindings()
 

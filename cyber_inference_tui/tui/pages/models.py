@@ -206,7 +206,7 @@ class ModelsPage(ModelActions):
         self._update("#line", self._line(model))
         if self._open and model is not None:
             self._show_details(model)
-        # What check_action goes by: to draw the footer anew costs more than all the rest.
+        # What check_action goes by: to look at all keys anew costs more than all the rest.
         details = self.chosen_details()
         offered = (
             None if model is None else model.status,

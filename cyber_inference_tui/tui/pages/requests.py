@@ -41,7 +41,7 @@ _NEAR_END = 5
 
 
 class RequestList(LiveTable):
-    """The requests, where enter is told in the footer."""
+    """The requests, where enter is told in the line of keys."""
 
     KEYS_TITLE = "Requests"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -50,7 +50,7 @@ class RequestList(LiveTable):
 
 
 class TotalsList(LiveTable):
-    """The sums, where enter is told in the footer."""
+    """The sums, where enter is told in the line of keys."""
 
     KEYS_TITLE = "Totals"
     BINDINGS: ClassVar[list[BindingType]] = [
