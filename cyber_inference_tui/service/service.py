@@ -200,6 +200,8 @@ class Service:
                 f"Cannot create {error.filename}: {error.strerror}.",
                 hint="Choose other places with data_dir and models_dir.",
             ) from error
+        for warning in self.configuration.loaded.warnings:
+            _logger.warning("%s", warning)
         await self.history.start()
         await self._recall()
         await self._launcher.start()
