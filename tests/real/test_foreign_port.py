@@ -36,6 +36,7 @@ class Foreign(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("model_id", ["own", "demo"])
+@pytest.mark.real
 def test_prompts_go_to_our_own_server_alone(
     start_real: StartReal, llama_server: Path, demo_gguf: Path, tmp_path: Path, model_id: str
 ) -> None:

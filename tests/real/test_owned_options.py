@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cyber_inference_tui.llama.binary import option_names
 from cyber_inference_tui.settings.owned import why_owned, why_owned_variable
 from tests.real.conftest import StartReal
@@ -16,6 +18,7 @@ _ENTRY = re.compile(r"^(?=-)", re.MULTILINE)
 _VARIABLE = re.compile(r"\(env: (\w+)\)")
 
 
+@pytest.mark.real
 def test_every_spelling_of_the_real_servers_options_is_known(llama_server: Path) -> None:
     told = subprocess.run([llama_server, "--help"], capture_output=True, check=True, text=True)
     owned = set()
@@ -31,6 +34,7 @@ def test_every_spelling_of_the_real_servers_options_is_known(llama_server: Path)
     assert {"--models-dir", "--no-models-autoload", "-h", "--usage", "--version", "-cl"} <= owned
 
 
+@pytest.mark.real
 def test_a_running_service_refuses_them_and_goes_on(start_real: StartReal) -> None:
     service = start_real()
     assert service.chat("demo").status_code == 200
