@@ -187,8 +187,11 @@ class Launcher:
             model, settings, binary, NO_PORT, context_limit=context_limit, measure=measure
         )
 
-    async def devices(self) -> tuple[str, ...]:
-        """The GPUs that the server would use; none where there is no server yet."""
+    async def devices(self) -> tuple[str, ...] | None:
+        """The GPUs that the server would use; none where there is no server yet.
+
+        ``None`` = it did not tell them.
+        """
         with contextlib.suppress(NoLlamaServerError):
             return (await asyncio.to_thread(self._find_binary)).devices
         return ()

@@ -252,6 +252,11 @@ class Service:
         except CyberError as error:
             self._binary, self._binary_problem = None, str(error)
             raise
+        before = self._binary.devices_problem if self._binary else ""
+        if binary.devices_problem not in {"", before}:
+            _logger.warning(
+                "its GPUs are not known, and asked for soon: %s", binary.devices_problem
+            )
         self._binary, self._binary_problem = binary, None
         return binary
 
@@ -313,6 +318,7 @@ class Service:
                 path=str(binary.path) if binary else None,
                 version=binary.version if binary else None,
                 problem=self._binary_problem,
+                devices_problem=(binary.devices_problem or None) if binary else None,
             ),
             config_path=str(self.loaded.config_path),
             data_dir=str(self.settings.data_dir),

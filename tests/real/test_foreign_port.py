@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -23,7 +24,7 @@ exec "$2" --host 127.0.0.1 --port "$1" --model "$3" --alias own --ctx-size 512 -
 class Foreign(BaseHTTPRequestHandler):
     """Knows no path, and notes what it is asked for."""
 
-    asked: list[str]
+    asked: ClassVar[list[str]]
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
@@ -60,13 +61,13 @@ def test_prompts_go_to_our_own_server_alone(
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(service.chat, model_id, "a secret prompt")
         port = eventually(started, what="the start of the server")[0]
-        handler = type("Handler", (Foreign,), {"asked": []})
-        with ThreadingHTTPServer(("127.0.0.1", port), handler) as foreign:
+        Foreign.asked = []
+        with ThreadingHTTPServer(("127.0.0.1", port), Foreign) as foreign:
             threading.Thread(target=foreign.serve_forever, daemon=True).start()
             eventually(lambda: len(started()) == 2, what="a second start")
             (tmp_path / "go").touch()
             assert answer.result(60).status_code == 200
-            assert set(handler.asked) <= {"/health"}
+            assert set(Foreign.asked) <= {"/health"}
             foreign.shutdown()
     record = service.model(model_id)
     assert record["port"] == started()[1] != port
