@@ -66,9 +66,9 @@ async def watch_health(
 ) -> None:
     """Return when the server counts as hung; until then ask on, until cancelled.
 
-    ``ask`` is ``ask_health`` of the server, with the seconds it has. An answer of any HTTP status
-    will do. While ``excused`` it is not asked: a server that does one
-    thing at a time answers nothing else meanwhile.
+    ``ask`` is ``ask_health`` of the server; it gets the time limit in seconds. An answer of any
+    HTTP status will do. While ``excused`` it is not asked: a server that does one thing at a time
+    answers nothing else meanwhile.
     """
     strikes = 0
     while strikes < limits.strikes:

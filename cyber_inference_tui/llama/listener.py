@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ _FORWARDERS = frozenset(
     {"docker-proxy", "rootlessport", "rootlesskit", "slirp4netns", "pasta", "pasta.avx2"}
     | {"gvproxy", "ssh", "systemd"}
 )
-"""Programs that listen for what a command starts: for containers, over connections that are open
-already (ControlMaster), and for services."""
+"""Programs that listen for what a command starts: in containers, beyond an SSH connection that was
+open already (ControlMaster), as a service."""
 
 
 class _Process(NamedTuple):
@@ -32,23 +32,24 @@ class _Process(NamedTuple):
     """Clock ticks since boot."""
 
 
-def stranger(port: int, pid: int, *, by_command: bool, proc: Path = PROC) -> str | None:
-    """The program that listens on ``port`` of 127.0.0.1 and is not the server ``pid``. Blocks.
+def stranger(port: int, roots: Sequence[int], *, by_command: bool, proc: Path = PROC) -> str | None:
+    """Another program than a server that listens on ``port`` of 127.0.0.1. Blocks.
 
-    The server's processes are ``pid``, its descendants and its session. ``by_command`` = a person's
-    command started it, so that a container or a forwarder may listen for it, unseen by us. ``None``
-    = the server listens, or nobody does, or it cannot be told.
+    ``roots`` are the pids of the server: the process that we started comes first. The processes
+    below them and those of its session belong to it, too. ``by_command`` = a person's command
+    started it, so that a container or a forwarder may listen for it. ``None`` = the server listens,
+    or nobody does, or it cannot be told.
     """
     sockets = _listening(port, proc)
-    if not sockets or _holders([pid], sockets, proc):
+    if not sockets or _holders(roots, sockets, proc):
         return None
     processes = _processes(proc)
-    own = _family(pid, processes)
+    own = _family(roots, processes)
     if _holders(own, sockets, proc):
         return None
     others = _holders(processes.keys() - own, sockets, proc)
     if by_command:
-        others = [one for one in others if not _may_serve(one, pid, processes, proc)]
+        others = [one for one in others if not _may_serve(one, roots[0], processes, proc)]
         certain = bool(others)
     else:
         certain = bool(others) or all(_sockets_of(one, proc) is not None for one in own)
@@ -124,13 +125,13 @@ def _processes(proc: Path) -> dict[int, _Process]:
     return found
 
 
-def _family(pid: int, processes: Mapping[int, _Process]) -> set[int]:
-    """``pid``, its descendants, and those that its session (which it leads) has lost sight of."""
+def _family(roots: Sequence[int], processes: Mapping[int, _Process]) -> set[int]:
+    """``roots``, the session that the first of them leads, and all that descends from these."""
     children: dict[int, list[int]] = {}
     for one, process in processes.items():
         children.setdefault(process.parent, []).append(one)
     family: set[int] = set()
-    waiting = [pid, *(one for one, process in processes.items() if process.session == pid)]
+    waiting = [*roots, *(one for one in processes if processes[one].session == roots[0])]
     while waiting:
         if (one := waiting.pop()) not in family:
             family.add(one)
@@ -138,8 +139,8 @@ def _family(pid: int, processes: Mapping[int, _Process]) -> set[int]:
     return family
 
 
-def _may_serve(one: int, pid: int, processes: Mapping[int, _Process], proc: Path) -> bool:
-    """Whether a process that is not the command's own may listen for it all the same."""
+def _may_serve(one: int, command: int, processes: Mapping[int, _Process], proc: Path) -> bool:
+    """Whether a process that is not below a command may listen for it all the same."""
     if _name(one, proc) in _FORWARDERS:
         return True
     try:
@@ -147,11 +148,9 @@ def _may_serve(one: int, pid: int, processes: Mapping[int, _Process], proc: Path
     except OSError:
         return False
     # In a container that is younger than the command, which may have started it.
-    return (
-        spaces[0] != spaces[1]
-        and pid in processes
-        and processes[one].started >= processes[pid].started
-    )
+    if spaces[0] == spaces[1] or command not in processes:
+        return False
+    return processes[one].started >= processes[command].started
 
 
 def _name(pid: int, proc: Path) -> str:

@@ -405,13 +405,13 @@ class ServerProcess:
         """
         answer = await ask_health(self._launch.host, self._launch.port, timeout)
         if answer is not None:
-            # Not before: another program may take the port in between.
+            # Not before it: another program could take the port in between.
             await self._refuse_stranger()
         return answer
 
     async def _refuse_stranger(self) -> None:
         port, by_command = self._launch.port, self._launch.by_command
-        who = await asyncio.to_thread(stranger, port, self.pid, by_command=by_command)
+        who = await asyncio.to_thread(stranger, port, (self.pid,), by_command=by_command)
         if who is not None:
             raise ForeignListenerError(f"its port {port} is taken by {who}")
 

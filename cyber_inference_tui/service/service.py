@@ -255,7 +255,8 @@ class Service:
         before = self._binary.devices_problem if self._binary else ""
         if binary.devices_problem not in {"", before}:
             _logger.warning(
-                "its GPUs are not known, and asked for soon: %s", binary.devices_problem
+                "llama-server did not list its GPUs and will be asked again: %s",
+                binary.devices_problem,
             )
         self._binary, self._binary_problem = binary, None
         return binary
