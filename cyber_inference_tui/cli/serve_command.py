@@ -21,8 +21,6 @@ def run_service(options: GlobalOptions, *, background: bool = False) -> int:
     loaded = options.load()
     if background:
         os.chdir("/")
-    for warning in loaded.warnings:
-        click.echo(warning, err=True)
     return run(
         loaded,
         demo=options.demo,

@@ -43,6 +43,8 @@ def status_lines(view: ServiceView, now: datetime, terminal: Terminal) -> list[s
     binary = terminal.paint("not found: run 'cyber-inference-tui install-llama'", RED)
     if server.path:
         binary = clean_line(f"{server.version or 'unknown version'}, {server.path}")
+    if server.devices_problem:
+        binary += f"; its GPUs are not known: {clean_line(server.devices_problem)}"
     facts = {
         "service": f"{view.url}, version {clean_line(status.version)}, pid {status.pid}, "
         f"up {duration_text(status.uptime_seconds)}",

@@ -45,7 +45,9 @@ def check_llama(facts: LlamaFacts) -> list[Finding]:
                 "one.",
             )
         ]
-    devices = ", ".join(facts.binary.devices) or "the CPU alone"
+    devices = "GPUs that it did not list"
+    if facts.binary.devices is not None:
+        devices = ", ".join(facts.binary.devices) or "the CPU alone"
     text = f"{facts.binary.path}: version {facts.binary.version}, for {devices}."
     found = [finding(level=Level.OK, message=text)]
     if facts.update is not None:

@@ -51,8 +51,6 @@ class LlamaFacts(msgspec.Struct, frozen=True, kw_only=True):
     binary: LlamaBinary | None = None
     problem: str = ""
     way_out: str = ""
-    devices_problem: str = ""
-    """Why it could not list its GPUs."""
     vulkan_driver: bool = False
     update: str | None = None
     """A newer version of the installed one that was seen at the last look."""

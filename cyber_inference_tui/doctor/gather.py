@@ -27,7 +27,7 @@ from cyber_inference_tui.errors import ConfigError, NoLlamaServerError
 from cyber_inference_tui.library.catalog import Origin
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.library.stores import Stores, find_stores
-from cyber_inference_tui.llama.binary import examine, locate_llama_server, run_briefly
+from cyber_inference_tui.llama.binary import examine, locate_llama_server
 from cyber_inference_tui.llama.install.layout import Layout, update_of
 from cyber_inference_tui.llama.install.machine import gpus, has_vulkan_driver
 from cyber_inference_tui.monitor.files import entries, read_bytes, read_integer, read_line
@@ -131,18 +131,10 @@ def llama_facts(settings: Settings, environ: Mapping[str, str]) -> LlamaFacts:
                 "one."
             )
         return LlamaFacts(problem=error.message, way_out=way_out, vulkan_driver=vulkan)
-    problem = ""
-    if not binary.devices and "--list-devices" in binary.flags:
-        # A build that lists none looks like one that cannot: only the second has a reason.
-        try:
-            run_briefly(path, "--list-devices", environ=environ, timeout=_PROGRAM_LIMIT)
-        except NoLlamaServerError as error:
-            problem = error.message
     layout = Layout(settings.data_dir)
     current = layout.current() if path.is_relative_to(layout.root.resolve()) else None
     return LlamaFacts(
         binary=binary,
-        devices_problem=problem,
         vulkan_driver=vulkan,
         # What is written down: the network is not asked.
         update=update_of(current, layout.newest()),

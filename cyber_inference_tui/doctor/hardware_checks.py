@@ -127,7 +127,10 @@ def check_gpus(facts: GpuFacts, llama: LlamaFacts | None) -> list[Finding]:
     present = _present(facts)
     if not present:
         found.append(finding(level=Level.OK, message="No GPU was found: models run on the CPU."))
-    elif llama is not None and llama.binary is not None and not llama.binary.devices:
+    binary = llama.binary if llama is not None else None
+    if binary is not None and binary.devices is None:
+        found.append(_unlisted(present, binary.devices_problem))
+    elif llama is not None and binary is not None and present and not binary.devices:
         found.append(_unused(present, llama, offered=bool(facts.shown)))
     return found
 
@@ -188,16 +191,18 @@ def _amd(facts: GpuFacts) -> list[Finding]:
     return found
 
 
+def _unlisted(present: tuple[Gpu, ...], problem: str) -> Finding:
+    beginning = f"There is an {' and an '.join(present)}, but llama-server" if present else ""
+    return said("gpu")(
+        level=Level.WARNING if present else Level.HINT,
+        message=f"{beginning or 'llama-server'} did not list its devices: {problem}",
+        fix="Check the driver, or set llama_server_path to a build that fits it.",
+    )
+
+
 def _unused(present: tuple[Gpu, ...], llama: LlamaFacts, *, offered: bool) -> Finding:
     finding = said("gpu")
     names = " and an ".join(present)
-    if llama.devices_problem:
-        return finding(
-            level=Level.WARNING,
-            message=f"There is an {names}, but llama-server cannot list its devices: "
-            f"{llama.devices_problem}",
-            fix="Check the driver, or set llama_server_path to a build that fits it.",
-        )
     kind = "ROCm or Vulkan" if present == (Gpu.AMD,) else "CUDA"
     fix = f"Set llama_server_path to a build with {kind}"
     if offered:

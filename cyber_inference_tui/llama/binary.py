@@ -29,10 +29,14 @@ _PROBE_TIMEOUT = 30.0
 _PROBE_OUTPUT = 1 << 20
 """Bytes read of ``--help``; the real one has 60,000."""
 _ANOTHER = "`cyber-inference-tui install-llama --force` gets another."
+_DEVICES_TIMEOUT = 10.0
+"""Seconds for the list of GPUs: a driver may take some of them, and a load waits meanwhile."""
 _PROBE_AGE = 86_400.0
+_NONE_AGE = 3600.0
+"""Seconds after which a build that listed no GPU is asked again."""
 _UNSURE_AGE = 60.0
-"""Seconds after which a build that could not list its GPUs is asked again."""
-_PROBE_FORMAT = 4
+"""The same for one that did not list its GPUs; it doubles each time, up to ``_NONE_AGE``."""
+_PROBE_FORMAT = 5
 """Raised when what is learned changes, so that old records are not believed."""
 
 # The protocol's own words; a build without them in its program or libraries cannot speak it.
@@ -40,6 +44,8 @@ _ROUTER_MARKS = (b"cmd_child_to_router:", b"cmd_router_to_child:exit")
 _VERSION = re.compile(r"version:\s*(\S+)(?:\s*\((?:build\s+)?(\w+))?")
 _BUILD = re.compile(r"build\s+(\d+)")
 _TRACE_LEVEL = re.compile(r"^\s+- (\d+): trace\b", re.MULTILINE)
+# A build lists no GPU and ends well when a driver refuses (ggml-cuda.cu: ggml_cuda_init).
+_DRIVER_FAILED = re.compile(r"failed to initialize (CUDA|ROCm|MUSA): (?!no \S+-capable device).*")
 _FLAG = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w-]*)")
 
 
@@ -54,10 +60,11 @@ class LlamaBinary(msgspec.Struct, frozen=True, kw_only=True):
     trace_level: int | None = None
     """The ``--verbosity`` at which it tells what it allocates; ``None`` where that is not apart
     from what it tells anyway."""
-    devices: tuple[str, ...] = ()
-    """Names of the GPUs that it would use: ``CUDA0``, ``Vulkan1`` …"""
-    told_devices: bool = True
-    """``False``: it failed when it was asked for them, so there may be some."""
+    devices: tuple[str, ...] | None = ()
+    """Names of the GPUs that it would use: ``CUDA0``, ``Vulkan1`` …; ``None`` = it did not tell,
+    so there may be some."""
+    devices_problem: str = ""
+    """Why it did not tell them, as a sentence."""
     router_child: bool = False
     """It tells progress and readiness on stdout and stops by a word on stdin."""
     env: dict[str, str] = {}
@@ -71,6 +78,15 @@ class _Probe(msgspec.Struct, frozen=True, kw_only=True):
     mtime_ns: int
     at: float
     binary: LlamaBinary
+    unanswered: int = 0
+    """How many times in a row it did not tell its GPUs."""
+
+    @property
+    def good_for(self) -> float:
+        """Seconds for which it may be believed."""
+        if self.binary.devices is None:
+            return min(_UNSURE_AGE * 2.0 ** (self.unanswered - 1), _NONE_AGE)
+        return _PROBE_AGE if self.binary.devices else _NONE_AGE
 
 
 def installed_path(data_dir: Path) -> Path:
@@ -123,9 +139,9 @@ def probe(
 ) -> LlamaBinary:
     """What the build at ``path`` can do; remembered in ``data_dir`` until the file changes.
 
-    After a day it is asked again: drivers and GPUs come and go. One that failed to list its GPUs
-    (a driver that is being installed, or not up yet at boot) is asked again after a minute.
-    ``now`` is the time of day.
+    After a day it is asked again, or an hour where it listed no GPU: drivers and GPUs come and go.
+    One that did not list its GPUs (a driver that is being installed, or not up yet at boot) is
+    asked again after a minute, two minutes, four, … up to an hour. ``now`` is the time of day.
 
     Raises ``NoLlamaServerError`` when it does not run.
     """
@@ -137,15 +153,16 @@ def probe(
         raise NoLlamaServerError(f"{path} cannot be read: {error.strerror}.") from error
     record_path = data_dir / "llama" / "probe.json"
     record = _read_record(record_path)
-    if (
-        record is not None
-        and record.format == _PROBE_FORMAT
+    if record is not None and not (
+        record.format == _PROBE_FORMAT
         and record.binary.path == real
         and (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns)
-        and 0 <= now() - record.at < (_PROBE_AGE if record.binary.told_devices else _UNSURE_AGE)
     ):
+        record = None
+    if record is not None and 0 <= now() - record.at < record.good_for:
         return record.binary
     binary = examine(real, environ)
+    before = record.unanswered if record is not None else 0
     _write_record(
         record_path,
         _Probe(
@@ -154,6 +171,7 @@ def probe(
             mtime_ns=status.st_mtime_ns,
             at=now(),
             binary=binary,
+            unanswered=before + 1 if binary.devices is None else 0,
         ),
     )
     return binary
@@ -246,30 +264,39 @@ def examine(
     trace = _TRACE_LEVEL.search(options)
     build = _BUILD.search(version) or re.search(r"version:\s*(\d{3,})", version)
     flags = frozenset(option_names(options))
-    gpus = _gpus(path, environ, timeout) if "--list-devices" in flags else ()
+    gpus: tuple[str, ...] | None = ()
+    problem = ""
+    if "--list-devices" in flags:
+        gpus, problem = _gpus(path, environ, min(timeout, _DEVICES_TIMEOUT))
     return LlamaBinary(
         path=path,
         version=clean_line(found[1], limit=80) if found else "unknown",
         build=int(build[1]) if build else None,
         flags=flags,
-        devices=gpus or (),
-        told_devices=gpus is not None,
+        devices=gpus,
+        devices_problem=problem,
         trace_level=int(trace[1]) if trace else None,
         router_child=_speaks_protocol(path),
     )
 
 
-def _gpus(path: Path, environ: Mapping[str, str], timeout: float) -> tuple[str, ...] | None:
-    """The GPUs it would use; ``None`` when it fails to tell."""
+def _gpus(
+    path: Path, environ: Mapping[str, str], timeout: float
+) -> tuple[tuple[str, ...] | None, str]:
+    """The GPUs it would use; ``None`` and the reason when it does not tell."""
     try:
         output = run_briefly(path, "--list-devices", environ=environ, timeout=timeout)
-        listed = listed_devices(output)
-    except NoLlamaServerError:
-        # A driver that fails is no GPU for now; the server itself may do without.
-        return None
-    found = (device.partition(":") for device in listed)
+    except NoLlamaServerError as error:
+        # No reason not to use it: the server itself may do without.
+        return None, error.message
+    found = (device.partition(":") for device in listed_devices(output))
     # BLAS and its like compute on the CPU, and llvmpipe is the CPU under another name.
-    return tuple(name for name, _, about in found if not is_host(name) and "llvmpipe" not in about)
+    gpus = tuple(name for name, _, about in found if not is_host(name) and "llvmpipe" not in about)
+    refused = _DRIVER_FAILED.search(output)
+    if refused is not None and not gpus:
+        reason = clean_line(refused[0].strip(), limit=300).rstrip(".")
+        return None, f"{path} --list-devices: {reason}."
+    return gpus, ""
 
 
 def option_names(help_text: str) -> Iterator[str]:

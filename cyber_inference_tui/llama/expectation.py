@@ -53,7 +53,7 @@ class Expectations:
     ) -> None:
         self._measured = measured
         self._environ = environ
-        self._kept: dict[tuple[str, Path | None, tuple[str, ...]], Need] = {}
+        self._kept: dict[tuple[str, Path | None, tuple[str, ...] | None], Need] = {}
 
     async def need(
         self,
@@ -100,7 +100,7 @@ class Expectations:
         settings: Settings,
         binary: LlamaBinary | None,
         context_limit: int | None,
-        devices: tuple[str, ...],
+        devices: tuple[str, ...] | None,
     ) -> Need:
         files = await asyncio.to_thread(look_at_files, model)
         if files is None:
@@ -193,11 +193,12 @@ def formula_need(
     settings: Settings,
     files: Files,
     *,
-    devices: tuple[str, ...] = (),
+    devices: tuple[str, ...] | None = (),
     context_limit: int | None = None,
 ) -> Need:
     """What the header's formula gives, laid out over main memory and the GPUs ``devices``.
 
+    ``devices`` is ``None`` where they are not known (see ``placement``).
     A layer is the unit in which llama-server places a model, so a number of layers on the GPU is
     that share of the weights and of the cache (a GPU's own layers count one more than the model
     has, for the output). Buffers for computing are where layers are.

@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import takewhile
 
 import msgspec
 
@@ -24,6 +25,8 @@ class Cause(StrEnum):
     UNSUPPORTED_ARCHITECTURE = "unsupported_architecture"
     """This build does not know the model's architecture, tokenizer or quantization."""
     DAMAGED_FILE = "damaged_file"
+    BAD_TEMPLATE = "bad_template"
+    """Its chat template: the one in the file, or the one that was given instead."""
     BAD_ARGUMENT = "bad_argument"
     PORT_TAKEN = "port_taken"
     MISSING_LIBRARY = "missing_library"
@@ -56,7 +59,8 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # The first rule whose pattern is found in a line names the cause; rules stand from the most to
-# the least telling, because one failure usually leaves several lines behind.
+# the least telling, because one failure usually leaves several lines behind. ``{file}`` is the
+# file that it is about.
 _RULES: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), cause, reason)
     for pattern, cause, reason in (
@@ -113,7 +117,12 @@ _RULES: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
             r"|tensor .* (is missing|not found|has wrong shape)|missing tensor|invalid GGUF"
             r"|illegal split file|invalid split file",
             Cause.DAMAGED_FILE,
-            "the model file is damaged or incomplete",
+            "{file} is damaged or incomplete",
+        ),
+        (
+            r"chat template parsing error|the supplied chat template is not supported",
+            Cause.BAD_TEMPLATE,
+            "its chat template cannot be used",
         ),
         (
             r"invalid argument: |unknown argument|unrecogni[sz]ed (argument|option)|invalid option"
@@ -141,9 +150,15 @@ _RULES: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
         ),
         (r"No such file or directory|failed to open", Cause.MISSING_FILE, "a file is missing"),
         (
-            r"llama_model_loader: failed to load model from|Failed to load CLIP model",
+            r"mismatch between text model .* and mmproj",
             Cause.DAMAGED_FILE,
-            "the file cannot be loaded",
+            "{file} does not belong to this model",
+        ),
+        (
+            r"llama_model_loader: failed to load model from|Failed to load CLIP model"
+            r"|failed to apply lora adapter",
+            Cause.DAMAGED_FILE,
+            "{file} cannot be loaded",
         ),
         (
             r"(CUDA|ROCm|HIP|MUSA) error|ErrorDeviceLost|no kernel image is available"
@@ -151,6 +166,7 @@ _RULES: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
             Cause.GPU_ERROR,
             "the GPU reported an error",
         ),
+        (r"^\s*what\(\): ", Cause.SIGNAL, "it stopped itself on an internal error"),
         (
             r"GGML_ASSERT\(|GGML_ABORT|terminate called|fatal error",
             Cause.SIGNAL,
@@ -171,11 +187,25 @@ _TRIED = re.compile(
     r"|retrying without pipeline",
     re.IGNORECASE,
 )
+# Lines that say no more than that it failed, and hints to a person at a terminal.
 _GENERIC = re.compile(
-    r"exiting due to|cleaning up before exit|failed to load model|failed to create_?\s?context"
-    r"|^\s*$",
+    r"exiting due to|cleaning up before exit|failed to create_?\s?context"
+    r"|failed to load (model|multimodal model|draft model|lora adapter)"
+    r"|failed to initialize (chat template|HTTP server)"
+    r"|for example:|\bplease |\b(hint|note): |^\s*$",
     re.IGNORECASE,
 )
+_STACK_FRAME = re.compile(r"#\d+ +(0x[0-9a-f]+ in )?\S")
+"""Of the debugger that llama-server starts on itself when it aborts."""
+
+_OTHER_FILE = re.compile(
+    r"failed to load (?P<what>multimodal model|draft model|lora adapter),? '(?P<path>.+)'"
+)
+_OTHER_FILES = {
+    "multimodal model": "the projector",
+    "draft model": "the draft model",
+    "lora adapter": "the LoRA adapter",
+}
 _ERROR_LEVEL = re.compile(r"^[\d.]+ E |\berror\b|\bfailed\b|\bfatal\b", re.IGNORECASE)
 
 _HIGHEST_SIGNAL = 64
@@ -188,7 +218,7 @@ def diagnose(returncode: int, lines: Sequence[str]) -> Diagnosis:
     """
     what = f"its server {describe_exit(returncode)}"
     killed = _signal_of(returncode) == signal.SIGKILL
-    told = [line for line in lines if not _HARMLESS.search(line)]
+    told = [one for one in lines if not _HARMLESS.search(one) and not _STACK_FRAME.match(one)]
     for part in (_after_trials(told), told):
         for pattern, cause, reason in _RULES:
             if killed and cause not in _MEMORY:
@@ -197,7 +227,12 @@ def diagnose(returncode: int, lines: Sequence[str]) -> Diagnosis:
             for line in reversed(part):
                 if pattern.search(line) and not _TRIED.search(line):
                     text = line.strip()
-                    return Diagnosis(cause=cause, sentence=f"{reason} ({what}: {text})", line=text)
+                    quoted, way_out = text, ""
+                    if cause is Cause.BAD_TEMPLATE:
+                        quoted, way_out = _template_error(part) or text, _OTHER_TEMPLATE
+                    why = reason.format(file=_file_of(part))
+                    sentence = f"{why} ({what}: {quoted}){way_out}"
+                    return Diagnosis(cause=cause, sentence=sentence, line=text)
     if killed:
         return Diagnosis(
             cause=Cause.OUT_OF_MEMORY,
@@ -216,6 +251,45 @@ def _after_trials(lines: Sequence[str]) -> Sequence[str]:
     """The lines of the last attempt; those before it tell of trials that were given up."""
     last = max((at for at, line in enumerate(lines) if _TRIED.search(line)), default=-1)
     return lines[last + 1 :]
+
+
+def _file_of(lines: Sequence[str]) -> str:
+    """The file that could not be loaded; a model's further files are told by a later line."""
+    found = next((match for line in lines if (match := _OTHER_FILE.search(line))), None)
+    return f"{_OTHER_FILES[found['what']]} {found['path']}" if found else "the model file"
+
+
+_OTHER_TEMPLATE = "; give another with --chat-template or --chat-template-file in its args"
+# The first of these that says something is the most telling.
+_TEMPLATE_ERRORS = (
+    re.compile(r"chat template parsing error: (?!std::exception)(.+)"),
+    re.compile(r"common_chat_templates_init: error: (.+)"),
+    re.compile(r"(the supplied chat template is not supported.*)"),
+)
+_ENTRY = re.compile(r"[\d.]+ [DIWE] ")
+_MOST_OF_AN_ENTRY = 8
+_MOST_QUOTED = 400
+
+
+def _template_error(lines: Sequence[str]) -> str | None:
+    """What is wrong with the chat template, in llama-server's words.
+
+    Its parser tells the place in further lines, and the reason in the last of them.
+    """
+    for pattern in _TEMPLATE_ERRORS:
+        for at, line in enumerate(lines):
+            match = pattern.search(line)
+            if match is None:
+                continue
+            told = [match[1].strip()]
+            if _ENTRY.match(line):
+                rest = lines[at + 1 : at + 1 + _MOST_OF_AN_ENTRY]
+                told += takewhile(lambda one: not _ENTRY.match(one), rest)
+            # Lines that only underline what is above them.
+            told = [words for one in told if (words := one.strip()).strip("-^ ")]
+            whole = " ".join(told)
+            return whole if len(whole) <= _MOST_QUOTED else told[-1][:_MOST_QUOTED]
+    return None
 
 
 def _last_error(lines: Sequence[str]) -> str | None:

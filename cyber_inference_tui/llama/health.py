@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -17,10 +17,10 @@ class CannotAskError(Exception):
 
 
 async def ask_health(host: str, port: int, timeout: float) -> int | None:
-    """The HTTP status of ``GET /health``, ``None`` without an answer in ``timeout`` seconds.
+    """The HTTP status of ``GET /health``, asked on a connection of its own.
 
-    Asked directly, on a connection of its own that is closed afterwards. Raises
-    ``CannotAskError``.
+    ``None`` when nobody listens, 0 when whoever listens gives no HTTP answer in ``timeout``
+    seconds. Raises ``CannotAskError``.
     """
     try:
         async with asyncio.timeout(timeout):
@@ -35,13 +35,13 @@ async def ask_health(host: str, port: int, timeout: float) -> int | None:
         # TimeoutError is one of them.
         if error.errno in _OURS:
             raise CannotAskError(str(error)) from error
-        return None
+        return None if isinstance(error, ConnectionRefusedError) else 0
     except ValueError:
         # A line without end.
-        return None
+        return 0
     version, _, rest = status_line.partition(b" ")
     code = rest[:3]
-    return int(code) if version.startswith(b"HTTP/") and code.isdigit() else None
+    return int(code) if version.startswith(b"HTTP/") and code.isdigit() else 0
 
 
 class HealthLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,16 +59,16 @@ DEFAULT_LIMITS = HealthLimits()
 
 
 async def watch_health(
-    host: str,
-    port: int,
+    ask: Callable[[float], Awaitable[int | None]],
     *,
     limits: HealthLimits,
     excused: Callable[[], bool],
 ) -> None:
     """Return when the server counts as hung; until then ask on, until cancelled.
 
-    An answer of any HTTP status will do. While ``excused`` it is not asked: a server that does one
-    thing at a time answers nothing else meanwhile.
+    ``ask`` is ``ask_health`` of the server; it gets the time limit in seconds. An answer of any
+    HTTP status will do. While ``excused`` it is not asked: a server that does one thing at a time
+    answers nothing else meanwhile.
     """
     strikes = 0
     while strikes < limits.strikes:
@@ -77,10 +77,10 @@ async def watch_health(
             strikes = 0
             continue
         try:
-            answer = await ask_health(host, port, limits.timeout)
+            answer = await ask(limits.timeout)
         except CannotAskError:
             continue
-        if answer is not None or excused():
+        if answer or excused():
             strikes = 0
         else:
             strikes += 1

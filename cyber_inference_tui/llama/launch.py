@@ -41,6 +41,7 @@ from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.reading import PROC, follow_reading
 from cyber_inference_tui.llama.server import (
     ROUTER_ENVIRONMENT,
+    ForeignListenerError,
     Launch,
     ServerExitedError,
     ServerProcess,
@@ -62,7 +63,7 @@ _logger = logging.getLogger(__name__)
 
 
 class _PortTakenError(ModelLoadError):
-    """The server found its port taken; another one may be free."""
+    """Another program has the server's port; another port may be free."""
 
 
 class _Signs:
@@ -186,8 +187,11 @@ class Launcher:
             model, settings, binary, NO_PORT, context_limit=context_limit, measure=measure
         )
 
-    async def devices(self) -> tuple[str, ...]:
-        """The GPUs that the server would use; none where there is no server yet."""
+    async def devices(self) -> tuple[str, ...] | None:
+        """The GPUs that the server would use; none where there is no server yet.
+
+        ``None`` = it did not tell them.
+        """
         with contextlib.suppress(NoLlamaServerError):
             return (await asyncio.to_thread(self._find_binary)).devices
         return ()
@@ -281,6 +285,7 @@ class Launcher:
                 host=SERVER_HOST,
                 port=port,
                 speaks_protocol=False,
+                by_command=True,
             )
         argv = self._argv(
             model, settings, binary, port, context_limit=context_limit, measure=measure
@@ -371,15 +376,26 @@ class Launcher:
                 log_tail=lines[-LOG_TAIL_LINES:],
                 out_of_memory=found.out_of_memory,
             ) from None
-        except BaseException:
+        except BaseException as error:
             # A second cancel must not leave the process behind: the stop runs to its end, which
             # its own limits bound.
             stopping = asyncio.ensure_future(server.stop(settings.stop_timeout))
+            cancelled: asyncio.CancelledError | None = None
             while not stopping.done():
-                with contextlib.suppress(asyncio.CancelledError):
+                try:
                     await asyncio.wait({stopping})
+                except asyncio.CancelledError as again:
+                    cancelled = again
             stopping.result()
-            raise
+            if cancelled is not None:
+                raise cancelled from None
+            if not isinstance(error, ForeignListenerError):
+                raise
+            raise _PortTakenError(
+                f"{launch.name} could not be loaded: {error}.",
+                hint="Set llama_server_base_port to a free range.",
+                log_tail=mark.lines()[-LOG_TAIL_LINES:],
+            ) from None
         return server
 
     async def _wait_ready(

@@ -36,11 +36,15 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """What finds no place on the GPUs stays in main memory."""
 
 
-def placement(model: LocalModel, settings: Settings, devices: tuple[str, ...]) -> Placement:
-    """Where llama-server puts the model on a machine with these GPUs."""
+def placement(model: LocalModel, settings: Settings, devices: tuple[str, ...] | None) -> Placement:
+    """Where llama-server puts the model on a machine with these GPUs.
+
+    ``None`` = they are not known. It is placed on GPUs then: whoever compares it with the machine
+    counts that as main memory where no GPU with memory of its own is seen.
+    """
     words = further_arguments(model, settings)
     cache = cache_settings(words)
-    if not devices or _value(words, _DEVICES) == "none":
+    if devices == () or _value(words, _DEVICES) == "none":
         return Placement(
             share=0.0,
             cache_share=0.0,

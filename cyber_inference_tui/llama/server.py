@@ -34,6 +34,7 @@ from cyber_inference_tui.llama.health import (
     ask_health,
     watch_health,
 )
+from cyber_inference_tui.llama.listener import stranger
 from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts, is_protocol_line
 from cyber_inference_tui.llama.needs import Footprint
@@ -71,6 +72,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     speaks_protocol: bool
+    by_command: bool = False
+    """A person's own command starts it, which need not be a llama-server."""
     working_directory: Path | None = None
     context_size: int | None = None
     """Tokens of context it is started with, where that is known."""
@@ -82,6 +85,10 @@ class ServerExitedError(Exception):
     def __init__(self, returncode: int) -> None:
         super().__init__(f"exited with {returncode} before it was ready")
         self.returncode = returncode
+
+
+class ForeignListenerError(Exception):
+    """Another program listens on the server's port; the text tells which."""
 
 
 class _Payload(msgspec.Struct):
@@ -178,9 +185,11 @@ class ServerProcess:
         return server
 
     async def wait_ready(self) -> None:
-        """Return when the server answers requests; raises ``ServerExitedError`` if it ends first.
+        """Return when the server answers requests.
 
-        Without a time limit of its own: the caller knows what progress is worth waiting for.
+        Raises ``ServerExitedError`` if it ends first, and ``ForeignListenerError`` when another
+        program has its port. There is no time limit: the caller knows what progress is worth
+        waiting for.
         """
         if self._launch.speaks_protocol:
             await _first(self._spoke, self.exited, timeout=_PROTOCOL_SILENCE)
@@ -197,6 +206,7 @@ class ServerProcess:
                     await poll
         if self.exited.done():
             raise ServerExitedError(self.exited.result())
+        await self._refuse_stranger()
         if not self._ready.done():
             self._ready.set_result(None)
 
@@ -227,8 +237,12 @@ class ServerProcess:
             self._watch = asyncio.ensure_future(self._watch_health(limits, excused))
 
     async def _watch_health(self, limits: HealthLimits, excused: Callable[[], bool]) -> None:
-        await watch_health(self._launch.host, self._launch.port, limits=limits, excused=excused)
-        self.declare_hung("it stopped answering /health (hung)")
+        try:
+            await watch_health(self._ask, limits=limits, excused=excused)
+        except ForeignListenerError as error:
+            self.declare_hung(str(error))
+        else:
+            self.declare_hung("it stopped answering /health (hung)")
 
     def declare_hung(self, reason: str) -> None:
         """It does not do its work any more: kill it; its obituary gives ``reason``."""
@@ -380,10 +394,26 @@ class ServerProcess:
     async def _healthy(self) -> bool:
         """Whether ``GET /health`` says yes. A server without that path (404) is ready, too."""
         try:
-            answer = await ask_health(self._launch.host, self._launch.port, _HEALTH_TIMEOUT)
+            return await self._ask(_HEALTH_TIMEOUT) in {200, 204, 404}
         except CannotAskError:
             return False
-        return answer in {200, 204, 404}
+
+    async def _ask(self, timeout: float) -> int | None:
+        """What the server itself answers to ``GET /health``; raises as ``ask_health`` does.
+
+        Raises ``ForeignListenerError`` when it would be another program's answer.
+        """
+        answer = await ask_health(self._launch.host, self._launch.port, timeout)
+        if answer is not None:
+            # Not before it: another program could take the port in between.
+            await self._refuse_stranger()
+        return answer
+
+    async def _refuse_stranger(self) -> None:
+        port, by_command = self._launch.port, self._launch.by_command
+        who = await asyncio.to_thread(stranger, port, (self.pid,), by_command=by_command)
+        if who is not None:
+            raise ForeignListenerError(f"its port {port} is taken by {who}")
 
 
 async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:

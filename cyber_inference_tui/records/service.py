@@ -16,6 +16,8 @@ class LlamaServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None = None
     problem: str | None = None
     """Why there is none, in a sentence or two."""
+    devices_problem: str | None = None
+    """Why it did not tell which GPUs it would use."""
 
 
 class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):

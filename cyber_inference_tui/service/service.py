@@ -200,6 +200,8 @@ class Service:
                 f"Cannot create {error.filename}: {error.strerror}.",
                 hint="Choose other places with data_dir and models_dir.",
             ) from error
+        for warning in self.configuration.loaded.warnings:
+            _logger.warning("%s", warning)
         await self.history.start()
         await self._recall()
         await self._launcher.start()
@@ -250,6 +252,12 @@ class Service:
         except CyberError as error:
             self._binary, self._binary_problem = None, str(error)
             raise
+        before = self._binary.devices_problem if self._binary else ""
+        if binary.devices_problem not in {"", before}:
+            _logger.warning(
+                "llama-server did not list its GPUs and will be asked again: %s",
+                binary.devices_problem,
+            )
         self._binary, self._binary_problem = binary, None
         return binary
 
@@ -311,6 +319,7 @@ class Service:
                 path=str(binary.path) if binary else None,
                 version=binary.version if binary else None,
                 problem=self._binary_problem,
+                devices_problem=(binary.devices_problem or None) if binary else None,
             ),
             config_path=str(self.loaded.config_path),
             data_dir=str(self.settings.data_dir),

@@ -21,11 +21,11 @@ from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.load import decoded, load_text, named, read_bytes
 from cyber_inference_tui.settings.masks import is_secret_name, secret_words
 from cyber_inference_tui.settings.positions import KeyPath, Span, value_spans
-from cyber_inference_tui.settings.schema import ARGUMENTS, KEYS, MASK, MODEL_KEYS, Key, Settings
+from cyber_inference_tui.settings.schema import KEYS, MASK, MODEL_KEYS, Key, Settings
 
 _MASK = re.compile(rf"{re.escape(MASK)}([0-9]{{0,6}})")
 _QUOTED = re.compile(r'"(?:\\.|[^"\\\n])+"|' r"'[^'\n]+'")
-_ARGUMENT_KEYS = [name for name, key in {**KEYS, **MODEL_KEYS}.items() if key.form == ARGUMENTS]
+_ARGUMENT_KEYS = [name for name, key in {**KEYS, **MODEL_KEYS}.items() if key.is_arguments]
 # Comments are read one line at a time, and may hold keys that are switched off.
 _COMMENT = r"^[ \t]*#[ \t#]*"
 _COMMENTED_OUT = re.compile(
@@ -227,7 +227,7 @@ def _is_secret(key: KeyPath) -> bool:
 def _is_word(key: KeyPath) -> bool:
     """Whether it is an item of a list of arguments."""
     known = _known(key)
-    return isinstance(key[-1], int) and known is not None and known.form == ARGUMENTS
+    return isinstance(key[-1], int) and known is not None and known.is_arguments
 
 
 def _known(key: KeyPath) -> Key | None:

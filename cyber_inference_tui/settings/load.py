@@ -22,6 +22,7 @@ from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.records import ConfigValueRecord
 from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.masks import masked_value
+from cyber_inference_tui.settings.owned import is_option_variable, why_owned_variable
 from cyber_inference_tui.settings.positions import KeyPath, key_lines, key_path
 from cyber_inference_tui.settings.schema import (
     APP_NAME,
@@ -253,6 +254,13 @@ class _Reader:
             close = difflib.get_close_matches(name, KEYS, n=1)
             hint = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
             self._warnings.append(clean_line(f"{variable}: unknown setting{hint}"))
+        if options := sorted(filter(is_option_variable, self._environ)):
+            self._warnings.append(
+                clean_line(
+                    f"{', '.join(options)}: not passed on to the models' servers; use llama_args, "
+                    "or a model's args and env"
+                )
+            )
 
     def take_flags(self, flags: Mapping[str, Any]) -> None:
         for name, value in flags.items():
@@ -311,7 +319,11 @@ class _Reader:
                 for name, value in table.items()
                 if (typed := self._from_file(path, name, value, MODEL_KEYS)) is not None
             }
-            self._models[model_id] = ModelSettings(**values)
+            own = self._models[model_id] = ModelSettings(**values)
+            # Another program's variables are its own affair.
+            for variable in () if own.command else own.env:
+                if (why := why_owned_variable(variable)) is not None:
+                    self._note((*path, "env"), why, at=(*path, "env", variable))
 
     def _from_file(
         self, table: tuple[str, ...], name: str, value: Any, keys: Mapping[str, Key]

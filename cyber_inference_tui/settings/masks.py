@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cyber_inference_tui.errors import ConfigError
-from cyber_inference_tui.settings.schema import ARGUMENTS, MASK, Key
+from cyber_inference_tui.settings.schema import MASK, Key
 from cyber_inference_tui.settings.values import parsed
 
 # llama-server's --api-key, --hf-token and -hft, and what other servers call theirs.
@@ -64,7 +64,7 @@ def masked_words(words: Sequence[str]) -> list[str]:
 
 def masked_value(key: Key, value: Any) -> Any:
     """A setting's value as it may be shown."""
-    if key.form == ARGUMENTS:
+    if key.is_arguments:
         return masked_words(value)
     if key.secret and value:
         # An environment's names help, its values often are tokens.
@@ -74,7 +74,7 @@ def masked_value(key: Key, value: Any) -> Any:
 
 def holds_secret(key: Key, value: Any) -> bool:
     """Whether others should not read this value of the setting."""
-    return bool(secret_words(value)) if key.form == ARGUMENTS else key.secret and bool(value)
+    return bool(secret_words(value)) if key.is_arguments else key.secret and bool(value)
 
 
 def unmasked_value(name: str, key: Key, value: Any, old: Any) -> Any:
@@ -83,7 +83,7 @@ def unmasked_value(name: str, key: Key, value: Any, old: Any) -> Any:
     ``name`` is the setting as messages call it. Raises ``ConfigError`` for a mask that stands for
     nothing.
     """
-    if key.form == ARGUMENTS:
+    if key.is_arguments:
         words = parsed(key, value)
         return _unmasked_words(name, words, old) if _is_words(words) else value
     if not key.secret:

@@ -20,7 +20,10 @@ MASK = "********"
 """Stands in for a secret wherever settings are shown."""
 
 ARGUMENTS = "arguments"
-"""The form of a list of command-line words, some of which may be secrets (see ``masks``)."""
+"""The form of a list of command-line words."""
+
+LLAMA_ARGUMENTS = "llama_arguments"
+"""The form of a list of command-line words for llama-server (see ``owned``)."""
 
 # ``form`` names what a text has to look like (see ``values``).
 _LIVE: dict[str, Any] = {"live": True}
@@ -73,7 +76,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     args: Annotated[
         tuple[str, ...],
-        Meta(description="Further arguments for its server; they win.", extra={"form": ARGUMENTS}),
+        Meta(
+            description="Further arguments for its server; they win.",
+            extra={"form": LLAMA_ARGUMENTS},
+        ),
     ] = ()
     env: Annotated[
         dict[str, str],
@@ -208,7 +214,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0
     llama_args: Annotated[
         tuple[str, ...],
-        Meta(description="Further arguments for every server.", extra={**_LIVE, "form": ARGUMENTS}),
+        Meta(
+            description="Further arguments for every server.",
+            extra={**_LIVE, "form": LLAMA_ARGUMENTS},
+        ),
     ] = ()
     load_timeout: Annotated[
         float,
@@ -368,6 +377,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     def is_list(self) -> bool:
         """Whether its value is a list."""
         return get_origin(_bare(self.type)) is tuple
+
+    @property
+    def is_arguments(self) -> bool:
+        """Whether its value is a command line, words of which may be secrets (see ``masks``)."""
+        return self.form in {ARGUMENTS, LLAMA_ARGUMENTS}
 
     @property
     def is_path(self) -> bool:

@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 
 from cyber_inference_tui.decoding import learned
-from cyber_inference_tui.settings.schema import Key
+from cyber_inference_tui.settings.owned import why_owned
+from cyber_inference_tui.settings.schema import LLAMA_ARGUMENTS, Key
 from cyber_inference_tui.text import clean_line
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
@@ -113,6 +114,8 @@ def _check_form(key: Key, text: str, item: int | None) -> None:
     form = _FORMS.get(key.form)
     if form is not None and form[0].fullmatch(text) is None:
         raise UnfitValueError(f"{place}expected {form[1]}, found {in_words(text, key)}", item)
+    if key.form == LLAMA_ARGUMENTS and (why := why_owned(text)) is not None:
+        raise UnfitValueError(f"{place}{why}", item)
 
 
 def _check_table(key: Key, table: dict[str, Any]) -> None:

@@ -83,6 +83,14 @@ def test_status_shows_the_service_and_what_it_is_busy_with(
     assert "other" not in outcome.out
 
 
+def test_status_tells_that_the_gpus_are_not_known(
+    call: CommandLine, at: list[str], stand_in: StandIn
+) -> None:
+    stand_in.devices_problem = "it did not end within 10 s."
+    told = call("status", *at).out.splitlines()[1]
+    assert told.endswith("/opt/llama-server; its GPUs are not known: it did not end within 10 s.")
+
+
 def test_status_as_json(call: CommandLine, at: list[str], stand_in: StandIn) -> None:
     facts = json.loads(call("status", "--json", *at).out)
     assert facts["url"] == stand_in.url
@@ -90,6 +98,7 @@ def test_status_as_json(call: CommandLine, at: list[str], stand_in: StandIn) -> 
         "path": "/opt/llama-server",
         "version": "b9999",
         "problem": None,
+        "devices_problem": None,
     }
     assert [model["id"] for model in facts["models"]] == [LOADED.id, "broken"]
 

@@ -118,7 +118,7 @@ def test_a_table_is_the_models_whatever_its_case(call: CommandLine, config: Path
     [
         ("api_keys", "api_keys = ['sk-1', 'sk-2']"),
         ("admin_password", "admin_password = 'pass'"),
-        ("llama_args", "llama_args = ['--api-key', 'sk-1', '--x=1', '-hft=t']"),
+        ("llama_args", "llama_args = ['--hf-token', 'sk-1', '--x=1', '-hft=t']"),
         ("models.m.env", "[models.m]\nenv = {A = 'x', B = 'y'}"),
         ("models.m.args", "[models.m]\nargs = ['--hf-token=t']"),
     ],
@@ -141,7 +141,7 @@ def test_a_mask_that_hides_nothing_is_no_value(
     # What the environment has is not copied into the file.
     environ["CYBER_INFERENCE_HF_TOKEN"] = "hf_x"
     for key in ("hf_token", "api_keys", "models.m.env", "llama_args"):
-        value = {"models.m.env": '{A = "********"}', "llama_args": '["--api-key", "********"]'}
+        value = {"models.m.env": '{A = "********"}', "llama_args": '["--hf-token", "********"]'}
         outcome = call("config", "set", key, value.get(key, "********"))
         assert outcome.code == 5
         assert "this mask stands for no value. Give the value itself." in outcome.err

@@ -43,6 +43,7 @@ class StandIn:
         self.answers: dict[tuple[str, str], Any] = {}
         """What any other request is answered, by its method, path and query."""
         self.llama_path: str | None = "/opt/llama-server"
+        self.devices_problem: str | None = None
         self.load_error: tuple[int, dict[str, Any]] | None = None
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.password = ""
@@ -133,7 +134,9 @@ class StandIn:
                 uptime_seconds=7503.2,
                 host="127.0.0.1",
                 port=self.port,
-                llama_server=LlamaServerRecord(path=self.llama_path, version="b9999"),
+                llama_server=LlamaServerRecord(
+                    path=self.llama_path, version="b9999", devices_problem=self.devices_problem
+                ),
                 models_loaded=len(loaded),
                 requests_in_flight=3,
                 requests_queued=1,

@@ -160,10 +160,21 @@ def test_a_build_for_the_cpu_beside_a_gpu(gpus: GpuFacts, vulkan: bool, fix: str
 
 
 def test_a_build_that_fails_to_list_its_devices() -> None:
-    llama = msgspec.structs.replace(CPU_BUILD, devices_problem="no libcuda.so.1.")
+    binary = LlamaBinary(
+        path=Path("/opt/llama-server"), version="9", devices=None, devices_problem="too slow."
+    )
+    llama = LlamaFacts(binary=binary)
     found = bad(check_gpus(CARD, llama))
-    assert found.message.endswith("cannot list its devices: no libcuda.so.1.")
+    assert found.level is Level.WARNING
+    assert found.message.startswith("There is an NVIDIA GPU, but llama-server did not list its")
+    assert found.message.endswith("devices: too slow.")
     assert "driver" in (found.fix or "")
+    # There may be a GPU that nothing else here knows.
+    found = bad(check_gpus(GpuFacts(), llama))
+    assert (found.level, found.message) == (
+        Level.HINT,
+        "llama-server did not list its devices: too slow.",
+    )
 
 
 def test_without_a_llama_server_nothing_is_said_of_its_build() -> None:

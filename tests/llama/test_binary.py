@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.errors import NoLlamaServerError
-from cyber_inference_tui.llama.binary import find_llama_server, installed_path, probe, run_briefly
+from cyber_inference_tui.llama.binary import (
+    LlamaBinary,
+    _gpus,
+    find_llama_server,
+    installed_path,
+    probe,
+    run_briefly,
+)
 from tests.llama.children import wait_gone
 
 VERSION = "version: 0.7.0 (build 11669, commit Debian)"
@@ -101,33 +108,69 @@ def test_asks_once_per_file(make: Make, tmp_path: Path) -> None:
     assert runs(tmp_path) > asked
 
 
+ASKS = '[ "$1" = --list-devices ] && '
+
+
+class Clock:
+    """Asks for the GPUs of a build at times of a test's choice."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.path = path
+        self.folder = folder
+        self.now = 1_000_000.0
+
+    def devices(self, later: float = 0.0) -> tuple[tuple[str, ...] | None, bool]:
+        """What is known ``later`` seconds after the last look, and whether it was asked for it."""
+        self.now += later
+        before = runs(self.folder)
+        found = probe(
+            self.path, data_dir=self.folder / "data", environ=environ(), now=lambda: self.now
+        )
+        assert (found.devices is None) == bool(found.devices_problem)
+        return found.devices, runs(self.folder) > before
+
+
 def test_one_that_failed_to_list_its_gpus_is_asked_again_soon(make: Make, tmp_path: Path) -> None:
-    asks = '[ "$1" = --list-devices ] && '
     ready = tmp_path / "driver"
     answer = 'printf "Available devices:\\n  CUDA0: GPU (8 MiB, 8 MiB free)\\n"'
-    path = make(rest=f"{asks}[ ! -e {ready} ] && exit 1\n{asks}{answer}")
-    now = 1_000_000.0
-
-    def devices() -> tuple[str, ...]:
-        found = probe(path, data_dir=tmp_path / "data", environ=environ(), now=lambda: now)
-        return found.devices
-
-    assert devices() == ()
-    asked = runs(tmp_path)
+    clock = Clock(make(rest=f"{ASKS}[ ! -e {ready} ] && exit 1\n{ASKS}{answer}"), tmp_path)
+    assert clock.devices() == (None, True)
     ready.touch()
-    now += 30
-    assert devices() == ()
-    assert runs(tmp_path) == asked
-    now += 31
-    assert devices() == ("CUDA0",)
-    asked = runs(tmp_path)
-    now += 3600
-    assert devices() == ("CUDA0",)
-    assert runs(tmp_path) == asked
+    assert clock.devices(59) == (None, False)
+    assert clock.devices(1) == (("CUDA0",), True)
+    assert clock.devices(86_399) == (("CUDA0",), False)
+    ready.unlink()
+    assert clock.devices(1) == (None, True)
+    assert clock.devices(60) == (None, True)
+
+
+def test_one_that_never_lists_its_gpus_is_asked_less_and_less(make: Make, tmp_path: Path) -> None:
+    clock = Clock(make(rest=f"{ASKS}kill -SEGV $$"), tmp_path)
+    assert clock.devices() == (None, True)
+    for wait in (60, 120, 240, 480, 960, 1920, 3600, 3600):
+        assert clock.devices(wait - 1) == (None, False)
+        assert clock.devices(1) == (None, True)
+    # Another file begins anew.
+    os.utime(clock.path, ns=(1, 1))
+    assert clock.devices() == (None, True)
+    assert clock.devices(60) == (None, True)
+
+
+def test_one_that_lists_no_gpu_is_asked_again_after_an_hour(make: Make, tmp_path: Path) -> None:
+    clock = Clock(make(rest=f'{ASKS}printf "Available devices:\\n  (none)\\n"'), tmp_path)
+    assert clock.devices() == ((), True)
+    assert clock.devices(3599) == ((), False)
+    assert clock.devices(1) == ((), True)
+
+
+def test_slow_is_not_none(make: Make, tmp_path: Path) -> None:
+    path = make(rest=f"{ASKS}exec sleep 60")
+    told = f"{path} --list-devices did not end within 0.2 s."
+    assert _gpus(path, environ(), 0.2) == (None, told)
 
 
 def test_a_day_later_it_is_asked_again(make: Make, tmp_path: Path) -> None:
-    path, data = make(), tmp_path / "data"
+    path, data = make(rest=f"{ASKS}cat <<'EOF'\n{LISTED}EOF"), tmp_path / "data"
     hour = 3600.0
     probe(path, data_dir=data, environ=environ(), now=lambda: 1000 * hour)
     asked = runs(tmp_path)
@@ -150,15 +193,25 @@ Available devices:
 
 
 def test_learns_the_gpus_that_a_build_would_use(make: Make, tmp_path: Path) -> None:
-    def found(rest: str, name: str) -> tuple[str, ...]:
-        path = make(rest=rest, folder=name)
-        return probe(path, data_dir=tmp_path / "data", environ=environ()).devices
+    def found(printed: str, name: str) -> LlamaBinary:
+        path = make(rest=f"{ASKS}cat <<'EOF'\n{printed}EOF", folder=name)
+        return probe(path, data_dir=tmp_path / "data", environ=environ())
 
-    asks = '[ "$1" = --list-devices ] && '
-    assert found(f"{asks}cat <<'EOF'\n{LISTED}EOF", "many") == ("CUDA0", "RPC0")
-    assert found(f'{asks}printf "Available devices:\\n  (none)\\n"', "none") == ()
-    # A driver that crashes is no GPU, and no reason not to use the build.
-    assert found(f"{asks}kill -SEGV $$", "crash") == ()
+    none = "Available devices:\n  (none)\n"
+    failed = "ggml_cuda_init: failed to initialize CUDA: "
+    assert found(LISTED, "many").devices == ("CUDA0", "RPC0")
+    assert found(none, "none").devices == ()
+    no_card = f"{failed}no CUDA-capable device is detected\n"
+    assert found(no_card + none, "no card").devices == ()
+    # Another driver may do.
+    old = f"{failed}CUDA driver version is insufficient for CUDA runtime version\n"
+    assert found(old + LISTED, "other").devices == ("CUDA0", "RPC0")
+    refused = found(old + none, "refused")
+    assert refused.devices is None
+    assert refused.devices_problem.endswith(
+        " --list-devices: failed to initialize CUDA: CUDA driver version is insufficient for CUDA"
+        " runtime version."
+    )
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"format": 1}', b"\xff\xfe"])

@@ -49,7 +49,7 @@ def with_settings(model: LocalModel, mmproj: Path | None = None, **own: Any) -> 
     )
 
 
-def build(folder: Path, *, devices: tuple[str, ...] = ()) -> LlamaBinary:
+def build(folder: Path, *, devices: tuple[str, ...] | None = ()) -> LlamaBinary:
     return LlamaBinary(path=folder / "llama-server", version="x", devices=devices)
 
 
@@ -127,6 +127,20 @@ async def test_else_the_formula_is_used(demo: LocalModel, tmp_path: Path) -> Non
         found = await expectations().need(demo, SETTINGS, binary)
         assert (found.source, found.context_size, found.spills) == (Source.FORMULA, 8192, False)
         assert found.footprint.device == 0
+
+
+async def test_a_build_that_did_not_list_its_gpus_may_have_some(
+    demo: LocalModel, tmp_path: Path
+) -> None:
+    room = expectations()
+    unknown = await room.need(demo, SETTINGS, build(tmp_path, devices=None))
+    gpu = await room.need(demo, SETTINGS, build(tmp_path, devices=("CUDA0",)))
+    assert unknown == gpu
+    assert gpu.footprint.device > 0
+    # On a machine without GPUs the sum counts, and is the same.
+    none = await room.need(demo, SETTINGS, build(tmp_path, devices=()))
+    sums = [one.mapped + one.host + one.device for one in (unknown.footprint, none.footprint)]
+    assert sums[0] == sums[1]
 
 
 async def test_another_programs_server_is_unknown_until_it_was_measured(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ AFTER = (
         (
             "E mtmd_init_from_file: error: Failed to load CLIP model from demo.gguf",
             Cause.DAMAGED_FILE,
-            "the file cannot be loaded",
+            "the model file cannot be loaded",
         ),
         ("error: invalid argument: --badflag", Cause.BAD_ARGUMENT, "a wrong argument"),
         (
@@ -181,6 +181,121 @@ def test_known_failures_have_a_cause_and_a_plain_reason(
     assert found.out_of_memory == (
         cause in {Cause.NVMAP, Cause.OUT_OF_GPU_MEMORY, Cause.OUT_OF_MEMORY}
     )
+
+
+HINTS = (
+    "0.00.135.672 E srv          init: init: please consider disabling jinja via --no-jinja, or use"
+    " a custom chat template via --chat-template",
+    "0.00.135.672 E srv          init: init: for example: --no-jinja --chat-template chatml",
+)
+EMPTY_ERROR = "0.00.135.672 E srv          init: init: chat template parsing error: std::exception"
+UNFINISHED = (
+    "0.00.135.642 E common_chat_templates_init: error: parser: Parser Error: Unexpected EOF",
+    "...{% for...",
+    "      ^",
+    "0.00.135.643 E common_chat_templates_init: failed to initialize chat template",
+)
+RAISES = (
+    "0.00.050.041 E srv          init: init: chat template parsing error: Unable to generate parser"
+    " for this template. Automatic parser generation failed: ",
+    "------------",
+    "While executing CallExpression at line 1, column 19 in source:",
+    '...{{ raise_exception("no way") }}...',
+    "                     ^",
+    "Error: Jinja Exception: no way",
+)
+UNSUPPORTED = "error: the supplied chat template is not supported: {% for"
+
+
+@pytest.mark.parametrize(
+    ("lines", "quoted"),
+    [
+        (
+            [*UNFINISHED, EMPTY_ERROR, *HINTS],
+            "parser: Parser Error: Unexpected EOF ...{% for...",
+        ),
+        (
+            [*RAISES, *HINTS],
+            "Unable to generate parser for this template. Automatic parser generation failed:"
+            " While executing CallExpression at line 1, column 19 in source:"
+            ' ...{{ raise_exception("no way") }}... Error: Jinja Exception: no way',
+        ),
+        # Where a line of the template is very long, the reason is what matters.
+        ([*RAISES[:3], "x" * 400, *RAISES[4:], *HINTS], "Error: Jinja Exception: no way"),
+        # Its own lines come in another order than those of its log.
+        ([UNSUPPORTED, "", *UNFINISHED], "parser: Parser Error: Unexpected EOF ...{% for..."),
+        ([UNSUPPORTED, "note: started"], "the supplied chat template is not supported: {% for"),
+        # Builds whose log lines have no time and no level.
+        (
+            ["main: chat template parsing error: Expected value at row 1, column 5:", "main: bye"],
+            "Expected value at row 1, column 5:",
+        ),
+        ([EMPTY_ERROR, *HINTS], EMPTY_ERROR),
+    ],
+)
+def test_a_broken_chat_template_is_told_in_the_parsers_words(lines: list[str], quoted: str) -> None:
+    found = diagnose(1, [BEFORE, *lines, *AFTER[1:]])
+    assert found.cause is Cause.BAD_TEMPLATE
+    assert found.sentence == (
+        f"its chat template cannot be used (its server exited with code 1: {quoted});"
+        " give another with --chat-template or --chat-template-file in its args"
+    )
+
+
+def test_a_template_that_was_given_up_for_another_is_no_reason() -> None:
+    found = diagnose(1, [*UNFINISHED, "E llama_model_load: unknown model architecture: 'x'"])
+    assert found.cause is Cause.UNSUPPORTED_ARCHITECTURE
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (
+            [
+                "0.1 E gguf_init_from_reader: failed to read magic",
+                "0.2 E srv    load_model: failed to load multimodal model, '/p/mmproj.gguf'",
+            ],
+            "the projector /p/mmproj.gguf is damaged or incomplete (",
+        ),
+        (
+            [
+                "0.1 E mtmd_init_from_file: error: mismatch between text model (n_embd = 1120)"
+                " and mmproj (n_embd = 512)",
+                "hint: you may be using wrong mmproj",
+                "0.2 E srv    load_model: failed to load multimodal model, '/p/mmproj.gguf'",
+            ],
+            "the projector /p/mmproj.gguf does not belong to this model (",
+        ),
+        (
+            [
+                "0.1 E llama_model_load: error loading model: tensor 'x' data is not within the"
+                " file bounds",
+                "0.2 E srv    load_model: failed to load draft model, '/d.gguf'",
+            ],
+            "the draft model /d.gguf is damaged or incomplete (",
+        ),
+        (
+            [
+                "0.1 E llama_adapter_lora_init_from_file_ptr: failed to apply lora adapter: expect"
+                " general.type to be 'adapter', but got: ",
+                "0.2 E cmn  common_init_: failed to load lora adapter '/l.gguf'",
+                "0.3 E cmn  common_init_: failed to create context with model '/m.gguf'",
+            ],
+            "the LoRA adapter /l.gguf cannot be loaded (",
+        ),
+    ],
+)
+def test_a_further_file_is_not_taken_for_the_model(lines: list[str], sentence: str) -> None:
+    found = diagnose(1, [*lines, *AFTER[1:]])
+    assert found.line == lines[0].strip()
+    assert found.sentence.startswith(sentence)
+
+
+def test_hints_and_what_only_says_that_it_failed_are_no_reason() -> None:
+    line = "0.00.1 E srv  init_listene: static assets path not found: /nope"
+    last = "0.00.2 E srv  llama_server: failed to initialize HTTP server"
+    hints = ["error: please try another", "hint: this failed as well", *HINTS]
+    assert diagnose(1, [line, last, *hints]).line == line
 
 
 def test_the_most_telling_line_decides_not_the_last() -> None:
@@ -267,8 +382,12 @@ def test_a_crash_is_a_signal_unless_a_line_knows_more() -> None:
     assert diagnose(-signal.SIGABRT, ["what():  std::bad_alloc"]).cause is Cause.OUT_OF_MEMORY
     trace = [f"#{depth} 0x00007f2672c9c0f9 in a_function ()" for depth in range(20)]
     line = "./src/llama-context.cpp:2624: GGML_ASSERT(n_outputs >= 1) failed"
+    trace.insert(3, "#3  0x00007fd66c13fb2e in ggml_abort () from /lib/libggml-base.so.0")
     found = diagnose(-signal.SIGABRT, [line, *trace])
     assert (found.cause, found.line) == (Cause.SIGNAL, line)
+    what = "  what():  failed to parse grammar"
+    thrown = [*trace, "terminate called after throwing an instance of 'std::runtime_error'", what]
+    assert diagnose(-signal.SIGABRT, thrown).line == what.strip()
 
 
 def test_exits_are_described() -> None:

@@ -7,6 +7,7 @@ import errno
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
+from functools import partial
 
 import pytest
 
@@ -61,10 +62,10 @@ async def serving(answers: Answers) -> AsyncIterator[int]:
         (OK, 200),
         (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", 503),
         (b"HTTP/1.0 404 Not Found\r\n\r\n", 404),
-        (b"SSH-2.0 200\r\n", None),
-        (b"HTTP/1.1 abc\r\n", None),
-        (b"x" * 10_000, None),
-        (None, None),
+        (b"SSH-2.0 200\r\n", 0),
+        (b"HTTP/1.1 abc\r\n", 0),
+        (b"x" * 10_000, 0),
+        (None, 0),
     ],
 )
 async def test_one_question_one_answer(answer: bytes | None, status: int | None) -> None:
@@ -93,7 +94,7 @@ async def test_a_want_of_our_own_is_not_the_servers(monkeypatch: pytest.MonkeyPa
 async def test_three_silences_in_a_row_are_a_hang() -> None:
     answers = Answers(None)
     async with serving(answers) as port, asyncio.timeout(30):
-        await watch_health(HOST, port, limits=QUICK, excused=lambda: False)
+        await watch_health(partial(ask_health, HOST, port), limits=QUICK, excused=lambda: False)
     assert len(answers.asked) == 3
 
 
@@ -101,14 +102,16 @@ async def test_an_answer_between_silences_saves_it() -> None:
     refused = b"HTTP/1.1 500 Oh\r\n\r\n"
     answers = Answers(None, None, refused, None, None, OK, None)
     async with serving(answers) as port, asyncio.timeout(30):
-        await watch_health(HOST, port, limits=QUICK, excused=lambda: False)
+        await watch_health(partial(ask_health, HOST, port), limits=QUICK, excused=lambda: False)
     assert len(answers.asked) == 9
 
 
 async def test_a_server_that_answers_is_asked_on_until_the_watch_is_cancelled() -> None:
     answers = Answers(OK)
     async with serving(answers) as port, asyncio.timeout(30):
-        watch = asyncio.ensure_future(watch_health(HOST, port, limits=QUICK, excused=lambda: False))
+        watch = asyncio.ensure_future(
+            watch_health(partial(ask_health, HOST, port), limits=QUICK, excused=lambda: False)
+        )
         await answers.third.wait()
         watch.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -126,5 +129,7 @@ async def test_a_server_with_an_excuse_is_not_asked_and_silence_then_does_not_co
     # Asked before and after each question: excused, then asked in vain twice while it became busy.
     excuse = excuses(True, True, False, True, False, True)
     async with serving(answers) as port, asyncio.timeout(30):
-        await watch_health(HOST, port, limits=QUICK, excused=lambda: next(excuse))
+        await watch_health(
+            partial(ask_health, HOST, port), limits=QUICK, excused=lambda: next(excuse)
+        )
     assert len(answers.asked) == 2 + 3

@@ -15,7 +15,9 @@ from cyber_inference_tui.settings.schema import ModelSettings, Settings
 GPU = ("CUDA0",)
 
 
-def place(*words: str, devices: tuple[str, ...] = GPU, layers: int = 31, **own: Any) -> Placement:
+def place(
+    *words: str, devices: tuple[str, ...] | None = GPU, layers: int = 31, **own: Any
+) -> Placement:
     model = LocalModel(
         id="m",
         path=Path("/m.gguf"),
@@ -41,6 +43,12 @@ def test_by_default_everything_goes_to_the_gpus_as_far_as_there_is_room() -> Non
     assert place("-ngl", "auto") == place("--gpu-layers", "-1") == place()
     assert not place("--fit", "off").spills
     assert not place("-ngl", "all").spills
+
+
+def test_gpus_that_are_not_known_are_not_none() -> None:
+    assert place(devices=None) == place()
+    assert place("-ngl", "8", devices=None) == place("-ngl", "8")
+    assert place("--device", "none", devices=None) == place(devices=())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from cyber_inference_tui.gguf.demo import CHAT_TEMPLATE
+from tests.gguf.synthetic_projector import projector
 from tests.real.conftest import StartFake, StartReal
 from tests.real.service_process import (
     ServiceProcess,
@@ -222,6 +224,36 @@ def test_a_real_server_names_a_wrong_argument_and_a_damaged_file(
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "model_load_failed"
     assert service.model("cut")["status"] == "failed"
+
+
+@pytest.mark.real
+def test_a_real_server_names_a_broken_template_and_a_wrong_projector(
+    start_real: StartReal, tmp_path: Path
+) -> None:
+    other = projector().write(tmp_path / "mmproj.gguf")
+    tables = {
+        "given": {"args": ["--chat-template", "{% for"]},
+        "seeing": {"mmproj": str(other)},
+    }
+    service = start_real({"models": tables}, copies=("broken", "raises", "given", "seeing"))
+    models_dir = service.data_dir / "models"
+    for model_id, template in (("broken", "{% for"), ("raises", '{{ raise_exception("no way") }}')):
+        path = models_dir / f"{model_id}.gguf"
+        space = CHAT_TEMPLATE.encode()
+        path.write_bytes(path.read_bytes().replace(space, template.encode().ljust(len(space))))
+    for model_id, told in (
+        ("broken", "Parser Error: Unexpected EOF ...{% for"),
+        ("raises", "Error: Jinja Exception: no way"),
+        ("given", "Parser Error: Unexpected EOF ...{% for"),
+    ):
+        message = service.chat(model_id).json()["error"]["message"]
+        assert "its chat template cannot be used (its server exited with code 1: " in message
+        assert told in message
+        assert "; give another with --chat-template or --chat-template-file in its" in message
+        assert "for example" not in message.partition("\n")[0]
+    message = service.chat("seeing").json()["error"]["message"]
+    assert f"the projector {other} does not belong to this model (" in message
+    assert "mismatch between text model (n_embd = " in message
 
 
 def test_no_llama_server_says_how_to_get_one(start_fake: StartFake) -> None:

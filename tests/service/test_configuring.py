@@ -176,7 +176,7 @@ async def test_what_needs_a_restart_stays_in_force_until_then(path: Path) -> Non
 async def test_a_secret_of_a_variable_never_goes_to_the_file(path: Path, key: str) -> None:
     environ = {
         "CYBER_INFERENCE_ADMIN_PASSWORD": "hidden",
-        "CYBER_INFERENCE_LLAMA_ARGS": "--api-key,hidden",
+        "CYBER_INFERENCE_LLAMA_ARGS": "--hf-token,hidden",
     }
     desk = Desk(path, text="port = 1\n", environ=environ)
     shown = next(one.value for one in desk.configuration.values() if one.key == key)
@@ -186,15 +186,15 @@ async def test_a_secret_of_a_variable_never_goes_to_the_file(path: Path, key: st
 
 
 async def test_secrets_among_arguments_are_masked_and_kept(path: Path) -> None:
-    desk = Desk(path, text='llama_args = ["--api-key", "sk-1", "-c", "1"]\n')
+    desk = Desk(path, text='llama_args = ["--hf-token", "sk-1", "-c", "1"]\n')
     (shown,) = [one for one in desk.configuration.values() if one.key == "llama_args"]
-    assert shown.value == ["--api-key", "********", "-c", "1"]
-    check = await desk.configuration.check("llama_args", ["-c", "2", "--api-key", "********"])
-    assert check.value == ["-c", "2", "--api-key", "********"]
-    await desk.configuration.set("llama_args", ["-c", "2", "--api-key", "********"])
-    assert desk.configuration.loaded.settings.llama_args == ("-c", "2", "--api-key", "sk-1")
+    assert shown.value == ["--hf-token", "********", "-c", "1"]
+    check = await desk.configuration.check("llama_args", ["-c", "2", "--hf-token", "********"])
+    assert check.value == ["-c", "2", "--hf-token", "********"]
+    await desk.configuration.set("llama_args", ["-c", "2", "--hf-token", "********"])
+    assert desk.configuration.loaded.settings.llama_args == ("-c", "2", "--hf-token", "sk-1")
     with pytest.raises(ConfigError, match="stands for no value"):
-        await desk.configuration.set('models."m".args', ["--api-key", "********"])
+        await desk.configuration.set('models."m".args', ["--hf-token", "********"])
 
 
 async def test_the_whole_file_is_replaced_and_applied(path: Path) -> None:

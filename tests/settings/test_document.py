@@ -38,7 +38,7 @@ EMPTY = ""
 
 [models.z]
 env = { X = "inner" }
-args = ["--host", "x"]
+args = ["--lora", "x"]
 """
 
 
@@ -61,7 +61,7 @@ def test_no_secret_is_shown_and_the_rest_is(config: Path) -> None:
     text = read_document(config).text
     assert not [secret for secret in SECRETS if secret in text]
     assert text.count("********") == len(SECRETS)
-    for kept in ("# Mine.", 'host = "127.0.0.1" # here', "# laptop", 'EMPTY = ""', '"--host"'):
+    for kept in ("# Mine.", 'host = "127.0.0.1" # here', "# laptop", 'EMPTY = ""', '"--lora"'):
         assert kept in text
 
 
@@ -167,13 +167,13 @@ def test_what_the_check_refuses_is_not_written(config: Path) -> None:
 
 
 ARGUMENTS = """\
-llama_args = ["--api-key", "sk-one", '-hft=hf-one', "-c", "5"]
+llama_args = ["--a-token", "sk-one", '-hft=hf-one', "-c", "5"]
 # llama_args = ["--hf-token", "hf-old"]
 #env = { A_TOKEN = "t-one", GGML_X = "1", "B_SECRET" = "t-two" }
 
 [models.m]
 args = [
-  "--api-key=sk-\\u0074wo", # mine
+  "--a-token=sk-\\u0074wo", # mine
   '--hf-token', 'hf-two',
 ]
 command = ["serve", "--tok\\u0065n=hf-three"]
@@ -185,7 +185,7 @@ def test_secrets_among_arguments_are_hidden_and_kept(config: Path) -> None:
     config.write_text(ARGUMENTS)
     text = read_document(config).text
     assert not [secret for secret in HIDDEN if secret in text]
-    for kept in ('"--api-key", ', "'-hft=********", '"-c", "5"', 'GGML_X = "1"', "# mine"):
+    for kept in ('"--a-token", ', "'-hft=********", '"-c", "5"', 'GGML_X = "1"', "# mine"):
         assert kept in text
     write(config, text)
     assert tomllib.loads(config.read_text()) == tomllib.loads(ARGUMENTS)
