@@ -41,9 +41,15 @@ COMMENT_INTERVAL = 4.0
 _EXIT_NOTICE = 0.5
 # A killed process gives back its memory first, which may be much.
 _KILL_NOTICE = 10.0
-_DROPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
-# The body is passed on as it was read, and these are undone in reading.
-_UNDONE_CODINGS = frozenset({b"gzip", b"deflate", b"br", b"zstd"})
+# The body is passed on as it was read: unpacked. With a conversation's id llama-server goes on
+# generating for whoever may ask again (/v1/stream) when the client is gone, unseen from here.
+_DROPPED = HOP_BY_HOP | {
+    b"host",
+    b"content-length",
+    b"content-encoding",
+    b"expect",
+    b"x-conversation-id",
+}
 _KEYS = frozenset({b"authorization", b"x-api-key"})
 
 _UNWATCHED = contextlib.nullcontext()
@@ -106,7 +112,6 @@ class Forwarder:
         answer = Answer(request, target.stream)
         number = self._service.active.come(entry.of(target, answer))
         try:
-            target.adapt()
             await self._serve(request, target, answer, entry)
         except CyberError as error:
             entry.error = error
@@ -322,7 +327,6 @@ class Forwarder:
             b"%b: %b\r\n" % (name, value)
             for name, value in request.raw_headers
             if name.lower() not in dropped
-            and not (name.lower() == b"content-encoding" and value.lower() in _UNDONE_CODINGS)
         ]
         if target.body or request.method not in BODYLESS:
             lines.append(b"Content-Length: %d\r\n" % len(target.body))
