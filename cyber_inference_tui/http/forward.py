@@ -26,11 +26,13 @@ from cyber_inference_tui.http.answer import Answer
 from cyber_inference_tui.http.entry import Entry
 from cyber_inference_tui.http.errors import internal_error
 from cyber_inference_tui.http.framing import HOP_BY_HOP, BadResponseError
+from cyber_inference_tui.http.renaming import Renaming
 from cyber_inference_tui.http.stall import StalledError, StallWatch
 from cyber_inference_tui.http.target import BODYLESS, ForwardsFor, Target, Targets
 from cyber_inference_tui.http.turns import Turn, Turns
 from cyber_inference_tui.http.upstream import ConnectionPool, UpstreamLostError
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.command import server_alias
 from cyber_inference_tui.llama.launch import SERVER_HOST
 from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.state import Lease, Waiter
@@ -55,6 +57,11 @@ _KEYS = frozenset({b"authorization", b"x-api-key"})
 _UNWATCHED = contextlib.nullcontext()
 
 _logger = logging.getLogger(__name__)
+
+
+def _renaming(model: LocalModel) -> Renaming | None:
+    alias = server_alias(model.id)
+    return None if alias == model.id or model.settings.command else Renaming(alias, model.id)
 
 
 class _Written(web.StreamResponse):
@@ -109,7 +116,7 @@ class Forwarder:
         """Find the model, get a place at it, pass the request on and its answer back."""
         entry = Entry(request, self._now)
         target = await self._targets.find(request)
-        answer = Answer(request, target.stream)
+        answer = Answer(request, target.stream, _renaming(target.model))
         number = self._service.active.come(entry.of(target, answer))
         try:
             await self._serve(request, target, answer, entry)

@@ -92,7 +92,7 @@ class Targets:
         content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
         found = Peek()
         if request.method not in BODYLESS or body:
-            if kind is not Kind.INFERENCE and (addressed or refusal):
+            if refusal or (addressed and kind is not Kind.INFERENCE):
                 found = glance(body, content_type)
             else:
                 found = peek(body, content_type, must_be_object=kind is Kind.INFERENCE)

@@ -24,7 +24,6 @@ from tests.http.upstream import (
     event,
     forwarding,
 )
-from tests.scheduler.virtual import model
 
 TIMINGS = '"timings":{"cache_n":3,"prompt_n":4,"predicted_n":5,"predicted_per_second":12.5}'
 WHOLE = answer(body=b'{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5}}')
