@@ -115,12 +115,12 @@ def with_fields(
     llama-server. Raises ``InvalidRequestError`` for anything but an object.
     """
     try:
-        _decode_fields(without_bom(body))
+        values = _decode_fields(without_bom(body))
     except _BROKEN as error:
         raise _not_json(error) from None
     opening = _OPENING.match(body)
     start = opening.end() if opening else 0
-    members = list(_members(body, start))
+    members = list(_members(body, start, values))
     last = {member.name: number for number, member in enumerate(members)}
     kept: list[bytes] = []
     for number, one in enumerate(members):
@@ -154,14 +154,20 @@ class _Member(NamedTuple):
     """The comma or brace behind it."""
 
 
-def _members(body: bytes, position: int) -> Iterator[_Member]:
-    """The fields of the valid JSON object whose brace is in front of ``position``."""
+def _members(body: bytes, position: int, values: Mapping[str, msgspec.Raw]) -> Iterator[_Member]:
+    """The fields of the valid JSON object whose brace is in front of ``position``.
+
+    ``values`` has the last value of each name: where that is what stands there, its length is
+    known, and long texts need not be looked through.
+    """
     while key := _KEY.match(body, position):
-        end = _value_end(body, key.end())
+        name = msgspec.json.decode(key[1], type=str)
+        text = bytes(values[name])
+        known = text[:1] in {b'"', b"[", b"{"} and body.startswith(text, key.end())
+        end = key.end() + len(text) if known else _value_end(body, key.end())
         closing = _END.match(body, end)
         if closing is None:
             break
-        name = msgspec.json.decode(key[1], type=str)
         yield _Member(name, position, key.end(), end, closing.start(1))
         if closing[1] == b"}":
             return

@@ -87,15 +87,15 @@ class Targets:
         refusal = None if addressed else _refusal(request.method, path)
         if refusal is not None and (is_ours(path) or not self._has_commands()):
             raise refusal
-        kind = kind_of(path)
+        asks = kind_of(path) is Kind.INFERENCE
         body = await read_body(request, self._service.settings.max_body_size)
         content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
         found = Peek()
         if request.method not in BODYLESS or body:
-            if refusal or (addressed and kind is not Kind.INFERENCE):
+            if refusal or (addressed and not asks):
                 found = glance(body, content_type)
             else:
-                found = peek(body, content_type, must_be_object=kind is Kind.INFERENCE)
+                found = peek(body, content_type, must_be_object=asks)
         name = found.model or request.query.get("model") or request.headers.get("X-Model")
         if addressed is not None:
             model = addressed.model
@@ -103,47 +103,38 @@ class Targets:
             name = name if name and self._means(name, model) else addressed.name
         else:
             model = self._resolve(name, refusal)
-        if refusal is not None and not model.settings.command:
+        is_command = bool(model.settings.command)
+        if refusal is not None and not is_command:
             raise refusal
-        is_work = kind is Kind.INFERENCE or (
-            request.method == "POST" and (path.startswith("/v1/") or bool(model.settings.command))
-        )
-        has_rules = kind is Kind.INFERENCE or bool(model.settings.command)
-        body, stream = self._adapted(
-            model,
-            body,
-            content_type,
-            found,
-            model.request_rules(name) if has_rules and found.is_object else RequestRules(),
-        )
+        stream = found.stream
+        if found.is_object:
+            rules = model.request_rules(name) if asks or is_command else RequestRules()
+            overrides = rules.request_overrides
+            if self._is_renamed(found.model, model):
+                overrides = {**overrides, "model": model.id}
+            if rules or overrides:
+                body = with_fields(
+                    body,
+                    strip=rules.request_strip,
+                    defaults=rules.request_defaults,
+                    overrides=overrides,
+                )
+                stream = peek(body, content_type, must_be_object=True).stream
+        elif self._is_renamed(found.model, model):
+            body = with_model_field(body, content_type, model.id)
         full_path = f"{raw_path}?{self._with_id(query, model)}" if query else raw_path
+        is_work = asks or (request.method == "POST" and (path.startswith("/v1/") or is_command))
         return Target(model, full_path, body, stream, is_work)
 
-    def _adapted(
-        self, model: LocalModel, body: bytes, content_type: str, found: Peek, rules: RequestRules
-    ) -> tuple[bytes, bool]:
-        """The body with the model's id for its name and the rules applied; whether it streams.
+    def _is_renamed(self, name: str | None, model: LocalModel) -> bool:
+        """Whether the model's id goes in the place of this name in a body.
 
         A llama-server gives back the name that it is sent, whatever it is; another engine may
         know names of its own.
         """
-        named = found.model
-        renamed = named is not None and named != model.id
-        if renamed and model.settings.command:
-            renamed = self._means(named or "", model)
-        if not found.is_object:
-            if renamed:
-                body = with_model_field(body, content_type, model.id)
-            return body, found.stream
-        if not (renamed or rules):
-            return body, found.stream
-        body = with_fields(
-            body,
-            strip=rules.request_strip,
-            defaults=rules.request_defaults,
-            overrides={**rules.request_overrides, **({"model": model.id} if renamed else {})},
-        )
-        return body, peek(body, content_type, must_be_object=True).stream
+        if name is None or name == model.id:
+            return False
+        return not model.settings.command or self._means(name, model)
 
     def _with_id(self, query: str, model: LocalModel) -> str:
         """The query with the model's id in place of another name of its own."""
@@ -188,18 +179,18 @@ class Targets:
     def _resolve(self, name: str | None, refusal: CyberError | None) -> LocalModel:
         """The model of this name; without one the only model that can be meant.
 
-        Where none is, a ``refusal`` of the path goes before what is to say of names.
+        A path with a ``refusal`` needs a name, unless there is just one model.
         """
         catalog = self._service.catalog
         if name:
             return catalog.resolve(name)
+        if refusal is not None and len(catalog.models) != 1:
+            raise refusal
         loaded = self._service.scheduler.loaded_ids
         here = sorted(loaded) or [one.id for one in catalog.models.values() if not one.problem]
         here = here or list(catalog.models)
         if len(here) == 1:
             return catalog.resolve(here[0])
-        if refusal is not None:
-            raise refusal
         if not here:
             raise ModelNotFoundError(
                 "There is no model yet.", hint="Download one, or start with --demo."

@@ -147,6 +147,13 @@ async def test_other_paths_are_no_endpoints(target: str, body: bytes, status: in
         assert "get" in got.headers["allow"]
 
 
+async def test_other_paths_need_a_name_where_there_are_several_models() -> None:
+    async with forwarding(Recorder(), PLAIN, CUSTOM) as world:
+        assert (await send(world, "POST", "/x", b'{"model":"tts-1"}')).status == 200
+        assert (await send(world, "POST", "/x", b"{}")).status == 404
+        assert (await send(world, "GET", "/favicon.ico")).status == 404
+
+
 async def test_the_only_model_is_meant_where_none_is_named() -> None:
     async with forwarding(Recorder(), CUSTOM) as world:
         # Not loaded yet, and then loaded.

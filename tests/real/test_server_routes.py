@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from cyber_inference_tui.http.routes import methods_of
-from tests.real.conftest import Starter
+from tests.real.conftest import Starter, StartReal
 from tests.real.service_process import (
     ServiceProcess,
     chat_body,
@@ -47,12 +47,12 @@ def bare_server(
 ) -> Iterator[httpx.Client]:
     """A llama-server with nothing in front of it."""
     port = free_low_port(1)
-    words = ["--model", demo_gguf, "--host", "127.0.0.1", "--port", str(port), "--no-webui"]
+    words = ["--model", str(demo_gguf), "--host", "127.0.0.1", "--port", str(port), "--no-webui"]
     log = tmp_path_factory.mktemp("bare") / "log"
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [llama_server, *words, "--ctx-size", "256", "--threads", "1"],
+            [str(llama_server), *words, "--ctx-size", "256", "--threads", "1"],
             stdout=output,
             stderr=output,
             stdin=subprocess.DEVNULL,
@@ -214,6 +214,16 @@ def test_vectors_name_their_model_by_its_id(
         ):
             assert answer.status_code == 200, answer.text
             assert answer.json()["model"] == model_id
+
+
+def test_the_only_model_needs_no_name(start_real: StartReal) -> None:
+    """Also after it was unloaded: plug-ins that complete code never send one."""
+    service = start_real()
+    for _ in range(2):
+        answer = service.post("/completion", json={"prompt": "hello", "n_predict": 2})
+        assert (answer.status_code, answer.json()["model"]) == (200, "demo")
+        assert service.post("/admin/models/demo/unload").status_code == 200
+    assert service.get("/props").json()["model_alias"] == "demo"
 
 
 def test_a_byte_order_mark_passes(demo_service: ServiceProcess) -> None:
