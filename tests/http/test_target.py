@@ -266,6 +266,20 @@ async def test_rules_of_a_command_hold_for_json_on_any_path() -> None:
     ]
 
 
+async def test_a_byte_order_mark_is_no_mistake_anywhere() -> None:
+    async with forwarding(Recorder()) as world:
+        lines = ("Content-Type: application/json",)
+        for target, body in (
+            ("/admin/downloads", b'{"repo":"o/n"}'),
+            ("/admin/models/m/load", b"{}"),
+            ("/admin/models/m/load", b""),
+            ("/tokenize?model=m", b'{"content":""}'),
+            ("/lora-adapters?model=m", b"[]"),
+        ):
+            got = await send(world, "POST", target, BOM + body, *lines)
+            assert got.status in {200, 202}, (target, got.body)
+
+
 async def test_a_request_that_needs_no_change_passes_byte_for_byte() -> None:
     server = Recorder()
     body = b' {"model":"m", "temperature" :0,"top_k":5,\n"seed":1,"n":1e400,"z":[ {} ]}\r\n'
