@@ -135,7 +135,7 @@ class ForbiddenOriginError(ForbiddenHostError):
 
 
 class UnsupportedMediaTypeError(CyberError):
-    """An admin write that is not ``application/json``."""
+    """An admin write that is not ``application/json``, or a content coding that is not known."""
 
     code = "unsupported_media_type"
     status = 415

@@ -69,7 +69,13 @@ class Admin:
             return json_answer(await self._service.models.delete(decoded(raw)))
         raw_id, _, name = raw.rpartition("/")
         if request.method != "POST" or not raw_id:
-            raise method_not_allowed(request.method, request.path, ("DELETE", "GET", "HEAD"))
+            allow = (
+                "DELETE",
+                "GET",
+                "HEAD",
+                *(("POST",) if raw_id and name in self._actions else ()),
+            )
+            raise method_not_allowed(request.method, request.path, allow)
         action = self._actions.get(name)
         if action is None:
             raise NotFoundError(

@@ -13,6 +13,7 @@ from cyber_inference_tui.errors import CyberError, UpstreamError
 from cyber_inference_tui.http.access import cors_headers
 from cyber_inference_tui.http.errors import error_event
 from cyber_inference_tui.http.framing import BodyScanner, Framing, ResponseHead
+from cyber_inference_tui.http.renaming import Renaming
 from cyber_inference_tui.http.upstream import Exchange
 from cyber_inference_tui.http.usage import Passage, Usage
 
@@ -26,12 +27,18 @@ _logger = logging.getLogger(__name__)
 
 
 class Answer:
-    """The client's side of one request: what has been said, and how the rest is framed."""
+    """The client's side of one request: what has been said, and how the rest is framed.
 
-    def __init__(self, request: web.Request, stream: bool) -> None:
+    ``renaming`` puts the model's id where its server cannot say it.
+    """
+
+    def __init__(
+        self, request: web.Request, stream: bool, renaming: Renaming | None = None
+    ) -> None:
         self._request = request
         self._transport = request.transport
         self._http11 = request.version >= (1, 1)
+        self._renaming = renaming
         self._commented = False
         self._scanner: BodyScanner | None = None
         self._head: ResponseHead | None = None
@@ -137,6 +144,8 @@ class Answer:
             self._answered = not hold
             self._write_head(head.status, head.reason, headers, framing, decode=decode, hold=hold)
         await exchange.copy(self._scanner, self._take, self._drain)
+        if self._renaming is not None:
+            self._pass(self._renaming.rest())
         if self._rechunk:
             self._write(b"0\r\n\r\n")
 
@@ -158,6 +167,8 @@ class Answer:
         await exchange.copy(scanner, collect, self._drain)
         self._passage, self._answered = passage, True
         body = b"".join(parts).strip()
+        if self._renaming is not None:
+            body = self._renaming.of(body) + self._renaming.rest()
         if head.status == 200:
             # It answered a streaming request with plain JSON: that is one event.
             self._write_chunk(b"data: " + body.replace(b"\n", b" ") + b"\n\n")
@@ -204,13 +215,21 @@ class Answer:
             return True
         if self._passage is not None:
             self._passage.take(data)
+        if self._renaming is not None:
+            data = self._renaming.of(data)
+        self._pass(data)
+        return transport.get_write_buffer_size() <= self._most_unsent
+
+    def _pass(self, data: bytes) -> None:
+        transport = self._transport
+        if not data or transport is None or transport.is_closing():
+            return
         if self._held_head:
             data, self._held_head, self.begun = self._held_head + data, b"", True
         if self._rechunk:
             transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         else:
             transport.write(data)
-        return transport.get_write_buffer_size() <= self._most_unsent
 
     async def _drain(self) -> None:
         """Wait until the client has read enough of what was written."""

@@ -1,67 +1,44 @@
-"""A request's body: read within bounds, looked at for the model's name, changed only where told.
-
-What is not ours to change is passed on byte for byte: defaults are put in front of the client's
-own text, and nothing is decoded and encoded again.
-"""
+"""A request's body, read within bounds and freed of its content codings."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Mapping
-from typing import Any
+import zlib
+from collections.abc import Iterable, Iterator
 
-import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import (
-    InvalidRequestError,
     RequestTimeoutError,
     RequestTooLargeError,
+    UnsupportedMediaTypeError,
 )
 from cyber_inference_tui.http.errors import BrokenBodyError
+from cyber_inference_tui.text import clean_line
 
 BODY_TIMEOUT = 60.0
 """Seconds a client may be silent while it sends a body."""
 
-_BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^"\s;,]{1,70}))', re.IGNORECASE)
-_FIELD_NAME = re.compile(rb'(?:^|[;\s])name="?([^";\r\n]+)"?', re.IGNORECASE)
-_MAX_MODEL_FIELD = 1024
-
-
-class _Named(msgspec.Struct):
-    """The fields a forwarder needs; all others are skipped without being built."""
-
-    model: str | None = None
-    stream: Any = None
-
-
-_decode_named = msgspec.json.Decoder(learned(_Named)).decode
-_decode_fields = msgspec.json.Decoder(learned(dict[str, msgspec.Raw])).decode
-
-# What a decoder says of text that is no JSON, or that is nested deeper than its stack.
-_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
-
-class Peek(msgspec.Struct, frozen=True):
-    """What a body says: the model's name (``None`` = it does not), and whether it streams."""
-
-    model: str | None = None
-    stream: bool = False
+_STEP = 1 << 18
+"""Bytes that are unpacked before others get their turn: about a millisecond."""
+_CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
+_MAX_CODINGS = 3
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
-    """The whole body, at most ``limit`` bytes.
+    """The whole body, unpacked, at most ``limit`` bytes.
 
-    Raises ``RequestTooLargeError`` (before reading where the length is announced) and
-    ``RequestTimeoutError``, and ``BrokenBodyError`` for one that cannot be unpacked.
+    Raises ``RequestTooLargeError`` (before reading where the length is announced),
+    ``UnsupportedMediaTypeError`` for a ``Content-Encoding`` that cannot be undone,
+    ``RequestTimeoutError``, and ``BrokenBodyError`` for one that cannot be unpacked. aiohttp must
+    not unpack it first (``auto_decompress``).
     """
+    if not request.can_read_body:
+        return b""
+    decoders = _decoders(request, limit)
     announced = request.content_length
     if announced is not None and announced > limit:
         raise _too_large(limit)
-    if not request.can_read_body:
-        return b""
     parts: list[bytes] = []
     size = 0
     content = request.content
@@ -72,9 +49,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         except web.RequestPayloadError:
             # There is no more of it: else aiohttp would read on, and log the same error again.
             content.feed_eof()
-            raise BrokenBodyError(
-                "The request's body is broken, or not compressed as its Content-Encoding says."
-            ) from None
+            raise BrokenBodyError("The request's body is broken.") from None
         except TimeoutError:
             raise RequestTimeoutError(
                 f"The request's body stopped coming for {BODY_TIMEOUT:g} s."
@@ -82,8 +57,34 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         size += len(part)
         if size > limit:
             raise _too_large(limit)
-        parts.append(part)
+        if decoders:
+            parts += await _unpacked(part, decoders)
+        else:
+            parts.append(part)
+    if any(decoder.unfinished for decoder in decoders):
+        raise _badly_packed()
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _unpacked(part: bytes, decoders: list[_Decoder]) -> list[bytes]:
+    """What a part of the body holds; others get their turn meanwhile."""
+    found = []
+    pieces: Iterator[bytes] = iter((part,))
+    for decoder in decoders:
+        pieces = decoder.unpacked(pieces)
+    try:
+        for piece in pieces:
+            found.append(piece)
+            await asyncio.sleep(0)
+    except zlib.error:
+        raise _badly_packed() from None
+    return found
+
+
+def _badly_packed() -> BrokenBodyError:
+    return BrokenBodyError(
+        "The request's body is broken, or not compressed as its Content-Encoding says."
+    )
 
 
 def _too_large(limit: int) -> RequestTooLargeError:
@@ -92,83 +93,63 @@ def _too_large(limit: int) -> RequestTooLargeError:
     )
 
 
-def peek(body: bytes, content_type: str, *, must_be_object: bool) -> Peek:
-    """Look for the model's name in a JSON or multipart body.
-
-    Raises ``InvalidRequestError`` for broken JSON, for a ``model`` that is no string, and for
-    anything but an object where ``must_be_object``.
-    """
-    if not must_be_object and content_type.lower().startswith("multipart/form-data"):
-        return Peek(model=_multipart_model(body, content_type))
-    if not body:
-        if must_be_object:
-            raise InvalidRequestError("The request's body is empty: a JSON object was expected.")
-        return Peek()
-    try:
-        named = _decode_named(body)
-    except msgspec.ValidationError as error:
-        if "$.model" in str(error):
-            raise InvalidRequestError("model must be a string.", param="model") from None
-        if must_be_object:
-            raise InvalidRequestError("The request's body must be a JSON object.") from None
-        return Peek()
-    except _BROKEN as error:
-        raise _not_json(error) from None
-    return Peek(model=named.model or None, stream=named.stream is True)
+def _decoders(request: web.Request, limit: int) -> list[_Decoder]:
+    """What undoes the request's content codings, the last one first (RFC 9110, 8.4)."""
+    headers = request.headers.getall(hdrs.CONTENT_ENCODING, ())
+    names = [one.strip().lower() for header in headers for one in header.split(",")]
+    codings = [name for name in names if name not in {"", "identity"}]
+    unknown = next((one for one in codings if one not in _CODINGS), None)
+    if unknown is not None or len(codings) > _MAX_CODINGS:
+        shown = clean_line(unknown or ", ".join(codings), limit=40)
+        raise UnsupportedMediaTypeError(
+            f"A body with Content-Encoding: {shown} is not supported.",
+            hint="Send it as it is, or packed with gzip or deflate.",
+        )
+    return [_Decoder(gzipped=coding != "deflate", limit=limit) for coding in reversed(codings)]
 
 
-def _multipart_model(body: bytes, content_type: str) -> str | None:
-    match = _BOUNDARY.search(content_type)
-    if match is None:
-        raise InvalidRequestError("The multipart body has no boundary.")
-    for part in body.split(b"--" + (match[1] or match[2]).encode("latin-1", "replace"))[1:]:
-        head, empty_line, value = part.partition(b"\r\n\r\n")
-        if not empty_line or len(head) > 8192:
-            continue
-        for line in head.split(b"\r\n"):
-            if not line.lower().startswith(b"content-disposition:"):
-                continue
-            name = _FIELD_NAME.search(line.partition(b":")[2])
-            if name is not None and name[1] == b"model":
-                text = value.removesuffix(b"\r\n")
-                if len(text) > _MAX_MODEL_FIELD:
-                    raise InvalidRequestError("The model's name is too long.", param="model")
-                return text.decode("utf-8", "replace").strip() or None
-    return None
+class _Decoder:
+    """Undoes one coding, at most ``limit`` bytes of it."""
 
+    def __init__(self, *, gzipped: bool, limit: int) -> None:
+        self._gzipped = gzipped
+        self._left = limit
+        self._limit = limit
+        self._stream: zlib._Decompress | None = None
+        self._begun = False
 
-def with_defaults(body: bytes, defaults: Mapping[str, Any]) -> bytes:
-    """A JSON object with the fields of ``defaults`` that it does not have itself.
+    def unpacked(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+        """The content of ``parts``, in steps; some are empty. Raises ``zlib.error``."""
+        for part in parts:
+            rest = part
+            while True:
+                step = b""
+                if self._stream is None and rest:
+                    self._stream = self._begin(rest)
+                if self._stream is not None:
+                    step = self._stream.decompress(rest, _STEP)
+                    rest = self._stream.unconsumed_tail
+                    if self._stream.eof:
+                        # Packed files may follow one another (RFC 1952, 2.2).
+                        rest, self._stream = self._stream.unused_data, None
+                self._left -= len(step)
+                if self._left < 0:
+                    raise _too_large(self._limit)
+                yield step
+                if not rest and len(step) < _STEP:
+                    break
 
-    They are put at its beginning; the client's own text stays as it is. A field that the client
-    set to ``null`` is set. Raises ``InvalidRequestError`` for anything but an object.
-    """
-    own = _fields(body)
-    missing = {key: value for key, value in defaults.items() if key not in own}
-    if not missing:
-        return body
-    start = body.index(b"{") + 1
-    inserted = msgspec.json.encode(missing)[1:-1]
-    separator = b"," if own else b""
-    return b"".join((body[:start], inserted, separator, body[start:]))
+    @property
+    def unfinished(self) -> bool:
+        """Whether the end of what was packed has not come."""
+        return self._stream is not None
 
-
-def with_model(body: bytes, model: str) -> bytes:
-    """A JSON object with its ``model`` replaced; the values of all other fields stay as sent.
-
-    Raises ``InvalidRequestError`` for anything but an object.
-    """
-    own = _fields(body)
-    return msgspec.json.encode({**own, "model": model})
-
-
-def _fields(body: bytes) -> dict[str, msgspec.Raw]:
-    # Stricter than ``peek``, which passes over text that it does not need.
-    try:
-        return _decode_fields(body)
-    except _BROKEN as error:
-        raise _not_json(error) from None
-
-
-def _not_json(error: Exception) -> InvalidRequestError:
-    return InvalidRequestError(f"The request's body is not valid JSON: {error}.")
+    def _begin(self, data: bytes) -> zlib._Decompress:
+        if self._gzipped:
+            return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        if self._begun:
+            raise zlib.error("something follows")
+        self._begun = True
+        # Some clients send it without the zlib header that RFC 9110, 8.4.1.2, asks for.
+        is_zlib = data[0] & 0x0F == zlib.DEFLATED
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)

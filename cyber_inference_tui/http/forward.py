@@ -26,11 +26,13 @@ from cyber_inference_tui.http.answer import Answer
 from cyber_inference_tui.http.entry import Entry
 from cyber_inference_tui.http.errors import internal_error
 from cyber_inference_tui.http.framing import HOP_BY_HOP, BadResponseError
+from cyber_inference_tui.http.renaming import Renaming
 from cyber_inference_tui.http.stall import StalledError, StallWatch
 from cyber_inference_tui.http.target import BODYLESS, ForwardsFor, Target, Targets
 from cyber_inference_tui.http.turns import Turn, Turns
 from cyber_inference_tui.http.upstream import ConnectionPool, UpstreamLostError
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.command import server_alias
 from cyber_inference_tui.llama.launch import SERVER_HOST
 from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.state import Lease, Waiter
@@ -41,14 +43,25 @@ COMMENT_INTERVAL = 4.0
 _EXIT_NOTICE = 0.5
 # A killed process gives back its memory first, which may be much.
 _KILL_NOTICE = 10.0
-_DROPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
-# The body is passed on as it was read, and these are undone in reading.
-_UNDONE_CODINGS = frozenset({b"gzip", b"deflate", b"br", b"zstd"})
+# The body is passed on as it was read: unpacked. With a conversation's id llama-server goes on
+# generating for whoever may ask again (/v1/stream) when the client is gone, unseen from here.
+_DROPPED = HOP_BY_HOP | {
+    b"host",
+    b"content-length",
+    b"content-encoding",
+    b"expect",
+    b"x-conversation-id",
+}
 _KEYS = frozenset({b"authorization", b"x-api-key"})
 
 _UNWATCHED = contextlib.nullcontext()
 
 _logger = logging.getLogger(__name__)
+
+
+def _renaming(model: LocalModel) -> Renaming | None:
+    alias = server_alias(model.id)
+    return None if alias == model.id or model.settings.command else Renaming(alias, model.id)
 
 
 class _Written(web.StreamResponse):
@@ -103,10 +116,9 @@ class Forwarder:
         """Find the model, get a place at it, pass the request on and its answer back."""
         entry = Entry(request, self._now)
         target = await self._targets.find(request)
-        answer = Answer(request, target.stream)
+        answer = Answer(request, target.stream, _renaming(target.model))
         number = self._service.active.come(entry.of(target, answer))
         try:
-            target.adapt()
             await self._serve(request, target, answer, entry)
         except CyberError as error:
             entry.error = error
@@ -322,7 +334,6 @@ class Forwarder:
             b"%b: %b\r\n" % (name, value)
             for name, value in request.raw_headers
             if name.lower() not in dropped
-            and not (name.lower() == b"content-encoding" and value.lower() in _UNDONE_CODINGS)
         ]
         if target.body or request.method not in BODYLESS:
             lines.append(b"Content-Length: %d\r\n" % len(target.body))

@@ -2,24 +2,55 @@
 
 A request that is no HTTP never reaches an application: aiohttp answers it by itself, in HTML or
 text, and logs a traceback for what is the client's mistake. Here it gets our error shape. And a
-connection on which no whole request ever arrives, which aiohttp keeps for good, is closed.
+connection on which no whole request ever arrives, which aiohttp keeps for good, is closed. A target
+in absolute form becomes a path and a ``Host`` before anything looks at it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from cyber_inference_tui.http.errors import error_response, from_parser, internal_error
 
 HEAD_TIMEOUT = 60.0
 """Seconds a new connection has for the head of its first request."""
 
+_ABSOLUTE = re.compile(r"https?://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE | re.DOTALL)
+
 _logger = logging.getLogger(__name__)
+
+
+def in_origin_form(message: RawRequestMessage) -> RawRequestMessage:
+    """A request for ``http://host/path`` as one for ``/path`` whose ``Host`` is ``host``.
+
+    The name in the target counts, whatever ``Host`` says (RFC 9112, 3.2.2). Any other target is
+    left as it is.
+    """
+    absolute = _ABSOLUTE.fullmatch(message.path)
+    if absolute is None:
+        return message
+    host, path = absolute.groups()
+    path = path if path.startswith("/") else f"/{path}"
+    plain, _, query = path.partition("?")
+    headers = CIMultiDict(message.headers)
+    headers[hdrs.HOST] = host
+    raw_headers = [one for one in message.raw_headers if one[0].lower() != b"host"]
+    raw_headers.append((b"Host", host.encode("utf-8", "surrogateescape")))
+    return message._replace(
+        path=path,
+        url=URL.build(path=plain, query_string=query, encoded=True),
+        headers=CIMultiDictProxy(headers),
+        raw_headers=tuple(raw_headers),
+    )
 
 
 class _Connection(RequestHandler):
@@ -90,14 +121,20 @@ class Runner(web.AppRunner):
     def __init__(
         self, app: web.Application, *, head_timeout: float = HEAD_TIMEOUT, **kwargs: Any
     ) -> None:
-        super().__init__(app, **kwargs)
+        # Bodies are unpacked by ``read_body``, in one place and with answers of our own.
+        super().__init__(app, auto_decompress=False, **kwargs)
         self._head_timeout = head_timeout
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
+        make_request = plain.request_factory
+
+        def make(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+            return make_request(in_origin_form(message), *rest)
+
         server = _Server(
             plain.request_handler,
-            request_factory=plain.request_factory,
+            request_factory=make,
             handler_cancellation=plain.handler_cancellation,
             loop=asyncio.get_running_loop(),
             **plain._kwargs,

@@ -1,4 +1,8 @@
-"""Which paths llama-server knows, and how a request there names its model."""
+"""The paths that llama-server serves, with their methods, and what a request there carries.
+
+They are those of ``tools/server/server.cpp`` in llama.cpp; ``tests/real/test_server_routes.py``
+compares them with a real server.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ class Kind(Enum):
     """What stands in a request's body."""
 
     INFERENCE = auto()
-    """A JSON object that asks for model output: ``request_defaults`` apply."""
+    """A JSON object that asks for model output: the rules for requests apply."""
     OTHER = auto()
     """Anything else; a JSON object may name the model."""
 
@@ -21,6 +25,7 @@ _INFERENCE = {
     "/embedding",
     "/v1/messages",
     "/v1/messages/count_tokens",
+    "/v1/systemone",
     *(
         prefix + path
         for prefix in ("", "/v1")
@@ -36,30 +41,42 @@ _INFERENCE = {
         )
     ),
 }
-_POST = {
-    "/audio/transcriptions",
-    "/v1/audio/transcriptions",
-    "/tokenize",
-    "/detokenize",
-    "/apply-template",
-    "/v1/chat/completions/control",
+_OTHERS = {
+    **dict.fromkeys(
+        (
+            "/audio/transcriptions",
+            "/v1/audio/transcriptions",
+            "/tokenize",
+            "/detokenize",
+            "/apply-template",
+            "/v1/chat/completions/control",
+            "/v1/streams/lookup",
+        ),
+        frozenset({"POST"}),
+    ),
+    **dict.fromkeys(("/slots", "/metrics"), frozenset({"GET", "HEAD"})),
+    # The last two answer 403 until an argument turns them on.
+    **dict.fromkeys(
+        ("/props", "/lora-adapters", "/tools", "/cors-proxy"), frozenset({"GET", "HEAD", "POST"})
+    ),
+    "/v1/stream": frozenset({"GET", "HEAD", "DELETE"}),
 }
-_GET = {"/slots", "/props", "/lora-adapters", "/metrics"}
-_GET_AND_POST = {"/props", "/lora-adapters"}
 _SLOT = re.compile(r"/slots/\d{1,9}")
+_OURS = frozenset({"admin", "ws", "upstream"})
 
 ANTHROPIC_PREFIX = "/v1/messages"
 
 
 def methods_of(path: str) -> frozenset[str]:
     """The methods that go with a path of llama-server's; empty = it does not know the path."""
-    if path in _GET_AND_POST:
-        return frozenset({"GET", "HEAD", "POST"})
-    if path in _GET:
-        return frozenset({"GET", "HEAD"})
-    if path in _INFERENCE or path in _POST or _SLOT.fullmatch(path):
+    if path in _INFERENCE or _SLOT.fullmatch(path):
         return frozenset({"POST"})
-    return frozenset()
+    return _OTHERS.get(path, frozenset())
+
+
+def is_ours(path: str) -> bool:
+    """Whether a path is the service's own, so that no model's server ever gets it."""
+    return path.lstrip("/").partition("/")[0] in _OURS
 
 
 def kind_of(path: str) -> Kind:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Protocol
-from urllib.parse import unquote
+from typing import NamedTuple, Protocol
+from urllib.parse import quote, unquote, unquote_plus
 
 import msgspec
 from aiohttp import hdrs, web
@@ -12,19 +12,22 @@ from aiohttp import hdrs, web
 from cyber_inference_tui.errors import (
     CyberError,
     InvalidRequestError,
-    MethodNotAllowedError,
     ModelNotFoundError,
     NotFoundError,
 )
-from cyber_inference_tui.http.body import Peek, peek, read_body, with_defaults, with_model
-from cyber_inference_tui.http.routes import Kind, kind_of, methods_of
+from cyber_inference_tui.http.body import read_body
+from cyber_inference_tui.http.errors import method_not_allowed
+from cyber_inference_tui.http.fields import Peek, glance, peek, with_fields, with_model_field
+from cyber_inference_tui.http.routes import Kind, is_ours, kind_of, methods_of
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active import ActiveRequests
-from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.settings.schema import RequestRules, Settings
 
 # Methods whose requests mostly have no body: an empty one says nothing then.
 BODYLESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_LISTED = 10
+"""Models that a message lists."""
 
 
 class ForwardsFor(Protocol):
@@ -42,32 +45,24 @@ class ForwardsFor(Protocol):
     scheduler: Scheduler
 
 
-class Target(msgspec.Struct):
-    """Where a request goes."""
+class Target(msgspec.Struct, frozen=True):
+    """Where a request goes, and what is sent there."""
 
     model: LocalModel
     path: str
     """Path and query as the server gets them, percent-encoding untouched."""
     body: bytes
-    name: str | None
-    """The model's name in the body, if it stands there."""
     stream: bool
-    kind: Kind
     is_work: bool
     """Whether it asks the model for something, and not only its server about itself."""
 
-    def adapt(self) -> None:
-        """Put into the body what is configured for the model.
 
-        Raises ``InvalidRequestError`` for a body that nothing can be put into.
-        """
-        settings = self.model.settings
-        if self.kind is not Kind.INFERENCE or not self.body:
-            return
-        if settings.request_defaults:
-            self.body = with_defaults(self.body, settings.request_defaults)
-        if settings.command and self.name and self.name != self.model.id:
-            self.body = with_model(self.body, self.model.id)
+class _Addressed(NamedTuple):
+    """``/upstream/NAME/PATH``, taken apart."""
+
+    model: LocalModel
+    name: str
+    path: str
 
 
 class Targets:
@@ -77,39 +72,97 @@ class Targets:
         self._service = service
 
     async def find(self, request: web.Request) -> Target:
-        """Read the request and find its model.
+        """Read the request, find its model, and put into it what is configured for the model.
 
         Raises ``ModelNotFoundError``, ``NotFoundError`` (no such endpoint) or
-        ``MethodNotAllowedError``, and what ``body`` raises for a body that is refused.
+        ``MethodNotAllowedError``, and what ``read_body`` and ``fields`` raise for a body.
         """
         raw_path, _, query = request.raw_path.partition("?")
-        settings = self._service.settings
-        named: LocalModel | None = None
+        addressed = None
         if raw_path.startswith("/upstream/"):
-            named, raw_path = self._upstream_model(raw_path.removeprefix("/upstream/"))
+            addressed = self._addressed(raw_path.removeprefix("/upstream/"))
+            raw_path = addressed.path
         path = unquote(raw_path)
-        if named is None:
-            self._check_route(request, path)
-        kind = kind_of(path)
-        body = await read_body(request, settings.max_body_size)
+        # The server of a command may serve more than llama-server does.
+        refusal = None if addressed else _refusal(request.method, path)
+        if refusal is not None and (is_ours(path) or not self._has_commands()):
+            raise refusal
+        asks = kind_of(path) is Kind.INFERENCE
+        body = await read_body(request, self._service.settings.max_body_size)
+        content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
         found = Peek()
         if request.method not in BODYLESS or body:
-            content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
-            if named is None or kind is Kind.INFERENCE:
-                found = peek(body, content_type, must_be_object=kind is Kind.INFERENCE)
-        model = named or self._resolve(
-            found.model or request.query.get("model") or request.headers.get("X-Model")
-        )
-        full_path = f"{raw_path}?{query}" if query else raw_path
-        is_work = kind is Kind.INFERENCE or (request.method == "POST" and path.startswith("/v1/"))
-        return Target(model, full_path, body, found.model, found.stream, kind, is_work)
+            if refusal or (addressed and not asks):
+                found = glance(body, content_type)
+            else:
+                found = peek(body, content_type, must_be_object=asks)
+        name = found.model or request.query.get("model") or request.headers.get("X-Model")
+        if addressed is not None:
+            model = addressed.model
+            # A name inside may be the engine's own; an alias of this model's is this model.
+            name = name if name and self._means(name, model) else addressed.name
+        else:
+            model = self._resolve(name, refusal)
+        is_command = bool(model.settings.command)
+        if refusal is not None and not is_command:
+            raise refusal
+        stream = found.stream
+        if found.is_object:
+            rules = model.request_rules(name) if asks or is_command else RequestRules()
+            overrides = rules.request_overrides
+            if self._is_renamed(found.model, model):
+                overrides = {**overrides, "model": model.id}
+            if rules or overrides:
+                body = with_fields(
+                    body,
+                    strip=rules.request_strip,
+                    defaults=rules.request_defaults,
+                    overrides=overrides,
+                )
+                stream = peek(body, content_type, must_be_object=True).stream
+        elif self._is_renamed(found.model, model):
+            body = with_model_field(body, content_type, model.id)
+        full_path = f"{raw_path}?{self._with_id(query, model)}" if query else raw_path
+        is_work = asks or (request.method == "POST" and (path.startswith("/v1/") or is_command))
+        return Target(model, full_path, body, stream, is_work)
 
-    def _upstream_model(self, rest: str) -> tuple[LocalModel, str]:
-        """``ID/PATH`` taken apart; ids may contain slashes, so the longest id that exists wins."""
+    def _is_renamed(self, name: str | None, model: LocalModel) -> bool:
+        """Whether the model's id goes in the place of this name in a body.
+
+        A llama-server gives back the name that it is sent, whatever it is; another engine may
+        know names of its own.
+        """
+        if name is None or name == model.id:
+            return False
+        return not model.settings.command or self._means(name, model)
+
+    def _with_id(self, query: str, model: LocalModel) -> str:
+        """The query with the model's id in place of another name of its own."""
+        if "model" not in query:
+            return query
+        return "&".join(
+            f"model={quote(model.id, safe='')}"
+            if unquote_plus(key) == "model"
+            and (name := unquote_plus(value)) != model.id
+            and self._means(name, model)
+            else f"{key}{equals}{value}"
+            for key, equals, value in (part.partition("=") for part in query.split("&"))
+        )
+
+    def _means(self, name: str, model: LocalModel) -> bool:
+        """Whether ``name`` is this model's."""
+        try:
+            return self._service.catalog.resolve(name).id == model.id
+        except ModelNotFoundError:
+            return False
+
+    def _addressed(self, rest: str) -> _Addressed:
+        """``NAME/PATH`` taken apart; names may contain slashes: the longest that exists wins."""
         end = len(rest)
         while end > 0:
+            name = unquote(rest[:end])
             with contextlib.suppress(ModelNotFoundError):
-                return self._service.catalog.resolve(unquote(rest[:end])), rest[end:] or "/"
+                return _Addressed(self._service.catalog.resolve(name), name, rest[end:] or "/")
             end = rest.rfind("/", 0, end)
         raise self._unknown(unquote(rest.partition("/")[0]))
 
@@ -120,34 +173,45 @@ class Targets:
             return error
         return ModelNotFoundError(f"There is no model {name}.")
 
-    def _check_route(self, request: web.Request, path: str) -> None:
-        methods = methods_of(path)
-        if not methods:
-            # A server of the user's own may serve more than llama-server does.
-            if path.startswith("/v1/") and self._has_custom_models():
-                return
-            raise NotFoundError(
-                f"There is no endpoint {path}.",
-                hint="Any path of a model's server is under /upstream/MODEL/.",
-            )
-        if request.method not in methods:
-            raise MethodNotAllowedError(
-                f"{path} is asked with {' or '.join(sorted(methods))}, not {request.method}."
-            )
-
-    def _has_custom_models(self) -> bool:
+    def _has_commands(self) -> bool:
         return any(model.settings.command for model in self._service.catalog.models.values())
 
-    def _resolve(self, name: str | None) -> LocalModel:
+    def _resolve(self, name: str | None, refusal: CyberError | None) -> LocalModel:
+        """The model of this name; without one the only model that can be meant.
+
+        A path with a ``refusal`` needs a name, unless there is just one model.
+        """
         catalog = self._service.catalog
         if name:
             return catalog.resolve(name)
+        if refusal is not None and len(catalog.models) != 1:
+            raise refusal
         loaded = self._service.scheduler.loaded_ids
-        if len(loaded) == 1:
-            return catalog.resolve(loaded[0])
+        here = sorted(loaded) or [one.id for one in catalog.models.values() if not one.problem]
+        here = here or list(catalog.models)
+        if len(here) == 1:
+            return catalog.resolve(here[0])
+        if not here:
+            raise ModelNotFoundError(
+                "There is no model yet.", hint="Download one, or start with --demo."
+            )
+        shown = ", ".join([*here[:_LISTED], *(["…"] if len(here) > _LISTED else [])])
+        state = "are loaded" if loaded else "could be meant and none is loaded"
         raise InvalidRequestError(
-            "The request names no model, and "
-            + ("none is loaded." if not loaded else f"{len(loaded)} are loaded."),
+            f"The request names no model, and {len(here)} {state}: {shown}.",
             hint='Name one in the field "model", in ?model= or in the header X-Model.',
             param="model",
         )
+
+
+def _refusal(method: str, path: str) -> CyberError | None:
+    """Why a llama-server would not take a request to this path; ``None`` = it would."""
+    methods = methods_of(path)
+    if not methods:
+        return NotFoundError(
+            f"There is no endpoint {path}.",
+            hint="Any path of a model's server is under /upstream/MODEL/.",
+        )
+    if method not in methods:
+        return method_not_allowed(method, path, tuple(sorted(methods)))
+    return None

@@ -12,6 +12,7 @@ from aiohttp import web
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.http.body import read_body
+from cyber_inference_tui.http.fields import without_bom
 from cyber_inference_tui.records import to_json
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ async def read_json(request: web.Request, kind: type[T], *, limit: int, expected
     """
     body = await read_body(request, limit)
     try:
-        return msgspec.json.decode(body or b"{}", type=learned(kind))
+        return msgspec.json.decode(without_bom(body) or b"{}", type=learned(kind))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequestError(
             f"The body is not what was expected: {expected} ({error})."

@@ -285,7 +285,7 @@ class Assembly:
         problem = problem or _id_problem(model_id)
         return LocalModel(
             id=model_id,
-            aliases=settings.aliases,
+            aliases=tuple(settings.aliases),
             path=path,
             settings=settings,
             problem=problem,
@@ -316,7 +316,7 @@ class Assembly:
                 problem = problem or f"its projector {shown(mmproj)} is missing"
         return LocalModel(
             id=model_id,
-            aliases=settings.aliases,
+            aliases=tuple(settings.aliases),
             path=files[0].path,
             shards=tuple(file.path for file in files),
             mmproj=mmproj,

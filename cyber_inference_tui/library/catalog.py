@@ -14,7 +14,7 @@ import msgspec
 
 from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.gguf.metadata import ModelMetadata
-from cyber_inference_tui.settings.schema import ModelSettings
+from cyber_inference_tui.settings.schema import ModelSettings, RequestRules
 from cyber_inference_tui.text import clean_line
 
 _SHOWN_NAME: Final = 200
@@ -56,6 +56,14 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
     removable: bool = False
     """All its files lie under ``models_dir``, where models may be deleted."""
     origin: Origin = Origin.MODELS_DIR
+
+    def request_rules(self, name: str | None) -> RequestRules:
+        """What is changed in a request that names the model so; ``None`` = it does not name it."""
+        if name is None or name == self.id or not isinstance(self.settings.aliases, dict):
+            return self.settings.request_rules()
+        folded = _folded(name)
+        alike = (alias for alias in self.aliases if _folded(alias) == folded != _folded(self.id))
+        return self.settings.request_rules(name if name in self.aliases else next(alike, None))
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,9 @@ HTTP_THREADS = 64
 MAX_CONNECTIONS = HTTP_THREADS - 8
 """Requests sent to one server at once; the rest of the threads is for idle connections."""
 
+ALIAS_VARIABLE = "LLAMA_ARG_ALIAS"
+"""A second way to name a model, beside ``--alias``: the names add up."""
+
 _PLACEHOLDER = re.compile(r"\{(port|host|path|id)\}")
 
 _CACHE_RAM_DEFAULT_MIB = 8192
@@ -82,6 +85,28 @@ def cache_ram_mib(available_bytes: int) -> int:
     return min(_CACHE_RAM_DEFAULT_MIB, available_bytes // _CACHE_RAM_SHARE // MIB)
 
 
+def server_alias(model_id: str) -> str:
+    """What llama-server calls the model of this id: the id, but for commas.
+
+    It takes ``--alias`` for a list, and answers with the first of its names in alphabetical order.
+    So a comma becomes DEL, which no id has and JSON text holds as it is; ``http.renaming`` turns
+    it back in the answers.
+    """
+    return model_id.replace(",", "\x7f")
+
+
+def _unnamed(arguments: list[str]) -> list[str]:
+    """A person's arguments without names for the model: ``aliases`` is the setting for these."""
+    words = iter(arguments)
+    kept = []
+    for word in words:
+        if word in {"-a", "--alias"}:
+            next(words, None)
+        else:
+            kept.append(word)
+    return kept
+
+
 def llama_argv(
     *,
     program: str,
@@ -99,11 +124,12 @@ def llama_argv(
     A ``port`` that is not chosen yet is a word that stands for it.
     ``flags`` are the options this build knows (``--help``): options that came later or were
     renamed are only given where they exist. A model for vectors is started for them. A person's
-    own arguments come last, so they win; only ``context_limit`` is above them. ``verbosity`` is a
-    log level that is asked for unless the person asks for one.
+    own arguments come last, so they win; only ``context_limit`` and the model's id are above
+    them. ``verbosity`` is a log level that is asked for unless the person asks for one.
     """
     own = model.settings
-    argv = [program, "--host", host, "--port", str(port), "--alias", model.id]
+    argv = [program, "--host", host, "--port", str(port)]
+    argv += ["--alias", server_alias(model.id)]
     argv += ["--model", str(model.path)]
     if model.mmproj is not None:
         argv += ["--mmproj", str(model.mmproj)]
@@ -138,7 +164,7 @@ def llama_argv(
         and _VERBOSITY_VARIABLE not in own.env
     ):
         argv += ["--verbosity", str(verbosity)]
-    argv += further
+    argv += _unnamed(further)
     asked = _asked_context(model, settings)
     if asked is not None and context_limit is not None:
         argv += ["--ctx-size", str(tokens)]

@@ -18,6 +18,7 @@ from cyber_inference_tui.gguf.memory import MemoryEstimate
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import (
+    ALIAS_VARIABLE,
     child_environment,
     context_size,
     custom_argv,
@@ -290,13 +291,14 @@ class Launcher:
         argv = self._argv(
             model, settings, binary, port, context_limit=context_limit, measure=measure
         )
+        own = {name: value for name, value in model.settings.env.items() if name != ALIAS_VARIABLE}
         return Launch(
             name=model.id,
             argv=tuple(argv),
             environment=child_environment(
                 self._environ,
                 binary.env,
-                model.settings.env,
+                own,
                 ROUTER_ENVIRONMENT if binary.router_child else {},
             ),
             host=SERVER_HOST,

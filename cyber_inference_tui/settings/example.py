@@ -43,6 +43,8 @@ _MODEL_EXAMPLES: dict[str, Any] = {
     "pinned": False,
     "preload": False,
     "request_defaults": {"temperature": 0.7},
+    "request_overrides": {"reasoning_format": "none"},
+    "request_strip": ["user"],
     "command": ["my-server", "--host", "{host}", "--port", "{port}", "--model", "{path}"],
 }
 

@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from cyber_inference_tui.settings.masks import masked_value
 from cyber_inference_tui.settings.owned import is_option_variable, why_owned_variable
 from cyber_inference_tui.settings.positions import KeyPath, key_lines, key_path
 from cyber_inference_tui.settings.schema import (
+    ALIASES,
     APP_NAME,
     KEYS,
     MODEL_KEYS,
@@ -32,7 +33,14 @@ from cyber_inference_tui.settings.schema import (
     ModelSettings,
     Settings,
 )
-from cyber_inference_tui.settings.values import UnfitValueError, convert, expanded, in_words
+from cyber_inference_tui.settings.values import (
+    UnfitValueError,
+    alias_tables,
+    convert,
+    expanded,
+    in_words,
+    nearest,
+)
 from cyber_inference_tui.text import clean_line
 
 CONFIG_FILE = "config.toml"
@@ -335,11 +343,20 @@ class _Reader:
             other = "; it is a setting of the whole service" if name in KEYS else ""
             self._note(path, f"unknown setting{other or nearest(name, keys)}")
             return None
+        folder = self._path.parent
+        if key.form == ALIASES and isinstance(value, dict):
+            tables, mistakes = alias_tables(value, folder=folder, home=self._home)
+            for mistake in mistakes:
+                self._note_unfit((*path, *mistake.table), mistake)
+            return tables
         try:
-            return convert(key, value, folder=self._path.parent, home=self._home, is_text=False)
+            return convert(key, value, folder=folder, home=self._home, is_text=False)
         except UnfitValueError as error:
-            self._note(path, str(error), at=path if error.item is None else (*path, error.item))
+            self._note_unfit(path, error)
             return None
+
+    def _note_unfit(self, path: tuple[str, ...], error: UnfitValueError) -> None:
+        self._note(path, str(error), at=path if error.item is None else (*path, error.item))
 
     def _check_names(self) -> None:
         """No name may mean two models."""
@@ -350,7 +367,8 @@ class _Reader:
                 if owner != model_id:
                     path = ("models", model_id, "aliases")
                     message = f'"{alias}" names the model "{owner}" already'
-                    self._note(path, message, at=(*path, number))
+                    place = alias if isinstance(table.aliases, dict) else number
+                    self._note(path, message, at=(*path, place))
 
     def _note(
         self,
@@ -371,10 +389,13 @@ class _Reader:
 
 
 def named(path: Sequence[str]) -> str:
-    """A key for a message: ``host``, ``models."ID".path``."""
+    """A key for a message: ``host``, ``models."ID".path``, ``models."ID".aliases."NAME"…``."""
     if path[0] != "models":
         return path[0]
-    return ".".join(toml_value(part) if number == 1 else part for number, part in enumerate(path))
+    names = {1, 3}  # of models and of aliases: a person's own
+    return ".".join(
+        toml_value(part) if number in names else part for number, part in enumerate(path)
+    )
 
 
 def _line_of(error: tomllib.TOMLDecodeError, text: str) -> int:
@@ -396,12 +417,6 @@ def _in_words(error: tomllib.TOMLDecodeError, text: str, line: int) -> str:
 def _line_of_endless_number(text: str) -> int:
     number = re.search(r"[0-9_]{4300,}", text)
     return text.count("\n", 0, number.start()) + 1 if number else 1
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean …?`` when a known name is spelt much like ``name``, else nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def check_value(key: str, value: Any) -> Any:

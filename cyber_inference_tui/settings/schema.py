@@ -21,9 +21,12 @@ MASK = "********"
 
 ARGUMENTS = "arguments"
 """The form of a list of command-line words."""
-
 LLAMA_ARGUMENTS = "llama_arguments"
 """The form of a list of command-line words for llama-server (see ``owned``)."""
+ALIASES = "aliases"
+"""The form of a list of names, or of a table from names to request rules."""
+FIELDS = "fields"
+"""The form of names, or of a table of values, that stand in a request's JSON."""
 
 # ``form`` names what a text has to look like (see ``values``).
 _LIVE: dict[str, Any] = {"live": True}
@@ -40,6 +43,41 @@ def _default_data_dir() -> Path:
     return platformdirs.user_data_path(APP_NAME)
 
 
+_Defaults = Annotated[
+    dict[str, Any],
+    Meta(description="Fields added to a request that does not set them.", extra={"form": FIELDS}),
+]
+_Overrides = Annotated[
+    dict[str, Any],
+    Meta(
+        description="Fields put into every request, whatever the client sets.",
+        extra={"form": FIELDS},
+    ),
+]
+_Strip = Annotated[
+    tuple[str, ...],
+    Meta(
+        description="Names of fields taken out of every request, before defaults are added.",
+        extra={"form": FIELDS},
+    ),
+]
+
+
+class RequestRules(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is changed in a request's JSON: ``request_strip``, then defaults, then overrides.
+
+    Only fields at the top of the JSON are meant; their values are put in whole.
+    """
+
+    request_defaults: _Defaults = {}
+    request_overrides: _Overrides = {}
+    request_strip: _Strip = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to change."""
+        return bool(self.request_defaults or self.request_overrides or self.request_strip)
+
+
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One ``[models."ID"]`` table; ``None`` = the general setting applies."""
 
@@ -47,10 +85,11 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         Path | None, Meta(description="The model's GGUF file, where it lies outside the folders.")
     ] = None
     aliases: Annotated[
-        tuple[str, ...],
+        tuple[str, ...] | dict[str, RequestRules],
         Meta(
-            description="Further names under which clients may ask for it.",
-            extra={"form": "name"},
+            description="Further names under which clients may ask for it: a list, or a table from "
+            "each name to request_defaults, request_overrides and request_strip of its own.",
+            extra={"form": ALIASES},
         ),
     ] = ()
     context_size: Annotated[
@@ -94,9 +133,9 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     pinned: Annotated[bool, Meta(description="Never evict it and never let it idle out.")] = False
     preload: Annotated[bool, Meta(description="Load it when the service starts.")] = False
-    request_defaults: Annotated[
-        dict[str, Any], Meta(description="Fields added to a request that does not set them.")
-    ] = {}
+    request_defaults: _Defaults = {}
+    request_overrides: _Overrides = {}
+    request_strip: _Strip = ()
     command: Annotated[
         tuple[str, ...],
         Meta(
@@ -105,6 +144,23 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"form": ARGUMENTS},
         ),
     ] = ()
+
+    def request_rules(self, alias: str | None = None) -> RequestRules:
+        """The rules for requests that use this alias, or none: the alias' merged over the model's.
+
+        A name that stands in both tables is the alias' to set; what either strips is stripped.
+        """
+        own = self.aliases.get(alias) if alias and isinstance(self.aliases, dict) else None
+        if own is None:
+            own = _NO_RULES
+        return RequestRules(
+            request_defaults={**self.request_defaults, **own.request_defaults},
+            request_overrides={**self.request_overrides, **own.request_overrides},
+            request_strip=(*self.request_strip, *own.request_strip),
+        )
+
+
+_NO_RULES = RequestRules()
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -375,8 +431,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_list(self) -> bool:
-        """Whether its value is a list."""
-        return get_origin(_bare(self.type)) is tuple
+        """Whether its value is a list; that of ``aliases`` may be a table as well."""
+        return self.form == ALIASES or get_origin(_bare(self.type)) is tuple
 
     @property
     def is_arguments(self) -> bool:
@@ -393,6 +449,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     def expected(self) -> str:
         """What a value has to be, in words."""
         bare = _bare(self.type)
+        if self.form == ALIASES:
+            return "a list of names, or a table from names to tables"
         if self.is_list:
             return "a list of paths" if self.is_path else "a list of strings"
         if self.is_table:
@@ -452,3 +510,6 @@ KEYS = _keys(Settings)
 
 MODEL_KEYS = _keys(ModelSettings)
 """Every key of a ``[models."ID"]`` table."""
+
+ALIAS_KEYS = _keys(RequestRules)
+"""Every key of an alias' own table."""

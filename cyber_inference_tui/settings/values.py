@@ -7,10 +7,11 @@ message, which may end in a log.
 from __future__ import annotations
 
 import datetime
+import difflib
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,14 @@ import msgspec
 
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.settings.owned import why_owned
-from cyber_inference_tui.settings.schema import LLAMA_ARGUMENTS, Key
+from cyber_inference_tui.settings.schema import (
+    ALIAS_KEYS,
+    ALIASES,
+    FIELDS,
+    LLAMA_ARGUMENTS,
+    Key,
+    RequestRules,
+)
 from cyber_inference_tui.text import clean_line
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
@@ -28,9 +36,12 @@ _SHOWN = 60
 _INT64 = range(-(2**63), 2**64)
 """Whole numbers that JSON on the wire can carry."""
 
+_NAME = (re.compile(r"(?!\s)[^\x00-\x1f\x7f-\x9f]+(?<!\s)"), "a name")
+
 # What a text has to look like, beyond being text; the words complete "expected …".
 _FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
-    "name": (re.compile(r"(?!\s)[^\x00-\x1f\x7f-\x9f]+(?<!\s)"), "a name"),
+    "name": _NAME,
+    ALIASES: _NAME,
     "word": (re.compile(r"[^\x00-\x20\x7f-\x9f]+"), "a name without blanks"),
     "token": (re.compile(r"[\x21-\x7e]+"), "a text of visible ASCII characters"),
     "origin": (
@@ -39,15 +50,26 @@ _FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
     ),
     "url": (re.compile(r"https?://[^\s]+"), "an address that begins with https:// or http://"),
     "variable": (re.compile(r"[^=\x00]+"), "a variable's name"),
+    FIELDS: (re.compile(r".+", re.DOTALL), "a field's name"),
 }
+_NOT_MODEL = "expected no field model: the service finds the model by it, and sends the model's id"
 
 
 class UnfitValueError(ValueError):
-    """The value does not fit; ``item`` is the number (from 0) of the array's item at fault."""
+    """The value does not fit.
 
-    def __init__(self, message: str, item: int | None = None) -> None:
+    ``item`` is the number (from 0) of the array's item at fault; ``table`` names the tables inside
+    the value that lead to it, from the outside in.
+    """
+
+    def __init__(self, message: str, item: int | None = None, table: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.item = item
+        self.table = table
+
+    def inside(self, *table: str) -> UnfitValueError:
+        """The same, of a value that stands in ``table``."""
+        return UnfitValueError(str(self), self.item, (*table, *self.table))
 
 
 def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bool) -> Any:
@@ -61,6 +83,12 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
         value = value.strip().lower()
     if is_text:
         value = parsed(key, value)
+    if key.form == ALIASES and isinstance(value, dict):
+        tables, mistakes = alias_tables(value, folder=folder, home=home)
+        if mistakes:
+            first = mistakes[0]
+            raise UnfitValueError(f"{'.'.join(first.table)}: {first}", first.item, first.table)
+        return tables
     if key.is_list and isinstance(value, list | tuple):
         return tuple(
             _item(key, one, number, folder=folder, home=home) for number, one in enumerate(value)
@@ -88,6 +116,40 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
     return typed
 
 
+def alias_tables(
+    value: Mapping[str, Any], *, folder: Path | None, home: str
+) -> tuple[dict[str, RequestRules], list[UnfitValueError]]:
+    """The table form of ``aliases``, and all mistakes in it."""
+    tables: dict[str, RequestRules] = {}
+    mistakes: list[UnfitValueError] = []
+    pattern, words = _NAME
+    for alias, table in value.items():
+        if not isinstance(table, dict):
+            mistakes.append(
+                UnfitValueError(f"expected a table, found {in_words(table)}", None, (alias,))
+            )
+            continue
+        if pattern.fullmatch(alias) is None or not _is_text(alias):
+            mistakes.append(UnfitValueError(f"expected {words}", None, (alias,)))
+        values = {}
+        for name, one in table.items():
+            key = ALIAS_KEYS.get(name)
+            try:
+                if key is None:
+                    raise UnfitValueError(f"unknown setting{nearest(name, ALIAS_KEYS)}")
+                values[name] = convert(key, one, folder=folder, home=home, is_text=False)
+            except UnfitValueError as error:
+                mistakes.append(error.inside(alias, name))
+        tables[alias] = RequestRules(**values)
+    return tables, mistakes
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean …?`` when a known name is spelt much like ``name``, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def _item(key: Key, value: Any, number: int, *, folder: Path | None, home: str) -> Any:
     if isinstance(value, Path):
         value = str(value)
@@ -111,6 +173,8 @@ def _check_form(key: Key, text: str, item: int | None) -> None:
     place = "" if item is None else f"item {item + 1}: "
     if not _is_text(text):
         raise UnfitValueError(f"{place}expected UTF-8 text without NUL characters", item)
+    if key.form == FIELDS and text == "model":
+        raise UnfitValueError(f"{place}{_NOT_MODEL}", item)
     form = _FORMS.get(key.form)
     if form is not None and form[0].fullmatch(text) is None:
         raise UnfitValueError(f"{place}expected {form[1]}, found {in_words(text, key)}", item)
@@ -127,6 +191,8 @@ def _check_table(key: Key, table: dict[str, Any]) -> None:
             if not _is_text(value):
                 raise UnfitValueError(f"{name[:_SHOWN]}: expected text without NUL characters")
         return
+    if key.form == FIELDS and "model" in table:
+        raise UnfitValueError(_NOT_MODEL)
     wrong = _not_json(table)
     if wrong is not None:
         raise UnfitValueError(f"expected values that JSON knows, found {wrong}")
@@ -175,6 +241,8 @@ def parsed(key: Key, text: Any) -> Any:
                 return number(stripped)
             except ValueError:
                 continue
+    if key.form == ALIASES and stripped.startswith("{"):
+        return _literal(stripped)
     if key.is_list:
         if stripped.startswith("["):
             return _literal(stripped)

@@ -15,25 +15,22 @@ from cyber_inference_tui.http import forward
 from tests.http.client_side import CHAT, events_of, post, stream, to_the_end, unchunked
 from tests.http.raw import ask, converse, head, read_answer
 from tests.http.stand_in import StandInSettings
-from tests.http.upstream import EVENTS, LAST, LIMIT, Got, Talk, World, answer, event, forwarding
+from tests.http.upstream import (
+    EVENTS,
+    LAST,
+    LIMIT,
+    Recorder,
+    Talk,
+    World,
+    answer,
+    event,
+    forwarding,
+)
 from tests.scheduler.virtual import model
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR]
-
-
-class Recorder:
-    """Answers every request with the same bytes and keeps what came."""
-
-    def __init__(self, reply: bytes = answer(body=b"{}")) -> None:
-        self.reply = reply
-        self.seen: list[Got] = []
-
-    async def __call__(self, talk: Talk) -> None:
-        while True:
-            self.seen.append(await talk.request())
-            await talk.say(self.reply)
 
 
 # Byte for byte

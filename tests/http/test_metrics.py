@@ -6,8 +6,7 @@ from aiohttp import web
 
 from cyber_inference_tui.http.wire import json_answer
 from tests.http.stand_in import StandInService, StandInSettings, serving
-from tests.http.test_forward import Recorder
-from tests.http.upstream import answer, forwarding
+from tests.http.upstream import Recorder, answer, forwarding
 
 
 async def test_the_services_own_in_prometheus_form() -> None:

@@ -21,6 +21,7 @@ INFERENCE = [
     "/reranking",
     "/v1/messages",
     "/v1/messages/count_tokens",
+    "/v1/systemone",
 ]
 
 
@@ -40,6 +41,10 @@ def test_inference_is_posted(path: str) -> None:
         ("/props", {"GET", "HEAD", "POST"}),
         ("/lora-adapters", {"GET", "HEAD", "POST"}),
         ("/slots", {"GET", "HEAD"}),
+        ("/tools", {"GET", "HEAD", "POST"}),
+        ("/cors-proxy", {"GET", "HEAD", "POST"}),
+        ("/v1/stream", {"GET", "HEAD", "DELETE"}),
+        ("/v1/streams/lookup", {"POST"}),
         ("/slots/0", {"POST"}),
         ("/slots/17", {"POST"}),
     ],

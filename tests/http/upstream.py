@@ -86,6 +86,19 @@ def event(text: str) -> bytes:
 LAST = b"0\r\n\r\n"
 
 
+class Recorder:
+    """Answers every request with the same bytes and keeps what came."""
+
+    def __init__(self, reply: bytes = answer(body=b"{}")) -> None:
+        self.reply = reply
+        self.seen: list[Got] = []
+
+    async def __call__(self, talk: Talk) -> None:
+        while True:
+            self.seen.append(await talk.request())
+            await talk.say(self.reply)
+
+
 class FakeServer:
     """What the scheduler sees of a model's server."""
 

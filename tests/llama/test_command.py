@@ -21,6 +21,7 @@ from cyber_inference_tui.llama.command import (
     context_size,
     custom_argv,
     llama_argv,
+    server_alias,
     signature,
 )
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
@@ -75,6 +76,20 @@ def test_the_command_line_of_a_plain_model() -> None:
         *("--cache-ram", "8192", "--threads-http", str(HTTP_THREADS)),
         *("--log-colors", "off", "--offline", "--no-webui"),
     ]
+
+
+@pytest.mark.parametrize("model_id", ["a,b", ",", "x, y,", "plain"])
+def test_a_server_is_told_of_one_name_whatever_the_id(model_id: str) -> None:
+    """llama-server splits what ``--alias`` says at commas, and adds up all that it is given."""
+    own = local(args=("--alias", "mine", "-c", "1", "-a", "other"))
+    words = argv(msgspec.structs.replace(own, id=model_id), llama_args=["-a", "general"])
+    alias = value(words, "--alias")
+    assert "," not in alias
+    assert alias.replace("\x7f", ",") == model_id
+    assert len(alias.encode()) == len(model_id.encode())
+    assert not {"-a", "mine", "other", "general"} & set(words)
+    assert words[-2:] == ["-c", "1"]
+    assert server_alias('é/ "\\') == 'é/ "\\'
 
 
 def test_options_that_a_build_does_not_know_are_not_given() -> None:

@@ -19,7 +19,8 @@ from tests.real.service_process import ServiceProcess, chat_body, eventually
 def service(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     folder = tmp_path_factory.mktemp("bad")
     starter = Starter(folder, demo_gguf)
-    yield starter.fake({"a": {}}, config={"max_body_size": 100_000})
+    # Two, so that a request without a name means none of them.
+    yield starter.fake({"a": {}, "b": {}}, config={"max_body_size": 100_000})
     starter.end()
 
 
@@ -136,7 +137,10 @@ def test_health_and_models_wake_nothing(service: ServiceProcess) -> None:
     assert service.get("/health").json() == {"status": "ok"}
     listed = service.get("/v1/models").json()
     assert listed["object"] == "list"
-    assert [(model["id"], model["status"]) for model in listed["data"]] == [("a", "unloaded")]
+    assert {model["id"]: model["status"] for model in listed["data"]} == {
+        "a": "unloaded",
+        "b": "unloaded",
+    }
     assert service.get("/v1/models/a").json()["object"] == "model"
     assert service.get("/v1/models/nope").status_code == 404
     assert_nothing_loaded(service)

@@ -58,6 +58,7 @@ def test_the_service_reads_the_key_of_any_id(model_id: str) -> None:
         ("pinned", "off", False),
         ("aliases", "one, two words ,three", ["one", "two words", "three"]),
         ("aliases", '["a, b"]', ["a, b"]),
+        ("aliases", '{"fast": {"request_strip": ["x"]}}', {"fast": {"request_strip": ["x"]}}),
         (
             "args",
             "--flash-attn on --name 'two words'",
@@ -144,6 +145,17 @@ def test_hidden_values_go_back_as_they_are_shown() -> None:
     more = {"TOKEN": "********", "MORE": "1"}
     assert change_of(hidden, text.replace("}", ', "MORE": "1"}')) == Change("env", more)
     assert change_of(hidden, '{"TOKEN": "abc"}') == Change("env", {"TOKEN": "abc"})
+
+
+def test_a_table_of_aliases_stays_one() -> None:
+    table = {"fast": {"request_overrides": {"temperature": 0}}, "plain": {}}
+    own = record("aliases", table, effective=["fast", "plain"])
+    text = setting_text("aliases", table)
+    assert change_of(own, text) is None
+    changed = {**table, "plain": {"request_strip": ["user"]}}
+    typed = text.replace('"plain": {}', '"plain": {"request_strip": ["user"]}')
+    assert change_of(own, typed) == Change("aliases", changed)
+    assert change_of(own, "fast, plain") == Change("aliases", ["fast", "plain"])
 
 
 def test_keys_of_a_newer_service_are_typed_by_what_holds() -> None:

@@ -110,6 +110,10 @@ def _names(text: str) -> list[Any]:
     return names
 
 
+def _aliases(text: str) -> Any:
+    return _table(text) if text.startswith("{") else _names(text)
+
+
 def _arguments(text: str) -> list[Any]:
     if text.startswith("["):
         return _names(text)
@@ -141,6 +145,7 @@ _SWITCH = _Kind(_switch, "true or false")
 _WHOLE = _Kind(whole_number, "a whole number")
 _NUMBER = _Kind(number, "a number")
 _NAMES = _Kind(_names, "names with commas between them")
+_ALIASES = _Kind(_aliases, "names with commas between them, or a table in JSON")
 _ARGUMENTS = _Kind(_arguments, "as in a shell, with spaces between them", _show_arguments)
 _TABLE = _Kind(_table, 'a table in JSON, such as {"temperature": 0.7}')
 _VARIABLES = _Kind(_table, 'a table in JSON, such as {"GGML_CUDA_P2P": "1"}')
@@ -148,7 +153,7 @@ _TEXT = _Kind(str, "text")
 
 _KINDS = {
     "path": _TEXT,
-    "aliases": _NAMES,
+    "aliases": _ALIASES,
     "context_size": _WHOLE,
     "gpu_layers": _WHOLE,
     "parallel": _WHOLE,
@@ -160,5 +165,7 @@ _KINDS = {
     "pinned": _SWITCH,
     "preload": _SWITCH,
     "request_defaults": _TABLE,
+    "request_overrides": _TABLE,
+    "request_strip": _NAMES,
     "command": _ARGUMENTS,
 }

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import InvalidRequestError
-from cyber_inference_tui.http.body import Peek, peek, with_defaults, with_model
+from cyber_inference_tui.http.fields import (
+    BOM,
+    Peek,
+    glance,
+    peek,
+    with_fields,
+    with_model_field,
+)
 
 JSON = "application/json"
 DEEP = b"[" * 200_000
@@ -48,9 +55,12 @@ def refused(body: bytes, *, must_be_object: bool = True) -> InvalidRequestError:
 )
 def test_what_a_json_body_says(body: bytes, found: Peek) -> None:
     # What stands in Content-Type does not matter: curl -d calls everything a form.
+    found = msgspec.structs.replace(found, is_object=True)
     for content_type in (JSON, "application/x-www-form-urlencoded", ""):
-        for must_be_object in (True, False):
-            assert peek(body, content_type, must_be_object=must_be_object) == found
+        for text in (body, BOM + body):
+            for must_be_object in (True, False):
+                assert peek(text, content_type, must_be_object=must_be_object) == found
+            assert glance(text, content_type) == found
 
 
 @pytest.mark.parametrize("value", [b"1", b"true", b"[]", b'["a"]', b"{}", b'{"a":1}', b"1.5"])
@@ -84,7 +94,9 @@ def test_no_body_is_no_object() -> None:
         b'{"model":\xff}',
         b'{"model":"\xff"}',
         b'{"model":"\\ud800"}',
-        b'\xef\xbb\xbf{"model":"a"}',
+        b'\xef\xbb\xbf\xef\xbb\xbf{"model":"a"}',
+        b' \xef\xbb\xbf{"model":"a"}',
+        b"\xef\xbb\xbf",
         b"model=a",
         b"\x00",
         b"   ",
@@ -214,6 +226,10 @@ def test_any_form_is_read_or_refused(data: bytes) -> None:
 # What is changed
 
 
+def changed(body: bytes, **rules: Any) -> bytes:
+    return with_fields(body, **{"defaults": {}, "overrides": {}, **rules})
+
+
 @pytest.mark.parametrize(
     ("body", "defaults", "expected"),
     [
@@ -224,45 +240,105 @@ def test_any_form_is_read_or_refused(data: bytes) -> None:
         (b'{"\\u0061":0}', {"a": 1}, b'{"\\u0061":0}'),
         (b'{"a":0,"a":1}', {"a": 2}, b'{"a":0,"a":1}'),
         (b'{"a":0}', {}, b'{"a":0}'),
+        (BOM + b'{"a":0}', {"b": 1}, BOM + b'{"b":1,"a":0}'),
     ],
 )
 def test_defaults_stand_in_front(body: bytes, defaults: dict[str, Any], expected: bytes) -> None:
-    assert with_defaults(body, defaults) == expected
+    assert changed(body, defaults=defaults) == expected
 
 
-@given(json_objects, json_objects, st.booleans(), st.sampled_from([None, 1, "\t"]))
-def test_defaults_never_override_and_the_clients_text_stays(
-    own: dict[str, Any], defaults: dict[str, Any], ascii_only: bool, indent: int | str | None
-) -> None:
-    body = json.dumps(own, ensure_ascii=ascii_only, indent=indent).encode("utf-8")
-    changed = with_defaults(body, defaults)
-    assert json.loads(changed) == {**defaults, **own}
-    assert changed.endswith(body[1:])
-    assert changed.startswith(b"{")
+@pytest.mark.parametrize(
+    ("body", "overrides", "expected"),
+    [
+        (b'{"t": 1 , "x" :[1, 2] }', {"t": 0}, b'{"t": 0 , "x" :[1, 2] }'),
+        (b'{"x":1}', {"t": {"a": []}}, b'{"t":{"a":[]},"x":1}'),
+        (b'{"t":1,"x":{"t":2},"t":3}', {"t": 0}, b'{"x":{"t":2},"t":0}'),
+        (b'{"\\u0074":"\\"t\\"","x":"}"}', {"t": True}, b'{"\\u0074":true,"x":"}"}'),
+        (b'{"n":12345678901234567890123,"t":1}', {"t": 0}, b'{"n":12345678901234567890123,"t":0}'),
+        (b'{"n":1.10E2,"t":[{"t":[]}],"y":"\\\\"}', {"t": 0}, b'{"n":1.10E2,"t":0,"y":"\\\\"}'),
+        (BOM + b'{"t":1}', {"t": 0}, BOM + b'{"t":0}'),
+        (b'{"t":0}', {"t": 0}, b'{"t":0}'),
+    ],
+)
+def test_overrides_win_in_place(body: bytes, overrides: dict[str, Any], expected: bytes) -> None:
+    assert changed(body, overrides=overrides) == expected
 
 
-@pytest.mark.parametrize("change", [{"temperature": 1}, "other"])
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"\xff":1}', b'{"\\ud800":1}', b"--form--"])
-def test_what_cannot_be_changed_is_refused(body: bytes, change: dict[str, Any] | str) -> None:
-    with pytest.raises(InvalidRequestError):
-        if isinstance(change, str):
-            with_model(body, change)
-        else:
-            with_defaults(body, change)
+@pytest.mark.parametrize(
+    ("body", "strip", "expected"),
+    [
+        (b'{"a":1,"b":2,"c":3}', ["b"], b'{"a":1,"c":3}'),
+        (b'{ "a":1, "b":2 }', ["b"], b'{ "a":1 }'.replace(b" }", b"}")),
+        (b'{"a":1,"b":{"a":2},"a":3}', ["a"], b'{"b":{"a":2}}'),
+        (b'{"a":1}', ["a", "z"], b"{}"),
+        (b'{"b" : 1}', ["a"], b'{"b" : 1}'),
+    ],
+)
+def test_names_are_taken_out(body: bytes, strip: list[str], expected: bytes) -> None:
+    assert changed(body, strip=strip) == expected
 
 
-@given(json_objects, st.text(max_size=20))
-def test_only_the_model_is_replaced(own: dict[str, Any], model: str) -> None:
-    body = json.dumps({**own, "model": "old"}).encode()
-    assert json.loads(with_model(body, model)) == {**own, "model": model}
-
-
-def test_values_beside_a_replaced_model_keep_their_text() -> None:
-    body = b'{"x":1.10E2,"model":"old","y": [ 1 ],"z":12345678901234567890123}'
-    changed = msgspec.json.decode(with_model(body, "new"), type=dict[str, msgspec.Raw])
-    assert {key: bytes(value) for key, value in changed.items()} == {
-        "x": b"1.10E2",
-        "model": b'"new"',
-        "y": b"[ 1 ]",
-        "z": b"12345678901234567890123",
+def test_strip_comes_first_then_defaults_then_overrides() -> None:
+    rules = {"strip": ["a", "b"], "defaults": {"a": 1, "c": 1}, "overrides": {"b": 2, "c": 2}}
+    assert json.loads(changed(b'{"a":0,"b":0,"c":0,"d":0}', **rules)) == {
+        "a": 1,
+        "b": 2,
+        "c": 2,
+        "d": 0,
     }
+
+
+@given(
+    json_objects,
+    json_objects,
+    json_objects,
+    st.lists(st.text(max_size=8)),
+    st.sampled_from([None, 1, "\t"]),
+)
+def test_rules_hold_for_any_object(
+    own: dict[str, Any],
+    defaults: dict[str, Any],
+    overrides: dict[str, Any],
+    strip: list[str],
+    indent: int | str | None,
+) -> None:
+    body = json.dumps(own, ensure_ascii=indent is None, indent=indent).encode("utf-8")
+    left = {name: value for name, value in own.items() if name not in strip}
+    new = changed(body, defaults=defaults, overrides=overrides, strip=strip)
+    assert json.loads(new) == {**defaults, **left, **overrides}
+    if not (set(strip) | set(overrides)) & set(own) and not overrides:
+        assert new.endswith(body[1:])
+    assert changed(body) == body
+
+
+@pytest.mark.parametrize("rules", [{"defaults": {"t": 1}}, {"overrides": {"model": "other"}}])
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"\xff":1}', b'{"\\ud800":1}', b"--form--"])
+def test_what_cannot_be_changed_is_refused(body: bytes, rules: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError):
+        changed(body, **rules)
+
+
+def test_only_the_name_in_a_form_is_replaced() -> None:
+    kind = "multipart/form-data; boundary=abc"
+    body = multipart("abc", AUDIO, part("x", b"whisper/small"), MODEL, LANGUAGE)
+    new = with_model_field(body, kind, "modèle")
+    assert new == body.replace(b'"model"\r\n\r\nwhisper/small', '"model"\r\n\r\nmodèle'.encode())
+    assert with_model_field(multipart("abc", AUDIO), kind, "x") == multipart("abc", AUDIO)
+
+
+def test_a_delimiter_inside_a_line_is_content() -> None:
+    kind = "multipart/form-data; boundary=abc"
+    body = multipart("abc", part("file", b'x--abc\r\nContent-Disposition: y; name="model"'), MODEL)
+    assert peek(body, kind, must_be_object=False).model == "whisper/small"
+
+
+def test_a_form_of_parts_without_end_is_refused() -> None:
+    kind = "multipart/form-data; boundary=x"
+    with pytest.raises(InvalidRequestError, match="parts"):
+        peek(b"--x\r\n\r\n" + b"\r\n--x\r\n\r\n" * 100_000, kind, must_be_object=False)
+
+
+@given(st.binary(max_size=60))
+def test_other_bodies_name_no_model(body: bytes) -> None:
+    assert glance(b"\x00" + body, JSON) == Peek()
+    assert glance(b'{"model":1,' + body, "") == Peek()
