@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import re
 import string
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 from urllib.parse import quote
 
 import aiohttp
@@ -18,10 +22,11 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import HubError, HubUnreachableError
 from cyber_inference_tui.hub.body import Body, body_of
 from cyber_inference_tui.hub.endpoint import Endpoint, proxy_for
-from cyber_inference_tui.hub.problems import hub_error, wait_seconds
+from cyber_inference_tui.hub.problems import MAX_REASON, hub_error, wait_seconds
 from cyber_inference_tui.text import clean_line
 
 _MAX_REDIRECTS = 6
+_REASON_TIME = 2.0
 _REDIRECTS = {301, 302, 303, 307, 308}
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _ERRNO = re.compile(r"^\[Errno -?\d+\] ")
@@ -47,6 +52,96 @@ class Beyond(msgspec.Struct, frozen=True, kw_only=True):
     total: int | None
 
 
+class Reply(NamedTuple):
+    """What an address answers with, in the end: a status below 400, or 416."""
+
+    answer: aiohttp.ClientResponse
+    url: URL
+    """Where it led to."""
+    told: dict[str, str | None]
+    """The digest that the hub's own answers give of a file."""
+
+
+@asynccontextmanager
+async def follow(
+    session: aiohttp.ClientSession,
+    endpoint: Endpoint,
+    url: URL,
+    *,
+    environ: Mapping[str, str],
+    headers: Mapping[str, str] | None = None,
+    repo: str = "",
+    revision: str = "",
+    path: str = "",
+) -> AsyncIterator[Reply]:
+    """``GET`` an address of the hub, and where it leads to. Raises ``HubError``s, also while the
+    body is read.
+
+    Only the hub's hosts are followed to, and only the endpoint itself is given the token.
+    ``repo``, ``revision`` and ``path`` are what is asked for, as ``hub_error`` has them.
+    """
+    told: dict[str, str | None] = {}
+    host = ""
+    handed = False
+    try:
+        for _ in range(_MAX_REDIRECTS):
+            endpoint.check(url)
+            host = url.host_port_subcomponent or ""
+            sent = {
+                hdrs.ACCEPT_ENCODING: "identity",
+                hdrs.USER_AGENT: f"cyber-inference-tui/{__version__}",
+                **endpoint.headers(url),
+                **(headers or {}),
+            }
+            async with session.get(
+                url, headers=sent, allow_redirects=False, proxy=proxy_for(url, environ)
+            ) as answer:
+                if endpoint.is_own(url):
+                    told = _told(answer.headers) or told
+                if answer.status in _REDIRECTS and hdrs.LOCATION in answer.headers:
+                    url = _location(url, answer.headers[hdrs.LOCATION])
+                    continue
+                if answer.status >= 400 and answer.status != 416:
+                    if endpoint.is_own(url):
+                        raise hub_error(
+                            answer.status,
+                            answer.headers,
+                            endpoint=endpoint,
+                            repo=repo,
+                            revision=revision,
+                            path=path,
+                            body=await _beginning(answer),
+                        )
+                    # A signed address expires: another try is given a new one.
+                    raise HubUnreachableError(
+                        f"{host} answers with status {answer.status}.",
+                        retry_after=wait_seconds(answer.headers),
+                    )
+                handed = True
+                yield Reply(answer, url, told)
+                return
+        raise HubError(f"{endpoint.url} leads from one address to the next without end.")
+    except TimeoutError as error:
+        raise HubUnreachableError(f"{host} has not sent a byte for too long.") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise unreachable(host, error) from error
+    except ValueError as error:
+        if handed:
+            raise
+        # An address, or a proxy of the environment, that the client cannot make anything of.
+        raise unreachable(host, error) from error
+
+
+async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
+    """Of a body, as far as it comes."""
+    body = b""
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(_REASON_TIME):
+            while len(body) < MAX_REASON and (block := await answer.content.read(MAX_REASON)):
+                body += block
+    return body[:MAX_REASON]
+
+
 @asynccontextmanager
 async def file_from(
     session: aiohttp.ClientSession,
@@ -66,46 +161,21 @@ async def file_from(
 
     The endpoint is asked every time: what it leads to is signed, and expires.
     """
-    url = endpoint.file_url(repo, revision, path)
-    told: dict[str, str | None] = {}
-    host = url.host or ""
-    handed = False
-    try:
-        for _ in range(_MAX_REDIRECTS):
-            endpoint.check(url)
-            host = url.host or ""
-            headers = {
-                hdrs.ACCEPT_ENCODING: "identity",
-                hdrs.USER_AGENT: f"cyber-inference-tui/{__version__}",
-                **endpoint.headers(url),
-            }
-            if offset or length is not None:
-                end = "" if length is None else offset + length - 1
-                headers[hdrs.RANGE] = f"bytes={offset}-{end}"
-            async with session.get(
-                url, headers=headers, allow_redirects=False, proxy=proxy_for(url, environ)
-            ) as answer:
-                if endpoint.is_own(url):
-                    told = _told(answer.headers) or told
-                if answer.status in _REDIRECTS and hdrs.LOCATION in answer.headers:
-                    url = _location(url, answer.headers[hdrs.LOCATION])
-                    continue
-                if answer.status >= 400 and answer.status != 416:
-                    raise _refusal(answer, endpoint, url, repo, path)
-                part = _part(answer, offset, told, host, stall_timeout)
-                handed = True
-                yield part
-                return
-        raise HubError(f"{endpoint.url} leads from one address to the next without end.")
-    except TimeoutError as error:
-        raise HubUnreachableError(f"{host} has not sent a byte for too long.") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise unreachable(host, error) from error
-    except ValueError as error:
-        if handed:
-            raise
-        # An address, or a proxy of the environment, that the client cannot make anything of.
-        raise unreachable(host, error) from error
+    headers: dict[str, str] = {}
+    if offset or length is not None:
+        end = "" if length is None else offset + length - 1
+        headers[hdrs.RANGE] = f"bytes={offset}-{end}"
+    async with follow(
+        session,
+        endpoint,
+        endpoint.file_url(repo, revision, path),
+        environ=environ,
+        headers=headers,
+        repo=repo,
+        revision=revision,
+        path=path,
+    ) as reply:
+        yield _part(reply, offset, stall_timeout)
 
 
 def unreachable(host: str, error: Exception) -> HubUnreachableError:
@@ -123,30 +193,16 @@ def unreachable(host: str, error: Exception) -> HubUnreachableError:
     if isinstance(error, (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)):
         via = " over the proxy of the environment"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, OSError) and error.errno and reason.startswith("Connect call failed"):
+        # asyncio's words, which hide the system's.
+        reason = os.strerror(error.errno)
     reason = _ERRNO.sub("", clean_line(reason, limit=200)).strip().rstrip(".")
     reason = reason or type(error).__name__
     return HubUnreachableError(f"{host} cannot be reached{via}: {reason}.")
 
 
-def _refusal(
-    answer: aiohttp.ClientResponse, endpoint: Endpoint, url: URL, repo: str, path: str
-) -> HubError:
-    if endpoint.is_own(url):
-        return hub_error(answer.status, answer.headers, endpoint=endpoint.url, repo=repo, path=path)
-    # A signed address expires: another try is given a new one.
-    return HubUnreachableError(
-        f"{url.host} answers with status {answer.status}.",
-        retry_after=wait_seconds(answer.headers),
-    )
-
-
-def _part(
-    answer: aiohttp.ClientResponse,
-    offset: int,
-    told: dict[str, str | None],
-    host: str,
-    stall_timeout: float,
-) -> Part | Beyond:
+def _part(reply: Reply, offset: int, stall_timeout: float) -> Part | Beyond:
+    answer, host = reply.answer, reply.url.host_port_subcomponent
     headers = answer.headers
     if answer.status == 416:
         size = headers.get(hdrs.CONTENT_RANGE, "").removeprefix("bytes */")
@@ -167,8 +223,8 @@ def _part(
         body=body_of(answer, stall_timeout),
         start=start,
         total=total,
-        sha256=told.get("sha256"),
-        git_sha1=told.get("git_sha1"),
+        sha256=reply.told.get("sha256"),
+        git_sha1=reply.told.get("git_sha1"),
     )
 
 

@@ -184,7 +184,10 @@ class StandInHub:
         name = f"{request.match_info['owner']}/{request.match_info['name']}"
         repo = self.repos.get(name)
         if repo is None or (repo.private and not _token_of(request)):
-            return _refused(401, "RepoNotFound", "Repository not found")
+            # As huggingface.co: a 401 that blames a login, unless there is a valid token.
+            if not _token_of(request):
+                return _refused(401, "", "Invalid username or password.")
+            return _refused(404, "RepoNotFound", "Repository not found")
         revision = request.match_info.get("revision", "main")
         if revision not in {"main", repo.sha}:
             return _refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
