@@ -186,7 +186,7 @@ class StandInHub:
         if repo is None or (repo.private and not _token_of(request)):
             # As huggingface.co: a 401 that blames a login, unless there is a valid token.
             if not _token_of(request):
-                return _refused(401, "", "Invalid username or password.")
+                return _refused(401, "RepoNotFound", "Invalid username or password.")
             return _refused(404, "RepoNotFound", "Repository not found")
         revision = request.match_info.get("revision", "main")
         if revision not in {"main", repo.sha}:
