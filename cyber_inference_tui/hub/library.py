@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,6 +41,7 @@ _QUIET: Final = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_EXPERIMENTAL_WARNING": "1",
 }
+_GZIP: Final = b"\x1f\x8b"
 _TRUE: Final = {"1", "on", "yes", "true"}
 
 
@@ -102,6 +104,9 @@ def infos_of(body: bytes, endpoint: Endpoint) -> list[ModelInfo]:
     from huggingface_hub import ModelInfo  # noqa: PLC0415
 
     try:
+        if body.startswith(_GZIP):
+            # Some servers pack whatever was asked for.
+            body = zlib.decompressobj(wbits=31).decompress(body, _MAX_ANSWER)
         answer: Any = json.loads(body)
         items = answer if isinstance(answer, list) else [answer]
         return [
@@ -110,7 +115,7 @@ def infos_of(body: bytes, endpoint: Endpoint) -> list[ModelInfo]:
             )
             for item in items
         ]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error) as error:
         raise HubError(
             f"{endpoint.url} does not answer as a hub does.", hint="Check hf_endpoint."
         ) from error

@@ -19,14 +19,15 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.errors import HubError, HubUnreachableError
-from cyber_inference_tui.hub.body import Body, body_of
+from cyber_inference_tui.errors import HubAnswerError, HubError, HubUnreachableError
+from cyber_inference_tui.hub.body import Body, Unpacked, body_of
 from cyber_inference_tui.hub.endpoint import Endpoint, proxy_for
 from cyber_inference_tui.hub.problems import MAX_REASON, hub_error, wait_seconds
 from cyber_inference_tui.text import clean_line
 
 _MAX_REDIRECTS = 6
 _REASON_TIME = 2.0
+_GZIP = {"gzip", "x-gzip"}
 _REDIRECTS = {301, 302, 303, 307, 308}
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _ERRNO = re.compile(r"^\[Errno -?\d+\] ")
@@ -41,6 +42,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     start: int
     total: int | None
     """Bytes of the whole file."""
+    framed: bool
+    """The body itself says where it ends, so that no lost connection is taken for its end."""
     sha256: str | None = None
     """As the hub's own answer has it, not the host's it led to."""
     git_sha1: str | None = None
@@ -207,22 +210,26 @@ def _part(reply: Reply, offset: int, stall_timeout: float) -> Part | Beyond:
     if answer.status == 416:
         size = headers.get(hdrs.CONTENT_RANGE, "").removeprefix("bytes */")
         return Beyond(total=int(size) if _SIZE.fullmatch(size) else None)
+    coding = headers.get(hdrs.CONTENT_ENCODING, "").lower() or "identity"
     total: int | None
-    if headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-        raise HubUnreachableError(f"{host} sends the file in another form than was asked for.")
-    if answer.status == 206:
+    if answer.status == 206 and coding == "identity":
         found = _RANGE.fullmatch(headers.get(hdrs.CONTENT_RANGE, ""))
-        if not found or int(found[1]) != offset or int(found[2]) < offset:
-            raise HubUnreachableError(f"{host} sends another part of the file than was asked for.")
-        start, total = offset, None if found[3] == "*" else int(found[3])
-    elif answer.status == 200:
-        start, total = 0, answer.content_length
+        # Another range than was asked for will do if it holds the next byte.
+        if not found or not int(found[1]) <= offset <= int(found[2]):
+            raise HubAnswerError(f"{host} sends another part of the file than was asked for.")
+        start, total = int(found[1]), None if found[3] == "*" else int(found[3])
+    elif answer.status in {200, 203} and coding in {"identity", *_GZIP}:
+        start, total = 0, answer.content_length if coding == "identity" else None
+    elif answer.status in {200, 203, 206}:
+        raise HubAnswerError(f"{host} sends the file in another form than was asked for.")
     else:
-        raise HubUnreachableError(f"{host} answers with status {answer.status}.")
+        raise HubAnswerError(f"{host} answers with status {answer.status}.")
+    body = body_of(answer, stall_timeout)
     return Part(
-        body=body_of(answer, stall_timeout),
+        body=body if coding == "identity" else Unpacked(body),
         start=start,
         total=total,
+        framed=coding != "identity" or hdrs.TRANSFER_ENCODING in headers,
         sha256=reply.told.get("sha256"),
         git_sha1=reply.told.get("git_sha1"),
     )
