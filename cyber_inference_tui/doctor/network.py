@@ -150,7 +150,10 @@ async def _get(client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> 
 
 def hub_facts(settings: Settings, environ: Mapping[str, str]) -> HubFacts:
     """Whether the hub that downloads would use answers; proxies of the environment are used."""
-    url = read_endpoint(settings, environ).url
+    try:
+        url = read_endpoint(settings, environ).url
+    except HubError as error:
+        return HubFacts(url="The hub", problem=error.message)
     return HubFacts(url=url, problem=asyncio.run(_reach(url, environ)))
 
 

@@ -42,8 +42,8 @@ class Download:
         self._transfers: dict[str, Transfer] = {}
         self._here: dict[str, int] = {}
         self._waits: dict[str, str] = {}
-        self._left_to_others: dict[str, int] = {}
-        """Files that another download is fetching, with the bytes that came since."""
+        self._left_to_others: set[str] = set()
+        """Files that another download is fetching."""
         self._unlike: set[tuple[str, Path, int, int]] = set()
         """What was compared with a file, and is another."""
         self._verifying = False
@@ -103,8 +103,8 @@ class Download:
         rate = self._rate.per_second if status is DownloadStatus.RUNNING else None
         wanted = entry.status is DownloadStatus.QUEUED
         waiting = next(iter(self._waits.values()), None) if wanted else None
-        if waiting is None and self._left_to_others and not self._running:
-            waiting = f"Another download is fetching {next(iter(self._left_to_others))}."
+        if wanted and not waiting and not self._running and self._left_to_others:
+            waiting = f"Another download is fetching {min(self._left_to_others)}."
         return DownloadRecord(
             id=entry.id,
             repo=entry.plan.repo,
@@ -149,7 +149,7 @@ class Download:
         and the others that run have still to write. Cancelled, it keeps what is here.
         """
         self._transfers, self._waits, self._rate = {}, {}, Rate()
-        self._left_to_others, self._followed = {}, 0
+        self._left_to_others, self._followed = set(), 0
         try:
             await self._begin(save)
             if not self.entry.placing:
@@ -165,7 +165,7 @@ class Download:
                 raise
         finally:
             self._verifying = False
-            self._waits, self._left_to_others = {}, {}
+            self._waits, self._left_to_others = {}, set()
             self._claim.release()
 
     def remove(self) -> None:
@@ -274,15 +274,16 @@ class Download:
         try:
             while lock is not None and not await self._in_thread(claim.take_lock, lock):
                 here, _ = await self._in_thread(staging.begun_elsewhere, file)
+                before = self._here.get(file.path, 0)
                 if file.path in self._left_to_others:
-                    self._followed += max(here - self._here.get(file.path, 0), 0)
-                self._left_to_others[file.path] = here
-                self._here[file.path] = max(here, self._here.get(file.path, 0))
+                    self._followed += max(here - before, 0)
+                self._left_to_others.add(file.path)
+                self._here[file.path] = max(here, before)
                 await asyncio.sleep(_LOOK)
-            self._left_to_others.pop(file.path, None)
+            self._left_to_others.discard(file.path)
             yield
         finally:
-            self._left_to_others.pop(file.path, None)
+            self._left_to_others.discard(file.path)
             claim.release()
 
     async def _take_over(self, file: PlannedFile) -> bool:

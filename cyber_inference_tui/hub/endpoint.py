@@ -74,12 +74,21 @@ def read_endpoint(settings: Settings, environ: Mapping[str, str]) -> Endpoint:
 
     It may read a file: not for an event loop. The places are those of the hub's own tools:
     https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+    Raises ``HubError`` where the hub's address is none.
     """
+    url = (settings.hf_endpoint or environ.get("HF_ENDPOINT", "") or PUBLIC_HUB).rstrip("/")
+    try:
+        URL(url).origin()
+    except ValueError as error:
+        raise HubError(
+            f"{clean_line(url, limit=200)} is not the address of a hub.",
+            hint="Set hf_endpoint, or HF_ENDPOINT, to one such as https://huggingface.co.",
+        ) from error
     token, source = settings.hf_token, "hf_token"
     if not token:
         token, source = _token_of(environ)
     return Endpoint(
-        url=(settings.hf_endpoint or environ.get("HF_ENDPOINT", "") or PUBLIC_HUB).rstrip("/"),
+        url=url,
         token=token,
         token_source=source,
         allowed_hosts=settings.hf_allowed_hosts,

@@ -305,8 +305,11 @@ def bytes_begun(target: Path, origin: Origin) -> int:
 def link_whole(source: Path, target: Path, origin: Origin) -> bool:
     """Give ``source``, which is the file that ``origin`` names, the name ``target`` as well.
 
-    ``False`` where the file system or the source's owner does not let it. Raises ``CyberError``.
+    ``False`` for a symbolic link, and where the file system or the source's owner does not let it.
+    Raises ``CyberError``.
     """
+    if source.is_symlink():
+        return False
     new = _beside(target, ".new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

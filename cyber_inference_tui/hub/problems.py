@@ -110,7 +110,7 @@ def hub_error(
         what = f"{path} of {repo}" if path and not code else repo
         check = "the name and hf_endpoint" if url != PUBLIC_HUB and not code else "the name"
         return HubNotFoundError(
-            f"There is no {what} at {url}, or it is private.",
+            f"{what} was not found at {url}, or it is private.",
             hint=f"Check {check}, and that {token} is valid and may read it."
             if token
             else f"Check {check}; a private one needs hf_token.",

@@ -74,9 +74,10 @@ class Staging:
                 with contextlib.suppress(OSError):
                     path.unlink()
         for lock in self.root.parent.glob(f"*{_LOCK}"):
-            claim = Claim()
-            claim.take_lock(lock)
-            claim.release()
+            with contextlib.suppress(CyberError):
+                claim = Claim()
+                claim.take_lock(lock)
+                claim.release()
 
     def begun(self, file: PlannedFile) -> int:
         """How many bytes of the very file are staged."""
@@ -127,7 +128,8 @@ class Staging:
             candidates.update(_files_below(self._models_dir))
         for path in candidates:
             with contextlib.suppress(OSError):
-                status = path.lstat()
+                # A link in the very place may lead to another disk.
+                status = path.stat() if path == place else path.lstat()
                 if stat.S_ISREG(status.st_mode) and status.st_size == file.size_bytes:
                     found.append(Copy(path, linkable=path == place, verified=False))
         found = [copy for copy in found if copy.linkable or everywhere]

@@ -393,7 +393,7 @@ def test_a_token_that_is_not_valid(hub: StandInHub, tiny: Repo) -> None:
 def test_a_misspelt_name_is_not_blamed_on_a_token(hub: StandInHub, tiny: Repo) -> None:
     for token, words in (("", "a private one needs hf_token"), ("hf_good", "token from hf_token")):
         with pytest.raises(
-            HubNotFoundError, match=r"no owner/tyni at .*, or it is private"
+            HubNotFoundError, match=r"owner/tyni was not found at .*, or it is private"
         ) as error:
             run(hub, lambda browse: browse.repository("owner/tyni"), token=token)
         assert words in error.value.hint

@@ -93,6 +93,13 @@ def test_where_endpoint_and_token_come_from(tmp_path: Path) -> None:
     assert read_endpoint(Settings(), {"HF_TOKEN_PATH": str(tmp_path)}).token == ""
 
 
+@pytest.mark.parametrize("address", ["hub.example", "http://[bad", "http://a:port", "\x1b[31m"])
+def test_an_address_that_is_none(address: str) -> None:
+    with pytest.raises(HubError, match="is not the address of a hub") as caught:
+        read_endpoint(Settings(), {"HF_ENDPOINT": address})
+    assert "\x1b" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("environ", "proxy"),
     [

@@ -43,14 +43,21 @@ HTML = b"<!doctype html><html><title>404</title></html>"
     ("endpoint", "status", "headers", "body", "kind", "words"),
     [
         # A repository that does not exist, without a token: whatever reason is given.
-        (HUB, 401, LOGIN, b"", HubNotFoundError, "no o/n at https://huggingface.co, or it is"),
+        (
+            HUB,
+            401,
+            LOGIN,
+            b"",
+            HubNotFoundError,
+            "o/n was not found at https://huggingface.co, or it is",
+        ),
         (HUB, 401, LOGIN, b"", HubNotFoundError, "a private one needs hf_token"),
         (HUB, 401, NO_REPO, b"", HubNotFoundError, "or it is private"),
         (HUB, 401, CREDENTIALS, b"", HubNotFoundError, "or it is private"),
         (HUB, 401, {}, b'{"error":"Invalid username or password."}', HubNotFoundError, "private"),
         (HUB, 404, NO_REPO, b"", HubNotFoundError, "or it is private"),
         (MIRROR, 401, {}, HTML, HubNotFoundError, "Check the name and hf_endpoint"),
-        (MIRROR, 404, {}, HTML, HubNotFoundError, "no o/n at https://mirror.example/hf"),
+        (MIRROR, 404, {}, HTML, HubNotFoundError, "o/n was not found at https://mirror.example/hf"),
         (MIRROR, 404, {}, b"", HubNotFoundError, "Check the name and hf_endpoint"),
         # With a token.
         (TOKEN, 404, NO_REPO, b"", HubNotFoundError, "the token from HF_TOKEN is valid and may"),
@@ -110,7 +117,7 @@ def test_what_refusals_mean(
 
 def test_a_file_of_a_mirror_that_gives_no_reason() -> None:
     error = hub_error(404, CIMultiDict(), endpoint=MIRROR, repo="o/n", path="q/a.gguf", body=HTML)
-    assert "There is no q/a.gguf of o/n at https://mirror.example/hf" in str(error)
+    assert "q/a.gguf of o/n was not found at https://mirror.example/hf" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,17 @@ async def test_what_only_looks_alike_is_fetched(hub: StandInHub, folder: Path) -
     assert (folder / "models" / REPO / PROJECTOR).read_bytes() == FILES[PROJECTOR]
 
 
+async def test_a_link_in_the_place_of_a_file_stays(hub: StandInHub, folder: Path) -> None:
+    elsewhere, place = folder / "another disk", folder / "models" / REPO / PROJECTOR
+    elsewhere.write_bytes(FILES[PROJECTOR])
+    place.parent.mkdir(parents=True)
+    place.symlink_to(elsewhere)
+    async with queue(hub, folder) as world:
+        await world.until((await world.downloads.add(REPO, Q4)).id, Status.DONE)
+    assert PROJECTOR not in hub.sent
+    assert place.readlink() == elsewhere
+
+
 async def test_locks_of_killed_programs_go(hub: StandInHub, folder: Path) -> None:
     staging = folder / "models/.downloads"
     staging.mkdir(parents=True)

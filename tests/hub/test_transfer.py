@@ -228,9 +228,9 @@ async def test_what_is_not_there(hub: StandInHub, repo: Repo, tmp_path: Path) ->
     with pytest.raises(HubNotFoundError, match=r"owner/tiny has no revision 0{40}"):
         await bring(hub, origin, tmp_path / "a.gguf")
     origin = msgspec.structs.replace(origin, repo="owner/none")
-    with pytest.raises(HubNotFoundError, match=r"no owner/none at .*, or it is private"):
+    with pytest.raises(HubNotFoundError, match=r"owner/none was not found at .*, or it is private"):
         await bring(hub, origin, tmp_path / "a.gguf")
-    with pytest.raises(HubNotFoundError, match=r"no owner/none at .*, or it is private"):
+    with pytest.raises(HubNotFoundError, match=r"owner/none was not found at .*, or it is private"):
         await bring(hub, origin, tmp_path / "a.gguf", token="hf_good")
 
 
