@@ -314,6 +314,10 @@ class HubUnreachableError(HubError):
     passing = True
 
 
+class HubAnswerError(HubError):
+    """An answer that does not go with what was asked for, or with the hub's own list of files."""
+
+
 class HubRateLimitError(HubError):
     """The hub wants fewer requests from this address or token."""
 

@@ -7,18 +7,21 @@ import contextlib
 import errno
 import re
 import socket
+import ssl
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 import psutil
+from yarl import URL
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.client.address import base_url
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.doctor.facts import HubFacts, PortState, ServiceFacts
-from cyber_inference_tui.hub.endpoint import read_endpoint
+from cyber_inference_tui.errors import HubError
+from cyber_inference_tui.hub.endpoint import proxy_for, read_endpoint
 from cyber_inference_tui.llama.launch import SERVER_HOST
 from cyber_inference_tui.llama.ports import TRIES
 from cyber_inference_tui.records import StatusRecord
@@ -147,21 +150,32 @@ async def _get(client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> 
 
 def hub_facts(settings: Settings, environ: Mapping[str, str]) -> HubFacts:
     """Whether the hub that downloads would use answers; proxies of the environment are used."""
-    url = read_endpoint(settings, environ).url
-    return HubFacts(url=url, problem=asyncio.run(_reach(url)))
+    try:
+        url = read_endpoint(settings, environ).url
+    except HubError as error:
+        return HubFacts(url="The hub", problem=error.message)
+    return HubFacts(url=url, problem=asyncio.run(_reach(url, environ)))
 
 
-async def _reach(url: str) -> str:
+async def _reach(url: str, environ: Mapping[str, str]) -> str:
     try:
         async with (
             asyncio.timeout(_HUB_LIMIT),
-            httpx.AsyncClient(timeout=_HUB_LIMIT) as client,
+            # As downloads have it: their proxy, and the certificates of the system.
+            httpx.AsyncClient(
+                timeout=_HUB_LIMIT,
+                proxy=proxy_for(URL(url), environ),
+                trust_env=False,
+                verify=ssl.create_default_context(),
+            ) as client,
         ):
             response = await client.head(url)
+    except HubError as error:
+        return error.message
     except TimeoutError:
         return f"no answer within {_HUB_LIMIT:g} s"
-    except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError) as error:
-        # An ImportError or a ValueError is about a proxy of the environment.
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        # A ValueError is about a proxy of the environment.
         said = re.sub(r"^\[Errno -?[0-9]+\] ", "", clean_line(str(error), limit=200))
         return said or type(error).__name__
     return f"status {response.status_code}" if response.status_code >= 500 else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol, cast
@@ -157,3 +158,37 @@ class _Inlet(asyncio.BufferedProtocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class Unpacked:
+    """The body that ``body`` is, packed by gzip; some servers pack whatever was asked for."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self._gzip = zlib.decompressobj(wbits=31)
+        self._packed = b""
+        self._here = b""
+
+    async def wait(self) -> bool:
+        """As ``Body`` has it."""
+        while not self._here:
+            try:
+                self._here = self._gzip.decompress(self._packed, _BLOCK)
+            except zlib.error as error:
+                raise aiohttp.ClientPayloadError("it is not packed as it says") from error
+            self._packed = self._gzip.unconsumed_tail or self._gzip.unused_data
+            if self._gzip.eof and self._packed:
+                # https://www.rfc-editor.org/rfc/rfc1952#section-2.2: several members in a row.
+                self._gzip = zlib.decompressobj(wbits=31)
+            elif not self._here and not self._packed:
+                if not await self._body.wait():
+                    if not self._gzip.eof:
+                        raise aiohttp.ClientPayloadError("the packed body has ended too early")
+                    return False
+                self._packed = b"".join(self._body.take())
+        return True
+
+    def take(self) -> Sequence[bytes]:
+        """As ``Body`` has it."""
+        here, self._here = self._here, b""
+        return [here] if here else []

@@ -22,9 +22,9 @@ from cyber_inference_tui.gguf.reader import read_beginning
 from cyber_inference_tui.hub.answers import Answers
 from cyber_inference_tui.hub.endpoint import Endpoint
 from cyber_inference_tui.hub.library import (
-    Answer,
     ask,
     check_online,
+    infos_of,
     load_library,
     too_slow,
 )
@@ -138,9 +138,9 @@ class Browse:
         asked = (endpoint, tuple(sorted((key, str(value)) for key, value in params.items())))
         if (kept := self._pages.get(asked)) is not None:
             return kept
-        answer = await self._ask(endpoint, "/api/models", params, repo="")
-        records = [record for info in answer.found[:limit] if (record := _record(info))]
-        page = records, _cursor(answer.next_url)
+        found, next_url = await self._ask(endpoint, "/api/models", params)
+        records = [record for info in found[:limit] if (record := _record(info))]
+        page = records, _cursor(next_url)
         self._pages.keep(asked, page)
         return page
 
@@ -162,8 +162,8 @@ class Browse:
         path = f"/api/models/{quote(repo)}"
         if revision is not None:
             path += f"/revision/{quote(revision, safe='')}"
-        answer = await self._ask(endpoint, path, {"blobs": "true"}, repo=repo)
-        info = answer.found[0] if answer.found else None
+        found, _ = await self._ask(endpoint, path, {"blobs": "true"}, repo, revision or "")
+        info = found[0] if found else None
         name, commit = _text(info and info.id), _text(info and info.sha)
         if info is None or name is None or commit is None:
             raise HubError(f"{endpoint.url} does not tell the version of {repo}.")
@@ -245,16 +245,29 @@ class Browse:
         return await self._threads.run(self._endpoint, limit=self._patience)
 
     async def _ask(
-        self, endpoint: Endpoint, path: str, params: Mapping[str, str | list[str]], *, repo: str
-    ) -> Answer:
-        # The thread gives up first, and so is free again; this is for what it cannot bound.
-        limit = self._patience * 0.9
+        self,
+        endpoint: Endpoint,
+        path: str,
+        params: Mapping[str, str | list[str]],
+        repo: str = "",
+        revision: str = "",
+    ) -> tuple[list[ModelInfo], str | None]:
+        """What the hub's API has, and the address of the next page."""
         try:
-            return await self._threads.run(
-                lambda: ask(endpoint, path, params, repo=repo, limit=limit), limit=self._patience
-            )
+            async with asyncio.timeout(self._patience):
+                body, next_url = await ask(
+                    self._session(),
+                    endpoint,
+                    path,
+                    params,
+                    environ=self._environ,
+                    repo=repo,
+                    revision=revision,
+                )
+            found = await self._threads.run(lambda: infos_of(body, endpoint), limit=self._patience)
         except TimeoutError as error:
             raise too_slow(endpoint.url) from error
+        return found, next_url
 
 
 def _record(info: ModelInfo) -> HubModelRecord | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +15,7 @@ from cyber_inference_tui.hub.journal import Entry
 from cyber_inference_tui.hub.partial import require_space
 from cyber_inference_tui.hub.plan import PlannedFile
 from cyber_inference_tui.hub.rate import Rate
-from cyber_inference_tui.hub.staging import Claim, Staging
+from cyber_inference_tui.hub.staging import Claim, Copy, Staging
 from cyber_inference_tui.hub.transfer import Transfer, Transport
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus
 
@@ -21,6 +23,8 @@ T = TypeVar("T")
 
 FILES_AT_ONCE = 3
 """Of one model."""
+_LOOKS = 3
+"""For a file that another download may just be putting in place."""
 _LOOK = 0.5
 """Seconds between two looks whether another process is done with the model."""
 
@@ -38,8 +42,14 @@ class Download:
         self._transfers: dict[str, Transfer] = {}
         self._here: dict[str, int] = {}
         self._waits: dict[str, str] = {}
+        self._left_to_others: set[str] = set()
+        """Files that another download is fetching."""
+        self._unlike: set[tuple[str, Path, int, int]] = set()
+        """What was compared with a file, and is another."""
         self._verifying = False
         self._rate = Rate()
+        self._followed = 0
+        """Bytes of this model that came by another download while this one waited for it."""
         self._claim = Claim()
 
     @property
@@ -54,7 +64,7 @@ class Download:
             return self.entry.status
         if self.task is None:
             return DownloadStatus.QUEUED
-        running = [transfer for transfer in self._transfers.values() if transfer.running]
+        running = self._running
         if self._verifying or (running and all(transfer.checking for transfer in running)):
             return DownloadStatus.VERIFYING
         return DownloadStatus.RUNNING
@@ -69,17 +79,21 @@ class Download:
         """Bytes of all its files; ``None`` until they are known."""
         total = 0
         for file in self.entry.plan.files:
-            transfer = self._transfers.get(file.path)
-            size = file.size_bytes if transfer is None else transfer.size
+            size = self._size(file)
             if size is None:
                 return None
             total += size
         return total
 
-    @property
-    def bytes_left(self) -> int:
-        """Bytes that are still to come, as far as that is known."""
-        return max((self.bytes_total or 0) - self.bytes_done, 0)
+    def bytes_left(self) -> dict[Path, int]:
+        """Bytes that are still to come, as far as that is known, by the files' places."""
+        staging = self.staging
+        left: dict[Path, int] = {}
+        for file in self.entry.plan.files:
+            size = self._size(file)
+            if size is not None:
+                left[staging.place_of(file)] = max(size - self._done(file), 0)
+        return left
 
     def record(self) -> DownloadRecord:
         """Where it stands, for others."""
@@ -89,6 +103,8 @@ class Download:
         rate = self._rate.per_second if status is DownloadStatus.RUNNING else None
         wanted = entry.status is DownloadStatus.QUEUED
         waiting = next(iter(self._waits.values()), None) if wanted else None
+        if wanted and not waiting and not self._running and self._left_to_others:
+            waiting = f"Another download is fetching {min(self._left_to_others)}."
         return DownloadRecord(
             id=entry.id,
             repo=entry.plan.repo,
@@ -107,7 +123,8 @@ class Download:
 
     def note_time(self, now: float) -> None:
         """To be called a few times a second while it runs; ``now`` is monotonic."""
-        self._rate.note(sum(transfer.received for transfer in self._transfers.values()), now)
+        received = sum(transfer.received for transfer in self._transfers.values())
+        self._rate.note(received + self._followed, now)
 
     def measure(self) -> None:
         """Count what is on the disk; blocks."""
@@ -124,17 +141,19 @@ class Download:
             transfer.abandoned = True
 
     async def run(
-        self, save: Callable[[], Awaitable[None]], needed_by_others: Callable[[], int]
+        self, save: Callable[[], Awaitable[None]], needed: Callable[[], int]
     ) -> tuple[Path, ...]:
         """Carry it out; the files' places, in the plan's order. Raises ``CyberError``s.
 
-        ``save`` makes the entry outlive a crash. Cancelled, it keeps what is here.
+        ``save`` makes the entry outlive a crash; ``needed`` counts the bytes that this download
+        and the others that run have still to write. Cancelled, it keeps what is here.
         """
         self._transfers, self._waits, self._rate = {}, {}, Rate()
+        self._left_to_others, self._followed = set(), 0
         try:
             await self._begin(save)
             if not self.entry.placing:
-                await self._fetch(needed_by_others)
+                await self._fetch(needed)
                 self.entry.placing = True
                 # From here on a crash is followed by the rest of the moves.
                 await save()
@@ -146,7 +165,7 @@ class Download:
                 raise
         finally:
             self._verifying = False
-            self._waits = {}
+            self._waits, self._left_to_others = {}, set()
             self._claim.release()
 
     def remove(self) -> None:
@@ -177,20 +196,11 @@ class Download:
         await self._in_thread(self.staging.tidy)
         await self._in_thread(self.measure)
 
-    async def _fetch(self, needed_by_others: Callable[[], int]) -> None:
-        missing: list[PlannedFile] = []
+    async def _fetch(self, needed: Callable[[], int]) -> None:
         self._verifying = True
-        for file in self.entry.plan.files:
-            if await self._in_thread(self.staging.is_whole, file):
-                continue
-            if await self._is_in_place(file):
-                self._here[file.path] = file.size_bytes or 0
-                continue
-            missing.append(file)
+        missing = [file for file in self.entry.plan.files if not await self._is_here(file)]
         self._verifying = False
-        needed = self.bytes_left + needed_by_others()
-        margin = self._transport.pace.disk_margin
-        await self._in_thread(require_space, self.staging.root, needed, margin)
+        await self._in_thread(require_space, self.staging.root, needed(), self._margin)
         gate = asyncio.Semaphore(FILES_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as group:
@@ -200,18 +210,47 @@ class Download:
             # The others were cancelled by the first: it is the reason.
             raise _first(failures) from None
 
-    async def _is_in_place(self, file: PlannedFile) -> bool:
-        """Whether the very file lies where it belongs already: nothing is fetched twice."""
-        if not await self._in_thread(self.staging.may_be_in_place, file):
+    async def _is_here(self, file: PlannedFile) -> bool:
+        """Whether a file is staged or in place: nothing is fetched twice."""
+        staging = self.staging
+        if await self._in_thread(staging.is_whole, file):
+            return True
+        for copy in await self._in_thread(partial(staging.copies, file, everywhere=False)):
+            if not await self._is_same(file, copy):
+                continue
+            # Staged as well, it stays until it is placed, whatever becomes of the other one.
+            if await self._in_thread(
+                staging.link, file, copy.path
+            ) or copy.path == staging.place_of(file):
+                self._here[file.path] = file.size_bytes or 0
+                return True
+        return False
+
+    async def _is_same(self, file: PlannedFile, copy: Copy) -> bool:
+        if copy.verified:
+            return True
+        try:
+            status = copy.path.stat()
+        except OSError:
             return False
-        steps = self.staging.comparison(file)
+        seen = file.path, copy.path, status.st_ino, status.st_mtime_ns
+        if seen in self._unlike:
+            return False
+        steps = self.staging.comparison(file, copy.path)
         same: bool | None = False
         while same is False:
             same = await self._in_thread(next, steps, None)
+        if not same:
+            self._unlike.add(seen)
         return same is True
 
     async def _transfer(self, file: PlannedFile, gate: asyncio.Semaphore) -> None:
-        async with gate:
+        async with gate, self._lock(file):
+            for _ in range(_LOOKS):
+                if await self._is_here(file):
+                    return
+                if await self._take_over(file):
+                    break
 
             def waits(reason: HubError | None) -> None:
                 self._waits.pop(file.path, None)
@@ -223,6 +262,60 @@ class Download:
             transfer = Transfer(self._transport, staging.origin(file), target, on_wait=waits)
             self._transfers[file.path] = transfer
             await transfer.run()
+
+    @asynccontextmanager
+    async def _lock(self, file: PlannedFile) -> AsyncIterator[None]:
+        """Have the content of a file alone among all downloads into the directory of models.
+
+        Whoever else needs it waits, sees how far it is, and then takes a copy.
+        """
+        staging, claim = self.staging, Claim()
+        lock = staging.lock_of(file)
+        try:
+            while lock is not None and not await self._in_thread(claim.take_lock, lock):
+                here, _ = await self._in_thread(staging.begun_elsewhere, file)
+                before = self._here.get(file.path, 0)
+                if file.path in self._left_to_others:
+                    self._followed += max(here - before, 0)
+                self._left_to_others.add(file.path)
+                self._here[file.path] = max(here, before)
+                await asyncio.sleep(_LOOK)
+            self._left_to_others.discard(file.path)
+            yield
+        finally:
+            self._left_to_others.discard(file.path)
+            claim.release()
+
+    async def _take_over(self, file: PlannedFile) -> bool:
+        """Begin with what lies elsewhere in the directory of models, if that is more.
+
+        ``False`` where that was moved or removed meanwhile: it may lie in another place now.
+        """
+        staging = self.staging
+        here, source = await self._in_thread(staging.begun_elsewhere, file)
+        for copy in await self._in_thread(partial(staging.copies, file, everywhere=True)):
+            if await self._is_same(file, copy):
+                here, source = file.size_bytes or 0, copy.path
+                break
+        if here <= await self._in_thread(staging.begun, file):
+            return True
+        await self._in_thread(require_space, staging.root, here, self._margin)
+        steps = staging.copy(file, source, boot=self._transport.boot)
+        while await self._in_thread(next, steps, False) is None:
+            pass
+        return await self._in_thread(staging.begun, file) > 0
+
+    @property
+    def _margin(self) -> int:
+        return self._transport.pace.disk_margin
+
+    @property
+    def _running(self) -> list[Transfer]:
+        return [transfer for transfer in self._transfers.values() if transfer.running]
+
+    def _size(self, file: PlannedFile) -> int | None:
+        transfer = self._transfers.get(file.path)
+        return file.size_bytes if transfer is None else transfer.size
 
     def _done(self, file: PlannedFile) -> int:
         transfer = self._transfers.get(file.path)

@@ -265,7 +265,7 @@ class Downloads:
     async def _carry_out(self, download: Download) -> None:
         entry = download.entry
         try:
-            paths = await download.run(self._save, partial(self._needed_beside, download))
+            paths = await download.run(self._save, partial(self._needed, download))
             entry.model_id = await self._on_done(download.record(), paths)
         except CyberError as error:
             if entry.status is DownloadStatus.QUEUED:
@@ -277,15 +277,15 @@ class Downloads:
         self._forget_oldest()
         await self._save()
 
-    def _needed_beside(self, download: Download) -> int:
-        """Bytes that the others that run have still to write to the same disk."""
-        models_dir = download.entry.models_dir
-        others = (one for one in self._downloads.values() if one is not download)
-        return sum(
-            one.bytes_left
-            for one in others
-            if one.task is not None and one.entry.models_dir == models_dir
-        )
+    def _needed(self, download: Download) -> int:
+        """Bytes that this download and the others that run have still to write to the same disk;
+        a file that several of them need counts once."""
+        left: dict[Path, int] = {}
+        for one in self._downloads.values():
+            if one.task is not None and one.entry.models_dir == download.entry.models_dir:
+                for place, count in one.bytes_left().items():
+                    left[place] = min(count, left.get(place, count))
+        return sum(left.values())
 
     def _ended(self, download: Download, task: asyncio.Task[None]) -> None:
         download.task = None

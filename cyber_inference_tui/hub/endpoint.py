@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +27,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str = PUBLIC_HUB
     token: str = ""
+    token_source: str = "hf_token"  # noqa: S105 - a name
+    """The setting, the variable or the file that the token comes from, for messages."""
     allowed_hosts: tuple[str, ...] = ()
     """``name`` (the scheme's own port), ``name:port`` or ``*.name``, beyond the hub's own."""
 
@@ -70,10 +74,23 @@ def read_endpoint(settings: Settings, environ: Mapping[str, str]) -> Endpoint:
 
     It may read a file: not for an event loop. The places are those of the hub's own tools:
     https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+    Raises ``HubError`` where the hub's address is none.
     """
+    url = (settings.hf_endpoint or environ.get("HF_ENDPOINT", "") or PUBLIC_HUB).rstrip("/")
+    try:
+        URL(url).origin()
+    except ValueError as error:
+        raise HubError(
+            f"{clean_line(url, limit=200)} is not the address of a hub.",
+            hint="Set hf_endpoint, or HF_ENDPOINT, to one such as https://huggingface.co.",
+        ) from error
+    token, source = settings.hf_token, "hf_token"
+    if not token:
+        token, source = _token_of(environ)
     return Endpoint(
-        url=(settings.hf_endpoint or environ.get("HF_ENDPOINT", "") or PUBLIC_HUB).rstrip("/"),
-        token=settings.hf_token or _token_of(environ),
+        url=url,
+        token=token,
+        token_source=source,
         allowed_hosts=settings.hf_allowed_hosts,
     )
 
@@ -81,34 +98,51 @@ def read_endpoint(settings: Settings, environ: Mapping[str, str]) -> Endpoint:
 def proxy_for(url: URL, environ: Mapping[str, str]) -> str | None:
     """The proxy that the environment names for ``url``: ``HTTPS_PROXY``, ``NO_PROXY`` and so on.
 
-    Small letters win, also where they are set to nothing. What begins with no scheme is an HTTP
-    proxy.
+    Names in small letters win, also where they are set to nothing. A proxy without a scheme is an
+    HTTP proxy. Raises ``HubError`` for a proxy of another kind, such as SOCKS.
     """
 
-    def variable(name: str) -> str:
-        return environ.get(name, environ.get(name.upper(), ""))
+    def variable(name: str) -> tuple[str, str]:
+        used = name if name in environ else name.upper()
+        return used, environ.get(used, "").strip()
 
-    proxy = variable(f"{url.scheme}_proxy") or variable("all_proxy")
-    if not proxy or _without_proxy(url, variable("no_proxy")):
+    name, proxy = variable(f"{url.scheme}_proxy")
+    if not proxy:
+        name, proxy = variable("all_proxy")
+    if not proxy or _without_proxy(url, variable("no_proxy")[1]):
         return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    scheme = proxy.partition("://")[0].lower()
+    if scheme not in _DEFAULT_PORTS:
+        kind = "SOCKS" if scheme.startswith("socks") else clean_line(scheme, limit=20)
+        raise HubError(
+            f"{name} names a {kind} proxy, and {kind} proxies are not supported.",
+            hint=f"Set an HTTP proxy in {url.scheme.upper()}_PROXY, or add {url.host} to NO_PROXY.",
+        )
+    return proxy
 
 
 def _without_proxy(url: URL, no_proxy: str) -> bool:
+    """Whether ``NO_PROXY`` has the host: by its name, the name of a domain, or a network."""
     host = (url.host or "").lower()
-    for entry in no_proxy.lower().split(","):
-        name = entry.strip().removeprefix("*.").lstrip(".")
+    for entry in no_proxy.lower().replace(" ", ",").split(","):
+        name = entry.removeprefix("*.").lstrip(".")
         if name == "*" or (name and f".{host}".endswith(f".{name}")):
             return True
-        if name == f"{host}:{url.port}":
+        if name in {f"{host}:{url.port}", f"[{host}]", f"[{host}]:{url.port}"}:
             return True
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(host) in ipaddress.ip_network(name.strip("[]"), strict=False):
+                return True
     return False
 
 
-def _token_of(environ: Mapping[str, str]) -> str:
+def _token_of(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The token of the environment and where it comes from; an empty token where there is none."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if _TOKEN.fullmatch(token := environ.get(name, "").strip()):
-            return token
+            return token, name
     path = environ.get("HF_TOKEN_PATH")
     if not path:
         cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -117,6 +151,6 @@ def _token_of(environ: Mapping[str, str]) -> str:
         with Path(path).expanduser().open("rb") as file:
             token = file.read(_MAX_TOKEN).decode("ascii").strip()
     except (OSError, RuntimeError, ValueError):
-        # No file, none that may be read, none of text: there is no token then.
-        return ""
-    return token if _TOKEN.fullmatch(token) else ""
+        # There is no file, it may not be read, or it is no text: there is no token then.
+        token = ""
+    return (token, f"the file {path}") if _TOKEN.fullmatch(token) else ("", "")

@@ -1,9 +1,10 @@
-"""The only door to the hub's library: one question to the hub's API, in the calling thread.
+"""The only door to the hub's library, and questions to the hub's API.
 
-The library is imported when it is first needed; that takes up to a second. Its client (proxies,
-certificates, redirects without the token) and its understanding of answers are used. Its
-``HfApi`` is not: it keeps the cursor of the next page to itself, knows no limit of time or size
-for a list, and tries a dead hub for a minute.
+The library is imported when it is first needed; that takes up to a second. Only its understanding
+of answers is used. Its client follows redirects anywhere, reads the proxies of the environment in
+a way of its own and ends in a traceback at those it does not know; its ``HfApi`` keeps the cursor
+of the next page to itself, knows no limit of time or size for a list, and tries a dead hub for a
+minute.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import time
+import re
+import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from cyber_inference_tui import __version__
+import aiohttp
+from aiohttp import hdrs
+from yarl import URL
+
 from cyber_inference_tui.errors import HubError, HubUnreachableError
 from cyber_inference_tui.hub.endpoint import Endpoint
-from cyber_inference_tui.hub.problems import hub_error
-from cyber_inference_tui.hub.request import unreachable
+from cyber_inference_tui.hub.request import follow
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -28,8 +32,8 @@ if TYPE_CHECKING:
 _KEYS: Final = {"id", "sha", "downloads", "likes", "gated", "lastModified", "gguf", "siblings"}
 _MAX_ANSWER: Final = 32 << 20
 """Bytes; the list of files of the largest repositories has a few."""
-_CONNECT: Final = 5.0
-_SILENCE: Final = 8.0
+# https://www.rfc-editor.org/rfc/rfc8288#section-3
+_NEXT: Final = re.compile(r'<([^<>]*)>\s*;[^<>]*\brel="?next\b')
 # https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
 _QUIET: Final = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -37,16 +41,8 @@ _QUIET: Final = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_EXPERIMENTAL_WARNING": "1",
 }
+_GZIP: Final = b"\x1f\x8b"
 _TRUE: Final = {"1", "on", "yes", "true"}
-
-
-class Answer(NamedTuple):
-    """What the hub said."""
-
-    found: list[ModelInfo]
-    """One repository, or a list of them, as the library understands it."""
-    next_url: str | None
-    """Where the next page is."""
 
 
 def load_library() -> None:
@@ -66,58 +62,31 @@ def check_online(environ: Mapping[str, str]) -> None:
             )
 
 
-def ask(
+async def ask(
+    session: aiohttp.ClientSession,
     endpoint: Endpoint,
     path: str,
     params: Mapping[str, str | list[str]],
     *,
+    environ: Mapping[str, str],
     repo: str,
-    limit: float,
-) -> Answer:
-    """``GET`` a path of the hub's API, whole within ``limit`` seconds. Raises ``HubError``s.
+    revision: str = "",
+) -> tuple[bytes, str | None]:
+    """``GET`` a path of the hub's API: the body, and the address of the next page.
 
-    ``repo`` is the repository that it is about, empty for a search.
+    ``repo`` is the repository that it is about, empty for a search. Raises ``HubError``s.
     """
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # noqa: PLC0415
-        build_hf_headers,
-        get_session,
-    )
-
-    begun = time.monotonic()
-    headers = build_hf_headers(
-        token=endpoint.token or False,
-        library_name="cyber-inference-tui",
-        library_version=__version__,
-    )
-    headers["Accept-Encoding"] = "identity"
-    try:
-        session = get_session()
-    except ValueError as error:
-        # A proxy in the environment that it cannot make anything of.
-        raise unreachable(endpoint.url, error) from error
-    # httpx or httpx2, as the library's version has it.
-    client = importlib.import_module(type(session).__module__.partition(".")[0])
-    timeout = client.Timeout(min(_SILENCE, limit), connect=min(_CONNECT, limit))
-    try:
-        with session.stream(
-            "GET", f"{endpoint.url}{path}", params=params, headers=headers, timeout=timeout
-        ) as response:
-            if response.status_code >= 400:
-                raise _refusal(response.status_code, response.headers, endpoint, repo)
-            body = bytearray()
-            for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > _MAX_ANSWER:
-                    raise HubError(f"{endpoint.url} answers with more than {_MAX_ANSWER} bytes.")
-                if time.monotonic() - begun > limit:
-                    raise too_slow(endpoint.url)
-            link = response.links.get("next", {}).get("url")
-            found = _infos(bytes(body), endpoint)
-            return Answer(found, link if isinstance(link, str) else None)
-    except client.TimeoutException as error:
-        raise too_slow(endpoint.url) from error
-    except (client.HTTPError, client.InvalidURL, OSError, ValueError) as error:
-        raise unreachable(endpoint.url, error) from error
+    url = URL(f"{endpoint.url}{path}", encoded=True).with_query(params)
+    async with follow(
+        session, endpoint, url, environ=environ, repo=repo, revision=revision
+    ) as reply:
+        body = bytearray()
+        async for block in reply.answer.content.iter_any():
+            body += block
+            if len(body) > _MAX_ANSWER:
+                raise HubError(f"{endpoint.url} answers with more than {_MAX_ANSWER} bytes.")
+        found = _NEXT.search(", ".join(reply.answer.headers.getall(hdrs.LINK, [])))
+        return bytes(body), found[1] if found else None
 
 
 def too_slow(url: str) -> HubUnreachableError:
@@ -127,10 +96,17 @@ def too_slow(url: str) -> HubUnreachableError:
     )
 
 
-def _infos(body: bytes, endpoint: Endpoint) -> list[ModelInfo]:
+def infos_of(body: bytes, endpoint: Endpoint) -> list[ModelInfo]:
+    """One repository, or a list of them, as the library understands an answer; may take long.
+
+    Raises ``HubError``.
+    """
     from huggingface_hub import ModelInfo  # noqa: PLC0415
 
     try:
+        if body.startswith(_GZIP):
+            # Some servers pack whatever was asked for.
+            body = zlib.decompressobj(wbits=31).decompress(body, _MAX_ANSWER)
         answer: Any = json.loads(body)
         items = answer if isinstance(answer, list) else [answer]
         return [
@@ -139,16 +115,7 @@ def _infos(body: bytes, endpoint: Endpoint) -> list[ModelInfo]:
             )
             for item in items
         ]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error) as error:
         raise HubError(
             f"{endpoint.url} does not answer as a hub does.", hint="Check hf_endpoint."
         ) from error
-
-
-def _refusal(status: int, headers: Mapping[str, str], endpoint: Endpoint, repo: str) -> HubError:
-    if repo or status == 429 or status >= 500 or "X-Error-Message" in headers:
-        return hub_error(status, headers, endpoint=endpoint.url, repo=repo or "models")
-    return HubError(
-        f"{endpoint.url} does not answer as a hub does (status {status}).",
-        hint="Check hf_endpoint.",
-    )

@@ -293,6 +293,83 @@ def is_whole(target: Path, origin: Origin) -> bool:
     return note.origin.same_content(origin) and origin.size in {None, size}
 
 
+def bytes_begun(target: Path, origin: Origin) -> int:
+    """How many bytes of the file that ``origin`` names lie at ``target``, whole or on their way."""
+    with contextlib.suppress(OSError):
+        note = _read_note(target)
+        if note is not None and note.origin.same_content(origin):
+            return bytes_of(target)
+    return 0
+
+
+def link_whole(source: Path, target: Path, origin: Origin) -> bool:
+    """Give ``source``, which is the file that ``origin`` names, the name ``target`` as well.
+
+    ``False`` for a symbolic link, and where the file system or the source's owner does not let it.
+    Raises ``CyberError``.
+    """
+    if source.is_symlink():
+        return False
+    new = _beside(target, ".new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for path in (new, target):
+            path.unlink(missing_ok=True)
+        try:
+            os.link(source, new, follow_symlinks=False)
+        except OSError:
+            return False
+        _beside(target, PART).unlink(missing_ok=True)
+        _write_note(target, _Note(origin=origin, whole=True))
+        new.replace(target)
+        sync_directory(target.parent)
+    except OSError as error:
+        raise write_error(target, error) from error
+    return True
+
+
+def copy_beginning(source: Path, target: Path, origin: Origin, *, boot: str) -> Iterator[None]:
+    """Begin ``target`` with what another download, or another model, has of the same file.
+
+    ``source`` is a whole file, or a target of which only the beginning is there. A few MiB are
+    copied at each step; a transfer then checks them like its own. Raises ``CyberError`` where
+    they cannot be written; a source that goes away meanwhile gives less.
+    """
+    digest, count = hashlib.sha256(), 0
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_note(target, _Note(origin=origin, boot=boot))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with os.fdopen(os.open(_beside(target, PART), flags, 0o644), "wb") as copied:
+            for data in _blocks(source, origin.size or 0, boot):
+                copied.write(data)
+                digest.update(data)
+                count += len(data)
+                yield
+            copied.flush()
+            os.fdatasync(copied.fileno())
+        note = _Note(origin=origin, boot=boot)
+        note.synced_bytes, note.synced_sha256 = count, digest.hexdigest()
+        _write_note(target, note)
+    except OSError as error:
+        raise write_error(target, error, needed=(origin.size or count) - count) from error
+
+
+def _blocks(source: Path, most: int, boot: str) -> Iterator[bytes]:
+    """The first ``most`` bytes of a file, whole or on its way, as far as they can be believed."""
+    with contextlib.suppress(OSError):
+        path = source
+        if not source.exists():
+            path = _beside(source, PART)
+            note = _read_note(source)
+            if note is not None and (note.boot != boot or not boot):
+                most = min(most, note.synced_bytes)
+        with path.open("rb") as file:
+            while data := file.read(min(_READ, most)):
+                most -= len(data)
+                yield data
+
+
 def bytes_of(target: Path) -> int:
     """How many bytes of a file are there, whole or on its way; a look, not a promise."""
     for path in (target, _beside(target, PART)):

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+import msgspec
+
 from cyber_inference_tui.errors import (
     HubError,
     HubGatedError,
@@ -19,76 +21,127 @@ from cyber_inference_tui.errors import (
     HubTokenError,
     HubUnreachableError,
 )
+from cyber_inference_tui.hub.endpoint import PUBLIC_HUB, Endpoint
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.units import duration_text
 
 MAX_WAIT = 900.0
 """Seconds: no hub makes anyone wait longer for the next try."""
 
-_TOKEN_HINT = "Set hf_token to a valid one, or remove it."  # noqa: S105 - a sentence
+MAX_REASON = 8192
+"""Bytes of an answer's body that ``hub_error`` looks for a reason in."""
+
 _RESET = re.compile(r";\s*t=(\d{1,9})\b")
+_BAD_TOKEN = re.compile(r"invalid credentials|invalid user token|expired", re.IGNORECASE)
+
+
+class _Body(msgspec.Struct):
+    error: str
 
 
 def hub_error(
     status: int,
     headers: Mapping[str, str],
     *,
-    endpoint: str,
-    repo: str,
+    endpoint: Endpoint,
+    repo: str = "",
+    revision: str = "",
     path: str = "",
+    body: bytes = b"",
     now: datetime | None = None,
 ) -> HubError:
-    """The error that an answer with ``status`` (400 or more) of the hub stands for.
+    """The error that the answer ``status`` (400 or more) of the hub to our request stands for.
 
-    ``headers`` has case-insensitive names; ``repo`` and ``path`` are what was asked for; ``now``
-    is compared with a ``Retry-After`` that is a date.
+    ``headers`` has case-insensitive names; ``body`` is the beginning of the answer's body, which
+    some mirrors put the reason into. The request carried the token of ``endpoint``, and asked for
+    ``repo``, or for a search where that is empty, at ``revision`` and for its file ``path``.
+    ``now`` is compared with a ``Retry-After`` that is a date.
     """
-    code = headers.get("X-Error-Code", "")
-    said = clean_line(headers.get("X-Error-Message", ""), limit=300).strip().rstrip(".")
-    page = f"{endpoint.rstrip('/')}/{repo}"
+    url, code = endpoint.url, headers.get("X-Error-Code", "")
+    said = _reason(headers, body)
+    because = f": {said}" if said else ""
+    page = f"{url}/{repo}"
+    token = f"the token from {endpoint.token_source}" if endpoint.token else ""
     if status == 429:
         wait = wait_seconds(headers, now=now)
         again = "" if wait is None else f", again in {duration_text(wait)}"
         return HubRateLimitError(
-            f"{endpoint} takes no more requests for now{again}.",
-            hint="A token (hf_token) raises the limit.",
+            f"{url} takes no more requests for now{again}.",
+            hint="" if token else "A token (hf_token) raises the limit.",
             retry_after=wait,
         )
     if status >= 500 or status == 408:
         return HubUnreachableError(
-            f"{endpoint} has a failure of its own (status {status}{': ' + said if said else ''}).",
+            f"{url} has a failure of its own (status {status}{because}).",
             retry_after=wait_seconds(headers, now=now),
         )
-    if code == "GatedRepo" and status == 401:
+    if said == "Access to this resource is disabled":
         return HubGatedError(
-            f"{repo} is gated.", hint=f"Accept its licence at {page}, then set hf_token."
+            f"{url} has disabled {repo or 'this page'}.", hint=f"See {page} for the reason."
+        )
+    # Without a token a 401 only says that nobody sees this without logging in: the public hub
+    # answers so for every repository that it does not have, whatever reason it gives.
+    hidden = code in {"GatedRepo", "RepoNotFound"}
+    if status == 401 and token and (not hidden or _BAD_TOKEN.search(said)):
+        return HubTokenError(
+            f"{url} says that {token} is not valid{because}.",
+            hint="Put a valid one there, or remove it.",
+        )
+    if code == "GatedRepo" and status == 401:
+        then = f"check {token}" if token else "set hf_token"
+        return HubGatedError(
+            f"{repo} is gated.", hint=f"Accept its licence at {page}, then {then}."
         )
     if code == "GatedRepo":
         return HubGatedError(
-            f"This token has no access to {repo} yet.", hint=f"Request it at {page}."
+            f"{_capital(token or 'this address')} has no access to {repo} yet{because}.",
+            hint=f"Request it at {page}.",
         )
-    if status == 401 and "invalid" in said.lower():
-        return HubTokenError(f"{endpoint} says the token is not valid.", hint=_TOKEN_HINT)
     if code == "EntryNotFound":
         return HubNotFoundError(
-            f"{repo} has no file {path or 'of this name'}.", hint="Look at its list of files again."
+            f"{repo} has no file {path or 'of this name'}.", hint=f"Its files are at {page}."
         )
     if code == "RevisionNotFound":
         return HubNotFoundError(
-            f"The version of {repo} that was asked for is gone.",
-            hint="Look at its list of files again.",
+            f"{repo} has no revision {revision or 'of this name'}, or it is gone.",
+            hint=f"Its branches and tags are at {page}.",
         )
-    if code == "RepoNotFound" or status in {401, 404}:
+    if repo and (code == "RepoNotFound" or status in {401, 404}):
+        what = f"{path} of {repo}" if path and not code else repo
+        check = "the name and hf_endpoint" if url != PUBLIC_HUB and not code else "the name"
         return HubNotFoundError(
-            f"There is no {repo} at {endpoint}, or it is private.",
-            hint="Check the name; a private one needs hf_token.",
+            f"{what} was not found at {url}, or it is private.",
+            hint=f"Check {check}, and that {token} is valid and may read it."
+            if token
+            else f"Check {check}; a private one needs hf_token.",
+        )
+    if status == 401:
+        return HubTokenError(f"{url} answers only with a token{because}.", hint="Set hf_token.")
+    if not repo and not said:
+        return HubError(
+            f"{url} does not answer as a hub does (status {status}).", hint="Check hf_endpoint."
         )
     if status == 403:
+        rights = f"; what {token} may read is set there, too" if token else ""
         return HubGatedError(
-            f"{endpoint} refuses {repo}{': ' + said if said else ''}.",
-            hint=f"See {page}; what hf_token may read is set there, too.",
+            f"{url} refuses {repo or 'this search'}{because}.", hint=f"See {page}{rights}."
         )
-    return HubError(f"{endpoint} answers with status {status}{': ' + said if said else ''}.")
+    return HubError(f"{url} answers with status {status}{because}.")
+
+
+def _reason(headers: Mapping[str, str], body: bytes) -> str:
+    """Why, in the hub's own words: of the header, else of the JSON in the body; may be empty."""
+    text: object = headers.get("X-Error-Message", "")
+    if not text:
+        try:
+            text = msgspec.json.decode(body, type=_Body).error
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return ""
+    return clean_line(str(text), limit=300).strip().rstrip(".")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def wait_seconds(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:

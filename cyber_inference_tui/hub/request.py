@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import re
 import string
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 from urllib.parse import quote
 
 import aiohttp
@@ -15,13 +19,15 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.errors import HubError, HubUnreachableError
-from cyber_inference_tui.hub.body import Body, body_of
+from cyber_inference_tui.errors import HubAnswerError, HubError, HubUnreachableError
+from cyber_inference_tui.hub.body import Body, Unpacked, body_of
 from cyber_inference_tui.hub.endpoint import Endpoint, proxy_for
-from cyber_inference_tui.hub.problems import hub_error, wait_seconds
+from cyber_inference_tui.hub.problems import MAX_REASON, hub_error, wait_seconds
 from cyber_inference_tui.text import clean_line
 
 _MAX_REDIRECTS = 6
+_REASON_TIME = 2.0
+_GZIP = {"gzip", "x-gzip"}
 _REDIRECTS = {301, 302, 303, 307, 308}
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _ERRNO = re.compile(r"^\[Errno -?\d+\] ")
@@ -36,6 +42,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     start: int
     total: int | None
     """Bytes of the whole file."""
+    framed: bool
+    """The body itself says where it ends, so that no lost connection is taken for its end."""
     sha256: str | None = None
     """As the hub's own answer has it, not the host's it led to."""
     git_sha1: str | None = None
@@ -45,6 +53,96 @@ class Beyond(msgspec.Struct, frozen=True, kw_only=True):
     """The hub has nothing at this offset; ``total`` are the bytes of the whole file, if told."""
 
     total: int | None
+
+
+class Reply(NamedTuple):
+    """What an address answers with, in the end: a status below 400, or 416."""
+
+    answer: aiohttp.ClientResponse
+    url: URL
+    """Where it led to."""
+    told: dict[str, str | None]
+    """The digest that the hub's own answers give of a file."""
+
+
+@asynccontextmanager
+async def follow(
+    session: aiohttp.ClientSession,
+    endpoint: Endpoint,
+    url: URL,
+    *,
+    environ: Mapping[str, str],
+    headers: Mapping[str, str] | None = None,
+    repo: str = "",
+    revision: str = "",
+    path: str = "",
+) -> AsyncIterator[Reply]:
+    """``GET`` an address of the hub, and where it leads to. Raises ``HubError``s, also while the
+    body is read.
+
+    Only the hub's hosts are followed to, and only the endpoint itself is given the token.
+    ``repo``, ``revision`` and ``path`` are what is asked for, as ``hub_error`` has them.
+    """
+    told: dict[str, str | None] = {}
+    host = ""
+    handed = False
+    try:
+        for _ in range(_MAX_REDIRECTS):
+            endpoint.check(url)
+            host = url.host_port_subcomponent or ""
+            sent = {
+                hdrs.ACCEPT_ENCODING: "identity",
+                hdrs.USER_AGENT: f"cyber-inference-tui/{__version__}",
+                **endpoint.headers(url),
+                **(headers or {}),
+            }
+            async with session.get(
+                url, headers=sent, allow_redirects=False, proxy=proxy_for(url, environ)
+            ) as answer:
+                if endpoint.is_own(url):
+                    told = _told(answer.headers) or told
+                if answer.status in _REDIRECTS and hdrs.LOCATION in answer.headers:
+                    url = _location(url, answer.headers[hdrs.LOCATION])
+                    continue
+                if answer.status >= 400 and answer.status != 416:
+                    if endpoint.is_own(url):
+                        raise hub_error(
+                            answer.status,
+                            answer.headers,
+                            endpoint=endpoint,
+                            repo=repo,
+                            revision=revision,
+                            path=path,
+                            body=await _beginning(answer),
+                        )
+                    # A signed address expires: another try is given a new one.
+                    raise HubUnreachableError(
+                        f"{host} answers with status {answer.status}.",
+                        retry_after=wait_seconds(answer.headers),
+                    )
+                handed = True
+                yield Reply(answer, url, told)
+                return
+        raise HubError(f"{endpoint.url} leads from one address to the next without end.")
+    except TimeoutError as error:
+        raise HubUnreachableError(f"{host} has not sent a byte for too long.") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise unreachable(host, error) from error
+    except ValueError as error:
+        if handed:
+            raise
+        # An address, or a proxy of the environment, that the client cannot make anything of.
+        raise unreachable(host, error) from error
+
+
+async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
+    """Of a body, as far as it comes."""
+    body = b""
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(_REASON_TIME):
+            while len(body) < MAX_REASON and (block := await answer.content.read(MAX_REASON)):
+                body += block
+    return body[:MAX_REASON]
 
 
 @asynccontextmanager
@@ -66,46 +164,21 @@ async def file_from(
 
     The endpoint is asked every time: what it leads to is signed, and expires.
     """
-    url = endpoint.file_url(repo, revision, path)
-    told: dict[str, str | None] = {}
-    host = url.host or ""
-    handed = False
-    try:
-        for _ in range(_MAX_REDIRECTS):
-            endpoint.check(url)
-            host = url.host or ""
-            headers = {
-                hdrs.ACCEPT_ENCODING: "identity",
-                hdrs.USER_AGENT: f"cyber-inference-tui/{__version__}",
-                **endpoint.headers(url),
-            }
-            if offset or length is not None:
-                end = "" if length is None else offset + length - 1
-                headers[hdrs.RANGE] = f"bytes={offset}-{end}"
-            async with session.get(
-                url, headers=headers, allow_redirects=False, proxy=proxy_for(url, environ)
-            ) as answer:
-                if endpoint.is_own(url):
-                    told = _told(answer.headers) or told
-                if answer.status in _REDIRECTS and hdrs.LOCATION in answer.headers:
-                    url = _location(url, answer.headers[hdrs.LOCATION])
-                    continue
-                if answer.status >= 400 and answer.status != 416:
-                    raise _refusal(answer, endpoint, url, repo, path)
-                part = _part(answer, offset, told, host, stall_timeout)
-                handed = True
-                yield part
-                return
-        raise HubError(f"{endpoint.url} leads from one address to the next without end.")
-    except TimeoutError as error:
-        raise HubUnreachableError(f"{host} has not sent a byte for too long.") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise unreachable(host, error) from error
-    except ValueError as error:
-        if handed:
-            raise
-        # An address, or a proxy of the environment, that the client cannot make anything of.
-        raise unreachable(host, error) from error
+    headers: dict[str, str] = {}
+    if offset or length is not None:
+        end = "" if length is None else offset + length - 1
+        headers[hdrs.RANGE] = f"bytes={offset}-{end}"
+    async with follow(
+        session,
+        endpoint,
+        endpoint.file_url(repo, revision, path),
+        environ=environ,
+        headers=headers,
+        repo=repo,
+        revision=revision,
+        path=path,
+    ) as reply:
+        yield _part(reply, offset, stall_timeout)
 
 
 def unreachable(host: str, error: Exception) -> HubUnreachableError:
@@ -123,52 +196,42 @@ def unreachable(host: str, error: Exception) -> HubUnreachableError:
     if isinstance(error, (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)):
         via = " over the proxy of the environment"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, OSError) and error.errno and reason.startswith("Connect call failed"):
+        # asyncio's words, which hide the system's.
+        reason = os.strerror(error.errno)
     reason = _ERRNO.sub("", clean_line(reason, limit=200)).strip().rstrip(".")
     reason = reason or type(error).__name__
     return HubUnreachableError(f"{host} cannot be reached{via}: {reason}.")
 
 
-def _refusal(
-    answer: aiohttp.ClientResponse, endpoint: Endpoint, url: URL, repo: str, path: str
-) -> HubError:
-    if endpoint.is_own(url):
-        return hub_error(answer.status, answer.headers, endpoint=endpoint.url, repo=repo, path=path)
-    # A signed address expires: another try is given a new one.
-    return HubUnreachableError(
-        f"{url.host} answers with status {answer.status}.",
-        retry_after=wait_seconds(answer.headers),
-    )
-
-
-def _part(
-    answer: aiohttp.ClientResponse,
-    offset: int,
-    told: dict[str, str | None],
-    host: str,
-    stall_timeout: float,
-) -> Part | Beyond:
+def _part(reply: Reply, offset: int, stall_timeout: float) -> Part | Beyond:
+    answer, host = reply.answer, reply.url.host_port_subcomponent
     headers = answer.headers
     if answer.status == 416:
         size = headers.get(hdrs.CONTENT_RANGE, "").removeprefix("bytes */")
         return Beyond(total=int(size) if _SIZE.fullmatch(size) else None)
+    coding = headers.get(hdrs.CONTENT_ENCODING, "").lower() or "identity"
     total: int | None
-    if headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-        raise HubUnreachableError(f"{host} sends the file in another form than was asked for.")
-    if answer.status == 206:
+    if answer.status == 206 and coding == "identity":
         found = _RANGE.fullmatch(headers.get(hdrs.CONTENT_RANGE, ""))
-        if not found or int(found[1]) != offset or int(found[2]) < offset:
-            raise HubUnreachableError(f"{host} sends another part of the file than was asked for.")
-        start, total = offset, None if found[3] == "*" else int(found[3])
-    elif answer.status == 200:
-        start, total = 0, answer.content_length
+        # Another range than was asked for will do if it holds the next byte.
+        if not found or not int(found[1]) <= offset <= int(found[2]):
+            raise HubAnswerError(f"{host} sends another part of the file than was asked for.")
+        start, total = int(found[1]), None if found[3] == "*" else int(found[3])
+    elif answer.status in {200, 203} and coding in {"identity", *_GZIP}:
+        start, total = 0, answer.content_length if coding == "identity" else None
+    elif answer.status in {200, 203, 206}:
+        raise HubAnswerError(f"{host} sends the file in another form than was asked for.")
     else:
-        raise HubUnreachableError(f"{host} answers with status {answer.status}.")
+        raise HubAnswerError(f"{host} answers with status {answer.status}.")
+    body = body_of(answer, stall_timeout)
     return Part(
-        body=body_of(answer, stall_timeout),
+        body=body if coding == "identity" else Unpacked(body),
         start=start,
         total=total,
-        sha256=told.get("sha256"),
-        git_sha1=told.get("git_sha1"),
+        framed=coding != "identity" or hdrs.TRANSFER_ENCODING in headers,
+        sha256=reply.told.get("sha256"),
+        git_sha1=reply.told.get("git_sha1"),
     )
 
 

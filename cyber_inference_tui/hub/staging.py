@@ -13,23 +13,31 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.hub.partial import (
     NOTE,
     PART,
     Origin,
+    bytes_begun,
     bytes_of,
+    copy_beginning,
     is_whole,
+    link_whole,
     sync_directory,
     write_error,
 )
 from cyber_inference_tui.hub.plan import DownloadPlan, PlannedFile, local_path
 
 STAGING = ".downloads"
+_LOCK = ".lock"
 _READ = 4 << 20
+_MAX_ENTRIES = 50_000
+"""Of the directory of models that are looked at for a file that is here already."""
 
 
 class Staging:
@@ -57,13 +65,23 @@ class Staging:
         return self.root.is_dir() or any(self.place_of(file).exists() for file in self._plan.files)
 
     def tidy(self) -> None:
-        """Remove what an earlier version of the model has left and this one has no use for."""
+        """Remove what an earlier version of the model has left and this one has no use for, and
+        locks of programs that were killed."""
         wanted = {self.staged(file) for file in self._plan.files}
         wanted |= {path.with_name(path.name + end) for path in wanted for end in (PART, NOTE)}
         for folder, _, names in os.walk(self.root):
             for path in {Path(folder, name) for name in names} - wanted:
                 with contextlib.suppress(OSError):
                     path.unlink()
+        for lock in self.root.parent.glob(f"*{_LOCK}"):
+            with contextlib.suppress(CyberError):
+                claim = Claim()
+                claim.take_lock(lock)
+                claim.release()
+
+    def begun(self, file: PlannedFile) -> int:
+        """How many bytes of the very file are staged."""
+        return bytes_begun(self.staged(file), self.origin(file))
 
     def bytes_here(self) -> dict[str, int]:
         """How many bytes of each file are here."""
@@ -84,22 +102,74 @@ class Staging:
         """Whether it has arrived: it got its name when it was verified."""
         return is_whole(self.staged(file), self.origin(file))
 
-    def may_be_in_place(self, file: PlannedFile) -> bool:
-        """Whether a file lies where it belongs that could be the very one."""
-        if file.sha256 is None and file.git_sha1 is None:
-            return False
-        with contextlib.suppress(OSError):
-            path = self.place_of(file)
-            return path.is_file() and path.stat().st_size == file.size_bytes
-        return False
+    def lock_of(self, file: PlannedFile) -> Path | None:
+        """The lock that is held while a file is fetched, by its content: a projector belongs to
+        several models. ``None`` where the hub gives no digest."""
+        digest = file.sha256 or file.git_sha1
+        return self.root.parent / f"{digest}{_LOCK}" if digest else None
 
-    def comparison(self, file: PlannedFile) -> Iterator[bool]:
-        """Whether it is; ``False`` after every few MiB until that is known to be so."""
+    def copies(self, file: PlannedFile, *, everywhere: bool) -> list[Copy]:
+        """Files in the directory of models that are, or may be, this one, whole; best first.
+
+        Without ``everywhere`` only those that a link will do for. None where the hub gives no
+        digest.
+        """
+        if self.lock_of(file) is None:
+            return []
+        place, origin = self.place_of(file), self.origin(file)
+        here = place.relative_to(self._models_dir)
+        found = [
+            Copy(target, linkable=goes_to == here, verified=True)
+            for target, goes_to in self._others()
+            if is_whole(target, origin)
+        ]
+        candidates = {place}
+        if everywhere:
+            candidates.update(_files_below(self._models_dir))
+        for path in candidates:
+            with contextlib.suppress(OSError):
+                # A link in the very place may lead to another disk.
+                status = path.stat() if path == place else path.lstat()
+                if stat.S_ISREG(status.st_mode) and status.st_size == file.size_bytes:
+                    found.append(Copy(path, linkable=path == place, verified=False))
+        found = [copy for copy in found if copy.linkable or everywhere]
+        return sorted(found, key=lambda copy: (not copy.linkable, not copy.verified))
+
+    def begun_elsewhere(self, file: PlannedFile) -> tuple[int, Path]:
+        """Where another download has most of a file, and how many bytes."""
+        origin = self.origin(file)
+        if self.lock_of(file) is None:
+            return 0, Path()
+        found = ((bytes_begun(target, origin), target) for target, _ in self._others())
+        return max(found, default=(0, Path()))
+
+    def link(self, file: PlannedFile, source: Path) -> bool:
+        """Stage a copy under a second name, where the file system has such. ``CyberError``.
+
+        Only for what will have one name in the end: to the library two names of one file are one.
+        """
+        return link_whole(source, self.staged(file), self.origin(file))
+
+    def copy(self, file: PlannedFile, source: Path, *, boot: str) -> Iterator[None]:
+        """Begin with the bytes of another file; a few MiB at each step. Raises ``CyberError``."""
+        return copy_beginning(source, self.staged(file), self.origin(file), boot=boot)
+
+    def _others(self) -> Iterator[tuple[Path, PurePath]]:
+        """The files that other downloads have or begin: where they are staged, and the place
+        below the directory of models that they are for."""
+        for root in _entries(self.root.parent):
+            if root != self.root and root.is_dir():
+                for note in root.rglob(f"*{NOTE}"):
+                    target = note.with_name(note.name.removesuffix(NOTE))
+                    yield target, target.relative_to(root)
+
+    def comparison(self, file: PlannedFile, path: Path) -> Iterator[bool]:
+        """Whether ``path`` is the file; ``False`` after every few MiB until it is known to be."""
         digest, wanted = hashlib.sha256(), file.sha256
         if wanted is None:
             digest = hashlib.sha1(b"blob %d\0" % (file.size_bytes or 0), usedforsecurity=False)
             wanted = file.git_sha1
-        with contextlib.suppress(OSError), self.place_of(file).open("rb") as stream:
+        with contextlib.suppress(OSError), path.open("rb") as stream:
             while data := stream.read(_READ):
                 digest.update(data)
                 yield False
@@ -151,34 +221,60 @@ class Staging:
             self.root.parent.rmdir()
 
 
+class Copy(NamedTuple):
+    """A file that is, or may be, one that a download needs."""
+
+    path: Path
+    linkable: bool
+    """It is in the very place, or for it: a second name of it will do."""
+    verified: bool
+    """Its digest was checked when it arrived."""
+
+
 class Claim:
-    """That one process at a time has a directory. ``take`` it, and ``release`` it in the end."""
+    """That one process, and one download in it, has a directory or a file. ``take`` it, and
+    ``release`` it in the end."""
 
     def __init__(self) -> None:
         self._file = -1
+        self._lock: Path | None = None
 
     def take(self, root: Path) -> bool:
         """Make the directory and have it alone, where the file system can; ``False`` while another
         process has it. Raises ``CyberError``."""
+        return self._take(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+    def take_lock(self, path: Path) -> bool:
+        """The same of a file that exists only as long as it is held."""
+        # Open for writing: NFS has locks for such files alone.
+        taken = self._take(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        self._lock = path if taken else None
+        return taken
+
+    def _take(self, path: Path, flags: int) -> bool:
         self.release()
         try:
-            make_directories(root)
+            make_directories(path.parent if flags & os.O_CREAT else path)
             # Noted here: whoever waits for it may be cancelled meanwhile.
-            self._file = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            if _locked(self._file) and os.path.samestat(os.fstat(self._file), root.stat()):
+            self._file = os.open(path, flags, 0o600)
+            if _locked(self._file) and os.path.samestat(os.fstat(self._file), path.stat()):
                 return True
         except FileNotFoundError:
             # The other process was just done with it.
             pass
         except OSError as error:
             self.release()
-            raise write_error(root, error) from error
+            raise write_error(path, error) from error
         self.release()
         return False
 
     def release(self) -> None:
         """Let go of it."""
         file, self._file = self._file, -1
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                lock.unlink()
         if file >= 0:
             os.close(file)
 
@@ -202,3 +298,21 @@ def _locked(file: int) -> bool:
         # open for writing: each file has a lock of its own.
         return True
     return True
+
+
+def _files_below(directory: Path) -> Iterator[Path]:
+    """The visible files below a directory, as far as they can be read, up to a bound."""
+    count = 0
+    for folder, folders, names in os.walk(directory):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        count += len(names) + len(folders)
+        if count > _MAX_ENTRIES:
+            return
+        yield from (Path(folder, name) for name in names)
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []

@@ -7,13 +7,20 @@ server that does not answer holds a thread for half a minute.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from aiohttp.abc import AbstractResolver, ResolveResult
+
 from cyber_inference_tui.errors import HubUnreachableError
 
 T = TypeVar("T")
+
+_LOOKUPS = 8
+_LOOKUP_TIME = 40.0
+"""Seconds; longer than resolvers take to give up."""
 
 
 class Threads:
@@ -64,3 +71,35 @@ class Threads:
             raise HubUnreachableError("This machine has no thread left for the hub.") from error
         async with asyncio.timeout(limit):
             return await answer
+
+
+class Resolver(AbstractResolver):
+    """Looks up names in such threads: one that hangs does not hold up the end of the program."""
+
+    def __init__(self) -> None:
+        self._threads = Threads(_LOOKUPS)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """The addresses of ``host``. Raises ``OSError``."""
+        found = await self._threads.run(
+            lambda: socket.getaddrinfo(
+                host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+            ),
+            limit=_LOOKUP_TIME,
+        )
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=int(address[1]),
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -20,6 +20,7 @@ import msgspec
 from cyber_inference_tui.errors import (
     CyberError,
     DamagedDownloadError,
+    HubAnswerError,
     HubError,
     HubUnreachableError,
 )
@@ -27,6 +28,7 @@ from cyber_inference_tui.hub.body import Body
 from cyber_inference_tui.hub.endpoint import Endpoint
 from cyber_inference_tui.hub.partial import Mark, Origin, Partial, open_partial, write_error
 from cyber_inference_tui.hub.request import Beyond, Part, file_from, unreachable
+from cyber_inference_tui.hub.threads import Resolver
 from cyber_inference_tui.hub.writer import Writer
 
 T = TypeVar("T")
@@ -86,6 +88,7 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
 def open_session(pace: Pace) -> aiohttp.ClientSession:
     """A session for transfers; the caller closes it."""
     return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(resolver=Resolver()),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         # Proxies are looked up by us: aiohttp would read passwords from ~/.netrc as well.
@@ -183,27 +186,41 @@ class Transfer:
         self.size = partial.origin.size
 
     async def _fetch(self, partial: Partial) -> None:
-        """Try until all bytes are here."""
+        """Try until all bytes are here.
+
+        After an answer that does not go with the request the whole file is asked for, once.
+        """
         failures = 0
+        odd = False
+        """The last answer was such a one, and no other has brought much since."""
         while partial.remaining != 0:
             before = partial.offset
             try:
-                if await self._attempt(partial):
+                if await self._attempt(partial, whole=odd):
                     return
                 failure: HubError = HubUnreachableError(f"{self._origin.path} ended too early.")
+            except HubAnswerError as error:
+                if odd:
+                    raise
+                failure, odd = error, True
             except HubError as error:
                 if not error.passing:
                     raise
                 failure = error
             # A byte now and then would make it go on for ever.
-            failures = 0 if partial.offset - before >= _PROGRESS else failures + 1
+            good = partial.offset - before >= _PROGRESS
+            failures = 0 if good else failures + 1
+            odd = odd and (not good or isinstance(failure, HubAnswerError))
             if failures >= self._pace.tries:
                 raise failure
             self._on_wait(failure)
             await asyncio.sleep(max(failure.retry_after or 0.0, self._pace.backoff(failures)))
 
-    async def _attempt(self, partial: Partial) -> bool:
-        """Ask for the rest once, and write what comes; whether that is known to be all."""
+    async def _attempt(self, partial: Partial, *, whole: bool) -> bool:
+        """Ask once for the rest, or for the ``whole`` file, and write what of it is new.
+
+        Returns whether that is known to be all.
+        """
         endpoint = await self._in_thread(self._transport.endpoint)
         async with file_from(
             self._transport.session,
@@ -211,16 +228,14 @@ class Transfer:
             repo=self._origin.repo,
             revision=self._origin.revision,
             path=self._origin.path,
-            offset=partial.offset,
+            offset=0 if whole else partial.offset,
             environ=self._transport.environ,
             stall_timeout=self._pace.stall_timeout,
         ) as answer:
             if isinstance(answer, Beyond):
                 if partial.origin.size is None and answer.total == partial.offset:
                     return True
-                # What is here is longer than the file.
-                await self._restart(partial)
-                raise HubUnreachableError(f"{self._origin.path} is shorter than what is here.")
+                raise await self._another_length(partial, answer.total)
             await self._in_thread(
                 lambda: partial.learn(
                     size=answer.total, sha256=answer.sha256, git_sha1=answer.git_sha1
@@ -228,13 +243,26 @@ class Transfer:
             )
             self.size = partial.origin.size
             if self.size is not None and answer.total not in {None, self.size}:
-                raise HubUnreachableError(
-                    f"{self._origin.path} was answered with {answer.total} bytes where"
-                    f" {self.size} were announced."
-                )
+                raise await self._another_length(partial, answer.total)
             await self._receive(answer, partial)
+        if partial.remaining and answer.total is None and answer.framed:
+            raise await self._another_length(partial, None)
         # A body without a length ends where it ends.
         return partial.remaining == 0 or (partial.origin.size is None and answer.total is None)
+
+    async def _another_length(self, partial: Partial, total: int | None) -> HubAnswerError:
+        """The error that the file is not as long as it should be."""
+        listed = partial.origin.size
+        if self._origin.size is None:
+            # No list said so, but an earlier answer, or there is more here than the file has.
+            partial.origin = self._origin
+            await self._restart(partial)
+        has = "another length" if total is None else f"{total} bytes"
+        return HubAnswerError(
+            f"{self._origin.path} of {self._origin.repo} has {has} at the hub"
+            + (f", and {listed} in its list." if listed is not None else " by now."),
+            hint="Look at its list of files again; the download may need another revision.",
+        )
 
     async def _receive(self, answer: Part, partial: Partial) -> None:
         wanted = _Wanted(
@@ -326,7 +354,7 @@ class _Wanted:
         self._left = left
 
     def of(self, blocks: Sequence[bytes | memoryview]) -> list[memoryview]:
-        """Raises ``HubUnreachableError`` from the block on that has more than there may be."""
+        """Raises ``HubAnswerError`` from the block on that has more than there may be."""
         wanted = []
         for block in blocks:
             new = memoryview(block)[self._skip :]
@@ -334,7 +362,10 @@ class _Wanted:
             if self._left is not None:
                 self._left -= len(new)
                 if self._left < 0:
-                    raise HubUnreachableError(f"{self._path} is longer than announced.")
+                    raise HubAnswerError(
+                        f"{self._path} is longer than announced.",
+                        hint="Look at the list of files again.",
+                    )
             if new:
                 wanted.append(new)
         return wanted

@@ -26,8 +26,10 @@ from cyber_inference_tui.doctor.facts import (
     PortState,
     ServiceFacts,
 )
+from cyber_inference_tui.doctor.network import hub_facts
 from cyber_inference_tui.doctor.records import Finding, Level, exit_code
 from cyber_inference_tui.llama.binary import LlamaBinary
+from cyber_inference_tui.settings.schema import Settings
 from tests.doctor.test_hardware_checks import bad, levels
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -320,6 +322,13 @@ def test_the_hub() -> None:
     assert found.level is Level.HINT
     assert "downloads will not work; local models do" in found.message
     assert "--offline" in (found.fix or "")
+
+
+def test_a_socks_proxy_is_a_finding_about_the_hub() -> None:
+    facts = hub_facts(Settings(), {"ALL_PROXY": "socks5://user:secret@127.0.0.1:1"})
+    found = bad(check_hub(facts))
+    assert "ALL_PROXY names a SOCKS proxy" in found.message
+    assert "secret" not in found.message
 
 
 @pytest.mark.parametrize(

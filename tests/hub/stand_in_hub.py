@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 from collections import defaultdict, deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import quote
 
@@ -31,7 +31,7 @@ class Fault:
     set (then it goes on as if nothing had been); ``corrupt`` changes the byte; ``whole`` ignores
     the range; ``shift`` answers with another range; ``longer`` sends more than there is;
     ``status`` answers with ``status`` and ``headers`` instead, ``expired`` as a signed link does
-    whose time is over.
+    whose time is over. ``respond`` makes the answer from the request and the file's bytes.
     """
 
     def __init__(
@@ -41,7 +41,9 @@ class Fault:
         *,
         status: int = 503,
         headers: dict[str, str] | None = None,
+        respond: Callable[[web.Request, bytes], web.Response] | None = None,
     ) -> None:
+        self.respond = respond
         self.kind = kind
         self.after = after
         self.status = status
@@ -184,7 +186,10 @@ class StandInHub:
         name = f"{request.match_info['owner']}/{request.match_info['name']}"
         repo = self.repos.get(name)
         if repo is None or (repo.private and not _token_of(request)):
-            return _refused(401, "RepoNotFound", "Repository not found")
+            # As huggingface.co: a 401 that blames a login, unless there is a valid token.
+            if not _token_of(request):
+                return _refused(401, "RepoNotFound", "Invalid username or password.")
+            return _refused(404, "RepoNotFound", "Repository not found")
         revision = request.match_info.get("revision", "main")
         if revision not in {"main", repo.sha}:
             return _refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
@@ -328,6 +333,8 @@ class StandInHub:
         if fault.kind == "status":
             fault.reached.set()
             return web.Response(status=fault.status, headers=fault.headers)
+        if fault.respond is not None:
+            return fault.respond(request, content)
         begin, status = 0, 200
         wanted = request.headers.get("Range")
         if wanted and fault.kind != "whole":

@@ -27,7 +27,7 @@ from .stand_in_hub import Fault, StandInHub
 MIB = 1 << 20
 SIZES = {path: len(content) for path, content in sharded().items()}
 PATHS = tuple(SIZES)
-COSTLY = {"corrupt", "whole", "longer"}
+COSTLY = {"corrupt", "whole", "longer", "shift"}
 """Faults after which a file may have to be sent from its beginning."""
 
 

@@ -380,7 +380,7 @@ def test_strange_files_are_no_models(hub: StandInHub) -> None:
 
 
 def test_a_revision_that_is_gone(hub: StandInHub, tiny: Repo) -> None:
-    with pytest.raises(HubNotFoundError, match="gone"):
+    with pytest.raises(HubNotFoundError, match="owner/tiny has no revision old/branch"):
         run(hub, lambda browse: browse.repository("owner/tiny", "old/branch"))
     assert hub.api[-1][0].startswith("/api/models/owner/tiny/revision/old%2Fbranch")
 
@@ -388,6 +388,56 @@ def test_a_revision_that_is_gone(hub: StandInHub, tiny: Repo) -> None:
 def test_a_token_that_is_not_valid(hub: StandInHub, tiny: Repo) -> None:
     with pytest.raises(HubTokenError):
         run(hub, lambda browse: browse.search("tiny"), token="hf_bad")
+
+
+def test_a_misspelt_name_is_not_blamed_on_a_token(hub: StandInHub, tiny: Repo) -> None:
+    for token, words in (("", "a private one needs hf_token"), ("hf_good", "token from hf_token")):
+        with pytest.raises(
+            HubNotFoundError, match=r"owner/tyni was not found at .*, or it is private"
+        ) as error:
+            run(hub, lambda browse: browse.repository("owner/tyni"), token=token)
+        assert words in error.value.hint
+    with pytest.raises(HubTokenError, match="token from hf_token is not valid"):
+        run(hub, lambda browse: browse.repository("owner/tyni"), token="hf_bad")
+
+
+def test_a_renamed_repository_is_followed_to(hub: StandInHub, tiny: Repo) -> None:
+    moved = web.Response(status=307, headers={"Location": "/api/models/owner/tiny?blobs=true"})
+    hub.api_refusals.append(moved)
+    found = run(hub, lambda browse: browse.repository("old/name"), token="hf_good")
+    assert (found.repo, len(found.models)) == ("owner/tiny", 2)
+    assert [headers["Authorization"] for _, headers in hub.api] == ["Bearer hf_good"] * 2
+
+
+@pytest.mark.parametrize("call", ["search", "repository"])
+def test_it_is_not_led_astray(hub: StandInHub, tiny: Repo, call: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        to = f"http://127.0.0.1:{other.getsockname()[1]}/internal"
+        hub.api_refusals.append(web.Response(status=302, headers={"Location": to}))
+        with pytest.raises(HubError, match="none of the hub's hosts"):
+            run(hub, lambda browse: getattr(browse, call)("owner/tiny"), token="hf_good")
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
+def test_a_circle_of_redirects_ends(hub: StandInHub) -> None:
+    for _ in range(20):
+        moved = web.Response(status=302, headers={"Location": "/api/models"})
+        hub.api_refusals.append(moved)
+    with pytest.raises(HubError, match="without end"):
+        run(hub, lambda browse: browse.search("x"))
+
+
+def test_proxies_are_those_of_downloads(hub: StandInHub, tiny: Repo) -> None:
+    search: Callable[[Browse], Any] = lambda browse: browse.search("tiny")  # noqa: E731
+    with pytest.raises(HubError, match="ALL_PROXY names a SOCKS proxy"):
+        run(hub, search, environ={"ALL_PROXY": "socks5://127.0.0.1:1"})
+    around = {"ALL_PROXY": "socks5://127.0.0.1:1", "NO_PROXY": "127.0.0.0/8"}
+    assert run(hub, search, environ=around)[0]
+    # The stand-in is the proxy as well: only that knows the way to the name.
+    assert run("http://hub.invalid", search, environ={"http_proxy": hub.url})[0]
+    assert hub.api[-1][1]["Host"] == "hub.invalid"
 
 
 def test_a_token_opens_what_is_private(hub: StandInHub, tiny: Repo) -> None:

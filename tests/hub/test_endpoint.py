@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from multidict import CIMultiDict
 from yarl import URL
 
-from cyber_inference_tui.errors import (
-    HubError,
-    HubGatedError,
-    HubNotFoundError,
-    HubRateLimitError,
-    HubTokenError,
-    HubUnreachableError,
-)
+from cyber_inference_tui.errors import HubError
 from cyber_inference_tui.hub.endpoint import Endpoint, proxy_for, read_endpoint
-from cyber_inference_tui.hub.problems import MAX_WAIT, hub_error
 from cyber_inference_tui.settings.schema import Settings
 
 HUB = Endpoint(url="https://hub.example", token="secret", allowed_hosts=("b.example:8443", "*.c.d"))
@@ -87,17 +77,27 @@ def test_where_endpoint_and_token_come_from(tmp_path: Path) -> None:
     environ = {"HF_TOKEN_PATH": str(file)}
     found = read_endpoint(Settings(hf_allowed_hosts=("x",)), environ)
     assert (found.url, found.token) == ("https://huggingface.co", "hf_file")
+    assert found.token_source == f"the file {file}"
     assert found.allowed_hosts == ("x",)
     assert read_endpoint(Settings(), {"HF_HOME": str(tmp_path)}).token == "hf_file"
     environ |= {"HF_TOKEN": "hf_env", "HF_ENDPOINT": "https://mirror.example/"}
     found = read_endpoint(Settings(), environ)
     assert (found.url, found.token) == ("https://mirror.example", "hf_env")
+    assert found.token_source == "HF_TOKEN"
     found = read_endpoint(Settings(hf_token="hf_set", hf_endpoint="https://own.example"), environ)
     assert (found.url, found.token) == ("https://own.example", "hf_set")
+    assert found.token_source == "hf_token"
     for bad in (b"", b"two words", b"\xff", b"line\nline"):
         file.write_bytes(bad)
         assert read_endpoint(Settings(), {"HF_TOKEN_PATH": str(file)}).token == ""
     assert read_endpoint(Settings(), {"HF_TOKEN_PATH": str(tmp_path)}).token == ""
+
+
+@pytest.mark.parametrize("address", ["hub.example", "http://[bad", "http://a:port", "\x1b[31m"])
+def test_an_address_that_is_none(address: str) -> None:
+    with pytest.raises(HubError, match="is not the address of a hub") as caught:
+        read_endpoint(Settings(), {"HF_ENDPOINT": address})
+    assert "\x1b" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,10 @@ def test_where_endpoint_and_token_come_from(tmp_path: Path) -> None:
         ({"HTTPS_PROXY": "http://p:1", "no_proxy": "example"}, None),
         ({"HTTPS_PROXY": "http://p:1", "no_proxy": "hub.example:443"}, None),
         ({"HTTPS_PROXY": "http://p:1", "no_proxy": "ub.example,,"}, "http://p:1"),
+        ({"HTTPS_PROXY": " http://p:1 "}, "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "ALL_PROXY": "socks5://s:1"}, "http://p:1"),
+        ({"ALL_PROXY": "socks5://s:1", "NO_PROXY": "hub.example"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "no_proxy": "x.y hub.example"}, None),
     ],
 )
 def test_proxies_of_the_environment(environ: dict[str, str], proxy: str | None) -> None:
@@ -121,49 +125,38 @@ def test_proxies_of_the_environment(environ: dict[str, str], proxy: str | None) 
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "kind", "words"),
+    ("no_proxy", "url", "used"),
     [
-        (401, {"x-error-code": "GatedRepo"}, HubGatedError, "licence at https://hub.example/o/n"),
-        (403, {"x-error-code": "GatedRepo"}, HubGatedError, "no access to o/n yet"),
-        (401, {"x-error-message": "Invalid credentials"}, HubTokenError, "not valid"),
-        (401, {"x-error-code": "RepoNotFound"}, HubNotFoundError, "or it is private"),
-        (404, {}, HubNotFoundError, "or it is private"),
-        (404, {"x-error-code": "EntryNotFound"}, HubNotFoundError, r"no file a\.gguf"),
-        (404, {"x-error-code": "RevisionNotFound"}, HubNotFoundError, "is gone"),
-        (403, {"x-error-message": "Blocked\x1b[31m."}, HubGatedError, r"refuses o/n: Blocked\."),
-        (429, {"ratelimit": '"api";r=0;t=55'}, HubRateLimitError, r"again in 55\.0 s"),
-        (429, {}, HubRateLimitError, "for now"),
-        (500, {}, HubUnreachableError, "status 500"),
-        (503, {"x-error-message": "down"}, HubUnreachableError, "status 503: down"),
-        (451, {}, HubError, "status 451"),
+        ("10.0.0.0/8", "https://10.1.2.3/x", False),
+        ("10.0.0.0/8", "https://11.1.2.3/x", True),
+        ("10.9.9.9/8", "https://10.1.2.3/x", False),
+        ("10.1.2.3", "https://10.1.2.3/x", False),
+        ("fd00::/8", "https://[fd00::1]:8443/x", False),
+        ("[fd00::1]", "https://[fd00::1]:8443/x", False),
+        ("[fd00::1]:8443", "https://[fd00::1]:8443/x", False),
+        ("fd00::/8", "https://[fe80::1]/x", True),
+        ("10.0.0.0/8", "https://hub.example/x", True),
+        ("10.0.0.0/99, 10.0.0.0/8", "https://10.1.2.3/x", False),
     ],
 )
-def test_what_refusals_mean(
-    status: int, headers: dict[str, str], kind: type[HubError], words: str
-) -> None:
-    given = CIMultiDict(headers)
-    error = hub_error(status, given, endpoint=HUB.url, repo="o/n", path="a.gguf")
-    assert type(error) is kind
-    with pytest.raises(HubError, match=words):
-        raise error
-    assert "\x1b" not in str(error)
+def test_networks_without_a_proxy(no_proxy: str, url: str, *, used: bool) -> None:
+    environ = {"HTTPS_PROXY": "http://p:1", "NO_PROXY": no_proxy}
+    assert (proxy_for(URL(url), environ) is not None) == used
 
 
 @pytest.mark.parametrize(
-    ("headers", "seconds"),
+    ("name", "value", "words"),
     [
-        ({"Retry-After": "7"}, 7.0),
-        ({"Retry-After": "99999999"}, MAX_WAIT),
-        ({"Retry-After": "Sat, 31 Jan 2026 12:00:30 GMT"}, 30.0),
-        ({"Retry-After": "Sat, 31 Jan 2026 11:00:00 GMT"}, 0.0),
-        ({"Retry-After": "soon"}, None),
-        ({"Retry-After": "-5"}, None),
-        ({"RateLimit": '"api";r=0;t=55'}, 55.0),
-        ({"RateLimit": "nonsense"}, None),
-        ({}, None),
+        ("ALL_PROXY", "socks5://user:secret@s:1080", "ALL_PROXY names a SOCKS proxy"),
+        ("all_proxy", "socks5h://s:1080", "all_proxy names a SOCKS proxy"),
+        ("HTTPS_PROXY", "socks4://s:1080", "HTTPS_PROXY names a SOCKS proxy"),
+        ("HTTPS_PROXY", "quic://s:1080", "HTTPS_PROXY names a quic proxy"),
     ],
 )
-def test_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
-    now = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    error = hub_error(429, CIMultiDict(headers), endpoint=HUB.url, repo="o/n", now=now)
-    assert error.retry_after == seconds
+def test_proxies_of_another_kind_are_refused(name: str, value: str, words: str) -> None:
+    with pytest.raises(HubError) as caught:
+        proxy_for(URL("https://hub.example/x"), {name: value})
+    assert words in caught.value.message
+    assert "Set an HTTP proxy in HTTPS_PROXY" in caught.value.hint
+    assert "secret" not in str(caught.value)
+    assert not caught.value.passing

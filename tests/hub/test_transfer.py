@@ -144,8 +144,8 @@ async def test_a_broken_connection_costs_no_more_than_what_was_on_its_way(
     await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf", pace=pace)
     assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
     extra = hub.sent[PATH] - SIZE
-    if kind == "whole":
-        assert extra <= MIB + 7 + MIB  # the hub began anew
+    if kind in {"whole", "shift"}:
+        assert extra <= MIB + 7 + MIB  # the hub sent it from the beginning
     elif kind == "longer":
         assert extra <= SIZE  # what was too long is not believed
     else:
@@ -225,11 +225,13 @@ async def test_what_is_not_there(hub: StandInHub, repo: Repo, tmp_path: Path) ->
     with pytest.raises(HubNotFoundError, match=r"no file gone\.gguf"):
         await bring(hub, origin, tmp_path / "a.gguf")
     origin = msgspec.structs.replace(origin, revision="0" * 40)
-    with pytest.raises(HubNotFoundError, match=r"version of owner/tiny .* is gone"):
+    with pytest.raises(HubNotFoundError, match=r"owner/tiny has no revision 0{40}"):
         await bring(hub, origin, tmp_path / "a.gguf")
     origin = msgspec.structs.replace(origin, repo="owner/none")
-    with pytest.raises(HubNotFoundError, match=r"no owner/none at .*, or it is private"):
+    with pytest.raises(HubNotFoundError, match=r"owner/none was not found at .*, or it is private"):
         await bring(hub, origin, tmp_path / "a.gguf")
+    with pytest.raises(HubNotFoundError, match=r"owner/none was not found at .*, or it is private"):
+        await bring(hub, origin, tmp_path / "a.gguf", token="hf_good")
 
 
 async def test_it_goes_on_where_it_was_cancelled(
@@ -376,7 +378,9 @@ async def test_nobody_there_and_a_dead_proxy(hub: StandInHub, repo: Repo, tmp_pa
         closed.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
         origin = origin_of(repo, PATH)
-        with pytest.raises(HubUnreachableError, match=r"127\.0\.0\.1 cannot be reached: .*"):
+        with pytest.raises(
+            HubUnreachableError, match=r"127\.0\.0\.1:\d+ cannot be reached: .*refused"
+        ):
             await bring(hub, origin, tmp_path / "a", endpoint=Endpoint(url=nobody))
         with pytest.raises(HubUnreachableError, match="over the proxy of the environment"):
             await bring(hub, origin, tmp_path / "a", environ={"HTTP_PROXY": nobody})

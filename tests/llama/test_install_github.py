@@ -396,6 +396,16 @@ def test_nobody_listens(tmp_path: Path) -> None:
             ).install(version=None, force=False, keep_any=True)
 
 
+def test_a_socks_proxy_is_one_sentence(
+    server: ReleaseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    with pytest.raises(InstallError, match=r"SOCKS proxies are not supported\. Set an HTTP proxy"):
+        installer(tmp_path, lambda: github(server)).install(
+            version=None, force=False, keep_any=True
+        )
+
+
 def test_a_second_install_at_the_same_time_is_told(server: ReleaseServer, tmp_path: Path) -> None:
     server.add("b6543", NAME, good_tar())
     with Layout(tmp_path / "data").locked(), pytest.raises(ConflictError, match="Another"):

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.hub.stand_in_hub import StandInHub
+from tests.gguf import synthetic
+from tests.gguf.synthetic_projector import projector
+from tests.hub.stand_in_hub import Fault, StandInHub
 from tests.real.conftest import StartReal
 from tests.real.service_process import ServiceProcess, eventually
 from tests.real.terminal import Terminal
@@ -64,6 +66,52 @@ def test_a_model_from_the_hub_answers(start_real: StartReal, hub: StandInHub) ->
         service.post("/admin/models/Tiny-Q8_0/unload", json={})
         assert client.request("DELETE", "/admin/models/Tiny-Q8_0", json={}).status_code == 200
     assert "Tiny-Q8_0" not in service.models()
+
+
+@pytest.mark.real
+def test_two_quantizations_at_once_see_with_one_projector(
+    start_real: StartReal, tmp_path: Path
+) -> None:
+    model = synthetic.windowed().write(tmp_path / "model.gguf").read_bytes()
+    beside = projector().write(tmp_path / "mmproj.gguf").read_bytes()
+    files = {
+        "See-Q4_K_M.gguf": model,
+        "See-Q8_0.gguf": model + bytes(32),
+        "mmproj-F16.gguf": beside,
+    }
+    with StandInHub() as hub:
+        hub.add("owner/see-GGUF", files)
+        service = start_real(of_hub(hub))
+        stall = Fault("stall", len(beside) // 2)
+        hub.faults["mmproj-F16.gguf"].append(stall)
+        for name in ("See-Q4_K_M.gguf", "See-Q8_0.gguf"):
+            wanted = {"repo": "owner/see-GGUF", "filename": name}
+            assert service.post("/admin/downloads", json=wanted).status_code == 202
+
+        def other_waits() -> bool:
+            records = service.get("/admin/downloads").json()
+            return any("Another download" in (record["error"] or "") for record in records)
+
+        eventually(other_waits, what="the second to wait for the first one's projector")
+        stall.go.set()
+
+        def ended() -> list[dict[str, Any]] | None:
+            records: list[dict[str, Any]] = service.get("/admin/downloads").json()
+            over = all(record["status"] in {"done", "failed"} for record in records)
+            return records if over else None
+
+        records = eventually(ended, what="the end of both downloads")
+        assert [record["status"] for record in records] == ["done", "done"]
+        assert all(record["bytes_done"] == record["bytes_total"] for record in records)
+        assert hub.sent["mmproj-F16.gguf"] == len(beside)
+    for model_id in ("See-Q4_K_M", "See-Q8_0"):
+        assert service.model(model_id)["vision"]
+    with service.client() as client:
+        deleted = client.request("DELETE", "/admin/models/See-Q4_K_M", json={})
+        assert deleted.status_code == 200
+    assert service.model("See-Q8_0")["vision"]
+    loaded = service.post("/admin/models/See-Q8_0/load", json={})
+    assert loaded.status_code == 200, loaded.text
 
 
 @pytest.mark.real

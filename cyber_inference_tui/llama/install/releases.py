@@ -10,6 +10,7 @@ import re
 import socket
 import threading
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 from urllib.request import getproxies
@@ -79,15 +80,29 @@ class Releases:
         self.repository = repository
         self.base = f"{download.rstrip('/')}/{repository}"
         """Where its files are."""
-        self._client = httpx.Client(
-            timeout=httpx.Timeout(_READ_TIMEOUT, connect=_CONNECT_TIMEOUT),
-            follow_redirects=True,
-            headers={"User-Agent": f"cyber-inference-tui/{__version__}"},
-        )
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        """Raises ``InstallError`` where the environment names a proxy that is not supported."""
+        try:
+            return httpx.Client(
+                timeout=httpx.Timeout(_READ_TIMEOUT, connect=_CONNECT_TIMEOUT),
+                follow_redirects=True,
+                headers={"User-Agent": f"cyber-inference-tui/{__version__}"},
+            )
+        except (ImportError, ValueError) as error:
+            # An ImportError is about SOCKS.
+            socks = isinstance(error, ImportError)
+            kind = "SOCKS proxies are" if socks else "A proxy that the environment names is"
+            raise InstallError(
+                f"{kind} not supported.",
+                hint="Set an HTTP proxy in HTTPS_PROXY, and unset ALL_PROXY.",
+            ) from error
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        if "_client" in vars(self):
+            self._client.close()
 
     def find(self, version: str | None, progress: Progress) -> list[Release]:
         """The newest releases, or the one of that tag. Raises ``InstallError``."""
