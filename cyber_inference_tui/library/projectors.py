@@ -1,4 +1,4 @@
-"""Which projector goes with which model: its neighbour in the same directory, where that is sure.
+"""Which projector goes with which model: one beside it or above it, where that is sure.
 
 llama-server refuses a model with a projector that is not its own, so where neither the names nor
 the headers tell, a projector goes with none.
@@ -7,16 +7,22 @@ the headers tell, a projector goes with none.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from cyber_inference_tui.gguf.metadata import ModelMetadata
-from cyber_inference_tui.gguf.quantization import split_quantization
+from cyber_inference_tui.gguf.quantization import named_quantization, split_quantization
 from cyber_inference_tui.library.scan import ModelFile
 
 _WORDS: Final = re.compile(r"[^a-z0-9]+")
+_SIZE: Final = re.compile(r"(?:\d+x)?\d+(?:b|m)")
 # Half precision is what llama-server computes projectors in; larger files gain nothing.
 _PREFERRED: Final = ("F16", "BF16", "Q8_0", "F32")
+# Small models beside large ones that they help: what they are named in repositories.
+_DRAFT: Final = re.compile(r"^(?:mtp|eagle\d*|dflash)\b|\b(?:draft|drafter)\b")
+# Architectures of llama.cpp that are never without a projector.
+_SEES: Final = re.compile(r"vl|ocr|^cogvlm")
 
 
 class Projector(NamedTuple):
@@ -27,7 +33,7 @@ class Projector(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A model of the projectors' directory: its name, without shard numbers, and its header."""
+    """A model that a projector may belong to: its name, without shard numbers, and its header."""
 
     name: str
     metadata: ModelMetadata
@@ -38,25 +44,149 @@ def is_projector_name(stem: str) -> bool:
     return "mmproj" in stem.lower()
 
 
-def matches(models: Sequence[Candidate], projectors: Sequence[Projector]) -> dict[str, Projector]:
-    """The projector of each model of one directory, by the model's name.
+def matches(
+    models: Sequence[Candidate],
+    projectors: Sequence[Projector],
+    *,
+    beside: Collection[int] = (),
+) -> list[Projector | None]:
+    """The projector of each model, in order, among those that lie where they may share some.
 
     A projector named after a model is that model's. One with a general name (``mmproj-F16``) is
-    everyone's when all models of the directory are one model in several quantizations, or when
-    its header names the model. Headers whose vectors do not fit rule a pair out.
+    everyone's of one family, a model in several quantizations, if it can be only of that one; or
+    when its header names the model. Headers whose vectors do not fit rule a pair out. ``beside``
+    are the numbers of models that lie in the projectors' own folder: if there are some, the family
+    is theirs.
     """
-    families = {_base(model.name) for model in models}
-    chosen: dict[str, Projector] = {}
-    for model in models:
+    helpers = _helpers(models)
+    families = _families(models, helpers)
+    chosen: list[Projector | None] = []
+    alone = [_only_family(models, families, projector, beside) for projector in projectors]
+    for at, model in enumerate(models):
         fitting = [
             (closeness, projector)
-            for projector in projectors
-            if _fits(model.metadata, projector.metadata)
-            and (closeness := _closeness(model, projector, alone=len(families) == 1)) > 0
+            for projector, family in zip(projectors, alone, strict=True)
+            if at not in helpers
+            and _fits(model.metadata, projector.metadata)
+            and (closeness := _closeness(model, projector, alone=at in family)) > 0
         ]
-        if fitting:
-            chosen[model.name] = max(fitting, key=_rank)[1]
+        chosen.append(max(fitting, key=_rank)[1] if fitting else None)
     return chosen
+
+
+def placed(
+    models: Sequence[tuple[Path, Candidate]],
+    projectors: Sequence[Projector],
+    *,
+    root: Path,
+    is_repository: bool,
+) -> list[Projector | None]:
+    """The projector of each model (its folder and what is known of it) below ``root``, in order.
+
+    It lies in the model's own folder, else in the nearest one above that has one that fits.
+    ``root`` itself shares with what is below only if it is a repository, or where a projector has
+    the model's name or the folders between are named for quantizations.
+    """
+    by_folder: dict[Path, list[Projector]] = {}
+    for projector in projectors:
+        folder = projector.file.path.parent
+        if is_projector_name(folder.name) and folder != root:
+            folder = folder.parent  # a folder of projectors is its repository's
+        by_folder.setdefault(folder, []).append(projector)
+    chosen: list[Projector | None] = [None] * len(models)
+    # The deepest first: what is nearest wins.
+    for folder in sorted(by_folder, key=lambda path: len(path.parts), reverse=True):
+        below = [at for at, (place, _) in enumerate(models) if place.is_relative_to(folder)]
+        groups = [(below, by_folder[folder])]
+        if folder == root and not is_repository:
+            near = [at for at in below if _is_of_the_root(models[at][0], root)]
+            far = [at for at in below if at not in near]
+            named = [one for one in by_folder[folder] if _projector_base(one.file.stem)]
+            groups = [(near, by_folder[folder]), (far, named)]
+        for members, shared in groups:
+            beside = [number for number, at in enumerate(members) if models[at][0] == folder]
+            found = matches([models[at][1] for at in members], shared, beside=beside)
+            for at, match in zip(members, found, strict=True):
+                chosen[at] = chosen[at] or match
+    return chosen
+
+
+def _is_of_the_root(folder: Path, root: Path) -> bool:
+    return all(named_quantization(part) for part in folder.relative_to(root).parts)
+
+
+def _helpers(models: Sequence[Candidate]) -> set[int]:
+    """The numbers of small models that only help another one, by their names."""
+    helpers = {at for at, model in enumerate(models) if _DRAFT.search(_base(model.name))}
+    return helpers if len(helpers) < len(models) else set()
+
+
+def _families(models: Sequence[Candidate], helpers: Collection[int]) -> list[list[int]]:
+    """The numbers of models that are one model in several forms."""
+    families: list[list[int]] = []
+    # The shortest name first: that of the others begins with it.
+    for at in sorted(range(len(models)), key=lambda at: len(_base(models[at].name))):
+        if at in helpers:
+            continue
+        for family in families:
+            if any(_are_one(models[at], models[other]) for other in family):
+                family.append(at)
+                break
+        else:
+            families.append([at])
+    return families
+
+
+def _are_one(one: Candidate, other: Candidate) -> bool:
+    """Whether two files are one model in two forms."""
+    words, others = _base(one.name).split(), _base(other.name).split()
+    if words == others:
+        return True
+    network, another = _network(one.metadata), _network(other.metadata)
+    pairs = list(zip(network, another, strict=True))
+    if any(a is not None and b is not None and a != b for a, b in pairs):
+        return False
+    shared = next(
+        (at for at, (a, b) in enumerate(zip(words, others, strict=False)) if a != b),
+        min(len(words), len(others)),
+    )
+    if shared == min(len(words), len(others)) > 0:
+        return True  # Name and Name-imat
+    # Name-Quality and Name-Compact: the same network, and the name as far as its size in common.
+    alike = 2 * shared >= min(len(words), len(others))
+    known = all(a is not None and b is not None for a, b in pairs)
+    return known and alike and _sizes(words[shared:]) == _sizes(others[shared:]) == []
+
+
+def _network(facts: ModelMetadata) -> tuple[object, ...]:
+    return facts.architecture, facts.embedding_length, facts.layers
+
+
+def _sizes(words: Sequence[str]) -> list[str]:
+    return [word for word in words if _SIZE.fullmatch(word)]
+
+
+def _only_family(
+    models: Sequence[Candidate],
+    families: Sequence[list[int]],
+    projector: Projector,
+    beside: Collection[int],
+) -> Collection[int]:
+    """The one family that a projector with a general name can belong to; else nothing."""
+    fitting = [
+        family
+        for family in families
+        if (not beside or not set(beside).isdisjoint(family))
+        and any(_fits(models[at].metadata, projector.metadata) for at in family)
+    ]
+    if len(fitting) > 1:
+        # Of these only a model that is made for images is likely to be meant.
+        fitting = [family for family in fitting if any(_sees(models[at]) for at in family)]
+    return fitting[0] if len(fitting) == 1 else ()
+
+
+def _sees(model: Candidate) -> bool:
+    return bool(_SEES.search(model.metadata.architecture or ""))
 
 
 def _rank(pair: tuple[int, Projector]) -> tuple[int, int, str]:

@@ -6,7 +6,6 @@ unknown name, the nearest one that exists.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -32,6 +31,7 @@ from cyber_inference_tui.settings.schema import (
     Settings,
 )
 from cyber_inference_tui.settings.values import UnfitValueError, convert, expanded, in_words
+from cyber_inference_tui.spelling import close_names
 from cyber_inference_tui.text import clean_line
 
 CONFIG_FILE = "config.toml"
@@ -250,7 +250,7 @@ class _Reader:
                 self._take_given(name, value, Source.ENV, variable)
                 continue
             # Another program may use the prefix, too: odd, but no reason not to start.
-            close = difflib.get_close_matches(name, KEYS, n=1)
+            close = close_names(name, KEYS, 1)
             hint = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
             self._warnings.append(clean_line(f"{variable}: unknown setting{hint}"))
 
@@ -388,7 +388,7 @@ def _line_of_endless_number(text: str) -> int:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``; did you mean …?`` when a known name is spelt much like ``name``, else nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = close_names(name, known, 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
