@@ -82,6 +82,14 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Why it failed, or why its file cannot be read."""
 
 
+class ProblemRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Something here that is no model, and why (``GET /admin/problems``)."""
+
+    where: str
+    """A file or folder, or a table or alias in the settings."""
+    reason: str
+
+
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One life of a model's server, from load to unload (``GET /admin/sessions``)."""
 
