@@ -92,6 +92,7 @@ class Catalog:
             found.append(Problem(where=f'alias "{alias}"', reason=reason))
         kept = {model_id: _with_aliases(model, names) for model_id, model in sorted(models.items())}
         self.models: Mapping[str, LocalModel] = MappingProxyType(kept)
+        found.sort(key=lambda problem: problem.where)
         self.problems = tuple(problem.cleaned() for problem in found)
         self._unusable = Unusable((*self.problems, *parts))
         self._names = {name: kept[model.id] for name, model in names.items()}

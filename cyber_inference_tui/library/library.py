@@ -150,7 +150,7 @@ class Library:
             required=[root for root in self._roots if root != self._models_dir],
             taken={given.path for given in configured},
             disk=self._disk,
-        ).keeping(self._before.found.files)
+        ).keeping(self._before.found)
         # The root that a kept file was found under may be none any more.
         files = [
             file if file.root in self._roots else file._replace(root=self._root_of(file.path))

@@ -6,8 +6,9 @@ the headers tell, a projector goes with none.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -60,13 +61,15 @@ def matches(
     """
     helpers = _helpers(models)
     families = _families(models, helpers)
+    if beside:
+        families = [family for family in families if not set(beside).isdisjoint(family)]
+    alone = [_only_family(models, families, projector, helpers) for projector in projectors]
     chosen: list[Projector | None] = []
-    alone = [_only_family(models, families, projector, beside) for projector in projectors]
     for at, model in enumerate(models):
         fitting = [
             (closeness, projector)
             for projector, family in zip(projectors, alone, strict=True)
-            if at not in helpers
+            if (at in family or at not in helpers)
             and _fits(model.metadata, projector.metadata)
             and (closeness := _closeness(model, projector, alone=at in family)) > 0
         ]
@@ -116,24 +119,42 @@ def _is_of_the_root(folder: Path, root: Path) -> bool:
 
 
 def _helpers(models: Sequence[Candidate]) -> set[int]:
-    """The numbers of small models that only help another one, by their names."""
-    helpers = {at for at, model in enumerate(models) if _DRAFT.search(_base(model.name))}
-    return helpers if len(helpers) < len(models) else set()
+    """The numbers of small models that only help another one to be quicker.
+
+    They are named so, or they add words to the name of a model and are another network.
+    """
+    words = [set(_base(model.name).split()) for model in models]
+    return {
+        at
+        for at, model in enumerate(models)
+        if _DRAFT.search(_base(model.name))
+        or any(
+            words[other] < words[at] and _differ(model.metadata, models[other].metadata)
+            for other in range(len(models))
+        )
+    }
 
 
 def _families(models: Sequence[Candidate], helpers: Collection[int]) -> list[list[int]]:
-    """The numbers of models that are one model in several forms."""
+    """The numbers of models that are one model in several forms; a helper is one by itself."""
     families: list[list[int]] = []
     # The shortest name first: that of the others begins with it.
     for at in sorted(range(len(models)), key=lambda at: len(_base(models[at].name))):
-        if at in helpers:
-            continue
-        for family in families:
-            if any(_are_one(models[at], models[other]) for other in family):
-                family.append(at)
-                break
-        else:
+        family = next(
+            (
+                family
+                for family in families
+                if any(
+                    _are_one(models[at], models[other]) and {at, other}.isdisjoint(helpers)
+                    for other in family
+                )
+            ),
+            None,
+        )
+        if family is None:
             families.append([at])
+        else:
+            family.append(at)
     return families
 
 
@@ -142,27 +163,32 @@ def _are_one(one: Candidate, other: Candidate) -> bool:
     words, others = _base(one.name).split(), _base(other.name).split()
     if words == others:
         return True
-    network, another = _network(one.metadata), _network(other.metadata)
-    pairs = list(zip(network, another, strict=True))
-    if any(a is not None and b is not None and a != b for a, b in pairs):
+    if words[:1] != others[:1]:
         return False
+    if _differ(one.metadata, other.metadata):
+        return False
+    shorter = min(len(words), len(others))
     shared = next(
-        (at for at, (a, b) in enumerate(zip(words, others, strict=False)) if a != b),
-        min(len(words), len(others)),
+        (at for at, (a, b) in enumerate(zip(words, others, strict=False)) if a != b), shorter
     )
-    if shared == min(len(words), len(others)) > 0:
+    if shared == shorter > 0:
         return True  # Name and Name-imat
-    # Name-Quality and Name-Compact: the same network, and the name as far as its size in common.
-    alike = 2 * shared >= min(len(words), len(others))
-    known = all(a is not None and b is not None for a, b in pairs)
-    return known and alike and _sizes(words[shared:]) == _sizes(others[shared:]) == []
+    # Name-Quality and Name-Compact: one network, and the name as far as its size in common.
+    known = None not in {*_network(one.metadata), *_network(other.metadata)}
+    return known and 2 * shared >= shorter and not _sizes((*words[shared:], *others[shared:]))
 
 
-def _network(facts: ModelMetadata) -> tuple[object, ...]:
+def _network(facts: ModelMetadata) -> tuple[str | int | None, ...]:
     return facts.architecture, facts.embedding_length, facts.layers
 
 
-def _sizes(words: Sequence[str]) -> list[str]:
+def _differ(one: ModelMetadata, other: ModelMetadata) -> bool:
+    """Whether the headers tell of two networks."""
+    pairs = zip(_network(one), _network(other), strict=True)
+    return any(a != b for a, b in pairs if a is not None and b is not None)
+
+
+def _sizes(words: Iterable[str]) -> list[str]:
     return [word for word in words if _SIZE.fullmatch(word)]
 
 
@@ -170,18 +196,30 @@ def _only_family(
     models: Sequence[Candidate],
     families: Sequence[list[int]],
     projector: Projector,
-    beside: Collection[int],
+    helpers: set[int],
 ) -> Collection[int]:
-    """The one family that a projector with a general name can belong to; else nothing."""
+    """The one family that a projector with a general name can belong to; else nothing.
+
+    Where several may be it, the one that is no helper, is made for images, or is named like the
+    projector's folder.
+    """
+    folder = _base(projector.file.path.parent.name.removesuffix("-GGUF"))
+
+    def named_like_folder(model: Candidate) -> bool:
+        return bool(folder) and f"{_base(model.name)} ".startswith(f"{folder} ")
+
     fitting = [
         family
         for family in families
-        if (not beside or not set(beside).isdisjoint(family))
-        and any(_fits(models[at].metadata, projector.metadata) for at in family)
+        if any(_fits(models[at].metadata, projector.metadata) for at in family)
     ]
-    if len(fitting) > 1:
-        # Of these only a model that is made for images is likely to be meant.
-        fitting = [family for family in fitting if any(_sees(models[at]) for at in family)]
+    for likely in (
+        [family for family in fitting if helpers.isdisjoint(family)],
+        [family for family in fitting if any(_sees(models[at]) for at in family)],
+        [family for family in fitting if any(named_like_folder(models[at]) for at in family)],
+    ):
+        if len(fitting) > 1 and likely:
+            fitting = [family for family in fitting if family in likely]
     return fitting[0] if len(fitting) == 1 else ()
 
 
@@ -213,6 +251,7 @@ def _fits(model: ModelMetadata, projector: ModelMetadata) -> bool:
     return not width or not model.embedding_length or width == model.embedding_length
 
 
+@functools.lru_cache(maxsize=4096)
 def _base(stem: str) -> str:
     """A name to compare: without quantization, in lower case, its words apart."""
     return " ".join(_WORDS.split(split_quantization(stem)[0].lower())).strip()

@@ -75,9 +75,9 @@ class Found(NamedTuple):
     unread: tuple[Unread, ...] = ()
 
     def keeping(
-        self, before: Iterable[ModelFile], *, behind: Collection[Path] = (), quiet: bool = False
+        self, before: Found, *, behind: Collection[Path] = (), quiet: bool = False
     ) -> Found:
-        """With those of ``before`` that lie at or below what could not be read now.
+        """With what of ``before`` lies at or below places that could not be read now.
 
         "Cannot be read" is not "gone". What is unread becomes a problem that says so.
         ``behind`` are unread paths that something else is kept of. ``quiet``: nothing is said of
@@ -89,7 +89,7 @@ class Found(NamedTuple):
         unread = {one.path: one for one in self.unread}
         kept: list[ModelFile] = []
         behind = set(behind)
-        for file in before:
+        for file in before.files:
             above = unread_above(file.path, unread)
             if above is not None:
                 behind.add(above)
@@ -102,6 +102,15 @@ class Found(NamedTuple):
             one.problem(kept=one.path in behind)
             for one in unread.values()
             if one.reason and (one.path in behind or not (quiet and one.lasting))
+        ]
+        folders = tuple(f"{shown(path)}/" for path in unread)
+        known_problems = {problem.where for problem in (*self.problems, *problems)}
+        problems += [
+            problem
+            for problem in before.problems
+            if problem.where not in known_problems
+            and not problem.passing
+            and problem.where.startswith(folders)
         ]
         return Found((*files, *kept), (*self.problems, *problems), self.unread)
 

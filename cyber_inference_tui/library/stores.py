@@ -291,7 +291,7 @@ class _Whole(NamedTuple):
                 models.append(model)
                 behind.add(above)
         # What was never ours to read is no news.
-        found = self.found.keeping(before.files, behind=behind, quiet=True)
+        found = self.found.keeping(Found(before.files, before.problems), behind=behind, quiet=True)
         kept = {file.root for file in found.files} - self.places.keys()
         places = {**self.places, **{root: before.places[root] for root in kept}}
         return Elsewhere(found.files, places, tuple(models), found.problems)
