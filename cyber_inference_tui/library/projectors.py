@@ -6,9 +6,8 @@ the headers tell, a projector goes with none.
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -59,8 +58,9 @@ def matches(
     are the numbers of models that lie in the projectors' own folder: if there are some, the family
     is theirs.
     """
-    helpers = _helpers(models)
-    families = _families(models, helpers)
+    forms = [_Form.of(model) for model in models]
+    helpers = _helpers(forms)
+    families = _families(forms, helpers)
     if beside:
         families = [family for family in families if not set(beside).isdisjoint(family)]
     alone = [_only_family(models, families, projector, helpers) for projector in projectors]
@@ -118,36 +118,65 @@ def _is_of_the_root(folder: Path, root: Path) -> bool:
     return all(named_quantization(part) for part in folder.relative_to(root).parts)
 
 
-def _helpers(models: Sequence[Candidate]) -> set[int]:
+class _Form(NamedTuple):
+    """What tells which model a file is a form of."""
+
+    words: list[str]
+    network: tuple[str | int | None, ...]
+
+    @classmethod
+    def of(cls, model: Candidate) -> _Form:
+        facts = model.metadata
+        network = (facts.architecture, facts.embedding_length, facts.layers)
+        return cls(_base(model.name).split(), network)
+
+    def differs(self, other: _Form) -> bool:
+        """Whether the headers tell of two networks."""
+        pairs = zip(self.network, other.network, strict=True)
+        return any(a != b for a, b in pairs if a is not None and b is not None)
+
+    def is_one_with(self, other: _Form) -> bool:
+        """Whether two files are one model in two forms."""
+        if self.words == other.words:
+            return True
+        shorter = min(len(self.words), len(other.words))
+        shared = 0
+        while shared < shorter and self.words[shared] == other.words[shared]:
+            shared += 1
+        if not shared or 2 * shared < shorter or self.differs(other):
+            return False
+        if shared == shorter:
+            return True  # Name and Name-imat
+        # Name-Quality and Name-Compact: one network, and the name as far as its size in common.
+        rest = (*self.words[shared:], *other.words[shared:])
+        return None not in {*self.network, *other.network} and not any(map(_SIZE.fullmatch, rest))
+
+
+def _helpers(forms: Sequence[_Form]) -> set[int]:
     """The numbers of small models that only help another one to be quicker.
 
     They are named so, or they add words to the name of a model and are another network.
     """
-    words = [set(_base(model.name).split()) for model in models]
+    words = [set(form.words) for form in forms]
     return {
         at
-        for at, model in enumerate(models)
-        if _DRAFT.search(_base(model.name))
-        or any(
-            words[other] < words[at] and _differ(model.metadata, models[other].metadata)
-            for other in range(len(models))
-        )
+        for at, form in enumerate(forms)
+        if _DRAFT.search(" ".join(form.words))
+        or any(few < words[at] and form.differs(forms[of]) for of, few in enumerate(words))
     }
 
 
-def _families(models: Sequence[Candidate], helpers: Collection[int]) -> list[list[int]]:
+def _families(forms: Sequence[_Form], helpers: Collection[int]) -> list[list[int]]:
     """The numbers of models that are one model in several forms; a helper is one by itself."""
     families: list[list[int]] = []
     # The shortest name first: that of the others begins with it.
-    for at in sorted(range(len(models)), key=lambda at: len(_base(models[at].name))):
+    for at in sorted(range(len(forms)), key=lambda at: len(forms[at].words)):
         family = next(
             (
                 family
                 for family in families
-                if any(
-                    _are_one(models[at], models[other]) and {at, other}.isdisjoint(helpers)
-                    for other in family
-                )
+                if at not in helpers
+                and any(forms[at].is_one_with(forms[of]) and of not in helpers for of in family)
             ),
             None,
         )
@@ -156,40 +185,6 @@ def _families(models: Sequence[Candidate], helpers: Collection[int]) -> list[lis
         else:
             family.append(at)
     return families
-
-
-def _are_one(one: Candidate, other: Candidate) -> bool:
-    """Whether two files are one model in two forms."""
-    words, others = _base(one.name).split(), _base(other.name).split()
-    if words == others:
-        return True
-    if words[:1] != others[:1]:
-        return False
-    if _differ(one.metadata, other.metadata):
-        return False
-    shorter = min(len(words), len(others))
-    shared = next(
-        (at for at, (a, b) in enumerate(zip(words, others, strict=False)) if a != b), shorter
-    )
-    if shared == shorter > 0:
-        return True  # Name and Name-imat
-    # Name-Quality and Name-Compact: one network, and the name as far as its size in common.
-    known = None not in {*_network(one.metadata), *_network(other.metadata)}
-    return known and 2 * shared >= shorter and not _sizes((*words[shared:], *others[shared:]))
-
-
-def _network(facts: ModelMetadata) -> tuple[str | int | None, ...]:
-    return facts.architecture, facts.embedding_length, facts.layers
-
-
-def _differ(one: ModelMetadata, other: ModelMetadata) -> bool:
-    """Whether the headers tell of two networks."""
-    pairs = zip(_network(one), _network(other), strict=True)
-    return any(a != b for a, b in pairs if a is not None and b is not None)
-
-
-def _sizes(words: Iterable[str]) -> list[str]:
-    return [word for word in words if _SIZE.fullmatch(word)]
 
 
 def _only_family(
@@ -251,7 +246,6 @@ def _fits(model: ModelMetadata, projector: ModelMetadata) -> bool:
     return not width or not model.embedding_length or width == model.embedding_length
 
 
-@functools.lru_cache(maxsize=4096)
 def _base(stem: str) -> str:
     """A name to compare: without quantization, in lower case, its words apart."""
     return " ".join(_WORDS.split(split_quantization(stem)[0].lower())).strip()

@@ -49,6 +49,21 @@ def test_an_unknown_name_is_answered_by_nobody() -> None:
     assert "--demo" in caught.value.hint
 
 
+def test_only_names_that_are_close_are_suggested() -> None:
+    here = catalog(gone=(), tiny=("gpt-4o",), **{"Qwen3-4B-Q4_K_M": ()})
+    hints = {}
+    for name in ("nope", "tinny", "gpt4o", "Qwen3-4B-Q8_0"):
+        with pytest.raises(ModelNotFoundError) as caught:
+            here.resolve(name)
+        hints[name] = caught.value.hint
+    assert hints == {
+        "nope": "See /v1/models or list-models for those that are.",
+        "tinny": "Near it: tiny.",
+        "gpt4o": "Near it: tiny.",
+        "Qwen3-4B-Q8_0": "Near it: Qwen3-4B-Q4_K_M.",
+    }
+
+
 def test_a_claimed_alias_is_nobodys() -> None:
     here = catalog(a=("x", "b", "mine"), b=("x",))
     assert here.models["a"].aliases == ("mine",)

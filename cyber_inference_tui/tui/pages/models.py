@@ -160,7 +160,7 @@ class ModelsPage(ModelActions):
         box.display = bool(snapshot.problems) and (self._beside or not self._open)
         if snapshot.problems:
             room, charset = box.content_size.width or self.size.width, self.cyber.launch.charset
-            lines = 1 if self.has_class("-short") else 3
+            lines = 3 if self.has_class("-tall") else 1
             self._update("#problems", problems_content(snapshot.problems, lines, room, charset))
 
     def _show_rows(self, snapshot: Snapshot) -> None:
