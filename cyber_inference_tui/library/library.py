@@ -262,7 +262,7 @@ class Library:
             except OSError as error:
                 unread = unread or told(error)
                 if shard in before:
-                    files.append(before[shard]._replace(root=path.parent, inside=inside))
+                    files.append(before[shard]._replace(root=path.parent))
                 continue
             if status is not None and stat.S_ISREG(status.st_mode):
                 files.append(model_file(shard, path.parent, status, inside=inside))
