@@ -233,8 +233,9 @@ class Assembly:
         # Beside the one that is used others may lie, in other precisions.
         used = {one.file.path.parent for one in chosen if one is not None}
         for projector in projectors:
-            where, in_use = shown(projector.file.path), projector.file.path.parent in used
-            reason = _PROJECTOR if in_use else _NOBODYS
+            path = projector.file.path
+            in_use = path.parent in used or path in self._projectors
+            where, reason = shown(path), _PROJECTOR if in_use else _NOBODYS
             (self._parts if in_use else self._problems).append(Problem(where=where, reason=reason))
         return list(zip(models, chosen, strict=True))
 
@@ -314,6 +315,7 @@ class Assembly:
                     Problem(
                         where=f'[models."{key}"]',
                         reason="no file here has this id, and the table names no path or command",
+                        name=key,
                     )
                 )
         return models

@@ -89,11 +89,11 @@ class Catalog:
             else:
                 names[alias] = models[owners[0]]
                 continue
-            found.append(Problem(where=f'alias "{alias}"', reason=reason))
+            found.append(Problem(where=f'alias "{alias}"', reason=reason, name=alias))
         kept = {model_id: _with_aliases(model, names) for model_id, model in sorted(models.items())}
         self.models: Mapping[str, LocalModel] = MappingProxyType(kept)
         found.sort(key=lambda problem: problem.where)
-        self.problems = tuple(problem.cleaned() for problem in found)
+        self.problems = tuple(dict.fromkeys(problem.cleaned() for problem in found))
         self._unusable = Unusable((*self.problems, *parts))
         self._names = {name: kept[model.id] for name, model in names.items()}
         self._folded: dict[str, set[str]] = {}

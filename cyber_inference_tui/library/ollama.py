@@ -140,6 +140,7 @@ def _manifests(
         on_directory(directory)
         try:
             entries = disk.entries(directory, left)
+            folders = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
         except OSError as error:
             if not disk.is_gone(directory, error):
                 unread.append(Unread.because(directory, error))
@@ -151,7 +152,7 @@ def _manifests(
             path = directory / entry.name
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if entry.name in folders:
                 if depth < _MAX_DEPTH:
                     waiting.append((path, depth + 1))
             elif depth >= _PARTS:

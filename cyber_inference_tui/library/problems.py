@@ -44,8 +44,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def file_name(self) -> str:
-        """The last part of its path."""
-        return self.where.rpartition("/")[2]
+        """The last part of its path; what is no path as it is."""
+        return self.where.rpartition("/")[2] if self.where.startswith("/") else self.where
 
 
 class Unusable:

@@ -123,17 +123,24 @@ class _Form(NamedTuple):
 
     words: list[str]
     network: tuple[str | int | None, ...]
+    layers: int
+    parameters: int
 
     @classmethod
     def of(cls, model: Candidate) -> _Form:
         facts = model.metadata
         network = (facts.architecture, facts.embedding_length, facts.layers)
-        return cls(_base(model.name).split(), network)
+        words = _base(model.name).split()
+        return cls(words, network, facts.layers or 0, facts.parameters or 0)
 
     def differs(self, other: _Form) -> bool:
         """Whether the headers tell of two networks."""
         pairs = zip(self.network, other.network, strict=True)
         return any(a != b for a, b in pairs if a is not None and b is not None)
+
+    def is_small_beside(self, other: _Form) -> bool:
+        """Whether it has half of the other's layers or parameters at most."""
+        return 0 < 2 * self.layers <= other.layers or 0 < 2 * self.parameters <= other.parameters
 
     def is_one_with(self, other: _Form) -> bool:
         """Whether two files are one model in two forms."""
@@ -155,19 +162,19 @@ class _Form(NamedTuple):
 def _helpers(forms: Sequence[_Form]) -> set[int]:
     """The numbers of small models that only help another one to be quicker.
 
-    They are named so, or they add words to the name of a model and are another network.
+    They are named so, or they add words to the name of a model and are small beside it.
     """
     words = [set(form.words) for form in forms]
     return {
         at
         for at, form in enumerate(forms)
         if _DRAFT.search(" ".join(form.words))
-        or any(few < words[at] and form.differs(forms[of]) for of, few in enumerate(words))
+        or any(few < words[at] and form.is_small_beside(forms[of]) for of, few in enumerate(words))
     }
 
 
 def _families(forms: Sequence[_Form], helpers: Collection[int]) -> list[list[int]]:
-    """The numbers of models that are one model in several forms; a helper is one by itself."""
+    """The numbers of models that are one model in several forms, and none of its helpers."""
     families: list[list[int]] = []
     # The shortest name first: that of the others begins with it.
     for at in sorted(range(len(forms)), key=lambda at: len(forms[at].words)):
@@ -175,8 +182,10 @@ def _families(forms: Sequence[_Form], helpers: Collection[int]) -> list[list[int
             (
                 family
                 for family in families
-                if at not in helpers
-                and any(forms[at].is_one_with(forms[of]) and of not in helpers for of in family)
+                if any(
+                    forms[at].is_one_with(forms[of]) and (at in helpers) == (of in helpers)
+                    for of in family
+                )
             ),
             None,
         )
@@ -195,7 +204,7 @@ def _only_family(
 ) -> Collection[int]:
     """The one family that a projector with a general name can belong to; else nothing.
 
-    Where several may be it, the one that is no helper, is made for images, or is named like the
+    Where several may be it, the one that is made for images, is no helper, or is named like the
     projector's folder.
     """
     folder = _base(projector.file.path.parent.name.removesuffix("-GGUF"))
@@ -209,8 +218,8 @@ def _only_family(
         if any(_fits(models[at].metadata, projector.metadata) for at in family)
     ]
     for likely in (
-        [family for family in fitting if helpers.isdisjoint(family)],
         [family for family in fitting if any(_sees(models[at]) for at in family)],
+        [family for family in fitting if helpers.isdisjoint(family)],
         [family for family in fitting if any(named_like_folder(models[at]) for at in family)],
     ):
         if len(fitting) > 1 and likely:

@@ -48,7 +48,7 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     slots: int | None = None
     """Requests its server answers at once, where that is known."""
     vision: bool = False
-    """It has a projector beside it."""
+    """It has a projector."""
     embedding: bool = False
     """It makes vectors, not text."""
     origin: str = "models_dir"

@@ -69,7 +69,7 @@ def test_a_claimed_alias_is_nobodys() -> None:
     assert here.models["a"].aliases == ("mine",)
     assert here.models["b"].aliases == ()
     assert here.resolve("b").id == "b"
-    with pytest.raises(ModelNotFoundError):
+    with pytest.raises(ModelNotFoundError, match="several models claim it: a, b"):
         here.resolve("x")
     assert [problem.where for problem in here.problems] == ['alias "b"', 'alias "x"']
 

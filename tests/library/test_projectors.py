@@ -9,6 +9,7 @@ import pytest
 
 from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.library.stores import Stores
+from cyber_inference_tui.settings.schema import ModelSettings
 from tests.gguf.headers import write_gguf
 from tests.library.conftest import PROJECTOR, Home
 
@@ -176,7 +177,7 @@ def test_forms_that_differ_in_their_last_words(home: Home) -> None:
 )
 @pytest.mark.parametrize("width", [None, 64])
 def test_a_helper_does_not_take_it_away(home: Home, other: str, width: int | None) -> None:
-    home.model("Big-VL-7B-Q4_K_M.gguf", {"general.name": "Big"})
+    home.model("Big-VL-7B-Q4_K_M.gguf", {"general.name": "Big", "llama.block_count": 4})
     home.model(other, TEXT)
     facts = {"general.name": "mmproj"} | ({"clip.vision.projection_dim": width} if width else {})
     home.projector("mmproj-F16.gguf", facts)
@@ -205,6 +206,31 @@ def test_a_model_made_for_images_is_the_one_that_is_meant(home: Home) -> None:
     home.model("Story-7B-Q4_K_M.gguf", {"general.name": "Story"})
     home.projector("mmproj.gguf", {"general.name": "mmproj", "clip.vision.projection_dim": 64})
     assert eyes(home) == {"Seer-7B-Q4_K_M": "mmproj.gguf", "Story-7B-Q4_K_M": None}
+
+
+def test_a_longer_name_is_not_that_of_a_helper(home: Home) -> None:
+    """As Qwen3-8B and Qwen3-VL-8B have it: as large as each other, and one of them sees."""
+    sees = {"general.architecture": "qwen3vl", "qwen3vl.embedding_length": 64}
+    home.model("Seer-8B-Q4_K_M.gguf", {"general.name": "a"})
+    home.model("Seer-VL-8B-Q4_K_M.gguf", {"general.name": "b", **sees})
+    home.projector("mmproj-F16.gguf", {"general.name": "mmproj"})
+    assert eyes(home) == {"Seer-8B-Q4_K_M": None, "Seer-VL-8B-Q4_K_M": "mmproj-F16.gguf"}
+
+
+def test_a_name_like_a_helpers_in_several_quantizations(home: Home) -> None:
+    home.model("Eagle2-9B-Q4_K_M.gguf")
+    home.model("Eagle2-9B-Q8_0.gguf")
+    home.projector("mmproj-F16.gguf")
+    assert set(eyes(home).values()) == {"mmproj-F16.gguf"}
+
+
+def test_a_projector_that_a_table_names_is_in_use(home: Home) -> None:
+    home.model("Story-Q4_K_M.gguf", {"general.name": "a"})
+    home.model("Seer-Q4_K_M.gguf", {"general.name": "b"})
+    path = home.projector("mmproj-F16.gguf", {"general.name": "mmproj"})
+    assert [Path(one.where) for one in home.scan().problems] == [path]
+    tables = {"Seer-Q4_K_M": ModelSettings(mmproj=path)}
+    assert not home.scan(model_settings=tables).problems
 
 
 def test_sizes_of_one_series_are_different_models(home: Home) -> None:
