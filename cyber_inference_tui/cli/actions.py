@@ -24,8 +24,9 @@ from cyber_inference_tui.errors import (
     ModelLoadError,
     NoLlamaServerError,
     NoServiceError,
+    NotFoundError,
 )
-from cyber_inference_tui.records import ModelRecord, ModelStatus, StatusRecord
+from cyber_inference_tui.records import ModelRecord, ModelStatus, ProblemRecord, StatusRecord
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.options import GlobalOptions
@@ -43,6 +44,7 @@ class FoundModels(msgspec.Struct, frozen=True, kw_only=True):
     """The local models; ``absence`` says why they come from disk instead of from a service."""
 
     records: list[ModelRecord]
+    problems: list[ProblemRecord]
     directory: Path
     absence: str = ""
 
@@ -74,14 +76,24 @@ def all_models(options: GlobalOptions) -> FoundModels:
     """The local models: from the service, or from disk when none answers."""
     settings = options.load().settings
     absence = ""
+
+    async def ask(client: ServiceClient) -> tuple[list[ModelRecord], list[ProblemRecord]]:
+        models = await client.models()
+        try:
+            return models, await client.problems()
+        except (NoServiceError, NotFoundError):  # an older service
+            return models, []
+
     try:
-        records = with_client(settings, lambda client: client.models())
+        records, problems = with_client(settings, ask)
     except NoServiceError as error:
         from cyber_inference_tui.cli.local_models import local_records  # noqa: PLC0415
 
         absence = error.message
-        records = local_records(settings, demo=options.demo, environ=options.environ)
-    return FoundModels(records=records, directory=settings.models_dir, absence=absence)
+        records, problems = local_records(settings, demo=options.demo, environ=options.environ)
+    return FoundModels(
+        records=records, problems=problems, directory=settings.models_dir, absence=absence
+    )
 
 
 def deletable_model(

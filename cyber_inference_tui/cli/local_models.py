@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Origin
-from cyber_inference_tui.records import ModelRecord
-from cyber_inference_tui.service.listing import library_for, unloaded_record
+from cyber_inference_tui.records import ModelRecord, ProblemRecord
+from cyber_inference_tui.service.listing import library_for, problem_records, unloaded_record
 
 if TYPE_CHECKING:
     from cyber_inference_tui.settings.schema import Settings
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def local_records(
     settings: Settings, *, demo: bool, environ: Mapping[str, str]
-) -> list[ModelRecord]:
-    """Scan the model directories; every model is unloaded. Writes no model."""
+) -> tuple[list[ModelRecord], list[ProblemRecord]]:
+    """Scan the model directories: models, all unloaded, and what is none. Writes no model."""
     catalog = library_for(settings, demo=demo, environ=environ).scan()
     records = {
         model_id: unloaded_record(model, settings) for model_id, model in catalog.models.items()
@@ -25,7 +25,7 @@ def local_records(
     if demo and DEMO_ID not in records:
         # Made by the service when it starts.
         records[DEMO_ID] = ModelRecord(id=DEMO_ID, origin=Origin.DEMO.value)
-    return [record for _, record in sorted(records.items())]
+    return [record for _, record in sorted(records.items())], problem_records(catalog)
 
 
 def local_deletion(

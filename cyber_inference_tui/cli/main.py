@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import importlib
 import io
 import os
@@ -21,6 +20,7 @@ import click
 from cyber_inference_tui import __version__
 from cyber_inference_tui.cli.options import GlobalOptions, global_options
 from cyber_inference_tui.errors import BuildError, CyberError, ModelLoadError
+from cyber_inference_tui.spelling import close_names
 from cyber_inference_tui.text import clean_line
 
 PROGRAM = "cyber-inference-tui"
@@ -81,7 +81,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that ``args`` begins with; an unknown one is told with the nearest."""
         if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            near = close_names(args[0], COMMANDS, 1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise click.UsageError(f"There is no command '{clean_line(args[0])}'.{hint}", ctx)
         return super().resolve_command(ctx, args)

@@ -18,16 +18,21 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def list_models(options: GlobalOptions, as_json: bool) -> None:
-    """List the local models and their states.
+    """List the local models and their states, then the files that cannot be used, and why.
 
     Without a running service the model directories are read, and every model is unloaded.
-    MEMORY is what a loaded model uses, or with a "~" what it is expected to need.
+    MEMORY is what a loaded model uses, or with a "~" what it is expected to need. As JSON, what
+    cannot be used comes after the models, each with an id of null, its path and the error.
     """
     from cyber_inference_tui.cli.actions import all_models  # noqa: PLC0415 - not for --help
 
     found = all_models(options)
     if as_json:
-        print_json(found.records)
+        unusable = [
+            {"id": None, "path": problem.where, "error": problem.reason}
+            for problem in found.problems
+        ]
+        print_json([*found.records, *unusable])
         return
     notes = stderr_terminal(options.environ)
     if found.absence:
@@ -38,10 +43,13 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
             " or try --demo.",
             notes,
         )
-        return
-    from cyber_inference_tui.cli.model_tables import library_table  # noqa: PLC0415
+    from cyber_inference_tui.cli.model_tables import library_table, problem_lines  # noqa: PLC0415
 
-    print_lines(library_table(found.records, stdout_terminal(options.environ)))
+    terminal = stdout_terminal(options.environ)
+    lines = library_table(found.records, terminal) if found.records else []
+    if found.problems:
+        lines += [*([""] if lines else []), *problem_lines(found.problems, terminal)]
+    print_lines(lines)
 
 
 @click.command("delete-model")

@@ -8,7 +8,8 @@ from datetime import datetime
 from cyber_inference_tui.cli.states import state_text
 from cyber_inference_tui.cli.tables import Cell, Column, render_table
 from cyber_inference_tui.cli.terminal import BOLD, DIM, RED, YELLOW, Terminal
-from cyber_inference_tui.records import HubModelRecord, ModelRecord, ModelStatus
+from cyber_inference_tui.records import HubModelRecord, ModelRecord, ModelStatus, ProblemRecord
+from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.units import context_text, count_text, duration_text, size_text
 
 _NOTHING = Cell("-", (DIM,))
@@ -42,6 +43,15 @@ def library_table(records: Sequence[ModelRecord], terminal: Terminal) -> list[st
         for row, record in zip(rows, records, strict=True):
             row.append(Cell(record.error or "", (RED,)))
     return render_table(columns, rows, terminal)
+
+
+def problem_lines(problems: Sequence[ProblemRecord], terminal: Terminal) -> list[str]:
+    """What cannot be used, and why: two lines each, uncut, as a reason names the way out."""
+    lines = [terminal.paint("CANNOT BE USED", DIM)]
+    for problem in problems:
+        lines.append(clean_line(problem.where))
+        lines.append(f"  {terminal.paint(clean_line(problem.reason), RED)}")
+    return lines
 
 
 def hub_table(records: Sequence[HubModelRecord], terminal: Terminal) -> list[str]:

@@ -27,6 +27,7 @@ from cyber_inference_tui.records import (
     ModelDetails,
     ModelRecord,
     ModelTotals,
+    ProblemRecord,
     RequestRecord,
     ResourceSample,
     SessionRecord,
@@ -57,6 +58,9 @@ class Client(Protocol):
 
     async def memory_room(self) -> list[MemoryRoom]:
         """What models may take of each pool of memory."""
+
+    async def problems(self) -> list[ProblemRecord]:
+        """Files and settings that are no models, and why."""
 
     async def install_state(self) -> InstallRecord:
         """How getting a llama-server stands, and which ways there are."""

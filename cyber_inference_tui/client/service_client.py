@@ -45,6 +45,7 @@ from cyber_inference_tui.records import (
     ModelDetails,
     ModelRecord,
     ModelTotals,
+    ProblemRecord,
     RequestRecord,
     ResourceSample,
     SessionRecord,
@@ -118,6 +119,10 @@ class ServiceClient(Transport):
     async def details(self, name: str) -> ModelDetails:
         """Everything there is to know of one model, by its id or an alias."""
         return await self._get(_model_path(name, "details"), ModelDetails)
+
+    async def problems(self) -> list[ProblemRecord]:
+        """Files and settings that are no models, and why."""
+        return await self._get("/admin/problems", list[ProblemRecord])
 
     async def memory_room(self) -> list[MemoryRoom]:
         """The memory that models may have: the machine's, and that of its GPUs together."""

@@ -245,7 +245,10 @@ class _Beginning(_Cursor):
 
 def _counts(cursor: _Cursor) -> tuple[int, int, int]:
     """The version, and how many tensors and metadata entries follow."""
-    if cursor.size < 24 or cursor.take(4) != b"GGUF":
+    magic = cursor.take(4) if cursor.size >= 24 else b""
+    if magic == b"vers" and cursor.take(20) == b"ion https://git-lfs.":
+        raise GGUFError("it is a Git LFS pointer, not the model itself: get that with git lfs pull")
+    if magic != b"GGUF":
         raise GGUFError("it is not a GGUF file")
     version = cursor.uint32()
     if version not in {2, 3}:

@@ -55,6 +55,10 @@ class Admin:
         """Every local model."""
         return json_answer(self._service.models.records())
 
+    async def problems(self, request: web.Request) -> web.Response:
+        """Files and settings that are no models, and why."""
+        return json_answer(self._service.models.problems())
+
     async def model(self, request: web.Request) -> web.Response:
         """Everything under ``/admin/models/ID``.
 

@@ -21,6 +21,7 @@ from cyber_inference_tui.records import (
     ModelDetails,
     ModelRecord,
     ModelTotals,
+    ProblemRecord,
     RequestRecord,
     ResourceSample,
     SessionRecord,
@@ -122,6 +123,9 @@ class ModelsApi(Protocol):
 
     def records(self) -> list[ModelRecord]:
         """Every local model, by id."""
+
+    def problems(self) -> list[ProblemRecord]:
+        """What lies here and is no model, and why."""
 
     def record(self, model_id: str, /) -> ModelRecord:
         """One model by id or alias; ``ModelNotFoundError``."""

@@ -116,6 +116,7 @@ def _add_admin(table: _RouteTable, service: ServiceApi) -> None:
     table.add("/admin/resources", Area.ADMIN, {"GET": resources.resources})
     table.add("/admin/memory", Area.ADMIN, {"GET": admin.memory})
     table.add("/admin/queue", Area.ADMIN, {"GET": admin.queue})
+    table.add("/admin/problems", Area.ADMIN, {"GET": admin.problems})
     table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
     table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})
     table.add("/admin/hub/search", Area.ADMIN, {"GET": hub.search})

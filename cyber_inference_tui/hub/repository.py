@@ -208,9 +208,9 @@ def _matched(
         ],
     )
     return {
-        model.filename: by_path[found[model.name].file.path]
-        for model in models
-        if model.name in found
+        model.filename: by_path[projector.file.path]
+        for model, projector in zip(models, found, strict=True)
+        if projector is not None
     }
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.metadata import ModelMetadata
-from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin, Problem
+from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
 from cyber_inference_tui.library.ids import RESERVED, Named, assign_ids
 from cyber_inference_tui.library.ollama import OllamaModel
+from cyber_inference_tui.library.problems import Problem
 from cyber_inference_tui.library.projectors import (
     Candidate,
     Projector,
     is_projector_name,
-    matches,
+    placed,
 )
-from cyber_inference_tui.library.scan import Found, ModelFile, shown
+from cyber_inference_tui.library.scan import Found, ModelFile, Unread, shown
 from cyber_inference_tui.library.shards import (
     FileSet,
     combined,
@@ -33,7 +34,12 @@ _NO_MODELS = {
     "imatrix": "it is an importance matrix, not a model",
     "vocab": "it holds a vocabulary and no weights",
 }
-
+_PROJECTOR = "it is a projector, which lets models beside or below it read images: ask for them"
+_NOBODYS = (
+    "it is a projector that belongs to no model here for certain: where it does, name it as mmproj"
+    " in that model's table"
+)
+_UNKNOWN = ModelMetadata()
 
 NOTHING = Elsewhere()
 
@@ -46,6 +52,17 @@ class Configured(NamedTuple):
     files: tuple[ModelFile, ...]
     settings: ModelSettings
     origin: Origin = Origin.SETTINGS
+    is_directory: bool = False
+    unread: str = ""
+    """Why it cannot be told now what is there: ``files`` are those of before."""
+
+
+class GivenProjector(NamedTuple):
+    """A projector that a table names; ``file`` is ``None`` where there is none."""
+
+    file: ModelFile | None
+    unread: str = ""
+    """As in ``Configured``."""
 
 
 class _Read(NamedTuple):
@@ -64,18 +81,22 @@ class Assembly:
         *,
         models_dir: Path,
         model_settings: Mapping[str, ModelSettings],
+        projectors: Mapping[Path, GivenProjector],
         read: Callable[[ModelFile], ModelMetadata],
     ) -> None:
         self._models_dir = models_dir
         self._settings = model_settings
+        self._projectors = projectors
         self._read_header = read
         self._problems: list[Problem] = []
+        self._parts: list[Problem] = []
 
     def catalog(
         self, found: Found, configured: Sequence[Configured], elsewhere: Elsewhere = NOTHING
     ) -> Catalog:
         """All models and problems of this moment."""
         self._problems = [*found.problems, *elsewhere.problems]
+        self._parts = []
         listed = self._listed(found.files)
         models = [self._configured(given) for given in configured]
         ids = {model.id for model in models}
@@ -91,15 +112,30 @@ class Assembly:
         known |= {file.inode for given in configured for file in given.files}
         models += self._elsewhere(elsewhere, known, frozenset(model.id for model in models))
         models += self._without_file(model.id for model in models)
-        return Catalog({model.id: model for model in models}, self._problems)
+        for given in configured:
+            self._tell_unread(given.path, given.unread, kept=bool(given.files))
+        for path, projector in self._projectors.items():
+            self._tell_unread(path, projector.unread, kept=projector.file is not None)
+        by_id = {model.id: model for model in models}
+        return Catalog(by_id, self._problems, parts=self._parts)
 
-    def _listed(self, files: Iterable[ModelFile]) -> list[tuple[_Read, Projector | None]]:
-        by_directory: dict[Path, list[_Read]] = {}
+    def _tell_unread(self, path: Path, reason: str, *, kept: bool) -> None:
+        if reason:
+            self._problems.append(Unread(path, reason).problem(kept=kept))
+
+    def _listed(
+        self, files: Iterable[ModelFile], repositories: Container[Path] = ()
+    ) -> list[tuple[_Read, Projector | None]]:
+        """The models among ``files``, each with its projector, root by root.
+
+        ``repositories`` are the roots that hold one repository each.
+        """
+        by_root: dict[Path, list[_Read]] = {}
         for one in group_shards(files):
-            by_directory.setdefault(one.directory, []).append(self._read(one))
+            by_root.setdefault(one.files[0].root, []).append(self._read(one))
         listed: list[tuple[_Read, Projector | None]] = []
-        for sets in by_directory.values():
-            listed += self._directory(sets)
+        for root, sets in by_root.items():
+            listed += self._below(root, sets, is_repository=root in repositories)
         return listed
 
     def _elsewhere(
@@ -110,9 +146,12 @@ class Assembly:
         They never change the id of a model of our own.
         """
         new = [file for file in elsewhere.files if file.inode not in known]
+        repositories = {
+            root for root, place in elsewhere.places.items() if place.origin is Origin.HUB_CACHE
+        }
         listed = [
             (read, projector, elsewhere.places[read.files.files[0].root])
-            for read, projector in self._listed(new)
+            for read, projector in self._listed(new, repositories)
         ]
         known = known | {file.inode for file in new}
         for one in elsewhere.ollama:
@@ -168,8 +207,10 @@ class Assembly:
         complete = len(headers) == len(files.files)
         return _Read(files, combined(headers) if whole and complete else None, problem)
 
-    def _directory(self, sets: Sequence[_Read]) -> list[tuple[_Read, Projector | None]]:
-        """The models of one directory, each with its projector."""
+    def _below(
+        self, root: Path, sets: Sequence[_Read], *, is_repository: bool
+    ) -> list[tuple[_Read, Projector | None]]:
+        """The models below one root, each with its projector."""
         models: list[_Read] = []
         projectors: list[Projector] = []
         for read in sets:
@@ -180,19 +221,23 @@ class Assembly:
                 self._problems.append(Problem(where=shown(file.path), reason=reason))
             else:
                 models.append(read)
-        candidates = [
-            Candidate(read.files.name, read.metadata or ModelMetadata()) for read in models
-        ]
-        chosen = matches(candidates, projectors)
-        if not chosen:
-            self._problems += [
-                Problem(
-                    where=shown(projector.file.path),
-                    reason="it is a projector that belongs to no model beside it",
-                )
-                for projector in projectors
-            ]
-        return [(read, chosen.get(read.files.name)) for read in models]
+        chosen = placed(
+            [
+                (read.files.directory, Candidate(read.files.name, read.metadata or _UNKNOWN))
+                for read in models
+            ],
+            projectors,
+            root=root,
+            is_repository=is_repository,
+        )
+        # Beside the one that is used others may lie, in other precisions.
+        used = {one.file.path.parent for one in chosen if one is not None}
+        for projector in projectors:
+            path = projector.file.path
+            in_use = path.parent in used or path in self._projectors
+            where, reason = shown(path), _PROJECTOR if in_use else _NOBODYS
+            (self._parts if in_use else self._problems).append(Problem(where=where, reason=reason))
+        return list(zip(models, chosen, strict=True))
 
     def _named(
         self, listed: Sequence[tuple[_Read, Projector | None]], taken: frozenset[str]
@@ -235,16 +280,17 @@ class Assembly:
 
     def _configured(self, given: Configured) -> LocalModel:
         settings = given.settings
-        if not given.files and settings.command and given.path.exists():
+        if not given.files and settings.command and (given.is_directory or given.unread):
             # Another program's model, such as a directory of safetensors.
             return self._bare(given.id, settings, path=given.path, origin=given.origin)
         if not given.files:
-            where = "is a directory" if given.path.is_dir() else "is missing"
+            told = f"cannot be read: {given.unread}" if given.unread else "is missing"
+            told = "is a directory" if given.is_directory else told
             return self._bare(
                 given.id,
                 settings,
                 path=given.path,
-                problem=f"its file {shown(given.path)} {where}",
+                problem=f"its file {shown(given.path)} {told}",
                 origin=given.origin,
             )
         files = group_shards(given.files)[0]
@@ -269,6 +315,7 @@ class Assembly:
                     Problem(
                         where=f'[models."{key}"]',
                         reason="no file here has this id, and the table names no path or command",
+                        name=key,
                     )
                 )
         return models
@@ -308,12 +355,13 @@ class Assembly:
         written += [projector.file.modified] if projector else []
         if settings.mmproj is not None:
             mmproj = self._models_dir / settings.mmproj
-            try:
-                status = mmproj.stat()
-                projector_bytes = status.st_size
-                written.append(status.st_mtime_ns)
-            except OSError:
-                problem = problem or f"its projector {shown(mmproj)} is missing"
+            given = self._projectors[mmproj]
+            if given.file is not None:
+                projector_bytes = given.file.size
+                written.append(given.file.modified)
+            else:
+                told = f"cannot be read: {given.unread}" if given.unread else "is missing"
+                problem = problem or f"its projector {shown(mmproj)} {told}"
         return LocalModel(
             id=model_id,
             aliases=tuple(settings.aliases),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -14,7 +13,9 @@ import msgspec
 
 from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.gguf.metadata import ModelMetadata
+from cyber_inference_tui.library.problems import Problem, Unusable
 from cyber_inference_tui.settings.schema import ModelSettings, RequestRules
+from cyber_inference_tui.spelling import close_names
 from cyber_inference_tui.text import clean_line
 
 _SHOWN_NAME: Final = 200
@@ -66,19 +67,21 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
         return self.settings.request_rules(name if name in self.aliases else next(alike, None))
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Something in the model directories or tables that is no model, and why."""
-
-    where: str
-    """A path or an id, as text to show."""
-    reason: str
-
-
 class Catalog:
     """An immutable list of models. Looking a name up costs one dictionary access."""
 
-    def __init__(self, models: Mapping[str, LocalModel], problems: Iterable[Problem] = ()) -> None:
-        """Aliases that are an id, or that several models claim, are dropped and reported."""
+    def __init__(
+        self,
+        models: Mapping[str, LocalModel],
+        problems: Iterable[Problem] = (),
+        *,
+        parts: Iterable[Problem] = (),
+    ) -> None:
+        """Aliases that are an id, or that several models claim, are dropped and reported.
+
+        ``parts`` are files that are in order but no models by themselves, such as projectors: only
+        who asks for one by name is told of it.
+        """
         claims: dict[str, list[str]] = {}
         for model in models.values():
             for alias in model.aliases:
@@ -94,10 +97,12 @@ class Catalog:
             else:
                 names[alias] = models[owners[0]]
                 continue
-            found.append(Problem(where=f'alias "{alias}"', reason=reason))
+            found.append(Problem(where=f'alias "{alias}"', reason=reason, name=alias))
         kept = {model_id: _with_aliases(model, names) for model_id, model in sorted(models.items())}
         self.models: Mapping[str, LocalModel] = MappingProxyType(kept)
-        self.problems = tuple(found)
+        found.sort(key=lambda problem: problem.where)
+        self.problems = tuple(dict.fromkeys(problem.cleaned() for problem in found))
+        self._unusable = Unusable((*self.problems, *parts))
         self._names = {name: kept[model.id] for name, model in names.items()}
         self._folded: dict[str, set[str]] = {}
         for name, model in self._names.items():
@@ -134,15 +139,19 @@ class Catalog:
         )
 
     def _hint(self, name: str) -> str:
-        if not self.models:
-            return "No models are here yet: download one, or start with --demo."
-        wanted = _folded(name[:_SHOWN_NAME])
+        known = self._unusable.find(name[:_SHOWN_NAME])
+        if known is not None:
+            return f"{known.file_name} cannot be used as a model: {known.reason}."
         plain = sorted(self._folded)[:_COMPARED]
-        near = difflib.get_close_matches(wanted, plain, n=3, cutoff=0.5) if wanted else []
-        near += [folded for folded in plain if wanted and wanted in folded and folded not in near]
-        ids = sorted({model_id for folded in near[:3] for model_id in self._folded[folded]})
+        near = close_names(_folded(name[:_SHOWN_NAME]), plain)
+        ids = sorted({model_id for folded in near for model_id in self._folded[folded]})
         if ids:
             return f"Near it: {', '.join(ids)}."
+        unread = next((problem for problem in self.problems if problem.passing), None)
+        if unread is not None:
+            return f"Models may be missing: {unread.file_name}: {unread.reason}."
+        if not self.models:
+            return "No models are here yet: download one, or start with --demo."
         return "See /v1/models or list-models for those that are."
 
 

@@ -40,7 +40,8 @@ class HeaderCache:
 
     ``clock`` gives nanoseconds since 1970. ``file`` may be ``None``, or unreadable, or from
     another version: then everything is read anew. What is wrong with a file is kept like a header;
-    what kept the system from reading it (rights, a disk) is not.
+    what kept the system from reading it (rights, a disk) is not: what was read before is given
+    until the file can be read again.
     """
 
     def __init__(self, file: Path | None, clock: Callable[[], int]) -> None:
@@ -48,6 +49,8 @@ class HeaderCache:
         self._clock = clock
         self._entries = self._load()
         self._used: dict[str, _Entry] = {}
+        self._before: dict[str, _Entry] = {}
+        self._seen: dict[str, _Entry] = {}
         self._changed = False
         self._unsettled = False
 
@@ -57,25 +60,37 @@ class HeaderCache:
         entry = self._entries.get(key)
         if entry is None or (entry.size, entry.modified) != (file.size, file.modified):
             try:
-                found = read_metadata(file.path)
-                entry = _Entry(
-                    file.size, file.modified, msgspec.structs.replace(found, chat_template=None)
-                )
-            except GGUFError as error:
-                if isinstance(error.__cause__, OSError):
-                    self._unsettled = True
-                    raise
-                entry = _Entry(file.size, file.modified, error=error.message)
-            if abs(self._clock() - file.modified) >= _SETTLED:
-                self._entries[key] = entry
-                self._changed = True
-            else:
+                entry = self._read(file)
+            except GGUFError:
                 self._unsettled = True
+                before = self._before.get(key, entry)
+                if before is None:
+                    raise
+                entry = before
+            else:
+                if abs(self._clock() - file.modified) >= _SETTLED:
+                    self._entries[key] = entry
+                    self._changed = True
+                else:
+                    self._unsettled = True
+        self._seen[key] = entry
         if self._entries.get(key) is entry:
             self._used[key] = entry
         if entry.metadata is None:
             raise GGUFError(entry.error or "it cannot be read")
         return entry.metadata
+
+    @staticmethod
+    def _read(file: ModelFile) -> _Entry:
+        """What the file says, or what is wrong with it; raises ``GGUFError`` if it is unreadable
+        for the system."""
+        try:
+            found = read_metadata(file.path)
+        except GGUFError as error:
+            if isinstance(error.__cause__, OSError):
+                raise
+            return _Entry(file.size, file.modified, error=error.message)
+        return _Entry(file.size, file.modified, msgspec.structs.replace(found, chat_template=None))
 
     def settle(self) -> bool:
         """After a scan: forget files that were not asked for, and save what changed.
@@ -87,6 +102,7 @@ class HeaderCache:
             self._entries = self._used
             self._save()
         self._used = {}
+        self._before, self._seen = self._seen, {}
         self._changed = self._unsettled = False
         return settled
 

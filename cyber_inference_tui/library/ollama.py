@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from cyber_inference_tui.decoding import learned
-from cyber_inference_tui.library.catalog import Problem
-from cyber_inference_tui.library.scan import ModelFile, shown, stat_file
+from cyber_inference_tui.library.disk import Disk
+from cyber_inference_tui.library.problems import Problem
+from cyber_inference_tui.library.scan import ModelFile, Unread, shown, stat_file
 from cyber_inference_tui.text import clean_line
 
 _MODEL: Final = "application/vnd.ollama.image.model"
@@ -37,6 +37,7 @@ class OllamaModel(NamedTuple):
     """Where it came from."""
     file: ModelFile
     projector: ModelFile | None
+    manifest: Path
 
 
 class _Layer(msgspec.Struct, rename={"media_type": "mediaType"}):
@@ -48,37 +49,58 @@ class _Manifest(msgspec.Struct):
     layers: list[_Layer] = []
 
 
+class OllamaFound(NamedTuple):
+    """What one directory holds; manifests without a usable model are problems."""
+
+    models: list[OllamaModel]
+    problems: list[Problem]
+    unread: list[Unread]
+    """Manifests and folders of some that could not be read."""
+
+
 def ollama_models(
-    root: Path, *, on_directory: Callable[[Path], None] = lambda _: None
-) -> tuple[list[OllamaModel], list[Problem]]:
-    """The models of one directory; manifests without a usable model are problems.
+    root: Path,
+    *,
+    on_directory: Callable[[Path], None] = lambda _: None,
+    disk: Disk = Disk(),  # noqa: B008 - it has no state
+) -> OllamaFound:
+    """The models of one directory.
 
     ``on_directory`` is told of every directory and manifest that the answer depends on.
     """
-    models: list[OllamaModel] = []
-    problems: list[Problem] = []
+    found = OllamaFound([], [], [])
     manifests = root / "manifests"
     on_directory(root / "blobs")
-    for path in _manifests(manifests, on_directory):
+    for path in _manifests(manifests, on_directory, disk, found.unread):
         on_directory(path)
         host, *names, tag = path.relative_to(manifests).parts
         name = "/".join(names[1:] if names[0] == _LIBRARY else names)
         name = clean_line(name if tag == _LATEST else f"{name}:{tag}").strip()
-        found = _model(root, path, name, clean_line(host).strip())
-        if isinstance(found, str):
-            problems.append(Problem(where=shown(path), reason=found))
-        elif found is not None:
-            models.append(found)
-    return models, problems
+        try:
+            model = _model(root, path, name, clean_line(host).strip(), disk)
+        except OSError as error:
+            found.unread.append(Unread.because(path, error))
+            continue
+        if isinstance(model, str):
+            found.problems.append(Problem(where=shown(path), reason=model, name=name))
+        elif model is not None:
+            found.models.append(model)
+    return found
 
 
-def _model(root: Path, path: Path, name: str, host: str) -> OllamaModel | str | None:
-    """The model of a manifest; a reason why there is none; ``None`` = it is about none at all."""
+def _model(root: Path, path: Path, name: str, host: str, disk: Disk) -> OllamaModel | str | None:
+    """The model of a manifest; a reason why there is none; ``None`` = it is about none at all.
+
+    Raises ``OSError`` where something of it cannot be read now.
+    """
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_MANIFEST + 1)
+        content = disk.beginning(path, _MAX_MANIFEST + 1)
         name.encode()
-    except (OSError, UnicodeEncodeError):
+    except OSError as error:
+        if disk.is_gone(path, error):
+            return None
+        raise
+    except UnicodeEncodeError:
         return "it cannot be read"
     try:
         layers = msgspec.json.decode(content, type=learned(_Manifest)).layers
@@ -90,41 +112,54 @@ def _model(root: Path, path: Path, name: str, host: str) -> OllamaModel | str | 
         return None
     if len(weights) > 1:
         return "its model is in several files, which no server here can read"
-    model = _blob(root, weights[0])
+    model = _blob(root, weights[0], disk)
     if model is None:
         return "the file with its weights is gone"
-    projectors = [_blob(root, layer.digest) for layer in layers if layer.media_type == _PROJECTOR]
-    return OllamaModel(name, host, model, next((one for one in projectors if one), None))
+    projectors = [
+        _blob(root, layer.digest, disk) for layer in layers if layer.media_type == _PROJECTOR
+    ]
+    return OllamaModel(name, host, model, next((one for one in projectors if one), None), path)
 
 
-def _blob(root: Path, digest: str) -> ModelFile | None:
+def _blob(root: Path, digest: str, disk: Disk) -> ModelFile | None:
+    """The file of a digest; ``None`` where it is gone. Raises ``OSError``."""
     if not _DIGEST.fullmatch(digest):
         return None
-    return stat_file(root / "blobs" / digest.replace(":", "-"), root / "blobs")
+    return stat_file(root / "blobs" / digest.replace(":", "-"), root / "blobs", disk=disk)
 
 
-def _manifests(top: Path, on_directory: Callable[[Path], None]) -> list[Path]:
-    """The files four or more levels down, in order."""
+def _manifests(
+    top: Path, on_directory: Callable[[Path], None], disk: Disk, unread: list[Unread]
+) -> list[Path]:
+    """The files four or more levels down, in order; what cannot be read is added to ``unread``."""
     found: list[Path] = []
-    entries = 0
+    left = _MAX_ENTRIES
     waiting = [(top, 1)]
     while waiting:
         directory, depth = waiting.pop()
         on_directory(directory)
         try:
-            with os.scandir(directory) as listing:
-                for entry in listing:
-                    entries += 1
-                    if entries > _MAX_ENTRIES or len(found) >= _MAX_MANIFESTS:
-                        return sorted(found)
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        if depth < _MAX_DEPTH:
-                            waiting.append((directory / entry.name, depth + 1))
-                    elif depth >= _PARTS:
-                        found.append(directory / entry.name)
-        except (OSError, ValueError):
-            # Another user's, or gone: nothing there is ours to name.
+            entries = disk.entries(directory, left)
+            folders = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+        except OSError as error:
+            if not disk.is_gone(directory, error):
+                unread.append(Unread.because(directory, error))
             continue
-    return sorted(found)
+        except ValueError:
+            continue
+        left -= len(entries)
+        for entry in entries:
+            path = directory / entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.name in folders:
+                if depth < _MAX_DEPTH:
+                    waiting.append((path, depth + 1))
+            elif depth >= _PARTS:
+                found.append(path)
+        if left <= 0 or len(found) >= _MAX_MANIFESTS:
+            # Nobody looks at the rest.
+            rest = [directory, *(path for path, _ in waiting)]
+            unread += [Unread(path, "", lasting=True) for path in rest]
+            break
+    return sorted(found)[:_MAX_MANIFESTS]

@@ -1,4 +1,4 @@
-"""Which projector goes with which model: its neighbour in the same directory, where that is sure.
+"""Which projector goes with which model: one beside it or above it, where that is sure.
 
 llama-server refuses a model with a projector that is not its own, so where neither the names nor
 the headers tell, a projector goes with none.
@@ -7,16 +7,22 @@ the headers tell, a projector goes with none.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from cyber_inference_tui.gguf.metadata import ModelMetadata
-from cyber_inference_tui.gguf.quantization import split_quantization
+from cyber_inference_tui.gguf.quantization import named_quantization, split_quantization
 from cyber_inference_tui.library.scan import ModelFile
 
 _WORDS: Final = re.compile(r"[^a-z0-9]+")
+_SIZE: Final = re.compile(r"(?:\d+x)?\d+(?:b|m)")
 # Half precision is what llama-server computes projectors in; larger files gain nothing.
 _PREFERRED: Final = ("F16", "BF16", "Q8_0", "F32")
+# Small models beside large ones that they help: what they are named in repositories.
+_DRAFT: Final = re.compile(r"^(?:mtp|eagle\d*|dflash)\b|\b(?:draft|drafter)\b")
+# Architectures of llama.cpp that are never without a projector.
+_SEES: Final = re.compile(r"vl|ocr|^cogvlm")
 
 
 class Projector(NamedTuple):
@@ -27,7 +33,7 @@ class Projector(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A model of the projectors' directory: its name, without shard numbers, and its header."""
+    """A model that a projector may belong to: its name, without shard numbers, and its header."""
 
     name: str
     metadata: ModelMetadata
@@ -38,25 +44,191 @@ def is_projector_name(stem: str) -> bool:
     return "mmproj" in stem.lower()
 
 
-def matches(models: Sequence[Candidate], projectors: Sequence[Projector]) -> dict[str, Projector]:
-    """The projector of each model of one directory, by the model's name.
+def matches(
+    models: Sequence[Candidate],
+    projectors: Sequence[Projector],
+    *,
+    beside: Collection[int] = (),
+) -> list[Projector | None]:
+    """The projector of each model, in order, among those that lie where they may share some.
 
     A projector named after a model is that model's. One with a general name (``mmproj-F16``) is
-    everyone's when all models of the directory are one model in several quantizations, or when
-    its header names the model. Headers whose vectors do not fit rule a pair out.
+    everyone's of one family, a model in several quantizations, if it can be only of that one; or
+    when its header names the model. Headers whose vectors do not fit rule a pair out. ``beside``
+    are the numbers of models that lie in the projectors' own folder: if there are some, the family
+    is theirs.
     """
-    families = {_base(model.name) for model in models}
-    chosen: dict[str, Projector] = {}
-    for model in models:
+    forms = [_Form.of(model) for model in models]
+    helpers = _helpers(forms)
+    families = _families(forms, helpers)
+    if beside:
+        families = [family for family in families if not set(beside).isdisjoint(family)]
+    alone = [_only_family(models, families, projector, helpers) for projector in projectors]
+    chosen: list[Projector | None] = []
+    for at, model in enumerate(models):
         fitting = [
             (closeness, projector)
-            for projector in projectors
-            if _fits(model.metadata, projector.metadata)
-            and (closeness := _closeness(model, projector, alone=len(families) == 1)) > 0
+            for projector, family in zip(projectors, alone, strict=True)
+            if (at in family or at not in helpers)
+            and _fits(model.metadata, projector.metadata)
+            and (closeness := _closeness(model, projector, alone=at in family)) > 0
         ]
-        if fitting:
-            chosen[model.name] = max(fitting, key=_rank)[1]
+        chosen.append(max(fitting, key=_rank)[1] if fitting else None)
     return chosen
+
+
+def placed(
+    models: Sequence[tuple[Path, Candidate]],
+    projectors: Sequence[Projector],
+    *,
+    root: Path,
+    is_repository: bool,
+) -> list[Projector | None]:
+    """The projector of each model (its folder and what is known of it) below ``root``, in order.
+
+    It lies in the model's own folder, else in the nearest one above that has one that fits.
+    ``root`` itself shares with what is below only if it is a repository, or where a projector has
+    the model's name or the folders between are named for quantizations.
+    """
+    by_folder: dict[Path, list[Projector]] = {}
+    for projector in projectors:
+        folder = projector.file.path.parent
+        if is_projector_name(folder.name) and folder != root:
+            folder = folder.parent  # a folder of projectors is its repository's
+        by_folder.setdefault(folder, []).append(projector)
+    chosen: list[Projector | None] = [None] * len(models)
+    # The deepest first: what is nearest wins.
+    for folder in sorted(by_folder, key=lambda path: len(path.parts), reverse=True):
+        below = [at for at, (place, _) in enumerate(models) if place.is_relative_to(folder)]
+        groups = [(below, by_folder[folder])]
+        if folder == root and not is_repository:
+            near = [at for at in below if _is_of_the_root(models[at][0], root)]
+            far = [at for at in below if at not in near]
+            named = [one for one in by_folder[folder] if _projector_base(one.file.stem)]
+            groups = [(near, by_folder[folder]), (far, named)]
+        for members, shared in groups:
+            beside = [number for number, at in enumerate(members) if models[at][0] == folder]
+            found = matches([models[at][1] for at in members], shared, beside=beside)
+            for at, match in zip(members, found, strict=True):
+                chosen[at] = chosen[at] or match
+    return chosen
+
+
+def _is_of_the_root(folder: Path, root: Path) -> bool:
+    return all(named_quantization(part) for part in folder.relative_to(root).parts)
+
+
+class _Form(NamedTuple):
+    """What tells which model a file is a form of."""
+
+    words: list[str]
+    network: tuple[str | int | None, ...]
+    layers: int
+    parameters: int
+
+    @classmethod
+    def of(cls, model: Candidate) -> _Form:
+        facts = model.metadata
+        network = (facts.architecture, facts.embedding_length, facts.layers)
+        words = _base(model.name).split()
+        return cls(words, network, facts.layers or 0, facts.parameters or 0)
+
+    def differs(self, other: _Form) -> bool:
+        """Whether the headers tell of two networks."""
+        pairs = zip(self.network, other.network, strict=True)
+        return any(a != b for a, b in pairs if a is not None and b is not None)
+
+    def is_small_beside(self, other: _Form) -> bool:
+        """Whether it has half of the other's layers or parameters at most."""
+        return 0 < 2 * self.layers <= other.layers or 0 < 2 * self.parameters <= other.parameters
+
+    def is_one_with(self, other: _Form) -> bool:
+        """Whether two files are one model in two forms."""
+        if self.words == other.words:
+            return True
+        shorter = min(len(self.words), len(other.words))
+        shared = 0
+        while shared < shorter and self.words[shared] == other.words[shared]:
+            shared += 1
+        if not shared or 2 * shared < shorter or self.differs(other):
+            return False
+        if shared == shorter:
+            return True  # Name and Name-imat
+        # Name-Quality and Name-Compact: one network, and the name as far as its size in common.
+        rest = (*self.words[shared:], *other.words[shared:])
+        return None not in {*self.network, *other.network} and not any(map(_SIZE.fullmatch, rest))
+
+
+def _helpers(forms: Sequence[_Form]) -> set[int]:
+    """The numbers of small models that only help another one to be quicker.
+
+    They are named so, or they add words to the name of a model and are small beside it.
+    """
+    words = [set(form.words) for form in forms]
+    return {
+        at
+        for at, form in enumerate(forms)
+        if _DRAFT.search(" ".join(form.words))
+        or any(few < words[at] and form.is_small_beside(forms[of]) for of, few in enumerate(words))
+    }
+
+
+def _families(forms: Sequence[_Form], helpers: Collection[int]) -> list[list[int]]:
+    """The numbers of models that are one model in several forms, and none of its helpers."""
+    families: list[list[int]] = []
+    # The shortest name first: that of the others begins with it.
+    for at in sorted(range(len(forms)), key=lambda at: len(forms[at].words)):
+        family = next(
+            (
+                family
+                for family in families
+                if any(
+                    forms[at].is_one_with(forms[of]) and (at in helpers) == (of in helpers)
+                    for of in family
+                )
+            ),
+            None,
+        )
+        if family is None:
+            families.append([at])
+        else:
+            family.append(at)
+    return families
+
+
+def _only_family(
+    models: Sequence[Candidate],
+    families: Sequence[list[int]],
+    projector: Projector,
+    helpers: set[int],
+) -> Collection[int]:
+    """The one family that a projector with a general name can belong to; else nothing.
+
+    Where several may be it, the one that is made for images, is no helper, or is named like the
+    projector's folder.
+    """
+    folder = _base(projector.file.path.parent.name.removesuffix("-GGUF"))
+
+    def named_like_folder(model: Candidate) -> bool:
+        return bool(folder) and f"{_base(model.name)} ".startswith(f"{folder} ")
+
+    fitting = [
+        family
+        for family in families
+        if any(_fits(models[at].metadata, projector.metadata) for at in family)
+    ]
+    for likely in (
+        [family for family in fitting if any(_sees(models[at]) for at in family)],
+        [family for family in fitting if helpers.isdisjoint(family)],
+        [family for family in fitting if any(named_like_folder(models[at]) for at in family)],
+    ):
+        if len(fitting) > 1 and likely:
+            fitting = [family for family in fitting if family in likely]
+    return fitting[0] if len(fitting) == 1 else ()
+
+
+def _sees(model: Candidate) -> bool:
+    return bool(_SEES.search(model.metadata.architecture or ""))
 
 
 def _rank(pair: tuple[int, Projector]) -> tuple[int, int, str]:

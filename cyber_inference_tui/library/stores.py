@@ -9,15 +9,23 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cyber_inference_tui.library.catalog import Origin, Problem
+from cyber_inference_tui.library.catalog import Origin
+from cyber_inference_tui.library.disk import Disk
 from cyber_inference_tui.library.ollama import OllamaModel, ollama_models
-from cyber_inference_tui.library.scan import ModelFile, find_files, shown
+from cyber_inference_tui.library.problems import Problem
+from cyber_inference_tui.library.scan import (
+    Found,
+    ModelFile,
+    Unread,
+    find_files,
+    shown,
+    unread_above,
+)
 
 _MAX_REPOS: Final = 5_000
 _MAX_ENTRIES: Final = 50_000
@@ -90,7 +98,7 @@ def find_stores(environ: Mapping[str, str], *, system: Path = Path("/")) -> Stor
 class StoreScan:
     """Looks into stores, again and again at little cost.
 
-    It walks them only where a directory's time has changed, and once a minute. ``clock`` gives
+    It walks them only where a directory has changed, and once a minute. ``clock`` gives
     nanoseconds since 1970, ``timer`` counts seconds.
     """
 
@@ -100,113 +108,190 @@ class StoreScan:
         *,
         clock: Callable[[], int] = time.time_ns,
         timer: Callable[[], float] = time.monotonic,
+        disk: Disk = Disk(),  # noqa: B008 - it has no state
     ) -> None:
         self._stores = stores
         self._clock = clock
         self._timer = timer
+        self._disk = disk
         self._found: Elsewhere | None = None
         self._walked_at = 0.0
         self._watched: dict[Path, int] = {}
         self._settled = False
 
+    def move(self, stores: Stores) -> None:
+        """Look into these from now on; what is known of those that stay is kept."""
+        if stores != self._stores:
+            self._stores = stores
+            self._settled = False
+
     def look(self) -> Elsewhere:
-        """What is there now. Never raises: what cannot be read is a problem."""
+        """What is there now. Never raises: what cannot be read is a problem, and stays."""
         if self._found is None or self._timer() - self._walked_at > _ANEW or self._has_changed():
             self._watched = {}
             self._walked_at = self._timer()
-            self._found = self._walk()
+            walk = _Walk(self._stores, self._disk, self._watch, self._timer)
+            self._found = walk.all().keeping(self._found or Elsewhere())
             now = self._clock()
-            # What has just changed may do so again within one tick of its clock.
-            self._settled = all(abs(now - then) >= _SETTLED for then in self._watched.values())
+            # What has just changed may do so again within one tick of its clock; and what could
+            # not be read may be readable soon without a sign of it.
+            self._settled = all(
+                abs(now - then) >= _SETTLED for then in self._watched.values()
+            ) and all(one.lasting for one in walk.unread)
         return self._found
 
     def _has_changed(self) -> bool:
         if not self._settled:
             return True
-        return any(_modified(path) != modified for path, modified in self._watched.items())
+        return any(self._changed(path) != then for path, then in self._watched.items())
 
     def _watch(self, path: Path) -> None:
-        self._watched[path] = _modified(path)
+        self._watched[path] = self._changed(path)
 
-    def _walk(self) -> Elsewhere:
-        end = self._timer() + _LONGEST
-        files: list[ModelFile] = []
-        places: dict[Path, Place] = {}
-        problems: list[Problem] = []
-        models: list[OllamaModel] = []
+    def _changed(self, path: Path) -> int:
+        """When its contents or its rights last changed; 0 where that cannot be told."""
+        try:
+            return self._disk.stat(path).st_ctime_ns
+        except (OSError, ValueError):
+            return 0
 
-        def has_time(store: Path) -> bool:
-            if self._timer() <= end:
-                return True
-            problems.append(Problem(where=shown(store), reason="it is too slow to be read whole"))
-            return False
 
-        def take(root: Path, place: Place) -> None:
-            found = find_files(
-                (root,), on_directory=self._watch, most=_MAX_ENTRIES, deepest=_MAX_DEPTH
-            )
-            files.extend(found.files)
-            problems.extend(found.problems)
-            places[root] = place
+class _Walk:
+    """One look at all stores."""
 
+    def __init__(
+        self,
+        stores: Stores,
+        disk: Disk,
+        watch: Callable[[Path], None],
+        timer: Callable[[], float],
+    ) -> None:
+        self._stores = stores
+        self._disk = disk
+        self._watch = watch
+        self._timer = timer
+        self._end = timer() + _LONGEST
+        self._files: list[ModelFile] = []
+        self._places: dict[Path, Place] = {}
+        self._ollama: list[OllamaModel] = []
+        self._problems: list[Problem] = []
+        self.unread: list[Unread] = []
+
+    def all(self) -> _Whole:
         for cache in self._stores.hub_caches:
             for owner, snapshot in self._snapshots(cache):
-                if not has_time(cache):
-                    break
-                take(snapshot, Place(Origin.HUB_CACHE, owner))
+                self._take(snapshot, Place(Origin.HUB_CACHE, owner))
         for root in self._stores.lm_studio:
-            if has_time(root):
+            if self._has_time(root):
                 self._watch(root)
-                take(root, Place(Origin.LM_STUDIO))
+                self._take(root, Place(Origin.LM_STUDIO))
         for root in self._stores.ollama:
-            if has_time(root):
-                found, wrong = ollama_models(root, on_directory=self._watch)
-                models.extend(found)
-                problems.extend(wrong)
-        return Elsewhere(tuple(files), places, tuple(models), tuple(problems))
+            if self._has_time(root):
+                theirs = ollama_models(root, on_directory=self._watch, disk=self._disk)
+                self._ollama += theirs.models
+                self._problems += theirs.problems
+                self.unread += theirs.unread
+        found = Found(tuple(self._files), tuple(self._problems), tuple(self.unread))
+        return _Whole(found, self._places, tuple(self._ollama))
+
+    def _has_time(self, store: Path, unlooked: Path | None = None) -> bool:
+        """Whether there is time for a part of a store; where not, it is ``unlooked``."""
+        if self._timer() <= self._end:
+            return True
+        slow = Problem(where=shown(store), reason="it is too slow to be read whole")
+        if slow not in self._problems:
+            self._problems.append(slow)
+        self.unread.append(Unread(unlooked or store, "", lasting=True))
+        return False
+
+    def _take(self, root: Path, place: Place) -> None:
+        found = find_files(
+            (root,),
+            on_directory=self._watch,
+            most=_MAX_ENTRIES,
+            deepest=_MAX_DEPTH,
+            disk=self._disk,
+        )
+        self._files += found.files
+        self._problems += found.problems
+        self.unread += found.unread
+        self._places[root] = place
 
     def _snapshots(self, cache: Path) -> Iterator[tuple[str, Path]]:
         """Each repository of a cache: its name, and the directory of its current commit."""
         self._watch(cache)
-        for number, name in enumerate(_names(cache)):
+        for number, name in enumerate(self._names(cache, cache)):
             if number >= _MAX_REPOS:
                 return
-            if not name.startswith(_REPO_PREFIX):
-                continue
             repo = cache / name
-            snapshots = repo / "snapshots"
-            self._watch(snapshots)
+            if not name.startswith(_REPO_PREFIX) or not self._has_time(cache, repo):
+                continue
+            self._watch(repo / "snapshots")
             self._watch(repo / "refs/main")
-            current = _current(repo, snapshots)
+            current = self._current(repo)
             if current is not None:
                 yield name.removeprefix(_REPO_PREFIX).replace("--", "/"), current
 
-
-def _current(repo: Path, snapshots: Path) -> Path | None:
-    """The snapshot that ``refs/main`` names, else the one that changed last."""
-    names = _names(snapshots)
-    try:
-        with (repo / "refs/main").open("rb") as file:
-            commit = file.read(_MAX_REF).decode("ascii").strip()
-    except (OSError, ValueError):
+    def _current(self, repo: Path) -> Path | None:
+        """The snapshot that ``refs/main`` names, else the one that changed last."""
+        snapshots, ref = repo / "snapshots", repo / "refs/main"
+        names = self._names(snapshots, repo)
+        if not names:
+            return None
         commit = ""
-    if commit in names:
-        return snapshots / commit
-    return max((snapshots / name for name in names), key=_modified, default=None)
+        try:
+            commit = self._disk.beginning(ref, _MAX_REF).decode("ascii").strip()
+        except OSError as error:
+            if not self._disk.is_gone(ref, error):
+                # Another commit may be the current one, so all stays as it was.
+                self.unread.append(Unread.because(repo, error))
+                return None
+        except ValueError:
+            pass  # it names no commit
+        if commit in names:
+            return snapshots / commit
+        try:
+            return max(
+                (snapshots / name for name in names),
+                key=lambda path: self._disk.stat(path).st_mtime_ns,
+            )
+        except OSError as error:
+            self.unread.append(Unread.because(repo, error))
+            return None
+
+    def _names(self, directory: Path, behind: Path) -> list[str]:
+        """Of what is not hidden in it, sorted; where it cannot be read, ``behind`` is unread."""
+        try:
+            entries = self._disk.entries(directory, _MAX_ENTRIES)
+        except OSError as error:
+            if not self._disk.is_gone(directory, error):
+                self.unread.append(Unread.because(behind, error))
+            return []
+        except ValueError:
+            return []
+        return sorted(entry.name for entry in entries if not entry.name.startswith("."))
 
 
-def _names(directory: Path) -> list[str]:
-    """Of what is not hidden in it, sorted; nothing where it cannot be read."""
-    try:
-        with os.scandir(directory) as listing:
-            return sorted(entry.name for entry in listing if not entry.name.startswith("."))
-    except (OSError, ValueError):
-        return []
+class _Whole(NamedTuple):
+    """What one look has found."""
 
+    found: Found
+    places: Mapping[Path, Place]
+    ollama: tuple[OllamaModel, ...]
 
-def _modified(path: Path) -> int:
-    """The time of the last change; 0 where there is nothing."""
-    try:
-        return path.stat().st_mtime_ns
-    except (OSError, ValueError):
-        return 0
+    def keeping(self, before: Elsewhere) -> Elsewhere:
+        """With what was there ``before`` at or below places that could not be read now."""
+        unread = {one.path for one in self.found.unread}
+        known = {model.manifest for model in self.ollama}
+        models = list(self.ollama)
+        behind: set[Path] = set()
+        for model in before.ollama:
+            above = unread_above(model.manifest, unread)
+            if above is not None and model.manifest not in known:
+                models.append(model)
+                behind.add(above)
+        # What was never ours to read is no news.
+        found = self.found.keeping(Found(before.files, before.problems), behind=behind, quiet=True)
+        kept = {file.root for file in found.files} - self.places.keys()
+        places = {**self.places, **{root: before.places[root] for root in kept}}
+        return Elsewhere(found.files, places, tuple(models), found.problems)

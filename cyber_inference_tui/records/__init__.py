@@ -43,6 +43,7 @@ from cyber_inference_tui.records.models import (
     ModelRecord,
     ModelSettingRecord,
     ModelStatus,
+    ProblemRecord,
     SessionRecord,
 )
 from cyber_inference_tui.records.requests import (
@@ -110,6 +111,7 @@ __all__ = [
     "ModelUsage",
     "NetworkRecord",
     "NumberedLine",
+    "ProblemRecord",
     "RequestPhase",
     "RequestRecord",
     "ResourceSample",

@@ -48,7 +48,7 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     slots: int | None = None
     """Requests its server answers at once, where that is known."""
     vision: bool = False
-    """It has a projector beside it."""
+    """It has a projector."""
     embedding: bool = False
     """It makes vectors, not text."""
     origin: str = "models_dir"
@@ -80,6 +80,14 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """When it will be unloaded if nobody asks it; ``None`` while it is busy or stays."""
     error: str | None = None
     """Why it failed, or why its file cannot be read."""
+
+
+class ProblemRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Something here that is no model, and why (``GET /admin/problems``)."""
+
+    where: str
+    """A file or folder, or a table or alias in the settings."""
+    reason: str
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -148,8 +148,9 @@ class ConfigValueRecord(msgspec.Struct, frozen=True, kw_only=True):
 class ServiceEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Data of a ``service`` event.
 
-    ``state`` is ``started`` or ``stopping``; and, while a llama-server is got, ``installing``,
-    ``installed``, ``install failed`` or ``install cancelled``.
+    ``state`` is ``started`` or ``stopping``; ``problems`` when ``/admin/problems`` has changed;
+    and, while a llama-server is got, ``installing``, ``installed``, ``install failed`` or
+    ``install cancelled``.
     """
 
     state: str

@@ -11,12 +11,12 @@ import msgspec
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.gguf.architectures import makes_vectors
 from cyber_inference_tui.gguf.demo import DEMO_ID, write_demo
-from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.library.stores import Stores, find_stores
 from cyber_inference_tui.llama.expectation import told
 from cyber_inference_tui.llama.needs import Need, Source
-from cyber_inference_tui.records import ModelRecord, ModelStatus
+from cyber_inference_tui.records import ModelRecord, ModelStatus, ProblemRecord
 from cyber_inference_tui.scheduler.room import Verdict
 from cyber_inference_tui.scheduler.state import ModelState, idle_timeout
 from cyber_inference_tui.settings.schema import Settings
@@ -42,14 +42,27 @@ def library_for(settings: Settings, *, demo: bool, environ: Mapping[str, str]) -
 
     ``environ`` tells where other programs keep their models.
     """
-    return Library(
+    library = Library(models_dir=settings.models_dir, cache_file=settings.data_dir / "headers.json")
+    configure_library(library, settings, demo=demo, environ=environ)
+    return library
+
+
+def configure_library(
+    library: Library, settings: Settings, *, demo: bool, environ: Mapping[str, str]
+) -> None:
+    """Have ``library`` be that of these settings; what it knows of files stays. May block."""
+    library.reconfigure(
         models_dir=settings.models_dir,
         model_dirs=settings.model_dirs,
         model_settings=settings.models,
         extra={DEMO_ID: demo_path(settings)} if demo else {},
         stores=find_stores(environ) if settings.discover else Stores(),
-        cache_file=settings.data_dir / "headers.json",
     )
+
+
+def problem_records(catalog: Catalog) -> list[ProblemRecord]:
+    """What lies here and is no model, and why."""
+    return [ProblemRecord(where=one.where, reason=one.reason) for one in catalog.problems]
 
 
 def disk_paths(settings: Settings) -> tuple[Path, ...]:

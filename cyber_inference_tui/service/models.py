@@ -10,13 +10,21 @@ from cyber_inference_tui.errors import ConflictError
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.launch import Launcher
-from cyber_inference_tui.records import MemoryRoom, ModelDetails, ModelRecord, ModelStatus
+from cyber_inference_tui.records import (
+    MemoryRoom,
+    ModelDetails,
+    ModelRecord,
+    ModelStatus,
+    ProblemRecord,
+)
 from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.room import Survey
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.details import details_of
 from cyber_inference_tui.service.listing import (
+    configure_library,
     library_for,
+    problem_records,
     touched_record,
     unloaded_record,
     with_fit,
@@ -29,6 +37,8 @@ from cyber_inference_tui.settings.schema import Settings
 
 _SCAN_INTERVAL = 3.0
 
+_MOST_LOGGED = 20
+"""Files of one look; a folder of other files is named in part."""
 _IN_MEMORY = frozenset({ModelStatus.LOADING, ModelStatus.LOADED})
 
 _logger = logging.getLogger(__name__)
@@ -77,20 +87,28 @@ class Models:
 
     async def watch(self) -> None:
         """Look every few seconds for what has changed on the disk, until cancelled."""
+        failure = ""
         while True:
             await self.reckon(max_age=_SCAN_INTERVAL / 2)
             await asyncio.sleep(_SCAN_INTERVAL)
             try:
                 await self.scan()
-            except OSError as error:
-                _logger.warning("cannot read the model directories: %s", error)
+            except (OSError, MemoryError, RuntimeError) as error:
+                # No threads, no memory: the next look may find some again.
+                if str(error) != failure:
+                    _logger.warning("cannot look for models: %s", error)
+                failure = str(error)
+            else:
+                failure = ""
 
     async def scan(self) -> None:
         """Look now."""
         # Several may want one: the watch, a changed file, a deleted model.
         async with self._scanning:
-            before = self.catalog.models
+            former = self.catalog
             self.catalog = await asyncio.to_thread(self._library.scan)
+        before = former.models
+        self._tell_problems(former)
         for model_id, model in self.catalog.models.items():
             if before.get(model_id) != model:
                 self._scheduler.refresh(model)
@@ -98,6 +116,22 @@ class Models:
         for model_id in before.keys() - self.catalog.models.keys():
             self._scheduler.remove(model_id)
             self._news.model_gone(model_id)
+
+    def _tell_problems(self, former: Catalog) -> None:
+        """Log what cannot be used, once, and when something can be read again."""
+        known, now = _reasons(former), _reasons(self.catalog)
+        new = [where for where in now if where not in known]
+        for where in new[:_MOST_LOGGED]:
+            _logger.warning("%s: %s", where, now[where])
+        if len(new) > _MOST_LOGGED:
+            more = len(new) - _MOST_LOGGED
+            _logger.warning("%d more files cannot be used: list-models tells why", more)
+        unread = {one.where for one in self.catalog.problems if one.passing}
+        over = [one.where for one in former.problems if one.passing and one.where not in unread]
+        for where in over[:_MOST_LOGGED]:
+            _logger.info("%s: it can be read again, or is gone", where)
+        if former.problems != self.catalog.problems:
+            self._news.problems_changed()
 
     async def rescan(self) -> Catalog:
         """Look now, and reckon what is new; what there is then."""
@@ -107,8 +141,19 @@ class Models:
 
     async def configure(self, settings: Settings) -> None:
         """Take changed settings: other directories, other tables."""
-        self._library = library_for(settings, demo=self._demo, environ=self._environ)
+        await self._configure_library(settings)
         await self.scan()
+
+    async def _configure_library(self, settings: Settings) -> None:
+        # Not a new one: what the old one found stays known where it cannot be read just now.
+        async with self._scanning:
+            await asyncio.to_thread(
+                configure_library,
+                self._library,
+                settings,
+                demo=self._demo,
+                environ=self._environ,
+            )
 
     async def reckon(self, *, max_age: float = 0.0) -> None:
         """Reckon anew what models take and what fits, and tell where that has changed.
@@ -126,6 +171,10 @@ class Models:
         """Every local model, by id."""
         survey = self._scheduler.survey()
         return [self._record(model, survey) for _, model in sorted(self.catalog.models.items())]
+
+    def problems(self) -> list[ProblemRecord]:
+        """What lies here and is no model, and why."""
+        return problem_records(self.catalog)
 
     def record(self, model_id: str) -> ModelRecord:
         """One model by id or alias; raises ``ModelNotFoundError``."""
@@ -207,6 +256,13 @@ class Models:
         if not self._demo:
             await asyncio.to_thread(write_demo_for, self._settings)
             self._demo = True
-            self._library = library_for(self._settings, demo=True, environ=self._environ)
+            await self._configure_library(self._settings)
         await self.scan()
         return self.record(DEMO_ID)
+
+
+def _reasons(catalog: Catalog) -> dict[str, str]:
+    """Why files cannot be used, also those of models, by what they are shown as."""
+    reasons = {one.where: one.reason for one in catalog.problems}
+    broken = {model.id: model.problem for model in catalog.models.values() if model.problem}
+    return {**broken, **reasons}

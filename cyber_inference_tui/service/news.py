@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from cyber_inference_tui.records import LogEvent, ModelRecord
+from cyber_inference_tui.records import LogEvent, ModelRecord, ServiceEvent
 from cyber_inference_tui.service.events import EventBus
 
 _INTERVAL = 0.1
@@ -46,6 +46,10 @@ class News:
     def model_gone(self, model_id: str) -> None:
         """A model is not there any more."""
         self._events.publish("model", {"id": model_id, "status": None})
+
+    def problems_changed(self) -> None:
+        """Other files than before cannot be used."""
+        self._events.publish("service", ServiceEvent(state="problems"))
 
     def lines_came(self) -> None:
         """A log has new lines."""

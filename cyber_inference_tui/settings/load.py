@@ -6,7 +6,6 @@ unknown name, the nearest one that exists.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -41,6 +40,7 @@ from cyber_inference_tui.settings.values import (
     in_words,
     nearest,
 )
+from cyber_inference_tui.spelling import close_names
 from cyber_inference_tui.text import clean_line
 
 CONFIG_FILE = "config.toml"
@@ -259,7 +259,7 @@ class _Reader:
                 self._take_given(name, value, Source.ENV, variable)
                 continue
             # Another program may use the prefix, too: odd, but no reason not to start.
-            close = difflib.get_close_matches(name, KEYS, n=1)
+            close = close_names(name, KEYS, 1)
             hint = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
             self._warnings.append(clean_line(f"{variable}: unknown setting{hint}"))
         if options := sorted(filter(is_option_variable, self._environ)):

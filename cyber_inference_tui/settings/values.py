@@ -7,7 +7,6 @@ message, which may end in a log.
 from __future__ import annotations
 
 import datetime
-import difflib
 import math
 import re
 import tomllib
@@ -27,6 +26,7 @@ from cyber_inference_tui.settings.schema import (
     Key,
     RequestRules,
 )
+from cyber_inference_tui.spelling import close_names
 from cyber_inference_tui.text import clean_line
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
@@ -146,7 +146,7 @@ def alias_tables(
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``; did you mean …?`` when a known name is spelt much like ``name``, else nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = close_names(name, known, 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 

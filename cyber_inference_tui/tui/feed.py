@@ -185,6 +185,7 @@ class Feed:
         await self._read_active()
         await self._read_downloads()
         await self._read_install()
+        await self._read_problems()
         return status.last_event_id or None  # an older service does not tell
 
     async def _poll(self) -> None:
@@ -223,6 +224,12 @@ class Feed:
     async def _read_install(self) -> None:
         before = self.snapshot.install
         self._set(install=await self._part("install", self._client.install_state(), before, None))
+
+    async def _read_problems(self) -> None:
+        before = self.snapshot.problems
+        problems = await self._part("unusable files", self._client.problems(), before, ())
+        if tuple(problems) != before:
+            self._set(problems=tuple(problems))
 
     async def _read_status(self) -> None:
         status = await self._client.status()
@@ -318,6 +325,8 @@ class Feed:
         news = msgspec.json.decode(data, type=learned(ServiceEvent))
         if news.state == "stopping":
             self._set(happenings=self._with_happening("service", "is stopping", "busy"))
+        elif news.state == "problems":
+            self._wanted.add(self._read_problems)
         elif news.state.startswith("install"):
             self._wanted |= {self._read_install, self._read_status}
             if news.state != "installing":

@@ -13,6 +13,7 @@ from cyber_inference_tui.records import (
     MemoryRoom,
     ModelRecord,
     ModelStatus,
+    ProblemRecord,
     RequestRecord,
     ResourceSample,
     StatusRecord,
@@ -70,6 +71,8 @@ class Snapshot:
     """When ``status`` was read, by this machine's clock."""
     models: tuple[ModelRecord, ...] = ()
     """By id."""
+    problems: tuple[ProblemRecord, ...] = ()
+    """Files and settings that are no models."""
     sample: ResourceSample | None = None
     trend: tuple[TrendPoint, ...] = ()
     """Oldest first."""

@@ -10,7 +10,13 @@ import pytest
 from cyber_inference_tui import errors
 from cyber_inference_tui.cli import app_command, main, serve_command
 from cyber_inference_tui.cli.options import LOG_LEVELS, GlobalOptions
-from cyber_inference_tui.records import LogEvent, LogLine, ModelRecord, ModelStatus
+from cyber_inference_tui.records import (
+    LogEvent,
+    LogLine,
+    ModelRecord,
+    ModelStatus,
+    ProblemRecord,
+)
 from cyber_inference_tui.service.runtime import RuntimeRecord, write_runtime_file
 from cyber_inference_tui.settings.schema import Settings
 from tests.cli.conftest import CommandLine
@@ -56,6 +62,44 @@ def test_list_models_in_a_pipe_is_a_plain_table(call: CommandLine, at: list[str]
         "broken           failed    -             -        -        -  models_dir"
         "  Its file ends too early.",
         "other            unloaded  -             -        -        -  models_dir",
+    ]
+
+
+def unusable(stand_in: StandIn) -> None:
+    stand_in.answers["GET", "/admin/problems"] = [
+        ProblemRecord(where="/m/lora\x1b[31m.gguf", reason="it is an adapter")
+    ]
+
+
+def test_list_models_tells_below_what_cannot_be_used(
+    call: CommandLine, at: list[str], stand_in: StandIn
+) -> None:
+    unusable(stand_in)
+    lines = call("list-models", *at).out.splitlines()
+    assert lines[4:] == ["", "CANNOT BE USED", "/m/lora.gguf", "  it is an adapter"]
+    stand_in.models.clear()
+    assert call("list-models", *at).out.splitlines() == lines[5:]
+
+
+def test_list_models_as_json_has_it_after_the_models(
+    call: CommandLine, at: list[str], stand_in: StandIn
+) -> None:
+    unusable(stand_in)
+    records = json.loads(call("list-models", "--json", *at).out)
+    assert [record["id"] for record in records] == [LOADED.id, "broken", "other", None]
+    assert records[-1]["error"] == "it is an adapter"
+    assert records[-1]["path"].startswith("/m/lora")
+
+
+def test_list_models_without_a_service_tells_it_too(
+    call: CommandLine, nowhere: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "half.gguf.part").touch()
+    outcome = call("list-models", *nowhere, "--models-dir", str(tmp_path))
+    assert outcome.out.splitlines() == [
+        "CANNOT BE USED",
+        str(tmp_path / "half.gguf.part"),
+        "  it is an unfinished download",
     ]
 
 

@@ -37,6 +37,7 @@ from cyber_inference_tui.records import (
     ModelTotals,
     ModelUsage,
     NumberedLine,
+    ProblemRecord,
     RequestPhase,
     RequestRecord,
     ResourceSample,
@@ -334,17 +335,20 @@ async def test_details_memory_and_active_requests(stand_in: StandIn) -> None:
     at = datetime(2026, 1, 31, 12, tzinfo=UTC)
     details = ModelDetails(model=ModelRecord(id="a/b c"), facts={"layers": 2})
     room = MemoryRoom(pool="gpu", free_bytes=3)
+    problem = ProblemRecord(where="/m/lora.gguf", reason="it is an adapter")
     active = ActiveRequestRecord(
         number=1, at=at, model="m", path="/", phase=RequestPhase.ANSWERING, stream=True
     )
     stand_in.answers = {
         ("GET", "/admin/models/a%2Fb%20c/details"): details,
         ("GET", "/admin/memory"): [room],
+        ("GET", "/admin/problems"): [problem],
         ("GET", "/admin/requests/active"): [active],
     }
     async with ServiceClient(stand_in.url) as client:
         assert await client.details("a/b c") == details
         assert await client.memory_room() == [room]
+        assert await client.problems() == [problem]
         assert await client.active_requests() == [active]
 
 

@@ -43,6 +43,7 @@ from cyber_inference_tui.records import (
     ModelRecord,
     ModelStatus,
     ModelTotals,
+    ProblemRecord,
     RequestRecord,
     ResourceSample,
     SessionRecord,
@@ -194,6 +195,9 @@ class StandInModels:
 
     async def details(self, model_id: str, /) -> ModelDetails:
         return ModelDetails(model=self.record(model_id), facts={"layers": 2})
+
+    def problems(self) -> list[ProblemRecord]:
+        return [ProblemRecord(where="/models/lora.gguf", reason="it is an adapter")]
 
     def room(self) -> list[MemoryRoom]:
         return [MemoryRoom(pool="memory", limit_bytes=8, free_bytes=4)]

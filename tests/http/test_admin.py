@@ -351,6 +351,10 @@ async def test_memory_and_active_requests() -> None:
                     "free_after_unloading_bytes": None,
                 }
             ]
+        async with front.client.get("/admin/problems") as answer:
+            assert await answer.json() == [
+                {"where": "/models/lora.gguf", "reason": "it is an adapter"}
+            ]
         async with front.client.get("/admin/requests/active") as answer:
             (active,) = await answer.json()
         assert (active["number"], active["phase"], active["position"]) == (7, "waiting", 1)

@@ -126,6 +126,7 @@ GUARDED = [
     ("DELETE", "/admin/install"),
     ("POST", "/admin/demo"),
     ("GET", "/admin/memory"),
+    ("GET", "/admin/problems"),
     ("GET", "/admin/install"),
     ("POST", "/admin/demo"),
     ("GET", "/admin/downloads"),

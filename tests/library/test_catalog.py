@@ -49,12 +49,27 @@ def test_an_unknown_name_is_answered_by_nobody() -> None:
     assert "--demo" in caught.value.hint
 
 
+def test_only_names_that_are_close_are_suggested() -> None:
+    here = catalog(gone=(), tiny=("gpt-4o",), **{"Qwen3-4B-Q4_K_M": ()})
+    hints = {}
+    for name in ("nope", "tinny", "gpt4o", "Qwen3-4B-Q8_0"):
+        with pytest.raises(ModelNotFoundError) as caught:
+            here.resolve(name)
+        hints[name] = caught.value.hint
+    assert hints == {
+        "nope": "See /v1/models or list-models for those that are.",
+        "tinny": "Near it: tiny.",
+        "gpt4o": "Near it: tiny.",
+        "Qwen3-4B-Q8_0": "Near it: Qwen3-4B-Q4_K_M.",
+    }
+
+
 def test_a_claimed_alias_is_nobodys() -> None:
     here = catalog(a=("x", "b", "mine"), b=("x",))
     assert here.models["a"].aliases == ("mine",)
     assert here.models["b"].aliases == ()
     assert here.resolve("b").id == "b"
-    with pytest.raises(ModelNotFoundError):
+    with pytest.raises(ModelNotFoundError, match="several models claim it: a, b"):
         here.resolve("x")
     assert [problem.where for problem in here.problems] == ['alias "b"', 'alias "x"']
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cyber_inference_tui.errors import ModelNotFoundError
+from cyber_inference_tui.settings.schema import ModelSettings
 from tests.gguf.headers import write_gguf
 from tests.library.conftest import Home
 
@@ -128,3 +130,86 @@ def test_directories_within_each_other_are_read_once(home: Home) -> None:
     catalog = home.scan(model_dirs=dirs)
     assert list(catalog.models) == ["a"]
     assert catalog.models["a"].removable
+
+
+def test_files_that_people_take_for_models_are_told_of(home: Home) -> None:
+    for name in (
+        "alone.gguf.part",
+        "both.gguf.crdownload",
+        "Cut.Q8_0.gguf.part1of2",
+        "Cut2.Q8_0.part1of2",
+        "old.gguf-split-a",
+        "pytorch_model.bin",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "readme.md",
+        "config.json",
+        "engine/weights.safetensors",
+    ):
+        path = home.models_dir / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    home.model("both.gguf")
+    table = ModelSettings(path=home.models_dir / "engine", command=("serve", "{path}"))
+    told = {
+        Path(one.where).name: one.reason for one in home.scan(model_settings={"e": table}).problems
+    }
+    assert set(told) == {
+        "alone.gguf.part",
+        "both.gguf",
+        "Cut.Q8_0.gguf.part1of2",
+        "Cut2.Q8_0.part1of2",
+        "old.gguf-split-a",
+        "pytorch_model.bin",
+        "model-00001-of-00002.safetensors",
+    }
+    assert "unfinished" in told["alone.gguf.part"]
+    assert "cat" in told["Cut.Q8_0.gguf.part1of2"]
+    assert "not in GGUF format" in told["pytorch_model.bin"]
+
+
+def test_a_pointer_of_git_lfs_is_told_apart(home: Home) -> None:
+    (home.models_dir / "p.gguf").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n"
+    )
+    assert "git lfs pull" in (home.scan().models["p"].problem or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "reason"),
+    [
+        ("lora.gguf", "lora", "adapter"),
+        ("lora.gguf", "LoRA.gguf", "adapter"),
+        ("sub/lora.gguf", "sub/lora", "adapter"),
+        ("alone.gguf.part", "alone", "unfinished"),
+        ("alone.gguf.part", "alone.gguf.part", "unfinished"),
+        ("Cut.Q8_0.gguf.part1of2", "Cut.Q8_0", "piece"),
+        ("Cut.Q8_0.part2of2", "Cut.Q8_0.part2of2", "piece"),
+        ("pytorch_model.bin", "pytorch_model", "GGUF format"),
+        ("bad\udcff.gguf", "bad\\xff", "UTF-8"),
+        ("bad\udcff.gguf", "bad\ufffd", "UTF-8"),
+        ("e\x1b[31mvil.gguf.part", "evil", "unfinished"),
+    ],
+)
+def test_who_asks_for_such_a_file_is_told_why(
+    home: Home, name: str, asked: str, reason: str
+) -> None:
+    home.model("tiny.gguf")
+    home.model(name, {"general.type": "adapter"})
+    catalog = home.scan()
+    with pytest.raises(ModelNotFoundError) as caught:
+        catalog.resolve(asked)
+    assert reason in caught.value.hint
+    assert caught.value.hint.isprintable()
+    assert str(home.models_dir) not in str(caught.value)
+    assert all(one.where.isprintable() and one.reason.isprintable() for one in catalog.problems)
+
+
+def test_who_asks_for_a_broken_link_or_a_pipe_is_told_why(home: Home) -> None:
+    (home.models_dir / "gone.gguf").symlink_to(home.root / "nothing")
+    os.mkfifo(home.models_dir / "pipe.gguf")
+    catalog = home.scan()
+    with pytest.raises(ModelNotFoundError, match="symbolic link to a file that is gone"):
+        catalog.resolve("gone")
+    with pytest.raises(ModelNotFoundError, match="not a regular file"):
+        catalog.resolve("pipe")

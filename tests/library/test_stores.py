@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.errors import ConflictError
+from cyber_inference_tui.errors import ConflictError, ModelNotFoundError
 from cyber_inference_tui.library.catalog import Catalog, Origin
 from cyber_inference_tui.library.stores import Stores, StoreScan, find_stores
 from cyber_inference_tui.settings.schema import ModelSettings
@@ -163,6 +163,8 @@ def test_manifests_cannot_lead_elsewhere(home: Home) -> None:
     catalog = scan(home, ol=store.root)
     assert not catalog.models
     assert [Path(one.where).parent.name for one in catalog.problems] == ["bad"]
+    with pytest.raises(ModelNotFoundError, match="its weights is gone"):
+        catalog.resolve("bad")
 
 
 def test_our_own_model_keeps_the_plain_id(home: Home) -> None:

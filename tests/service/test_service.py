@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import resource
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import pytest
 
 from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.records import ServiceEvent
 from cyber_inference_tui.service.service import Service, utc_now
 from cyber_inference_tui.settings.load import load
+from tests.gguf.headers import write_gguf
 
 
 def service_of(config: Path) -> Service:
@@ -60,3 +64,38 @@ async def test_a_guard_cannot_be_emptied_while_others_reach_it(config: Path, val
         assert config.read_text() == before
         await service.configuration.set("api_keys", ["other"])
         assert service.settings.api_keys == ("other",)
+
+
+async def test_what_cannot_be_used_is_logged_once_and_told_of(
+    config: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = config.parent / "data" / "models"
+    write_gguf(models / "x.gguf")
+    write_gguf(models / "lora.gguf", {"general.type": "adapter"})
+    (models / "empty.gguf").touch()
+    monkeypatch.setattr(logging.getLogger("cyber_inference_tui"), "propagate", True)
+
+    def logged(part: str) -> int:
+        return sum(part in message for message in caplog.messages)
+
+    async with service_of(config) as service, asyncio.timeout(30):
+        for _ in range(3):
+            await service.models.rescan()
+        assert [one.where for one in service.models.problems()] == [str(models / "lora.gguf")]
+        assert logged("it is an adapter") == 1
+        assert logged("empty: it is not a GGUF file") == 1
+        subscription = service.events.subscribe(frozenset({"service"}), None)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            for _ in range(3):
+                await service.models.rescan()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert set(service.catalog.models) == {"empty", "x"}
+        assert logged("it cannot be read: Too many open files") == 1
+        assert ServiceEvent(state="problems") in [one.data for one in await anext(subscription)]
+        for _ in range(2):
+            await service.models.rescan()
+        assert logged("it can be read again") == 1
+        assert logged("it is an adapter") == 1

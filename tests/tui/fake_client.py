@@ -39,6 +39,7 @@ from cyber_inference_tui.records import (
     ModelRecord,
     ModelStatus,
     ModelTotals,
+    ProblemRecord,
     RequestRecord,
     ResourceSample,
     SessionRecord,
@@ -157,6 +158,10 @@ class FakeClient:
     async def resource_history(self, seconds: int) -> list[ResourceSample]:
         self._ask("resource_history")
         return list(self.world.samples)
+
+    async def problems(self) -> list[ProblemRecord]:
+        self._ask("problems")
+        return list(self.world.problems)
 
     async def memory_room(self) -> list[MemoryRoom]:
         self._ask("memory_room")

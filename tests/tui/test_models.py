@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from textual.pilot import Pilot
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
-from cyber_inference_tui.records import Fit, ModelStatus
+from cyber_inference_tui.records import Fit, ModelStatus, ProblemRecord, ServiceEvent
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.charset import ASCII
 from cyber_inference_tui.tui.pages.models import ModelsPage
@@ -71,6 +71,30 @@ async def test_the_line_below_says_why() -> None:
         await shows(app, pilot, "enter opens its details")
         await at(app, pilot, PHI)
         await shows(app, pilot, "✖ The model needs more memory than the GPU has")
+
+
+async def test_what_cannot_be_used_is_told_below_the_table() -> None:
+    world = busy_world()
+    world.problems = [ProblemRecord(where="/m/lora.gguf", reason="it is an adapter \x1b[31m(LoRA)")]
+    async with on_models(world) as (app, client, pilot):
+        await shows(app, pilot, "✖ lora.gguf: it is an adapter (LoRA)")
+        world.problems += [
+            ProblemRecord(where=f"/m/{name}.gguf", reason="it is a pipe") for name in "abcd"
+        ]
+        client.publish("service", ServiceEvent(state="problems"))
+        await shows(app, pilot, "✖ a.gguf: it is a pipe", "and 3 more that cannot be used")
+        world.problems = []
+        client.publish("service", ServiceEvent(state="problems"))
+        await until(pilot, lambda: "a.gguf" not in screen_text(app))
+
+
+async def test_on_a_low_screen_one_line_counts_what_cannot_be_used() -> None:
+    world = empty_world()
+    world.problems = [
+        ProblemRecord(where=f"/m/{name}.gguf", reason="it is a pipe") for name in "ab"
+    ]
+    async with on_models(world, size=SMALL) as (app, _, pilot):
+        await shows(app, pilot, "2 files cannot be used")
 
 
 async def test_without_models_the_page_says_how_to_get_one() -> None:

@@ -35,6 +35,7 @@ from cyber_inference_tui.records import (
     ModelTotals,
     ModelUsage,
     NumberedLine,
+    ProblemRecord,
     RequestPhase,
     RequestRecord,
     ResourceSample,
@@ -60,6 +61,7 @@ class World:
 
     status: StatusRecord
     models: dict[str, ModelRecord] = field(default_factory=dict)
+    problems: list[ProblemRecord] = field(default_factory=list)
     samples: list[ResourceSample] = field(default_factory=list)
     rooms: list[MemoryRoom] = field(default_factory=list)
     active: list[ActiveRequestRecord] = field(default_factory=list)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from rich.cells import cell_len
 from textual.content import Content
 
-from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
+from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus, ProblemRecord
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.figures import age_text, countdown_text, memory_text
@@ -69,6 +70,28 @@ def chosen_content(
         (f"{gap}{hint}\n", STYLES["dim"]),
         (cut(plain(text), width, charset.ellipsis), STYLES[tone]),
     )
+
+
+def problems_content(
+    problems: Sequence[ProblemRecord], lines: int, width: int, charset: Charset
+) -> Content:
+    """At most ``lines`` lines of ``width`` cells: which files cannot be used, and why."""
+    shown = list(problems if len(problems) <= lines else problems[: max(1, lines - 1)])
+    sign = charset.status_sign(ModelStatus.FAILED)
+    texts = [f"{sign} {_file_name(one.where)}: {one.reason}" for one in shown]
+    more = len(problems) - len(shown)
+    if more and lines > 1:
+        texts.append(f"  and {more} more that cannot be used: list-models tells why")
+    elif more:
+        texts[0] = f"{sign} {len(problems)} files cannot be used: list-models tells why"
+    return Content.assemble(
+        ("\n".join(cut(plain(text), width, charset.ellipsis) for text in texts), STYLES["busy"])
+    )
+
+
+def _file_name(where: str) -> str:
+    """A path's last part; what is no path as it is."""
+    return where.rpartition("/")[2] if where.startswith("/") else where
 
 
 def _standing(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, Tone]:

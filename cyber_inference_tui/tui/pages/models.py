@@ -15,7 +15,7 @@ from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.model_actions import ASLEEP, ModelActions
 from cyber_inference_tui.tui.pages.model_details import details_content
-from cyber_inference_tui.tui.pages.model_lines import chosen_content
+from cyber_inference_tui.tui.pages.model_lines import chosen_content, problems_content
 from cyber_inference_tui.tui.pages.model_pane import DetailsPane, DetailsReader
 from cyber_inference_tui.tui.pages.model_rows import COLUMNS, Order, Rows, title_text
 from cyber_inference_tui.tui.snapshot import Snapshot
@@ -105,6 +105,7 @@ class ModelsPage(ModelActions):
             with Horizontal(id="middle"):
                 yield LiveTable(COLUMNS, charset=charset, id="table")
                 yield DetailsPane(id="details")
+            yield Static(id="problems")
             yield FilterLine("name, alias, architecture or quantization", id="filter")
             yield Static(id="line")
 
@@ -150,7 +151,17 @@ class ModelsPage(ModelActions):
         self._table.show_empty(self._empty(snapshot))
         title = title_text(len(self._table.rows), len(snapshot.models), self._wanted)
         self._update("#title", Content(title + self._hidden_order()))
+        self._show_problems(snapshot)
         self._show_chosen()
+
+    def _show_problems(self, snapshot: Snapshot) -> None:
+        """Below the table: what is here and is no model."""
+        box = self.query_one("#problems", Static)
+        box.display = bool(snapshot.problems) and (self._beside or not self._open)
+        if snapshot.problems:
+            room, charset = box.content_size.width or self.size.width, self.cyber.launch.charset
+            lines = 3 if self.has_class("-tall") else 1
+            self._update("#problems", problems_content(snapshot.problems, lines, room, charset))
 
     def _show_rows(self, snapshot: Snapshot) -> None:
         rows = self._rows.of(
