@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from http import HTTPStatus
+from typing import Any
 
+import msgspec
 from aiohttp import hdrs, web
 
 from cyber_inference_tui.errors import (
@@ -35,16 +37,30 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+# An event of a stream that tells an error: with its name, as llama-server sends it under
+# Anthropic's paths, or without one, as under OpenAI's.
+_ERROR_EVENT = re.compile(
+    rb'^(?:event: ?error\r?\ndata: ?|data: ?(?=\{"error"))([^\r\n]*)', re.MULTILINE
+)
+_ERROR_BEGINNINGS = (b"event: error", b'data: {"error"')
+_MAX_HELD = 64 * 1024
+
+RETRY_IN_VAIN = (b"x-should-retry", b"false")
+"""What the official clients of OpenAI and Anthropic obey. Without it they try 408, 409, 429 and all
+statuses from 500 up again."""
+
+
+def speaks_anthropic(path: str) -> bool:
+    """Whether clients of ``path`` read Anthropic's errors."""
+    return _ANTHROPIC_PATH.fullmatch(path) is not None
 
 
 def error_body(error: CyberError, path: str) -> bytes:
     """``error`` as JSON, in the shape that a client of ``path`` expects."""
     message = message_of(error)
-    if _ANTHROPIC_PATH.fullmatch(path):
-        kind = _ANTHROPIC_TYPES.get(error.status)
-        if kind is None:
-            kind = "invalid_request_error" if error.status < 500 else "api_error"
-        elif isinstance(error, ModelLoadError):
+    if speaks_anthropic(path):
+        kind = _anthropic_type(error.status)
+        if isinstance(error, ModelLoadError):
             kind = "api_error"
         return to_json(
             {"type": "error", "error": {"type": kind, "message": message, "code": error.code}}
@@ -59,6 +75,72 @@ def error_body(error: CyberError, path: str) -> bytes:
             }
         }
     )
+
+
+def _anthropic_type(status: int) -> str:
+    default = "invalid_request_error" if status < 500 else "api_error"
+    return _ANTHROPIC_TYPES.get(status, default)
+
+
+def in_anthropic_shape(body: bytes, status: int) -> bytes | None:
+    """An error of llama-server, told to a client of Anthropic's API.
+
+    ``body`` is ``{"error": {"message", "type", "code", …}}``, or the inner object alone, as in a
+    stream. All its fields but the type stay. ``None`` for what has the shape already, or has no
+    message.
+    """
+    try:
+        said: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(said, dict) or said.get("type") == "error":
+        return None
+    error = said.get("error", said)
+    if isinstance(error, str):
+        error = {"message": error}
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return None
+    code = error.get("code")
+    if isinstance(code, int) and 400 <= code < 600:
+        status = code
+    return to_json({"type": "error", "error": {**error, "type": _anthropic_type(status)}})
+
+
+class ErrorEvents:
+    """Puts the error events of a stream into Anthropic's shape; all else passes byte for byte."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take a piece of the stream; what of it may be passed on.
+
+        The beginning of an event that may be an error is held back, 64 KiB of it at most.
+        """
+        data, self._held = self._held + data, b""
+        start = data.rfind(b"\n\n") + 2 if b"\n\n" in data else data.startswith(b"\n")
+        last = data[start:]
+        if 0 < len(last) <= _MAX_HELD and any(
+            last.startswith(one) or one.startswith(last) for one in _ERROR_BEGINNINGS
+        ):
+            data, self._held = data[:start], last
+        return self._translated(data)
+
+    def rest(self) -> bytes:
+        """What was held back, at the stream's end."""
+        data, self._held = self._held, b""
+        return self._translated(data)
+
+    @staticmethod
+    def _translated(data: bytes) -> bytes:
+        if not any(one in data for one in _ERROR_BEGINNINGS):
+            return data
+
+        def event(found: re.Match[bytes]) -> bytes:
+            error = in_anthropic_shape(found[1], 500)
+            return found[0] if error is None else b"event: error\ndata: %b" % error
+
+        return _ERROR_EVENT.sub(event, data)
 
 
 def message_of(error: CyberError) -> str:
@@ -94,7 +176,7 @@ def error_response(error: CyberError, path: str) -> web.Response:
 
 def error_event(error: CyberError, path: str) -> bytes:
     """``error`` as the event that ends a stream which has begun already."""
-    prefix = b"event: error\n" if _ANTHROPIC_PATH.fullmatch(path) else b""
+    prefix = b"event: error\n" if speaks_anthropic(path) else b""
     return b"%bdata: %b\n\n" % (prefix, error_body(error, path))
 
 
