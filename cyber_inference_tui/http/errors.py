@@ -156,7 +156,10 @@ def message_of(error: CyberError) -> str:
 def error_response(error: CyberError, path: str) -> web.Response:
     """``error`` as an answer."""
     headers = {"X-Content-Type-Options": "nosniff"}
-    if error.retry_after is not None:
+    if error.permanent:
+        name, value = RETRY_IN_VAIN
+        headers[name.decode()] = value.decode()
+    elif error.retry_after is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, InvalidApiKeyError | AdminLoginError):
         headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="cyber-inference"'

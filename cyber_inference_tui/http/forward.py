@@ -163,9 +163,11 @@ class Forwarder:
             except CyberError as error:
                 if isinstance(error, ShuttingDownError):
                     raise
-                raise UpstreamError(
+                failed = UpstreamError(
                     f"{lost.message} It was not possible to try again: {error.message}"
-                ) from error
+                )
+                failed.needs_person = error.permanent
+                raise failed from error
             lease.again()
             turn.begin_trial()
             await self._use(lease, request, target, answer, entry=entry, turn=turn)
