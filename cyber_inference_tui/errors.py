@@ -169,6 +169,15 @@ class RequestTooLargeError(CyberError):
     type = "invalid_request_error"
 
 
+class TooManyConnectionsError(CyberError):
+    """As many clients are being answered as the limit of open files allows."""
+
+    code = "too_many_connections"
+    status = 503
+    type = "server_error"
+    retry_after = 1.0
+
+
 class QueueFullError(CyberError):
     """``max_queue`` requests wait for this model already."""
 

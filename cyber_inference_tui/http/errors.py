@@ -9,6 +9,14 @@ from typing import Any
 
 import msgspec
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import (
+    BadHttpMethod,
+    BadStatusLine,
+    HttpProcessingError,
+    InvalidHeader,
+    InvalidURLError,
+    LineTooLong,
+)
 
 from cyber_inference_tui.errors import (
     AdminLoginError,
@@ -21,6 +29,13 @@ from cyber_inference_tui.errors import (
     RequestTooLargeError,
 )
 from cyber_inference_tui.records import to_json
+from cyber_inference_tui.text import clean_line
+
+MAX_TARGET_BYTES = 8190
+MAX_FIELD_BYTES = 8192
+"""Of a header's value. Another number than the target's: the parser tells only which limit it was
+that a request exceeds."""
+MAX_HEADERS = 128
 
 _MAX_MESSAGE = 64 * 1024
 _ANTHROPIC_PATH = re.compile(r"(?:/upstream/.+)?/v1/messages(?:/.*)?")
@@ -153,7 +168,9 @@ def message_of(error: CyberError) -> str:
     return message
 
 
-def error_response(error: CyberError, path: str) -> web.Response:
+def error_response(
+    error: CyberError, path: str, *, kind: type[web.Response] = web.Response
+) -> web.Response:
     """``error`` as an answer."""
     headers = {"X-Content-Type-Options": "nosniff"}
     if error.permanent:
@@ -165,7 +182,7 @@ def error_response(error: CyberError, path: str) -> web.Response:
         headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="cyber-inference"'
     elif isinstance(error, MethodNotAllowedError) and error.allow:
         headers[hdrs.ALLOW] = ", ".join(error.allow)
-    response = web.Response(
+    response = kind(
         body=error_body(error, path),
         status=error.status,
         content_type="application/json",
@@ -190,6 +207,20 @@ def internal_error() -> CyberError:
 
 class BrokenBodyError(InvalidRequestError):
     """The request's body cannot be read to its end, so nothing behind it can be told apart."""
+
+
+class TargetTooLongError(InvalidRequestError):
+    """The request's path and query are longer than ``MAX_TARGET_BYTES``."""
+
+    code = "uri_too_long"
+    status = 414
+
+
+class HeadTooLargeError(InvalidRequestError):
+    """A header is longer than ``MAX_FIELD_BYTES``, or there are more than ``MAX_HEADERS``."""
+
+    code = "headers_too_large"
+    status = 431
 
 
 class _HttpError(CyberError):
@@ -224,11 +255,31 @@ def method_not_allowed(method: str, path: str, allow: tuple[str, ...]) -> Method
     )
 
 
-def from_parser(status: int, message: str) -> CyberError:
-    """A request that is not HTTP, as aiohttp's parser describes it."""
-    first = message.strip().splitlines()[:1]
-    text = "".join(first).rstrip(" .:") or "it cannot be parsed"
-    sentence = f"The request is not valid HTTP: {text}."
-    if status == 400:
-        return InvalidRequestError(sentence)
-    return _HttpError(sentence, status)
+def from_parser(error: BaseException | None) -> CyberError:
+    """A request that aiohttp's parser refuses; nothing of what it sent is told back."""
+    text = "it cannot be parsed"
+    match error:
+        case LineTooLong(args=(_, limit, *_)) if limit == MAX_TARGET_BYTES:
+            return TargetTooLongError(
+                f"The request's target is longer than {MAX_TARGET_BYTES} bytes."
+            )
+        case LineTooLong():
+            return HeadTooLargeError(
+                f"A header of the request is longer than {MAX_FIELD_BYTES} bytes.",
+                hint="Perhaps the client sends cookies of other services.",
+            )
+        case InvalidHeader():
+            text = "a header has characters that no header may have"
+        case InvalidURLError():
+            text = "its target is no URL"
+        case BadHttpMethod(message=message) if "HTTPS" in message:
+            text = "it is TLS, and this port speaks plain HTTP: use http://"
+        case BadStatusLine(message=message) if message.startswith("Bad status line"):
+            text = "its first line is none of HTTP"
+        case HttpProcessingError(message=message) if message.startswith("Too many headers"):
+            return HeadTooLargeError(f"The request has more than {MAX_HEADERS} headers.")
+        case HttpProcessingError(message=message):
+            # The parser's own words; what follows on the next lines is the request's text.
+            first = clean_line(message.strip().split("\n")[0], limit=200)
+            text = first.rstrip(" .:") or text
+    return InvalidRequestError(f"The request is not valid HTTP: {text}.")

@@ -417,6 +417,7 @@ async def serving(
     heartbeat: float = 15.0,
     send_timeout: float = 60.0,
     head_timeout: float = 60.0,
+    most_connections: int | None = None,
     login: AdminLogin | None = None,
 ) -> AsyncIterator[Front]:
     """Serve as the real service does, until the block ends."""
@@ -425,6 +426,7 @@ async def serving(
     runner = Runner(
         app,
         head_timeout=head_timeout,
+        most_connections=most_connections,
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=2.0,
