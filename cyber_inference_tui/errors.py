@@ -56,12 +56,18 @@ class InvalidRequestError(CyberError):
 
 
 class ModelNotFoundError(CyberError):
-    """No local model has this id or alias."""
+    """No local model has this id or alias, ``name``."""
 
     code = "model_not_found"
     status = 404
     type = "invalid_request_error"
     exit_code = 4
+
+    def __init__(
+        self, message: str, *, hint: str = "", param: str | None = None, name: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint, param=param)
+        self.name = name
 
 
 class NotFoundError(CyberError):

@@ -333,6 +333,7 @@ class StandInService:
         self.records = {model_id: ModelRecord(id=model_id) for model_id in ids}
         self.calls: list[tuple[Any, ...]] = []
         self.failure: Exception | None = None
+        self.refusals: list[tuple[RequestRecord, str]] = []
         self.configuration = StandInConfiguration()
         self.past_requests: list[RequestRecord] = []
         self.past_sessions: list[SessionRecord] = []
@@ -376,6 +377,9 @@ class StandInService:
     ) -> list[SessionRecord]:
         self.calls.append(("sessions", limit, before, model, since))
         return self.past_sessions[:limit]
+
+    def note_refusal(self, record: RequestRecord, code: str, /) -> None:
+        self.refusals.append((record, code))
 
     def queue(self) -> list[WaitingRecord]:
         return self.line
