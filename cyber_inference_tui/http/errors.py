@@ -29,7 +29,7 @@ from cyber_inference_tui.errors import (
     RequestTooLargeError,
 )
 from cyber_inference_tui.records import to_json
-from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.text import clean_line, clean_text
 
 MAX_TARGET_BYTES = 8190
 MAX_FIELD_BYTES = 8192
@@ -163,6 +163,8 @@ def message_of(error: CyberError) -> str:
     message = str(error)
     if isinstance(error, ModelLoadError) and error.log_tail:
         message = "\n".join((message, *error.log_tail))
+    # It may quote the request.
+    message = clean_text(message)
     if len(message) > _MAX_MESSAGE:
         message = f"{message[:_MAX_MESSAGE]}…"
     return message
