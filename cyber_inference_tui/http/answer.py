@@ -63,8 +63,8 @@ class Answer:
         self.status = 0
         """The HTTP status that the client was sent, once it has begun."""
         self.keep_alive = bool(request.keep_alive)
-        self.may_comment = (stream and request.method == "POST") or (
-            request.headers.get(hdrs.ACCEPT) == "text/event-stream"
+        self.may_comment = request.method in {"GET", "POST"} and (
+            stream or request.headers.get(hdrs.ACCEPT) == "text/event-stream"
         )
         """Whether the client reads events, of which comments can be a part."""
 

@@ -660,9 +660,13 @@ async def test_a_quick_failure_has_its_status() -> None:
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-async def test_others_get_no_comments(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("accept", ["application/json, text/event-stream", "*/*"])
+async def test_others_get_no_comments(
+    version: str, accept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     impatient(monkeypatch)
-    data = post(b'{"model":"m"}', "Connection: close", version=version)
+    body = b'{"model":"m"}'
+    data = post(body, "Connection: close", f"Accept: {accept}", version=version)
     async with forwarding(Recorder()) as world:
         world.launcher.gate.clear()
         waiting = asyncio.ensure_future(to_the_end(world.front.port, data))
