@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+_PASSING = frozenset({408, 409, 429})
+"""Statuses below 500 of what may be over by itself: silence, a conflict, too many requests."""
+
 
 class CyberError(Exception):
     """Base of all errors a person may read.
@@ -24,6 +27,9 @@ class CyberError(Exception):
 
     retry_after: float | None = None
     """Seconds after which another try may succeed, where that is known."""
+    needs_person: bool = False
+    """Whether the same request fails until somebody changes something, though its status is one
+    of a passing failure."""
 
     def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
         super().__init__(message)
@@ -33,6 +39,11 @@ class CyberError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+    @property
+    def permanent(self) -> bool:
+        """Whether sending the same request again cannot cure it."""
+        return self.needs_person or (400 <= self.status < 500 and self.status not in _PASSING)
 
 
 class InvalidRequestError(CyberError):
@@ -45,12 +56,18 @@ class InvalidRequestError(CyberError):
 
 
 class ModelNotFoundError(CyberError):
-    """No local model has this id or alias."""
+    """No local model has this id or alias, ``name``."""
 
     code = "model_not_found"
     status = 404
     type = "invalid_request_error"
     exit_code = 4
+
+    def __init__(
+        self, message: str, *, hint: str = "", param: str | None = None, name: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint, param=param)
+        self.name = name
 
 
 class NotFoundError(CyberError):
@@ -158,6 +175,15 @@ class RequestTooLargeError(CyberError):
     type = "invalid_request_error"
 
 
+class TooManyConnectionsError(CyberError):
+    """As many clients are being answered as the limit of open files allows."""
+
+    code = "too_many_connections"
+    status = 503
+    type = "server_error"
+    retry_after = 1.0
+
+
 class QueueFullError(CyberError):
     """``max_queue`` requests wait for this model already."""
 
@@ -174,7 +200,8 @@ class ModelLoadError(CyberError):
     """The model's server did not come up, or did not stay.
 
     ``log_tail`` holds its last lines (plain text); ``out_of_memory`` = it wanted more memory than
-    there was, so that it may come up once there is more.
+    there was, so that it may come up once there is more; ``needs_person`` = it will not come up
+    before somebody changes its files, its settings or its program.
     """
 
     code = "model_load_failed"
@@ -188,10 +215,12 @@ class ModelLoadError(CyberError):
         hint: str = "",
         log_tail: tuple[str, ...] = (),
         out_of_memory: bool = False,
+        needs_person: bool = False,
     ) -> None:
         super().__init__(message, hint=hint)
         self.log_tail = log_tail
         self.out_of_memory = out_of_memory
+        self.needs_person = needs_person
 
 
 class InsufficientMemoryError(CyberError):
@@ -200,6 +229,7 @@ class InsufficientMemoryError(CyberError):
     code = "insufficient_memory"
     status = 503
     type = "server_error"
+    needs_person = True
 
 
 class QueueTimeoutError(CyberError):
@@ -248,6 +278,7 @@ class NoLlamaServerError(CyberError):
     code = "model_load_failed"
     status = 503
     exit_code = 6
+    needs_person = True
 
 
 class InstallError(CyberError):
@@ -363,3 +394,4 @@ class DiskFullError(CyberError):
 
     code = "disk_full"
     status = 507
+    needs_person = True

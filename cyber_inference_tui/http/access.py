@@ -36,7 +36,7 @@ _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,2048}")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = "GET, HEAD, POST, PUT, DELETE"
-_EXPOSED = "Retry-After, X-Last-Event-ID"
+_EXPOSED = "Retry-After, X-Should-Retry, X-Last-Event-ID"
 _CACHE_SIZE = 256
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 

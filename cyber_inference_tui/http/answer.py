@@ -6,12 +6,18 @@ import asyncio
 import logging
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import CyberError, UpstreamError
 from cyber_inference_tui.http.access import cors_headers
-from cyber_inference_tui.http.errors import error_event
+from cyber_inference_tui.http.errors import (
+    RETRY_IN_VAIN,
+    ErrorEvents,
+    error_event,
+    in_anthropic_shape,
+    speaks_anthropic,
+)
 from cyber_inference_tui.http.framing import BodyScanner, Framing, ResponseHead
 from cyber_inference_tui.http.renaming import Renaming
 from cyber_inference_tui.http.upstream import Exchange
@@ -22,6 +28,11 @@ SEND_TIMEOUT = 300.0
 
 _MAX_ERROR_BODY = 1 << 20
 _EVENT_STREAM = b"text/event-stream"
+# Reverse proxies hold an answer back until they have a few KiB of it. nginx, and others after its
+# example, pass a stream on as it comes if its head has this:
+# https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering
+_UNBUFFERED = (b"X-Accel-Buffering", b"no")
+_NOT_IMPLEMENTED = 501
 
 _logger = logging.getLogger(__name__)
 
@@ -44,7 +55,11 @@ class Answer:
         self._head: ResponseHead | None = None
         self._passage: Passage | None = None
         self._event_stream = False
+        self._framing = Framing.NONE
+        """How the client sees where its body ends, once the head is written."""
         self._rechunk = False
+        """Whether what comes for the body is put into chunks of ours."""
+        self._error_events: ErrorEvents | None = None
         self._held_head = b""
         self._answered = False
         self._most_unsent = 0
@@ -55,7 +70,10 @@ class Answer:
         self.status = 0
         """The HTTP status that the client was sent, once it has begun."""
         self.keep_alive = bool(request.keep_alive)
-        self.may_comment = stream and self._http11 and request.method == "POST"
+        self.may_comment = request.method in {"GET", "POST"} and (
+            stream or request.headers.get(hdrs.ACCEPT) == "text/event-stream"
+        )
+        """Whether the client reads events, of which comments can be a part."""
 
     @property
     def relayed(self) -> bool:
@@ -97,60 +115,105 @@ class Answer:
         return usage
 
     def comment(self, text: str) -> None:
-        """An SSE comment, so that the client sees that its request is alive."""
+        """An SSE comment, so that the client sees that its request is alive.
+
+        HTTP/1.0 has no chunks: there the end of the connection is the end of the stream.
+        """
         if not self._commented:
-            self._commented = self._event_stream = self._rechunk = True
+            self._commented = self._event_stream = True
+            self._rechunk = self._http11
             self._write_head(
                 200,
                 b"OK",
-                [(b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-cache")],
-                Framing.CHUNKED,
+                [
+                    (b"Content-Type", b"text/event-stream"),
+                    (b"Cache-Control", b"no-cache"),
+                    _UNBUFFERED,
+                ],
+                Framing.CHUNKED if self._http11 else Framing.CLOSE,
             )
-        self._write_chunk(f": {text}\n\n".encode())
+        self._write_part(f": {text}\n\n".encode())
 
     def forget(self) -> None:
         """Its server is lost and nothing it said is with the client: another one will answer."""
-        self._scanner = self._head = self._passage = None
+        self._scanner = self._head = self._passage = self._error_events = None
         self._held_head = b""
-        self._event_stream = self._rechunk = self._commented
-        self.keep_alive = bool(self._request.keep_alive)
+        self._event_stream = self._commented
+        self._rechunk = self._commented and self._http11
+        if not self._commented:
+            self.keep_alive = bool(self._request.keep_alive)
 
     async def relay(self, head: ResponseHead, exchange: Exchange) -> None:
-        """Pass a response on, whole."""
+        """Pass a response on, whole.
+
+        Its body passes byte for byte, but for errors under Anthropic's paths: they get its shape.
+        """
         self._head = head
         is_events = head.content_type.startswith(_EVENT_STREAM)
         if self._commented and not (head.status == 200 and is_events):
             await self._relay_as_event(head, exchange)
             return
+        translate = speaks_anthropic(self._request.path) and not _is_encoded(head)
+        if translate and head.status >= 400 and head.framing is Framing.LENGTH:
+            await self._relay_error(head, exchange)
+            return
+        if translate and is_events:
+            self._error_events = ErrorEvents()
         self._event_stream = is_events
-        decode = head.framing is Framing.CHUNKED and not self._http11
+        decode = head.framing is Framing.CHUNKED and (
+            not self._http11 or self._error_events is not None
+        )
         self._scanner = BodyScanner(head.framing, head.length, decode=decode)
         framed = head.framing is Framing.CHUNKED and not decode
         clock = asyncio.get_running_loop().time
         self._passage = Passage(self._scanner if framed else None, clock=clock)
-        # A body that ends with its connection gets a framing in which its end can be seen, and
-        # one behind comments keeps to theirs.
+        # A body that ends with its connection gets a framing in which its end can be seen. One
+        # behind comments keeps to theirs, and one that may change to none that tells a length.
         self._rechunk = self._http11 and (
-            head.framing is Framing.CLOSE
+            decode
+            or head.framing is Framing.CLOSE
             or (self._commented and head.framing is not Framing.CHUNKED)
+            or (self._error_events is not None and head.framing is Framing.LENGTH)
         )
-        if decode or (head.framing is Framing.CLOSE and not self._http11):
-            self.keep_alive = False
         if not self._commented:
-            framing = Framing.CHUNKED if self._rechunk else head.framing
-            headers = [one for one in head.headers if not _is_cors(one[0])]
+            framing = head.framing
+            if self._rechunk:
+                framing = Framing.CHUNKED
+            elif decode or (self._error_events is not None and framing is Framing.LENGTH):
+                framing = Framing.CLOSE
             # A body with a length is on its way already: its beginning goes out with the head.
             hold = framing is Framing.LENGTH and not self._scanner.done
             self._answered = not hold
-            self._write_head(head.status, head.reason, headers, framing, decode=decode, hold=hold)
+            headers = _headers(head, with_length=framing is head.framing)
+            self._write_head(head.status, head.reason, headers, framing, hold=hold)
         await exchange.copy(self._scanner, self._take, self._drain)
+        rest = b"" if self._error_events is None else self._error_events.rest()
         if self._renaming is not None:
-            self._pass(self._renaming.rest())
-        if self._rechunk:
-            self._write(b"0\r\n\r\n")
+            rest = self._renaming.of(rest) + self._renaming.rest()
+        self._pass(rest)
+        self._end_stream()
+
+    async def _relay_error(self, head: ResponseHead, exchange: Exchange) -> None:
+        """The server refuses: what it says, in the shape that the client reads."""
+        body = await self._collect(head, exchange)
+        body = in_anthropic_shape(body, head.status) or body
+        headers = _headers(head, with_length=False)
+        headers.append((b"Content-Length", b"%d" % len(body)))
+        self._write_head(head.status, head.reason, headers, Framing.LENGTH)
+        self._write(body)
 
     async def _relay_as_event(self, head: ResponseHead, exchange: Exchange) -> None:
         """The stream has begun with comments already, and the server answers with an error."""
+        body = (await self._collect(head, exchange)).strip()
+        if head.status == 200:
+            # It answered a streaming request with plain JSON: that is one event.
+            self._write_part(b"data: " + body.replace(b"\n", b" ") + b"\n\n")
+        else:
+            self._write_part(self._event_of(body, head.status))
+        self._end_stream()
+
+    async def _collect(self, head: ResponseHead, exchange: Exchange) -> bytes:
+        """The whole body, as content."""
         parts: list[bytes] = []
         size = 0
         scanner = BodyScanner(head.framing, head.length, decode=True)
@@ -165,39 +228,37 @@ class Answer:
             return True
 
         await exchange.copy(scanner, collect, self._drain)
-        self._passage, self._answered = passage, True
-        body = b"".join(parts).strip()
-        if self._renaming is not None:
-            body = self._renaming.of(body) + self._renaming.rest()
-        if head.status == 200:
-            # It answered a streaming request with plain JSON: that is one event.
-            self._write_chunk(b"data: " + body.replace(b"\n", b" ") + b"\n\n")
-        else:
-            try:
-                data = msgspec.json.encode(
-                    msgspec.json.decode(body, type=learned(dict[str, msgspec.Raw]))
-                )
-                self._write_chunk(b"data: " + data + b"\n\n")
-            except msgspec.MsgspecError:
-                text = body[:500].decode("utf-8", "replace")
-                error = UpstreamError(f"The model's server answered {head.status}: {text}")
-                self._write_chunk(error_event(error, self._request.path))
-        self._write(b"0\r\n\r\n")
+        self._scanner, self._passage, self._answered = scanner, passage, True
+        body = b"".join(parts)
+        return body if self._renaming is None else self._renaming.of(body) + self._renaming.rest()
+
+    def _event_of(self, body: bytes, status: int) -> bytes:
+        """The event for an error of the server."""
+        path = self._request.path
+        try:
+            data = msgspec.json.encode(
+                msgspec.json.decode(body, type=learned(dict[str, msgspec.Raw]))
+            )
+        except msgspec.MsgspecError:
+            text = body[:500].decode("utf-8", "replace")
+            return error_event(UpstreamError(f"The model's server answered {status}: {text}"), path)
+        if speaks_anthropic(path):
+            return b"event: error\ndata: %b\n\n" % (in_anthropic_shape(data, status) or data)
+        return b"data: %b\n\n" % data
 
     def fail(self, error: CyberError) -> None:
         """Something went wrong after the answer had begun: say so in the stream, or cut it."""
         scanner = self._scanner
-        sound = self._rechunk or (scanner is not None and scanner.at_boundary)
-        if self._event_stream and sound and not (scanner is not None and scanner.done):
+        at_boundary = scanner is not None and scanner.at_boundary
+        sound = self._rechunk or self._framing is Framing.CLOSE or at_boundary
+        if self._event_stream and sound and not self.complete:
             event = error_event(error, self._request.path)
             if scanner is not None:
                 # The server may have died in the middle of an event of its own.
                 event = b"\n\n" + event
-            if self._http11:
-                self._write_chunk(event)
-                self._write(b"0\r\n\r\n")
-            else:
-                self._write(event)
+            self._rechunk = self._framing is Framing.CHUNKED
+            self._write_part(event)
+            self._end_stream()
             return
         # A body with a length, or in the middle of a chunk: an early end is the only honest sign.
         _logger.warning("an answer was cut short: %s", error)
@@ -213,6 +274,10 @@ class Answer:
         transport = self._transport
         if transport is None or transport.is_closing():
             return True
+        if self._error_events is not None:
+            data = self._error_events.feed(data)
+            if not data:
+                return True
         if self._passage is not None:
             self._passage.take(data)
         if self._renaming is not None:
@@ -251,15 +316,16 @@ class Answer:
         headers: list[tuple[bytes, bytes]],
         framing: Framing,
         *,
-        decode: bool = False,
         hold: bool = False,
     ) -> None:
-        self.status = status
+        self.status, self._framing = status, framing
+        if framing is Framing.CLOSE:
+            self.keep_alive = False
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
         lines += [b"%b: %b\r\n" % header for header in headers]
         for name, value in cors_headers(self._request).items():
             lines.append(f"{name}: {value}\r\n".encode("latin-1"))
-        if framing is Framing.CHUNKED and not decode:
+        if framing is Framing.CHUNKED:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         lines.append(b"Connection: keep-alive\r\n" if self.keep_alive else b"Connection: close\r\n")
         lines.append(b"\r\n")
@@ -269,12 +335,33 @@ class Answer:
         self.begun = True
         self._write(b"".join(lines))
 
-    def _write_chunk(self, data: bytes) -> None:
-        self._write(b"%x\r\n%b\r\n" % (len(data), data))
+    def _write_part(self, data: bytes) -> None:
+        self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._rechunk else data)
+
+    def _end_stream(self) -> None:
+        """The last chunk, where the chunks are ours."""
+        if self._rechunk:
+            self._write(b"0\r\n\r\n")
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
+
+
+def _headers(head: ResponseHead, *, with_length: bool) -> list[tuple[bytes, bytes]]:
+    """The server's headers as the client gets them."""
+    found = [
+        (name, value)
+        for name, value in head.headers
+        if not _is_cors(name) and (with_length or name.lower() != b"content-length")
+    ]
+    if head.content_type.startswith(_EVENT_STREAM):
+        if all(name.lower() != b"x-accel-buffering" for name, _ in found):
+            found.append(_UNBUFFERED)
+    elif head.status == _NOT_IMPLEMENTED:
+        # What the server cannot do it will not do the next time: clients try 5xx again.
+        found.append(RETRY_IN_VAIN)
+    return found
 
 
 def _is_cors(name: bytes) -> bool:

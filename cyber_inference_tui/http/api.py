@@ -291,6 +291,9 @@ class ServiceApi(Protocol):
     def active_requests(self) -> list[ActiveRequestRecord]:
         """Every request that is not finished, the oldest first."""
 
+    def note_refusal(self, record: RequestRecord, code: str, /) -> None:
+        """A request was refused before its model was known."""
+
     async def sessions(
         self, *, limit: int, before: int | None, model: str | None, since: datetime | None
     ) -> list[SessionRecord]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
@@ -13,6 +15,7 @@ from cyber_inference_tui.http.access import ACCESS, Access, Area, Handler
 from cyber_inference_tui.http.admin import Admin
 from cyber_inference_tui.http.api import ServiceApi
 from cyber_inference_tui.http.configuration import ConfigurationPages
+from cyber_inference_tui.http.entry import refusal_record
 from cyber_inference_tui.http.errors import (
     error_response,
     from_http_exception,
@@ -87,7 +90,7 @@ def assemble(
     table.add("/{path:.*}", Area.MODEL, {"*": forward})
 
     access = Access(service, table.areas)
-    app = web.Application(middlewares=[_border(access, login)])
+    app = web.Application(middlewares=[_border(access, login, service)])
     app[ACCESS] = access
     table.register(app)
 
@@ -181,10 +184,22 @@ async def _expect_later(request: web.Request) -> None:
     """``Expect: 100-continue`` is answered once the request has passed the checks."""
 
 
-def _border(access: Access, login: AdminLogin) -> web.middleware:  # type: ignore[valid-type]
+def _border(access: Access, login: AdminLogin, service: ServiceApi) -> web.middleware:  # type: ignore[valid-type]
+    def refused(request: web.Request, error: CyberError, began: float) -> web.Response:
+        # Who finds no model has a client to set up, and looks for it among the requests. What a
+        # browser fetches for a page (its icon) is not meant for a model.
+        of_client = request.headers.get("Sec-Fetch-Dest", "empty") == "empty"
+        if access.area_of(request) is Area.MODEL and of_client:
+            seconds = time.monotonic() - began
+            at = utc_now() - timedelta(seconds=seconds)
+            record = refusal_record(request, error, at=at, seconds=seconds)
+            service.note_refusal(record, error.code)
+        return error_response(error, request.path)
+
     @web.middleware
     async def border(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Lets requests in, and every error out in the client's shape."""
+        began = time.monotonic()
         try:
             preflight = access.admit(request)
             if preflight is not None:
@@ -195,10 +210,10 @@ def _border(access: Access, login: AdminLogin) -> web.middleware:  # type: ignor
                 _continue(request)
             return await handler(request)
         except CyberError as error:
-            return error_response(error, request.path)
+            return refused(request, error, began)
         except web.HTTPException as error:
             problem = from_http_exception(error, request.method, request.path)
-            return error_response(problem, request.path)
+            return refused(request, problem, began)
         except Exception as error:
             transport = request.transport
             if transport is None or (isinstance(error, ConnectionError) and transport.is_closing()):

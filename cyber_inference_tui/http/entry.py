@@ -9,7 +9,7 @@ from typing import Self
 
 from aiohttp import web
 
-from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.errors import CyberError, ModelNotFoundError
 from cyber_inference_tui.http.answer import Answer
 from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.usage import Usage
@@ -20,8 +20,33 @@ from cyber_inference_tui.text import clean_line
 CLIENT_LEFT = 499
 """The status of a request whose client went away first (as nginx has it)."""
 
+_MAX_NAME_CHARACTERS = 200
 _MAX_PATH_CHARACTERS = 200
 _MAX_ERROR_CHARACTERS = 500
+
+
+def refusal_record(
+    request: web.Request, error: CyberError, *, at: datetime, seconds: float
+) -> RequestRecord:
+    """A request that came ``at`` and was refused, ``seconds`` later, before its model was known.
+
+    Its ``model`` is the name that the client asked for, empty where it gave none that was read.
+    """
+    name = error.name if isinstance(error, ModelNotFoundError) else ""
+    name = name or request.query.get("model") or request.headers.get("X-Model") or ""
+    return RequestRecord(
+        at=at,
+        model=clean_line(name, limit=_MAX_NAME_CHARACTERS),
+        path=clean_line(request.path, limit=_MAX_PATH_CHARACTERS),
+        status=error.status,
+        duration_seconds=round(seconds, 6),
+        client=request.remote or None,
+        error=_sentence(error),
+    )
+
+
+def _sentence(error: CyberError) -> str:
+    return clean_line(str(error), limit=_MAX_ERROR_CHARACTERS)
 
 
 class Entry:
@@ -133,7 +158,7 @@ class Entry:
         if self.client_left:
             return "The client went away before the end of its answer."
         if self.error is not None:
-            return clean_line(str(self.error), limit=_MAX_ERROR_CHARACTERS)
+            return _sentence(self.error)
         return self.usage.error
 
 

@@ -5,8 +5,18 @@ from __future__ import annotations
 import math
 import re
 from http import HTTPStatus
+from typing import Any
 
+import msgspec
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import (
+    BadHttpMethod,
+    BadStatusLine,
+    HttpProcessingError,
+    InvalidHeader,
+    InvalidURLError,
+    LineTooLong,
+)
 
 from cyber_inference_tui.errors import (
     AdminLoginError,
@@ -19,6 +29,13 @@ from cyber_inference_tui.errors import (
     RequestTooLargeError,
 )
 from cyber_inference_tui.records import to_json
+from cyber_inference_tui.text import clean_line, clean_text
+
+MAX_TARGET_BYTES = 8190
+MAX_FIELD_BYTES = 8192
+"""Of a header's value. Another number than the target's: the parser tells only which limit it was
+that a request exceeds."""
+MAX_HEADERS = 128
 
 _MAX_MESSAGE = 64 * 1024
 _ANTHROPIC_PATH = re.compile(r"(?:/upstream/.+)?/v1/messages(?:/.*)?")
@@ -35,16 +52,30 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+# An event of a stream that tells an error: with its name, as llama-server sends it under
+# Anthropic's paths, or without one, as under OpenAI's.
+_ERROR_EVENT = re.compile(
+    rb'^(?:event: ?error\r?\ndata: ?|data: ?(?=\{"error"))([^\r\n]*)', re.MULTILINE
+)
+_ERROR_BEGINNINGS = (b"event: error", b'data: {"error"')
+_MAX_HELD = 64 * 1024
+
+RETRY_IN_VAIN = (b"x-should-retry", b"false")
+"""What the official clients of OpenAI and Anthropic obey. Without it they try 408, 409, 429 and all
+statuses from 500 up again."""
+
+
+def speaks_anthropic(path: str) -> bool:
+    """Whether clients of ``path`` read Anthropic's errors."""
+    return _ANTHROPIC_PATH.fullmatch(path) is not None
 
 
 def error_body(error: CyberError, path: str) -> bytes:
     """``error`` as JSON, in the shape that a client of ``path`` expects."""
     message = message_of(error)
-    if _ANTHROPIC_PATH.fullmatch(path):
-        kind = _ANTHROPIC_TYPES.get(error.status)
-        if kind is None:
-            kind = "invalid_request_error" if error.status < 500 else "api_error"
-        elif isinstance(error, ModelLoadError):
+    if speaks_anthropic(path):
+        kind = _anthropic_type(error.status)
+        if isinstance(error, ModelLoadError):
             kind = "api_error"
         return to_json(
             {"type": "error", "error": {"type": kind, "message": message, "code": error.code}}
@@ -61,26 +92,99 @@ def error_body(error: CyberError, path: str) -> bytes:
     )
 
 
+def _anthropic_type(status: int) -> str:
+    default = "invalid_request_error" if status < 500 else "api_error"
+    return _ANTHROPIC_TYPES.get(status, default)
+
+
+def in_anthropic_shape(body: bytes, status: int) -> bytes | None:
+    """An error of llama-server, told to a client of Anthropic's API.
+
+    ``body`` is ``{"error": {"message", "type", "code", …}}``, or the inner object alone, as in a
+    stream. All its fields but the type stay. ``None`` for what has the shape already, or has no
+    message.
+    """
+    try:
+        said: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(said, dict) or said.get("type") == "error":
+        return None
+    error = said.get("error", said)
+    if isinstance(error, str):
+        error = {"message": error}
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return None
+    code = error.get("code")
+    if isinstance(code, int) and 400 <= code < 600:
+        status = code
+    return to_json({"type": "error", "error": {**error, "type": _anthropic_type(status)}})
+
+
+class ErrorEvents:
+    """Puts the error events of a stream into Anthropic's shape; all else passes byte for byte."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take a piece of the stream; what of it may be passed on.
+
+        The beginning of an event that may be an error is held back, 64 KiB of it at most.
+        """
+        data, self._held = self._held + data, b""
+        start = data.rfind(b"\n\n") + 2 if b"\n\n" in data else data.startswith(b"\n")
+        last = data[start:]
+        if 0 < len(last) <= _MAX_HELD and any(
+            last.startswith(one) or one.startswith(last) for one in _ERROR_BEGINNINGS
+        ):
+            data, self._held = data[:start], last
+        return self._translated(data)
+
+    def rest(self) -> bytes:
+        """What was held back, at the stream's end."""
+        data, self._held = self._held, b""
+        return self._translated(data)
+
+    @staticmethod
+    def _translated(data: bytes) -> bytes:
+        if not any(one in data for one in _ERROR_BEGINNINGS):
+            return data
+
+        def event(found: re.Match[bytes]) -> bytes:
+            error = in_anthropic_shape(found[1], 500)
+            return found[0] if error is None else b"event: error\ndata: %b" % error
+
+        return _ERROR_EVENT.sub(event, data)
+
+
 def message_of(error: CyberError) -> str:
     """What a person reads: the sentence, the way out, and a failed load's last log lines."""
     message = str(error)
     if isinstance(error, ModelLoadError) and error.log_tail:
         message = "\n".join((message, *error.log_tail))
+    # It may quote the request.
+    message = clean_text(message)
     if len(message) > _MAX_MESSAGE:
         message = f"{message[:_MAX_MESSAGE]}…"
     return message
 
 
-def error_response(error: CyberError, path: str) -> web.Response:
+def error_response(
+    error: CyberError, path: str, *, kind: type[web.Response] = web.Response
+) -> web.Response:
     """``error`` as an answer."""
     headers = {"X-Content-Type-Options": "nosniff"}
-    if error.retry_after is not None:
+    if error.permanent:
+        name, value = RETRY_IN_VAIN
+        headers[name.decode()] = value.decode()
+    elif error.retry_after is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, InvalidApiKeyError | AdminLoginError):
         headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="cyber-inference"'
     elif isinstance(error, MethodNotAllowedError) and error.allow:
         headers[hdrs.ALLOW] = ", ".join(error.allow)
-    response = web.Response(
+    response = kind(
         body=error_body(error, path),
         status=error.status,
         content_type="application/json",
@@ -94,7 +198,7 @@ def error_response(error: CyberError, path: str) -> web.Response:
 
 def error_event(error: CyberError, path: str) -> bytes:
     """``error`` as the event that ends a stream which has begun already."""
-    prefix = b"event: error\n" if _ANTHROPIC_PATH.fullmatch(path) else b""
+    prefix = b"event: error\n" if speaks_anthropic(path) else b""
     return b"%bdata: %b\n\n" % (prefix, error_body(error, path))
 
 
@@ -105,6 +209,20 @@ def internal_error() -> CyberError:
 
 class BrokenBodyError(InvalidRequestError):
     """The request's body cannot be read to its end, so nothing behind it can be told apart."""
+
+
+class TargetTooLongError(InvalidRequestError):
+    """The request's path and query are longer than ``MAX_TARGET_BYTES``."""
+
+    code = "uri_too_long"
+    status = 414
+
+
+class HeadTooLargeError(InvalidRequestError):
+    """A header is longer than ``MAX_FIELD_BYTES``, or there are more than ``MAX_HEADERS``."""
+
+    code = "headers_too_large"
+    status = 431
 
 
 class _HttpError(CyberError):
@@ -139,11 +257,31 @@ def method_not_allowed(method: str, path: str, allow: tuple[str, ...]) -> Method
     )
 
 
-def from_parser(status: int, message: str) -> CyberError:
-    """A request that is not HTTP, as aiohttp's parser describes it."""
-    first = message.strip().splitlines()[:1]
-    text = "".join(first).rstrip(" .:") or "it cannot be parsed"
-    sentence = f"The request is not valid HTTP: {text}."
-    if status == 400:
-        return InvalidRequestError(sentence)
-    return _HttpError(sentence, status)
+def from_parser(error: BaseException | None) -> CyberError:
+    """A request that aiohttp's parser refuses; nothing of what it sent is told back."""
+    text = "it cannot be parsed"
+    match error:
+        case LineTooLong(args=(_, limit, *_)) if limit == MAX_TARGET_BYTES:
+            return TargetTooLongError(
+                f"The request's target is longer than {MAX_TARGET_BYTES} bytes."
+            )
+        case LineTooLong():
+            return HeadTooLargeError(
+                f"A header of the request is longer than {MAX_FIELD_BYTES} bytes.",
+                hint="Perhaps the client sends cookies of other services.",
+            )
+        case InvalidHeader():
+            text = "a header has characters that no header may have"
+        case InvalidURLError():
+            text = "its target is no URL"
+        case BadHttpMethod(message=message) if "HTTPS" in message:
+            text = "it is TLS, and this port speaks plain HTTP: use http://"
+        case BadStatusLine(message=message) if message.startswith("Bad status line"):
+            text = "its first line is none of HTTP"
+        case HttpProcessingError(message=message) if message.startswith("Too many headers"):
+            return HeadTooLargeError(f"The request has more than {MAX_HEADERS} headers.")
+        case HttpProcessingError(message=message):
+            # The parser's own words; what follows on the next lines is the request's text.
+            first = clean_line(message.strip().split("\n")[0], limit=200)
+            text = first.rstrip(" .:") or text
+    return InvalidRequestError(f"The request is not valid HTTP: {text}.")

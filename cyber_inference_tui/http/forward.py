@@ -24,7 +24,7 @@ from cyber_inference_tui.errors import (
 )
 from cyber_inference_tui.http.answer import Answer
 from cyber_inference_tui.http.entry import Entry
-from cyber_inference_tui.http.errors import internal_error
+from cyber_inference_tui.http.errors import error_response, internal_error
 from cyber_inference_tui.http.framing import HOP_BY_HOP, BadResponseError
 from cyber_inference_tui.http.renaming import Renaming
 from cyber_inference_tui.http.stall import StalledError, StallWatch
@@ -89,8 +89,8 @@ class Forwarder:
     ``on_request`` is told of finished requests, each once, with a code for what went wrong if
     anything did: all that asked a model for something (the inference endpoints and any POST under
     ``/v1/``), and of the others (``/props``, ``/tokenize``, the files of a server's web page …)
-    those that failed. It hears of nothing that named no model there is. ``now`` gives the time of
-    day with its zone.
+    those that failed. An error that it raises is one of a request that has no record: its model is
+    not known. ``now`` gives the time of day with its zone.
     """
 
     def __init__(
@@ -123,7 +123,8 @@ class Forwarder:
         except CyberError as error:
             entry.error = error
             if not answer.begun:
-                raise
+                # Not raised: whoever meets it outside takes the request for one without a record.
+                return error_response(error, request.path)
             answer.fail(error)
         except (asyncio.CancelledError, ConnectionError):
             self._given_up(answer, entry)
@@ -175,9 +176,11 @@ class Forwarder:
             except CyberError as error:
                 if isinstance(error, ShuttingDownError):
                     raise
-                raise UpstreamError(
+                failed = UpstreamError(
                     f"{lost.message} It was not possible to try again: {error.message}"
-                ) from error
+                )
+                failed.needs_person = error.permanent
+                raise failed from error
             lease.again()
             turn.begin_trial()
             await self._use(lease, request, target, answer, entry=entry, turn=turn)

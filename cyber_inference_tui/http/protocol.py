@@ -1,9 +1,10 @@
 """The one place where aiohttp's own protocol is bent.
 
 A request that is no HTTP never reaches an application: aiohttp answers it by itself, in HTML or
-text, and logs a traceback for what is the client's mistake. Here it gets our error shape. And a
+text, and logs a traceback for what is the client's mistake. Here it gets our error shape. A
 connection on which no whole request ever arrives, which aiohttp keeps for good, is closed. A target
-in absolute form becomes a path and a ``Host`` before anything looks at it.
+in absolute form becomes a path and a ``Host`` before anything looks at it. And there are never more
+connections than the limit of open files allows.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 from aiohttp import hdrs, web
 from aiohttp.http_parser import RawRequestMessage
@@ -19,11 +21,23 @@ from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from cyber_inference_tui.http.errors import error_response, from_parser, internal_error
+from cyber_inference_tui.errors import TooManyConnectionsError
+from cyber_inference_tui.http.errors import (
+    MAX_FIELD_BYTES,
+    MAX_HEADERS,
+    MAX_TARGET_BYTES,
+    error_body,
+    error_response,
+    from_parser,
+    internal_error,
+)
 
 HEAD_TIMEOUT = 60.0
 """Seconds a new connection has for the head of its first request."""
 
+_LINGER = 2.0
+"""Seconds in which what a client still sends is read and dropped, after its last answer."""
+_WARNING_INTERVAL = 60.0
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE | re.DOTALL)
 
 _logger = logging.getLogger(__name__)
@@ -53,31 +67,80 @@ def in_origin_form(message: RawRequestMessage) -> RawRequestMessage:
     )
 
 
+class _LastAnswer(web.Response):
+    """Ends a connection whose client may still be sending.
+
+    Closed at once, with bytes unread, the connection would be reset, and the client might never
+    see this answer (RFC 9112, 9.6).
+    """
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the answer and our end of the connection; wait a moment for the client's."""
+        transport = self._req.transport if self._req is not None else None
+        await super().write_eof(data)
+        if transport is not None and transport.can_write_eof():
+            transport.write_eof()
+            # Cancelled when the client is gone.
+            await asyncio.sleep(_LINGER)
+
+
 class _Connection(RequestHandler):
     """A client's connection."""
 
-    __slots__ = ("_head_timeout", "_head_timer")
+    __slots__ = ("_head_timer",)
 
-    def __init__(self, server: web.Server, *, head_timeout: float, **kwargs: Any) -> None:
+    _manager: _Server | None
+
+    def __init__(self, server: _Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
-        self._head_timeout = head_timeout
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request, not for ever."""
         super().connection_made(transport)
-        self._head_timer = self._loop.call_later(self._head_timeout, self._close_if_silent)
+        server = cast("_Server", self._manager)
+        if not server.make_room():
+            cast("asyncio.Transport", transport).write(_refusal())
+            self.force_close()
+            return
+        server.idle[self] = None
+        self._head_timer = self._loop.call_later(server.head_timeout, self._close_if_silent)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client left, or was sent away."""
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+        if self._manager is not None:
+            self._manager.idle.pop(self, None)
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """With its whole head here a request is begun: its connection is in use."""
+        super().data_received(data)
+        if self._messages and self._manager is not None:
+            self._manager.idle.pop(self, None)
+
+    async def _handle_request(
+        self,
+        request: web.BaseRequest,
+        start_time: float | None,
+        request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    ) -> tuple[web.StreamResponse, bool]:
+        try:
+            return await super()._handle_request(request, start_time, request_handler)
+        finally:
+            if self._manager is not None and not self._messages and self.transport is not None:
+                self._manager.idle[self] = None
 
     def _close_if_silent(self) -> None:
         if self._request_count == 0:
             self.force_close()
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Log a defect; that the rest of a refused body is broken is none."""
+        if not isinstance(kwargs.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kwargs)
 
     def handle_error(
         self,
@@ -95,35 +158,88 @@ class _Connection(RequestHandler):
             problem = internal_error()
         else:
             _logger.debug("not HTTP from %s: %s", request.remote, message)
-            problem = from_parser(status, message or "")
-        response = error_response(problem, request.path)
+            problem = from_parser(exc)
+        # Nothing that follows can be told apart any more: it is dropped as it comes.
+        self._close = True
+        response = error_response(problem, request.path, kind=_LastAnswer)
         response.force_close()
+        # aiohttp takes what it could not parse for HTTP/1.0, where this goes without saying.
+        response.headers[hdrs.CONNECTION] = "close"
         return response
 
 
 class _Server(web.Server):
-    """Makes such connections."""
+    """Makes such connections, and knows which of them are idle."""
 
     head_timeout = HEAD_TIMEOUT
+    most_connections: int | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.idle: dict[_Connection, None] = {}
+        """Those without a request, the one that was used longest ago first."""
+        self._warned: float | None = None
+
+    def make_room(self) -> bool:
+        """Whether a new connection, counted already, may stay: an idle one is closed for it."""
+        if self.most_connections is None or len(self._connections) <= self.most_connections:
+            return True
+        for connection in self.idle:
+            del self.idle[connection]
+            connection.force_close()
+            return True
+        now = self._loop.time()
+        if self._warned is None or now - self._warned >= _WARNING_INTERVAL:
+            self._warned = now
+            _logger.warning(
+                "a client is turned away: all %d connections are in use, and the limit of open"
+                " files allows no more",
+                self.most_connections,
+            )
+        return False
 
     def __call__(self) -> RequestHandler:
-        return _Connection(self, head_timeout=self.head_timeout, loop=self._loop, **self._kwargs)
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+def _refusal() -> bytes:
+    error = TooManyConnectionsError("The service has no connection left.", hint="Try again later.")
+    body = error_body(error, "/")
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+        b"Content-Length: %d\r\nConnection: close\r\n\r\n%b"
+    ) % (len(body), body)
 
 
 class Runner(web.AppRunner):
     """``web.AppRunner`` whose connections answer every error in one shape.
 
-    ``head_timeout`` is in seconds; all else is as with ``web.AppRunner``.
+    ``head_timeout`` is in seconds. ``most_connections`` may be open at once: those without a
+    request make room for new ones, those with one are never cut. All else is as with
+    ``web.AppRunner``.
     """
 
-    __slots__ = ("_head_timeout",)
+    __slots__ = ("_head_timeout", "_most_connections")
 
     def __init__(
-        self, app: web.Application, *, head_timeout: float = HEAD_TIMEOUT, **kwargs: Any
+        self,
+        app: web.Application,
+        *,
+        head_timeout: float = HEAD_TIMEOUT,
+        most_connections: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        # Bodies are unpacked by ``read_body``, in one place and with answers of our own.
-        super().__init__(app, auto_decompress=False, **kwargs)
+        super().__init__(
+            app,
+            # Bodies are unpacked by ``read_body``, in one place and with answers of our own.
+            auto_decompress=False,
+            max_line_size=MAX_TARGET_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
+            max_headers=MAX_HEADERS,
+            **kwargs,
+        )
         self._head_timeout = head_timeout
+        self._most_connections = most_connections
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
@@ -140,4 +256,5 @@ class Runner(web.AppRunner):
             **plain._kwargs,
         )
         server.head_timeout = self._head_timeout
+        server.most_connections = self._most_connections
         return server

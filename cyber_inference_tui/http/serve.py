@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from cyber_inference_tui import __version__
+from cyber_inference_tui import __version__, descriptors
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.app import make_app
 from cyber_inference_tui.http.login import LOGIN_FILE, AdminLogin
@@ -72,6 +72,13 @@ def serve(
     if sys.stderr is not None:
         # Should a library bring the process down, what each thread did then goes where it logs.
         faulthandler.enable()
+    limit = descriptors.raise_limit()
+    if limit < descriptors.LEAST:
+        raise CyberError(
+            f"Only {limit} files may be open at once, and the service needs {descriptors.LEAST}.",
+            hint="Raise the limit: ulimit -n 1024, or LimitNOFILE=1024 in a systemd unit.",
+        )
+    connections = descriptors.most_connections(limit)
     ring = LogRing(now=utc_now)
     log_handler = configure_logging(loaded.settings.log_level, ring)
     with (
@@ -97,7 +104,7 @@ def serve(
         async def run() -> int:
             log_handler.attach()
             service = Service(loaded, demo=demo, environ=environ, flags=flags, service_log=ring)
-            return await _run(service, listener, on_ready)
+            return await _run(service, listener, on_ready, connections)
 
         return runner.run(run())
 
@@ -132,7 +139,9 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def _run(service: Service, listener: socket.socket, on_ready: Callable[[str], None]) -> int:
+async def _run(
+    service: Service, listener: socket.socket, on_ready: Callable[[str], None], connections: int
+) -> int:
     stop, hurry = asyncio.Event(), asyncio.Event()
     _on_signals(stop, hurry)
     host, port = listener.getsockname()[:2]
@@ -145,6 +154,7 @@ async def _run(service: Service, listener: socket.socket, on_ready: Callable[[st
         login = AdminLogin(service, data_dir / LOGIN_FILE)
         runner = Runner(
             make_app(service, login),
+            most_connections=connections,
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=_KEEP_ALIVE,

@@ -133,9 +133,10 @@ class Catalog:
                 f'"{shown}" may be any of {", ".join(sorted(owners))}.',
                 hint="Write its upper and lower case exactly.",
                 param="model",
+                name=shown,
             )
         raise ModelNotFoundError(
-            f'There is no model "{shown}".', hint=self._hint(name), param="model"
+            f'There is no model "{shown}".', hint=self._hint(name), param="model", name=shown
         )
 
     def _hint(self, name: str) -> str:

@@ -40,6 +40,11 @@ class Cause(StrEnum):
 
 
 _MEMORY = frozenset({Cause.NVMAP, Cause.OUT_OF_GPU_MEMORY, Cause.OUT_OF_MEMORY})
+# Another start with the same file, settings and program ends in the same way.
+_LASTING = frozenset(
+    {Cause.UNSUPPORTED_ARCHITECTURE, Cause.DAMAGED_FILE, Cause.BAD_ARGUMENT, Cause.BAD_TEMPLATE}
+    | {Cause.MISSING_LIBRARY, Cause.UNREADABLE_FILE, Cause.MISSING_FILE}
+)
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +61,11 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     def out_of_memory(self) -> bool:
         """Whether it may come up once there is more memory, of whatever kind."""
         return self.cause in _MEMORY
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether it will not come up before somebody changes something."""
+        return self.cause in _LASTING
 
 
 # The first rule whose pattern is found in a line names the cause; rules stand from the most to

@@ -11,10 +11,13 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable
+
+from cyber_inference_tui.descriptors import LIMITS_AT_START
 
 _PR_SET_PDEATHSIG = 1
 
@@ -85,7 +88,8 @@ class ProcessGuard:
 
 
 def die_with_parent() -> Callable[[], None] | None:
-    """What a child does before exec: ask the kernel to kill it when this process dies.
+    """What a child does before exec: ask the kernel to kill it when this process dies, and take
+    back the limit of open files that this process began with.
 
     Linux only (prctl(2)). The parent may have died already between fork and prctl: checked.
     """
@@ -96,6 +100,7 @@ def die_with_parent() -> Callable[[], None] | None:
 
     def prepare() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        resource.setrlimit(resource.RLIMIT_NOFILE, LIMITS_AT_START)
         if os.getppid() != parent:
             os._exit(1)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,10 @@ NO_PORT = "PORT"
 LOG_TAIL_LINES = 12
 _PORT_TRIES = 3
 _SETTLE_TIMEOUT = 0.25
+_SHORTAGES = frozenset(
+    {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY, errno.EINTR}
+)
+"""Why a program cannot be started now, and perhaps can in a moment."""
 _STOOD_STILL = 1.0
 """Seconds by which we may wake up late before that counts as having been stopped ourselves."""
 
@@ -239,7 +244,9 @@ class Launcher:
         when there is nothing to start. Cancelling it stops the process first.
         """
         if model.problem is not None:
-            raise ModelLoadError(f"{model.id} cannot be loaded: {model.problem.rstrip('.')}.")
+            raise ModelLoadError(
+                f"{model.id} cannot be loaded: {model.problem.rstrip('.')}.", needs_person=True
+            )
         binary = None if model.settings.command else await asyncio.to_thread(self._find_binary)
         avoid: set[int] = set()
         while True:
@@ -349,7 +356,10 @@ class Launcher:
         except (OSError, ValueError) as error:
             # ValueError: a NUL byte in an argument or in the environment.
             why = error.strerror if isinstance(error, OSError) else str(error)
-            raise ModelLoadError(f"cannot run {launch.argv[0]}: {why}.") from error
+            raise ModelLoadError(
+                f"cannot run {launch.argv[0]}: {why}.",
+                needs_person=not isinstance(error, OSError) or error.errno not in _SHORTAGES,
+            ) from error
         log.begin_run(server.pid, first=first)
         server.exited.add_done_callback(lambda _: log.end_run(server.pid))
         self.guard.add(server.pid)
@@ -377,6 +387,7 @@ class Launcher:
                 f"{launch.name} could not be loaded: {found.sentence}.",
                 log_tail=lines[-LOG_TAIL_LINES:],
                 out_of_memory=found.out_of_memory,
+                needs_person=found.needs_person,
             ) from None
         except BaseException as error:
             # A second cancel must not leave the process behind: the stop runs to its end, which

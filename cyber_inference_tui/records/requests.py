@@ -58,6 +58,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     """When it came."""
     model: str
+    """Of a request that was refused, the name that it asked for; empty = it gave none."""
     path: str
     status: int
     """The HTTP status that the client saw; 499 = it went away first."""

@@ -290,6 +290,9 @@ class Lives:
         if self._try_again(state, error):
             return
         state.alone = state.tried_again = False
+        if isinstance(error, ModelLoadError) and error.out_of_memory and not self._others():
+            # It had all the memory that models can have.
+            error.needs_person = True
         self.note_failure(state, error)
         _logger.warning("%s", error)
         self._owner.failed(state, error)
@@ -299,11 +302,7 @@ class Lives:
         where the settings allow that."""
         if not (isinstance(error, ModelLoadError) and error.out_of_memory) or state.tried_again:
             return False
-        others = [
-            other
-            for other in self._owner.states()
-            if other.status is ModelStatus.LOADED and not other.is_pinned
-        ]
+        others = self._others()
         if others:
             state.alone = True
             how = f"when {', '.join(sorted(other.model.id for other in others))} made room"
@@ -315,6 +314,14 @@ class Lives:
         _logger.warning("%s It is tried once more %s.", error, how)
         self._owner.again(state)
         return True
+
+    def _others(self) -> list[ModelState]:
+        """The loaded models that could make room for one that is being loaded."""
+        return [
+            other
+            for other in self._owner.states()
+            if other.status is ModelStatus.LOADED and not other.is_pinned
+        ]
 
     def _shrink(self, state: ModelState) -> bool:
         """Halve the context of the next load, if that is allowed and enough would be left."""
@@ -435,7 +442,10 @@ def again_in(failure: CyberError, seconds: float) -> ModelLoadError:
     """A failure, told to those who come before the next try is possible."""
     tail = failure.log_tail if isinstance(failure, ModelLoadError) else ()
     error = ModelLoadError(
-        failure.message, hint=f"The next try is possible in {seconds:.0f} s.", log_tail=tail
+        failure.message,
+        hint=f"The next try is possible in {seconds:.0f} s.",
+        log_tail=tail,
+        needs_person=failure.permanent,
     )
     error.retry_after = seconds
     return error

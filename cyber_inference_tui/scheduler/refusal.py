@@ -30,6 +30,7 @@ def refusal_error(
             f"{refusal.id} cannot be loaded: max_loaded_models is {settings.max_loaded_models},"
             f" and {names} cannot be unloaded (pinned).",
             hint="Unpin one, or raise max_loaded_models.",
+            needs_person=True,
         )
     cards = bool(reading.gpus)
     needed = in_words(refusal.needed, cards=cards)

@@ -216,7 +216,9 @@ class Scheduler:
         if state is None:
             return
         state.restart = False
-        self._admission.fail_all(state, ModelLoadError(f"{model_id} is not there any more."))
+        self._admission.fail_all(
+            state, ModelLoadError(f"{model_id} is not there any more.", needs_person=True)
+        )
         if state.status is ModelStatus.LOADED and state.leaving is None:
             state.leaving = Reason.REMOVED
         elif state.status is ModelStatus.LOADING:

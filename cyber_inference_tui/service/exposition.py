@@ -53,6 +53,10 @@ class _Snapshots(Collector):
         # A counter that begins with its first event is one that rate() does not see.
         counted = {label(model.id): Tally() for model in present.models}
         yield from _counted({**counted, **self._snapshot.tallies})
+        refused = _counter("refused_requests", "Requests that came to no model.", "code")
+        for code, count in self._snapshot.refusals.items():
+            refused.add_metric([code], count)
+        yield refused
         yield from _models(present.models)
         yield from _scheduler_memory(present.memory)
         yield from _host(present.sample)

@@ -164,7 +164,8 @@ def select_totals(connection: sqlite3.Connection) -> list[ModelTotals]:
         " count(CASE WHEN status >= 400 OR error IS NOT NULL THEN 1 END) AS failures,"
         " CAST(total(tokens_in) AS INTEGER) AS tokens_in,"
         " CAST(total(tokens_out) AS INTEGER) AS tokens_out, max(at) AS last_used_at"
-        " FROM requests GROUP BY model ORDER BY model"
+        # Refused requests that named no model are in no model's sums.
+        " FROM requests WHERE model != '' GROUP BY model ORDER BY model"
     )
     return _records(rows, ModelTotals)
 

@@ -7,6 +7,7 @@ make the text of them, so that it holds up nothing, and neither loads, wakes nor
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
@@ -49,6 +50,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     present: Present
     tallies: dict[str, Tally]
     """By the model's label."""
+    refusals: dict[str, int]
+    """Requests that were refused before their model was known, by the error's code."""
 
 
 class Metrics:
@@ -57,11 +60,16 @@ class Metrics:
     def __init__(self, present: Callable[[], Present]) -> None:
         self._present = present
         self._tallies = Tallies()
+        self._refusals: Counter[str] = Counter()
         self._scrape: asyncio.Task[bytes] | None = None
 
     def note_request(self, record: RequestRecord, error_code: str | None = None) -> None:
         """A request is finished; ``error_code`` says what went wrong, if anything did."""
         self._tallies.of(label(record.model)).add_request(record, error_code)
+
+    def note_refusal(self, code: str) -> None:
+        """A request was refused with this error before its model was known."""
+        self._refusals[code] += 1
 
     def note_session(self, record: SessionRecord) -> None:
         """A session has ended."""
@@ -101,7 +109,8 @@ class Metrics:
         for session in present.running[:MAX_MODELS]:
             # Counted for good when it ends.
             tallies.setdefault(label(session.model), Tally()).add_load(session)
-        return Snapshot(msgspec.structs.replace(present, models=models), tallies)
+        present = msgspec.structs.replace(present, models=models)
+        return Snapshot(present, tallies, dict(self._refusals))
 
     def _told_of(self, models: list[ModelRecord]) -> list[ModelRecord]:
         """Of too many models those that are in use, then those that were."""

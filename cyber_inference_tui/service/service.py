@@ -60,6 +60,7 @@ from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.news import News
 from cyber_inference_tui.service.offers import offers
+from cyber_inference_tui.service.refusals import Refusals
 from cyber_inference_tui.settings.load import Loaded
 from cyber_inference_tui.settings.schema import Settings
 
@@ -110,6 +111,7 @@ class Service:
         )
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
         self.metrics = Metrics(self._present)
+        self._refusals = Refusals(time.monotonic)
         self._binary: LlamaBinary | None = None
         self._binary_problem: str | None = None
         self._experience = Experience(on_new=self.history.add_measurement)
@@ -402,6 +404,13 @@ class Service:
         self.history.add_request(record)
         self.metrics.note_request(record, error_code)
         self.events.publish("request", record)
+
+    def note_refusal(self, record: RequestRecord, code: str) -> None:
+        """A request was refused before its model was known: count it, and keep some of them."""
+        self.metrics.note_refusal(code)
+        if self._refusals.keeps(code):
+            self.history.add_request(record)
+            self.events.publish("request", record)
 
     def _session_ended(self, record: SessionRecord) -> None:
         self.history.add_session(record)

@@ -337,6 +337,7 @@ class StandInService:
         self.records = {model_id: ModelRecord(id=model_id) for model_id in ids}
         self.calls: list[tuple[Any, ...]] = []
         self.failure: Exception | None = None
+        self.refusals: list[tuple[RequestRecord, str]] = []
         self.configuration = StandInConfiguration()
         self.past_requests: list[RequestRecord] = []
         self.past_sessions: list[SessionRecord] = []
@@ -381,6 +382,9 @@ class StandInService:
         self.calls.append(("sessions", limit, before, model, since))
         return self.past_sessions[:limit]
 
+    def note_refusal(self, record: RequestRecord, code: str, /) -> None:
+        self.refusals.append((record, code))
+
     def queue(self) -> list[WaitingRecord]:
         return self.line
 
@@ -421,6 +425,7 @@ async def serving(
     heartbeat: float = 15.0,
     send_timeout: float = 60.0,
     head_timeout: float = 60.0,
+    most_connections: int | None = None,
     login: AdminLogin | None = None,
 ) -> AsyncIterator[Front]:
     """Serve as the real service does, until the block ends."""
@@ -429,6 +434,7 @@ async def serving(
     runner = Runner(
         app,
         head_timeout=head_timeout,
+        most_connections=most_connections,
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=2.0,

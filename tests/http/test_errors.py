@@ -78,7 +78,12 @@ def test_a_failed_load_tells_its_last_lines() -> None:
 def test_messages_are_bounded_and_always_encodable() -> None:
     body = error_body(CyberError("ü" * 1_000_000), "/x")
     assert len(body) < 200_000
-    assert b"a?b" in error_body(CyberError("a\udcffb"), "/x")
+    assert b'"ab"' in error_body(CyberError("a\udcffb"), "/x")
+
+
+def test_what_a_message_quotes_is_harmless() -> None:
+    body = error_body(CyberError("no /x\x1b[31my\x07\u202ez\nthere"), "/x")
+    assert msgspec.json.decode(body)["error"]["message"] == "no /xyz\nthere"
 
 
 async def test_headers_that_belong_to_errors() -> None:

@@ -517,9 +517,9 @@ async def commented(world: World, data: bytes) -> bytes:
     try:
         writer.write(data)
         async with asyncio.timeout(LIMIT):
-            received = await reader.readuntil(b": loading m\n\n\r\n")
+            received = await reader.readuntil(b": loading m\n\n")
             world.launcher.progress(0.42)
-            received += await reader.readuntil(b": loading m 42%, about 1 s left\n\n\r\n")
+            received += await reader.readuntil(b": loading m 42%, about 1 s left\n\n")
             world.launcher.gate.set()
             return received + await reader.read()
     finally:
@@ -545,19 +545,82 @@ async def test_comments_while_it_loads_then_the_stream(
     assert events_of(unchunked(received)) == [{"n": 1}]
 
 
+@pytest.mark.parametrize("reply", LENGTHS, ids=["chunked", "length", "json"])
+@pytest.mark.parametrize("lines", [(), ("Connection: keep-alive",)])
+async def test_comments_reach_http_10_until_the_connection_ends(
+    reply: bytes, lines: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So speak reverse proxies in their default configuration."""
+    impatient(monkeypatch)
+    async with forwarding(Recorder(reply)) as world:
+        received = await commented(world, post(stream(), *lines, version="1.0"))
+    head, _, content = received.partition(b"\r\n\r\n")
+    assert head.count(b"HTTP/1.1 200 OK") == 1
+    assert b"Content-Type: text/event-stream" in head
+    # Else a proxy would keep the comments for itself.
+    assert b"X-Accel-Buffering: no" in head
+    assert b"Connection: close" in head
+    assert b"chunked" not in received
+    assert b"Content-Length" not in received
+    assert content.startswith(b": loading m\n\n")
+    assert events_of(content) == [{"n": 1}]
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        ("/completion", "POST"),
+        ("/infill", "POST"),
+        ("/v1/responses", "POST"),
+        ("/v1/messages", "POST"),
+        ("/upstream/m/v1/chat/completions", "POST"),
+        ("/upstream/m/events", "GET"),
+    ],
+)
+async def test_comments_in_every_kind_of_stream(
+    path: str, method: str, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch)
+    lines = ["Connection: close"]
+    if method == "GET":
+        data = head(
+            f"GET {path} HTTP/{version}", "Host: localhost", "Accept: text/event-stream", *lines
+        )
+    else:
+        data = post(stream(), *lines, path=path, version=version)
+    async with forwarding(Recorder(LENGTHS[0])) as world:
+        received = await commented(world, data)
+    content = unchunked(received) if version == "1.1" else received.partition(b"\r\n\r\n")[2]
+    assert events_of(content) == [{"n": 1}]
+
+
+async def test_a_stream_that_passes_is_not_held_back_by_a_proxy() -> None:
+    own = answer(*EVENTS, "X-Accel-Buffering: yes") + LAST
+    for reply, expected in ((LENGTHS[0], ["no"]), (own, ["yes"]), (answer(body=b"{}"), [])):
+        async with (
+            forwarding(Recorder(reply)) as world,
+            world.front.client.post(CHAT, data=stream()) as got,
+        ):
+            assert got.headers.getall("X-Accel-Buffering", []) == expected
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
 async def test_a_load_that_fails_after_comments_is_an_event(
-    monkeypatch: pytest.MonkeyPatch,
+    version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient(monkeypatch)
     async with forwarding(Recorder()) as world:
         world.launcher.failure = ModelLoadError("out of memory", log_tail=("E last",))
-        received = await commented(world, post(stream(), "Connection: close"))
-    (error,) = events_of(unchunked(received))
+        received = await commented(world, post(stream(), "Connection: close", version=version))
+    content = unchunked(received) if version == "1.1" else received.partition(b"\r\n\r\n")[2]
+    (error,) = events_of(content)
     assert isinstance(error, dict)
     assert error["error"]["code"] == "model_load_failed"
     assert "E last" in error["error"]["message"]
 
 
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
@@ -570,7 +633,7 @@ async def test_a_load_that_fails_after_comments_is_an_event(
     ],
 )
 async def test_an_error_of_the_server_after_comments_is_an_event(
-    reply: bytes, words: str, monkeypatch: pytest.MonkeyPatch
+    reply: bytes, words: str, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient(monkeypatch)
 
@@ -579,8 +642,8 @@ async def test_an_error_of_the_server_after_comments_is_an_event(
         await talk.say(reply)
 
     async with forwarding(script) as world:
-        received = await commented(world, post(stream(), "Connection: close"))
-    content = unchunked(received)
+        received = await commented(world, post(stream(), "Connection: close", version=version))
+    content = unchunked(received) if version == "1.1" else received.partition(b"\r\n\r\n")[2]
     assert words in content.decode()
     assert content.count(b'"error"') == 1
 
@@ -593,16 +656,14 @@ async def test_a_quick_failure_has_its_status() -> None:
             assert (await got.json())["error"]["code"] == "model_load_failed"
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        post(b'{"model":"m"}', "Connection: close"),
-        post(stream(), version="1.0"),
-    ],
-    ids=["no stream", "old client"],
-)
-async def test_others_get_no_comments(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize("accept", ["application/json, text/event-stream", "*/*"])
+async def test_others_get_no_comments(
+    version: str, accept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     impatient(monkeypatch)
+    body = b'{"model":"m"}'
+    data = post(body, "Connection: close", f"Accept: {accept}", version=version)
     async with forwarding(Recorder()) as world:
         world.launcher.gate.clear()
         waiting = asyncio.ensure_future(to_the_end(world.front.port, data))

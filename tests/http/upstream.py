@@ -185,6 +185,8 @@ class World:
         self.active: Callable[[], list[ActiveRequestRecord]] = list
         """The requests in the house, as they stand."""
         self.on_request = records.append
+        self.refusals: list[tuple[RequestRecord, str]] = []
+        """What the border noted, with the errors' codes."""
         self.codes: list[str | None] = []
         self.front = front
         self.scheduler = scheduler
@@ -251,6 +253,7 @@ async def forwarding(
             service = StandInService("m", settings=front_settings)
             async with serving(service, forwarder.handle) as front:
                 world = World(front, scheduler, launcher, records)
+                world.refusals = service.refusals
                 world.active = lambda: behind.active.records(scheduler.waits.positions())
                 yield world
                 await forwarder.close()

@@ -61,6 +61,8 @@ class ServiceProcess:
         self.errors_path = folder / "service.stderr"
         self.arguments = arguments
         self.environ = dict(environ)
+        self.wrapper: tuple[str, ...] = ()
+        """A program and its arguments that run the service's command."""
         self.url = ""
         self.port = 0
         self.process: subprocess.Popen[str] | None = None
@@ -86,7 +88,15 @@ class ServiceProcess:
         # Nothing of what other programs have on this machine is to be seen.
         own = {"HOME": str(home), "OLLAMA_MODELS": str(home / "ollama")}
         environ.update({**own, "PYTHONUNBUFFERED": "1", **self.environ})
-        command = [sys.executable, "-m", "cyber_inference_tui", "--no-ui", "--port", "0"]
+        command = [
+            *self.wrapper,
+            sys.executable,
+            "-m",
+            "cyber_inference_tui",
+            "--no-ui",
+            "--port",
+            "0",
+        ]
         command += ["--config", str(self.config_path), "--data-dir", str(self.data_dir)]
         with self.errors_path.open("ab") as errors:
             self.process = subprocess.Popen(

@@ -143,6 +143,8 @@ async def test_pages_and_filters_of_sessions(path: Path) -> None:
 
 async def test_totals(path: Path) -> None:
     async with open_history(path) as history:
+        # A refused request that named no model belongs to none.
+        history.add_request(request(model="", status=400, error="no name"))
         assert await history.totals() == []
         history.add_request(request(5, model="b", tokens_in=10, tokens_out=100))
         history.add_request(request(1, model="b", tokens_in=None, tokens_out=None, status=499))

@@ -107,6 +107,7 @@ def full() -> Counting:
             in_flight=2,
         )
     )
+    counting.metrics.note_refusal("model_not_found")
     counting.metrics.note_request(
         request(3, tokens_out=4, tokens_per_second=9.0, time_to_first_token_seconds=0.3)
     )
@@ -221,6 +222,17 @@ def test_endpoints(path: str, endpoint: str) -> None:
 )
 def test_status_classes(status: int, label: str) -> None:
     assert tallies.status_class(status) == label
+
+
+async def test_refused_requests_are_counted_by_code_alone() -> None:
+    counting = Counting(ModelRecord(id="m"))
+    for code in ("model_not_found", "invalid_api_key", "model_not_found"):
+        counting.metrics.note_refusal(code)
+    assert await counting.values("refused_requests_total") == [
+        ({"code": "model_not_found"}, 2),
+        ({"code": "invalid_api_key"}, 1),
+    ]
+    assert await counting.values("requests_total") == []
 
 
 async def test_models_as_they_stand() -> None:

@@ -400,6 +400,29 @@ async def test_o_opens_the_log_of_the_model() -> None:
         await until(pilot, lambda: app.current_mode == "logs")
 
 
+async def test_a_refused_request_is_seen_with_what_its_client_asked_for() -> None:
+    world = empty_world()
+    no_model = 'There is no model "gpt-4o". See /v1/models or list-models for those that are.'
+    refused = {"stream": False, "tokens_in": None, "tokens_out": None, "client": "192.0.2.7"}
+    world.requests = [
+        request(2, model="gpt-4o", status=404, error=no_model, **refused),
+        request(1, model="", status=400, error="The body is not valid JSON.", **refused),
+    ]
+    async with running(world) as (app, _, pilot):
+        await open_page(app, pilot)
+        await until(pilot, lambda: len(table(app).rows) == 2)
+        assert (cell(app, 0, 1), cell(app, 1, 1)) == ("gpt-4o", UNICODE.missing)
+        assert "404" in cell(app, 0, 3)
+        await pilot.press("enter")
+        await until(pilot, lambda: 'There is no model "gpt-4o"' in screen_text(app))
+        assert "192.0.2.7" in screen_text(app)
+        await pilot.press("escape", "down", "m")
+        # It has no model whose requests could be shown alone.
+        await until(pilot, lambda: len(table(app).rows) == 2)
+        await pilot.press("o")
+        await until(pilot, lambda: app.current_mode == "logs")
+
+
 async def test_older_requests_come_when_the_end_is_reached() -> None:
     async with running(long_world(500)) as (app, _, pilot):
         await open_page(app, pilot)

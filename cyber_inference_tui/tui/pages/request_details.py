@@ -54,7 +54,7 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
     lines += [
         ("came", f"{local:%Y-%m-%d %H:%M:%S}"),
         ("path", plain(record.path)),
-        ("model", plain(record.model)),
+        ("model", plain(record.model or charset.missing)),
         ("streamed", "yes" if record.stream else "no"),
         ("client", plain(record.client or charset.missing)),
     ]

@@ -147,7 +147,7 @@ def finished_row(record: RequestRecord, now: datetime, charset: Charset) -> Row:
         key=row_key(record),
         cells=(
             Cell(clock(record.at, now), "dim"),
-            plain(record.model),
+            plain(record.model or charset.missing),
             kind_of(record.path),
             Cell(outcome(record, charset), outcome_tone(record)),
             number_text(record.tokens_in, charset=charset),

@@ -355,7 +355,7 @@ class RequestsPage(Page):
         choice = self._history.choice
         record = self._selected()
         model = record.model if record is not None and choice.model is None else None
-        self._choose(Choice(model, choice.only_failures))
+        self._choose(Choice(model or None, choice.only_failures))
 
     def action_filter(self) -> None:
         """Let a text be typed."""
@@ -400,9 +400,9 @@ class RequestsPage(Page):
         self.redraw()
 
     async def action_log(self) -> None:
-        """Open the log of the selected request's model."""
+        """Open the log of the selected request's model; the service's where it has none."""
         if (record := self._selected()) is not None:
-            await self.cyber.open_log(record.model)
+            await self.cyber.open_log(record.model or "service")
 
     def action_copy(self) -> None:
         """Copy what is known of the selected request."""

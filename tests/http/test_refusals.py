@@ -1,0 +1,104 @@
+"""Requests that come to no model: noted once, with what a person needs to find their client."""
+
+from __future__ import annotations
+
+import pytest
+
+from cyber_inference_tui.errors import QueueFullError
+from tests.http.client_side import CHAT, post
+from tests.http.raw import ask, converse, head
+from tests.http.stand_in import StandInService, StandInSettings, serving
+from tests.http.upstream import Recorder, answer, forwarding
+
+GPT = b'{"model":"gpt-4o"}'
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code", "model", "words"),
+    [
+        (post(GPT), 404, "model_not_found", "gpt-4o", 'There is no model "gpt-4o"'),
+        (
+            post(b"{}", path="/upstream/other/v1/chat/completions"),
+            404,
+            "model_not_found",
+            "other",
+            "There is no model",
+        ),
+        (post(b"{}", path=f"{CHAT}?model=q"), 404, "model_not_found", "q", "There is no model"),
+        (post(b"{}", "X-Model: h"), 404, "model_not_found", "h", "There is no model"),
+        (post(b"{}"), 400, "invalid_request_error", "", "names no model"),
+        (post(b"not JSON"), 400, "invalid_request_error", "", "not valid JSON"),
+        (post(b"not JSON", "X-Model: m"), 400, "invalid_request_error", "m", "not valid JSON"),
+        (post(GPT, "Content-Encoding: gzip"), 400, "invalid_request_error", "", "compressed"),
+        (post(b" " * 3000), 413, "request_too_large", "", "larger than"),
+        (post(GPT, path="/v1/v1/chat/completions"), 404, "not_found", "", "no endpoint"),
+        (head(f"GET {CHAT} HTTP/1.1", "Host: localhost"), 405, "method_not_allowed", "", "POST"),
+        (head(f"GET {CHAT} HTTP/1.1", "Host: evil.example"), 403, "forbidden_host", "", "evil"),
+    ],
+)
+async def test_a_refused_request_is_noted(
+    data: bytes, status: int, code: str, model: str, words: str
+) -> None:
+    async with forwarding(Recorder(), max_body_size=2000) as world:
+        (got,) = await converse(world.front.port, data, count=1)
+        (noted,) = world.refusals
+        assert world.records == []
+    assert got.status == status
+    record, noted_code = noted
+    assert (record.status, noted_code, record.model) == (status, code, model)
+    assert data.split()[1].decode().startswith(record.path)
+    assert record.client == "127.0.0.1"
+    assert words in (record.error or "")
+
+
+async def test_what_came_to_a_model_is_not_noted_twice() -> None:
+    refusal = answer(body=b'{"error":{"message":"no"}}', status="400 Bad Request")
+    async with forwarding(Recorder(refusal)) as world:
+        assert (await converse(world.front.port, post(b'{"model":"m"}'), count=1))[0].status == 400
+        world.launcher.failure = QueueFullError("Too many wait.")
+        await world.launcher.servers[0].stop(0)
+        assert (await converse(world.front.port, post(b'{"model":"m"}'), count=1))[0].status == 429
+        assert len(world.records) == 2
+        assert world.refusals == []
+
+
+async def test_a_wrong_key_is_noted() -> None:
+    service = StandInService("m", settings=StandInSettings(api_keys=("right",)))
+    async with serving(service) as front:
+        got = await ask(front.port, "GET /v1/models HTTP/1.1", "Host: localhost", "X-Api-Key: bad")
+        assert got.status == 401
+    ((record, code),) = service.refusals
+    assert (record.status, record.path, code) == (401, "/v1/models", "invalid_api_key")
+    assert "bad" not in (record.error or "")
+
+
+@pytest.mark.parametrize(
+    ("target", "lines"),
+    [
+        ("/health", ()),
+        ("/admin/nothing", ()),
+        ("/favicon.ico", ("Sec-Fetch-Dest: image",)),
+    ],
+)
+async def test_what_was_not_meant_for_a_model_is_not_noted(
+    target: str, lines: tuple[str, ...]
+) -> None:
+    async with forwarding(Recorder()) as world:
+        data = head(f"PATCH {target} HTTP/1.1", "Host: localhost", *lines)
+        (got,) = await converse(world.front.port, data, count=1)
+        assert got.status in {404, 405}
+        assert world.refusals == []
+
+
+async def test_names_and_paths_are_short_and_harmless() -> None:
+    name = "\\u001b[31m" + "x" * 5000
+    async with forwarding(Recorder()) as world:
+        body = b'{"model":"%b"}' % name.encode().replace(b"\\\\", b"\\")
+        await converse(world.front.port, post(body), count=1)
+        await converse(world.front.port, post(GPT, path="/x%1b%0a" + "y" * 5000), count=1)
+        (by_name, _), (by_path, _) = world.refusals
+    assert by_name.model.startswith("xxx")
+    assert len(by_name.model) < 300
+    assert by_path.path.startswith("/xyyy")
+    assert len(by_path.path) < 300
+    assert len(by_path.error or "") < 600
