@@ -110,6 +110,8 @@ class Admission:
 
     def fail_all(self, state: ModelState, error: CyberError) -> None:
         """Nobody can be served who waits for it."""
+        if state.waiters:
+            self._on_detail(state.model.id)
         while state.waiters:
             waiter = state.waiters.popleft()
             self._one_less(state)

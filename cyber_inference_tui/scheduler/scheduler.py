@@ -83,9 +83,11 @@ class Scheduler:
         self._states: dict[str, ModelState] = {}
         self._experience = experience or Experience()
         self._ledger = Ledger(read_memory)
+        self._restarts = Restarts(launcher)
         self._lives = Lives(
             self,
             launcher=launcher,
+            restarts=self._restarts,
             ledger=self._ledger,
             experience=self._experience,
             on_session=on_session,
@@ -97,7 +99,6 @@ class Scheduler:
             self._states, self._admission, self._experience, max_connections=max_connections
         )
         """What those who wait can be told."""
-        self._restarts = Restarts(launcher)
         self._steps = Steps(self._decide)
         self._measuring: asyncio.Task[None] | None = None
         self._closing = False
@@ -177,22 +178,29 @@ class Scheduler:
     # Changes from outside
 
     def configure(self, settings: Settings) -> None:
-        """Take new settings. Limits apply at once; a server that would be started otherwise now is
-        restarted when its requests have ended."""
+        """Take new settings.
+
+        Limits apply at once. A server that would now be started in another way is restarted when
+        its requests have ended. A model that failed keeps its failure, unless the settings changed
+        something that a load of it depends on.
+        """
         self.settings = settings
         for state in self.states():
-            self._restarts.demand(state, settings)
-        self.forget_failures()
+            self._settings_changed(state)
         self.step()
 
-    def forget_failures(self) -> None:
-        """What made models fail may be gone: the next request for each tries again."""
-        for state in self.states():
-            self._forget_failure(state)
-
-    def _forget_failure(self, state: ModelState) -> None:
+    def _settings_changed(self, state: ModelState) -> None:
+        self._restarts.demand(state, self.settings)
         if state.status is ModelStatus.FAILED:
-            self.rest(state)
+            now = self._restarts.circumstances(state.model, self.settings)
+            if state.failed_under != now:
+                self.rest(state)
+
+    def binary_changed(self) -> None:
+        """Another llama-server is there: models that failed with the former one try again."""
+        for state in self.states():
+            if state.status is ModelStatus.FAILED and not state.model.settings.command:
+                self.rest(state)
 
     def would_restart(
         self, settings: Settings, changed: Callable[[LocalModel], LocalModel]
@@ -206,8 +214,7 @@ class Scheduler:
         state = self._states.get(model.id)
         if state is not None:
             state.model = model
-            self._restarts.demand(state, self.settings)
-            self._forget_failure(state)
+            self._settings_changed(state)
             self.step()
 
     def remove(self, model_id: str) -> None:

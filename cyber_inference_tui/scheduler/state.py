@@ -165,6 +165,8 @@ class ModelState:
         self.loaded_at: datetime | None = None
         self.last_used_at: datetime | None = None
         self.failure: CyberError | None = None
+        self.failed_under: object = None
+        """The circumstances of ``failure``: when they are others, the next try may succeed."""
         self.trouble = Trouble()
         self.task: asyncio.Task[None] | None = None
         """The load or unload under way."""

@@ -74,7 +74,10 @@ class Waits:
         )
 
     def of_the_next(self, state: ModelState) -> float | None:
-        """Seconds that a request would wait which came now; ``None`` = unknown."""
+        """Seconds that a request that came now would wait; ``None`` = unknown."""
+        if state.status is ModelStatus.FAILED:
+            # It is at rest, and its next load may fail as well.
+            return None
         if (
             state.status is ModelStatus.LOADED
             and not state.waiters

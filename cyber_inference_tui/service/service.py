@@ -261,7 +261,7 @@ class Service:
     async def _binary_changed(self) -> None:
         """Another llama-server may be there: models take it at their next load."""
         await asyncio.to_thread(self._find_binary)
-        self.scheduler.forget_failures()
+        self.scheduler.binary_changed()
         await self.models.reckon()
 
     async def _recall(self) -> None:
