@@ -1,4 +1,5 @@
-"""What a person's llama-server arguments change about the memory it needs."""
+"""Reads a person's llama-server arguments: what they change about the memory and the context that
+it has, and how many requests it takes."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ _MOST: Final = 2**31 - 1  # llama-server reads numbers into 32 bits
 
 
 class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server is started with, as far as it matters for memory; llama-server's defaults."""
+    """What a server is started with, as far as it matters here; llama-server's defaults."""
 
     context_size: int | None = None
     """Tokens; 0 = the model's own length; ``None`` = not named."""
@@ -33,6 +34,8 @@ class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How the vectors of a text's tokens become one; ``None`` = as the model's header says."""
     cache_on_device: bool = True
     """The cache lies beside the layers on a GPU; else in main memory."""
+    http_threads: int | None = None
+    """0 = llama-server's choice; ``None`` = not named."""
     mapped: bool = True
     """Weights are mapped from the file; else read into memory."""
 
@@ -102,6 +105,7 @@ _WITH_VALUE: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
     "--ctx-size": ("context_size", _count),
     "-np": ("slots", _count),
     "--parallel": ("slots", _count),
+    "--threads-http": ("http_threads", _count),
     "-ctk": ("cache_type_k", _name),
     "--cache-type-k": ("cache_type_k", _name),
     "-ctv": ("cache_type_v", _name),

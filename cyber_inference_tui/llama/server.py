@@ -74,6 +74,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     working_directory: Path | None = None
     context_size: int | None = None
     """Tokens of context it is started with, where that is known."""
+    most_requests: int | None = None
+    """Requests that the server takes at once; ``None`` = no limit."""
 
 
 class ServerExitedError(Exception):
@@ -128,6 +130,8 @@ class ServerProcess:
         self.port = launch.port
         self.context_size = launch.context_size
         """Tokens of context it was started with; ``None`` for another program's server."""
+        self.most_requests = launch.most_requests
+        """Requests it takes at once, those that wait for a slot included; ``None`` = no limit."""
         self.argv = launch.argv
         """Its command line."""
         self.slots: int | None = None

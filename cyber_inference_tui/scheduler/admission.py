@@ -15,7 +15,7 @@ from typing import Protocol
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.state import Lease, ModelState, Waiter
+from cyber_inference_tui.scheduler.state import Lease, ModelState, Waiter, places
 from cyber_inference_tui.settings.schema import Settings
 
 _NEWEST_WEIGHS = 0.3
@@ -38,8 +38,7 @@ class Owner(Protocol):
 class Admission:
     """The queues of all models and the places at their servers.
 
-    ``max_connections`` is how many requests one server gets at once. ``on_detail`` is told the
-    model whose numbers changed.
+    ``on_detail`` is called with the id of a model whose numbers changed.
     """
 
     def __init__(
@@ -47,12 +46,10 @@ class Admission:
         owner: Owner,
         states: Mapping[str, ModelState],
         *,
-        max_connections: int,
         on_detail: Callable[[str], None],
     ) -> None:
         self._owner = owner
         self._states = states
-        self._max_connections = max_connections
         self._on_detail = on_detail
         self._arrivals = 0
         self._drained = asyncio.Event()
@@ -73,7 +70,7 @@ class Admission:
             or state.leaving is not None
             or state.server is None
             or state.server.exited.done()
-            or state.in_flight >= self._max_connections
+            or state.in_flight >= places(state, self._owner.settings)
         ):
             return None
         if self.waiting and not self._admits(state, self._arrivals + 1):
@@ -137,7 +134,8 @@ class Admission:
         for waiter in [one for one in state.waiters if not one.takes_place]:
             state.waiters.remove(waiter)
             self._let_in(state, waiter)
-        while state.waiters and state.in_flight < self._max_connections:
+        most = places(state, self._owner.settings)
+        while state.waiters and state.in_flight < most:
             if not self._admits(state, state.waiters[0].arrival):
                 break
             self._let_in(state, state.waiters.popleft())

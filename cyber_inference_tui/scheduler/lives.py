@@ -342,7 +342,8 @@ class Lives:
         They leave before the status changes, so that the record of a failed model has no queue.
         """
         state.failure = error
-        state.failed_under = self._restarts.circumstances(state.model, self._owner.settings)
+        settings = self._owner.settings
+        state.trouble.circumstances = self._restarts.circumstances(state.model, settings)
         if told is not None:
             self._owner.failed(state, told)
         self._owner.set_status(state, ModelStatus.FAILED)

@@ -42,6 +42,7 @@ from cyber_inference_tui.scheduler.state import (
     Trouble,
     Waiter,
     idle_timeout,
+    places,
     view_of,
 )
 from cyber_inference_tui.scheduler.steps import Steps
@@ -57,8 +58,7 @@ class Scheduler:
 
     ``on_state`` is called with a model's id at every change of status, ``on_detail`` when only
     numbers (progress, requests) changed, ``on_session`` with every life of a server that has ended.
-    ``max_connections`` is how many requests one server gets at once; the others wait here, in
-    order. Without ``read_memory`` the machine's memory plays no part.
+    Without ``read_memory`` the machine's memory plays no part.
     """
 
     def __init__(
@@ -66,7 +66,6 @@ class Scheduler:
         *,
         launcher: ServerLauncher,
         settings: Settings,
-        max_connections: int,
         on_state: Callable[[str], None],
         on_detail: Callable[[str], None],
         on_session: Callable[[SessionRecord], None] = lambda _: None,
@@ -76,7 +75,6 @@ class Scheduler:
     ) -> None:
         self.settings = settings
         self._launcher = launcher
-        self._max_connections = max_connections
         self._policy = policy
         self._on_state = on_state
         self._on_detail = on_detail
@@ -92,11 +90,9 @@ class Scheduler:
             experience=self._experience,
             on_session=on_session,
         )
-        self._admission = Admission(
-            self, self._states, max_connections=max_connections, on_detail=on_detail
-        )
+        self._admission = Admission(self, self._states, on_detail=on_detail)
         self.waits = Waits(
-            self._states, self._admission, self._experience, max_connections=max_connections
+            self._states, self._admission, self._experience, settings=lambda: self.settings
         )
         """What those who wait can be told."""
         self._steps = Steps(self._decide)
@@ -193,7 +189,7 @@ class Scheduler:
         self._restarts.demand(state, self.settings)
         if state.status is ModelStatus.FAILED:
             now = self._restarts.circumstances(state.model, self.settings)
-            if state.failed_under != now:
+            if state.trouble.circumstances != now:
                 self.rest(state)
 
     def binary_changed(self) -> None:
@@ -282,11 +278,15 @@ class Scheduler:
         if self._closing:
             raise ShuttingDownError("The service is shutting down.")
         queued = state.queued
-        if queued >= self.settings.max_queue:
+        # One may always wait for a model that is not loaded, or no request could ever load it.
+        least = 0 if state.status is ModelStatus.LOADED else 1
+        if queued >= max(self.settings.max_queue, least):
             wait = self.waits.expected(state, queued + 1)
+            if wait is None:
+                wait = queued / places(state, self.settings)
             raise QueueFullError(
                 f"{state.model.id} has as many waiting requests as max_queue allows ({queued}).",
-                retry_after=max(1.0, queued / self._max_connections if wait is None else wait),
+                retry_after=max(1.0, wait),
             )
         left = state.trouble.retry_at - self._now()
         if state.status is ModelStatus.FAILED and left > 0 and state.failure is not None:

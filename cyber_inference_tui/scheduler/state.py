@@ -7,11 +7,13 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from types import TracebackType
 from typing import Protocol, Self
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.command import asked_requests
 from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus
@@ -33,6 +35,8 @@ class Server(Protocol):
     """Its command line."""
     slots: int | None
     """Requests it answers at once; ``None`` = it does not say."""
+    most_requests: int | None
+    """Requests it takes at once, those that wait for a slot included; ``None`` = no limit."""
 
     def footprint(self) -> Footprint | None:
         """What it says it took of the memory; ``None`` = it does not say."""
@@ -134,6 +138,8 @@ class Trouble:
     excused: bool = False
     """One of ``failures`` was put down to a request."""
     retry_at: float = 0.0
+    circumstances: object = None
+    """Of the last failure: when they have changed, the next try may succeed."""
 
 
 class ModelState:
@@ -165,8 +171,6 @@ class ModelState:
         self.loaded_at: datetime | None = None
         self.last_used_at: datetime | None = None
         self.failure: CyberError | None = None
-        self.failed_under: object = None
-        """The circumstances of ``failure``: when they are others, the next try may succeed."""
         self.trouble = Trouble()
         self.task: asyncio.Task[None] | None = None
         """The load or unload under way."""
@@ -201,6 +205,15 @@ class ModelState:
     def queued(self) -> int:
         """Requests that wait for it (explicit loads not counted)."""
         return sum(waiter.takes_place for waiter in self.waiters)
+
+
+def places(state: ModelState, settings: Settings) -> float:
+    """Requests that the model's server gets at once; ``inf`` = no limit.
+
+    What ``max_concurrent_requests`` says, but never more than the server takes.
+    """
+    takes = state.server.most_requests if state.server is not None else None
+    return min(asked_requests(state.model, settings) or inf, inf if takes is None else takes)
 
 
 def idle_timeout(state: ModelState, settings: Settings) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cyber_inference_tui.records import ModelStatus, WaitingRecord
 from cyber_inference_tui.scheduler.admission import Admission
 from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.outlook import Outlook, Standing, expected_wait
-from cyber_inference_tui.scheduler.state import ModelState, Waiter
+from cyber_inference_tui.scheduler.state import ModelState, Waiter, places
+from cyber_inference_tui.settings.schema import Settings
 
 
 class Waits:
@@ -21,12 +22,12 @@ class Waits:
         admission: Admission,
         experience: Experience,
         *,
-        max_connections: int,
+        settings: Callable[[], Settings],
     ) -> None:
         self._states = states
         self._admission = admission
         self._experience = experience
-        self._max_connections = max_connections
+        self._settings = settings
 
     def records(self) -> list[WaitingRecord]:
         """Every request that waits, model by model, in order."""
@@ -81,7 +82,7 @@ class Waits:
         if (
             state.status is ModelStatus.LOADED
             and not state.waiters
-            and state.in_flight < self._max_connections
+            and state.in_flight < places(state, self._settings())
         ):
             return 0.0
         return self.expected(state, state.queued + 1)
@@ -115,5 +116,5 @@ class Waits:
             progress=state.progress,
             elapsed=now - state.session.began if state.session else 0.0,
             request_seconds=state.request_seconds,
-            places=self._max_connections,
+            places=places(state, self._settings()),
         )

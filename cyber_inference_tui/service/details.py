@@ -42,6 +42,7 @@ _GENERAL = {
     "threads": "llama_threads",
     "args": "llama_args",
     "idle_timeout": "model_idle_timeout",
+    "max_concurrent_requests": "max_concurrent_requests",
 }
 
 

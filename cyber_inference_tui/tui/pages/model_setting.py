@@ -159,6 +159,7 @@ _KINDS = {
     "idle_timeout": _NUMBER,
     "pinned": _SWITCH,
     "preload": _SWITCH,
+    "max_concurrent_requests": _WHOLE,
     "request_defaults": _TABLE,
     "command": _ARGUMENTS,
 }
