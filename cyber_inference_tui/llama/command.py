@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from cyber_inference_tui.gguf.arguments import cache_settings
+from cyber_inference_tui.gguf.arguments import cache_settings, words_of_variables
 from cyber_inference_tui.gguf.memory import DEFAULT_SLOTS
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.vectors import VECTOR_OPTIONS, vector_options
@@ -86,9 +86,7 @@ def most_requests(model: LocalModel, settings: Settings) -> int | None:
     if model.settings.command:
         return None
     words = further_arguments(model, settings)
-    if variable := model.settings.env.get(_THREADS_HTTP_VARIABLE):
-        words = ["--threads-http", variable, *words]
-    told = cache_settings(words)
+    told = cache_settings([*words_of_variables(model.settings.env), *words])
     threads = told.http_threads
     if threads is None:
         threads = _threads_for_requests(model, settings)

@@ -35,6 +35,8 @@ class Server(Protocol):
     """Its command line."""
     slots: int | None
     """Requests it answers at once; ``None`` = it does not say."""
+    context_length: int | None
+    """Tokens of context that one request may use; ``None`` = it does not say."""
     most_requests: int | None
     """Requests it takes at once, those that wait for a slot included; ``None`` = no limit."""
 

@@ -123,7 +123,7 @@ async def _memory(
     is_loaded = record.status is ModelStatus.LOADED
     rows = []
     for size, parts, need in await launcher.memory_at(
-        model, loaded.settings, context_sizes(current, record.context_length)
+        model, loaded.settings, context_sizes(current, record.trained_context_length)
     ):
         verdict = survey.verdict(model.id, need, anew=is_loaded)
         fits = verdict.fit if verdict else None

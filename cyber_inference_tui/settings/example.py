@@ -42,6 +42,7 @@ _MODEL_EXAMPLES: dict[str, Any] = {
     "idle_timeout": 900,
     "pinned": False,
     "preload": False,
+    "max_concurrent_requests": 8,
     "request_defaults": {"temperature": 0.7},
     "command": ["my-server", "--host", "{host}", "--port", "{port}", "--model", "{path}"],
 }

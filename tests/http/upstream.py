@@ -97,6 +97,7 @@ class FakeServer:
         self.context_size: int | None = None
         self.argv: tuple[str, ...] = ("llama-server",)
         self.slots: int | None = None
+        self.context_length: int | None = None
         self.most_requests: int | None = None
         self.lingers: asyncio.Event | None = None
         """What it waits for before it exits."""

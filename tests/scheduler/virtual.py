@@ -89,6 +89,7 @@ class VirtualServer:
         self.context_size: int | None = None
         self.argv: tuple[str, ...] = ("llama-server",)
         self.slots: int | None = None
+        self.context_length: int | None = None
         self.most_requests: int | None = world.most_requests.get(model_id)
         self.says: Footprint | None = None
 
