@@ -1,4 +1,4 @@
-"""The context that the service reports is the one that a request may use, before and after a load."""
+"""The reported context is the one that a request may use, before a load as after it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_general_settings_count_alike(
     ("line", "router_child"),
     [
         (
-            "0.00.000.001 I srv load_model: initializing, n_slots = 2, n_ctx_slot = 1536, x = 1",
+            "0.00.000.001 I srv load_model: initializing, n_slots = 2, n_ctx_slot = 1536",
             True,
         ),
         ("slot load_model: id  0 | task -1 | new slot, n_ctx = 1536", False),

@@ -449,9 +449,8 @@ def busy_world() -> World:
 
 
 def _details(record: ModelRecord) -> ModelDetails:
-    sizes = [
-        size for size in (2048, 8192, 16384, 32768) if size <= (record.trained_context_length or 0)
-    ]
+    trained = record.trained_context_length or 0
+    sizes = [size for size in (2048, 8192, 16384, 32768) if size <= trained]
     weights = record.size_bytes or 0
     return ModelDetails(
         model=record,
