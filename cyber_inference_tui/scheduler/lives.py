@@ -354,6 +354,8 @@ class Lives:
             return
         why, tail = server.obituary()
         session = state.session
+        if session is not None:
+            session.lost = session.unanswered
         if (session is not None and session.answered) or _now() - state.loaded >= STABLE_AFTER:
             state.trouble.failures = 0
             state.trouble.excused = False

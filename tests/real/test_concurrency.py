@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ COMMAND = [sys.executable, "-I", "-S", str(SCRIPT), "--host", "{host}", "--port"
 @contextlib.contextmanager
 def hanging(service: ServiceProcess, model: str, count: int) -> Iterator[list[socket.socket]]:
     """So many requests whose answers do not end before the block does."""
-    endless = {"fake": {"hang": True}, "max_tokens": 100_000, "ignore_eos": True}
+    endless: dict[str, Any] = {"fake": {"hang": True}, "max_tokens": 100_000, "ignore_eos": True}
     body = json.dumps(chat_body(model, stream=True, **endless)).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -40,6 +41,10 @@ def counts(service: ServiceProcess, model: str) -> tuple[int, int]:
     return record["in_flight"], record["queued"]
 
 
+def await_counts(service: ServiceProcess, model: str, at_it: int, waiting: int) -> None:
+    eventually(lambda: counts(service, model) == (at_it, waiting))
+
+
 def test_a_program_of_ones_own_gets_all_requests_at_once(start_fake: StartFake) -> None:
     service = start_fake({"a": {}}, tables={"a": {"command": COMMAND}})
     service.post("/admin/models/a/load", json={})
@@ -54,8 +59,8 @@ def test_a_llama_server_gets_as_many_as_it_has_threads_for(start_fake: StartFake
     for model, places in (("a", STREAMS), ("small", 12)):
         service.post(f"/admin/models/{model}/load", json={})
         with hanging(service, model, places + 5):
-            eventually(lambda m=model, p=places: counts(service, m) == (p, 5))
-        eventually(lambda m=model: counts(service, m) == (0, 0))
+            await_counts(service, model, places, 5)
+        await_counts(service, model, 0, 0)
 
 
 def test_the_limit_changes_while_requests_run(start_fake: StartFake) -> None:
