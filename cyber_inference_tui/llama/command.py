@@ -151,7 +151,7 @@ def llama_argv(
         if value != unset:
             argv += [option, str(value)]
     argv += _if_known(flags, "--cache-ram", str(cache_ram_mib(available_bytes)))
-    if _THREADS_HTTP_VARIABLE not in own.env:
+    if not own.env.get(_THREADS_HTTP_VARIABLE):
         argv += _if_known(flags, "--threads-http", str(_threads_for_requests(model, settings)))
     argv += _if_known(flags, "--log-colors", "off")
     argv += _if_known(flags, "--offline")

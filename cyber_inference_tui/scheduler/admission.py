@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from math import inf
 from typing import Protocol
 
 from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.llama.command import asked_requests
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.state import Lease, ModelState, Waiter, places
+from cyber_inference_tui.scheduler.state import Lease, ModelState, Waiter
 from cyber_inference_tui.settings.schema import Settings
 
 _NEWEST_WEIGHS = 0.3
@@ -60,6 +62,15 @@ class Admission:
         self.waiting = 0
         """Requests and loads that wait, over all models."""
 
+    def places(self, state: ModelState) -> float:
+        """Requests that the model's server gets at once; ``inf`` = no limit.
+
+        What ``max_concurrent_requests`` says, but never more than the server takes.
+        """
+        takes = state.server.most_requests if state.server is not None else None
+        asked = asked_requests(state.model, self._owner.settings)
+        return min(asked or inf, inf if takes is None else takes)
+
     # Coming
 
     def try_place(self, state: ModelState) -> Lease | None:
@@ -70,7 +81,7 @@ class Admission:
             or state.leaving is not None
             or state.server is None
             or state.server.exited.done()
-            or state.in_flight >= places(state, self._owner.settings)
+            or state.in_flight >= self.places(state)
         ):
             return None
         if self.waiting and not self._admits(state, self._arrivals + 1):
@@ -134,7 +145,7 @@ class Admission:
         for waiter in [one for one in state.waiters if not one.takes_place]:
             state.waiters.remove(waiter)
             self._let_in(state, waiter)
-        most = places(state, self._owner.settings)
+        most = self.places(state)
         while state.waiters and state.in_flight < most:
             if not self._admits(state, state.waiters[0].arrival):
                 break

@@ -42,7 +42,6 @@ from cyber_inference_tui.scheduler.state import (
     Trouble,
     Waiter,
     idle_timeout,
-    places,
     view_of,
 )
 from cyber_inference_tui.scheduler.steps import Steps
@@ -91,9 +90,7 @@ class Scheduler:
             on_session=on_session,
         )
         self._admission = Admission(self, self._states, on_detail=on_detail)
-        self.waits = Waits(
-            self._states, self._admission, self._experience, settings=lambda: self.settings
-        )
+        self.waits = Waits(self._states, self._admission, self._experience)
         """What those who wait can be told."""
         self._steps = Steps(self._decide)
         self._measuring: asyncio.Task[None] | None = None
@@ -283,7 +280,7 @@ class Scheduler:
         if queued >= max(self.settings.max_queue, least):
             wait = self.waits.expected(state, queued + 1)
             if wait is None:
-                wait = queued / places(state, self.settings)
+                wait = queued / self._admission.places(state)
             raise QueueFullError(
                 f"{state.model.id} has as many waiting requests as max_queue allows ({queued}).",
                 retry_after=max(1.0, wait),

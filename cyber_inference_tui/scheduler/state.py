@@ -8,13 +8,11 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
-from math import inf
 from types import TracebackType
 from typing import Protocol, Self
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.command import asked_requests
 from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus
@@ -212,15 +210,6 @@ class ModelState:
     def queued(self) -> int:
         """Requests that wait for it (explicit loads not counted)."""
         return sum(waiter.takes_place for waiter in self.waiters)
-
-
-def places(state: ModelState, settings: Settings) -> float:
-    """Requests that the model's server gets at once; ``inf`` = no limit.
-
-    What ``max_concurrent_requests`` says, but never more than the server takes.
-    """
-    takes = state.server.most_requests if state.server is not None else None
-    return min(asked_requests(state.model, settings) or inf, inf if takes is None else takes)
 
 
 def idle_timeout(state: ModelState, settings: Settings) -> float:

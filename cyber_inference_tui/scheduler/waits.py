@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from cyber_inference_tui.records import ModelStatus, WaitingRecord
 from cyber_inference_tui.scheduler.admission import Admission
 from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.outlook import Outlook, Standing, expected_wait
-from cyber_inference_tui.scheduler.state import ModelState, Waiter, places
-from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.scheduler.state import ModelState, Waiter
 
 
 class Waits:
@@ -21,13 +20,10 @@ class Waits:
         states: Mapping[str, ModelState],
         admission: Admission,
         experience: Experience,
-        *,
-        settings: Callable[[], Settings],
     ) -> None:
         self._states = states
         self._admission = admission
         self._experience = experience
-        self._settings = settings
 
     def records(self) -> list[WaitingRecord]:
         """Every request that waits, model by model, in order."""
@@ -82,7 +78,7 @@ class Waits:
         if (
             state.status is ModelStatus.LOADED
             and not state.waiters
-            and state.in_flight < places(state, self._settings())
+            and state.in_flight < self._admission.places(state)
         ):
             return 0.0
         return self.expected(state, state.queued + 1)
@@ -116,5 +112,5 @@ class Waits:
             progress=state.progress,
             elapsed=now - state.session.began if state.session else 0.0,
             request_seconds=state.request_seconds,
-            places=places(state, self._settings()),
+            places=self._admission.places(state),
         )
