@@ -1,4 +1,5 @@
-"""What a person's llama-server arguments change about the memory it needs."""
+"""Reads a person's llama-server arguments: what they change about the memory and the context that
+it has, and how many requests it takes."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ _MOST: Final = 2**31 - 1  # llama-server reads numbers into 32 bits
 
 
 class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server is started with, as far as it matters for memory; llama-server's defaults."""
+    """What a server is started with, as far as it matters here; llama-server's defaults."""
 
     context_size: int | None = None
     """Tokens; 0 = the model's own length; ``None`` = not named."""
@@ -21,6 +22,11 @@ class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
     """0 = llama-server's choice."""
     unified: bool | None = None
     """Whether slots share one cache; ``None`` = llama-server's choice."""
+    slot_context: int | None = None
+    """Tokens that one slot may use at most; ``None`` = its whole part of the cache."""
+    yarn: bool = False
+    """Positions are scaled by YaRN, so that the model reads more than it was trained with."""
+    rope_scale: float = 1.0
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
     batch_size: int = 2048
@@ -33,6 +39,8 @@ class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How the vectors of a text's tokens become one; ``None`` = as the model's header says."""
     cache_on_device: bool = True
     """The cache lies beside the layers on a GPU; else in main memory."""
+    http_threads: int | None = None
+    """0 = llama-server's choice; ``None`` = not named."""
     mapped: bool = True
     """Weights are mapped from the file; else read into memory."""
 
@@ -92,6 +100,23 @@ def _is_mapped(value: str) -> bool:
     return value.lower() not in {"none", "dio"}
 
 
+def _is_yarn(value: str) -> bool:
+    return value == "yarn"
+
+
+def _scale(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if 0 < number <= _MOST else None
+
+
+def _inverse(value: str) -> float | None:
+    number = _scale(value)
+    return 1 / number if number else None
+
+
 def _pooling(value: str) -> str | None:
     return value if value in {"none", "mean", "cls", "last", "rank"} else None
 
@@ -102,6 +127,11 @@ _WITH_VALUE: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
     "--ctx-size": ("context_size", _count),
     "-np": ("slots", _count),
     "--parallel": ("slots", _count),
+    "--kv-unified-per-slot": ("slot_context", _size),
+    "--rope-scaling": ("yarn", _is_yarn),
+    "--rope-scale": ("rope_scale", _scale),
+    "--rope-freq-scale": ("rope_scale", _inverse),
+    "--threads-http": ("http_threads", _count),
     "-ctk": ("cache_type_k", _name),
     "--cache-type-k": ("cache_type_k", _name),
     "-ctv": ("cache_type_v", _name),
@@ -143,15 +173,24 @@ _VARIABLES: Final = {
     "LLAMA_ARG_BATCH": "--batch-size",
     "LLAMA_ARG_UBATCH": "--ubatch-size",
     "LLAMA_ARG_POOLING": "--pooling",
+    "LLAMA_ARG_KV_UNIFIED_PER_SLOT": "--kv-unified-per-slot",
+    "LLAMA_ARG_ROPE_SCALING_TYPE": "--rope-scaling",
+    "LLAMA_ARG_ROPE_SCALE": "--rope-scale",
+    "LLAMA_ARG_ROPE_FREQ_SCALE": "--rope-freq-scale",
+    "LLAMA_ARG_THREADS_HTTP": "--threads-http",
 }
 _SWITCH_VARIABLES: Final = {
     "LLAMA_ARG_RERANKING": "--reranking",
     "LLAMA_ARG_EMBEDDINGS": "--embedding",
+    "LLAMA_ARG_KV_UNIFIED": "--kv-unified",
 }
 
 
 def words_of_variables(environment: Mapping[str, str]) -> list[str]:
-    """What a server's environment says of slots, batches and vectors, as arguments would."""
+    """What a server's environment says of all this but the context, as arguments would.
+
+    The service always names the context size itself, so a variable for it has no effect.
+    """
     switches = [
         option
         for name, option in _SWITCH_VARIABLES.items()

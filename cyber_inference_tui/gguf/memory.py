@@ -24,6 +24,7 @@ from cyber_inference_tui.gguf.architectures import (
     state_numbers,
     window_tokens,
 )
+from cyber_inference_tui.gguf.arguments import CacheSettings
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.gguf.projector import image_compute_bytes
 from cyber_inference_tui.gguf.quantization import TENSOR_TYPES
@@ -144,6 +145,30 @@ def estimate(
     )
 
 
+def context_of_a_request(cache: CacheSettings, trained: int | None) -> int | None:
+    """Tokens of context that one request may use at a server that is started with ``cache``.
+
+    ``trained`` = what the model was trained with. ``None`` = nothing is known. No slot gets more
+    than the model was trained with (``n_ctx_slot`` in tools/server), scaled by YaRN if that is
+    asked for; with ``-c 0`` each slot gets all of it.
+    """
+    most = trained
+    if trained is not None and cache.yarn:
+        most = int(trained * max(1.0, cache.rope_scale))
+    tokens = most
+    if cache.context_size:
+        # Slots whose number llama-server chooses share one cache.
+        shared = cache.unified or not cache.slots
+        tokens = _cells(cache.context_size, 1 if shared else cache.slots)
+    known = [size for size in (tokens, most, cache.slot_context) if size is not None]
+    return min(known, default=None)
+
+
+def _cells(context: int, streams: int) -> int:
+    """Tokens that each of so many caches holds (``n_ctx_seq`` in src/llama-context.cpp)."""
+    return _padded(_padded(context, _CELLS) // streams, _CELLS)
+
+
 def _note(metadata: ModelMetadata, kept: list[Layer], cells: int) -> str | None:
     if not is_understood(metadata.architecture):
         return f"the memory of {metadata.architecture or 'its architecture'} is not known"
@@ -182,7 +207,7 @@ def _batch(
     if causal:
         tokens = min(tokens, max(1, context))
     streams = 1 if unified else slots
-    cells = _padded(_padded(context, _CELLS) // streams, _CELLS)
+    cells = _cells(context, streams)
     within = window * (slots if unified else 1) + tokens
     return _Batch(
         tokens=_padded(tokens, slots),

@@ -13,11 +13,13 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from typing import NamedTuple
 
 from aiohttp import web
 
 from cyber_inference_tui.errors import (
     CyberError,
+    ModelLoadError,
     QueueTimeoutError,
     ShuttingDownError,
     UpstreamError,
@@ -29,7 +31,7 @@ from cyber_inference_tui.http.framing import HOP_BY_HOP, BadResponseError
 from cyber_inference_tui.http.renaming import Renaming
 from cyber_inference_tui.http.stall import StalledError, StallWatch
 from cyber_inference_tui.http.target import BODYLESS, ForwardsFor, Target, Targets
-from cyber_inference_tui.http.turns import Turn, Turns
+from cyber_inference_tui.http.turns import LONG_TRIAL, TRIAL, Turn, Turns
 from cyber_inference_tui.http.upstream import ConnectionPool, UpstreamLostError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
@@ -39,6 +41,8 @@ from cyber_inference_tui.scheduler.state import Lease, Waiter
 
 FIRST_COMMENT_AFTER = 2.0
 COMMENT_INTERVAL = 4.0
+
+_MOST_TRIES = 5
 
 _EXIT_NOTICE = 0.5
 # A killed process gives back its memory first, which may be much.
@@ -62,6 +66,14 @@ _logger = logging.getLogger(__name__)
 def _renaming(model: LocalModel) -> Renaming | None:
     alias = server_alias(model.id)
     return None if alias == model.id or model.settings.command else Renaming(alias, model.id)
+
+
+class _Lost(NamedTuple):
+    """The end of a request's server before its answer."""
+
+    error: UpstreamError
+    alone: bool
+    """It was the only request there without an answer."""
 
 
 class _Written(web.StreamResponse):
@@ -161,43 +173,56 @@ class Forwarder:
     async def _serve(
         self, request: web.Request, target: Target, answer: Answer, entry: Entry
     ) -> None:
-        """Have the request answered; once more by the next server, where the first one dies.
+        """Have the request answered; by the next server, where the first one dies.
 
-        That is possible while the client has nothing of an answer but comments.
+        That is possible while the client has nothing of an answer but comments. A request that was
+        alone with a second server when that died has killed it, and fails. One that had company is
+        tried again, at most ``_MOST_TRIES`` times in all.
         """
         lost = await self._try(request, target, answer, entry)
-        if lost is None:
-            return
-        _logger.warning("%s The request is sent once more.", lost.message)
-        answer.forget()
-        with self._turns.of(target.model.id) as turn:
+        tries = 1
+        while lost is not None:
+            if tries > 1 and (lost.alone or tries >= _MOST_TRIES):
+                raise lost.error
+            _logger.warning("%s The request is sent once more.", lost.error.message)
+            answer.forget()
+            tries += 1
+            trial = TRIAL if tries == 2 else LONG_TRIAL
+            with self._turns.of(target.model.id, trial, suspect=lost.alone) as turn:
+                lost = await self._try(request, target, answer, entry, turn=turn, before=lost)
+
+    async def _try(
+        self,
+        request: web.Request,
+        target: Target,
+        answer: Answer,
+        entry: Entry,
+        *,
+        turn: Turn | None = None,
+        before: _Lost | None = None,
+    ) -> _Lost | None:
+        """How the request was lost, if another server may be tried. ``before`` = the time before,
+        after which it waits for its ``turn``."""
+        lease = None
+        if not self._turns.under_way(target.model.id):
+            lease = self._service.scheduler.try_acquire(target.model)
+        if lease is None:
             try:
                 lease = await self._place(target, answer, entry, turn)
             except CyberError as error:
-                if isinstance(error, ShuttingDownError):
+                if before is None or isinstance(error, ShuttingDownError):
                     raise
                 failed = UpstreamError(
-                    f"{lost.message} It was not possible to try again: {error.message}"
+                    f"{before.error.message} It was not possible to try again: {error.message}"
                 )
                 failed.needs_person = error.permanent
                 raise failed from error
-            lease.again()
-            turn.begin_trial()
-            await self._use(lease, request, target, answer, entry=entry, turn=turn)
-
-    async def _try(
-        self, request: web.Request, target: Target, answer: Answer, entry: Entry
-    ) -> UpstreamError | None:
-        """What became of the request, if another server may be tried."""
-        lease = self._service.scheduler.try_acquire(target.model)
-        if lease is None:
-            lease = await self._place(target, answer, entry)
         try:
-            await self._use(lease, request, target, answer, entry=entry)
+            await self._use(lease, request, target, answer, entry=entry, turn=turn)
         except UpstreamError as error:
             if answer.relayed or not lease.server_exited or lease.dismissed:
                 raise
-            return error
+            return _Lost(error, alone=lease.was_alone)
         return None
 
     async def _use(
@@ -212,6 +237,11 @@ class Forwarder:
     ) -> None:
         """Have the request answered by this server."""
         with lease:
+            if turn is not None:
+                lease.again()
+                await lease.wait_alone(turn.trial)
+                turn.begin_trial()
+            lease.sent()
             try:
                 await self._exchange(request, target, lease, answer, turn)
                 lease.answered()
@@ -240,7 +270,19 @@ class Forwarder:
                     await turn.come()
             except TimeoutError:
                 raise QueueTimeoutError(f"Its turn did not come within {limit:g} s.") from None
-        return await self._service.scheduler.acquire(target.model, on_wait=entry.stands_at)
+        else:
+            await self._turns.wait_over(
+                target.model.id, timeout=limit, most=self._service.settings.max_queue
+            )
+        while True:
+            try:
+                return await self._service.scheduler.acquire(target.model, on_wait=entry.stands_at)
+            except ModelLoadError as error:
+                pause = error.retry_after
+                if turn is None or turn.suspect or pause is None or pause > TRIAL:
+                    raise
+                # Others killed the servers before, and it is its turn now.
+                await asyncio.sleep(pause)
 
     async def _wait_for_place(
         self, target: Target, answer: Answer, entry: Entry, turn: Turn | None
@@ -291,6 +333,7 @@ class Forwarder:
             try:
                 with self._stalls.over(exchange, lease, limit) if limit else _UNWATCHED:
                     response = await exchange.head()
+                    lease.begun()
                     if turn is not None:
                         turn.end()
                     await answer.relay(response, exchange)

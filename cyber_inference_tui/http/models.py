@@ -47,6 +47,7 @@ async def _listed(records: list[ModelRecord]) -> list[dict[str, Any]]:
             "parameters": record.parameters,
             "quantization": record.quantization,
             "context_length": record.context_length,
+            "meta": _meta(record),
             "size_bytes": record.size_bytes,
             "pinned": record.pinned,
             "in_flight": record.in_flight,
@@ -54,6 +55,13 @@ async def _listed(records: list[ModelRecord]) -> list[dict[str, Any]]:
         }
         for record, time in zip(records, created, strict=True)
     ]
+
+
+def _meta(record: ModelRecord) -> dict[str, Any] | None:
+    """The facts under llama-server's names; ``None`` = nothing is known of the context."""
+    if record.context_length is None:
+        return None
+    return {"n_ctx": record.context_length, "n_ctx_train": record.trained_context_length}
 
 
 def _created(paths: list[str | None]) -> list[int]:

@@ -8,18 +8,20 @@ from collections.abc import Mapping
 
 import msgspec
 
-from cyber_inference_tui.gguf.arguments import cache_settings
+from cyber_inference_tui.gguf.arguments import cache_settings, words_of_variables
+from cyber_inference_tui.gguf.memory import DEFAULT_SLOTS
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.vectors import VECTOR_OPTIONS, vector_options
 from cyber_inference_tui.settings.schema import Settings
 
 MIB = 1 << 20
 
-HTTP_THREADS = 64
-"""llama-server's HTTP threads: every open connection holds one, so it bounds our connections."""
+STREAMS = 256
+"""Requests that a llama-server takes at once, unless more or less is asked for."""
 
-MAX_CONNECTIONS = HTTP_THREADS - 8
-"""Requests sent to one server at once; the rest of the threads is for idle connections."""
+SPARE_THREADS = 8
+"""HTTP threads of llama-server beyond these requests. Every open connection holds a thread: an idle
+one for up to 5 s, a question for its health or its slots, an answer that its client left."""
 
 ALIAS_VARIABLE = "LLAMA_ARG_ALIAS"
 """A second way to name a model, beside ``--alias``: the names add up."""
@@ -33,6 +35,7 @@ _VERBOSITY_OPTIONS = frozenset(
     {"-v", "--verbose", "--log-verbose", "-lv", "--verbosity", "--log-verbosity"}
 )
 _VERBOSITY_VARIABLE = "LLAMA_ARG_LOG_VERBOSITY"
+_THREADS_HTTP_VARIABLE = "LLAMA_ARG_THREADS_HTTP"
 
 # What a server may need of our own environment: where programs, libraries and drivers are, and
 # the language. Everything else, our tokens and passwords above all, stays here.
@@ -75,6 +78,36 @@ def _asked_context(model: LocalModel, settings: Settings) -> int | None:
 def further_arguments(model: LocalModel, settings: Settings) -> list[str]:
     """What a person added for every server and for this one; the last one wins."""
     return [*settings.llama_args, *model.settings.args]
+
+
+def most_requests(model: LocalModel, settings: Settings) -> int | None:
+    """Requests that the model's server takes at once; ``None`` = no limit (a ``command``).
+
+    For llama-server, its HTTP threads without a few that are spare. A person's own
+    ``--threads-http`` counts, as an argument before the variable in ``env``.
+    """
+    if model.settings.command:
+        return None
+    words = further_arguments(model, settings)
+    told = cache_settings([*words_of_variables(model.settings.env), *words])
+    threads = told.http_threads
+    if threads is None:
+        threads = _threads_for_requests(model, settings)
+    elif threads == 0:
+        # llama-server's own choice is at least this (tools/server/server-http.cpp).
+        slots = told.slots or model.settings.parallel or settings.llama_parallel
+        threads = (slots or DEFAULT_SLOTS) + 2
+    return max(1, threads - min(SPARE_THREADS, threads // 2))
+
+
+def asked_requests(model: LocalModel, settings: Settings) -> int:
+    """Requests that the model may get at once by the settings; 0 = as many as its server takes."""
+    own = model.settings.max_concurrent_requests
+    return settings.max_concurrent_requests if own is None else own
+
+
+def _threads_for_requests(model: LocalModel, settings: Settings) -> int:
+    return max(STREAMS, asked_requests(model, settings)) + SPARE_THREADS
 
 
 def cache_ram_mib(available_bytes: int) -> int:
@@ -144,7 +177,8 @@ def llama_argv(
         if value != unset:
             argv += [option, str(value)]
     argv += _if_known(flags, "--cache-ram", str(cache_ram_mib(available_bytes)))
-    argv += _if_known(flags, "--threads-http", str(HTTP_THREADS))
+    if not own.env.get(_THREADS_HTTP_VARIABLE):
+        argv += _if_known(flags, "--threads-http", str(_threads_for_requests(model, settings)))
     argv += _if_known(flags, "--log-colors", "off")
     argv += _if_known(flags, "--offline")
     argv += _if_known(flags, "--no-webui") or _if_known(flags, "--no-ui")

@@ -13,7 +13,12 @@ import msgspec
 
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.arguments import CacheSettings
-from cyber_inference_tui.gguf.memory import DEFAULT_SLOTS, MemoryEstimate, estimate
+from cyber_inference_tui.gguf.memory import (
+    DEFAULT_SLOTS,
+    MemoryEstimate,
+    context_of_a_request,
+    estimate,
+)
 from cyber_inference_tui.gguf.metadata import ProjectorFacts, read_metadata
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
@@ -248,6 +253,20 @@ def told(model: LocalModel, settings: Settings) -> CacheSettings:
     if model.settings.command:
         return CacheSettings()
     return _cache_settings(model, settings, None)
+
+
+def context_length(model: LocalModel, settings: Settings, limit: int | None = None) -> int | None:
+    """Tokens of context that one request may use once the model is loaded with these settings.
+
+    ``limit`` caps the server's context. ``None`` = unknown, as for another program's model.
+    """
+    if model.settings.command or model.metadata is None:
+        return None
+    cache = _cache_settings(model, settings, limit)
+    if limit is not None:
+        # It is above a person's own arguments.
+        cache = msgspec.structs.replace(cache, context_size=context_size(model, settings, limit))
+    return context_of_a_request(cache, model.metadata.context_length)
 
 
 def _estimate(

@@ -24,6 +24,7 @@ from cyber_inference_tui.llama.command import (
     context_size,
     custom_argv,
     llama_argv,
+    most_requests,
     signature,
 )
 from cyber_inference_tui.llama.expectation import (
@@ -313,6 +314,7 @@ class Launcher:
             speaks_protocol=binary.router_child,
             working_directory=Path("/"),
             context_size=context_size(model, settings, context_limit),
+            most_requests=most_requests(model, settings),
         )
 
     def _argv(

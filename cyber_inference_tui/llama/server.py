@@ -47,8 +47,10 @@ ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
 _STATE_PREFIX = b"cmd_child_to_router:state:"
 _EXIT_COMMAND = b"cmd_router_to_child:exit\n"
 _PROTOCOL_SILENCE = 1.0
-# ``srv    load_model: initializing, n_slots = 4, n_ctx_slot = …`` (tools/server of llama.cpp)
+# ``srv    load_model: initializing, n_slots = 4, n_ctx_slot = …`` (tools/server of llama.cpp);
+# earlier builds have a line ``new slot, n_ctx = …`` for each slot.
 _SLOTS = re.compile(rb"initializing[^=]*, n_slots = (\d{1,4})\b")
+_SLOT_CONTEXT = re.compile(rb"(?:n_ctx_slot|new slot, n_ctx) = (\d{1,10})\b")
 _HEALTH_POLL_FIRST = 0.01
 _HEALTH_POLL_MOST = 0.2
 _HEALTH_TIMEOUT = 5.0
@@ -77,6 +79,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     working_directory: Path | None = None
     context_size: int | None = None
     """Tokens of context it is started with, where that is known."""
+    most_requests: int | None = None
+    """Requests that the server takes at once; ``None`` = no limit."""
 
 
 class ServerExitedError(Exception):
@@ -91,7 +95,14 @@ class ForeignListenerError(Exception):
     """Another program listens on the server's port; the text tells which."""
 
 
+class _Meta(msgspec.Struct):
+    n_ctx: int | None = None
+
+
 class _Payload(msgspec.Struct):
+    """Of a load under way: the progress; of a server that is ready: facts about its model."""
+
+    meta: _Meta | None = None
     stages: list[str] = []
     current: str = ""
     value: float | None = None
@@ -135,10 +146,14 @@ class ServerProcess:
         self.port = launch.port
         self.context_size = launch.context_size
         """Tokens of context it was started with; ``None`` for another program's server."""
+        self.most_requests = launch.most_requests
+        """Requests it takes at once, those that wait for a slot included; ``None`` = no limit."""
         self.argv = launch.argv
         """Its command line."""
         self.slots: int | None = None
         """Requests it answers at once, by its own account."""
+        self.context_length: int | None = None
+        """Tokens of context that one request may use, by its own account."""
         self.exited: asyncio.Future[int] = loop.create_future()
         """The return code, once the process is gone (negative = killed by that signal)."""
         self._launch = launch
@@ -357,8 +372,11 @@ class ServerProcess:
         """A line of the load: what matters of it here stands before the server listens."""
         if b"listening on" in line:
             self._listening.set()
-        elif self.slots is None and (found := _SLOTS.search(line)):
+            return
+        if self.slots is None and (found := _SLOTS.search(line)):
             self.slots = int(found[1])
+        if self.context_length is None and (found := _SLOT_CONTEXT.search(line)):
+            self.context_length = int(found[1])
 
     def _take_protocol(self, line: bytes) -> None:
         if not line.startswith(_STATE_PREFIX):
@@ -372,6 +390,8 @@ class ServerProcess:
             # A very long line (facts about the model) was cut: its beginning tells enough.
             message = _State("ready" if body.startswith(b'{"state":"ready"') else "")
         if message.state == "ready":
+            if message.payload is not None and message.payload.meta is not None:
+                self.context_length = message.payload.meta.n_ctx or self.context_length
             if not self._ready.done():
                 self._ready.set_result(None)
         elif message.state == "loading":

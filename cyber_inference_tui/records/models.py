@@ -42,9 +42,12 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int | None = None
     quantization: str | None = None
     context_length: int | None = None
-    """What the model was trained with, in tokens."""
+    """Tokens of context that one request may use: of the loaded model, else as a load would have
+    it."""
     context_size: int | None = None
-    """What its server was started with, in tokens, or would be."""
+    """What its server was started with, in tokens, or would be; its slots may have parts of it."""
+    trained_context_length: int | None = None
+    """Tokens that the model was trained with."""
     slots: int | None = None
     """Requests its server answers at once, where that is known."""
     vision: bool = False

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from math import inf
 from typing import Protocol
 
 from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.llama.command import asked_requests
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.state import Lease, ModelState, Waiter
 from cyber_inference_tui.settings.schema import Settings
@@ -38,8 +40,7 @@ class Owner(Protocol):
 class Admission:
     """The queues of all models and the places at their servers.
 
-    ``max_connections`` is how many requests one server gets at once. ``on_detail`` is told the
-    model whose numbers changed.
+    ``on_detail`` is called with the id of a model whose numbers changed.
     """
 
     def __init__(
@@ -47,12 +48,10 @@ class Admission:
         owner: Owner,
         states: Mapping[str, ModelState],
         *,
-        max_connections: int,
         on_detail: Callable[[str], None],
     ) -> None:
         self._owner = owner
         self._states = states
-        self._max_connections = max_connections
         self._on_detail = on_detail
         self._arrivals = 0
         self._drained = asyncio.Event()
@@ -62,6 +61,15 @@ class Admission:
         """Requests that hold a place, over all models."""
         self.waiting = 0
         """Requests and loads that wait, over all models."""
+
+    def places(self, state: ModelState) -> float:
+        """Requests that the model's server gets at once; ``inf`` = no limit.
+
+        What ``max_concurrent_requests`` says, but never more than the server takes.
+        """
+        takes = state.server.most_requests if state.server is not None else None
+        asked = asked_requests(state.model, self._owner.settings)
+        return min(asked or inf, inf if takes is None else takes)
 
     # Coming
 
@@ -73,7 +81,7 @@ class Admission:
             or state.leaving is not None
             or state.server is None
             or state.server.exited.done()
-            or state.in_flight >= self._max_connections
+            or state.in_flight >= self.places(state)
         ):
             return None
         if self.waiting and not self._admits(state, self._arrivals + 1):
@@ -110,6 +118,8 @@ class Admission:
 
     def fail_all(self, state: ModelState, error: CyberError) -> None:
         """Nobody can be served who waits for it."""
+        if state.waiters:
+            self._on_detail(state.model.id)
         while state.waiters:
             waiter = state.waiters.popleft()
             self._one_less(state)
@@ -135,7 +145,8 @@ class Admission:
         for waiter in [one for one in state.waiters if not one.takes_place]:
             state.waiters.remove(waiter)
             self._let_in(state, waiter)
-        while state.waiters and state.in_flight < self._max_connections:
+        most = self.places(state)
+        while state.waiters and state.in_flight < most:
             if not self._admits(state, state.waiters[0].arrival):
                 break
             self._let_in(state, state.waiters.popleft())

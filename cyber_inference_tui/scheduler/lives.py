@@ -21,6 +21,7 @@ from cyber_inference_tui.scheduler.ledger import Ledger
 from cyber_inference_tui.scheduler.memory import footprint_by_change
 from cyber_inference_tui.scheduler.policy import STABLE_AFTER, backoff
 from cyber_inference_tui.scheduler.refusal import refusal_error
+from cyber_inference_tui.scheduler.restarts import Restarts
 from cyber_inference_tui.scheduler.state import ModelState, Server, ServerLauncher, Session
 from cyber_inference_tui.scheduler.views import Reason, Refusal
 from cyber_inference_tui.settings.schema import Settings
@@ -74,12 +75,14 @@ class Lives:
         owner: Owner,
         *,
         launcher: ServerLauncher,
+        restarts: Restarts,
         ledger: Ledger,
         experience: Experience,
         on_session: Callable[[SessionRecord], None],
     ) -> None:
         self._owner = owner
         self._launcher = launcher
+        self._restarts = restarts
         self._ledger = ledger
         self._experience = experience
         self._on_session = on_session
@@ -155,11 +158,9 @@ class Lives:
             self._owner.settings,
             at_most=state.need is not None and state.need.source is Source.UPPER_BOUND,
         )
-        state.failure = error
         state.context_limit = None
-        self._owner.set_status(state, ModelStatus.FAILED)
         _logger.warning("%s", error)
-        self._owner.failed(state, error)
+        self._fail(state, error, told=error)
         # Its next try may find more room.
         state.need = None
 
@@ -293,9 +294,9 @@ class Lives:
         if isinstance(error, ModelLoadError) and error.out_of_memory and not self._others():
             # It had all the memory that models can have.
             error.needs_person = True
-        self.note_failure(state, error)
+        self._count_failure(state)
         _logger.warning("%s", error)
-        self._owner.failed(state, error)
+        self._fail(state, error, told=error)
 
     def _try_again(self, state: ModelState, error: CyberError) -> bool:
         """After running out of memory: once more when others have made room, or with less context
@@ -336,11 +337,22 @@ class Lives:
 
     # Failing
 
-    def note_failure(self, state: ModelState, error: CyberError, *, counts: bool = True) -> None:
-        """It failed: say so, and let it rest longer each time that ``counts``."""
-        state.failure = error
+    def _count_failure(self, state: ModelState, *, counts: bool = True) -> None:
+        """Set when the next try is possible: later after each failure that ``counts``."""
         state.trouble.failures += counts
         state.trouble.retry_at = _now() + backoff(state.trouble.failures)
+
+    def _fail(self, state: ModelState, error: CyberError, *, told: CyberError | None) -> None:
+        """The model failed with ``error``. Everybody who waits for it gets ``told``; with ``None``
+        they go on waiting.
+
+        They leave before the status changes, so that the record of a failed model has no queue.
+        """
+        state.failure = error
+        settings = self._owner.settings
+        state.trouble.circumstances = self._restarts.circumstances(state.model, settings)
+        if told is not None:
+            self._owner.failed(state, told)
         self._owner.set_status(state, ModelStatus.FAILED)
 
     def _exited(self, state: ModelState, server: Server) -> None:
@@ -349,6 +361,8 @@ class Lives:
             return
         why, tail = server.obituary()
         session = state.session
+        if session is not None:
+            session.lost = session.unanswered
         if (session is not None and session.answered) or _now() - state.loaded >= STABLE_AFTER:
             state.trouble.failures = 0
             state.trouble.excused = False
@@ -360,14 +374,14 @@ class Lives:
         error = ModelLoadError(f"{state.model.id} stopped: {why}.", log_tail=tail)
         self._end_session(state, f"stopped: {why}")
         self._forget_server(state)
-        self.note_failure(state, error, counts=counts)
+        self._count_failure(state, counts=counts)
         _logger.warning("%s stopped: %s", state.model.id, why)
         self.own(_end(server), f"clean up after {state.model.id}")
         left = state.trouble.retry_at - _now()
-        if left > 0:
-            # As for those who come now: it keeps dying, so they are not held up by the backoff.
-            self._owner.failed(state, again_in(error, left))
-        elif state.waiters:
+        # Those who wait get the same as those who come now: it keeps dying, so the backoff does
+        # not hold them up.
+        self._fail(state, error, told=again_in(error, left) if left > 0 else None)
+        if state.waiters:
             self._owner.again(state)
         self._owner.step()
 

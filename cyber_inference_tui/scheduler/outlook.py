@@ -23,8 +23,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """How long its load has been running."""
     request_seconds: float | None = None
     """How long one of its requests takes."""
-    places: int = 1
-    """Requests it serves at once."""
+    places: float = 1
+    """Requests it serves at once; ``inf`` = no limit."""
 
 
 class Outlook(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,8 @@
-"""Which servers have to be started anew because they would be started otherwise now."""
+"""Finds out what changed settings and files mean for a model.
+
+A loaded model restarts when its server would now be started in another way. The failure of a model
+is forgotten when something changed that decides whether a load succeeds.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +44,20 @@ class Restarts:
             state.model.id
             for state in states
             if self._why(state, changed(state.model), settings) is not None
+        )
+
+    def circumstances(self, model: LocalModel, settings: Settings) -> object:
+        """Everything that decides whether a load of ``model`` succeeds, as a value to compare."""
+        return (
+            self._launcher.signature(model, settings),
+            model.modified,
+            model.problem,
+            None if model.settings.command else settings.llama_server_path,
+            settings.load_timeout,
+            settings.max_loaded_models,
+            settings.max_memory_percent,
+            settings.max_gpu_memory_percent,
+            settings.allow_smaller_context,
         )
 
     def _why(self, state: ModelState, model: LocalModel, settings: Settings) -> Reason | None:

@@ -57,8 +57,7 @@ class Scheduler:
 
     ``on_state`` is called with a model's id at every change of status, ``on_detail`` when only
     numbers (progress, requests) changed, ``on_session`` with every life of a server that has ended.
-    ``max_connections`` is how many requests one server gets at once; the others wait here, in
-    order. Without ``read_memory`` the machine's memory plays no part.
+    Without ``read_memory`` the machine's memory plays no part.
     """
 
     def __init__(
@@ -66,7 +65,6 @@ class Scheduler:
         *,
         launcher: ServerLauncher,
         settings: Settings,
-        max_connections: int,
         on_state: Callable[[str], None],
         on_detail: Callable[[str], None],
         on_session: Callable[[SessionRecord], None] = lambda _: None,
@@ -76,28 +74,24 @@ class Scheduler:
     ) -> None:
         self.settings = settings
         self._launcher = launcher
-        self._max_connections = max_connections
         self._policy = policy
         self._on_state = on_state
         self._on_detail = on_detail
         self._states: dict[str, ModelState] = {}
         self._experience = experience or Experience()
         self._ledger = Ledger(read_memory)
+        self._restarts = Restarts(launcher)
         self._lives = Lives(
             self,
             launcher=launcher,
+            restarts=self._restarts,
             ledger=self._ledger,
             experience=self._experience,
             on_session=on_session,
         )
-        self._admission = Admission(
-            self, self._states, max_connections=max_connections, on_detail=on_detail
-        )
-        self.waits = Waits(
-            self._states, self._admission, self._experience, max_connections=max_connections
-        )
+        self._admission = Admission(self, self._states, on_detail=on_detail)
+        self.waits = Waits(self._states, self._admission, self._experience)
         """What those who wait can be told."""
-        self._restarts = Restarts(launcher)
         self._steps = Steps(self._decide)
         self._measuring: asyncio.Task[None] | None = None
         self._closing = False
@@ -177,22 +171,29 @@ class Scheduler:
     # Changes from outside
 
     def configure(self, settings: Settings) -> None:
-        """Take new settings. Limits apply at once; a server that would be started otherwise now is
-        restarted when its requests have ended."""
+        """Take new settings.
+
+        Limits apply at once. A server that would now be started in another way is restarted when
+        its requests have ended. A model that failed keeps its failure, unless the settings changed
+        something that a load of it depends on.
+        """
         self.settings = settings
         for state in self.states():
-            self._restarts.demand(state, settings)
-        self.forget_failures()
+            self._settings_changed(state)
         self.step()
 
-    def forget_failures(self) -> None:
-        """What made models fail may be gone: the next request for each tries again."""
-        for state in self.states():
-            self._forget_failure(state)
-
-    def _forget_failure(self, state: ModelState) -> None:
+    def _settings_changed(self, state: ModelState) -> None:
+        self._restarts.demand(state, self.settings)
         if state.status is ModelStatus.FAILED:
-            self.rest(state)
+            now = self._restarts.circumstances(state.model, self.settings)
+            if state.trouble.circumstances != now:
+                self.rest(state)
+
+    def binary_changed(self) -> None:
+        """Another llama-server is there: models that failed with the former one try again."""
+        for state in self.states():
+            if state.status is ModelStatus.FAILED and not state.model.settings.command:
+                self.rest(state)
 
     def would_restart(
         self, settings: Settings, changed: Callable[[LocalModel], LocalModel]
@@ -206,8 +207,7 @@ class Scheduler:
         state = self._states.get(model.id)
         if state is not None:
             state.model = model
-            self._restarts.demand(state, self.settings)
-            self._forget_failure(state)
+            self._settings_changed(state)
             self.step()
 
     def remove(self, model_id: str) -> None:
@@ -277,11 +277,15 @@ class Scheduler:
         if self._closing:
             raise ShuttingDownError("The service is shutting down.")
         queued = state.queued
-        if queued >= self.settings.max_queue:
+        # One may always wait for a model that is not loaded, or no request could ever load it.
+        least = 0 if state.status is ModelStatus.LOADED else 1
+        if queued >= max(self.settings.max_queue, least):
             wait = self.waits.expected(state, queued + 1)
+            if wait is None:
+                wait = queued / self._admission.places(state)
             raise QueueFullError(
                 f"{state.model.id} has as many waiting requests as max_queue allows ({queued}).",
-                retry_after=max(1.0, queued / self._max_connections if wait is None else wait),
+                retry_after=max(1.0, wait),
             )
         left = state.trouble.retry_at - self._now()
         if state.status is ModelStatus.FAILED and left > 0 and state.failure is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ class Server(Protocol):
     """Its command line."""
     slots: int | None
     """Requests it answers at once; ``None`` = it does not say."""
+    context_length: int | None
+    """Tokens of context that one request may use; ``None`` = it does not say."""
+    most_requests: int | None
+    """Requests it takes at once, those that wait for a slot included; ``None`` = no limit."""
 
     def footprint(self) -> Footprint | None:
         """What it says it took of the memory; ``None`` = it does not say."""
@@ -123,7 +128,11 @@ class Session:
         self.answered = False
         """Its server has answered a request."""
         self.again = 0
-        """Requests in flight that were lost once already, with another server."""
+        """Requests in flight that were lost already, with another server."""
+        self.unanswered = 0
+        """Requests that were sent to the server and have nothing of an answer."""
+        self.lost = 0
+        """``unanswered`` when the server died."""
 
 
 @dataclass(slots=True)
@@ -134,6 +143,8 @@ class Trouble:
     excused: bool = False
     """One of ``failures`` was put down to a request."""
     retry_at: float = 0.0
+    circumstances: object = None
+    """Of the last failure: when they have changed, the next try may succeed."""
 
 
 class ModelState:
@@ -234,7 +245,17 @@ def view_of(state: ModelState, settings: Settings, load_seconds: float | None) -
 class Lease:
     """A request's place at a loaded model: it will not be unloaded until ``release``."""
 
-    __slots__ = ("_again", "_released", "_server", "_since", "_state", "port")
+    __slots__ = (
+        "_again",
+        "_released",
+        "_server",
+        "_session",
+        "_since",
+        "_state",
+        "_waits",
+        "_was_sent",
+        "port",
+    )
 
     def __init__(
         self,
@@ -247,7 +268,9 @@ class Lease:
         self._state = state
         self._server = server
         self._since = since
-        self._again: Session | None = None
+        self._session = state.session
+        self._again = False
+        self._waits = self._was_sent = False
         self.port = server.port
 
     @property
@@ -299,10 +322,39 @@ class Lease:
             session.tokens_out += tokens_out or 0
 
     def again(self) -> None:
-        """The request was lost once already: a server that dies with it is not to blame."""
-        self._again = self._state.session
-        if self._again is not None:
-            self._again.again += 1
+        """The request was lost already: a server that dies with it is not to blame."""
+        if self._session is not None and not self._again:
+            self._again = True
+            self._session.again += 1
+
+    async def wait_alone(self, timeout: float) -> None:
+        """Wait until all other requests at the server have begun to be answered, or until it is
+        gone; at most ``timeout`` seconds."""
+        state, session = self._state, self._session
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while session is not None and session.unanswered and not self.server_exited:
+                    state.settled.clear()
+                    await state.settled.wait()
+
+    def sent(self) -> None:
+        """The request goes to the server now."""
+        if self._session is not None and not (self._was_sent or self.server_exited):
+            self._was_sent = self._waits = True
+            self._session.unanswered += 1
+
+    def begun(self) -> None:
+        """Its answer has begun, or will never."""
+        if self._session is not None and self._waits:
+            self._waits = False
+            self._session.unanswered -= 1
+            if not self._session.unanswered:
+                self._state.settled.set()
+
+    @property
+    def was_alone(self) -> bool:
+        """Whether no other request waited for an answer when the server died with this one."""
+        return self._was_sent and self._session is not None and self._session.lost == 1
 
     def answered(self) -> None:
         """The request has its answer: a server that dies later is not one that never works."""
@@ -314,8 +366,9 @@ class Lease:
         """The last byte is through (or the request is over in another way). Once counts."""
         released, self._released = self._released, None
         if released is not None:
-            if self._again is not None:
-                self._again.again -= 1
+            self.begun()
+            if self._again and self._session is not None:
+                self._session.again -= 1
             released(self._state, self._since)
 
     def __enter__(self) -> Self:

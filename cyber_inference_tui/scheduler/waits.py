@@ -20,13 +20,10 @@ class Waits:
         states: Mapping[str, ModelState],
         admission: Admission,
         experience: Experience,
-        *,
-        max_connections: int,
     ) -> None:
         self._states = states
         self._admission = admission
         self._experience = experience
-        self._max_connections = max_connections
 
     def records(self) -> list[WaitingRecord]:
         """Every request that waits, model by model, in order."""
@@ -74,11 +71,14 @@ class Waits:
         )
 
     def of_the_next(self, state: ModelState) -> float | None:
-        """Seconds that a request would wait which came now; ``None`` = unknown."""
+        """Seconds that a request that came now would wait; ``None`` = unknown."""
+        if state.status is ModelStatus.FAILED:
+            # It is at rest, and its next load may fail as well.
+            return None
         if (
             state.status is ModelStatus.LOADED
             and not state.waiters
-            and state.in_flight < self._max_connections
+            and state.in_flight < self._admission.places(state)
         ):
             return 0.0
         return self.expected(state, state.queued + 1)
@@ -112,5 +112,5 @@ class Waits:
             progress=state.progress,
             elapsed=now - state.session.began if state.session else 0.0,
             request_seconds=state.request_seconds,
-            places=self._max_connections,
+            places=self._admission.places(state),
         )

@@ -42,6 +42,7 @@ _GENERAL = {
     "threads": "llama_threads",
     "args": "llama_args",
     "idle_timeout": "model_idle_timeout",
+    "max_concurrent_requests": "max_concurrent_requests",
 }
 
 
@@ -122,7 +123,7 @@ async def _memory(
     is_loaded = record.status is ModelStatus.LOADED
     rows = []
     for size, parts, need in await launcher.memory_at(
-        model, loaded.settings, context_sizes(current, record.context_length)
+        model, loaded.settings, context_sizes(current, record.trained_context_length)
     ):
         verdict = survey.verdict(model.id, need, anew=is_loaded)
         fits = verdict.fit if verdict else None

@@ -14,7 +14,7 @@ from cyber_inference_tui.gguf.demo import DEMO_ID, write_demo
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.library.stores import Stores, find_stores
-from cyber_inference_tui.llama.expectation import told
+from cyber_inference_tui.llama.expectation import context_length, told
 from cyber_inference_tui.llama.needs import Need, Source
 from cyber_inference_tui.records import ModelRecord, ModelStatus, ProblemRecord
 from cyber_inference_tui.scheduler.room import Verdict
@@ -70,8 +70,18 @@ def disk_paths(settings: Settings) -> tuple[Path, ...]:
     return tuple(dict.fromkeys((settings.models_dir, *settings.model_dirs, settings.data_dir)))
 
 
-def unloaded_record(model: LocalModel, settings: Settings, need: Need | None = None) -> ModelRecord:
-    """What is known of a model that nobody ever asked for; ``need`` = what it would take."""
+def unloaded_record(
+    model: LocalModel,
+    settings: Settings,
+    need: Need | None = None,
+    *,
+    context_limit: int | None = None,
+) -> ModelRecord:
+    """What is known of a model that nobody ever asked for.
+
+    ``need`` = what it would take; ``context_limit`` = the context that memory allows it, where
+    that is less than configured.
+    """
     reckoned = need is not None and need.source is not Source.UNKNOWN
     facts = model.metadata
     server = told(model, settings)
@@ -83,7 +93,8 @@ def unloaded_record(model: LocalModel, settings: Settings, need: Need | None = N
         architecture=facts.architecture if facts else None,
         parameters=facts.parameters if facts else None,
         quantization=facts.quantization if facts else None,
-        context_length=facts.context_length if facts else None,
+        context_length=context_length(model, settings, context_limit),
+        trained_context_length=facts.context_length if facts else None,
         context_size=need.context_size if need else None,
         memory_estimate_bytes=need.footprint.total if need and reckoned else None,
         memory_estimate_source=need.source.value if need and reckoned else None,
@@ -110,12 +121,13 @@ def touched_record(
     now.
     """
     server = state.server
-    record = unloaded_record(model, settings, need)
+    record = unloaded_record(model, settings, need, context_limit=state.context_limit)
     return msgspec.structs.replace(
         record,
         status=state.status,
         progress=state.progress,
         port=server.port if server else None,
+        context_length=(server.context_length if server else None) or record.context_length,
         context_size=server.context_size if server else record.context_size,
         slots=(server.slots if server else None) or record.slots,
         pid=server.pid if server else None,

@@ -156,13 +156,13 @@ class Models:
             )
 
     async def reckon(self, *, max_age: float = 0.0) -> None:
-        """Reckon anew what models take and what fits, and tell where that has changed.
+        """Find out again what models take and what fits, and publish what has changed.
 
         By a reading of the memory that is at most ``max_age`` seconds old.
         """
         await self._reckoning.update(self.catalog.models, self._settings)
         await self._scheduler.look(max_age)
-        for model_id in self._reckoning.changed_fits(self.catalog.models.values()):
+        for model_id in self._reckoning.changed(self.catalog.models.values()):
             self._news.detail_changed(model_id)
 
     # Reading

@@ -25,8 +25,8 @@ class Reckoning:
         self._experience = experience
         self._needs: dict[str, tuple[str, Need]] = {}
         """By id, with the signature for which that holds."""
-        self._fits: dict[str, Fit | None] = {}
-        """As it was when it was looked at last."""
+        self._told: dict[str, tuple[Fit | None, int | None]] = {}
+        """Whether it fitted when it was looked at last, and the context it would have."""
 
     async def update(self, models: Mapping[str, LocalModel], settings: Settings) -> None:
         """Reckon anew what models would take, as far as that has changed."""
@@ -56,17 +56,17 @@ class Reckoning:
             return None
         return survey.verdict(model.id, self.need(model), alone=self._is_alone(model))
 
-    def changed_fits(self, models: Iterable[LocalModel]) -> list[str]:
-        """The ids of those that fit now and did not at the last call, or the other way round."""
+    def changed(self, models: Iterable[LocalModel]) -> list[str]:
+        """The ids of those that fit now and did not at the last call, or the other way round, and
+        of those that would be started with another context."""
         survey = self._scheduler.survey()
-        former, self._fits = self._fits, {}
+        former, self._told = self._told, {}
         for model in models:
-            self._fits[model.id] = (
-                None
-                if model.problem
-                else survey.fit(model.id, self.need(model), alone=self._is_alone(model))
-            )
-        return [model_id for model_id, fit in self._fits.items() if fit is not former.get(model_id)]
+            need, fit = self.need(model), None
+            if not model.problem:
+                fit = survey.fit(model.id, need, alone=self._is_alone(model))
+            self._told[model.id] = fit, need.context_size if need else None
+        return [name for name, told in self._told.items() if told != former.get(name)]
 
     def _is_alone(self, model: LocalModel) -> bool:
         """Whether it ran out of memory beside others."""

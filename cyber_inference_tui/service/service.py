@@ -21,7 +21,6 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import Catalog
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
-from cyber_inference_tui.llama.command import MAX_CONNECTIONS
 from cyber_inference_tui.llama.expectation import formula_need
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.llama.log import LogRing
@@ -127,7 +126,6 @@ class Service:
         self.scheduler = Scheduler(
             launcher=self._launcher,
             settings=loaded.settings,
-            max_connections=MAX_CONNECTIONS,
             on_state=self._news.state_changed,
             on_detail=self._news.detail_changed,
             on_session=self._session_ended,
@@ -271,7 +269,7 @@ class Service:
     async def _binary_changed(self) -> None:
         """Another llama-server may be there: models take it at their next load."""
         await asyncio.to_thread(self._find_binary)
-        self.scheduler.forget_failures()
+        self.scheduler.binary_changed()
         await self.models.reckon()
 
     async def _recall(self) -> None:

@@ -42,6 +42,7 @@ _MODEL_EXAMPLES: dict[str, Any] = {
     "idle_timeout": 900,
     "pinned": False,
     "preload": False,
+    "max_concurrent_requests": 8,
     "request_defaults": {"temperature": 0.7},
     "request_overrides": {"reasoning_format": "none"},
     "request_strip": ["user"],

@@ -133,6 +133,14 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     pinned: Annotated[bool, Meta(description="Never evict it and never let it idle out.")] = False
     preload: Annotated[bool, Meta(description="Load it when the service starts.")] = False
+    max_concurrent_requests: Annotated[
+        int | None,
+        Meta(
+            ge=0,
+            le=4096,
+            description="Requests at it at once; 0 = as many as its server takes.",
+        ),
+    ] = None
     request_defaults: _Defaults = {}
     request_overrides: _Overrides = {}
     request_strip: _Strip = ()
@@ -297,6 +305,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             extra=_LIVE,
         ),
     ] = 30.0
+    max_concurrent_requests: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=4096,
+            description="Requests at one model at once; 0 = as many as its server takes.",
+            extra=_LIVE,
+        ),
+    ] = 0
     max_queue: Annotated[
         int, Meta(ge=0, le=_INT32, description="Requests that may wait per model.", extra=_LIVE)
     ] = 128

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from typing import Any
 
 import pytest
 
@@ -183,6 +184,140 @@ async def test_one_that_kills_every_server_takes_no_other_request_with_it(
 
         assert await asyncio.gather(*map(ask, range(4))) == [502, 200, 200, 200]
     assert retries(caplog) == 4
+
+
+class Mine:
+    """Servers that die of a request that says so, as soon as they have read it."""
+
+    def __init__(self) -> None:
+        self.world: World | None = None
+        self.seen: list[bytes] = []
+        self.hold = asyncio.Event()
+        """Until it is set, good requests get no answer."""
+
+    async def __call__(self, talk: Talk) -> None:
+        assert self.world is not None
+        body = (await talk.request()).body
+        server = self.world.launcher.servers[-1]
+        self.seen.append(body)
+        if b"bad" in body:
+            await server.stop(0)
+            return
+        waits: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(self.hold.wait()),
+            server.exited,
+        ]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if not server.exited.done():
+            await talk.say(answer(body=body))
+
+    async def ask(self, name: str) -> int:
+        assert self.world is not None
+        data = json.dumps({"model": "m", "name": name}).encode()
+        async with self.world.front.client.post(CHAT, data=data) as got:
+            body = await got.read()
+            assert got.status != 200 or body == data
+            return got.status
+
+    def tries(self, name: str) -> int:
+        return sum(json.loads(body)["name"] == name for body in self.seen)
+
+    async def until(self, name: str, tries: int) -> None:
+        """Until it was sent so many times."""
+        while self.tries(name) < tries:
+            await asyncio.sleep(0)
+
+
+async def test_a_new_request_that_kills_waits_while_another_has_its_second_try() -> None:
+    server = Mine()
+    async with forwarding(server) as world, asyncio.timeout(LIMIT):
+        server.world = world
+        good = asyncio.ensure_future(server.ask("good"))
+        await server.until("good", 1)
+        bad = asyncio.ensure_future(server.ask("bad 1"))
+        # The good one is lost with the bad one, and is on trial at the next server.
+        await server.until("good", 2)
+        new = [asyncio.ensure_future(server.ask(f"bad {number}")) for number in (2, 3)]
+        other = asyncio.ensure_future(server.ask("other"))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert [server.tries(name) for name in ("bad 2", "bad 3", "other")] == [0, 0, 0]
+        server.hold.set()
+        asked = await asyncio.gather(good, bad, *new, other)
+        assert list(asked) == [200, 502, 502, 502, 200]
+        assert [server.tries(f"bad {number}") for number in (1, 2, 3)] == [2, 2, 2]
+        assert server.tries("good") == 2
+
+
+async def test_one_that_waited_in_the_queue_takes_no_other_with_it() -> None:
+    server = Mine()
+    async with forwarding(server, max_concurrent_requests=2) as world, asyncio.timeout(LIMIT):
+        server.world = world
+        good = asyncio.ensure_future(server.ask("good"))
+        await server.until("good", 1)
+        other = asyncio.ensure_future(server.ask("other"))
+        await server.until("other", 1)
+        # It has no place yet when the first server dies of another cause.
+        queued = asyncio.ensure_future(server.ask("bad"))
+        while not world.scheduler.waiting:
+            await asyncio.sleep(0)
+        server.hold.set()
+        await world.launcher.servers[-1].stop(0)
+        assert list(await asyncio.gather(good, other, queued)) == [200, 200, 502]
+        assert server.tries("bad") == 2
+
+
+async def test_several_that_kill_are_each_found_out_and_nobody_else_is_lost() -> None:
+    server = Mine()
+    server.hold.set()
+    everybody = [*(f"bad {number}" for number in range(3)), *(f"good {n}" for n in range(3))]
+    async with forwarding(server) as world, asyncio.timeout(LIMIT):
+        server.world = world
+        asked = await asyncio.gather(*map(server.ask, everybody))
+    assert asked == [502] * 3 + [200] * 3
+
+
+async def test_there_is_a_last_try_for_those_who_always_have_company(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("TRIAL", "LONG_TRIAL"):
+        monkeypatch.setattr(forward, name, 0.01)
+    monkeypatch.setattr(forward, "_MOST_TRIES", 3)
+    seen: list[bytes] = []
+
+    async def dies_with_two(talk: Talk) -> None:
+        server = world.launcher.servers[-1]
+        seen.append((await talk.request()).body)
+        if len(seen) % 2 == 0:
+            await server.stop(0)
+        await asyncio.wait({server.exited})
+
+    async with forwarding(dies_with_two) as world, asyncio.timeout(LIMIT):
+
+        async def ask(number: int) -> int:
+            data = b'{"model":"m","n":%d}' % number
+            async with world.front.client.post(CHAT, data=data) as got:
+                await got.read()
+                return got.status
+
+        assert list(await asyncio.gather(ask(1), ask(2))) == [502, 502]
+    assert len(seen) == 6
+
+
+async def test_who_waits_for_the_turns_of_others_is_counted() -> None:
+    server = Mine()
+    async with forwarding(server, max_queue=2) as world, asyncio.timeout(LIMIT):
+        server.world = world
+        good = asyncio.ensure_future(server.ask("good"))
+        await server.until("good", 1)
+        await world.launcher.servers[-1].stop(0)
+        await server.until("good", 2)
+        held = [asyncio.ensure_future(server.ask(f"held {number}")) for number in range(3)]
+        refused, _ = await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED)
+        assert [one.result() for one in refused] == [429]
+        server.hold.set()
+        assert await good == 200
+        assert sorted(await asyncio.gather(*held)) == [200, 200, 429]
 
 
 async def test_a_second_death_behind_comments_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:

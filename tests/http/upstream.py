@@ -110,6 +110,8 @@ class FakeServer:
         self.context_size: int | None = None
         self.argv: tuple[str, ...] = ("llama-server",)
         self.slots: int | None = None
+        self.context_length: int | None = None
+        self.most_requests: int | None = None
         self.lingers: asyncio.Event | None = None
         """What it waits for before it exits."""
 
@@ -240,7 +242,6 @@ async def forwarding(
         async with Scheduler(
             launcher=launcher,
             settings=full,
-            max_connections=100,
             on_state=lambda model_id: None,
             on_detail=lambda model_id: None,
         ) as scheduler:

@@ -10,17 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyber_inference_tui.gguf.arguments import cache_settings
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import (
-    HTTP_THREADS,
-    MAX_CONNECTIONS,
     MIB,
+    SPARE_THREADS,
+    STREAMS,
     cache_ram_mib,
     child_environment,
     context_size,
     custom_argv,
     llama_argv,
+    most_requests,
     server_alias,
     signature,
 )
@@ -73,7 +75,7 @@ def test_the_command_line_of_a_plain_model() -> None:
         "/opt/llama-server",
         *("--host", "127.0.0.1", "--port", "8338", "--alias", "m"),
         *("--model", "/models/m.gguf", "--ctx-size", "4096"),
-        *("--cache-ram", "8192", "--threads-http", str(HTTP_THREADS)),
+        *("--cache-ram", "8192", "--threads-http", str(STREAMS + SPARE_THREADS)),
         *("--log-colors", "off", "--offline", "--no-webui"),
     ]
 
@@ -195,8 +197,38 @@ def test_the_prompt_cache_takes_at_most_a_tenth_of_what_is_free(available: int) 
     assert size * MIB <= available / 10
 
 
-def test_idle_connections_find_a_thread_beside_all_requests() -> None:
-    assert 0 < MAX_CONNECTIONS < HTTP_THREADS
+@pytest.mark.parametrize(
+    ("general", "own", "threads", "requests"),
+    [
+        ({}, {}, 264, 256),
+        ({"max_concurrent_requests": 8}, {}, 264, 256),
+        ({"max_concurrent_requests": 500}, {}, 508, 500),
+        ({"max_concurrent_requests": 500}, {"max_concurrent_requests": 0}, 264, 256),
+        ({}, {"max_concurrent_requests": 300}, 308, 300),
+        # A person's own threads count, and their last word.
+        ({}, {"args": ("--threads-http", "16")}, 16, 8),
+        ({"llama_args": ("--threads-http=40",)}, {}, 40, 32),
+        ({"llama_args": ("--threads-http", "40")}, {"args": ("--threads-http=600",)}, 600, 592),
+        ({}, {"args": ("--threads-http", "2")}, 2, 1),
+        ({}, {"args": ("--threads-http", "1")}, 1, 1),
+        ({}, {"env": {"LLAMA_ARG_THREADS_HTTP": "100"}}, None, 92),
+        ({}, {"args": ("--threads-http", "50"), "env": {"LLAMA_ARG_THREADS_HTTP": "9"}}, 50, 42),
+        # llama-server's own choice depends on its slots.
+        ({}, {"args": ("--threads-http", "-1")}, 0, 3),
+        ({"llama_parallel": 30}, {"args": ("--threads-http", "-1")}, 0, 24),
+    ],
+)
+def test_a_llama_server_takes_as_many_requests_as_it_has_threads_without_the_spare_ones(
+    general: dict[str, Any], own: dict[str, Any], threads: int | None, requests: int
+) -> None:
+    model = local(4096, **own)
+    assert cache_settings(argv(model, **general)).http_threads == threads
+    assert most_requests(model, Settings(**general)) == requests
+
+
+def test_a_command_of_ones_own_takes_any_number_of_requests() -> None:
+    model = local(None, command=("serve", "{port}"), args=("--threads-http", "3"))
+    assert most_requests(model, Settings()) is None
 
 
 def test_a_command_of_ones_own_has_its_placeholders_filled_once() -> None:

@@ -277,3 +277,24 @@ def test_a_model_whose_file_is_deleted_ends_its_requests_and_goes(start_fake: St
         assert is_alive(server)
         assert sse_data("\n".join(lines))[-1] == "[DONE]"
     eventually(lambda: not is_alive(server))
+
+
+def test_a_new_request_that_kills_does_not_take_one_on_its_second_try_with_it(
+    start_fake: StartFake,
+) -> None:
+    """Over real processes: all good requests are answered, whatever else comes."""
+    service = start_fake({"a": {}})
+    service.post("/admin/models/a/load", json={})
+    first = service.model("a")["pid"]
+    slow, deadly = {"prefill": 3.0}, {"crash_after": 0}
+    with ThreadPoolExecutor(12) as pool:
+        good = [pool.submit(service.chat, "a", f"good {number}", fake=slow) for number in range(3)]
+        eventually(lambda: service.model("a")["in_flight"] == 3)
+        bad = [pool.submit(service.chat, "a", "bad", fake=deadly)]
+        # The next server is up, and one of them is on trial there.
+        eventually(lambda: service.model("a")["pid"] not in {None, first})
+        bad += [pool.submit(service.chat, "a", "bad", fake=deadly) for _ in range(3)]
+        assert [one.result().status_code for one in good] == [200] * 3
+        assert {one.result().status_code for one in bad} <= {502, 503}
+    # A server that kept dying rests for a moment.
+    eventually(lambda: service.chat("a").status_code == 200)

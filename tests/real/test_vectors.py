@@ -92,3 +92,13 @@ def test_they_take_what_was_expected(service: ServiceProcess, model: str) -> Non
         service.post(f"/admin/models/{model}/unload")
     record = service.post(f"/admin/models/{model}/load").json()
     assert record["memory_bytes"] == pytest.approx(record["memory_estimate_bytes"], rel=0.1)
+
+
+@pytest.mark.parametrize("model", ["encoder", "ranker", "decoder"])
+def test_the_context_is_told_before_and_after_a_load(service: ServiceProcess, model: str) -> None:
+    assert service.post(f"/admin/models/{model}/unload", json={}).status_code == 200
+    assert service.model(model)["context_length"] == CONTEXT
+    assert service.post(f"/admin/models/{model}/load", json={}).status_code == 200
+    assert service.model(model)["context_length"] == CONTEXT
+    props = service.upstream(model, "/props")
+    assert props["default_generation_settings"]["n_ctx"] == CONTEXT

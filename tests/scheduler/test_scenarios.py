@@ -314,7 +314,7 @@ def test_eight_clients_that_alternate_between_two_models(start: str) -> None:
     """40 requests, two models that exclude each other: few loads, and everybody is answered."""
 
     async def main() -> None:
-        world = make_world(max_connections=4)
+        world = make_world(max_concurrent_requests=4)
         waits: list[float] = []
         clients = []
         async with world.scheduler:
@@ -347,7 +347,7 @@ def test_two_clients_each_with_its_own_model_do_not_change_it_for_every_request(
 @pytest.mark.parametrize("max_overtake", [0, 1, 5])
 def test_nobody_waits_behind_more_than_max_overtake_later_ones(max_overtake: int) -> None:
     async def main() -> None:
-        world = make_world(max_overtake=max_overtake, max_connections=2)
+        world = make_world(max_overtake=max_overtake, max_concurrent_requests=2)
         order: list[str] = []
 
         async def ask(one: LocalModel, name: str) -> None:
@@ -370,7 +370,7 @@ def test_nobody_waits_behind_more_than_max_overtake_later_ones(max_overtake: int
 
 def test_positions_and_expected_waits_are_known() -> None:
     async def main() -> None:
-        world = make_world(max_connections=1, max_queue=3)
+        world = make_world(max_concurrent_requests=1, max_queue=3)
         async with world.scheduler as scheduler:
             await world.use(B, 1)
             await scheduler.unload(B)
@@ -483,8 +483,10 @@ def test_what_has_changed_may_have_mended_what_failed() -> None:
         async with world.scheduler as scheduler:
             changes: list[Callable[[], None]] = [
                 lambda: scheduler.refresh(model("a", args=("--mlock",))),
-                lambda: scheduler.configure(world.settings),
-                scheduler.forget_failures,
+                lambda: scheduler.configure(
+                    msgspec.structs.replace(world.settings, max_memory_percent=70)
+                ),
+                scheduler.binary_changed,
             ]
             for change in changes:
                 world.launcher.failures["a"] = [ModelLoadError("No.") for _ in range(3)]

@@ -210,7 +210,7 @@ def test_a_request_waits_no_longer_than_queue_timeout() -> None:
 
 def test_more_requests_than_connections_wait_in_order() -> None:
     async def main() -> None:
-        world = World(max_connections=2)
+        world = World(max_concurrent_requests=2)
         order: list[int] = []
 
         async def request(number: int) -> None:
@@ -236,7 +236,7 @@ def test_more_requests_than_connections_wait_in_order() -> None:
 
 def test_an_explicit_load_is_done_when_the_model_is_loaded_whoever_stands_before_it() -> None:
     async def main() -> None:
-        world = World(max_connections=1)
+        world = World(max_concurrent_requests=1)
         async with world.scheduler as scheduler:
             requests = [asyncio.ensure_future(world.use(A, 100)) for _ in range(3)]
             await ticks()
@@ -479,7 +479,7 @@ def test_an_unload_waits_for_the_requests_and_those_who_come_meanwhile_load_agai
 
 def test_a_forced_unload_ends_running_requests() -> None:
     async def main() -> None:
-        world = World(max_connections=1)
+        world = World(max_concurrent_requests=1)
         async with world.scheduler as scheduler:
             lease = await scheduler.acquire(A)
             waiting = asyncio.ensure_future(scheduler.acquire(A))
@@ -694,7 +694,7 @@ def test_those_who_wait_when_a_server_dies_are_served_by_the_next_or_told_if_it_
     None
 ):
     async def main() -> None:
-        world = World(max_connections=1)
+        world = World(max_concurrent_requests=1)
         async with world.scheduler as scheduler:
             first = await scheduler.acquire(A)
             second = asyncio.ensure_future(scheduler.acquire(A))

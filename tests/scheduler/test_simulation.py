@@ -115,7 +115,7 @@ class Watched(World):
 
         super().__init__(
             launcher=launcher,
-            max_connections=fleet.connections,
+            max_concurrent_requests=fleet.connections,
             policy=watched,
             max_loaded_models=fleet.max_loaded,
             max_overtake=MAX_OVERTAKE,

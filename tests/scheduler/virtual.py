@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -89,6 +89,8 @@ class VirtualServer:
         self.context_size: int | None = None
         self.argv: tuple[str, ...] = ("llama-server",)
         self.slots: int | None = None
+        self.context_length: int | None = None
+        self.most_requests: int | None = world.most_requests.get(model_id)
         self.says: Footprint | None = None
 
     async def stop(self, timeout: float) -> int:
@@ -200,6 +202,8 @@ class VirtualLauncher:
         self.needs = dict(needs or {})
         self.real = dict(real or {})
         """What they take, where that is not what they were expected to need."""
+        self.most_requests: dict[str, int] = {}
+        """How many requests their servers take at once, where there is a limit."""
         self.contexts: list[int | None] = []
         self.problems: list[str] = []
         """What must not have happened: raised in ``launch`` it would count as a failed load."""
@@ -289,6 +293,15 @@ class VirtualLauncher:
             self.machine.give_back(pid)
 
 
+class ToldQueue(NamedTuple):
+    """Who waits for a model, and how long the next one would."""
+
+    model_id: str
+    status: ModelStatus
+    queued: int
+    wait: float | None
+
+
 class World:
     """A scheduler over virtual servers, with the statuses it told."""
 
@@ -296,7 +309,6 @@ class World:
         self,
         *,
         launcher: VirtualLauncher | None = None,
-        max_connections: int = 100,
         policy: Policy = decide,
         **settings: Any,
     ) -> None:
@@ -304,11 +316,12 @@ class World:
         self.sessions: list[SessionRecord] = []
         self.statuses: list[tuple[str, ModelStatus]] = []
         self.details = 0
+        self.told_queues: list[ToldQueue] = []
+        """What stood in a model's record at each change that was told."""
         self.settings = Settings(**settings)
         self.scheduler = Scheduler(
             launcher=self.launcher,
             settings=self.settings,
-            max_connections=max_connections,
             on_state=self._on_state,
             on_detail=self._on_detail,
             on_session=self.sessions.append,
@@ -318,9 +331,17 @@ class World:
 
     def _on_state(self, model_id: str) -> None:
         self.statuses.append((model_id, self.status(model_id)))
+        self._note_queue(model_id)
 
     def _on_detail(self, model_id: str) -> None:
         self.details += 1
+        self._note_queue(model_id)
+
+    def _note_queue(self, model_id: str) -> None:
+        state = self.scheduler.state(model_id)
+        if state is not None:
+            wait = self.scheduler.waits.of_the_next(state)
+            self.told_queues.append(ToldQueue(model_id, state.status, state.queued, wait))
 
     def status(self, model_id: str) -> ModelStatus:
         """A model's status now."""

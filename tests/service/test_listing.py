@@ -72,3 +72,16 @@ def test_what_a_model_is_for() -> None:
     assert unloaded_record(encoder, Settings()).embedding
     told = msgspec.structs.replace(plain, settings=ModelSettings(args=("--embedding",)))
     assert unloaded_record(told, Settings()).embedding
+
+
+def test_the_context_that_memory_allows_is_the_one_that_is_told() -> None:
+    one = msgspec.structs.replace(
+        model("m", parallel=2, args=("-c", "8000")), metadata=ModelMetadata(context_length=32768)
+    )
+    state = state_of(one, status=ModelStatus.QUEUED)
+    lengths = []
+    for limit in (None, 4000):
+        state.context_limit = limit
+        record = touched_record(one, Settings(), state, None, wait=None)
+        lengths.append((record.context_length, record.trained_context_length))
+    assert lengths == [(4096, 32768), (2048, 32768)]

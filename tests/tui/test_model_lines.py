@@ -15,8 +15,8 @@ def test_what_it_is() -> None:
         "a", vision=True, pinned=True, aliases=("one", "two"), origin="hub cache", size_bytes=GIB
     )
     assert what_it_is(record, UNICODE) == (
-        "qwen3 · 4.0 B parameters · Q4_K_M · 40K context · 1.0 GiB · reads images · pinned"
-        " · also one, two · from hub cache"
+        "qwen3 · 4.0 B parameters · Q4_K_M · trained with 40K of context · 1.0 GiB · reads images"
+        " · pinned · also one, two · from hub cache"
     )
     assert what_it_is(ModelRecord(id="x"), ASCII) == "Nothing is known of it."
 
@@ -91,12 +91,12 @@ def test_what_it_is() -> None:
             "good",
         ),
         (
-            {"status": ModelStatus.LOADED, "in_flight": 2, "slots": 4, "context_size": None},
+            {"status": ModelStatus.LOADED, "in_flight": 2, "slots": 4, "context_length": None},
             "● loaded, 2 requests in 4 slots",
             "good",
         ),
         (
-            {"status": ModelStatus.LOADED, "pinned": True, "context_size": None},
+            {"status": ModelStatus.LOADED, "pinned": True, "context_length": None},
             "● loaded, stays: pinned",
             "good",
         ),

@@ -37,7 +37,7 @@ def test_a_row_says_everything_in_its_columns() -> None:
         "quant": "Q4_K_M",
         "size": "2.3 GiB",
         "params": "4.0 B",
-        "context": "40K",
+        "context": "8K",
         "marks": "  vision",
         "fits": "◍ evicts",
         "memory": "~3.1 GiB",

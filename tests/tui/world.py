@@ -156,8 +156,9 @@ def model(model_id: str, **changes: object) -> ModelRecord:
         "architecture": "qwen3",
         "parameters": 4_022_468_096,
         "quantization": "Q4_K_M",
-        "context_length": 40960,
+        "context_length": 8192,
         "context_size": 8192,
+        "trained_context_length": 40960,
         "memory_estimate_bytes": int(3.1 * GIB),
         "memory_estimate_source": "measured",
         "fits": Fit.NOW,
@@ -267,6 +268,7 @@ def busy_world() -> World:
             quantization="Q8_0",
             context_length=2048,
             context_size=2048,
+            trained_context_length=2048,
             slots=1,
             pid=5001,
             port=8339,
@@ -449,7 +451,8 @@ def busy_world() -> World:
 
 
 def _details(record: ModelRecord) -> ModelDetails:
-    sizes = [size for size in (2048, 8192, 16384, 32768) if size <= (record.context_length or 0)]
+    trained = record.trained_context_length or 0
+    sizes = [size for size in (2048, 8192, 16384, 32768) if size <= trained]
     weights = record.size_bytes or 0
     return ModelDetails(
         model=record,

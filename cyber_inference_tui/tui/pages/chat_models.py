@@ -85,7 +85,7 @@ def title_content(model: ModelRecord | None, sampling: Sampling, charset: Charse
         return Content.styled("Chat", "bold $text-muted")
     colour = {"good": "$text-success", "busy": "$text-warning", "bad": "$text-error"}
     tone = STATUS_TONES[model.status]
-    context = f"context {model.context_size:,}" if model.context_size else ""
+    context = f"context {model.context_length:,}" if model.context_length else ""
     remarks = [context, sampling_text(sampling, charset.dot)]
     return Content.assemble(
         (clean_line(model.id, limit=60), "bold"),

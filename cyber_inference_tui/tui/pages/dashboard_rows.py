@@ -105,7 +105,7 @@ def model_row(
         cells=(
             plain(model.id),
             Cell(status, STATUS_TONES[model.status]),
-            number_text(model.context_size or None, charset=charset),
+            number_text(model.context_length or None, charset=charset),
             slots,
             number_text(speed, decimals=1, charset=charset),
             number_text(model.in_flight if loaded else None, charset=charset),

@@ -31,11 +31,12 @@ _LONGEST = 1000
 
 def what_it_is(model: ModelRecord, charset: Charset) -> str:
     """Its nature in one line, what is not known left out."""
+    trained = model.trained_context_length
     parts = [
         model.architecture,
         f"{params_text(model.parameters, charset)} parameters" if model.parameters else None,
         model.quantization,
-        f"{context_text(model.context_length)} context" if model.context_length else None,
+        f"trained with {context_text(trained)} of context" if trained else None,
         memory_text(model.size_bytes, charset=charset) if model.size_bytes is not None else None,
         "reads images" if model.vision else None,
         "makes embeddings" if model.embedding else None,
@@ -133,8 +134,8 @@ def _loaded(model: ModelRecord, now: datetime, charset: Charset) -> str:
     parts = ["loaded" + (f" for {age_text(max(1.0, since))}" if since is not None else "")]
     if model.memory_bytes is not None:
         parts.append(f"takes {memory_text(model.memory_bytes, charset=charset)}")
-    if model.context_size:
-        parts.append(f"context {model.context_size:,}")
+    if model.context_length:
+        parts.append(f"context {model.context_length:,}")
     if model.in_flight:
         of = f" in {model.slots} slots" if model.slots else ""
         parts.append(f"{requests_text(model.in_flight)}{of}")

@@ -119,7 +119,7 @@ def _state(model: ModelRecord, config_version: int) -> object:
     return (
         model.id,
         model.status,
-        model.context_size,
+        model.context_length,
         model.port,
         model.pinned,
         model.fits,

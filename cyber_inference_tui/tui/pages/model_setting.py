@@ -164,6 +164,7 @@ _KINDS = {
     "idle_timeout": _NUMBER,
     "pinned": _SWITCH,
     "preload": _SWITCH,
+    "max_concurrent_requests": _WHOLE,
     "request_defaults": _TABLE,
     "request_overrides": _TABLE,
     "request_strip": _NAMES,

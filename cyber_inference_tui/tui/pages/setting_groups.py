@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "stop_timeout",
     ),
     "Requests": (
+        "max_concurrent_requests",
         "max_queue",
         "queue_timeout",
         "max_overtake",

@@ -1,0 +1,133 @@
+"""The reported context is the one that a request may use, before a load as after it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.real.conftest import StartFake, StartReal
+from tests.real.service_process import ServiceProcess, eventually
+
+TRAINED = 32768
+YARN = ("--rope-scaling", "yarn", "--rope-scale", "2")
+# Each with the context that one request may use.
+TABLES: dict[str, tuple[dict[str, Any], int]] = {
+    "default": ({}, 8192),
+    "own": ({"context_size": 4096}, 4096),
+    "odd": ({"context_size": 1000}, 1024),
+    "trained": ({"context_size": 0}, TRAINED),
+    "too-much": ({"context_size": 100_000}, TRAINED),
+    "argument": ({"context_size": 4096, "args": ["-c", "2048"]}, 2048),
+    "argument-zero": ({"args": ["--ctx-size", "0"]}, TRAINED),
+    "argument-zero-split": ({"parallel": 2, "args": ["--ctx-size", "0"]}, TRAINED),
+    "variable": ({"env": {"LLAMA_ARG_CTX_SIZE": "2048"}}, 8192),
+    "one-slot": ({"parallel": 1}, 8192),
+    "split": ({"parallel": 4}, 2048),
+    "split-oddly": ({"parallel": 3}, 2816),
+    "split-small": ({"context_size": 100, "args": ["-np", "2"]}, 256),
+    "split-by-variable": ({"env": {"LLAMA_ARG_N_PARALLEL": "2"}}, 4096),
+    "unified": ({"parallel": 4, "args": ["--kv-unified"]}, 8192),
+    "unified-by-variable": ({"parallel": 2, "env": {"LLAMA_ARG_KV_UNIFIED": "1"}}, 8192),
+    "not-unified": ({"args": ["--no-kv-unified"]}, 8192),
+    "capped": ({"parallel": 2, "args": ["-kvu", "--kv-unified-per-slot", "1000"]}, 1000),
+    "yarn": ({"context_size": 65536, "args": [*YARN]}, 65536),
+    "yarn-half": ({"context_size": 40_000, "args": [*YARN]}, 40_192),
+}
+
+
+def told_of(service: ServiceProcess, model: str) -> list[Any]:
+    """The context in every list that tells of it."""
+    (listed,) = [one for one in service.get("/v1/models").json()["data"] if one["id"] == model]
+    (alike,) = [one for one in service.get("/models").json()["data"] if one["id"] == model]
+    single = service.get(f"/v1/models/{model}").json()
+    told = [one["context_length"] for one in (listed, alike, single, service.model(model))]
+    return told + [one["meta"]["n_ctx"] for one in (listed, alike, single)]
+
+
+@pytest.mark.real
+def test_the_context_is_the_same_before_and_after_a_load_and_what_the_server_says(
+    start_real: StartReal, demo_gguf: Path
+) -> None:
+    models = {name: {**table, "path": str(demo_gguf)} for name, (table, _) in TABLES.items()}
+    service = start_real({"models": models})
+    for name, (_, expected) in TABLES.items():
+        assert set(told_of(service, name)) == {expected}, f"{name} before its load"
+        assert service.post(f"/admin/models/{name}/load", json={}).status_code == 200
+        assert set(told_of(service, name)) == {expected}, f"{name} after its load"
+        props = service.upstream(name, "/props")
+        assert props["default_generation_settings"]["n_ctx"] == expected, name
+        own = service.upstream(name, "/v1/models")["data"][0]["meta"]
+        assert own["n_ctx"] == expected, name
+        meta = service.get(f"/v1/models/{name}").json()["meta"]
+        assert meta["n_ctx_train"] == TRAINED
+        assert service.post(f"/admin/models/{name}/unload", json={}).status_code == 200
+        assert set(told_of(service, name)) == {expected}, f"{name} after its unload"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("general", "expected"),
+    [
+        ({"default_context_size": 0}, TRAINED),
+        ({"default_context_size": 0, "max_context_size": 16384}, 16384),
+        ({"default_context_size": 20_000, "max_context_size": 10_000}, 10_240),
+        ({"default_context_size": 90_000, "max_context_size": 90_000}, TRAINED),
+        ({"llama_parallel": 2}, 4096),
+        ({"llama_args": ["-c", "2048", "-np", "2"]}, 1024),
+    ],
+)
+def test_the_general_settings_count_alike(
+    start_real: StartReal, general: dict[str, Any], expected: int
+) -> None:
+    service = start_real(general)
+    assert set(told_of(service, "demo")) == {expected}
+    assert service.post("/admin/models/demo/load", json={}).status_code == 200
+    assert set(told_of(service, "demo")) == {expected}
+    props = service.upstream("demo", "/props")
+    assert props["default_generation_settings"]["n_ctx"] == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "router_child"),
+    [
+        (
+            "0.00.000.001 I srv load_model: initializing, n_slots = 2, n_ctx_slot = 1536",
+            True,
+        ),
+        ("slot load_model: id  0 | task -1 | new slot, n_ctx = 1536", False),
+        ("slot init: id  0 | task -1 | new slot n_ctx_slot = 1536", False),
+    ],
+)
+def test_a_loaded_server_that_made_do_with_less_is_believed(
+    start_fake: StartFake, line: str, router_child: bool
+) -> None:
+    switches = {"load_lines": [line], "protocol": router_child}
+    service = start_fake({"a": switches}, router_child=router_child)
+    assert service.chat("a").status_code == 200
+    eventually(lambda: set(told_of(service, "a")) == {1536})
+
+
+def test_other_settings_are_reported_at_once_and_an_event_tells_of_them(
+    start_fake: StartFake,
+) -> None:
+    service = start_fake({"a": {}}, config={"default_context_size": 4096})
+    assert set(told_of(service, "a")) == {4096}
+    with service.client() as client, client.stream("GET", "/admin/events?topics=model") as events:
+        lines = events.iter_lines()
+        with service.client() as other:
+            path, value = "/admin/config/default_context_size", {"value": 2048}
+            assert other.put(path, json=value).status_code == 200
+        told = (json.loads(line[6:]) for line in lines if line.startswith("data: "))
+        assert next(one for one in told if one["context_length"] == 2048)["id"] == "a"
+    assert set(told_of(service, "a")) == {2048}
+
+
+def test_nothing_is_said_of_the_context_of_another_program(start_fake: StartFake) -> None:
+    table = {"command": ["python3", "-m", "http.server", "{port}"]}
+    service = start_fake({"a": {}}, tables={"a": table})
+    listed = service.get("/v1/models/a").json()
+    assert (listed["context_length"], listed["meta"]) == (None, None)
+    assert service.model("a")["context_length"] is None
