@@ -24,6 +24,7 @@ from cyber_inference_tui.llama.command import (
     llama_argv,
     signature,
 )
+from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
 from cyber_inference_tui.llama.expectation import (
     Expectations,
     formula_need,
@@ -37,6 +38,7 @@ from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
 from cyber_inference_tui.llama.log import LogMark, LogRing
 from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.orphans import PidRecord
+from cyber_inference_tui.llama.output import KILL_TIMEOUT
 from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.reading import PROC, follow_reading
 from cyber_inference_tui.llama.server import (
@@ -55,6 +57,7 @@ NO_PORT = "PORT"
 LOG_TAIL_LINES = 12
 _PORT_TRIES = 3
 _SETTLE_TIMEOUT = 0.25
+_KEEP_INTERVAL = 5.0
 _STOOD_STILL = 1.0
 """Seconds by which we may wake up late before that counts as having been stopped ourselves."""
 
@@ -119,26 +122,51 @@ class Launcher:
         self._find_binary = find_binary
         self._log_for = log_for
         self._pids = pids
-        self._environ = environ
+        self._environ = pids.marked(environ)
         self._available_memory = available_memory
-        self._expectations = Expectations(measured=measured, environ=environ)
+        self._expectations = Expectations(measured=measured, environ=self._environ)
         self._health = health
         self._proc = proc
         self._ports = PortPool(SERVER_HOST)
-        self.guard = ProcessGuard()
+        self._servers: dict[int, ServerProcess] = {}
+        self._keeper: asyncio.Task[None] | None = None
+        self.guard = ProcessGuard(pids.mark)
         """Ends what was started when the service dies; also for other children of it."""
 
     async def start(self) -> None:
         """End what a former service left behind, then start the guard."""
         for orphan in await asyncio.to_thread(self._pids.end_orphans):
-            _logger.warning(
-                "ended the server of %s (pid %d), left by a former run", orphan.model, orphan.pid
-            )
+            _logger.warning("ended %s (pid %d), left by a former run", orphan.name, orphan.pid)
+        adopt_orphans()
         await self.guard.start()
+        self._keeper = asyncio.create_task(self._keep(), name="keep descendants")
 
     async def close(self) -> None:
         """End the guard; every server must have been stopped before."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
         await self.guard.stop()
+        await asyncio.to_thread(sweep, self._pids.mark, (), KILL_TIMEOUT)
+
+    async def _keep(self) -> None:
+        """Know the descendants of each server, and wait for adopted ones that have ended."""
+        ended: frozenset[psutil.Process] = frozenset()
+        while True:
+            await asyncio.sleep(_KEEP_INTERVAL)
+            try:
+                ended = await asyncio.to_thread(reap, ended)
+                for server in list(self._servers.values()):
+                    await server.processes()
+                self._note_strays()
+            except (OSError, psutil.Error) as error:
+                # Too many open files, for one: the next look may see more.
+                _logger.debug("cannot look at the processes: %s", error)
+
+    def _note_strays(self) -> None:
+        for pid, server in self._servers.items():
+            self._pids.note_strays(pid, server.strays)
+        self.guard.know(stray for one in self._servers.values() for stray in one.strays)
 
     def signature(
         self, model: LocalModel, settings: Settings, context_limit: int | None = None
@@ -345,6 +373,7 @@ class Launcher:
             raise ModelLoadError(f"cannot run {launch.argv[0]}: {why}.") from error
         log.begin_run(server.pid, first=first)
         server.exited.add_done_callback(lambda _: log.end_run(server.pid))
+        self._servers[server.pid] = server
         self.guard.add(server.pid)
         self._pids.add(server.pid, launch.name)
         server.exited.add_done_callback(lambda _: self._gone(server))
@@ -358,13 +387,14 @@ class Launcher:
                 )
             if measure and launch.context_size is not None:
                 await server.wait_settled(_SETTLE_TIMEOUT)
+            self._note_strays()
             # Read now: later lines of the log are then not looked at for it.
             server.footprint()
         except ServerExitedError as error:
             # Its own group may hold children still.
             await server.stop(0)
             lines = mark.lines()
-            found = diagnose(error.returncode, lines)
+            found = diagnose(error.returncode, lines, went_on=server.went_on)
             kind = _PortTakenError if found.cause is Cause.PORT_TAKEN else ModelLoadError
             raise kind(
                 f"{launch.name} could not be loaded: {found.sentence}.",
@@ -415,6 +445,7 @@ class Launcher:
                 ready.exception()
 
     def _gone(self, server: ServerProcess) -> None:
+        del self._servers[server.pid]
         self.guard.remove(server.pid)
         self._pids.remove(server.pid)
         self._ports.give_back(server.port)
