@@ -196,6 +196,15 @@ class Family:
         # Between its fork and its program a child of ours still has our own environment.
         return MARK not in environment and environment != me.environ()
 
+    def running(self) -> tuple[Known, ...]:
+        """The descendants that run now."""
+        found = []
+        for process in self.look():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if _runs(process):
+                    found.append(Known.of(process))
+        return tuple(found)
+
     def end(self, timeout: float) -> Ended:
         """SIGKILL to all descendants; returns when they are gone, at most after ``timeout`` s."""
         everywhere = not _adopts()

@@ -7,7 +7,7 @@ import logging
 import signal
 from typing import Protocol, cast
 
-from cyber_inference_tui.llama.descendants import Ended, Family
+from cyber_inference_tui.llama.descendants import Ended, Family, Known
 
 KILL_TIMEOUT = 10.0
 """Seconds that a process has to be gone after SIGKILL."""
@@ -46,6 +46,7 @@ class Output(asyncio.SubprocessProtocol):
         self._listener = listener
         self._mark = mark
         self._drained = False
+        self._survivors: asyncio.Future[tuple[Known, ...]] | None = None
         self._clearing: asyncio.Task[Ended] | None = None
         self.transport: asyncio.SubprocessTransport
         self.family: Family
@@ -63,6 +64,9 @@ class Output(asyncio.SubprocessProtocol):
     def process_exited(self) -> None:
         """A grandchild may hold the pipes open for ever; the last output gets a moment."""
         self._listener.left()
+        if self._clearing is None:
+            # At once: what is left may end by itself before its output is drained.
+            self._survivors = asyncio.ensure_future(asyncio.to_thread(self.family.running))
         asyncio.get_running_loop().call_later(_LAST_OUTPUT_SECONDS, self._drain)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -77,7 +81,9 @@ class Output(asyncio.SubprocessProtocol):
 
     async def _end_descendants(self) -> Ended:
         try:
-            return await asyncio.to_thread(self.family.end, KILL_TIMEOUT)
+            survivors = await self._survivors if self._survivors is not None else ()
+            ended = await asyncio.to_thread(self.family.end, KILL_TIMEOUT)
+            return Ended(tuple(dict.fromkeys((*survivors, *ended.found))), ended.left)
         except Exception:
             # A defect of ours must not keep its owner waiting.
             _logger.exception("what process %d started cannot be looked for", self.family.pid)

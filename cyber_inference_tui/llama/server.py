@@ -364,7 +364,7 @@ class ServerProcess:
         self.went_on = bool(descendants.found) and not self._stopping
         if self.went_on:
             _logger.warning(
-                "%s (pid %d) ended while what it had started went on: killed %s",
+                "%s (pid %d) ended while what it had started went on: %s",
                 name,
                 self.pid,
                 in_words(descendants.found),
