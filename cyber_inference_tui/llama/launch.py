@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -36,7 +37,7 @@ from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
 from cyber_inference_tui.llama.log import LogMark, LogRing
-from cyber_inference_tui.llama.needs import Footprint, Need
+from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.output import KILL_TIMEOUT
 from cyber_inference_tui.llama.ports import PortPool
@@ -249,13 +250,15 @@ class Launcher:
         context_limit: int | None = None,
         measure: bool = True,
         busy: Callable[[], bool] = lambda: False,
+        watch: LoadWatch | None = None,
     ) -> ServerProcess:
         """A server for ``model`` that answers requests.
 
         ``context_limit`` caps its tokens of context. With ``measure`` it is asked to tell more in
         its log, so that ``footprint`` knows what it took. From then on it is watched: one that
         does not answer any more is killed. ``busy`` tells whether it has requests; another
-        program's server is not asked meanwhile.
+        program's server is not asked meanwhile. ``watch`` runs until the server is ready; when it
+        gives a reason, the process is killed and the reason is raised.
 
         Raises ``ModelLoadError`` with the reason and the last log lines when it ends instead, or
         when there is no sign of progress for ``load_timeout`` seconds, and ``NoLlamaServerError``
@@ -273,7 +276,13 @@ class Launcher:
                     model, settings, binary, port, context_limit=context_limit, measure=measure
                 )
                 server = await self._bring_up(
-                    launch, settings, mark, progress, size=model.size_bytes, measure=measure
+                    launch,
+                    settings,
+                    mark,
+                    progress,
+                    size=model.size_bytes,
+                    measure=measure,
+                    watch=watch,
                 )
             except _PortTakenError:
                 # Somebody took it between our look and the server's bind.
@@ -360,6 +369,7 @@ class Launcher:
         *,
         size: int | None,
         measure: bool,
+        watch: LoadWatch | None,
     ) -> ServerProcess:
         log = self._log_for(launch.name)
         first = log.end
@@ -378,12 +388,12 @@ class Launcher:
         self._pids.add(server.pid, launch.name)
         server.exited.add_done_callback(lambda _: self._gone(server))
         try:
-            if not await self._wait_ready(server, signs, settings.load_timeout, size):
+            watched = None if watch is None else watch(server.processes)
+            if not await self._wait_ready(server, signs, settings.load_timeout, size, watched):
                 raise ModelLoadError(
                     f"{launch.name} showed no progress for {settings.load_timeout:g} s while"
                     " loading.",
                     hint="Raise load_timeout if the disk is that slow.",
-                    log_tail=mark.lines()[-LOG_TAIL_LINES:],
                 )
             if measure and launch.context_size is not None:
                 await server.wait_settled(_SETTLE_TIMEOUT)
@@ -401,7 +411,9 @@ class Launcher:
                 log_tail=lines[-LOG_TAIL_LINES:],
                 out_of_memory=found.out_of_memory,
             ) from None
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, ModelLoadError) and not error.log_tail:
+                error.log_tail = mark.lines()[-LOG_TAIL_LINES:]
             # A second cancel must not leave the process behind: the stop runs to its end, which
             # its own limits bound.
             stopping = asyncio.ensure_future(server.stop(settings.stop_timeout))
@@ -413,24 +425,37 @@ class Launcher:
         return server
 
     async def _wait_ready(
-        self, server: ServerProcess, signs: _Signs, timeout: float, size: int | None
+        self,
+        server: ServerProcess,
+        signs: _Signs,
+        timeout: float,
+        size: int | None,
+        watched: Awaitable[ModelLoadError | None] | None,
     ) -> bool:
         """Whether the server became ready before ``timeout`` seconds without a sign of life.
 
-        Raises ``ServerExitedError`` when it ended instead.
+        Raises ``ServerExitedError`` when it ended instead, and what ``watched`` returns with.
         """
         loop = asyncio.get_running_loop()
         ready = asyncio.ensure_future(server.wait_ready())
         reading = asyncio.ensure_future(
             follow_reading(server.pid, size, signs.read, proc=self._proc)
         )
+        watching = None if watched is None else asyncio.ensure_future(watched)
+        awaited: set[asyncio.Future[Any]] = {ready} if watching is None else {ready, watching}
         try:
             while not ready.done():
                 left = timeout - signs.silence()
                 if left <= 0:
                     return False
                 due = loop.time() + left
-                await asyncio.wait({ready}, timeout=left)
+                await asyncio.wait(awaited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if watching in awaited and watching.done():
+                    awaited.remove(watching)
+                    if (reason := watching.result()) is not None and not ready.done():
+                        # It has to end before the memory does.
+                        server.kill()
+                        raise reason
                 if loop.time() > due + _STOOD_STILL:
                     # The service was stopped (SIGSTOP, a paused virtual machine). Timers run out
                     # before what the server said meanwhile is read.
@@ -438,9 +463,9 @@ class Launcher:
             ready.result()
             return True
         finally:
-            ready.cancel()
-            reading.cancel()
-            await asyncio.wait({ready, reading})
+            for task in (work := {ready, reading, *awaited}):
+                task.cancel()
+            await asyncio.wait(work)
             if not ready.cancelled():
                 ready.exception()
 

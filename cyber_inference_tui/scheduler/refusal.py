@@ -7,11 +7,23 @@ from collections.abc import Sequence
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError, ModelLoadError
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.memory import in_words
+from cyber_inference_tui.scheduler.memory import Excess, in_words
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.scheduler.views import Refusal
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.units import size_text
+
+
+def runaway_error(model_id: str, excess: Excess, total: int, settings: Settings) -> ModelLoadError:
+    """The error for a load that was ended for what it took. ``total`` = bytes of main memory."""
+    expected = "" if excess.expected is None else f" ({size_text(excess.expected)} were expected)"
+    return ModelLoadError(
+        f"{model_id} was stopped while it loaded: its server had taken"
+        f" {size_text(excess.taken)} of memory{expected}, and {excess.used_percent:.0f} % of"
+        f" {size_text(total)} was in use (max_memory_percent is {settings.max_memory_percent:g}).",
+        hint="Check its command and arguments; choose a smaller context_size or quantization, or"
+        " raise the limit.",
+    )
 
 
 def refusal_error(
