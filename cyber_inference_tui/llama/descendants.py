@@ -116,8 +116,9 @@ def reap(before: frozenset[psutil.Process]) -> frozenset[psutil.Process]:
     a child here waits for it as soon as it ends.
     """
     ended = set()
-    for child in psutil.Process().children():
+    for pid in _child_pids():
         with contextlib.suppress(psutil.NoSuchProcess):
+            child = psutil.Process(pid)
             if child.status() != psutil.STATUS_ZOMBIE:
                 continue
             if child in before:
@@ -126,6 +127,18 @@ def reap(before: frozenset[psutil.Process]) -> frozenset[psutil.Process]:
             else:
                 ended.add(child)
     return frozenset(ended)
+
+
+def _child_pids() -> list[int]:
+    found: list[int] = []
+    try:
+        # A child is listed with the thread that started it (proc_tid_children(5)).
+        for thread in Path("/proc/self/task").iterdir():
+            found += map(int, (thread / "children").read_bytes().split())
+    except OSError:
+        # Another system, a kernel without it, or a thread that has just ended.
+        return [child.pid for child in psutil.Process().children()]
+    return found
 
 
 class Family:

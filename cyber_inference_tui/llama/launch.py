@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,9 @@ NO_PORT = "PORT"
 LOG_TAIL_LINES = 12
 _PORT_TRIES = 3
 _SETTLE_TIMEOUT = 0.25
-_KEEP_INTERVAL = 5.0
+_REAP_INTERVAL = 1.0
+_LOOK_TURNS = 5
+"""A look at all descendants of the servers takes longer than one at our children."""
 _STOOD_STILL = 1.0
 """Seconds by which we may wake up late before that counts as having been stopped ourselves."""
 
@@ -153,10 +156,12 @@ class Launcher:
     async def _keep(self) -> None:
         """Know the descendants of each server, and wait for adopted ones that have ended."""
         ended: frozenset[psutil.Process] = frozenset()
-        while True:
-            await asyncio.sleep(_KEEP_INTERVAL)
+        for turn in itertools.count():
+            await asyncio.sleep(_REAP_INTERVAL)
             try:
                 ended = await asyncio.to_thread(reap, ended)
+                if turn % _LOOK_TURNS:
+                    continue
                 for server in list(self._servers.values()):
                     await server.processes()
                 self._note_strays()
@@ -401,8 +406,6 @@ class Launcher:
             # Read now: later lines of the log are then not looked at for it.
             server.footprint()
         except ServerExitedError as error:
-            # Its own group may hold children still.
-            await server.stop(0)
             lines = mark.lines()
             found = diagnose(error.returncode, lines, went_on=server.went_on)
             kind = _PortTakenError if found.cause is Cause.PORT_TAKEN else ModelLoadError

@@ -6,7 +6,6 @@ The scheduler decides; this does it and tells the scheduler what came of it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
@@ -362,7 +361,6 @@ class Lives:
         self._forget_server(state)
         self.note_failure(state, error, counts=counts)
         _logger.warning("%s stopped: %s", state.model.id, why)
-        self.own(_end(server), f"clean up after {state.model.id}")
         left = state.trouble.retry_at - _now()
         if left > 0:
             # As for those who come now: it keeps dying, so they are not held up by the backoff.
@@ -488,9 +486,3 @@ def again_in(failure: CyberError, seconds: float) -> ModelLoadError:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-async def _end(server: Server) -> None:
-    """Whatever the dead server left in its process group."""
-    with contextlib.suppress(TimeoutError):
-        await server.stop(0)

@@ -26,6 +26,7 @@ class Server(Protocol):
     port: int
     pid: int
     exited: asyncio.Future[int]
+    """Done when the process and all that it started are gone."""
     context_size: int | None
     """Tokens of context it was started with; ``None`` = its own affair."""
 

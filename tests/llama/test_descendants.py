@@ -328,7 +328,7 @@ def test_adopted_processes_that_ended_are_waited_for_and_ours_are_not() -> None:
 async def test_a_launcher_waits_for_adopted_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cyber_inference_tui.llama.launch._KEEP_INTERVAL", 0.05)
+    monkeypatch.setattr("cyber_inference_tui.llama.launch._REAP_INTERVAL", 0.05)
     room = Room(tmp_path, lambda: fake_binary(tmp_path))
     await room.launcher.start()
     process = await asyncio.create_subprocess_exec(
