@@ -178,23 +178,24 @@ class Family:
                 continue
             with contextlib.suppress(psutil.Error, OSError):
                 below = process.ppid() in {self.pid, *found}
-                own_mark = _has_mark(process, self.mark)
-                if not (
-                    below
-                    or own_mark
-                    or (process in self._known and process.is_running())
-                    or os.getsid(process.pid) == self.pid
-                    or (self.claims and self._is_lost(process, me))
-                ):
+                if not (below or self._belongs(process, me)):
                     continue
                 found[process.pid] = process
-                if not own_mark and process.status() != psutil.STATUS_ZOMBIE:
+                if not _has_mark(process, self.mark) and process.status() != psutil.STATUS_ZOMBIE:
                     strays.append(Known.of(process))
                 if not below:
                     roots.append(process.pid)
         self._known = dict.fromkeys(found.values())
         self.strays, self.roots = tuple(strays), tuple(roots)
         return list(found.values())
+
+    def _belongs(self, process: psutil.Process, me: psutil.Process) -> bool:
+        return (
+            _has_mark(process, self.mark)
+            or (process in self._known and process.is_running())
+            or os.getsid(process.pid) == self.pid
+            or (self.claims and self._is_lost(process, me))
+        )
 
     def _is_lost(self, process: psutil.Process, me: psutil.Process) -> bool:
         """Whether it is adopted, younger than the child, and tells nothing of where it is from."""
@@ -209,12 +210,14 @@ class Family:
         # Between its fork and its program a child of ours still has our own environment.
         return MARK not in environment and environment != me.environ()
 
-    def running(self) -> tuple[Known, ...]:
-        """The descendants that run now."""
+    def orphans(self) -> tuple[Known, ...]:
+        """Those that run on and were adopted when the child ended. Quick enough for the loop."""
+        me = psutil.Process()
         found = []
-        for process in self.look():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if _runs(process):
+        for pid in _child_pids():
+            with contextlib.suppress(psutil.Error, OSError):
+                process = psutil.Process(pid)
+                if pid != self.pid and self._belongs(process, me) and _runs(process):
                     found.append(Known.of(process))
         return tuple(found)
 
@@ -267,7 +270,7 @@ def _end_all(find: Callable[[], list[psutil.Process]], timeout: float) -> Ended:
                 else:
                     killed.append(process)
         _, left = psutil.wait_procs(killed, max(0.0, deadline - time.monotonic()))
-        if left or not killed:
+        if left or not killed or time.monotonic() >= deadline:
             return Ended(
                 tuple(ended.values()), tuple(ended[process] for process in (*denied, *left))
             )

@@ -178,6 +178,6 @@ def prepare_child() -> Callable[[], None] | None:
         if os.getppid() != parent:
             os._exit(1)
         with contextlib.suppress(OSError):
-            _OOM_SCORE.write_bytes(score)
+            os.write(os.open(_OOM_SCORE, os.O_WRONLY | os.O_CLOEXEC), score)
 
     return prepare

@@ -473,7 +473,7 @@ class Launcher:
                 ready.exception()
 
     def _gone(self, server: ServerProcess) -> None:
-        del self._servers[server.pid]
+        self._servers.pop(server.pid, None)
         self.guard.remove(server.pid)
         self._pids.remove(server.pid)
         self._ports.give_back(server.port)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 from typing import Protocol, cast
+
+import psutil
 
 from cyber_inference_tui.llama.descendants import Ended, Family, Known
 
@@ -46,7 +50,7 @@ class Output(asyncio.SubprocessProtocol):
         self._listener = listener
         self._mark = mark
         self._drained = False
-        self._survivors: asyncio.Future[tuple[Known, ...]] | None = None
+        self._orphans: tuple[Known, ...] = ()
         self._clearing: asyncio.Task[Ended] | None = None
         self.transport: asyncio.SubprocessTransport
         self.family: Family
@@ -66,7 +70,8 @@ class Output(asyncio.SubprocessProtocol):
         self._listener.left()
         if self._clearing is None:
             # At once: what is left may end by itself before its output is drained.
-            self._survivors = asyncio.ensure_future(asyncio.to_thread(self.family.running))
+            with contextlib.suppress(OSError, psutil.Error):
+                self._orphans = self.family.orphans()
         asyncio.get_running_loop().call_later(_LAST_OUTPUT_SECONDS, self._drain)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -81,12 +86,13 @@ class Output(asyncio.SubprocessProtocol):
 
     async def _end_descendants(self) -> Ended:
         try:
-            survivors = await self._survivors if self._survivors is not None else ()
             ended = await asyncio.to_thread(self.family.end, KILL_TIMEOUT)
-            return Ended(tuple(dict.fromkeys((*survivors, *ended.found))), ended.left)
+            return Ended(tuple(dict.fromkeys((*self._orphans, *ended.found))), ended.left)
         except Exception:
-            # A defect of ours must not keep its owner waiting.
+            # No descriptor is left, or a defect of ours: its owner must not be kept waiting.
             _logger.exception("what process %d started cannot be looked for", self.family.pid)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.family.pid, signal.SIGKILL)
             return Ended()
 
     def _drain(self) -> None:

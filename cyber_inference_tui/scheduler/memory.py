@@ -138,6 +138,8 @@ class Excess(msgspec.Struct, frozen=True, kw_only=True):
     """``None`` = nothing is known of it."""
     used_percent: float
     """Of the main memory, by all programs."""
+    beyond_limit: bool
+    """More is used than may be, and would not be without what it took beyond the expected."""
     runaway: bool
     """The load has to end."""
 
@@ -160,13 +162,13 @@ def excess_of(
     if beyond <= (slack(expected) if known else 0):
         return None
     used = max(reading.total - reading.available, taken)
-    over = used - int(reading.total * max_percent / 100)
+    beyond_limit = 0 < used - int(reading.total * max_percent / 100) <= beyond
     return Excess(
         taken=taken,
         expected=expected if known else None,
         used_percent=100 * used / reading.total,
-        runaway=(known and taken > _RUNAWAY_FACTOR * expected + _RUNAWAY_BYTES)
-        or 0 < over <= beyond,
+        beyond_limit=beyond_limit,
+        runaway=beyond_limit or (known and taken > _RUNAWAY_FACTOR * expected + _RUNAWAY_BYTES),
     )
 
 

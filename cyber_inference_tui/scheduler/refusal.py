@@ -16,11 +16,16 @@ from cyber_inference_tui.units import size_text
 
 def runaway_error(model_id: str, excess: Excess, total: int, settings: Settings) -> ModelLoadError:
     """The error for a load that was ended for what it took. ``total`` = bytes of main memory."""
-    expected = "" if excess.expected is None else f" ({size_text(excess.expected)} were expected)"
+    told = f"its server had taken {size_text(excess.taken)} of memory"
+    if excess.expected is not None:
+        told += f" where {size_text(excess.expected)} were expected"
+    if excess.beyond_limit:
+        told += (
+            f", and {excess.used_percent:.0f} % of {size_text(total)} was in use"
+            f" (max_memory_percent is {settings.max_memory_percent:g})"
+        )
     return ModelLoadError(
-        f"{model_id} was stopped while it loaded: its server had taken"
-        f" {size_text(excess.taken)} of memory{expected}, and {excess.used_percent:.0f} % of"
-        f" {size_text(total)} was in use (max_memory_percent is {settings.max_memory_percent:g}).",
+        f"{model_id} was stopped while it loaded: {told}.",
         hint="Check its command and arguments; choose a smaller context_size or quantization, or"
         " raise the limit.",
     )

@@ -125,10 +125,12 @@ def wrapper(folder: Path, script: str) -> LocalModel:
     return LocalModel(
         id="m",
         path=folder / "m.gguf",
-        settings=ModelSettings(command=(str(program), "{host}", "{port}")),
+        settings=ModelSettings(command=(str(program), "{host}", "{port}"), env=OUTLIVES),
     )
 
 
+# It would end by itself when its script does.
+OUTLIVES = {"FAKE_LLAMA": '{"outlive_parent": 100}'}
 SERVER = f'{sys.executable} -I -S {SCRIPT} --host "$1" --port "$2"'
 
 

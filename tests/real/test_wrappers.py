@@ -87,7 +87,9 @@ def test_the_next_start_ends_what_survived_service_and_guard(
 def test_a_script_that_leaves_its_server_in_the_background_fails_with_that_reason(
     start_fake: StartFake, tmp_path: Path
 ) -> None:
-    service = start_fake({"w": {}}, tables={"w": table(tmp_path, f"nohup {SERVER} &")})
+    # The stand-in would end by itself when its script does.
+    switches = {"outlive_parent": 100}
+    service = start_fake({"w": switches}, tables={"w": table(tmp_path, f"nohup {SERVER} &")})
     answer = service.chat("w")
     assert answer.status_code == 503
     error = answer.json()["error"]
