@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+import psutil
 
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.llama.descendants import MARK, Ended, Known, in_words, marked
@@ -206,7 +207,9 @@ class ServerProcess:
         if not self._ready.done():
             self._ready.set_result(None)
         if self._output is not None:
-            await self.processes()
+            with contextlib.suppress(OSError, psutil.Error):
+                # What was adopted until now is known from here on.
+                await self.processes()
             self._output.family.claims = False
 
     async def processes(self) -> tuple[int, ...]:
