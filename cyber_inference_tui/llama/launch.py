@@ -160,10 +160,9 @@ class Launcher:
             await asyncio.sleep(_REAP_INTERVAL)
             try:
                 ended = await asyncio.to_thread(reap, ended)
-                if turn % _LOOK_TURNS:
-                    continue
-                for server in list(self._servers.values()):
-                    await server.processes()
+                if turn % _LOOK_TURNS == 0:
+                    for server in list(self._servers.values()):
+                        await server.processes()
                 self._note_strays()
             except (OSError, psutil.Error) as error:
                 # Too many open files, for one: the next look may see more.
