@@ -20,6 +20,7 @@ import msgspec
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import NoLlamaServerError
 from cyber_inference_tui.llama.command import child_environment
+from cyber_inference_tui.llama.descendants import MARK, Family, marked
 from cyber_inference_tui.llama.footprint import is_host
 from cyber_inference_tui.llama.install.machine import listed_devices
 from cyber_inference_tui.text import clean_line
@@ -28,6 +29,10 @@ PROGRAM = "llama-server"
 _PROBE_TIMEOUT = 30.0
 _PROBE_OUTPUT = 1 << 20
 """Bytes read of ``--help``; the real one has 60,000."""
+_KILL_TIMEOUT = 5.0
+_POLL = 0.2
+"""Seconds of silence after which a program that has ended is not listened to any more: something
+that it started holds its output open."""
 _ANOTHER = "`cyber-inference-tui install-llama --force` gets another."
 _DEVICES_TIMEOUT = 10.0
 """Seconds for the list of GPUs: a driver may take some of them, and a load waits meanwhile."""
@@ -190,10 +195,11 @@ def run_briefly(
     """
     called = f"{path} {' '.join(arguments)}"
     deadline = time.monotonic() + timeout
+    environment = marked(child_environment(environ))
     try:
         process = subprocess.Popen(
             [path, *arguments],
-            env=child_environment(environ),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -203,6 +209,7 @@ def run_briefly(
         raise NoLlamaServerError(
             f"{path} cannot be run: {_why_not_run(error)}.", hint=_ANOTHER
         ) from error
+    family = Family(process.pid, environment[MARK])
     try:
         output = _read_until(process, deadline).decode("utf-8", "replace")
         code = process.wait(max(0.0, deadline - time.monotonic()))
@@ -218,6 +225,7 @@ def run_briefly(
         if process.stdout is not None:
             process.stdout.close()
         process.wait()
+        family.end(_KILL_TIMEOUT)
     if code != 0:
         last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
         reason = clean_line(last.strip(), limit=300) or f"exit code {code}"
@@ -226,14 +234,20 @@ def run_briefly(
 
 
 def _read_until(process: subprocess.Popen[bytes], deadline: float) -> bytes:
-    """Output up to its end; raises ``TimeoutExpired`` at ``deadline``, cuts what is too much."""
+    """Output up to its end or that of the process; what is too much is cut.
+
+    Raises ``TimeoutExpired`` at ``deadline``.
+    """
     assert process.stdout is not None  # noqa: S101 - it was asked for as a pipe
     stream = process.stdout
     kept = bytearray()
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
         while (left := deadline - time.monotonic()) > 0:
-            if not selector.select(left):
+            ended = process.poll() is not None
+            if not selector.select(min(left, _POLL)):
+                if ended:
+                    return bytes(kept)
                 continue
             chunk = os.read(stream.fileno(), 65536)
             if not chunk:

@@ -11,6 +11,7 @@ import msgspec
 from cyber_inference_tui.gguf.arguments import cache_settings, words_of_variables
 from cyber_inference_tui.gguf.memory import DEFAULT_SLOTS
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.descendants import MARK
 from cyber_inference_tui.llama.vectors import VECTOR_OPTIONS, vector_options
 from cyber_inference_tui.settings.schema import Settings
 
@@ -40,7 +41,7 @@ _THREADS_HTTP_VARIABLE = "LLAMA_ARG_THREADS_HTTP"
 # What a server may need of our own environment: where programs, libraries and drivers are, and
 # the language. Everything else, our tokens and passwords above all, stays here.
 _ENVIRONMENT_NAMES = frozenset(
-    {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"}
+    {MARK, "HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"}
     | {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"}
 )
 _ENVIRONMENT_PREFIXES = (

@@ -34,6 +34,8 @@ class Cause(StrEnum):
     MISSING_FILE = "missing_file"
     GPU_ERROR = "gpu_error"
     """The GPU's driver reported an error other than a lack of memory."""
+    BACKGROUND = "background"
+    """Its command ended, and what the command had started went on."""
     SIGNAL = "signal"
     """It crashed or was killed."""
     UNKNOWN = "unknown"
@@ -221,11 +223,14 @@ _ERROR_LEVEL = re.compile(r"^[\d.]+ E |\berror\b|\bfailed\b|\bfatal\b", re.IGNOR
 _HIGHEST_SIGNAL = 64
 
 
-def diagnose(returncode: int, lines: Sequence[str]) -> Diagnosis:
+def diagnose(returncode: int, lines: Sequence[str], *, went_on: bool = False) -> Diagnosis:
     """Why a server ended: from its return code (as ``subprocess`` gives it) and its log lines.
 
+    ``went_on`` = something that it had started was still running.
     SIGKILL during a load counts as out of memory: nobody but the kernel sends it then.
     """
+    if went_on and returncode == 0:
+        return _in_background(returncode)
     what = f"its server {describe_exit(returncode)}"
     killed = _signal_of(returncode) == signal.SIGKILL
     told = [one for one in lines if not _HARMLESS.search(one) and not _STACK_FRAME.match(one)]
@@ -250,10 +255,23 @@ def diagnose(returncode: int, lines: Sequence[str]) -> Diagnosis:
             line=None,
         )
     found = _last_error(told)
+    if went_on and found is None and _signal_of(returncode) is None:
+        return _in_background(returncode)
     return Diagnosis(
         cause=Cause.UNKNOWN if _signal_of(returncode) is None else Cause.SIGNAL,
         sentence=f"{what}: {found}" if found else what,
         line=found,
+    )
+
+
+def _in_background(returncode: int) -> Diagnosis:
+    return Diagnosis(
+        cause=Cause.BACKGROUND,
+        sentence=(
+            f"its command ended with code {returncode} while the server that it had started went on"
+            " in the background: start the server with `exec`, or end the script with `wait`"
+        ),
+        line=None,
     )
 
 

@@ -19,12 +19,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cyber_inference_tui.llama.binary import option_names
+from cyber_inference_tui.llama.descendants import MARK, Family, marked
 from cyber_inference_tui.llama.footprint import is_host
+from cyber_inference_tui.llama.guard import prepare_child
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.text import clean_line
 
 PROGRAM = "llama-fit-params"
 _LIMIT = 10.0
+_KILL_TIMEOUT = 5.0
 _MOST_OUTPUT = 1 << 20
 _MIB = 1 << 20
 _ROW = re.compile(r"^(\S+) (\d{1,9}) (\d{1,9}) (\d{1,9}) *$", re.MULTILINE)
@@ -105,15 +108,18 @@ class _FailedError(Exception):
 
 async def _run(argv: Sequence[str | Path], environment: Mapping[str, str]) -> str:
     """Its output and log, a bounded amount; it is ended with us."""
+    environment = marked(environment)
     process = await asyncio.create_subprocess_exec(
         *argv,
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=STDOUT,
         cwd="/",
-        env=dict(environment),
+        env=environment,
         start_new_session=True,
+        preexec_fn=prepare_child(),
     )
+    family = Family(process.pid, environment[MARK])
     kept = bytearray()
     try:
         if process.stdout is not None:
@@ -125,6 +131,7 @@ async def _run(argv: Sequence[str | Path], environment: Mapping[str, str]) -> st
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
+        await asyncio.to_thread(family.end, _KILL_TIMEOUT)
     output = kept.decode("utf-8", "replace")
     if code != 0:
         last = next((line for line in reversed(output.splitlines()) if line.strip()), "")

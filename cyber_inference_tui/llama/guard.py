@@ -1,8 +1,9 @@
 """The last line against orphans: a tiny shell that ends our servers when the service is gone.
 
 A server dies with us by itself (stdin, PR_SET_PDEATHSIG), but its own children need not, and
-macOS has no PR_SET_PDEATHSIG. The guard reads the process groups to watch from a pipe; when the
-pipe closes, however the service died, it kills those that are left and exits.
+macOS has no PR_SET_PDEATHSIG. The guard reads what to watch from a pipe; when the pipe closes,
+however the service died, it kills the process groups that are left and then runs
+``llama.descendants``, which ends what had left its group.
 """
 
 from __future__ import annotations
@@ -10,71 +11,142 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import logging
 import os
 import resource
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from cyber_inference_tui.descriptors import LIMITS_AT_START
+from cyber_inference_tui.llama import descendants
+from cyber_inference_tui.llama.descendants import GUARD, MARK, Known
+from cyber_inference_tui.llama.failure import describe_exit
 
 _PR_SET_PDEATHSIG = 1
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
+_OOM_RAISE = 200
+_OOM_MOST = 1000
+_RESTART_PAUSE_MOST = 60.0
 
 # "kill -KILL -- -N" is an error in dash, which is /bin/sh in Debian: "-s" is the portable form.
 _SCRIPT = """
 trap '' INT TERM HUP
-groups=' '
-while read -r what group; do
+groups=' ' known='' ended=''
+while read -r what which; do
   case "$what" in
-    add) groups="$groups$group " ;;
+    add) groups="$groups$which " ;;
     del)
       case "$groups" in
-        *" $group "*) groups="${groups%%" $group "*} ${groups#*" $group "}" ;;
+        *" $which "*) groups="${groups%%" $which "*} ${groups#*" $which "}" ;;
       esac ;;
+    known) known="$which" ;;
+    end) ended=1 ;;
   esac
 done
 for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
+[ -n "$ended" ] || [ "$#" -eq 0 ] || exec "$@" $known
 exit 0
 """
 
+_logger = logging.getLogger(__name__)
+
 
 class ProcessGuard:
-    """Owns the guard process: ``start``, ``add`` and ``remove`` process groups, ``stop``."""
+    """Owns the guard process: ``start``, ``add`` and ``remove`` process groups, ``stop``.
 
-    def __init__(self) -> None:
+    ``mark`` is the one that all children of this run of the service have. A guard that is killed
+    is replaced.
+    """
+
+    def __init__(self, mark: str | None = None) -> None:
+        self._mark = mark
         self._process: Process | None = None
+        self._groups: dict[int, None] = {}
+        self._known: tuple[Known, ...] = ()
+        self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the guard in a session of its own, so that no terminal signal reaches it."""
-        self._process = await asyncio.create_subprocess_exec(
-            "/bin/sh",
-            "-c",
-            _SCRIPT,
-            stdin=PIPE,
-            stdout=DEVNULL,
-            stderr=DEVNULL,
-            cwd="/",
-            env={"PATH": os.defpath},
-            start_new_session=True,
-        )
+        await self._spawn()
+        self._keeper = asyncio.create_task(self._keep(), name="keep a guard")
+
+    async def _spawn(self) -> None:
+        sweep: list[str] = []
+        environment = {"PATH": os.defpath}
+        if self._mark is not None and sys.executable:
+            sweep = [sys.executable, "-P", "-m", descendants.__name__, self._mark]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+            environment[MARK] = f"{self._mark}/{GUARD}"
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *("/bin/sh", "-c", _SCRIPT, "guard"),
+                *sweep,
+                stdin=PIPE,
+                stdout=DEVNULL,
+                stderr=DEVNULL,
+                cwd="/",
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            _logger.warning(
+                "no guard ends the servers if this service is killed: cannot run /bin/sh: %s",
+                error.strerror,
+            )
+            return
+        for group in self._groups:
+            self._tell(f"add {group}")
+        self._tell_known()
+
+    async def _keep(self) -> None:
+        pause = 0.0
+        while self._process is not None:
+            code = await self._process.wait()
+            _logger.warning(
+                "the guard (pid %d) that ends the servers if this service is killed %s:"
+                " starting another",
+                self._process.pid,
+                describe_exit(code),
+            )
+            await asyncio.sleep(pause)
+            pause = min(_RESTART_PAUSE_MOST, 2 * pause + 1)
+            self._process = None
+            await self._spawn()
 
     def add(self, group: int) -> None:
         """Watch a process group."""
-        self._tell(f"add {group}\n")
+        self._groups[group] = None
+        self._tell(f"add {group}")
 
     def remove(self, group: int) -> None:
         """The group's processes are gone; its number may soon belong to someone else."""
-        self._tell(f"del {group}\n")
+        self._groups.pop(group, None)
+        self._tell(f"del {group}")
+
+    def know(self, known: Iterable[Known]) -> None:
+        """All processes that neither their group nor their mark gives away."""
+        if (new := tuple(known)) != self._known:
+            self._known = new
+            self._tell_known()
+
+    def _tell_known(self) -> None:
+        self._tell(f"known {' '.join(f'{pid}:{started}' for pid, started, _ in self._known)}")
 
     def _tell(self, line: str) -> None:
         if self._process is None or self._process.stdin is None:
             return
         if not self._process.stdin.is_closing():
-            self._process.stdin.write(line.encode())
+            self._process.stdin.write(f"{line}\n".encode())
 
     async def stop(self, timeout: float = 5.0) -> None:
         """Close the pipe; the guard kills what is still listed and ends."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
+        self._tell("end")
         process, self._process = self._process, None
         if process is None or process.stdin is None:
             return
@@ -87,21 +159,29 @@ class ProcessGuard:
             await process.wait()
 
 
-def die_with_parent() -> Callable[[], None] | None:
-    """What a child does before exec: ask the kernel to kill it when this process dies, and take
-    back the limit of open files that this process began with.
+def prepare_child() -> Callable[[], None] | None:
+    """What a child does before exec: ask the kernel to kill it when this process dies, and rather
+    than this process when memory runs out, and take back the limit of open files that this
+    process began with.
 
-    Linux only (prctl(2)). The parent may have died already between fork and prctl: checked.
+    Linux only (prctl(2), proc_pid_oom_score_adj(5)). The parent may have died already between fork
+    and prctl: checked.
     """
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     parent = os.getpid()
+    score = b""
+    with contextlib.suppress(OSError, ValueError):
+        own = int(_OOM_SCORE.read_bytes())
+        score = b"%d" % min(_OOM_MOST, own + _OOM_RAISE)
 
     def prepare() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         resource.setrlimit(resource.RLIMIT_NOFILE, LIMITS_AT_START)
         if os.getppid() != parent:
             os._exit(1)
+        with contextlib.suppress(OSError):
+            os.write(os.open(_OOM_SCORE, os.O_WRONLY | os.O_CLOEXEC), score)
 
     return prepare

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -27,6 +29,7 @@ from cyber_inference_tui.llama.command import (
     most_requests,
     signature,
 )
+from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
 from cyber_inference_tui.llama.expectation import (
     Expectations,
     formula_need,
@@ -38,8 +41,9 @@ from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
 from cyber_inference_tui.llama.log import LogMark, LogRing
-from cyber_inference_tui.llama.needs import Footprint, Need
+from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
+from cyber_inference_tui.llama.output import KILL_TIMEOUT
 from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.reading import PROC, follow_reading
 from cyber_inference_tui.llama.server import (
@@ -63,6 +67,9 @@ _SHORTAGES = frozenset(
     {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY, errno.EINTR}
 )
 """Why a program cannot be started now, and perhaps can in a moment."""
+_REAP_INTERVAL = 1.0
+_LOOK_TURNS = 5
+"""A look at all descendants of the servers takes longer than one at our children."""
 _STOOD_STILL = 1.0
 """Seconds by which we may wake up late before that counts as having been stopped ourselves."""
 
@@ -127,26 +134,52 @@ class Launcher:
         self._find_binary = find_binary
         self._log_for = log_for
         self._pids = pids
-        self._environ = environ
+        self._environ = pids.marked(environ)
         self._available_memory = available_memory
-        self._expectations = Expectations(measured=measured, environ=environ)
+        self._expectations = Expectations(measured=measured, environ=self._environ)
         self._health = health
         self._proc = proc
         self._ports = PortPool(SERVER_HOST)
-        self.guard = ProcessGuard()
+        self._servers: dict[int, ServerProcess] = {}
+        self._keeper: asyncio.Task[None] | None = None
+        self.guard = ProcessGuard(pids.mark)
         """Ends what was started when the service dies; also for other children of it."""
 
     async def start(self) -> None:
         """End what a former service left behind, then start the guard."""
         for orphan in await asyncio.to_thread(self._pids.end_orphans):
-            _logger.warning(
-                "ended the server of %s (pid %d), left by a former run", orphan.model, orphan.pid
-            )
+            _logger.warning("ended %s (pid %d), left by a former run", orphan.name, orphan.pid)
+        adopt_orphans()
         await self.guard.start()
+        self._keeper = asyncio.create_task(self._keep(), name="keep descendants")
 
     async def close(self) -> None:
         """End the guard; every server must have been stopped before."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
         await self.guard.stop()
+        await asyncio.to_thread(sweep, self._pids.mark, (), KILL_TIMEOUT)
+
+    async def _keep(self) -> None:
+        """Know the descendants of each server, and wait for adopted ones that have ended."""
+        ended: frozenset[psutil.Process] = frozenset()
+        for turn in itertools.count():
+            await asyncio.sleep(_REAP_INTERVAL)
+            try:
+                ended = await asyncio.to_thread(reap, ended)
+                if turn % _LOOK_TURNS == 0:
+                    for server in list(self._servers.values()):
+                        await server.processes()
+                self._note_strays()
+            except (OSError, psutil.Error) as error:
+                # Too many open files, for one: the next look may see more.
+                _logger.debug("cannot look at the processes: %s", error)
+
+    def _note_strays(self) -> None:
+        for pid, server in self._servers.items():
+            self._pids.note_strays(pid, server.strays)
+        self.guard.know(stray for one in self._servers.values() for stray in one.strays)
 
     def signature(
         self, model: LocalModel, settings: Settings, context_limit: int | None = None
@@ -232,13 +265,15 @@ class Launcher:
         context_limit: int | None = None,
         measure: bool = True,
         busy: Callable[[], bool] = lambda: False,
+        watch: LoadWatch | None = None,
     ) -> ServerProcess:
         """A server for ``model`` that answers requests.
 
         ``context_limit`` caps its tokens of context. With ``measure`` it is asked to tell more in
         its log, so that ``footprint`` knows what it took. From then on it is watched: one that
         does not answer any more is killed. ``busy`` tells whether it has requests; another
-        program's server is not asked meanwhile.
+        program's server is not asked meanwhile. ``watch`` runs until the server is ready; when it
+        gives a reason, the process is killed and the reason is raised.
 
         Raises ``ModelLoadError`` with the reason and the last log lines when it ends instead, or
         when there is no sign of progress for ``load_timeout`` seconds, and ``NoLlamaServerError``
@@ -258,7 +293,13 @@ class Launcher:
                     model, settings, binary, port, context_limit=context_limit, measure=measure
                 )
                 server = await self._bring_up(
-                    launch, settings, mark, progress, size=model.size_bytes, measure=measure
+                    launch,
+                    settings,
+                    mark,
+                    progress,
+                    size=model.size_bytes,
+                    measure=measure,
+                    watch=watch,
                 )
             except _PortTakenError:
                 # Somebody took it between our look and the server's bind.
@@ -348,6 +389,7 @@ class Launcher:
         *,
         size: int | None,
         measure: bool,
+        watch: LoadWatch | None,
     ) -> ServerProcess:
         log = self._log_for(launch.name)
         first = log.end
@@ -364,26 +406,26 @@ class Launcher:
             ) from error
         log.begin_run(server.pid, first=first)
         server.exited.add_done_callback(lambda _: log.end_run(server.pid))
+        self._servers[server.pid] = server
         self.guard.add(server.pid)
         self._pids.add(server.pid, launch.name)
         server.exited.add_done_callback(lambda _: self._gone(server))
         try:
-            if not await self._wait_ready(server, signs, settings.load_timeout, size):
+            watched = None if watch is None else watch(server.processes)
+            if not await self._wait_ready(server, signs, settings.load_timeout, size, watched):
                 raise ModelLoadError(
                     f"{launch.name} showed no progress for {settings.load_timeout:g} s while"
                     " loading.",
                     hint="Raise load_timeout if the disk is that slow.",
-                    log_tail=mark.lines()[-LOG_TAIL_LINES:],
                 )
             if measure and launch.context_size is not None:
                 await server.wait_settled(_SETTLE_TIMEOUT)
+            self._note_strays()
             # Read now: later lines of the log are then not looked at for it.
             server.footprint()
         except ServerExitedError as error:
-            # Its own group may hold children still.
-            await server.stop(0)
             lines = mark.lines()
-            found = diagnose(error.returncode, lines)
+            found = diagnose(error.returncode, lines, went_on=server.went_on)
             kind = _PortTakenError if found.cause is Cause.PORT_TAKEN else ModelLoadError
             raise kind(
                 f"{launch.name} could not be loaded: {found.sentence}.",
@@ -392,6 +434,8 @@ class Launcher:
                 needs_person=found.needs_person,
             ) from None
         except BaseException as error:
+            if isinstance(error, ModelLoadError) and not error.log_tail:
+                error.log_tail = mark.lines()[-LOG_TAIL_LINES:]
             # A second cancel must not leave the process behind: the stop runs to its end, which
             # its own limits bound.
             stopping = asyncio.ensure_future(server.stop(settings.stop_timeout))
@@ -414,24 +458,37 @@ class Launcher:
         return server
 
     async def _wait_ready(
-        self, server: ServerProcess, signs: _Signs, timeout: float, size: int | None
+        self,
+        server: ServerProcess,
+        signs: _Signs,
+        timeout: float,
+        size: int | None,
+        watched: Awaitable[ModelLoadError | None] | None,
     ) -> bool:
         """Whether the server became ready before ``timeout`` seconds without a sign of life.
 
-        Raises ``ServerExitedError`` when it ended instead.
+        Raises ``ServerExitedError`` when it ended instead, and what ``watched`` returns with.
         """
         loop = asyncio.get_running_loop()
         ready = asyncio.ensure_future(server.wait_ready())
         reading = asyncio.ensure_future(
             follow_reading(server.pid, size, signs.read, proc=self._proc)
         )
+        watching = None if watched is None else asyncio.ensure_future(watched)
+        awaited: set[asyncio.Future[Any]] = {ready} if watching is None else {ready, watching}
         try:
             while not ready.done():
                 left = timeout - signs.silence()
                 if left <= 0:
                     return False
                 due = loop.time() + left
-                await asyncio.wait({ready}, timeout=left)
+                await asyncio.wait(awaited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if watching in awaited and watching.done():
+                    awaited.remove(watching)
+                    if (reason := watching.result()) is not None and not ready.done():
+                        # It has to end before the memory does.
+                        server.kill()
+                        raise reason
                 if loop.time() > due + _STOOD_STILL:
                     # The service was stopped (SIGSTOP, a paused virtual machine). Timers run out
                     # before what the server said meanwhile is read.
@@ -439,13 +496,14 @@ class Launcher:
             ready.result()
             return True
         finally:
-            ready.cancel()
-            reading.cancel()
-            await asyncio.wait({ready, reading})
+            for task in (work := {ready, reading, *awaited}):
+                task.cancel()
+            await asyncio.wait(work)
             if not ready.cancelled():
                 ready.exception()
 
     def _gone(self, server: ServerProcess) -> None:
+        self._servers.pop(server.pid, None)
         self.guard.remove(server.pid)
         self._pids.remove(server.pid)
         self._ports.give_back(server.port)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from enum import StrEnum
 
 import msgspec
+
+from cyber_inference_tui.errors import ModelLoadError
+
+LoadWatch = Callable[[Callable[[], Awaitable[tuple[int, ...]]]], Awaitable[ModelLoadError | None]]
+"""Watches what a server takes while it loads: it returns with the reason why the load has to end,
+or with ``None`` if it cannot watch. It is given a function that returns the pids at the roots of
+the server's process trees."""
 
 
 class Footprint(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,18 +8,16 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.llama.descendants import MARK, Known, directory_mark, run_mark, sweep
 
 _logger = logging.getLogger(__name__)
-
-_START_TOLERANCE = 2.0
-"""Seconds. A start time is ticks since boot added to the boot time in whole seconds, which moves
-by one when the clock is corrected; that a pid comes round again so fast does not happen."""
 
 
 class ServerPid(msgspec.Struct, frozen=True):
@@ -28,6 +26,8 @@ class ServerPid(msgspec.Struct, frozen=True):
     pid: int
     started: float
     model: str
+    strays: tuple[Known, ...] = ()
+    """Descendants that do not have the mark of this data directory."""
 
 
 class PidRecord:
@@ -36,6 +36,12 @@ class PidRecord:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._servers: dict[int, ServerPid] = {}
+        self.mark = run_mark(path.parent)
+        """What marks the children of this run of the service."""
+
+    def marked(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Our environment as children are to inherit it."""
+        return {**environ, MARK: self.mark}
 
     def add(self, pid: int, model: str) -> None:
         """Note a server that was just started."""
@@ -45,6 +51,13 @@ class PidRecord:
             return
         self._servers[pid] = ServerPid(pid, started, model)
         self._write()
+
+    def note_strays(self, pid: int, strays: Sequence[Known]) -> None:
+        """Note the descendants of a server that do not have the mark."""
+        server = self._servers.get(pid)
+        if server is not None and server.strays != (new := tuple(strays)):
+            self._servers[pid] = msgspec.structs.replace(server, strays=new)
+            self._write()
 
     def remove(self, pid: int) -> None:
         """Forget a server that is gone."""
@@ -59,24 +72,28 @@ class PidRecord:
         except OSError as error:
             _logger.warning("cannot write %s: %s", self._path, error.strerror)
 
-    def end_orphans(self, timeout: float = 5.0) -> list[ServerPid]:
-        """Kill what a former service left behind; returns those that were really running.
-
-        Blocking; waits at most ``timeout`` seconds for them to be gone.
-        """
+    def _read(self) -> list[ServerPid]:
         try:
-            known = msgspec.json.decode(self._path.read_bytes(), type=learned(list[ServerPid]))
+            return msgspec.json.decode(self._path.read_bytes(), type=learned(list[ServerPid]))
         except FileNotFoundError:
             return []
         except (OSError, msgspec.MsgspecError) as error:
             _logger.warning("cannot read %s: %s", self._path, error)
             return []
+
+    def end_orphans(self, timeout: float = 5.0) -> list[Known]:
+        """Kill what a former service on this data directory left behind; returns what was running.
+
+        What is in no record, descendants of servers and of other programs, is found by its mark.
+        Blocking; waits at most twice ``timeout`` seconds for them to be gone.
+        """
+        known = self._read()
         found: list[tuple[ServerPid, psutil.Process]] = []
         for server in known:
+            process = Known(server.pid, server.started).find()
+            if process is None:
+                continue
             try:
-                process = psutil.Process(server.pid)
-                if abs(process.create_time() - server.started) > _START_TOLERANCE:
-                    continue
                 # Our servers lead their own process group.
                 if os.getpgid(server.pid) == server.pid:
                     os.killpg(server.pid, signal.SIGKILL)
@@ -86,5 +103,10 @@ class PidRecord:
                 continue
             found.append((server, process))
         psutil.wait_procs([process for _, process in found], timeout)
+        strays = [stray for server in known for stray in server.strays]
+        swept = sweep(directory_mark(self.mark), strays, timeout)
         self._path.unlink(missing_ok=True)
-        return [server for server, _ in found]
+        return [
+            *(Known(one.pid, one.started, f"the server of {one.model}") for one, _ in found),
+            *swept.found,
+        ]

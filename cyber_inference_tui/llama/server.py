@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+import psutil
 
 from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.llama.descendants import MARK, Ended, Known, in_words, marked
 from cyber_inference_tui.llama.failure import diagnose
 from cyber_inference_tui.llama.footprint import FootprintReader
-from cyber_inference_tui.llama.guard import die_with_parent
+from cyber_inference_tui.llama.guard import prepare_child
 from cyber_inference_tui.llama.health import (
     CannotAskError,
     HealthLimits,
@@ -38,7 +40,7 @@ from cyber_inference_tui.llama.listener import stranger
 from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts, is_protocol_line
 from cyber_inference_tui.llama.needs import Footprint
-from cyber_inference_tui.llama.output import Output
+from cyber_inference_tui.llama.output import KILL_TIMEOUT, Output
 from cyber_inference_tui.records import LogLevel
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
@@ -55,7 +57,6 @@ _HEALTH_POLL_FIRST = 0.01
 _HEALTH_POLL_MOST = 0.2
 _HEALTH_TIMEOUT = 5.0
 _INSIST_AFTER = 2.0
-_KILL_TIMEOUT = 10.0
 _OBITUARY_LINES = 12
 _DIAGNOSED_LINES = 400
 """A crash may print a long stack trace after the line that tells why."""
@@ -155,16 +156,22 @@ class ServerProcess:
         self.context_length: int | None = None
         """Tokens of context that one request may use, by its own account."""
         self.exited: asyncio.Future[int] = loop.create_future()
-        """The return code, once the process is gone (negative = killed by that signal)."""
+        """The return code, once the process and all its descendants are gone (negative = killed by
+        that signal)."""
+        self.went_on = False
+        """The process ended by itself, and something that it had started went on."""
         self._launch = launch
+        self._environment = marked(launch.environment)
         self._log = log
         self._progress = progress
         self._ready: asyncio.Future[None] = loop.create_future()
         self._spoke: asyncio.Future[None] = loop.create_future()
         self._listening = asyncio.Event()
         self._splitters = {1: LineSplitter(), 2: LineSplitter()}
-        self._transport: asyncio.SubprocessTransport | None = None
-        self._group_ended = False
+        self._output: Output | None = None
+        self._left: asyncio.Future[None] = loop.create_future()
+        """Done when the process itself is gone."""
+        self._stopping = False
         self._told: tuple[str, float | None] | None = None
         """The stage of its load and the progress it told last."""
         self._line_count = 0
@@ -184,19 +191,17 @@ class ServerProcess:
         """Start the process; raises ``OSError`` when the program cannot be run."""
         server = cls(launch, log=log, progress=progress)
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.subprocess_exec(
-            lambda: Output(server),
+        await loop.subprocess_exec(
+            lambda: Output(server, server._environment[MARK]),
             *launch.argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=dict(launch.environment),
+            env=server._environment,
             cwd=launch.working_directory,
             start_new_session=True,
-            preexec_fn=die_with_parent(),
+            preexec_fn=prepare_child(),
         )
-        server._transport = transport
-        server.pid = transport.get_pid()
         return server
 
     async def wait_ready(self) -> None:
@@ -207,23 +212,42 @@ class ServerProcess:
         waiting for.
         """
         if self._launch.speaks_protocol:
-            await _first(self._spoke, self.exited, timeout=_PROTOCOL_SILENCE)
+            await _first(self._spoke, self._left, timeout=_PROTOCOL_SILENCE)
         if self._spoke.done():
-            await _first(self._ready, self.exited)
-        elif not self.exited.done():
+            await _first(self._ready, self._left)
+        elif not self._left.done():
             # It has no such protocol, or it only has the words of it.
             poll = asyncio.ensure_future(self._poll_health())
             try:
-                await _first(poll, self._ready, self.exited)
+                await _first(poll, self._ready, self._left)
             finally:
                 poll.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await poll
-        if self.exited.done():
+        if self._left.done():
+            # What it started may answer, but not for long.
+            await asyncio.wait({self.exited})
             raise ServerExitedError(self.exited.result())
         await self._refuse_stranger()
         if not self._ready.done():
             self._ready.set_result(None)
+        if self._output is not None:
+            with contextlib.suppress(OSError, psutil.Error):
+                # What was adopted until now is known from here on.
+                await self.processes()
+            self._output.family.claims = False
+
+    async def processes(self) -> tuple[int, ...]:
+        """The roots of its process trees now: itself, and descendants that left its own tree."""
+        if self._output is None:
+            return ()
+        await asyncio.to_thread(self._output.family.look)
+        return self._output.family.roots
+
+    @property
+    def strays(self) -> tuple[Known, ...]:
+        """Descendants, as of the last look, that do not have its mark."""
+        return () if self._output is None else self._output.family.strays
 
     async def wait_settled(self, timeout: float) -> None:
         """Wait, at most ``timeout`` seconds, for the last log line of the load.
@@ -271,9 +295,12 @@ class ServerProcess:
     async def stop(self, timeout: float) -> int:
         """Ask the server to end, kill its process group after ``timeout`` seconds; the exit code.
 
-        Returns only when the process is gone and its pipes are drained. Safe to call twice and
-        at any moment of its life.
+        Returns only when the process and its descendants are gone and its pipes are drained. Safe
+        to call twice and at any moment of its life.
         """
+        self._stopping = True
+        if self._left.done() and self._output is not None:
+            self._output.clear()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait({self._watch})
@@ -287,19 +314,17 @@ class ServerProcess:
             await asyncio.wait({self.exited}, timeout=timeout - first)
         if not self.exited.done():
             _logger.warning("%s did not stop within %g s: killing it", self._launch.name, timeout)
-        # Also after a clean exit: children of its own may be left in its group.
-        self.kill()
-        await asyncio.wait({self.exited}, timeout=_KILL_TIMEOUT)
+            self.kill()
+            await asyncio.wait({self.exited}, timeout=2 * KILL_TIMEOUT)
         if not self.exited.done():
             raise TimeoutError(f"process {self.pid} does not die (it hangs in the kernel)")
         return self.exited.result()
 
     def kill(self) -> None:
-        """SIGKILL to the whole process group, at once."""
-        if self.pid <= 0 or self._group_ended:
+        """SIGKILL to the whole process group, at once. Other descendants go when it is gone."""
+        if self.pid <= 0 or self._left.done():
             # Group 0 would be our own; a number given back may be somebody else's by now.
             return
-        self._group_ended = self.exited.done()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -309,14 +334,11 @@ class ServerProcess:
         own = self._log.tail(min(self._line_count, _DIAGNOSED_LINES))
         lines = tuple(line.text for line in own)
         returncode = self.exited.result() if self.exited.done() else 0
-        why = self._hung or diagnose(returncode, lines).sentence
+        why = self._hung or diagnose(returncode, lines, went_on=self.went_on).sentence
         return why, lines[-_OBITUARY_LINES:]
 
     def _ask_to_exit(self) -> None:
-        if self._transport is None:
-            return
-        stdin = cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(0))
-        if self._spoke.done() and self._ready.done() and stdin is not None:
+        if self._spoke.done() and self._ready.done() and (stdin := self._stdin()) is not None:
             # In this mode SIGTERM alone would wait for stdin to close.
             stdin.write(_EXIT_COMMAND)
         else:
@@ -324,33 +346,63 @@ class ServerProcess:
 
     def _insist_on_exit(self) -> None:
         """SIGTERM, and the end of its input: either is enough for most servers, in most states."""
-        if self._transport is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            self._transport.send_signal(signal.SIGTERM)
-        stdin = cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(0))
-        if stdin is not None:
+        if self._output is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._output.transport.send_signal(signal.SIGTERM)
+        if (stdin := self._stdin()) is not None:
             stdin.close()
 
+    def _stdin(self) -> asyncio.WriteTransport | None:
+        if self._output is None:
+            return None
+        pipe = self._output.transport.get_pipe_transport(0)
+        return cast("asyncio.WriteTransport | None", pipe)
+
+    def started(self, output: Output) -> None:
+        """The process runs (called by ``Output``, as all below)."""
+        self._output = output
+        self.pid = output.family.pid
+        # While it loads, a process of unknown origin is taken for one of its.
+        output.family.claims = True
+
     def received(self, fd: int, data: bytes) -> None:
-        """Output has come (called by the pipe protocol)."""
+        """Output has come."""
         # Not the loop's clock, which may stand still while a callback runs.
         began = time.perf_counter()
         self._take_lines(fd, self._splitters[fd].feed(data))
-        if len(data) >= _BUSY_READ and self._transport is not None:
+        if len(data) >= _BUSY_READ and self._output is not None:
             # Whoever writes without end waits as long as its lines took: half of the loop's
             # time is everybody else's. The pipe holds what comes meanwhile, then its writer.
-            pipe = cast("asyncio.ReadTransport", self._transport.get_pipe_transport(fd))
+            pipe = cast("asyncio.ReadTransport", self._output.transport.get_pipe_transport(fd))
             pipe.pause_reading()
             spent = time.perf_counter() - began
             asyncio.get_running_loop().call_later(spent, _read_on, pipe)
 
-    def ended(self, returncode: int) -> None:
-        """The process is gone and its pipes are drained (called by the pipe protocol)."""
+    def left(self) -> None:
+        """The process itself is gone."""
+        if not self._left.done():
+            self._left.set_result(None)
+        if self._stopping and self._output is not None:
+            # Whoever holds its pipes open is not waited for.
+            self._output.clear()
+
+    def ended(self, returncode: int, descendants: Ended) -> None:
+        """It and its descendants are gone and its pipes are drained."""
         for fd, splitter in self._splitters.items():
             self._take_lines(fd, splitter.flush())
         if self._watch is not None:
             self._watch.cancel()
+        name = self._launch.name
+        self.went_on = bool(descendants.found) and not self._stopping
+        if self.went_on:
+            _logger.warning(
+                "%s (pid %d) ended while what it had started went on: %s",
+                name,
+                self.pid,
+                in_words(descendants.found),
+            )
+        if descendants.left:
+            _logger.error("%s: these cannot be ended: %s", name, in_words(descendants.left))
         if not self.exited.done():
             self.exited.set_result(returncode)
 
@@ -431,7 +483,8 @@ class ServerProcess:
 
     async def _refuse_stranger(self) -> None:
         port, by_command = self._launch.port, self._launch.by_command
-        who = await asyncio.to_thread(stranger, port, (self.pid,), by_command=by_command)
+        roots = await self.processes()
+        who = await asyncio.to_thread(stranger, port, roots, by_command=by_command)
         if who is not None:
             raise ForeignListenerError(f"its port {port} is taken by {who}")
 

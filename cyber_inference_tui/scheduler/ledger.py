@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
 from cyber_inference_tui.monitor.memory import MemoryReading
-from cyber_inference_tui.scheduler.memory import Amount, Memory, held_by, memory_of
+from cyber_inference_tui.scheduler.memory import Amount, Memory, held_by, memory_of, slack
 from cyber_inference_tui.scheduler.state import MemoryReader, ModelState
 from cyber_inference_tui.scheduler.views import Awaited
 from cyber_inference_tui.settings.schema import Settings
 
 RETURN_PATIENCE = 5.0
 """Seconds that the memory of an ended server is waited for."""
-_RETURN_SLACK_SHARE = 0.25
-_RETURN_SLACK_BYTES = 256 << 20
-"""So much of what is awaited may be missing: other programs go on taking and giving memory."""
 _READ_LIMIT = 10.0
 """Seconds a reading may take; a driver that hangs must not hold up loads for ever."""
 
@@ -33,6 +30,7 @@ class Ledger:
 
     def __init__(self, reader: MemoryReader | None) -> None:
         self._reader = reader
+        self._reading = asyncio.Lock()
         self.memory = Memory(at=float("-inf"), room=None if reader is None else Amount())
         self.reading: MemoryReading | None = None
         """The last one."""
@@ -69,8 +67,9 @@ class Ledger:
         if self._expected is None:
             return
         self._expected += gives
-        slack = Amount(_slack(gives.host), _slack(gives.device))
-        self.awaited = Awaited(room=self._expected - slack, until=now + RETURN_PATIENCE)
+        # Other programs go on taking and giving memory: some of it may be missing.
+        missing = Amount(slack(gives.host), slack(gives.device))
+        self.awaited = Awaited(room=self._expected - missing, until=now + RETURN_PATIENCE)
 
     async def read(self, states: Iterable[ModelState], settings: Settings) -> MemoryReading | None:
         """Read the memory and note what each server holds."""
@@ -78,12 +77,7 @@ class Ledger:
             return None
         at = asyncio.get_running_loop().time()
         there = {state.server.pid: state for state in states if state.server is not None}
-        try:
-            async with asyncio.timeout(_READ_LIMIT):
-                reading = await self._reader(tuple(there))
-        except TimeoutError:
-            _logger.warning("the memory could not be read within %g s", _READ_LIMIT)
-            reading = None
+        reading = await self.look(tuple(there))
         if reading is None:
             self.memory = Memory(at=at, room=None)
             self._expected = None
@@ -106,6 +100,17 @@ class Ledger:
         if at >= self.changed_at:
             self._compare(at)
         return reading
+
+    async def look(self, pids: Collection[int]) -> MemoryReading | None:
+        """Read the memory, and what the processes ``pids`` hold of it; nothing is noted."""
+        if self._reader is None:
+            return None
+        try:
+            async with asyncio.timeout(_READ_LIMIT), self._reading:
+                return await self._reader(pids)
+        except TimeoutError:
+            _logger.warning("the memory could not be read within %g s", _READ_LIMIT)
+            return None
 
     def _compare(self, at: float) -> None:
         """A reading of everything as it is: has come back what was to?"""
@@ -130,7 +135,3 @@ class Ledger:
     def is_read(self) -> bool:
         """Whether the memory plays a part."""
         return self._reader is not None
-
-
-def _slack(size: int) -> int:
-    return max(int(size * _RETURN_SLACK_SHARE), _RETURN_SLACK_BYTES)

@@ -6,9 +6,8 @@ The scheduler decides; this does it and tells the scheduler what came of it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -18,14 +17,16 @@ from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.ledger import Ledger
-from cyber_inference_tui.scheduler.memory import footprint_by_change
+from cyber_inference_tui.scheduler.memory import excess_of, footprint_by_change
 from cyber_inference_tui.scheduler.policy import STABLE_AFTER, backoff
-from cyber_inference_tui.scheduler.refusal import refusal_error
+from cyber_inference_tui.scheduler.refusal import refusal_error, runaway_error
 from cyber_inference_tui.scheduler.restarts import Restarts
 from cyber_inference_tui.scheduler.state import ModelState, Server, ServerLauncher, Session
 from cyber_inference_tui.scheduler.views import Reason, Refusal
 from cyber_inference_tui.settings.schema import Settings
 
+LOAD_WATCH = 0.25
+"""Seconds between two looks at the memory that a loading server takes."""
 LEAST_CONTEXT = 2048
 """Tokens. A model is not started with less for want of memory."""
 
@@ -201,6 +202,7 @@ class Lives:
             self._owner.progressed(state)
 
         before = self._ledger.reading
+        watch = _Watch(state, self._ledger, lambda: self._owner.settings)
         measured = state.need is not None and state.need.source is Source.MEASURED
         try:
             server = await self._launcher.launch(
@@ -210,8 +212,12 @@ class Lives:
                 context_limit=state.context_limit,
                 measure=not measured,
                 busy=lambda: state.in_flight > 0,
+                watch=watch.run if self._ledger.is_read else None,
             )
         except CyberError as error:
+            if isinstance(error, ModelLoadError) and watch.exceeded:
+                # More room would not help, so nobody makes any for it.
+                error.out_of_memory = False
             self._load_failed(state, error)
         except Exception:
             # A defect of ours must not leave the model in "loading" with everybody waiting.
@@ -376,7 +382,6 @@ class Lives:
         self._forget_server(state)
         self._count_failure(state, counts=counts)
         _logger.warning("%s stopped: %s", state.model.id, why)
-        self.own(_end(server), f"clean up after {state.model.id}")
         left = state.trouble.retry_at - _now()
         # Those who wait get the same as those who come now: it keeps dying, so the backoff does
         # not hold them up.
@@ -431,6 +436,44 @@ class Lives:
             self._on_session(record)
 
 
+class _Watch:
+    """Watches the memory that the processes of a loading server take."""
+
+    def __init__(self, state: ModelState, ledger: Ledger, settings: Callable[[], Settings]) -> None:
+        self._model = state.model.id
+        self._need = state.need or Need()
+        self._ledger = ledger
+        self._settings = settings
+        self.exceeded = False
+        """It takes more than was expected of it."""
+
+    async def run(
+        self, processes: Callable[[], Awaitable[tuple[int, ...]]]
+    ) -> ModelLoadError | None:
+        """Return with the reason when the load has to end."""
+        try:
+            while True:
+                await asyncio.sleep(LOAD_WATCH)
+                if (reason := await self._look(await processes())) is not None:
+                    return reason
+        except Exception:
+            # A defect of ours, or no descriptor is left: the load goes on as before.
+            _logger.exception("the memory that %s takes cannot be watched", self._model)
+            return None
+
+    async def _look(self, pids: tuple[int, ...]) -> ModelLoadError | None:
+        reading = await self._ledger.look(pids)
+        if reading is None:
+            return None
+        settings = self._settings()
+        taken = sum(process.private for process in reading.processes.values())
+        excess = excess_of(self._need, taken, reading, max_percent=settings.max_memory_percent)
+        self.exceeded = excess is not None
+        if excess is None or not excess.runaway:
+            return None
+        return runaway_error(self._model, excess, reading.total, settings)
+
+
 def session_record(state: ModelState, unload_reason: str | None = None) -> SessionRecord | None:
     """The session of a loaded model as it stands, or as it ended."""
     session = state.session
@@ -467,9 +510,3 @@ def again_in(failure: CyberError, seconds: float) -> ModelLoadError:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-async def _end(server: Server) -> None:
-    """Whatever the dead server left in its process group."""
-    with contextlib.suppress(TimeoutError):
-        await server.stop(0)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from cyber_inference_tui.llama.needs import Footprint, Need
+from cyber_inference_tui.llama.needs import Footprint, Need, Source
 from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, ProcessMemory
 from cyber_inference_tui.units import size_text
 
@@ -21,6 +21,10 @@ FLOOR_BYTES = 500_000_000
 more than 10 % of a small machine."""
 _FLOOR_MOST_SHARE = 0.10
 _DRIVER_BYTES = 256 << 20
+_SLACK_SHARE = 0.25
+_SLACK_BYTES = 256 << 20
+_RUNAWAY_FACTOR = 1.5
+_RUNAWAY_BYTES = 1 << 30
 
 
 class Amount(msgspec.Struct, frozen=True):
@@ -124,6 +128,53 @@ def amount_of(need: Need, *, cards: bool, device_at_most: int) -> Amount:
     if need.spills:
         device = min(device, max(0, device_at_most))
     return Amount(host + footprint.device - device, device)
+
+
+class Excess(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server that is still loading took beyond what was expected; bytes of main memory."""
+
+    taken: int
+    expected: int | None
+    """``None`` = nothing is known of it."""
+    used_percent: float
+    """Of the main memory, by all programs."""
+    beyond_limit: bool
+    """More is used than may be, and would not be without what it took beyond the expected."""
+    runaway: bool
+    """The load has to end."""
+
+
+def excess_of(
+    need: Need, taken: int, reading: MemoryReading, *, max_percent: float
+) -> Excess | None:
+    """Whether a load takes more than it should; ``None`` while it does not.
+
+    ``taken`` is the anonymous and shared memory of its processes: file pages do not count, since
+    the kernel can drop them. It is a runaway at 1.5 times the expected amount and 1 GiB more; or
+    when more than ``max_percent`` of the memory is used, and would not be without what it took
+    beyond the expected amount (and beyond what an estimate may be wrong by).
+    """
+    known = need.source is not Source.UNKNOWN
+    expected = amount_of(
+        need, cards=bool(reading.gpus), device_at_most=sum(gpu.free for gpu in reading.gpus)
+    ).host
+    beyond = taken - expected
+    if beyond <= (slack(expected) if known else 0):
+        return None
+    used = max(reading.total - reading.available, taken)
+    beyond_limit = 0 < used - int(reading.total * max_percent / 100) <= beyond
+    return Excess(
+        taken=taken,
+        expected=expected if known else None,
+        used_percent=100 * used / reading.total,
+        beyond_limit=beyond_limit,
+        runaway=beyond_limit or (known and taken > _RUNAWAY_FACTOR * expected + _RUNAWAY_BYTES),
+    )
+
+
+def slack(size: int) -> int:
+    """What a size of this many bytes may be wrong by."""
+    return max(int(size * _SLACK_SHARE), _SLACK_BYTES)
 
 
 def in_words(amount: Amount, *, cards: bool) -> str:

@@ -7,11 +7,29 @@ from collections.abc import Sequence
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError, ModelLoadError
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.memory import in_words
+from cyber_inference_tui.scheduler.memory import Excess, in_words
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.scheduler.views import Refusal
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.units import size_text
+
+
+def runaway_error(model_id: str, excess: Excess, total: int, settings: Settings) -> ModelLoadError:
+    """The error for a load that was ended for what it took. ``total`` = bytes of main memory."""
+    told = f"its server had taken {size_text(excess.taken)} of memory"
+    if excess.expected is not None:
+        told += f" where {size_text(excess.expected)} were expected"
+    if excess.beyond_limit:
+        told += (
+            f", and {excess.used_percent:.0f} % of {size_text(total)} was in use"
+            f" (max_memory_percent is {settings.max_memory_percent:g})"
+        )
+    return ModelLoadError(
+        f"{model_id} was stopped while it loaded: {told}.",
+        hint="Check its command and arguments; choose a smaller context_size or quantization, or"
+        " raise the limit.",
+        needs_person=True,
+    )
 
 
 def refusal_error(

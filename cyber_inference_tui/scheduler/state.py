@@ -13,7 +13,7 @@ from typing import Protocol, Self
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.needs import Footprint, Need
+from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.memory import Amount
@@ -27,6 +27,7 @@ class Server(Protocol):
     port: int
     pid: int
     exited: asyncio.Future[int]
+    """Done when the process and all that it started are gone."""
     context_size: int | None
     """Tokens of context it was started with; ``None`` = its own affair."""
 
@@ -74,11 +75,12 @@ class ServerLauncher(Protocol):
         context_limit: int | None = None,
         measure: bool = True,
         busy: Callable[[], bool] = lambda: False,
+        watch: LoadWatch | None = None,
     ) -> Server:
         """A server that answers requests, with no more context than ``context_limit`` tokens.
 
         With ``measure`` it should tell what it takes of the memory; ``busy`` tells whether it has
-        requests, now and later.
+        requests, now and later. ``watch`` runs until it is ready and may end the load.
         """
 
 

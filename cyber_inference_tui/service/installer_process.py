@@ -8,14 +8,12 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
-import psutil
-
-from cyber_inference_tui.llama.guard import die_with_parent
+from cyber_inference_tui.llama.descendants import MARK, Ended, marked
+from cyber_inference_tui.llama.guard import prepare_child
 from cyber_inference_tui.llama.log_lines import LineSplitter
-from cyber_inference_tui.llama.output import Output
+from cyber_inference_tui.llama.output import KILL_TIMEOUT, Output
 
 _RESULT_LIMIT = 1 << 16
-_KILL_TIMEOUT = 5.0
 
 
 class InstallerProcess:
@@ -28,7 +26,9 @@ class InstallerProcess:
         self.pid = 0
         """The process id, also the id of its process group."""
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        """The return code, once it is gone (negative = killed by that signal)."""
+        """The return code, once it and all that it started are gone (negative = killed by that
+        signal)."""
+        self._is_gone = False
         self._on_lines = on_lines
         self._splitter = LineSplitter()
         self._result = bytearray()
@@ -42,17 +42,17 @@ class InstallerProcess:
     ) -> InstallerProcess:
         """Start it in a session of its own; raises ``OSError`` when it cannot be run."""
         process = cls(on_lines)
-        transport, _ = await asyncio.get_running_loop().subprocess_exec(
-            lambda: Output(process),
+        environment = marked(environ)
+        await asyncio.get_running_loop().subprocess_exec(
+            lambda: Output(process, environment[MARK]),
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=dict(environ),
+            env=environment,
             start_new_session=True,
-            preexec_fn=die_with_parent(),
+            preexec_fn=prepare_child(),
         )
-        process.pid = transport.get_pid()
         return process
 
     @property
@@ -67,40 +67,35 @@ class InstallerProcess:
         """
         if self.exited.done():
             return
-        # Programs that it runs have sessions of their own.
-        below = await asyncio.to_thread(_descendants, self.pid)
         self._signal(signal.SIGTERM)
         await asyncio.wait({self.exited}, timeout=grace)
         self._signal(signal.SIGKILL)
-        for process in below:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        await asyncio.wait({self.exited}, timeout=_KILL_TIMEOUT)
+        await asyncio.wait({self.exited}, timeout=2 * KILL_TIMEOUT)
         if not self.exited.done():
             raise TimeoutError(f"process {self.pid} does not die (it hangs in the kernel)")
 
     def _signal(self, number: signal.Signals) -> None:
-        if not self.exited.done():
+        if not self._is_gone:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
 
+    def started(self, output: Output) -> None:
+        """It runs (called by ``Output``, as all below)."""
+        self.pid = output.family.pid
+
     def received(self, fd: int, data: bytes) -> None:
-        """Output has come (called by the pipe protocol)."""
+        """Output has come."""
         if fd == 1:
             self._result += data[: _RESULT_LIMIT - len(self._result)]
         else:
             self._on_lines(self._splitter.feed(data))
 
-    def ended(self, returncode: int) -> None:
-        """It is gone and its pipes are drained (called by the pipe protocol)."""
+    def left(self) -> None:
+        """It is gone, what it started may not be."""
+        self._is_gone = True
+
+    def ended(self, returncode: int, descendants: Ended) -> None:
+        """It and all that it started are gone and its pipes are drained."""
         self._on_lines(self._splitter.flush())
         if not self.exited.done():
             self.exited.set_result(returncode)
-
-
-def _descendants(pid: int) -> list[psutil.Process]:
-    """Every process below ``pid`` now."""
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []

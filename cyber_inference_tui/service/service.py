@@ -99,8 +99,9 @@ class Service:
         self._began = time.monotonic()
         self.address: tuple[str, int] = (loaded.settings.host, loaded.settings.port)
         self.events = EventBus()
-        self._environ = environ
         data_dir = loaded.settings.data_dir
+        pids = PidRecord(data_dir / "servers.json")
+        environ = self._environ = pids.marked(environ)
         self._news = News(self.events, record=self._record, lines=self._new_lines)
         self.logs: Logs = Logs(
             data_dir / "logs",
@@ -119,7 +120,7 @@ class Service:
         self._launcher = Launcher(
             find_binary=self._find_binary,
             log_for=self.logs.ring,
-            pids=PidRecord(data_dir / "servers.json"),
+            pids=pids,
             environ=environ,
             measured=self._experience.footprint,
         )

@@ -164,6 +164,7 @@ class FakeLauncher:
         context_limit: int | None = None,
         measure: bool = True,
         busy: Callable[[], bool] = lambda: False,
+        watch: object = None,
     ) -> FakeServer:
         self.progress = progress
         await self.gate.wait()

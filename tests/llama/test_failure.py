@@ -411,3 +411,22 @@ def test_any_exit_and_any_lines_give_a_sentence(returncode: int, lines: list[str
     found = diagnose(returncode, lines)
     assert "its server" in found.sentence
     assert found.line is None or found.line in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("returncode", "lines", "cause"),
+    [
+        (0, [], Cause.BACKGROUND),
+        (0, ["error: invalid argument: --nope"], Cause.BACKGROUND),
+        (7, ["a log line"], Cause.BACKGROUND),
+        (1, ["error: invalid argument: --nope"], Cause.BAD_ARGUMENT),
+        (1, ["E something failed"], Cause.UNKNOWN),
+        (-9, [], Cause.OUT_OF_MEMORY),
+        (-11, [], Cause.SIGNAL),
+    ],
+)
+def test_what_was_left_in_the_background_is_the_cause_where_nothing_else_is(
+    returncode: int, lines: list[str], cause: Cause
+) -> None:
+    assert diagnose(returncode, lines, went_on=True).cause is cause
+    assert diagnose(returncode, lines).cause is not Cause.BACKGROUND

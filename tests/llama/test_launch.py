@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.llama.log import LogRing
-from cyber_inference_tui.llama.needs import Footprint
+from cyber_inference_tui.llama.needs import Footprint, LoadWatch
 from cyber_inference_tui.llama.orphans import PidRecord, ServerPid
 from cyber_inference_tui.llama.server import ServerProcess
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
@@ -72,6 +72,7 @@ class Room:
         context_limit: int | None = None,
         measure: bool = True,
         busy: Callable[[], bool] = lambda: False,
+        watch: LoadWatch | None = None,
         **general: Any,
     ) -> ServerProcess:
         general.setdefault("llama_server_base_port", 0)
@@ -82,6 +83,7 @@ class Room:
             context_limit=context_limit,
             measure=measure,
             busy=busy,
+            watch=watch,
         )
 
     def recorded(self) -> list[int]:
@@ -237,7 +239,9 @@ async def test_a_cancelled_launch_returns_only_when_the_process_is_gone(
     with pytest.raises(asyncio.CancelledError):
         await launch
     room.assert_nothing_left()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert [task for task in asyncio.all_tasks() if not task.get_name().startswith("keep ")] == [
+        asyncio.current_task()
+    ]
 
 
 async def test_a_port_that_somebody_took_in_the_meantime_is_stepped_over(
@@ -380,7 +384,9 @@ async def test_a_server_that_hangs_is_killed_and_said_to_have_hung(
     assert tail[-1] == f"--- killed: {why}"
     await server.stop(30)
     room.assert_nothing_left()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert [task for task in asyncio.all_tasks() if not task.get_name().startswith("keep ")] == [
+        asyncio.current_task()
+    ]
 
 
 async def test_another_programs_server_may_be_silent_while_it_works(
@@ -428,7 +434,9 @@ async def test_no_watch_is_left_when_a_server_ends_by_itself(room: Room, model: 
     await ended(server)
     for _ in range(3):
         await asyncio.sleep(0)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert [task for task in asyncio.all_tasks() if not task.get_name().startswith("keep ")] == [
+        asyncio.current_task()
+    ]
 
 
 # What is started, and what is not
@@ -483,6 +491,31 @@ async def test_a_start_ends_what_a_former_service_left(
         assert wait_gone(orphan.pid)
         await room.launcher.close()
     assert f"ended the server of old (pid {orphan.pid})" in caplog.text
+
+
+async def test_a_watch_that_gives_a_reason_ends_the_load_at_once(room: Room, model: Make) -> None:
+    given: list[tuple[int, ...]] = []
+
+    async def watch(processes: Callable[[], Awaitable[tuple[int, ...]]]) -> ModelLoadError:
+        while not room.text().count("loading model"):
+            await asyncio.sleep(0.01)
+        given.append(await processes())
+        return ModelLoadError("it takes too much")
+
+    hanging = model(hang_load=True, ignore_sigterm=True, ignore_stdin=True)
+    with pytest.raises(ModelLoadError, match="too much") as error:
+        await room.launch(hanging, watch=watch, stop_timeout=600.0)
+    assert given == [(room.starts()[0]["pid"],)]
+    assert any("loading model" in line for line in error.value.log_tail)
+    room.assert_nothing_left()
+
+
+async def test_a_watch_that_cannot_watch_holds_up_nothing(room: Room, model: Make) -> None:
+    async def watch(processes: Callable[[], Awaitable[tuple[int, ...]]]) -> None:
+        await processes()
+
+    server = await room.launch(model(load_seconds=0.3), watch=watch)
+    assert await server.stop(20) == 0
 
 
 # The end of the service

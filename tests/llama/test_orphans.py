@@ -48,8 +48,8 @@ def test_a_server_that_outlived_its_service_is_ended_with_its_children(
     assert server.stdout is not None
     grandchild = psutil.Process(int(server.stdout.readline()))
     PidRecord(path).add(server.pid, "m")
-    assert [(orphan.pid, orphan.model) for orphan in PidRecord(path).end_orphans()] == [
-        (server.pid, "m")
+    assert [(orphan.pid, orphan.name) for orphan in PidRecord(path).end_orphans()] == [
+        (server.pid, "the server of m")
     ]
     assert wait_gone(server.pid)
     psutil.wait_procs([grandchild], timeout=20)

@@ -11,6 +11,7 @@ from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, Process
 from cyber_inference_tui.scheduler.memory import (
     Amount,
     amount_of,
+    excess_of,
     footprint_by_change,
     held_by,
     in_words,
@@ -137,3 +138,56 @@ def test_amounts_are_told_as_people_read_them() -> None:
     assert in_words(Amount(3 << 30), cards=False) == "3.0 GiB"
     assert in_words(Amount(-5), cards=False) == "0 B"
     assert in_words(Amount(1 << 20, 3 << 30), cards=True) == "1.0 MiB and 3.0 GiB of GPU memory"
+
+
+def runs_away(
+    taken: float, expected: float | None, *, available: float, percent: float = 80
+) -> bool | None:
+    """Whether a load on a machine of 16 GB has to end; ``None`` = it takes what it may."""
+    need = Need()
+    if expected is not None:
+        footprint = Footprint(mapped=int(expected * GB / 2), host=int(expected * GB / 2))
+        need = Need(footprint=footprint, source=Source.FORMULA)
+    found = excess_of(need, int(taken * GB), reading(int(available * GB)), max_percent=percent)
+    return None if found is None else found.runaway
+
+
+@pytest.mark.parametrize(
+    ("taken", "expected", "available", "runaway"),
+    [
+        (4, 4, 10, None),
+        (4.9, 4, 10, None),  # estimates are wrong by so much
+        (5.1, 4, 10, False),
+        (7, 4, 8, False),
+        (7.2, 4, 8, True),  # 1.5 times as much and 1 GiB, though there is room
+        (0.9, 0.1, 10, False),
+        (1.3, 0.1, 10, True),
+        # Beyond 80 % of 16 GB, 3.2 GB free:
+        (6, 4, 3, True),
+        (6, 4, 1, False),  # by what other programs took
+        (4.5, 4, 1, None),
+        # Nothing is known of it.
+        (9, None, 4, False),
+        (9, None, 3, True),
+        (2, None, 1, False),  # without it there would be too little, too
+        (12.9, None, 16, True),  # whatever the machine says is free
+    ],
+)
+def test_a_load_runs_away_by_its_own_growth_alone(
+    taken: float, expected: float | None, available: float, runaway: bool | None
+) -> None:
+    assert runs_away(taken, expected, available=available) is runaway
+
+
+@given(
+    expected=st.integers(0, 16 * GB),
+    taken=st.integers(0, 20 * GB),
+    available=st.integers(0, 16 * GB),
+    percent=st.floats(1, 100),
+)
+def test_a_load_that_takes_what_was_expected_never_runs_away(
+    expected: int, taken: int, available: int, percent: float
+) -> None:
+    need = Need(footprint=Footprint(host=expected), source=Source.FORMULA)
+    found = excess_of(need, min(taken, expected), reading(available), max_percent=percent)
+    assert found is None

@@ -238,6 +238,63 @@ def test_after_running_out_of_memory_the_others_make_room_for_one_more_try() -> 
     run(main())
 
 
+def test_a_load_that_runs_away_is_ended_once_and_nobody_makes_room_for_it() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(6), "b": need(2)})
+        # 12.8 GB may be used: 7 GB are too much beside a's 6.
+        world.launcher.grows["b"] = [GB, 2 * GB, 3 * GB, 7 * GB, 9 * GB]
+        async with world.scheduler as scheduler:
+            await world.use(A)
+            with pytest.raises(ModelLoadError) as error:
+                await scheduler.acquire(B)
+            assert (
+                "b was stopped while it loaded: its server had taken 6.5 GiB of memory where"
+                " 1.9 GiB were expected, and 81 % of 14.9 GiB was in use"
+                " (max_memory_percent is 80)."
+            ) in str(error.value)
+            assert world.launcher.launched == ["a", "b"]
+            assert world.told("b")[-2:] == ["loading", "failed"]
+            assert scheduler.loaded_ids == ["a"]
+            assert machine_of(world).used() == 6 * GB
+            # Others load as before.
+            world.launcher.grows.clear()
+            await asyncio.sleep(60)
+            await world.use(B)
+            assert scheduler.loaded_ids == ["a", "b"]
+
+    run(main())
+
+
+def test_a_load_is_not_ended_for_what_other_programs_take() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(6)})
+        world.launcher.grows["a"] = [2 * GB, 4 * GB, 6 * GB]
+        async with world.scheduler as scheduler:
+            load = asyncio.ensure_future(world.use(A))
+            await ticks()
+            machine_of(world).others = 9 * GB
+            await load
+            assert scheduler.loaded_ids == ["a"]
+
+    run(main())
+
+
+def test_a_load_that_took_too_much_is_not_tried_again_when_memory_runs_out() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(6), "b": need(1)})
+        world.launcher.grows["b"] = [2 * GB]
+        out_of_memory = ModelLoadError("b: killed", out_of_memory=True)
+        world.launcher.failures["b"] = [out_of_memory]
+        async with world.scheduler as scheduler:
+            await world.use(A)
+            with pytest.raises(ModelLoadError, match="killed"):
+                await scheduler.acquire(B)
+            assert world.launcher.launched == ["a", "b"]
+            assert scheduler.loaded_ids == ["a"]
+
+    run(main())
+
+
 def test_running_out_of_memory_alone_is_a_failure_unless_less_context_is_allowed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.needs import Footprint, Need
+from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, ProcessMemory
 from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.policy import Policy, decide
@@ -217,6 +217,8 @@ class VirtualLauncher:
         self.alive: list[VirtualServer] = []
         self.most_alive = 0
         self.swallows_cancel = False
+        self.grows: dict[str, Sequence[int]] = {}
+        """Per model: the bytes of main memory that its loads take, second by second."""
 
     def signature(
         self, model: LocalModel, settings: Settings, context_limit: int | None = None
@@ -246,6 +248,7 @@ class VirtualLauncher:
         context_limit: int | None = None,
         measure: bool = True,
         busy: Callable[[], bool] = lambda: False,
+        watch: LoadWatch | None = None,
     ) -> VirtualServer:
         if self.loading:
             self.problems.append(f"{model.id} is loaded while {self.loading} is")
@@ -265,6 +268,8 @@ class VirtualLauncher:
         if settings.max_loaded_models and len(self.alive) + 1 > settings.max_loaded_models:
             self.problems.append(f"{model.id} is one more than max_loaded_models")
         try:
+            if growth := self.grows.get(model.id):
+                await self._grow(pid, growth, watch)
             await asyncio.sleep(self.load_seconds / 2)
             progress(0.5)
             await asyncio.sleep(self.load_seconds / 2)
@@ -287,6 +292,25 @@ class VirtualLauncher:
         server.says = footprint if self.machine is not None else None
         self.alive.append(server)
         return server
+
+    async def _grow(self, pid: int, sizes: Sequence[int], watch: LoadWatch | None) -> None:
+        """Take these bytes one after the other, for a second each, until the watch ends it."""
+        assert self.machine is not None
+        assert watch is not None
+
+        async def pids() -> tuple[int, ...]:
+            return (pid,)
+
+        watching = asyncio.ensure_future(watch(pids))
+        try:
+            for size in sizes:
+                self.machine.take(pid, Footprint(host=size))
+                await asyncio.wait({watching}, timeout=1)
+                if watching.done() and (reason := watching.result()) is not None:
+                    raise reason
+        finally:
+            watching.cancel()
+            await asyncio.wait({watching})
 
     def _free(self, pid: int) -> None:
         if self.machine is not None:

@@ -277,6 +277,15 @@ async def test_cancelling_leaves_no_process(tmp_path: Path) -> None:
         assert (await bench.installation.cancel()).state is InstallState.CANCELLED
 
 
+async def test_what_it_leaves_running_is_ended_after_it(tmp_path: Path) -> None:
+    async with bench_in(tmp_path) as bench:
+        started = CHILDREN.replace("FOLDER", repr(str(tmp_path))).rpartition("time.sleep")[0]
+        bench.says(then=started + SUCCESS)
+        await bench.installation.start("source")
+        assert (await bench.over()).state is InstallState.DONE
+        assert not bench.processes()
+
+
 async def test_cancelling_at_once(tmp_path: Path) -> None:
     async with bench_in(tmp_path) as bench:
         bench.says(then=HANGS)

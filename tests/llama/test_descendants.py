@@ -1,0 +1,372 @@
+"""Whatever a server's command starts, and however that hides, it ends with the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cyber_inference_tui.errors import ModelLoadError
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.binary import run_briefly
+from cyber_inference_tui.llama.descendants import (
+    MARK,
+    Known,
+    adopt_orphans,
+    marked,
+    run_mark,
+    sweep,
+)
+from cyber_inference_tui.llama.orphans import PidRecord
+from cyber_inference_tui.settings.schema import ModelSettings
+from tests.fakes.launcher import SCRIPT
+from tests.llama.children import LOOPS, Run, is_running, runner_on, spawn_shell, wait_gone
+from tests.llama.test_launch import Room, fake_binary
+from tests.llama.test_server import OBEYS, READY
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it tries what Linux has")
+
+ROOT = Path(__file__).parents[2]
+LOST = "no mark, no session, no parent"
+ESCAPES = {
+    "background job": "STRAY &",
+    "nohup": "nohup STRAY > /dev/null 2>&1 &",
+    "session": "setsid STRAY &",
+    "job control": "bash -c 'set -m; STRAY & wait' &",
+    "daemon": "setsid sh -c 'STRAY > /dev/null 2>&1 < /dev/null & exit' &",
+    "deaf": "setsid sh -c \"trap '' TERM INT HUP; STRAY\" &",
+    "no mark": "env -i setsid STRAY &",
+    LOST: "env -i setsid sh -c 'STRAY > /dev/null 2>&1 & exit' &",
+}
+
+
+class Stray:
+    """A program that a server's script starts, and that notes its pid."""
+
+    def __init__(self, folder: Path) -> None:
+        self._program = folder / "stray"
+        self._note = folder / "stray.pid"
+        self._program.write_text(
+            f"#!/bin/sh\nPATH={os.defpath}\necho $$ > {self._note}.new\n"
+            f"mv {self._note}.new {self._note}\nexec sleep 1000\n"
+        )
+        self._program.chmod(0o755)
+
+    def script(self, escape: str) -> str:
+        """Shell commands that start it so and go on when it runs and its parent is done."""
+        started = ESCAPES[escape].replace("STRAY", str(self._program))
+        return f"{started}\nwhile [ ! -s {self._note} ]; do sleep 0.02; done; sleep 0.05"
+
+    @property
+    def pid(self) -> int:
+        return int(self._note.read_text())
+
+
+@pytest.fixture
+def stray(tmp_path: Path) -> Iterator[Stray]:
+    made = Stray(tmp_path)
+    yield made
+    with contextlib.suppress(OSError, ValueError):
+        os.kill(made.pid, signal.SIGKILL)
+
+
+@pytest.fixture(params=sorted(LOOPS))
+def run(request: pytest.FixtureRequest) -> Run:
+    return runner_on(request.param)
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+@pytest.mark.parametrize("end", ["stop", "death"])
+def test_it_ends_with_its_server(run: Run, stray: Stray, escape: str, end: str) -> None:
+    async def main() -> None:
+        adopt_orphans()
+        child = await spawn_shell(f"{stray.script(escape)}\n{READY}; {OBEYS}")
+        await child.server.wait_ready()
+        assert is_running(stray.pid)
+        if end == "stop":
+            assert await child.server.stop(20) == 0
+        else:
+            os.kill(child.server.pid, signal.SIGKILL)
+            async with asyncio.timeout(20):
+                assert await child.server.exited == -signal.SIGKILL
+        assert not is_running(stray.pid)
+
+    run(main())
+
+
+async def test_a_stranger_that_begins_beside_a_loaded_server_is_left_alone() -> None:
+    adopt_orphans()
+    child = await spawn_shell(f"{READY}; {OBEYS}")
+    await child.server.wait_ready()
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as stranger:
+        await child.server.processes()
+        assert child.server.strays == ()
+        await child.server.stop(20)
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+# A command that does not stay
+
+
+def wrapper(folder: Path, script: str) -> LocalModel:
+    """A model whose server is a shell script."""
+    program = folder / "wrapper"
+    program.write_text(f"#!/bin/bash\n{script}\n")
+    program.chmod(0o755)
+    return LocalModel(
+        id="m",
+        path=folder / "m.gguf",
+        settings=ModelSettings(command=(str(program), "{host}", "{port}"), env=OUTLIVES),
+    )
+
+
+# It would end by itself when its script does.
+OUTLIVES = {"FAKE_LLAMA": '{"outlive_parent": 100}'}
+SERVER = f'{sys.executable} -I -S {SCRIPT} --host "$1" --port "$2"'
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "SERVER & exit 0",
+        "nohup SERVER > /dev/null 2>&1 & exit 0",
+        "setsid SERVER > /dev/null 2>&1 < /dev/null & exit 7",
+        "(setsid SERVER &) & exit 0",
+    ],
+)
+async def test_a_command_that_leaves_its_server_in_the_background_is_a_failed_load(
+    tmp_path: Path, script: str
+) -> None:
+    room = Room(tmp_path, lambda: fake_binary(tmp_path))
+    await room.launcher.start()
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    told = r"went on in the background: .*`exec`.*`wait`"
+    with pytest.raises(ModelLoadError, match=told) as error:
+        await room.launch(wrapper(tmp_path, script.replace("SERVER", SERVER)))
+    assert not error.value.out_of_memory
+    left = [one.pid for one in psutil.Process().children(recursive=True)]
+    assert not [pid for pid in left if pid not in before and is_running(pid)]
+    await room.launcher.close()
+
+
+async def test_a_command_that_leaves_its_loaded_server_ends_the_model_with_that_reason(
+    tmp_path: Path,
+) -> None:
+    room = Room(tmp_path, lambda: fake_binary(tmp_path))
+    go = tmp_path / "go"
+    script = f"setsid {SERVER} & echo child $!; while [ ! -e {go} ]; do sleep 0.02; done"
+    server = await room.launch(wrapper(tmp_path, script))
+    child = int(room.text().partition("child ")[2].split()[0])
+    assert is_running(child)
+    go.touch()
+    async with asyncio.timeout(20):
+        assert await server.exited == 0
+    assert not is_running(child)
+    assert "went on in the background" in server.obituary()[0]
+
+
+async def test_what_its_log_says_of_a_failure_counts_more(tmp_path: Path, stray: Stray) -> None:
+    room = Room(tmp_path, lambda: fake_binary(tmp_path))
+    script = f"{stray.script('session')}; echo 'error: invalid argument: --nope' >&2; exit 1"
+    with pytest.raises(ModelLoadError, match="wrong argument"):
+        await room.launch(wrapper(tmp_path, script))
+    assert not is_running(stray.pid)
+
+
+# The end of the service
+
+SERVICE = """
+import asyncio, sys
+from pathlib import Path
+from tests.llama.test_launch import Room, fake_binary
+from tests.llama.test_descendants import wrapper
+
+async def main():
+    folder = Path(sys.argv[1])
+    room = Room(folder, lambda: fake_binary(folder))
+    await room.launcher.start()
+    server = await room.launch(wrapper(folder, sys.argv[2]))
+    print(server.pid, room.launcher.guard._process.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@contextlib.contextmanager
+def service(folder: Path, script: str) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
+    """A process with a launcher and one server; it, the pids of the server and of the guard."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVICE, str(folder), script],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None
+        server, guard = map(int, process.stdout.readline().split())
+        yield process, server, guard
+        process.kill()
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+def test_it_ends_when_the_service_is_killed(tmp_path: Path, stray: Stray, escape: str) -> None:
+    with service(tmp_path, f"{stray.script(escape)}\nexec {SERVER}") as (process, server, _):
+        assert is_running(stray.pid)
+        process.kill()
+    assert wait_gone(server)
+    assert wait_gone(stray.pid)
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+async def test_the_next_start_ends_it_when_the_guard_was_killed_too(
+    tmp_path: Path, stray: Stray, escape: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with service(tmp_path, f"{stray.script(escape)}\nexec {SERVER}") as (process, server, guard):
+        # It would start another guard.
+        process.send_signal(signal.SIGSTOP)
+        os.kill(guard, signal.SIGKILL)
+        process.kill()
+    assert wait_gone(server)
+    assert is_running(stray.pid)
+    room = Room(tmp_path, lambda: fake_binary(tmp_path))
+    await room.launcher.start()
+    assert wait_gone(stray.pid, 0)
+    assert "left by a former run" in caplog.text
+    await room.launcher.close()
+
+
+async def test_a_guard_that_is_killed_is_replaced_and_knows_what_the_first_one_knew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = Room(tmp_path, lambda: fake_binary(tmp_path))
+    guard = room.launcher.guard
+    await guard.start()
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as watched:
+        guard.add(watched.pid)
+        first = guard._process
+        assert first is not None
+        first.kill()
+        async with asyncio.timeout(20):
+            while guard._process is None or guard._process is first:
+                await asyncio.sleep(0.01)
+        assert f"guard (pid {first.pid})" in caplog.text
+        await guard.stop()
+        assert watched.wait(20) == -signal.SIGKILL
+
+
+# Marks and start times
+
+
+async def test_only_what_has_the_mark_and_started_then_is_swept(tmp_path: Path) -> None:
+    mine, other = run_mark(tmp_path), run_mark(tmp_path.parent)
+    with contextlib.ExitStack() as stack:
+
+        def sleeper(mark: str) -> subprocess.Popen[bytes]:
+            child = subprocess.Popen(["sleep", "1000"], env={"PATH": os.defpath, MARK: mark})
+            stack.callback(child.wait)
+            stack.callback(child.kill)
+            return child
+
+        inside, outside = sleeper(f"{mine}/1/2"), sleeper(f"{other}/1")
+        alike, known = sleeper(f"{mine}1/1"), sleeper("")
+        reused = sleeper("")
+        started = psutil.Process(known.pid).create_time()
+        seen = [Known(known.pid, started), Known(reused.pid, started - 60)]
+        swept = await asyncio.to_thread(sweep, mine, seen, 20)
+        assert {one.pid for one in swept.found} == {inside.pid, known.pid}
+        assert swept.left == ()
+        assert [child.poll() for child in (outside, alike, reused)] == [None] * 3
+
+
+def test_every_child_has_a_mark_of_its_own_below_that_of_its_service(tmp_path: Path) -> None:
+    environ = PidRecord(tmp_path / "servers.json").marked({"PATH": "x", MARK: "inherited"})
+    first, second = marked(environ)[MARK], marked(environ)[MARK]
+    assert first != second
+    assert first.startswith(f"{environ[MARK]}/")
+    assert second.startswith(f"{environ[MARK]}/")
+    assert "inherited" not in first
+
+
+# Zombies
+
+ADOPTER = """
+import os, subprocess, sys, time
+import psutil
+from cyber_inference_tui.llama.descendants import adopt_orphans, reap
+
+def zombies():
+    return [one.pid for one in psutil.Process().children() if one.status() == "zombie"]
+
+adopt_orphans()
+own = subprocess.Popen(["true"])
+subprocess.run(["sh", "-c", "setsid sleep 0.01 &"])
+while len(zombies()) < 2:
+    time.sleep(0.01)
+ended = reap(frozenset())
+assert len(zombies()) == 2, "the first look takes nobody's"
+assert own.wait() == 0
+reap(ended)
+assert zombies() == [], zombies()
+print("reaped")
+"""
+
+
+def test_adopted_processes_that_ended_are_waited_for_and_ours_are_not() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ADOPTER], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("reaped\n", "")
+
+
+async def test_a_launcher_waits_for_adopted_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cyber_inference_tui.llama.launch._REAP_INTERVAL", 0.05)
+    room = Room(tmp_path, lambda: fake_binary(tmp_path))
+    await room.launcher.start()
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", "setsid sh -c 'echo $$; read -r word' &"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    adopted = int(await process.stdout.readline())
+    process.stdin.close()
+    async with asyncio.timeout(20):
+        while psutil.pid_exists(adopted):
+            await asyncio.sleep(0.01)
+        await process.wait()
+    await room.launcher.close()
+
+
+# Programs that are only asked something
+
+
+@pytest.mark.parametrize("escape", ["background job", "session", "daemon"])
+def test_a_program_that_is_only_asked_leaves_nothing_either(
+    tmp_path: Path, stray: Stray, escape: str
+) -> None:
+    program = tmp_path / "llama-server"
+    program.write_text(f"#!/bin/bash\n{stray.script(escape)}\necho version: 1\n")
+    program.chmod(0o755)
+    assert "version: 1" in run_briefly(program, "--version", environ=os.environ, timeout=20)
+    assert not is_running(stray.pid)
+
+
+async def test_a_server_is_killed_for_want_of_memory_before_its_service() -> None:
+    child = await spawn_shell(f"{READY}; {OBEYS}")
+    await child.server.wait_ready()
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    score = int(Path(f"/proc/{child.server.pid}/oom_score_adj").read_text())
+    assert score == min(1000, own + 200)
+    await child.server.stop(20)
