@@ -29,7 +29,8 @@ from cyber_inference_tui.service.runtime import (
     data_directory_holder,
     read_runtime_file,
 )
-from cyber_inference_tui.settings.load import CONFIG_VARIABLE, ENV_PREFIX, Loaded, Source
+from cyber_inference_tui.settings.environment import ENV_PREFIX, variable
+from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Loaded, Source
 from cyber_inference_tui.settings.schema import KEYS
 from cyber_inference_tui.text import clean_line
 
@@ -316,7 +317,7 @@ def arguments_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
 def environment_of(environ: Mapping[str, str], loaded: Loaded) -> dict[str, str]:
     """The environment of the service: ours, with paths that do not count from this directory."""
     result = dict(environ)
-    if result.get(CONFIG_VARIABLE):
+    if variable(environ, CONFIG_VARIABLE):
         result[CONFIG_VARIABLE] = str(loaded.config_path)
     for name, key in KEYS.items():
         if loaded.sources[name] is Source.ENV and (key.is_path or key.form == "program"):

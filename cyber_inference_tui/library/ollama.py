@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.files import read_file
 from cyber_inference_tui.library.catalog import Problem
 from cyber_inference_tui.library.scan import ModelFile, shown, stat_file
 from cyber_inference_tui.text import clean_line
@@ -75,8 +76,7 @@ def ollama_models(
 def _model(root: Path, path: Path, name: str, host: str) -> OllamaModel | str | None:
     """The model of a manifest; a reason why there is none; ``None`` = it is about none at all."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_MANIFEST + 1)
+        content = read_file(path, _MAX_MANIFEST + 1)
         name.encode()
     except (OSError, UnicodeEncodeError):
         return "it cannot be read"

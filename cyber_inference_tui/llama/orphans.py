@@ -14,9 +14,11 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.files import read_file
 
 _logger = logging.getLogger(__name__)
 
+_MAX_BYTES = 1 << 20
 _START_TOLERANCE = 2.0
 """Seconds. A start time is ticks since boot added to the boot time in whole seconds, which moves
 by one when the clock is corrected; that a pid comes round again so fast does not happen."""
@@ -65,7 +67,9 @@ class PidRecord:
         Blocking; waits at most ``timeout`` seconds for them to be gone.
         """
         try:
-            known = msgspec.json.decode(self._path.read_bytes(), type=learned(list[ServerPid]))
+            known = msgspec.json.decode(
+                read_file(self._path, _MAX_BYTES), type=learned(list[ServerPid])
+            )
         except FileNotFoundError:
             return []
         except (OSError, msgspec.MsgspecError) as error:

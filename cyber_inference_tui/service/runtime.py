@@ -19,9 +19,11 @@ import msgspec
 
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import ConflictError, CyberError
+from cyber_inference_tui.files import read_file
 
 RUNTIME_FILE = "service.json"
 _LOCK_FILE = "service.lock"
+_MAX_BYTES = 65_536
 
 
 class RuntimeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +119,7 @@ def read_runtime_file(data_dir: Path) -> RuntimeRecord | None:
     """Where a service of this directory listens, or said so last; ``None`` if nothing is known."""
     try:
         return msgspec.json.decode(
-            (data_dir / RUNTIME_FILE).read_bytes(), type=learned(RuntimeRecord)
+            read_file(data_dir / RUNTIME_FILE, _MAX_BYTES), type=learned(RuntimeRecord)
         )
     except (OSError, msgspec.MsgspecError):
         return None

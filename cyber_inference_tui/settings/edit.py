@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from cyber_inference_tui.errors import ConfigError, ConflictError, NotFoundError
+from cyber_inference_tui.settings.environment import home_of
 from cyber_inference_tui.settings.example import render, toml_key, toml_value
-from cyber_inference_tui.settings.load import home_of, load_text, nearest, read_config
+from cyber_inference_tui.settings.load import load_text, read_config
 from cyber_inference_tui.settings.positions import key_lines, key_path
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Key
-from cyber_inference_tui.settings.values import UnfitValueError, convert, parsed
+from cyber_inference_tui.settings.values import UnfitValueError, convert, nearest, parsed
 
 _LOCK_TIMEOUT = 5.0
 """Seconds; an edit takes milliseconds."""

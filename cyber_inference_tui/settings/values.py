@@ -7,10 +7,11 @@ message, which may end in a log.
 from __future__ import annotations
 
 import datetime
+import difflib
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,10 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
         if key.form == "variable" and isinstance(value, dict):
             name = next((one for one in value if not isinstance(value[one], str)), "")
             raise UnfitValueError(f"{name[:_SHOWN]}: expected a string in quotes") from None
-        raise UnfitValueError(f"expected {key.expected}, found {in_words(given, key)}") from None
+        near = nearest(str(value), key.choices)
+        raise UnfitValueError(
+            f"expected {key.expected}, found {in_words(given, key)}{near}"
+        ) from None
     if isinstance(typed, dict):
         _check_table(key, typed)
         return typed
@@ -198,7 +202,9 @@ def expanded(path: Path, folder: Path | None, home: str) -> Path:
     """``path`` with its ``~`` and its folder, made absolute; raises ``UnfitValueError``."""
     # Not resolve(): a symbolic link in a path is there for a reason.
     first = path.parts[0] if path.parts else ""
-    if first == "~" and home:
+    if first == "~":
+        if not home:
+            raise UnfitValueError("expected a path, but there is no home directory for ~")
         path = Path(home, *path.parts[1:])
     elif first.startswith("~"):
         try:
@@ -206,6 +212,12 @@ def expanded(path: Path, folder: Path | None, home: str) -> Path:
         except RuntimeError:
             raise UnfitValueError(f"expected a path, but there is no user {first[1:]}") from None
     return folder / path if folder is not None else path.absolute()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean …?`` when a known name is spelt much like ``name``, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def in_words(value: Any, key: Key | None = None) -> str:
