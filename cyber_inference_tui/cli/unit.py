@@ -44,8 +44,9 @@ class UnitStatus(msgspec.Struct, frozen=True, kw_only=True):
 def user_units(environ: Mapping[str, str]) -> Path:
     """Where a user's own units are. systemd.unit(5), "Unit File Load Path"."""
     named = Path(variable(environ, "XDG_CONFIG_HOME"))
-    base = named if named.is_absolute() else needed_home(environ) / ".config"
-    return base / "systemd" / "user"
+    if not named.is_absolute():
+        named = needed_home(environ, hint="Set HOME, or give --system.") / ".config"
+    return named / "systemd" / "user"
 
 
 def unit_text(command: Sequence[str], *, stop_seconds: float, user: str | None) -> str:

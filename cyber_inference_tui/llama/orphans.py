@@ -14,7 +14,7 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import learned
-from cyber_inference_tui.files import read_file
+from cyber_inference_tui.files import read_file, write_problem
 
 _logger = logging.getLogger(__name__)
 
@@ -90,5 +90,8 @@ class PidRecord:
                 continue
             found.append((server, process))
         psutil.wait_procs([process for _, process in found], timeout)
-        self._path.unlink(missing_ok=True)
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            _logger.warning("%s", write_problem(self._path, error))
         return [server for server, _ in found]

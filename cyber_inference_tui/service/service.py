@@ -54,7 +54,7 @@ from cyber_inference_tui.service.install_ground import ground_for
 from cyber_inference_tui.service.listing import (
     disk_paths,
 )
-from cyber_inference_tui.service.logs import SERVICE_LOG, Logs
+from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG, Logs
 from cyber_inference_tui.service.metrics import Metrics, Present
 from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
@@ -103,7 +103,7 @@ class Service:
         data_dir = loaded.settings.data_dir
         self._news = News(self.events, record=self._record, lines=self._new_lines)
         self.logs: Logs = Logs(
-            data_dir / "logs",
+            data_dir / LOGS,
             space=service_log.space,
             now=utc_now,
             on_lines=self._news.lines_came,
@@ -166,7 +166,7 @@ class Service:
         )
         self.active = ActiveRequests()
         self._loop_tasks: list[asyncio.Task[None]] = []
-        service_log.begin_run(os.getpid(), first=0)
+        service_log.begin_run(os.getpid(), first=service_log.restored)
         self.logs.adopt(SERVICE_LOG, service_log)
 
     @property
@@ -194,6 +194,7 @@ class Service:
     async def __aenter__(self) -> Self:
         try:
             await asyncio.to_thread(self.models.prepare_directories)
+            await self.logs.restore()
             self.logs.start()
         except OSError as error:
             raise CyberError(

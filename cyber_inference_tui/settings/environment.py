@@ -70,13 +70,16 @@ def home_of(environ: Mapping[str, str]) -> str:
     return home if Path(home).is_absolute() else ""
 
 
-def needed_home(environ: Mapping[str, str]) -> Path:
-    """The home directory, for a place that nothing else names. Raises ``ConfigError``."""
+def needed_home(
+    environ: Mapping[str, str], *, hint: str = "Give --config and --data-dir, or set HOME."
+) -> Path:
+    """The home directory, for a place that nothing else names.
+
+    Raises ``ConfigError`` with ``hint`` where there is none.
+    """
     home = home_of(environ)
     if not home:
-        raise ConfigError(
-            "There is no home directory.", hint="Give --config and --data-dir, or set HOME."
-        )
+        raise ConfigError("There is no home directory.", hint=hint)
     return Path(home)
 
 
