@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from cyber_inference_tui.llama.expectation import (
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
-from cyber_inference_tui.llama.log import LogMark, LogRing
+from cyber_inference_tui.llama.log import RUN_MARK, LogMark, LogRing
 from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.ports import PortPool
@@ -101,7 +102,9 @@ class Launcher:
 
     ``find_binary`` (blocking, run in a thread) gives the llama-server to use now, so that a newly
     installed one is taken at the next load. ``log_for`` gives a model's log ring. ``measured``
-    gives what a server of this signature was seen to take, if one was.
+    gives what a server of this signature was seen to take, if one was. ``folder`` is that of the
+    configuration file: servers run in it, because the relative paths among a person's arguments
+    start from there.
     """
 
     def __init__(
@@ -115,13 +118,17 @@ class Launcher:
         measured: Callable[[str], Footprint | None] = lambda _: None,
         health: HealthLimits = DEFAULT_LIMITS,
         proc: Path = PROC,
+        folder: Path = Path("/"),
     ) -> None:
         self._find_binary = find_binary
         self._log_for = log_for
         self._pids = pids
         self._environ = environ
         self._available_memory = available_memory
-        self._expectations = Expectations(measured=measured, environ=environ)
+        self._folder = folder
+        self._expectations = Expectations(
+            measured=measured, environ=environ, folder=self._working_directory
+        )
         self._health = health
         self._proc = proc
         self._ports = PortPool(SERVER_HOST)
@@ -281,6 +288,7 @@ class Launcher:
                 host=SERVER_HOST,
                 port=port,
                 speaks_protocol=False,
+                working_directory=self._working_directory(),
             )
         argv = self._argv(
             model, settings, binary, port, context_limit=context_limit, measure=measure
@@ -297,9 +305,13 @@ class Launcher:
             host=SERVER_HOST,
             port=port,
             speaks_protocol=binary.router_child,
-            working_directory=Path("/"),
+            working_directory=self._working_directory(),
             context_size=context_size(model, settings, context_limit),
         )
+
+    def _working_directory(self) -> Path:
+        # There may be no file, and no folder: then nothing starts from it.
+        return self._folder if os.access(self._folder, os.X_OK) else Path("/")
 
     def _argv(
         self,
@@ -335,7 +347,7 @@ class Launcher:
     ) -> ServerProcess:
         log = self._log_for(launch.name)
         first = log.end
-        log.add([f"--- starting: {' '.join(masked_words(launch.argv))}"], LogLevel.INFO)
+        log.add([f"{RUN_MARK}{' '.join(masked_words(launch.argv))}"], LogLevel.INFO)
         signs = _Signs(progress)
         try:
             server = await ServerProcess.spawn(launch, log=log, progress=signs.told)

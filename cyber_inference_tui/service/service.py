@@ -121,6 +121,7 @@ class Service:
             pids=PidRecord(data_dir / "servers.json"),
             environ=environ,
             measured=self._experience.footprint,
+            folder=loaded.config_path.parent,
         )
         self.scheduler = Scheduler(
             launcher=self._launcher,

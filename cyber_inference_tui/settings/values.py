@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from cyber_inference_tui.decoding import learned
-from cyber_inference_tui.settings.schema import Key
+from cyber_inference_tui.settings.schema import ARGUMENTS, Key
 from cyber_inference_tui.text import clean_line
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
@@ -107,7 +107,8 @@ def _item(key: Key, value: Any, number: int, *, folder: Path | None, home: str) 
             )
         return expanded(Path(value), folder, home)
     _check_form(key, value, number)
-    return value
+    # As a shell does: the programs that get these words know no ~.
+    return home + value[1:] if key.form == ARGUMENTS and home and value[:2] == "~/" else value
 
 
 def _check_form(key: Key, text: str, item: int | None) -> None:

@@ -130,6 +130,9 @@ def test_paths_count_from_where_they_are_written() -> None:
     settings = read("", {**HOME, "CYBER_INFERENCE_MODEL_DIRS": "a,~/b"}, data_dir="d").settings
     assert settings.model_dirs == (Path.cwd() / "a", Path("/home/me/b"))
     assert settings.data_dir == Path.cwd() / "d"
+    args = read("llama_args = ['--x', '~/y', 'a~/b', '~']\n[models.m]\ncommand = ['~/z']").settings
+    assert args.llama_args == ("--x", "/home/me/y", "a~/b", "~")
+    assert args.models["m"].command == ("/home/me/z",)
     # A bare name is looked for on PATH.
     assert read("llama_server_path = 'llama-server'").settings.llama_server_path == "llama-server"
 
