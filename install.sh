@@ -24,10 +24,18 @@ PYTHON                the Python to use (the first one that is 3.11 or newer)
 END
 }
 
-: "${HOME:?HOME must be set}"
+# A relative HOME is none.
+case ${HOME:-} in
+/*) ;;
+*)
+    [ -n "${CYBER_INFERENCE_HOME:-}" ] ||
+        fail "There is no home directory: set HOME, or CYBER_INFERENCE_HOME."
+    HOME=''
+    ;;
+esac
 app=${CYBER_INFERENCE_HOME:-${XDG_DATA_HOME:-$HOME/.local/share}/cyber-inference-tui/app}
 program=$app/bin/cyber-inference-tui
-link=$HOME/.local/bin/cyber-inference-tui
+link=${HOME:+$HOME/.local/bin/cyber-inference-tui}
 llama=yes
 run=no
 
@@ -73,10 +81,12 @@ if [ -x "$program" ] && [ "$(cat "$app/.installed" 2>/dev/null)" != "$stamp" ]; 
 fi
 install_once "$app" "$stamp" --upgrade "$root"
 
-mkdir -p "$HOME/.local/bin"
-if [ -e "$link" ] && [ ! -L "$link" ]; then
+if [ -z "$link" ]; then
+    say "There is no home directory, so there is no link: run $program."
+elif [ -e "$link" ] && [ ! -L "$link" ]; then
     say "$link is there already and is not a link; it was left alone."
 else
+    mkdir -p "$HOME/.local/bin"
     ln -sf "$program" "$link"
 fi
 
@@ -118,7 +128,7 @@ fi
 
 case :$PATH: in
 *":$HOME/.local/bin:"*) name=cyber-inference-tui ;;
-*) name=$link ;;
+*) name=${link:-$program} ;;
 esac
 say "Installed. Open the app, with a built-in model to try it on:"
 say "  $name --demo"

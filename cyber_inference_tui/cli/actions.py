@@ -15,11 +15,11 @@ from cyber_inference_tui.cli.connection import (
     connect,
     explain_absence,
     explain_login,
-    service_url,
 )
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import (
     AdminLoginError,
+    ConflictError,
     CyberError,
     ModelLoadError,
     NoLlamaServerError,
@@ -27,6 +27,7 @@ from cyber_inference_tui.errors import (
     NotFoundError,
 )
 from cyber_inference_tui.records import ModelRecord, ModelStatus, ProblemRecord, StatusRecord
+from cyber_inference_tui.service.runtime import data_directory_holder
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.options import GlobalOptions
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ANSWER_LIMIT = 5.0
+"""Seconds in which a service has to answer anything at all."""
 _DAY = 86400.0
 _MARGIN = 60.0
 
@@ -62,6 +65,7 @@ def with_client(settings: Settings, call: Callable[[ServiceClient], Awaitable[T]
 
     async def run() -> T:
         async with connect(settings) as client:
+            await client.reach(ANSWER_LIMIT)
             return await call(client)
 
     try:
@@ -69,7 +73,18 @@ def with_client(settings: Settings, call: Callable[[ServiceClient], Awaitable[T]
     except NoServiceError as error:
         raise explain_absence(error, settings) from error
     except AdminLoginError as error:
-        raise explain_login(error, service_url(settings)) from error
+        raise explain_login(error, settings) from error
+
+
+def check_alone(settings: Settings) -> None:
+    """To be called where no service answers: raise ``ConflictError`` if one has the files still."""
+    holder = data_directory_holder(settings.data_dir)
+    if holder is not None:
+        raise ConflictError(
+            f"A service runs in {settings.data_dir} (pid {holder or 'unknown'}) and does not "
+            "answer here.",
+            hint="Give its --host and --port, or stop it.",
+        )
 
 
 def all_models(options: GlobalOptions) -> FoundModels:
@@ -107,6 +122,7 @@ def deletable_model(
     try:
         records = with_client(settings, lambda client: client.models())
     except NoServiceError:
+        check_alone(settings)
         from cyber_inference_tui.cli.local_models import local_deletion  # noqa: PLC0415
 
         return local_deletion(settings, model_id, demo=options.demo, environ=options.environ)

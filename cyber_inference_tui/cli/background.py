@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -24,12 +24,14 @@ import click
 
 from cyber_inference_tui.client.address import base_url, is_same_service, reachable_url
 from cyber_inference_tui.errors import AdminLoginError, ConflictError, CyberError, NoServiceError
+from cyber_inference_tui.files import has_no_room
 from cyber_inference_tui.service.runtime import (
     RuntimeRecord,
     data_directory_holder,
     read_runtime_file,
 )
-from cyber_inference_tui.settings.load import CONFIG_VARIABLE, ENV_PREFIX, Loaded, Source
+from cyber_inference_tui.settings.environment import ENV_PREFIX, variable
+from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Loaded, Source
 from cyber_inference_tui.settings.schema import KEYS
 from cyber_inference_tui.text import clean_line
 
@@ -43,6 +45,8 @@ OUTPUT_FILE = "service-output.log"
 """In ``data_dir/logs``: what the service prints until it listens, and if it crashes."""
 
 _POLL = 0.02
+_RECORD_LIMIT = 2.0
+"""Seconds after which a service that wrote nothing down is looked for at its address."""
 _CONNECT_LIMIT = 2.0
 _ANSWER_LIMIT = 5.0
 _TAIL_BYTES = 4096
@@ -209,6 +213,10 @@ def _starting_alone(data_dir: Path, deadline: float, clock: Callable[[], float])
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(data_dir / _START_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
+        if has_no_room(error):
+            # The service starts there all the same, and holds its own lock if it can.
+            yield
+            return
         raise CyberError(
             f"Cannot write to the data directory {data_dir}: {error.strerror}.",
             hint="Choose another with --data-dir.",
@@ -282,11 +290,19 @@ def _start(
     except OSError as error:
         where = error.filename or output
         raise CyberError(f"Cannot start the service: {where}: {error.strerror}.") from error
+    patience = clock() + _RECORD_LIMIT
     while True:
         record = read_runtime_file(data_dir)
         if record is not None and record != before and record.pid == pid:
             # It wrote this down when it had begun to accept requests.
             return Started(url=reachable_url(record.url), token=record.token, started=True, pid=pid)
+        if clock() > patience:
+            # It may have no room to write it down: then it is asked.
+            patience = clock() + _RECORD_LIMIT
+            with contextlib.suppress(NoServiceError):
+                found = _find(loaded.settings)
+                if found is not None and _end_of(pid) is None:
+                    return replace(found, started=True, pid=pid)
         ended = _end_of(pid)
         if ended is not None:
             if data_directory_holder(data_dir) is not None:
@@ -316,7 +332,7 @@ def arguments_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
 def environment_of(environ: Mapping[str, str], loaded: Loaded) -> dict[str, str]:
     """The environment of the service: ours, with paths that do not count from this directory."""
     result = dict(environ)
-    if result.get(CONFIG_VARIABLE):
+    if variable(environ, CONFIG_VARIABLE):
         result[CONFIG_VARIABLE] = str(loaded.config_path)
     for name, key in KEYS.items():
         if loaded.sources[name] is Source.ENV and (key.is_path or key.form == "program"):
@@ -334,11 +350,17 @@ def _as_text(value: Any) -> str:
 
 def _spawn(arguments: list[str], environ: Mapping[str, str], output: Path) -> int:
     """Start a process that is not tied to this one; its pid. Raises ``OSError``."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        output.replace(output.with_name(f"{output.name}.1"))
-    null = os.open(os.devnull, os.O_RDONLY)
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            output.replace(output.with_name(f"{output.name}.1"))
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+    except OSError as error:
+        if not has_no_room(error):
+            os.close(null)
+            raise
+        file = os.dup(null)
     try:
         # Not Popen: it would want to be told of the end, which is none of our business later.
         return os.posix_spawn(

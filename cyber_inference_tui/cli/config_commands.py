@@ -132,8 +132,8 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
     """
     from cyber_inference_tui.errors import ConfigError  # noqa: PLC0415
     from cyber_inference_tui.settings.edit import key_in, set_value, split_key  # noqa: PLC0415
+    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable  # noqa: PLC0415
     from cyber_inference_tui.settings.load import (  # noqa: PLC0415
-        ENV_PREFIX,
         config_path,
         load_if_there,
         load_text,
@@ -153,9 +153,9 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
     new = unmasked_value(key, known, _from_here(known, value), present.value(known, model_id))
     set_value(path, key, new)
     click.echo(f"{path}: {key} is set", err=True)
-    variable = f"{ENV_PREFIX}{known.name.upper()}"
-    if model_id is None and variable in options.environ:
-        click.echo(f"warning: {variable} is set as well, and wins over the file", err=True)
+    name = f"{ENV_PREFIX}{known.name.upper()}"
+    if model_id is None and variable(options.environ, name):
+        click.echo(f"warning: {name} is set as well, and wins over the file", err=True)
     if holds_secret(known, new) and path.stat().st_mode & 0o077:
         click.echo(f"warning: others may read this secret; `chmod 600 {path}` helps", err=True)
 

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 from cyber_inference_tui.client.address import base_url, is_same_service, reachable_url
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import AdminLoginError, NoServiceError
-from cyber_inference_tui.service.runtime import read_runtime_file
+from cyber_inference_tui.service.runtime import (
+    RUNTIME_FILE,
+    data_directory_holder,
+    read_runtime_file,
+)
 
 if TYPE_CHECKING:
     from cyber_inference_tui.settings.schema import Settings
@@ -62,13 +66,16 @@ def _token_for(url: str, settings: Settings) -> str:
     return record.token if record is not None and is_same_service(record.url, url) else ""
 
 
-def explain_login(error: AdminLoginError, url: str) -> AdminLoginError:
+def explain_login(error: AdminLoginError, settings: Settings) -> AdminLoginError:
     """The error, with the way out for a person at the command line."""
+    url, file = service_url(settings), settings.data_dir / RUNTIME_FILE
+    lost = not file.exists() and data_directory_holder(settings.data_dir) is not None
     return type(error)(
         f"The service at {url} wants its admin password."
         if type(error) is AdminLoginError
         else f"The service at {url} has another admin password.",
-        hint="Give it as CYBER_INFERENCE_ADMIN_PASSWORD, or set admin_password here.",
+        hint="Give it as CYBER_INFERENCE_ADMIN_PASSWORD, or set admin_password here."
+        + (f" (Without {file} no command gets in by itself: is its disk full?)" if lost else ""),
     )
 
 

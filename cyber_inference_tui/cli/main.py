@@ -169,7 +169,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     Python's development mode (``PYTHONDEVMODE=1``) shows tracebacks of unexpected errors.
     """
     instruction = environ.get(_COMPLETION)
-    if instruction is not None:
+    if instruction:
         from click.shell_completion import shell_complete  # noqa: PLC0415
 
         return shell_complete(cli, {}, PROGRAM, _COMPLETION, instruction)

@@ -75,7 +75,8 @@ class TypedPath(FilledText):
         try:
             return str(path.expanduser().absolute())
         except RuntimeError:
-            self.fail(f"there is no user {path.parts[0][1:]!r}.", param, ctx)
+            user = path.parts[0][1:]
+            self.fail(f"there is no {f'user {user!r}' if user else 'home directory'}.", param, ctx)
 
 
 class GlobalOption(click.Option):

@@ -10,6 +10,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.files import read_file
 
 _FILE = "passwords.json"
 _MAX_BYTES = 1024 * 1024
@@ -49,7 +50,7 @@ class Passwords:
 
     def _read(self) -> dict[str, str]:
         try:
-            with self._path.open("rb") as file:
-                return msgspec.json.decode(file.read(_MAX_BYTES), type=learned(dict[str, str]))
+            data = read_file(self._path, _MAX_BYTES)
+            return msgspec.json.decode(data, type=learned(dict[str, str]))
         except (OSError, msgspec.MsgspecError):
             return {}  # none is kept, or somebody wrote something else there

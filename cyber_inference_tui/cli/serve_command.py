@@ -24,12 +24,27 @@ def run_service(options: GlobalOptions, *, background: bool = False) -> int:
     return run(
         loaded,
         demo=options.demo,
-        announce=click.echo,
+        announce=_announce,
         tell=partial(click.echo, err=True),
         environ=options.environ,
         flags=options.flags,
         quiet=background,
     )
+
+
+def _announce(line: str) -> None:
+    """Print the line, unless stdout is a file on a full disk: the service runs without it."""
+    from cyber_inference_tui.files import has_no_room  # noqa: PLC0415
+
+    try:
+        click.echo(line)
+    except OSError as error:
+        if not has_no_room(error):
+            raise
+        # What could not be written must not be tried again at the end.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
 
 
 @click.command()

@@ -122,15 +122,16 @@ def command_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
     systemd starts it without the variables of this shell: where they lead to other files than the
     usual ones, the command line does.
     """
+    from cyber_inference_tui.settings.environment import variable  # noqa: PLC0415
     from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Source  # noqa: PLC0415
 
     command = [*_program(), "serve"]
-    moved = options.environ.get("XDG_CONFIG_HOME") and loaded.config_path.exists()
-    if options.config is not None or options.environ.get(CONFIG_VARIABLE) or moved:
+    moved = variable(options.environ, "XDG_CONFIG_HOME") and loaded.config_path.exists()
+    if options.config is not None or variable(options.environ, CONFIG_VARIABLE) or moved:
         command += ["--config", str(loaded.config_path)]
     flags = dict(options.flags)
     if loaded.sources["data_dir"] is Source.ENV or (
-        loaded.sources["data_dir"] is Source.DEFAULT and options.environ.get("XDG_DATA_HOME")
+        loaded.sources["data_dir"] is Source.DEFAULT and variable(options.environ, "XDG_DATA_HOME")
     ):
         flags["data_dir"] = loaded.settings.data_dir
     for name, value in flags.items():
@@ -169,11 +170,12 @@ def _check_alone(loaded: Loaded, systemd: Systemd) -> None:
 
 
 def _tell_variables(options: GlobalOptions) -> None:
-    from cyber_inference_tui.settings.load import CONFIG_VARIABLE, ENV_PREFIX  # noqa: PLC0415
+    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable  # noqa: PLC0415
+    from cyber_inference_tui.settings.load import CONFIG_VARIABLE  # noqa: PLC0415
 
     known = {CONFIG_VARIABLE, f"{ENV_PREFIX}DATA_DIR"}
     set_here = [name for name in sorted(options.environ) if name.startswith(ENV_PREFIX)]
-    others = [name for name in set_here if name not in known]
+    others = [name for name in set_here if name not in known and variable(options.environ, name)]
     if others:
         click.echo(
             f"The unit does not have the variables of this shell ({', '.join(others)}): "

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.errors import CyberError, NotFoundError
+from cyber_inference_tui.settings.environment import needed_home, variable
 from cyber_inference_tui.text import clean_line
 
 UNIT_NAME = "cyber-inference-tui.service"
@@ -42,10 +43,10 @@ class UnitStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 def user_units(environ: Mapping[str, str]) -> Path:
     """Where a user's own units are. systemd.unit(5), "Unit File Load Path"."""
-    named = environ.get("XDG_CONFIG_HOME", "")
-    home = environ.get("HOME", "")
-    base = Path(named) if Path(named).is_absolute() else Path(home or Path.home()) / ".config"
-    return base / "systemd" / "user"
+    named = Path(variable(environ, "XDG_CONFIG_HOME"))
+    if not named.is_absolute():
+        named = needed_home(environ, hint="Set HOME, or give --system.") / ".config"
+    return named / "systemd" / "user"
 
 
 def unit_text(command: Sequence[str], *, stop_seconds: float, user: str | None) -> str:

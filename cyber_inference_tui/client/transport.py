@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -86,6 +87,23 @@ class Transport:
             trust_env=False,
             verify=True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         )
+
+    async def reach(self, limit: float) -> None:
+        """Raise ``NoServiceError`` when what listens there answers nothing in ``limit`` seconds.
+
+        A call may have to wait long, which is right only where somebody answers. Any answer will
+        do, and so will a refused connection: the call itself tells what is wrong then.
+        """
+        try:
+            async with asyncio.timeout(limit):
+                with contextlib.suppress(httpx.TransportError, httpx.InvalidURL):
+                    async with self._http.stream("GET", "/health"):
+                        pass
+        except TimeoutError:
+            raise NoServiceError(
+                f"What listens at {self.url} does not answer.",
+                hint="Stop that program, or choose another address with --host and --port.",
+            ) from None
 
     async def login(self, password: str) -> LoginRecord:
         """Log in; the token is kept for all later calls.

@@ -16,6 +16,7 @@ seed to seed, is the same every time at temperature 0, and comes to an end by it
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
+from cyber_inference_tui.files import read_file
 from cyber_inference_tui.gguf.demo_text import JSON_SAMPLES, TOPICS
 from cyber_inference_tui.gguf.writer import (
     Row,
@@ -83,8 +85,15 @@ CHAT_TEMPLATE = """\
 
 
 def write_demo(path: Path) -> None:
-    """Writes the demo model to ``path`` atomically (5 MB in some 0.2 s, always the same)."""
-    replace_file(path, demo_bytes())
+    """Writes the demo model to ``path`` atomically (5 MB in some 0.2 s, always the same).
+
+    A file that is this model already is left alone: that spares the disk, which may be full.
+    """
+    data = demo_bytes()
+    with contextlib.suppress(OSError):
+        if read_file(path, len(data) + 1) == data:
+            return
+    replace_file(path, data)
 
 
 def demo_bytes() -> bytes:

@@ -18,16 +18,18 @@ from aiohttp import web
 
 from cyber_inference_tui import __version__, descriptors
 from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.files import write_problem
 from cyber_inference_tui.http.app import make_app
 from cyber_inference_tui.http.login import LOGIN_FILE, AdminLogin
 from cyber_inference_tui.http.protocol import Runner
-from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.service.logs import LOGS, service_log
 from cyber_inference_tui.service.process_log import (
     configure_logging,
     goes_to_journal,
     leave_stderr,
 )
 from cyber_inference_tui.service.runtime import (
+    RUNTIME_FILE,
     DataDirectoryLock,
     RuntimeRecord,
     remove_runtime_file,
@@ -79,13 +81,16 @@ def serve(
             hint="Raise the limit: ulimit -n 1024, or LimitNOFILE=1024 in a systemd unit.",
         )
     connections = descriptors.most_connections(limit)
-    ring = LogRing(now=utc_now)
-    log_handler = configure_logging(loaded.settings.log_level, ring)
+    data_dir = loaded.settings.data_dir
     with (
-        DataDirectoryLock(loaded.settings.data_dir),
+        DataDirectoryLock(data_dir) as lock,
         _listen(loaded.settings) as listener,
         asyncio.Runner(loop_factory=loop_factory) as runner,
     ):
+        ring = service_log(data_dir / LOGS, utc_now)
+        log_handler = configure_logging(loaded.settings.log_level, ring)
+        for warning in (*loaded.warnings, *([lock.problem] if lock.problem else [])):
+            _logger.warning("%s", warning)
         # What counts is the address that a name led to. Nobody is served before this is done.
         loaded = make_missing(
             loaded,
@@ -164,16 +169,21 @@ async def _run(
         site = web.SockSite(runner, listener, backlog=_BACKLOG)
         await site.start()
         try:
-            write_runtime_file(
-                data_dir,
-                RuntimeRecord(
-                    pid=os.getpid(),
-                    url=url,
-                    version=__version__,
-                    started_at=service.started_at,
-                    token=login.process_token,
-                ),
+            record = RuntimeRecord(
+                pid=os.getpid(),
+                url=url,
+                version=__version__,
+                started_at=service.started_at,
+                token=login.process_token,
             )
+            try:
+                write_runtime_file(data_dir, record)
+            except OSError as error:
+                _logger.warning(
+                    "%s Commands find this service by its port alone, and need admin_password "
+                    "where that is set.",
+                    write_problem(data_dir / RUNTIME_FILE, error),
+                )
             # What is there now stays for good: the collector need not look at it again.
             gc.collect()
             gc.freeze()
@@ -181,7 +191,10 @@ async def _run(
             await stop.wait()
             await _wind_down(service, site, hurry)
         finally:
-            remove_runtime_file(data_dir)
+            try:
+                remove_runtime_file(data_dir)
+            except OSError as error:
+                _logger.warning("%s", write_problem(data_dir / RUNTIME_FILE, error))
             await runner.cleanup()
     return 0
 

@@ -12,7 +12,10 @@ import msgspec
 from yarl import URL
 
 from cyber_inference_tui.errors import HubError
+from cyber_inference_tui.files import read_file
+from cyber_inference_tui.settings.environment import home_of, variable
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.settings.values import expanded
 from cyber_inference_tui.text import clean_line
 
 PUBLIC_HUB = "https://huggingface.co"
@@ -76,7 +79,7 @@ def read_endpoint(settings: Settings, environ: Mapping[str, str]) -> Endpoint:
     https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
     Raises ``HubError`` where the hub's address is none.
     """
-    url = (settings.hf_endpoint or environ.get("HF_ENDPOINT", "") or PUBLIC_HUB).rstrip("/")
+    url = (settings.hf_endpoint or variable(environ, "HF_ENDPOINT") or PUBLIC_HUB).rstrip("/")
     try:
         URL(url).origin()
     except ValueError as error:
@@ -141,16 +144,16 @@ def _without_proxy(url: URL, no_proxy: str) -> bool:
 def _token_of(environ: Mapping[str, str]) -> tuple[str, str]:
     """The token of the environment and where it comes from; an empty token where there is none."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if _TOKEN.fullmatch(token := environ.get(name, "").strip()):
+        if _TOKEN.fullmatch(token := variable(environ, name).strip()):
             return token, name
-    path = environ.get("HF_TOKEN_PATH")
+    path = variable(environ, "HF_TOKEN_PATH")
     if not path:
-        cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
-        path = str(Path(environ.get("HF_HOME") or f"{cache}/huggingface") / "token")
+        cache = variable(environ, "XDG_CACHE_HOME") or "~/.cache"
+        path = str(Path(variable(environ, "HF_HOME") or f"{cache}/huggingface") / "token")
     try:
-        with Path(path).expanduser().open("rb") as file:
-            token = file.read(_MAX_TOKEN).decode("ascii").strip()
-    except (OSError, RuntimeError, ValueError):
-        # There is no file, it may not be read, or it is no text: there is no token then.
+        place = expanded(Path(path), folder=None, home=home_of(environ))
+        token = read_file(place, _MAX_TOKEN).decode("ascii").strip()
+    except (OSError, ValueError):
+        # No file, none that may be read, none of text: there is no token then.
         token = ""
     return (token, f"the file {path}") if _TOKEN.fullmatch(token) else ("", "")

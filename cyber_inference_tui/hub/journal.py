@@ -15,6 +15,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import HubError
+from cyber_inference_tui.files import read_file
 from cyber_inference_tui.hub.partial import write_durably
 from cyber_inference_tui.hub.plan import DownloadPlan, check_plan
 from cyber_inference_tui.records import DownloadStatus
@@ -57,8 +58,7 @@ class Journal:
     def load(self) -> list[Entry]:
         """What was saved last. A file that makes no sense is set aside, and told of in the log."""
         try:
-            with self._path.open("rb") as file:
-                content = file.read(_LIMIT)
+            content = read_file(self._path, _LIMIT)
         except FileNotFoundError:
             return []
         except OSError as error:

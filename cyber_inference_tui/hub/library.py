@@ -47,6 +47,10 @@ _TRUE: Final = {"1", "on", "yes", "true"}
 
 def load_library() -> None:
     """Import the library, told to report nothing about its users and to look for no token."""
+    for name, value in list(os.environ.items()):
+        if name.startswith("HF_") and not value.strip():
+            # The library cannot be imported where a number is set to nothing.
+            del os.environ[name]
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     importlib.import_module("huggingface_hub")

@@ -7,6 +7,8 @@ import itertools
 import os
 from pathlib import Path
 
+from cyber_inference_tui.files import read_file
+
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """Errors of a path that leads nowhere. After any other error the thing may well be there."""
 
@@ -25,8 +27,7 @@ class Disk:
 
     def beginning(self, path: Path, most: int) -> bytes:
         """The first ``most`` bytes of a file; raises ``OSError``, ``ValueError``."""
-        with path.open("rb") as file:
-            return file.read(most)
+        return read_file(path, most)
 
     def status(self, path: Path) -> os.stat_result | None:
         """The status of what ``path`` leads to; ``None`` where it is gone.

@@ -11,6 +11,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import GGUFError
+from cyber_inference_tui.files import read_file
 from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
 from cyber_inference_tui.gguf.writer import replace_file
 from cyber_inference_tui.library.scan import ModelFile
@@ -112,7 +113,9 @@ class HeaderCache:
         try:
             if self._file.stat().st_size > _MAX_CACHE_FILE:
                 return {}
-            stored = msgspec.json.decode(self._file.read_bytes(), type=learned(_Stored))
+            stored = msgspec.json.decode(
+                read_file(self._file, _MAX_CACHE_FILE), type=learned(_Stored)
+            )
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.DecodeError) as error:

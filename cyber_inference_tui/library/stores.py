@@ -26,6 +26,7 @@ from cyber_inference_tui.library.scan import (
     shown,
     unread_above,
 )
+from cyber_inference_tui.settings.environment import variable
 
 _MAX_REPOS: Final = 5_000
 _MAX_ENTRIES: Final = 50_000
@@ -71,18 +72,19 @@ def find_stores(environ: Mapping[str, str], *, system: Path = Path("/")) -> Stor
     Without ``HOME`` there is nothing but what variables name. ``system`` is the root of the files
     of system services, Ollama's own user among them.
     """
-    home = Path(environ["HOME"]) if environ.get("HOME") else None
+    named = Path(environ.get("HOME", ""))
+    home = named if named.is_absolute() else None
     ollama: list[Path] = []
-    if own := environ.get("OLLAMA_MODELS"):
+    if own := variable(environ, "OLLAMA_MODELS"):
         ollama.append(Path(own))
     elif home is not None:
         ollama += [home / ".ollama/models", system / "usr/share/ollama/.ollama/models"]
     hub: Path | None = None
-    if cache := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
+    if cache := variable(environ, "HF_HUB_CACHE") or variable(environ, "HUGGINGFACE_HUB_CACHE"):
         hub = Path(cache)
-    elif hub_home := environ.get("HF_HOME"):
+    elif hub_home := variable(environ, "HF_HOME"):
         hub = Path(hub_home) / "hub"
-    elif caches := environ.get("XDG_CACHE_HOME"):
+    elif caches := variable(environ, "XDG_CACHE_HOME"):
         hub = Path(caches) / "huggingface/hub"
     elif home is not None:
         hub = home / ".cache/huggingface/hub"

@@ -19,6 +19,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import NoLlamaServerError
+from cyber_inference_tui.files import read_file
 from cyber_inference_tui.llama.command import child_environment
 from cyber_inference_tui.llama.descendants import MARK, Family, marked
 from cyber_inference_tui.llama.footprint import is_host
@@ -42,6 +43,7 @@ _NONE_AGE = 3600.0
 _UNSURE_AGE = 60.0
 """The same for one that did not list its GPUs; it doubles each time, up to ``_NONE_AGE``."""
 _PROBE_FORMAT = 5
+_MAX_RECORD = 1 << 20
 """Raised when what is learned changes, so that old records are not believed."""
 
 # The protocol's own words; a build without them in its program or libraries cannot speak it.
@@ -111,7 +113,7 @@ def locate_llama_server(*, setting: str, data_dir: Path, environ: Mapping[str, s
     Raises ``NoLlamaServerError``. The setting is binding: a wrong one is said, not skipped.
     """
     if setting:
-        path = Path(setting).expanduser()
+        path = Path(setting)
         if not path.is_absolute():
             found = shutil.which(setting, path=environ.get("PATH"))
             path = Path(found) if found else path.absolute()
@@ -341,7 +343,9 @@ def _contains_all(path: Path, marks: tuple[bytes, ...]) -> bool:
 
 def _read_record(path: Path) -> _Probe | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=learned(_Probe), dec_hook=_decode_path)
+        return msgspec.json.decode(
+            read_file(path, _MAX_RECORD), type=learned(_Probe), dec_hook=_decode_path
+        )
     except (OSError, msgspec.MsgspecError):
         return None
 

@@ -51,13 +51,19 @@ class Expectations:
     """Knows what models need, and keeps what it found out.
 
     ``measured`` gives what a server with this signature was seen to take. ``environ`` is ours.
+    ``folder`` is where servers run.
     """
 
     def __init__(
-        self, *, measured: Callable[[str], Footprint | None], environ: Mapping[str, str]
+        self,
+        *,
+        measured: Callable[[str], Footprint | None],
+        environ: Mapping[str, str],
+        folder: Callable[[], Path] = lambda: Path("/"),
     ) -> None:
         self._measured = measured
         self._environ = environ
+        self._folder = folder
         self._kept: dict[tuple[str, Path | None, tuple[str, ...] | None], Need] = {}
 
     async def need(
@@ -160,6 +166,7 @@ class Expectations:
             binary.path,
             arguments,
             environment=child_environment(self._environ, binary.env, model.settings.env),
+            folder=self._folder(),
             mapped=cache.mapped,
             needed=frozenset({"--parallel"}) if _depends_on_slots(model, cache) else frozenset(),
         )

@@ -41,6 +41,7 @@ async def fitted_footprint(
     arguments: Callable[[frozenset[str]], Sequence[str]],
     *,
     environment: Mapping[str, str],
+    folder: Path = Path("/"),
     mapped: bool,
     needed: frozenset[str] = frozenset(),
     timeout: float = _LIMIT,
@@ -49,19 +50,20 @@ async def fitted_footprint(
 
     ``arguments`` gives those of llama-server for the options that this build knows; those of the
     server's alone are left out, unless they are ``needed`` for a true answer. ``mapped``: the
-    weights in main memory are mapped from their file. Takes at most ``timeout`` seconds.
+    weights in main memory are mapped from their file. ``folder`` is its working directory. Takes at
+    most ``timeout`` seconds.
     """
     program = llama_server.with_name(PROGRAM)
     if not program.is_file():
         return None
     try:
         async with asyncio.timeout(timeout):
-            known = frozenset(option_names(await _run([program, "--help"], environment)))
+            known = frozenset(option_names(await _run([program, "--help"], environment, folder)))
             if "--fit-print" not in known or not needed <= known:
                 _logger.debug("%s is too old to be asked", program)
                 return None
             words = known_only(arguments(known), known)
-            output = await _run([program, *words, "--fit-print", "on"], environment)
+            output = await _run([program, *words, "--fit-print", "on"], environment, folder)
     except TimeoutError:
         _logger.debug("%s did not end within %g s", program, timeout)
         return None
@@ -106,7 +108,7 @@ class _FailedError(Exception):
     """The program ended with an error."""
 
 
-async def _run(argv: Sequence[str | Path], environment: Mapping[str, str]) -> str:
+async def _run(argv: Sequence[str | Path], environment: Mapping[str, str], folder: Path) -> str:
     """Its output and log, a bounded amount; it is ended with us."""
     environment = marked(environment)
     process = await asyncio.create_subprocess_exec(
@@ -114,7 +116,7 @@ async def _run(argv: Sequence[str | Path], environment: Mapping[str, str]) -> st
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=STDOUT,
-        cwd="/",
+        cwd=folder,
         env=environment,
         start_new_session=True,
         preexec_fn=prepare_child(),

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import itertools
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from cyber_inference_tui.llama.expectation import (
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
-from cyber_inference_tui.llama.log import LogMark, LogRing
+from cyber_inference_tui.llama.log import RUN_MARK, LogMark, LogRing
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.output import KILL_TIMEOUT
@@ -116,7 +117,9 @@ class Launcher:
 
     ``find_binary`` (blocking, run in a thread) gives the llama-server to use now, so that a newly
     installed one is taken at the next load. ``log_for`` gives a model's log ring. ``measured``
-    gives what a server of this signature was seen to take, if one was.
+    gives what a server of this signature was seen to take, if one was. ``folder`` is that of the
+    configuration file: servers run in it, because the relative paths among a person's arguments
+    start from there.
     """
 
     def __init__(
@@ -130,13 +133,17 @@ class Launcher:
         measured: Callable[[str], Footprint | None] = lambda _: None,
         health: HealthLimits = DEFAULT_LIMITS,
         proc: Path = PROC,
+        folder: Path = Path("/"),
     ) -> None:
         self._find_binary = find_binary
         self._log_for = log_for
         self._pids = pids
         self._environ = pids.marked(environ)
         self._available_memory = available_memory
-        self._expectations = Expectations(measured=measured, environ=self._environ)
+        self._folder = folder
+        self._expectations = Expectations(
+            measured=measured, environ=self._environ, folder=self._working_directory
+        )
         self._health = health
         self._proc = proc
         self._ports = PortPool(SERVER_HOST)
@@ -336,6 +343,7 @@ class Launcher:
                 port=port,
                 speaks_protocol=False,
                 by_command=True,
+                working_directory=self._working_directory(),
             )
         argv = self._argv(
             model, settings, binary, port, context_limit=context_limit, measure=measure
@@ -353,10 +361,14 @@ class Launcher:
             host=SERVER_HOST,
             port=port,
             speaks_protocol=binary.router_child,
-            working_directory=Path("/"),
+            working_directory=self._working_directory(),
             context_size=context_size(model, settings, context_limit),
             most_requests=most_requests(model, settings),
         )
+
+    def _working_directory(self) -> Path:
+        # There may be no file, and no folder: then nothing starts from it.
+        return self._folder if os.access(self._folder, os.X_OK) else Path("/")
 
     def _argv(
         self,
@@ -393,7 +405,7 @@ class Launcher:
     ) -> ServerProcess:
         log = self._log_for(launch.name)
         first = log.end
-        log.add([f"--- starting: {' '.join(masked_words(launch.argv))}"], LogLevel.INFO)
+        log.add([f"{RUN_MARK}{' '.join(masked_words(launch.argv))}"], LogLevel.INFO)
         signs = _Signs(progress)
         try:
             server = await ServerProcess.spawn(launch, log=log, progress=signs.told)

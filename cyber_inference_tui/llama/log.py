@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 
 import msgspec
 
@@ -24,6 +24,9 @@ from cyber_inference_tui.text import clean_lines
 MAX_LINES = 1_000_000
 MAX_BYTES = 40 << 20
 """What all logs together keep; their bytes are those of packed lines."""
+
+RUN_MARK = "--- starting: "
+"""How the first line of a run begins."""
 
 _MAX_RUNS = 100
 _PIECE_LINES = 256
@@ -112,6 +115,8 @@ class LogRing:
         """The runs whose lines are kept in part at least, oldest first."""
         self.running = False
         """Whether the last run's process is there still."""
+        self.restored = 0
+        """How many lines, from the first on, are those of earlier runs."""
         self.last_at: datetime | None = None
         self._last_error: int | None = None
         self.listeners: list[Callable[[LogBatch], None]] = []
@@ -150,15 +155,39 @@ class LogRing:
         batch = LogBatch(self.end, self._now(), cleaned, ranks)
         if (newest := ranks.rfind(ERROR)) >= 0:
             self._last_error = self.end + newest
-        self.last_at = batch.at
-        time = microseconds(batch.at)
-        # In pieces, because a batch may be larger than a block.
-        longest = max(map(len, cleaned)) + 1
-        step = max(1, min(_PIECE_LINES, self._block_lines, BLOCK_CHARACTERS // 2 // longest))
-        for at in range(0, len(cleaned), step):
-            self._append(cleaned[at : at + step], ranks[at : at + step], time)
+        self._append_all(cleaned, ranks, batch.at)
         for listener in list(self.listeners):
             listener(batch)
+
+    def restore(self, lines: Sequence[tuple[datetime, str]]) -> None:
+        """Take lines of earlier runs, oldest first; no listener gets them.
+
+        Nothing is taken when the log has lines already.
+        """
+        if self.end or not lines:
+            return
+        texts = clean_lines([text for _, text in lines])
+        ranks = line_ranks(texts)
+        self._last_error = newest if (newest := ranks.rfind(ERROR)) >= 0 else None
+        for at, group in groupby(range(len(lines)), key=lambda number: lines[number][0]):
+            numbers = list(group)
+            part = slice(numbers[0], numbers[-1] + 1)
+            self.runs.extend(
+                LogRun(first=number, started_at=at)
+                for number in numbers
+                if texts[number].startswith(RUN_MARK)
+            )
+            self._append_all(texts[part], ranks[part], at)
+        self.restored = self.end
+
+    def _append_all(self, texts: list[str], ranks: bytes, at: datetime) -> None:
+        self.last_at = at
+        time = microseconds(at)
+        # In pieces, because a batch may be larger than a block.
+        longest = max(map(len, texts)) + 1
+        step = max(1, min(_PIECE_LINES, self._block_lines, BLOCK_CHARACTERS // 2 // longest))
+        for first in range(0, len(texts), step):
+            self._append(texts[first : first + step], ranks[first : first + step], time)
 
     def _append(self, texts: list[str], ranks: bytes, time: int) -> None:
         if not self._times or self._times[-1] != time:

@@ -1,18 +1,29 @@
-"""Log files: their names, and a writer that rotates them and never holds up the event loop."""
+"""Log files: their names, what they hold of earlier runs, and a writer that rotates them."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import os
 import queue
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+from cyber_inference_tui.files import has_no_room, read_tail, write_problem
 from cyber_inference_tui.llama.log import LogBatch
 
 _MAX_NAME = 200
 """Bytes of a log's name; file systems allow 255, and the ending and rotation need some."""
+
+RESTORED_BYTES = 1 << 20
+"""Of one log's files, read when the service starts."""
+_ALL_RESTORED_BYTES = 4 << 20
+_KEEP = 2
+_STAMP = "%Y-%m-%dT%H:%M:%S.%fZ "
+_STAMP_LENGTH = 28
 
 _logger = logging.getLogger(__name__)
 
@@ -33,6 +44,76 @@ def log_file_name(model_id: str) -> str:
     return f"{name}.log"
 
 
+def id_of_log_file(name: str) -> str | None:
+    """The id whose log the file ``name`` is; ``None`` where the name does not hold it whole."""
+    log_id = unquote(name.removesuffix(".log"))
+    return log_id if log_file_name(log_id) == name else None
+
+
+def former_logs(directory: Path) -> dict[str, list[tuple[datetime, str]]]:
+    """The last lines of every log in ``directory`` with their times, by the file's name.
+
+    At most ``RESTORED_BYTES`` of a log and ``_ALL_RESTORED_BYTES`` of all, those first that were
+    written last. What cannot be read is left out. Blocks.
+    """
+    ages: list[tuple[float, Path]] = []
+    with contextlib.suppress(OSError):
+        for path in directory.glob("*.log"):
+            with contextlib.suppress(OSError):
+                ages.append((path.stat().st_mtime, path))
+    found: dict[str, list[tuple[datetime, str]]] = {}
+    left = _ALL_RESTORED_BYTES
+    for _, path in sorted(ages, reverse=True):
+        data = _last_bytes(path, min(left, RESTORED_BYTES))
+        left -= len(data)
+        if lines := _timed_lines(data):
+            found[path.name] = lines
+    return found
+
+
+def former_lines(path: Path) -> list[tuple[datetime, str]]:
+    """The last lines of one log with their times, oldest first; as ``former_logs``."""
+    return _timed_lines(_last_bytes(path, RESTORED_BYTES))
+
+
+def _last_bytes(path: Path, limit: int) -> bytes:
+    """Whole lines from the end of a log: of its file and, before it, of the rotated ones."""
+    data = b""
+    older = (path.with_name(f"{path.name}.{number}") for number in range(1, _KEEP + 1))
+    for file in (path, *older):
+        if len(data) >= limit:
+            break
+        try:
+            piece = read_tail(file, limit - len(data))
+        except OSError:
+            continue
+        data = piece + data if piece.endswith(b"\n") or not piece else piece + b"\n" + data
+    return data
+
+
+def _timed_lines(data: bytes) -> list[tuple[datetime, str]]:
+    """The lines of a log's file; a line without a time has that of the line before it.
+
+    Nothing where no line has one: that is no log of ours.
+    """
+    lines: list[tuple[datetime, str]] = []
+    for raw in data.split(b"\n")[:-1]:
+        text = raw.decode("utf-8", "replace")
+        at = _time_of(text[:_STAMP_LENGTH])
+        if at is not None:
+            lines.append((at, text[_STAMP_LENGTH:]))
+        elif lines:
+            lines.append((lines[-1][0], text))
+    return lines
+
+
+def _time_of(stamp: str) -> datetime | None:
+    with contextlib.suppress(ValueError):
+        if stamp.endswith("Z "):
+            return datetime.fromisoformat(stamp[:-2]).replace(tzinfo=UTC)
+    return None
+
+
 class LogWriter:
     """Writes log files from one thread, so that a slow disk never stops the event loop.
 
@@ -46,7 +127,7 @@ class LogWriter:
         *,
         max_pending: int = 8 << 20,
         max_file: int = 16 << 20,
-        keep: int = 2,
+        keep: int = _KEEP,
     ) -> None:
         self._directory = directory
         self._max_pending = max_pending
@@ -57,11 +138,18 @@ class LogWriter:
         self._pending = 0
         self._dropped = 0
         self._failed: set[str] = set()
+        self._begun: set[str] = set()
+        """Files whose last line is known to be whole."""
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
     def start(self) -> None:
-        """Create the directory and begin writing."""
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Create the directory and begin writing. Raises ``OSError``, but not for want of room."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            if not has_no_room(error):
+                raise
+            _logger.warning("%s", write_problem(self._directory, error))
         self._thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:
@@ -73,7 +161,7 @@ class LogWriter:
     def write(self, name: str, batch: LogBatch) -> None:
         """Queue lines for the file ``name``; returns at once."""
         lines = batch.texts
-        stamp = f"{batch.at:%Y-%m-%dT%H:%M:%S.%f}Z "
+        stamp = f"{batch.at:{_STAMP}}"
         between = f"\n{stamp}"
         data = f"{stamp}{between.join(lines)}\n".encode("utf-8", "replace")
         with self._lock:
@@ -97,9 +185,15 @@ class LogWriter:
             try:
                 if path.exists() and path.stat().st_size > self._max_file:
                     self._rotate(path)
-                with path.open("ab") as file:
+                with path.open("a+b") as file:
+                    if name not in self._begun and file.seek(0, os.SEEK_END):
+                        # A crash or a full disk may have left a part of a line.
+                        file.seek(-1, os.SEEK_END)
+                        data = data if file.read(1) == b"\n" else b"\n" + data
                     file.write(data)
+                self._begun.add(name)
             except OSError as error:
+                self._begun.discard(name)
                 # Said once a file: the service's own log may be on the same full disk.
                 if name not in self._failed:
                     self._failed.add(name)

@@ -15,9 +15,12 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.files import read_file, write_problem
 from cyber_inference_tui.llama.descendants import MARK, Known, directory_mark, run_mark, sweep
 
 _logger = logging.getLogger(__name__)
+
+_MAX_BYTES = 1 << 20
 
 
 class ServerPid(msgspec.Struct, frozen=True):
@@ -74,7 +77,8 @@ class PidRecord:
 
     def _read(self) -> list[ServerPid]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=learned(list[ServerPid]))
+            content = read_file(self._path, _MAX_BYTES)
+            return msgspec.json.decode(content, type=learned(list[ServerPid]))
         except FileNotFoundError:
             return []
         except (OSError, msgspec.MsgspecError) as error:
@@ -105,7 +109,10 @@ class PidRecord:
         psutil.wait_procs([process for _, process in found], timeout)
         strays = [stray for server in known for stray in server.strays]
         swept = sweep(directory_mark(self.mark), strays, timeout)
-        self._path.unlink(missing_ok=True)
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            _logger.warning("%s", write_problem(self._path, error))
         return [
             *(Known(one.pid, one.started, f"the server of {one.model}") for one, _ in found),
             *swept.found,

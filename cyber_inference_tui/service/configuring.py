@@ -30,8 +30,8 @@ from cyber_inference_tui.settings.edit import (
     unset_value,
     with_key,
 )
+from cyber_inference_tui.settings.environment import ENV_PREFIX
 from cyber_inference_tui.settings.load import (
-    ENV_PREFIX,
     Loaded,
     Source,
     check_value,

@@ -15,7 +15,7 @@ from cyber_inference_tui.errors import ConflictError, CyberError, ShuttingDownEr
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.install.outcome import InstallRecord as Outcome
 from cyber_inference_tui.llama.install.report import Report, read_report
-from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.log import RUN_MARK, LogRing
 from cyber_inference_tui.records import InstallRecord, InstallState, ServiceEvent
 from cyber_inference_tui.service.install_ground import AUTO, Ground
 from cyber_inference_tui.service.installer_process import InstallerProcess
@@ -152,7 +152,7 @@ class Installation:
             argv = await asyncio.to_thread(self._ground.argv, source)
             environ = await asyncio.to_thread(self._ground.environ)
             first = self._log.end
-            self._log.add([f"--- starting: {' '.join(argv)}"])
+            self._log.add([f"{RUN_MARK}{' '.join(argv)}"])
             process = await InstallerProcess.spawn(argv, environ, self._take)
         except OSError as error:
             self._error = f"The installer cannot be run: {error.strerror}."

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.files import write_problem
 from cyber_inference_tui.gguf.architectures import makes_vectors
 from cyber_inference_tui.gguf.demo import DEMO_ID, write_demo
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
@@ -34,7 +35,7 @@ def write_demo_for(settings: Settings) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_demo(path)
     except OSError as error:
-        raise CyberError(f"{path} cannot be written: {error.strerror}.") from error
+        raise CyberError(write_problem(path, error)) from error
 
 
 def library_for(settings: Settings, *, demo: bool, environ: Mapping[str, str]) -> Library:

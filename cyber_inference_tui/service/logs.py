@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -12,9 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
-from cyber_inference_tui.llama.log import LogBatch, LogRing, LogSpace
+from cyber_inference_tui import __version__
+from cyber_inference_tui.llama.log import RUN_MARK, LogBatch, LogRing, LogSpace
 from cyber_inference_tui.llama.log_block import Block, Wanted, last_texts, read_lines
-from cyber_inference_tui.llama.log_file import LogWriter, log_file_name
+from cyber_inference_tui.llama.log_file import (
+    LogWriter,
+    former_lines,
+    former_logs,
+    id_of_log_file,
+    log_file_name,
+)
 from cyber_inference_tui.llama.log_level import DEBUG, LEVELS
 from cyber_inference_tui.records import (
     LogEvent,
@@ -28,6 +36,11 @@ from cyber_inference_tui.records import (
 SERVICE_LOG = "service"
 """The id of the service's own log."""
 
+LOGS = "logs"
+"""The directory of all logs, in ``data_dir``."""
+
+_SERVICE_FILE = f"{SERVICE_LOG}.log"
+
 _EVENT_LINES = 500
 """Lines of one event; of a flood the newest are told, all are in memory and in the file."""
 
@@ -39,6 +52,14 @@ _SEARCHES = 2
 
 _READERS = _SEARCHES + 1
 """Threads that read. One more than may search: a page does not wait behind searches."""
+
+
+def service_log(directory: Path, now: Callable[[], datetime]) -> LogRing:
+    """The service's own log: the last lines of earlier runs, and the first of this one. Blocks."""
+    ring = LogRing(now=now)
+    ring.restore(former_lines(directory / _SERVICE_FILE))
+    ring.add([f"{RUN_MARK}version {__version__}, pid {os.getpid()}"], LogLevel.INFO)
+    return ring
 
 
 class Logs:
@@ -61,11 +82,29 @@ class Logs:
         self._now = now
         self._on_lines = on_lines
         self._clock = clock
+        self._directory = directory
         self._writer = LogWriter(directory)
         self._rings: dict[str, LogRing] = {}
+        self._unnamed: dict[str, LogRing] = {}
+        """Logs of earlier runs by the name of their file, where that does not hold the id."""
         self._pending: dict[str, _Pending] = {}
         self._readers = ThreadPoolExecutor(_READERS, "log-reader")
         self._searching = asyncio.Semaphore(_SEARCHES)
+
+    async def restore(self) -> None:
+        """Fill the logs with the last lines of earlier runs, from their files.
+
+        To be awaited before anything is written to a log.
+        """
+        for name, lines in (await asyncio.to_thread(former_logs, self._directory)).items():
+            if name == _SERVICE_FILE:
+                continue
+            log_id = id_of_log_file(name)
+            if log_id is not None:
+                self.ring(log_id).restore(lines)
+            else:
+                self._unnamed[name] = LogRing(now=self._now, space=self._space)
+                self._unnamed[name].restore(lines)
 
     def start(self) -> None:
         """Begin to write; raises ``OSError`` when the directory cannot be made."""
@@ -79,33 +118,43 @@ class Logs:
         await asyncio.to_thread(self._writer.stop)
 
     def __contains__(self, log_id: str) -> bool:
-        return log_id in self._rings
+        return self._known(log_id) is not None
 
     def ring(self, log_id: str) -> LogRing:
         """The log of this id, made when first asked for."""
-        ring = self._rings.get(log_id)
+        ring = self._known(log_id)
         if ring is None:
             ring = LogRing(now=self._now, space=self._space)
             self.adopt(log_id, ring)
         return ring
 
+    def _known(self, log_id: str) -> LogRing | None:
+        if log_id not in self._rings:
+            former = self._unnamed.pop(log_file_name(log_id), None)
+            if former is not None:
+                self.adopt(log_id, former)
+        return self._rings.get(log_id)
+
     def adopt(self, log_id: str, ring: LogRing) -> None:
-        """Keep a log that is there already, in the same space."""
+        """Keep a log that is there already, in the same space; its lines are written as well."""
         self._rings[log_id] = ring
-        name = f"{SERVICE_LOG}.log" if log_id == SERVICE_LOG else log_file_name(log_id)
+        name = _SERVICE_FILE if log_id == SERVICE_LOG else log_file_name(log_id)
 
         def take(batch: LogBatch) -> None:
             self._writer.write(name, batch)
             self._pending.setdefault(log_id, _Pending()).add(batch)
             self._on_lines()
 
+        for line in ring.tail(ring.end - ring.restored):
+            rank = LEVELS.index(line.level)
+            self._writer.write(name, LogBatch(0, line.at, [line.text], bytes([rank])))
         ring.listeners.append(take)
 
     # Reading
 
     def record(self, log_id: str) -> LogRecord:
         """What there is of a log; an empty one where there is none."""
-        ring = self._rings.get(log_id)
+        ring = self._known(log_id)
         if ring is None:
             return LogRecord(id=log_id, first=0, end=0)
         return LogRecord(
@@ -182,7 +231,7 @@ class Logs:
         return LogPage(log=record, lines=tuple(lines), searched_to=reached)
 
     def _blocks(self, log_id: str) -> tuple[Block, ...]:
-        ring = self._rings.get(log_id)
+        ring = self._known(log_id)
         return ring.snapshot() if ring else ()
 
     # Events

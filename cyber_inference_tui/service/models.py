@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from cyber_inference_tui.errors import ConflictError
+from cyber_inference_tui.errors import ConflictError, CyberError
+from cyber_inference_tui.files import has_no_room, write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.launch import Launcher
@@ -78,10 +79,22 @@ class Models:
         return self._loaded().settings
 
     def prepare_directories(self) -> None:
-        """Make what has to be there; raises ``OSError``. Blocks."""
-        self._settings.models_dir.mkdir(parents=True, exist_ok=True)
+        """Make what has to be there; raises ``OSError``. Blocks.
+
+        A disk without room is no reason to fail: a person may need the service to make some.
+        """
+        models_dir = self._settings.models_dir
+        try:
+            models_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if not has_no_room(error):
+                raise
+            _logger.warning("%s", write_problem(models_dir, error))
         if self._demo:
-            write_demo_for(self._settings)
+            try:
+                write_demo_for(self._settings)
+            except CyberError as error:
+                _logger.warning("there is no demo model: %s", error)
 
     # What is there
 

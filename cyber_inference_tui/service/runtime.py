@@ -19,9 +19,11 @@ import msgspec
 
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import ConflictError, CyberError
+from cyber_inference_tui.files import has_no_room, read_file, write_problem
 
 RUNTIME_FILE = "service.json"
 _LOCK_FILE = "service.lock"
+_MAX_BYTES = 65_536
 
 
 class RuntimeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,36 +41,49 @@ class RuntimeRecord(msgspec.Struct, frozen=True, kw_only=True):
 class DataDirectoryLock:
     """Holds ``data_dir`` for one service: use it as ``with``.
 
-    Entering raises ``ConflictError`` naming the process that holds it.
+    Entering raises ``ConflictError`` naming the process that holds it, and ``CyberError`` when the
+    directory cannot be used. On a full or read-only disk the service runs all the same: then
+    ``problem`` says what could not be written.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / _LOCK_FILE
         self._file: int | None = None
+        self.problem: str | None = None
 
     def __enter__(self) -> Self:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # O_CLOEXEC (Python's default): a server of ours must not keep the lock.
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600)
+            self._hold(self._file)
+            # Over what is there: that needs no room on a full disk.
+            os.ftruncate(self._file, os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0))
         except OSError as error:
-            raise CyberError(
-                f"Cannot write to the data directory {self._path.parent}: {error.strerror}.",
-                hint="Choose another with --data-dir.",
-            ) from error
+            # Without a lock nothing is at stake: a second service could not write there either.
+            if not has_no_room(error) and not self._path.exists():
+                raise CyberError(
+                    f"Cannot write to the data directory {self._path.parent}: {error.strerror}.",
+                    hint="Choose another with --data-dir.",
+                ) from error
+            self.problem = write_problem(self._path, error)
+        return self
+
+    def _hold(self, file: int) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.read(file, 64).decode("ascii", "replace").strip() or "unknown"
-            os.close(file)
+            self._release()
             raise ConflictError(
                 f"{self._path.parent} is in use by another service (pid {holder}).",
                 hint="Stop that one, or choose another directory with --data-dir.",
             ) from None
-        os.ftruncate(file, 0)
-        os.write(file, f"{os.getpid()}\n".encode())
-        self._file = file
-        return self
+
+    def _release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def __exit__(
         self,
@@ -76,9 +91,7 @@ class DataDirectoryLock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        self._release()
 
 
 def data_directory_holder(data_dir: Path) -> int | None:
@@ -87,7 +100,7 @@ def data_directory_holder(data_dir: Path) -> int | None:
     The lock is taken for a moment to find out.
     """
     try:
-        file = os.open(data_dir / _LOCK_FILE, os.O_RDONLY)
+        file = os.open(data_dir / _LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return None
     try:
@@ -102,27 +115,45 @@ def data_directory_holder(data_dir: Path) -> int | None:
 
 
 def write_runtime_file(data_dir: Path, record: RuntimeRecord) -> None:
-    """Tell where the service listens; written whole or not at all."""
+    """Tell where the service listens; written whole or not at all. Raises ``OSError``.
+
+    On a full disk a file that a former service left is written over.
+    """
     path = data_dir / RUNTIME_FILE
+    content = msgspec.json.encode(record)
     temporary = path.with_name(f"{RUNTIME_FILE}.new")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(file, "wb") as stream:
-        stream.write(msgspec.json.encode(record))
-    temporary.replace(path)
+    try:
+        temporary.unlink(missing_ok=True)
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(file, "wb") as stream:
+            stream.write(content)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            try:
+                os.ftruncate(file, os.pwrite(file, content, 0))
+            finally:
+                os.close(file)
+        except OSError:
+            # What another process said there holds no longer.
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise error from None
 
 
 def read_runtime_file(data_dir: Path) -> RuntimeRecord | None:
     """Where a service of this directory listens, or said so last; ``None`` if nothing is known."""
     try:
         return msgspec.json.decode(
-            (data_dir / RUNTIME_FILE).read_bytes(), type=learned(RuntimeRecord)
+            read_file(data_dir / RUNTIME_FILE, _MAX_BYTES), type=learned(RuntimeRecord)
         )
     except (OSError, msgspec.MsgspecError):
         return None
 
 
 def remove_runtime_file(data_dir: Path) -> None:
-    """The service has ended."""
+    """The service has ended. Raises ``OSError``."""
     (data_dir / RUNTIME_FILE).unlink(missing_ok=True)

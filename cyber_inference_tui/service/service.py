@@ -53,7 +53,7 @@ from cyber_inference_tui.service.install_ground import ground_for
 from cyber_inference_tui.service.listing import (
     disk_paths,
 )
-from cyber_inference_tui.service.logs import SERVICE_LOG, Logs
+from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG, Logs
 from cyber_inference_tui.service.metrics import Metrics, Present
 from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
@@ -104,7 +104,7 @@ class Service:
         environ = self._environ = pids.marked(environ)
         self._news = News(self.events, record=self._record, lines=self._new_lines)
         self.logs: Logs = Logs(
-            data_dir / "logs",
+            data_dir / LOGS,
             space=service_log.space,
             now=utc_now,
             on_lines=self._news.lines_came,
@@ -123,6 +123,7 @@ class Service:
             pids=pids,
             environ=environ,
             measured=self._experience.footprint,
+            folder=loaded.config_path.parent,
         )
         self.scheduler = Scheduler(
             launcher=self._launcher,
@@ -167,7 +168,7 @@ class Service:
         )
         self.active = ActiveRequests()
         self._loop_tasks: list[asyncio.Task[None]] = []
-        service_log.begin_run(os.getpid(), first=0)
+        service_log.begin_run(os.getpid(), first=service_log.restored)
         self.logs.adopt(SERVICE_LOG, service_log)
 
     @property
@@ -195,14 +196,13 @@ class Service:
     async def __aenter__(self) -> Self:
         try:
             await asyncio.to_thread(self.models.prepare_directories)
+            await self.logs.restore()
             self.logs.start()
         except OSError as error:
             raise CyberError(
                 f"Cannot create {error.filename}: {error.strerror}.",
                 hint="Choose other places with data_dir and models_dir.",
             ) from error
-        for warning in self.configuration.loaded.warnings:
-            _logger.warning("%s", warning)
         await self.history.start()
         await self._recall()
         await self._launcher.start()

@@ -13,7 +13,8 @@ from typing import Any
 
 from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.settings.edit import set_value, write_default
-from cyber_inference_tui.settings.load import ENV_PREFIX, Loaded, Source, load_if_there
+from cyber_inference_tui.settings.environment import ENV_PREFIX
+from cyber_inference_tui.settings.load import Loaded, Source, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 
 GUARDS = ("api_keys", "admin_password")

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from cyber_inference_tui.errors import ConfigError, ConflictError, NotFoundError
+from cyber_inference_tui.settings.environment import home_of
 from cyber_inference_tui.settings.example import render, toml_key, toml_value
-from cyber_inference_tui.settings.load import home_of, load_text, read_config
+from cyber_inference_tui.settings.load import load_text, read_config
 from cyber_inference_tui.settings.positions import key_lines, key_path
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Key
 from cyber_inference_tui.settings.values import UnfitValueError, convert, nearest, parsed
@@ -63,14 +64,22 @@ def key_in(tables: Collection[str], key: str) -> tuple[str, str | None, Key]:
 
 
 def write_default(path: Path) -> bool:
-    """Write the commented file, unless there is one already (then ``False``)."""
+    """Write the commented file, unless there is one already (then ``False``).
+
+    Raises ``OSError`` and leaves no part of a file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return False
-    with os.fdopen(file, "w", encoding="utf-8") as stream:
-        stream.write(render())
+    try:
+        with os.fdopen(file, "w", encoding="utf-8") as stream:
+            stream.write(render())
+    except OSError as error:
+        path.unlink()
+        error.filename = str(path)
+        raise
     return True
 
 

@@ -6,6 +6,7 @@ unknown name, the nearest one that exists.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tomllib
@@ -15,17 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import platformdirs
 
 from cyber_inference_tui.errors import ConfigError, NotFoundError
+from cyber_inference_tui.files import read_file
 from cyber_inference_tui.records import ConfigValueRecord
+from cyber_inference_tui.settings.environment import (
+    ENV_PREFIX,
+    home_of,
+    platform_folder,
+    quoted_variables,
+    unquoted,
+    variable,
+)
 from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.masks import masked_value
 from cyber_inference_tui.settings.owned import is_option_variable, why_owned_variable
 from cyber_inference_tui.settings.positions import KeyPath, key_lines, key_path
 from cyber_inference_tui.settings.schema import (
     ALIASES,
-    APP_NAME,
     KEYS,
     MODEL_KEYS,
     Key,
@@ -44,7 +52,6 @@ from cyber_inference_tui.spelling import close_names
 from cyber_inference_tui.text import clean_line
 
 CONFIG_FILE = "config.toml"
-ENV_PREFIX = "CYBER_INFERENCE_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 _MAX_FILE = 1 << 20
 
@@ -125,53 +132,37 @@ def plain_value(value: Any) -> Any:
     return list(plain) if isinstance(plain, tuple) else plain
 
 
-def home_of(environ: Mapping[str, str]) -> str:
-    """What ``~`` is; empty when only the system's user database can tell."""
-    home = environ.get("HOME", "")
-    return home if Path(home).is_absolute() else ""
-
-
-def _platform_folder(kind: str, usual: Path, environ: Mapping[str, str]) -> Path:
-    """The user's folder of a kind as ``environ`` has it; ``usual`` is this process's own.
-
-    https://specifications.freedesktop.org/basedir-spec/latest/: a relative path is ignored.
-    """
-    named = environ.get(f"XDG_{kind}_HOME", "")
-    if Path(named).is_absolute():
-        return Path(named, APP_NAME)
-    home, own = home_of(environ), Path.home()
-    return Path(home) / usual.relative_to(own) if home and usual.is_relative_to(own) else usual
-
-
 def config_path(config: Path | None, environ: Mapping[str, str]) -> Path:
     """The configuration file: the flag, else the variable, else the platform's place."""
-    named = config if config is not None else environ.get(CONFIG_VARIABLE)
+    named = config if config is not None else variable(environ, CONFIG_VARIABLE)
     if named:
         try:
             return expanded(Path(named), folder=None, home=home_of(environ))
         except UnfitValueError as error:
             raise ConfigError(f"The configuration file {named}: {error}.") from None
-    return (
-        _platform_folder("CONFIG", platformdirs.user_config_path(APP_NAME), environ) / CONFIG_FILE
-    )
+    return platform_folder("CONFIG", environ) / CONFIG_FILE
 
 
 def load(*, config: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
     """The settings from all sources.
 
-    Raises ``ConfigError`` whose message has one line for every mistake. A file that does not
-    exist is no mistake, unless ``config`` names it.
+    Raises ``ConfigError`` whose message has one line for every mistake, and where nothing says
+    where the data directory is. A file that does not exist is no mistake, unless ``config`` names
+    it.
     """
     path = config_path(config, environ)
     try:
         text = read_config(path)
     except FileNotFoundError:
-        if config is not None or environ.get(CONFIG_VARIABLE):
+        if config is not None or variable(environ, CONFIG_VARIABLE):
             raise ConfigError(
                 f"{path}: there is no such file.", hint="`cyber-inference-tui init` makes one."
             ) from None
         text = ""
-    return load_text(text, path, environ=environ, flags=flags)
+    loaded = load_text(text, path, environ=environ, flags=flags)
+    if loaded.sources["data_dir"] is Source.DEFAULT:
+        platform_folder("DATA", environ)
+    return loaded
 
 
 def load_if_there(path: Path, *, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
@@ -191,13 +182,11 @@ def read_config(path: Path) -> str:
 def read_bytes(path: Path) -> bytes:
     """The file as it is; raises as ``read_config`` does."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
+        return read_file(path, _MAX_FILE + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
-    return data
 
 
 def decoded(data: bytes, path: Path) -> str:
@@ -242,26 +231,37 @@ class _Reader:
         if self._mistakes:
             # Names and values of a file are outside text: one mistake stays one harmless line.
             raise ConfigError("\n".join(clean_line(one) for one in self._mistakes))
-        self._values.setdefault("data_dir", self._usual_data_dir())
+        if "data_dir" not in self._values:
+            # Without a home this leads nowhere: ``load`` refuses it.
+            with contextlib.suppress(ConfigError):
+                self._values["data_dir"] = platform_folder("DATA", self._environ)
+            self._values.setdefault("data_dir", KEYS["data_dir"].default)
         self._values.setdefault("models_dir", usual_models_dir(self._values["data_dir"]))
         settings = Settings(**self._values, models=self._models)
         return Loaded(settings, self._sources, self._path, tuple(self._warnings))
 
-    def _usual_data_dir(self) -> Path:
-        return _platform_folder("DATA", platformdirs.user_data_path(APP_NAME), self._environ)
-
     def take_environment(self) -> None:
-        for variable, value in sorted(self._environ.items()):
-            if not variable.startswith(ENV_PREFIX) or variable in _NOT_SETTINGS:
+        """Variables that are set; one that is set to nothing is not."""
+        self._warnings += [
+            f"{name}: the quotes around its value are no part of it, and were removed"
+            for name in quoted_variables(self._environ)
+        ]
+        for given, text in sorted(self._environ.items()):
+            value = unquoted(text)
+            if not given.startswith(ENV_PREFIX) or given in _NOT_SETTINGS or not value:
                 continue
-            name = variable.removeprefix(ENV_PREFIX).lower()
-            if variable == f"{ENV_PREFIX}{name.upper()}" and name in KEYS:
-                self._take_given(name, value, Source.ENV, variable)
+            name = given.removeprefix(ENV_PREFIX).lower()
+            if given == f"{ENV_PREFIX}{name.upper()}" and (key := KEYS.get(name)) is not None:
+                if key.is_list and not value.lstrip().startswith("["):
+                    # Each part may be a variable that is empty, or have quotes of its own.
+                    value = ",".join(filter(None, map(unquoted, value.split(","))))
+                if value:
+                    self._take_given(name, value, Source.ENV, given)
                 continue
             # Another program may use the prefix, too: odd, but no reason not to start.
             close = close_names(name, KEYS, 1)
             hint = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
-            self._warnings.append(clean_line(f"{variable}: unknown setting{hint}"))
+            self._warnings.append(clean_line(f"{given}: unknown setting{hint}"))
         if options := sorted(filter(is_option_variable, self._environ)):
             self._warnings.append(
                 clean_line(
@@ -329,9 +329,9 @@ class _Reader:
             }
             own = self._models[model_id] = ModelSettings(**values)
             # Another program's variables are its own affair.
-            for variable in () if own.command else own.env:
-                if (why := why_owned_variable(variable)) is not None:
-                    self._note((*path, "env"), why, at=(*path, "env", variable))
+            for given in () if own.command else own.env:
+                if (why := why_owned_variable(given)) is not None:
+                    self._note((*path, "env"), why, at=(*path, "env", given))
 
     def _from_file(
         self, table: tuple[str, ...], name: str, value: Any, keys: Mapping[str, Key]

@@ -7,14 +7,15 @@ Sizes are bytes and times seconds unless a help text says otherwise.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
-import platformdirs
 from msgspec import Meta
 
-APP_NAME = "cyber-inference-tui"
+from cyber_inference_tui.errors import ConfigError
+from cyber_inference_tui.settings.environment import platform_folder
 
 MASK = "********"
 """Stands in for a secret wherever settings are shown."""
@@ -40,7 +41,11 @@ _INT32 = 2**31 - 1
 
 
 def _default_data_dir() -> Path:
-    return platformdirs.user_data_path(APP_NAME)
+    try:
+        return platform_folder("DATA", os.environ)
+    except ConfigError:
+        # Whoever has no home has to give one: reading the settings asks for it.
+        return Path("~/.local/share/cyber-inference-tui")
 
 
 _Defaults = Annotated[
@@ -463,6 +468,13 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return bare is Path or Path in get_args(bare)
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it may be, where only some will do."""
+        if self.form != "choice":
+            return ()
+        return tuple(str(self._meta.pattern).strip("^$()").split("|"))
+
+    @property
     def expected(self) -> str:
         """What a value has to be, in words."""
         bare = _bare(self.type)
@@ -475,12 +487,16 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         words = {int: "a whole number", float: "a number", bool: "true or false"}
         return words.get(bare, "a path" if bare is Path else "a string") + self._bounds()
 
+    @property
+    def _meta(self) -> Meta:
+        return next(one for one in get_args(self.type)[1:] if isinstance(one, Meta))
+
     def _bounds(self) -> str:
-        meta = next(one for one in get_args(self.type)[1:] if isinstance(one, Meta))
+        meta = self._meta
         if meta.min_length:
             return " that is not empty"
-        if meta.pattern:
-            return f" ({meta.pattern.strip('^$()').replace('|', ', ')})"
+        if self.choices:
+            return f" ({', '.join(self.choices)})"
         low = f"at least {meta.ge}" if meta.ge is not None else ""
         low = f"more than {meta.gt}" if meta.gt is not None else low
         high = f"at most {meta.le}" if meta.le is not None else ""

@@ -103,7 +103,10 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
         if key.form == "variable" and isinstance(value, dict):
             name = next((one for one in value if not isinstance(value[one], str)), "")
             raise UnfitValueError(f"{name[:_SHOWN]}: expected a string in quotes") from None
-        raise UnfitValueError(f"expected {key.expected}, found {in_words(given, key)}") from None
+        near = nearest(str(value), key.choices)
+        raise UnfitValueError(
+            f"expected {key.expected}, found {in_words(given, key)}{near}"
+        ) from None
     if isinstance(typed, dict):
         _check_table(key, typed)
         return typed
@@ -166,7 +169,8 @@ def _item(key: Key, value: Any, number: int, *, folder: Path | None, home: str) 
             )
         return expanded(Path(value), folder, home)
     _check_form(key, value, number)
-    return value
+    # As a shell does: the programs that get these words know no ~.
+    return home + value[1:] if key.is_arguments and home and value[:2] == "~/" else value
 
 
 def _check_form(key: Key, text: str, item: int | None) -> None:
@@ -269,7 +273,9 @@ def expanded(path: Path, folder: Path | None, home: str) -> Path:
     """``path`` with its ``~`` and its folder, made absolute; raises ``UnfitValueError``."""
     # Not resolve(): a symbolic link in a path is there for a reason.
     first = path.parts[0] if path.parts else ""
-    if first == "~" and home:
+    if first == "~":
+        if not home:
+            raise UnfitValueError("expected a path, but there is no home directory for ~")
         path = Path(home, *path.parts[1:])
     elif first.startswith("~"):
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from textual.binding import Binding
 
+from cyber_inference_tui.files import read_file
 from cyber_inference_tui.text import clean_line
 
 MAX_BYTES = 64 * 1024
@@ -28,7 +29,7 @@ def read_keymap(path: Path, known: Iterable[str] | None = None) -> Keymap:
     ``known`` are the ids there are; ``None`` leaves that check to a later time.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path, MAX_BYTES + 1)
     except FileNotFoundError:
         return Keymap({})
     except OSError as error:

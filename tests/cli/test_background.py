@@ -327,6 +327,22 @@ def test_a_directory_whose_service_does_not_answer_is_waited_for(
         assert find(clock=clock).started
 
 
+def test_one_that_cannot_leave_its_address_is_found_by_it(find: Find, data_dir: Path) -> None:
+    # As on a full disk: the file cannot be written.
+    (data_dir / "service.json").mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    found = find(flags={"port": port})
+    assert (found.url, found.token, found.started) == (f"http://127.0.0.1:{port}", "", True)
+    assert found.pid == data_directory_holder(data_dir)
+    assert found.pid is not None
+    assert (
+        f"{data_dir}/service.json cannot be written"
+        in (data_dir / "logs/service-output.log").read_text()
+    )
+    assert stop_service(found.pid, limit=30)
+
+
 def test_one_that_takes_too_long_is_ended(find: Find, data_dir: Path) -> None:
     calls = 0
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,11 @@ from cyber_inference_tui.records import (
     ModelStatus,
     ProblemRecord,
 )
-from cyber_inference_tui.service.runtime import RuntimeRecord, write_runtime_file
+from cyber_inference_tui.service.runtime import (
+    DataDirectoryLock,
+    RuntimeRecord,
+    write_runtime_file,
+)
 from cyber_inference_tui.settings.schema import Settings
 from tests.cli.conftest import CommandLine
 from tests.client.stand_in import StandIn
@@ -446,3 +451,47 @@ def test_every_command_in_the_table_exists_and_has_help(call: CommandLine) -> No
         outcome = call(name, "--help")
         assert outcome.code == 0, outcome.err
         assert f"cyber-inference-tui {name}" in outcome.out
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["status"], ["load", "m"], ["unload", "m"], ["logs", "m"], ["logs", "-f", "m"]],
+)
+def test_what_listens_and_never_answers_is_no_service(
+    call: CommandLine, silent_port: int, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cyber_inference_tui.cli.actions.ANSWER_LIMIT", 0.2)
+    outcome = call(*words, "--port", str(silent_port))
+    assert outcome.code == 3
+    assert outcome.err == (
+        f"What listens at http://127.0.0.1:{silent_port} does not answer. "
+        "Stop that program, or choose another address with --host and --port.\n"
+    )
+
+
+def test_nothing_is_deleted_behind_a_service_that_does_not_answer(
+    call: CommandLine, silent_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cyber_inference_tui.cli.actions.ANSWER_LIMIT", 0.2)
+    with DataDirectoryLock(tmp_path / "data"):
+        outcome = call("delete-model", "m", "--yes", "--port", str(silent_port))
+    assert outcome.code == 1
+    assert f"A service runs in {tmp_path / 'data'}" in outcome.err
+
+
+def test_a_login_says_why_no_token_is_there(
+    call: CommandLine, stand_in: StandIn, tmp_path: Path
+) -> None:
+    stand_in.password = "sesame"
+    with DataDirectoryLock(tmp_path / "data"):
+        outcome = call("status", "--port", str(stand_in.port))
+    assert outcome.code == 1
+    assert f"Without {tmp_path / 'data' / 'service.json'} no command gets in" in outcome.err
+    assert "service.json" not in call("status", "--port", str(stand_in.port)).err

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +42,21 @@ def test_init_where_nothing_can_be_made(call: CommandLine, tmp_path: Path) -> No
     assert outcome.code == 1
     assert len(outcome.err.splitlines()) == 1
     assert "Choose other places" in outcome.err
+
+
+def test_init_on_a_full_disk_leaves_no_part_of_a_file(
+    call: CommandLine, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.unlink()
+
+    def refuse() -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("cyber_inference_tui.settings.edit.render", refuse)
+    outcome = call("init")
+    assert outcome.code == 1
+    assert f"Cannot create {config}: No space left on device." in outcome.err
+    assert not config.exists()
 
 
 def test_path(call: CommandLine, config: Path, tmp_path: Path) -> None:

@@ -230,13 +230,13 @@ def test_an_open_bind_is_what_the_service_says_of_it(
     assert "whoever reaches this machine" in of(opened, "security")[0].message
 
 
-def test_an_empty_variable_keeps_an_open_address_from_being_guarded(
+def test_a_variable_that_is_an_empty_list_keeps_an_open_address_from_being_guarded(
     tmp_path: Path, environ: Mapping[str, str]
 ) -> None:
     loaded = load_text(
         f"host = '0.0.0.0'\ndata_dir = '{tmp_path}/data'\nport = 0\n",
         tmp_path / "config.toml",
-        environ={**environ, "CYBER_INFERENCE_API_KEYS": ""},
+        environ={**environ, "CYBER_INFERENCE_API_KEYS": "[]"},
         flags={},
     )
     (refused,) = of(examine(loaded, None, environ=environ, offline=True), "configuration")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -506,3 +507,17 @@ def test_starting_imports_no_hub_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.replace("'", '"')) == []
+
+
+def test_the_library_is_imported_whatever_is_set_to_nothing() -> None:
+    code = (
+        "from cyber_inference_tui.hub.library import load_library; load_library();"
+        "from huggingface_hub import constants;"
+        "print(constants.HF_HUB_ETAG_TIMEOUT > 0, constants.HF_HUB_DISABLE_TELEMETRY)"
+    )
+    names = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_DISABLE_TELEMETRY")
+    environ = {**os.environ, **dict.fromkeys(names, "")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.returncode) == ("True True\n", 0), done.stderr

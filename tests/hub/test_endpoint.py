@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,22 @@ def test_an_address_that_is_none(address: str) -> None:
     with pytest.raises(HubError, match="is not the address of a hub") as caught:
         read_endpoint(Settings(), {"HF_ENDPOINT": address})
     assert "\x1b" not in str(caught.value)
+
+
+def test_variables_that_are_empty_or_quoted(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hf_file")
+    names = ("HF_ENDPOINT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "XDG_CACHE_HOME")
+    environ = {**dict.fromkeys(names, " "), "HF_HOME": f'"{tmp_path}"'}
+    found = read_endpoint(Settings(), environ)
+    assert (found.url, found.token) == ("https://huggingface.co", "hf_file")
+    environ |= {"HF_ENDPOINT": "'https://mirror.example'", "HF_TOKEN": '"hf_env"'}
+    found = read_endpoint(Settings(), environ)
+    assert (found.url, found.token) == ("https://mirror.example", "hf_env")
+
+
+def test_a_token_file_that_is_a_fifo_holds_nothing_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "token")
+    assert read_endpoint(Settings(), {"HF_TOKEN_PATH": str(tmp_path / "token")}).token == ""
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,7 @@ def test_the_places_by_default() -> None:
         ({"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}, "/a"),
         ({"HF_HOME": "/b", "XDG_CACHE_HOME": "/c"}, "/b/hub"),
         ({"XDG_CACHE_HOME": "/c"}, "/c/huggingface/hub"),
+        ({"HF_HUB_CACHE": " ", "HF_HOME": "", "XDG_CACHE_HOME": '"/c"'}, "/c/huggingface/hub"),
     ],
 )
 def test_their_own_variables_count(environ: dict[str, str], cache: str) -> None:
@@ -278,7 +279,8 @@ def test_their_own_variables_count(environ: dict[str, str], cache: str) -> None:
 
 
 def test_without_a_home_there_is_nothing() -> None:
-    assert find_stores({}) == Stores()
+    for environ in ({}, {"HOME": ""}, {"HOME": "relative"}, {"HOME": "", "HF_HOME": " "}):
+        assert find_stores(environ) == Stores()
 
 
 def test_stores_that_do_not_exist_are_no_problem(home: Home) -> None:

@@ -46,6 +46,7 @@ class Room:
         find: Callable[[], LlamaBinary],
         *,
         health: HealthLimits = DEFAULT_LIMITS,
+        runs_in: Path = Path("/"),
     ) -> None:
         self.folder = folder
         self.logs: dict[str, LogRing] = {}
@@ -57,6 +58,7 @@ class Room:
             pids=PidRecord(self.pids_path),
             environ={"PATH": os.defpath, "HF_TOKEN": "secret"},
             health=health,
+            folder=runs_in,
         )
 
     def log_for(self, model_id: str) -> LogRing:
@@ -454,6 +456,23 @@ async def test_a_model_with_a_command_of_its_own_needs_no_llama_server(tmp_path:
     assert server.context_size is None
     await server.stop(30)
     assert "--alias own" in room.text("own")
+
+
+@pytest.mark.parametrize("exists", [True, False])
+async def test_servers_run_where_their_relative_paths_start(tmp_path: Path, exists: bool) -> None:
+    folder = tmp_path / "settings"
+    if exists:
+        (folder / "bin").mkdir(parents=True)
+        (folder / "bin/python").symlink_to(sys.executable)
+    room = Room(tmp_path, lambda: fake_binary(tmp_path), runs_in=folder)
+    program = "bin/python" if exists else sys.executable
+    words = (program, "-I", "-S", str(SCRIPT), "--host", "{host}", "--port", "{port}")
+    own = LocalModel(id="own", settings=ModelSettings(command=words))
+    other = LocalModel(id="m", settings=ModelSettings(), path=tmp_path / "m.gguf")
+    for one in (own, other):
+        server = await room.launch(one)
+        assert Path(f"/proc/{server.pid}/cwd").readlink() == (folder if exists else Path("/"))
+        await server.stop(30)
 
 
 @pytest.mark.parametrize("program", ["missing-program", "nul\0byte", "/etc/hostname"])

@@ -275,3 +275,42 @@ def test_a_mark_is_bounded_too() -> None:
     log.add(str(number) for number in range(10_000))
     assert len(mark.lines()) == 400
     assert mark.lines()[-1] == "9999"
+
+
+def test_lines_of_earlier_runs_come_first_and_go_to_nobody() -> None:
+    log = ring()
+    told: list[LogBatch] = []
+    log.listeners.append(told.append)
+    early = NOW - timedelta(days=1)
+    later = early + timedelta(hours=1)
+    former = [
+        (early, "the end of a run"),
+        (early, "E failed"),
+        (later, "--- starting: a\x1b[31m b"),
+    ]
+    log.restore([*former, (later, "I fine")])
+    assert told == []
+    assert (log.first, log.end, log.restored, log.last_error) == (0, 4, 4, 1)
+    assert log.last_at == later
+    assert log.kept_runs() == (LogRun(first=2, started_at=later),)
+    assert not log.running
+    log.begin_run(7, first=log.end)
+    log.add(["--- starting: c"])
+    assert [(line.at, line.text, line.level) for line in log.tail(9)] == [
+        (early, "the end of a run", LogLevel.INFO),
+        (early, "E failed", LogLevel.ERROR),
+        (later, "--- starting: a b", LogLevel.INFO),
+        (later, "I fine", LogLevel.INFO),
+        (NOW, "--- starting: c", LogLevel.INFO),
+    ]
+    assert [batch.first for batch in told] == [4]
+    # It is too late now.
+    log.restore(former)
+    assert log.end == 5
+
+
+def test_many_lines_of_one_moment_are_restored_in_blocks() -> None:
+    log = LogRing(now=lambda: NOW, block_lines=100)
+    log.restore([(NOW, f"line {number}") for number in range(1_000)])
+    assert len(log.blocks) == 10
+    assert texts(log.tail(2)) == ["line 998", "line 999"]

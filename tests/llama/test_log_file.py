@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.llama.log import LogBatch
-from cyber_inference_tui.llama.log_file import LogWriter, log_file_name
+from cyber_inference_tui.llama.log_file import (
+    RESTORED_BYTES,
+    LogWriter,
+    former_lines,
+    former_logs,
+    id_of_log_file,
+    log_file_name,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -41,6 +49,18 @@ def test_a_log_file_stays_in_its_directory_whatever_the_id(model_id: str) -> Non
 @given(hostile, hostile)
 def test_different_ids_have_different_log_files(one: str, other: str) -> None:
     assert (log_file_name(one) == log_file_name(other)) == (one == other)
+
+
+@given(hostile)
+def test_a_name_tells_its_id_or_nothing(model_id: str) -> None:
+    assert id_of_log_file(log_file_name(model_id)) in {model_id, None}
+
+
+def test_names_that_tell_their_id() -> None:
+    for model_id in ("m", "sub/Name Q4_K_M", ".x", "Straße"):
+        assert id_of_log_file(log_file_name(model_id)) == model_id
+    assert id_of_log_file(log_file_name("m" * 500)) is None
+    assert id_of_log_file("service.log") is None
 
 
 def test_long_ids_that_differ_late_have_different_log_files() -> None:
@@ -120,3 +140,80 @@ def test_an_unwritable_directory_is_said_once_and_harms_nobody(
 
 def test_stopping_a_writer_that_was_never_started_is_nothing(tmp_path: Path) -> None:
     LogWriter(tmp_path).stop()
+
+
+def test_what_follows_a_part_of_a_line_is_a_line_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_bytes(b"2026-01-01T00:00:00.000000Z cut of")
+    for text in ("one", "two"):
+        writer = LogWriter(tmp_path)
+        writer.start()
+        writer.write("a.log", lines(text))
+        writer.stop()
+    assert [text for _, text in former_lines(tmp_path / "a.log")] == ["cut of", "one", "two"]
+
+
+# Earlier runs
+
+
+def test_the_lines_of_earlier_runs_are_read_with_their_times(
+    writer: LogWriter, tmp_path: Path
+) -> None:
+    for number in range(8):
+        writer.write("a.log", lines(f"{number} " + "x" * 60))
+    writer.stop()
+    assert (tmp_path / "logs/a.log.2").exists()
+    found = former_lines(tmp_path / "logs/a.log")
+    numbers = [int(text.split()[0]) for _, text in found]
+    assert numbers == list(range(numbers[0], 8))
+    assert {at for at, _ in found} == {NOW}
+    # One that was lost in between is no reason to lose the others.
+    (tmp_path / "logs/a.log.1").unlink()
+    left = [int(text.split()[0]) for _, text in former_lines(tmp_path / "logs/a.log")]
+    assert left[0] == numbers[0]
+    assert left[-1] == 7
+    (tmp_path / "logs/a.log").unlink()
+    assert former_lines(tmp_path / "logs/a.log")
+
+
+def test_damaged_lines_are_survived(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    data = b"no time yet\n2026-01-02T03:04:05.000000Z one\xff\n[3 lines dropped]\n\n"
+    path.write_bytes(data + b"2026-99-02T03:04:05.000000Z odd\n" + b"\0" * 50 + b"\nend")
+    found = former_lines(path)
+    assert {at for at, _ in found} == {NOW}
+    assert [text.strip("\0") for _, text in found] == [
+        "one\ufffd",
+        "[3 lines dropped]",
+        "",
+        "2026-99-02T03:04:05.000000Z odd",
+        "",
+        "end",
+    ]
+
+
+def test_so_much_is_read_and_no_more(tmp_path: Path) -> None:
+    line = f"{NOW:%Y-%m-%dT%H:%M:%S.%f}Z ".encode() + b"x" * 1000 + b"\n"
+    now = tmp_path.stat().st_mtime
+    for number in range(12):
+        path = tmp_path / f"{number}.log"
+        path.write_bytes(line * 1_200)
+        os.utime(path, (now - number, now - number))
+    found = former_logs(tmp_path)
+    # The newest ones.
+    assert sorted(found, key=lambda name: int(name[:-4]))[:4] == [f"{n}.log" for n in range(4)]
+    assert "9.log" not in found
+    assert max(map(len, found.values())) == RESTORED_BYTES // len(line)
+    huge = tmp_path / "0.log"
+    huge.write_bytes(line + b"y" * (2 * RESTORED_BYTES))
+    assert former_lines(huge) == []
+
+
+def test_files_that_are_no_logs_of_ours_are_left_out(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.log")
+    (tmp_path / "folder.log").mkdir()
+    (tmp_path / "empty.log").touch()
+    (tmp_path / "service-output.log").write_text("12:00:00 W said\nlistening on\n")
+    (tmp_path / "note.txt").write_text("2026-01-02T03:04:05.000000Z x\n")
+    (tmp_path / "m.log").write_text("2026-01-02T04:04:05.000000Z x\n")
+    assert former_logs(tmp_path) == {"m.log": [(NOW + timedelta(hours=1), "x")]}
+    assert former_logs(tmp_path / "missing") == {}

@@ -44,7 +44,8 @@ def eventually(
 class ServiceProcess:
     """One service; ``start`` it, talk to ``url``, ``stop`` or ``kill`` it.
 
-    ``config`` is its config file's content. It remembers every process that it saw below it.
+    ``config`` is its config file's content. ``wrapper`` is a command that runs its command line,
+    in a surrounding of its own. It remembers every process that it saw below it.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ServiceProcess:
         *,
         arguments: tuple[str, ...] = (),
         environ: Mapping[str, str] = {},
+        wrapper: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
@@ -61,7 +63,7 @@ class ServiceProcess:
         self.errors_path = folder / "service.stderr"
         self.arguments = arguments
         self.environ = dict(environ)
-        self.wrapper: tuple[str, ...] = ()
+        self.wrapper = wrapper
         """A program and its arguments that run the service's command."""
         self.url = ""
         self.port = 0
@@ -100,7 +102,7 @@ class ServiceProcess:
         command += ["--config", str(self.config_path), "--data-dir", str(self.data_dir)]
         with self.errors_path.open("ab") as errors:
             self.process = subprocess.Popen(
-                [*command, *self.arguments],
+                [*self.wrapper, *command, *self.arguments],
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -13,7 +13,7 @@ from cyber_inference_tui.library.ids import RESERVED
 from cyber_inference_tui.llama.log import LogSpace
 from cyber_inference_tui.records import LogLevel, LogPage, LogRecord, LogRun
 from cyber_inference_tui.service.install import INSTALL_LOG
-from cyber_inference_tui.service.logs import SERVICE_LOG, Logs
+from cyber_inference_tui.service.logs import SERVICE_LOG, Logs, service_log
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LINES = 20_000
@@ -192,3 +192,60 @@ async def test_every_line_reaches_its_file(room: Room, tmp_path: Path) -> None:
         "sub%2Fm.log": f"{stamp} one\n{stamp} two\n",
         "service.log": f"{stamp} own\n",
     }
+
+
+async def test_logs_begin_with_the_last_lines_of_earlier_runs(tmp_path: Path) -> None:
+    long_id = "ä" * 80
+    first = Room(tmp_path / "logs")
+    first.logs.start()
+    for log_id in ("sub/m", long_id, INSTALL_LOG):
+        first.logs.ring(log_id).add(["--- starting: x", f"of {log_id}"])
+    await first.logs.stop()
+
+    second = Room(tmp_path / "logs")
+    installation = second.logs.ring(INSTALL_LOG)
+    await second.logs.restore()
+    second.logs.start()
+    assert [record.id for record in second.logs.records()] == [INSTALL_LOG, "sub/m"]
+    assert await second.logs.tail("sub/m", 9) == "--- starting: x\nof sub/m\n"
+    assert installation.end == 2
+    # Its file's name does not tell the id, but whoever knows it finds it.
+    assert long_id in second.logs
+    assert "other" not in second.logs
+    assert await second.logs.tail(long_id, 1) == f"of {long_id}\n"
+    second.logs.ring("sub/m").add(["new"])
+    page = await second.logs.page("sub/m", limit=9)
+    assert [(line.number, line.text) for line in page.lines] == [
+        (0, "--- starting: x"),
+        (1, "of sub/m"),
+        (2, "new"),
+    ]
+    assert page.log.runs == (LogRun(first=0, started_at=NOW),)
+    # Nobody hears of what is no news, and it is not written again.
+    assert [(event.id, event.first) for event in second.logs.take_pending()] == [("sub/m", 2)]
+    await second.logs.stop()
+    third = Room(tmp_path / "logs")
+    await third.logs.restore()
+    assert await third.logs.tail("sub/m", 9) == "--- starting: x\nof sub/m\nnew\n"
+    await third.logs.stop()
+
+
+async def test_the_services_own_log_goes_on_and_keeps_what_came_early(tmp_path: Path) -> None:
+    for number in (1, 2):
+        own = service_log(tmp_path, lambda: NOW)
+        own.add([f"early {number}"])
+        logs = Logs(tmp_path, space=own.space, now=lambda: NOW, on_lines=lambda: None)
+        await logs.restore()
+        own.begin_run(number, first=own.restored)
+        logs.adopt(SERVICE_LOG, own)
+        logs.start()
+        own.add([f"late {number}"])
+        await logs.stop()
+    texts = [line.text for line in own.tail(9)]
+    assert [text for text in texts if not text.startswith("--- starting: version")] == [
+        "early 1",
+        "late 1",
+        "early 2",
+        "late 2",
+    ]
+    assert [run.first for run in own.kept_runs()] == [0, 3]

@@ -127,11 +127,11 @@ def test_a_value_of_the_environment_is_enough(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_an_empty_variable_would_hide_what_is_made(tmp_path: Path) -> None:
+def test_a_variable_that_is_an_empty_list_would_hide_what_is_made(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    environ = {"HOME": str(tmp_path), "CYBER_INFERENCE_ADMIN_PASSWORD": ""}
+    environ = {"HOME": str(tmp_path), "CYBER_INFERENCE_API_KEYS": "[]"}
     told = Told()
-    with pytest.raises(ConfigError, match="CYBER_INFERENCE_ADMIN_PASSWORD is empty") as error:
+    with pytest.raises(ConfigError, match="CYBER_INFERENCE_API_KEYS is empty") as error:
         make(path, told, environ=environ)
     assert "insecure_no_auth" in error.value.hint
     assert not path.exists()

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import math
+import os
+import pwd
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import ConfigError, NotFoundError
+from cyber_inference_tui.settings.edit import set_value
 from cyber_inference_tui.settings.load import (
     Loaded,
     Source,
@@ -126,6 +130,9 @@ def test_paths_count_from_where_they_are_written() -> None:
     settings = read("", {**HOME, "CYBER_INFERENCE_MODEL_DIRS": "a,~/b"}, data_dir="d").settings
     assert settings.model_dirs == (Path.cwd() / "a", Path("/home/me/b"))
     assert settings.data_dir == Path.cwd() / "d"
+    args = read("llama_args = ['--x', '~/y', 'a~/b', '~']\n[models.m]\ncommand = ['~/z']").settings
+    assert args.llama_args == ("--x", "/home/me/y", "a~/b", "~")
+    assert args.models["m"].command == ("/home/me/z",)
     # A bare name is looked for on PATH.
     assert read("llama_server_path = 'llama-server'").settings.llama_server_path == "llama-server"
 
@@ -136,7 +143,6 @@ def test_paths_count_from_where_they_are_written() -> None:
         ("api_keys", "a, b,", ("a", "b")),
         ("api_keys", '["a", "b,c"]', ("a", "b,c")),
         ("api_keys", "['a']", ("a",)),
-        ("api_keys", "", ()),
         ("llama_args", '["--a", "b\\/c"]', ("--a", "b/c")),
         ("insecure_no_auth", "Yes", True),
         ("insecure_no_auth", "0", False),
@@ -154,6 +160,79 @@ def test_variables_are_text_for_any_type(key: str, text: str, value: object) -> 
     assert check_value(key, text) == value
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t\r\n", '""', "''", '" "'])
+def test_a_variable_that_is_set_to_nothing_is_not_set(blank: str) -> None:
+    text = """
+    api_keys = ["k"]
+    admin_password = "p"
+    hf_token = "t"
+    max_queue = 3
+    """
+    blanks = {f"CYBER_INFERENCE_{name.upper()}": blank for name in KEYS}
+    loaded = read(text, {**HOME, **blanks, "CYBER_INFERENCE_NO_SETTING": blank})
+    plain = read(text)
+    assert loaded.settings == plain.settings
+    assert loaded.sources == plain.sources
+    named = {**HOME, "CYBER_INFERENCE_CONFIG": blank, "XDG_CONFIG_HOME": blank}
+    assert config_path(None, named) == config_path(None, HOME)
+
+
+@pytest.mark.parametrize("blank", [",", " , ,", '"",""', '","'])
+def test_a_list_of_variables_that_are_all_empty_is_not_set(blank: str) -> None:
+    settings = read("api_keys = ['k']", {**HOME, "CYBER_INFERENCE_API_KEYS": blank}).settings
+    assert settings.api_keys == ("k",)
+
+
+def test_an_empty_array_empties_a_list() -> None:
+    environ = {**HOME, "CYBER_INFERENCE_MODEL_DIRS": "[]"}
+    assert read("model_dirs = ['/a']", environ).settings.model_dirs == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("port", '"9000"', 9000),
+        ("port", " '9000' ", 9000),
+        ("insecure_no_auth", '"yes"', True),
+        ("log_level", "'DEBUG'", "debug"),
+        ("data_dir", '"/d"', Path("/d")),
+        ("api_keys", '"abc"', ("abc",)),
+        ("api_keys", '"a,b"', ("a", "b")),
+        ("api_keys", '"a","b"', ("a", "b")),
+        ("api_keys", ',"",a', ("a",)),
+        ("api_keys", """'["a", "b,c"]'""", ("a", "b,c")),
+        ("api_keys", '"["a"]"', ("a",)),
+        ("admin_password", """ '"p"' """, '"p"'),
+        ("admin_password", 'p"', 'p"'),
+        ("admin_password", '"', '"'),
+        ("admin_password", " p ", " p "),
+        ("llama_args", "'--a,\"b\"'", ("--a", "b")),
+    ],
+)
+def test_quotes_around_a_variable_are_no_part_of_it(key: str, text: str, value: object) -> None:
+    loaded = read("", {**HOME, f"CYBER_INFERENCE_{key.upper()}": text})
+    assert getattr(loaded.settings, key) == value
+
+
+def test_quotes_that_were_removed_are_told_without_the_value() -> None:
+    environ = {**HOME, "CYBER_INFERENCE_API_KEYS": '"sk-1"', "CYBER_INFERENCE_PORT": "1"}
+    environ |= {"CYBER_INFERENCE_CONFIG": "'/x'", "HF_TOKEN": '"hf_x"', "OTHER": '"y"'}
+    assert read("", environ).warnings == (
+        "CYBER_INFERENCE_API_KEYS: the quotes around its value are no part of it, and were removed",
+        "CYBER_INFERENCE_CONFIG: the quotes around its value are no part of it, and were removed",
+        "HF_TOKEN: the quotes around its value are no part of it, and were removed",
+    )
+    assert config_path(None, environ) == Path("/x")
+
+
+def test_a_level_that_is_spelt_otherwise_gets_the_nearest() -> None:
+    said = "expected a string (debug, info, warning, error), found"
+    assert mistakes("", {**HOME, "CYBER_INFERENCE_LOG_LEVEL": "WARN"}) == [
+        f'CYBER_INFERENCE_LOG_LEVEL: {said} "WARN"; did you mean warning?'
+    ]
+    assert mistakes("log_level = 'trace'") == [f'1: log_level: {said} "trace"']
+
+
 def test_an_unknown_variable_is_a_warning() -> None:
     loaded = read("", {**HOME, "CYBER_INFERENCE_PROT": "1", "CYBER_INFERENCE_CONFIG": "/x"})
     assert loaded.warnings == (
@@ -165,7 +244,74 @@ def test_tokens_of_the_hub_are_not_settings() -> None:
     assert read("", {**HOME, "HF_TOKEN": "hf_x"}).settings.hf_token == ""
 
 
+# A machine without a home
+
+
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> NoReturn:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+
+
+@pytest.mark.usefixtures("no_home")
+@pytest.mark.parametrize("environ", [{}, {"HOME": ""}, {"HOME": "rel"}])
+def test_what_is_given_needs_no_home(environ: dict[str, str], tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.touch()
+    flags = {"data_dir": "/d"}
+    settings = load(config=config, environ=environ, flags=flags).settings
+    assert (settings.data_dir, settings.models_dir) == (Path("/d"), Path("/d/models"))
+    given = {**environ, "CYBER_INFERENCE_CONFIG": str(config), "CYBER_INFERENCE_DATA_DIR": "/d"}
+    assert load(config=None, environ=given, flags={}).settings.data_dir == Path("/d")
+    xdg = {**environ, "XDG_CONFIG_HOME": str(tmp_path), "XDG_DATA_HOME": "/x"}
+    assert load(config=None, environ=xdg, flags={}).settings.data_dir.parent == Path("/x")
+    # A file that is looked at alone, before it is written, needs none either.
+    set_value(config, "port", 1)
+    assert config.read_text() == "port = 1\n"
+
+
+@pytest.mark.usefixtures("no_home")
+@pytest.mark.parametrize("environ", [{}, {"HOME": ""}, {"HOME": "rel"}])
+def test_without_a_home_one_sentence_says_what_to_give(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.touch()
+    said = "There is no home directory. Give --config and --data-dir, or set HOME."
+    for flags, path in (({}, config), ({"data_dir": "/d"}, None)):
+        with pytest.raises(ConfigError) as caught:
+            load(config=path, environ=environ, flags=flags)
+        assert str(caught.value) == said
+    with pytest.raises(ConfigError, match="data-dir: expected a path, but there is no home"):
+        load(config=config, environ=environ, flags={"data_dir": "~/d"})
+
+
+def test_a_relative_home_is_none() -> None:
+    assert read("", {"HOME": "rel"}).settings.data_dir == read("", {}).settings.data_dir
+
+
 # Files
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
+def test_what_is_no_file_is_said_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "socket":
+            listener.bind(str(path))
+        else:
+            path.symlink_to("/dev/zero")
+        with pytest.raises(ConfigError) as caught:
+            load(config=path, environ=HOME, flags={})
+    assert str(caught.value) == f"{path}: cannot be read: it is a {kind}, not a file."
+
+
+def test_no_settings_at_all_may_be_asked_for() -> None:
+    assert load(config=Path("/dev/null"), environ=HOME, flags={}).settings.port == 8337
 
 
 def test_only_a_named_file_has_to_exist(tmp_path: Path) -> None:

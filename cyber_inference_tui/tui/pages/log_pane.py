@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable
 from contextlib import aclosing
 from pathlib import Path
@@ -437,13 +438,13 @@ class LogPane(Vertical):
 
         def answered(path: str | None) -> None:
             if path is not None:
-                self._read(self._save(Path(path).expanduser()))
+                self._read(self._save(Path(os.path.expanduser(path))))  # noqa: PTH111 - never raises
 
         self.app.push_screen(
             Prompt(
                 f"Save the log of {clean_line(self.source, limit=60)}",
                 "A file on this machine; one that is there already is not overwritten.",
-                value=str(Path.home() / f"{name}.log"),
+                value=os.path.expanduser(f"~/{name}.log"),  # noqa: PTH111
             ),
             answered,
         )

@@ -1,0 +1,76 @@
+"""Files that may be in the way: what is no file is not waited for, and a full disk is told.
+
+Opening a fifo waits until somebody writes to it, and a device may have no end.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = {
+    stat.S_IFIFO: "a fifo",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """The first ``limit`` bytes of a regular file; ``/dev/null`` is an empty one.
+
+    Raises ``OSError``, whose ``strerror`` also says when ``path`` is no file but something else.
+    """
+    with _opened(path) as file:
+        return file.read(limit)
+
+
+def read_tail(path: Path, limit: int) -> bytes:
+    """Whole lines from the end of a regular file, ``limit`` bytes at most; as ``read_file``."""
+    with _opened(path) as file:
+        cut = max(0, os.fstat(file.fileno()).st_size - limit)
+        file.seek(cut)
+        data = file.read(limit)
+        return data.partition(b"\n")[2] if cut else data
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # how a socket, or a device that is not there, answers
+            raise _not_a_file(path, path.stat().st_mode) from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not path.samefile(os.devnull):
+        os.close(descriptor)
+        raise _not_a_file(path, mode)
+    return os.fdopen(descriptor, "rb")
+
+
+_NO_ROOM = {
+    errno.ENOSPC: "Make room on that disk, for example with delete-model.",
+    errno.EDQUOT: "Make room: the quota of this user is used up.",
+    errno.EROFS: "That disk is read-only: mount it for writing, or choose another with data_dir.",
+}
+
+
+def has_no_room(error: OSError) -> bool:
+    """Whether the disk is full or read-only: the program can do without, for a while."""
+    return error.errno in _NO_ROOM
+
+
+def write_problem(path: Path, error: OSError) -> str:
+    """One sentence on a file or directory that cannot be written, and one on the way out."""
+    way_out = _NO_ROOM.get(error.errno or 0, "Check who may write there.")
+    return f"{path} cannot be written: {error.strerror}. {way_out}"
+
+
+def _not_a_file(path: Path, mode: int) -> OSError:
+    if stat.S_ISDIR(mode):
+        return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+    return OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
