@@ -52,6 +52,8 @@ class MemoryReader:
             total=main.total,
             # All of a limit might be taken where nobody tells how much is.
             available=main.available or 0,
+            cache=main.cache,
+            zfs_cache=main.zfs_cache,
             gpus=(
                 *nvidia_memory(self._nvml, self._visible),
                 *amd_memory(self._amd.read_memory()),

@@ -68,13 +68,14 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 def held_by(footprint: Footprint, process: ProcessMemory | None, *, cards: bool) -> Held:
     """What a loaded model's server holds.
 
-    The kernel counts mapped weights as available, and buffers that were not touched yet are not
-    taken yet; both belong to the model. What it took beyond its footprint (a prompt cache that
-    grew) comes back with it, too.
+    The kernel counts mapped weights as available unless they are locked, and buffers that were
+    not touched yet are not taken yet; both belong to the model. What it took beyond its footprint
+    (a prompt cache that grew) comes back with it, too.
     """
     private = process.private if process else 0
+    droppable = max(0, footprint.mapped - (process.locked if process else 0))
     grown = max(footprint.host, private)
-    unseen = footprint.mapped + (max(0, footprint.host - private) if process else 0)
+    unseen = droppable + (max(0, footprint.host - private) if process else 0)
     back = footprint.mapped + grown
     if cards:
         return Held(unseen=Amount(unseen), gives=Amount(back, footprint.device))

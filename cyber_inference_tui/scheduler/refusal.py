@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError, ModelLoadError
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.memory import MemoryReading, caches_in_words
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.memory import in_words
 from cyber_inference_tui.scheduler.state import ModelState
@@ -41,6 +41,8 @@ def refusal_error(
     ]
     if others > 0:
         holders.append(f"other programs hold {size_text(others)}")
+    if caches := caches_in_words(reading.cache, reading.zfs_cache):
+        holders.append(f"{caches} counted as free")
     held = f"; {', '.join(holders)}" if holders else ""
     return InsufficientMemoryError(
         f"{refusal.id} needs {'up to ' if at_most else ''}{needed}, and at best {best} can be free:"

@@ -16,6 +16,9 @@ from cyber_inference_tui.scheduler.memory import (
     in_words,
     memory_of,
 )
+from cyber_inference_tui.scheduler.refusal import refusal_error
+from cyber_inference_tui.scheduler.views import Refusal
+from cyber_inference_tui.settings.schema import Settings
 
 GB = 10**9
 
@@ -99,10 +102,28 @@ def test_buffers_that_were_not_touched_yet_are_not_seen_as_taken() -> None:
     assert grown.gives == Amount(3 + 15, 20)
 
 
+def test_locked_weights_are_seen_as_taken_already() -> None:
+    process = ProcessMemory(private=10, mapped=30, locked=30)
+    held = held_by(Footprint(mapped=30, host=10), process, cards=False)
+    assert held.unseen == Amount()
+    assert held.gives == Amount(40)
+
+
 def test_without_cards_what_the_driver_takes_is_main_memory() -> None:
     need = Need(footprint=Footprint(mapped=1, host=2, device=4), source=Source.FORMULA)
     assert amount_of(need, cards=False, device_at_most=0) == Amount(7)
     assert amount_of(need, cards=True, device_at_most=100) == Amount(3, 4)
+
+
+def test_a_refusal_names_the_caches_that_counted_as_free() -> None:
+    error = refusal_error(
+        Refusal(id="big", needed=Amount(9 << 30), at_best=Amount(2 << 30)),
+        [],
+        MemoryReading(total=4 << 30, available=2 << 30, cache=1 << 30, zfs_cache=1 << 20),
+        Settings(),
+        at_most=False,
+    )
+    assert "1.0 GiB of file cache and 1.0 MiB of ZFS cache counted as free" in error.message
 
 
 @given(device=st.integers(0, 100), host=st.integers(0, 100), at_most=st.integers(-10, 100))
