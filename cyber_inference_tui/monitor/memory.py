@@ -18,6 +18,8 @@ class GpuMemory(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     total: int
     free: int
+    uuid: str = ""
+    """Tells two cards of the same name apart; empty where the driver gives none."""
 
 
 class ProcessMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +45,9 @@ class MemoryReading(msgspec.Struct, frozen=True, kw_only=True):
     zfs_cache: int = 0
     """The part of ``available`` that ZFS caches now, and gives back on demand."""
     gpus: tuple[GpuMemory, ...] = ()
+    """Those that the service's environment lets servers see."""
+    gpus_by_variable: Mapping[str, tuple[GpuMemory, ...]] = {}
+    """Those that a model sees with this value as its own ``CUDA_VISIBLE_DEVICES``."""
     processes: Mapping[int, ProcessMemory] = {}
     """By the pids that were asked for; one that is gone is missing."""
 

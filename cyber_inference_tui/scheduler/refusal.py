@@ -31,7 +31,9 @@ def refusal_error(
             f" and {names} cannot be unloaded (pinned).",
             hint="Unpin one, or raise max_loaded_models.",
         )
-    cards = bool(reading.gpus)
+    seen = reading.gpus_by_variable.get(refusal.visible or "", reading.gpus)
+    cards = bool(seen)
+    own = f" with CUDA_VISIBLE_DEVICES={refusal.visible}" if refusal.visible is not None else ""
     needed = in_words(refusal.needed, cards=cards)
     best = in_words(refusal.at_best, cards=cards)
     used = int(reading.total * settings.max_memory_percent / 100)
@@ -45,8 +47,8 @@ def refusal_error(
         holders.append(f"{caches} counted as free")
     held = f"; {', '.join(holders)}" if holders else ""
     return InsufficientMemoryError(
-        f"{refusal.id} needs {'up to ' if at_most else ''}{needed}, and at best {best} can be free:"
-        f" of {size_text(reading.total)} of memory {settings.max_memory_percent:g} % may be used"
-        f" (max_memory_percent){held}.",
+        f"{refusal.id} needs {'up to ' if at_most else ''}{needed}, and at best {best} can be free"
+        f"{own}: of {size_text(reading.total)} of memory {settings.max_memory_percent:g} % may be"
+        f" used (max_memory_percent){held}.",
         hint="Free some, choose a smaller context_size or quantization, or raise the limit.",
     )

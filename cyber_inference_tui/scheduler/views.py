@@ -92,6 +92,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     needed: Amount
     at_best: Amount | None
     """The room if every model that may go were gone; ``None`` = it is not memory that lacks."""
+    visible: str | None = None
+    """The model's own ``CUDA_VISIBLE_DEVICES``, by which it sees less cards or others."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -346,7 +346,12 @@ def gib(reader: MemoryReader) -> list[int]:
 def test_gpus_with_their_own_memory() -> None:
     assert gpus(FakeNvml()).read().gpus == ()
     assert gpus(FakeNvml(FakeGpu())).read().gpus == (
-        GpuMemory(name="NVIDIA GeForce RTX 4090", total=24 * GIB, free=19 * GIB),
+        GpuMemory(
+            name="NVIDIA GeForce RTX 4090",
+            total=24 * GIB,
+            free=19 * GIB,
+            uuid="GPU-00000000-0000-0000-0000-000000000000",
+        ),
     )
     assert gib(gpus(eight())) == [1, 2, 3, 4, 5, 6, 7, 8]
 
@@ -369,6 +374,15 @@ def test_gpus_with_their_own_memory() -> None:
 )
 def test_cuda_visible_devices(visible: str, expected: list[int]) -> None:
     assert gib(gpus(eight(), visible)) == expected
+
+
+def test_a_model_with_a_variable_of_its_own_sees_other_cards() -> None:
+    reading = gpus(eight(), "6,7").read(variables={"0", uuid(7), ""})
+    assert [gpu.total // GIB for gpu in reading.gpus] == [7, 8]
+    assert {
+        variable: [gpu.total // GIB for gpu in seen]
+        for variable, seen in reading.gpus_by_variable.items()
+    } == {"0": [1], uuid(7): [8], "": []}
 
 
 def test_no_entry_of_cuda_visible_devices_is_too_strange() -> None:
@@ -495,7 +509,8 @@ def test_amd(tmp_path: Path) -> None:
     amd(tmp_path, "card2", {"vendor": "0x8086\n"})
     amd(tmp_path, "card1-DP-1", {"vendor": "0x1002\n"})
     memory = reader(tmp_path)
-    assert memory.read().gpus == (GpuMemory(name="AMD GPU 744c", total=24 * GIB, free=22 * GIB),)
+    card = GpuMemory(name="AMD GPU 744c", total=24 * GIB, free=22 * GIB, uuid="amd-1")
+    assert memory.read().gpus == (card,)
     # Somebody set aside most of an APU's memory for it: the rest of the system has it no more.
     amd(tmp_path, "card0", {"mem_info_vram_total": f"{64 * GIB}\n"})
     assert [gpu.total // GIB for gpu in memory.read().gpus] == [64, 24]
