@@ -264,6 +264,10 @@ class Access:
         if _HEADER_NAMES.fullmatch(asked):
             # Client libraries add headers of their own; a site that is let in may send any.
             headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked
+        if request.headers.get("Access-Control-Request-Private-Network") == "true":
+            # A page of a public site that asks a machine of a private network, or this one:
+            # https://wicg.github.io/private-network-access/
+            headers["Access-Control-Allow-Private-Network"] = "true"
         return web.Response(status=204, headers=headers)
 
     def cors_headers(self, request: web.Request) -> Mapping[str, str]:

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     SETTINGS = "its settings changed"
     FILES = "its files changed"
     REMOVED = "its files are gone"
+    LIMIT = "max_loaded_models allows no more"
     SHORTAGE = "other programs need the memory"
     SHUTDOWN = "the service stops"
 
