@@ -257,7 +257,7 @@ class Access:
         if rules.shares_with(origin, area) is None:
             raise _foreign(origin)
         asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
-        headers = {
+        headers: dict[str, str] = {
             hdrs.ACCESS_CONTROL_ALLOW_METHODS: _METHODS,
             hdrs.ACCESS_CONTROL_MAX_AGE: "600",
         }
