@@ -272,6 +272,14 @@ class ConfigError(CyberError):
     exit_code = 5
 
 
+class ConfigWriteError(ConfigError):
+    """The configuration file cannot be written; nothing is wrong with what was asked."""
+
+    code = "config_not_written"
+    status = 409
+    exit_code = 1
+
+
 class NoLlamaServerError(CyberError):
     """No usable ``llama-server`` was found."""
 

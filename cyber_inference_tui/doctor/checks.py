@@ -69,8 +69,7 @@ def check_configuration(facts: ConfigurationFacts) -> list[Finding]:
         finding(
             level=Level.ERROR,
             message=mistake,
-            fix="Correct it and ask again; what depends on the settings was not looked at. "
-            "docs/configuration.md explains every setting.",
+            fix="Correct it and ask again; what depends on the settings was not looked at.",
         )
         for mistake in facts.mistakes
     ]

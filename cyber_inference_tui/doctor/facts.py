@@ -137,6 +137,10 @@ class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):
     total: int | None = None
     """What we may use of it: less than the machine's under a limit."""
     available: int | None = None
+    cache: int = 0
+    """The part of ``available`` that the kernel gets back from its caches."""
+    zfs_cache: int = 0
+    """The part of ``available`` that ZFS gives back from its cache."""
     swap: int | None = None
     """On disks."""
     zram: int | None = None

@@ -251,6 +251,8 @@ def memory_facts(root: Path, container: Path) -> MemoryFacts:
         machine_total=meminfo(read_bytes(root / "proc/meminfo") or b"").get("MemTotal"),
         total=main.total if main else None,
         available=main.available if main else None,
+        cache=main.cache if main else 0,
+        zfs_cache=main.zfs_cache if main else 0,
         swap=swap.disk.total if swap else None,
         zram=(swap.zram.total if swap.zram else 0) if swap else None,
     )

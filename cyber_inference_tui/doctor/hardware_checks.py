@@ -16,6 +16,7 @@ from cyber_inference_tui.doctor.facts import (
 from cyber_inference_tui.doctor.records import Finding, Level
 from cyber_inference_tui.llama.install.machine import Gpu
 from cyber_inference_tui.monitor.gpu_memory import is_integrated
+from cyber_inference_tui.monitor.memory import caches_in_words
 from cyber_inference_tui.records import DeviceKind
 from cyber_inference_tui.units import size_text
 
@@ -229,7 +230,11 @@ def check_memory(facts: MemoryFacts, models: ModelsFacts | None, *, board: bool)
             )
         ]
     free = size_text(facts.available) if facts.available is not None else "an unknown part"
-    found = [finding(level=Level.OK, message=f"{size_text(facts.total)}, {free} available.")]
+    caches = caches_in_words(facts.cache, facts.zfs_cache)
+    includes = f", {caches} included" if caches else ""
+    found = [
+        finding(level=Level.OK, message=f"{size_text(facts.total)}, {free} available{includes}.")
+    ]
     if facts.available is not None and facts.available < _LITTLE_MEMORY:
         found.append(
             finding(

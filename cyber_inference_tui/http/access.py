@@ -257,13 +257,17 @@ class Access:
         if rules.shares_with(origin, area) is None:
             raise _foreign(origin)
         asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
-        headers = {
+        headers: dict[str, str] = {
             hdrs.ACCESS_CONTROL_ALLOW_METHODS: _METHODS,
             hdrs.ACCESS_CONTROL_MAX_AGE: "600",
         }
         if _HEADER_NAMES.fullmatch(asked):
             # Client libraries add headers of their own; a site that is let in may send any.
             headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked
+        if request.headers.get("Access-Control-Request-Private-Network") == "true":
+            # A page of a public site that asks a machine of a private network, or this one:
+            # https://wicg.github.io/private-network-access/
+            headers["Access-Control-Allow-Private-Network"] = "true"
         return web.Response(status=204, headers=headers)
 
     def cors_headers(self, request: web.Request) -> Mapping[str, str]:

@@ -20,11 +20,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 from aiohttp import hdrs, web
 
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import (
     AdminLoginError,
     ConflictError,
@@ -49,9 +50,16 @@ MAX_CLIENTS = 1024
 
 _SECRET_BYTES = 32
 _MAX_BODY = 4096
+_CLOCK_LEEWAY = 300
+"""Seconds by which a token of an earlier process may be from the future: clocks are adjusted."""
 _PURPOSE = b"cyber-inference admin login\0"
 
 _logger = logging.getLogger(__name__)
+
+
+def _uptime() -> float:
+    """Seconds on a clock that nobody sets, and that goes on while the machine is suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class _PasswordSettings(Protocol):
@@ -125,7 +133,8 @@ class AdminLogin:
     """Gives tokens for the password, and knows its own.
 
     ``secret_file`` is made when the first token is. ``now`` is the wall clock, ``clock`` one that
-    never jumps, both in seconds.
+    never jumps, both in seconds. The age of this process's own tokens is taken from ``clock``: the
+    wall clock of a machine without a battery may jump by decades once it is set.
     """
 
     def __init__(
@@ -134,17 +143,19 @@ class AdminLogin:
         secret_file: Path,
         *,
         now: Callable[[], float] = time.time,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = _uptime,
     ) -> None:
         self._service = service
         self._secret_file = secret_file
         self._now = now
+        self._clock = clock
         self._attempts = LoginAttempts(clock)
         self._signer: _Signer | None = None
         self._preparing = asyncio.Lock()
         self.process_token = secrets.token_urlsafe(32)
         """Good until the process ends, whatever the password."""
         self._process_digest = _digest(self.process_token)
+        self._process_id = secrets.token_hex(8)
 
     async def check(self, headers: Mapping[str, str]) -> None:
         """Let a request to an admin endpoint pass, or raise ``AdminLoginError``."""
@@ -192,7 +203,10 @@ class AdminLogin:
             raise InvalidAdminPasswordError("The admin password is wrong.")
         self._attempts.succeeded(request.remote)
         answer = LoginRecord(
-            access_token=signer.token(password, int(self._now())), expires_in=TOKEN_LIFETIME
+            access_token=signer.token(
+                password, int(self._now()), process=self._process_id, clock=int(self._clock())
+            ),
+            expires_in=TOKEN_LIFETIME,
         )
         return json_answer(answer, headers={hdrs.CACHE_CONTROL: "no-store"})
 
@@ -202,8 +216,13 @@ class AdminLogin:
     def _is_valid(self, token: str, password: str) -> bool:
         if self._signer is None or not token:
             return False
-        expires = self._signer.expiry(token, password)
-        return expires is not None and self._now() < expires
+        claims = self._signer.claims(token, password)
+        if claims is None:
+            return False
+        if claims.process == self._process_id:
+            return 0 <= self._clock() - claims.clock < TOKEN_LIFETIME
+        # One from the future was given by a clock that was wrong, and would be good for years.
+        return claims.iat - _CLOCK_LEEWAY <= self._now() < claims.exp
 
     async def _prepare(self) -> _Signer:
         """Have the secret and the library; a service without a password needs neither."""
@@ -224,6 +243,15 @@ class AdminLogin:
             return _Signer(secrets.token_bytes(_SECRET_BYTES))
 
 
+class _Claims(msgspec.Struct, frozen=True):
+    """What a token says."""
+
+    iat: int
+    exp: int
+    process: str = ""
+    clock: int = 0
+
+
 class _Signer:
     """Signs tokens and reads them back; making one imports the library for it (blocking)."""
 
@@ -233,25 +261,33 @@ class _Signer:
         self._jwt = jwt
         self._secret = secret
 
-    def token(self, password: str, now: int) -> str:
-        """A token that is good from ``now`` (seconds since 1970) on, for ``TOKEN_LIFETIME``."""
-        claims = {"sub": "admin", "iat": now, "exp": now + TOKEN_LIFETIME}
+    def token(self, password: str, now: int, *, process: str, clock: int) -> str:
+        """A token that is good from ``now`` (seconds since 1970) on, for ``TOKEN_LIFETIME``.
+
+        ``process`` names the process that gives it, ``clock`` is its monotonic clock in seconds.
+        """
+        claims = {
+            "sub": "admin",
+            "iat": now,
+            "exp": now + TOKEN_LIFETIME,
+            "process": process,
+            "clock": clock,
+        }
         return self._jwt.encode(claims, self._key(password), algorithm="HS256")
 
-    def expiry(self, token: str, password: str) -> int | None:
-        """When the token expires or did (seconds since 1970); ``None`` if it is none of ours."""
+    def claims(self, token: str, password: str) -> _Claims | None:
+        """What the token says, expired or not; ``None`` if it is none of ours."""
         try:
             # Whoever asks compares the time, by a clock that may be passed in.
-            claims: dict[str, Any] = self._jwt.decode(
+            claims = self._jwt.decode(
                 token,
                 self._key(password),
                 algorithms=["HS256"],
-                options={"require": ["exp"], "verify_exp": False, "verify_iat": False},
+                options={"verify_exp": False, "verify_iat": False},
             )
-        except self._jwt.InvalidTokenError:
+            return msgspec.convert(claims, learned(_Claims))
+        except (self._jwt.InvalidTokenError, msgspec.ValidationError):
             return None
-        expires = claims["exp"]
-        return expires if isinstance(expires, int) else None
 
     def _key(self, password: str) -> bytes:
         return hmac.digest(self._secret, _PURPOSE + _bytes(password), "sha256")

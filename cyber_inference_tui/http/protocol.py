@@ -3,8 +3,9 @@
 A request that is no HTTP never reaches an application: aiohttp answers it by itself, in HTML or
 text, and logs a traceback for what is the client's mistake. Here it gets our error shape. A
 connection on which no whole request ever arrives, which aiohttp keeps for good, is closed. A target
-in absolute form becomes a path and a ``Host`` before anything looks at it. And there are never more
-connections than the limit of open files allows.
+in absolute form becomes a path and a ``Host`` before anything looks at it. There are never more
+connections than the limit of open files allows. And a client that closes its sending side only,
+which aiohttp takes for one that left, gets its answer.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ from cyber_inference_tui.http.errors import (
     from_parser,
     internal_error,
 )
+from cyber_inference_tui.http.peer import clients_gone
 
+HALF_CLOSED_INTERVAL = 0.5
+"""Seconds between two looks at clients that send no more: whether they still read."""
+_HALF_CLOSED_PAUSE = 0.1
+"""Seconds between two looks where many leave at once: a look reads a list of all sockets."""
 HEAD_TIMEOUT = 60.0
 """Seconds a new connection has for the head of its first request."""
 
@@ -113,6 +119,7 @@ class _Connection(RequestHandler):
             self._head_timer = None
         if self._manager is not None:
             self._manager.idle.pop(self, None)
+            self._manager.half_closed.discard(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -120,6 +127,32 @@ class _Connection(RequestHandler):
         super().data_received(data)
         if self._messages and self._manager is not None:
             self._manager.idle.pop(self, None)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override] # as asyncio.Protocol has it
+        """The client sends no more: keep the connection (``True``) if it waits for an answer."""
+        if self._manager is None or self._is_idle or self._payload_parser is not None:
+            return None
+        if not self._manager.half_closed.add(self):
+            return None
+        if len(self._messages) + (self._waiter is None) == 1:
+            # No other request comes behind this one.
+            self.close()
+        return True
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._waiter is not None and not self._messages
+
+    def close_if_answered(self) -> None:
+        """The client sends no more: end the connection unless there is a whole request."""
+        if self._is_idle:
+            self.force_close()
+            return
+        payloads = [payload for _, payload in self._messages]
+        if self._current_request is not None:
+            payloads.append(self._current_request.content)
+        if not all(payload.is_eof() for payload in payloads) and self.transport is not None:
+            self.transport.abort()
 
     async def _handle_request(
         self,
@@ -168,6 +201,50 @@ class _Connection(RequestHandler):
         return response
 
 
+class _HalfClosed:
+    """Connections whose clients send no more, looked at until they are answered or gone."""
+
+    def __init__(self) -> None:
+        self._connections: set[_Connection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._looked_at = float("-inf")
+
+    def add(self, connection: _Connection) -> bool:
+        """Look after ``connection``; ``False`` if its client is gone already."""
+        now = asyncio.get_running_loop().time()
+        transport = connection.transport
+        if transport is None:
+            return False
+        if now >= self._looked_at + _HALF_CLOSED_PAUSE:
+            self._looked_at = now
+            if clients_gone([transport]):
+                return False
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._connections.add(connection)
+        self._look_later(_HALF_CLOSED_PAUSE)
+        return True
+
+    def discard(self, connection: _Connection) -> None:
+        """It is closed."""
+        self._connections.discard(connection)
+
+    def _look_later(self, pause: float = HALF_CLOSED_INTERVAL) -> None:
+        if self._timer is None and self._connections:
+            self._timer = asyncio.get_running_loop().call_later(pause, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self._looked_at = asyncio.get_running_loop().time()
+        transports = [one.transport for one in self._connections if one.transport is not None]
+        for transport in clients_gone(list(transports)):
+            cast("asyncio.Transport", transport).abort()
+        for connection in list(self._connections):
+            connection.close_if_answered()
+        self._look_later()
+
+
 class _Server(web.Server):
     """Makes such connections, and knows which of them are idle."""
 
@@ -178,6 +255,8 @@ class _Server(web.Server):
         super().__init__(*args, **kwargs)
         self.idle: dict[_Connection, None] = {}
         """Those without a request, the one that was used longest ago first."""
+        self.half_closed = _HalfClosed()
+        """Those whose clients send no more."""
         self._warned: float | None = None
 
     def make_room(self) -> bool:

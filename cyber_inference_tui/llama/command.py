@@ -246,12 +246,18 @@ def custom_argv(model: LocalModel, *, host: str, port: int | str) -> list[str]:
 
 
 def child_environment(environ: Mapping[str, str], *additions: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a server: the needed part of ours, then ``additions`` in order."""
-    result = {
-        name: value
+    """The environment of a server: the needed part of ours, then ``additions`` in order.
+
+    CUDA numbers the fastest card first unless it is asked not to, NVML (by which the service reads
+    the cards' memory) in the order of the bus. Servers get NVML's order where nobody chose one,
+    so that a number in ``CUDA_VISIBLE_DEVICES`` means the same card to both.
+    """
+    result = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    result.update(
+        (name, value)
         for name, value in environ.items()
         if name in _ENVIRONMENT_NAMES or name.startswith(_ENVIRONMENT_PREFIXES)
-    }
+    )
     for addition in additions:
         result.update(addition)
     return result

@@ -80,6 +80,20 @@ class Expectations:
         Without ``ask_engine`` no program is run for it. Never raises for what is wrong with the
         model: its load will tell.
         """
+        found = await self._need(
+            model, settings, binary, context_limit=context_limit, ask_engine=ask_engine
+        )
+        return msgspec.structs.replace(found, visible=_visible(model))
+
+    async def _need(
+        self,
+        model: LocalModel,
+        settings: Settings,
+        binary: LlamaBinary | None,
+        *,
+        context_limit: int | None,
+        ask_engine: bool,
+    ) -> Need:
         own_program = bool(model.settings.command)
         name = signature(model, settings, context_limit)
         devices = binary.devices if binary is not None and not own_program else ()
@@ -239,7 +253,12 @@ def formula_need(
         source=Source.UPPER_BOUND if found.upper_bound else Source.FORMULA,
         context_size=context_size(model, settings, context_limit),
         spills=where.spills,
+        visible=_visible(model),
     )
+
+
+def _visible(model: LocalModel) -> str | None:
+    return model.settings.env.get("CUDA_VISIBLE_DEVICES")
 
 
 def with_context(model: LocalModel, context_size: int) -> LocalModel:

@@ -59,6 +59,9 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     spills: bool = False
     """What finds no place on the GPUs may lie in main memory (llama-server's own choice of
     layers)."""
+    visible: str | None = None
+    """The model's own ``CUDA_VISIBLE_DEVICES``; ``None`` = it sees the cards that the service
+    sees."""
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,6 @@ Sources: the kernel's ``cgroup-v2.rst`` and ``cgroup-v1/memory.rst``, and ``cgro
 
 from __future__ import annotations
 
-import re
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -13,8 +12,36 @@ import msgspec
 from cyber_inference_tui.monitor.files import KeptFile, integer, read_bytes
 
 _DEEPEST = 32
-_V2 = ("memory.max", "memory.current", rb"^inactive_file ([0-9]{1,19})$")
-_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", rb"^total_inactive_file ([0-9]{1,19})$")
+
+
+class _Version(msgspec.Struct, frozen=True, kw_only=True):
+    """The names that one version of control groups gives to the same figures."""
+
+    limit: str
+    usage: str
+    prefix: str
+    """Before a field of ``memory.stat``: version 1 counts the groups below in other fields."""
+    all_files: str
+    dirty: str
+    writeback: str
+
+
+_V2 = _Version(
+    limit="memory.max",
+    usage="memory.current",
+    prefix="",
+    all_files="file",
+    dirty="file_dirty",
+    writeback="file_writeback",
+)
+_V1 = _Version(
+    limit="memory.limit_in_bytes",
+    usage="memory.usage_in_bytes",
+    prefix="total_",
+    all_files="cache",
+    dirty="dirty",
+    writeback="writeback",
+)
 
 
 class MemoryLimit(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +49,9 @@ class MemoryLimit(msgspec.Struct, frozen=True, kw_only=True):
 
     limit: int
     used: int | None
-    """Without the file cache that the kernel gives back first; ``None`` if nobody tells."""
+    """Without ``reclaimable``; ``None`` if the group does not say."""
+    reclaimable: int = 0
+    """File cache and kernel caches that the kernel gives back before it refuses memory."""
 
 
 class CgroupMemory:
@@ -37,8 +66,8 @@ class CgroupMemory:
         v1 = mount / "memory"
         own_v1, own_v2 = _own_groups(read_bytes(root / "proc/self/cgroup") or b"")
         self._groups = [
-            *(_Group(folder, *_V2) for folder in _upwards(mount, own_v2)),
-            *(_Group(folder, *_V1) for folder in _upwards(v1, own_v1)),
+            *(_Group(folder, _V2) for folder in _upwards(mount, own_v2)),
+            *(_Group(folder, _V1) for folder in _upwards(v1, own_v1)),
         ]
 
     def limits(self, total: int) -> list[MemoryLimit]:
@@ -48,11 +77,11 @@ class CgroupMemory:
 
 
 class _Group:
-    def __init__(self, folder: Path, limit: str, usage: str, inactive: bytes) -> None:
-        self._limit = KeptFile(folder / limit)
-        self._usage = KeptFile(folder / usage)
+    def __init__(self, folder: Path, version: _Version) -> None:
+        self._limit = KeptFile(folder / version.limit)
+        self._usage = KeptFile(folder / version.usage)
         self._stat = KeptFile(folder / "memory.stat")
-        self._inactive = re.compile(inactive, re.MULTILINE)
+        self._version = version
 
     def read(self, total: int) -> MemoryLimit | None:
         # "max" is no number; version 1 says "none" with a number beyond any machine's memory.
@@ -62,9 +91,29 @@ class _Group:
         usage = self._usage.number()
         if usage is None:
             return MemoryLimit(limit=limit, used=None)
-        found = self._inactive.search(self._stat.read() or b"")
-        cache = integer(found[1]) if found else None
-        return MemoryLimit(limit=limit, used=max(0, usage - (cache or 0)))
+        reclaimable = min(usage, _reclaimable(self._stat.read() or b"", self._version))
+        return MemoryLimit(limit=limit, used=usage - reclaimable, reclaimable=reclaimable)
+
+
+def _reclaimable(stat: bytes, version: _Version) -> int:
+    """What the kernel takes back from a group before it refuses memory to it; bytes.
+
+    Pages of files, whether they were used once (``inactive_file``) or again (``active_file``), but
+    not those that have to be written first, and neither shared memory nor locked pages, which
+    are in other lists; and the part of the kernel's own caches that it calls reclaimable.
+    """
+    words = (entry.split() for entry in stat.splitlines())
+    fields = {pair[0].decode("latin-1"): integer(pair[1]) for pair in words if len(pair) == 2}
+
+    def field(name: str) -> int:
+        return max(0, fields.get(version.prefix + name) or 0)
+
+    if version.prefix + "inactive_file" in fields or version.prefix + "active_file" in fields:
+        files = field("inactive_file") + field("active_file")
+    else:
+        files = max(0, field(version.all_files) - field("shmem"))
+    unwritten = field(version.dirty) + field(version.writeback)
+    return max(0, files - unwritten) + field("slab_reclaimable")
 
 
 def _own_groups(content: bytes) -> tuple[str, str]:

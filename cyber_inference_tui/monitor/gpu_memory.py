@@ -54,8 +54,13 @@ def nvidia_memory(nvml: Nvml, visible: Sequence[str] | None) -> list[GpuMemory]:
 def amd_memory(gpus: Iterable[GpuRecord]) -> list[GpuMemory]:
     """The memory of those AMD GPUs that have their own."""
     return [
-        GpuMemory(name=gpu.name, total=gpu.memory_total, free=gpu.memory_total - gpu.memory_used)
-        for gpu in gpus
+        GpuMemory(
+            name=gpu.name,
+            total=gpu.memory_total,
+            free=gpu.memory_total - gpu.memory_used,
+            uuid=f"amd-{number}",
+        )
+        for number, gpu in enumerate(gpus)
         if not gpu.shared_memory and gpu.memory_total and gpu.memory_used is not None
     ]
 
@@ -109,4 +114,9 @@ def _memory(nvml: Nvml, handle: Any) -> GpuMemory | None:
         or not total
     ):
         return None
-    return GpuMemory(name=clean_line(name or "NVIDIA GPU", limit=100), total=total, free=free)
+    return GpuMemory(
+        name=clean_line(name or "NVIDIA GPU", limit=100),
+        total=total,
+        free=free,
+        uuid=nvml.text("nvmlDeviceGetUUID", handle) or "",
+    )

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.monitor.cgroup import CgroupMemory
+from cyber_inference_tui.monitor.cgroup import CgroupMemory, MemoryLimit
 from cyber_inference_tui.monitor.files import KeptFile
 
 _FIELD = re.compile(rb"^([A-Za-z0-9_()]{1,64}):[ \t]+([0-9]{1,12}) kB$", re.MULTILINE)
+_ARC_FIELD = re.compile(rb"^(size|c_min)\s+[0-9]+\s+([0-9]{1,18})$", re.MULTILINE)
 
 
 class MainMemoryReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,10 +22,17 @@ class MainMemoryReading(msgspec.Struct, frozen=True, kw_only=True):
     """What there is, or the limit of the container or service if that is smaller."""
     available: int | None
     """What programs can get without swapping; ``None`` if a limit hides how much is taken."""
+    cache: int = 0
+    """The part of ``available`` that is cache now, and that the kernel gives back on demand."""
+    zfs_cache: int = 0
+    """The part of ``available`` that ZFS caches now, and gives back on demand."""
 
 
 class MainMemory:
     """Reads ``proc/meminfo`` of ``root``, and the group limits of this process in ``container``.
+
+    ZFS keeps its cache (ARC) outside the page cache, so that ``MemAvailable`` counts it as taken.
+    It shrinks to its minimum, ``c_min``, when programs need memory (``arcstats`` of OpenZFS).
 
     The two differ only where ``root`` is a mount of the host's files in a container: the memory
     is the host's, the limit is the container's.
@@ -32,6 +40,7 @@ class MainMemory:
 
     def __init__(self, root: Path = Path("/"), container: Path = Path("/")) -> None:
         self._meminfo = KeptFile(root / "proc/meminfo")
+        self._arc = KeptFile(root / "proc/spl/kstat/zfs/arcstats")
         self._cgroup = CgroupMemory(container)
 
     def read(self) -> MainMemoryReading | None:
@@ -40,17 +49,38 @@ class MainMemory:
         total, available = fields.get("MemTotal"), _available(fields)
         if not total or available is None:
             return None
-        bounds = self._cgroup.limits(total)
-        rooms = [max(0, bound.limit - bound.used) for bound in bounds if bound.used is not None]
-        return MainMemoryReading(
-            total=min(total, *(bound.limit for bound in bounds)) if bounds else total,
-            available=min(available, total, *rooms) if len(rooms) == len(bounds) else None,
+        zfs_cache = min(_zfs_cache(self._arc.read() or b""), max(0, total - available))
+        reading = MainMemoryReading(
+            total=total,
+            available=min(available + zfs_cache, total),
+            cache=max(0, available - fields.get("MemFree", available)),
+            zfs_cache=zfs_cache,
         )
+        for bound in self._cgroup.limits(total):
+            reading = _within(reading, bound)
+        return reading
 
 
 def meminfo(content: bytes) -> Mapping[str, int]:
     """The fields of ``/proc/meminfo`` that are whole, in bytes (``proc_meminfo(5)``)."""
     return {name.decode(): int(size) * 1024 for name, size in _FIELD.findall(content)}
+
+
+def _within(reading: MainMemoryReading, bound: MemoryLimit) -> MainMemoryReading:
+    """``reading`` as it is under one more limit."""
+    total = min(reading.total, bound.limit)
+    if bound.used is None or reading.available is None:
+        return MainMemoryReading(total=total, available=None)
+    room = max(0, bound.limit - bound.used)
+    if room >= reading.available:
+        return msgspec.structs.replace(reading, total=total)
+    # ZFS's cache belongs to no group, so that it takes nothing from this limit.
+    return MainMemoryReading(total=total, available=room, cache=min(room, bound.reclaimable))
+
+
+def _zfs_cache(arcstats: bytes) -> int:
+    fields = {name: int(size) for name, size in _ARC_FIELD.findall(arcstats)}
+    return max(0, fields.get(b"size", 0) - fields.get(b"c_min", 0))
 
 
 def _available(fields: Mapping[str, int]) -> int | None:

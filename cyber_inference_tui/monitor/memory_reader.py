@@ -24,7 +24,7 @@ class MemoryReader:
     ``root`` is where the machine's ``proc/`` and ``sys/`` are. ``container`` is where those of this
     process are, with its pids and its limits: they differ if ``root`` is a mount of the host's in a
     container. ``environment`` is the one that servers are started with: ``CUDA_VISIBLE_DEVICES``
-    says which NVIDIA GPUs they see.
+    says which NVIDIA GPUs they see, by their order on the bus (see ``llama.command``).
     """
 
     def __init__(
@@ -41,21 +41,26 @@ class MemoryReader:
         self._nvml = nvml or Nvml()
         self._visible = visible_gpus(environment.get("CUDA_VISIBLE_DEVICES"))
 
-    def read(self, pids: Collection[int] = ()) -> MemoryReading:
+    def read(self, pids: Collection[int] = (), variables: Collection[str] = ()) -> MemoryReading:
         """The memory of the machine, of its GPUs, and of the processes ``pids`` that still run.
 
-        It never raises. A machine that tells nothing of its memory has 0 bytes of it.
+        ``variables`` are the values of ``CUDA_VISIBLE_DEVICES`` that models have of their own.
+        Nothing is raised. A machine that tells nothing of its memory has 0 bytes of it.
         """
         main = self._main.read() or _from_psutil()
         found = ((pid, self._processes.read(pid)) for pid in list(pids)[:_MOST_PIDS])
+        amd = amd_memory(self._amd.read_memory())
         return MemoryReading(
             total=main.total,
             # All of a limit might be taken where nobody tells how much is.
             available=main.available or 0,
-            gpus=(
-                *nvidia_memory(self._nvml, self._visible),
-                *amd_memory(self._amd.read_memory()),
-            ),
+            cache=main.cache,
+            zfs_cache=main.zfs_cache,
+            gpus=(*nvidia_memory(self._nvml, self._visible), *amd),
+            gpus_by_variable={
+                variable: (*nvidia_memory(self._nvml, visible_gpus(variable)), *amd)
+                for variable in variables
+            },
             processes={pid: memory for pid, memory in found if memory is not None},
         )
 

@@ -20,7 +20,7 @@ _MOST_PROCESSES = 256
 _MOST_THREADS = 1024
 # PROC_PID_INIT_INO of include/linux/proc_ns.h: the machine's own pids, not a container's.
 _INITIAL_NAMESPACE = "pid:[4026531836]"
-_RSS = re.compile(rb"^(VmRSS|RssAnon|RssFile|RssShmem):\s+([0-9]{1,12}) kB$", re.MULTILINE)
+_RSS = re.compile(rb"^(VmLck|VmRSS|RssAnon|RssFile|RssShmem):\s+([0-9]{1,12}) kB$", re.MULTILINE)
 
 
 class ProcessUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,12 +76,12 @@ class ProcessReader:
             return False
 
     def _sum(self, memory: ProcessMemory, descendants: Iterable[int]) -> ProcessMemory:
-        private, mapped = memory.private, memory.mapped
-        for child in descendants:
-            if (one := self._one(child)) is not None:
-                private += one.private
-                mapped += one.mapped
-        return ProcessMemory(private=private, mapped=mapped)
+        found = [memory, *filter(None, map(self._one, descendants))]
+        return ProcessMemory(
+            private=sum(one.private for one in found),
+            mapped=sum(one.mapped for one in found),
+            locked=sum(one.locked for one in found),
+        )
 
     def _cpu_ms(self, pid: int) -> int | None:
         stat = read_bytes(self._proc / str(pid) / "stat")
@@ -103,7 +103,12 @@ class ProcessReader:
         status = read_bytes(self._proc / str(pid) / "status")
         rss = {name: int(size) * 1024 for name, size in _RSS.findall(status or b"")}
         try:
-            return ProcessMemory(private=rss[b"RssAnon"] + rss[b"RssShmem"], mapped=rss[b"RssFile"])
+            return ProcessMemory(
+                private=rss[b"RssAnon"] + rss[b"RssShmem"],
+                mapped=rss[b"RssFile"],
+                # ``--mlock`` locks the weights only; what else is locked is not counted here.
+                locked=min(rss.get(b"VmLck", 0), rss[b"RssFile"]),
+            )
         except KeyError:
             pass
         # One that has ended and was not waited for has no memory any more, and says nothing of it.

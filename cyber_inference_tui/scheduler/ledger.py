@@ -6,8 +6,6 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterable
 
-import msgspec
-
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.scheduler.memory import Amount, Memory, held_by, memory_of, slack
 from cyber_inference_tui.scheduler.state import MemoryReader, ModelState
@@ -37,15 +35,13 @@ class Ledger:
         self.changed_at = 0.0
         """When a server was last started or ended."""
         self.awaited: Awaited | None = None
-        self._expected: Amount | None = None
-        """The room at the last reading, with what was started and ended since."""
+        self._expected: Memory | None = None
+        """The memory at the last reading, with what was started and ended since."""
 
     def expected(self) -> Memory:
         """The memory as it is when all is back that is on its way: the last reading, with what
         was started and ended since."""
-        if self._expected is None:
-            return self.memory
-        return msgspec.structs.replace(self.memory, room=self._expected)
+        return self._expected or self.memory
 
     def server_started(self, state: ModelState, now: float) -> None:
         """A server has taken its memory."""
@@ -56,7 +52,7 @@ class Ledger:
         state.gives = held_by(state.footprint, None, cards=self.memory.cards).gives
         taken = state.gives - former
         if self._expected is not None:
-            self._expected -= taken
+            self._expected = self._expected.with_more(Amount() - taken, _visible(state))
         if self.awaited is not None:
             self.awaited = Awaited(room=self.awaited.room - taken, until=self.awaited.until)
 
@@ -66,10 +62,12 @@ class Ledger:
         gives, state.gives = state.gives, Amount()
         if self._expected is None:
             return
-        self._expected += gives
-        # Other programs go on taking and giving memory: some of it may be missing.
-        missing = Amount(slack(gives.host), slack(gives.device))
-        self.awaited = Awaited(room=self._expected - missing, until=now + RETURN_PATIENCE)
+        self._expected = self._expected.with_more(gives, _visible(state))
+        room = self._expected.room
+        if room is not None:
+            # Other programs go on taking and giving memory: some of it may be missing.
+            missing = Amount(slack(gives.host), slack(gives.device))
+            self.awaited = Awaited(room=room - missing, until=now + RETURN_PATIENCE)
 
     async def read(self, states: Iterable[ModelState], settings: Settings) -> MemoryReading | None:
         """Read the memory and note what each server holds."""
@@ -118,7 +116,7 @@ class Ledger:
         if awaited is not None and room is not None and room.holds(awaited.room):
             awaited = self.awaited = None
         if awaited is None or at >= awaited.until:
-            self._expected = room
+            self._expected = self.memory
 
     def give_up_waiting(self, now: float) -> None:
         """Somebody acts by the last reading: what has not come back by now is not waited for."""
@@ -135,3 +133,7 @@ class Ledger:
     def is_read(self) -> bool:
         """Whether the memory plays a part."""
         return self._reader is not None
+
+
+def _visible(state: ModelState) -> str | None:
+    return state.need.visible if state.need else None

@@ -7,7 +7,7 @@ the cards, because llama-server spreads a model over all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -46,6 +46,17 @@ class Amount(msgspec.Struct, frozen=True):
         )
 
 
+class OwnCards(msgspec.Struct, frozen=True, kw_only=True):
+    """The cards that models with a ``CUDA_VISIBLE_DEVICES`` of their own see."""
+
+    room: int
+    """Bytes of them that may still be taken under the limit."""
+    has_any: bool
+    shares: Mapping[str | None, float]
+    """By the variable of another model (``None`` = it has none): the part of what that one has on
+    its cards that lies on these. By size, as llama-server spreads a model over its cards."""
+
+
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """The machine's memory at one moment, as the policy sees it."""
 
@@ -56,8 +67,40 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     = the machine does not tell, so that nothing is refused for it."""
     cards: bool = False
     """There are GPUs with memory of their own."""
+    own_cards: Mapping[str, OwnCards] = {}
+    """By the variable of the models that see them. ``room`` and ``cards`` are for all others."""
+    general_shares: Mapping[str, float] = {}
+    """As ``OwnCards.shares``, for the cards in ``room``."""
     short: bool = False
     """So little is left that idle models should go before anything else does."""
+
+    def room_for(self, visible: str | None) -> Amount | None:
+        """The room for a model with this ``CUDA_VISIBLE_DEVICES`` of its own."""
+        own = None if visible is None else self.own_cards.get(visible)
+        if own is None or self.room is None:
+            return self.room
+        return Amount(self.room.host, own.room)
+
+    def cards_for(self, visible: str | None) -> bool:
+        """Whether such a model sees cards with memory of their own."""
+        own = None if visible is None else self.own_cards.get(visible)
+        return self.cards if own is None else own.has_any
+
+    def with_more(self, amount: Amount, visible: str | None) -> Memory:
+        """The same when such a model gives ``amount`` back (less than nothing = takes it)."""
+        if self.room is None:
+            return self
+        general = 1.0 if visible is None else self.general_shares.get(visible, 1.0)
+        return msgspec.structs.replace(
+            self,
+            room=self.room + Amount(amount.host, int(amount.device * general)),
+            own_cards={
+                variable: msgspec.structs.replace(
+                    own, room=own.room + int(amount.device * own.shares.get(visible, 1.0))
+                )
+                for variable, own in self.own_cards.items()
+            },
+        )
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,13 +115,14 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 def held_by(footprint: Footprint, process: ProcessMemory | None, *, cards: bool) -> Held:
     """What a loaded model's server holds.
 
-    The kernel counts mapped weights as available, and buffers that were not touched yet are not
-    taken yet; both belong to the model. What it took beyond its footprint (a prompt cache that
-    grew) comes back with it, too.
+    The kernel counts mapped weights as available unless they are locked, and buffers that were
+    not touched yet are not taken yet; both belong to the model. What it took beyond its footprint
+    (a prompt cache that grew) comes back with it, too.
     """
     private = process.private if process else 0
+    droppable = max(0, footprint.mapped - (process.locked if process else 0))
     grown = max(footprint.host, private)
-    unseen = footprint.mapped + (max(0, footprint.host - private) if process else 0)
+    unseen = droppable + (max(0, footprint.host - private) if process else 0)
     back = footprint.mapped + grown
     if cards:
         return Held(unseen=Amount(unseen), gives=Amount(back, footprint.device))
@@ -103,12 +147,33 @@ def memory_of(
         max(FLOOR_SHARE * reading.total, min(FLOOR_BYTES, _FLOOR_MOST_SHARE * reading.total)),
         reading.total - may_be_used,
     )
+    seen: dict[str | None, tuple[GpuMemory, ...]] = {None: reading.gpus}
+    seen.update(reading.gpus_by_variable)
     return Memory(
         at=at,
         room=Amount(host, device),
         cards=bool(reading.gpus),
+        own_cards={
+            variable: OwnCards(
+                room=sum(max(0, _card_room(gpu, max_gpu_percent)) for gpu in gpus),
+                has_any=bool(gpus),
+                shares={other: _share(cards, gpus) for other, cards in seen.items()},
+            )
+            for variable, gpus in reading.gpus_by_variable.items()
+        },
+        general_shares={
+            variable: _share(gpus, reading.gpus)
+            for variable, gpus in reading.gpus_by_variable.items()
+        },
         short=available < floor,
     )
+
+
+def _share(cards: tuple[GpuMemory, ...], among: tuple[GpuMemory, ...]) -> float:
+    """The part of what lies on ``cards`` that lies on those that are ``among``, too."""
+    there = {gpu.uuid for gpu in among}
+    total = sum(gpu.total for gpu in cards)
+    return sum(gpu.total for gpu in cards if gpu.uuid in there) / total if total else 0.0
 
 
 def _card_room(gpu: GpuMemory, max_percent: float) -> int:

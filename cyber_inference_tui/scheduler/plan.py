@@ -58,8 +58,7 @@ class Plan:
     ) -> None:
         self._limits = limits
         self._now = now
-        self._cards = memory.cards
-        self._room = memory.room
+        self._memory = memory
         self._count = 0
         self._idle: list[ModelView] = []
         self._busy: list[ModelView] = []
@@ -84,10 +83,9 @@ class Plan:
             if not model.pinned:
                 self._busy.append(model)
 
-    @property
-    def room(self) -> Amount | None:
-        """What may be taken as it stands; ``None`` = the machine does not tell."""
-        return self._room
+    def room_for(self, model: ModelView) -> Amount | None:
+        """What ``model`` may take as it stands; ``None`` = the machine does not tell."""
+        return self._memory.room_for(_visible(model))
 
     def has_place(self) -> bool:
         """Whether the number of models allows one more as it stands."""
@@ -103,23 +101,29 @@ class Plan:
             self._busy.append(model)
 
     def _give(self, model: ModelView) -> None:
-        if self._room is not None:
-            self._room += self._gives[model.id]
+        self._memory = self._with(model)
+
+    def _with(self, *gone: ModelView) -> Memory:
+        """The memory when those are gone."""
+        memory = self._memory
+        for model in gone:
+            memory = memory.with_more(self._gives[model.id], _visible(model))
+        return memory
 
     def amount(self, model: ModelView) -> Amount:
         """What it will take."""
         if model.need is None:
             return Amount()
         device = 0
-        if self._cards and model.need.spills:
-            at_best = self._room_without(self._idle + self._busy)
+        cards = self._memory.cards_for(_visible(model))
+        if cards and model.need.spills:
+            at_best = self._room_without(model, self._idle + self._busy)
             device = at_best.device if at_best else 0
-        return amount_of(model.need, cards=self._cards, device_at_most=device)
+        return amount_of(model.need, cards=cards, device_at_most=device)
 
-    def _room_without(self, gone: Sequence[ModelView]) -> Amount | None:
-        if self._room is None:
-            return None
-        return sum((self._gives[model.id] for model in gone), start=self._room)
+    def _room_without(self, model: ModelView, gone: Sequence[ModelView]) -> Amount | None:
+        """What ``model`` may take when those are gone."""
+        return self._with(*gone).room_for(_visible(model))
 
     def _holds(self, model: ModelView, gone: Sequence[ModelView]) -> bool:
         """Whether ``model`` fits when those are gone."""
@@ -132,7 +136,7 @@ class Plan:
         return most == 0 or self._count - len(gone) + 1 <= most
 
     def _remembers(self, model: ModelView, gone: Sequence[ModelView]) -> bool:
-        room = self._room_without(gone)
+        room = self._room_without(model, gone)
         return room is None or room.holds(self.amount(model))
 
     def victims_for(self, model: ModelView) -> tuple[ModelView, ...] | None:
@@ -197,7 +201,8 @@ class Plan:
         return Refusal(
             id=model.id,
             needed=self.amount(model),
-            at_best=self._room_without(everything) if lacks_memory else None,
+            at_best=self._room_without(model, everything) if lacks_memory else None,
+            visible=_visible(model),
         )
 
     def take(self, model: ModelView, gone: Sequence[ModelView]) -> None:
@@ -206,8 +211,7 @@ class Plan:
         for one in gone:
             self._give(one)
         self._count += 1 - len(gone)
-        if self._room is not None:
-            self._room -= amount
+        self._memory = self._memory.with_more(Amount() - amount, _visible(model))
         ids = {one.id for one in gone}
         self._idle = [one for one in self._idle if one.id not in ids]
         self._busy = [one for one in self._busy if one.id not in ids]
@@ -216,3 +220,7 @@ class Plan:
         """``model`` is there, in the place of those busy ones and the idle ones it needs, too."""
         idle = () if self._holds(model, closed) else self._fewest(model, closed, self._idle)
         self.take(model, (*closed, *(idle or ())))
+
+
+def _visible(model: ModelView) -> str | None:
+    return None if model.need is None else model.need.visible

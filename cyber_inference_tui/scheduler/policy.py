@@ -62,12 +62,14 @@ def decide(models: Sequence[ModelView], limits: Limits, memory: Memory, now: flo
     * What cannot fit even with every other model gone is refused, and so is one that is wanted
       only if there is room, when there is none.
     * When other programs leave too little memory, idle models go first.
+    * When more models are loaded than ``max_loaded_models`` allows (it was lowered), idle ones go.
     """
     unload = [
         Unload(model.id, model.leaving or Reason.IDLE)
         for model in models
         if free_to_go(model) and (model.leaving or (_idles_out(model) and now >= _idle_at(model)))
     ]
+    unload += _over_limit(models, limits, {step.id for step in unload}, now)
     going = {step.id for step in unload}
     in_flux = bool(going) or any(
         model.status in {ModelStatus.LOADING, ModelStatus.UNLOADING} for model in models
@@ -243,6 +245,22 @@ def _look_at_memory(
         return _Look(fresh)
     due = memory.at + MEMORY_WATCH
     return _Look(fresh, again=(due,)) if current and now < due else _Look(measure=True)
+
+
+def _over_limit(
+    models: Sequence[ModelView], limits: Limits, going: set[str], now: float
+) -> list[Unload]:
+    """The idle models that are missed least, so many as are loaded beyond the limit."""
+    there = [
+        model
+        for model in models
+        if model.status in {ModelStatus.LOADING, ModelStatus.LOADED} and model.id not in going
+    ]
+    if not limits.max_loaded_models or len(there) <= limits.max_loaded_models:
+        return []
+    idle = [model for model in there if free_to_go(model) and not model.pinned]
+    idle.sort(key=lambda model: loss(model, now))
+    return [Unload(one.id, Reason.LIMIT) for one in idle[: len(there) - limits.max_loaded_models]]
 
 
 def _for_other_programs(models: Sequence[ModelView], now: float) -> list[Unload]:

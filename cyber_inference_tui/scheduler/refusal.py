@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError, ModelLoadError
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.memory import MemoryReading, caches_in_words
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.memory import Excess, in_words
 from cyber_inference_tui.scheduler.state import ModelState
@@ -50,7 +50,9 @@ def refusal_error(
             hint="Unpin one, or raise max_loaded_models.",
             needs_person=True,
         )
-    cards = bool(reading.gpus)
+    seen = reading.gpus_by_variable.get(refusal.visible or "", reading.gpus)
+    cards = bool(seen)
+    own = f" with CUDA_VISIBLE_DEVICES={refusal.visible}" if refusal.visible is not None else ""
     needed = in_words(refusal.needed, cards=cards)
     best = in_words(refusal.at_best, cards=cards)
     used = int(reading.total * settings.max_memory_percent / 100)
@@ -60,10 +62,12 @@ def refusal_error(
     ]
     if others > 0:
         holders.append(f"other programs hold {size_text(others)}")
+    if caches := caches_in_words(reading.cache, reading.zfs_cache):
+        holders.append(f"{caches} counted as free")
     held = f"; {', '.join(holders)}" if holders else ""
     return InsufficientMemoryError(
-        f"{refusal.id} needs {'up to ' if at_most else ''}{needed}, and at best {best} can be free:"
-        f" of {size_text(reading.total)} of memory {settings.max_memory_percent:g} % may be used"
-        f" (max_memory_percent){held}.",
+        f"{refusal.id} needs {'up to ' if at_most else ''}{needed}, and at best {best} can be free"
+        f"{own}: of {size_text(reading.total)} of memory {settings.max_memory_percent:g} % may be"
+        f" used (max_memory_percent){held}.",
         hint="Free some, choose a smaller context_size or quantization, or raise the limit.",
     )

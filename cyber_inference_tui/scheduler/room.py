@@ -92,10 +92,10 @@ class Survey:
                 plan.refusal(model), self._states, self._reading, self._settings, at_most=at_most
             )
             return Verdict(Fit.NEVER, error.message)
-        cards = self._memory.cards
+        cards = self._memory.cards_for(need.visible)
         numbers = (
             f"It needs {'up to ' if at_most else ''}{in_words(plan.amount(model), cards=cards)},"
-            f" and {in_words(plan.room or Amount(), cards=cards)} can be had now"
+            f" and {in_words(plan.room_for(model) or Amount(), cards=cards)} can be had now"
         )
         if victims == ():
             return Verdict(Fit.NOW, f"{numbers}.")

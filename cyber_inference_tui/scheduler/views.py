@@ -21,6 +21,7 @@ class Reason(StrEnum):
     SETTINGS = "its settings changed"
     FILES = "its files changed"
     REMOVED = "its files are gone"
+    LIMIT = "max_loaded_models allows no more"
     SHORTAGE = "other programs need the memory"
     SHUTDOWN = "the service stops"
 
@@ -92,6 +93,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     needed: Amount
     at_best: Amount | None
     """The room if every model that may go were gone; ``None`` = it is not memory that lacks."""
+    visible: str | None = None
+    """The model's own ``CUDA_VISIBLE_DEVICES``, by which it sees less cards or others."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,7 +35,6 @@ from cyber_inference_tui.settings.load import (
     Loaded,
     Source,
     check_value,
-    load_if_there,
     load_text,
     read_config,
     usual_models_dir,
@@ -45,6 +44,9 @@ from cyber_inference_tui.settings.schema import KEYS, Key, ModelSettings, Settin
 from cyber_inference_tui.settings.watch import FileWatch
 
 _WATCH_INTERVAL = 1.0
+_SETTLE_INTERVAL = 0.25
+"""Seconds between two looks at a file that has just changed: whoever writes it may not be done."""
+_SETTLE_LOOKS = 20
 
 _logger = logging.getLogger(__name__)
 
@@ -74,6 +76,8 @@ class Configuration:
         """``loaded``, but for what needs a restart: that is as it was at the start."""
         # Now, not when the watching begins: an edit in between would never be seen.
         self._file_watch = FileWatch(loaded.config_path)
+        self._text = _text_of(loaded.config_path)
+        """Of the file when it was read last."""
         self._bound_host = bound_host
         self._environ = environ
         self._flags = flags
@@ -87,6 +91,10 @@ class Configuration:
             await asyncio.sleep(_WATCH_INTERVAL)
             if not await asyncio.to_thread(self._file_watch.changed):
                 continue
+            for _ in range(_SETTLE_LOOKS):
+                await asyncio.sleep(_SETTLE_INTERVAL)
+                if not await asyncio.to_thread(self._file_watch.changed):
+                    break
             try:
                 await self.reload()
             except ConfigError as error:
@@ -94,11 +102,19 @@ class Configuration:
                 self._tell(str(error))
 
     async def reload(self) -> None:
-        """Take the configuration file as it is now; raises ``ConfigError`` and changes nothing."""
+        """Take the configuration file as it is now; raises ``ConfigError`` and changes nothing.
+
+        A file that is gone, empty or cut off is refused: an editor, a sync tool or a lost mount is
+        more likely than a person who wants the defaults, and they would open the service.
+        """
+        text = await asyncio.to_thread(_text_of, self._path)
+        self._check_there(text)
         new = await asyncio.to_thread(
-            load_if_there, self.loaded.config_path, environ=self._environ, flags=self._flags
+            load_text, text, self._path, environ=self._environ, flags=self._flags
         )
+        self._check_whole(text, new.settings)
         self._check_kept(new.settings)
+        self._text = text
         changed = new.settings != self.loaded.settings
         self.loaded, self.in_force = new, self._applicable(new)
         if not changed:
@@ -125,6 +141,7 @@ class Configuration:
         value = self._unmasked(key, known, model_id, value)
         if model_id is None and known.name in GUARDS and not check_value(known.name, value):
             self._check_kept_without(known)
+        self._check_there(await asyncio.to_thread(_text_of, self._path))
         await asyncio.to_thread(set_value, self._path, key, value)
         await self.reload()
         return self.loaded.record(known, model_id)
@@ -134,6 +151,7 @@ class Configuration:
         key, model_id, known = self._named(key)
         if model_id is None and known.name in GUARDS:
             self._check_kept_without(known)
+        self._check_there(await asyncio.to_thread(_text_of, self._path))
         await asyncio.to_thread(unset_value, self._path, key)
         await self.reload()
         return self.loaded.record(known, model_id)
@@ -156,10 +174,8 @@ class Configuration:
 
     def _foresee(self, key: str, value: Any) -> tuple[Loaded, Loaded]:
         """What the file would say, and what would hold. Blocks."""
-        try:
-            text = read_config(self._path)
-        except FileNotFoundError:
-            text = ""
+        text = _text_of(self._path)
+        self._check_there(text)
         text = with_key(text, self._path, key, value)
         ours = {name: one for name, one in self._environ.items() if not name.startswith(ENV_PREFIX)}
         return (
@@ -186,6 +202,28 @@ class Configuration:
         await self.reload()
         return await self.file()
 
+    def _check_there(self, text: str) -> None:
+        if self._text.strip() and not text.strip():
+            what = "is empty" if text or self._path.exists() else "is gone"
+            raise ConfigError(
+                f"{self._path}: {what}: the settings stay as they were.",
+                hint="Put it back, or restart the service to have the defaults.",
+            )
+
+    def _check_whole(self, text: str, new: Settings) -> None:
+        """A beginning of the former text is one that is being written, or was cut off."""
+        if len(text) >= len(self._text) or not self._text.startswith(text):
+            return
+        old = self.loaded.settings
+        opens = any(getattr(old, name) and not getattr(new, name) for name in GUARDS)
+        if opens or not text.endswith("\n"):
+            raise ConfigError(
+                f"{self._path}: is cut off behind line {text.count(chr(10))}: the settings stay as"
+                " they were.",
+                hint="Put the rest back. To take out a key or a password at its end, set"
+                ' api_keys = [] or admin_password = "".',
+            )
+
     def _check_kept(self, new: Settings) -> None:
         check_kept(self.loaded.settings, new, self._bound_host())
 
@@ -209,6 +247,14 @@ class Configuration:
             # A secret of a variable is never copied into the file.
             return unmasked_value(key, known, value, ())
         return unmasked_value(key, known, value, self.loaded.value(known, model_id))
+
+
+def _text_of(path: Path) -> str:
+    """The file's text, empty where there is no file. Blocks; raises ``ConfigError``."""
+    try:
+        return read_config(path)
+    except FileNotFoundError:
+        return ""
 
 
 def _effect(

@@ -347,7 +347,8 @@ class History:
     def _prune(self) -> None:
         self._pruned_at = time.monotonic()
         try:
-            self._opened().prune(older_than=self._now() - self._max_age)
+            now = self._now()
+            self._opened().prune(older_than=now - self._max_age, now=now)
         except FAULTS as error:
             if is_damage(error):
                 with self._changed:

@@ -88,12 +88,12 @@ class HistoryFile:
         with self._turn:
             return _used_bytes(self._connection) > self._max_bytes
 
-    def prune(self, *, older_than: datetime) -> None:
+    def prune(self, *, older_than: datetime, now: datetime) -> None:
         """Remove what is too old, then the oldest until it fits; give the space back."""
         with self._turn:
             connection = self._connection
             with _transaction(connection):
-                delete_older(connection, older_than)
+                delete_older(connection, older_than, now)
             if _used_bytes(connection) > self._max_bytes:
                 # Some room, or the next batch would begin it all over.
                 while _used_bytes(connection) > self._max_bytes * 0.9:

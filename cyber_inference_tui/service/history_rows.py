@@ -27,6 +27,10 @@ MAX_ID = 1 << 53
 """The largest number that every reader of JSON can hold; no history counts that far."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST = datetime(2024, 1, 1, tzinfo=UTC)
+"""There was no such program before: an earlier time comes from a clock that was not set."""
+_JUMP = timedelta(days=365)
+"""A longer time without a record is a clock that jumped, until records on its far side are old."""
 _MICROSECOND = timedelta(microseconds=1)
 _MAX_INTEGER = (1 << 63) - 1
 _TIMES = ("at", "loaded_at", "unloaded_at", "last_used_at")
@@ -70,6 +74,20 @@ _INSERT_MEASUREMENT = """INSERT OR REPLACE INTO measurements (signature, model, 
     device, context_size, load_seconds, size_bytes, at)
     VALUES (:signature, :model, :mapped, :host, :device, :context_size, :load_seconds,
     :size_bytes, :at)"""
+
+
+_AGES = {"requests": "at", "sessions": "coalesce(unloaded_at, loaded_at)"}
+# By table: the newest row that is too old, the oldest one that is not, and the removal.
+_PRUNE = {
+    table: (
+        f"SELECT max({time}), max(id) FROM {table}"  # noqa: S608 - names from above
+        f" WHERE {time} >= :first AND {time} < :cutoff",
+        f"SELECT min({time}) FROM {table} WHERE {time} BETWEEN :cutoff AND :now",  # noqa: S608
+        f"DELETE FROM {table}"  # noqa: S608
+        f" WHERE id <= :last AND {time} NOT BETWEEN :cutoff AND :now",
+    )
+    for table, time in _AGES.items()
+}
 
 
 def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
@@ -170,14 +188,23 @@ def select_totals(connection: sqlite3.Connection) -> list[ModelTotals]:
     return _records(rows, ModelTotals)
 
 
-def delete_older(connection: sqlite3.Connection, than: datetime) -> None:
+def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) -> None:
     """Remove requests and sessions from before ``than``, and all but the newest measurements.
 
+    The clock of a machine without a battery may start in 1970 or in the future. A record whose
+    time cannot be right goes with the next older one that came after it, and a clock that jumped
+    far ahead removes nothing for now.
     A measurement has no age: a model that is used once a year still takes as much memory.
     """
-    cutoff = _storable(than)
-    connection.execute("DELETE FROM requests WHERE at < ?", (cutoff,))
-    connection.execute("DELETE FROM sessions WHERE coalesce(unloaded_at, loaded_at) < ?", (cutoff,))
+    times = {"first": _storable(_FIRST), "cutoff": _storable(than), "now": _storable(now)}
+    for table in ("requests", "sessions"):
+        find_old, find_kept, delete = _PRUNE[table]
+        old, last = connection.execute(find_old, times).fetchone()
+        if last is None:
+            continue
+        (kept,) = connection.execute(find_kept, times).fetchone()
+        if (times["now"] if kept is None else kept) - old <= _JUMP // _MICROSECOND:
+            connection.execute(delete, {**times, "last": last})
     connection.execute(
         "DELETE FROM measurements WHERE signature NOT IN"
         " (SELECT signature FROM measurements ORDER BY at DESC LIMIT ?)",
@@ -197,6 +224,11 @@ def delete_oldest(connection: sqlite3.Connection) -> bool:
         (max(1, count // 8),),
     ).fetchone()
     if last is not None:
+        # Not by the latest time alone: it may come from a clock that was ahead.
+        (first_kept,) = connection.execute(
+            "SELECT min(at) FROM requests WHERE id > ? AND at >= ?", (last, _storable(_FIRST))
+        ).fetchone()
+        until = until if first_kept is None else min(until, first_kept)
         connection.execute(
             "DELETE FROM sessions WHERE coalesce(unloaded_at, loaded_at) < ?", (until,)
         )

@@ -62,7 +62,8 @@ def ground_for(
             # Another's llama-server is another's to keep new.
             return Known()
         fresh = newest is not None and newest.source == current.source
-        old = newest is not None and now() - newest.seen_at > _CHECK_INTERVAL
+        # A clock that was ahead may have been set back since.
+        old = newest is not None and abs(now() - newest.seen_at) > _CHECK_INTERVAL
         return Known(version=update_of(current, newest), due=old or not fresh)
 
     def environment() -> dict[str, str]:

@@ -282,7 +282,12 @@ class Service:
             _logger.warning("what loads took before is not known: %s", error)
 
     async def _read_memory(self, pids: Collection[int]) -> MemoryReading | None:
-        reading = await asyncio.to_thread(self._memory_reader.read, pids)
+        variables = {
+            variable
+            for model in self.models.catalog.models.values()
+            if (variable := model.settings.env.get("CUDA_VISIBLE_DEVICES")) is not None
+        }
+        reading = await asyncio.to_thread(self._memory_reader.read, pids, variables)
         return reading if reading.total > 0 else None
 
     async def _apply(self, settings: Settings) -> None:

@@ -30,6 +30,7 @@ _UNLOAD_REASONS = {
     Reason.FILES.value: "files",
     Reason.REMOVED.value: "removed",
     Reason.SHORTAGE.value: "shortage",
+    Reason.LIMIT.value: "limit",
     Reason.SHUTDOWN.value: "shutdown",
 }
 UNLOAD_REASONS = frozenset({*_UNLOAD_REASONS.values(), CRASHED, OTHER})

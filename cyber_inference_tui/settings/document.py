@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cyber_inference_tui.errors import ConfigError, ConflictError
-from cyber_inference_tui.settings.edit import alone_in, put_in_place
+from cyber_inference_tui.settings.edit import alone_in, not_written, put_in_place
 from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.load import decoded, load_text, named, read_bytes
 from cyber_inference_tui.settings.masks import is_secret_name, secret_words
@@ -94,7 +94,7 @@ def write_document(
             decoded(data, path)
             put_in_place(target, data)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from error
+        raise not_written(path, error) from error
 
 
 def masked(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import fcntl
 import os
 import re
@@ -14,10 +15,11 @@ import secrets
 import time
 import tomllib
 from collections.abc import Callable, Collection, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from cyber_inference_tui.errors import ConfigError, ConflictError, NotFoundError
+from cyber_inference_tui.errors import ConfigError, ConfigWriteError, ConflictError, NotFoundError
 from cyber_inference_tui.settings.environment import home_of
 from cyber_inference_tui.settings.example import render, toml_key, toml_value
 from cyber_inference_tui.settings.load import load_text, read_config
@@ -27,6 +29,7 @@ from cyber_inference_tui.settings.values import UnfitValueError, convert, neares
 
 _LOCK_TIMEOUT = 5.0
 """Seconds; an edit takes milliseconds."""
+_NOT_REPLACEABLE = frozenset({errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV})
 
 
 def split_key(key: str) -> tuple[str | None, Key]:
@@ -168,7 +171,15 @@ def _rewrite(path: Path, change: Callable[[str], str]) -> None:
             if new != text:
                 put_in_place(target, new.encode())
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from error
+        raise not_written(path, error) from error
+
+
+def not_written(path: Path, error: OSError) -> ConfigWriteError:
+    """Why the file stays as it is, and what can be done instead."""
+    return ConfigWriteError(
+        f"{path}: cannot be written: {error.strerror}.",
+        hint="Make it writable, or change it where it comes from: a running service applies it.",
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -333,7 +344,39 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def put_in_place(target: Path, data: bytes) -> None:
-    """Put ``data`` in the file's place at once, with its old mode and owner."""
+    """Put ``data`` in the file's place at once, with its old mode and owner.
+
+    A file that is a mount of its own (a single file in a container) cannot be replaced, and one
+    may be writable in a folder that is not: such a file is written in place. Raises ``OSError``.
+    """
+    try:
+        _replace(target, data)
+    except OSError as error:
+        if error.errno not in _NOT_REPLACEABLE or not target.is_file():
+            raise
+        _overwrite(target, data)
+
+
+def _overwrite(target: Path, data: bytes) -> None:
+    """Write a file in place; what it held comes back where the disk has no room for the new."""
+    with target.open("r+b", buffering=0) as file:
+        old = file.read()
+        try:
+            _write_from_start(file, data)
+        except OSError:
+            _write_from_start(file, old)
+            raise
+
+
+def _write_from_start(file: FileIO, data: bytes) -> None:
+    file.seek(0)
+    while data:
+        data = data[file.write(data) :]
+    file.truncate()
+    os.fsync(file)
+
+
+def _replace(target: Path, data: bytes) -> None:
     try:
         status = target.stat()
     except FileNotFoundError:

@@ -6,6 +6,7 @@ unknown name, the nearest one that exists.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import re
@@ -166,7 +167,7 @@ def load(*, config: Path | None, environ: Mapping[str, str], flags: Mapping[str,
 
 
 def load_if_there(path: Path, *, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
-    """As ``load``, for a service that runs: a file that was removed means the defaults again."""
+    """As ``load``, for a file that need not be there, whoever named it."""
     try:
         text = read_config(path)
     except FileNotFoundError:
@@ -193,6 +194,8 @@ def decoded(data: bytes, path: Path) -> str:
     """The text of a configuration file with these bytes; raises ``ConfigError``."""
     if len(data) > _MAX_FILE:
         raise ConfigError(f"{path}: is larger than {_MAX_FILE} bytes.")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigError(f"{path}: is UTF-16 text.", hint="Save it as UTF-8.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -218,6 +218,14 @@ def test_memory_that_is_plenty() -> None:
     ]
 
 
+def test_caches_that_count_as_available_are_named() -> None:
+    facts = msgspec.structs.replace(MEMORY, cache=3 * GIB, zfs_cache=GIB)
+    (found, _) = check_memory(facts, None, board=True)
+    assert found.message == (
+        "8.0 GiB, 6.0 GiB available, 3.0 GiB of file cache and 1.0 GiB of ZFS cache included."
+    )
+
+
 def test_little_memory_left() -> None:
     found = bad(check_memory(msgspec.structs.replace(MEMORY, available=1000), None, board=False))
     assert found.level is Level.WARNING

@@ -330,6 +330,7 @@ async def test_cors_for_listed_sites_only() -> None:
     asked = {
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization, x-stainless-os",
+        "Access-Control-Request-Private-Network": "true",
     }
     async with serving(service) as front:
         for path in ("/v1/chat/completions", "/admin/models/m/load", "/v1/models"):
@@ -339,6 +340,7 @@ async def test_cors_for_listed_sites_only() -> None:
                 assert answer.headers["Access-Control-Allow-Origin"] == site
                 assert "POST" in answer.headers["Access-Control-Allow-Methods"]
                 assert "x-stainless-os" in answer.headers["Access-Control-Allow-Headers"]
+                assert answer.headers["Access-Control-Allow-Private-Network"] == "true"
                 assert answer.headers["Vary"] == "Origin"
                 assert "Access-Control-Allow-Credentials" not in answer.headers
             headers["Origin"] = EVIL
@@ -362,6 +364,7 @@ async def test_a_star_in_cors_origins_leaves_admin_closed() -> None:
         headers = {"Origin": EVIL, "Access-Control-Request-Method": "GET"}
         async with front.client.options("/v1/models", headers=headers) as answer:
             assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (204, "*")
+            assert "Access-Control-Allow-Private-Network" not in answer.headers
         async with front.client.options("/admin/models", headers=headers) as answer:
             assert answer.status == 403
         async with front.client.get("/admin/models", headers={"Origin": EVIL}) as answer:

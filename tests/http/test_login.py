@@ -243,9 +243,32 @@ async def test_without_a_password_everything_is_open_and_a_login_says_so(tmp_pat
 async def test_a_token_expires(world: World) -> None:
     async with serving(world.service, login=world.login) as front:
         headers = await token_of(front)
-        world.now.now += TOKEN_LIFETIME - 1
+        world.clock.now += TOKEN_LIFETIME - 1
         assert await status_with(front, headers) == (200, None)
-        world.now.now += 1
+        world.clock.now += 1
+        assert await status_with(front, headers) == (401, "admin_login_required")
+
+
+@pytest.mark.parametrize("jump", [-1_700_000_000.0, 1_000_000_000.0])
+async def test_a_clock_that_is_set_ends_no_login_and_prolongs_none(
+    world: World, jump: float
+) -> None:
+    async with serving(world.service, login=world.login) as front:
+        headers = await token_of(front)
+        world.now.now += jump
+        assert await status_with(front, headers) == (200, None)
+        world.clock.now += TOKEN_LIFETIME
+        assert await status_with(front, headers) == (401, "admin_login_required")
+
+
+async def test_a_token_of_a_clock_that_was_ahead_ends_with_its_process(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        headers = await token_of(front)
+    world.now.now -= 100
+    async with serving(world.service, login=world.new_login()) as front:
+        assert await status_with(front, headers) == (200, None)
+    world.now.now -= 1_000_000
+    async with serving(world.service, login=world.new_login()) as front:
         assert await status_with(front, headers) == (401, "admin_login_required")
 
 
@@ -269,6 +292,9 @@ async def test_a_token_outlives_the_process_but_not_its_secret(world: World) -> 
     assert len(world.secret_file.read_bytes()) == 32
     async with serving(world.service, login=world.new_login()) as front:
         assert await status_with(front, headers) == (200, None)
+        world.now.now += TOKEN_LIFETIME
+        assert await status_with(front, headers) == (401, "admin_login_required")
+        world.now.now -= TOKEN_LIFETIME
     world.secret_file.unlink()
     async with serving(world.service, login=world.new_login()) as front:
         assert await status_with(front, headers) == (401, "admin_login_required")
@@ -399,7 +425,7 @@ async def test_a_websocket_ends_with_its_login(world: World) -> None:
         async with front.client.ws_connect("/ws/status", headers=headers) as socket:
             world.service.events.publish("service", {"state": "first"})
             assert (await socket.receive_json())["data"] == {"state": "first"}
-            world.now.now += TOKEN_LIFETIME
+            world.clock.now += TOKEN_LIFETIME
             world.service.events.publish("service", {"state": "second"})
             message = await socket.receive()
             assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1008)

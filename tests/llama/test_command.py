@@ -260,10 +260,21 @@ def test_secrets_of_ours_do_not_reach_a_server() -> None:
     assert child_environment(ours, {"A": "1", "B": "1"}, {"B": "2", "LC_ALL": "de"}) == {
         "PATH": "/bin",
         "LC_ALL": "de",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": "0",
         "A": "1",
         "B": "2",
     }
+
+
+def test_cards_are_numbered_as_nvml_does_unless_somebody_chose_another_order() -> None:
+    def order(ours: dict[str, str], own: dict[str, str]) -> str:
+        return child_environment(ours, own)["CUDA_DEVICE_ORDER"]
+
+    fastest = {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
+    assert order({}, {}) == "PCI_BUS_ID"
+    assert order(fastest, {}) == "FASTEST_FIRST"
+    assert order({}, fastest) == "FASTEST_FIRST"
 
 
 @given(st.dictionaries(st.text(max_size=12), st.text(max_size=5)))

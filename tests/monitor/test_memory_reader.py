@@ -90,7 +90,31 @@ NO_LIMIT = "9223372036854771712\n"
                 "sys/fs/cgroup/memory.stat": f"anon 1\nactive_file 7\ninactive_file {MIB}\n",
             },
             2 * GIB,
-            GIB + MIB,
+            GIB + MIB + 7,
+        ),
+        # Weights that were read twice are active pages; locked ones are in neither list.
+        (
+            {
+                "proc/self/cgroup": "0::/\n",
+                "sys/fs/cgroup/memory.max": f"{2 * GIB}\n",
+                "sys/fs/cgroup/memory.current": f"{2 * GIB - MIB}\n",
+                "sys/fs/cgroup/memory.stat": f"anon {100 * MIB}\nfile {1900 * MIB}\n"
+                f"shmem {50 * MIB}\nfile_dirty {20 * MIB}\nfile_writeback {10 * MIB}\n"
+                f"inactive_anon 0\ninactive_file {40 * MIB}\nactive_file {1700 * MIB}\n"
+                f"unevictable {110 * MIB}\nslab_reclaimable {5 * MIB}\n",
+            },
+            2 * GIB,
+            (1 + 40 + 1700 - 20 - 10 + 5) * MIB,
+        ),
+        # The lists are not given: all pages of files but shared memory.
+        (
+            {
+                "sys/fs/cgroup/memory.max": f"{2 * GIB}\n",
+                "sys/fs/cgroup/memory.current": f"{2 * GIB}\n",
+                "sys/fs/cgroup/memory.stat": f"file {900 * MIB}\nshmem {300 * MIB}\n",
+            },
+            2 * GIB,
+            600 * MIB,
         ),
         # A service of systemd with MemoryMax, and the slice above it with a smaller one.
         (
@@ -131,10 +155,11 @@ NO_LIMIT = "9223372036854771712\n"
                 "proc/self/cgroup": V1,
                 "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2 * GIB}\n",
                 "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{GIB}\n",
-                "sys/fs/cgroup/memory/memory.stat": "inactive_file 5\ntotal_inactive_file 4096\n",
+                "sys/fs/cgroup/memory/memory.stat": "inactive_file 5\ntotal_inactive_file 4096\n"
+                f"active_file 6\ntotal_active_file {MIB}\ndirty 7\ntotal_dirty 1024\n",
             },
             2 * GIB,
-            GIB + 4096,
+            GIB + MIB + 3072,
         ),
         (
             {
@@ -187,9 +212,42 @@ def test_the_container_has_the_limit_and_the_host_the_memory(tmp_path: Path) -> 
     assert (reading.total, reading.available) == (GIB, GIB)
 
 
-def status(anon: int, file: int, shared: int = 0) -> str:
+def test_caches_that_count_as_available_are_named(tmp_path: Path) -> None:
+    arcstats = (
+        "13 1 0x01 147 39984 5340 123\nname                            type data\n"
+        f"c                               4    {2 * GIB}\n"
+        f"c_min                           4    {GIB // 2}\n"
+        f"size                            4    {2 * GIB}\n"
+        "size_extra                      4    99\n"
+    )
+    write(tmp_path, {"proc/meminfo": MEMINFO, "proc/spl/kstat/zfs/arcstats": arcstats})
+    reading = reader(tmp_path).read()
+    assert reading.zfs_cache == 3 * GIB // 2
+    assert reading.cache == 4_000_000 * KIB
+    assert reading.available == 5_000_000 * KIB + reading.zfs_cache
+    # Under a limit that leaves less, only the cache of the container counts.
+    write(
+        tmp_path,
+        {
+            "sys/fs/cgroup/memory.max": f"{2 * GIB}\n",
+            "sys/fs/cgroup/memory.current": f"{GIB}\n",
+            "sys/fs/cgroup/memory.stat": f"inactive_file {MIB}\nactive_file {MIB}\n",
+        },
+    )
+    limited = reader(tmp_path).read()
+    assert (limited.available, limited.cache, limited.zfs_cache) == (GIB + 2 * MIB, 2 * MIB, 0)
+
+
+@pytest.mark.parametrize("content", ["", "size 4 x\n", "size 4 5\nc_min 4 9\n", "c_min 4 1\n"])
+def test_a_zfs_cache_that_is_small_or_unreadable_adds_nothing(tmp_path: Path, content: str) -> None:
+    write(tmp_path, {"proc/meminfo": MEMINFO, "proc/spl/kstat/zfs/arcstats": content})
+    assert reader(tmp_path).read().available == 5_000_000 * KIB
+
+
+def status(anon: int, file: int, shared: int = 0, locked: int = 0) -> str:
     return (
-        f"Name:\tllama-server\nState:\tS (sleeping)\nVmRSS:\t{anon + file + shared:8} kB\n"
+        f"Name:\tllama-server\nState:\tS (sleeping)\nVmLck:\t{locked:8} kB\n"
+        f"VmRSS:\t{anon + file + shared:8} kB\n"
         f"RssAnon:\t{anon:8} kB\nRssFile:\t{file:8} kB\nRssShmem:\t{shared:8} kB\nThreads:\t3\n"
     )
 
@@ -206,13 +264,13 @@ def test_processes_with_their_descendants(tmp_path: Path) -> None:
             "proc/102/status": status(20, 2),
             "proc/102/task/102/children": "-1 0 x 1_0 " + "9" * 5000,
             "proc/104/status": status(40, 4),
-            "proc/200/status": status(7, 8),
+            "proc/200/status": status(7, 8, locked=9),
             "proc/300/status": "Name:\tdone\nState:\tZ (zombie)\nThreads:\t1\n",
         },
     )
     assert reader(tmp_path).read([100, 200, 300, 400]).processes == {
         100: ProcessMemory(private=1120 * KIB, mapped=20007 * KIB),
-        200: ProcessMemory(private=7 * KIB, mapped=8 * KIB),
+        200: ProcessMemory(private=7 * KIB, mapped=8 * KIB, locked=8 * KIB),
     }
 
 
@@ -288,7 +346,12 @@ def gib(reader: MemoryReader) -> list[int]:
 def test_gpus_with_their_own_memory() -> None:
     assert gpus(FakeNvml()).read().gpus == ()
     assert gpus(FakeNvml(FakeGpu())).read().gpus == (
-        GpuMemory(name="NVIDIA GeForce RTX 4090", total=24 * GIB, free=19 * GIB),
+        GpuMemory(
+            name="NVIDIA GeForce RTX 4090",
+            total=24 * GIB,
+            free=19 * GIB,
+            uuid="GPU-00000000-0000-0000-0000-000000000000",
+        ),
     )
     assert gib(gpus(eight())) == [1, 2, 3, 4, 5, 6, 7, 8]
 
@@ -311,6 +374,15 @@ def test_gpus_with_their_own_memory() -> None:
 )
 def test_cuda_visible_devices(visible: str, expected: list[int]) -> None:
     assert gib(gpus(eight(), visible)) == expected
+
+
+def test_a_model_with_a_variable_of_its_own_sees_other_cards() -> None:
+    reading = gpus(eight(), "6,7").read(variables={"0", uuid(7), ""})
+    assert [gpu.total // GIB for gpu in reading.gpus] == [7, 8]
+    assert {
+        variable: [gpu.total // GIB for gpu in seen]
+        for variable, seen in reading.gpus_by_variable.items()
+    } == {"0": [1], uuid(7): [8], "": []}
 
 
 def test_no_entry_of_cuda_visible_devices_is_too_strange() -> None:
@@ -437,7 +509,8 @@ def test_amd(tmp_path: Path) -> None:
     amd(tmp_path, "card2", {"vendor": "0x8086\n"})
     amd(tmp_path, "card1-DP-1", {"vendor": "0x1002\n"})
     memory = reader(tmp_path)
-    assert memory.read().gpus == (GpuMemory(name="AMD GPU 744c", total=24 * GIB, free=22 * GIB),)
+    card = GpuMemory(name="AMD GPU 744c", total=24 * GIB, free=22 * GIB, uuid="amd-1")
+    assert memory.read().gpus == (card,)
     # Somebody set aside most of an APU's memory for it: the rest of the system has it no more.
     amd(tmp_path, "card0", {"mem_info_vram_total": f"{64 * GIB}\n"})
     assert [gpu.total // GIB for gpu in memory.read().gpus] == [64, 24]

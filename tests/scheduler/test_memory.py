@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.llama.needs import Footprint, Need, Source
 from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, ProcessMemory
+from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.memory import (
     Amount,
+    Memory,
     amount_of,
     excess_of,
     footprint_by_change,
@@ -17,6 +22,10 @@ from cyber_inference_tui.scheduler.memory import (
     in_words,
     memory_of,
 )
+from cyber_inference_tui.scheduler.plan import Plan
+from cyber_inference_tui.scheduler.refusal import refusal_error
+from cyber_inference_tui.scheduler.views import Limits, ModelView, Refusal
+from cyber_inference_tui.settings.schema import Settings
 
 GB = 10**9
 
@@ -100,10 +109,111 @@ def test_buffers_that_were_not_touched_yet_are_not_seen_as_taken() -> None:
     assert grown.gives == Amount(3 + 15, 20)
 
 
+def test_locked_weights_are_seen_as_taken_already() -> None:
+    process = ProcessMemory(private=10, mapped=30, locked=30)
+    held = held_by(Footprint(mapped=30, host=10), process, cards=False)
+    assert held.unseen == Amount()
+    assert held.gives == Amount(40)
+
+
 def test_without_cards_what_the_driver_takes_is_main_memory() -> None:
     need = Need(footprint=Footprint(mapped=1, host=2, device=4), source=Source.FORMULA)
     assert amount_of(need, cards=False, device_at_most=0) == Amount(7)
     assert amount_of(need, cards=True, device_at_most=100) == Amount(3, 4)
+
+
+SMALL = GpuMemory(name="small", total=6 * GB, free=6 * GB, uuid="GPU-a")
+LARGE = GpuMemory(name="large", total=24 * GB, free=24 * GB, uuid="GPU-b")
+
+
+def two_cards() -> Memory:
+    found = MemoryReading(
+        total=16 * GB,
+        available=16 * GB,
+        gpus=(SMALL, LARGE),
+        gpus_by_variable={"GPU-a": (SMALL,), "1": (LARGE,), "": ()},
+    )
+    return memory_of(found, [], at=0.0, max_percent=100, max_gpu_percent=100)
+
+
+def test_a_model_has_the_room_of_the_cards_that_it_sees() -> None:
+    memory = two_cards()
+    assert memory.room_for(None) == Amount(16 * GB, 30 * GB)
+    assert memory.room_for("GPU-a") == Amount(16 * GB, 6 * GB)
+    assert memory.room_for("1") == Amount(16 * GB, 24 * GB)
+    assert not memory.cards_for("")
+    # What one of them takes is missing where it lies, and nowhere else.
+    taken = memory.with_more(Amount(0, -5 * GB), "GPU-a")
+    assert taken.room_for(None) == Amount(16 * GB, 25 * GB)
+    assert taken.room_for("GPU-a") == Amount(16 * GB, 1 * GB)
+    assert taken.room_for("1") == Amount(16 * GB, 24 * GB)
+    # What sees both lies on both, by their size.
+    spread = memory.with_more(Amount(-GB, -10 * GB), None)
+    assert spread.room_for("GPU-a") == Amount(15 * GB, 4 * GB)
+    assert spread.room_for("1") == Amount(15 * GB, 16 * GB)
+    # Cards that the others do not see take nothing from them.
+    hidden = MemoryReading(
+        total=16 * GB, available=16 * GB, gpus=(SMALL,), gpus_by_variable={"1": (LARGE,)}
+    )
+    apart = memory_of(hidden, [], at=0.0, max_percent=100, max_gpu_percent=100)
+    assert apart.with_more(Amount(0, -9 * GB), "1").room_for(None) == Amount(16 * GB, 6 * GB)
+
+
+def wanted(model_id: str, visible: str | None, **facts: Any) -> ModelView:
+    need = Need(footprint=Footprint(device=10 * GB), source=Source.FORMULA, visible=visible)
+    return ModelView(id=model_id, status=ModelStatus.QUEUED, need=need, waiting=1, **facts)
+
+
+def test_a_model_is_judged_by_its_own_cards() -> None:
+    plan = Plan([], Limits(), two_cards(), 0.0, ())
+    assert plan.holds(wanted("big", None))
+    assert plan.holds(wanted("big", "1"))
+    assert not plan.could_hold(wanted("big", "GPU-a"))
+    assert plan.refusal(wanted("big", "GPU-a")).at_best == Amount(16 * GB, 6 * GB)
+    # It sees no card at all: its layers lie in main memory.
+    assert plan.amount(wanted("big", "")) == Amount(10 * GB)
+
+
+def test_only_a_model_on_its_own_cards_goes_for_it() -> None:
+    def idle(model_id: str, visible: str, taken: int) -> ModelView:
+        return msgspec.structs.replace(
+            wanted(model_id, visible),
+            status=ModelStatus.LOADED,
+            waiting=0,
+            gives=Amount(0, taken * GB),
+        )
+
+    full = two_cards().with_more(Amount(0, -5 * GB), "GPU-a")
+    full = full.with_more(Amount(0, -20 * GB), "1")
+    models = [idle("on-small", "GPU-a", 5), idle("on-large", "1", 20)]
+    plan = Plan(models, Limits(), full, 100.0, ())
+    victims = plan.victims_for(wanted("big", "1"))
+    assert victims is not None
+    assert [one.id for one in victims] == ["on-large"]
+
+
+def test_a_refusal_names_the_cards_that_the_model_may_see() -> None:
+    error = refusal_error(
+        Refusal(id="big", needed=Amount(0, 9 << 30), at_best=Amount(0, 2 << 30), visible="GPU-a"),
+        [],
+        MemoryReading(
+            total=4 << 30, available=2 << 30, gpus=(LARGE,), gpus_by_variable={"GPU-a": (SMALL,)}
+        ),
+        Settings(),
+        at_most=False,
+    )
+    assert "2.0 GiB of GPU memory can be free with CUDA_VISIBLE_DEVICES=GPU-a" in error.message
+
+
+def test_a_refusal_names_the_caches_that_counted_as_free() -> None:
+    error = refusal_error(
+        Refusal(id="big", needed=Amount(9 << 30), at_best=Amount(2 << 30)),
+        [],
+        MemoryReading(total=4 << 30, available=2 << 30, cache=1 << 30, zfs_cache=1 << 20),
+        Settings(),
+        at_most=False,
+    )
+    assert "1.0 GiB of file cache and 1.0 MiB of ZFS cache counted as free" in error.message
 
 
 @given(device=st.integers(0, 100), host=st.integers(0, 100), at_most=st.integers(-10, 100))

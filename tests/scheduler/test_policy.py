@@ -128,7 +128,7 @@ def test_a_pinned_or_wanted_model_goes_only_when_somebody_asked_for_it(
         assert not model.pinned
         if model.waiting:
             # Those who wait for it came later than somebody who has waited enough.
-            assert step.reason in {Reason.ROOM, Reason.SHORTAGE, Reason.IDLE}
+            assert step.reason in {Reason.ROOM, Reason.SHORTAGE, Reason.LIMIT, Reason.IDLE}
             assert model.closed_to is not None
             assert model.arrival >= model.closed_to
 
@@ -360,6 +360,25 @@ def busy(model_id: str, **facts: Any) -> ModelView:
 def wanted(model_id: str, host: int = 0, **facts: Any) -> ModelView:
     facts = {"arrival": 1, "waiting_since": NOW, "need": need(host), **facts}
     return ModelView(id=model_id, status=ModelStatus.QUEUED, waiting=1, **facts)
+
+
+def test_a_lowered_limit_unloads_what_is_idle_and_waits_for_the_rest() -> None:
+    models = [
+        loaded("new", last_used=3),
+        loaded("old", last_used=1),
+        loaded("kept", last_used=0, pinned=True),
+        busy("busy", last_used=0),
+    ]
+    two = decide(models, Limits(max_loaded_models=2), UNLIMITED, 4)
+    assert two.unload == (Unload("old", Reason.LIMIT), Unload("new", Reason.LIMIT))
+    three = decide(models, Limits(max_loaded_models=3), UNLIMITED, 4)
+    assert three.unload == (Unload("old", Reason.LIMIT),)
+    assert decide(models, Limits(max_loaded_models=4), UNLIMITED, 4).unload == ()
+    # One that becomes idle later goes then.
+    later = [models[2], loaded("busy", last_used=4)]
+    assert decide(later, Limits(max_loaded_models=1), UNLIMITED, 5).unload == (
+        Unload("busy", Reason.LIMIT),
+    )
 
 
 def test_the_longest_idle_makes_room() -> None:

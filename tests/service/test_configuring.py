@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from cyber_inference_tui.records import SettingEffect
 from cyber_inference_tui.service.configuring import Configuration, configured_anew
 from cyber_inference_tui.settings.load import load_if_there
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.settings.watch import FileWatch
 from tests.scheduler.virtual import model
 
 ODD = 'a.b/c "d" e'
@@ -222,3 +225,131 @@ def test_a_model_as_other_settings_would_have_it(tmp_path: Path) -> None:
     assert changed.mmproj == tmp_path / "p.gguf"
     back = configured_anew(changed, settings)
     assert (back.settings.threads, back.mmproj) == (None, None)
+
+
+GUARDED = """\
+port = 1234
+api_keys = ["k"]
+admin_password = "pw"
+log_level = "debug"
+"""
+
+
+def _gone(path: Path) -> None:
+    path.rename(path.with_name("config.bak"))
+
+
+def _emptied(path: Path) -> None:
+    path.write_text("")
+
+
+def _blank(path: Path) -> None:
+    path.write_text("\n \n")
+
+
+def _cut_in_a_line(path: Path) -> None:
+    path.write_text(GUARDED[: GUARDED.index('el = "debug"')] + "el")
+
+
+def _cut_before_the_keys(path: Path) -> None:
+    path.write_text(GUARDED.splitlines(keepends=True)[0])
+
+
+def _a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _utf16(path: Path) -> None:
+    path.write_text(GUARDED, encoding="utf-16")
+
+
+def _zeros(path: Path) -> None:
+    path.write_bytes(b"\0" * 4096)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _gone,
+        _emptied,
+        _blank,
+        _cut_in_a_line,
+        _cut_before_the_keys,
+        _a_folder,
+        _utf16,
+        _zeros,
+    ],
+)
+async def test_a_file_that_is_gone_or_damaged_opens_nothing(
+    path: Path, damage: Callable[[Path], None]
+) -> None:
+    desk = Desk(path, text=GUARDED)
+    damage(path)
+    with pytest.raises(ConfigError, match=re.escape(str(path))):
+        await desk.configuration.reload()
+    assert desk.configuration.in_force.settings.api_keys == ("k",)
+    assert desk.applied == []
+
+
+@pytest.mark.parametrize("damage", [_gone, _emptied])
+async def test_nothing_is_written_into_the_place_of_a_file_that_is_gone(
+    path: Path, damage: Callable[[Path], None]
+) -> None:
+    desk = Desk(path, text=GUARDED)
+    damage(path)
+    before = path.exists()
+    for change in (
+        desk.configuration.set("log_level", "info"),
+        desk.configuration.unset("port"),
+        desk.configuration.check("log_level", "info"),
+    ):
+        with pytest.raises(ConfigError, match="Put it back"):
+            await change
+    assert path.exists() is before
+    assert not before or path.read_text() == ""
+    # It comes back with another value.
+    path.write_text(GUARDED.replace("debug", "error"))
+    await desk.configuration.reload()
+    assert [one.log_level for one in desk.applied] == ["error"]
+
+
+async def test_a_person_may_take_out_what_stands_last(path: Path) -> None:
+    desk = Desk(path, text='api_keys = ["k"]\n[models.m]\nthreads = 2\n')
+    path.write_text('api_keys = ["k"]\n')
+    await desk.configuration.reload()
+    path.write_text("api_keys = []\n")
+    await desk.configuration.reload()
+    assert [one.api_keys for one in desk.applied] == [("k",), ()]
+
+
+async def test_a_service_without_a_file_goes_on_without_one(path: Path) -> None:
+    desk = Desk(path)
+    await desk.configuration.reload()
+    await desk.configuration.set("log_level", "error")
+    assert path.read_text() == 'log_level = "error"\n'
+    assert [one.log_level for one in desk.applied] == ["error"]
+
+
+async def test_a_file_is_read_when_its_writer_is_done(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(path, text=GUARDED)
+    changed = GUARDED.replace("debug", "error")
+    pieces = [changed[:20], changed[:45], changed]
+    looks = iter([True, True, True, False])
+
+    def look(_: FileWatch) -> bool:
+        found = next(looks, False)
+        if found and pieces:
+            path.write_text(pieces.pop(0))
+        return found
+
+    monkeypatch.setattr(FileWatch, "changed", look)
+    watching = asyncio.ensure_future(desk.configuration.watch())
+    async with asyncio.timeout(10):
+        while not desk.told:
+            await asyncio.sleep(0.01)
+    watching.cancel()
+    assert desk.told == [None]
+    assert [one.log_level for one in desk.applied] == ["error"]

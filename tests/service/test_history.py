@@ -287,6 +287,43 @@ async def test_what_is_too_old_is_removed_at_the_start(path: Path) -> None:
         assert numbers(await history.requests()) == [0]
 
 
+async def test_records_of_a_clock_that_was_wrong_are_neither_lost_nor_kept_for_ever(
+    path: Path,
+) -> None:
+    unset, ahead = datetime(1970, 1, 1, tzinfo=UTC), NOW + timedelta(days=5000)
+
+    async def open_at(now: datetime, *written: int) -> list[int | None]:
+        async with open_history(path, now=lambda: now) as history:
+            for number in written:
+                history.add_request(request(number, at=now))
+                history.add_session(session(number, loaded_at=now, unloaded_at=now))
+            kept = numbers(await history.requests())
+            assert numbers(await history.requests()) == [
+                record.requests for record in await history.sessions()
+            ]
+            return kept
+
+    await open_at(NOW, 1)
+    await open_at(unset, 2)
+    await open_at(ahead, 3)
+    assert await open_at(ahead, 4) == [4, 3, 2, 1]
+    assert await open_at(NOW + timedelta(days=20), 5) == [5, 4, 3, 2, 1]
+    # The wrong ones go with the next right one that is too old.
+    assert await open_at(NOW + timedelta(days=49)) == [5, 4, 3, 2]
+    assert await open_at(NOW + timedelta(days=51)) == []
+
+
+async def test_a_session_is_not_removed_for_a_request_of_the_future(path: Path) -> None:
+    async with open_history(path) as history:
+        history.add_request(request(1, at=NOW + timedelta(days=5000)))
+        for number in range(2, 2000):
+            history.add_request(request(number, at=NOW, error="x" * 100))
+        history.add_session(session(7, loaded_at=NOW, unloaded_at=NOW))
+    async with open_history(path, max_bytes=path.stat().st_size // 2) as history:
+        assert 1 not in numbers(await history.requests(limit=2000))
+        assert [record.requests for record in await history.sessions()] == [7]
+
+
 async def test_ids_are_not_given_again_after_all_rows_are_gone(path: Path) -> None:
     async with open_history(path) as history:
         history.add_request(request(at=NOW - timedelta(days=99)))

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
+import subprocess
+import sys
 import threading
 import tomllib
 from pathlib import Path
@@ -12,7 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cyber_inference_tui.errors import ConfigError, ConflictError, NotFoundError
+from cyber_inference_tui.errors import (
+    ConfigError,
+    ConfigWriteError,
+    ConflictError,
+    NotFoundError,
+)
 from cyber_inference_tui.settings import edit
 from cyber_inference_tui.settings.edit import set_value, split_key, unset_value, write_default
 from cyber_inference_tui.settings.example import render, toml_key
@@ -215,6 +223,68 @@ def test_a_failed_write_leaves_the_old_file(config: Path, monkeypatch: pytest.Mo
         set_value(config, "port", 2)
     assert config.read_text() == "port = 1\n"
     assert list(config.parent.iterdir()) == [config]
+
+
+def test_a_file_that_cannot_be_replaced_is_written_in_place(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that a container mounts alone: rename(2) says EBUSY."""
+    config.write_text("port = 1\n# a comment\n" + "#" * 100 + "\n")
+    inode = config.stat().st_ino
+
+    def busy(*_: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "replace", busy)
+    set_value(config, "port", 22)
+    unset_value(config, "port")
+    set_value(config, "host", "h")
+    assert tomllib.loads(config.read_text()) == {"host": "h"}
+    assert "# a comment\n" in config.read_text()
+    assert config.stat().st_ino == inode
+    assert list(config.parent.iterdir()) == [config]
+
+
+def test_in_place_a_full_disk_brings_the_old_text_back(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text("port = 1\n")
+    failures = iter([OSError(errno.EBUSY, "busy"), OSError(errno.ENOSPC, "No space left")])
+    syncs = os.fsync
+
+    def sync(file: int) -> None:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        syncs(file)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(ConfigWriteError, match="cannot be written: No space left"):
+        set_value(config, "port", 2)
+    assert config.read_text() == "port = 1\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_file_that_is_a_mount_of_its_own_can_be_changed(config: Path) -> None:
+    config.write_text("port = 1\n")
+    elsewhere = config.with_name("host.toml")
+    elsewhere.write_text("port = 1\n")
+    change = (
+        "from pathlib import Path\n"
+        "from cyber_inference_tui.settings.edit import set_value\n"
+        f"set_value(Path({str(config)!r}), 'port', 2)\n"
+    )
+    script = f'mount --bind "{elsewhere}" "{config}" || exit 77; exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, sys.executable, change],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode in {1, 77} and "set_value" not in done.stderr:
+        pytest.skip(f"mounting is not allowed here: {done.stderr}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert elsewhere.read_text() == "port = 2\n"
 
 
 def test_two_at_once_lose_nothing(config: Path) -> None:

@@ -141,7 +141,7 @@ class SourceBuild:
         folder, tag = found
         if (folder / "failed").exists() or not (folder / "source").is_dir():
             return None
-        return tag if self._now() - (folder / "source").stat().st_mtime < _WORTH else None
+        return tag if abs(self._now() - (folder / "source").stat().st_mtime) < _WORTH else None
 
     def _get_sources(self, tag: str, folder: Path, progress: Progress) -> None:
         progress.step(f"downloading the sources of {tag}", upto=0.05)
