@@ -9,6 +9,7 @@ import click
 from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
 from cyber_inference_tui.cli.output import ProgressLine, print_json, print_lines, print_note
 from cyber_inference_tui.cli.terminal import DIM, stderr_terminal, stdout_terminal
+from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from cyber_inference_tui.records import ModelRecord
@@ -21,18 +22,16 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
     """List the local models and their states, then the files that cannot be used, and why.
 
     Without a running service the model directories are read, and every model is unloaded.
-    MEMORY is what a loaded model uses, or with a "~" what it is expected to need. As JSON, what
-    cannot be used comes after the models, each with an id of null, its path and the error.
+    MEMORY is what a loaded model uses, or with a "~" what it is expected to need. With --json,
+    the files that cannot be used go to stderr.
     """
     from cyber_inference_tui.cli.actions import all_models  # noqa: PLC0415 - not for --help
 
     found = all_models(options)
     if as_json:
-        unusable = [
-            {"id": None, "path": problem.where, "error": problem.reason}
-            for problem in found.problems
-        ]
-        print_json([*found.records, *unusable])
+        for problem in found.problems:
+            click.echo(clean_line(f"{problem.where}: {problem.reason}"), err=True)
+        print_json(found.records)
         return
     notes = stderr_terminal(options.environ)
     if found.absence:
