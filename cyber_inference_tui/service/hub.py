@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 
 from cyber_inference_tui.errors import ShuttingDownError
+from cyber_inference_tui.files import boot_id
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.hub.endpoint import Endpoint, read_endpoint
@@ -21,7 +22,6 @@ from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.settings.schema import Settings
 
 _THREADS = 8
-_BOOT_ID = "proc/sys/kernel/random/boot_id"
 
 _logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Hub:
             endpoint=self._endpoint,
             executor=self._executor,
             environ=self._environ,
-            boot=_boot_id(self._settings().system_root),
+            boot=boot_id(self._settings().system_root),
             pace=pace,
         )
         self._downloads = Downloads(
@@ -115,15 +115,3 @@ class Hub:
         files = set(paths)
         found = (one.id for one in catalog.models.values() if files.intersection(one.shards))
         return next(found, None)
-
-
-def _boot_id(system_root: Path) -> str:
-    """What tells this life of the system from others; empty where it does not say.
-
-    https://www.kernel.org/doc/html/latest/admin-guide/sysctl/kernel.html#random
-    """
-    try:
-        with (system_root / _BOOT_ID).open("rb") as file:
-            return file.read(64).decode("ascii").strip()
-    except (OSError, ValueError):
-        return ""
