@@ -9,11 +9,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
 
-from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError
+from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, StorageError
 from cyber_inference_tui.gguf.memory import MemoryEstimate
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
@@ -26,8 +27,8 @@ from cyber_inference_tui.llama.command import (
 )
 from cyber_inference_tui.llama.expectation import (
     Expectations,
+    files_of,
     formula_need,
-    look_at_files,
     memory_parts,
     with_context,
 )
@@ -48,6 +49,7 @@ from cyber_inference_tui.llama.server import (
 from cyber_inference_tui.records import LogLevel
 from cyber_inference_tui.settings.masks import masked_words
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.storage import Storages, touch
 
 SERVER_HOST = "127.0.0.1"
 NO_PORT = "PORT"
@@ -125,6 +127,7 @@ class Launcher:
         self._health = health
         self._proc = proc
         self._ports = PortPool(SERVER_HOST)
+        self._storages = Storages()
         self.guard = ProcessGuard()
         """Ends what was started when the service dies; also for other children of it."""
 
@@ -202,7 +205,7 @@ class Launcher:
         if model.settings.command:
             return []
         devices = await self.devices()
-        files = await asyncio.to_thread(look_at_files, model)
+        files = files_of(model)
         if files is None:
             return []
         found = []
@@ -235,6 +238,7 @@ class Launcher:
         """
         if model.problem is not None:
             raise ModelLoadError(f"{model.id} cannot be loaded: {model.problem.rstrip('.')}.")
+        await self._check_storage(model)
         binary = None if model.settings.command else await asyncio.to_thread(self._find_binary)
         avoid: set[int] = set()
         while True:
@@ -262,6 +266,19 @@ class Launcher:
                 return server
             finally:
                 mark.close()
+
+    async def _check_storage(self, model: LocalModel) -> None:
+        """Others wait for this load: one whose files do not answer does not begin."""
+        files = [path for path in (*model.shards, model.mmproj) if path is not None]
+        if model.path is None or not files:
+            return
+        try:
+            # What is missing is for its server to tell.
+            await self._storages.ask_async(model.path.parent, partial(touch, files))
+        except StorageError as error:
+            raise ModelLoadError(
+                f"{model.id} cannot be loaded: {error.message}", hint=error.hint
+            ) from error
 
     def _plan(
         self,
