@@ -39,7 +39,7 @@ class RuntimeRecord(msgspec.Struct, frozen=True, kw_only=True):
 class DataDirectoryLock:
     """Holds ``data_dir`` for one service: use it as ``with``.
 
-    Entering raises ``ConflictError`` naming the process that holds it.
+    Entering raises ``ConflictError`` naming the process that holds it. ``close`` leaves it.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -76,6 +76,10 @@ class DataDirectoryLock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another service have the directory."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
