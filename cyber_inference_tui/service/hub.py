@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.settings.schema import Settings
 
 _THREADS = 8
+_START_TIME = 3.0
+_STOP_TIME = 20.0
 
 _logger = logging.getLogger(__name__)
 
@@ -54,6 +57,7 @@ class Hub:
         self._session: aiohttp.ClientSession | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._downloads: Downloads | None = None
+        self._starting: asyncio.Task[None] | None = None
 
     @property
     def downloads(self) -> Downloads:
@@ -86,13 +90,23 @@ class Hub:
             on_removed=lambda one: self._events.publish("download", {"id": one, "status": None}),
             on_done=self._model_of,
         )
-        await self._downloads.start()
+        # Parts of files may lie on a storage that does not answer.
+        self._starting = asyncio.create_task(self._downloads.start(), name="take up downloads")
+        done, _ = await asyncio.wait({self._starting}, timeout=_START_TIME)
+        for task in done:
+            task.result()
 
     async def stop(self) -> None:
         """Interrupt what runs; the next service goes on with it."""
         downloads, self._downloads = self._downloads, None
+        tasks: set[asyncio.Task[None]] = set()
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            tasks.add(self._starting)
         if downloads is not None:
-            await downloads.stop()
+            tasks.add(asyncio.create_task(downloads.stop(), name="interrupt downloads"))
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_TIME)
         if self._session is not None:
             await self._session.close()
         if self._executor is not None:
