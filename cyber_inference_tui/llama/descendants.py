@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import psutil
 
@@ -150,23 +150,34 @@ def _child_pids() -> list[int]:
 
 
 class Family:
-    """A child of ours and all that descends from it. ``mark`` is the one it was started with."""
+    """A child of ours and all that descends from it. ``mark`` is the one it was started with.
+
+    Between ``claim`` and ``end`` it is also where adopted processes may come from that tell nothing
+    of their origin.
+    """
+
+    _claimants: ClassVar[set[Family]] = set()
 
     def __init__(self, pid: int, mark: str) -> None:
         self.pid = pid
         self.mark = mark
         self.strays: tuple[Known, ...] = ()
-        """Descendants without the mark, as of the last ``look``: after our end, nobody could tell
-        whose they are."""
+        """Descendants without the mark, and adopted processes that may be some, as of the last
+        ``look``: after our end, nobody could tell whose they are."""
         self.roots: tuple[int, ...] = (pid,)
         """The child, and descendants that do not have it above them any more."""
-        self.claims = False
-        """Whether an adopted process without any mark is taken for a descendant, too, if it is
-        younger than the child."""
+        self.loads = False
+        """Whether the child is still at its start, when most scripts start what they start."""
         self._started = time.time() - psutil.boot_time()
         with contextlib.suppress(psutil.Error):
             self._started = start_of(psutil.Process(pid))
         self._known: dict[psutil.Process, None] = {}
+
+    def claim(self) -> None:
+        """From now on take an adopted process of unknown origin for a descendant, if it is younger
+        than the child, and the child loads or nobody else can have started it."""
+        self.loads = True
+        self._claimants.add(self)
 
     def look(self, *, everywhere: bool = False) -> list[psutil.Process]:
         """Its descendants now, without the child itself.
@@ -187,6 +198,8 @@ class Family:
             with contextlib.suppress(psutil.Error, OSError):
                 below = process.ppid() in {self.pid, *found}
                 if not (below or self._belongs(process, me)):
+                    if self._may_have_lost(process, me):
+                        strays.append(Known.of(process))
                     continue
                 found[process.pid] = process
                 if not _has_mark(process, self.mark) and process.status() != psutil.STATUS_ZOMBIE:
@@ -202,11 +215,13 @@ class Family:
             _has_mark(process, self.mark)
             or (process in self._known and process.is_running())
             or os.getsid(process.pid) == self.pid
-            or (self.claims and self._is_lost(process, me))
+            or (self._may_have_lost(process, me) and not self._doubts(process))
         )
 
-    def _is_lost(self, process: psutil.Process, me: psutil.Process) -> bool:
+    def _may_have_lost(self, process: psutil.Process, me: psutil.Process) -> bool:
         """Whether it is adopted, younger than the child, and tells nothing of where it is from."""
+        if self not in self._claimants:
+            return False
         if process.ppid() != me.pid or start_of(process) < self._started:
             return False
         if os.getsid(process.pid) == os.getsid(0):
@@ -217,6 +232,14 @@ class Family:
             return True
         # Between its fork and its program a child of ours still has our own environment.
         return MARK not in environment and environment != me.environ()
+
+    def _doubts(self, process: psutil.Process) -> bool:
+        """Whether somebody else may have started a process of unknown origin."""
+        if self.loads:
+            return False
+        # Process 1 adopts what a person starts in its container, too.
+        others = (one for one in tuple(self._claimants) if one is not self)
+        return os.getpid() == 1 or any(one._started <= process.create_time() for one in others)
 
     def orphans(self) -> tuple[Known, ...]:
         """Those that run on and were adopted when the child ended. Quick enough for the loop."""
@@ -232,7 +255,10 @@ class Family:
     def end(self, timeout: float) -> Ended:
         """SIGKILL to all descendants; returns when they are gone, at most after ``timeout`` s."""
         everywhere = not _adopts()
-        return _end_all(lambda: self.look(everywhere=everywhere), timeout)
+        try:
+            return _end_all(lambda: self.look(everywhere=everywhere), timeout)
+        finally:
+            self._claimants.discard(self)
 
 
 def sweep(mark: str, known: Iterable[Known], timeout: float) -> Ended:

@@ -235,7 +235,7 @@ class ServerProcess:
             with contextlib.suppress(OSError, psutil.Error):
                 # What was adopted until now is known from here on.
                 await self.processes()
-            self._output.family.claims = False
+            self._output.family.loads = False
 
     async def processes(self) -> tuple[int, ...]:
         """The roots of its process trees now: itself, and descendants that left its own tree."""
@@ -362,8 +362,7 @@ class ServerProcess:
         """The process runs (called by ``Output``, as all below)."""
         self._output = output
         self.pid = output.family.pid
-        # While it loads, a process of unknown origin is taken for one of its.
-        output.family.claims = True
+        output.family.claim()
 
     def received(self, fd: int, data: bytes) -> None:
         """Output has come."""

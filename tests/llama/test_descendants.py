@@ -107,12 +107,38 @@ async def test_a_stranger_that_begins_beside_a_loaded_server_is_left_alone() -> 
     adopt_orphans()
     child = await spawn_shell(f"{READY}; {OBEYS}")
     await child.server.wait_ready()
-    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as stranger:
+    with subprocess.Popen(
+        ["sleep", "1000"], env={"PATH": os.defpath, MARK: "x/y/z"}, start_new_session=True
+    ) as stranger:
         await child.server.processes()
         assert child.server.strays == ()
         await child.server.stop(20)
         assert stranger.poll() is None
         stranger.kill()
+
+
+async def test_what_hides_after_the_load_ends_with_the_last_that_may_have_started_it(
+    stray: Stray, tmp_path: Path
+) -> None:
+    adopt_orphans()
+    before = await spawn_shell(f"{READY}; {OBEYS}")
+    go = tmp_path / "go"
+    script = f"(while [ ! -e {go} ]; do sleep 0.02; done; {stray.script(LOST)}; echo hidden) &"
+    child = await spawn_shell(f"{script}\n{READY}; {OBEYS}")
+    for one in (before, child):
+        await one.server.wait_ready()
+    go.touch()
+    await child.heard("hidden")
+    after = await spawn_shell(f"{READY}; {OBEYS}")
+    await after.server.wait_ready()
+    await before.server.stop(20)
+    assert is_running(stray.pid)
+    # A guard could not tell either: it is to end it, whoever started it.
+    await child.server.processes()
+    assert stray.pid in {one.pid for one in child.server.strays}
+    await child.server.stop(20)
+    assert not is_running(stray.pid)
+    assert await after.server.stop(20) == 0
 
 
 # A command that does not stay
