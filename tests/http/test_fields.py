@@ -170,6 +170,10 @@ MODEL = part("model", b"whisper/small")
         ("abc", "boundary=abc; charset=utf-8"),
         ("abc", "boundary=abc ; charset=utf-8"),
         ("x" * 70, "boundary=" + "x" * 70),
+        ("x" * 100, 'boundary="' + "x" * 100 + '"'),
+        ("abc", "boundary = abc"),
+        ("abc", "xboundary=x; boundary=abc"),
+        ('a"b', 'boundary="a\\"b"'),
     ],
 )
 def test_the_model_is_found_wherever_it_stands(
@@ -195,12 +199,39 @@ def test_the_model_is_found_wherever_it_stands(
         ('form-data; filename="model"', b"a", None),
         ('form-data; name="model_name"', b"a", None),
         ('form-data; name="mo', b"a", None),
+        ('form-data; name = "model"', b"a", "a"),
+        ('form-data; filename="x; name=model"; name="file"', b"a", None),
+        ('form-data; filename="\\"; name=\\"model\\""; name="file"', b"a", None),
     ],
 )
 def test_fields_of_a_form(disposition: str, value: bytes, model: str | None) -> None:
     body = multipart("abc", (disposition, value))
     found = peek(body, "multipart/form-data; boundary=abc", must_be_object=False)
     assert found.model == model
+
+
+def test_a_file_is_no_name_where_there_is_a_name() -> None:
+    kind = "multipart/form-data; boundary=abc"
+    file = part("model", b"\x00" * 2000, more='; filename="voice.bin"')
+    for parts in ((file, MODEL), (MODEL, file)):
+        body = multipart("abc", *parts)
+        assert peek(body, kind, must_be_object=False) == Peek(model="whisper/small")
+        assert with_model_field(body, kind, "tiny") == body.replace(MODEL[1], b"tiny")
+
+
+def test_a_form_inside_a_file_of_a_form_is_not_read() -> None:
+    kind = "multipart/form-data; boundary=abc"
+    file = part("file", multipart("abcd", part("model", b"inner")), more='; filename="x"')
+    body = multipart("abc", file, MODEL)
+    assert peek(body, kind, must_be_object=False) == Peek(model="whisper/small")
+
+
+def test_lines_of_a_form_may_end_with_lf_alone() -> None:
+    kind = "multipart/form-data; boundary=abc"
+    for parts in ((MODEL, LANGUAGE), (LANGUAGE, MODEL)):
+        body = multipart("abc", *parts).replace(b"\r\n", b"\n")
+        assert peek(body, kind, must_be_object=False) == Peek(model="whisper/small")
+        assert with_model_field(body, kind, "tiny") == body.replace(MODEL[1], b"tiny")
 
 
 def test_broken_forms() -> None:
