@@ -185,6 +185,11 @@ class Targets:
         if name:
             return catalog.resolve(name)
         if refusal is not None and len(catalog.models) != 1:
+            if isinstance(refusal, NotFoundError):
+                refusal.hint = (
+                    "A model with a command takes any path, from a request that names it (in the"
+                    ' field "model" of JSON or a form, in ?model= or in the header X-Model).'
+                )
             raise refusal
         loaded = self._service.scheduler.loaded_ids
         here = sorted(loaded) or [one.id for one in catalog.models.values() if not one.problem]

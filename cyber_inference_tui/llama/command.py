@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from cyber_inference_tui.gguf.arguments import cache_settings, words_of_variables
+from cyber_inference_tui.gguf.arguments import CacheSettings, cache_settings
 from cyber_inference_tui.gguf.memory import DEFAULT_SLOTS
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.descendants import MARK
-from cyber_inference_tui.llama.vectors import VECTOR_OPTIONS, vector_options
+from cyber_inference_tui.llama.vectors import VECTOR_OPTIONS, told_settings, vector_options
 from cyber_inference_tui.settings.schema import Settings
 
 MIB = 1 << 20
@@ -89,15 +89,16 @@ def most_requests(model: LocalModel, settings: Settings) -> int | None:
     """
     if model.settings.command:
         return None
+    own = model.settings
+    base = CacheSettings(slots=settings.llama_parallel if own.parallel is None else own.parallel)
     words = further_arguments(model, settings)
-    told = cache_settings([*words_of_variables(model.settings.env), *words])
+    told = told_settings(model.metadata, words, own.env, base=base)
     threads = told.http_threads
     if threads is None:
         threads = _threads_for_requests(model, settings)
     elif threads == 0:
         # llama-server's own choice is at least this (tools/server/server-http.cpp).
-        slots = told.slots or model.settings.parallel or settings.llama_parallel
-        threads = (slots or DEFAULT_SLOTS) + 2
+        threads = (told.slots or DEFAULT_SLOTS) + 2
     return max(1, threads - min(SPARE_THREADS, threads // 2))
 
 

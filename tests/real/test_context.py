@@ -28,6 +28,10 @@ TABLES: dict[str, tuple[dict[str, Any], int]] = {
     "split": ({"parallel": 4}, 2048),
     "split-oddly": ({"parallel": 3}, 2816),
     "split-small": ({"context_size": 100, "args": ["-np", "2"]}, 256),
+    "split-by-setting-over-variable": (
+        {"parallel": 2, "env": {"LLAMA_ARG_N_PARALLEL": "4"}},
+        4096,
+    ),
     "split-by-variable": ({"env": {"LLAMA_ARG_N_PARALLEL": "2"}}, 4096),
     "unified": ({"parallel": 4, "args": ["--kv-unified"]}, 8192),
     "unified-by-variable": ({"parallel": 2, "env": {"LLAMA_ARG_KV_UNIFIED": "1"}}, 8192),
