@@ -6,6 +6,7 @@ the pieces at fault are replaced; nothing is decoded and encoded again.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import msgspec
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import InvalidRequestError
 
-BOM = b"\xef\xbb\xbf"
+BOM = codecs.BOM_UTF8
 """What some editors and PowerShell put in front of UTF-8; llama-server passes over it."""
 
 # One more parameter of a header's value (RFC 9110, 5.6.6).
@@ -81,7 +82,7 @@ def peek(body: bytes, content_type: str, *, must_be_object: bool) -> Peek:
             raise InvalidRequestError("The request's body must be a JSON object.") from None
         return Peek()
     except _BROKEN as error:
-        raise _not_json(error) from None
+        raise _not_json(error, body) from None
     return Peek(model=named.model or None, stream=named.stream is True, is_object=True)
 
 
@@ -119,7 +120,7 @@ def with_fields(
     try:
         values = _decode_fields(without_bom(body))
     except _BROKEN as error:
-        raise _not_json(error) from None
+        raise _not_json(error, body) from None
     opening = _OPENING.match(body)
     start = opening.end() if opening else 0
     members = list(_members(body, start, values))
@@ -269,5 +270,7 @@ def _line_of(delimiter: bytes, body: bytes, start: int) -> int:
     return found if found < 0 else found + 1
 
 
-def _not_json(error: Exception) -> InvalidRequestError:
+def _not_json(error: Exception, body: bytes) -> InvalidRequestError:
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return InvalidRequestError("The request's body is UTF-16: send JSON as UTF-8.")
     return InvalidRequestError(f"The request's body is not valid JSON: {error}.")

@@ -44,7 +44,8 @@ HEAD_TIMEOUT = 60.0
 _LINGER = 2.0
 """Seconds in which what a client still sends is read and dropped, after its last answer."""
 _WARNING_INTERVAL = 60.0
-_ABSOLUTE = re.compile(r"https?://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE | re.DOTALL)
+# Not with a name or password in front of the host: no client sends one (RFC 9110, 4.2.4).
+_ABSOLUTE = re.compile(r"https?://([^/?#@]*)((?:[/?][^#]*)?)(?:#.*)?", re.IGNORECASE | re.DOTALL)
 
 _logger = logging.getLogger(__name__)
 

@@ -123,6 +123,13 @@ def test_nesting_without_end_is_refused(body: bytes) -> None:
     refused(body, must_be_object=False)
 
 
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-be", "utf-16-le"])
+def test_json_in_utf_16_is_told_by_that_name(coding: str) -> None:
+    mark = "" if coding == "utf-16" else "\ufeff"
+    with pytest.raises(InvalidRequestError, match="is UTF-16: send JSON as UTF-8"):
+        peek((mark + '{"model":"a"}').encode(coding), JSON, must_be_object=True)
+
+
 @given(st.binary(max_size=60), st.booleans())
 def test_any_bytes_are_read_or_refused(body: bytes, must_be_object: bool) -> None:
     for text in (body, b'{"model":"' + body + b'"}', b'{"' + body + b'":1}'):
