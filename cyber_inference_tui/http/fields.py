@@ -58,6 +58,8 @@ class Peek(msgspec.Struct, frozen=True):
     stream: bool = False
     is_object: bool = False
     """Whether the body is a JSON object."""
+    problem: InvalidRequestError | None = None
+    """Why it was not possible to tell."""
 
 
 def peek(body: bytes, content_type: str, *, must_be_object: bool) -> Peek:
@@ -91,8 +93,8 @@ def glance(body: bytes, content_type: str) -> Peek:
     if _is_form(content_type) or _OPENING.match(body):
         try:
             return peek(body, content_type, must_be_object=False)
-        except InvalidRequestError:
-            pass
+        except InvalidRequestError as error:
+            return Peek(problem=error)
     return Peek()
 
 
