@@ -62,18 +62,15 @@ def context_size(model: LocalModel, settings: Settings, limit: int | None = None
 
 
 def _unlimited_context(model: LocalModel, settings: Settings) -> int:
-    trained = model.metadata.context_length if model.metadata else None
-    own = _asked_context(model, settings)
+    asked = cache_settings(further_arguments(model, settings))
+    trained = asked.trained or (model.metadata.context_length if model.metadata else None)
+    own = asked.context_size
     if own is None:
         own = model.settings.context_size
     if own is not None:
         return own or trained or settings.max_context_size
     wanted = settings.default_context_size or trained or settings.max_context_size
     return min(wanted, settings.max_context_size, trained or wanted)
-
-
-def _asked_context(model: LocalModel, settings: Settings) -> int | None:
-    return cache_settings(further_arguments(model, settings)).context_size
 
 
 def further_arguments(model: LocalModel, settings: Settings) -> list[str]:
@@ -201,8 +198,7 @@ def llama_argv(
     ):
         argv += ["--verbosity", str(verbosity)]
     argv += _unnamed(further)
-    asked = _asked_context(model, settings)
-    if asked is not None and context_limit is not None:
+    if context_limit is not None and cache_settings(further).context_size is not None:
         argv += ["--ctx-size", str(tokens)]
     return argv
 

@@ -38,6 +38,11 @@ TABLES: dict[str, tuple[dict[str, Any], int]] = {
     "not-unified": ({"args": ["--no-kv-unified"]}, 8192),
     "capped": ({"parallel": 2, "args": ["-kvu", "--kv-unified-per-slot", "1000"]}, 1000),
     "yarn": ({"context_size": 65536, "args": [*YARN]}, 65536),
+    "shorter-header": ({"args": ["--override-kv", "llama.context_length=int:4096"]}, 4096),
+    "longer-header": (
+        {"context_size": 0, "args": ["--override-kv", "a.b=int:1,llama.context_length=int:65536"]},
+        65536,
+    ),
     "yarn-half": ({"context_size": 40_000, "args": [*YARN]}, 40_192),
 }
 
