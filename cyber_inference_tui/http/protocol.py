@@ -16,7 +16,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from aiohttp import StreamReader, hdrs, web
+from aiohttp import hdrs, web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -93,15 +93,13 @@ class _LastAnswer(web.Response):
 class _Connection(RequestHandler):
     """A client's connection."""
 
-    __slots__ = ("_content", "_head_timer")
+    __slots__ = ("_head_timer",)
 
     _manager: _Server | None
 
     def __init__(self, server: _Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._head_timer: asyncio.TimerHandle | None = None
-        self._content: StreamReader | None = None
-        """The body of the request that was handled last: aiohttp waits for its rest."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request, not for ever."""
@@ -150,11 +148,6 @@ class _Connection(RequestHandler):
         if self._is_idle:
             self.force_close()
             return
-        unread = self._content is not None and not self._content.is_eof()
-        if unread and self._current_request is None:
-            # It is answered, and the rest of its body never comes.
-            self.force_close()
-            return
         payloads = [payload for _, payload in self._messages]
         if self._current_request is not None:
             payloads.append(self._current_request.content)
@@ -167,7 +160,6 @@ class _Connection(RequestHandler):
         start_time: float | None,
         request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
     ) -> tuple[web.StreamResponse, bool]:
-        self._content = request.content
         try:
             return await super()._handle_request(request, start_time, request_handler)
         finally:

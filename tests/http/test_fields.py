@@ -379,4 +379,6 @@ def test_a_form_of_parts_without_end_is_refused() -> None:
 @given(st.binary(max_size=60))
 def test_other_bodies_name_no_model(body: bytes) -> None:
     assert glance(b"\x00" + body, JSON) == Peek()
-    assert glance(b'{"model":1,' + body, "") == Peek()
+    found = glance(b'{"model":1,' + body, "")
+    assert (found.model, found.is_object) == (None, False)
+    assert found.problem is not None
