@@ -397,6 +397,13 @@ class DamagedDownloadError(HubError):
     code = "download_damaged"
 
 
+class StorageError(CyberError):
+    """A folder's disk or network mount does not answer."""
+
+    code = "storage_silent"
+    status = 503
+
+
 class DiskFullError(CyberError):
     """A disk has not enough room for what is to be written to it."""
 

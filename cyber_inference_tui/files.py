@@ -51,6 +51,17 @@ def _opened(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def boot_id(root: Path = Path("/")) -> str:
+    """Names this life of the machine; empty where nothing does.
+
+    https://www.kernel.org/doc/html/latest/admin-guide/sysctl/kernel.html#random
+    """
+    try:
+        return read_file(root / "proc/sys/kernel/random/boot_id", 64).decode("ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
 _NO_ROOM = {
     errno.ENOSPC: "Make room on that disk, for example with delete-model.",
     errno.EDQUOT: "Make room: the quota of this user is used up.",

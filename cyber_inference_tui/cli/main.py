@@ -21,6 +21,7 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.cli.options import GlobalOptions, global_options
 from cyber_inference_tui.errors import BuildError, CyberError, ModelLoadError
 from cyber_inference_tui.spelling import close_names
+from cyber_inference_tui.storage import end_process_within
 from cyber_inference_tui.text import clean_line
 
 PROGRAM = "cyber-inference-tui"
@@ -28,6 +29,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
 PIPE_CLOSED = 141
 """Exit code when the reader of our output went away (``| head``), as with SIGPIPE."""
+_LEAVE_SECONDS = 2.0
 _COMPLETION = "_CYBER_INFERENCE_TUI_COMPLETE"
 _ROOM = "cyber_inference_tui.cli"
 
@@ -243,4 +245,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal's encoding lacks is no reason to fail.
             stream.reconfigure(errors="replace")
-    sys.exit(run(sys.argv[1:], os.environ))
+    code = run(sys.argv[1:], os.environ)
+    # The interpreter waits for threads, also for those that hang on a disk.
+    end_process_within(_LEAVE_SECONDS, code)
+    sys.exit(code)

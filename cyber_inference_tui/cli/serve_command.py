@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from functools import partial
 
 import click
 
 from cyber_inference_tui.cli.options import GlobalOptions
+from cyber_inference_tui.storage import START_LIMIT, Storages
 
 
 def run_service(options: GlobalOptions, *, background: bool = False) -> int:
@@ -16,9 +19,13 @@ def run_service(options: GlobalOptions, *, background: bool = False) -> int:
     In the ``background`` it is nobody's child for long: it leaves the directory it was started in,
     and once it listens its log goes to its file alone.
     """
+    # Until the event loop takes signals there is nothing to end in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from cyber_inference_tui.http.serve import serve as run  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
 
-    loaded = options.load()
+    file = config_path(options.config, options.environ)
+    loaded = Storages().ask(file.parent, options.load, START_LIMIT)
     if background:
         os.chdir("/")
     return run(

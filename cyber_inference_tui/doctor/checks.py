@@ -154,6 +154,10 @@ def _directory(facts: DirectoryFacts) -> list[Finding]:
     place = f"{facts.key} {facts.path}"
     is_state = facts.key == "data_dir"
     bad = Level.ERROR if is_state else Level.WARNING
+    if facts.silent:
+        text = f"{place} does not answer."
+        fix = "Look for its disk or network mount (`mount`, `dmesg`)."
+        return [finding(level=bad, message=text, fix=fix)]
     if not facts.is_directory:
         text = f"{place} is not a directory, or lies below a file."
         return [finding(level=bad, message=text, fix=f"Set {facts.key} to a directory.")]

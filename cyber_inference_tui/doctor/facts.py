@@ -90,6 +90,8 @@ class DirectoryFacts(msgspec.Struct, frozen=True, kw_only=True):
     is_directory: bool = True
     usable: bool = True
     """We may read it, and write to it where the setting needs that; or create it."""
+    silent: bool = False
+    """Its disk or network mount does not answer; nothing else is known then."""
     must_write: bool = True
     free: int | None = None
     """Bytes on its file system that are ours to take."""

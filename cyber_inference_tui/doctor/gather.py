@@ -11,6 +11,7 @@ import platform
 import re
 import stat
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from cyber_inference_tui.doctor.facts import (
@@ -23,7 +24,7 @@ from cyber_inference_tui.doctor.facts import (
     ModelFact,
     ModelsFacts,
 )
-from cyber_inference_tui.errors import ConfigError, NoLlamaServerError
+from cyber_inference_tui.errors import ConfigError, NoLlamaServerError, StorageError
 from cyber_inference_tui.library.catalog import Origin
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.library.stores import Stores, find_stores
@@ -42,8 +43,11 @@ from cyber_inference_tui.settings.credentials import check_possible, is_loopback
 from cyber_inference_tui.settings.load import Loaded, Source, config_path
 from cyber_inference_tui.settings.masks import holds_secret
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Settings
+from cyber_inference_tui.storage import Storages
 from cyber_inference_tui.text import clean_line
 
+_SCAN_LIMIT = 15.0
+"""Seconds for storages that are slow and do answer."""
 _PROGRAM_LIMIT = 5.0
 """Seconds that llama-server has for each question; it is asked four at most."""
 _NVIDIA_VENDOR = "0x10de"
@@ -198,7 +202,15 @@ def directory_facts(settings: Settings, container: Path) -> tuple[DirectoryFacts
     mounts = mount_table(read_bytes(container / "proc/mounts") or b"")
     named = [("data_dir", settings.data_dir, True), ("models_dir", settings.models_dir, True)]
     named += [("model_dirs", path, False) for path in settings.model_dirs]
-    return tuple(_directory(key, path, mounts, write=write) for key, path, write in named)
+    storages = Storages()
+    found = []
+    for key, path, write in named:
+        try:
+            facts = storages.ask(path, partial(_directory, key, path, mounts, write=write))
+        except StorageError:
+            facts = DirectoryFacts(key=key, path=path, exists=True, silent=True, must_write=write)
+        found.append(facts)
+    return tuple(found)
 
 
 def _directory(key: str, path: Path, mounts: Mapping[str, str], *, write: bool) -> DirectoryFacts:
@@ -266,7 +278,7 @@ def models_facts(settings: Settings, environ: Mapping[str, str]) -> ModelsFacts:
         model_dirs=settings.model_dirs,
         model_settings=settings.models,
         stores=find_stores(environ) if settings.discover else Stores(),
-    ).scan()
+    ).scan(_SCAN_LIMIT)
     return ModelsFacts(
         models=tuple(
             ModelFact(

@@ -130,6 +130,9 @@ class ModelsApi(Protocol):
     def record(self, model_id: str, /) -> ModelRecord:
         """One model by id or alias; ``ModelNotFoundError``."""
 
+    def written(self, model_id: str, /) -> int:
+        """When its files were last written, in seconds since 1970; 0 = not known."""
+
     async def details(self, model_id: str, /) -> ModelDetails:
         """Everything there is to know of a model; ``ModelNotFoundError``."""
 

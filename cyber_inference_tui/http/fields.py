@@ -166,7 +166,7 @@ def _members(body: bytes, position: int, values: Mapping[str, msgspec.Raw]) -> I
     known, and long texts need not be looked through.
     """
     while key := _KEY.match(body, position):
-        name = msgspec.json.decode(key[1], type=str)
+        name: str = msgspec.json.decode(key[1])
         text = bytes(values[name])
         known = text[:1] in {b'"', b"[", b"{"} and body.startswith(text, key.end())
         end = key.end() + len(text) if known else _value_end(body, key.end())

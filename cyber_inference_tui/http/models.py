@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from cyber_inference_tui.http.api import ServiceApi
+from cyber_inference_tui.http.api import ModelsApi, ServiceApi
 from cyber_inference_tui.http.wire import decoded, json_answer, raw_tail
 from cyber_inference_tui.records import ModelRecord
 
@@ -21,25 +19,23 @@ class ModelListing:
 
     async def all(self, request: web.Request) -> web.Response:
         """Every local model, by id."""
-        return json_answer(
-            {"object": "list", "data": await _listed(self._service.models.records())}
-        )
+        models = self._service.models
+        return json_answer({"object": "list", "data": _listed(models, models.records())})
 
     async def one(self, request: web.Request) -> web.Response:
         """One model by id or alias."""
         depth = 2 if request.path.startswith("/v1/") else 1
-        record = self._service.models.record(decoded(raw_tail(request, depth)))
-        return json_answer((await _listed([record]))[0])
+        models = self._service.models
+        record = models.record(decoded(raw_tail(request, depth)))
+        return json_answer(_listed(models, [record])[0])
 
 
-async def _listed(records: list[ModelRecord]) -> list[dict[str, Any]]:
-    # Files may lie on a disk that sleeps or a network that hangs.
-    created = await asyncio.to_thread(_created, [record.path for record in records])
+def _listed(models: ModelsApi, records: list[ModelRecord]) -> list[dict[str, Any]]:
     return [
         {
             "id": record.id,
             "object": "model",
-            "created": time,
+            "created": models.written(record.id),
             "owned_by": "local",
             "status": record.status,
             "aliases": record.aliases,
@@ -53,7 +49,7 @@ async def _listed(records: list[ModelRecord]) -> list[dict[str, Any]]:
             "in_flight": record.in_flight,
             "queued": record.queued,
         }
-        for record, time in zip(records, created, strict=True)
+        for record in records
     ]
 
 
@@ -62,15 +58,3 @@ def _meta(record: ModelRecord) -> dict[str, Any] | None:
     if record.context_length is None:
         return None
     return {"n_ctx": record.context_length, "n_ctx_train": record.trained_context_length}
-
-
-def _created(paths: list[str | None]) -> list[int]:
-    """When each file was last written, in seconds since 1970; 0 = no file."""
-    return [_written(Path(path)) if path else 0 for path in paths]
-
-
-def _written(path: Path) -> int:
-    try:
-        return int(path.stat().st_mtime)
-    except OSError:
-        return 0

@@ -16,7 +16,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from aiohttp import hdrs, web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -93,12 +93,14 @@ class _LastAnswer(web.Response):
 class _Connection(RequestHandler):
     """A client's connection."""
 
-    __slots__ = ("_head_timer",)
+    __slots__ = ("_answered", "_body", "_head_timer")
 
     _manager: _Server | None
 
     def __init__(self, server: _Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
+        self._answered = 0
+        self._body: StreamReader | None = None
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -130,29 +132,29 @@ class _Connection(RequestHandler):
 
     def eof_received(self) -> bool | None:  # type: ignore[override] # as asyncio.Protocol has it
         """The client sends no more: keep the connection (``True``) if it waits for an answer."""
-        if self._manager is None or self._is_idle or self._payload_parser is not None:
+        unanswered = self._request_count - self._answered
+        if self._manager is None or not unanswered or not self._is_whole:
             return None
         if not self._manager.half_closed.add(self):
             return None
-        if len(self._messages) + (self._waiter is None) == 1:
+        if unanswered == 1:
             # No other request comes behind this one.
             self.close()
         return True
 
-    @property
-    def _is_idle(self) -> bool:
-        return self._waiter is not None and not self._messages
-
     def close_if_answered(self) -> None:
         """The client sends no more: end the connection unless there is a whole request."""
-        if self._is_idle:
+        if self._request_count == self._answered:
             self.force_close()
-            return
-        payloads = [payload for _, payload in self._messages]
-        if self._current_request is not None:
-            payloads.append(self._current_request.content)
-        if not all(payload.is_eof() for payload in payloads) and self.transport is not None:
+        elif not self._is_whole and self.transport is not None:
             self.transport.abort()
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether every body has come to its end, that of a request answered before it included."""
+        bodies = [payload for _, payload in self._messages]
+        bodies += [] if self._body is None else [self._body]
+        return self._payload_parser is None and all(body.is_eof() for body in bodies)
 
     async def _handle_request(
         self,
@@ -160,9 +162,11 @@ class _Connection(RequestHandler):
         start_time: float | None,
         request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
     ) -> tuple[web.StreamResponse, bool]:
+        self._body = request.content
         try:
             return await super()._handle_request(request, start_time, request_handler)
         finally:
+            self._answered += 1
             if self._manager is not None and not self._messages and self.transport is not None:
                 self._manager.idle[self] = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import faulthandler
 import gc
@@ -12,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -22,6 +24,7 @@ from cyber_inference_tui.files import write_problem
 from cyber_inference_tui.http.app import make_app
 from cyber_inference_tui.http.login import LOGIN_FILE, AdminLogin
 from cyber_inference_tui.http.protocol import Runner
+from cyber_inference_tui.llama.binary import end_questions
 from cyber_inference_tui.service.logs import LOGS, service_log
 from cyber_inference_tui.service.process_log import (
     configure_logging,
@@ -39,10 +42,15 @@ from cyber_inference_tui.service.service import Service, utc_now
 from cyber_inference_tui.settings.credentials import make_missing
 from cyber_inference_tui.settings.load import Loaded
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.storage import START_LIMIT, Storages, begin, end_process_within
 
 _BACKLOG = 512
 _KEEP_ALIVE = 75.0
 _HANDLERS_GRACE = 2.0
+_LONGEST_END = 30.0
+"""Seconds for all that ends after the answers and the servers."""
+_AT_ONCE = 2.0
+_LEAVE_SECONDS = 2.0
 
 _logger = logging.getLogger(__name__)
 
@@ -82,8 +90,10 @@ def serve(
         )
     connections = descriptors.most_connections(limit)
     data_dir = loaded.settings.data_dir
+    lock = DataDirectoryLock(data_dir)
+    Storages().ask(data_dir, lock.__enter__, START_LIMIT)
     with (
-        DataDirectoryLock(data_dir) as lock,
+        contextlib.closing(lock),
         _listen(loaded.settings) as listener,
         asyncio.Runner(loop_factory=loop_factory) as runner,
     ):
@@ -109,9 +119,14 @@ def serve(
         async def run() -> int:
             log_handler.attach()
             service = Service(loaded, demo=demo, environ=environ, flags=flags, service_log=ring)
-            return await _run(service, listener, on_ready, connections)
+            code = await _run(service, listener, on_ready, connections)
+            _ignore_signals()
+            return code
 
-        return runner.run(run())
+        code = runner.run(run())
+        # Threads that hang would hold up the end of the loop.
+        _end_within(_LEAVE_SECONDS)
+        return code
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -148,14 +163,17 @@ async def _run(
     service: Service, listener: socket.socket, on_ready: Callable[[str], None], connections: int
 ) -> int:
     stop, hurry = asyncio.Event(), asyncio.Event()
-    _on_signals(stop, hurry)
+    _on_signals(service, stop, hurry)
     host, port = listener.getsockname()[:2]
     service.address = (host, port)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
     # The directory that is locked: what the file says of it later counts from the next start.
     data_dir = service.settings.data_dir
-    async with service:
+    if not await _started(service, stop):
+        return 0
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_exit(service)
         login = AdminLogin(service, data_dir / LOGIN_FILE)
         runner = Runner(
             make_app(service, login),
@@ -199,6 +217,28 @@ async def _run(
     return 0
 
 
+def _end_within(seconds: float) -> None:
+    # Its guard and the kernel end the servers of a service that is gone.
+    end_process_within(seconds, first=end_questions)
+
+
+async def _started(service: Service, stop: asyncio.Event) -> bool:
+    """Start it; ``False`` when a signal came first: then nothing of it is left.
+
+    Raises what keeps it from starting.
+    """
+    starting = asyncio.ensure_future(service.__aenter__())
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return False
+    await starting
+    return True
+
+
 async def _wind_down(service: Service, site: web.SockSite, hurry: asyncio.Event) -> None:
     """Let running answers end, unless they take too long or a second signal comes."""
     await site.stop()
@@ -215,10 +255,17 @@ async def _wind_down(service: Service, site: web.SockSite, hurry: asyncio.Event)
     service.close_events()
 
 
-def _on_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+def _on_signals(service: Service, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    data_dir = service.settings.data_dir
+
     def told() -> None:
-        if stop.is_set():
+        if not stop.is_set():
+            settings = service.settings
+            _end_within(settings.shutdown_timeout + settings.stop_timeout + _LONGEST_END)
+        elif not hurry.is_set():
             hurry.set()
+            begin(partial(remove_runtime_file, data_dir))
+            _end_within(_AT_ONCE)
         stop.set()
 
     loop = asyncio.get_running_loop()
@@ -229,3 +276,11 @@ def _on_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
         wanted.append(signal.SIGHUP)
     for number in wanted:
         loop.add_signal_handler(number, told)
+
+
+def _ignore_signals() -> None:
+    """All is done: a further signal must not change the exit code when the loop is closed."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)

@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
+from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import (
     HubError,
     HubGatedError,
@@ -134,7 +135,7 @@ def _reason(headers: Mapping[str, str], body: bytes) -> str:
     text: object = headers.get("X-Error-Message", "")
     if not text:
         try:
-            text = msgspec.json.decode(body, type=_Body).error
+            text = msgspec.json.decode(body, type=learned(_Body)).error
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return ""
     return clean_line(str(text), limit=300).strip().rstrip(".")

@@ -158,10 +158,14 @@ class Staging:
         """The files that other downloads have or begin: where they are staged, and the place
         below the directory of models that they are for."""
         for root in _entries(self.root.parent):
-            if root != self.root and root.is_dir():
-                for note in root.rglob(f"*{NOTE}"):
-                    target = note.with_name(note.name.removesuffix(NOTE))
-                    yield target, target.relative_to(root)
+            if root == self.root:
+                continue
+            # A walk passes over folders that the others remove meanwhile.
+            for folder, _, names in os.walk(root):
+                for name in names:
+                    if name.endswith(NOTE):
+                        target = Path(folder, name.removesuffix(NOTE))
+                        yield target, target.relative_to(root)
 
     def comparison(self, file: PlannedFile, path: Path) -> Iterator[bool]:
         """Whether ``path`` is the file; ``False`` after every few MiB until it is known to be."""

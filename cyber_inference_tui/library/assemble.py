@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cyber_inference_tui.errors import GGUFError
-from cyber_inference_tui.gguf.metadata import ModelMetadata
+from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
 from cyber_inference_tui.library.ids import RESERVED, Named, assign_ids
 from cyber_inference_tui.library.ollama import OllamaModel
@@ -351,6 +351,7 @@ class Assembly:
         problem = read.problem or _id_problem(model_id)
         mmproj = projector.file.path if projector else None
         projector_bytes = projector.file.size if projector else 0
+        projector_facts = projector.metadata.projector if projector else None
         written = [file.modified for file in files]
         written += [projector.file.modified] if projector else []
         if settings.mmproj is not None:
@@ -358,6 +359,7 @@ class Assembly:
             given = self._projectors[mmproj]
             if given.file is not None:
                 projector_bytes = given.file.size
+                projector_facts = self._projector_facts(given.file)
                 written.append(given.file.modified)
             else:
                 told = f"cannot be read: {given.unread}" if given.unread else "is missing"
@@ -369,6 +371,8 @@ class Assembly:
             shards=tuple(file.path for file in files),
             mmproj=mmproj,
             size_bytes=sum(file.size for file in files) + projector_bytes,
+            projector_bytes=projector_bytes,
+            projector_facts=projector_facts,
             modified=max(written),
             metadata=read.metadata,
             problem=problem,
@@ -376,6 +380,12 @@ class Assembly:
             removable=all(file.inside for file in files) and self._under_models_dir(files[0]),
             origin=origin,
         )
+
+    def _projector_facts(self, file: ModelFile) -> ProjectorFacts | None:
+        try:
+            return self._read_header(file).projector
+        except GGUFError:
+            return None  # the load will say so
 
     def _under_models_dir(self, file: ModelFile) -> bool:
         return file.path.is_relative_to(self._models_dir)

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from cyber_inference_tui.errors import ModelNotFoundError
-from cyber_inference_tui.gguf.metadata import ModelMetadata
+from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.library.problems import Problem, Unusable
 from cyber_inference_tui.settings.schema import ModelSettings, RequestRules
 from cyber_inference_tui.spelling import close_names
@@ -47,6 +47,9 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
     mmproj: Path | None = None
     size_bytes: int | None = None
     """Of all shards and the projector."""
+    projector_bytes: int = 0
+    """Of the projector alone."""
+    projector_facts: ProjectorFacts | None = None
     modified: int | None = None
     """When the last of these was written, in nanoseconds since 1970."""
     metadata: ModelMetadata | None = None

@@ -16,6 +16,9 @@ NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 class Disk:
     """Reads directories, statuses and small files. A test gives scans one that has faults."""
 
+    def reach(self, path: Path) -> None:
+        """Called before something at ``path`` is read in another way; raises ``OSError``."""
+
     def entries(self, directory: Path, most: int) -> list[os.DirEntry[str]]:
         """The first ``most`` entries of a directory; raises ``OSError``, ``ValueError``."""
         with os.scandir(directory) as listing:

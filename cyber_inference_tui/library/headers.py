@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,8 @@ from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.files import read_file
 from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
 from cyber_inference_tui.gguf.writer import replace_file
-from cyber_inference_tui.library.scan import ModelFile
+from cyber_inference_tui.library.disk import Disk, told
+from cyber_inference_tui.library.scan import ModelFile, unread_above
 
 _logger = logging.getLogger(__name__)
 
@@ -31,6 +32,10 @@ class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None
 
 
+Fetched = dict[str, tuple[int, int, _Entry | GGUFError]]
+"""By path: the file's size and time of change, and what it says or why that is not known."""
+
+
 class _Stored(msgspec.Struct, frozen=True):
     version: int
     entries: dict[str, _Entry]
@@ -38,6 +43,8 @@ class _Stored(msgspec.Struct, frozen=True):
 
 class HeaderCache:
     """Reads headers, each again only when its file's size or time of change differs.
+
+    ``fetch`` reads them, in the thread of their storage; ``read`` gives what was read.
 
     ``clock`` gives nanoseconds since 1970. ``file`` may be ``None``, or unreadable, or from
     another version: then everything is read anew. What is wrong with a file is kept like a header;
@@ -52,23 +59,48 @@ class HeaderCache:
         self._used: dict[str, _Entry] = {}
         self._before: dict[str, _Entry] = {}
         self._seen: dict[str, _Entry] = {}
+        self._fetched: Fetched = {}
         self._changed = False
         self._unsettled = False
 
+    def fetch(self, files: Iterable[ModelFile], disk: Disk) -> Fetched:
+        """Read the headers that are not known. Blocks; may be called from any thread."""
+        fetched: Fetched = {}
+        for file in files:
+            if self._known(file) is None:
+                try:
+                    disk.reach(file.path)
+                    found: _Entry | GGUFError = self._read(file)
+                except GGUFError as error:
+                    found = error
+                except OSError as error:
+                    found = GGUFError(f"it cannot be read: {told(error)}")
+                fetched[str(file.path)] = (file.size, file.modified, found)
+        return fetched
+
+    def take(self, fetched: Fetched) -> None:
+        """Let ``read`` give what was fetched, until ``settle``."""
+        self._fetched |= fetched
+
     def read(self, file: ModelFile) -> ModelMetadata:
-        """The file's header without its chat template; raises ``GGUFError``."""
+        """The file's header without its chat template, from what is known or was fetched.
+
+        Raises ``GGUFError``. It touches no disk.
+        """
         key = str(file.path)
-        entry = self._entries.get(key)
-        if entry is None or (entry.size, entry.modified) != (file.size, file.modified):
-            try:
-                entry = self._read(file)
-            except GGUFError:
+        entry = self._known(file)
+        if entry is None:
+            size, modified, found = self._fetched.get(key, (0, 0, None))
+            if isinstance(found, _Entry) and (size, modified) != (file.size, file.modified):
+                found = None
+            if not isinstance(found, _Entry):
                 self._unsettled = True
-                before = self._before.get(key, entry)
+                before = self._before.get(key, self._entries.get(key))
                 if before is None:
-                    raise
+                    raise found or GGUFError("it cannot be read")
                 entry = before
             else:
+                entry = found
                 if abs(self._clock() - file.modified) >= _SETTLED:
                     self._entries[key] = entry
                     self._changed = True
@@ -80,6 +112,12 @@ class HeaderCache:
         if entry.metadata is None:
             raise GGUFError(entry.error or "it cannot be read")
         return entry.metadata
+
+    def _known(self, file: ModelFile) -> _Entry | None:
+        entry = self._entries.get(str(file.path))
+        if entry is None or (entry.size, entry.modified) != (file.size, file.modified):
+            return None
+        return entry
 
     @staticmethod
     def _read(file: ModelFile) -> _Entry:
@@ -93,16 +131,22 @@ class HeaderCache:
             return _Entry(file.size, file.modified, error=error.message)
         return _Entry(file.size, file.modified, msgspec.structs.replace(found, chat_template=None))
 
-    def settle(self) -> bool:
+    def settle(self, unread: Collection[Path] = ()) -> bool:
         """After a scan: forget files that were not asked for, and save what changed.
 
+        Files at or below ``unread``, which could not be looked at, are not forgotten.
         Tells whether all that was read may be relied on until the files change.
         """
         settled = not self._unsettled
-        if self._changed or len(self._used) != len(self._entries):
-            self._entries = self._used
+        kept = dict(self._used)
+        if unread:
+            for key, entry in self._entries.items():
+                if unread_above(Path(key), unread) is not None:
+                    kept.setdefault(key, entry)
+        if self._changed or len(kept) != len(self._entries):
+            self._entries = kept
             self._save()
-        self._used = {}
+        self._used, self._fetched = {}, {}
         self._before, self._seen = self._seen, {}
         self._changed = self._unsettled = False
         return settled

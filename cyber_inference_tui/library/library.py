@@ -6,25 +6,36 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from cyber_inference_tui.errors import ConflictError
 from cyber_inference_tui.library.assemble import Assembly, Configured, GivenProjector
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
 from cyber_inference_tui.library.disk import Disk, told
-from cyber_inference_tui.library.headers import HeaderCache
+from cyber_inference_tui.library.headers import Fetched, HeaderCache
+from cyber_inference_tui.library.looks import Looks, wait_for
+from cyber_inference_tui.library.ollama import OllamaModel
+from cyber_inference_tui.library.problems import Problem
 from cyber_inference_tui.library.scan import (
+    SLOW,
     Found,
     ModelFile,
+    Unread,
     find_files,
     model_file,
     shown,
-    stat_file,
 )
 from cyber_inference_tui.library.shards import shard_names
-from cyber_inference_tui.library.stores import Elsewhere, Stores, StoreScan
+from cyber_inference_tui.library.stores import Elsewhere, Place, Stores, StoreScan
 from cyber_inference_tui.settings.schema import ModelSettings
+from cyber_inference_tui.storage import SILENT
+
+T = TypeVar("T")
+
+_LIMIT: Final = 60.0
+"""Seconds that a scan waits for storages that are slow and do answer."""
 
 _WAYS_OUT = {
     Origin.HUB_CACHE: "It is in the cache of the Hugging Face tools: delete it with theirs"
@@ -63,6 +74,36 @@ class _Seen(NamedTuple):
         )
 
 
+class _Walked(NamedTuple):
+    """What a look at a model directory gives."""
+
+    found: Found
+    headers: Fetched
+
+
+class _Named(NamedTuple):
+    """What is at a path that a table names."""
+
+    file: ModelFile | None = None
+    is_directory: bool = False
+    unread: str = ""
+    """Why that cannot be told now: ``file`` is that of before."""
+
+
+class _Statuses(NamedTuple):
+    """What a look at the files that tables name in one folder gives."""
+
+    named: Mapping[Path, _Named]
+    headers: Fetched
+
+
+class _Others(NamedTuple):
+    """What a look at another program's models gives."""
+
+    found: Elsewhere
+    headers: Fetched
+
+
 class Library:
     """The models on this machine. All methods block on files and may be called from any thread.
 
@@ -70,6 +111,9 @@ class Library:
     are other programs' models, listed after those of our own directories. Headers are
     kept in ``cache_file``. ``clock`` gives nanoseconds since 1970. ``disk`` reads everything but
     headers.
+
+    Each directory is read by threads of its own, see ``Looks``: one whose storage hangs is one
+    that cannot be read now.
     """
 
     def __init__(
@@ -87,7 +131,12 @@ class Library:
         self._lock = threading.Lock()
         self._headers = HeaderCache(cache_file, clock)
         self._disk = disk
-        self._stores = StoreScan(stores, clock=clock, disk=disk)
+        self._clock = clock
+        self._folders: dict[Path, Looks[_Walked]] = {}
+        self._tables: dict[Path, Looks[_Statuses]] = {}
+        self._stores: dict[Path, Looks[_Others]] = {}
+        self._scans: dict[Path, StoreScan] = {}
+        self._theirs: dict[Path, Elsewhere] = {}
         self._before = _Seen()
         self._last: tuple[_Seen, Catalog] | None = None
         self.reconfigure(
@@ -116,17 +165,18 @@ class Library:
             self._roots = tuple(dict.fromkeys((models_dir, *model_dirs)))
             self._model_settings = dict(model_settings or {})
             self._extra = dict(extra or {})
-            self._stores.move(stores)
+            self._places = stores
             self._last = None
 
-    def scan(self) -> Catalog:
+    def scan(self, limit: float = _LIMIT) -> Catalog:
         """What is there now; the very same catalog as before when nothing changed.
 
         Models in what cannot be read now are those of the last scan: only what a folder that was
-        read no longer lists is gone.
+        read no longer lists is gone. Storages that hang are not waited for, and slow ones for
+        ``limit`` seconds: what they have counts in a later scan.
         """
         with self._lock:
-            seen = self._look()
+            seen, silent = self._look(limit)
             self._before = seen
             if self._last is not None and self._last[0] == seen:
                 return self._last[1]
@@ -137,34 +187,151 @@ class Library:
                 read=self._headers.read,
             )
             catalog = assembly.catalog(seen.found, seen.configured, seen.elsewhere)
-            settled = self._headers.settle()
+            settled = self._headers.settle({*silent, *(one.path for one in seen.found.unread)})
             # A file may still change unseen for a moment after its last change.
             self._last = (seen, catalog) if settled else None
             return catalog
 
-    def _look(self) -> _Seen:
+    def _look(self, limit: float) -> tuple[_Seen, list[Path]]:
+        """What is there, and the folders that have not answered in time.
+
+        Only the threads of the looks touch the disk.
+        """
+        given, paths = self._given(), self._given_paths()
+        taken = {path for _, path, _, _ in given}
+        self._tend(self._folders, self._roots)
+        self._tend(self._tables, paths)
+        self._tend(self._stores, [path for path, _ in self._places.each()], alone=True)
+        for path, store in self._places.each():
+            self._scans.setdefault(path, StoreScan(store, clock=self._clock))
+        self._scans = {path: self._scans[path] for path in self._stores}
+        self._theirs = {path: one for path, one in self._theirs.items() if path in self._stores}
+        for root, folder in self._folders.items():
+            folder.begin(partial(self._walk, root, root != self._models_dir, taken), self._disk)
+        for path, table in self._tables.items():
+            table.begin(partial(self._statuses, paths[path]), self._disk)
+        for path, store_looks in self._stores.items():
+            store_looks.begin(partial(self._others, self._scans[path]), self._disk)
+        looks: list[Looks[Any]] = [
+            *self._folders.values(),
+            *self._tables.values(),
+            *self._stores.values(),
+        ]
+        wait_for(looks, limit)
         before = self._before.files()
-        configured = self._configured(before)
-        found = find_files(
-            self._roots,
-            required=[root for root in self._roots if root != self._models_dir],
-            taken={given.path for given in configured},
-            disk=self._disk,
-        ).keeping(self._before.found)
+        found = self._merged().keeping(self._before.found)
         # The root that a kept file was found under may be none any more.
         files = [
             file if file.root in self._roots else file._replace(root=self._root_of(file.path))
             for file in found.files
         ]
         files.sort(key=lambda file: (self._roots.index(file.root), file.path))
+        named = self._named(paths, before)
         projectors = {
-            path: self._projector_at(path, before)
-            for settings in self._model_settings.values()
-            if settings.mmproj is not None
-            for path in [self._models_dir / settings.mmproj]
+            path: GivenProjector(named[path].file, named[path].unread) for path in self._mmprojs()
         }
-        elsewhere = self._stores.look()
-        return _Seen(found._replace(files=tuple(files)), configured, projectors, elsewhere)
+        configured = tuple(self._configured(*one, named) for one in given)
+        found = found._replace(files=tuple(files))
+        seen = _Seen(found, configured, projectors, self._elsewhere())
+        return seen, [one.folder for one in looks if one.found is None]
+
+    @staticmethod
+    def _tend(looks: dict[Path, Looks[T]], folders: Iterable[Path], *, alone: bool = False) -> None:
+        """Have one of ``looks`` for each of ``folders``, in their order, and no others."""
+        former = dict(looks)
+        looks.clear()
+        for path in folders:
+            looks[path] = former.get(path) or Looks(path, alone=alone)
+
+    # In the threads of the looks
+
+    def _walk(self, root: Path, required: bool, taken: Collection[Path], disk: Disk) -> _Walked:
+        found = find_files((root,), required=(root,) if required else (), taken=taken, disk=disk)
+        return _Walked(found, self._headers.fetch(found.files, disk))
+
+    def _statuses(self, paths: Iterable[Path], disk: Disk) -> _Statuses:
+        named: dict[Path, _Named] = {}
+        for path in paths:
+            try:
+                status = disk.status(path)
+                inside = self._is_inside(path)
+            except OSError as error:
+                named[path] = _Named(unread=told(error))
+                continue
+            mode = 0 if status is None else status.st_mode
+            file = None
+            if status is not None and stat.S_ISREG(mode):
+                file = model_file(path, path.parent, status, inside=inside)
+            named[path] = _Named(file, stat.S_ISDIR(mode))
+        files = [one.file for one in named.values() if one.file is not None]
+        return _Statuses(named, self._headers.fetch(files, disk))
+
+    def _others(self, scan: StoreScan, disk: Disk) -> _Others:
+        found = scan.look(disk)
+        return _Others(found, self._headers.fetch(found.all_files(), disk))
+
+    # What they have found
+
+    def _merged(self) -> Found:
+        """The files of all roots. One that several roots lead to is the first one's."""
+        files: list[ModelFile] = []
+        problems: list[Problem] = []
+        unread: list[Unread] = []
+        known: set[tuple[str, tuple[int, int]]] = set()
+        told: set[str] = set()
+        for root, look in self._folders.items():
+            walked = look.found
+            if walked is None:
+                had = any(file.path.is_relative_to(root) for file in self._before.found.files)
+                slow = "" if had else SLOW
+                unread.append(Unread(root, SILENT if look.hangs else slow))
+                continue
+            self._headers.take(walked.headers)
+            new = [file for file in walked.found.files if (file.path.name, file.inode) not in known]
+            known |= {(file.path.name, file.inode) for file in new}
+            files += new
+            problems += [one for one in walked.found.problems if one.where not in told]
+            told |= {one.where for one in walked.found.problems}
+            unread += walked.found.unread
+        return Found(tuple(files), tuple(problems), tuple(unread))
+
+    def _named(
+        self, paths: Mapping[Path, Sequence[Path]], before: Mapping[Path, ModelFile]
+    ) -> dict[Path, _Named]:
+        """What is at each path that a table names."""
+        named: dict[Path, _Named] = {}
+        for folder, look in self._tables.items():
+            statuses = look.found
+            if statuses is not None:
+                self._headers.take(statuses.headers)
+            for path in paths[folder]:
+                one = statuses.named.get(path) if statuses is not None else None
+                one = one or _Named(unread=SILENT if look.hangs else SLOW)
+                if one.unread and (file := before.get(path)) is not None:
+                    # That a folder is slow is of interest only until its files are known.
+                    unread = "" if one.unread == SLOW else one.unread
+                    one = _Named(file._replace(root=path.parent), unread=unread)
+                named[path] = one
+        return named
+
+    def _elsewhere(self) -> Elsewhere:
+        files: list[ModelFile] = []
+        places: dict[Path, Place] = {}
+        ollama: list[OllamaModel] = []
+        problems: list[Problem] = []
+        for path, look in self._stores.items():
+            others = look.found
+            if others is not None:
+                self._headers.take(others.headers)
+                self._theirs[path] = others.found
+            found = self._theirs.get(path, Elsewhere())
+            if others is None and look.hangs:
+                problems.append(Unread(path, SILENT).problem(kept=bool(found.all_files())))
+            files += found.files
+            places |= found.places
+            ollama += found.ollama
+            problems += found.problems
+        return Elsewhere(tuple(files), places, tuple(ollama), tuple(problems))
 
     def _root_of(self, path: Path) -> Path:
         return next(root for root in self._roots if path.is_relative_to(root))
@@ -226,13 +393,15 @@ class Library:
 
     def _is_inside(self, path: Path) -> bool:
         """Really, not only by name: no link on the way leads out of ``models_dir``."""
+        if not path.is_relative_to(self._models_dir):
+            return False
         try:
             return path.parent.resolve().is_relative_to(self._models_dir.resolve())
         except (OSError, RuntimeError):
             return False
 
-    def _configured(self, before: Mapping[Path, ModelFile]) -> tuple[Configured, ...]:
-        """Models that the configuration or the program names by path or command."""
+    def _given(self) -> list[tuple[str, Path, ModelSettings, Origin]]:
+        """Models that the configuration or the program names by path."""
         given: list[tuple[str, Path, ModelSettings, Origin]] = []
         for model_id, path in self._extra.items():
             settings = self._model_settings.get(model_id, ModelSettings())
@@ -242,38 +411,39 @@ class Library:
             if settings.path is not None:
                 path = self._models_dir / settings.path
                 given.append((model_id, path, settings, Origin.SETTINGS))
-        return tuple(self._at(*one, before) for one in given)
+        return given
 
-    def _at(
-        self,
+    def _mmprojs(self) -> list[Path]:
+        """The projectors that tables name."""
+        tables = self._model_settings.values()
+        return [self._models_dir / one.mmproj for one in tables if one.mmproj is not None]
+
+    def _given_paths(self) -> dict[Path, list[Path]]:
+        """Every file that is named, by its folder."""
+        by_folder: dict[Path, list[Path]] = {}
+        shards = [shard for _, path, _, _ in self._given() for shard in shard_names(path)]
+        for path in dict.fromkeys((*shards, *self._mmprojs())):
+            by_folder.setdefault(path.parent, []).append(path)
+        return by_folder
+
+    @staticmethod
+    def _configured(
         model_id: str,
         path: Path,
         settings: ModelSettings,
         origin: Origin,
-        before: Mapping[Path, ModelFile],
+        named: Mapping[Path, _Named],
     ) -> Configured:
-        inside = self._is_inside(path)
-        files: list[ModelFile] = []
-        unread = ""
-        is_directory = False
-        for shard in shard_names(path):
-            try:
-                status = self._disk.status(shard)
-            except OSError as error:
-                unread = unread or told(error)
-                if shard in before:
-                    files.append(before[shard]._replace(root=path.parent))
-                continue
-            if status is not None and stat.S_ISREG(status.st_mode):
-                files.append(model_file(shard, path.parent, status, inside=inside))
-            is_directory |= status is not None and stat.S_ISDIR(status.st_mode)
-        return Configured(model_id, path, tuple(files), settings, origin, is_directory, unread)
-
-    def _projector_at(self, path: Path, before: Mapping[Path, ModelFile]) -> GivenProjector:
-        try:
-            return GivenProjector(stat_file(path, path.parent, disk=self._disk))
-        except OSError as error:
-            return GivenProjector(before.get(path), told(error))
+        shards = [named[shard] for shard in shard_names(path)]
+        return Configured(
+            model_id,
+            path,
+            tuple(one.file for one in shards if one.file is not None),
+            settings,
+            origin,
+            is_directory=any(one.is_directory for one in shards),
+            unread=next((one.unread for one in shards if one.unread), ""),
+        )
 
 
 def _only_its_own(model: LocalModel, others: Sequence[LocalModel]) -> bool:

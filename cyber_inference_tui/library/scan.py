@@ -16,7 +16,10 @@ from cyber_inference_tui.library.problems import (
     UNFINISHED,
     Problem,
 )
+from cyber_inference_tui.storage import SILENT
 from cyber_inference_tui.text import clean_line
+
+SLOW: Final = "it is still being read: its disk or network mount is slow"
 
 _MAX_ENTRIES: Final = 200_000
 _MAX_DEPTH: Final = 32
@@ -61,10 +64,9 @@ class Unread(NamedTuple):
 
     def problem(self, *, kept: bool) -> Problem:
         """As something to show; ``kept``: what was found there before still counts."""
+        told = self.reason if self.reason in {SILENT, SLOW} else f"it cannot be read: {self.reason}"
         more = "; what was found there before is kept" if kept else ""
-        return Problem(
-            where=shown(self.path), reason=f"it cannot be read: {self.reason}{more}", passing=True
-        )
+        return Problem(where=shown(self.path), reason=f"{told}{more}", passing=True)
 
 
 class Found(NamedTuple):

@@ -33,7 +33,7 @@ _MAX_ENTRIES: Final = 50_000
 _MAX_DEPTH: Final = 8
 _MAX_REF: Final = 256
 _LONGEST: Final = 5.0
-"""Seconds for one look at all stores; a network disk that is slower is listed in part."""
+"""Seconds for one look at a store; a network disk that is slower is listed in part."""
 _ANEW: Final = 60.0
 """Seconds after which all is looked at again, also what directories' times do not tell."""
 _SETTLED: Final = 2_000_000_000
@@ -46,6 +46,14 @@ class Stores(NamedTuple):
     hub_caches: tuple[Path, ...] = ()
     lm_studio: tuple[Path, ...] = ()
     ollama: tuple[Path, ...] = ()
+
+    def each(self) -> list[tuple[Path, Stores]]:
+        """Every directory, and the stores that it alone is."""
+        return [
+            *((path, Stores(hub_caches=(path,))) for path in self.hub_caches),
+            *((path, Stores(lm_studio=(path,))) for path in self.lm_studio),
+            *((path, Stores(ollama=(path,))) for path in self.ollama),
+        ]
 
 
 class Place(NamedTuple):
@@ -64,6 +72,11 @@ class Elsewhere(NamedTuple):
     """By the files' ``root``."""
     ollama: tuple[OllamaModel, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+    def all_files(self) -> list[ModelFile]:
+        """Every file, projectors among them."""
+        theirs = [file for one in self.ollama for file in (one.file, one.projector) if file]
+        return [*self.files, *theirs]
 
 
 def find_stores(environ: Mapping[str, str], *, system: Path = Path("/")) -> Stores:
@@ -110,25 +123,19 @@ class StoreScan:
         *,
         clock: Callable[[], int] = time.time_ns,
         timer: Callable[[], float] = time.monotonic,
-        disk: Disk = Disk(),  # noqa: B008 - it has no state
     ) -> None:
         self._stores = stores
         self._clock = clock
         self._timer = timer
-        self._disk = disk
+        self._disk = Disk()
         self._found: Elsewhere | None = None
         self._walked_at = 0.0
         self._watched: dict[Path, int] = {}
         self._settled = False
 
-    def move(self, stores: Stores) -> None:
-        """Look into these from now on; what is known of those that stay is kept."""
-        if stores != self._stores:
-            self._stores = stores
-            self._settled = False
-
-    def look(self) -> Elsewhere:
+    def look(self, disk: Disk = Disk()) -> Elsewhere:  # noqa: B008 - it has no state
         """What is there now. Never raises: what cannot be read is a problem, and stays."""
+        self._disk = disk
         if self._found is None or self._timer() - self._walked_at > _ANEW or self._has_changed():
             self._watched = {}
             self._walked_at = self._timer()

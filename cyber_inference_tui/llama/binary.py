@@ -184,6 +184,9 @@ def probe(
     return binary
 
 
+_asked: set[subprocess.Popen[bytes]] = set()
+
+
 def run_briefly(
     path: Path,
     *arguments: str,
@@ -212,6 +215,7 @@ def run_briefly(
             f"{path} cannot be run: {_why_not_run(error)}.", hint=_ANOTHER
         ) from error
     family = Family(process.pid, environment[MARK])
+    _asked.add(process)
     try:
         output = _read_until(process, deadline).decode("utf-8", "replace")
         code = process.wait(max(0.0, deadline - time.monotonic()))
@@ -220,10 +224,9 @@ def run_briefly(
             f"{called} did not end within {timeout:g} s.", hint=_ANOTHER
         ) from None
     finally:
+        _asked.discard(process)
         if process.returncode is None:
-            # The group: a wrapper script has the real program as its child.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill(process)
         if process.stdout is not None:
             process.stdout.close()
         process.wait()
@@ -233,6 +236,18 @@ def run_briefly(
         reason = clean_line(last.strip(), limit=300) or f"exit code {code}"
         raise NoLlamaServerError(f"{called} failed: {reason.rstrip('.')}.", hint=_ANOTHER)
     return output
+
+
+def end_questions() -> None:
+    """Kill the programs that ``run_briefly`` waits for, in all threads."""
+    for process in tuple(_asked):
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    # The group: a wrapper script has the real program as its child.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _read_until(process: subprocess.Popen[bytes], deadline: float) -> bytes:

@@ -37,13 +37,21 @@ GUARD = "guard"
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _SAME_START = 2.0
-"""Seconds. A start time is ticks since boot added to the boot time in whole seconds, which moves
-by one when the clock is corrected; that a pid comes round again so fast does not happen."""
+"""Seconds. On Linux a start time is exact; elsewhere the time of the boot is in whole seconds. That
+a pid comes round again so fast does not happen."""
 _SWEEP_TIMEOUT = 20.0
 
 
+def start_of(process: psutil.Process) -> float:
+    """When the process started, in seconds since the machine did; raises ``psutil.Error``.
+
+    The time of day would change with a clock that is set.
+    """
+    return process.create_time() - psutil.boot_time()
+
+
 class Known(NamedTuple):
-    """A process that was seen: its pid, when it started (Unix time), its program's name."""
+    """A process that was seen: its pid, when it started (``start_of``), its program's name."""
 
     pid: int
     started: float
@@ -52,13 +60,13 @@ class Known(NamedTuple):
     @classmethod
     def of(cls, process: psutil.Process) -> Known:
         """What to know of ``process``; raises ``psutil.NoSuchProcess``."""
-        return cls(process.pid, process.create_time(), process.name())
+        return cls(process.pid, start_of(process), process.name())
 
     def find(self) -> psutil.Process | None:
         """That very process, if it is still there; not another one with its pid."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) <= _SAME_START
+            same = abs(start_of(process) - self.started) <= _SAME_START
         except (psutil.Error, OSError):
             return None
         return process if same else None
@@ -155,9 +163,9 @@ class Family:
         self.claims = False
         """Whether an adopted process without any mark is taken for a descendant, too, if it is
         younger than the child."""
-        self._started = time.time()
+        self._started = time.time() - psutil.boot_time()
         with contextlib.suppress(psutil.Error):
-            self._started = psutil.Process(pid).create_time()
+            self._started = start_of(psutil.Process(pid))
         self._known: dict[psutil.Process, None] = {}
 
     def look(self, *, everywhere: bool = False) -> list[psutil.Process]:
@@ -199,7 +207,7 @@ class Family:
 
     def _is_lost(self, process: psutil.Process, me: psutil.Process) -> bool:
         """Whether it is adopted, younger than the child, and tells nothing of where it is from."""
-        if process.ppid() != me.pid or process.create_time() < self._started:
+        if process.ppid() != me.pid or start_of(process) < self._started:
             return False
         if os.getsid(process.pid) == os.getsid(0):
             return False

@@ -5,13 +5,11 @@ Before: what was measured with the same arguments, ``llama-fit-params``, the hea
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.arguments import CacheSettings
 from cyber_inference_tui.gguf.memory import (
     DEFAULT_SLOTS,
@@ -19,7 +17,7 @@ from cyber_inference_tui.gguf.memory import (
     context_of_a_request,
     estimate,
 )
-from cyber_inference_tui.gguf.metadata import ProjectorFacts, read_metadata
+from cyber_inference_tui.gguf.metadata import ProjectorFacts
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import (
@@ -127,7 +125,7 @@ class Expectations:
         context_limit: int | None,
         devices: tuple[str, ...] | None,
     ) -> Need:
-        files = await asyncio.to_thread(look_at_files, model)
+        files = files_of(model)
         if files is None:
             return Need(context_size=context_size(model, settings, context_limit))
         formula = formula_need(model, settings, files, devices=devices, context_limit=context_limit)
@@ -194,24 +192,15 @@ def _depends_on_slots(model: LocalModel, cache: CacheSettings) -> bool:
     return facts is None or facts.recurrent is not None or facts.sliding_window is not None
 
 
-def look_at_files(model: LocalModel) -> Files | None:
-    """How large the model's files are now; ``None`` when they cannot be read. Blocks."""
-    if model.path is None:
+def files_of(model: LocalModel) -> Files | None:
+    """How large the model's files are, from the last scan; ``None`` when that is not known."""
+    if model.path is None or model.size_bytes is None:
         return None
-    try:
-        size = sum(path.stat().st_size for path in model.shards or (model.path,))
-        if model.mmproj is None:
-            return Files(model=size)
-        projector = model.mmproj.stat().st_size
-    except OSError:
-        return None
-    facts: ProjectorFacts | None = None
-    try:
-        facts = read_metadata(model.mmproj).projector
-    except GGUFError:
-        # Its weights are known still.
-        facts = None
-    return Files(model=size, projector=projector, projector_facts=facts)
+    return Files(
+        model=model.size_bytes - model.projector_bytes,
+        projector=model.projector_bytes,
+        projector_facts=model.projector_facts,
+    )
 
 
 def formula_need(

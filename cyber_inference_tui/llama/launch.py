@@ -12,12 +12,13 @@ import itertools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError
+from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, StorageError
 from cyber_inference_tui.gguf.memory import MemoryEstimate
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
@@ -33,8 +34,8 @@ from cyber_inference_tui.llama.command import (
 from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
 from cyber_inference_tui.llama.expectation import (
     Expectations,
+    files_of,
     formula_need,
-    look_at_files,
     memory_parts,
     with_context,
 )
@@ -57,6 +58,7 @@ from cyber_inference_tui.llama.server import (
 from cyber_inference_tui.records import LogLevel
 from cyber_inference_tui.settings.masks import masked_words
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.storage import Storages, touch
 
 SERVER_HOST = "127.0.0.1"
 NO_PORT = "PORT"
@@ -149,6 +151,7 @@ class Launcher:
         self._ports = PortPool(SERVER_HOST)
         self._servers: dict[int, ServerProcess] = {}
         self._keeper: asyncio.Task[None] | None = None
+        self._storages = Storages()
         self.guard = ProcessGuard(pids.mark)
         """Ends what was started when the service dies; also for other children of it."""
 
@@ -253,7 +256,7 @@ class Launcher:
         if model.settings.command:
             return []
         devices = await self.devices()
-        files = await asyncio.to_thread(look_at_files, model)
+        files = files_of(model)
         if files is None:
             return []
         found = []
@@ -290,6 +293,7 @@ class Launcher:
             raise ModelLoadError(
                 f"{model.id} cannot be loaded: {model.problem.rstrip('.')}.", needs_person=True
             )
+        await self._check_storage(model)
         binary = None if model.settings.command else await asyncio.to_thread(self._find_binary)
         avoid: set[int] = set()
         while True:
@@ -323,6 +327,19 @@ class Launcher:
                 return server
             finally:
                 mark.close()
+
+    async def _check_storage(self, model: LocalModel) -> None:
+        """Others wait for this load: one whose files do not answer does not begin."""
+        files = [path for path in (*model.shards, model.mmproj) if path is not None]
+        if model.path is None or not files:
+            return
+        try:
+            # What is missing is for its server to tell.
+            await self._storages.ask_async(model.path.parent, partial(touch, files))
+        except StorageError as error:
+            raise ModelLoadError(
+                f"{model.id} cannot be loaded: {error.message}", hint=error.hint
+            ) from error
 
     def _plan(
         self,

@@ -15,8 +15,15 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import learned
-from cyber_inference_tui.files import read_file, write_problem
-from cyber_inference_tui.llama.descendants import MARK, Known, directory_mark, run_mark, sweep
+from cyber_inference_tui.files import boot_id, read_file, write_problem
+from cyber_inference_tui.llama.descendants import (
+    MARK,
+    Known,
+    directory_mark,
+    run_mark,
+    start_of,
+    sweep,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -24,13 +31,15 @@ _MAX_BYTES = 1 << 20
 
 
 class ServerPid(msgspec.Struct, frozen=True):
-    """One server process: its pid (also its process group) and when it started (Unix time)."""
+    """One server process: its pid (also its process group) and when it started (``start_of``)."""
 
     pid: int
     started: float
     model: str
     strays: tuple[Known, ...] = ()
     """Descendants that do not have the mark of this data directory."""
+    boot: str = ""
+    """Which life of the machine it is of: in a later one the same numbers are another process."""
 
 
 class PidRecord:
@@ -49,10 +58,10 @@ class PidRecord:
     def add(self, pid: int, model: str) -> None:
         """Note a server that was just started."""
         try:
-            started = psutil.Process(pid).create_time()
+            started = start_of(psutil.Process(pid))
         except psutil.NoSuchProcess:
             return
-        self._servers[pid] = ServerPid(pid, started, model)
+        self._servers[pid] = ServerPid(pid, started, model, boot=boot_id())
         self._write()
 
     def note_strays(self, pid: int, strays: Sequence[Known]) -> None:
@@ -91,7 +100,8 @@ class PidRecord:
         What is in no record, descendants of servers and of other programs, is found by its mark.
         Blocking; waits at most twice ``timeout`` seconds for them to be gone.
         """
-        known = self._read()
+        boot = boot_id()
+        known = [one for one in self._read() if one.boot == boot]
         found: list[tuple[ServerPid, psutil.Process]] = []
         for server in known:
             process = Known(server.pid, server.started).find()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cyber_inference_tui.errors import GGUFError, NoLlamaServerError
+from cyber_inference_tui.errors import GGUFError, NoLlamaServerError, StorageError
 from cyber_inference_tui.gguf.arguments import cache_settings
 from cyber_inference_tui.gguf.facts import Fact, facts_of
 from cyber_inference_tui.gguf.memory import MemoryEstimate
@@ -31,6 +31,7 @@ from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.settings.load import Loaded, plain_value
 from cyber_inference_tui.settings.masks import masked_value, masked_words
 from cyber_inference_tui.settings.schema import MODEL_KEYS, Key, ModelSettings
+from cyber_inference_tui.storage import Storages
 
 _STEPS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
@@ -54,9 +55,11 @@ async def details_of(
     loaded: Loaded,
     launcher: Launcher,
     survey: Survey,
+    storages: Storages,
 ) -> ModelDetails:
-    """The details of a model with this record. Files are read in a thread, as they are now."""
-    facts, files, projector = await asyncio.to_thread(_read_files, model)
+    """The details of a model with this record. Files are read as they are now, unless their
+    storage does not answer: then nothing is known of them."""
+    facts, files, projector = await _read(model, storages)
     command, problem = await _command(model, state, loaded, launcher)
     return ModelDetails(
         model=record,
@@ -70,9 +73,22 @@ async def details_of(
     )
 
 
-def _read_files(
-    model: LocalModel,
-) -> tuple[dict[str, Fact], tuple[FileRecord, ...], FileRecord | None]:
+_Read = tuple[dict[str, Fact], tuple[FileRecord, ...], FileRecord | None]
+
+
+async def _read(model: LocalModel, storages: Storages) -> _Read:
+    if model.path is None:
+        return _read_files(model)
+    try:
+        return await storages.ask_async(model.path.parent, partial(_read_files, model))
+    except StorageError:
+        # The list of problems says so. What needs no disk is of use all the same.
+        projector = FileRecord(path=shown(model.mmproj)) if model.mmproj else None
+        paths = model.shards or (model.path,)
+        return {}, tuple(FileRecord(path=shown(path)) for path in paths), projector
+
+
+def _read_files(model: LocalModel) -> _Read:
     facts: dict[str, Fact] = {}
     if model.path is not None:
         try:

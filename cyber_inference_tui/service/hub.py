@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import Path
 import aiohttp
 
 from cyber_inference_tui.errors import ShuttingDownError
+from cyber_inference_tui.files import boot_id
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.hub.endpoint import Endpoint, read_endpoint
@@ -21,7 +23,8 @@ from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.settings.schema import Settings
 
 _THREADS = 8
-_BOOT_ID = "proc/sys/kernel/random/boot_id"
+_START_TIME = 3.0
+_STOP_TIME = 20.0
 
 _logger = logging.getLogger(__name__)
 
@@ -54,6 +57,7 @@ class Hub:
         self._session: aiohttp.ClientSession | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._downloads: Downloads | None = None
+        self._starting: asyncio.Task[None] | None = None
 
     @property
     def downloads(self) -> Downloads:
@@ -73,7 +77,7 @@ class Hub:
             endpoint=self._endpoint,
             executor=self._executor,
             environ=self._environ,
-            boot=_boot_id(self._settings().system_root),
+            boot=boot_id(self._settings().system_root),
             pace=pace,
         )
         self._downloads = Downloads(
@@ -86,13 +90,23 @@ class Hub:
             on_removed=lambda one: self._events.publish("download", {"id": one, "status": None}),
             on_done=self._model_of,
         )
-        await self._downloads.start()
+        # Parts of files may lie on a storage that does not answer.
+        self._starting = asyncio.create_task(self._downloads.start(), name="take up downloads")
+        done, _ = await asyncio.wait({self._starting}, timeout=_START_TIME)
+        for task in done:
+            task.result()
 
     async def stop(self) -> None:
         """Interrupt what runs; the next service goes on with it."""
         downloads, self._downloads = self._downloads, None
+        tasks: set[asyncio.Task[None]] = set()
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            tasks.add(self._starting)
         if downloads is not None:
-            await downloads.stop()
+            tasks.add(asyncio.create_task(downloads.stop(), name="interrupt downloads"))
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_TIME)
         if self._session is not None:
             await self._session.close()
         if self._executor is not None:
@@ -115,15 +129,3 @@ class Hub:
         files = set(paths)
         found = (one.id for one in catalog.models.values() if files.intersection(one.shards))
         return next(found, None)
-
-
-def _boot_id(system_root: Path) -> str:
-    """What tells this life of the system from others; empty where it does not say.
-
-    https://www.kernel.org/doc/html/latest/admin-guide/sysctl/kernel.html#random
-    """
-    try:
-        with (system_root / _BOOT_ID).open("rb") as file:
-            return file.read(64).decode("ascii").strip()
-    except (OSError, ValueError):
-        return ""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
-from cyber_inference_tui.errors import ConflictError, CyberError
+from cyber_inference_tui.errors import ConflictError, CyberError, StorageError
 from cyber_inference_tui.files import has_no_room, write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
@@ -35,8 +37,13 @@ from cyber_inference_tui.service.news import News
 from cyber_inference_tui.service.reckoning import Reckoning
 from cyber_inference_tui.settings.load import Loaded
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.storage import Storages, touch
 
 _SCAN_INTERVAL = 3.0
+_SCAN_LIMIT = 3.0
+"""Seconds that a scan waits for a slow storage; what that has then counts in a later scan."""
+_CONFIGURE_SECONDS = 1.0
+_DELETE_SECONDS = 10.0
 
 _MOST_LOGGED = 20
 """Files of one look; a folder of other files is named in part."""
@@ -71,6 +78,9 @@ class Models:
         self._library = library_for(self._settings, demo=demo, environ=environ)
         self._reckoning = Reckoning(scheduler, launcher, experience)
         self._scanning = asyncio.Lock()
+        self._configuring: set[asyncio.Task[None]] = set()
+        self._storages = Storages()
+        self._to_preload: list[str] = []
         self.catalog = Catalog(models={}, problems=())
         """What lies on the disk; replaced as a whole."""
 
@@ -78,21 +88,25 @@ class Models:
     def _settings(self) -> Settings:
         return self._loaded().settings
 
-    def prepare_directories(self) -> None:
-        """Make what has to be there; raises ``OSError``. Blocks.
+    async def prepare_directories(self) -> None:
+        """Make what has to be there; raises ``OSError``.
 
         A disk without room is no reason to fail: a person may need the service to make some.
         """
-        models_dir = self._settings.models_dir
+        folder = self._settings.models_dir
         try:
-            models_dir.mkdir(parents=True, exist_ok=True)
+            # The scan says that it does not answer.
+            with contextlib.suppress(StorageError):
+                await self._storages.ask_async(
+                    folder, partial(folder.mkdir, parents=True, exist_ok=True)
+                )
         except OSError as error:
             if not has_no_room(error):
                 raise
-            _logger.warning("%s", write_problem(models_dir, error))
+            _logger.warning("%s", write_problem(folder, error))
         if self._demo:
             try:
-                write_demo_for(self._settings)
+                await asyncio.to_thread(write_demo_for, self._settings)
             except CyberError as error:
                 _logger.warning("there is no demo model: %s", error)
 
@@ -114,12 +128,12 @@ class Models:
             else:
                 failure = ""
 
-    async def scan(self) -> None:
-        """Look now."""
+    async def scan(self, limit: float = _SCAN_LIMIT) -> None:
+        """Look now; storages that are slow are waited for ``limit`` seconds."""
         # Several may want one: the watch, a changed file, a deleted model.
         async with self._scanning:
             former = self.catalog
-            self.catalog = await asyncio.to_thread(self._library.scan)
+            self.catalog = await asyncio.to_thread(self._library.scan, limit)
         before = former.models
         self._tell_problems(former)
         for model_id, model in self.catalog.models.items():
@@ -129,6 +143,7 @@ class Models:
         for model_id in before.keys() - self.catalog.models.keys():
             self._scheduler.remove(model_id)
             self._news.model_gone(model_id)
+        self._preload_what_came()
 
     def _tell_problems(self, former: Catalog) -> None:
         """Log what cannot be used, once, and when something can be read again."""
@@ -153,9 +168,29 @@ class Models:
         return self.catalog
 
     async def configure(self, settings: Settings) -> None:
-        """Take changed settings: other directories, other tables."""
+        """Take changed settings: other directories, other tables.
+
+        Returns after a moment where a storage lets that wait; it goes on then.
+        """
+        task = asyncio.create_task(self._configure(settings), name="take other directories")
+        self._configuring.add(task)
+        task.add_done_callback(self._configured)
+        await asyncio.wait({task}, timeout=_CONFIGURE_SECONDS)
+
+    async def _configure(self, settings: Settings) -> None:
         await self._configure_library(settings)
         await self.scan()
+
+    def _configured(self, task: asyncio.Task[None]) -> None:
+        self._configuring.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _logger.warning("cannot look for models: %s", error)
+
+    async def close(self) -> None:
+        """Take up nothing more."""
+        for task in self._configuring:
+            task.cancel()
+        await asyncio.gather(*self._configuring, return_exceptions=True)
 
     async def _configure_library(self, settings: Settings) -> None:
         # Not a new one: what the old one found stays known where it cannot be read just now.
@@ -205,6 +240,11 @@ class Models:
             return record
         return with_fit(record, self._reckoning.verdict(model, survey or self._scheduler.survey()))
 
+    def written(self, model_id: str) -> int:
+        """When its files were last written, in seconds since 1970; 0 = not known."""
+        model = self.catalog.models.get(model_id)
+        return (model.modified or 0) // 1_000_000_000 if model is not None else 0
+
     async def details(self, model_id: str) -> ModelDetails:
         """Everything there is to know of a model; raises ``ModelNotFoundError``."""
         model = self.catalog.resolve(model_id)
@@ -215,6 +255,7 @@ class Models:
             loaded=self._loaded(),
             launcher=self._launcher,
             survey=self._scheduler.survey(),
+            storages=self._storages,
         )
 
     def room(self) -> list[MemoryRoom]:
@@ -228,10 +269,19 @@ class Models:
 
         In the order of the file; the first ones get the room that there is.
         """
-        for model_id, table in self._settings.models.items():
+        tables = self._settings.models
+        self._to_preload = [model_id for model_id, table in tables.items() if table.preload]
+        self._preload_what_came()
+
+    def _preload_what_came(self) -> None:
+        wanted, self._to_preload = self._to_preload, []
+        for model_id in wanted:
             model = self.catalog.models.get(model_id)
-            if table.preload and model is not None and model.problem is None:
+            if model is not None and model.problem is None:
                 self._scheduler.request_load(model, reason="preload")
+            elif any(one.passing for one in self.catalog.problems):
+                # A storage that did not answer at the start may have it.
+                self._to_preload.append(model_id)
 
     async def load(self, model_id: str, *, wait: bool) -> ModelRecord:
         """Load a model; with ``wait`` the record is the one after the load."""
@@ -260,7 +310,14 @@ class Models:
         record = self._record(model)
         if record.status not in {ModelStatus.UNLOADED, ModelStatus.FAILED}:
             raise ConflictError(f"{model.id} is {record.status.value}.", hint="Unload it first.")
-        await asyncio.to_thread(self._library.delete, self.catalog, model.id)
+        folder = self._settings.models_dir
+        # A deletion that is told to have failed must not happen when the storage answers.
+        await self._storages.ask_async(folder, partial(touch, model.shards))
+        await self._storages.ask_async(
+            folder,
+            partial(self._library.delete, self.catalog, model.id),
+            _DELETE_SECONDS,
+        )
         await self.scan()
         return record
 

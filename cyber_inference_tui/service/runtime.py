@@ -43,7 +43,7 @@ class DataDirectoryLock:
 
     Entering raises ``ConflictError`` naming the process that holds it, and ``CyberError`` when the
     directory cannot be used. On a full or read-only disk the service runs all the same: then
-    ``problem`` says what could not be written.
+    ``problem`` says what could not be written. ``close`` leaves it.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -74,16 +74,11 @@ class DataDirectoryLock:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(file, 64).decode("ascii", "replace").strip() or "unknown"
-            self._release()
+            self.close()
             raise ConflictError(
                 f"{self._path.parent} is in use by another service (pid {holder}).",
                 hint="Stop that one, or choose another directory with --data-dir.",
             ) from None
-
-    def _release(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
 
     def __exit__(
         self,
@@ -91,7 +86,13 @@ class DataDirectoryLock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._release()
+        self.close()
+
+    def close(self) -> None:
+        """Let another service have the directory."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 def data_directory_holder(data_dir: Path) -> int | None:

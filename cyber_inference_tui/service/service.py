@@ -13,14 +13,15 @@ import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.errors import CyberError, NoLlamaServerError, StorageError
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import Catalog
-from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
+from cyber_inference_tui.llama.binary import LlamaBinary, end_questions, locate_llama_server, probe
 from cyber_inference_tui.llama.expectation import formula_need
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.llama.log import LogRing
@@ -62,7 +63,10 @@ from cyber_inference_tui.service.offers import offers
 from cyber_inference_tui.service.refusals import Refusals
 from cyber_inference_tui.settings.load import Loaded
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.storage import Storages
 
+_FIRST_SCAN = 10.0
+"""Seconds that the start waits for storages that are slow and do answer."""
 _RECENT = 3.0
 """Seconds for which a reading of the memory is good enough to judge a repository by."""
 
@@ -112,6 +116,7 @@ class Service:
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
         self.metrics = Metrics(self._present)
         self._refusals = Refusals(time.monotonic)
+        self._storages = Storages()
         self._binary: LlamaBinary | None = None
         self._binary_problem: str | None = None
         self._experience = Experience(on_new=self.history.add_measurement)
@@ -195,7 +200,15 @@ class Service:
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.to_thread(self.models.prepare_directories)
+            await self._start()
+        except BaseException:
+            await self._end()
+            raise
+        return self
+
+    async def _start(self) -> None:
+        try:
+            await self.models.prepare_directories()
             await self.logs.restore()
             self.logs.start()
         except OSError as error:
@@ -206,7 +219,7 @@ class Service:
         await self.history.start()
         await self._recall()
         await self._launcher.start()
-        await self.models.scan()
+        await self.models.scan(_FIRST_SCAN)
         await self._look_for_binary()
         self._loop_tasks = [
             asyncio.create_task(self.models.watch(), name="watch the library"),
@@ -216,7 +229,6 @@ class Service:
         self.monitoring.start()
         await self.hub.start()
         self.events.publish("service", ServiceEvent(state="started"))
-        return self
 
     async def __aexit__(
         self,
@@ -224,9 +236,14 @@ class Service:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
+        end_questions()
         for task in self._loop_tasks:
             task.cancel()
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
+        await self.models.close()
         await self.hub.stop()
         await self.monitoring.stop()
         await self.installation.close()
@@ -245,11 +262,20 @@ class Service:
 
     def _find_binary(self) -> LlamaBinary:
         try:
-            binary = find_llama_server(
-                setting=self.settings.llama_server_path,
-                data_dir=self.settings.data_dir,
-                environ=self._environ,
-            )
+            data_dir, setting = self.settings.data_dir, self.settings.llama_server_path
+            try:
+                path = self._storages.ask(
+                    Path(setting or "llama-server"),
+                    partial(
+                        locate_llama_server,
+                        setting=setting,
+                        data_dir=data_dir,
+                        environ=self._environ,
+                    ),
+                )
+            except StorageError as error:
+                raise NoLlamaServerError(error.message, hint=error.hint) from error
+            binary = probe(path, data_dir=data_dir, environ=self._environ)
         except CyberError as error:
             self._binary, self._binary_problem = None, str(error)
             raise

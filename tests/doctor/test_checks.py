@@ -217,6 +217,7 @@ def test_file_systems_that_lack_something(kind: str, word: str) -> None:
         ({"usable": False}, "cannot be written to", "chown"),
         ({"usable": False, "exists": False}, "cannot be created", "install -d"),
         ({"is_directory": False}, "not a directory", "to a directory"),
+        ({"silent": True}, "does not answer", "mount"),
     ],
 )
 def test_directories_that_cannot_be_used(changes: dict[str, bool], word: str, fix: str) -> None:

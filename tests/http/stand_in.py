@@ -187,6 +187,9 @@ class StandInModels:
     def records(self) -> list[ModelRecord]:
         return [self._service.records[model_id] for model_id in sorted(self._service.records)]
 
+    def written(self, model_id: str, /) -> int:
+        return self._service.written.get(model_id, 0)
+
     def record(self, model_id: str, /) -> ModelRecord:
         for record in self._service.records.values():
             if model_id in {record.id, *record.aliases}:
@@ -335,6 +338,7 @@ class StandInService:
         self.events = EventBus(first_id=1)
         self.address = ("127.0.0.1", 0)
         self.records = {model_id: ModelRecord(id=model_id) for model_id in ids}
+        self.written: dict[str, int] = {}
         self.calls: list[tuple[Any, ...]] = []
         self.failure: Exception | None = None
         self.refusals: list[tuple[RequestRecord, str]] = []

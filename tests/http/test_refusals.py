@@ -9,6 +9,7 @@ from tests.http.client_side import CHAT, post
 from tests.http.raw import ask, converse, head
 from tests.http.stand_in import StandInService, StandInSettings, serving
 from tests.http.upstream import Recorder, answer, forwarding
+from tests.scheduler.virtual import model as a_model
 
 GPT = b'{"model":"gpt-4o"}'
 
@@ -39,7 +40,8 @@ GPT = b'{"model":"gpt-4o"}'
 async def test_a_refused_request_is_noted(
     data: bytes, status: int, code: str, model: str, words: str
 ) -> None:
-    async with forwarding(Recorder(), max_body_size=2000) as world:
+    # With a single model there would be no need to name it.
+    async with forwarding(Recorder(), a_model("m"), a_model("n"), max_body_size=2000) as world:
         (got,) = await converse(world.front.port, data, count=1)
         (noted,) = world.refusals
         assert world.records == []

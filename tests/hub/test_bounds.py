@@ -73,8 +73,8 @@ async def test_a_disk_that_fills_up_keeps_what_is_here(
         await world.downloads.retry(added.id)
         await world.until(added.id, Status.DONE)
     assert models(small_disk) == {"o/big/big.gguf": hub.repos["o/big"].files["big.gguf"]}
-    # What was on its way when the disk was full comes again, no more.
-    assert hub.sent["big.gguf"] <= 7 * MIB
+    # What was on its way when the disk was full comes again, but not the whole file.
+    assert hub.sent["big.gguf"] < 12 * MIB
 
 
 class SlowThreads(ThreadPoolExecutor):

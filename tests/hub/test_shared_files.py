@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +271,25 @@ async def test_locks_of_killed_programs_go(hub: StandInHub, folder: Path) -> Non
         for name in (Q4, Q8):
             await world.until((await world.downloads.add(REPO, name)).id, Status.DONE)
     assert models(folder) == placed()
+
+
+async def test_a_folder_that_another_download_removes_is_no_failure(
+    hub: StandInHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = folder / "models/.downloads/other"
+    walk, removed = os.walk, []
+
+    def losing(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for place, folders, names in walk(root):
+            yield place, folders, names
+            # As the other does in the moment between two looks.
+            if Path(place) == other:
+                removed.append(place)
+                shutil.rmtree(place)
+
+    async with queue(hub, folder) as world:
+        (other / "owner/repo").mkdir(parents=True)
+        monkeypatch.setattr(os, "walk", losing)
+        added = await world.downloads.add(REPO, Q4)
+        await world.until(added.id, Status.DONE)
+    assert removed

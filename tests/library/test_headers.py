@@ -7,12 +7,19 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.errors import GGUFError
+from cyber_inference_tui.gguf.metadata import ModelMetadata
+from cyber_inference_tui.library.disk import Disk
 from cyber_inference_tui.library.headers import HeaderCache
-from cyber_inference_tui.library.scan import stat_file
+from cyber_inference_tui.library.scan import ModelFile, stat_file
 
 from .conftest import Home
 
 LATER = 1 << 62
+
+
+def read(cache: HeaderCache, file: ModelFile) -> ModelMetadata:
+    cache.take(cache.fetch([file], Disk()))
+    return cache.read(file)
 
 
 @pytest.mark.parametrize("anew", [False, True])
@@ -25,12 +32,12 @@ def test_a_file_that_could_not_be_read_is_tried_again(home: Home, *, anew: bool)
     cache = HeaderCache(kept, lambda: LATER)
     path.rename(path.with_suffix(".away"))
     with pytest.raises(GGUFError, match="cannot be read"):
-        cache.read(file)
+        read(cache, file)
     assert not cache.settle()
     path.with_suffix(".away").rename(path)
     if anew:
         cache = HeaderCache(kept, lambda: LATER)
-    assert cache.read(file).tensor_count > 0
+    assert read(cache, file).tensor_count > 0
     assert cache.settle()
 
 
@@ -42,6 +49,6 @@ def test_a_file_that_is_damaged_is_not_read_again_and_again(home: Home) -> None:
     cache = HeaderCache(None, lambda: LATER)
     for _ in range(2):
         with pytest.raises(GGUFError):
-            cache.read(file)
+            read(cache, file)
         path.unlink(missing_ok=True)
     assert cache.settle()

@@ -11,6 +11,7 @@ import pytest
 
 from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.library.catalog import Catalog
+from cyber_inference_tui.library.disk import Disk
 from cyber_inference_tui.library.headers import HeaderCache
 from cyber_inference_tui.library.scan import find_files, stat_file
 from cyber_inference_tui.library.stores import Stores, StoreScan
@@ -226,11 +227,14 @@ def test_a_header_that_cannot_be_read_is_the_one_of_before(home: Home) -> None:
     file = stat_file(path, home.models_dir)
     assert file is not None
     cache = HeaderCache(None, lambda: file.modified)
+    cache.take(cache.fetch([file], Disk()))
     read = cache.read(file)
     cache.settle()
     path.unlink()
+    changed = file._replace(modified=file.modified + 1)
     for _ in range(2):
-        assert cache.read(file._replace(modified=file.modified + 1)) == read
+        cache.take(cache.fetch([changed], Disk()))
+        assert cache.read(changed) == read
         assert not cache.settle()
 
 
@@ -351,10 +355,10 @@ def test_a_store_that_is_slow_for_once_keeps_its_models(home: Home) -> None:
 
 def test_rights_that_come_back_are_seen_at_once(home: Home, disk: FaultyDisk) -> None:
     there = Elsewhere(home)
-    looks = StoreScan(there.stores, clock=lambda: 2**62, timer=lambda: 0.0, disk=disk)
+    looks = StoreScan(there.stores, clock=lambda: 2**62, timer=lambda: 0.0)
     root = home.root / "lm"
     disk.faults[root] = errno.EACCES
-    first = looks.look()
+    first = looks.look(disk)
     assert [file.path.name for file in first.files] == ["Big-Q8_0.gguf", "mmproj-F16.gguf"]
     disk.faults.clear()
-    assert len(looks.look().files) == 3
+    assert len(looks.look(disk).files) == 3

@@ -23,6 +23,7 @@ from cyber_inference_tui.llama.descendants import (
     adopt_orphans,
     marked,
     run_mark,
+    start_of,
     sweep,
 )
 from cyber_inference_tui.llama.orphans import PidRecord
@@ -279,7 +280,7 @@ async def test_only_what_has_the_mark_and_started_then_is_swept(tmp_path: Path) 
         inside, outside = sleeper(f"{mine}/1/2"), sleeper(f"{other}/1")
         alike, known = sleeper(f"{mine}1/1"), sleeper("")
         reused = sleeper("")
-        started = psutil.Process(known.pid).create_time()
+        started = start_of(psutil.Process(known.pid))
         seen = [Known(known.pid, started), Known(reused.pid, started - 60)]
         swept = await asyncio.to_thread(sweep, mine, seen, 20)
         assert {one.pid for one in swept.found} == {inside.pid, known.pid}

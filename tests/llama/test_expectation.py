@@ -14,7 +14,7 @@ from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.command import signature
-from cyber_inference_tui.llama.expectation import Expectations, Files, formula_need, look_at_files
+from cyber_inference_tui.llama.expectation import Expectations, Files, files_of, formula_need
 from cyber_inference_tui.llama.needs import Footprint, Need, Source
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.gguf.synthetic import windowed
@@ -39,11 +39,18 @@ def demo(tmp_path: Path) -> LocalModel:
     )
 
 
+def size_of(path: Path | None) -> int:
+    return path.stat().st_size if path else 0
+
+
 def with_settings(model: LocalModel, mmproj: Path | None = None, **own: Any) -> LocalModel:
     return LocalModel(
         id=model.id,
         path=model.path,
+        size_bytes=size_of(model.path) + size_of(mmproj),
         mmproj=mmproj,
+        projector_bytes=size_of(mmproj),
+        projector_facts=read_metadata(mmproj).projector if mmproj else None,
         metadata=model.metadata,
         settings=ModelSettings(**own),
     )
@@ -204,16 +211,11 @@ def test_without_a_header_it_is_the_file_and_a_tenth() -> None:
     assert found.footprint == Footprint(mapped=100 * MIB, host=11 * MIB)
 
 
-def test_files_are_measured_as_they_are(tmp_path: Path) -> None:
-    shards = (tmp_path / "a.gguf", tmp_path / "b.gguf")
-    for size, shard in enumerate(shards, 1):
-        shard.write_bytes(bytes(size))
-    model = LocalModel(id="m", path=shards[0], shards=shards, mmproj=shards[1])
-    # That the projector is no such thing is for its load to tell.
-    assert look_at_files(model) == Files(model=3, projector=2)
-    shards[1].unlink()
-    assert look_at_files(model) is None
-    assert look_at_files(LocalModel(id="m")) is None
+def test_files_are_as_the_last_scan_saw_them() -> None:
+    model = LocalModel(id="m", path=Path("/m.gguf"), size_bytes=5, projector_bytes=2)
+    assert files_of(model) == Files(model=3, projector=2)
+    assert files_of(LocalModel(id="m", path=Path("/m.gguf"))) is None
+    assert files_of(LocalModel(id="m")) is None
 
 
 @pytest.mark.real
@@ -223,7 +225,7 @@ async def test_the_formula_is_near_what_a_real_server_takes(tmp_path: Path) -> N
     room = Room(tmp_path, lambda: binary)
     path = windowed().write(tmp_path / "m.gguf")
     mmproj = projector().write(tmp_path / "mmproj.gguf")
-    model = LocalModel(id="m", path=path, mmproj=mmproj, metadata=read_metadata(path))
+    model = with_settings(LocalModel(id="m", path=path, metadata=read_metadata(path)), mmproj)
     expected = await room.launcher.need(model, SETTINGS)
     assert expected.source is Source.FORMULA
     server = await room.launch(model)

@@ -61,17 +61,25 @@ def test_a_server_that_outlived_its_service_is_ended_with_its_children(
 def test_a_process_that_only_has_the_same_number_is_left_alone(
     server: subprocess.Popen[bytes], path: Path
 ) -> None:
-    started = psutil.Process(server.pid).create_time()
-    path.write_bytes(msgspec.json.encode([ServerPid(server.pid, started - 60, "m")]))
-    assert PidRecord(path).end_orphans() == []
+    PidRecord(path).add(server.pid, "m")
+    (known,) = msgspec.json.decode(path.read_bytes(), type=list[ServerPid])
+    for other in (
+        msgspec.structs.replace(known, started=known.started - 60),
+        msgspec.structs.replace(known, boot="an earlier one"),
+    ):
+        path.write_bytes(msgspec.json.encode([other]))
+        assert PidRecord(path).end_orphans() == []
     assert server.poll() is None
 
 
-def test_a_clock_corrected_by_a_second_hides_nothing(
-    server: subprocess.Popen[bytes], path: Path
+@pytest.mark.parametrize("jump", [-1_700_000_000.0, 1_000_000_000.0])
+def test_a_clock_that_is_set_hides_nothing(
+    server: subprocess.Popen[bytes], path: Path, jump: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started = psutil.Process(server.pid).create_time()
-    path.write_bytes(msgspec.json.encode([ServerPid(server.pid, started + 1, "m")]))
+    PidRecord(path).add(server.pid, "m")
+    moved, boot = psutil.Process.create_time, psutil.boot_time()
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: moved(process) + jump)
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot + jump)
     assert len(PidRecord(path).end_orphans()) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -246,3 +247,27 @@ def test_fans(tmp_path: Path) -> None:
     assert sensor.read() == FanRecord(rpm=900)
     write(tmp_path, {"sys/class/hwmon/hwmon1/pwm1": "51\n"})
     assert sensor.read() == FanRecord(percent=20.0, rpm=900)
+
+
+def test_a_disk_that_hangs_leaves_the_others_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, began = threading.Event(), []
+    ask = os.statvfs
+
+    def statvfs(path: Path) -> os.statvfs_result:
+        if path == Path("/proc"):
+            began.append(path)
+            answer.wait(30)
+        return ask(path)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    sensor = DiskSensor(tmp_path, [Path("/proc"), tmp_path])
+    try:
+        for _ in range(3):
+            hanging, good = sensor.read() or ()
+            assert hanging.total is None
+            assert good.total
+        assert len(began) == 1
+    finally:
+        answer.set()

@@ -102,7 +102,7 @@ class ServiceProcess:
         command += ["--config", str(self.config_path), "--data-dir", str(self.data_dir)]
         with self.errors_path.open("ab") as errors:
             self.process = subprocess.Popen(
-                [*self.wrapper, *command, *self.arguments],
+                [*command, *self.arguments],
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import stat
@@ -289,3 +290,21 @@ def test_many_file_descriptors_are_not_left_open(start_fake: StartFake) -> None:
         answers = list(pool.map(lambda _: service.chat("a").status_code, range(200)))
     assert answers == [200] * 200
     eventually(lambda: process.num_fds() <= before + 10, what="closed descriptors")
+
+
+@pytest.mark.parametrize("sign", ["data", "data/logs", "data/history.sqlite3", "asked"])
+def test_sigterm_during_the_start_ends_it_in_order(
+    start_fake: StartFake, tmp_path: Path, sign: str
+) -> None:
+    service = start_fake(start=False)
+    program = tmp_path / "slow-llama-server"
+    program.write_text(f"#!/bin/sh\ntouch {service.folder}/asked\nsleep 60\n")
+    program.chmod(0o755)
+    service.configure({"llama_server_path": str(program)})
+    shutil.rmtree(service.data_dir)
+    process = service.spawn()
+    eventually((service.folder / sign).exists, interval=0.001, what="a sign of the start")
+    service.terminate()
+    assert process.wait(10) == 0, service.errors()
+    service.assert_none_left(1.0)
+    assert not (service.data_dir / "service.json").exists()

@@ -241,14 +241,15 @@ def test_a_real_server_names_a_broken_template_and_a_wrong_projector(
         path = models_dir / f"{model_id}.gguf"
         space = CHAT_TEMPLATE.encode()
         path.write_bytes(path.read_bytes().replace(space, template.encode().ljust(len(space))))
-    for model_id, told in (
+    for model_id, *told in (
         ("broken", "Parser Error: Unexpected EOF ...{% for"),
         ("raises", "Error: Jinja Exception: no way"),
-        ("given", "Parser Error: Unexpected EOF ...{% for"),
+        # llama-server ends at once after this, and its log may lose the parser's words.
+        ("given", "Parser Error: Unexpected EOF ...{% for", "template is not supported: {% for"),
     ):
         message = service.chat(model_id).json()["error"]["message"]
         assert "its chat template cannot be used (its server exited with code 1: " in message
-        assert told in message
+        assert any(words in message for words in told)
         assert "; give another with --chat-template or --chat-template-file in its" in message
         assert "for example" not in message.partition("\n")[0]
     message = service.chat("seeing").json()["error"]["message"]

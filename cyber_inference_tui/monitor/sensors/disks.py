@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from cyber_inference_tui.errors import StorageError
 from cyber_inference_tui.monitor.files import KeptFile, integer
 from cyber_inference_tui.monitor.rates import Rate, percent
 from cyber_inference_tui.records import DiskRecord
+from cyber_inference_tui.storage import Storages
 
 _SECTOR = 512
 """Bytes of a sector in ``diskstats``, whatever the device's own are."""
 _MOST_PATHS = 16
+_PATIENCE = 0.5
+"""Seconds to wait for one that hangs; not again until it answers."""
 
 
 class DiskSensor:
@@ -31,6 +36,7 @@ class DiskSensor:
     ) -> None:
         self._stats = KeptFile(root / "proc/diskstats")
         self._clock = clock
+        self._storages = Storages(most=1)
         self._paths = [(path, Rate(), Rate()) for path in paths[:_MOST_PATHS]]
 
     def read(self) -> tuple[DiskRecord, ...] | None:
@@ -42,9 +48,8 @@ class DiskSensor:
         records = []
         for path, reads, writes in self._paths:
             try:
-                device = path.stat().st_dev
-                room = os.statvfs(path)
-            except (OSError, ValueError):
+                device, room = self._storages.ask(path, partial(_status, path), _PATIENCE)
+            except (OSError, ValueError, RuntimeError, StorageError):
                 reads.per_second(None, now)
                 writes.per_second(None, now)
                 records.append(DiskRecord(path=str(path)))
@@ -64,6 +69,11 @@ class DiskSensor:
                 )
             )
         return tuple(records)
+
+
+def _status(path: Path) -> tuple[int, os.statvfs_result]:
+    """Its device and the room there."""
+    return path.stat().st_dev, os.statvfs(path)
 
 
 def disk_traffic(diskstats: bytes) -> dict[tuple[int, int], tuple[int, int]]:
