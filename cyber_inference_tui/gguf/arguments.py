@@ -3,6 +3,7 @@ it has, and how many requests it takes."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -10,6 +11,7 @@ import msgspec
 
 _OFF: Final = frozenset({"off", "disabled", "false", "0"})
 _SWITCH: Final = _OFF | {"on", "enabled", "true", "1", "auto", "-1"}
+_LENGTH: Final = re.compile(r"(?:^|,)[^=,]+\.context_length=int:(\d{1,10})(?=,|$)")
 _MOST: Final = 2**31 - 1  # llama-server reads numbers into 32 bits
 
 
@@ -24,6 +26,8 @@ class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Whether slots share one cache; ``None`` = llama-server's choice."""
     slot_context: int | None = None
     """Tokens that one slot may use at most; ``None`` = its whole part of the cache."""
+    trained: int | None = None
+    """What the model is to take for its own length; ``None`` = what its header says."""
     yarn: bool = False
     """Positions are scaled by YaRN, so that the model reads more than it was trained with."""
     rope_scale: float = 1.0
@@ -117,6 +121,12 @@ def _inverse(value: str) -> float | None:
     return 1 / number if number else None
 
 
+def _length_in_header(value: str) -> int | None:
+    """The context length among overridden fields of a header, ``KEY=TYPE:VALUE,…``."""
+    found = _LENGTH.findall(value)
+    return _size(found[-1]) if found else None
+
+
 def _pooling(value: str) -> str | None:
     return value if value in {"none", "mean", "cls", "last", "rank"} else None
 
@@ -128,6 +138,7 @@ _WITH_VALUE: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
     "-np": ("slots", _count),
     "--parallel": ("slots", _count),
     "--kv-unified-per-slot": ("slot_context", _size),
+    "--override-kv": ("trained", _length_in_header),
     "--rope-scaling": ("yarn", _is_yarn),
     "--rope-scale": ("rope_scale", _scale),
     "--rope-freq-scale": ("rope_scale", _inverse),

@@ -243,8 +243,10 @@ class Access:
                 raise ForbiddenHostError("The request has no Host header.")
             return
         if not rules.allows_host(host, _local_ip(request) if rules.wildcard else ""):
+            # Without a password that stands in front of it.
+            shown = host.rpartition("@")[2][:253]
             raise ForbiddenHostError(
-                f"This service does not answer as {host[:253]!r}.",
+                f"This service does not answer as {shown!r}.",
                 hint="Add the name to allowed_hosts if it is yours.",
             )
         if not request.raw_path.startswith("/") and request.raw_path != "*":

@@ -6,6 +6,7 @@ the pieces at fault are replaced; nothing is decoded and encoded again.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -15,14 +16,16 @@ import msgspec
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import InvalidRequestError
 
-BOM = b"\xef\xbb\xbf"
+BOM = codecs.BOM_UTF8
 """What some editors and PowerShell put in front of UTF-8; llama-server passes over it."""
 
-_BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^"\s;,]{1,70}))', re.IGNORECASE)
-_FIELD_NAME = re.compile(rb'(?:^|[;\s])name="?([^";\r\n]+)"?', re.IGNORECASE)
+# One more parameter of a header's value (RFC 9110, 5.6.6).
+_PARAMETER = re.compile(r';\s*+([^\s=;"]++)\s*+=\s*+("(?:[^"\\]|\\.)*+"|[^;,\s]++)', re.DOTALL)
 _MAX_MODEL_FIELD = 1024
 _MAX_PARTS = 1000
 _MAX_PART_HEAD = 8192
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_BEHIND_BOUNDARY = re.compile(rb"--|[ \t]{0,100}(?:\r?\n|\Z)")
 
 # Possessive, so that they never step back: one pass over the text, whatever it is.
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
@@ -55,6 +58,8 @@ class Peek(msgspec.Struct, frozen=True):
     stream: bool = False
     is_object: bool = False
     """Whether the body is a JSON object."""
+    problem: InvalidRequestError | None = None
+    """Why it was not possible to tell."""
 
 
 def peek(body: bytes, content_type: str, *, must_be_object: bool) -> Peek:
@@ -79,7 +84,7 @@ def peek(body: bytes, content_type: str, *, must_be_object: bool) -> Peek:
             raise InvalidRequestError("The request's body must be a JSON object.") from None
         return Peek()
     except _BROKEN as error:
-        raise _not_json(error) from None
+        raise _not_json(error, body) from None
     return Peek(model=named.model or None, stream=named.stream is True, is_object=True)
 
 
@@ -88,8 +93,8 @@ def glance(body: bytes, content_type: str) -> Peek:
     if _is_form(content_type) or _OPENING.match(body):
         try:
             return peek(body, content_type, must_be_object=False)
-        except InvalidRequestError:
-            pass
+        except InvalidRequestError as error:
+            return Peek(problem=error)
     return Peek()
 
 
@@ -117,7 +122,7 @@ def with_fields(
     try:
         values = _decode_fields(without_bom(body))
     except _BROKEN as error:
-        raise _not_json(error) from None
+        raise _not_json(error, body) from None
     opening = _OPENING.match(body)
     start = opening.end() if opening else 0
     members = list(_members(body, start, values))
@@ -208,42 +213,66 @@ def _name_in(value: bytes) -> str | None:
 
 
 def _model_field(body: bytes, content_type: str) -> slice | None:
-    """Where the value of the field ``model`` stands; raises ``InvalidRequestError``."""
+    """Where the value of the field ``model`` stands; raises ``InvalidRequestError``.
+
+    One that is sent as a file counts only where there is no other.
+    """
+    file: slice | None = None
     for head, value in _parts(body, content_type):
-        for line in head.split(b"\r\n"):
+        for line in head.splitlines():
             if not line.lower().startswith(b"content-disposition:"):
                 continue
-            name = _FIELD_NAME.search(line.partition(b":")[2])
-            if name is not None and name[1] == b"model":
+            about = _parameters(line.decode("latin-1"))
+            if about.get("name") != "model":
+                continue
+            if "filename" not in about:
                 return value
-    return None
+            file = file or value
+    return file
+
+
+def _parameters(header: str) -> dict[str, str]:
+    """The parameters of a header's value, their names in lower case."""
+    return {
+        name.lower(): re.sub(r"\\(.)", r"\1", value[1:-1]) if value[0] == '"' else value
+        for name, value in _PARAMETER.findall(header)
+    }
 
 
 def _parts(body: bytes, content_type: str) -> Iterator[tuple[bytes, slice]]:
-    """Each part's head, and where its content stands (RFC 2046, 5.1.1)."""
-    match = _BOUNDARY.search(content_type)
-    if match is None:
+    """Each part's head, and where its content stands (RFC 2046, 5.1.1).
+
+    Lines may end with LF alone, as those of scripts do.
+    """
+    boundary = _parameters(content_type).get("boundary")
+    if not boundary:
         raise InvalidRequestError("The multipart body has no boundary.")
-    delimiter = b"\r\n--" + (match[1] or match[2]).encode("latin-1", "replace")
+    delimiter = b"--" + boundary.encode("latin-1", "replace")
+    before: int | None = None
     # The first one may stand at the very beginning, without the line end.
-    at_start = body.startswith(delimiter[2:])
-    start = len(delimiter) - 2 if at_start else _behind(delimiter, body, 0)
+    start = 0 if body.startswith(delimiter) else _line_of(delimiter, body, 0)
     for _ in range(_MAX_PARTS):
-        following = -1 if start < 0 else _behind(delimiter, body, start)
-        if following < 0:
+        if start < 0:
             return
-        end = following - len(delimiter)
-        head_end = body.find(b"\r\n\r\n", start, min(end, start + _MAX_PART_HEAD))
-        if head_end >= 0:
-            yield body[start:head_end], slice(head_end + 4, end)
-        start = following
+        behind = start + len(delimiter)
+        # Else it is the beginning of a longer boundary, of a body inside this one.
+        if _BEHIND_BOUNDARY.match(body, behind):
+            if before is not None:
+                end = start - (2 if body.startswith(b"\r\n", start - 2) else 1)
+                head_end = _HEAD_END.search(body, before, min(end, before + _MAX_PART_HEAD))
+                if head_end is not None:
+                    yield body[before : head_end.start()], slice(head_end.end(), end)
+            before = behind
+        start = _line_of(delimiter, body, behind)
     raise InvalidRequestError(f"The multipart body has more than {_MAX_PARTS} parts.")
 
 
-def _behind(delimiter: bytes, body: bytes, start: int) -> int:
-    found = body.find(delimiter, start)
-    return found if found < 0 else found + len(delimiter)
+def _line_of(delimiter: bytes, body: bytes, start: int) -> int:
+    found = body.find(b"\n" + delimiter, start)
+    return found if found < 0 else found + 1
 
 
-def _not_json(error: Exception) -> InvalidRequestError:
+def _not_json(error: Exception, body: bytes) -> InvalidRequestError:
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return InvalidRequestError("The request's body is UTF-16: send JSON as UTF-8.")
     return InvalidRequestError(f"The request's body is not valid JSON: {error}.")

@@ -26,6 +26,10 @@ from cyber_inference_tui.settings.schema import RequestRules, Settings
 
 # Methods whose requests mostly have no body: an empty one says nothing then.
 BODYLESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_NAME_IT = (
+    'A model with a command takes any path, from a request that names it (in the field "model" of'
+    " JSON or a form, in ?model= or in the header X-Model)."
+)
 _LISTED = 10
 """Models that a message lists."""
 
@@ -102,6 +106,8 @@ class Targets:
             # A name inside may be the engine's own; an alias of this model's is this model.
             name = name if name and self._means(name, model) else addressed.name
         else:
+            if isinstance(refusal, NotFoundError):
+                refusal.hint += f" {found.problem or _NAME_IT}"
             model = self._resolve(name, refusal)
         is_command = bool(model.settings.command)
         if refusal is not None and not is_command:
@@ -196,7 +202,7 @@ class Targets:
                 "There is no model yet.", hint="Download one, or start with --demo."
             )
         shown = ", ".join([*here[:_LISTED], *(["…"] if len(here) > _LISTED else [])])
-        state = "are loaded" if loaded else "could be meant and none is loaded"
+        state = "are loaded" if loaded else "could be meant"
         raise InvalidRequestError(
             f"The request names no model, and {len(here)} {state}: {shown}.",
             hint='Name one in the field "model", in ?model= or in the header X-Model.',

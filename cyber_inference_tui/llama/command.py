@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from cyber_inference_tui.gguf.arguments import cache_settings, words_of_variables
+from cyber_inference_tui.gguf.arguments import CacheSettings, cache_settings
 from cyber_inference_tui.gguf.memory import DEFAULT_SLOTS
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.descendants import MARK
-from cyber_inference_tui.llama.vectors import VECTOR_OPTIONS, vector_options
+from cyber_inference_tui.llama.vectors import VECTOR_OPTIONS, told_settings, vector_options
 from cyber_inference_tui.settings.schema import Settings
 
 MIB = 1 << 20
@@ -62,18 +62,15 @@ def context_size(model: LocalModel, settings: Settings, limit: int | None = None
 
 
 def _unlimited_context(model: LocalModel, settings: Settings) -> int:
-    trained = model.metadata.context_length if model.metadata else None
-    own = _asked_context(model, settings)
+    asked = cache_settings(further_arguments(model, settings))
+    trained = asked.trained or (model.metadata.context_length if model.metadata else None)
+    own = asked.context_size
     if own is None:
         own = model.settings.context_size
     if own is not None:
         return own or trained or settings.max_context_size
     wanted = settings.default_context_size or trained or settings.max_context_size
     return min(wanted, settings.max_context_size, trained or wanted)
-
-
-def _asked_context(model: LocalModel, settings: Settings) -> int | None:
-    return cache_settings(further_arguments(model, settings)).context_size
 
 
 def further_arguments(model: LocalModel, settings: Settings) -> list[str]:
@@ -89,15 +86,16 @@ def most_requests(model: LocalModel, settings: Settings) -> int | None:
     """
     if model.settings.command:
         return None
+    own = model.settings
+    base = CacheSettings(slots=settings.llama_parallel if own.parallel is None else own.parallel)
     words = further_arguments(model, settings)
-    told = cache_settings([*words_of_variables(model.settings.env), *words])
+    told = told_settings(model.metadata, words, own.env, base=base)
     threads = told.http_threads
     if threads is None:
         threads = _threads_for_requests(model, settings)
     elif threads == 0:
         # llama-server's own choice is at least this (tools/server/server-http.cpp).
-        slots = told.slots or model.settings.parallel or settings.llama_parallel
-        threads = (slots or DEFAULT_SLOTS) + 2
+        threads = (told.slots or DEFAULT_SLOTS) + 2
     return max(1, threads - min(SPARE_THREADS, threads // 2))
 
 
@@ -200,8 +198,7 @@ def llama_argv(
     ):
         argv += ["--verbosity", str(verbosity)]
     argv += _unnamed(further)
-    asked = _asked_context(model, settings)
-    if asked is not None and context_limit is not None:
+    if context_limit is not None and cache_settings(further).context_size is not None:
         argv += ["--ctx-size", str(tokens)]
     return argv
 

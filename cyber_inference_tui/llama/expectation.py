@@ -281,7 +281,7 @@ def context_length(model: LocalModel, settings: Settings, limit: int | None = No
     if limit is not None:
         # It is above a person's own arguments.
         cache = msgspec.structs.replace(cache, context_size=context_size(model, settings, limit))
-    return context_of_a_request(cache, model.metadata.context_length)
+    return context_of_a_request(cache, cache.trained or model.metadata.context_length)
 
 
 def _estimate(

@@ -127,7 +127,9 @@ _RULES: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
             r"|invalid magic|failed to read (magic|header|key-value|tensor)"
             r"|unexpectedly reached end of file|error while reading (key|value|tensor)"
             r"|tensor .* (is missing|not found|has wrong shape)|missing tensor|invalid GGUF"
-            r"|illegal split file|invalid split file",
+            r"|illegal split file|invalid split file"
+            r"|error loading model (hyperparameters|vocabulary)|key not found in model"
+            r"|wrong number of tensors|wrong type .* for key",
             Cause.DAMAGED_FILE,
             "{file} is damaged or incomplete",
         ),

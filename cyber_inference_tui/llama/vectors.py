@@ -84,5 +84,8 @@ def told_settings(
     ours = vector_options(
         facts, words, environment, context_size=base.context_size or 0, slots=base.slots
     )
-    said = [*words_of_variables(environment), *words]
-    return cache_settings([*(word for option in ours for word in option), *said], base=base)
+    said = words_of_variables(environment)
+    if base.slots:
+        # An option that the service gives, so the variable for it has no effect.
+        said += ["--parallel", str(base.slots)]
+    return cache_settings([*(word for option in ours for word in option), *said, *words], base=base)

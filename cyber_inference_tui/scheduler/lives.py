@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Protocol
@@ -500,7 +501,7 @@ def again_in(failure: CyberError, seconds: float) -> ModelLoadError:
     tail = failure.log_tail if isinstance(failure, ModelLoadError) else ()
     error = ModelLoadError(
         failure.message,
-        hint=f"The next try is possible in {seconds:.0f} s.",
+        hint=f"The next try is possible in {math.ceil(seconds)} s.",
         log_tail=tail,
         needs_person=failure.permanent,
     )

@@ -37,7 +37,7 @@ _MODEL_EXAMPLES: dict[str, Any] = {
     "parallel": 2,
     "threads": 4,
     "mmproj": "/mnt/models/mmproj-my-model.gguf",
-    "args": ["--no-mmap"],
+    "args": ["--cache-type-k", "q8_0"],
     "env": {"GGML_CUDA_ENABLE_UNIFIED_MEMORY": "1"},
     "idle_timeout": 900,
     "pinned": False,

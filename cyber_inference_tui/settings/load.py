@@ -47,6 +47,7 @@ from cyber_inference_tui.settings.values import (
     convert,
     expanded,
     in_words,
+    items,
     nearest,
 )
 from cyber_inference_tui.spelling import close_names
@@ -352,6 +353,11 @@ class _Reader:
             for mistake in mistakes:
                 self._note_unfit((*path, *mistake.table), mistake)
             return tables
+        if key.is_list and isinstance(value, list):
+            found, mistakes = items(key, value, folder=folder, home=self._home)
+            for mistake in mistakes:
+                self._note_unfit(path, mistake)
+            return found
         try:
             return convert(key, value, folder=folder, home=self._home, is_text=False)
         except UnfitValueError as error:

@@ -10,7 +10,7 @@ import datetime
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +90,10 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
             raise UnfitValueError(f"{'.'.join(first.table)}: {first}", first.item, first.table)
         return tables
     if key.is_list and isinstance(value, list | tuple):
-        return tuple(
-            _item(key, one, number, folder=folder, home=home) for number, one in enumerate(value)
-        )
+        found, mistakes = items(key, value, folder=folder, home=home)
+        if mistakes:
+            raise mistakes[0]
+        return found
     if isinstance(value, Path):
         value = str(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -117,6 +118,20 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
         if key.form == "program" and "/" in typed:
             return str(expanded(Path(typed), folder, home))
     return typed
+
+
+def items(
+    key: Key, value: Sequence[Any], *, folder: Path | None, home: str
+) -> tuple[tuple[Any, ...], list[UnfitValueError]]:
+    """The items of an array, and all mistakes in it."""
+    found: list[Any] = []
+    mistakes: list[UnfitValueError] = []
+    for number, one in enumerate(value):
+        try:
+            found.append(_item(key, one, number, folder=folder, home=home))
+        except UnfitValueError as error:
+            mistakes.append(error)
+    return tuple(found), mistakes
 
 
 def alias_tables(

@@ -180,6 +180,14 @@ async def test_a_target_with_a_name_goes_by_that_name(target: str, status: int) 
         assert answer.status in {400, 403}
 
 
+async def test_a_password_in_the_target_is_not_told_back() -> None:
+    async with serving(StandInService("m")) as front:
+        target = "http://me:secret@localhost/v1/models"
+        answer = await ask(front.port, f"GET {target} HTTP/1.1", "Host: localhost")
+    assert answer.status == 403
+    assert b"secret" not in answer.body
+
+
 async def test_only_the_name_in_the_target_may_be_the_pages() -> None:
     async with serving(StandInService("m")) as front:
         for host, origin, status in (

@@ -123,6 +123,13 @@ def test_nesting_without_end_is_refused(body: bytes) -> None:
     refused(body, must_be_object=False)
 
 
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-be", "utf-16-le"])
+def test_json_in_utf_16_is_told_by_that_name(coding: str) -> None:
+    mark = "" if coding == "utf-16" else "\ufeff"
+    with pytest.raises(InvalidRequestError, match="is UTF-16: send JSON as UTF-8"):
+        peek((mark + '{"model":"a"}').encode(coding), JSON, must_be_object=True)
+
+
 @given(st.binary(max_size=60), st.booleans())
 def test_any_bytes_are_read_or_refused(body: bytes, must_be_object: bool) -> None:
     for text in (body, b'{"model":"' + body + b'"}', b'{"' + body + b'":1}'):
@@ -170,6 +177,10 @@ MODEL = part("model", b"whisper/small")
         ("abc", "boundary=abc; charset=utf-8"),
         ("abc", "boundary=abc ; charset=utf-8"),
         ("x" * 70, "boundary=" + "x" * 70),
+        ("x" * 100, 'boundary="' + "x" * 100 + '"'),
+        ("abc", "boundary = abc"),
+        ("abc", "xboundary=x; boundary=abc"),
+        ('a"b', 'boundary="a\\"b"'),
     ],
 )
 def test_the_model_is_found_wherever_it_stands(
@@ -195,12 +206,39 @@ def test_the_model_is_found_wherever_it_stands(
         ('form-data; filename="model"', b"a", None),
         ('form-data; name="model_name"', b"a", None),
         ('form-data; name="mo', b"a", None),
+        ('form-data; name = "model"', b"a", "a"),
+        ('form-data; filename="x; name=model"; name="file"', b"a", None),
+        ('form-data; filename="\\"; name=\\"model\\""; name="file"', b"a", None),
     ],
 )
 def test_fields_of_a_form(disposition: str, value: bytes, model: str | None) -> None:
     body = multipart("abc", (disposition, value))
     found = peek(body, "multipart/form-data; boundary=abc", must_be_object=False)
     assert found.model == model
+
+
+def test_a_file_is_no_name_where_there_is_a_name() -> None:
+    kind = "multipart/form-data; boundary=abc"
+    file = part("model", b"\x00" * 2000, more='; filename="voice.bin"')
+    for parts in ((file, MODEL), (MODEL, file)):
+        body = multipart("abc", *parts)
+        assert peek(body, kind, must_be_object=False) == Peek(model="whisper/small")
+        assert with_model_field(body, kind, "tiny") == body.replace(MODEL[1], b"tiny")
+
+
+def test_a_form_inside_a_file_of_a_form_is_not_read() -> None:
+    kind = "multipart/form-data; boundary=abc"
+    file = part("file", multipart("abcd", part("model", b"inner")), more='; filename="x"')
+    body = multipart("abc", file, MODEL)
+    assert peek(body, kind, must_be_object=False) == Peek(model="whisper/small")
+
+
+def test_lines_of_a_form_may_end_with_lf_alone() -> None:
+    kind = "multipart/form-data; boundary=abc"
+    for parts in ((MODEL, LANGUAGE), (LANGUAGE, MODEL)):
+        body = multipart("abc", *parts).replace(b"\r\n", b"\n")
+        assert peek(body, kind, must_be_object=False) == Peek(model="whisper/small")
+        assert with_model_field(body, kind, "tiny") == body.replace(MODEL[1], b"tiny")
 
 
 def test_broken_forms() -> None:
@@ -341,4 +379,6 @@ def test_a_form_of_parts_without_end_is_refused() -> None:
 @given(st.binary(max_size=60))
 def test_other_bodies_name_no_model(body: bytes) -> None:
     assert glance(b"\x00" + body, JSON) == Peek()
-    assert glance(b'{"model":1,' + body, "") == Peek()
+    found = glance(b'{"model":1,' + body, "")
+    assert (found.model, found.is_object) == (None, False)
+    assert found.problem is not None

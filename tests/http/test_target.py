@@ -152,6 +152,26 @@ async def test_other_paths_need_a_name_where_there_are_several_models() -> None:
         assert (await send(world, "POST", "/x", b'{"model":"tts-1"}')).status == 200
         assert (await send(world, "POST", "/x", b"{}")).status == 404
         assert (await send(world, "GET", "/favicon.ico")).status == 404
+        nameless = await send(world, "POST", "/x", b"{}")
+        assert "A model with a command takes any path" in nameless.error()["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"model":"tts-1",}', "not valid JSON"),
+        (b'{"model":"tts-1","x":"\\ud800"}', "not valid JSON"),
+        (b'{"model":5}', "model must be a string"),
+    ],
+)
+async def test_an_unknown_path_tells_why_no_model_was_found_in_the_body(
+    body: bytes, words: str
+) -> None:
+    async with forwarding(Recorder(), PLAIN, CUSTOM) as world:
+        got = await send(world, "POST", "/x", body)
+        assert got.status == 404
+        assert words in got.error()["message"]
+        assert (await send(world, "POST", "/x?model=tts-1", body)).status == 200
 
 
 async def test_the_only_model_is_meant_where_none_is_named() -> None:

@@ -216,6 +216,15 @@ def test_the_prompt_cache_takes_at_most_a_tenth_of_what_is_free(available: int) 
         # llama-server's own choice depends on its slots.
         ({}, {"args": ("--threads-http", "-1")}, 0, 3),
         ({"llama_parallel": 30}, {"args": ("--threads-http", "-1")}, 0, 24),
+        (
+            {},
+            {
+                "parallel": 30,
+                "args": ("--threads-http", "-1"),
+                "env": {"LLAMA_ARG_N_PARALLEL": "4"},
+            },
+            *(0, 24),
+        ),
     ],
 )
 def test_a_llama_server_takes_as_many_requests_as_it_has_threads_without_the_spare_ones(

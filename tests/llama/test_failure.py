@@ -31,6 +31,24 @@ AFTER = (
         ("CUDA error: out of memory", Cause.OUT_OF_GPU_MEMORY, "out of GPU memory"),
         ("ROCm error: out of memory", Cause.OUT_OF_GPU_MEMORY, "out of GPU memory"),
         (
+            "E llama_model_load: error loading model: error loading model hyperparameters: key not"
+            " found in model: llama.block_count",
+            Cause.DAMAGED_FILE,
+            "the model file is damaged or incomplete",
+        ),
+        (
+            "E llama_model_load: error loading model: error loading model vocabulary: cannot find"
+            " tokenizer merges in model file",
+            Cause.DAMAGED_FILE,
+            "the model file is damaged or incomplete",
+        ),
+        (
+            "E llama_model_load: error loading model: done_getting_tensors: wrong number of"
+            " tensors; expected 12, got 11",
+            Cause.DAMAGED_FILE,
+            "the model file is damaged or incomplete",
+        ),
+        (
             "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory",
             Cause.OUT_OF_GPU_MEMORY,
             "out of GPU memory",

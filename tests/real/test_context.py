@@ -28,12 +28,21 @@ TABLES: dict[str, tuple[dict[str, Any], int]] = {
     "split": ({"parallel": 4}, 2048),
     "split-oddly": ({"parallel": 3}, 2816),
     "split-small": ({"context_size": 100, "args": ["-np", "2"]}, 256),
+    "split-by-setting-over-variable": (
+        {"parallel": 2, "env": {"LLAMA_ARG_N_PARALLEL": "4"}},
+        4096,
+    ),
     "split-by-variable": ({"env": {"LLAMA_ARG_N_PARALLEL": "2"}}, 4096),
     "unified": ({"parallel": 4, "args": ["--kv-unified"]}, 8192),
     "unified-by-variable": ({"parallel": 2, "env": {"LLAMA_ARG_KV_UNIFIED": "1"}}, 8192),
     "not-unified": ({"args": ["--no-kv-unified"]}, 8192),
     "capped": ({"parallel": 2, "args": ["-kvu", "--kv-unified-per-slot", "1000"]}, 1000),
     "yarn": ({"context_size": 65536, "args": [*YARN]}, 65536),
+    "shorter-header": ({"args": ["--override-kv", "llama.context_length=int:4096"]}, 4096),
+    "longer-header": (
+        {"context_size": 0, "args": ["--override-kv", "a.b=int:1,llama.context_length=int:65536"]},
+        65536,
+    ),
     "yarn-half": ({"context_size": 40_000, "args": [*YARN]}, 40_192),
 }
 

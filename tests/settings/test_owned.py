@@ -87,6 +87,20 @@ def test_other_variables_and_those_of_another_program_are_taken() -> None:
     assert len(settings.models["m"].env) == 2
 
 
+def test_every_refused_item_is_told_with_its_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        text = (
+            'llama_args = ["--port", "1",\n "-c", "1",\n "--host", "h"]\nallowed_hosts = [1, ""]\n'
+        )
+        load_text(text, FILE, environ={}, flags={})
+    lines = [one.partition(" is ")[0] for one in str(caught.value).splitlines()]
+    assert lines[:2] == [
+        f"{FILE}:1: llama_args: item 1: --port",
+        f"{FILE}:3: llama_args: item 5: --host",
+    ]
+    assert lines[2].startswith(f"{FILE}:4: allowed_hosts: ")
+
+
 def test_a_reason_names_the_way_out() -> None:
     assert mistake('llama_args = ["--port", "1"]').endswith(
         "--port is refused: the service gives each model's server its own port; port sets the "
