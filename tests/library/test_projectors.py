@@ -55,6 +55,23 @@ def test_models_beside_the_projector_do_not_keep_it_from_those_below(home: Home)
     }
 
 
+@pytest.mark.parametrize("architecture", ["qwen2vl", "llama"])
+def test_another_model_beside_it_does_not_take_it_from_those_below(
+    home: Home, architecture: str
+) -> None:
+    """By what the model is made for, else by the folder's name."""
+    big = {"general.architecture": architecture, "general.name": "Big"}
+    home.projector("Big-VL-GGUF/mmproj-F16.gguf", {"general.name": "mmproj"})
+    home.model("Big-VL-GGUF/Q4_K_M/Big-VL-Q4_K_M.gguf", big)
+    home.model("Big-VL-GGUF/Q8_0/Big-VL-Q8_0.gguf", big)
+    home.model("Big-VL-GGUF/Story-Q4_K_M.gguf", {"general.name": "Story"})
+    assert eyes(home) == {
+        "Big-VL-Q4_K_M": "Big-VL-GGUF/mmproj-F16.gguf",
+        "Big-VL-Q8_0": "Big-VL-GGUF/mmproj-F16.gguf",
+        "Story-Q4_K_M": None,
+    }
+
+
 def test_the_nearest_projector_wins(home: Home) -> None:
     home.projector("repo/mmproj-F16.gguf")
     home.projector("repo/Q4/mmproj-F16.gguf")
