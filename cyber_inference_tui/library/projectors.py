@@ -203,8 +203,8 @@ def _only_family(
 ) -> Collection[int]:
     """The one family that a projector with a general name can belong to; else nothing.
 
-    Where several may be it, the one that is made for images, is no helper, is named like the
-    projector's folder, or lies in it.
+    Where several may be it, the one that the projector's kind names, that is made for images, is no
+    helper, is named like the projector's folder, or lies in it.
     """
     folder = _base(_folder_name(projector.file.path.parent).removesuffix("-GGUF"))
 
@@ -217,6 +217,7 @@ def _only_family(
         if any(_fits(models[at].metadata, projector.metadata) for at in family)
     ]
     for likely in (
+        [family for family in fitting if any(_is_of_kind(models[at], projector) for at in family)],
         [family for family in fitting if any(_sees(models[at]) for at in family)],
         [family for family in fitting if helpers.isdisjoint(family)],
         [family for family in fitting if any(named_like_folder(models[at]) for at in family)],
@@ -232,6 +233,13 @@ def _folder_name(folder: Path) -> str:
     if folder.parent.name == "snapshots":
         return folder.parent.parent.name.rpartition("--")[2]
     return folder.name
+
+
+def _is_of_kind(model: Candidate, projector: Projector) -> bool:
+    """Whether the projector's kind (``gemma3``, ``qwen2vl_merger``) names the architecture."""
+    kind = projector.metadata.projector.kind if projector.metadata.projector else None
+    architecture = model.metadata.architecture
+    return bool(kind and architecture and kind.startswith(architecture))
 
 
 def _sees(model: Candidate) -> bool:

@@ -225,6 +225,16 @@ def test_a_model_made_for_images_is_the_one_that_is_meant(home: Home) -> None:
     assert eyes(home) == {"Seer-7B-Q4_K_M": "mmproj.gguf", "Story-7B-Q4_K_M": None}
 
 
+def test_the_kind_of_a_projector_tells_its_model(home: Home) -> None:
+    home.projector("mix/mmproj-F16.gguf", {"clip.projector_type": "gemma3", "general.name": "p"})
+    home.model("mix/gemma-3-4b-it-Q4_K_M.gguf", {"general.architecture": "gemma3"})
+    home.model("mix/Qwen3-4B-Q4_K_M.gguf", {"general.architecture": "qwen3"})
+    assert eyes(home) == {
+        "Qwen3-4B-Q4_K_M": None,
+        "gemma-3-4b-it-Q4_K_M": "mix/mmproj-F16.gguf",
+    }
+
+
 def test_a_longer_name_is_not_that_of_a_helper(home: Home) -> None:
     """As Qwen3-8B and Qwen3-VL-8B have it: as large as each other, and one of them sees."""
     sees = {"general.architecture": "qwen3vl", "qwen3vl.embedding_length": 64}
