@@ -31,6 +31,8 @@ from cyber_inference_tui.settings.schema import ModelSettings
 
 _NO_MODELS = {
     "adapter": "it is an adapter (LoRA), not a model: name it in a model's args, with --lora",
+    "controlvector": "it is a control vector, not a model: name it in a model's args, with"
+    " --control-vector",
     "imatrix": "it is an importance matrix, not a model",
     "vocab": "it holds a vocabulary and no weights",
 }
@@ -401,8 +403,9 @@ def _no_model(read: _Read) -> str | None:
         return _NO_MODELS["imatrix"] if "imatrix" in name else None
     if name.startswith("mmproj"):
         return "it is named as a projector, but its header is a model's: rename it if it is one"
-    if facts.kind in _NO_MODELS:
-        return _NO_MODELS[facts.kind]
+    for kind in (facts.kind, facts.architecture):
+        if kind in _NO_MODELS:
+            return _NO_MODELS[kind]
     return _NO_MODELS["vocab"] if facts.tensor_count == 0 else None
 
 

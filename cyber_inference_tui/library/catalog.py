@@ -14,6 +14,7 @@ import msgspec
 from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.library.problems import Problem, Unusable
+from cyber_inference_tui.library.scan import shown as shown_path
 from cyber_inference_tui.settings.schema import ModelSettings, RequestRules
 from cyber_inference_tui.spelling import close_names
 from cyber_inference_tui.text import clean_line
@@ -105,7 +106,13 @@ class Catalog:
         self.models: Mapping[str, LocalModel] = MappingProxyType(kept)
         found.sort(key=lambda problem: problem.where)
         self.problems = tuple(dict.fromkeys(problem.cleaned() for problem in found))
-        self._unusable = Unusable((*self.problems, *parts))
+        broken = (
+            Problem(where=shown_path(path), reason=model.problem)
+            for model in models.values()
+            for path in model.shards
+            if model.problem is not None
+        )
+        self._unusable = Unusable((*self.problems, *broken, *parts))
         self._names = {name: kept[model.id] for name, model in names.items()}
         self._folded: dict[str, set[str]] = {}
         for name, model in self._names.items():

@@ -14,11 +14,12 @@ SUFFIX: Final = ".gguf"
 # Programs that download straight to the final name leave a companion until they are done.
 UNFINISHED: Final = (".part", ".incomplete", ".aria2", ".crdownload", ".tmp", ".download")
 OTHER_FORMATS: Final = (".bin", ".safetensors", ".ggml", ".pt", ".pth")
-PIECE: Final = re.compile(r"\.part\d+of\d+|\.gguf-split-[a-z]+", re.IGNORECASE)
+PACKED: Final = (".zip", ".7z", ".rar", ".tar", ".gz", ".bz2", ".xz", ".zst")
+PIECE: Final = re.compile(r"\.part\d+of\d+|\.gguf-split-[a-z]+|\.gguf\.\d{2,3}$", re.IGNORECASE)
 """In the name of a piece of a file that was cut up so that a site would take it."""
 
 _ENDING: Final = re.compile(
-    rf"(?:{'|'.join(map(re.escape, (SUFFIX, *UNFINISHED, *OTHER_FORMATS)))}"
+    rf"(?:{'|'.join(map(re.escape, (SUFFIX, *UNFINISHED, *OTHER_FORMATS, *PACKED)))}"
     rf"|{PIECE.pattern}|-\d{{5}}-of-\d{{5}})$",
     re.IGNORECASE,
 )
@@ -55,8 +56,9 @@ class Unusable:
         self._by_name: dict[str, list[tuple[str, Problem]]] = {}
         for problem in problems:
             called = _plain(problem.name or problem.where)
-            # A name that is not UTF-8 arrives with replacement characters.
-            for name in {called, _NO_TEXT.sub("\ufffd", called)}:
+            # A name that is not UTF-8 arrives with replacement characters, or as it was meant.
+            latin = _NO_TEXT.sub(lambda byte: chr(int(byte[0][2:], 16)), called).casefold()
+            for name in {called, _NO_TEXT.sub("\ufffd", called), latin}:
                 self._by_name.setdefault(name.rpartition("/")[2], []).append((name, problem))
 
     def find(self, name: str) -> Problem | None:

@@ -55,15 +55,13 @@ def matches(
     A projector named after a model is that model's. One with a general name (``mmproj-F16``) is
     everyone's of one family, a model in several quantizations, if it can be only of that one; or
     when its header names the model. Headers whose vectors do not fit rule a pair out. ``beside``
-    are the numbers of models that lie in the projectors' own folder: if there are some, the family
-    is theirs.
+    are the numbers of models that lie in the projectors' own folder: where nothing else tells, the
+    family is theirs.
     """
     forms = [_Form.of(model) for model in models]
     helpers = _helpers(forms)
     families = _families(forms, helpers)
-    if beside:
-        families = [family for family in families if not set(beside).isdisjoint(family)]
-    alone = [_only_family(models, families, projector, helpers) for projector in projectors]
+    alone = [_only_family(models, families, projector, helpers, beside) for projector in projectors]
     chosen: list[Projector | None] = []
     for at, model in enumerate(models):
         fitting = [
@@ -201,13 +199,14 @@ def _only_family(
     families: Sequence[list[int]],
     projector: Projector,
     helpers: set[int],
+    beside: Collection[int],
 ) -> Collection[int]:
     """The one family that a projector with a general name can belong to; else nothing.
 
-    Where several may be it, the one that is made for images, is no helper, or is named like the
-    projector's folder.
+    Where several may be it, the one that the projector's kind names, that is made for images, is no
+    helper, is named like the projector's folder, or lies in it.
     """
-    folder = _base(projector.file.path.parent.name.removesuffix("-GGUF"))
+    folder = _base(_folder_name(projector.file.path.parent).removesuffix("-GGUF"))
 
     def named_like_folder(model: Candidate) -> bool:
         return bool(folder) and f"{_base(model.name)} ".startswith(f"{folder} ")
@@ -218,13 +217,29 @@ def _only_family(
         if any(_fits(models[at].metadata, projector.metadata) for at in family)
     ]
     for likely in (
+        [family for family in fitting if any(_is_of_kind(models[at], projector) for at in family)],
         [family for family in fitting if any(_sees(models[at]) for at in family)],
         [family for family in fitting if helpers.isdisjoint(family)],
         [family for family in fitting if any(named_like_folder(models[at]) for at in family)],
+        [family for family in fitting if not set(beside).isdisjoint(family)],
     ):
         if len(fitting) > 1 and likely:
             fitting = [family for family in fitting if family in likely]
     return fitting[0] if len(fitting) == 1 else ()
+
+
+def _folder_name(folder: Path) -> str:
+    """What a folder is called; of a snapshot in the hub's cache the name of its repository."""
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.rpartition("--")[2]
+    return folder.name
+
+
+def _is_of_kind(model: Candidate, projector: Projector) -> bool:
+    """Whether the projector's kind (``gemma3``, ``qwen2vl_merger``) names the architecture."""
+    kind = projector.metadata.projector.kind if projector.metadata.projector else None
+    architecture = model.metadata.architecture
+    return bool(kind and architecture and kind.startswith(architecture))
 
 
 def _sees(model: Candidate) -> bool:

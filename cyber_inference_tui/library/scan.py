@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from cyber_inference_tui.library.disk import Disk, told
 from cyber_inference_tui.library.problems import (
     OTHER_FORMATS,
+    PACKED,
     PIECE,
     SUFFIX,
     UNFINISHED,
@@ -321,6 +322,8 @@ class _Walk:
             # Where the file itself is there too, it is the one to speak of.
             if path.name[: -len(ending)] not in names:
                 self._problem(path, "it is an unfinished download")
+        elif name.endswith(PACKED) and SUFFIX in name:
+            self._problem(path, "it is packed: unpack it")
         elif name.endswith(OTHER_FORMATS) and self._taken is not None:
             later_shard = _SHARD_OF in name and _FIRST_SHARD not in name
             if not later_shard and not any(at in self._taken for at in (path, *path.parents)):

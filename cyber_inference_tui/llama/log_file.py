@@ -197,7 +197,9 @@ class LogWriter:
                 # Said once a file: the service's own log may be on the same full disk.
                 if name not in self._failed:
                     self._failed.add(name)
-                    _logger.warning("cannot write the log file %s: %s", path, error.strerror)
+                    _logger.warning(
+                        "cannot write the log file %s: %s", path, error.strerror or error
+                    )
 
     def _rotate(self, path: Path) -> None:
         for number in range(self._keep, 0, -1):

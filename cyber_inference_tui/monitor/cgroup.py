@@ -100,7 +100,8 @@ def _reclaimable(stat: bytes, version: _Version) -> int:
 
     Pages of files, whether they were used once (``inactive_file``) or again (``active_file``), but
     not those that have to be written first, and neither shared memory nor locked pages, which
-    are in other lists; and the part of the kernel's own caches that it calls reclaimable.
+    are in other lists; and the part of the kernel's own caches that it calls reclaimable. Where
+    the lists and the sum of all file pages without shared memory differ, the smaller one counts.
     """
     words = (entry.split() for entry in stat.splitlines())
     fields = {pair[0].decode("latin-1"): integer(pair[1]) for pair in words if len(pair) == 2}
@@ -108,10 +109,12 @@ def _reclaimable(stat: bytes, version: _Version) -> int:
     def field(name: str) -> int:
         return max(0, fields.get(version.prefix + name) or 0)
 
+    known: list[int] = []
     if version.prefix + "inactive_file" in fields or version.prefix + "active_file" in fields:
-        files = field("inactive_file") + field("active_file")
-    else:
-        files = max(0, field(version.all_files) - field("shmem"))
+        known.append(field("inactive_file") + field("active_file"))
+    if version.prefix + version.all_files in fields:
+        known.append(max(0, field(version.all_files) - field("shmem")))
+    files = min(known, default=0)
     unwritten = field(version.dirty) + field(version.writeback)
     return max(0, files - unwritten) + field("slab_reclaimable")
 

@@ -48,6 +48,8 @@ _SETTLE_INTERVAL = 0.25
 """Seconds between two looks at a file that has just changed: whoever writes it may not be done."""
 _SETTLE_LOOKS = 20
 
+_EXPLICIT = 'set api_keys = [] or admin_password = ""'
+
 _logger = logging.getLogger(__name__)
 
 
@@ -78,6 +80,8 @@ class Configuration:
         self._file_watch = FileWatch(loaded.config_path)
         self._text = _text_of(loaded.config_path)
         """Of the file when it was read last."""
+        self._was_gone = False
+        """The file was gone or empty when it was looked at last."""
         self._bound_host = bound_host
         self._environ = environ
         self._flags = flags
@@ -107,14 +111,21 @@ class Configuration:
         A file that is gone, empty or cut off is refused: an editor, a sync tool or a lost mount is
         more likely than a person who wants the defaults, and they would open the service.
         """
+        await self._take(edited=False)
+
+    async def _take(self, *, edited: bool) -> None:
+        """As ``reload``; what this service itself has just ``edited`` is meant, even if empty."""
         text = await asyncio.to_thread(_text_of, self._path)
-        self._check_there(text)
+        edited = edited and self._path.exists()
+        if not edited:
+            self._check_there(text)
         new = await asyncio.to_thread(
             load_text, text, self._path, environ=self._environ, flags=self._flags
         )
-        self._check_whole(text, new.settings)
+        if not edited:
+            self._check_whole(text, new)
         self._check_kept(new.settings)
-        self._text = text
+        self._text, self._was_gone = text, False
         changed = new.settings != self.loaded.settings
         self.loaded, self.in_force = new, self._applicable(new)
         if not changed:
@@ -141,9 +152,9 @@ class Configuration:
         value = self._unmasked(key, known, model_id, value)
         if model_id is None and known.name in GUARDS and not check_value(known.name, value):
             self._check_kept_without(known)
-        self._check_there(await asyncio.to_thread(_text_of, self._path))
+        await asyncio.to_thread(self._check_before_writing)
         await asyncio.to_thread(set_value, self._path, key, value)
-        await self.reload()
+        await self._take(edited=True)
         return self.loaded.record(known, model_id)
 
     async def unset(self, key: str) -> ConfigValueRecord:
@@ -151,9 +162,9 @@ class Configuration:
         key, model_id, known = self._named(key)
         if model_id is None and known.name in GUARDS:
             self._check_kept_without(known)
-        self._check_there(await asyncio.to_thread(_text_of, self._path))
+        await asyncio.to_thread(self._check_before_writing)
         await asyncio.to_thread(unset_value, self._path, key)
-        await self.reload()
+        await self._take(edited=True)
         return self.loaded.record(known, model_id)
 
     async def check(self, key: str, value: Any) -> ConfigCheckRecord:
@@ -174,8 +185,7 @@ class Configuration:
 
     def _foresee(self, key: str, value: Any) -> tuple[Loaded, Loaded]:
         """What the file would say, and what would hold. Blocks."""
-        text = _text_of(self._path)
-        self._check_there(text)
+        text = self._check_before_writing()
         text = with_key(text, self._path, key, value)
         ours = {name: one for name, one in self._environ.items() if not name.startswith(ENV_PREFIX)}
         return (
@@ -199,29 +209,57 @@ class Configuration:
             flags=self._flags,
             check=self._check_kept,
         )
-        await self.reload()
+        await self._take(edited=True)
         return await self.file()
+
+    def _check_before_writing(self) -> str:
+        """The file's text, which an edit may go into. Blocks; raises ``ConfigError``."""
+        text = _text_of(self._path)
+        self._check_there(text)
+        if self._was_gone:
+            new = load_text(text, self._path, environ=self._environ, flags=self._flags)
+            self._check_whole(text, new)
+        return text
 
     def _check_there(self, text: str) -> None:
         if self._text.strip() and not text.strip():
+            self._was_gone = True
             what = "is empty" if text or self._path.exists() else "is gone"
             raise ConfigError(
                 f"{self._path}: {what}: the settings stay as they were.",
                 hint="Put it back, or restart the service to have the defaults.",
             )
 
-    def _check_whole(self, text: str, new: Settings) -> None:
-        """A beginning of the former text is one that is being written, or was cut off."""
-        if len(text) >= len(self._text) or not self._text.startswith(text):
-            return
+    def _check_whole(self, text: str, new: Loaded) -> None:
+        """Raise ``ConfigError`` for a file that looks like a part of the former one.
+
+        That is a beginning of it, which is being written or was cut off. Where it leaves out a key
+        or a password, it is also a file that sets nothing, and one in the place of a file that was
+        gone.
+        """
         old = self.loaded.settings
-        opens = any(getattr(old, name) and not getattr(new, name) for name in GUARDS)
-        if opens or not text.endswith("\n"):
+        left_out = [
+            name
+            for name in GUARDS
+            if getattr(old, name)
+            and not getattr(new.settings, name)
+            and new.sources[name] is Source.DEFAULT
+        ]
+        is_beginning = len(text) < len(self._text) and self._text.startswith(text)
+        if is_beginning and (left_out or not text.endswith("\n")):
             raise ConfigError(
                 f"{self._path}: is cut off behind line {text.count(chr(10))}: the settings stay as"
                 " they were.",
-                hint="Put the rest back. To take out a key or a password at its end, set"
-                ' api_keys = [] or admin_password = "".',
+                hint=f"Put the rest back. To take out a key or a password at its end, {_EXPLICIT}.",
+            )
+        sets_nothing = not new.settings.models and Source.FILE not in new.sources.values()
+        if left_out and (sets_nothing or self._was_gone):
+            what = f"was gone, and is back without {' and '.join(left_out)}"
+            if sets_nothing:
+                what = "sets nothing any more"
+            raise ConfigError(
+                f"{self._path}: {what}: the settings stay as they were.",
+                hint=f"Put the rest back. To open the service, {_EXPLICIT}.",
             )
 
     def _check_kept(self, new: Settings) -> None:

@@ -100,7 +100,7 @@ def make_missing(
             lines.append(f"  {word:<16}{value}" if reveal else f"  {word}")
     except ConfigError as error:
         raise ConfigError(
-            f"Other machines can reach {host}, so {' and '.join(lacking)} are needed, but: "
+            f"Other machines can reach {host}, so it needs {' and '.join(lacking)}, but: "
             f"{error.message}",
             hint=_WAYS_ROUND,
         ) from error

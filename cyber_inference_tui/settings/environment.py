@@ -34,7 +34,11 @@ def variable(environ: Mapping[str, str], name: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """``text`` without the pair of quotes around it; empty where only blanks are left."""
+    """``text`` without the pair of quotes around it; empty where only blanks are left.
+
+    A carriage return at the end is no part of it either: a file with Windows line ends left it.
+    """
+    text = text.rstrip("\r")
     stripped = text.strip()
     inner = stripped[1:-1]
     # "a","b" is a list of two, and no pair goes around it; "["a"]" is one array.
@@ -55,7 +59,7 @@ def quoted_variables(environ: Mapping[str, str]) -> list[str]:
         for name, value in sorted(environ.items())
         if (name.startswith(ENV_PREFIX) or name in _OTHERS)
         and value.strip()
-        and unquoted(value) != value
+        and unquoted(value) != value.rstrip("\r")
     ]
 
 

@@ -55,6 +55,23 @@ def test_models_beside_the_projector_do_not_keep_it_from_those_below(home: Home)
     }
 
 
+@pytest.mark.parametrize("architecture", ["qwen2vl", "llama"])
+def test_another_model_beside_it_does_not_take_it_from_those_below(
+    home: Home, architecture: str
+) -> None:
+    """By what the model is made for, else by the folder's name."""
+    big = {"general.architecture": architecture, "general.name": "Big"}
+    home.projector("Big-VL-GGUF/mmproj-F16.gguf", {"general.name": "mmproj"})
+    home.model("Big-VL-GGUF/Q4_K_M/Big-VL-Q4_K_M.gguf", big)
+    home.model("Big-VL-GGUF/Q8_0/Big-VL-Q8_0.gguf", big)
+    home.model("Big-VL-GGUF/Story-Q4_K_M.gguf", {"general.name": "Story"})
+    assert eyes(home) == {
+        "Big-VL-Q4_K_M": "Big-VL-GGUF/mmproj-F16.gguf",
+        "Big-VL-Q8_0": "Big-VL-GGUF/mmproj-F16.gguf",
+        "Story-Q4_K_M": None,
+    }
+
+
 def test_the_nearest_projector_wins(home: Home) -> None:
     home.projector("repo/mmproj-F16.gguf")
     home.projector("repo/Q4/mmproj-F16.gguf")
@@ -206,6 +223,16 @@ def test_a_model_made_for_images_is_the_one_that_is_meant(home: Home) -> None:
     home.model("Story-7B-Q4_K_M.gguf", {"general.name": "Story"})
     home.projector("mmproj.gguf", {"general.name": "mmproj", "clip.vision.projection_dim": 64})
     assert eyes(home) == {"Seer-7B-Q4_K_M": "mmproj.gguf", "Story-7B-Q4_K_M": None}
+
+
+def test_the_kind_of_a_projector_tells_its_model(home: Home) -> None:
+    home.projector("mix/mmproj-F16.gguf", {"clip.projector_type": "gemma3", "general.name": "p"})
+    home.model("mix/gemma-3-4b-it-Q4_K_M.gguf", {"general.architecture": "gemma3"})
+    home.model("mix/Qwen3-4B-Q4_K_M.gguf", {"general.architecture": "qwen3"})
+    assert eyes(home) == {
+        "Qwen3-4B-Q4_K_M": None,
+        "gemma-3-4b-it-Q4_K_M": "mix/mmproj-F16.gguf",
+    }
 
 
 def test_a_longer_name_is_not_that_of_a_helper(home: Home) -> None:

@@ -188,6 +188,10 @@ def test_a_pointer_of_git_lfs_is_told_apart(home: Home) -> None:
         ("pytorch_model.bin", "pytorch_model", "GGUF format"),
         ("bad\udcff.gguf", "bad\\xff", "UTF-8"),
         ("bad\udcff.gguf", "bad\ufffd", "UTF-8"),
+        ("caf\udce9.gguf", "Café.gguf", "UTF-8"),
+        ("Cut.Q8_0.gguf.002", "cut.q8_0.gguf", "piece"),
+        ("packed.gguf.zip", "packed.gguf", "unpack"),
+        ("packed.gguf.tar.gz", "packed", "unpack"),
         ("e\x1b[31mvil.gguf.part", "evil", "unfinished"),
     ],
 )
@@ -203,6 +207,25 @@ def test_who_asks_for_such_a_file_is_told_why(
     assert caught.value.hint.isprintable()
     assert str(home.models_dir) not in str(caught.value)
     assert all(one.where.isprintable() and one.reason.isprintable() for one in catalog.problems)
+
+
+def test_who_asks_for_the_file_of_an_unusable_model_is_told_why(home: Home) -> None:
+    home.model("cut.gguf").write_bytes(b"GGUF" + b"\0" * 8)
+    home.shards("parts", 3)[1].unlink()
+    catalog = home.scan()
+    for asked, reason in (
+        ("cut.gguf", "not a GGUF file"),
+        ("parts.gguf", "number 2"),
+        ("parts-00003-of-00003.gguf", "number 2"),
+    ):
+        with pytest.raises(ModelNotFoundError, match=reason):
+            catalog.resolve(asked)
+
+
+def test_a_control_vector_is_no_model(home: Home) -> None:
+    home.model("happy.gguf", {"general.architecture": "controlvector"})
+    assert "--control-vector" in reasons(home)["happy.gguf"]
+    assert not home.ids()
 
 
 def test_who_asks_for_a_broken_link_or_a_pipe_is_told_why(home: Home) -> None:

@@ -106,6 +106,17 @@ NO_LIMIT = "9223372036854771712\n"
             2 * GIB,
             (1 + 40 + 1700 - 20 - 10 + 5) * MIB,
         ),
+        # The lists hold more than the pages of files without shared memory.
+        (
+            {
+                "sys/fs/cgroup/memory.max": f"{2 * GIB}\n",
+                "sys/fs/cgroup/memory.current": f"{2 * GIB}\n",
+                "sys/fs/cgroup/memory.stat": f"file {900 * MIB}\nshmem {300 * MIB}\n"
+                f"active_file {900 * MIB}\n",
+            },
+            2 * GIB,
+            600 * MIB,
+        ),
         # The lists are not given: all pages of files but shared memory.
         (
             {

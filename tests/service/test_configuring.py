@@ -255,6 +255,10 @@ def _cut_before_the_keys(path: Path) -> None:
     path.write_text(GUARDED.splitlines(keepends=True)[0])
 
 
+def _only_comments(path: Path) -> None:
+    path.write_text('# Settings.\n#api_keys = ["k"]\n')
+
+
 def _a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -276,6 +280,7 @@ def _zeros(path: Path) -> None:
         _blank,
         _cut_in_a_line,
         _cut_before_the_keys,
+        _only_comments,
         _a_folder,
         _utf16,
         _zeros,
@@ -312,6 +317,36 @@ async def test_nothing_is_written_into_the_place_of_a_file_that_is_gone(
     path.write_text(GUARDED.replace("debug", "error"))
     await desk.configuration.reload()
     assert [one.log_level for one in desk.applied] == ["error"]
+
+
+@pytest.mark.parametrize("damage", [_gone, _emptied])
+async def test_a_file_that_was_gone_comes_back_with_its_keys(
+    path: Path, damage: Callable[[Path], None]
+) -> None:
+    desk = Desk(path, text=GUARDED)
+    damage(path)
+    with pytest.raises(ConfigError):
+        await desk.configuration.reload()
+    # What `config set` writes meanwhile, without a look at the service.
+    path.write_text('log_level = "info"\n')
+    for change in (desk.configuration.reload(), desk.configuration.set("log_level", "error")):
+        with pytest.raises(ConfigError, match="without api_keys and admin_password"):
+            await change
+    assert path.read_text() == 'log_level = "info"\n'
+    assert desk.applied == []
+    path.write_text('api_keys = []\nadmin_password = ""\n')
+    await desk.configuration.reload()
+    assert [one.api_keys for one in desk.applied] == [()]
+
+
+@pytest.mark.parametrize("before", ["", "port = 1\n", "# Settings.\n"])
+async def test_a_key_may_be_taken_out_by_name_wherever_it_stands(path: Path, before: str) -> None:
+    desk = Desk(path, text=f'{before}api_keys = ["k"]\n')
+    await desk.configuration.unset("api_keys")
+    assert [one.api_keys for one in desk.applied] == [()]
+    # The next change finds a file that may be empty by now.
+    await desk.configuration.set("log_level", "error")
+    assert desk.applied[-1].log_level == "error"
 
 
 async def test_a_person_may_take_out_what_stands_last(path: Path) -> None:

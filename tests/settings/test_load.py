@@ -207,6 +207,8 @@ def test_an_empty_array_empties_a_list() -> None:
         ("admin_password", '"', '"'),
         ("admin_password", " p ", " p "),
         ("llama_args", "'--a,\"b\"'", ("--a", "b")),
+        ("host", "0.0.0.0\r", "0.0.0.0"),
+        ("data_dir", '"/d"\r', Path("/d")),
     ],
 )
 def test_quotes_around_a_variable_are_no_part_of_it(key: str, text: str, value: object) -> None:
