@@ -239,7 +239,7 @@ class Family:
             return False
         # Process 1 adopts what a person starts in its container, too.
         others = (one for one in tuple(self._claimants) if one is not self)
-        return os.getpid() == 1 or any(one._started <= process.create_time() for one in others)
+        return os.getpid() == 1 or any(one._started <= start_of(process) for one in others)
 
     def orphans(self) -> tuple[Known, ...]:
         """Those that run on and were adopted when the child ended. Quick enough for the loop."""
