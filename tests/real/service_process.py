@@ -91,6 +91,7 @@ class ServiceProcess:
         own = {"HOME": str(home), "OLLAMA_MODELS": str(home / "ollama")}
         environ.update({**own, "PYTHONUNBUFFERED": "1", **self.environ})
         command = [
+            *self.wrapper,
             sys.executable,
             "-m",
             "cyber_inference_tui",
