@@ -34,7 +34,7 @@ def raise_limit() -> int:
 
 
 def most_connections(limit: int) -> int:
-    """How many clients may be connected at once, of ``limit`` descriptors.
+    """The number of clients that may be connected at once, of ``limit`` descriptors.
 
     A quarter, and 48 at least, is kept for the service itself and for models' servers. A client
     whose request is answered takes two: its own connection, and the one to the model's server.

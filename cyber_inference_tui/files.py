@@ -1,4 +1,4 @@
-"""Files that may be in the way: what is no file is not waited for, and a full disk is told.
+"""Reading files without waiting for what is no file, and sentences for disks without room.
 
 Opening a fifo waits until somebody writes to it, and a device may have no end.
 """

@@ -46,7 +46,7 @@ def library_table(records: Sequence[ModelRecord], terminal: Terminal) -> list[st
 
 
 def problem_lines(problems: Sequence[ProblemRecord], terminal: Terminal) -> list[str]:
-    """What cannot be used, and why: two lines each, uncut, as a reason names the way out."""
+    """Files that cannot be used, with two uncut lines each: the place and the reason."""
     lines = [terminal.paint("CANNOT BE USED", DIM)]
     for problem in problems:
         lines.append(clean_line(problem.where))

@@ -92,7 +92,7 @@ class Transport:
         """Raise ``NoServiceError`` when what listens there answers nothing in ``limit`` seconds.
 
         A call may have to wait long, which is right only where somebody answers. Any answer will
-        do, and so will a refused connection: the call itself tells what is wrong then.
+        do, and so will a refused connection: the call itself says what is wrong then.
         """
         try:
             async with asyncio.timeout(limit):

@@ -16,7 +16,7 @@ _MOST: Final = 2**31 - 1  # llama-server reads numbers into 32 bits
 
 
 class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server is started with, as far as it matters here; llama-server's defaults."""
+    """The arguments that decide the memory and the context of a server; llama-server's defaults."""
 
     context_size: int | None = None
     """Tokens; 0 = the model's own length; ``None`` = not named."""
@@ -27,7 +27,7 @@ class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
     slot_context: int | None = None
     """Tokens that one slot may use at most; ``None`` = its whole part of the cache."""
     trained: int | None = None
-    """What the model is to take for its own length; ``None`` = what its header says."""
+    """Overrides the trained context length; ``None`` = the header's counts."""
     yarn: bool = False
     """Positions are scaled by YaRN, so that the model reads more than it was trained with."""
     rope_scale: float = 1.0
@@ -198,7 +198,7 @@ _SWITCH_VARIABLES: Final = {
 
 
 def words_of_variables(environment: Mapping[str, str]) -> list[str]:
-    """What a server's environment says of all this but the context, as arguments would.
+    """The arguments that a server's environment stands for, except the context size.
 
     The service always names the context size itself, so a variable for it has no effect.
     """

@@ -56,7 +56,7 @@ class Answer:
         self._passage: Passage | None = None
         self._event_stream = False
         self._framing = Framing.NONE
-        """How the client sees where its body ends, once the head is written."""
+        """The framing that shows the client where the body ends, once the head is written."""
         self._rechunk = False
         """Whether what comes for the body is put into chunks of ours."""
         self._error_events: ErrorEvents | None = None

@@ -125,7 +125,7 @@ class ModelsApi(Protocol):
         """Every local model, by id."""
 
     def problems(self) -> list[ProblemRecord]:
-        """What lies here and is no model, and why."""
+        """Files, tables and aliases that are no usable models, each with its reason."""
 
     def record(self, model_id: str, /) -> ModelRecord:
         """One model by id or alias; ``ModelNotFoundError``."""

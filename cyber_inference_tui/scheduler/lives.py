@@ -497,11 +497,13 @@ def session_record(state: ModelState, unload_reason: str | None = None) -> Sessi
 
 
 def again_in(failure: CyberError, seconds: float) -> ModelLoadError:
-    """A failure, told to those who come before the next try is possible."""
+    """The failure, for those who come before the next try is possible."""
     tail = failure.log_tail if isinstance(failure, ModelLoadError) else ()
+    again = f"The next try is possible in {math.ceil(seconds)} s."
     error = ModelLoadError(
         failure.message,
-        hint=f"The next try is possible in {math.ceil(seconds)} s.",
+        # Another try would be in vain.
+        hint=failure.hint if failure.permanent else again,
         log_tail=tail,
         needs_person=failure.permanent,
     )

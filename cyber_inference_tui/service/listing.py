@@ -62,7 +62,7 @@ def configure_library(
 
 
 def problem_records(catalog: Catalog) -> list[ProblemRecord]:
-    """What lies here and is no model, and why."""
+    """Files, tables and aliases that are no usable models, each with its reason."""
     return [ProblemRecord(where=one.where, reason=one.reason) for one in catalog.problems]
 
 

@@ -221,7 +221,7 @@ class Models:
         return [self._record(model, survey) for _, model in sorted(self.catalog.models.items())]
 
     def problems(self) -> list[ProblemRecord]:
-        """What lies here and is no model, and why."""
+        """Files, tables and aliases that are no usable models, each with its reason."""
         return problem_records(self.catalog)
 
     def record(self, model_id: str) -> ModelRecord:
