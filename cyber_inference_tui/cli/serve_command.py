@@ -20,7 +20,8 @@ def run_service(options: GlobalOptions, *, background: bool = False) -> int:
     and once it listens its log goes to its file alone.
     """
     # Until the event loop takes signals there is nothing to end in order.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     from cyber_inference_tui.http.serve import serve as run  # noqa: PLC0415 - not for --help
     from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
 
