@@ -53,12 +53,13 @@ class Running:
 
     def last_state(self, state: str) -> dict[str, Any]:
         """The last request, once it has that state."""
+        requests: list[dict[str, Any]] = []
         for _ in range(500):
-            entry: dict[str, Any] = self.report()["requests"][-1]
-            if entry["state"] == state:
-                return entry
+            requests = self.report()["requests"]
+            if requests and requests[-1]["state"] == state:
+                return requests[-1]
             time.sleep(0.01)
-        raise AssertionError(f"never {state}: {entry}")
+        raise AssertionError(f"never {state}: {requests}")
 
 
 def post(
