@@ -112,6 +112,7 @@ def test_it_starts_says_which_folder_hangs_and_takes_it_when_it_answers(place: P
     assert place.service.errors().count(SILENT) == 1
 
 
+@pytest.mark.parametrize("place", ["models_dir"], indirect=True)
 def test_a_folder_that_begins_to_hang_holds_up_nothing_else(place: Place) -> None:
     place.service.start()
     assert place.models() == {"own", "far"}
@@ -187,6 +188,7 @@ def test_a_dead_mount_below_a_folder_does_not_hide_the_rest(place: Place, demo_g
     eventually(lambda: place.models() == {"own", "far"}, what="the models behind the link")
 
 
+@pytest.mark.parametrize("place", ["models_dir"], indirect=True)
 def test_a_slow_folder_comes_in_the_end(place: Place) -> None:
     place.service.environ["HANG_SECONDS"] = "1.7"
     place.hang()
