@@ -131,7 +131,7 @@ class ModelsApi(Protocol):
         """One model by id or alias; ``ModelNotFoundError``."""
 
     def written(self, model_id: str, /) -> int:
-        """When its files were last written, in seconds since 1970; 0 = not known."""
+        """The time its files were last written, in seconds since 1970; 0 = not known."""
 
     async def details(self, model_id: str, /) -> ModelDetails:
         """Everything there is to know of a model; ``ModelNotFoundError``."""

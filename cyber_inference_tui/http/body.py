@@ -94,7 +94,7 @@ def _too_large(limit: int) -> RequestTooLargeError:
 
 
 def _decoders(request: web.Request, limit: int) -> list[_Decoder]:
-    """What undoes the request's content codings, the last one first (RFC 9110, 8.4)."""
+    """The decoders for the request's content codings, the last coding first (RFC 9110, 8.4)."""
     headers = request.headers.getall(hdrs.CONTENT_ENCODING, ())
     names = [one.strip().lower() for header in headers for one in header.split(",")]
     codings = [name for name in names if name not in {"", "identity"}]

@@ -98,7 +98,7 @@ def _anthropic_type(status: int) -> str:
 
 
 def in_anthropic_shape(body: bytes, status: int) -> bytes | None:
-    """An error of llama-server, told to a client of Anthropic's API.
+    """An error of llama-server in the shape that clients of Anthropic's API read.
 
     ``body`` is ``{"error": {"message", "type", "code", …}}``, or the inner object alone, as in a
     stream. All its fields but the type stay. ``None`` for what has the shape already, or has no
@@ -142,7 +142,7 @@ class ErrorEvents:
         return self._translated(data)
 
     def rest(self) -> bytes:
-        """What was held back, at the stream's end."""
+        """The bytes held back until the stream's end."""
         data, self._held = self._held, b""
         return self._translated(data)
 
@@ -258,7 +258,7 @@ def method_not_allowed(method: str, path: str, allow: tuple[str, ...]) -> Method
 
 
 def from_parser(error: BaseException | None) -> CyberError:
-    """A request that aiohttp's parser refuses; nothing of what it sent is told back."""
+    """A request that aiohttp's parser refuses; the answer repeats nothing of it."""
     text = "it cannot be parsed"
     match error:
         case LineTooLong(args=(_, limit, *_)) if limit == MAX_TARGET_BYTES:

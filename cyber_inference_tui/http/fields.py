@@ -17,7 +17,7 @@ from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import InvalidRequestError
 
 BOM = codecs.BOM_UTF8
-"""What some editors and PowerShell put in front of UTF-8; llama-server passes over it."""
+"""Some editors and PowerShell write it before UTF-8 text; llama-server skips it."""
 
 # One more parameter of a header's value (RFC 9110, 5.6.6).
 _PARAMETER = re.compile(r';\s*+([^\s=;"]++)\s*+=\s*+("(?:[^"\\]|\\.)*+"|[^;,\s]++)', re.DOTALL)

@@ -241,7 +241,7 @@ class Models:
         return with_fit(record, self._reckoning.verdict(model, survey or self._scheduler.survey()))
 
     def written(self, model_id: str) -> int:
-        """When its files were last written, in seconds since 1970; 0 = not known."""
+        """The time its files were last written, in seconds since 1970; 0 = not known."""
         model = self.catalog.models.get(model_id)
         return (model.modified or 0) // 1_000_000_000 if model is not None else 0
 
