@@ -10,6 +10,7 @@ import pytest
 
 from cyber_inference_tui.cli.main import COMMANDS
 from cyber_inference_tui.settings.load import load
+from cyber_inference_tui.tui.suggestions import SUGGESTIONS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -97,6 +98,18 @@ def test_toml_examples_are_valid_settings(tmp_path: Path, place: str, content: s
     config.write_text(content, "utf-8")
     loaded = load(config=config, environ={"HOME": str(tmp_path)}, flags={})
     assert loaded.warnings == ()
+
+
+def test_models_for_a_memory_size_fit() -> None:
+    text = (ROOT / "docs" / "models.md").read_text("utf-8")
+    known = {suggestion.repo: suggestion for suggestion in SUGGESTIONS}
+    rows = re.findall(r"^\| (\d+) GB \|(.*)$", text, re.MULTILINE)
+    assert [int(size) for size, _ in rows] == [8, 16, 24, 64]
+    for size, row in rows:
+        repos = re.findall(r"`([^`/]+/[^`]+)`", row)
+        assert len(repos) >= 2
+        for repo in repos:
+            assert known[repo].need_bytes <= int(size) * 1e9 * 0.8, f"{repo} in {size} GB"
 
 
 def test_commands_named_in_the_readme_exist() -> None:

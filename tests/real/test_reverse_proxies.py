@@ -1,0 +1,165 @@
+"""The reverse proxies of ``docs/network.md``, with the configuration that the page shows."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import ssl
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.real.conftest import Starter
+from tests.real.service_process import (
+    ServiceProcess,
+    chat_body,
+    eventually,
+    free_low_port,
+    sse_data,
+)
+from tests.test_docs import ROOT, blocks
+
+pytestmark = pytest.mark.real
+
+BLOCKS = list(blocks((ROOT / "docs" / "network.md").read_text("utf-8")))
+NAME = "llm.example"
+TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
+def block(language: str) -> str:
+    (content,) = [content for name, content, _ in BLOCKS if name == language]
+    return content
+
+
+SETTINGS = tomllib.loads(block("toml"))
+
+
+def replaced(text: str, changes: dict[str, str]) -> str:
+    """The text with each of ``changes``, all of which it must hold."""
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.fixture(scope="module")
+def service(
+    llama_server: Path, demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
+    """A service with the settings that the page asks for."""
+    starter = Starter(tmp_path_factory.mktemp("service"), demo_gguf)
+    yield starter.real(llama_server, SETTINGS, ())
+    starter.end()
+
+
+@contextlib.contextmanager
+def running(command: list[str], folder: Path, url: str) -> Iterator[httpx.Client]:
+    """A client of a proxy while it runs."""
+    log = folder / "proxy.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        with httpx.Client(
+            base_url=url, headers={"Host": NAME}, verify=False, trust_env=False, timeout=60
+        ) as client:
+
+            def answers() -> bool:
+                assert process.poll() is None, log.read_text(errors="replace")
+                with contextlib.suppress(httpx.TransportError, ssl.SSLError):
+                    return client.get("/health").status_code == 200
+                return False
+
+            eventually(answers, limit=30, what="the proxy's first answer")
+            yield client
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def works(client: httpx.Client) -> None:
+    """What a client may expect behind either proxy."""
+    assert client.get("/v1/models").status_code == 401
+    client.headers["Authorization"] = f"Bearer {SETTINGS['api_keys'][0]}"
+    body = chat_body("demo", stream=True)
+    # More than the megabyte that nginx takes by default.
+    body["padding"] = "x" * 2_000_000
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    *chunks, last = sse_data(answer.text)
+    assert last == "[DONE]"
+    text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    assert text.strip()
+
+
+def test_nginx(service: ServiceProcess, tmp_path: Path) -> None:
+    nginx, openssl = shutil.which("nginx", path="/usr/sbin:/usr/bin"), shutil.which("openssl")
+    if nginx is None or openssl is None:
+        pytest.skip("nginx or openssl is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    options = [
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "1",
+    ]
+    files = ("-keyout", str(key), "-out", str(certificate))
+    subprocess.run(
+        [openssl, "req", *kind, "-days", "1", "-subj", f"/CN={NAME}", *files],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    port = free_low_port(1)
+    server = replaced(
+        block("nginx"),
+        {
+            "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
+            f"/etc/ssl/{NAME}.pem": str(certificate),
+            f"/etc/ssl/{NAME}.key": str(key),
+            "http://127.0.0.1:8337": service.url,
+        },
+    )
+    folders = "\n".join(f"{name}_temp_path {tmp_path}/{name};" for name in TEMPORARY)
+    config = tmp_path / "nginx.conf"
+    config.write_text(
+        f"daemon off; master_process off; pid {tmp_path}/nginx.pid; error_log stderr;\n"
+        f"events {{}}\nhttp {{\naccess_log off;\n{folders}\n{server}\n}}\n"
+    )
+    command = [nginx, "-p", str(tmp_path), "-c", str(config), "-e", "stderr"]
+    with running(command, tmp_path, f"https://127.0.0.1:{port}") as client:
+        works(client)
+        assert client.get("/admin/status").status_code == 404
+        other = client.get("/v1/models", headers={"Host": "other.example"})
+        assert other.json()["error"]["code"] == "forbidden_host"
+
+
+def test_caddy(service: ServiceProcess, tmp_path: Path) -> None:
+    caddy = shutil.which("caddy")
+    if caddy is None:
+        pytest.skip("caddy is not installed")
+    port = free_low_port(1)
+    site = replaced(
+        block("caddy"),
+        {f"{NAME} {{": f"http://{NAME}:{port} {{\n\tbind 127.0.0.1", "127.0.0.1:8337": service.url},
+    )
+    config = tmp_path / "Caddyfile"
+    config.write_text(f"{{\n\tadmin off\n}}\n{site}")
+    command = [caddy, "run", "--config", str(config), "--adapter", "caddyfile"]
+    with running(command, tmp_path, f"http://127.0.0.1:{port}") as client:
+        works(client)
+        assert client.get("/admin/status").status_code == 401
