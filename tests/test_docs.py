@@ -21,8 +21,8 @@ _INLINE_CODE = re.compile(r"`+[^`]*`+")
 _LINK = re.compile(r"\[[^\]\[]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 _HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
 _COMMAND = re.compile(
-    r"cyber-inference-tui((?: +--?[a-z][\w-]*(?:[ =](?:[A-Z][A-Z_]*\b|(?:https?:|[/~.\d])[^\s`]*))?)*)"
-    r" +([a-z][a-z-]*)"
+    r"cyber-inference-tui((?: +--?[a-z][\w-]*(?:[ =](?:[A-Z][A-Z_]*\b|[/~.\d][^\s`]*))?)*)"
+    r" +([a-z][a-z-]*)(?![\w:-])"  # an option's value, such as a URL, is no command
 )
 
 
