@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
+from cyber_inference_tui.cli.options import GlobalOptions, json_option, model_argument
 from cyber_inference_tui.cli.output import print_json, print_lines
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import ModelNotFoundError
@@ -19,7 +19,7 @@ SERVICE = "service"
 
 
 @click.command()
-@click.argument("source", metavar="ID", type=FilledText())
+@model_argument("source", also=(SERVICE, "install"))
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines as they come.")
 @click.option(
     "-n",
