@@ -15,6 +15,7 @@ from cyber_inference_tui.cli.output import (
     print_note,
 )
 from cyber_inference_tui.cli.terminal import Terminal, stderr_terminal, stdout_terminal
+from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from cyber_inference_tui.records import DownloadRecord
@@ -45,7 +46,10 @@ def search_models(options: GlobalOptions, query: str, sort: str, limit: int, as_
         print_json(found)
         return
     if not found:
-        print_note("Nothing is called so.", stderr_terminal(options.environ))
+        print_note(
+            f"The hub has no GGUF models for {clean_line(query)!r}: try fewer or other words.",
+            stderr_terminal(options.environ),
+        )
         return
     from cyber_inference_tui.cli.model_tables import hub_table  # noqa: PLC0415
 

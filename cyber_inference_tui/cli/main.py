@@ -277,6 +277,7 @@ def _usage(error: click.ClickException) -> str:
     message = error.format_message()
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return message
+    message = " ".join(message.split())  # the choices for an argument come on lines of their own
     if not message.endswith((".", "?")):
         message += "."
     if isinstance(error, click.UsageError) and error.ctx is not None:

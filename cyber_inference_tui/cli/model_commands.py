@@ -34,12 +34,12 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
         print_json(found.records)
         return
     notes = stderr_terminal(options.environ)
-    if found.absence:
+    if found.absence and notes.interactive:
         print_note(f"{found.absence} This is what lies on disk.", notes)
     if not found.records:
         print_note(
-            f"No models in {found.directory}: put .gguf files there, get one with download-model,"
-            " or try --demo.",
+            f"There are no models in {clean_line(found.directory)} yet: put .gguf files there, "
+            "get one with 'cyber-inference-tui download-model', or try --demo.",
             notes,
         )
     from cyber_inference_tui.cli.model_tables import library_table, problem_lines  # noqa: PLC0415

@@ -31,9 +31,8 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def print_note(text: str, terminal: Terminal) -> None:
-    """A dim remark on standard error, for people only: a script never sees it."""
-    if terminal.interactive:
-        click.echo(terminal.paint(text, DIM), err=True, color=True)
+    """A dim remark on standard error, such as why a list is empty."""
+    click.echo(terminal.paint(text, DIM), err=True, color=True)
 
 
 def bar_text(share: float, terminal: Terminal) -> str:

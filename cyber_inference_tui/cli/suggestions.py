@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from urllib.parse import urlsplit
 
 import click
@@ -100,9 +101,11 @@ def _asked(options: GlobalOptions, attach: str | None) -> tuple[_Model, ...]:
         connection = http.client.HTTPConnection(
             place.hostname or "", place.port, timeout=ANSWER_LIMIT
         )
-        headers = {"Authorization": f"Bearer {settings.api_keys[0]}"} if settings.api_keys else {}
-        connection.request("GET", "/v1/models", headers=headers)
-        with connection.getresponse() as response:
-            return msgspec.json.decode(response.read(_MOST_BYTES), type=_Models).data
+        keys = settings.api_keys
+        headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
+        with closing(connection):
+            connection.request("GET", "/v1/models", headers=headers)
+            body = connection.getresponse().read(_MOST_BYTES)
+        return msgspec.json.decode(body, type=_Models).data
     except (CyberError, OSError, http.client.HTTPException, msgspec.MsgspecError):
         return ()
