@@ -33,7 +33,12 @@ SORTS = ("downloads", "likes", "trending", "new")
     help="What comes first; 'new' is what changed last.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many at most."
+    "--limit",
+    type=click.IntRange(1, 100),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="How many at most.",
 )
 @json_option
 @click.pass_obj

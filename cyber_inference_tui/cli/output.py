@@ -11,7 +11,8 @@ import click
 from cyber_inference_tui.cli.tables import cut
 from cyber_inference_tui.cli.terminal import DIM, Terminal
 
-_CLEAR_LINE = "\r\x1b[K"
+CLEAR_LINE = "\r\x1b[K"
+"""Back to the first column, and away with what is there (ECMA-48: EL)."""
 _BAR = 24
 
 
@@ -62,7 +63,7 @@ class ProgressLine:
         """Take the line away, so that something else can be said."""
         if self._shown:
             self._shown = ""
-            self._write(_CLEAR_LINE)
+            self._write(CLEAR_LINE)
 
     @property
     def visible(self) -> bool:
@@ -75,7 +76,7 @@ class ProgressLine:
             return
         self._shown = text
         text = cut(text, self._terminal.width - 1, self._terminal.ellipsis)
-        self._write(_CLEAR_LINE + self._terminal.paint(text, DIM))
+        self._write(CLEAR_LINE + self._terminal.paint(text, DIM))
 
     @staticmethod
     def _write(text: str) -> None:

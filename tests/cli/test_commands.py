@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui import errors
+from cyber_inference_tui import __version__, errors
 from cyber_inference_tui.cli import app_command, main, serve_command
 from cyber_inference_tui.cli.options import LOG_LEVELS, GlobalOptions
 from cyber_inference_tui.gguf.demo import write_demo
@@ -448,7 +449,8 @@ def test_the_app_needs_a_terminal(call: CommandLine) -> None:
         assert outcome.code == 2
         assert outcome.out == ""
         assert outcome.err.count("\n") == 1
-        assert "serve" in outcome.err
+        assert "'cyber-inference-tui serve'" in outcome.err
+        assert "'cyber-inference-tui status'" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -492,6 +494,32 @@ def test_a_broken_configuration_is_5(call: CommandLine, config: Path) -> None:
 
 def test_version(call: CommandLine) -> None:
     assert call("--version").out.startswith("cyber-inference-tui ")
+
+
+def test_the_name_it_was_called_by_is_the_one_in_its_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(main, "end_process_within", lambda *_: None)
+    names = (("/usr/bin/citui", "citui"), ("/x/__main__.py", "cyber-inference-tui"))
+    for called, name in names:
+        monkeypatch.setattr(sys, "argv", [called, "load", "--help"])
+        with pytest.raises(SystemExit):
+            main.main()
+        assert capsys.readouterr().out.startswith(f"Usage: {name} load ")
+        monkeypatch.setattr(sys, "argv", [called, "--version"])
+        with pytest.raises(SystemExit):
+            main.main()
+        assert capsys.readouterr().out == f"cyber-inference-tui {__version__}\n"
+
+
+def test_help_is_ordered_by_use(call: CommandLine) -> None:
+    lines = call("--help").out.splitlines()
+    headings = [line[:-1] for line in lines if line.endswith(":") and line[0] != " "]
+    assert headings == [*main.SECTIONS, "Options"]
+    rows = [line.split()[0] for line in lines if line.startswith("  ") and line[2:3].islower()]
+    commands = [name for name in rows if name in main.COMMANDS]
+    assert commands == list(main.COMMANDS)
+    assert commands[0] == "serve"
 
 
 def test_the_log_levels_are_those_of_the_settings() -> None:
