@@ -21,7 +21,6 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.cli.options import GlobalOptions, global_options
 from cyber_inference_tui.errors import BuildError, CyberError, ModelLoadError
 from cyber_inference_tui.spelling import close_names
-from cyber_inference_tui.storage import end_process_within
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
@@ -307,6 +306,9 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     called = os.path.basename(sys.argv[0])  # noqa: PTH119 - a Path takes longer
     code = run(sys.argv[1:], os.environ, name=SHORT_NAME if called == SHORT_NAME else PROGRAM)
-    # The interpreter waits for threads, also for those that hang on a disk.
-    end_process_within(_LEAVE_SECONDS, code)
+    if COMPLETION not in os.environ:
+        from cyber_inference_tui.storage import end_process_within  # noqa: PLC0415 - takes time
+
+        # The interpreter waits for threads, also for those that hang on a disk.
+        end_process_within(_LEAVE_SECONDS, code)
     sys.exit(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -14,7 +14,7 @@ from cyber_inference_tui.settings.environment import ENV_PREFIX
 from cyber_inference_tui.settings.schema import KEYS
 
 ROOT = Path(__file__).parents[2]
-PAGES = {
+PAGES: dict[Path, Callable[[], str]] = {
     ROOT / "docs" / "man" / f"{PROGRAM}.1": lambda: "\n".join(_page()) + "\n",
     ROOT / "docs" / "man" / f"{SHORT_NAME}.1": lambda: f".so man1/{PROGRAM}.1\n",
 }

@@ -499,7 +499,7 @@ def test_version(call: CommandLine) -> None:
 def test_the_name_it_was_called_by_is_the_one_in_its_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(main, "end_process_within", lambda *_: None)
+    monkeypatch.setattr("cyber_inference_tui.storage.end_process_within", lambda *_: None)
     names = (("/usr/bin/citui", "citui"), ("/x/__main__.py", "cyber-inference-tui"))
     for called, name in names:
         monkeypatch.setattr(sys, "argv", [called, "load", "--help"])

@@ -349,10 +349,21 @@ def test_what_takes_connections_and_says_nothing_keeps_nobody_waiting(
 
 def test_completion_imports_no_client_and_no_server(environ: Mapping[str, str]) -> None:
     """Somebody waits for each of these imports, at every TAB."""
-    heavy = ("asyncio", "httpx", "aiohttp", "uvloop", "textual", "tomlkit", "huggingface_hub")
+    heavy = (
+        "asyncio",
+        "ssl",
+        "email",
+        "concurrent",
+        "httpx",
+        "aiohttp",
+        "uvloop",
+        "textual",
+        "tomlkit",
+        "huggingface_hub",
+    )
     code = (
         "import sys; from cyber_inference_tui.cli.main import run\n"
-        "run(['load', ''], {**__import__('os').environ, '_CYBER_INFERENCE_TUI_COMPLETE': 'zsh'})\n"
+        f"run(['load', ''], {{**__import__('os').environ, {main.COMPLETION!r}: 'zsh'}})\n"
         f"print([m for m in {heavy!r} if m in sys.modules])"
     )
     done = subprocess.run(
