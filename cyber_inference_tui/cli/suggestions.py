@@ -20,7 +20,7 @@ from cyber_inference_tui.errors import CyberError, NotFoundError
 
 ANSWER_LIMIT = 0.5
 """Seconds in which the service has to answer."""
-_LIMIT = 2.0
+WHOLE_LIMIT = 2.0
 """Seconds for all of it: the settings may lie on a mount that hangs."""
 
 _MOST_BYTES = 4 << 20
@@ -85,7 +85,7 @@ def _models(ctx: click.Context) -> list[_Model]:
     found: list[_Model] = []
     asking = threading.Thread(target=lambda: found.extend(_asked(options, attach)), daemon=True)
     asking.start()
-    asking.join(_LIMIT)
+    asking.join(WHOLE_LIMIT)
     return list(found)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cyber_inference_tui.cli import main
+from cyber_inference_tui.cli import main, suggestions
 from cyber_inference_tui.cli.completion import SHELLS, typed_line
 from cyber_inference_tui.service.runtime import RuntimeRecord, write_runtime_file
 from tests.cli.conftest import CommandLine
@@ -51,7 +51,10 @@ def shell_environ(environ: Mapping[str, str], config: Path, ids: StandIn) -> dic
     for name in ("cyber-inference-tui", "citui"):
         program = folder / name
         program.write_text(
-            f"#!{sys.executable}\nfrom cyber_inference_tui.cli.main import main\nmain()\n"
+            f"#!{sys.executable}\n"
+            "from cyber_inference_tui.cli import main, suggestions\n"
+            f"suggestions.ANSWER_LIMIT = suggestions.WHOLE_LIMIT = {LIMIT}\n"
+            "main.main()\n"
         )
         program.chmod(0o755)
     return {
@@ -155,11 +158,19 @@ def test_bash_without_a_line(shell_environ: dict[str, str]) -> None:
     assert done.stderr == ""
 
 
-def test_zsh(shell_environ: dict[str, str]) -> None:
+def test_zsh_with_eval(shell_environ: dict[str, str]) -> None:
+    setup = 'autoload -Uz compinit; compinit -D -u; eval "$(citui completion zsh)"'
+    words = words_after_tab([shell("zsh"), "-f", "-i"], shell_environ, setup, ["citui loa"])
+    assert words == ["<citui><load>"]
+
+
+def test_zsh(shell_environ: dict[str, str], call: CommandLine, tmp_path: Path) -> None:
+    """With the script in ``$fpath``, which the first TAB loads."""
+    (tmp_path / "_cyber-inference-tui").write_text(call("completion", "zsh").out)
     words = words_after_tab(
         [shell("zsh"), "-f", "-i"],
         shell_environ,
-        'autoload -Uz compinit; compinit -D -u; eval "$(citui completion zsh)"',
+        f"fpath=({tmp_path} $fpath); autoload -Uz compinit; compinit -D -u",
         [
             "citui loa",
             "cyber-inference-tui load my",
@@ -240,9 +251,14 @@ def test_an_unknown_shell_is_wrong_usage(call: CommandLine) -> None:
 
 @pytest.fixture
 def complete(
-    environ: Mapping[str, str], config: Path, capfd: pytest.CaptureFixture[str]
+    environ: Mapping[str, str],
+    config: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Complete:
     """The values that may stand in place of the last word."""
+    for name in ("ANSWER_LIMIT", "WHOLE_LIMIT"):
+        monkeypatch.setattr(suggestions, name, LIMIT)
 
     def complete(*words: str) -> list[str]:
         code = main.run(words, {**environ, main.COMPLETION: "zsh"})
@@ -342,7 +358,7 @@ def test_what_goes_wrong_completes_nothing(
 def test_what_takes_connections_and_says_nothing_keeps_nobody_waiting(
     complete: Complete, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cyber_inference_tui.cli.suggestions.ANSWER_LIMIT", 0.05)
+    monkeypatch.setattr(suggestions, "ANSWER_LIMIT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert complete("--port", str(silent.getsockname()[1]), "load", "") == []
 

@@ -23,9 +23,6 @@ _cyber_inference_tui() {
     (( $#values )) && compadd -U -V cyber-inference-tui -l -d lines -a values
 }
 
-if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
-    # Found in $fpath as _cyber-inference-tui.
-    _cyber_inference_tui "$@"
-else
-    compdef _cyber_inference_tui cyber-inference-tui citui
-fi
+compdef _cyber_inference_tui cyber-inference-tui citui
+# Found in $fpath as _cyber-inference-tui, this file is run by the first TAB.
+[[ $zsh_eval_context[-1] != loadautofunc ]] || _cyber_inference_tui "$@"
