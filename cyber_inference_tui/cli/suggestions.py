@@ -96,6 +96,8 @@ def _asked(options: GlobalOptions, attach: str | None) -> tuple[_Model, ...]:
     try:
         settings = options.load().settings
         place = urlsplit(service_address(attach) if attach else service_url(settings))
+        if place.scheme != "http":  # the key must not go in the clear to a service with TLS
+            return ()
         lines = ["GET /v1/models HTTP/1.0", f"Host: {place.netloc}"]
         lines += [f"Authorization: Bearer {key}" for key in settings.api_keys[:1]]
         head = "".join(f"{line}\r\n" for line in [*lines, ""])

@@ -145,7 +145,7 @@ def test_bash_without_a_line(shell_environ: dict[str, str]) -> None:
         [
             shell("bash"),
             "-c",
-            'eval "$(citui completion bash)"; COMP_WORDS=(citui load Pl); COMP_CWORD=2\n'
+            'eval "$(citui completion bash)"; set -u; COMP_WORDS=(citui load Pl); COMP_CWORD=2\n'
             '_cyber_inference_tui citui; printf "%s\\n" "${COMPREPLY[@]}"; complete -p citui',
         ],
         env=shell_environ,
@@ -289,6 +289,7 @@ def test_ids_come_from_the_service_that_the_line_means(
     assert complete("unload", f"--port={port}", "") == ["Plain-Q4"]
     assert complete("logs", "--port", port, "-n", "5", "s") == ['say "$HOME"', "service"]
     assert complete("--attach", ids.url, "load", "my") == ["my model"]
+    assert complete("--attach", ids.url.replace("http", "https"), "load", "my") == []
     other = config.with_name("other.toml")
     other.write_text(f"port = {port}\napi_keys = ['sk-1']\n")
     assert complete("--config", str(other), "delete-model", "Pl") == ["Plain-Q4"]

@@ -2,10 +2,10 @@
 # Load it with: eval "$(cyber-inference-tui completion bash)"
 
 _cyber_inference_tui() {
-    local program line kind value IFS=' '
-    program=$(type -P -- "${1/#\~/$HOME}") || program=cyber-inference-tui
+    local kind value IFS=' ' program=${1-} line=${COMP_LINE-}
+    program=$(type -P -- "${program/#\~/$HOME}") || program=cyber-inference-tui
     # The line says where there are spaces; COMP_WORDS is also split at every ":" and "=".
-    line=${COMP_LINE:0:COMP_POINT}
+    line=${line:0:${COMP_POINT:-0}}
     [[ -n $line ]] || line=${COMP_WORDS[*]:0:COMP_CWORD+1}
     COMPREPLY=()
     while IFS=$'\t' read -r kind value; do

@@ -19,7 +19,7 @@ _cyber_inference_tui() {
             lines+=("$value${help:+  -- $help}")
             ;;
         esac
-    done < <(_CYBER_INFERENCE_TUI_COMPLETE=zsh ${~words[1]} $earlier "$current" 2>/dev/null)
+    done < <(_CYBER_INFERENCE_TUI_COMPLETE=zsh ${~words[1]} "${earlier[@]}" "$current" 2>/dev/null)
     (( $#values )) && compadd -U -V cyber-inference-tui -l -d lines -a values
 }
 
