@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.cli.main import COMMANDS
+from cyber_inference_tui.cli.main import COMMANDS, run
 from cyber_inference_tui.settings.load import load
 from cyber_inference_tui.tui.suggestions import SUGGESTIONS
 
@@ -125,6 +126,30 @@ def test_every_command_is_in_the_readme() -> None:
     text = README.read_text("utf-8")
     missing = [name for name in COMMANDS if not re.search(rf"^\| `{name}\b", text, re.MULTILINE)]
     assert not missing
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """Every line of an example that runs the program, with its place; without what follows it."""
+    return [
+        (f"{page.relative_to(ROOT)}:{line}", match[1])
+        for page in PAGES
+        for language, content, line in blocks(page.read_text("utf-8"))
+        if language in {"sh", "console"}
+        for match in re.finditer(
+            r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:cyber-inference-tui|citui)( [^|;&#\n]*)?",
+            content,
+            re.MULTILINE,
+        )
+    ]
+
+
+def test_command_lines_of_examples_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = command_lines()
+    assert len(lines) > 20
+    for place, line in lines:
+        # --help is answered once the command and all its options are known to exist.
+        code = run([*shlex.split(line or ""), "--help"], {})
+        assert code == 0, f"{place}: {line}: {capsys.readouterr().err}"
 
 
 def test_no_page_has_an_unclosed_block() -> None:

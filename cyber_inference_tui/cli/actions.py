@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -48,7 +47,7 @@ class FoundModels(msgspec.Struct, frozen=True, kw_only=True):
 
     records: list[ModelRecord]
     problems: list[ProblemRecord]
-    directory: Path
+    directory: str
     absence: str = ""
 
 
@@ -90,25 +89,29 @@ def check_alone(settings: Settings) -> None:
 def all_models(options: GlobalOptions) -> FoundModels:
     """The local models: from the service, or from disk when none answers."""
     settings = options.load().settings
-    absence = ""
 
-    async def ask(client: ServiceClient) -> tuple[list[ModelRecord], list[ProblemRecord]]:
+    async def ask(client: ServiceClient) -> FoundModels:
         models = await client.models()
-        try:
-            return models, await client.problems()
-        except (NoServiceError, NotFoundError):  # an older service
-            return models, []
+        directory = None if models else (await client.status()).models_dir
+        problems: list[ProblemRecord] = []
+        with contextlib.suppress(NoServiceError, NotFoundError):  # an older service
+            problems = await client.problems()
+        return FoundModels(
+            records=models, problems=problems, directory=directory or str(settings.models_dir)
+        )
 
     try:
-        records, problems = with_client(settings, ask)
+        return with_client(settings, ask)
     except NoServiceError as error:
         from cyber_inference_tui.cli.local_models import local_records  # noqa: PLC0415
 
-        absence = error.message
         records, problems = local_records(settings, demo=options.demo, environ=options.environ)
-    return FoundModels(
-        records=records, problems=problems, directory=settings.models_dir, absence=absence
-    )
+        return FoundModels(
+            records=records,
+            problems=problems,
+            directory=str(settings.models_dir),
+            absence=error.message,
+        )
 
 
 def deletable_model(

@@ -135,5 +135,6 @@ def _need_terminal() -> None:
     if not (sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty()):
         raise InvalidRequestError(
             "The terminal app needs a terminal.",
-            hint="Use 'cyber-inference-tui serve' to run the service alone.",
+            hint="'cyber-inference-tui serve' runs the service without it, and "
+            "'cyber-inference-tui status' asks a running one.",
         )

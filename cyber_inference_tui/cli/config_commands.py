@@ -13,6 +13,8 @@ from cyber_inference_tui.cli.tables import Cell, Column, render_table
 from cyber_inference_tui.cli.terminal import DIM, stdout_terminal
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from cyber_inference_tui.settings.schema import Key
 
 
@@ -43,6 +45,22 @@ def init(options: GlobalOptions, as_json: bool) -> None:
     click.echo(f"{'created' if made else 'kept   '} {path}")
     click.echo(f"models  {settings.models_dir}")
     click.echo(f"data    {settings.data_dir}")
+
+
+def _complete_key(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from cyber_inference_tui.cli.suggestions import setting_keys  # noqa: PLC0415 - seldom needed
+
+    return setting_keys(ctx, incomplete)
+
+
+def _complete_value(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from cyber_inference_tui.cli.suggestions import setting_values  # noqa: PLC0415 - as above
+
+    return setting_values(ctx, incomplete)
 
 
 @click.group()
@@ -91,7 +109,7 @@ def show(options: GlobalOptions, as_json: bool) -> None:
 
 
 @config.command()
-@click.argument("key")
+@click.argument("key", shell_complete=_complete_key)
 @click.option("--reveal", is_flag=True, help="Print a secret as it is.")
 @json_option
 @click.pass_obj
@@ -122,8 +140,8 @@ def _shown(value: Any) -> str:
 
 # Unknown options are let through as values: -1 is one.
 @config.command("set", context_settings={"ignore_unknown_options": True})
-@click.argument("key")
-@click.argument("value")
+@click.argument("key", shell_complete=_complete_key)
+@click.argument("value", shell_complete=_complete_value)
 @click.pass_obj
 def set_(options: GlobalOptions, key: str, value: str) -> None:
     """Set KEY in the configuration file; its comments and order stay.

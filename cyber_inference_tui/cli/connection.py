@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cyber_inference_tui.client.address import base_url, is_same_service, reachable_url
-from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import AdminLoginError, NoServiceError
 from cyber_inference_tui.service.runtime import (
     RUNTIME_FILE,
@@ -14,6 +13,7 @@ from cyber_inference_tui.service.runtime import (
 )
 
 if TYPE_CHECKING:
+    from cyber_inference_tui.client.service_client import ServiceClient
     from cyber_inference_tui.settings.schema import Settings
 
 
@@ -46,6 +46,9 @@ def client_of(url: str, settings: Settings) -> ServiceClient:
     user's programs, and another one is given ``admin_password``, if there is one. A password or a
     token is never sent unasked, and the token to nobody but its service.
     """
+    from cyber_inference_tui.client.service_client import (  # noqa: PLC0415 - imports httpx
+        ServiceClient,
+    )
 
     async def renew(client: ServiceClient) -> bool:
         token = _token_for(url, settings)

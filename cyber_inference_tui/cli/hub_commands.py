@@ -15,6 +15,7 @@ from cyber_inference_tui.cli.output import (
     print_note,
 )
 from cyber_inference_tui.cli.terminal import Terminal, stderr_terminal, stdout_terminal
+from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from cyber_inference_tui.records import DownloadRecord
@@ -32,7 +33,12 @@ SORTS = ("downloads", "likes", "trending", "new")
     help="What comes first; 'new' is what changed last.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many at most."
+    "--limit",
+    type=click.IntRange(1, 100),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="How many at most.",
 )
 @json_option
 @click.pass_obj
@@ -45,7 +51,10 @@ def search_models(options: GlobalOptions, query: str, sort: str, limit: int, as_
         print_json(found)
         return
     if not found:
-        print_note("Nothing is called so.", stderr_terminal(options.environ))
+        print_note(
+            f"The hub has no GGUF models for {clean_line(query)!r}: try fewer or other words.",
+            stderr_terminal(options.environ),
+        )
         return
     from cyber_inference_tui.cli.model_tables import hub_table  # noqa: PLC0415
 

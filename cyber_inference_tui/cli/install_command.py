@@ -181,7 +181,7 @@ def install_llama(
     if as_json:
         print_json(record)
     else:
-        _show(record)
+        _show(record, restored=rollback)
     for warning in record.warnings:
         click.echo(terminal.paint(f"Warning: {warning}", YELLOW), err=True, color=True)
     return 0
@@ -272,9 +272,12 @@ def _sources(
     return makers[name] if name in makers else [make for some in makers.values() for make in some]
 
 
-def _show(record: InstallRecord) -> None:
-    state = "Installed" if record.installed else "Already there:"
+def _show(record: InstallRecord, *, restored: bool) -> None:
+    state = "Restored" if restored else "Installed" if record.installed else "Already there:"
     click.echo(f"{state} llama-server {record.version} ({record.source}): {record.path}")
+    if record.replaced:
+        left = f"{record.replaced.version} ({record.replaced.source})"
+        click.echo(f"It replaces {left}, which --rollback brings back.")
     if record.installed:
         click.echo(f"Devices: {', '.join(record.devices) or 'CPU'}")
 

@@ -7,19 +7,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
-from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.cli.options import GlobalOptions, json_option, model_argument
+from cyber_inference_tui.cli.output import print_json, print_lines, print_note
+from cyber_inference_tui.cli.terminal import stderr_terminal
 from cyber_inference_tui.decoding import learned
-from cyber_inference_tui.errors import ModelNotFoundError
+from cyber_inference_tui.errors import ModelNotFoundError, NoServiceError
+from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
     from cyber_inference_tui.client.service_client import ServiceClient
 
 SERVICE = "service"
 
 
 @click.command()
-@click.argument("source", metavar="ID", type=FilledText())
+@model_argument("source", also=(SERVICE, "install"))
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines as they come.")
 @click.option(
     "-n",
@@ -35,21 +40,42 @@ SERVICE = "service"
 def logs(options: GlobalOptions, source: str, follow: bool, lines: int, as_json: bool) -> None:
     """Show the log of the model ID, or of the service when ID is "service".
 
-    With -f a lost connection is made again for half a minute, without losing lines that the
-    service still has. --json prints one object a line, with id, at and text.
+    Without a running service the log's file is read. With -f a lost connection is made again for
+    half a minute, without losing lines that the service still has. --json prints one object a
+    line, with id, at and text.
     """
     from cyber_inference_tui.cli.actions import with_client  # noqa: PLC0415 - not for --help
 
+    loaded = options.load()
+    answered = False
+
     async def show(client: ServiceClient) -> None:
+        nonlocal answered
         name = source
         if follow or as_json:
             name = await _proper_id(client, source)
         tail = await client.log(name, lines)
-        _print_tail(name, tail.lines, as_json)
+        answered = True
+        _print_lines(name, ((None, line) for line in tail.lines), as_json)
         if follow:
             await _follow(client, name, tail.event_id, as_json)
+        elif lines and not tail.lines and not as_json:
+            print_note(f"The log of {clean_line(name)} is empty.", stderr_terminal(options.environ))
 
-    with_client(options.load().settings, show)
+    try:
+        with_client(loaded.settings, show)
+    except NoServiceError as error:
+        from cyber_inference_tui.cli.local_logs import local_log  # noqa: PLC0415 - seldom needed
+
+        found = None if answered else local_log(loaded, source, lines, options.environ)
+        if found is None:
+            raise
+        _print_lines(found.id, found.lines, as_json)
+        end = ", and there is nothing to follow" if follow else ""
+        print_note(
+            f"{error.message} These lines are from {found.path}{end}.",
+            stderr_terminal(options.environ),
+        )
 
 
 async def _proper_id(client: ServiceClient, name: str) -> str:
@@ -62,14 +88,12 @@ async def _proper_id(client: ServiceClient, name: str) -> str:
         return name  # a model that was removed may have left its log
 
 
-def _print_tail(name: str, lines: tuple[str, ...], as_json: bool) -> None:
-    from cyber_inference_tui.text import clean_line  # noqa: PLC0415
-
+def _print_lines(name: str, lines: Iterable[tuple[datetime | None, str]], as_json: bool) -> None:
     if as_json:
-        for line in lines:
-            print_json({"id": name, "at": None, "text": clean_line(line)}, compact=True)
+        for at, text in lines:
+            print_json({"id": name, "at": at, "text": clean_line(text)}, compact=True)
         return
-    print_lines(clean_line(line) for line in lines)
+    print_lines(clean_line(text) for _, text in lines)
 
 
 def _tell_gap(data: bytes) -> None:
@@ -93,7 +117,6 @@ async def _follow(client: ServiceClient, name: str, after: int | None, as_json: 
     import msgspec  # noqa: PLC0415
 
     from cyber_inference_tui.records import LogEvent  # noqa: PLC0415
-    from cyber_inference_tui.text import clean_line  # noqa: PLC0415
 
     def on_lost() -> None:
         click.echo("The connection to the service was lost; trying again.", err=True)
@@ -111,10 +134,4 @@ async def _follow(client: ServiceClient, name: str, after: int | None, as_json: 
                 continue  # an event of a later version
             if news.id != name:
                 continue
-            if as_json:
-                for line in news.lines:
-                    print_json(
-                        {"id": name, "at": line.at, "text": clean_line(line.text)}, compact=True
-                    )
-            else:
-                print_lines(clean_line(line.text) for line in news.lines)
+            _print_lines(name, ((line.at, line.text) for line in news.lines), as_json)

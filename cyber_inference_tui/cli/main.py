@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -21,16 +21,20 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.cli.options import GlobalOptions, global_options
 from cyber_inference_tui.errors import BuildError, CyberError, ModelLoadError
 from cyber_inference_tui.spelling import close_names
-from cyber_inference_tui.storage import end_process_within
 from cyber_inference_tui.text import clean_line
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 PROGRAM = "cyber-inference-tui"
+SHORT_NAME = "citui"
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
 PIPE_CLOSED = 141
 """Exit code when the reader of our output went away (``| head``), as with SIGPIPE."""
+COMPLETION = "_CYBER_INFERENCE_TUI_COMPLETE"
+"""The variable in which a completion script names its shell (see ``cli.completion``)."""
 _LEAVE_SECONDS = 2.0
-_COMPLETION = "_CYBER_INFERENCE_TUI_COMPLETE"
 _ROOM = "cyber_inference_tui.cli"
 
 
@@ -42,21 +46,39 @@ class Place(NamedTuple):
     summary: str
 
 
+SECTIONS: Mapping[str, Mapping[str, Place]] = {
+    "Run": {
+        "serve": Place("serve_command", "serve", "Run the service in the foreground."),
+    },
+    "Models": {
+        "list-models": Place("model_commands", "list_models", "List the local models."),
+        "load": Place("model_commands", "load", "Load a model and wait until it is ready."),
+        "unload": Place("model_commands", "unload", "Unload a model."),
+        "search-models": Place("hub_commands", "search_models", "Search the hub for models."),
+        "download-model": Place("hub_commands", "download_model", "Download a model."),
+        "delete-model": Place("model_commands", "delete_model", "Delete a model's files."),
+    },
+    "Watch": {
+        "status": Place("status_command", "status", "Show the service and what is loaded."),
+        "logs": Place("logs_command", "logs", "Show a model's log, or the service's."),
+    },
+    "Settings": {
+        "config": Place("config_commands", "config", "Show, check and change settings."),
+        "init": Place("config_commands", "init", "Create directories and a config.toml."),
+    },
+    "Set up": {
+        "doctor": Place("doctor_command", "doctor", "Tell what is wrong here, and its fix."),
+        "service": Place("service_command", "service", "Keep it running with systemd."),
+        "install-llama": Place("install_command", "install_llama", "Get a llama-server."),
+        "completion": Place(
+            "completion_command", "completion", "Print a shell's completion script."
+        ),
+    },
+}
+"""The commands under their headings in ``--help``, those that are used most first."""
+
 COMMANDS: Mapping[str, Place] = {
-    "serve": Place(f"{_ROOM}.serve_command", "serve", "Run the service in the foreground."),
-    "init": Place(f"{_ROOM}.config_commands", "init", "Create directories and a config.toml."),
-    "install-llama": Place(f"{_ROOM}.install_command", "install_llama", "Get a llama-server."),
-    "search-models": Place(f"{_ROOM}.hub_commands", "search_models", "Search the hub for models."),
-    "download-model": Place(f"{_ROOM}.hub_commands", "download_model", "Download a model."),
-    "list-models": Place(f"{_ROOM}.model_commands", "list_models", "List the local models."),
-    "delete-model": Place(f"{_ROOM}.model_commands", "delete_model", "Delete a model's files."),
-    "load": Place(f"{_ROOM}.model_commands", "load", "Load a model and wait until it is ready."),
-    "unload": Place(f"{_ROOM}.model_commands", "unload", "Unload a model."),
-    "status": Place(f"{_ROOM}.status_command", "status", "Show the service and what is loaded."),
-    "logs": Place(f"{_ROOM}.logs_command", "logs", "Show a model's log, or the service's."),
-    "doctor": Place(f"{_ROOM}.doctor_command", "doctor", "Tell what is wrong here, and its fix."),
-    "service": Place(f"{_ROOM}.service_command", "service", "Keep it running with systemd."),
-    "config": Place(f"{_ROOM}.config_commands", "config", "Show, check and change settings."),
+    name: place for section in SECTIONS.values() for name, place in section.items()
 }
 
 
@@ -75,7 +97,8 @@ class LazyGroup(click.Group):
         place = COMMANDS.get(cmd_name)
         if place is None:
             return None
-        found: click.Command = getattr(importlib.import_module(place.module), place.attribute)
+        module = importlib.import_module(f"{_ROOM}.{place.module}")
+        found: click.Command = getattr(module, place.attribute)
         return with_global_options(found)
 
     def resolve_command(
@@ -88,10 +111,33 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"There is no command '{clean_line(args[0])}'.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands, then the options: commands are looked for more often."""
+        self.format_commands(ctx, formatter)
+        click.Command.format_options(self, ctx, formatter)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in ``--help``, without importing a single command."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, place.summary) for name, place in COMMANDS.items()])
+        """The lists in ``--help``, without importing a single command."""
+        longest = max(map(len, COMMANDS))
+        for title, section in SECTIONS.items():
+            with formatter.section(title):
+                # Of one width, so that all summaries begin in the same column.
+                formatter.write_dl(
+                    [(f"{name:<{longest}}", place.summary) for name, place in section.items()]
+                )
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands that begin so, without importing one, and options."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - seldom needed
+
+        return [
+            *(
+                CompletionItem(name, help=place.summary)
+                for name, place in COMMANDS.items()
+                if name.startswith(incomplete)
+            ),
+            *click.Command.shell_complete(self, ctx, incomplete),
+        ]
 
 
 def with_global_options(command: click.Command) -> click.Command:
@@ -112,7 +158,7 @@ def with_global_options(command: click.Command) -> click.Command:
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value:
+    if value and not ctx.resilient_parsing:
         click.echo(f"{PROGRAM} {__version__}")
         ctx.exit()
 
@@ -165,18 +211,16 @@ def cli(
     return open_app(ctx.obj, attach=attach, readonly=readonly)
 
 
-def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+def run(argv: Sequence[str], environ: Mapping[str, str], *, name: str = PROGRAM) -> int:
     """Run one command line; returns the exit code. Whatever goes wrong is said on stderr.
 
-    Python's development mode (``PYTHONDEVMODE=1``) shows tracebacks of unexpected errors.
+    ``name`` is what the program was called by. Python's development mode (``PYTHONDEVMODE=1``)
+    shows tracebacks of unexpected errors.
     """
-    instruction = environ.get(_COMPLETION)
-    if instruction:
-        from click.shell_completion import shell_complete  # noqa: PLC0415
-
-        return shell_complete(cli, {}, PROGRAM, _COMPLETION, instruction)
+    if shell := environ.get(COMPLETION):
+        return _complete(shell, argv, environ, name)
     try:
-        with cli.make_context(PROGRAM, list(argv), obj=GlobalOptions(environ=environ)) as ctx:
+        with cli.make_context(name, list(argv), obj=GlobalOptions(environ=environ)) as ctx:
             result = cli.invoke(ctx)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -208,6 +252,20 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _complete(shell: str, argv: Sequence[str], environ: Mapping[str, str], name: str) -> int:
+    """Tell a shell what may stand at its cursor; nothing at all where that goes wrong."""
+    from cyber_inference_tui.cli.completion import answer  # noqa: PLC0415 - seldom needed
+
+    try:
+        lines = answer(cli, name, shell, argv, GlobalOptions(environ=environ))
+    except Exception:  # noqa: BLE001 - somebody is typing: no message may come between
+        if sys.flags.dev_mode:
+            traceback.print_exc()
+        return 1
+    click.echo("".join(f"{line}\n" for line in lines), nl=False)
+    return 0
+
+
 def _explained(error: CyberError) -> str:
     """The sentence, its way out, and under a failed load or build the last lines of its log."""
     tail = error.log_tail if isinstance(error, ModelLoadError | BuildError) else ()
@@ -218,6 +276,7 @@ def _usage(error: click.ClickException) -> str:
     message = error.format_message()
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return message
+    message = " ".join(message.split())  # the choices for an argument come on lines of their own
     if not message.endswith((".", "?")):
         message += "."
     if isinstance(error, click.UsageError) and error.ctx is not None:
@@ -245,7 +304,11 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal's encoding lacks is no reason to fail.
             stream.reconfigure(errors="replace")
-    code = run(sys.argv[1:], os.environ)
-    # The interpreter waits for threads, also for those that hang on a disk.
-    end_process_within(_LEAVE_SECONDS, code)
+    called = os.path.basename(sys.argv[0])  # noqa: PTH119 - a Path takes longer
+    code = run(sys.argv[1:], os.environ, name=SHORT_NAME if called == SHORT_NAME else PROGRAM)
+    if COMPLETION not in os.environ:
+        from cyber_inference_tui.storage import end_process_within  # noqa: PLC0415 - takes time
+
+        # The interpreter waits for threads, also for those that hang on a disk.
+        end_process_within(_LEAVE_SECONDS, code)
     sys.exit(code)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
+from cyber_inference_tui.cli.options import GlobalOptions, json_option, model_argument
 from cyber_inference_tui.cli.output import ProgressLine, print_json, print_lines, print_note
 from cyber_inference_tui.cli.terminal import DIM, stderr_terminal, stdout_terminal
 from cyber_inference_tui.text import clean_line
@@ -34,12 +34,12 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
         print_json(found.records)
         return
     notes = stderr_terminal(options.environ)
-    if found.absence:
+    if found.absence and notes.interactive:
         print_note(f"{found.absence} This is what lies on disk.", notes)
     if not found.records:
         print_note(
-            f"No models in {found.directory}: put .gguf files there, get one with download-model,"
-            " or try --demo.",
+            f"There are no models in {clean_line(found.directory)} yet: put .gguf files there, "
+            "get one with 'cyber-inference-tui download-model', or try --demo.",
             notes,
         )
     from cyber_inference_tui.cli.model_tables import library_table, problem_lines  # noqa: PLC0415
@@ -52,7 +52,7 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
 
 
 @click.command("delete-model")
-@click.argument("model_id", metavar="ID", type=FilledText())
+@model_argument()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_obj
@@ -79,7 +79,7 @@ def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool
 
 
 @click.command()
-@click.argument("model_id", metavar="ID", type=FilledText())
+@model_argument()
 @json_option
 @click.pass_obj
 def load(options: GlobalOptions, model_id: str, as_json: bool) -> None:
@@ -95,7 +95,7 @@ def load(options: GlobalOptions, model_id: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("model_id", metavar="ID", type=FilledText())
+@model_argument(states=("loaded", "loading", "queued", "unloading"))
 @click.option("--force", is_flag=True, help="Do not wait for its requests: end them.")
 @json_option
 @click.pass_obj

@@ -7,7 +7,7 @@ here: ``--help`` has to answer at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from cyber_inference_tui.settings.load import Loaded
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -78,6 +80,12 @@ class TypedPath(FilledText):
             user = path.parts[0][1:]
             self.fail(f"there is no {f'user {user!r}' if user else 'home directory'}.", param, ctx)
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Directories: all of these options name one."""
+        return click.Path(file_okay=False).shell_complete(ctx, param, incomplete)
+
 
 class GlobalOption(click.Option):
     """An option of the whole program: it changes the context's ``GlobalOptions``."""
@@ -110,6 +118,7 @@ def global_options(*, hidden: bool = False) -> list[click.Parameter]:
             type=FilledText(),
             metavar="FILE",
             help="Read settings from FILE.",
+            shell_complete=click.Path().shell_complete,
             hidden=hidden,
             change=lambda options, value: replace(options, config=Path(value)),
         ),
@@ -167,3 +176,22 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")(
         function
     )
+
+
+def model_argument(
+    name: str = "model_id", *, states: Collection[str] = (), also: Sequence[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The argument ID: a model's id or alias.
+
+    The shell completes it with the ids of the service's models in ``states`` (in any, if none is
+    given), and with the words ``also``.
+    """
+
+    def complete(
+        ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from cyber_inference_tui.cli.suggestions import model_ids  # noqa: PLC0415 - seldom needed
+
+        return model_ids(ctx, incomplete, states=states, also=also)
+
+    return click.argument(name, metavar="ID", type=FilledText(), shell_complete=complete)

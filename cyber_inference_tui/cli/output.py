@@ -11,7 +11,8 @@ import click
 from cyber_inference_tui.cli.tables import cut
 from cyber_inference_tui.cli.terminal import DIM, Terminal
 
-_CLEAR_LINE = "\r\x1b[K"
+CLEAR_LINE = "\r\x1b[K"
+"""Back to the first column, and away with what is there (ECMA-48: EL)."""
 _BAR = 24
 
 
@@ -31,9 +32,8 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def print_note(text: str, terminal: Terminal) -> None:
-    """A dim remark on standard error, for people only: a script never sees it."""
-    if terminal.interactive:
-        click.echo(terminal.paint(text, DIM), err=True, color=True)
+    """A dim remark on standard error, such as why a list is empty."""
+    click.echo(terminal.paint(text, DIM), err=True, color=True)
 
 
 def bar_text(share: float, terminal: Terminal) -> str:
@@ -63,7 +63,7 @@ class ProgressLine:
         """Take the line away, so that something else can be said."""
         if self._shown:
             self._shown = ""
-            self._write(_CLEAR_LINE)
+            self._write(CLEAR_LINE)
 
     @property
     def visible(self) -> bool:
@@ -76,7 +76,7 @@ class ProgressLine:
             return
         self._shown = text
         text = cut(text, self._terminal.width - 1, self._terminal.ellipsis)
-        self._write(_CLEAR_LINE + self._terminal.paint(text, DIM))
+        self._write(CLEAR_LINE + self._terminal.paint(text, DIM))
 
     @staticmethod
     def _write(text: str) -> None:

@@ -71,9 +71,9 @@ def former_logs(directory: Path) -> dict[str, list[tuple[datetime, str]]]:
     return found
 
 
-def former_lines(path: Path) -> list[tuple[datetime, str]]:
-    """The last lines of one log with their times, oldest first; as ``former_logs``."""
-    return _timed_lines(_last_bytes(path, RESTORED_BYTES))
+def former_lines(path: Path, *, limit: int = RESTORED_BYTES) -> list[tuple[datetime, str]]:
+    """The last lines of one log with their times, oldest first, in at most ``limit`` bytes."""
+    return _timed_lines(_last_bytes(path, limit))
 
 
 def _last_bytes(path: Path, limit: int) -> bytes:

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui import errors
+from cyber_inference_tui import __version__, errors
 from cyber_inference_tui.cli import app_command, main, serve_command
 from cyber_inference_tui.cli.options import LOG_LEVELS, GlobalOptions
+from cyber_inference_tui.gguf.demo import write_demo
+from cyber_inference_tui.llama.log_file import log_file_name
 from cyber_inference_tui.records import (
     LogEvent,
     LogLine,
@@ -84,6 +87,21 @@ def test_list_models_tells_below_what_cannot_be_used(
     assert lines[4:] == ["", "CANNOT BE USED", "/m/lora.gguf", "  it is an adapter"]
     stand_in.models.clear()
     assert call("list-models", *at).out.splitlines() == lines[5:]
+
+
+def test_list_models_says_when_there_are_none(
+    call: CommandLine, at: list[str], nowhere: list[str], stand_in: StandIn, tmp_path: Path
+) -> None:
+    stand_in.models.clear()
+    folder = tmp_path / "data" / "models"
+    for place in (at, nowhere):
+        outcome = call("list-models", *place)
+        assert (outcome.code, outcome.out) == (0, "")
+        assert outcome.err.startswith(f"There are no models in {folder} yet: ")
+        assert "download-model" in outcome.err
+        assert outcome.err.count("\n") == 1
+        outcome = call("list-models", "--json", *place)
+        assert (outcome.out, outcome.err) == ("[]\n", "")
 
 
 def test_list_models_as_json_holds_models_only(
@@ -324,6 +342,62 @@ def test_following_a_log_loses_and_repeats_nothing(
     assert outcome.code == 4
 
 
+@pytest.fixture
+def log_folder(environ: dict[str, str]) -> Path:
+    folder = Path(environ["CYBER_INFERENCE_DATA_DIR"]) / "logs"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def log_text(*texts: str) -> str:
+    return "".join(f"2024-01-01T00:00:00.000000Z {text}\n" for text in texts)
+
+
+def test_logs_without_a_service_come_from_the_files(
+    call: CommandLine, nowhere: list[str], log_folder: Path
+) -> None:
+    (log_folder / "service.log.1").write_text(log_text("one", "two"))
+    (log_folder / "service.log").write_text(log_text("three", "four\x1b[31m"))
+    outcome = call("logs", "service", *nowhere)
+    assert (outcome.code, outcome.out) == (0, "one\ntwo\nthree\nfour\n")
+    assert outcome.err == (
+        f"No service answers at http://127.0.0.1:{nowhere[1]} (connection refused). "
+        f"These lines are from {log_folder / 'service.log'}.\n"
+    )
+    assert call("logs", "service", "-n", "3", *nowhere).out == "two\nthree\nfour\n"
+    followed = call("logs", "service", "-n", "1", "-f", *nowhere)
+    assert (followed.code, followed.out) == (0, "four\n")
+    assert "there is nothing to follow" in followed.err
+    [line] = call("logs", "service", "-n", "1", "--json", *nowhere).out.splitlines()
+    assert json.loads(line) == {"id": "service", "at": "2024-01-01T00:00:00Z", "text": "four"}
+    # Another machine's log is not here.
+    away = call("logs", "service", "--host", "192.0.2.1.invalid", *nowhere)
+    assert (away.code, away.out) == (3, "")
+
+
+def test_a_models_log_without_a_service(
+    call: CommandLine, nowhere: list[str], log_folder: Path, config: Path
+) -> None:
+    write_demo(log_folder.parent / "models" / "sub" / "Tiny-Q8_0.gguf")
+    config.write_text('[models."Tiny-Q8_0"]\naliases = ["tiny"]\n')
+    (log_folder / log_file_name("Tiny-Q8_0")).write_text(log_text("it ran"))
+    (log_folder / log_file_name("org/gone")).write_text(log_text("it was here"))
+    for name in ("Tiny-Q8_0", "tiny-q8_0", "TINY"):
+        assert call("logs", name, *nowhere).out == "it ran\n"
+    assert call("logs", "org/gone", *nowhere).out == "it was here\n"
+    for name in ("another", "service"):
+        assert call("logs", name, *nowhere).code == 3
+
+
+def test_an_empty_log_is_said_to_be_empty(
+    call: CommandLine, at: list[str], stand_in: StandIn
+) -> None:
+    stand_in.logs["other"] = ""
+    outcome = call("logs", "other", *at)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "The log of other is empty.\n")
+    assert call("logs", "other", "--json", *at).err == ""
+
+
 # The command line itself
 
 
@@ -375,7 +449,8 @@ def test_the_app_needs_a_terminal(call: CommandLine) -> None:
         assert outcome.code == 2
         assert outcome.out == ""
         assert outcome.err.count("\n") == 1
-        assert "serve" in outcome.err
+        assert "'cyber-inference-tui serve'" in outcome.err
+        assert "'cyber-inference-tui status'" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -419,6 +494,32 @@ def test_a_broken_configuration_is_5(call: CommandLine, config: Path) -> None:
 
 def test_version(call: CommandLine) -> None:
     assert call("--version").out.startswith("cyber-inference-tui ")
+
+
+def test_the_name_it_was_called_by_is_the_one_in_its_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cyber_inference_tui.storage.end_process_within", lambda *_: None)
+    names = (("/usr/bin/citui", "citui"), ("/x/__main__.py", "cyber-inference-tui"))
+    for called, name in names:
+        monkeypatch.setattr(sys, "argv", [called, "load", "--help"])
+        with pytest.raises(SystemExit):
+            main.main()
+        assert capsys.readouterr().out.startswith(f"Usage: {name} load ")
+        monkeypatch.setattr(sys, "argv", [called, "--version"])
+        with pytest.raises(SystemExit):
+            main.main()
+        assert capsys.readouterr().out == f"cyber-inference-tui {__version__}\n"
+
+
+def test_help_is_ordered_by_use(call: CommandLine) -> None:
+    lines = call("--help").out.splitlines()
+    headings = [line[:-1] for line in lines if line.endswith(":") and line[0] != " "]
+    assert headings == [*main.SECTIONS, "Options"]
+    rows = [line.split()[0] for line in lines if line.startswith("  ") and line[2:3].islower()]
+    commands = [name for name in rows if name in main.COMMANDS]
+    assert commands == list(main.COMMANDS)
+    assert commands[0] == "serve"
 
 
 def test_the_log_levels_are_those_of_the_settings() -> None:

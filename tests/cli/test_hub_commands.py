@@ -40,6 +40,14 @@ def models(environ: Mapping[str, str]) -> Path:
     return Path(environ["CYBER_INFERENCE_DATA_DIR"]) / "models"
 
 
+def test_a_search_without_results_says_so(call: CommandLine, tiny: Repo) -> None:
+    done = call("search-models", "huge")
+    assert (done.code, done.out) == (0, "")
+    assert done.err == "The hub has no GGUF models for 'huge': try fewer or other words.\n"
+    done = call("search-models", "huge", "--json")
+    assert (done.out, done.err) == ("[]\n", "")
+
+
 def test_search_is_a_table(call: CommandLine, tiny: Repo) -> None:
     tiny.gated = True
     done = call("search-models", "tiny")

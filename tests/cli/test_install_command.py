@@ -61,7 +61,15 @@ def test_json_is_all_that_stdout_gets(
     assert install("--json", "--from", "github") == 0
     captured = capsys.readouterr()
     record = json.loads(captured.out)
-    assert set(record) == {"path", "version", "source", "devices", "warnings", "installed"}
+    assert set(record) == {
+        "path",
+        "version",
+        "source",
+        "devices",
+        "warnings",
+        "installed",
+        "replaced",
+    }
     assert record["source"] == "github"
     assert Path(record["path"]).is_file()
     assert "AMD GPU" in record["warnings"][0]
@@ -123,9 +131,17 @@ def test_rollback(
     assert install() == 0
     server.add("b6600", "llama-b6600-bin-ubuntu-x64.tar.gz", good_tar())
     assert install("--from", "github") == 0
-    capsys.readouterr()
+    assert "It replaces b6543 (github), which --rollback brings back." in capsys.readouterr().out
+    assert install("--rollback") == 0
+    told = capsys.readouterr().out
+    assert told.startswith("Restored llama-server b6543 (github): ")
+    assert "It replaces b6600 (github), which --rollback brings back." in told
+    assert install("--rollback") == 0
+    assert "Restored llama-server b6600 (github)" in capsys.readouterr().out
     assert install("--rollback", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["version"] == "b6543"
+    record = json.loads(capsys.readouterr().out)
+    assert record["version"] == "b6543"
+    assert record["replaced"] == {"version": "b6600", "source": "github"}
     assert install("--check") == 0
     assert "installed: b6543 (github)" in capsys.readouterr().out
 

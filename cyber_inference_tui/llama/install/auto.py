@@ -17,7 +17,7 @@ from cyber_inference_tui.errors import (
 from cyber_inference_tui.llama.binary import PROGRAM, find_llama_server, probe, run_briefly
 from cyber_inference_tui.llama.install.layout import Installed, Layout, Newest
 from cyber_inference_tui.llama.install.machine import Gpu, gpus, listed_devices, unused_gpus
-from cyber_inference_tui.llama.install.outcome import CheckRecord, InstallRecord, NewestRecord
+from cyber_inference_tui.llama.install.outcome import BuildName, CheckRecord, InstallRecord
 from cyber_inference_tui.llama.install.source import Offer, Progress, Source
 from cyber_inference_tui.text import clean_line
 
@@ -98,7 +98,7 @@ class Installer:
                     same = in_use is not None and in_use.source == offer.source
                     return CheckRecord(
                         installed=in_use,
-                        newest=NewestRecord(version=offer.version, source=offer.source),
+                        newest=BuildName(version=offer.version, source=offer.source),
                         up_to_date=in_use.version == offer.version if in_use and same else None,
                     )
         raise InstallError(f"No source answers. {_joined(reasons)}")
@@ -149,8 +149,9 @@ class Installer:
                 raise InstallError("No earlier llama-server is kept to go back to.")
             folder, record = found
             devices = self._verify(folder / "bin" / PROGRAM, backend="")
+            left = self._layout.current()
             self._layout.restore(folder, record)
-        return self._report(folder, record, devices)
+        return self._report(folder, record, devices, left)
 
     def _note(self, offer: Offer) -> None:
         self._layout.note_newest(
@@ -170,6 +171,7 @@ class Installer:
             source.unpack(offer, staging, final, self._progress)
             self._layout.move_in(staging, final)
         self._progress.step("checking that it runs", upto=1.0)
+        left = self._layout.current()
         try:
             devices = self._verify(final / "bin" / PROGRAM, backend=offer.backend)
             self._layout.activate(
@@ -183,7 +185,7 @@ class Installer:
             self._layout.remove(final)
             raise
         source.finished()
-        return self._report(final, offer, devices)
+        return self._report(final, offer, devices, left)
 
     def _verify(self, program: Path, *, backend: str) -> tuple[str, ...]:
         """Run it; returns the devices it lists. Raises ``UnusableBuildError`` with the reason.
@@ -206,7 +208,11 @@ class Installer:
         return devices
 
     def _report(
-        self, final: Path, offer: Offer | Installed, devices: tuple[str, ...]
+        self,
+        final: Path,
+        offer: Offer | Installed,
+        devices: tuple[str, ...],
+        replaced: Installed | None,
     ) -> InstallRecord:
         warnings = [_gpu_warning(gpu) for gpu in unused_gpus(gpus(self._root), devices)]
         if self._setting:
@@ -221,6 +227,9 @@ class Installer:
             devices=devices,
             warnings=tuple(warnings),
             installed=True,
+            replaced=BuildName(version=replaced.version, source=replaced.source)
+            if replaced
+            else None,
         )
 
 

@@ -5,6 +5,14 @@ from __future__ import annotations
 import msgspec
 
 
+class BuildName(msgspec.Struct, frozen=True, kw_only=True):
+    """One build of one source."""
+
+    version: str
+    source: str
+    """``github``, ``debian`` or ``source``."""
+
+
 class InstallRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The llama-server in use after ``install-llama`` (its ``--json``)."""
 
@@ -16,19 +24,15 @@ class InstallRecord(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     installed: bool = False
     """Whether it is new; otherwise it was there already."""
-
-
-class NewestRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest build that a source has."""
-
-    version: str
-    source: str
+    replaced: BuildName | None = None
+    """What was in use before and is kept: ``--rollback`` goes back to it."""
 
 
 class CheckRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What ``install-llama --check`` tells."""
 
     installed: InstallRecord | None
-    newest: NewestRecord
+    newest: BuildName
+    """The newest build that the source has."""
     up_to_date: bool | None
     """``None`` when the one in use does not come from that source."""

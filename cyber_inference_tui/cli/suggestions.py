@@ -1,0 +1,112 @@
+"""What the shell may complete: ids of the running service's models, keys and values of settings.
+
+A completion must never make anybody wait, so whatever goes wrong here gives no suggestions.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Collection, Sequence
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+from click.shell_completion import CompletionItem
+
+from cyber_inference_tui.cli.completion import matching
+from cyber_inference_tui.cli.options import GlobalOptions
+from cyber_inference_tui.errors import CyberError, NotFoundError
+
+ANSWER_LIMIT = 0.5
+"""Seconds in which the service has to answer."""
+WHOLE_LIMIT = 2.0
+"""Seconds for all of it: the settings may lie on a mount that hangs."""
+
+_MOST_BYTES = 4 << 20
+
+
+class _Model(msgspec.Struct):
+    """An entry of ``/v1/models``, as far as it matters here."""
+
+    id: str
+    state: str
+
+
+class _Models(msgspec.Struct):
+    data: tuple[_Model, ...]
+
+
+def model_ids(
+    ctx: click.Context, typed: str, *, states: Collection[str] = (), also: Sequence[str] = ()
+) -> list[CompletionItem]:
+    """Ids of the models in one of ``states`` (in any, if none is given), and ``also``."""
+    items = [
+        CompletionItem(model.id, help=model.state)
+        for model in _models(ctx)
+        if not states or model.state in states
+    ]
+    return matching([*items, *map(CompletionItem, also)], typed)
+
+
+def setting_keys(ctx: click.Context, typed: str) -> list[CompletionItem]:
+    """Keys of settings; those of models once "models." is typed."""
+    from cyber_inference_tui.settings.example import toml_value  # noqa: PLC0415 - takes its time
+    from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS  # noqa: PLC0415
+
+    found = {name: key.help for name, key in KEYS.items()}
+    if typed.startswith("models."):
+        found = {
+            f"models.{toml_value(model.id)}.{name}": key.help
+            for model in _models(ctx)
+            for name, key in MODEL_KEYS.items()
+        }
+    return matching([CompletionItem(name, help=text) for name, text in found.items()], typed)
+
+
+def setting_values(ctx: click.Context, typed: str) -> list[CompletionItem]:
+    """Values for the key that stands before: one of a few words, or a path."""
+    from cyber_inference_tui.settings.edit import split_key  # noqa: PLC0415 - takes its time
+
+    try:
+        _, key = split_key(str(ctx.params.get("key")))
+    except NotFoundError:
+        return []
+    if key.is_path or key.form == "program":
+        return [CompletionItem(typed, type="file")]
+    words = ("true", "false") if key.bare_type is bool else key.choices
+    return matching([CompletionItem(word) for word in words], typed)
+
+
+def _models(ctx: click.Context) -> list[_Model]:
+    """The models of the service that this command line means; none where it does not answer."""
+    options = ctx.find_object(GlobalOptions) or GlobalOptions()
+    attach = ctx.find_root().params.get("attach")
+    found: list[_Model] = []
+    asking = threading.Thread(target=lambda: found.extend(_asked(options, attach)), daemon=True)
+    asking.start()
+    asking.join(WHOLE_LIMIT)
+    return list(found)
+
+
+def _asked(options: GlobalOptions, attach: str | None) -> tuple[_Model, ...]:
+    from cyber_inference_tui.cli.connection import service_url  # noqa: PLC0415 - takes its time
+    from cyber_inference_tui.client.address import service_address  # noqa: PLC0415
+
+    try:
+        settings = options.load().settings
+        place = urlsplit(service_address(attach) if attach else service_url(settings))
+        if place.scheme != "http":  # the key must not go in the clear to a service with TLS
+            return ()
+        lines = ["GET /v1/models HTTP/1.0", f"Host: {place.netloc}"]
+        lines += [f"Authorization: Bearer {key}" for key in settings.api_keys[:1]]
+        head = "".join(f"{line}\r\n" for line in [*lines, ""])
+        # Any HTTP library takes longer to import than all the rest of a completion.
+        address = (place.hostname or "", place.port or 80)
+        with socket.create_connection(address, ANSWER_LIMIT) as connection:
+            connection.sendall(head.encode())
+            with connection.makefile("rb") as stream:
+                answer = stream.read(_MOST_BYTES)
+        return msgspec.json.decode(answer.partition(b"\r\n\r\n")[2], type=_Models).data
+    except (CyberError, OSError, msgspec.MsgspecError):
+        return ()
