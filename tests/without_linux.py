@@ -1,46 +1,38 @@
-"""Runs a module of ours as if it ran on macOS: ``python -P without_linux.py … -m MODULE ARGUMENT …``
+"""Runs a module of ours as if it ran on macOS: ``python -P without_linux.py … -m MODULE …``
 
 What only Linux has is gone: files below ``/proc`` and ``/sys`` (for everybody but psutil, which has
-another source on macOS), ``prctl``, and names of the standard library. ``platform`` says it is a Mac
-with Apple's chip.
+another source on macOS), ``prctl``, and names of the standard library. ``platform`` says that it is
+a Mac with Apple's chip.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
+import importlib
 import os
-import platform
-import resource
 import runpy
-import select
-import signal
-import socket
 import sys
-from types import FrameType, ModuleType
+from types import FrameType
 
-# These look at their system when they are imported, for themselves.
-import psutil
-import uvloop
-
-LINUX_ONLY: dict[ModuleType, tuple[str, ...]] = {
-    fcntl: ("F_OFD_SETLK", "F_SETLEASE", "F_NOTIFY", "F_SETPIPE_SZ", "F_ADD_SEALS"),
-    os: (
+LINUX_ONLY = {
+    # First: other modules take from it what there is.
+    "select": ("epoll", "EPOLLIN", "EPOLLOUT", "EPOLLERR", "EPOLLHUP", "EPOLL_CLOEXEC"),
+    "fcntl": ("F_OFD_SETLK", "F_SETLEASE", "F_NOTIFY", "F_SETPIPE_SZ", "F_ADD_SEALS"),
+    "os": (
         *("O_DIRECT", "O_LARGEFILE", "O_NOATIME", "O_PATH", "O_TMPFILE", "O_RSYNC"),
         *("eventfd", "fdatasync", "memfd_create", "pidfd_open", "copy_file_range", "splice"),
-        *("getrandom", "posix_fadvise", "posix_fallocate", "sched_getaffinity", "pipe2", "accept4"),
+        *("getrandom", "posix_fadvise", "posix_fallocate", "sched_getaffinity", "pipe2"),
         *("sched_setaffinity", "sched_setscheduler", "setns", "unshare", "waitid", "getxattr"),
         *("setxattr", "getresuid", "sched_getparam", "timerfd_create"),
     ),
-    resource: ("prlimit", "RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_SIGPENDING"),
-    select: ("epoll", "EPOLLIN", "EPOLL_CLOEXEC"),
-    signal: ("SIGRTMIN", "SIGRTMAX", "SIGPWR", "SIGSTKFLT", "pidfd_send_signal", "sigtimedwait"),
-    socket: (
+    "resource": ("prlimit", "RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_SIGPENDING"),
+    "signal": ("SIGRTMIN", "SIGRTMAX", "SIGPWR", "SIGSTKFLT", "pidfd_send_signal", "sigtimedwait"),
+    "socket": (
         *("AF_NETLINK", "AF_PACKET", "AF_VSOCK", "SO_PEERCRED", "SO_PASSCRED", "SO_BINDTODEVICE"),
         *("TCP_INFO", "TCP_CORK", "TCP_DEFER_ACCEPT", "TCP_QUICKACK", "TCP_USER_TIMEOUT"),
     ),
 }
+"""Names of the standard library that there are not on macOS, by their modules."""
 CLOSED = ("/proc/", "/sys/")
 
 
@@ -72,24 +64,30 @@ def _close(event: str, arguments: tuple[object, ...]) -> None:
 
 def remove_linux() -> None:
     """From now on this process has nothing of Linux's own. There is no way back."""
+    _delete("select")
+    # They look at their system when they are imported, for themselves.
+    for name in ("psutil", "uvloop"):
+        importlib.import_module(name)
+    for name in LINUX_ONLY:
+        _delete(name)
+    ctypes, platform = map(importlib.import_module, ("ctypes", "platform"))
     whole = ctypes.CDLL
 
     def library(name: str | None, *arguments: object, **keywords: object) -> object:
-        return _NoPrctl() if name is None else whole(name, *arguments, **keywords)  # type: ignore[arg-type]
+        return _NoPrctl() if name is None else whole(name, *arguments, **keywords)
 
-    ctypes.CDLL = library  # type: ignore[assignment,misc]
-    platform.system = lambda: "Darwin"
-    platform.machine = lambda: "arm64"
-    for module, names in LINUX_ONLY.items():
-        for name in names:
-            if hasattr(module, name):
-                delattr(module, name)
+    ctypes.__dict__["CDLL"] = library
+    platform.__dict__.update(system=lambda: "Darwin", machine=lambda: "arm64")
     sys.addaudithook(_close)
 
 
+def _delete(name: str) -> None:
+    module = importlib.import_module(name)
+    for one in LINUX_ONLY[name]:
+        vars(module).pop(one, None)
+
+
 if __name__ == "__main__":
-    assert psutil
-    assert uvloop
     at = sys.argv.index("-m")
     sys.argv = sys.argv[at + 1 :]
     remove_linux()

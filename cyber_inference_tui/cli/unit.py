@@ -214,7 +214,9 @@ _WITHOUT = (
     "serve' under what supervises services there."
 )
 
-_ON_MACOS = "Have launchd run 'cyber-inference-tui serve': docs/macos.md of the project has an agent to copy."
+_ON_MACOS = (
+    "Have launchd run 'cyber-inference-tui serve': the project's docs/macos.md has an agent for it."
+)
 
 
 def _stop_seconds(text: str) -> float:

@@ -1,9 +1,9 @@
 """The machine's main memory, or what a container may use of it.
 
-macOS is asked through vm_stat(1). psutil reads the same counters, but calls free and *inactive* pages
-available. Inactive pages include programs' own data, which would have to be compressed or swapped
-out, and leave out cached files that were read just now. The scheduler decides by this number what
-fits, so it has to mean the same as on Linux.
+macOS is asked through vm_stat(1). psutil reads the same counters, but calls free and *inactive*
+pages available. Inactive pages include programs' own data, which would have to be compressed or
+swapped out, and leave out cached files that were read just now. The scheduler decides by this
+number what fits, so it has to mean the same as on Linux.
 """
 
 from __future__ import annotations
