@@ -27,9 +27,9 @@ class TcpSocket(NamedTuple):
     """Found among the files of the process that has it; ``0`` = no process has it any more."""
 
 
-def tcp_sockets(proc_net: Path = PROC_NET) -> list[TcpSocket]:
-    """All sockets in this network namespace; none where there is no such list."""
-    found = []
+def tcp_sockets(proc_net: Path = PROC_NET) -> list[TcpSocket] | None:
+    """All sockets in this network namespace; ``None`` where there is no such list."""
+    found: list[TcpSocket] | None = None
     for name in ("tcp", "tcp6"):
         try:
             with (proc_net / name).open("rb") as file:
@@ -37,7 +37,7 @@ def tcp_sockets(proc_net: Path = PROC_NET) -> list[TcpSocket]:
         except OSError:
             continue
         rows = (line.split() for line in lines)
-        found += [
+        found = (found or []) + [
             TcpSocket(row[_LOCAL], row[_REMOTE], row[_STATE] == _LISTEN, row[_INODE])
             for row in rows
             if len(row) > _INODE

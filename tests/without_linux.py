@@ -12,6 +12,7 @@ import importlib
 import os
 import runpy
 import sys
+from collections.abc import Mapping
 from types import FrameType
 
 LINUX_ONLY = {
@@ -79,6 +80,23 @@ def remove_linux() -> None:
     ctypes.__dict__["CDLL"] = library
     platform.__dict__.update(system=lambda: "Darwin", machine=lambda: "arm64")
     sys.addaudithook(_close)
+
+
+def run_without_linux(script: str, *arguments: str, environ: Mapping[str, str] = os.environ) -> str:
+    """What a Python script prints that runs without anything of Linux's own."""
+    import subprocess
+
+    beginning = f"import runpy, sys\nrunpy.run_path({__file__!r})['remove_linux']()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", beginning + script, *arguments],
+        env=dict(environ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
 
 
 def _delete(name: str) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.errors import CyberError, NotFoundError
-from cyber_inference_tui.kernel import on_macos
 from cyber_inference_tui.settings.environment import needed_home, variable
 from cyber_inference_tui.text import clean_line
 
@@ -110,8 +109,6 @@ class Systemd:
 
     def call(self, *arguments: str, limit: float = _CALL_LIMIT) -> str:
         """What ``systemctl`` prints. Raises ``CyberError`` when it fails or takes too long."""
-        if on_macos():
-            raise CyberError("macOS has no systemd.", hint=_ON_MACOS)
         program = shutil.which("systemctl", path=self.environ.get("PATH"))
         if program is None:
             raise CyberError("There is no systemctl here, so no systemd.", hint=_WITHOUT)
@@ -212,10 +209,6 @@ class Systemd:
 _WITHOUT = (
     "Where there is no systemd (or no login of this user, as after su), run 'cyber-inference-tui "
     "serve' under what supervises services there."
-)
-
-_ON_MACOS = (
-    "Have launchd run 'cyber-inference-tui serve': the project's docs/macos.md has an agent for it."
 )
 
 

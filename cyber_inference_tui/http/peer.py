@@ -43,7 +43,8 @@ class _Sockets:
         """
         if self._held is None:
             self._held = {
-                (one.local, one.remote): one.inode != b"0" for one in tcp_sockets(self._proc_net)
+                (one.local, one.remote): one.inode != b"0"
+                for one in tcp_sockets(self._proc_net) or ()
             }
         keys = zip(_keys(*address), _keys(*other), strict=True)
         found = [self._held[key] for key in keys if key in self._held]

@@ -46,9 +46,9 @@ def stranger(port: int, roots: Sequence[int], *, by_command: bool, proc: Path = 
     started it, so that a container or a forwarder may listen for it. ``None`` = the server listens,
     or nobody does, or it cannot be told.
     """
-    if not proc.joinpath("self/net/tcp").exists():
-        return _stranger_by_psutil(port, roots, by_command=by_command) if proc == PROC else None
     sockets = _listening(port, proc)
+    if sockets is None:
+        return _stranger_by_psutil(port, roots, by_command=by_command) if proc == PROC else None
     if not sockets or _holders(roots, sockets, proc):
         return None
     processes = _processes(proc)
@@ -96,10 +96,15 @@ def _listens(pid: int, port: int) -> bool:
     )
 
 
-def _listening(port: int, proc: Path) -> frozenset[str]:
-    """The inodes of the sockets that get connections to ``port`` of 127.0.0.1."""
+def _listening(port: int, proc: Path) -> frozenset[str] | None:
+    """The inodes of the sockets that get connections to ``port`` of 127.0.0.1.
+
+    ``None`` = nothing tells them.
+    """
+    if (sockets := tcp_sockets(proc / "self/net")) is None:
+        return None
     ranks: dict[bytes, set[str]] = {written(host, port): set() for host in _ADDRESSES}
-    for one in tcp_sockets(proc / "self/net"):
+    for one in sockets:
         if one.listens and one.local in ranks:
             ranks[one.local].add(one.inode.decode("ascii", "replace"))
     return frozenset(next((found for found in ranks.values() if found), ()))
