@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import pkgutil
+import platform
 import resource
 import subprocess
 import sys
@@ -13,7 +14,6 @@ from pathlib import Path
 import pytest
 
 import cyber_inference_tui
-from cyber_inference_tui import kernel
 from cyber_inference_tui.kernel import boot_id, child_pids, output_of, sysctl
 from tests.without_linux import LINUX_ONLY, run_without_linux
 
@@ -107,7 +107,7 @@ def test_this_run_of_the_machine_has_a_name(tmp_path: Path) -> None:
 @pytest.fixture
 def mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which this process, taken for a Mac's, finds its programs."""
-    monkeypatch.setattr(kernel.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     return tmp_path
 
