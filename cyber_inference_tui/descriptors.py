@@ -20,16 +20,20 @@ LEAST: Final = 64
 _OWN: Final = 48
 _MOST_CONNECTIONS: Final = 4096
 _UNLIMITED: Final = 1 << 20
+_OPEN_MAX: Final = 10_240
+"""What macOS takes where the hard limit is "unlimited": setrlimit(2) there."""
 
 
 def raise_limit() -> int:
     """Raise the soft limit to the hard one; how many descriptors there are now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        # Refused where "unlimited" is more than the kernel has: then the soft one stays.
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
+        # "unlimited" is refused where it is more than the kernel has.
+        for limit in (hard, max(soft, _OPEN_MAX)):
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                soft = limit
+                break
     return _UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 

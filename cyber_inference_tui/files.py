@@ -5,7 +5,9 @@ Opening a fifo waits until somebody writes to it, and a device may have no end.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -41,7 +43,8 @@ def _opened(path: Path) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # how a socket, or a device that is not there, answers
+        # How a socket, or a device that is not there, answers: on Linux, and a socket on macOS.
+        if error.errno in {errno.ENXIO, errno.EOPNOTSUPP}:
             raise _not_a_file(path, path.stat().st_mode) from None
         raise
     mode = os.fstat(descriptor).st_mode
@@ -51,15 +54,17 @@ def _opened(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def boot_id(root: Path = Path("/")) -> str:
-    """Names this life of the machine; empty where nothing does.
+def flush_to_disk(descriptor: int) -> None:
+    """Have what was written to a file survive a power cut; raises ``OSError``.
 
-    https://www.kernel.org/doc/html/latest/admin-guide/sysctl/kernel.html#random
+    On macOS ``fsync`` leaves it in the drive's own cache, and there is no ``fdatasync``: fsync(2)
+    and fcntl(2) there.
     """
-    try:
-        return read_file(root / "proc/sys/kernel/random/boot_id", 64).decode("ascii").strip()
-    except (OSError, ValueError):
-        return ""
+    if (full := getattr(fcntl, "F_FULLFSYNC", None)) is not None:
+        with contextlib.suppress(OSError):  # a file system that does not offer it
+            fcntl.fcntl(descriptor, full)
+            return
+    getattr(os, "fdatasync", os.fsync)(descriptor)
 
 
 _NO_ROOM = {

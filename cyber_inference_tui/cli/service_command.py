@@ -151,7 +151,15 @@ def _program() -> list[str]:
 
 def _systemd(options: GlobalOptions, system: bool) -> Systemd:
     from cyber_inference_tui.cli.unit import SYSTEM_UNITS, Systemd, user_units  # noqa: PLC0415
+    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415
+    from cyber_inference_tui.kernel import on_macos  # noqa: PLC0415
 
+    if on_macos():
+        raise CyberError(
+            "macOS has no systemd.",
+            hint="Have launchd run 'cyber-inference-tui serve': the project's docs/macos.md has an "
+            "agent for it.",
+        )
     folder = SYSTEM_UNITS if system else user_units(options.environ)
     return Systemd(environ=options.environ, folder=folder, system=system)
 

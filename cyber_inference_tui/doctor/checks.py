@@ -13,13 +13,14 @@ from cyber_inference_tui.doctor.facts import (
 )
 from cyber_inference_tui.doctor.hardware_checks import said
 from cyber_inference_tui.doctor.records import Finding, Level
+from cyber_inference_tui.kernel import on_macos
 from cyber_inference_tui.units import size_text
 
 _LEAST_FREE = 200 << 20
 _LITTLE_FREE = 2 << 30
 _FEW_PORTS = 4
 _MOST_LISTED = 10
-# What is said of a file system depends on its type in /proc/mounts alone.
+# What is said of a file system depends on its type alone, as Linux or macOS ("msdos") names it.
 _FOUR_GIB = frozenset({"vfat", "msdos"})
 _NO_LINKS = frozenset({"vfat", "msdos", "exfat"})
 
@@ -243,15 +244,20 @@ def _port(facts: ServiceFacts) -> list[Finding]:
     who = "another program"
     if facts.state is PortState.ANOTHER:
         who = "a service with another data directory"
-    number = facts.port
     return [
         finding(
             level=Level.ERROR,
             message=f"{place} is held by {who}.",
-            fix=f"Set port to another, or end what holds it (`ss -ltnp 'sport = :{number}'` "
-            "names it).",
+            fix=f"Set port to another, or end what holds it (`{_holder(facts.port)}` names it).",
         )
     ]
+
+
+def _holder(port: int) -> str:
+    """A command that tells which program listens on ``port``."""
+    if on_macos():
+        return f"lsof -nP -iTCP:{port} -sTCP:LISTEN"
+    return f"ss -ltnp 'sport = :{port}'"
 
 
 def _running(facts: ServiceFacts) -> list[Finding]:

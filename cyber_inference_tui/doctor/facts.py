@@ -96,7 +96,7 @@ class DirectoryFacts(msgspec.Struct, frozen=True, kw_only=True):
     free: int | None = None
     """Bytes on its file system that are ours to take."""
     file_system: str | None = None
-    """Its type, as ``/proc/mounts`` names it."""
+    """Its type, as ``/proc/mounts`` or mount(8) names it."""
 
 
 class PortState(StrEnum):

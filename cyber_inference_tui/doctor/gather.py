@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from cyber_inference_tui.doctor.facts import (
     ConfigurationFacts,
     DirectoryFacts,
@@ -200,6 +202,9 @@ def _mode(path: Path) -> int | None:
 def directory_facts(settings: Settings, container: Path) -> tuple[DirectoryFacts, ...]:
     """The directories of the settings."""
     mounts = mount_table(read_bytes(container / "proc/mounts") or b"")
+    if not mounts and container == Path("/"):
+        # A system without /proc.
+        mounts = {one.mountpoint: one.fstype for one in psutil.disk_partitions(all=True)}
     named = [("data_dir", settings.data_dir, True), ("models_dir", settings.models_dir, True)]
     named += [("model_dirs", path, False) for path in settings.model_dirs]
     storages = Storages()

@@ -122,6 +122,8 @@ def check_gpus(facts: GpuFacts, llama: LlamaFacts | None) -> list[Finding]:
         found.append(
             finding(level=Level.OK, message="The Jetson's GPU shares the machine's memory.")
         )
+    elif Gpu.APPLE in facts.shown:
+        found.append(finding(level=Level.OK, message="The Mac's GPU shares the machine's memory."))
     else:
         found += _nvidia(facts)
     found += _amd(facts)
@@ -142,7 +144,8 @@ def _present(facts: GpuFacts) -> tuple[Gpu, ...]:
         facts.nvidia_names or facts.nvidia_card or Gpu.NVIDIA in facts.shown
     )
     amd = bool(facts.amd_names or Gpu.AMD in facts.shown)
-    there = {Gpu.JETSON: jetson, Gpu.NVIDIA: nvidia, Gpu.AMD: amd}
+    apple = Gpu.APPLE in facts.shown
+    there = {Gpu.JETSON: jetson, Gpu.NVIDIA: nvidia, Gpu.AMD: amd, Gpu.APPLE: apple}
     return tuple(gpu for gpu, is_there in there.items() if is_there)
 
 
@@ -208,7 +211,9 @@ def _unused(present: tuple[Gpu, ...], llama: LlamaFacts, *, offered: bool) -> Fi
     fix = f"Set llama_server_path to a build with {kind}"
     if offered:
         fix += "; `cyber-inference-tui install-llama --from source` builds one"
-    if offered and llama.vulkan_driver and Gpu.JETSON not in present:
+    if Gpu.APPLE in present:
+        fix = "`cyber-inference-tui install-llama --from github --force` gets a build with Metal"
+    elif offered and llama.vulkan_driver and Gpu.JETSON not in present:
         fix = f"`cyber-inference-tui install-llama --force` gets a build with Vulkan. Or: {fix}"
     return finding(
         level=Level.WARNING,

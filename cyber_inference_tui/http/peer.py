@@ -4,6 +4,9 @@ TCP says the same (FIN) of a program that has closed its connection and of one t
 sending side only (``nc -N``, ``socat``) and waits for its answer. Where the client is on this
 machine the kernel's list of sockets tells them apart: a socket that no program holds has no inode.
 A client on another machine is taken to read until it resets the connection.
+
+Without such a list (macOS) a client on this machine that sends no more counts as gone: most are,
+and to look through the files of all processes would hold up the event loop.
 """
 
 from __future__ import annotations
@@ -13,11 +16,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-PROC_NET = Path("/proc/net")
-_MOST_BYTES = 16 << 20
+from cyber_inference_tui.sockets import PROC_NET, tcp_sockets, written
+
 _TCP_CLOSE = 7  # include/net/tcp_states.h of Linux
-# Fields of /proc/net/tcp (``proc_net_tcp.rst`` of the kernel's documentation).
-_LOCAL, _REMOTE, _INODE = 1, 2, 9
 
 
 def clients_gone(
@@ -41,25 +42,13 @@ class _Sockets:
         ``None`` = there is no such socket.
         """
         if self._held is None:
-            self._held = _read(self._proc_net / "tcp") | _read(self._proc_net / "tcp6")
+            self._held = {
+                (one.local, one.remote): one.inode != b"0"
+                for one in tcp_sockets(self._proc_net) or ()
+            }
         keys = zip(_keys(*address), _keys(*other), strict=True)
         found = [self._held[key] for key in keys if key in self._held]
         return any(found) if found else None
-
-
-def _read(path: Path) -> dict[tuple[bytes, bytes], bool]:
-    """By both addresses: whether a program holds the socket."""
-    try:
-        with path.open("rb") as file:
-            lines = file.read(_MOST_BYTES).splitlines()[1:]
-    except OSError:
-        return {}
-    rows = (line.split() for line in lines)
-    return {
-        (fields[_LOCAL], fields[_REMOTE]): fields[_INODE] != b"0"
-        for fields in rows
-        if len(fields) > _INODE
-    }
 
 
 def _is_gone(transport: asyncio.BaseTransport, sockets: _Sockets) -> bool:
@@ -87,15 +76,8 @@ def _state(own: Any) -> int | None:
 
 
 def _keys(host: str, port: int) -> tuple[bytes, bytes]:
-    """An address as the two lists write it: 32-bit words in the machine's order, then the port."""
+    """An address as the two lists have it: IPv4, and the same within IPv6."""
     host = host.partition("%")[0].removeprefix("::ffff:")
     if ":" in host:
-        words = socket.inet_pton(socket.AF_INET6, host)
-        return (b"", _hex(words, port))
-    words = socket.inet_pton(socket.AF_INET, host)
-    return (_hex(words, port), _hex(bytes(10) + b"\xff\xff" + words, port))
-
-
-def _hex(words: bytes, port: int) -> bytes:
-    text = "".join(words[at : at + 4][::-1].hex() for at in range(0, len(words), 4))
-    return f"{text}:{port:04x}".upper().encode()
+        return (b"", written(host, port))
+    return (written(host, port), written(f"::ffff:{host}", port))

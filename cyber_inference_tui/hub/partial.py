@@ -24,6 +24,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import ConflictError, CyberError, DiskFullError
+from cyber_inference_tui.files import flush_to_disk
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.units import size_text
 
@@ -171,7 +172,7 @@ class Partial:
     def force(self, mark: Mark) -> None:
         """Have the file up to ``mark`` survive a power cut; may run beside ``write``."""
         with _writing(self):
-            os.fdatasync(self._file)
+            flush_to_disk(self._file)
             self._note.synced_bytes, self._note.synced_sha256 = mark
             self._note.boot = self._boot
             _write_note(self.target, self._note)
@@ -347,7 +348,7 @@ def copy_beginning(source: Path, target: Path, origin: Origin, *, boot: str) -> 
                 count += len(data)
                 yield
             copied.flush()
-            os.fdatasync(copied.fileno())
+            flush_to_disk(copied.fileno())
         note = _Note(origin=origin, boot=boot)
         note.synced_bytes, note.synced_sha256 = count, digest.hexdigest()
         _write_note(target, note)

@@ -28,6 +28,8 @@ from typing import ClassVar, NamedTuple
 
 import psutil
 
+from cyber_inference_tui.kernel import child_pids, find_prctl
+
 MARK = "CYBER_CHILD_OF"
 """The variable that marks our children. Its value is ``DIRECTORY/RUN`` for a run of the service on
 a data directory, with ``/ID`` appended for one child and all below it."""
@@ -104,17 +106,17 @@ def marked(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose parent ends. Linux only; nothing elsewhere."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    """Become the parent of descendants whose parent ends; nothing where there is no ``prctl``."""
+    if (prctl := find_prctl()) is not None:
+        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _adopts() -> bool:
-    if sys.platform != "linux":
-        return False
     found = ctypes.c_int()
-    done = ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0)
-    return bool(done == 0 and found.value)
+    prctl = find_prctl()
+    if prctl is None or prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0) != 0:
+        return False
+    return bool(found.value)
 
 
 def reap(before: frozenset[psutil.Process]) -> frozenset[psutil.Process]:
@@ -124,7 +126,7 @@ def reap(before: frozenset[psutil.Process]) -> frozenset[psutil.Process]:
     a child here waits for it as soon as it ends.
     """
     ended = set()
-    for pid in _child_pids():
+    for pid in child_pids(os.getpid()):
         with contextlib.suppress(psutil.NoSuchProcess):
             child = psutil.Process(pid)
             if child.status() != psutil.STATUS_ZOMBIE:
@@ -135,18 +137,6 @@ def reap(before: frozenset[psutil.Process]) -> frozenset[psutil.Process]:
             else:
                 ended.add(child)
     return frozenset(ended)
-
-
-def _child_pids() -> list[int]:
-    found: list[int] = []
-    try:
-        # A child is listed with the thread that started it (proc_tid_children(5)).
-        for thread in Path("/proc/self/task").iterdir():
-            found += map(int, (thread / "children").read_bytes().split())
-    except OSError:
-        # Another system, a kernel without it, or a thread that has just ended.
-        return [child.pid for child in psutil.Process().children()]
-    return found
 
 
 class Family:
@@ -245,7 +235,7 @@ class Family:
         """Those that run on and were adopted when the child ended. Quick enough for the loop."""
         me = psutil.Process()
         found = []
-        for pid in _child_pids():
+        for pid in child_pids(me.pid):
             with contextlib.suppress(psutil.Error, OSError):
                 process = psutil.Process(pid)
                 if pid != self.pid and self._belongs(process, me) and _runs(process):

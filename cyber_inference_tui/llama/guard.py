@@ -1,8 +1,8 @@
 """The last line against orphans: a tiny shell that ends our servers when the service is gone.
 
-A server dies with us by itself (stdin, PR_SET_PDEATHSIG), but its own children need not, and
-macOS has no PR_SET_PDEATHSIG. The guard reads what to watch from a pipe; when the pipe closes,
-however the service died, it kills the process groups that are left and then runs
+On Linux a server dies with us by itself (PR_SET_PDEATHSIG), but its own children need not. macOS
+has nothing like it: there the guard ends the servers, too. It reads what to watch from a pipe; when
+the pipe closes, however the service died, it kills the process groups that are left and then runs
 ``llama.descendants``, which ends what had left its group.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import resource
@@ -21,6 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cyber_inference_tui.descriptors import LIMITS_AT_START
+from cyber_inference_tui.kernel import find_prctl
 from cyber_inference_tui.llama import descendants
 from cyber_inference_tui.llama.descendants import GUARD, MARK, Known
 from cyber_inference_tui.llama.failure import describe_exit
@@ -159,17 +159,15 @@ class ProcessGuard:
             await process.wait()
 
 
-def prepare_child() -> Callable[[], None] | None:
+def prepare_child() -> Callable[[], None]:
     """What a child does before exec: ask the kernel to kill it when this process dies, and rather
     than this process when memory runs out, and take back the limit of open files that this
     process began with.
 
-    Linux only (prctl(2), proc_pid_oom_score_adj(5)). The parent may have died already between fork
-    and prctl: checked.
+    The first two are Linux's (prctl(2), proc_pid_oom_score_adj(5)) and are left out elsewhere. The
+    parent may have died already between fork and prctl: checked.
     """
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl = find_prctl()
     parent = os.getpid()
     score = b""
     with contextlib.suppress(OSError, ValueError):
@@ -177,10 +175,13 @@ def prepare_child() -> Callable[[], None] | None:
         score = b"%d" % min(_OOM_MOST, own + _OOM_RAISE)
 
     def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         resource.setrlimit(resource.RLIMIT_NOFILE, LIMITS_AT_START)
         if os.getppid() != parent:
             os._exit(1)
+        if not score:
+            return
         with contextlib.suppress(OSError):
             os.write(os.open(_OOM_SCORE, os.O_WRONLY | os.O_CLOEXEC), score)
 

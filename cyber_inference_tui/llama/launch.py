@@ -20,6 +20,7 @@ import psutil
 
 from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, StorageError
 from cyber_inference_tui.gguf.memory import MemoryEstimate
+from cyber_inference_tui.kernel import PROC
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import (
@@ -47,7 +48,7 @@ from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.output import KILL_TIMEOUT
 from cyber_inference_tui.llama.ports import PortPool
-from cyber_inference_tui.llama.reading import PROC, follow_reading
+from cyber_inference_tui.llama.reading import follow_reading
 from cyber_inference_tui.llama.server import (
     ROUTER_ENVIRONMENT,
     ForeignListenerError,

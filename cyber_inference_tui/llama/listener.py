@@ -1,22 +1,28 @@
-"""Which program answers on a server's port: told by Linux in ``/proc`` (proc(5)).
+"""Which program answers on a server's port.
 
 A port is chosen before its server binds it, so another program may have it in between, and again
-when the server has let go of it. Connections to 127.0.0.1 go to a socket that listens there; its
-inode stands in ``/proc/net/tcp`` and among the files of the process that has it.
+when the server has let go of it. Connections to 127.0.0.1 go to a socket that listens there. Linux
+lists its inode in ``/proc/net/tcp`` and among the files of the process that has it (proc(5)); on
+other systems psutil tells the sockets of each of this user's processes.
 """
 
 from __future__ import annotations
 
-import socket
-import sys
+import contextlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cyber_inference_tui.llama.reading import PROC
+import psutil
+
+from cyber_inference_tui.kernel import PROC
+from cyber_inference_tui.sockets import tcp_sockets, written
 from cyber_inference_tui.text import clean_line
 
-_LISTEN = "0A"
+_ADDRESSES = ("127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0", "::")
+"""Where a socket listens that gets connections to 127.0.0.1: an address of its own comes before all
+addresses, and IPv4 before IPv6."""
 _FORWARDERS = frozenset(
     {"docker-proxy", "rootlessport", "rootlesskit", "slirp4netns", "pasta", "pasta.avx2"}
     | {"gvproxy", "ssh", "systemd"}
@@ -41,6 +47,8 @@ def stranger(port: int, roots: Sequence[int], *, by_command: bool, proc: Path = 
     or nobody does, or it cannot be told.
     """
     sockets = _listening(port, proc)
+    if sockets is None:
+        return _stranger_by_psutil(port, roots, by_command=by_command) if proc == PROC else None
     if not sockets or _holders(roots, sockets, proc):
         return None
     processes = _processes(proc)
@@ -59,31 +67,47 @@ def stranger(port: int, roots: Sequence[int], *, by_command: bool, proc: Path = 
     return _in_words(others[0], proc) if others else "another user's program"
 
 
-def _listening(port: int, proc: Path) -> frozenset[str]:
-    """The inodes of the sockets that get connections to ``port`` of 127.0.0.1."""
-    loopback = _hex(socket.inet_aton("127.0.0.1"))
-    mapped = _hex(socket.inet_pton(socket.AF_INET6, "::ffff:127.0.0.1"))
-    # An address of its own comes before all addresses, and IPv4 before IPv6.
-    ranks: dict[str, set[str]] = {loopback: set(), mapped: set(), "0" * 8: set(), "0" * 32: set()}
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = (proc / "self/net" / name).read_text("ascii", "replace").splitlines()[1:]
-        except OSError:
+def _stranger_by_psutil(port: int, roots: Sequence[int], *, by_command: bool) -> str | None:
+    """The same where there is no ``/proc``. Another user's programs do not show."""
+    own = set(roots)
+    for pid in roots:
+        with contextlib.suppress(psutil.Error, OSError):
+            own |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    if any(_listens(pid, port) for pid in own):
+        return None
+    for pid in psutil.pids():
+        if pid in own or not _listens(pid, port):
             continue
-        for line in lines:
-            words = line.split()
-            if len(words) < 10 or words[3] != _LISTEN:
-                continue
-            address, _, number = words[1].partition(":")
-            if int(number, 16) == port and address in ranks:
-                ranks[address].add(words[9])
+        with contextlib.suppress(psutil.Error, OSError):
+            name = clean_line(psutil.Process(pid).name())
+            mine = os.getsid(pid) == roots[0] or (by_command and name in _FORWARDERS)
+            return None if mine else f"{name} (pid {pid})"
+    return None
+
+
+def _listens(pid: int, port: int) -> bool:
+    try:
+        sockets = psutil.Process(pid).net_connections("tcp")
+    except (psutil.Error, OSError):
+        return False
+    return any(
+        one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.laddr.ip in _ADDRESSES
+        for one in sockets
+    )
+
+
+def _listening(port: int, proc: Path) -> frozenset[str] | None:
+    """The inodes of the sockets that get connections to ``port`` of 127.0.0.1.
+
+    ``None`` = nothing tells them.
+    """
+    if (sockets := tcp_sockets(proc / "self/net")) is None:
+        return None
+    ranks: dict[bytes, set[str]] = {written(host, port): set() for host in _ADDRESSES}
+    for one in sockets:
+        if one.listens and one.local in ranks:
+            ranks[one.local].add(one.inode.decode("ascii", "replace"))
     return frozenset(next((found for found in ranks.values() if found), ()))
-
-
-def _hex(address: bytes) -> str:
-    """An address as the kernel prints it: words of four bytes in the machine's order."""
-    words = (address[at : at + 4] for at in range(0, len(address), 4))
-    return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
 
 
 def _holders(pids: Iterable[int], sockets: frozenset[str], proc: Path) -> list[int]:

@@ -15,7 +15,8 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import learned
-from cyber_inference_tui.files import boot_id, read_file, write_problem
+from cyber_inference_tui.files import read_file, write_problem
+from cyber_inference_tui.kernel import boot_id
 from cyber_inference_tui.llama.descendants import (
     MARK,
     Known,

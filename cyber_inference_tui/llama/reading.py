@@ -3,7 +3,7 @@
 Linux tells of every process (proc(5)): ``rchar`` in ``/proc/PID/io`` counts what it read by calls,
 ``read_bytes`` what the disk gave for it (which includes mapped files), and ``RssFile`` in
 ``/proc/PID/status`` what it has mapped and in memory. Which of them tells of a load depends on how
-the server loads.
+the server loads. Other systems tell the memory that it has, which grows with what it reads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-PROC = Path("/proc")
+import psutil
+
+from cyber_inference_tui.kernel import PROC, child_pids
+
 _INTERVAL = 0.25
 _MOST = 0.99
 """Only the server's own word is the rest."""
@@ -42,12 +45,24 @@ def read_so_far(pid: int, proc: Path = PROC) -> Reading | None:
         folder = proc / str(process)
         io, status = _fields(folder / "io"), _fields(folder / "status")
         told = (io.get("rchar"), io.get("read_bytes"), status.get("RssFile"))
-        if any(number is not None for number in told):
-            before = total or Reading(0, 0, 0)
-            total = Reading(*(a + (b or 0) for a, b in zip(before, told, strict=True)))
+        if all(number is None for number in told) and proc == PROC:
+            told = (None, None, _resident(process))
+        if all(number is None for number in told):
+            continue
+        before = total or Reading(0, 0, 0)
+        total = Reading(*(a + (b or 0) for a, b in zip(before, told, strict=True)))
         # A command of a person's own is often a script that starts the server proper.
-        waiting += _children(folder)
+        waiting += child_pids(process, proc)
     return total
+
+
+def _resident(pid: int) -> int | None:
+    """Bytes that the process has in memory, where there is no ``/proc``."""
+    try:
+        resident: int = psutil.Process(pid).memory_info().rss
+    except (psutil.Error, OSError, ValueError):
+        return None
+    return resident
 
 
 def _fields(path: Path) -> dict[str, int]:
@@ -63,14 +78,6 @@ def _fields(path: Path) -> dict[str, int]:
         if words and words[0].isdecimal():
             found[name] = int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
     return found
-
-
-def _children(folder: Path) -> list[int]:
-    try:
-        words = (folder / "task" / folder.name / "children").read_text("ascii", "replace").split()
-    except OSError:
-        return []
-    return [int(word) for word in words if word.isdecimal()]
 
 
 async def follow_reading(

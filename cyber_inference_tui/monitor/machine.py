@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from pathlib import Path
 
+from cyber_inference_tui.kernel import on_apple_silicon, on_macos, sysctl
 from cyber_inference_tui.monitor.files import line, read_bytes, read_line
-from cyber_inference_tui.records import DeviceKind, DeviceRecord
+from cyber_inference_tui.records import DeviceKind, DeviceRecord, GpuRecord
 from cyber_inference_tui.text import clean_line
 
 _TEGRA = re.compile(r"nvidia,(tegra[0-9]{3})")
@@ -40,6 +42,8 @@ def read_machine(root: Path = Path("/")) -> DeviceRecord:
 
     Its power mode is left out: it changes while the machine runs.
     """
+    if root == Path("/") and on_macos():
+        return _read_mac()
     compatible = device_tree(root, "compatible")
     model = line(device_tree(root, "model"))
     chip = tegra_chip(compatible)
@@ -55,6 +59,27 @@ def read_machine(root: Path = Path("/")) -> DeviceRecord:
         l4t=release,
         jetpack=jetpack(release) if release else None,
     )
+
+
+def _read_mac() -> DeviceRecord:
+    # "Apple M1 Pro"; Intel's names have more blanks than one wants to see.
+    processor = " ".join((sysctl("machdep.cpu.brand_string") or "").split()) or None
+    return DeviceRecord(
+        name=processor or sysctl("hw.model"),
+        processor=processor,
+        os=f"macOS {platform.mac_ver()[0]}".strip(),
+        kernel=platform.release(),
+    )
+
+
+def mac_gpus(device: DeviceRecord, root: Path = Path("/")) -> tuple[GpuRecord, ...]:
+    """The GPU of Apple's chip in this Mac; none on other machines.
+
+    What it does is told to root alone (powermetrics(1)).
+    """
+    if root != Path("/") or not on_apple_silicon():
+        return ()
+    return (GpuRecord(name=device.processor or "Apple GPU", shared_memory=True),)
 
 
 def device_tree(root: Path, name: str) -> bytes | None:

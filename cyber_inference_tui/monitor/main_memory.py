@@ -1,4 +1,10 @@
-"""The machine's main memory, or what a container may use of it."""
+"""The machine's main memory, or what a container may use of it.
+
+macOS is asked through vm_stat(1). psutil reads the same counters, but calls free and *inactive*
+pages available. Inactive pages include programs' own data, which would have to be compressed or
+swapped out, and leave out cached files that were read just now. The scheduler decides by this
+number what fits, so it has to mean the same as on Linux.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +13,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+import psutil
 
+from cyber_inference_tui.kernel import on_macos, output_of
 from cyber_inference_tui.monitor.cgroup import CgroupMemory, MemoryLimit
 from cyber_inference_tui.monitor.files import KeptFile
 
 _FIELD = re.compile(rb"^([A-Za-z0-9_()]{1,64}):[ \t]+([0-9]{1,12}) kB$", re.MULTILINE)
 _ARC_FIELD = re.compile(rb"^(size|c_min)\s+[0-9]+\s+([0-9]{1,18})$", re.MULTILINE)
+
+
+_PAGE_SIZE = re.compile(r"page size of ([0-9]{1,7}) bytes")
+_PAGES = re.compile(r'^"?([A-Za-z][A-Za-z -]{0,40}?)"?:\s+([0-9]{1,15})\.$', re.MULTILINE)
 
 
 class MainMemoryReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,9 +48,12 @@ class MainMemory:
 
     The two differ only where ``root`` is a mount of the host's files in a container: the memory
     is the host's, the limit is the container's.
+
+    Where this machine itself has no ``/proc`` it is ``without_proc``.
     """
 
     def __init__(self, root: Path = Path("/"), container: Path = Path("/")) -> None:
+        self._is_this_machine = root == Path("/")
         self._meminfo = KeptFile(root / "proc/meminfo")
         self._arc = KeptFile(root / "proc/spl/kstat/zfs/arcstats")
         self._cgroup = CgroupMemory(container)
@@ -48,7 +63,7 @@ class MainMemory:
         fields = meminfo(self._meminfo.read() or b"")
         total, available = fields.get("MemTotal"), _available(fields)
         if not total or available is None:
-            return None
+            return without_proc() if self._is_this_machine else None
         zfs_cache = min(_zfs_cache(self._arc.read() or b""), max(0, total - available))
         reading = MainMemoryReading(
             total=total,
@@ -59,6 +74,36 @@ class MainMemory:
         for bound in self._cgroup.limits(total):
             reading = _within(reading, bound)
         return reading
+
+
+def without_proc() -> MainMemoryReading | None:
+    """The reading where there is no ``/proc``; ``None`` if nothing tells."""
+    try:
+        memory = psutil.virtual_memory()
+    except (psutil.Error, OSError, RuntimeError, ValueError):
+        return None
+    told = vm_stat(output_of("vm_stat") or "", memory.total) if on_macos() else None
+    return told or MainMemoryReading(
+        total=memory.total, available=min(memory.available, memory.total)
+    )
+
+
+def vm_stat(output: str, total: int) -> MainMemoryReading | None:
+    """What ``vm_stat`` of macOS prints, on a machine with ``total`` bytes.
+
+    Available are the free pages, the file-backed ones (those read ahead, "speculative", are among
+    them) and the purgeable ones: what Activity Monitor calls neither used nor wired. Weights that a
+    GPU uses are wired, so they are not among these. ``None`` = the output is not understood.
+    """
+    size = _PAGE_SIZE.search(output)
+    pages = {name: int(count) for name, count in _PAGES.findall(output)}
+    cached = [pages.get(name) for name in ("File-backed pages", "Pages purgeable")]
+    free = pages.get("Pages free")
+    if size is None or free is None:
+        return None
+    cache = sum(count or 0 for count in cached) * int(size[1])
+    available = min(free * int(size[1]) + cache, total)
+    return MainMemoryReading(total=total, available=available, cache=min(cache, available))
 
 
 def meminfo(content: bytes) -> Mapping[str, int]:

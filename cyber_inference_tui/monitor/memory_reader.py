@@ -6,10 +6,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import psutil
-
 from cyber_inference_tui.monitor.gpu_memory import amd_memory, nvidia_memory
-from cyber_inference_tui.monitor.main_memory import MainMemory, MainMemoryReading
+from cyber_inference_tui.monitor.main_memory import MainMemory, MainMemoryReading, without_proc
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.monitor.nvml import Nvml, visible_gpus
 from cyber_inference_tui.monitor.processes import ProcessReader
@@ -47,7 +45,8 @@ class MemoryReader:
         ``variables`` are the values of ``CUDA_VISIBLE_DEVICES`` that models have of their own.
         Nothing is raised. A machine that tells nothing of its memory has 0 bytes of it.
         """
-        main = self._main.read() or _from_psutil()
+        # Also where a mount of the host's files was asked for and is not there.
+        main = self._main.read() or without_proc() or MainMemoryReading(total=0, available=0)
         found = ((pid, self._processes.read(pid)) for pid in list(pids)[:_MOST_PIDS])
         amd = amd_memory(self._amd.read_memory())
         return MemoryReading(
@@ -63,12 +62,3 @@ class MemoryReader:
             },
             processes={pid: memory for pid, memory in found if memory is not None},
         )
-
-
-def _from_psutil() -> MainMemoryReading:
-    """Main memory where there is no ``/proc``: other systems than Linux."""
-    try:
-        memory = psutil.virtual_memory()
-    except (psutil.Error, OSError, RuntimeError, ValueError):
-        return MainMemoryReading(total=0, available=0)
-    return MainMemoryReading(total=memory.total, available=min(memory.available, memory.total))

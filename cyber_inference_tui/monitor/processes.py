@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from cyber_inference_tui.monitor.files import entries, integer, read_bytes
+from cyber_inference_tui.kernel import child_pids
+from cyber_inference_tui.monitor.files import integer, read_bytes
 from cyber_inference_tui.monitor.memory import ProcessMemory
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _UTIME, _STIME = 11, 12
 """Their places in ``stat`` behind the name."""
 _MOST_PROCESSES = 256
-_MOST_THREADS = 1024
 # PROC_PID_INIT_INO of include/linux/proc_ns.h: the machine's own pids, not a container's.
 _INITIAL_NAMESPACE = "pid:[4026531836]"
 _RSS = re.compile(rb"^(VmLck|VmRSS|RssAnon|RssFile|RssShmem):\s+([0-9]{1,12}) kB$", re.MULTILINE)
@@ -126,25 +126,8 @@ class ProcessReader:
         found: dict[int, None] = {}
         waiting = [pid]
         while waiting and len(found) < _MOST_PROCESSES:
-            for child in self._children(waiting.pop()):
+            for child in child_pids(waiting.pop(), self._proc):
                 if child not in found and child != pid:
                     found[child] = None
                     waiting.append(child)
         return list(found)[:_MOST_PROCESSES]
-
-    def _children(self, pid: int) -> list[int]:
-        # A child is listed with the thread that started it.
-        task = self._proc / str(pid) / "task"
-        children: list[int] = []
-        told = False
-        for thread in entries(task)[:_MOST_THREADS]:
-            listed = read_bytes(task / thread / "children")
-            told = told or listed is not None
-            pids = (integer(word) for word in (listed or b"").split())
-            children += [child for child in pids if child is not None and child > 0]
-        if told or not self._is_this_machine:
-            return children
-        try:  # A kernel without CONFIG_PROC_CHILDREN, or no /proc.
-            return [child.pid for child in psutil.Process(pid).children()]
-        except (psutil.Error, OSError, ValueError):
-            return []

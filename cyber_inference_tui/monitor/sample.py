@@ -32,12 +32,12 @@ def compose(
     host: HostReading,
     tegra: TegraReading | None,
     nvidia: Sequence[GpuRecord],
-    amd: Sequence[GpuRecord],
+    others: Sequence[GpuRecord],
 ) -> ResourceSample:
     """The sample that was taken at ``at``."""
     temperatures = host.temperatures or {}
     power: dict[str, float | None] = {}
-    gpus = [*nvidia, *amd]
+    gpus = [*nvidia, *others]
     if tegra is not None:
         device = msgspec.structs.replace(device, power_mode=tegra.power_mode)
         if tegra.power is not None:

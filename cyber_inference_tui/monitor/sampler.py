@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cyber_inference_tui.monitor.machine import read_machine
+from cyber_inference_tui.monitor.machine import mac_gpus, read_machine
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sample import compose
 from cyber_inference_tui.monitor.sensors.amd import AmdSensor
@@ -37,6 +37,7 @@ class Sampler:
     ) -> None:
         self._now = now
         self._device = read_machine(root)
+        self._mac_gpus = mac_gpus(self._device, root)
         self._host = HostSensor(root, disks, container=container, clock=clock)
         self._tegra = TegraSensor(root, clock)
         self._nvidia = NvidiaSensor(nvml or Nvml())
@@ -53,5 +54,5 @@ class Sampler:
             host=self._host.read(),
             tegra=self._tegra.read(),
             nvidia=self._nvidia.read() or (),
-            amd=self._amd.read() or (),
+            others=(*(self._amd.read() or ()), *self._mac_gpus),
         )

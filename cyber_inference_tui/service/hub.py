@@ -12,11 +12,11 @@ from pathlib import Path
 import aiohttp
 
 from cyber_inference_tui.errors import ShuttingDownError
-from cyber_inference_tui.files import boot_id
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.hub.endpoint import Endpoint, read_endpoint
 from cyber_inference_tui.hub.transfer import Pace, Transport, open_session
+from cyber_inference_tui.kernel import boot_id
 from cyber_inference_tui.library.catalog import Catalog
 from cyber_inference_tui.records import DownloadRecord
 from cyber_inference_tui.service.events import EventBus

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shlex
 import sys
 from collections.abc import Mapping
@@ -117,6 +118,18 @@ def test_the_time_to_stop_follows_the_settings(call: CommandLine, config: Path) 
     config.write_text("shutdown_timeout = 100\nstop_timeout = 7.5\n")
     found = directives(call("service", "install", "--print").out)
     assert int(found["TimeoutStopSec"]) > 107
+
+
+def test_macos_has_launchd_instead(
+    call: CommandLine, systemctl: FakeSystemctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    for command in ("install", "uninstall", "status"):
+        done = call("service", command)
+        assert done.code == 1
+        assert "macOS has no systemd." in done.err
+        assert "launchd" in done.err
+    assert systemctl.calls() == []
 
 
 def test_print_changes_nothing(call: CommandLine, unit: Path, systemctl: FakeSystemctl) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import msgspec
@@ -283,6 +284,17 @@ def test_a_port_that_cannot_be_had(state: PortState, word: str) -> None:
     found = bad(check_service(facts))
     assert (found.check, found.level) == ("ports", Level.ERROR)
     assert word in found.message
+
+
+@pytest.mark.parametrize(
+    ("system", "command"), [("Linux", "`ss -ltnp "), ("Darwin", "`lsof -nP -iTCP:8337 ")]
+)
+def test_who_has_a_port_is_told_by_a_program_that_is_there(
+    system: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    facts = msgspec.structs.replace(SERVICE, port=8337, state=PortState.FOREIGN)
+    assert command in (bad(check_service(facts)).fix or "")
 
 
 @pytest.mark.parametrize(("free", "level"), [(0, Level.ERROR), (3, Level.WARNING), (4, Level.OK)])

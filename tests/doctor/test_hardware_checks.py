@@ -49,6 +49,7 @@ CARD = GpuFacts(
     nvidia_names=("RTX 4090",),
     memory=(GpuMemory(name="RTX 4090", total=24 * GIB, free=20 * GIB),),
 )
+MAC = GpuFacts(shown=(Gpu.APPLE,))
 MEMORY = MemoryFacts(
     machine_total=8 * GIB, total=8 * GIB, available=6 * GIB, swap=4 * GIB, zram=2 * GIB
 )
@@ -268,3 +269,20 @@ def test_no_swap_on_a_small_board(total: int, size: int, board: bool, told: bool
         return
     assert bad(found).level is Level.HINT
     assert "no swap, and big is larger than the memory" in bad(found).message
+
+
+def test_a_macs_gpu_and_a_build_without_metal() -> None:
+    metal = LlamaFacts(
+        binary=LlamaBinary(path=Path("/opt/llama-server"), version="9", devices=("MTL0",))
+    )
+    (found,) = check_gpus(MAC, metal)
+    assert (found.level, found.message) == (
+        Level.OK,
+        "The Mac's GPU shares the machine's memory.",
+    )
+    _, found = check_gpus(MAC, CPU_BUILD)
+    assert found.level is Level.WARNING
+    assert "There is an Apple GPU, but" in found.message
+    assert found.fix == (
+        "`cyber-inference-tui install-llama --from github --force` gets a build with Metal."
+    )

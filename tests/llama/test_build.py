@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -116,8 +118,41 @@ def test_jetpack_5_brings_too_old_a_cmake() -> None:
 
 
 def test_macos() -> None:
-    plan = plan_build(msgspec.structs.replace(BOX, system="Darwin"))
+    plan = plan_build(msgspec.structs.replace(BOX, system="Darwin", gpus=(Gpu.APPLE,)))
     assert "-DCMAKE_INSTALL_RPATH=@loader_path" in plan.options
+    assert "-DGGML_METAL=ON" in plan.options
+    assert plan.backend == "Metal"
+    intel = plan_build(msgspec.structs.replace(BOX, system="Darwin"))
+    assert "-DGGML_METAL=OFF" in intel.options
+    assert intel.backend == ""
+    assert not [option for option in plan_build(BOX).options if "METAL" in option]
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        (("cmake",), "`brew install cmake`"),
+        (("make", "a C++ compiler"), "`xcode-select --install`"),
+        (("cmake", "make"), "`brew install cmake; xcode-select --install`"),
+    ],
+)
+def test_what_is_missing_on_macos(missing: tuple[str, ...], command: str) -> None:
+    with pytest.raises(InstallError) as caught:
+        plan_build(msgspec.structs.replace(BOX, system="Darwin", missing=missing))
+    assert command in caught.value.hint
+    assert "apt" not in str(caught.value)
+
+
+def test_the_stand_ins_of_macos_compile_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = {"make": "/usr/bin/make", "c++": "/usr/bin/c++", "cmake": "/opt/homebrew/bin/cmake"}
+    monkeypatch.setattr(shutil, "which", lambda name, path: where.get(name))
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert missing_tools(tmp_path, {}) == ("make", "a C++ compiler")
+    (tmp_path / "Library/Developer/CommandLineTools/usr/bin").mkdir(parents=True)
+    (tmp_path / "Library/Developer/CommandLineTools/usr/bin/clang").touch()
+    assert missing_tools(tmp_path, {}) == ()
 
 
 def program(path: Path, text: str = "") -> Path:
@@ -149,7 +184,7 @@ def test_programs_that_do_not_answer(tmp_path: Path) -> None:
     facts = gather_build_facts(tmp_path, {"PATH": str(tools)})
     assert (facts.cmake, facts.nvcc, facts.cuda) == (None, None, None)
     assert facts.missing == ("make", "a C++ compiler")
-    assert missing_tools({}) == ("cmake", "make", "a C++ compiler")
+    assert missing_tools(tmp_path, {}) == ("cmake", "make", "a C++ compiler")
 
 
 def test_nvcc_on_path_goes_first(tmp_path: Path) -> None:
@@ -220,7 +255,7 @@ def test_a_jetson_without_tools_is_told_how_to_get_them() -> None:
         ({"has_apt": False}, ["github", "source"]),
         ({"has_keys": False}, ["github", "source"]),
         ({"missing_tools": ("make",)}, ["github", "debian"]),
-        ({"system": "Darwin", "machine": "arm64", "has_apt": False}, ["github", "source"]),
+        ({"system": "Darwin", "machine": "arm64"}, ["github", "source"]),
     ],
 )
 def test_what_takes_a_way_away(change: dict[str, object], names: list[str]) -> None:
@@ -228,6 +263,14 @@ def test_what_takes_a_way_away(change: dict[str, object], names: list[str]) -> N
     assert possible(facts) == names
     assert recommended(facts) == names[:1]
     assert all((way.problem is None) is way.possible for way in ways(facts))
+
+
+def test_a_mac_with_apples_chip_gets_metal() -> None:
+    facts = msgspec.structs.replace(DEBIAN, system="Darwin", machine="arm64", gpus=(Gpu.APPLE,))
+    github, debian, source = ways(facts)
+    assert "GPU, with Metal" in github.summary
+    assert "GPU, with Metal" in source.summary
+    assert debian.problem == "Debian's packages run on Linux only."
 
 
 def test_vulkan_is_promised_only_where_it_would_be_taken() -> None:

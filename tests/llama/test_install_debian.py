@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -113,6 +114,13 @@ def test_another_version_than_the_archive_has(tmp_path: Path) -> None:
 
 def test_a_machine_without_a_mirror_is_told_to_name_one(tmp_path: Path) -> None:
     assert "--mirror URL" in refusal(tmp_path, source(tmp_path, root=tmp_path))
+
+
+def test_macos_is_sent_to_github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    told = refusal(tmp_path, source(tmp_path, mirror="http://127.0.0.1:1/debian"))
+    assert told.startswith("Debian's packages run on Linux only. ")
+    assert "--from github" in told
 
 
 def test_what_is_no_mirror(tmp_path: Path) -> None:

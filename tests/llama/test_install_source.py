@@ -217,6 +217,12 @@ def test_a_silent_fall_to_the_cpu_is_a_failure(bench: Bench) -> None:
     assert (bench.folder / "data/llama/current").exists()
 
 
+def test_metal_calls_its_devices_otherwise(bench: Bench) -> None:
+    bench.serve("b6543", SCRIPT.replace(b"Vulkan0", b"MTL0"))
+    bench.build(backend="Metal")
+    assert (bench.folder / "data/llama/current").exists()
+
+
 def test_a_driver_that_says_why_is_quoted(bench: Bench) -> None:
     why = b'echo "ggml_cuda_init: failed to initialize CUDA: no device"; printf'
     bench.serve("b6543", SCRIPT.replace(b"printf", why))

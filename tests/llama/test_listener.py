@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import pytest
 
 from cyber_inference_tui.llama.listener import stranger
 from tests.llama.children import HOST
+from tests.without_linux import run_without_linux
 
 LISTENS = """
 import socket, sys
@@ -112,6 +114,25 @@ def test_nobody_and_no_linux(start: Start, by_command: bool, tmp_path: Path) -> 
         assert told.endswith(f" (pid {os.getpid()})")
         assert stranger(port, [1], by_command=by_command, proc=tmp_path) is None
     assert stranger(port, [os.getpid()], by_command=by_command) is None
+
+
+def test_without_linux_the_sockets_of_each_process_tell(start: Start) -> None:
+    """Where this user's processes may be looked at."""
+    script = (
+        "from cyber_inference_tui.llama.listener import stranger\n"
+        "port, *pids = map(int, sys.argv[1:])\n"
+        "for pid in pids: print(stranger(port, [pid], by_command=False))\n"
+    )
+    wrapper = start(*SHELL, 'cat | "$@"', "sh", *PYTHON, HOST, "0")
+    idle = start(*SHELL, "read -r word")
+    port = wrapper.port
+    told = run_without_linux(script, str(port), str(wrapper.pid), str(idle.pid))
+    own, other = told.splitlines()
+    assert own == "None"
+    assert re.fullmatch(r"python\S* \(pid \d+\)", other)
+    with closing(socket.create_server((HOST, 0))) as listener:
+        free = listener.getsockname()[1]
+    assert run_without_linux(script, str(free), str(idle.pid)) == "None\n"
 
 
 def test_a_listener_at_another_address_gets_none_of_its_connections(

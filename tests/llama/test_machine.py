@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,26 @@ def root_with(tmp_path: Path, files: dict[str, bytes]) -> Path:
 )
 def test_gpus(tmp_path: Path, files: dict[str, bytes], found: tuple[Gpu, ...]) -> None:
     assert gpus(root_with(tmp_path, files)) == found
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "found"),
+    [("Darwin", "arm64", (Gpu.APPLE,)), ("Darwin", "x86_64", ()), ("Linux", "arm64", ())],
+)
+def test_a_mac_with_apples_chip_has_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, system: str, machine: str, found: tuple[Gpu, ...]
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert tuple(gpu for gpu in gpus(Path("/")) if gpu is Gpu.APPLE) == found
+    # A mount of another machine's files is no Mac.
+    assert Gpu.APPLE not in gpus(Path("/nonexistent"))
+
+
+@pytest.mark.parametrize("device", ["MTL0: Apple M4 (12124 MiB, 12123 MiB free)", "Metal: M1"])
+def test_metal_is_told_by_its_old_and_new_name(device: str) -> None:
+    assert unused_gpus((Gpu.APPLE,), (device,)) == ()
+    assert unused_gpus((Gpu.APPLE,), ("BLAS: Accelerate",)) == (Gpu.APPLE,)
 
 
 def test_vulkan_driver(tmp_path: Path) -> None:

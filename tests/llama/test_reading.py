@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.llama.reading import Reading, follow_reading, read_so_far
+from tests.without_linux import run_without_linux
 
 MIB = 1 << 20
 
@@ -63,6 +64,27 @@ def test_a_real_process_is_seen_reading(tmp_path: Path) -> None:
     assert read is not None
     assert 8 * MIB < read.by_calls < 100 * MIB
     assert read.mapped > 0
+
+
+def test_elsewhere_the_memory_of_a_process_and_its_children_tells() -> None:
+    script = "import sys; held = b'x' * int(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", child, script, str(64 * MIB)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        told = run_without_linux(
+            "from cyber_inference_tui.llama.reading import read_so_far\n"
+            "print(*read_so_far(int(sys.argv[1])), read_so_far(2**22 - 3))",
+            str(process.pid),
+        )
+        process.communicate()
+    by_calls, from_disk, mapped, gone = told.split()
+    assert (by_calls, from_disk, gone) == ("0", "0", "None")
+    assert 64 * MIB < int(mapped) < 200 * MIB
 
 
 class Follower:

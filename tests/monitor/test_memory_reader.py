@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cyber_inference_tui.monitor.main_memory import MainMemoryReading, vm_stat, without_proc
 from cyber_inference_tui.monitor.memory import GpuMemory, ProcessMemory
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.nvml import Nvml, visible_gpus
@@ -297,6 +299,58 @@ def test_a_system_without_proc_is_asked_in_another_way(tmp_path: Path) -> None:
     reading = reader(tmp_path).read()
     assert reading.total == psutil.virtual_memory().total
     assert 0 < reading.available <= reading.total
+
+
+# As macOS 14 prints it; the lines in between say how often, not how many.
+VM_STAT = """\
+Mach Virtual Memory Statistics: (page size of 16384 bytes)
+Pages free:                                3857.
+Pages active:                            446206.
+Pages inactive:                          443760.
+Pages speculative:                         1075.
+Pages throttled:                              0.
+Pages wired down:                        181483.
+Pages purgeable:                          17340.
+"Translation faults":                8667427138.
+Pages copy-on-write:                  156847509.
+File-backed pages:                       294894.
+Anonymous pages:                         596147.
+Pages occupied by compressor:            442179.
+"""
+
+
+def test_macos_gives_back_files_and_what_is_purgeable_and_no_programs_data() -> None:
+    reading = vm_stat(VM_STAT, 24 * GIB)
+    assert reading is not None
+    # psutil would say 3857 + 443760 pages: 2 GB more, most of it programs' own.
+    assert reading == MainMemoryReading(
+        total=24 * GIB,
+        available=(3857 + 294894 + 17340) * 16384,
+        cache=(294894 + 17340) * 16384,
+    )
+
+
+def test_a_mac_with_other_pages_and_what_is_not_understood() -> None:
+    intel = VM_STAT.replace("16384", "4096")
+    assert vm_stat(intel, 8 * GIB) == MainMemoryReading(
+        total=8 * GIB, available=316091 * 4096, cache=312234 * 4096
+    )
+    few = vm_stat("(page size of 16384 bytes)\nPages free: 10.\n", GIB)
+    assert few == MainMemoryReading(total=GIB, available=163840)
+    more_than_there_is = vm_stat(VM_STAT, GIB)
+    assert more_than_there_is == MainMemoryReading(total=GIB, available=GIB, cache=GIB)
+    for damaged in ("", "Pages free: 10.\n", VM_STAT.replace("Pages free", "Seiten"), "\0" * 99):
+        assert vm_stat(damaged, GIB) is None
+
+
+def test_without_vm_stat_psutil_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    memory = without_proc()
+    assert memory is not None
+    assert memory.total == psutil.virtual_memory().total
+    assert memory.available is not None
+    assert 0 < memory.available <= memory.total
 
 
 CHILD = """\

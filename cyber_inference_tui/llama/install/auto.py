@@ -33,7 +33,11 @@ _GPU_WAY_OUT = {
     Gpu.JETSON: _BUILD_ONE,
     Gpu.AMD: "Install a Vulkan driver (`sudo apt-get install -y mesa-vulkan-drivers libvulkan1`) "
     "and try again with --force.",
+    Gpu.APPLE: "`cyber-inference-tui install-llama --from github --force` gets one that uses it.",
 }
+_DEVICE_NAMES = {"Metal": ("Metal", "MTL")}
+"""How the devices of a backend are called where that is not its own name: older and newer builds
+of llama.cpp's ``ggml-metal``."""
 
 
 class Installer:
@@ -198,7 +202,8 @@ class Installer:
         except NoLlamaServerError as error:
             raise UnusableBuildError(f"The build does not run here: {error.message}") from error
         devices = listed_devices(output)
-        if backend and not any(device.startswith(backend) for device in devices):
+        names = _DEVICE_NAMES.get(backend, (backend,))
+        if backend and not any(device.startswith(names) for device in devices):
             told = next((line for line in output.splitlines() if _TROUBLE.search(line)), "")
             why = f": {clean_line(told.strip(), limit=300).rstrip('.')}" if told else ""
             raise UnusableBuildError(

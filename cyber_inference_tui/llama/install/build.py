@@ -13,6 +13,7 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.errors import InstallError
+from cyber_inference_tui.kernel import on_macos
 from cyber_inference_tui.llama.install.machine import Gpu, gpus, tegra_architecture
 from cyber_inference_tui.llama.install.program import run_program
 
@@ -40,6 +41,14 @@ _TOOLS = {
     "a C++ compiler": ("c++", "g++", "clang++"),
 }
 """What a build needs, and the programs of which one will do."""
+
+_MAC_TOOLS = (
+    "Library/Developer/CommandLineTools/usr/bin/clang",
+    "Applications/Xcode.app",
+    "var/db/xcode_select_link",
+)
+"""Where Apple's compilers are, or a link to them: xcode-select(1). Without them the programs in
+macOS's ``/usr/bin`` only offer to install them."""
 
 _QUESTION_TIME = 20.0
 
@@ -88,7 +97,7 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
     """For cmake."""
     jobs: int
     backend: str = ""
-    """``CUDA``, or nothing for the CPU alone."""
+    """``CUDA``, ``Metal``, or nothing for the CPU alone."""
     path: str = ""
     """A further folder of programs, for the end of ``PATH``."""
     note: str = ""
@@ -102,7 +111,8 @@ def plan_build(facts: BuildFacts) -> BuildPlan:
     """
     if facts.missing:
         raise InstallError(
-            f"Building llama-server needs {_listed(facts.missing)}.", hint=tools_hint(facts.missing)
+            f"Building llama-server needs {_listed(facts.missing)}.",
+            hint=tools_hint(facts.missing, facts.system),
         )
     if facts.cmake is not None and facts.cmake < _CMAKE:
         raise InstallError(
@@ -111,8 +121,8 @@ def plan_build(facts: BuildFacts) -> BuildPlan:
             hint="`python3 -m pip install --user cmake` gets a newer one; put ~/.local/bin first "
             "in PATH.",
         )
-    origin = "@loader_path" if facts.system == "Darwin" else "$ORIGIN"
-    rpath = [origin]
+    mac = facts.system == "Darwin"
+    rpath = ["@loader_path" if mac else "$ORIGIN"]
     options = [*_OPTIONS]
     nvidia = Gpu.JETSON in facts.gpus or Gpu.NVIDIA in facts.gpus
     backend = note = ""
@@ -132,6 +142,13 @@ def plan_build(facts: BuildFacts) -> BuildPlan:
             "There is no CUDA compiler (nvcc), so this build will not use the GPU; "
             f"`sudo apt-get install -y {package}` gets it."
         )
+    if Gpu.APPLE in facts.gpus:
+        backend = "Metal"
+        # Within the program the GPU's code needs no compiler of Xcode's.
+        options += ["-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON"]
+    elif mac:
+        # As llama.cpp builds its own releases for Macs with Intel's processors.
+        options.append("-DGGML_METAL=OFF")
     options.append(f"-DCMAKE_INSTALL_RPATH={';'.join(rpath)}")
     memory = max(facts.memory_available, facts.memory_total // 4)
     jobs = max(1, min(facts.cores, memory // _MEMORY_PER_JOB))
@@ -164,7 +181,7 @@ def gather_build_facts(root: Path, environ: Mapping[str, str]) -> BuildFacts:
         cuda=_version([str(nvcc), "--version"], r"release (\d+)\.(\d+)", environ) if nvcc else None,
         tegra=tegra_architecture(root) if Gpu.JETSON in found else None,
         cmake=_version(["cmake", "--version"], r"cmake version (\d+)\.(\d+)", environ),
-        missing=missing_tools(environ),
+        missing=missing_tools(root, environ),
         cores=os.cpu_count() or 1,
         memory_total=memory.total,
         memory_available=memory.available,
@@ -179,18 +196,27 @@ def find_nvcc(root: Path, environ: Mapping[str, str]) -> Path | None:
     return next((root / name for name in _NVCC if (root / name).is_file()), None)
 
 
-def missing_tools(environ: Mapping[str, str]) -> tuple[str, ...]:
+def missing_tools(root: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
     """What a build needs and ``PATH`` does not have."""
-    path = environ.get("PATH", "")
+    stand_ins = on_macos() and not any((root / place).exists() for place in _MAC_TOOLS)
+
+    def is_there(program: str) -> bool:
+        found = shutil.which(program, path=environ.get("PATH", ""))
+        return found is not None and not (stand_ins and Path(found).parent == Path("/usr/bin"))
+
     return tuple(
-        name
-        for name, programs in _TOOLS.items()
-        if not any(shutil.which(program, path=path) for program in programs)
+        name for name, programs in _TOOLS.items() if not any(is_there(one) for one in programs)
     )
 
 
-def tools_hint(missing: Sequence[str]) -> str:
-    """The command that installs them on Debian, Ubuntu and JetPack."""
+def tools_hint(missing: Sequence[str], system: str) -> str:
+    """The commands that install them: on macOS, or on Debian, Ubuntu and JetPack."""
+    if system == "Darwin":
+        commands = dict.fromkeys(
+            "brew install cmake" if name == "cmake" else "xcode-select --install"
+            for name in missing
+        )
+        return f"`{'; '.join(commands)}` installs what is missing."
     packages = dict.fromkeys("cmake" if name == "cmake" else "build-essential" for name in missing)
     what = "it" if len(missing) == 1 else "them"
     return f"`sudo apt-get install -y {' '.join(packages)}` installs {what}."

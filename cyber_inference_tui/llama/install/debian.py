@@ -9,6 +9,7 @@ program's real file and chooses the best one by itself.
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -80,6 +81,11 @@ class DebianSource:
 
     def offer(self, version: str | None, progress: Progress) -> Offer:
         """The version in the archive; it holds one only, others are refused."""
+        if platform.system() != "Linux":
+            raise InstallError(
+                "Debian's packages run on Linux only.",
+                hint="`cyber-inference-tui install-llama --from github` gets a build for macOS.",
+            )
         reasons = []
         for mirror in self._mirrors()[:_MIRRORS_TRIED]:
             progress.step(f"reading the package lists of {mirror.uri}", upto=0.3)

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from cyber_inference_tui.kernel import on_apple_silicon
 from cyber_inference_tui.text import clean_line
 
 _READ_LIMIT = 65536
@@ -22,6 +23,7 @@ class Gpu(StrEnum):
     NVIDIA = "NVIDIA GPU"
     JETSON = "NVIDIA Jetson GPU"
     AMD = "AMD GPU"
+    APPLE = "Apple GPU"
 
 
 _TOLD_BY = {
@@ -29,6 +31,7 @@ _TOLD_BY = {
     Gpu.NVIDIA: re.compile(r"^CUDA|NVIDIA|GeForce|Tesla|Quadro", re.IGNORECASE),
     Gpu.JETSON: re.compile(r"^CUDA|NVIDIA|Tegra|Orin|Xavier|Thor", re.IGNORECASE),
     Gpu.AMD: re.compile(r"^ROCm|^HIP|AMD|Radeon", re.IGNORECASE),
+    Gpu.APPLE: re.compile(r"^MTL|^Metal|Apple", re.IGNORECASE),
 }
 
 
@@ -36,7 +39,8 @@ def gpus(root: Path) -> tuple[Gpu, ...]:
     """The GPUs that show below ``root`` (``/``, or a fixture).
 
     A Jetson is told by its device tree (``nvidia,tegraNNN``) or its ``nvhost`` devices, other
-    NVIDIA cards by the driver's files, AMD by the compute device ``/dev/kfd``.
+    NVIDIA cards by the driver's files, AMD by the compute device ``/dev/kfd``. A Mac has no such
+    files: with Apple's chip it has a GPU.
     """
     found = []
     if b"nvidia,tegra" in _read(root / "proc/device-tree/compatible") or any(
@@ -47,6 +51,8 @@ def gpus(root: Path) -> tuple[Gpu, ...]:
         found.append(Gpu.NVIDIA)
     if (root / "dev/kfd").exists():
         found.append(Gpu.AMD)
+    if root == Path("/") and on_apple_silicon():
+        found.append(Gpu.APPLE)
     return tuple(found)
 
 

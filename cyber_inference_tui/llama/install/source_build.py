@@ -47,6 +47,7 @@ _COUNT = re.compile(r"^\[(\d{1,7})/(\d{1,7})\]")
 _ENVIRONMENT = frozenset(
     {"HOME", "PATH", "TMPDIR", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CPATH"}
     | {"LIBRARY_PATH", "LD_LIBRARY_PATH", "PKG_CONFIG_PATH", "MACOSX_DEPLOYMENT_TARGET"}
+    | {"DEVELOPER_DIR", "SDKROOT"}
 )
 _ENVIRONMENT_PREFIXES = ("CMAKE_", "CUDA", "CCACHE_", "NVCC_")
 

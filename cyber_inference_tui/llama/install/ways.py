@@ -78,7 +78,7 @@ def gather_facts(root: Path, environ: Mapping[str, str]) -> MachineFacts:
         has_vulkan_loader=has_vulkan_loader(root),
         has_render_device=has_render_device(root),
         has_nvcc=find_nvcc(root, environ) is not None,
-        missing_tools=missing_tools(environ),
+        missing_tools=missing_tools(root, environ),
     )
 
 
@@ -117,7 +117,9 @@ def _github(facts: MachineFacts) -> InstallSource:
 
 def _debian(facts: MachineFacts) -> InstallSource:
     problem = None
-    if not facts.has_apt:
+    if facts.system != "Linux":
+        problem = "Debian's packages run on Linux only."
+    elif not facts.has_apt:
         problem = "This machine has no apt."
     elif not facts.has_mirror:
         problem = "This machine's apt uses no Debian mirror."
@@ -133,7 +135,9 @@ def _debian(facts: MachineFacts) -> InstallSource:
 
 def _source(facts: MachineFacts) -> InstallSource:
     device = "CPU"
-    if facts.has_nvcc and facts.nvidia:
+    if Gpu.APPLE in facts.gpus:
+        device = "GPU, with Metal"
+    elif facts.has_nvcc and facts.nvidia:
         device = "GPU, with CUDA"
     elif facts.nvidia:
         device = "CPU, as CUDA's compiler nvcc is not here"
@@ -143,7 +147,7 @@ def _source(facts: MachineFacts) -> InstallSource:
     elif facts.missing_tools:
         problem = (
             f"What it needs is missing: {', '.join(facts.missing_tools)}. "
-            f"{tools_hint(facts.missing_tools)}"
+            f"{tools_hint(facts.missing_tools, facts.system)}"
         )
     return InstallSource(
         name="source",
@@ -155,8 +159,8 @@ def _source(facts: MachineFacts) -> InstallSource:
 
 def _prebuilt(facts: MachineFacts, *, loader: bool = True) -> str:
     """``loader``: Vulkan's loader is there, or comes along."""
-    if facts.system == "Darwin":
-        return "for Metal"
+    if Gpu.APPLE in facts.gpus:
+        return "for the GPU, with Metal"
     return "for the GPU, with Vulkan" if facts.vulkan and loader else "for the CPU"
 
 

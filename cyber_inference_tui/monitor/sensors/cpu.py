@@ -1,11 +1,16 @@
-"""How busy the processors are. Sources: ``proc_stat(5)``, ``proc_loadavg(5)``, cpufreq's sysfs."""
+"""How busy the processors are. Sources: ``proc_stat(5)``, ``proc_loadavg(5)``, cpufreq's sysfs; and
+psutil where there is no ``/proc``."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 from cyber_inference_tui.monitor.files import KeptFile, entries
 from cyber_inference_tui.monitor.rates import percent
@@ -23,11 +28,15 @@ _LOAD = re.compile(rb"([0-9]{1,6}\.[0-9]{2}) ([0-9]{1,6}\.[0-9]{2}) ([0-9]{1,6}\
 Times = tuple[int, int]
 """Ticks that were busy, and all ticks."""
 
+_TICK = 0.001
+"""Seconds of a tick where psutil tells the times."""
+
 
 class CpuSensor:
     """Reads ``proc/stat`` and what belongs to it, below ``root``."""
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
+        self._is_this_machine = root == Path("/")
         self._stat = KeptFile(root / "proc/stat")
         self._load = KeptFile(root / "proc/loadavg")
         self._policies = root / "sys/devices/system/cpu/cpufreq"
@@ -39,6 +48,10 @@ class CpuSensor:
     def read(self) -> CpuRecord | None:
         """The load since the call before; ``None`` where nothing of it can be read."""
         times = cpu_times(self._stat.read() or b"")
+        load = load_average(self._load.read() or b"")
+        if not times and self._is_this_machine:
+            with contextlib.suppress(psutil.Error, OSError):
+                times, load = _times_by_psutil(), os.getloadavg()
         before, self._before = self._before, times
         busy = {core: _percent(before.get(core), now) for core, now in times.items()}
         cores = [core for core in times if core >= 0]
@@ -46,7 +59,7 @@ class CpuSensor:
             percent=busy.get(-1),
             per_core=tuple(busy.get(core) for core in range(max(cores, default=-1) + 1)),
             count=len(cores) or None,
-            load_average=load_average(self._load.read() or b""),
+            load_average=load,
             frequencies_hz=tuple(_hertz(file.number()) for file in self._probed()),
         )
         return None if record == CpuRecord() else record
@@ -71,6 +84,16 @@ def cpu_times(stat: bytes) -> dict[int, Times]:
         if core < _MOST_CORES:
             times[core] = (sum(ticks) - ticks[3] - (ticks[4] if len(ticks) > 4 else 0), sum(ticks))
     return times
+
+
+def _times_by_psutil() -> dict[int, Times]:
+    """As ``cpu_times``."""
+    cores = [
+        (int((sum(core) - core.idle) / _TICK), int(sum(core) / _TICK))
+        for core in psutil.cpu_times(percpu=True)
+    ]
+    together = (sum(busy for busy, _ in cores), sum(total for _, total in cores))
+    return {-1: together, **dict(enumerate(cores))}
 
 
 def load_average(content: bytes) -> tuple[float, float, float] | None:

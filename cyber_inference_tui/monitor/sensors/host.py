@@ -1,4 +1,4 @@
-"""What every Linux machine tells of itself."""
+"""What every machine tells of itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from cyber_inference_tui.monitor.files import KeptFile
 from cyber_inference_tui.monitor.main_memory import MainMemory
@@ -60,11 +61,11 @@ class HostSensor:
         self._networks = NetworkSensor(root, clock)
         self._temperatures = TemperatureSensor(root, clock)
         self._fan = FanSensor(root, clock)
+        self._is_this_machine = root == Path("/")
         self._uptime = KeptFile(root / "proc/uptime")
 
     def read(self) -> HostReading:
         """One reading; percentages and rates are since the call before."""
-        uptime = _UPTIME.match(self._uptime.read() or b"")
         return HostReading(
             cpu=self._cpu.read(),
             memory=self._read_memory(),
@@ -73,8 +74,13 @@ class HostSensor:
             networks=self._networks.read(),
             temperatures=self._temperatures.read(),
             fan=self._fan.read(),
-            uptime_seconds=float(uptime[1]) if uptime else None,
+            uptime_seconds=self._read_uptime(),
         )
+
+    def _read_uptime(self) -> float | None:
+        if uptime := _UPTIME.match(self._uptime.read() or b""):
+            return float(uptime[1])
+        return time.time() - psutil.boot_time() if self._is_this_machine else None
 
     def _read_memory(self) -> MemoryRecord | None:
         main = self._memory.read()

@@ -1,4 +1,5 @@
-"""Swap on disks and in compressed memory. Sources: ``proc_swaps(5)``, ``blockdev/zram.rst``."""
+"""Swap on disks and in compressed memory. Sources: ``proc_swaps(5)``, ``blockdev/zram.rst``; and
+psutil where there is no ``/proc``."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import re
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from cyber_inference_tui.monitor.files import LARGEST, KeptFile, integer
 from cyber_inference_tui.monitor.rates import percent
@@ -30,6 +32,7 @@ class SwapSensor:
     """Reads ``proc/swaps`` below ``root``, and what each zram device takes of main memory."""
 
     def __init__(self, root: Path = Path("/")) -> None:
+        self._is_this_machine = root == Path("/")
         self._block = root / "sys/block"
         self._swaps = KeptFile(root / "proc/swaps")
         self._stats: dict[str, KeptFile] = {}
@@ -37,6 +40,12 @@ class SwapSensor:
     def read(self) -> SwapReading | None:
         """All devices together, or ``None`` if the file cannot be read."""
         content = self._swaps.read()
+        if content is None and self._is_this_machine:
+            try:
+                swap = psutil.swap_memory()
+            except (psutil.Error, OSError, RuntimeError):
+                return None
+            return SwapReading(disk=_record([(swap.total, swap.used)], None), zram=None)
         if content is None or not content.startswith(_HEADER):
             return None
         disk, zram = [], []

@@ -1,0 +1,103 @@
+"""Questions that Linux answers through ``/proc`` and ``prctl(2)``, and how other systems are asked.
+
+Each function says what it gives where the Linux part is missing: macOS has neither of the two.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from cyber_inference_tui.files import read_file
+from cyber_inference_tui.text import clean_line
+
+PROC = Path("/proc")
+_MOST_BYTES = 1 << 16
+_MOST_THREADS = 1024
+_MOST_DIGITS = 10
+_PROGRAM_LIMIT = 5.0
+
+
+def child_pids(pid: int, proc: Path = PROC) -> list[int]:
+    """The children of process ``pid``; none if it is gone.
+
+    Source: ``proc_tid_children(5)``; psutil, which looks at every process, where that does not
+    tell: on other systems, on kernels without it, and when a thread ends meanwhile.
+    """
+    task = proc / str(pid) / "task"
+    found: list[int] = []
+    whole = True
+    try:
+        # A child is listed with the thread that started it.
+        for thread, _ in zip(task.iterdir(), range(_MOST_THREADS), strict=False):
+            try:
+                words = read_file(thread / "children", _MOST_BYTES).split()
+            except OSError:
+                whole = False
+                continue
+            found += [int(one) for one in words if one.isdigit() and len(one) <= _MOST_DIGITS]
+    except OSError:
+        whole = False
+    if whole or proc != PROC:
+        return [child for child in found if child > 0]
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except (psutil.Error, OSError, ValueError):
+        return []
+
+
+def find_prctl() -> Callable[..., int] | None:
+    """``prctl(2)``, ready to be called between fork and exec; ``None`` where there is none."""
+    try:
+        found: Callable[..., int] = ctypes.CDLL(None).prctl
+    except (AttributeError, OSError):
+        return None
+    return found
+
+
+def boot_id(root: Path = Path("/")) -> str:
+    """Names this run of the machine, from boot to shutdown; empty where nothing tells.
+
+    https://www.kernel.org/doc/html/latest/admin-guide/sysctl/kernel.html#random; macOS has
+    ``kern.bootsessionuuid``.
+    """
+    try:
+        return read_file(root / "proc/sys/kernel/random/boot_id", 64).decode("ascii").strip()
+    except (OSError, ValueError):
+        return sysctl("kern.bootsessionuuid") or ""
+
+
+def on_macos() -> bool:
+    """Whether this program runs on macOS."""
+    return platform.system() == "Darwin"
+
+
+def on_apple_silicon() -> bool:
+    """Whether this is a Mac whose GPU is part of its chip and shares the machine's memory."""
+    return on_macos() and platform.machine() == "arm64"
+
+
+def sysctl(name: str) -> str | None:
+    """A value that macOS's ``sysctl(8)`` tells; ``None`` on other systems, and if it has none."""
+    return output_of("sysctl", "-n", name) if on_macos() else None
+
+
+def output_of(*command: str) -> str | None:
+    """What a small program of the system prints; ``None`` where it is missing or fails."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROGRAM_LIMIT,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    text = done.stdout[:_MOST_BYTES].decode("utf-8", "replace")
+    return "\n".join(clean_line(line) for line in text.splitlines()).strip() or None

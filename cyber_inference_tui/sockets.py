@@ -1,0 +1,54 @@
+"""The TCP sockets of this machine, as Linux lists them in ``/proc/net/tcp`` and ``tcp6``.
+
+Source: ``proc_net_tcp.rst`` of the kernel's documentation. Other systems have no such list; the
+callers say what they do without.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+PROC_NET = Path("/proc/self/net")
+_MOST_BYTES = 16 << 20
+_LOCAL, _REMOTE, _STATE, _INODE = 1, 2, 3, 9
+_LISTEN = b"0A"
+
+
+class TcpSocket(NamedTuple):
+    """One socket; addresses are as ``written`` has them."""
+
+    local: bytes
+    remote: bytes
+    listens: bool
+    inode: bytes
+    """Found among the files of the process that has it; ``0`` = no process has it any more."""
+
+
+def tcp_sockets(proc_net: Path = PROC_NET) -> list[TcpSocket] | None:
+    """All sockets in this network namespace; ``None`` where there is no such list."""
+    found: list[TcpSocket] | None = None
+    for name in ("tcp", "tcp6"):
+        try:
+            with (proc_net / name).open("rb") as file:
+                lines = file.read(_MOST_BYTES).splitlines()[1:]
+        except OSError:
+            continue
+        rows = (line.split() for line in lines)
+        found = (found or []) + [
+            TcpSocket(row[_LOCAL], row[_REMOTE], row[_STATE] == _LISTEN, row[_INODE])
+            for row in rows
+            if len(row) > _INODE
+        ]
+    return found
+
+
+def written(host: str, port: int) -> bytes:
+    """An address as the list has it: words of four bytes in the machine's order, then the port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    address = socket.inet_pton(family, host)
+    words = (address[at : at + 4] for at in range(0, len(address), 4))
+    text = "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
+    return f"{text}:{port:04X}".encode()
