@@ -18,12 +18,15 @@ ROOTS = Path(__file__).parents[1] / ".dev" / "roots"
 MAKING_LIMIT = 900
 """Seconds that a slow mirror may take; pytest's own limit has to be above it."""
 
+_APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+_SHELL = ("sh", "-euc")
+
 # In memory, for dpkg waits for the disk after every file.
 _MAKE = """
 mount -t tmpfs tmpfs "$1"
-work=$1 copy=$2
-shift 2
-debootstrap --variant=minbase "$@"
+work=$1 copy=$2 suite=$3 mirror=$4
+shift 4
+debootstrap --variant=minbase "$@" "$suite" "$work/root" "$mirror"
 cp -a "$work/root" "$copy"
 """
 
@@ -75,8 +78,7 @@ def run_in(
     copy = here.with_name(f"{here.name}-root")
     copy.mkdir(exist_ok=True)
     return subprocess.run(
-        ["unshare", "--mount", "--pid", "--fork", "--kill-child", *apart]
-        + ["sh", "-euc", up + _ENTER, "sh", str(copy), str(root), str(here), *command],
+        [*_APART, *apart, *_SHELL, up + _ENTER, "sh", str(copy), str(root), str(here), *command],
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -91,10 +93,9 @@ def _make(root: Path, suite: str, packages: Sequence[str], mirror: str) -> None:
     work, copy = (root.with_name(f".{root.name}.{part}") for part in ("work", "copy"))
     work.mkdir(exist_ok=True)
     shutil.rmtree(copy, ignore_errors=True)
-    include = [f"--include={','.join(packages)}"] if packages else []
+    options = [f"--include={','.join(packages)}"] if packages else []
     done = subprocess.run(
-        ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", _MAKE]
-        + ["sh", str(work), str(copy), *include, suite, f"{work}/root", mirror],
+        [*_APART, *_SHELL, _MAKE, "sh", str(work), str(copy), suite, mirror, *options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
