@@ -32,13 +32,13 @@ cp -a "$work/root" "$copy"
 
 # Everything is mounted in a namespace that ends with the command, and all processes with it.
 _ENTER = """
+ip link set lo up
 mount -t tmpfs tmpfs "$1" && mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" overlay "$1/root"
 cd "$1/root"
 mount -t proc proc proc
 mount --rbind /dev dev
 mkdir -p mnt/here && mount --bind "$3" mnt/here
-cp --remove-destination --dereference /etc/resolv.conf etc/resolv.conf
 shift 3
 exec chroot . "$@"
 """
@@ -66,19 +66,17 @@ def debian_root(suite: str, packages: Sequence[str] = ()) -> Path:
 
 
 def run_in(
-    root: Path, *command: str, here: Path, network: bool = False, limit: float = 300
+    root: Path, *command: str, here: Path, limit: float = 600
 ) -> subprocess.CompletedProcess[str]:
     """Run ``command`` as root in a copy of ``root``, with the folder ``here`` as ``/mnt/here``.
 
-    Everything else that it writes is gone when it ends, and so are its processes. Without
-    ``network`` it has a loopback interface of its own, with all ports free.
+    Everything else that it writes is gone when it ends, and so are its processes. Its network is
+    a loopback interface of its own, with all ports free. ``limit`` is in seconds.
     """
-    apart = [] if network else ["--net"]
-    up = "" if network else "ip link set lo up\n"
     copy = here.with_name(f"{here.name}-root")
     copy.mkdir(exist_ok=True)
     return subprocess.run(
-        [*_APART, *apart, *_SHELL, up + _ENTER, "sh", str(copy), str(root), str(here), *command],
+        [*_APART, "--net", *_SHELL, _ENTER, "sh", str(copy), str(root), str(here), *command],
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

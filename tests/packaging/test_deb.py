@@ -16,7 +16,7 @@ from tests.debian_root import MAKING_LIMIT, debian_root, run_in
 SUITE, PYTHON = "bookworm", "3.11"
 
 
-@pytest.mark.timeout(MAKING_LIMIT + 600)
+@pytest.mark.timeout(MAKING_LIMIT + 1500)
 def test_a_package_from_its_making_to_its_purge(release: tuple[Path, Path], tmp_path: Path) -> None:
     """Slow, for it installs everything twice: about 40 s of a processor."""
     root = debian_root(SUITE, ["python3-venv"])
