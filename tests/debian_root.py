@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,15 +33,22 @@ cp -a "$work/root" "$copy"
 
 # Everything is mounted in a namespace that ends with the command, and all processes with it.
 _ENTER = """
-ip link set lo up
+"$4" -c "$5"
 mount -t tmpfs tmpfs "$1" && mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" overlay "$1/root"
 cd "$1/root"
 mount -t proc proc proc
 mount --rbind /dev dev
 mkdir -p mnt/here && mount --bind "$3" mnt/here
-shift 3
+shift 5
 exec chroot . "$@"
+"""
+
+# ip(8) may be missing: SIOCSIFFLAGS and IFF_UP of netdevice(7).
+_LOOPBACK_UP = """
+import fcntl, socket, struct
+with socket.socket() as some:
+    fcntl.ioctl(some, 0x8914, struct.pack("16sh22x", b"lo", 1))
 """
 
 
@@ -75,8 +83,9 @@ def run_in(
     """
     copy = here.with_name(f"{here.name}-root")
     copy.mkdir(exist_ok=True)
+    places = [str(path) for path in (copy, root, here)]
     return subprocess.run(
-        [*_APART, "--net", *_SHELL, _ENTER, "sh", str(copy), str(root), str(here), *command],
+        [*_APART, "--net", *_SHELL, _ENTER, "sh", *places, sys.executable, _LOOPBACK_UP, *command],
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
