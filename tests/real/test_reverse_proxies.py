@@ -107,16 +107,7 @@ def test_nginx(service: ServiceProcess, tmp_path: Path) -> None:
     if nginx is None or openssl is None:
         pytest.skip("nginx or openssl is not installed")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    options = [
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "1",
-    ]
+    kind = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     files = ("-keyout", str(key), "-out", str(certificate))
     subprocess.run(
         [openssl, "req", *kind, "-days", "1", "-subj", f"/CN={NAME}", *files],
