@@ -15,6 +15,7 @@ from pathlib import Path
 from cyber_inference_tui.gguf.arguments import cache_settings
 from cyber_inference_tui.gguf.memory import MemoryEstimate, estimate
 from cyber_inference_tui.gguf.metadata import read_metadata
+from cyber_inference_tui.gguf.repacking import Processor, read_processor
 
 MIB = 2**20
 _LIMIT = 60.0
@@ -124,4 +125,5 @@ def estimated_memory(
         flash_attention=settings.flash_attention,
         embedding=settings.embedding,
         pooling=settings.pooling,
+        processor=read_processor() if settings.repack else Processor.PLAIN,
     )
