@@ -139,9 +139,7 @@ def estimate(
     )
     state = batch.slots * _F32 * state_numbers(metadata) * sum(layer.recurrent for layer in kept)
     note = _note(metadata, kept, batch.cells)
-    found = repacked(
-        metadata.matrices, processor, has_output=metadata.architecture not in ENCODERS
-    )
+    found = repacked(metadata.matrices, processor, has_output=metadata.architecture not in ENCODERS)
     copies = _bounded(found.copies)
     return MemoryEstimate(
         weights=_bounded(max(0, weights_bytes - found.replaced) + copies),

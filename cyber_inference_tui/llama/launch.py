@@ -268,9 +268,7 @@ class Launcher:
         found = []
         for size in sizes:
             one = with_context(model, size)
-            parts = memory_parts(
-                one, settings, files, devices=devices, processor=self.processor
-            )
+            parts = memory_parts(one, settings, files, devices=devices, processor=self.processor)
             need = formula_need(one, settings, files, devices=devices, processor=self.processor)
             found.append((size, parts, need))
         return found
