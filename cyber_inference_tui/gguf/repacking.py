@@ -109,7 +109,8 @@ _ROLES: Final = {"token_embd.weight": Role.EMBEDDINGS, "output.weight": Role.OUT
 _EXPERTS: Final = re.compile(r"^blk\.\d+\.ffn_(?:gate|up|down|gate_up)_(?:ch)?exps\.weight$")
 # Matrices that are looked up, added, convolved or scaled by, none of which has such kernels.
 _OTHER: Final = re.compile(
-    r"norm|conv1d|shortconv\.conv\.|convnext\.\d+\.dw|posnet\.\d+\.conv|_conv_base|^rope_|^per_layer_token_embd|^position_embd|^token_types|^d2t|markov_w1"
+    r"norm|conv1d|shortconv\.conv\.|convnext\.\d+\.dw|posnet\.\d+\.conv|_conv_base"
+    r"|^rope_|^per_layer_token_embd|^position_embd|^token_types|^d2t|markov_w1"
     r"|selector_(?:pre|suc)|\.(?:bias|scale|input_scale)$|attn_rel_b|embed_tokens|tid2eid|_ape\."
     r"|\.ssm_[ad]\b|time_mix_(?:lerp|first|decay|[avw]0|[kr]_[ark])|channel_mix_lerp"
     r"|altup_correct_scale|_res_score|(?:hc_\w+|layer_output)_(?:base|scale)|ffn\.act|z_l_init"
@@ -117,7 +118,7 @@ _OTHER: Final = re.compile(
 
 
 def processor_of(cpuinfo: str) -> Processor:
-    """What ``/proc/cpuinfo`` tells of the processor."""
+    """The processor that the text of ``/proc/cpuinfo`` describes."""
     found = _FEATURES.search(cpuinfo)
     features = frozenset(found[1].split()) if found else frozenset()
     return next((kind for kind, needed in _NEEDED.items() if needed <= features), Processor.PLAIN)
