@@ -47,6 +47,8 @@ class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
     """0 = llama-server's choice; ``None`` = not named."""
     mapped: bool = True
     """Weights are mapped from the file; else read into memory."""
+    repack: bool = True
+    """Weights are copied into the processor's own layout, where it has one."""
 
 
 def cache_settings(args: Sequence[str], *, base: CacheSettings | None = None) -> CacheSettings:
@@ -172,6 +174,9 @@ _ALONE: Final[Mapping[str, Mapping[str, object]]] = {
     "--no-mmap": {"mapped": False},
     "-dio": {"mapped": False},
     "--direct-io": {"mapped": False},
+    "--repack": {"repack": True},
+    "--no-repack": {"repack": False},
+    "-nr": {"repack": False},
     "--embedding": {"embedding": True},
     "--embeddings": {"embedding": True},
     "--rerank": {"embedding": True, "pooling": "rank"},
@@ -207,6 +212,11 @@ def words_of_variables(environment: Mapping[str, str]) -> list[str]:
         for name, option in _SWITCH_VARIABLES.items()
         if environment.get(name, "0").lower() not in _OFF
     ]
+    if (
+        environment.get("LLAMA_ARG_REPACK", "1").lower() in _OFF
+        or "LLAMA_ARG_NO_REPACK" in environment
+    ):
+        switches.append("--no-repack")
     values = [
         word
         for name, option in _VARIABLES.items()

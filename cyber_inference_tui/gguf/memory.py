@@ -28,6 +28,7 @@ from cyber_inference_tui.gguf.arguments import CacheSettings
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.gguf.projector import image_compute_bytes
 from cyber_inference_tui.gguf.quantization import TENSOR_TYPES
+from cyber_inference_tui.gguf.repacking import Processor, repacked
 
 DEFAULT_SLOTS: Final = 4
 """llama-server's own choice (``--parallel -1``): four slots that share one cache."""
@@ -50,7 +51,7 @@ class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True):
     """What a server takes, in bytes, by what it is for."""
 
     weights: int
-    """All shards' tensors."""
+    """All shards' tensors, some of them as copies for the processor."""
     kv_cache: int
     """The attention cache of all layers, and the state of recurrent ones."""
     projector: int
@@ -61,6 +62,8 @@ class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True):
     """The architecture is not fully understood: it may take less."""
     note: str | None
     """Why it is an upper bound, in a short phrase."""
+    repacked: int = 0
+    """How much of the weights is copies for the processor: allocated, not mapped from the file."""
 
     @property
     def total(self) -> int:
@@ -101,13 +104,14 @@ def estimate(
     flash_attention: bool = True,
     embedding: bool = False,
     pooling: str | None = None,
+    processor: Processor = Processor.PLAIN,
 ) -> MemoryEstimate:
     """What a llama-server with these settings needs for the model of this header, in bytes.
 
     ``context_size`` 0 is the model's own length. ``slots`` 0 is llama-server's choice: four, that
     share one cache of ``context_size`` cells; otherwise each has an equal part of its own, unless
     ``unified``. ``embedding``: the server is started for embeddings or reranking, with ``pooling``
-    (``None`` = as the header says).
+    (``None`` = as the header says). ``processor``: the one that the weights are repacked for.
 
     Never raises, whatever the header says; what it does not tell counts as nothing, with a note.
     """
@@ -135,13 +139,16 @@ def estimate(
     )
     state = batch.slots * _F32 * state_numbers(metadata) * sum(layer.recurrent for layer in kept)
     note = _note(metadata, kept, batch.cells)
+    found = repacked(metadata.matrices, processor, has_output=metadata.architecture not in ENCODERS)
+    copies = _bounded(found.copies)
     return MemoryEstimate(
-        weights=_bounded(weights_bytes),
+        weights=_bounded(max(0, weights_bytes - found.replaced) + copies),
         kv_cache=_bounded(cache + state),
         projector=_bounded(projector_bytes + (image_compute_bytes(projector) if projector else 0)),
         compute=_bounded(_compute(metadata, kept, batch, flash_attention=flash_attention)),
         upper_bound=note is not None,
         note=note,
+        repacked=copies,
     )
 
 

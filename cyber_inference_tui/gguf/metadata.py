@@ -9,6 +9,7 @@ import msgspec
 
 from cyber_inference_tui.gguf.quantization import file_type_name
 from cyber_inference_tui.gguf.reader import Header, Value, read_header
+from cyber_inference_tui.gguf.repacking import Matrices
 from cyber_inference_tui.text import clean_line
 
 _POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
@@ -115,6 +116,8 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """Which of them this is, from 0."""
     tensor_count: int = 0
     tensor_bytes: int = 0
+    matrices: tuple[Matrices, ...] = ()
+    """The tensors that are multiplied by, as far as the header was read."""
 
 
 def read_metadata(path: Path) -> ModelMetadata:
@@ -181,6 +184,7 @@ def metadata_of(header: Header) -> ModelMetadata:
         split_number=_count(values.get("split.no")) or 0,
         tensor_count=header.tensors.count,
         tensor_bytes=header.tensors.size,
+        matrices=header.tensors.matrices,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Final
 
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.quantization import TENSOR_TYPES
+from cyber_inference_tui.gguf.repacking import Matrices, Role, matrix_kind
 from cyber_inference_tui.text import clean_line
 
 Value = bool | int | float | str | tuple[bool | int | float, ...]
@@ -67,6 +68,8 @@ class Tensors:
     size: int
     size_by_type: dict[str, int]
     """``"?"`` stands for types that are not known here, with 0 bytes."""
+    matrices: tuple[Matrices, ...] = ()
+    """What of it is multiplied by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +190,11 @@ class _Cursor:
             raise GGUFError(f"a key in its header has {length} bytes")
         return self.take(length).decode("utf-8", "replace")
 
-    def skip_name(self) -> None:
+    def name(self) -> str:
         length = self.uint64()
         if length > _MAX_NAME:
             raise GGUFError(f"the name of one of its tensors has {length} bytes")
-        self.skip(length)
+        return self.take(length).decode("utf-8", "replace")
 
     def skip_nested_array(self) -> None:
         """Past an array within an array: of plain values only."""
@@ -345,8 +348,9 @@ def _array(cursor: _Cursor) -> Value | None:
 def _tensors(cursor: _Cursor, count: int, alignment: int) -> Tensors:
     parameters = total = end = 0
     by_type: dict[str, int] = {}
+    matrices: dict[tuple[str, Role, int], int] = {}
     for _ in range(count):
-        cursor.skip_name()
+        name = cursor.name()
         dimensions = cursor.uint32()
         if dimensions > _MAX_DIMENSIONS:
             raise GGUFError(f"one of its tensors has {dimensions} dimensions")
@@ -362,6 +366,8 @@ def _tensors(cursor: _Cursor, count: int, alignment: int) -> Tensors:
             if (shape[0] if shape else 1) % known.values:
                 raise GGUFError(f"one of its tensors does not fill its {known.name} blocks")
             size = numbers // known.values * known.bytes
+            if (matrix := matrix_kind(name, known, shape)) is not None:
+                matrices[matrix] = matrices.get(matrix, 0) + size
         label = known.name if known is not None else "?"
         by_type[label] = by_type.get(label, 0) + size
         parameters += numbers
@@ -374,7 +380,8 @@ def _tensors(cursor: _Cursor, count: int, alignment: int) -> Tensors:
         )
     if "?" in by_type:  # what the known types do not account for is theirs
         total = cursor.size - start
-    return Tensors(count, parameters, total, by_type)
+    alike = tuple(Matrices(*kind, size) for kind, size in matrices.items())
+    return Tensors(count, parameters, total, by_type, alike)
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -98,4 +98,5 @@ def combined(headers: Sequence[ModelMetadata]) -> ModelMetadata:
         parameters=sum(header.parameters or 0 for header in headers) or None,
         tensor_count=sum(header.tensor_count for header in headers),
         tensor_bytes=sum(header.tensor_bytes for header in headers),
+        matrices=tuple(one for header in headers for one in header.matrices),
     )

@@ -18,6 +18,7 @@ from cyber_inference_tui.gguf.memory import (
     estimate,
 )
 from cyber_inference_tui.gguf.metadata import ProjectorFacts
+from cyber_inference_tui.gguf.repacking import Processor
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import (
@@ -29,7 +30,7 @@ from cyber_inference_tui.llama.command import (
 )
 from cyber_inference_tui.llama.fit_params import fitted_footprint
 from cyber_inference_tui.llama.needs import Footprint, Need, Source
-from cyber_inference_tui.llama.placement import placement
+from cyber_inference_tui.llama.placement import Placement, placement
 from cyber_inference_tui.llama.vectors import told_settings
 from cyber_inference_tui.settings.schema import Settings
 
@@ -49,7 +50,7 @@ class Expectations:
     """Knows what models need, and keeps what it found out.
 
     ``measured`` gives what a server with this signature was seen to take. ``environ`` is ours.
-    ``folder`` is where servers run.
+    ``folder`` is where servers run, ``processor`` what they run on.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class Expectations:
         measured: Callable[[str], Footprint | None],
         environ: Mapping[str, str],
         folder: Callable[[], Path] = lambda: Path("/"),
+        processor: Processor = Processor.PLAIN,
     ) -> None:
         self._measured = measured
         self._environ = environ
         self._folder = folder
+        self._processor = processor
         self._kept: dict[tuple[str, Path | None, tuple[str, ...] | None], Need] = {}
 
     async def need(
@@ -128,20 +131,30 @@ class Expectations:
         files = files_of(model)
         if files is None:
             return Need(context_size=context_size(model, settings, context_limit))
-        formula = formula_need(model, settings, files, devices=devices, context_limit=context_limit)
+        formula = formula_need(
+            model,
+            settings,
+            files,
+            devices=devices,
+            context_limit=context_limit,
+            processor=self._processor,
+        )
         if binary is None:
             return formula
         told = await self._ask_engine(model, settings, binary, context_limit)
         if told is None:
             return formula
-        # It knows nothing of projectors.
+        # It counts neither projectors nor weights that are repacked: common_fit_print sums up what
+        # lies in buffers of GPUs and in the CPU's plain one.
         where = placement(model, settings, devices)
-        projector = _estimate(model, settings, files, context_limit).projector
+        found = _estimate(model, settings, files, context_limit, _effective(self._processor, where))
         return Need(
             footprint=Footprint(
                 mapped=told.mapped,
-                host=told.host + (0 if where.projector_on_device else projector),
-                device=told.device + (projector if where.projector_on_device else 0),
+                host=told.host
+                + found.repacked
+                + (0 if where.projector_on_device else found.projector),
+                device=told.device + (found.projector if where.projector_on_device else 0),
             ),
             source=Source.ENGINE,
             context_size=formula.context_size,
@@ -210,6 +223,7 @@ def formula_need(
     *,
     devices: tuple[str, ...] | None = (),
     context_limit: int | None = None,
+    processor: Processor = Processor.PLAIN,
 ) -> Need:
     """What the header's formula gives, laid out over main memory and the GPUs ``devices``.
 
@@ -218,12 +232,12 @@ def formula_need(
     that share of the weights and of the cache (a GPU's own layers count one more than the model
     has, for the output). Buffers for computing are where layers are.
     """
-    found = _estimate(model, settings, files, context_limit)
     where = placement(model, settings, devices)
+    found = _estimate(model, settings, files, context_limit, _effective(processor, where))
     on_device = round(found.weights * where.share)
     cache_on_device = round(found.kv_cache * where.cache_share)
-    weights = found.weights - on_device
-    host = found.kv_cache - cache_on_device
+    mapped = found.weights - found.repacked - on_device if where.mapped else 0
+    host = found.weights - on_device - mapped + found.kv_cache - cache_on_device
     device = on_device + cache_on_device
     if where.share > 0:
         device += found.compute
@@ -235,8 +249,8 @@ def formula_need(
         host += found.projector
     return Need(
         footprint=Footprint(
-            mapped=weights if where.mapped else 0,
-            host=host + (0 if where.mapped else weights),
+            mapped=mapped,
+            host=host,
             device=device,
         ),
         source=Source.UPPER_BOUND if found.upper_bound else Source.FORMULA,
@@ -258,9 +272,22 @@ def with_context(model: LocalModel, context_size: int) -> LocalModel:
     return msgspec.structs.replace(model, settings=changed)
 
 
-def memory_parts(model: LocalModel, settings: Settings, files: Files) -> MemoryEstimate:
+def memory_parts(
+    model: LocalModel,
+    settings: Settings,
+    files: Files,
+    *,
+    devices: tuple[str, ...] | None = (),
+    processor: Processor = Processor.PLAIN,
+) -> MemoryEstimate:
     """What the header's formula gives, by what the memory is for."""
-    return _estimate(model, settings, files, None)
+    where = placement(model, settings, devices)
+    return _estimate(model, settings, files, None, _effective(processor, where))
+
+
+def _effective(processor: Processor, where: Placement) -> Processor:
+    """What weights are repacked for, where they lie."""
+    return processor if where.repacked else Processor.PLAIN
 
 
 def told(model: LocalModel, settings: Settings) -> CacheSettings:
@@ -285,7 +312,11 @@ def context_length(model: LocalModel, settings: Settings, limit: int | None = No
 
 
 def _estimate(
-    model: LocalModel, settings: Settings, files: Files, context_limit: int | None
+    model: LocalModel,
+    settings: Settings,
+    files: Files,
+    context_limit: int | None,
+    processor: Processor,
 ) -> MemoryEstimate:
     facts = model.metadata
     if facts is None or facts.architecture is None:
@@ -314,6 +345,7 @@ def _estimate(
         flash_attention=cache.flash_attention,
         embedding=cache.embedding,
         pooling=cache.pooling,
+        processor=processor if cache.repack else Processor.PLAIN,
     )
 
 

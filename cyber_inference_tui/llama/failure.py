@@ -180,6 +180,13 @@ _RULES: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
             Cause.GPU_ERROR,
             "the GPU reported an error",
         ),
+        (
+            # A matrix of a deepseek2 in AMX's layout; experts of a deepseek4 in that of Arm.
+            r"GGML_ASSERT\(\*cur_backend_id != -1\)|/repack\.cpp:\d+: GGML_ASSERT\(",
+            Cause.SIGNAL,
+            "it cannot compute with weights that it repacked for this processor: "
+            "add --no-repack to the model's args",
+        ),
         (r"^\s*what\(\): ", Cause.SIGNAL, "it stopped itself on an internal error"),
         (
             r"GGML_ASSERT\(|GGML_ABORT|terminate called|fatal error",

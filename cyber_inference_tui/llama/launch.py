@@ -20,6 +20,7 @@ import psutil
 
 from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, StorageError
 from cyber_inference_tui.gguf.memory import MemoryEstimate
+from cyber_inference_tui.gguf.repacking import read_processor
 from cyber_inference_tui.kernel import PROC
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
@@ -144,8 +145,13 @@ class Launcher:
         self._environ = pids.marked(environ)
         self._available_memory = available_memory
         self._folder = folder
+        self.processor = read_processor(proc / "cpuinfo")
+        """What this machine's processor is to llama.cpp."""
         self._expectations = Expectations(
-            measured=measured, environ=self._environ, folder=self._working_directory
+            measured=measured,
+            environ=self._environ,
+            folder=self._working_directory,
+            processor=self.processor,
         )
         self._health = health
         self._proc = proc
@@ -263,8 +269,9 @@ class Launcher:
         found = []
         for size in sizes:
             one = with_context(model, size)
-            need = formula_need(one, settings, files, devices=devices)
-            found.append((size, memory_parts(one, settings, files), need))
+            parts = memory_parts(one, settings, files, devices=devices, processor=self.processor)
+            need = formula_need(one, settings, files, devices=devices, processor=self.processor)
+            found.append((size, parts, need))
         return found
 
     async def launch(

@@ -32,6 +32,9 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     projector_on_device: bool
     mapped: bool
     """Weights in main memory are mapped from their file."""
+    repacked: bool
+    """Weights in main memory are repacked for the processor. Beside a GPU they are not: its buffer
+    in main memory comes first (``make_cpu_buft_list`` in llama.cpp's src/llama-model.cpp)."""
     spills: bool
     """What finds no place on the GPUs stays in main memory."""
 
@@ -50,6 +53,7 @@ def placement(model: LocalModel, settings: Settings, devices: tuple[str, ...] | 
             cache_share=0.0,
             projector_on_device=False,
             mapped=cache.mapped,
+            repacked=True,
             spills=False,
         )
     layers = _gpu_layers(model, settings, words)
@@ -60,6 +64,7 @@ def placement(model: LocalModel, settings: Settings, devices: tuple[str, ...] | 
         cache_share=share if cache.cache_on_device else 0.0,
         projector_on_device=_NO_PROJECTOR_OFFLOAD.isdisjoint(words),
         mapped=cache.mapped,
+        repacked=False,
         spills=fits_itself or not _KEPT_BACK.isdisjoint(words),
     )
 

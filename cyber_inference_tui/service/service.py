@@ -423,7 +423,9 @@ class Service:
             repository,
             headers,
             local=self.catalog.models.values(),
-            reckon=lambda model, files: formula_need(model, self.settings, files, devices=devices),
+            reckon=lambda model, files: formula_need(
+                model, self.settings, files, devices=devices, processor=self._launcher.processor
+            ),
             survey=self.scheduler.survey(),
         )
 

@@ -5,12 +5,14 @@ Sizes are chosen so that the cache and the buffers outweigh the weights. They ta
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cyber_inference_tui.gguf.quantization import TENSOR_TYPES
 from cyber_inference_tui.gguf.writer import Tensor, gguf_bytes
 
 F32, _F16 = 0, 1
@@ -49,6 +51,20 @@ def with_noise(model: Synthetic) -> Synthetic:
         count = len(tensor.data) // size
         numbers = [chance.gauss(middle, 0.1) for _ in range(count)]
         tensors.append(tensor._replace(data=struct.pack(f"<{count}{code}", *numbers)))
+    return Synthetic(model.metadata, tensors)
+
+
+def quantized(model: Synthetic, kind: str) -> Synthetic:
+    """The same with its matrices in type ``kind`` (``Q4_K``), where their rows fill its blocks."""
+    number, blocks = next((n, one) for n, one in TENSOR_TYPES.items() if one.name == kind)
+    tensors = []
+    for tensor in model.tensors:
+        if tensor.type == _F16 and tensor.shape[0] % blocks.values == 0:
+            count = math.prod(tensor.shape) // blocks.values
+            zero = bytes(count * blocks.bytes)
+            tensors.append(tensor._replace(type=number, data=zero))
+        else:
+            tensors.append(tensor)
     return Synthetic(model.metadata, tensors)
 
 

@@ -37,6 +37,9 @@ from cyber_inference_tui.gguf.arguments import CacheSettings, cache_settings, wo
         ("-kvu --no-kv-unified", {"unified": False}),
         ("-nkvo", {"cache_on_device": False}),
         ("--no-mmap", {"mapped": False}),
+        ("--no-repack", {"repack": False}),
+        ("-nr", {"repack": False}),
+        ("-nr --repack", {}),
         ("--load-mode none", {"mapped": False}),
         ("-lm dio", {"mapped": False}),
         ("-lm none -lm mmap", {}),
@@ -74,6 +77,9 @@ def test_variables_speak_as_arguments_do() -> None:
     assert cache_settings(words_of_variables(environment)) == CacheSettings(
         embedding=True, ubatch_size=1024, batch_size=4096, pooling="cls"
     )
+    for environment in ({"LLAMA_ARG_REPACK": "off"}, {"LLAMA_ARG_NO_REPACK": ""}):
+        assert not cache_settings(words_of_variables(environment)).repack
+    assert cache_settings(words_of_variables({"LLAMA_ARG_REPACK": "on"})).repack
     reranker = cache_settings(words_of_variables({"LLAMA_ARG_RERANKING": "true"}))
     assert (reranker.embedding, reranker.pooling) == (True, "rank")
 

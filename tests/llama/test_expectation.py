@@ -11,10 +11,17 @@ import pytest
 
 from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
+from cyber_inference_tui.gguf.repacking import Processor, Role
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.command import signature
-from cyber_inference_tui.llama.expectation import Expectations, Files, files_of, formula_need
+from cyber_inference_tui.llama.expectation import (
+    Expectations,
+    Files,
+    files_of,
+    formula_need,
+    memory_parts,
+)
 from cyber_inference_tui.llama.needs import Footprint, Need, Source
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.gguf.synthetic import windowed
@@ -118,6 +125,22 @@ async def test_the_engine_knows_nothing_of_projectors(demo: LocalModel, tmp_path
     assert on_gpu.footprint.host == MIB
 
 
+async def test_the_engine_knows_nothing_of_weights_for_the_processor(
+    demo: LocalModel, tmp_path: Path
+) -> None:
+    write_fit_params(tmp_path)
+    plain = await expectations().need(demo, SETTINGS, build(tmp_path))
+    room = Expectations(
+        measured=lambda _: None, environ={"PATH": os.defpath}, processor=Processor.AMX
+    )
+    on_amx = await room.need(demo, SETTINGS, build(tmp_path))
+    copies = memory_parts(demo, SETTINGS, Files(model=MIB), processor=Processor.AMX).repacked
+    assert on_amx.source is plain.source is Source.ENGINE
+    assert copies > 3 * MIB
+    assert on_amx.footprint.host == plain.footprint.host + copies
+    assert on_amx.footprint.mapped == plain.footprint.mapped
+
+
 async def test_an_engine_that_cannot_count_slots_is_not_asked_where_they_matter(
     demo: LocalModel, tmp_path: Path
 ) -> None:
@@ -176,6 +199,37 @@ def test_on_the_cpu_weights_are_mapped_unless_asked_otherwise(demo: LocalModel) 
     assert 20 * MIB < found.footprint.host < 60 * MIB
     plain = formula_need(with_settings(demo, args=("--no-mmap",)), SETTINGS, files).footprint
     assert plain == Footprint(host=found.footprint.host + found.footprint.mapped)
+
+
+def test_weights_for_the_processor_are_allocated_and_not_mapped(demo: LocalModel) -> None:
+    """The demo is in Q8_0: of matrices that fit AMX each 34 bytes become 38."""
+    assert demo.metadata is not None
+    files = Files(model=6 * MIB)
+    plain = formula_need(demo, SETTINGS, files).footprint
+    copied = sum(
+        one.bytes
+        for one in demo.metadata.matrices
+        if one.step == 32 and one.role is not Role.EMBEDDINGS
+    )
+    assert copied > 3 * MIB
+
+    def on_amx(model: LocalModel, devices: tuple[str, ...] = ()) -> Footprint:
+        found = formula_need(model, SETTINGS, files, devices=devices, processor=Processor.AMX)
+        return found.footprint
+
+    copies = copied // 34 * 38
+    assert on_amx(demo) == Footprint(mapped=plain.mapped - copied, host=plain.host + copies)
+    read = on_amx(with_settings(demo, args=("--no-mmap",)))
+    assert read == Footprint(host=on_amx(demo).total)
+    for without in ({"args": ("--no-repack",)}, {"env": {"LLAMA_ARG_REPACK": "0"}}):
+        assert on_amx(with_settings(demo, **without)) == plain
+    # Beside a GPU nothing is repacked.
+    for layers in (None, 0):
+        model = with_settings(demo, gpu_layers=layers)
+        plainly = formula_need(model, SETTINGS, files, devices=("CUDA0",)).footprint
+        assert on_amx(model, ("CUDA0",)) == plainly
+    parts = memory_parts(demo, SETTINGS, files, processor=Processor.AMX)
+    assert (parts.weights, parts.repacked) == (on_amx(demo).mapped + copies, copies)
 
 
 def test_layers_on_the_gpu_take_their_share_along(demo: LocalModel) -> None:

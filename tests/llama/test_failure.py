@@ -187,6 +187,18 @@ AFTER = (
             Cause.SIGNAL,
             "it stopped itself on an internal error",
         ),
+        (
+            "./src/ggml-backend.cpp:1442: GGML_ASSERT(*cur_backend_id != -1) failed",
+            Cause.SIGNAL,
+            "it cannot compute with weights that it repacked for this processor: "
+            "add --no-repack to the model's args",
+        ),
+        (
+            "ggml/src/ggml-cpu/repack.cpp:4282: GGML_ASSERT(ggml_n_dims(op->src[0]) == 2) failed",
+            Cause.SIGNAL,
+            "it cannot compute with weights that it repacked for this processor: "
+            "add --no-repack to the model's args",
+        ),
     ],
 )
 def test_known_failures_have_a_cause_and_a_plain_reason(

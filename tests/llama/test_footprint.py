@@ -122,6 +122,30 @@ def test_other_kinds_of_buffers_count_too() -> None:
     assert read_footprint(lines) == Footprint(device=mib(40))
 
 
+# A model in Q8_0 with tied embeddings on a processor with AMX; what stays mapped lies between what
+# is copied, so there is a buffer for each piece.
+AMX = """\
+0.00.180.283 I load_tensors:          AMX model buffer size =    43.34 MiB
+0.00.180.357 I load_tensors:   CPU_Mapped model buffer size =     2.13 MiB
+0.00.180.384 I load_tensors:   CPU_Mapped model buffer size =     0.01 MiB
+0.00.180.409 I load_tensors:   CPU_Mapped model buffer size =     0.01 MiB
+0.00.261.200 I llama_context: constructing llama_context
+0.00.261.289 I llama_context:        CPU  output buffer size =     0.06 MiB
+0.00.261.728 I llama_kv_cache:        CPU KV buffer size =    16.50 MiB
+0.00.281.425 I sched_reserve:        CPU compute buffer size =    20.53 MiB
+0.07.866.302 I common_memory_breakdown_print: |   - AMX    |      43 =    43 +       0 +       0 |
+""".splitlines()
+
+
+def test_copies_for_the_processor_lie_in_main_memory_beside_what_stays_mapped() -> None:
+    others = sum(map(mib, (0.06, 16.5, 20.53)))
+    mapped = mib(2.13) + 2 * mib(0.01)
+    assert read_footprint(AMX) == Footprint(mapped=mapped, host=mib(43.34) + others)
+    for name in ("CPU_REPACK", "CPU_AARCH64", "CPU_KLEIDIAI"):
+        lines = [line.replace(" AMX ", f" {name} ") for line in AMX]
+        assert read_footprint(lines) == read_footprint(AMX)
+
+
 PROJECTOR = """\
 I clip_model_loader: has vision encoder
 I clip_ctx: CLIP using CUDA0 backend

@@ -29,7 +29,7 @@ def place(
 
 def test_without_gpus_everything_is_in_main_memory() -> None:
     nothing = Placement(
-        share=0, cache_share=0, projector_on_device=False, mapped=True, spills=False
+        share=0, cache_share=0, projector_on_device=False, mapped=True, repacked=True, spills=False
     )
     assert place(devices=()) == nothing
     assert place("--device", "none") == nothing
@@ -38,7 +38,7 @@ def test_without_gpus_everything_is_in_main_memory() -> None:
 
 def test_by_default_everything_goes_to_the_gpus_as_far_as_there_is_room() -> None:
     assert place() == Placement(
-        share=1, cache_share=1, projector_on_device=True, mapped=True, spills=True
+        share=1, cache_share=1, projector_on_device=True, mapped=True, repacked=False, spills=True
     )
     assert place("-ngl", "auto") == place("--gpu-layers", "-1") == place()
     assert not place("--fit", "off").spills
@@ -63,6 +63,13 @@ def test_a_number_of_layers_is_a_share(layers: int, share: float) -> None:
 def test_a_model_of_unknown_depth_may_go_there_whole() -> None:
     assert place(layers=0, gpu_layers=8).share == 1
     assert place(layers=0, gpu_layers=0).share == 0
+
+
+def test_weights_are_repacked_for_the_processor_where_no_gpu_is_used() -> None:
+    assert place(devices=()).repacked
+    assert place("--device", "none").repacked
+    for devices in (GPU, None):
+        assert not place(devices=devices, gpu_layers=0).repacked
 
 
 def test_parts_can_be_kept_back() -> None:

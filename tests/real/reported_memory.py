@@ -15,10 +15,12 @@ from pathlib import Path
 from cyber_inference_tui.gguf.arguments import cache_settings
 from cyber_inference_tui.gguf.memory import MemoryEstimate, estimate
 from cyber_inference_tui.gguf.metadata import read_metadata
+from cyber_inference_tui.gguf.repacking import Processor, read_processor
 
 MIB = 2**20
 _LIMIT = 60.0
-_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size = +(\d+\.\d+) MiB")
+_LINE = re.compile(r"(\S+) +(model|KV|RS|compute|output) buffer size = +(\d+\.\d+) MiB")
+_IN_THE_FILES_LAYOUT = frozenset({"CPU", "CPU_Mapped"})
 _PROJECTOR = re.compile(
     r"load_hparams: model size: +(\d+\.\d+) MiB|reserve_compute_meta: .* (\d+\.\d+) MiB"
 )
@@ -29,6 +31,8 @@ class Reported:
     """Bytes, to a hundredth of a MiB for each buffer."""
 
     weights: float
+    repacked: float
+    """How much of the weights is copies for the processor."""
     kv_cache: float
     compute: float
     projector: float
@@ -40,6 +44,11 @@ class Reported:
 
 
 def reported_memory(llama_server: Path, model: Path, arguments: Sequence[str]) -> Reported:
+    """What the server says that it takes for ``model``."""
+    return read_report(server_log(llama_server, model, arguments))
+
+
+def server_log(llama_server: Path, model: Path, arguments: Sequence[str]) -> list[str]:
     """Loads ``model`` once and ends the server, whatever happens, within a minute."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -80,10 +89,12 @@ def reported_memory(llama_server: Path, model: Path, arguments: Sequence[str]) -
             if pipe is not None:
                 pipe.close()
     assert ready, "".join(lines[-20:])
-    return _reported(lines)
+    return lines
 
 
-def _reported(lines: Sequence[str]) -> Reported:
+def read_report(lines: Sequence[str]) -> Reported:
+    """The sizes that a server's log tells."""
+    repacked = 0.0
     sizes = dict.fromkeys(("model", "KV", "RS", "compute", "output"), 0.0)
     projector: dict[str, float] = {}
     for line in lines:
@@ -92,9 +103,12 @@ def _reported(lines: Sequence[str]) -> Reported:
             part = "weights" if found[1] else "compute"
             projector[part] = float(found[1] or found[2]) * MIB
         elif found := _LINE.search(line):
-            sizes[found[1]] += float(found[2]) * MIB
+            sizes[found[2]] += float(found[3]) * MIB
+            if found[2] == "model" and found[1] not in _IN_THE_FILES_LAYOUT:
+                repacked += float(found[3]) * MIB
     return Reported(
         weights=sizes["model"],
+        repacked=repacked,
         kv_cache=sizes["KV"] + sizes["RS"],
         compute=sizes["compute"] + sizes["output"],
         projector=sum(projector.values()),
@@ -102,9 +116,16 @@ def _reported(lines: Sequence[str]) -> Reported:
 
 
 def estimated_memory(
-    model: Path, arguments: Sequence[str], *, projector: Path | None = None
+    model: Path,
+    arguments: Sequence[str],
+    *,
+    projector: Path | None = None,
+    processor: Processor | None = None,
 ) -> MemoryEstimate:
-    """The estimate for a file, or two, and llama-server's arguments."""
+    """The estimate for a file, or two, and llama-server's arguments.
+
+    ``processor`` is this machine's unless it is given.
+    """
     metadata = read_metadata(model)
     beside = read_metadata(projector) if projector else None
     settings = cache_settings(arguments)
@@ -124,4 +145,5 @@ def estimated_memory(
         flash_attention=settings.flash_attention,
         embedding=settings.embedding,
         pooling=settings.pooling,
+        processor=(processor or read_processor()) if settings.repack else Processor.PLAIN,
     )
