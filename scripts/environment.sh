@@ -243,16 +243,20 @@ pip_problem() {
         printf '%s\n' "There is no room left for $1: make some and try again."
     elif grep -q "$no_network" "$pip_log"; then
         host=$(sed -n "s/.*host='\([^']*\)'.*/\1/p" "$pip_log" | sed 1q)
-        printf '%s\n' "pip could not reach ${host:-the package index}: connect this machine to the" \
-            "network, or name a mirror with PIP_INDEX_URL, or a folder of wheels with PIP_NO_INDEX=1" \
-            "and PIP_FIND_LINKS, and try again." | tr '\n' ' '
+        what=$(sed -n 's/.*satisfies the requirement \([^ ]*\) (from versions: none).*/\1/p' \
+            "$pip_log" | sed 1q)
+        printf '%s\n' "pip could not get ${what:-what it needs} from ${host:-the package index}:" \
+            "connect this machine to the network, or name a mirror with PIP_INDEX_URL, or a folder" \
+            "of wheels with PIP_NO_INDEX=1 and PIP_FIND_LINKS, and try again." |
+            tr '\n' ' '
     else
-        why=$(sed -n 's/^ *\(ERROR\|error\|Error\): *//p' "$pip_log" | sed '$!d')
-        printf '%s\n' "$1 could not be installed into: ${why:-$(sed '$!d' "$pip_log")}"
+        why=$(sed -n 's/^ *ERROR: *//p; s/^ *\([A-Za-z.]*Error: .*\)/\1/p' "$pip_log" | sed '$!d')
+        printf '%s\n' "Nothing could be installed into $1: ${why:-$(sed '$!d' "$pip_log")}"
     fi
 }
 no_network='NewConnectionError\|NameResolutionError\|ConnectTimeout\|ReadTimeout\|ProxyError'
 no_network="$no_network\\|SSLError\\|ConnectionResetError\\|ConnectionError\\|RemoteDisconnected"
+no_network="$no_network\\|(from versions: none)"
 
 # has_room DIR: at least a megabyte.
 has_room() {

@@ -109,10 +109,6 @@ remove_program() {
 }
 
 purge() {
-    case ${data%/} in
-    '' | "${HOME%/}") fail "The data directory is $data, where other things are as well:" \
-        "remove what is listed yourself." ;;
-    esac
     for entry in llama $state; do rm -rf "${data:?}/$entry"; done
     if is_within "$data" "$models"; then
         rm -rf "${models:?}"
@@ -134,6 +130,12 @@ purge() {
 if ! is_ours && [ "$remove" = program ]; then
     say "There is no program in $app."
     exit 0
+fi
+if [ "$remove" = purge ]; then
+    case ${data%/} in
+    '' | "${HOME%/}") fail "The data directory is $data, where other things are, too:" \
+        "remove the program with --uninstall, and what that lists yourself." ;;
+    esac
 fi
 if [ "$remove" = purge ] && [ "$yes" = no ]; then
     is_terminal || fail "--purge removes models and settings: without a terminal to ask on, give --yes."
