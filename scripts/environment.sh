@@ -182,6 +182,7 @@ get_uv() {
 # make_environment DIR BROUGHT: DIR/bin/python with pip, made only if it is not there or does not
 # work. What has to be brought for it lies in BROUGHT/uv and BROUGHT/python.
 make_environment() {
+    set -- "$1" "${2:-$1.brought}"
     if "$1/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' \
         >/dev/null 2>&1; then
         return

@@ -55,7 +55,9 @@ COMMANDS: Mapping[str, Place] = {
     "status": Place(f"{_ROOM}.status_command", "status", "Show the service and what is loaded."),
     "logs": Place(f"{_ROOM}.logs_command", "logs", "Show a model's log, or the service's."),
     "doctor": Place(f"{_ROOM}.doctor_command", "doctor", "Tell what is wrong here, and its fix."),
-    "service": Place(f"{_ROOM}.service_command", "service", "Keep it running with systemd, or stop it."),
+    "service": Place(
+        f"{_ROOM}.service_command", "service", "Keep it running with systemd, or stop it."
+    ),
     "config": Place(f"{_ROOM}.config_commands", "config", "Show, check and change settings."),
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-_BACKEND = '''
+_BACKEND = """
 import os, zipfile
 NAME, DIST = "cyber_inference_tui-1.0", "cyber_inference_tui-1.0.dist-info"
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
@@ -30,9 +30,9 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
             name + " = cyber_inference_tui.program:main\\n" for name in {names}))
         z.writestr(DIST + "/RECORD", "")
     return wheel
-'''
+"""
 
-_PROGRAM = '''
+_PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def main():
             signal.pause()
     else:
         print("called with", *argv)
-'''
+"""
 
 
 class Checkout:
@@ -117,7 +117,7 @@ class Checkout:
     def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """What ``install.sh`` did."""
         process = self.start(*arguments, env={**self.environ, **environ})
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def install(self) -> None:

@@ -142,7 +142,9 @@ def test_models_elsewhere_are_named_and_left(
 def test_a_home_that_is_the_data_directory_is_not_purged(installed: Checkout) -> None:
     program = installed.root / "cyber_inference_tui/program.py"
     program.write_text(
-        program.read_text().replace('data = home / ".local/share/cyber-inference-tui"', "data = home")
+        program.read_text().replace(
+            'data = home / ".local/share/cyber-inference-tui"', "data = home"
+        )
     )
     installed.install()
     (installed.home / "logs").mkdir()

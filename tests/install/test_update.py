@@ -16,6 +16,7 @@ import pytest
 
 from tests.install.checkout import Checkout
 
+
 @contextmanager
 def running_service(checkout: Checkout, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The installed program as a service, which has begun."""
