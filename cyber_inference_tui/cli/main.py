@@ -56,7 +56,7 @@ COMMANDS: Mapping[str, Place] = {
     "logs": Place(f"{_ROOM}.logs_command", "logs", "Show a model's log, or the service's."),
     "doctor": Place(f"{_ROOM}.doctor_command", "doctor", "Tell what is wrong here, and its fix."),
     "service": Place(
-        f"{_ROOM}.service_command", "service", "Keep it running with systemd, or stop it."
+        f"{_ROOM}.service_command", "service", "Keep it running with systemd; stop it."
     ),
     "config": Place(f"{_ROOM}.config_commands", "config", "Show, check and change settings."),
 }

@@ -24,8 +24,11 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
         for folder, _, names in os.walk("cyber_inference_tui"):
             for name in names:
                 z.write(os.path.join(folder, name))
-        z.writestr(DIST + "/METADATA", "Metadata-Version: 2.1\\nName: cyber-inference-tui\\nVersion: 1.0\\n")
-        z.writestr(DIST + "/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        for name, text in (
+            ("METADATA", "Metadata-Version: 2.1\\nName: cyber-inference-tui\\nVersion: 1.0\\n"),
+            ("WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"),
+        ):
+            z.writestr(DIST + "/" + name, text)
         z.writestr(DIST + "/entry_points.txt", "[console_scripts]\\n" + "".join(
             name + " = cyber_inference_tui.program:main\\n" for name in {names}))
         z.writestr(DIST + "/RECORD", "")
@@ -108,11 +111,12 @@ class Checkout:
             "env": self.environ,
             **options,
         }
-        return subprocess.Popen(
+        process: subprocess.Popen[str] = subprocess.Popen(
             [str(self.root / "install.sh"), *arguments],
             text=True,
             **given,  # type: ignore[call-overload]
         )
+        return process
 
     def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """What ``install.sh`` did."""
@@ -163,7 +167,8 @@ def quick_python(folder: Path) -> Path:
     program = folder / "python3"
     program.write_text(
         '#!/bin/sh\nif [ "$1 $2 $3" = "-m venv --clear" ]; then\n'
-        f'    rm -rf "$4" && mkdir -p "${{4%/*}}" && exec cp -a "{ready}" "$4"\nfi\nexec "{base}" "$@"\n'
+        f'    rm -rf "$4" && mkdir -p "${{4%/*}}" &&\n'
+        f'        exec cp -a "{ready}" "$4"\nfi\nexec "{base}" "$@"\n'
     )
     program.chmod(0o755)
     return program

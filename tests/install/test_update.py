@@ -63,9 +63,9 @@ def test_a_first_installation_has_all_its_parts(checkout: Checkout) -> None:
     assert (share / "zsh/site-functions/_cyber-inference-tui").exists()
     assert (share / "fish/vendor_completions.d/cyber-inference-tui.fish").exists()
     assert (share / "man/man1/cyber-inference-tui.1").read_text().startswith(".TH")
-    current = os.readlink(checkout.app / "current")
+    current = (checkout.app / "current").readlink()
     checkout.install()
-    assert os.readlink(checkout.app / "current") == current
+    assert (checkout.app / "current").readlink() == current
     assert len(checkout.versions()) == 1
 
 
@@ -124,7 +124,7 @@ def test_two_at_once_wait_for_each_other(checkout: Checkout, tmp_path: Path) -> 
         (tmp_path / "fifo").write_text("go on")
         assert first.wait(60) == 0
         # The same is installed by then.
-        out, err = second.communicate(timeout=60)
+        _, err = second.communicate(timeout=60)
         assert (second.returncode, "installing" in err) == (0, False), err
     assert checkout.version() == "held"
 
