@@ -4,27 +4,34 @@ set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 . "$root/scripts/environment.sh"
+. "$root/scripts/installed.sh"
 
 usage() {
-    cat <<'END'
+    cat <<'TEXT'
 Usage: ./install.sh [--no-llama] [--run ARGS...]
        ./install.sh --uninstall
+       ./install.sh --purge [--yes]
 
 Installs cyber-inference-tui from this checkout for the current user, root or not, links it into
 ~/.local/bin, and gets a llama-server unless there is one. Run it again to update: what is up to
-date already is left alone.
+date already is left alone, and an update that fails leaves the program as it was. Where there is
+no Python 3.11 or newer, uv brings one, which only this program uses.
 
   --no-llama     leave out the llama-server
   --run ARGS...  afterwards run 'cyber-inference-tui ARGS...', for example --run --demo
-  --uninstall    remove the program and its link; models, settings and llama-server stay
+  --uninstall    stop the service and remove the program, its systemd unit and its links; models,
+                 settings and llama-server stay, and are listed
+  --purge        remove these as well, after a question
+  --yes          with --purge: do not ask
   --help         show this
 
 CYBER_INFERENCE_HOME  where the program goes (~/.local/share/cyber-inference-tui/app)
 PYTHON                the Python to use (the first one that is 3.11 or newer)
-END
+The variables of pip and uv for an index or a mirror count, too: docs/installing.md.
+TEXT
 }
 
-# A relative HOME is none.
+# A relative HOME is none, and so are relative XDG directories, as their specification says.
 case ${HOME:-} in
 /*) ;;
 *)
@@ -33,22 +40,29 @@ case ${HOME:-} in
     HOME=''
     ;;
 esac
-app=${CYBER_INFERENCE_HOME:-${XDG_DATA_HOME:-$HOME/.local/share}/cyber-inference-tui/app}
+case ${XDG_DATA_HOME:-} in
+/*) share=$XDG_DATA_HOME ;;
+*) share=$HOME/.local/share ;;
+esac
+app=${CYBER_INFERENCE_HOME:-$share/cyber-inference-tui/app}
+case $app in
+/*) ;;
+*) app=$PWD/$app ;;
+esac
+names='cyber-inference-tui citui'
 program=$app/bin/cyber-inference-tui
-link=${HOME:+$HOME/.local/bin/cyber-inference-tui}
 llama=yes
 run=no
+remove=no
+yes=no
 
 while [ $# -gt 0 ]; do
     case $1 in
     --no-llama) llama=no ;;
     --run) run=yes && shift && break ;;
-    --uninstall)
-        if [ "$(readlink "$link" || true)" = "$program" ]; then rm -f "$link"; fi
-        if [ -f "$app/pyvenv.cfg" ]; then rm -rf "$app"; fi
-        say "Removed $app. Models, settings and llama-server are still there."
-        exit 0
-        ;;
+    --uninstall) [ "$remove" = purge ] || remove=program ;;
+    --purge) remove=purge ;;
+    --yes) yes=yes ;;
     -h | --help)
         usage
         exit 0
@@ -60,35 +74,71 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+if [ "$yes" = yes ] && [ "$remove" != purge ]; then
+    usage >&2
+    exit 2
+fi
 
 # Another Python's settings must not reach into ours.
 unset PYTHONHOME PYTHONPATH
 
-if [ -e "$app" ] && [ ! -f "$app/pyvenv.cfg" ] && [ -n "$(ls -A "$app")" ]; then
+if [ "$remove" != no ]; then
+    . "$root/scripts/uninstall.sh"
+    exit 0
+fi
+
+if [ -e "$app" ] && ! is_ours && [ -n "$(ls -A "$app")" ]; then
     fail "$app is not empty and not an environment of this program; set CYBER_INFERENCE_HOME."
 fi
-mkdir -p "$app"
-make_environment "$app"
-stamp=$(cd "$root" && find pyproject.toml README.md cyber_inference_tui -type f \
-    ! -name '*.pyc' -exec cksum {} + | sort | cksum)
-if [ ! -f "$app/.installed" ] || [ "$(cat "$app/.installed")" != "$stamp" ]; then
-    say "installing cyber-inference-tui into $app"
-fi
-# The version may be the same as before: what is installed goes first.
-if [ -x "$program" ] && [ "$(cat "$app/.installed" 2>/dev/null)" != "$stamp" ]; then
-    "$app/bin/python" -m pip uninstall --quiet --disable-pip-version-check --yes \
-        cyber-inference-tui >&2
-fi
-install_once "$app" "$stamp" --upgrade "$root"
+mkdir -p "$app" 2>/dev/null || fail "$app cannot be made: set CYBER_INFERENCE_HOME to another place."
+take_lock
 
-if [ -z "$link" ]; then
-    say "There is no home directory, so there is no link: run $program."
-elif [ -e "$link" ] && [ ! -L "$link" ]; then
-    say "$link is there already and is not a link; it was left alone."
-else
-    mkdir -p "$HOME/.local/bin"
-    ln -sf "$program" "$link"
+stamp=$(cd "$root" && find pyproject.toml README.md LICENSE cyber_inference_tui docs/man -type f \
+    ! -name '*.pyc' -exec cksum {} + 2>/dev/null | sort | cksum)
+new=''
+kept=''
+[ ! -e "$program" ] || kept=yes
+pip_log=$(mktemp)
+tidy() {
+    if [ -n "$new" ]; then
+        rm -rf "$new"
+        [ -z "$kept" ] || say "The program that was installed is still there, unchanged."
+        mv "$pip_log" "$app/install.log" 2>/dev/null || true
+    fi
+    rm -f "$pip_log"
+}
+trap tidy EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# install_new: a version beside the one in use, which is switched to only when it has been seen to
+# run. It is started with nothing of the user's, whose settings are not what is tried.
+install_new() {
+    name=$(date -u +%Y%m%dT%H%M%S)-$$
+    new=$app/versions/$name
+    mkdir -p "$app/versions"
+    say "installing cyber-inference-tui into $app"
+    make_environment "$new" "$app"
+    install_once "$new" "$stamp" "$root"
+    {
+        "$new/bin/cyber-inference-tui" --version &&
+            "$new/bin/python" -P "$root/scripts/try_modules.py"
+    } >"$pip_log" 2>&1 </dev/null || fail "The new program does not run: $(sed '$!d' "$pip_log")"
+    switch_to "$name"
+    new=''
+}
+
+if [ "$(cat "$app/current/.installed" 2>/dev/null)" != "$stamp" ] ||
+    ! "$app/current/bin/cyber-inference-tui" --version >/dev/null 2>&1 </dev/null; then
+    clean_up_versions
+    install_new
 fi
+link_programs
+[ -n "$HOME" ] || say "There is no home directory, so there is no link: run $program."
+put_extras
+clean_up_versions
+offer_restart
 
 # The settings that decide where llama-server goes and where the service will listen.
 config='' data='' port=${CYBER_INFERENCE_PORT:-8337} command='' previous=''
@@ -110,7 +160,7 @@ for argument in "$@"; do
 done
 
 if [ "$llama" = yes ]; then
-    "$program" ${config:+--config "$config"} ${data:+--data-dir "$data"} install-llama >&2
+    "$program" ${config:+--config "$config"} ${data:+--data-dir "$data"} install-llama >&2 9>&-
 fi
 
 ask="curl http://127.0.0.1:$port/v1/chat/completions -H 'Content-Type: application/json' -d \
@@ -123,12 +173,14 @@ if [ "$run" = yes ]; then
         say "  $ask"
         set -- --no-ui "$@"
     fi
+    tidy
+    exec 9>&-
     exec "$program" "$@"
 fi
 
 case :$PATH: in
 *":$HOME/.local/bin:"*) name=cyber-inference-tui ;;
-*) name=${link:-$program} ;;
+*) name=${HOME:+$HOME/.local/bin/cyber-inference-tui} name=${name:-$program} ;;
 esac
 say "Installed. Open the app, with a built-in model to try it on:"
 say "  $name --demo"

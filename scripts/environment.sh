@@ -1,46 +1,226 @@
+# shellcheck shell=sh
 # Sourced by install.sh and scripts/test: an environment of its own for the program, apart from
-# the system's Python. POSIX sh; everything is said on stderr.
+# the system's Python, and a Python where the system has none that is new enough. POSIX sh;
+# everything is said on stderr.
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
-# The first Python 3.11 or newer that can make environments; empty when there is none.
-# Debian's python3 lacks ensurepip until python3-venv is installed.
+# The newest Python that uv may bring is the newest that the tests ran with.
+pythons='>=3.11,<3.15'
+
+# uv's files on the package index, which are pinned here: a later release may behave differently.
+uv_version=0.13.9
+uv_wheel_x86_64=uv-$uv_version-py3-none-musllinux_1_1_x86_64.whl
+uv_wheel_aarch64=uv-$uv_version-py3-none-manylinux_2_17_aarch64.manylinux2014_aarch64.musllinux_1_1_aarch64.whl
+uv_sha256_x86_64=2c45530751517d6c3bbc69a19473f6effe47cce047bede01ffd8af7ea7b36b25
+uv_sha256_aarch64=5435c5ce14a56431208ca0996416d310f1598e8c2c8ba707688985a16bb82dbe
+# Others that pip may choose: for glibc on x86-64 and on aarch64, and for macOS.
+uv_sha256_others='d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19
+ecb6028d79dc96fbeafffe5c8af62a7099487ebc05a701e76714eebcffd06375
+66c512266d633bef48384a1f53003f41f2a8e7b36fe6e7fbfd3e0fd52d96fa63
+c16ed11e013557536b3e60065f1b912f6407bd6518e041b961e23ef9e6b4fbf5'
+# Where the program lies in a wheel, which is a zip file: the entry's byte, counted from 1.
+uv_entry=2282
+
+# What pip said last. install.sh has it elsewhere, because it removes an environment that failed.
+pip_log=''
+
+# share_index: pip and uv name the package index and certificates by different variables. What is
+# set for one of them counts for both.
+share_index() {
+    index=${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-}}
+    # uv allows NAME=URL.
+    case ${index%%://*} in *=*) index=${index#*=} ;; esac
+    index=${PIP_INDEX_URL:-$index}
+    if [ -n "$index" ]; then
+        export PIP_INDEX_URL="$index" UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
+    fi
+    [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$PIP_CERT}"
+    [ -z "${PIP_NO_INDEX:-}" ] || export UV_NO_INDEX="${UV_NO_INDEX:-1}"
+    [ -z "${PIP_FIND_LINKS:-}" ] || export UV_FIND_LINKS="${UV_FIND_LINKS:-$PIP_FIND_LINKS}"
+}
+
+is_suitable() {
+    "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+# find_python BROUGHT: the first Python 3.11 or newer that can make environments; empty when there
+# is none. Debian's python3 lacks ensurepip until python3-venv is installed.
 find_python() {
-    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
-        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
-            >/dev/null 2>&1; then
+    for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 \
+        "$1"/python/*/bin/python3; do
+        if is_suitable "$candidate"; then
             printf '%s\n' "$candidate"
             return
         fi
     done
 }
 
-# make_environment DIR: DIR/bin/python with pip, made only if it is not there or does not work.
+# python_state: a sentence on the Python that the system has, and why it will not do.
+python_state() {
+    if ! command -v python3 >/dev/null 2>&1; then
+        printf '%s\n' 'There is no python3 here.'
+        return
+    fi
+    found=$(python3 -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) || {
+        printf '%s\n' 'The python3 here does not run.'
+        return
+    }
+    case $found in
+    [0-2].* | 3.[0-9].* | 3.10.*) printf '%s\n' "The python3 here is $found, older than 3.11." ;;
+    *) printf '%s\n' "The python3 here ($found) lacks its venv module (package python3-venv)." ;;
+    esac
+}
+
+is_root_with_apt() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
+
+apt_install() {
+    say "installing $* with apt-get"
+    DEBIAN_FRONTEND=noninteractive apt-get -q -q -y --no-install-recommends install "$@" \
+        >/dev/null </dev/null
+}
+
+# apt_python: whether root's apt could make the system's python3 suitable, and has done so.
+apt_python() {
+    is_root_with_apt || return 1
+    apt-get -q -q update >/dev/null 2>&1 </dev/null || true
+    case $(apt-cache policy python3 2>/dev/null | sed -n 's/^ *Candidate: *//p') in
+    '' | '(none)' | [0-2].* | 3.[0-9].* | 3.[0-9]-* | 3.10.*) return 1 ;;
+    esac
+    # A python3 that is first on PATH may be another one than apt's.
+    ! is_suitable /usr/bin/python3 && apt_install python3 python3-venv && is_suitable python3
+}
+
+# fetch URL FILE: with the first downloader that is here and gets it.
+fetch() {
+    limit=600
+    if command -v curl >/dev/null 2>&1 &&
+        curl -fsSL --retry 2 --connect-timeout 20 --max-time $limit -o "$2" -- "$1"; then
+        return
+    fi
+    # busybox's wget knows only some options of GNU's.
+    if command -v wget >/dev/null 2>&1 && wget -q -T 60 -O "$2" "$1"; then
+        return
+    fi
+    # Any Python 3 will do.
+    command -v python3 >/dev/null 2>&1 && python3 - "$1" "$2" 2>/dev/null <<'PYTHON'
+import shutil, sys, urllib.request
+with urllib.request.urlopen(sys.argv[1], timeout=60) as answer, open(sys.argv[2], "wb") as file:
+    shutil.copyfileobj(answer, file)
+PYTHON
+}
+
+sha256_of() {
+    if command -v sha256sum >/dev/null 2>&1; then sha256sum "$1"; else shasum -a 256 "$1"; fi |
+        cut -d ' ' -f 1
+}
+
+# uv_by_pip DIR: any python3 that has pip gets DIR/bin/uv, and pip checks what it gets.
+uv_by_pip() {
+    python3 -m pip --version >/dev/null 2>&1 || return 1
+    {
+        printf '%s' "uv==$uv_version"
+        for sum in "$uv_sha256_x86_64" "$uv_sha256_aarch64" $uv_sha256_others; do
+            printf ' --hash=sha256:%s' "$sum"
+        done
+    } >"$1/requirements.txt"
+    PIP_USER=0 python3 -m pip --disable-pip-version-check install --quiet --no-input --no-deps \
+        --only-binary :all: --ignore-requires-python --require-hashes --target "$1" \
+        --requirement "$1/requirements.txt" >"$1/pip.log" 2>&1 && [ -x "$1/bin/uv" ]
+}
+
+# uv_by_download DIR: without pip, from the package index; the page's form is PEP 503's.
+uv_by_download() {
+    case $(uname -s)-$(uname -m) in
+    Linux-x86_64) wheel=$uv_wheel_x86_64 sum=$uv_sha256_x86_64 ;;
+    Linux-aarch64 | Linux-arm64) wheel=$uv_wheel_aarch64 sum=$uv_sha256_aarch64 ;;
+    *) return 1 ;;
+    esac
+    page=${PIP_INDEX_URL:-https://index.example/simple}
+    page=${page%/}/uv/
+    fetch "$page" "$1/page.html" || return 1
+    url=$(tr '>' '\n' <"$1/page.html" | sed -n "s/.*href=[\"']\([^\"'#]*$wheel\)[\"'#].*/\1/p" |
+        sed 's/&amp;/\&/g; q')
+    origin=$(printf '%s\n' "$page" | sed 's|^\([a-z]*://[^/]*\).*|\1|')
+    case $url in
+    '') return 1 ;;
+    *://*) ;;
+    /*) url=$origin$url ;;
+    *) url=$page$url ;;
+    esac
+    fetch "$url" "$1/$wheel" || return 1
+    if [ "$(sha256_of "$1/$wheel")" != "$sum" ]; then
+        say "What $url sent is not the uv $uv_version that this installer knows; it was not used."
+        return 1
+    fi
+    mkdir -p "$1/bin"
+    # gzip unpacks the entry that it finds first and warns of the others: exit status 2.
+    tail -c "+$uv_entry" "$1/$wheel" | gzip -dc >"$1/bin/uv" 2>/dev/null || true
+    if [ ! -s "$1/bin/uv" ]; then
+        unzip -p "$1/$wheel" "uv-$uv_version.data/scripts/uv" >"$1/bin/uv" 2>/dev/null || return 1
+    fi
+    rm -f "$1/$wheel" "$1/page.html"
+    chmod 755 "$1/bin/uv"
+}
+
+# get_uv BROUGHT: sets $uv to a uv that runs: the one on PATH, or BROUGHT/uv/bin/uv.
+get_uv() {
+    for uv in uv "$1/uv/bin/uv"; do
+        "$uv" --version >/dev/null 2>&1 && return
+    done
+    say "getting uv $uv_version, which brings a Python"
+    for way in uv_by_pip uv_by_download; do
+        rm -rf "$1/uv"
+        mkdir -p "$1/uv"
+        $way "$1/uv" && "$uv" --version >/dev/null 2>&1 && return
+    done
+    rm -rf "$1/uv"
+    return 1
+}
+
+# make_environment DIR BROUGHT: DIR/bin/python with pip, made only if it is not there or does not
+# work. What has to be brought for it lies in BROUGHT/uv and BROUGHT/python.
 make_environment() {
+    set -- "$1" "${2:-$1.brought}"
     if "$1/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' \
         >/dev/null 2>&1; then
         return
     fi
     rm -f "$1/.installed"
-    python=$(find_python)
-    if [ -z "$python" ] && command -v uv >/dev/null 2>&1; then
-        say "making an environment in $1 with uv"
-        uv venv --quiet --seed --clear --python '>=3.11' "$1" ||
-            fail "uv could not make an environment with Python 3.11 or newer."
+    mkdir -p "$1" 2>/dev/null || fail "$1 cannot be made: is there room, and may you write there?"
+    pip_log=${pip_log:-$1/pip.log}
+    share_index
+    if [ -n "${PYTHON:-}" ] && ! is_suitable "$PYTHON"; then
+        say "PYTHON ($PYTHON) is not a Python 3.11 or newer with its venv module: looking for another."
+    fi
+    python=$(find_python "$2")
+    if [ -z "$python" ] && ! uv --version >/dev/null 2>&1 && apt_python; then
+        python=python3
+    fi
+    if [ -n "$python" ]; then
+        say "making an environment in $1"
+        "$python" -m venv --clear "$1" >"$pip_log" 2>&1 </dev/null || fail "$(pip_problem "$1")"
         return
     fi
-    if [ -z "$python" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-        say "installing python3-venv"
-        apt-get -q -q update >/dev/null &&
-            DEBIAN_FRONTEND=noninteractive apt-get -q -q -y --no-install-recommends install \
-                python3 python3-venv >/dev/null || fail "apt-get could not install python3-venv."
-        python=$(find_python)
+    state=$(python_state)
+    if ! get_uv "$2"; then
+        # Root can get what the download needs.
+        { is_root_with_apt && apt_install curl ca-certificates && get_uv "$2"; } ||
+            fail "$state uv, which would bring a newer one, could not be had either: connect this" \
+                "machine to the network (or name a mirror with PIP_INDEX_URL), have pip, curl or" \
+                "wget here (on Debian and Ubuntu: sudo apt-get install curl ca-certificates), or" \
+                "install Python 3.11 or newer with venv."
     fi
-    [ -n "$python" ] || fail "Python 3.11 or newer with its venv module is needed:" \
-        "install it (on Debian and Ubuntu the package python3-venv), or install uv, and try again."
-    say "making an environment in $1"
-    "$python" -m venv --clear "$1"
+    say "$state Making an environment in $1 with uv."
+    UV_PYTHON_INSTALL_DIR=${UV_PYTHON_INSTALL_DIR:-$2/python} UV_VENV_CLEAR=1 \
+        "$uv" --quiet --no-cache venv --no-project --python "$pythons" "$1" >&2 ||
+        fail "$state uv could not bring a newer one, for the reason above: connect this machine to" \
+            "the network, or name a mirror with UV_PYTHON_INSTALL_MIRROR or" \
+            "UV_PYTHON_DOWNLOADS_JSON_URL."
+    "$1/bin/python" -m ensurepip >/dev/null 2>&1 ||
+        "$uv" --quiet --no-cache pip install --python "$1/bin/python" pip >&2 ||
+        fail "uv could not put pip into $1, for the reason above."
 }
 
 # install_once DIR STAMP ARGS...: pip install ARGS into DIR, unless STAMP says that this was done.
@@ -50,8 +230,37 @@ install_once() {
     if [ -f "$environment/.installed" ] && [ "$(cat "$environment/.installed")" = "$stamp" ]; then
         return
     fi
+    share_index
+    pip_log=${pip_log:-$environment/pip.log}
     rm -f "$environment/.installed"
-    "$environment/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --no-input "$@" >&2 || fail "pip could not install into $environment."
+    "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "$@" \
+        >"$pip_log" 2>&1 </dev/null || fail "$(pip_problem "$environment")"
     printf '%s\n' "$stamp" >"$environment/.installed"
+}
+
+# pip_problem DIR: one sentence on why pip failed there (its output is in $pip_log), and the way out.
+pip_problem() {
+    if grep -q 'No space left on device\|Disk quota exceeded' "$pip_log" || ! has_room "$1"; then
+        printf '%s\n' "There is no room left for $1: make some and try again."
+    elif grep -q "$no_network" "$pip_log"; then
+        host=$(sed -n "s/.*host='\([^']*\)'.*/\1/p" "$pip_log" | sed 1q)
+        what=$(sed -n 's/.*satisfies the requirement \([^ ]*\) (from versions: none).*/\1/p' \
+            "$pip_log" | sed 1q)
+        printf '%s\n' "pip could not get ${what:-what it needs} from ${host:-the package index}:" \
+            "connect this machine to the network, or name a mirror with PIP_INDEX_URL, or a folder" \
+            "of wheels with PIP_NO_INDEX=1 and PIP_FIND_LINKS, and try again." |
+            tr '\n' ' '
+    else
+        why=$(sed -n 's/^ *ERROR: *//p; s/^ *\([A-Za-z.]*Error: .*\)/\1/p' "$pip_log" | sed '$!d')
+        printf '%s\n' "Nothing could be installed into $1: ${why:-$(sed '$!d' "$pip_log")}"
+    fi
+}
+no_network='NewConnectionError\|NameResolutionError\|ConnectTimeout\|ReadTimeout\|ProxyError'
+no_network="$no_network\\|SSLError\\|ConnectionResetError\\|ConnectionError\\|RemoteDisconnected"
+no_network="$no_network\\|(from versions: none)"
+
+# has_room DIR: at least a megabyte.
+has_room() {
+    room=$(df -Pk "$1" 2>/dev/null | awk 'NR == 2 { print $4 }')
+    [ "${room:-1024}" -ge 1024 ]
 }

@@ -68,7 +68,7 @@ SECTIONS: Mapping[str, Mapping[str, Place]] = {
     },
     "Set up": {
         "doctor": Place("doctor_command", "doctor", "Tell what is wrong here, and its fix."),
-        "service": Place("service_command", "service", "Keep it running with systemd."),
+        "service": Place("service_command", "service", "Keep it running with systemd; stop it."),
         "install-llama": Place("install_command", "install_llama", "Get a llama-server."),
         "completion": Place(
             "completion_command", "completion", "Print a shell's completion script."

@@ -1,4 +1,4 @@
-"""``service``: the service as a unit of systemd."""
+"""``service``: the service as a unit of systemd; and the running service stopped or restarted."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cyber_inference_tui.cli.output import print_json, print_lines
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.unit import Systemd
     from cyber_inference_tui.settings.load import Loaded
+    from cyber_inference_tui.settings.schema import Settings
 
 NOT_RUNNING = 3
 """Exit code of ``service status``: as of every command that finds no service."""
@@ -25,7 +26,10 @@ _system_option = click.option(
 
 @click.group()
 def service() -> None:
-    """Keep the service running with systemd: a unit of yours, or with --system the machine's."""
+    """Keep the service running with systemd, and stop or restart one that runs in the background.
+
+    The unit is yours, or with --system the machine's.
+    """
 
 
 @service.command()
@@ -116,6 +120,119 @@ def status(options: GlobalOptions, system: bool, as_json: bool) -> int:
     return 0 if found.active else NOT_RUNNING
 
 
+@service.command()
+@json_option
+@click.pass_obj
+def stop(options: GlobalOptions, as_json: bool) -> None:
+    """End the service of the data directory, however it was started.
+
+    Requests in flight may finish first, for as long as shutdown_timeout says.
+    """
+    settings = options.load().settings
+    pid = _running(settings)
+    _end(pid, settings)
+    if as_json:
+        print_json({"pid": pid, "stopped": True})
+    else:
+        click.echo(f"stopped  pid {pid}")
+
+
+@service.command()
+@json_option
+@click.pass_obj
+def restart(options: GlobalOptions, as_json: bool) -> None:
+    """Start the service again, with the options that it was started with.
+
+    For one in the background, or of your systemd unit. After an update it then runs the new
+    program.
+    """
+    from cyber_inference_tui.cli.background import find_or_start, stop_limit  # noqa: PLC0415
+    from cyber_inference_tui.cli.unit import UNIT_NAME  # noqa: PLC0415
+
+    settings = options.load().settings
+    pid = _running(settings)
+    systemd = _systemd(options, system=False)
+    if pid == _unit_pid(systemd):
+        systemd.call("restart", UNIT_NAME, limit=stop_limit(settings))
+        found = {"pid": _unit_pid(systemd), "unit": UNIT_NAME}
+    else:
+        same = _options_of(pid, options)
+        same.load()  # a mistake in the settings must not cost the running service
+        _end(pid, settings)
+        started = find_or_start(same)
+        found = {"pid": started.pid, "url": started.url}
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(f"restarted  {found.get('url', UNIT_NAME)} (pid {found['pid']})")
+
+
+def _running(settings: Settings) -> int:
+    """The pid of the service that holds the data directory; ``NoServiceError`` if none does."""
+    from cyber_inference_tui.errors import CyberError, NoServiceError  # noqa: PLC0415
+    from cyber_inference_tui.service.runtime import data_directory_holder  # noqa: PLC0415
+
+    pid = data_directory_holder(settings.data_dir)
+    if pid is None:
+        raise NoServiceError(
+            f"No service runs in {settings.data_dir}.",
+            hint="One with another data directory is named with --data-dir.",
+        )
+    if pid == 0:
+        raise CyberError(
+            f"A service runs in {settings.data_dir}, but its pid is not known.",
+            hint="Its disk was full when it started: find it with ps, and stop it with kill.",
+        )
+    return pid
+
+
+def _end(pid: int, settings: Settings) -> None:
+    from cyber_inference_tui.cli.background import stop_limit, stop_service  # noqa: PLC0415
+    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415
+
+    limit = stop_limit(settings)
+    if not stop_service(pid, limit=limit):
+        raise CyberError(
+            f"The service (pid {pid}) did not end within {limit:g} s.",
+            hint=f"A second signal ends it at once: kill {pid}",
+        )
+
+
+def _unit_pid(systemd: Systemd) -> int | None:
+    """The pid of the unit's service; ``None`` where it does not run, or there is no systemd."""
+    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415
+
+    try:
+        return systemd.status().pid
+    except CyberError:
+        return None
+
+
+def _options_of(pid: int, options: GlobalOptions) -> GlobalOptions:
+    """The options and the environment of a service that runs in the background."""
+    import psutil  # noqa: PLC0415
+
+    from cyber_inference_tui.cli.main import PROGRAM, cli  # noqa: PLC0415
+    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415
+
+    try:
+        process = psutil.Process(pid)
+        command, environ = process.cmdline(), process.environ()
+    except psutil.Error as error:
+        raise CyberError(f"The service (pid {pid}) cannot be looked at ({error}).") from error
+    if "--background" not in command:
+        raise CyberError(
+            f"The service (pid {pid}) does not run in the background.",
+            hint="Stop it and start it again where it was started.",
+        )
+    arguments = command[command.index("--background") :]
+    with cli.make_context(
+        PROGRAM, arguments, obj=replace(options, environ=environ, flags={}, config=None)
+    ) as context:
+        found: GlobalOptions = context.obj
+        return found
+
+
 def command_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
     """The command line of the unit, by absolute paths.
 
@@ -145,7 +262,13 @@ def _program() -> list[str]:
     from pathlib import Path  # noqa: PLC0415
 
     # Not resolved: in a virtual environment the link to Python is what makes it one.
-    script = Path(sys.executable).parent / "cyber-inference-tui"
+    folder = Path(sys.executable).parent
+    if folder.parent.parent.name == "versions":
+        # install.sh puts each version into a folder of its own, and into bin the one to run.
+        lasting = folder.parent.parent.parent / "bin" / "cyber-inference-tui"
+        if lasting.is_symlink():
+            return [str(lasting)]
+    script = folder / "cyber-inference-tui"
     return [str(script)] if script.is_file() else [sys.executable, "-m", "cyber_inference_tui"]
 
 

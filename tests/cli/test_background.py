@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import signal
@@ -35,7 +36,7 @@ from cyber_inference_tui.service.runtime import (
     read_runtime_file,
 )
 from cyber_inference_tui.settings.schema import Settings
-from tests.cli.conftest import Spawn
+from tests.cli.conftest import CommandLine, Spawn
 from tests.client.stand_in import StandIn
 
 STARTER = """
@@ -137,6 +138,48 @@ def test_one_is_started_found_again_and_stopped(find: Find, data_dir: Path) -> N
     assert stop_service(first.pid, limit=0)
     assert not psutil.pid_exists(first.pid)
     assert read_runtime_file(data_dir) is None
+
+
+def test_service_stop_ends_it_and_restart_keeps_its_options(
+    find: Find, data_dir: Path, call: CommandLine, with_package: Mapping[str, str]
+) -> None:
+    assert call("service", "stop").code == 3
+    first = find(flags={"port": 0, "log_level": "debug"})
+    assert first.pid is not None
+    outcome = call("service", "restart", "--json")
+    assert outcome.code == 0, outcome.err
+    record = json.loads(outcome.out)
+    assert not psutil.pid_exists(first.pid)
+    assert answers(record["url"], (read_runtime_file(data_dir) or first).token)
+    again = psutil.Process(record["pid"]).cmdline()
+    assert again[again.index("--background") :] == [
+        *("--background", "--port", "0", "--log-level", "debug")
+    ]
+    outcome = call("service", "stop", "--json")
+    assert json.loads(outcome.out) == {"pid": record["pid"], "stopped": True}
+    assert data_directory_holder(data_dir) is None
+
+
+def test_a_broken_configuration_does_not_cost_the_running_service(
+    find: Find, data_dir: Path, call: CommandLine, config: Path
+) -> None:
+    first = find()
+    config.write_text("prot = 1\n")
+    assert call("service", "restart").code == 5
+    assert data_directory_holder(data_dir) == first.pid
+
+
+def test_one_in_the_foreground_is_stopped_but_not_restarted(
+    spawn: Spawn, data_dir: Path, call: CommandLine, with_package: Mapping[str, str]
+) -> None:
+    service = spawn("serve", "--port", "0", stdout=subprocess.PIPE, environ=with_package)
+    assert service.stdout is not None
+    assert service.stdout.readline().startswith(b"listening on")
+    outcome = call("service", "restart")
+    assert outcome.code == 1
+    assert "does not run in the background" in outcome.err
+    assert call("service", "stop").code == 0
+    assert service.wait(10) == 0
 
 
 def test_its_output_is_kept_apart_and_small(find: Find, data_dir: Path) -> None:

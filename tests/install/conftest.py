@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.install.checkout import Checkout, plain_environ, quick_python
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quick_python(tmp_path_factory.mktemp("python") / "quick")
+
+
+@pytest.fixture
+def bin_dir(tmp_path: Path) -> Path:
+    """First on PATH: stand-ins for programs go here."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    # pip asks for its version, and rustup's writes into the home.
+    (folder / "rustc").symlink_to("/bin/false")
+    return folder
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, python: Path, bin_dir: Path) -> Checkout:
+    return Checkout(tmp_path, plain_environ(python, f"{bin_dir}:{os.environ['PATH']}"))

@@ -1,0 +1,237 @@
+"""install.sh: each version beside the one in use, and a switch only to what runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.install.checkout import Checkout
+
+
+@contextmanager
+def running_service(checkout: Checkout, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The installed program as a service, which has begun."""
+    with subprocess.Popen(
+        [checkout.link, *(arguments or ("serve",))],
+        env=checkout.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "listening\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def held_build(checkout: Checkout, fifo: Path) -> Iterator[subprocess.Popen[str]]:
+    """An installation that is in the middle of its work until ``fifo`` is written to."""
+    os.mkfifo(fifo)
+    begun = fifo.with_suffix(".begun")
+    os.mkfifo(begun)
+    checkout.set_version(
+        "held", before_build=f"open({str(begun)!r}, 'w').close()\nopen({str(fifo)!r}).read()"
+    )
+    process = checkout.start("--no-llama", start_new_session=True)
+    try:
+        begun.read_text()
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=30)
+
+
+def test_a_first_installation_has_all_its_parts(checkout: Checkout) -> None:
+    checkout.install()
+    assert checkout.version() == "1"
+    assert checkout.version(checkout.link.with_name("citui")) == "1"
+    share = checkout.home / ".local/share"
+    bash = share / "bash-completion/completions/cyber-inference-tui"
+    assert bash.read_text() == "# completes in bash\n"
+    assert (share / "zsh/site-functions/_cyber-inference-tui").exists()
+    assert (share / "fish/vendor_completions.d/cyber-inference-tui.fish").exists()
+    assert (share / "man/man1/cyber-inference-tui.1").read_text().startswith(".TH")
+    current = (checkout.app / "current").readlink()
+    checkout.install()
+    assert (checkout.app / "current").readlink() == current
+    assert len(checkout.versions()) == 1
+
+
+def test_an_update_replaces_it_and_leaves_nothing_behind(checkout: Checkout) -> None:
+    checkout.install()
+    checkout.set_version("2", names=("cyber-inference-tui",))
+    checkout.install()
+    assert checkout.version() == "2"
+    assert len(checkout.versions()) == 1
+    # What the new one does not have goes.
+    assert not checkout.link.with_name("citui").is_symlink()
+
+
+@pytest.mark.parametrize("fault", ["build", "start", "module"])
+def test_a_failed_update_keeps_the_program(checkout: Checkout, fault: str) -> None:
+    checkout.install()
+    before = checkout.versions()
+    checkout.set_version("2", before_build="raise SystemExit(3)" if fault == "build" else "pass")
+    package = checkout.root / "cyber_inference_tui"
+    if fault == "start":
+        (package / "program.py").write_text("def main(:\n")
+    elif fault == "module":
+        (package / "seldom_used.py").write_text("import no_such_library\n")
+    done = checkout.run("--no-llama")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    if fault == "module":
+        assert "seldom_used: ModuleNotFoundError: No module named 'no_such_library'" in done.stderr
+    assert done.stderr.endswith("The program that was installed is still there, unchanged.\n")
+    assert checkout.version() == "1"
+    assert checkout.versions() == before
+    checkout.set_version("3")
+    checkout.install()
+    assert checkout.version() == "3"
+
+
+def test_a_killed_update_keeps_the_program_and_the_next_one_tidies_up(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    checkout.install()
+    with held_build(checkout, tmp_path / "fifo") as process:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert checkout.version() == "1"
+    assert len(checkout.versions()) == 2
+    checkout.set_version("2")
+    checkout.install()
+    assert checkout.version() == "2"
+    assert len(checkout.versions()) == 1
+
+
+def test_two_at_once_wait_for_each_other(checkout: Checkout, tmp_path: Path) -> None:
+    with held_build(checkout, tmp_path / "fifo") as first:
+        second = checkout.start("--no-llama")
+        assert second.stderr is not None
+        assert "another installation is at work" in second.stderr.readline()
+        (tmp_path / "fifo").write_text("go on")
+        assert first.wait(60) == 0
+        # The same is installed by then.
+        _, err = second.communicate(timeout=60)
+        assert (second.returncode, "installing" in err) == (0, False), err
+    assert checkout.version() == "held"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_keeps_the_program(checkout: Checkout) -> None:
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", checkout.home], check=False
+    )
+    if made.returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    try:
+        checkout.install()
+        filler = checkout.home / "filler"
+        with contextlib.suppress(OSError), filler.open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+        assert shutil.disk_usage(checkout.home).free < 4096
+        checkout.set_version("2")
+        done = checkout.run("--no-llama")
+        assert done.returncode == 1
+        assert "There is no room left" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert checkout.version() == "1"
+        filler.unlink()
+        checkout.install()
+        assert checkout.version() == "2"
+    finally:
+        subprocess.run(["umount", "--lazy", checkout.home], check=True)
+
+
+def test_without_a_network_one_sentence_says_so(checkout: Checkout) -> None:
+    checkout.set_version("1", requires='"hatchling"')
+    environ = {"PIP_INDEX_URL": "http://127.0.0.1:1/simple", "PIP_RETRIES": "0"}
+    del checkout.environ["PIP_NO_INDEX"]
+    done = checkout.run("--no-llama", **environ)
+    assert done.returncode == 1
+    (sentence,) = [line for line in done.stderr.splitlines() if "pip" in line]
+    assert sentence.startswith("pip could not get hatchling from the package index: ")
+    assert "connect this machine to the network" in sentence
+    assert "PIP_INDEX_URL" in sentence
+
+
+def test_a_service_keeps_its_version_until_it_ends(checkout: Checkout) -> None:
+    checkout.install()
+    with running_service(checkout, "--no-ui", "--background") as service:
+        checkout.set_version("2")
+        done = checkout.run("--no-llama")
+        assert f"A service (pid {service.pid}) still runs" in done.stderr
+        assert f"To have it run the new one: '{checkout.app}/bin/cyber-inf" in done.stderr
+        assert "service restart" in done.stderr
+        assert len(checkout.versions()) == 2
+        assert checkout.version() == "2"
+        # It is said again as long as it is so.
+        assert f"pid {service.pid}" in checkout.run("--no-llama").stderr
+    checkout.install()
+    assert len(checkout.versions()) == 1
+
+
+def test_a_service_in_the_foreground_is_left_to_who_started_it(checkout: Checkout) -> None:
+    checkout.install()
+    with running_service(checkout):
+        checkout.set_version("2")
+        assert "start it again where it was started" in checkout.run("--no-llama").stderr
+
+
+def test_on_a_terminal_the_service_is_restarted_if_wanted(checkout: Checkout) -> None:
+    checkout.install()
+    with running_service(checkout, "--no-ui", "--background"):
+        checkout.set_version("2")
+        ours, theirs = pty.openpty()
+        os.write(ours, b"y\n")
+        process = checkout.start("--no-llama", stdin=theirs, stderr=theirs)
+        os.close(theirs)
+        assert process.wait(60) == 0
+        process.communicate()
+        said = os.read(ours, 100_000).decode()
+        os.close(ours)
+    assert "Restart it now?" in said
+    assert "called with service restart" in said
+
+
+def test_the_former_layout_is_taken_over(checkout: Checkout) -> None:
+    python = checkout.environ["PYTHON"]
+    subprocess.run([python, "-m", "venv", "--clear", checkout.app], check=True)
+    checkout.install_into_itself()
+    program = checkout.app / "bin/cyber-inference-tui"
+    checkout.link.parent.mkdir(parents=True, exist_ok=True)
+    checkout.link.symlink_to(program)
+    with running_service(checkout) as service:
+        checkout.set_version("2")
+        done = checkout.run("--no-llama")
+        assert done.returncode == 0, done.stderr
+        assert f"pid {service.pid}" in done.stderr
+        assert (checkout.app / "pyvenv.cfg").exists()
+        assert checkout.version() == checkout.version(program) == "2"
+    checkout.install()
+    assert {path.name for path in checkout.app.iterdir()} == {
+        *(".cyber-inference-tui", "bin", "current", "files", "versions")
+    }
+    assert checkout.version() == "2"
+
+
+def test_a_folder_with_other_things_is_left_alone(checkout: Checkout, tmp_path: Path) -> None:
+    other = tmp_path / "versions of mine"
+    (other / "versions").mkdir(parents=True)
+    environ = {"CYBER_INFERENCE_HOME": str(other)}
+    assert "not empty and not" in checkout.run("--no-llama", **environ).stderr
+    assert "There is no program" in checkout.run("--uninstall", **environ).stderr
+    assert [path.name for path in other.iterdir()] == ["versions"]
