@@ -12,6 +12,7 @@ from cyber_inference_tui.llama.install.machine import (
     has_render_device,
     has_vulkan_driver,
     listed_devices,
+    tegra_architecture,
     unused_gpus,
     vulkan_builds,
 )
@@ -34,6 +35,7 @@ def root_with(tmp_path: Path, files: dict[str, bytes]) -> Path:
         ({"proc/driver/nvidia/version": b"NVRM"}, (Gpu.NVIDIA,)),
         ({"proc/device-tree/compatible": ORIN}, (Gpu.JETSON,)),
         ({"proc/device-tree/compatible": ORIN, "dev/nvidia0": b""}, (Gpu.JETSON,)),
+        ({"sys/firmware/devicetree/base/compatible": ORIN}, (Gpu.JETSON,)),
         ({"dev/nvhost-ctrl-gpu": b""}, (Gpu.JETSON,)),
         ({"dev/nvidia0": b"", "dev/kfd": b""}, (Gpu.NVIDIA, Gpu.AMD)),
         ({"proc/device-tree/compatible": b"raspberrypi,5-model-b\0brcm,bcm2712\0"}, ()),
@@ -41,6 +43,12 @@ def root_with(tmp_path: Path, files: dict[str, bytes]) -> Path:
 )
 def test_gpus(tmp_path: Path, files: dict[str, bytes], found: tuple[Gpu, ...]) -> None:
     assert gpus(root_with(tmp_path, files)) == found
+
+
+@pytest.mark.parametrize("tree", ["proc/device-tree", "sys/firmware/devicetree/base"])
+def test_the_architecture_of_a_jetson(tmp_path: Path, tree: str) -> None:
+    assert tegra_architecture(tmp_path) is None
+    assert tegra_architecture(root_with(tmp_path, {f"{tree}/compatible": ORIN})) == "87"
 
 
 def test_vulkan_driver(tmp_path: Path) -> None:
