@@ -113,10 +113,11 @@ class Buildah:
     def build(self, target: str, arguments: Mapping[str, str]) -> str:
         """Build a target of the Dockerfile with this machine's settings for pip and apt.
 
-        They are mounted and secrets, so that nothing of them is in the image.
+        They are mounted and secrets, so that nothing of them is in the image. Steps that targets
+        have in common, on the same base, are taken once.
         """
         name = f"localhost/cyber-inference-tui:{target}"
-        command = ["bud", "--format=docker", f"--target={target}", f"--tag={name}"]
+        command = ["bud", "--layers", "--format=docker", f"--target={target}", f"--tag={name}"]
         command += [f"--build-arg={key}={value}" for key, value in arguments.items()]
         command += self._machine_settings()
         self(*command, f"--file={DOCKERFILE}", str(ROOT), limit=_BUILD_LIMIT)
@@ -140,33 +141,34 @@ class Buildah:
         apt.write_text("\n".join(settings) + "\n")
         return [*options, f"--volume={apt}:/etc/apt/apt.conf.d/99this-machine:ro"]
 
+    def image_of(self, name: str, file: Path, place: str) -> str:
+        """Make an image that holds one file of this machine at ``place`` and nothing else."""
+        container = self("from", "scratch")
+        self("copy", container, str(file), place)
+        self("commit", "--rm", "--quiet", container, name)
+        return name
+
     def image(self, name: str) -> Image:
         """An image with its files unpacked."""
         container = self("from", "--pull-never", name)
-        return Image(self, container, Path(self("mount", container)))
+        config = json.loads(self("inspect", container))["Docker"]["config"]
+        return Image(config, Path(self("mount", container)))
 
 
 class Image:
     """An image as it would be run: what its configuration says, and its files in ``root``."""
 
-    def __init__(self, buildah: Buildah, container: str, root: Path) -> None:
-        self._buildah = buildah
-        self._container = container
+    def __init__(self, config: Mapping[str, Any], root: Path) -> None:
         self.root = root
-        inspected = json.loads(buildah("inspect", container))["Docker"]["config"]
-        self.entrypoint: list[str] = inspected["Entrypoint"]
-        self.command: list[str] = inspected["Cmd"]
-        self.environ: dict[str, str] = dict(one.split("=", 1) for one in inspected["Env"])
-        self.user: str = inspected["User"]
-        self.volumes: Sequence[str] = sorted(inspected["Volumes"])
-        self.ports: Sequence[str] = sorted(inspected["ExposedPorts"])
-        self.labels: Mapping[str, str] = inspected["Labels"]
-        self.stop_signal: str = inspected["StopSignal"]
-        self.health: Mapping[str, Any] = inspected["Healthcheck"]
-
-    def remove(self) -> None:
-        """Remove its files; the image stays."""
-        self._buildah("rm", self._container)
+        self.entrypoint: list[str] = config.get("Entrypoint") or []
+        self.command: list[str] = config.get("Cmd") or []
+        self.environ: dict[str, str] = dict(one.split("=", 1) for one in config["Env"])
+        self.user: str = config.get("User") or ""
+        self.volumes: Sequence[str] = sorted(config.get("Volumes") or ())
+        self.ports: Sequence[str] = sorted(config.get("ExposedPorts") or ())
+        self.labels: Mapping[str, str] = config.get("Labels") or {}
+        self.stop_signal: str = config.get("StopSignal") or ""
+        self.health: Mapping[str, Any] = config.get("Healthcheck") or {}
 
 
 def _printed(command: Sequence[str]) -> list[str]:

@@ -146,7 +146,7 @@ class Container:
         """Run a command in it as its own user (``docker exec``)."""
         enter = ["nsenter", f"--target={self.first}", "--mount", "--pid", "--net", "--uts"]
         return subprocess.run(
-            [*enter, "--ipc", "--root", "--wd=/", *self._drop, *self._env(), *command],
+            [*enter, "--ipc", "--root", "--wd", *self._drop, *self._env(), *command],
             capture_output=True,
             text=True,
             check=False,
