@@ -13,6 +13,7 @@ import hmac
 import ipaddress
 import logging
 import re
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum, auto
 from types import MappingProxyType
@@ -98,6 +99,22 @@ def _is_loopback(name: str) -> bool:
         return False
 
 
+def _is_private(name: str) -> bool:
+    """Whether ``name`` belongs to a network of one's own: no name that anybody can register.
+
+    The names are those of RFC 6762 (``.local``, mDNS) and of ICANN's reservation of ``.internal``,
+    which Docker uses, too (``host.docker.internal``). An address is none that DNS rebinding can
+    use. ``0.0.0.0`` is left out: pages of public sites reach this machine by it.
+    """
+    if name.endswith((".local", ".internal")):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return not (address.is_global or address.is_multicast or address.is_unspecified)
+
+
 def _digest(text: str) -> bytes:
     # Header values carry bytes that are not UTF-8 as surrogates.
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
@@ -107,7 +124,8 @@ class AccessRules:
     """What one settings object allows, at one bound address."""
 
     def __init__(self, settings: ServiceSettings, bound: str) -> None:
-        self._names: set[str] = set()
+        machine = socket.gethostname().lower()
+        self._names = {machine, machine.partition(".")[0]} - {""}
         self._names_with_port: set[tuple[str, int]] = set()
         for entry in (bound, settings.host, *settings.allowed_hosts):
             # An IPv6 address may be written without its brackets here.
@@ -142,6 +160,7 @@ class AccessRules:
         return (
             name in self._names
             or _is_loopback(name)
+            or _is_private(name)
             or (name, port or 80) in self._names_with_port
             or (self.wildcard and name == _plain_ip(local))
         )

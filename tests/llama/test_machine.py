@@ -13,6 +13,7 @@ from cyber_inference_tui.llama.install.machine import (
     has_render_device,
     has_vulkan_driver,
     listed_devices,
+    tegra_architecture,
     unused_gpus,
     vulkan_builds,
 )
@@ -35,6 +36,7 @@ def root_with(tmp_path: Path, files: dict[str, bytes]) -> Path:
         ({"proc/driver/nvidia/version": b"NVRM"}, (Gpu.NVIDIA,)),
         ({"proc/device-tree/compatible": ORIN}, (Gpu.JETSON,)),
         ({"proc/device-tree/compatible": ORIN, "dev/nvidia0": b""}, (Gpu.JETSON,)),
+        ({"sys/firmware/devicetree/base/compatible": ORIN}, (Gpu.JETSON,)),
         ({"dev/nvhost-ctrl-gpu": b""}, (Gpu.JETSON,)),
         ({"dev/nvidia0": b"", "dev/kfd": b""}, (Gpu.NVIDIA, Gpu.AMD)),
         ({"proc/device-tree/compatible": b"raspberrypi,5-model-b\0brcm,bcm2712\0"}, ()),
@@ -62,6 +64,12 @@ def test_a_mac_with_apples_chip_has_a_gpu(
 def test_metal_is_told_by_its_old_and_new_name(device: str) -> None:
     assert unused_gpus((Gpu.APPLE,), (device,)) == ()
     assert unused_gpus((Gpu.APPLE,), ("BLAS: Accelerate",)) == (Gpu.APPLE,)
+
+
+@pytest.mark.parametrize("tree", ["proc/device-tree", "sys/firmware/devicetree/base"])
+def test_the_architecture_of_a_jetson(tmp_path: Path, tree: str) -> None:
+    assert tegra_architecture(tmp_path) is None
+    assert tegra_architecture(root_with(tmp_path, {f"{tree}/compatible": ORIN})) == "87"
 
 
 def test_vulkan_driver(tmp_path: Path) -> None:

@@ -43,9 +43,7 @@ def gpus(root: Path) -> tuple[Gpu, ...]:
     files: with Apple's chip it has a GPU.
     """
     found = []
-    if b"nvidia,tegra" in _read(root / "proc/device-tree/compatible") or any(
-        (root / "dev").glob("nvhost*-gpu")
-    ):
+    if b"nvidia,tegra" in _compatible(root) or any((root / "dev").glob("nvhost*-gpu")):
         found.append(Gpu.JETSON)
     elif (root / "dev/nvidia0").exists() or (root / "proc/driver/nvidia/version").exists():
         found.append(Gpu.NVIDIA)
@@ -118,9 +116,15 @@ def unused_gpus(present: tuple[Gpu, ...], devices: tuple[str, ...]) -> tuple[Gpu
 
 def tegra_architecture(root: Path) -> str | None:
     """The CUDA architecture of a Jetson (``87`` = Orin), from its device tree."""
-    compatible = _read(root / "proc/device-tree/compatible")
+    compatible = _compatible(root)
     known = {b"tegra264": "110", b"tegra234": "87", b"tegra194": "72", b"tegra186": "62"}
     return next((arch for chip, arch in known.items() if chip in compatible), None)
+
+
+def _compatible(root: Path) -> bytes:
+    # The first is a link to the second, by a path that leads out of a mount of the host's files.
+    files = ("proc/device-tree/compatible", "sys/firmware/devicetree/base/compatible")
+    return next(filter(None, (_read(root / file) for file in files)), b"")
 
 
 def _read(path: Path) -> bytes:
