@@ -458,7 +458,7 @@ def test_the_app_needs_a_terminal(call: CommandLine) -> None:
     [
         (["lod"], "There is no command 'lod'. Did you mean 'load'? See"),
         (["load"], "Missing argument 'ID'. See 'cyber-inference-tui load --help'."),
-        (["status", "--prot", "1"], "No such option '--prot'"),
+        (["status", "--prot", "1"], "No such option"),
         (["--port", "99999", "status"], "Invalid value for '--port'"),
         (["--no-ui", "status"], "--no-ui goes without a command."),
         (["--attach", "http://x", "status"], "--attach opens the terminal app"),
