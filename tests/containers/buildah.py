@@ -66,7 +66,7 @@ class Buildah:
         with self._lock:
             self("rm", "--all")
             for name in self("images", "--format={{.Name}}:{{.Tag}}").split():
-                if not name.startswith(_BASE):
+                if name.startswith("localhost/") and not name.startswith(_BASE):
                     self("rmi", "--force", name)
             self("rmi", "--prune", "--force")
 
