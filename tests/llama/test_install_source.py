@@ -24,6 +24,7 @@ from cyber_inference_tui.llama.install.source_build import SourceBuild
 from tests.llama.install_stand_ins import Steps, installer
 from tests.llama.release_server import SCRIPT, ReleaseServer, member, tar
 from tests.llama.test_archive import HOSTILE
+from tests.tools import tool
 
 LIMIT = 20.0
 
@@ -65,7 +66,7 @@ class Bench:
         self.server = server
         self.tools = folder / "bin"
         self.tools.mkdir()
-        for name, text in {"cmake": CMAKE, "c++": "#!/bin/sh\n"}.items():
+        for name, text in {"cmake": CMAKE, "make": "#!/bin/sh\n", "c++": "#!/bin/sh\n"}.items():
             (self.tools / name).write_text(text)
             (self.tools / name).chmod(0o755)
         self.log = folder / "compiled"
@@ -328,7 +329,8 @@ def test_an_interrupted_build_leaves_no_process_and_goes_on(
 
 
 def test_what_is_missing_is_said_as_it_is_typed(bench: Bench) -> None:
-    (bench.tools / "cmake").unlink()
+    for name in ("cmake", "make"):
+        (bench.tools / name).unlink()
     bench.path = str(bench.tools)
     process = start(bench)
     _, errors = process.communicate(timeout=LIMIT)
@@ -360,10 +362,9 @@ target_link_libraries(llama-server llama)
 """
 
 
-@pytest.mark.skipif(
-    not all(map(shutil.which, ("cmake", "make", "cc", "c++"))), reason="no cmake or no compiler"
-)
 def test_a_real_cmake(bench: Bench) -> None:
+    for name in ("cmake", "make", "cc", "c++"):
+        tool(name)
     bench.server.add_sources(
         "b6543",
         tar(

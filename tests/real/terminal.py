@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pytest
-
 from tests.real.service_process import eventually
-
-
-def tmux_program() -> str:
-    """tmux; without one the test is skipped here, and fails where CI runs."""
-    found = shutil.which("tmux")
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("tmux is needed in CI")
-        pytest.skip("tmux is not installed")
-    return found
-
+from tests.tools import tool
 
 # The size would come from the variables, and stay, if a test runner has set them.
 _NOT_OURS = ("CYBER_", "XDG_", "LLAMA_", "HF_", "TMUX", "TEXTUAL", "SSH", "COLUMNS", "LINES")
@@ -40,7 +27,7 @@ class Terminal:
         environ: Mapping[str, str] = {},
         size: tuple[int, int] = (120, 40),
     ) -> None:
-        self._tmux = [tmux_program(), "-L", f"cyber-{uuid.uuid4().hex[:12]}", "-f", "/dev/null"]
+        self._tmux = [tool("tmux"), "-L", f"cyber-{uuid.uuid4().hex[:12]}", "-f", "/dev/null"]
         self._arguments = list(arguments)
         self._folder = folder
         self._environ = dict(environ)

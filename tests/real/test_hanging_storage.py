@@ -17,6 +17,7 @@ import tomli_w
 
 from tests.fakes.launcher import write_fake_llama
 from tests.real.service_process import ServiceProcess, chat_body, eventually
+from tests.tools import tool
 
 SOURCE = Path(__file__).parent.parent / "fakes/hang.c"
 SILENT = "does not answer"
@@ -24,9 +25,7 @@ SILENT = "does not answer"
 
 @pytest.fixture(scope="session")
 def hang_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
+    compiler = tool("cc")
     library = tmp_path_factory.mktemp("hang") / "hang.so"
     command = [compiler, "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
     if subprocess.run(command, capture_output=True, check=False).returncode != 0:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError
@@ -443,9 +443,7 @@ TAKING_TURNS = [
 # longer runs by hand, with a seed and more of them.
 @settings(
     max_examples=1500,
-    deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 @given(fleet=fleets, schedule=schedules)
 @example(
@@ -466,9 +464,7 @@ def test_whatever_happens_everything_holds(fleet: Fleet, schedule: list[Step]) -
 
 @settings(
     max_examples=300,
-    deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 @given(fleet=fleets, schedule=schedules, close_after=st.sampled_from([0.0, 0.5, 2.0]))
 def test_whenever_it_ends_nothing_is_left_over(
@@ -614,9 +610,7 @@ def test_a_worse_policy_is_noticed(mutant: Policy) -> None:
 
     @settings(
         max_examples=400,
-        deadline=None,
         derandomize=True,
-        suppress_health_check=[HealthCheck.too_slow],
         phases=[Phase.explicit, Phase.generate],
     )
     @given(fleet=fleets, schedule=schedules)
