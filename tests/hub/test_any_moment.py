@@ -158,7 +158,7 @@ def reaped(process: subprocess.Popen[bytes]):  # type: ignore[no-untyped-def]
         yield process
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
 
 
 def on_the_disk(folder: Path) -> int:

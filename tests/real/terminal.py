@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.real.service_process import eventually
 from tests.tools import tool
+from tests.waiting import LIMIT, eventually
 
 # The size would come from the variables, and stay, if a test runner has set them.
 _NOT_OURS = ("CYBER_", "XDG_", "LLAMA_", "HF_", "TMUX", "TEXTUAL", "SSH", "COLUMNS", "LINES")
@@ -54,7 +54,9 @@ class Terminal:
 
     def close(self) -> None:
         """Close the terminal: what runs in it is hung up."""
-        subprocess.run([*self._tmux, "kill-server"], check=False, capture_output=True, timeout=20)
+        subprocess.run(
+            [*self._tmux, "kill-server"], check=False, capture_output=True, timeout=LIMIT
+        )
 
     def press(self, *keys: str) -> None:
         """Press keys by tmux's names (``Enter``, ``Escape``, ``C-p``), or single characters."""
@@ -73,7 +75,7 @@ class Terminal:
         """What is on the screen."""
         return self._run("capture-pane", "-t", "main", "-p")
 
-    def wait_for(self, *texts: str, limit: float = 30.0) -> str:
+    def wait_for(self, *texts: str, limit: float = LIMIT) -> str:
         """The screen, once all ``texts`` are on it."""
         shown = ""
 
@@ -87,7 +89,7 @@ class Terminal:
         except AssertionError as error:
             raise AssertionError(f"{error}; the screen:\n{shown}") from None
 
-    def wait_without(self, text: str, *, limit: float = 30.0) -> str:
+    def wait_without(self, text: str, *, limit: float = LIMIT) -> str:
         """The screen, once ``text`` is no longer on it."""
         try:
             return eventually(
@@ -106,6 +108,6 @@ class Terminal:
             capture_output=True,
             text=True,
             env=None if environ is None else dict(environ),
-            timeout=20,
+            timeout=LIMIT,
         )
         return done.stdout

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from tests.real.conftest import StartFake, StartReal
-from tests.real.service_process import ServiceProcess, eventually
+from tests.real.service_process import ServiceProcess
+from tests.waiting import eventually
 
 MIB = 1 << 20
 LONG = {"max_tokens": 8000, "ignore_eos": True, "temperature": 0}

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.real.conftest import StartFake, StartReal
-from tests.real.service_process import ServiceProcess, eventually
+from tests.real.service_process import ServiceProcess
+from tests.waiting import eventually
 
 _CAN_MOUNT = "unshare -m sh -c 'mount -t tmpfs tmpfs /mnt'"
 
@@ -161,7 +162,7 @@ def test_logs_survive_a_restart(start_real: StartReal) -> None:
         if kind == "restart":
             eventually(lambda: demo.read_text().count("listening on") >= 2)
             service.kill()
-            service.assert_none_left(10)
+            service.assert_none_left()
     service.stop()
     # The model is gone, its log is not.
     service.arguments = ()
