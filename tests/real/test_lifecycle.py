@@ -29,14 +29,14 @@ def read_whole(service: ServiceProcess, model: str, **more: Any) -> list[Any]:
 
 @pytest.mark.real
 def test_sigterm_lets_running_streams_end(start_real: StartReal) -> None:
-    service = start_real()
+    service = start_real({"shutdown_timeout": 200})
     long = {"max_tokens": 1500, "ignore_eos": True, "temperature": 0}
     with ThreadPoolExecutor(3) as pool:
         streams = [pool.submit(read_whole, service, "demo", **long) for _ in range(3)]
         eventually(lambda: service.model("demo")["in_flight"] == 3)
         service.terminate()
         for stream in streams:
-            values = stream.result(60)
+            values = stream.result(200)
             assert values[-1] == "[DONE]"
             assert not any("error" in value for value in values)
     assert service.wait() == 0
