@@ -90,8 +90,10 @@ async def test_a_lost_journal_loses_no_bytes(hub: StandInHub, folder: Path) -> N
     stall = Fault("stall", 600_000)
     hub.faults[SHARDS[0]].append(stall)
     async with queue(hub, folder) as world:
-        await world.downloads.add(REPO)
+        download_id = (await world.downloads.add(REPO)).id
         await reached(stall)
+        # What was sent has to be here as well.
+        await until(lambda: world.record(download_id).bytes_done >= 500_000)
     (folder / "downloads.json").unlink()
     sent = sum(hub.sent.values())
     assert sent >= 600_000
