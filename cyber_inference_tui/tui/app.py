@@ -163,6 +163,8 @@ class CyberApp(App[Leave]):
     # Drawing
 
     def _show(self, snapshot: Snapshot) -> None:
+        if not self.is_running:
+            return  # it is being left: pages have lost their widgets already
         for screen in self.screen_stack:
             if isinstance(screen, Page):
                 screen.draw(snapshot)

@@ -88,7 +88,7 @@ def spawn(environ: Mapping[str, str], config: Path) -> Iterator[Spawn]:
     yield spawn
     for process in started:
         process.kill()
-        process.wait(10)
+        process.wait(60)
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()

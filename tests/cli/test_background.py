@@ -60,7 +60,7 @@ def data_dir(environ: Mapping[str, str]) -> Iterator[Path]:
     if pid is not None and pid != os.getpid():
         process = psutil.Process(pid)
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def starter(
     yield start
     for process in made:
         process.kill()
-        process.wait(10)
+        process.wait(60)
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()
@@ -220,7 +220,7 @@ def test_it_survives_the_death_of_its_starter(
     process = starter()
     pid, url, _ = told(process)
     process.kill()
-    process.wait(10)
+    process.wait(60)
     assert answers(url)
     found = find()
     assert (found.pid, found.started) == (pid, False)
@@ -235,7 +235,7 @@ def test_it_survives_a_terminal_that_hangs_up(
     os.close(slave)
     _, url, _ = told(process)
     os.close(master)
-    assert process.wait(10) == -signal.SIGHUP
+    assert process.wait(60) == -signal.SIGHUP
     assert answers(url)
 
 
@@ -252,7 +252,7 @@ def test_a_service_of_a_foreground_terminal_is_found(
     found = find()
     assert (found.url, found.pid, found.started) == (url, process.pid, False)
     process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def test_a_runtime_file_left_behind_is_no_service(find: Find) -> None:

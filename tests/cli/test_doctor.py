@@ -162,7 +162,7 @@ def test_a_running_service_holds_its_port(
     assert json.loads(record.read_bytes())["version"] == __version__
 
     service.terminate()
-    assert service.wait(45) == 0
+    assert service.wait(60) == 0
     after = call("doctor", "--offline", "--json", "--port", port)
     assert findings(after, "service")[0]["message"] == "No service runs."
 
@@ -174,7 +174,7 @@ def test_a_service_that_was_killed_leaves_nothing_to_repair(
     assert service.stdout is not None
     service.stdout.readline()
     service.kill()
-    service.wait(10)
+    service.wait(60)
     assert (tmp_path / "data/service.json").exists()
     outcome = call("doctor", "--offline", "--json")
     assert outcome.code == 0

@@ -144,13 +144,13 @@ def test_ctrl_c_keeps_what_is_here_for_the_next_time(
     errors = tmp_path / "errors"
     with errors.open("wb") as stream:
         process = spawn("download-model", "owner/tiny", stderr=stream)
-        assert fault.reached.wait(30)
+        assert fault.reached.wait(60)
         # Some of it has been written when it is seen to have begun.
         while b"running" not in errors.read_bytes():
             assert process.poll() is None
             os.sched_yield()
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(60) == 130
     assert "Stopped" in errors.read_text()
     assert not (models / "owner").exists()
     fault.go.set()

@@ -56,7 +56,7 @@ def on_terminal(
     process = spawn(*argv, stdout=slave, stderr=slave, environ=more)
     os.close(slave)
     text = read_terminal(master)
-    return process.wait(30), text
+    return process.wait(60), text
 
 
 def test_a_terminal_gets_signs_and_colour(spawn: Spawn, stand_in: StandIn) -> None:
@@ -102,7 +102,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(spawn: Spawn, stand_in: StandIn
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(30) == 141
+    assert process.wait(60) == 141
 
 
 def test_ctrl_c_ends_following_quietly(spawn: Spawn, stand_in: StandIn) -> None:
@@ -116,7 +116,7 @@ def test_ctrl_c_ends_following_quietly(spawn: Spawn, stand_in: StandIn) -> None:
     assert process.stderr is not None
     assert process.stdout.readline() == b"a line\n"
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(60) == 130
     assert process.stderr.read() == b""
 
 
@@ -137,12 +137,12 @@ def test_names_that_the_encoding_lacks_are_no_reason_to_fail(
         stdout=subprocess.PIPE,
         environ={"PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"},
     )
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert b"??" in output
 
 
 def test_the_package_runs_as_a_module(spawn: Spawn, tmp_path: Path) -> None:
     process = spawn("--version", stdout=subprocess.PIPE)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     assert output.startswith(b"cyber-inference-tui ")

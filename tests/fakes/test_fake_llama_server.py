@@ -120,7 +120,7 @@ def test_router_protocol_and_exit_command(start: Start) -> None:
     assert fake.process.stdin is not None
     fake.process.stdin.write(b"cmd_router_to_child:exit\n")
     fake.process.stdin.flush()
-    assert fake.process.wait(10) == 0
+    assert fake.process.wait(60) == 0
 
 
 def test_router_child_ends_with_stdin_but_not_by_sigterm_alone(start: Start) -> None:
@@ -130,13 +130,13 @@ def test_router_child_ends_with_stdin_but_not_by_sigterm_alone(start: Start) -> 
     assert fake.process.poll() is None
     assert fake.process.stdin is not None
     fake.process.stdin.close()
-    assert fake.process.wait(10) == 1
+    assert fake.process.wait(60) == 1
 
 
 def test_plain_mode_obeys_sigterm_unless_told_not_to(start: Start) -> None:
     fake = start()
     fake.process.send_signal(signal.SIGTERM)
-    assert fake.process.wait(10) == 0
+    assert fake.process.wait(60) == 0
     stubborn = start(ignore_sigterm=True, ignore_stdin=True)
     stubborn.process.send_signal(signal.SIGTERM)
     assert stubborn.ask({})[0] == 200
@@ -148,12 +148,12 @@ def test_dies_in_load_so_many_times(start: Start, tmp_path: Path) -> None:
         "die_first": 1,
         "state": str(tmp_path / "state"),
     }
-    assert start(ready=False, **switches).process.wait(10) == 7
+    assert start(ready=False, **switches).process.wait(60) == 7
     assert start(**switches).ask({})[0] == 200
     starts = [json.loads(line) for line in (tmp_path / "state").read_text().splitlines()]
     assert [entry["what"] for entry in starts] == ["start", "exit", "start"]
     aborted = start(ready=False, die={"signal": "SIGABRT"})
-    assert aborted.process.wait(10) == -signal.SIGABRT
+    assert aborted.process.wait(60) == -signal.SIGABRT
 
 
 @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
@@ -227,7 +227,7 @@ def test_crash_and_cut_in_mid_stream(start: Start) -> None:
     assert caught.value.partial.count(b"data: ") == 2
     with pytest.raises(http.client.IncompleteRead):
         fake.ask({"stream": True, "fake": {"crash_after": 2}})
-    assert fake.process.wait(10) == -signal.SIGKILL
+    assert fake.process.wait(60) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("kind", ["plain", "long", "binary", "escape"])

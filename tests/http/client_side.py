@@ -6,7 +6,7 @@ import asyncio
 import json
 
 from tests.http.raw import head
-from tests.http.upstream import LIMIT
+from tests.waiting import LIMIT
 
 CHAT = "/v1/chat/completions"
 

@@ -6,6 +6,8 @@ import asyncio
 
 import msgspec
 
+from tests.waiting import LIMIT
+
 
 class Answer(msgspec.Struct):
     status: int
@@ -32,7 +34,7 @@ async def converse(port: int, data: bytes, *, count: int, host: str = "127.0.0.1
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(data)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT):
             return [await read_answer(reader) for _ in range(count)]
     finally:
         writer.close()

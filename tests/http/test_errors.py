@@ -12,6 +12,7 @@ from aiohttp import web
 from cyber_inference_tui import errors
 from cyber_inference_tui.errors import CyberError, ModelLoadError, QueueFullError
 from cyber_inference_tui.http.errors import error_body, error_event, error_response
+from tests.waiting import LIMIT
 
 from .raw import ask, converse, head
 from .stand_in import StandInService, StandInSettings, serving
@@ -130,7 +131,7 @@ async def test_a_defect_in_the_middle_of_an_answer_cuts_it(
         writer.write(head("GET /v1/x HTTP/1.1", "Host: localhost"))
         received = b""
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(LIMIT):
                 while chunk := await reader.read(1000):
                     received += chunk
         except ConnectionResetError:
@@ -217,7 +218,7 @@ async def test_a_client_that_leaves_is_no_error(caplog: pytest.LogCaptureFixture
         writer.write(head("GET /v1/x HTTP/1.1", "Host: localhost"))
         await entered.wait()
         writer.transport.abort()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT):
             await left.wait()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
@@ -230,7 +231,7 @@ async def test_a_connection_without_a_request_is_closed_and_others_stay() -> Non
         for data in (b"", b"GET /health HTTP/1.1\r\nHost: loc"):
             reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
             writer.write(data)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(LIMIT):
                 assert await reader.read() == b""
             writer.close()
         await used.readuntil(b"}")

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from cyber_inference_tui.records import LogEvent, LogLine, ServiceEvent
+from tests.waiting import LIMIT
 
 from .raw import head
 from .stand_in import StandInService, serving
@@ -24,7 +25,7 @@ class Reader:
 
     async def block(self) -> list[str]:
         lines: list[str] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT):
             while line := (await self._answer.content.readline()).decode().rstrip("\n"):
                 lines.append(line)
         return lines
@@ -126,7 +127,7 @@ async def test_a_reader_that_sleeps_gets_a_gap_and_holds_no_memory() -> None:
                 service.events.publish("log", log("m", "x" * 4000))
             await asyncio.sleep(0)
         service.events.publish("log", log("m", "the last one"))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LIMIT):
             received = b""
             seen_gap = False
             while b"the last one" not in received:
@@ -143,7 +144,7 @@ async def test_a_reader_that_never_reads_is_dropped() -> None:
         writer.write(head("GET /admin/events?topics=log HTTP/1.1", "Host: localhost"))
         await reader.readuntil(b": connected\n\n")
         before = asyncio.all_tasks()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT):
             while not writer.transport.is_closing() and len(asyncio.all_tasks()) >= len(before):
                 for _ in range(20):
                     service.events.publish("log", log("m", "x" * 4000))
@@ -171,7 +172,7 @@ async def test_stopping_the_server_ends_streams_by_itself() -> None:
             await Reader(events).block()
             receiving = asyncio.ensure_future(socket.receive())
             reading = asyncio.ensure_future(events.content.read())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT):
             assert (await receiving).type is aiohttp.WSMsgType.CLOSE
             assert await reading == b""
         events.close()
@@ -191,7 +192,7 @@ async def test_nothing_is_left_when_a_client_leaves(caplog: pytest.LogCaptureFix
             )
             key = ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",) if extra else ()
             writer.write(head(f"GET {path} HTTP/1.1", "Host: localhost", *extra, *key))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(LIMIT):
                 while not service.events._waiting:
                     await asyncio.sleep(0.001)
                 writer.transport.abort()
@@ -208,7 +209,7 @@ async def test_logs_over_a_websocket_all_or_one() -> None:
         front.client.ws_connect("/ws/logs?id=m") as one,
         front.client.ws_connect("/ws/logs?id=service") as own,
     ):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT):
             while len(service.events._waiting) < 3:
                 await asyncio.sleep(0.001)
         service.events.publish("log", log("n", "of n"))

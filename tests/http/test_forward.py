@@ -15,18 +15,9 @@ from cyber_inference_tui.http import forward
 from tests.http.client_side import CHAT, events_of, post, stream, to_the_end, unchunked
 from tests.http.raw import ask, converse, head, read_answer
 from tests.http.stand_in import StandInSettings
-from tests.http.upstream import (
-    EVENTS,
-    LAST,
-    LIMIT,
-    Recorder,
-    Talk,
-    World,
-    answer,
-    event,
-    forwarding,
-)
+from tests.http.upstream import EVENTS, LAST, Recorder, Talk, World, answer, event, forwarding
 from tests.scheduler.virtual import model
+from tests.waiting import LIMIT
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -10,7 +10,8 @@ import pytest
 
 from tests.http.client_side import post, stream, unchunked
 from tests.http.raw import head
-from tests.http.upstream import EVENTS, LAST, LIMIT, Talk, answer, event, forwarding
+from tests.http.upstream import EVENTS, LAST, Talk, answer, event, forwarding
+from tests.waiting import LIMIT
 
 GET = head("GET /health HTTP/1.1", "Host: localhost")
 

@@ -11,11 +11,10 @@ import pytest
 from aiohttp import web
 
 from cyber_inference_tui.http.errors import MAX_FIELD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
+from tests.waiting import LIMIT
 
 from .raw import Answer, converse, head, read_answer
 from .stand_in import StandInService, StandInSettings, serving
-
-LIMIT = 10.0
 
 
 def request(target: str = "/health", *lines: str) -> bytes:

@@ -13,17 +13,8 @@ from cyber_inference_tui.http import forward
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from tests.http.client_side import CHAT, post, stream, to_the_end
 from tests.http.raw import head
-from tests.http.upstream import (
-    EVENTS,
-    LAST,
-    LIMIT,
-    Script,
-    Talk,
-    World,
-    answer,
-    event,
-    forwarding,
-)
+from tests.http.upstream import EVENTS, LAST, Script, Talk, World, answer, event, forwarding
+from tests.waiting import LIMIT
 
 TIMINGS = '"timings":{"cache_n":3,"prompt_n":4,"predicted_n":5,"predicted_per_second":12.5}'
 WHOLE = answer(body=b'{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5}}')

@@ -14,7 +14,8 @@ from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.http import forward
 from tests.http.client_side import CHAT, events_of, post, stream, to_the_end, unchunked
 from tests.http.test_records import recorded
-from tests.http.upstream import EVENTS, LAST, LIMIT, Talk, World, answer, event, forwarding
+from tests.http.upstream import EVENTS, LAST, Talk, World, answer, event, forwarding
+from tests.waiting import LIMIT
 
 AGAIN = "sent once more"
 STREAM = answer(*EVENTS) + event('{"n":1}') + LAST

@@ -10,7 +10,8 @@ import pytest
 
 from tests.http.client_side import events_of, post, stream, to_the_end, unchunked
 from tests.http.test_records import recorded
-from tests.http.upstream import EVENTS, LAST, LIMIT, Talk, World, answer, event, forwarding
+from tests.http.upstream import EVENTS, LAST, Talk, World, answer, event, forwarding
+from tests.waiting import LIMIT
 
 STALL = 0.2
 STREAM = answer(*EVENTS) + event('{"n":1}') + LAST

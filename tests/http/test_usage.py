@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.http.framing import BodyScanner, Framing
@@ -304,7 +304,6 @@ def cut(draw: st.DrawFn, data: bytes) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_any_boundaries(data: st.DataObject) -> None:
     filling = data.draw(st.sampled_from([0, 10, 1000]))
@@ -321,7 +320,6 @@ def test_any_boundaries(data: st.DataObject) -> None:
     assert usage.tokens_out in {6, None}
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text('{}[],:"\\usage0 \n', max_size=200).map(str.encode))
 def test_no_body_breaks_it(body: bytes) -> None:
     for events in (False, True):

@@ -19,9 +19,6 @@ from cyber_inference_tui.settings.schema import Settings
 from tests.http.stand_in import Front, StandInService, StandInSettings, serving
 from tests.scheduler.virtual import model
 
-LIMIT = 10.0
-"""Seconds after which a test that waits for an event has failed."""
-
 
 class Got:
     """A request as it reached the server."""

@@ -14,12 +14,11 @@ from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.hub.plan import DownloadPlan, PlannedFile
 from cyber_inference_tui.hub.transfer import Pace
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus
+from tests.waiting import LIMIT
 
 from .stand_in_hub import StandInHub
 from .transfers import QUICK, endpoint_of, noise, transport
 
-LIMIT = 20.0
-"""Seconds that anything may take."""
 REPO = "owner/tiny"
 SHARDS = tuple(f"Q4/Tiny-Q4_K_M-0000{number}-of-00003.gguf" for number in (1, 2, 3))
 PROJECTOR = "mmproj-F16.gguf"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyber_inference_tui.hub.partial import NOTE as NOTE_ENDING
@@ -138,7 +138,7 @@ async def live(hub: StandInHub, folder: Path, lives: list[Life], last: tuple[Blo
     assert sent(hub) <= allowed
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(LIVES, st.lists(BLOWS, max_size=4).map(tuple))
 def test_whatever_happens_in_the_end_it_is_right(lives: list[Life], last: tuple[Blow, ...]) -> None:
     with tempfile.TemporaryDirectory() as name, StandInHub() as hub:
@@ -158,7 +158,7 @@ def reaped(process: subprocess.Popen[bytes]):  # type: ignore[no-untyped-def]
         yield process
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
 
 
 def on_the_disk(folder: Path) -> int:
@@ -174,7 +174,7 @@ def sent(hub: StandInHub) -> int:
     return sum(hub.sent.values())
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=3)
 @given(st.lists(st.tuples(st.sampled_from(SHARDS), st.floats(0.01, 0.99)), min_size=1, max_size=3))
 def test_killed_by_others(kills: list[tuple[str, float]]) -> None:
     with tempfile.TemporaryDirectory() as name, StandInHub() as hub:

@@ -27,12 +27,11 @@ from cyber_inference_tui.errors import (
 from cyber_inference_tui.gguf.demo import demo_bytes
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.records import HubModelRecord
+from tests.waiting import LIMIT
 
 from .browsing import Clock, browsing
 from .stand_in_hub import Repo, StandInHub
 from .transfers import noise
-
-LIMIT = 15.0
 
 # What huggingface.co answers to a search with ``expand`` and to a look at a repository with
 # ``blobs``, in the shapes that huggingface_hub 2.4.0 reads; names and numbers are made up.

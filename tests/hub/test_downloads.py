@@ -20,6 +20,7 @@ from cyber_inference_tui.hub.staging import Staging
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.library.scan import find_files
 from cyber_inference_tui.records import DownloadStatus as Status
+from tests.waiting import LIMIT
 
 from .queue import (
     NOTE,
@@ -49,7 +50,7 @@ async def reached(fault: Fault) -> None:
 
 async def arrived(world: World, download_id: str, count: int) -> None:
     """Wait until so many bytes are on the disk."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT):
         while world.record(download_id).bytes_done < count:
             await asyncio.sleep(0.005)
 
@@ -195,12 +196,12 @@ async def test_cancel_is_quick_and_keeps_only_what_it_is_asked_to(
         # A hub that sends nothing is not waited for; far from what a busy machine would need.
         assert time.monotonic() - began < QUICK.stall_timeout / 2
         assert cancelled.status is Status.CANCELLED
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT):
             # What takes long to remove is not waited for by who cancels.
             while not keep and staging.exists():
                 await asyncio.sleep(0.01)
         assert staging.exists() == keep
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT):
             while (world.record(added.id).bytes_done > 0) != keep:
                 await asyncio.sleep(0.01)
     async with queue(hub, folder) as world:
@@ -245,7 +246,7 @@ async def test_while_it_waits_it_says_why(hub: StandInHub, folder: Path) -> None
     hub.refusals.extend([(429, {"Retry-After": "600"})] * 3)
     async with queue(hub, folder) as world:
         added = await world.downloads.add(REPO)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT):
             while world.record(added.id).error is None:
                 await asyncio.sleep(0.01)
         record = world.record(added.id)
@@ -359,7 +360,7 @@ async def test_finished_ones_are_remembered_up_to_a_bound(
             hub.add(f"o/m{number}", {f"m{number}.gguf": noise(1000, number)})
             ids.append((await world.downloads.add(f"o/m{number}")).id)
             await world.until(ids[-1], Status.DONE)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT):
             while len(world.removed) < 2:
                 await asyncio.sleep(0.01)
         assert world.removed == ids[:2]

@@ -9,8 +9,9 @@ import pytest
 
 from cyber_inference_tui.errors import ConflictError
 from cyber_inference_tui.records import DownloadStatus as Status
+from tests.waiting import LIMIT, until
 
-from .queue import LIMIT, REPO, SHARDS, World, expected, models, queue, sharded
+from .queue import REPO, SHARDS, World, expected, models, queue, sharded
 from .stand_in_hub import Fault, StandInHub
 from .transfers import MIB, noise
 
@@ -29,10 +30,7 @@ async def reached(fault: Fault) -> None:
 
 async def waits(world: World, download_id: str) -> str:
     """Why it does not go on."""
-    async with asyncio.timeout(LIMIT):
-        while (error := world.record(download_id).error) is None:
-            await asyncio.sleep(0.01)
-    return error
+    return await until(lambda: world.record(download_id).error)
 
 
 async def test_two_programs_at_once_fetch_it_once(hub: StandInHub, folder: Path) -> None:
@@ -92,8 +90,10 @@ async def test_a_lost_journal_loses_no_bytes(hub: StandInHub, folder: Path) -> N
     stall = Fault("stall", 600_000)
     hub.faults[SHARDS[0]].append(stall)
     async with queue(hub, folder) as world:
-        await world.downloads.add(REPO)
+        download_id = (await world.downloads.add(REPO)).id
         await reached(stall)
+        # What was sent has to be here as well.
+        await until(lambda: world.record(download_id).bytes_done >= 500_000)
     (folder / "downloads.json").unlink()
     sent = sum(hub.sent.values())
     assert sent >= 600_000

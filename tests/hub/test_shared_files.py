@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import pytest
 
 from cyber_inference_tui.hub import download as module
 from cyber_inference_tui.records import DownloadStatus as Status
+from tests.waiting import LIMIT, until
 
-from .queue import LIMIT, PROJECTOR, REPO, World, models, queue
+from .queue import PROJECTOR, REPO, World, models, queue
 from .stand_in_hub import Fault, StandInHub
 from .transfers import MIB, QUICK, noise
 
@@ -37,12 +38,6 @@ def placed() -> dict[str, bytes]:
 
 async def reached(fault: Fault) -> None:
     assert await asyncio.to_thread(fault.reached.wait, LIMIT)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def both_at_half(hub: StandInHub, one: World, other: World) -> tuple[str, str, Fault]:

@@ -7,7 +7,6 @@ import fcntl
 import os
 import socket
 import ssl
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -401,17 +400,10 @@ async def test_a_proxy_resolves_the_names(hub: StandInHub, repo: Repo, tmp_path:
 
 
 async def test_a_certificate_that_nobody_vouches_for(
-    hub: StandInHub, repo: Repo, tmp_path: Path
+    hub: StandInHub, repo: Repo, tmp_path: Path, certificate: tuple[Path, Path]
 ) -> None:
-    key, certificate = tmp_path / "key", tmp_path / "certificate"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=20)
-    except OSError as error:
-        pytest.skip(f"no certificate can be made here: {error}")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(*certificate)
 
     async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()

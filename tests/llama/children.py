@@ -15,6 +15,7 @@ import uvloop
 
 from cyber_inference_tui.llama.log import LogRing, LogSpace
 from cyber_inference_tui.llama.server import Launch, ServerProcess
+from tests.waiting import LIMIT
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -42,7 +43,7 @@ def runner_on(kind: str) -> Run:
     return run
 
 
-def wait_gone(pid: int, seconds: float = 20.0) -> bool:
+def wait_gone(pid: int, seconds: float = LIMIT) -> bool:
     """Whether a process (not necessarily our child) ends within ``seconds``."""
     try:
         descriptor = os.pidfd_open(pid)
@@ -80,7 +81,7 @@ class Child:
 
     async def heard(self, beginning: str) -> str:
         """Wait for a line that begins so; what follows it."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LIMIT):
             while True:
                 for line in self.lines:
                     if line.startswith(beginning):

@@ -32,6 +32,7 @@ from tests.fakes.launcher import SCRIPT
 from tests.llama.children import LOOPS, Run, is_running, runner_on, spawn_shell, wait_gone
 from tests.llama.test_launch import Room, fake_binary
 from tests.llama.test_server import OBEYS, READY
+from tests.waiting import LIMIT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it tries what Linux has")
 
@@ -96,7 +97,7 @@ def test_it_ends_with_its_server(run: Run, stray: Stray, escape: str, end: str) 
             assert await child.server.stop(20) == 0
         else:
             os.kill(child.server.pid, signal.SIGKILL)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(LIMIT):
                 assert await child.server.exited == -signal.SIGKILL
         assert not is_running(stray.pid)
 
@@ -195,7 +196,7 @@ async def test_a_command_that_leaves_its_loaded_server_ends_the_model_with_that_
     child = int(room.text().partition("child ")[2].split()[0])
     assert is_running(child)
     go.touch()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT):
         assert await server.exited == 0
     assert not is_running(child)
     assert "went on in the background" in server.obituary()[0]
@@ -282,7 +283,7 @@ async def test_a_guard_that_is_killed_is_replaced_and_knows_what_the_first_one_k
         first = guard._process
         assert first is not None
         first.kill()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT):
             while guard._process is None or guard._process is first:
                 await asyncio.sleep(0.01)
         assert f"guard (pid {first.pid})" in caplog.text
@@ -369,7 +370,7 @@ async def test_a_launcher_waits_for_adopted_processes(
     assert process.stdin is not None
     adopted = int(await process.stdout.readline())
     process.stdin.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT):
         while psutil.pid_exists(adopted):
             await asyncio.sleep(0.01)
         await process.wait()

@@ -19,6 +19,7 @@ from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.settings.schema import ModelSettings
 from tests.llama.children import HOST, is_running
 from tests.llama.test_launch import Room, ended, get
+from tests.waiting import LIMIT
 
 # It never counts as hung: what ends a server here is that its port is another's.
 PATIENT = HealthLimits(interval=0.05, timeout=1.0, strikes=10**6)
@@ -82,7 +83,7 @@ class Starts:
 
     async def hear(self, beginning: str) -> str:
         """What follows this beginning in the next line that has it."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LIMIT):
             while True:
                 lines = [line.text for line in self.log.tail(10**6)][self._read :]
                 for number, line in enumerate(lines):
@@ -127,7 +128,7 @@ async def test_a_program_that_is_faster_gets_no_prompts(make: Make, status: byte
     starts, foreign = make(1), Foreign(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
     launch = asyncio.ensure_future(starts.room.launch(starts.model, stop_timeout=0.2))
     port = int(await starts.hear("not yet at "))
-    async with foreign.at(port), asyncio.timeout(30):
+    async with foreign.at(port), asyncio.timeout(LIMIT):
         server = await launch
         assert server.port != port
         assert starts.count == 2
@@ -143,7 +144,7 @@ async def test_ports_that_others_take_each_time_are_a_failed_load(make: Make) ->
     first = int(await starts.hear("not yet at "))
     async with foreign.at(first), foreign.at(int(await starts.hear("not yet at "))):
         last = int(await starts.hear("not yet at "))
-        async with foreign.at(last), asyncio.timeout(30):
+        async with foreign.at(last), asyncio.timeout(LIMIT):
             with pytest.raises(ModelLoadError) as error:
                 await launch
     told = f"m could not be loaded: its port {last} is taken by "

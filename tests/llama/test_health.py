@@ -18,6 +18,7 @@ from cyber_inference_tui.llama.health import (
     watch_health,
 )
 from tests.llama.children import HOST
+from tests.waiting import LIMIT
 
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 QUICK = HealthLimits(interval=0.001, timeout=0.05, strikes=3)
@@ -50,7 +51,7 @@ async def serving(answers: Answers) -> AsyncIterator[int]:
     server = await asyncio.start_server(answers.serve, HOST, 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LIMIT):
             # Our side closed every one of its connections.
             while answers.open:
                 await asyncio.sleep(0.001)
@@ -93,7 +94,7 @@ async def test_a_want_of_our_own_is_not_the_servers(monkeypatch: pytest.MonkeyPa
 
 async def test_three_silences_in_a_row_are_a_hang() -> None:
     answers = Answers(None)
-    async with serving(answers) as port, asyncio.timeout(30):
+    async with serving(answers) as port, asyncio.timeout(LIMIT):
         await watch_health(partial(ask_health, HOST, port), limits=QUICK, excused=lambda: False)
     assert len(answers.asked) == 3
 
@@ -101,14 +102,14 @@ async def test_three_silences_in_a_row_are_a_hang() -> None:
 async def test_an_answer_between_silences_saves_it() -> None:
     refused = b"HTTP/1.1 500 Oh\r\n\r\n"
     answers = Answers(None, None, refused, None, None, OK, None)
-    async with serving(answers) as port, asyncio.timeout(30):
+    async with serving(answers) as port, asyncio.timeout(LIMIT):
         await watch_health(partial(ask_health, HOST, port), limits=QUICK, excused=lambda: False)
     assert len(answers.asked) == 9
 
 
 async def test_a_server_that_answers_is_asked_on_until_the_watch_is_cancelled() -> None:
     answers = Answers(OK)
-    async with serving(answers) as port, asyncio.timeout(30):
+    async with serving(answers) as port, asyncio.timeout(LIMIT):
         watch = asyncio.ensure_future(
             watch_health(partial(ask_health, HOST, port), limits=QUICK, excused=lambda: False)
         )
@@ -128,7 +129,7 @@ async def test_a_server_with_an_excuse_is_not_asked_and_silence_then_does_not_co
     answers = Answers(None)
     # Asked before and after each question: excused, then asked in vain twice while it became busy.
     excuse = excuses(True, True, False, True, False, True)
-    async with serving(answers) as port, asyncio.timeout(30):
+    async with serving(answers) as port, asyncio.timeout(LIMIT):
         await watch_health(
             partial(ask_health, HOST, port), limits=QUICK, excused=lambda: next(excuse)
         )

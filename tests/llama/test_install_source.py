@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -24,8 +23,8 @@ from cyber_inference_tui.llama.install.source_build import SourceBuild
 from tests.llama.install_stand_ins import Steps, installer
 from tests.llama.release_server import SCRIPT, ReleaseServer, member, tar
 from tests.llama.test_archive import HOSTILE
-
-LIMIT = 20.0
+from tests.tools import tool
+from tests.waiting import LIMIT, eventually
 
 # It compiles four files: each is one run of the project's compile.sh, and done once only.
 CMAKE = r"""#!/bin/sh
@@ -65,7 +64,7 @@ class Bench:
         self.server = server
         self.tools = folder / "bin"
         self.tools.mkdir()
-        for name, text in {"cmake": CMAKE, "c++": "#!/bin/sh\n"}.items():
+        for name, text in {"cmake": CMAKE, "make": "#!/bin/sh\n", "c++": "#!/bin/sh\n"}.items():
             (self.tools / name).write_text(text)
             (self.tools / name).chmod(0o755)
         self.log = folder / "compiled"
@@ -261,13 +260,6 @@ def test_a_check_tells_the_newest_not_the_begun_one(bench: Bench) -> None:
     assert bench.installer(resume=False).check().newest.version == "b6600"
 
 
-def until(look: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not look():
-        assert time.monotonic() < deadline, f"{what} did not come"
-        time.sleep(0.01)
-
-
 def running(folder: Path) -> list[psutil.Process]:
     """Every process whose command line names the folder."""
     found = []
@@ -309,15 +301,15 @@ def test_an_interrupted_build_leaves_no_process_and_goes_on(
     )
     process = start(bench)
     try:
-        until(lambda: bench.compiled() == ["1", "2"], "the second file")
-        until(lambda: len(running(bench.folder)) >= 3, "the compiler's child")
+        eventually(lambda: bench.compiled() == ["1", "2"], what="the second file")
+        eventually(lambda: len(running(bench.folder)) >= 3, what="the compiler's child")
         process.send_signal(number)
         _, errors = process.communicate(timeout=LIMIT)
     finally:
         process.kill()
         process.wait()
     assert b"Traceback" not in errors
-    until(lambda: not running(bench.folder), "the end of every process")
+    eventually(lambda: not running(bench.folder), what="the end of every process")
     hold.unlink()
     # The first object is an old one; the second was being written.
     build = bench.folder / "data/llama/.build-b6543/build"
@@ -334,7 +326,8 @@ def test_an_interrupted_build_leaves_no_process_and_goes_on(
 
 
 def test_what_is_missing_is_said_as_it_is_typed(bench: Bench) -> None:
-    (bench.tools / "cmake").unlink()
+    for name in ("cmake", "make"):
+        (bench.tools / name).unlink()
     bench.path = str(bench.tools)
     process = start(bench)
     _, errors = process.communicate(timeout=LIMIT)
@@ -366,10 +359,9 @@ target_link_libraries(llama-server llama)
 """
 
 
-@pytest.mark.skipif(
-    not all(map(shutil.which, ("cmake", "make", "cc", "c++"))), reason="no cmake or no compiler"
-)
 def test_a_real_cmake(bench: Bench) -> None:
+    for name in ("cmake", "make", "cc", "c++"):
+        tool(name)
     bench.server.add_sources(
         "b6543",
         tar(

@@ -33,6 +33,7 @@ from cyber_inference_tui.llama.server import ServerProcess
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.fakes.launcher import SCRIPT, write_fake_llama
 from tests.llama.children import HOST, is_running, wait_gone
+from tests.waiting import LIMIT
 
 REAL = "CYBER_TEST_LLAMA_SERVER"
 
@@ -146,7 +147,7 @@ Make = Callable[..., LocalModel]
 
 
 async def get(port: int, path: str) -> bytes:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT):
         reader, writer = await asyncio.open_connection(HOST, port)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         answer = await reader.readuntil(b"\r\n\r\n")
@@ -309,7 +310,7 @@ async def test_a_server_that_tells_nothing_is_watched_reading(room: Room, tmp_pa
     read = {"path": str(tmp_path / "m.gguf"), "mib": 25}
     model = reading_model(tmp_path, read=read, hang_load=True)
     launch = asyncio.ensure_future(room.launch(model))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT):
         while not room.progress or (room.progress[-1] or 0) < 0.5:
             await asyncio.sleep(0.05)
     launch.cancel()
@@ -410,7 +411,7 @@ async def test_another_programs_server_may_be_silent_while_it_works(
     done = False
     server = await room.launch(LocalModel(id="m", settings=own), busy=busy)
     os.kill(server.pid, signal.SIGSTOP)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT):
         await enough.wait()
     assert not server.exited.done()
     done = True

@@ -11,6 +11,7 @@ import pytest
 
 from cyber_inference_tui.llama.reading import Reading, follow_reading, read_so_far
 from tests.without_linux import run_without_linux
+from tests.waiting import LIMIT
 
 MIB = 1 << 20
 
@@ -103,7 +104,7 @@ class Follower:
         """The share that is told once the process is so far."""
         self.moved.clear()
         show(self.proc, 7, rchar=rchar, mapped=mapped)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LIMIT):
             await self.moved.wait()
         return self.shares[-1]
 
@@ -141,5 +142,5 @@ async def test_without_a_size_there_are_only_signs_of_life(tmp_path: Path) -> No
 
 
 async def test_a_machine_that_tells_nothing_is_not_asked_again(tmp_path: Path) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT):
         await follow_reading(7, 1, lambda _: None, proc=tmp_path)

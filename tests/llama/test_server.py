@@ -340,7 +340,7 @@ def test_no_line_of_a_flood_is_lost(run: Run) -> None:
     run(main())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.binary(max_size=80), max_size=10), st.booleans())
 def test_any_output_in_place_of_the_protocol_harms_nothing(
     chunks: list[bytes], prefixed: bool

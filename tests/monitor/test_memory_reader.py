@@ -381,7 +381,7 @@ def test_processes_of_this_machine() -> None:
         memory = MemoryReader(nvml=no_nvml()).read([process.pid, gone]).processes
         rss = sum(psutil.Process(p).memory_info().rss for p in (process.pid, children[0].pid))
         process.stdin.close()
-        process.wait(30)
+        process.wait(60)
     assert set(memory) == {process.pid}
     found = memory[process.pid]
     assert abs(found.private + found.mapped - rss) < 0.1 * rss

@@ -119,7 +119,7 @@ class Starter:
         problems = []
         for service in self.services:
             try:
-                service.stop() if is_running(service) else service.assert_none_left(3.0)
+                service.stop() if is_running(service) else service.assert_none_left()
             except AssertionError as error:
                 problems.append(error)
         if problems:

@@ -12,33 +12,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import psutil
 import tomli_w
 
-START_LIMIT = 30.0
-STOP_LIMIT = 45.0
-
-_T = TypeVar("_T")
-
-
-def eventually(
-    look: Callable[[], _T | None],
-    *,
-    limit: float = 20.0,
-    interval: float = 0.01,
-    what: str = "the awaited state",
-) -> _T:
-    """The first true value of ``look()``; fails after ``limit`` seconds."""
-    deadline = time.monotonic() + limit
-    while not (value := look()):
-        assert time.monotonic() < deadline, f"{what} did not come within {limit:g} s"
-        time.sleep(interval)
-    return value
+from tests.waiting import LIMIT, eventually
 
 
 class ServiceProcess:
@@ -120,7 +102,7 @@ class ServiceProcess:
     def start(self) -> ServiceProcess:
         """Start it and wait for its line ``listening on http://HOST:PORT``."""
         self.spawn()
-        deadline = time.monotonic() + START_LIMIT
+        deadline = time.monotonic() + LIMIT
         try:
             while line := self._lines.get(timeout=max(0.0, deadline - time.monotonic())):
                 if line.startswith("listening on http://"):
@@ -130,7 +112,7 @@ class ServiceProcess:
         except queue.Empty:
             self.kill()
             raise AssertionError(f"not listening in time\n{self.errors()}") from None
-        code = None if self.process is None else self.process.wait(10)
+        code = None if self.process is None else self.process.wait(LIMIT)
         raise AssertionError(f"ended at start with {code}\n{self.errors()}")
 
     @staticmethod
@@ -149,7 +131,7 @@ class ServiceProcess:
 
     def client(self, **options: Any) -> httpx.Client:
         """A client with a long time limit; use it as a context manager."""
-        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)
+        return httpx.Client(base_url=self.url, timeout=LIMIT, trust_env=False, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         with self.client() as client:
@@ -175,7 +157,7 @@ class ServiceProcess:
 
     def raw(self) -> socket.socket:
         """A TCP connection to it."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT)
 
     def models(self) -> dict[str, dict[str, Any]]:
         """``GET /admin/models`` by id."""
@@ -185,7 +167,7 @@ class ServiceProcess:
     def model(self, model_id: str) -> dict[str, Any]:
         return self.models()[model_id]
 
-    def wait_status(self, model_id: str, *statuses: str, limit: float = 20.0) -> dict[str, Any]:
+    def wait_status(self, model_id: str, *statuses: str, limit: float = LIMIT) -> dict[str, Any]:
         """The model's record once its status is one of these."""
 
         def look() -> dict[str, Any] | None:
@@ -197,7 +179,7 @@ class ServiceProcess:
     def upstream(self, model_id: str, path: str) -> Any:
         """What the model's server itself says (JSON), asked past the service."""
         port = self.model(model_id)["port"]
-        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=30, trust_env=False).json()
+        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=LIMIT, trust_env=False).json()
 
     # Its end
 
@@ -236,9 +218,9 @@ class ServiceProcess:
         if self.process.poll() is None:
             self.terminate()
         assert self.wait() == 0, self.errors()
-        self.assert_none_left(0.5)
+        self.assert_none_left()
 
-    def wait(self, limit: float = STOP_LIMIT) -> int:
+    def wait(self, limit: float = LIMIT) -> int:
         """Its exit code; killed and failed when it does not come."""
         assert self.process is not None
         try:
@@ -248,18 +230,18 @@ class ServiceProcess:
             raise AssertionError(f"did not stop within {limit:g} s\n{self.errors()}") from None
         finally:
             if self._reader is not None:
-                self._reader.join(5)
+                self._reader.join(LIMIT)
 
     def kill(self) -> None:
         """SIGKILL to the service alone."""
         self.note_children()
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(LIMIT)
         if self._reader is not None:
-            self._reader.join(5)
+            self._reader.join(LIMIT)
 
-    def assert_none_left(self, limit: float) -> None:
+    def assert_none_left(self, limit: float = 10.0) -> None:
         """No process that was ever seen below it lives after ``limit`` seconds."""
         _, alive = psutil.wait_procs(list(self._seen.values()), timeout=limit)
         left = [process for process in alive if is_alive(process)]

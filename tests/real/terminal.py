@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pytest
-
-from tests.real.service_process import eventually
-
-
-def tmux_program() -> str:
-    """tmux; without one the test is skipped here, and fails where CI runs."""
-    found = shutil.which("tmux")
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("tmux is needed in CI")
-        pytest.skip("tmux is not installed")
-    return found
-
+from tests.tools import tool
+from tests.waiting import LIMIT, eventually
 
 # The size would come from the variables, and stay, if a test runner has set them.
 _NOT_OURS = ("CYBER_", "XDG_", "LLAMA_", "HF_", "TMUX", "TEXTUAL", "SSH", "COLUMNS", "LINES")
@@ -40,7 +27,7 @@ class Terminal:
         environ: Mapping[str, str] = {},
         size: tuple[int, int] = (120, 40),
     ) -> None:
-        self._tmux = [tmux_program(), "-L", f"cyber-{uuid.uuid4().hex[:12]}", "-f", "/dev/null"]
+        self._tmux = [tool("tmux"), "-L", f"cyber-{uuid.uuid4().hex[:12]}", "-f", "/dev/null"]
         self._arguments = list(arguments)
         self._folder = folder
         self._environ = dict(environ)
@@ -67,7 +54,9 @@ class Terminal:
 
     def close(self) -> None:
         """Close the terminal: what runs in it is hung up."""
-        subprocess.run([*self._tmux, "kill-server"], check=False, capture_output=True, timeout=20)
+        subprocess.run(
+            [*self._tmux, "kill-server"], check=False, capture_output=True, timeout=LIMIT
+        )
 
     def press(self, *keys: str) -> None:
         """Press keys by tmux's names (``Enter``, ``Escape``, ``C-p``), or single characters."""
@@ -86,7 +75,7 @@ class Terminal:
         """What is on the screen."""
         return self._run("capture-pane", "-t", "main", "-p")
 
-    def wait_for(self, *texts: str, limit: float = 30.0) -> str:
+    def wait_for(self, *texts: str, limit: float = LIMIT) -> str:
         """The screen, once all ``texts`` are on it."""
         shown = ""
 
@@ -100,7 +89,7 @@ class Terminal:
         except AssertionError as error:
             raise AssertionError(f"{error}; the screen:\n{shown}") from None
 
-    def wait_without(self, text: str, *, limit: float = 30.0) -> str:
+    def wait_without(self, text: str, *, limit: float = LIMIT) -> str:
         """The screen, once ``text`` is no longer on it."""
         try:
             return eventually(
@@ -119,6 +108,6 @@ class Terminal:
             capture_output=True,
             text=True,
             env=None if environ is None else dict(environ),
-            timeout=20,
+            timeout=LIMIT,
         )
         return done.stdout

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from tests.real.conftest import StartFake, StartReal
-from tests.real.service_process import ServiceProcess, eventually
+from tests.real.service_process import ServiceProcess
+from tests.waiting import eventually
 
 
 def read_events(response: httpx.Response) -> Iterator[tuple[int, str, Any]]:
@@ -108,9 +109,9 @@ def test_new_and_removed_files_are_noticed(start_fake: StartFake) -> None:
     folder = service.data_dir / "models"
     (folder / "sub").mkdir()
     (folder / "sub" / "new.gguf").write_bytes((folder / "a.gguf").read_bytes())
-    eventually(lambda: "new" in service.models(), limit=15)
+    eventually(lambda: "new" in service.models())
     (folder / "sub" / "new.gguf").unlink()
-    eventually(lambda: "new" not in service.models(), limit=15)
+    eventually(lambda: "new" not in service.models())
 
 
 @pytest.mark.real
@@ -249,7 +250,7 @@ def test_events_tell_of_a_gap(start_fake: StartFake) -> None:
         next(events)
     assert service.get("/health").status_code == 200
     # The ring has turned over long since: a resumed reader is told what it missed.
-    eventually(lambda: "299999 " in service.get("/admin/logs/a?lines=50").text, limit=60)
+    eventually(lambda: "299999 " in service.get("/admin/logs/a?lines=50").text)
     headers = {"Last-Event-ID": "1"}
     with (
         service.client() as client,

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from tests.real.conftest import Starter, StartReal
-from tests.real.service_process import ServiceProcess, chat_body, eventually
+from tests.real.service_process import ServiceProcess, chat_body
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")

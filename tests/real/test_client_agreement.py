@@ -21,6 +21,7 @@ from tests.real.conftest import Starter
 from tests.tui.driving import screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import World, line, model, setting, status
+from tests.waiting import LIMIT
 
 T = TypeVar("T")
 KINDS = ["fake", "real"]
@@ -70,7 +71,7 @@ def serving(request: pytest.FixtureRequest, starter: Starter) -> Serving:
 
 async def soon(look: Callable[[], Awaitable[T | None]]) -> T:
     """The first true answer."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT):
         while not (found := await look()):
             await asyncio.sleep(0.02)
     return found
@@ -197,7 +198,7 @@ async def _drive(app: CyberApp, pilot: Pilot[Any]) -> None:
     await pilot.press("6")
     await until(pilot, lambda: "Write to try a model." in screen_text(app))
     await pilot.press("enter", *"Hi", "enter")
-    await until(pilot, lambda: "tok" in screen_text(app), tries=2000)
+    await until(pilot, lambda: "tok" in screen_text(app))
     await pilot.press("escape", "5", "1")
     await until(pilot, lambda: app.current_mode == "dashboard")
 
@@ -208,4 +209,4 @@ async def test_the_app_is_driven_on_both(serving: Serving) -> None:
         async with app.run_test(size=(120, 40), notifications=True) as pilot:
             await _drive(app, pilot)
             await asyncio.to_thread(stop)
-            await until(pilot, lambda: "no connection" in screen_text(app), tries=2000)
+            await until(pilot, lambda: "no connection" in screen_text(app))

@@ -11,7 +11,8 @@ import openai
 import pytest
 
 from tests.real.conftest import Starter, StartFake, StartReal
-from tests.real.service_process import ServiceProcess, eventually
+from tests.real.service_process import ServiceProcess
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 

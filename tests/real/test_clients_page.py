@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from tests.real.service_process import ServiceProcess
 from tests.test_docs import ROOT, blocks
+from tests.tools import tool
 
 pytestmark = pytest.mark.real
 
@@ -50,8 +50,7 @@ def at(service: ServiceProcess, code: str) -> str:
 
 
 def test_curl(demo_service: ServiceProcess, tmp_path: Path) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("there is no curl")
+    tool("curl")
     codes = examples("sh", "curl ")
     assert len(codes) >= 4
     for code in codes:
@@ -70,6 +69,7 @@ def test_python(demo_service: ServiceProcess, tmp_path: Path, library: str) -> N
 
 
 def test_readme_shows_what_its_request_prints(demo_service: ServiceProcess, tmp_path: Path) -> None:
+    tool("curl")
     parts = [
         (name, content) for name, content, _ in blocks((ROOT / "README.md").read_text("utf-8"))
     ]

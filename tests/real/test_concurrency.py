@@ -14,7 +14,8 @@ import pytest
 from cyber_inference_tui.llama.command import STREAMS
 from tests.fakes.launcher import SCRIPT
 from tests.real.conftest import StartFake, StartReal
-from tests.real.service_process import ServiceProcess, chat_body, eventually
+from tests.real.service_process import ServiceProcess, chat_body
+from tests.waiting import eventually
 
 COMMAND = [sys.executable, "-I", "-S", str(SCRIPT), "--host", "{host}", "--port", "{port}"]
 

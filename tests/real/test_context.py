@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.real.conftest import StartFake, StartReal
-from tests.real.service_process import ServiceProcess, eventually
+from tests.real.service_process import ServiceProcess
+from tests.waiting import eventually
 
 TRAINED = 32768
 YARN = ("--rope-scaling", "yarn", "--rope-scale", "2")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.real.conftest import StartFake
-from tests.real.service_process import ServiceProcess, eventually
+from tests.real.service_process import ServiceProcess
+from tests.waiting import eventually
 
 
 def limited(service: ServiceProcess, soft: int, hard: int) -> ServiceProcess:

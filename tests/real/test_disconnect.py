@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.real.conftest import StartFake, StartReal
-from tests.real.service_process import ServiceProcess, chat_body, eventually
+from tests.real.service_process import ServiceProcess, chat_body
+from tests.waiting import eventually
 
 CANCEL_LIMIT = 0.5
 TRIES = 4

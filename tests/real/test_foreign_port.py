@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from tests.real.conftest import StartReal
-from tests.real.service_process import eventually
+from tests.waiting import eventually
 
 # It says its port, then waits until it may start the server proper.
 SLOW = """

@@ -16,7 +16,9 @@ import pytest
 import tomli_w
 
 from tests.fakes.launcher import write_fake_llama
-from tests.real.service_process import ServiceProcess, chat_body, eventually
+from tests.real.service_process import ServiceProcess, chat_body
+from tests.tools import tool
+from tests.waiting import eventually
 
 SOURCE = Path(__file__).parent.parent / "fakes/hang.c"
 SILENT = "does not answer"
@@ -24,9 +26,7 @@ SILENT = "does not answer"
 
 @pytest.fixture(scope="session")
 def hang_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
+    compiler = tool("cc")
     library = tmp_path_factory.mktemp("hang") / "hang.so"
     command = [compiler, "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
     if subprocess.run(command, capture_output=True, check=False).returncode != 0:
@@ -155,7 +155,7 @@ def test_a_key_that_is_taken_out_is_refused_while_a_folder_hangs(place: Place) -
             with place.client(key) as client:
                 return client.get("/v1/models", timeout=2).status_code == 401
 
-        eventually(is_refused, limit=4, what="the refusal of the key")
+        eventually(is_refused, what="the refusal of the key")
 
 
 @pytest.mark.parametrize("signals", [1, 2])
@@ -171,7 +171,7 @@ def test_signals_end_it_while_a_folder_hangs(place: Place, signals: int) -> None
         time.sleep(0.1)
         place.service.process.send_signal(signal.SIGTERM)
     assert place.service.wait(10) == 0, place.service.errors()
-    place.service.assert_none_left(0.5)
+    place.service.assert_none_left()
     assert not (place.service.data_dir / "service.json").exists()
 
 
@@ -194,7 +194,7 @@ def test_a_slow_folder_comes_in_the_end(place: Place) -> None:
     place.hang()
     place.service.start()
     assert "own" in place.models()
-    eventually(lambda: place.models() == {"own", "far"}, limit=60, what="the slow folder")
+    eventually(lambda: place.models() == {"own", "far"}, what="the slow folder")
 
 
 @pytest.mark.parametrize("what", ["data", "config"])

@@ -13,8 +13,9 @@ from tests.gguf import synthetic
 from tests.gguf.synthetic_projector import projector
 from tests.hub.stand_in_hub import Fault, StandInHub
 from tests.real.conftest import StartReal
-from tests.real.service_process import ServiceProcess, eventually
+from tests.real.service_process import ServiceProcess
 from tests.real.terminal import Terminal
+from tests.waiting import eventually
 
 REPO = "owner/tiny-GGUF"
 

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from cyber_inference_tui.llama.install.apt_sources import find_mirrors
-from tests.real.service_process import ServiceProcess, eventually
+from tests.real.service_process import ServiceProcess
+from tests.waiting import eventually
 
 needs_mirror = pytest.mark.skipif(
     shutil.which("apt-get") is None or not find_mirrors(Path("/")),
@@ -28,7 +29,7 @@ def service(tmp_path: Path) -> Iterator[ServiceProcess]:
     yield one
     if one.process is not None and one.process.poll() is None:
         one.stop()
-    one.assert_none_left(3.0)
+    one.assert_none_left()
 
 
 def installed(service: ServiceProcess) -> dict[str, Any] | None:
@@ -49,7 +50,7 @@ def test_from_nothing_to_an_answer_without_a_restart(service: ServiceProcess) ->
 
     begun = service.post("/admin/install", json={"from": "debian"})
     assert (begun.status_code, begun.json()["state"]) == (202, "running")
-    record = eventually(lambda: installed(service), limit=100, what="the installation")
+    record = eventually(lambda: installed(service), what="the installation")
     assert record["state"] == "done", service.get("/admin/logs/install").text
     llama = service.get("/admin/status").json()["llama_server"]
     assert Path(llama["path"]).is_relative_to(service.data_dir)
@@ -77,7 +78,7 @@ def test_an_installation_that_is_ended_leaves_nothing(service: ServiceProcess, e
         with service.client() as client:
             assert client.delete("/admin/install").json()["state"] == "cancelled"
     assert apt
-    service.assert_none_left(5.0) if end == "kill" else None
+    service.assert_none_left() if end == "kill" else None
     if end == "cancel":
         eventually(lambda: not any(p.is_running() for p in apt), what="the end of apt")
         folder = service.data_dir / "llama"

@@ -16,12 +16,8 @@ import psutil
 import pytest
 
 from tests.real.conftest import Starter, StartFake, StartReal
-from tests.real.service_process import (
-    ServiceProcess,
-    eventually,
-    free_low_port,
-    sse_data,
-)
+from tests.real.service_process import ServiceProcess, free_low_port, sse_data
+from tests.waiting import eventually
 
 STUBBORN = {"ignore_sigterm": True, "ignore_stdin": True, "outlive_parent": 60.0}
 
@@ -33,18 +29,18 @@ def read_whole(service: ServiceProcess, model: str, **more: Any) -> list[Any]:
 
 @pytest.mark.real
 def test_sigterm_lets_running_streams_end(start_real: StartReal) -> None:
-    service = start_real()
+    service = start_real({"shutdown_timeout": 200})
     long = {"max_tokens": 1500, "ignore_eos": True, "temperature": 0}
     with ThreadPoolExecutor(3) as pool:
         streams = [pool.submit(read_whole, service, "demo", **long) for _ in range(3)]
         eventually(lambda: service.model("demo")["in_flight"] == 3)
         service.terminate()
         for stream in streams:
-            values = stream.result(60)
+            values = stream.result(200)
             assert values[-1] == "[DONE]"
             assert not any("error" in value for value in values)
     assert service.wait() == 0
-    service.assert_none_left(0.5)
+    service.assert_none_left()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
@@ -62,7 +58,7 @@ def test_signals_end_streams_first_and_refuse_new_work(
         assert values[-1] == "[DONE]"
         assert len(values) == 32
     assert service.wait() == 0
-    service.assert_none_left(0.5)
+    service.assert_none_left()
     with pytest.raises(OSError, match="refused"):
         service.raw()
 
@@ -88,7 +84,7 @@ def test_shutdown_timeout_bounds_the_wait(start_fake: StartFake) -> None:
         assert service.wait(20) == 0
         rest = "".join(lines)
     assert '"error"' in rest
-    service.assert_none_left(0.5)
+    service.assert_none_left()
 
 
 def test_a_second_signal_stops_at_once(start_fake: StartFake) -> None:
@@ -100,7 +96,7 @@ def test_a_second_signal_stops_at_once(start_fake: StartFake) -> None:
         eventually(lambda: is_refusing(service), what="the end of accepting")
         service.terminate()
         assert service.wait(15) == 0
-    service.assert_none_left(0.5)
+    service.assert_none_left()
 
 
 def is_refusing(service: ServiceProcess) -> bool:
@@ -121,7 +117,7 @@ def test_sigterm_during_a_load(start_fake: StartFake) -> None:
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "shutting_down"
     assert service.wait() == 0
-    service.assert_none_left(0.5)
+    service.assert_none_left()
 
 
 @pytest.mark.real
@@ -134,7 +130,7 @@ def test_sigkill_leaves_no_server_and_the_next_start_uses_the_same_port(
         assert service.chat("demo").status_code == 200
         assert service.model("demo")["port"] == base
         service.kill()
-        service.assert_none_left(3.0)
+        service.assert_none_left()
         service.start()
 
 
@@ -155,7 +151,7 @@ def test_sigkill_ends_even_stubborn_servers(
     assert service.chat("a").status_code == 200
     assert len(service.servers()) == 1
     service.kill()
-    service.assert_none_left(3.0)
+    service.assert_none_left()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prlimit keeps it from writing a core file")
@@ -170,7 +166,7 @@ def test_a_crash_tells_where_it_was_and_leaves_no_server(start_fake: StartFake) 
     errors = service.errors_path.read_text()
     assert "Segmentation fault" in errors
     assert "http/serve.py" in errors  # the stack of its main thread
-    service.assert_none_left(3.0)
+    service.assert_none_left()
 
 
 def test_sigkill_during_a_load(start_fake: StartFake) -> None:
@@ -178,7 +174,7 @@ def test_sigkill_during_a_load(start_fake: StartFake) -> None:
     service.post("/admin/models/a/load?wait=0", json={})
     eventually(service.servers)
     service.kill()
-    service.assert_none_left(3.0)
+    service.assert_none_left()
 
 
 def test_the_next_start_ends_what_nobody_else_could(start_fake: StartFake) -> None:
@@ -306,5 +302,5 @@ def test_sigterm_during_the_start_ends_it_in_order(
     eventually((service.folder / sign).exists, interval=0.001, what="a sign of the start")
     service.terminate()
     assert process.wait(10) == 0, service.errors()
-    service.assert_none_left(1.0)
+    service.assert_none_left()
     assert not (service.data_dir / "service.json").exists()

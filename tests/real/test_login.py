@@ -11,7 +11,7 @@ import tomllib
 import pytest
 
 from tests.real.conftest import StartFake
-from tests.real.service_process import eventually
+from tests.waiting import eventually
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])

@@ -14,7 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.real.conftest import StartFake, StartReal
-from tests.real.service_process import ServiceProcess, eventually, sse_data
+from tests.real.service_process import ServiceProcess, sse_data
+from tests.waiting import eventually
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -165,11 +166,11 @@ def test_a_real_prometheus_takes_it(start_real: StartReal, tmp_path: Path) -> No
                 return str(result[0]["value"][1]) if result else None
 
             tokens = 'cyber_inference_tokens_total{model="demo",direction="output"}'
-            assert eventually(lambda: ask(tokens), limit=60) == "3"
+            assert eventually(lambda: ask(tokens)) == "3"
             assert ask('up{job="cyber-inference"}') == "1"
             count = 'cyber_inference_load_seconds_bucket{model="demo",le="+Inf"}'
             assert ask(count) == "1"
             assert ask("count(cyber_inference_model_status)") == "6"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)

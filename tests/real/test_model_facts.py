@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from tests.real.conftest import StartFake, StartReal
-from tests.real.service_process import ServiceProcess, eventually
+from tests.real.service_process import ServiceProcess
 from tests.real.test_admin import read_events
+from tests.waiting import eventually
 
 
 def details(service: ServiceProcess, model_id: str) -> Any:

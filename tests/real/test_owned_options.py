@@ -12,7 +12,8 @@ import pytest
 from cyber_inference_tui.llama.binary import option_names
 from cyber_inference_tui.settings.owned import why_owned, why_owned_variable
 from tests.real.conftest import StartReal
-from tests.real.service_process import ServiceProcess, eventually
+from tests.real.service_process import ServiceProcess
+from tests.waiting import eventually
 
 _ENTRY = re.compile(r"^(?=-)", re.MULTILINE)
 _VARIABLE = re.compile(r"\(env: (\w+)\)")

@@ -16,8 +16,9 @@ import pytest
 from openai import OpenAI
 
 from tests.real.conftest import Starter, StartFake, StartReal
-from tests.real.service_process import ServiceProcess, chat_body, eventually, sse_data
+from tests.real.service_process import ServiceProcess, chat_body, sse_data
 from tests.real.test_admin import read_events
+from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 MARKS = itertools.count()

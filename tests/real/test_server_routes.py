@@ -17,13 +17,8 @@ import pytest
 
 from cyber_inference_tui.http.routes import methods_of
 from tests.real.conftest import Starter, StartReal
-from tests.real.service_process import (
-    ServiceProcess,
-    chat_body,
-    eventually,
-    free_low_port,
-    sse_data,
-)
+from tests.real.service_process import ServiceProcess, chat_body, free_low_port, sse_data
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 

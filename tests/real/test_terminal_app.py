@@ -15,8 +15,9 @@ import psutil
 import pytest
 import tomli_w
 
-from tests.real.service_process import eventually
+from tests.real.service_process import is_alive
 from tests.real.terminal import Terminal
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -74,10 +75,10 @@ class Home:
         if (process := self.service()) is not None:
             process.terminate()
             try:
-                process.wait(30)
+                process.wait(60)
             except psutil.TimeoutExpired:
                 process.kill()
-                process.wait(10)
+                process.wait(60)
 
 
 @pytest.fixture
@@ -147,7 +148,8 @@ def test_a_hangup_ends_the_app_and_leaves_the_service(home: Home) -> None:
             for one in psutil.process_iter(["cmdline"])
             if str(home.config) in (one.info["cmdline"] or ()) and one.pid != process.pid
         )
-    eventually(lambda: not app.is_running(), what="the end of the app")
+    # A zombie has ended: the one that has to look may be slow to.
+    eventually(lambda: not is_alive(app), what="the end of the app")
     assert httpx.get(f"{home.url}/health").json() == {"status": "ok"}
     with home.terminal() as terminal:
         terminal.wait_for("demo", "unloaded")

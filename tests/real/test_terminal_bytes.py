@@ -14,7 +14,7 @@ import termios
 import time
 
 from tests.real.conftest import Starter
-from tests.real.service_process import eventually
+from tests.waiting import eventually
 
 HOSTILE = (
     "\x1b]0;owned\x07",  # the window's title
@@ -75,7 +75,7 @@ class Pty:
             self.read(0.1)
             return all(text.encode() in self.sent[start:] for text in texts)
 
-        eventually(look, limit=30, what=f"{texts}")
+        eventually(look, what=f"{texts}")
 
     def close(self) -> int:
         """Leave with q; the exit code."""
@@ -86,7 +86,7 @@ class Pty:
             return self._process.poll() is not None
 
         try:
-            eventually(ended, limit=20, what="the end")
+            eventually(ended, what="the end")
         finally:
             if self._process.poll() is None:
                 self._process.kill()

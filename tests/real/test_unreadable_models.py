@@ -8,7 +8,7 @@ import sys
 
 from tests.gguf.headers import write_gguf
 from tests.real.conftest import StartReal
-from tests.real.service_process import eventually
+from tests.waiting import eventually
 
 
 def test_a_service_without_descriptors_keeps_its_models_loaded(start_real: StartReal) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from tests.fakes.launcher import SCRIPT
 from tests.real.conftest import StartFake
-from tests.real.service_process import ServiceProcess, eventually
+from tests.real.service_process import ServiceProcess
+from tests.waiting import eventually
 
 SERVER = f'{sys.executable} -I -S {SCRIPT} --host "$1" --port "$2"'
 # It leaves its session, its group and its parents, and hears no SIGTERM.
@@ -66,7 +67,7 @@ def test_nothing_survives_a_service_that_is_killed(start_fake: StartFake, tmp_pa
     service, stray = start_with_stray(start_fake, tmp_path)
     service.kill()
     eventually(lambda: gone(stray))
-    service.assert_none_left(3.0)
+    service.assert_none_left()
 
 
 def test_the_next_start_ends_what_survived_service_and_guard(

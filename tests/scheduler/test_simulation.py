@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError
@@ -439,14 +439,9 @@ TAKING_TURNS = [
 ]
 
 
-# The same worlds in every run, so that a change is judged by what it changes; new ones are for
-# longer runs by hand, with a seed and more of them.
-@settings(
-    max_examples=1500,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+# The same worlds in every run, so that a change is judged by what it changes: as many as show each
+# worse policy below. --hypothesis-profile=thorough tries more of them.
+@settings(max_examples=10 * settings().max_examples, derandomize=True)
 @given(fleet=fleets, schedule=schedules)
 @example(
     fleet=Fleet((9, 1), (False, False), 0, connections=1, back_seconds=0.0, cards=False),
@@ -464,12 +459,7 @@ def test_whatever_happens_everything_holds(fleet: Fleet, schedule: list[Step]) -
     simulate(fleet, schedule)
 
 
-@settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@settings(max_examples=4 * settings().max_examples, derandomize=True)
 @given(fleet=fleets, schedule=schedules, close_after=st.sampled_from([0.0, 0.5, 2.0]))
 def test_whenever_it_ends_nothing_is_left_over(
     fleet: Fleet, schedule: list[Step], close_after: float
@@ -614,9 +604,7 @@ def test_a_worse_policy_is_noticed(mutant: Policy) -> None:
 
     @settings(
         max_examples=400,
-        deadline=None,
         derandomize=True,
-        suppress_health_check=[HealthCheck.too_slow],
         phases=[Phase.explicit, Phase.generate],
     )
     @given(fleet=fleets, schedule=schedules)

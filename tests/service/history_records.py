@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -79,10 +78,3 @@ def stored(path: Path) -> list[int]:
     """The numbers of the requests in a file, oldest first, read without the history."""
     with closing(sqlite3.connect(path)) as connection:
         return [row[0] for row in connection.execute("SELECT tokens_in FROM requests ORDER BY id")]
-
-
-def until(look: Callable[[], bool], limit: float = 30.0) -> None:
-    deadline = time.monotonic() + limit
-    while not look():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.01)

@@ -17,6 +17,7 @@ from cyber_inference_tui.settings.load import load_if_there
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.settings.watch import FileWatch
 from tests.scheduler.virtual import model
+from tests.waiting import LIMIT
 
 ODD = 'a.b/c "d" e'
 
@@ -382,7 +383,7 @@ async def test_a_file_is_read_when_its_writer_is_done(
 
     monkeypatch.setattr(FileWatch, "changed", look)
     watching = asyncio.ensure_future(desk.configuration.watch())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT):
         while not desk.told:
             await asyncio.sleep(0.01)
     watching.cancel()

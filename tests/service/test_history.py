@@ -21,6 +21,7 @@ from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
 from cyber_inference_tui.service.history import MAX_PENDING, History
 from cyber_inference_tui.service.history_rows import MAX_MEASUREMENTS, MAX_TEXT
+from tests.waiting import eventually
 
 from .history_records import (
     NOW,
@@ -31,7 +32,6 @@ from .history_records import (
     request,
     session,
     stored,
-    until,
 )
 
 
@@ -217,14 +217,14 @@ async def test_a_missing_directory_is_made(tmp_path: Path) -> None:
 async def test_what_waits_is_written_after_a_while(path: Path) -> None:
     async with open_history(path, batch_seconds=0.01) as history:
         history.add_request(request(7))
-        await asyncio.to_thread(until, lambda: stored(path) == [7])
+        await asyncio.to_thread(eventually, lambda: stored(path) == [7])
 
 
 async def test_much_is_written_without_a_wait(path: Path) -> None:
     async with open_history(path) as history:
         for number in range(1000):
             history.add_request(request(number))
-        await asyncio.to_thread(until, lambda: len(stored(path)) >= 500)
+        await asyncio.to_thread(eventually, lambda: len(stored(path)) >= 500)
 
 
 async def test_strange_values_break_nothing(path: Path) -> None:

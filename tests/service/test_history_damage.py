@@ -368,7 +368,7 @@ def sound_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 places = st.one_of(st.integers(0, 99), st.integers(0, 8191), st.integers(0, 1 << 20))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(places, st.binary(min_size=1, max_size=16)), min_size=1, max_size=6),
     st.none() | st.integers(0, 1 << 20),

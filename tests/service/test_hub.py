@@ -18,6 +18,7 @@ from cyber_inference_tui.service.events import EventBus, Subscription
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.settings.schema import Settings
 from tests.hub.stand_in_hub import StandInHub
+from tests.waiting import LIMIT
 
 
 async def test_a_download_becomes_a_model_and_is_told_of(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ async def test_a_download_becomes_a_model_and_is_told_of(tmp_path: Path) -> None
 
 
 async def last(watching: Subscription, download_id: str) -> DownloadRecord:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT):
         async for batch in watching:
             for event in batch:
                 record = event.data

@@ -24,6 +24,7 @@ from cyber_inference_tui.service.install import Installation
 from cyber_inference_tui.service.install_ground import Ground, ground_for
 from cyber_inference_tui.service.update_check import Known
 from cyber_inference_tui.settings.load import Loaded, load
+from tests.waiting import LIMIT, until
 
 WAYS = (InstallSource(name="github", summary="quick", recommended=True),)
 OUTCOME = {
@@ -34,7 +35,6 @@ OUTCOME = {
     "warnings": ["No GPU."],
     "installed": True,
 }
-LIMIT = 20.0
 
 
 def now() -> datetime:
@@ -128,12 +128,6 @@ async def bench_in(folder: Path) -> AsyncIterator[Bench]:
     finally:
         await bench.installation.close()
         await bench.guard.stop()
-
-
-async def eventually(look: Callable[[], object]) -> None:
-    async with asyncio.timeout(LIMIT):
-        while not look():
-            await asyncio.sleep(0.01)
 
 
 SUCCESS = f"print({json.dumps(OUTCOME)!r})"
@@ -322,8 +316,8 @@ async def test_a_newer_version_is_looked_up_beside_and_once(tmp_path: Path) -> N
         bench.known = Known(due=True)
         for _ in range(3):
             assert (await bench.installation.state()).update is None
-        await eventually(bench.looked.exists)
-        await eventually(lambda: not bench.processes())
+        await until(bench.looked.exists)
+        await until(lambda: not bench.processes())
         bench.known = Known(version="b2", due=True)
         assert (await bench.installation.state()).update == "b2"
         await asyncio.sleep(0)
@@ -336,7 +330,7 @@ async def test_an_installation_does_not_wait_for_a_look(tmp_path: Path) -> None:
         bench.looks(HANGS)
         bench.known = Known(due=True)
         await bench.installation.state()
-        await eventually(bench.looked.exists)
+        await until(bench.looked.exists)
         bench.says(then=SUCCESS)
         await bench.installation.start("auto")
         assert (await bench.over()).state is InstallState.DONE
@@ -348,7 +342,7 @@ async def test_a_look_ends_with_the_service(tmp_path: Path) -> None:
         bench.looks(HANGS)
         bench.known = Known(due=True)
         await bench.installation.state()
-        await eventually(bench.looked.exists)
+        await until(bench.looked.exists)
         await bench.installation.close()
         assert not bench.processes()
 

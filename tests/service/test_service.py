@@ -16,6 +16,7 @@ from cyber_inference_tui.records import ServiceEvent
 from cyber_inference_tui.service.service import Service, utc_now
 from cyber_inference_tui.settings.load import load
 from tests.gguf.headers import write_gguf
+from tests.waiting import LIMIT
 
 
 def service_of(config: Path) -> Service:
@@ -47,7 +48,7 @@ async def test_an_edit_between_reading_and_watching_is_seen(config: Path) -> Non
     service = service_of(config)
     config.write_text("max_queue = 222\n")
     subscription = service.events.subscribe(frozenset({"config"}), None)
-    async with service, asyncio.timeout(30):
+    async with service, asyncio.timeout(LIMIT):
         (event,) = await anext(subscription)
         assert event.data == {"error": None}
         assert service.settings.max_queue == 222
@@ -78,7 +79,7 @@ async def test_what_cannot_be_used_is_logged_once_and_told_of(
     def logged(part: str) -> int:
         return sum(part in message for message in caplog.messages)
 
-    async with service_of(config) as service, asyncio.timeout(30):
+    async with service_of(config) as service, asyncio.timeout(LIMIT):
         for _ in range(3):
             await service.models.rescan()
         assert [one.where for one in service.models.problems()] == [str(models / "lora.gguf")]

@@ -368,7 +368,7 @@ CHANGES = st.one_of(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([OWN, OWN.replace("\n", "\r\n"), render(), ""]), CHANGES)
 def test_what_is_set_is_read_back(tmp_path: Path, text: str, change: tuple[str, Any]) -> None:
     key, value = change

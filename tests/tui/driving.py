@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.launch import Launch, Leave
+from tests import waiting
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import NOW, World
 
@@ -38,15 +39,11 @@ async def running(
         yield app, client, pilot
 
 
-async def until(pilot: Pilot[Any], condition: Callable[[], bool], *, tries: int = 300) -> None:
-    """Let the app work until ``condition`` holds; fails with its source where it never does."""
-    for _ in range(tries):
-        await pilot.pause()
-        if condition():
-            await pilot.pause()
-            return
-        await pilot.pause(0.01)
-    raise AssertionError("the app never got there")
+async def until(pilot: Pilot[Any], condition: Callable[[], bool]) -> None:
+    """Let the app work until ``condition`` holds, and all that it has begun by then is done."""
+    await pilot.pause()
+    await waiting.until(condition, interval=0.02, what="what the app was to show")
+    await pilot.pause()
 
 
 def screen_text(app: CyberApp) -> str:

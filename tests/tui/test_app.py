@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from textual import events
 from textual.widgets import Input, TextArea
 
+from cyber_inference_tui.tui.chrome import PAGES
 from cyber_inference_tui.tui.key_table import THIS_PAGE, key_lines
+from cyber_inference_tui.tui.pages.page import Page
 from tests.tui.driving import SMALL, app_on, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import busy_world, empty_world
-
-
-async def test_every_page_opens_by_its_number() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        for key, mode in zip(
-            "1234567",
-            ("dashboard", "models", "hub", "logs", "requests", "chat", "settings"),
-            strict=True,
-        ):
-            await pilot.press(key)
-            await pilot.pause()
-            assert app.current_mode == mode
 
 
 async def test_a_click_on_a_tab_opens_its_page() -> None:
@@ -111,17 +102,20 @@ async def test_help_is_made_from_the_bindings() -> None:
         await until(pilot, lambda: "Everywhere" not in screen_text(app))
 
 
-@pytest.mark.parametrize("page", "1234567")
-async def test_the_palette_has_every_action_of_each_page(page: str) -> None:
+async def test_the_palette_has_every_action_of_each_page() -> None:
     async with running(busy_world()) as (app, _, pilot):
-        await pilot.press(page)
-        await until(pilot, lambda: app.screen.is_mounted)
-        told = {line.does for line in key_lines(app.screen) if line.group == THIS_PAGE}
-        assert told | {"Help", "Quit"} <= {
-            command.title for command in app.get_system_commands(app.screen)
-        }
-        await pilot.press("ctrl+p", *"theme")
-        await until(pilot, lambda: "choose the colours" in screen_text(app).lower())
+        for number, page in enumerate(PAGES, 1):
+            await pilot.press(str(number))
+            await until(pilot, lambda: app.screen.is_mounted)
+            assert app.current_mode == page.mode
+            told = {line.does for line in key_lines(app.screen) if line.group == THIS_PAGE}
+            assert told | {"Help", "Quit"} <= {
+                command.title for command in app.get_system_commands(app.screen)
+            }
+            await pilot.press("ctrl+p", *"theme")
+            await until(pilot, lambda: "choose the colours" in screen_text(app).lower())
+            await pilot.press("escape")
+            await until(pilot, lambda: isinstance(app.screen, Page))
 
 
 async def test_the_palette_knows_the_actions_of_the_pane_in_which_one_is() -> None:
@@ -134,15 +128,26 @@ async def test_the_palette_knows_the_actions_of_the_pane_in_which_one_is() -> No
         await until(pilot, lambda: ("pause_download", "d1") in client.calls)
 
 
-@pytest.mark.parametrize("keys", [("2", "slash"), ("7", "slash"), ("3", "slash"), ("ctrl+p",)])
-async def test_what_is_pasted_into_a_line_is_harmless(keys: tuple[str, ...]) -> None:
+async def test_what_is_pasted_into_a_line_is_harmless() -> None:
     async with running(busy_world()) as (app, _, pilot):
-        await pilot.press(*keys)
-        await until(pilot, lambda: isinstance(app.focused, Input))
-        app.post_message(events.Paste("one\x1b[2J\ntwo\u202e\n"))
-        await until(pilot, lambda: isinstance(app.focused, Input) and bool(app.focused.value))
-        assert isinstance(app.focused, Input)
-        assert app.focused.value == "one two"
+        for keys in (("2", "slash"), ("7", "slash"), ("3", "slash"), ("1", "ctrl+p")):
+            await pilot.press(*keys)
+            await until(pilot, lambda: isinstance(app.focused, Input))
+            line = app.focused
+            assert isinstance(line, Input)
+            app.post_message(events.Paste("one\x1b[2J\ntwo\u202e\n"))
+            await until(pilot, partial(has_text, line))
+            assert line.value == "one two", keys
+            await pilot.press("escape")
+            await until(pilot, partial(is_left, line))
+
+
+def has_text(line: Input) -> bool:
+    return bool(line.value)
+
+
+def is_left(line: Input) -> bool:
+    return not line.has_focus
 
 
 async def test_messages_show_no_markup_and_no_control_characters() -> None:

@@ -500,7 +500,7 @@ async def test_the_greeting_gives_way_once_there_is_something_to_show() -> None:
         client.world.models = {"a": model("a")}
         client.publish("model", model("a"))
         client.publish("config", {"error": None})
-        await until(pilot, lambda: "STATE" in screen_text(app), tries=600)
+        await until(pilot, lambda: "STATE" in screen_text(app))
         assert "Welcome." not in screen_text(app)
         assert models_table(app).has_focus
 

@@ -18,6 +18,7 @@ from cyber_inference_tui.tui.launch import Launch
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import busy_world
+from tests.waiting import LIMIT
 
 
 class FreezingClient(FakeClient):
@@ -71,7 +72,7 @@ async def followed(client: FakeClient, clock: Clock) -> AsyncIterator[Feed]:
 
 async def happens(condition: Callable[[], bool]) -> None:
     """Let the others run until it is so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT):
         while not condition():
             await asyncio.sleep(0)
 

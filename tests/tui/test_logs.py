@@ -200,7 +200,7 @@ async def test_it_goes_on_after_the_service_was_away() -> None:
         assert pane.view.lines
         client.world.logs[QWEN].append(line(120, "after the pause"))
         client.start()
-        await until(pilot, lambda: "after the pause" in screen_text(app), tries=600)
+        await until(pilot, lambda: "after the pause" in screen_text(app))
 
 
 async def test_what_cannot_be_read_is_told() -> None:
@@ -267,7 +267,7 @@ async def test_what_is_read_stays_when_the_service_is_started_anew() -> None:
         await until(pilot, lambda: "no connection" in screen_text(app))
         client.world.logs[QWEN] = [line(0, "a new life")]
         client.start(pid=4712)
-        await until(pilot, lambda: "from before the restart" in screen_text(app), tries=600)
+        await until(pilot, lambda: "from before the restart" in screen_text(app))
         write(client, QWEN, "goes on")
         await pilot.pause(0.5)
         assert pane.view.lines == before

@@ -484,7 +484,7 @@ async def test_a_waiting_request_that_gets_its_turn_stays_where_it_is() -> None:
         client.world.active[2] = msgspec.structs.replace(
             client.world.active[2], phase=RequestPhase.PROCESSING, position=None
         )
-        await until(pilot, lambda: cell(app, 2, 3) == "◐ processing", tries=600)
+        await until(pilot, lambda: cell(app, 2, 3) == "◐ processing")
         assert table(app).cursor_key == key
 
 

@@ -1,0 +1,38 @@
+"""What holds for every test: Hypothesis' profile, children's signals, garbage collection."""
+
+from __future__ import annotations
+
+import gc
+import signal
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A loaded machine takes any time for an example. `--hypothesis-profile=thorough` looks for longer.
+_NO_CLOCK = settings(
+    settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.register_profile("quick", _NO_CLOCK, max_examples=40)
+settings.register_profile("thorough", _NO_CLOCK, max_examples=1000)
+settings.load_profile("quick")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give children the default signals, whatever this process was started with.
+
+    A child inherits a signal that is ignored (``nohup``, a background job of a script) or
+    blocked, but not a handler. A handler that does nothing keeps this process as immune as it was.
+    """
+    starts_workers = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    if starts_workers:
+        return  # they do it themselves
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def pytest_collection_finish() -> None:
+    """Leave thousands of collected tests out of every search for garbage."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
