@@ -9,19 +9,18 @@ fail() { say "$*"; exit 1; }
 # The newest Python that uv may bring is the newest that the tests ran with.
 pythons='>=3.11,<3.15'
 
-# uv's files on the package index, which are pinned here: a later release may behave differently.
-uv_version=0.13.9
-uv_wheel_x86_64=uv-$uv_version-py3-none-musllinux_1_1_x86_64.whl
-uv_wheel_aarch64=uv-$uv_version-py3-none-manylinux_2_17_aarch64.manylinux2014_aarch64.musllinux_1_1_aarch64.whl
-uv_sha256_x86_64=2c45530751517d6c3bbc69a19473f6effe47cce047bede01ffd8af7ea7b36b25
-uv_sha256_aarch64=5435c5ce14a56431208ca0996416d310f1598e8c2c8ba707688985a16bb82dbe
-# Others that pip may choose: for glibc on x86-64 and on aarch64, and for macOS.
-uv_sha256_others='d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19
-ecb6028d79dc96fbeafffe5c8af62a7099487ebc05a701e76714eebcffd06375
-66c512266d633bef48384a1f53003f41f2a8e7b36fe6e7fbfd3e0fd52d96fa63
-c16ed11e013557536b3e60065f1b912f6407bd6518e041b961e23ef9e6b4fbf5'
-# Where the program lies in a wheel, which is a zip file: the entry's byte, counted from 1.
-uv_entry=2282
+# A later release of uv may behave differently. The checksums are those of its release archives,
+# then of its wheels: for x86-64 with glibc and with musl, for aarch64, for macOS.
+uv_version=0.12.16
+uv_linux_x86_64='x86_64-unknown-linux-musl a01206ffbd60f3a7ee30949be1863527986f5307494a064042c69ce7e6d44799'
+uv_linux_aarch64='aarch64-unknown-linux-musl 5beba1f35c0922fd086cce850ce919e55bc4e873c4fcda891343526afdb4c5b3'
+uv_macos_x86_64='x86_64-apple-darwin a42bcc9ce97eb8b364d7f162233a9c6b8c0ee25388e551d362809795127e0c31'
+uv_macos_arm64='aarch64-apple-darwin b6e03fae61704b1aa622f12b792a69483e837b83068e44f4fd34f8a07a8f74a3'
+uv_wheels='c4570eeeef838ddc6957e1b28c5e88305bb492c83b000ed3b8ff3cf86a8ecf00
+81b2f0fe4697d37802aea255a81eb2867e6bda2745568afca341b1e1d2c0cb39
+99bdd4ffb8c98dc4d6a2a3155f4fe4c806a44d0cde1c525d155f1183f676499f
+50ed2f31db45e620a10a9e9fc20d2a828a207db67b791e7b888395679e96bab4
+3b07f6867309ae1957b99d0ab9b008e3cea6497e2e9aec4a5c9642ddfc1fc3c3'
 
 # What pip said last. install.sh has it elsewhere, because it removes an environment that failed.
 pip_log=''
@@ -116,52 +115,44 @@ sha256_of() {
         cut -d ' ' -f 1
 }
 
-# uv_by_pip DIR: any python3 that has pip gets DIR/bin/uv, and pip checks what it gets.
+# uv_by_pip DIR: any python3 that has pip, or can make an environment with it, gets DIR/bin/uv.
+# pip checks what it gets.
 uv_by_pip() {
-    python3 -m pip --version >/dev/null 2>&1 || return 1
+    old=python3
+    if ! "$old" -m pip --version >/dev/null 2>&1; then
+        "$old" -m venv "$1/old" >/dev/null 2>&1 || return 1
+        old=$1/old/bin/python3
+    fi
     {
         printf '%s' "uv==$uv_version"
-        for sum in "$uv_sha256_x86_64" "$uv_sha256_aarch64" $uv_sha256_others; do
+        for sum in $uv_wheels; do
             printf ' --hash=sha256:%s' "$sum"
         done
     } >"$1/requirements.txt"
-    PIP_USER=0 python3 -m pip --disable-pip-version-check install --quiet --no-input --no-deps \
+    PIP_USER=0 "$old" -m pip --disable-pip-version-check install --quiet --no-input --no-deps \
         --only-binary :all: --ignore-requires-python --require-hashes --target "$1" \
-        --requirement "$1/requirements.txt" >"$1/pip.log" 2>&1 && [ -x "$1/bin/uv" ]
+        --requirement "$1/requirements.txt" >"$1/pip.log" 2>&1 && [ -x "$1/bin/uv" ] &&
+        rm -rf "$1/old"
 }
 
-# uv_by_download DIR: without pip, from the package index; the page's form is PEP 503's.
-uv_by_download() {
+# uv_by_release DIR: uv's release archive gives DIR/bin/uv.
+uv_by_release() {
     case $(uname -s)-$(uname -m) in
-    Linux-x86_64) wheel=$uv_wheel_x86_64 sum=$uv_sha256_x86_64 ;;
-    Linux-aarch64 | Linux-arm64) wheel=$uv_wheel_aarch64 sum=$uv_sha256_aarch64 ;;
+    Linux-x86_64) release=$uv_linux_x86_64 ;;
+    Linux-aarch64 | Linux-arm64) release=$uv_linux_aarch64 ;;
+    Darwin-x86_64) release=$uv_macos_x86_64 ;;
+    Darwin-arm64) release=$uv_macos_arm64 ;;
     *) return 1 ;;
     esac
-    page=${PIP_INDEX_URL:-https://index.example/simple}
-    page=${page%/}/uv/
-    fetch "$page" "$1/page.html" || return 1
-    url=$(tr '>' '\n' <"$1/page.html" | sed -n "s/.*href=[\"']\([^\"'#]*$wheel\)[\"'#].*/\1/p" |
-        sed 's/&amp;/\&/g; q')
-    origin=$(printf '%s\n' "$page" | sed 's|^\([a-z]*://[^/]*\).*|\1|')
-    case $url in
-    '') return 1 ;;
-    *://*) ;;
-    /*) url=$origin$url ;;
-    *) url=$page$url ;;
-    esac
-    fetch "$url" "$1/$wheel" || return 1
-    if [ "$(sha256_of "$1/$wheel")" != "$sum" ]; then
+    url=${UV_INSTALLER_GITHUB_BASE_URL:-https://github.com}/astral-sh/uv/releases/download
+    url=$url/$uv_version/uv-${release%% *}.tar.gz
+    fetch "$url" "$1/uv.tar.gz" || return 1
+    if [ "$(sha256_of "$1/uv.tar.gz")" != "${release#* }" ]; then
         say "What $url sent is not the uv $uv_version that this installer knows; it was not used."
         return 1
     fi
     mkdir -p "$1/bin"
-    # gzip unpacks the entry that it finds first and warns of the others: exit status 2.
-    tail -c "+$uv_entry" "$1/$wheel" | gzip -dc >"$1/bin/uv" 2>/dev/null || true
-    if [ ! -s "$1/bin/uv" ]; then
-        unzip -p "$1/$wheel" "uv-$uv_version.data/scripts/uv" >"$1/bin/uv" 2>/dev/null || return 1
-    fi
-    rm -f "$1/$wheel" "$1/page.html"
-    chmod 755 "$1/bin/uv"
+    tar -xzf "$1/uv.tar.gz" -C "$1/bin" --strip-components=1 && rm -f "$1/uv.tar.gz"
 }
 
 # get_uv BROUGHT: sets $uv to a uv that runs: the one on PATH, or BROUGHT/uv/bin/uv.
@@ -170,7 +161,7 @@ get_uv() {
         "$uv" --version >/dev/null 2>&1 && return
     done
     say "getting uv $uv_version, which brings a Python"
-    for way in uv_by_pip uv_by_download; do
+    for way in uv_by_pip uv_by_release; do
         rm -rf "$1/uv"
         mkdir -p "$1/uv"
         $way "$1/uv" && "$uv" --version >/dev/null 2>&1 && return
@@ -205,12 +196,13 @@ make_environment() {
     fi
     state=$(python_state)
     if ! get_uv "$2"; then
-        # Root can get what the download needs.
-        { is_root_with_apt && apt_install curl ca-certificates && get_uv "$2"; } ||
+        # Root can get a pip of any age.
+        { is_root_with_apt && apt_install python3-venv ca-certificates && get_uv "$2"; } ||
             fail "$state uv, which would bring a newer one, could not be had either: connect this" \
-                "machine to the network (or name a mirror with PIP_INDEX_URL), have pip, curl or" \
-                "wget here (on Debian and Ubuntu: sudo apt-get install curl ca-certificates), or" \
-                "install Python 3.11 or newer with venv."
+                "machine to the network (or name mirrors with PIP_INDEX_URL and" \
+                "UV_INSTALLER_GITHUB_BASE_URL), have pip, curl or wget here (on Debian and Ubuntu:" \
+                "sudo apt-get install python3-venv curl ca-certificates), or install Python 3.11" \
+                "or newer with venv."
     fi
     say "$state Making an environment in $1 with uv."
     UV_PYTHON_INSTALL_DIR=${UV_PYTHON_INSTALL_DIR:-$2/python} UV_VENV_CLEAR=1 \

@@ -8,10 +8,6 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,38 +17,26 @@ from tests.install.checkout import ROOT, Checkout, plain_environ
 OLD_PYTHON = """#!/bin/sh
 case "$*" in
 *version_info*print* | *print*version_info*) echo 3.8.10 ;;
+-m\\ pip*) {pip} ;;
 *) exit 1 ;;
 esac
 """
+NOWHERE = {
+    "PIP_INDEX_URL": "http://127.0.0.1:1/simple",
+    "UV_INSTALLER_GITHUB_BASE_URL": "http://127.0.0.1:1",
+}
 
 
-def pinned(name: str) -> str:
-    """A variable of the script that gets uv."""
-    script = f'. "{ROOT}/scripts/environment.sh"; printf %s "${name}"'
+def pinned() -> str:
+    """The version of uv that the installer gets."""
+    script = f'. "{ROOT}/scripts/environment.sh"; printf %s "$uv_version"'
     return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        pass
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A package index with the page of uv: its address, and the folder of the page."""
-    folder = tmp_path / "index/simple/uv"
-    folder.mkdir(parents=True)
-    wheel = pinned(f"uv_wheel_{platform.machine()}")
-    (folder / "index.html").write_text(
-        f'<a href="uv-0.0.1-py3-none-any.whl">x</a><br><a href="{wheel}#sha256=0">{wheel}</a>\n'
-    )
-    handler = partial(Quiet, directory=str(tmp_path / "index"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/simple", folder
-        server.shutdown()
-        thread.join(10)
+def write_python(path: Path, *, pip: str) -> None:
+    """A Python 3.8 that has no ``venv`` and runs ``pip`` for ``python3 -m pip``."""
+    path.write_text(OLD_PYTHON.replace("{pip}", pip))
+    path.chmod(0o755)
 
 
 @pytest.fixture
@@ -65,30 +49,8 @@ def old_machine(tmp_path: Path) -> Checkout:
             hidden = program.name.startswith(("python", "pip", "uv", "apt", "rustc"))
             if not hidden and not (folder / program.name).exists():
                 (folder / program.name).symlink_to(program)
-    (folder / "python3").write_text(OLD_PYTHON)
-    (folder / "python3").chmod(0o755)
+    write_python(folder / "python3", pip="exit 1")
     return Checkout(tmp_path, plain_environ(None, str(folder)))
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """uv's real one, from the package index."""
-    folder = tmp_path_factory.mktemp("wheel")
-    tag = {"x86_64": "musllinux_1_1_x86_64", "aarch64": "manylinux_2_17_aarch64"}.get(
-        platform.machine(), "none"
-    )
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder),
-            *("--only-binary", ":all:", "--platform", tag, f"uv=={pinned('uv_version')}"),
-        ],
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.skip("uv cannot be had from a package index here")
-    (found,) = folder.iterdir()
-    return found
 
 
 @pytest.fixture(scope="session")
@@ -141,12 +103,20 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Seconds of work: 20 MB of Python are packed, and unpacked by the real uv.
 @pytest.mark.timeout(300)
-def test_uv_brings_a_python_without_pip_and_without_root(
-    old_machine: Checkout, index: tuple[str, Path], wheel: Path, downloads: Path
-) -> None:
-    address, folder = index
-    (folder / wheel.name).symlink_to(wheel)
-    mirrors = {"UV_DEFAULT_INDEX": address, "UV_PYTHON_DOWNLOADS_JSON_URL": downloads.as_uri()}
+def test_uv_brings_a_python_without_root(old_machine: Checkout, downloads: Path) -> None:
+    python = Path(old_machine.environ["PATH"]) / "python3"
+    write_python(python, pip=f"exec '{sys.executable}' \"$@\"")
+    wheels = old_machine.root / "wheels"
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    reachable = subprocess.run(
+        [*download, "--dest", wheels, f"uv=={pinned()}"], capture_output=True, check=False
+    )
+    if reachable.returncode != 0:
+        pytest.skip("uv cannot be had from a package index here")
+    mirrors = {
+        "PIP_FIND_LINKS": wheels.as_uri(),
+        "UV_PYTHON_DOWNLOADS_JSON_URL": downloads.as_uri(),
+    }
     done = old_machine.run("--no-llama", **mirrors)
     assert done.returncode == 0, done.stderr
     assert "The python3 here is 3.8.10, older than 3.11." in done.stderr
@@ -155,6 +125,7 @@ def test_uv_brings_a_python_without_pip_and_without_root(
     brought = (old_machine.app / "python").resolve()
     assert (old_machine.app / "current/bin/python").resolve().is_relative_to(brought)
     # From then on it is there: an update needs neither uv nor the mirror.
+    write_python(python, pip="exit 1")
     old_machine.set_version("2")
     old_machine.install()
     assert old_machine.version() == "2"
@@ -162,31 +133,30 @@ def test_uv_brings_a_python_without_pip_and_without_root(
     assert not old_machine.app.exists()
 
 
-def test_what_is_not_the_known_uv_is_not_run(
-    old_machine: Checkout, index: tuple[str, Path]
-) -> None:
-    address, folder = index
-    (folder / pinned(f"uv_wheel_{platform.machine()}")).write_bytes(b"another program")
-    done = old_machine.run("--no-llama", PIP_INDEX_URL=address)
+def test_what_is_not_the_known_uv_is_not_run(old_machine: Checkout, tmp_path: Path) -> None:
+    release = tmp_path / "mirror/astral-sh/uv/releases/download" / pinned()
+    release.mkdir(parents=True)
+    for library in ("musl", "gnu"):
+        name = f"uv-{platform.machine()}-unknown-linux-{library}.tar.gz"
+        (release / name).write_bytes(b"another program")
+    mirror = {"UV_INSTALLER_GITHUB_BASE_URL": (tmp_path / "mirror").as_uri()}
+    done = old_machine.run("--no-llama", **mirror)
     assert done.returncode == 1
     assert "is not the uv" in done.stderr
     assert not (old_machine.app / "uv").exists()
 
 
 def test_where_nothing_can_be_had_it_says_what_is_missing(old_machine: Checkout) -> None:
-    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:1/simple"}
-    last = old_machine.run("--no-llama", **nowhere).stderr.splitlines()[-1]
+    last = old_machine.run("--no-llama", **NOWHERE).stderr.splitlines()[-1]
     assert last.startswith("The python3 here is 3.8.10, older than 3.11. uv,")
     assert "PIP_INDEX_URL" in last
     assert "curl" in last
     (Path(old_machine.environ["PATH"]) / "python3").unlink()
-    last = old_machine.run("--no-llama", **nowhere).stderr.splitlines()[-1]
+    last = old_machine.run("--no-llama", **NOWHERE).stderr.splitlines()[-1]
     assert last.startswith("There is no python3 here. uv,")
 
 
-def test_a_wanted_python_that_will_not_do_is_said(
-    old_machine: Checkout, index: tuple[str, Path]
-) -> None:
+def test_a_wanted_python_that_will_not_do_is_said(old_machine: Checkout) -> None:
     old = Path(old_machine.environ["PATH"]) / "python3"
-    done = old_machine.run("--no-llama", PYTHON=str(old), PIP_INDEX_URL=index[0])
+    done = old_machine.run("--no-llama", PYTHON=str(old), **NOWHERE)
     assert "is not a Python 3.11 or newer" in done.stderr

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.llama.reading import Reading, follow_reading, read_so_far
-from tests.without_linux import run_without_linux
 from tests.waiting import LIMIT
+from tests.without_linux import run_without_linux
 
 MIB = 1 << 20
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import ssl
 import subprocess
 import tomllib
@@ -14,14 +13,10 @@ import httpx
 import pytest
 
 from tests.real.conftest import Starter
-from tests.real.service_process import (
-    ServiceProcess,
-    chat_body,
-    eventually,
-    free_low_port,
-    sse_data,
-)
+from tests.real.service_process import ServiceProcess, chat_body, free_low_port, sse_data
 from tests.test_docs import ROOT, blocks
+from tests.tools import tool
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -80,7 +75,7 @@ def running(command: list[str], folder: Path, url: str) -> Iterator[httpx.Client
                     return client.get("/health").status_code == 200
                 return False
 
-            eventually(answers, limit=30, what="the proxy's first answer")
+            eventually(answers, what="the proxy's first answer")
             yield client
     finally:
         process.terminate()
@@ -103,9 +98,7 @@ def works(client: httpx.Client) -> None:
 
 
 def test_nginx(service: ServiceProcess, tmp_path: Path) -> None:
-    nginx, openssl = shutil.which("nginx", path="/usr/sbin:/usr/bin"), shutil.which("openssl")
-    if nginx is None or openssl is None:
-        pytest.skip("nginx or openssl is not installed")
+    nginx, openssl = tool("nginx"), tool("openssl")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     kind = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     files = ("-keyout", str(key), "-out", str(certificate))
@@ -140,9 +133,7 @@ def test_nginx(service: ServiceProcess, tmp_path: Path) -> None:
 
 
 def test_caddy(service: ServiceProcess, tmp_path: Path) -> None:
-    caddy = shutil.which("caddy")
-    if caddy is None:
-        pytest.skip("caddy is not installed")
+    caddy = tool("caddy")
     port = free_low_port(1)
     site = replaced(
         block("caddy"),
