@@ -367,7 +367,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allowed_hosts: Annotated[
         tuple[str, ...],
         Meta(
-            description="Host names to answer to, beyond loopback and the bound address.",
+            description="Further host names to answer to, beyond this machine's own and addresses.",
             extra={**_LIVE, "form": "word"},
         ),
     ] = ()
