@@ -145,7 +145,7 @@ def demo() -> bytes:
     return demo_bytes()
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(
         st.tuples(st.integers(0, 40_000), st.binary(min_size=1, max_size=9)), min_size=1, max_size=5
@@ -163,7 +163,7 @@ def test_a_damaged_real_header_is_read_or_refused(
         assert error.message
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     counts=st.tuples(
         st.integers(0, 2**64 - 1) | st.integers(0, 5), st.integers(0, 2**64 - 1) | st.integers(0, 5)
@@ -194,7 +194,7 @@ values = st.deferred(
 )
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.binary(max_size=30), values, max_size=8))
 def test_any_well_formed_header_is_read_whole(
     tmp_path: Path, entries: dict[bytes, tuple[int, bytes]]

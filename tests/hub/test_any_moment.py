@@ -138,7 +138,7 @@ async def live(hub: StandInHub, folder: Path, lives: list[Life], last: tuple[Blo
     assert sent(hub) <= allowed
 
 
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples // 2)
 @given(LIVES, st.lists(BLOWS, max_size=4).map(tuple))
 def test_whatever_happens_in_the_end_it_is_right(lives: list[Life], last: tuple[Blow, ...]) -> None:
     with tempfile.TemporaryDirectory() as name, StandInHub() as hub:

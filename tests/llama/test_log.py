@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.llama import log_block
@@ -47,7 +47,6 @@ some_text = st.one_of(
 batches = st.lists(st.lists(some_text, max_size=40), max_size=12)
 
 
-@settings(max_examples=150)
 @given(
     batches,
     st.integers(1, 120),

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.llama.descendants import Ended
@@ -340,7 +340,6 @@ def test_no_line_of_a_flood_is_lost(run: Run) -> None:
     run(main())
 
 
-@settings(max_examples=60)
 @given(st.lists(st.binary(max_size=80), max_size=10), st.booleans())
 def test_any_output_in_place_of_the_protocol_harms_nothing(
     chunks: list[bytes], prefixed: bool

@@ -204,7 +204,7 @@ BYTES = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=settings().max_examples // 2)
 @given(data=st.data())
 @pytest.mark.parametrize("tree", TREES)
 def test_any_damage(tree: Callable[[Path], None], data: st.DataObject) -> None:

@@ -30,7 +30,7 @@ def read_whole(service: ServiceProcess, model: str, **more: Any) -> list[Any]:
 @pytest.mark.real
 def test_sigterm_lets_running_streams_end(start_real: StartReal) -> None:
     service = start_real({"shutdown_timeout": 200})
-    long = {"max_tokens": 1500, "ignore_eos": True, "temperature": 0}
+    long = {"max_tokens": 800, "ignore_eos": True, "temperature": 0}
     with ThreadPoolExecutor(3) as pool:
         streams = [pool.submit(read_whole, service, "demo", **long) for _ in range(3)]
         eventually(lambda: service.model("demo")["in_flight"] == 3)

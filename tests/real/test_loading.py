@@ -312,7 +312,7 @@ def test_a_cut_json_answer_is_not_taken_for_a_whole_one(start_fake: StartFake) -
 def test_a_flood_of_log_lines_stops_nothing(start_fake: StartFake, kind: str) -> None:
     lines = {"plain": 200_000, "long": 30, "binary": 50_000, "escape": 50_000}[kind]
     service = start_fake({"a": {"flood": {"kind": kind, "lines": lines}}})
-    with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=service.url, timeout=60, trust_env=False, verify=False) as client:
         for _ in range(20):
             answer: Any = client.post("/v1/chat/completions", json=chat_body("a"))
             assert answer.status_code == 200
