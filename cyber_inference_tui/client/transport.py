@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -259,7 +260,9 @@ def failure_reason(error: httpx.TransportError) -> str:
         if isinstance(cause, ConnectionRefusedError):
             return "connection refused"
         if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
+            text = cause.strerror.lower()
+            # asyncio's own words for it hold an address and no reason.
+            return os.strerror(cause.errno).lower() if text.startswith("connect call") else text
         if isinstance(cause, BaseExceptionGroup) and cause.exceptions:
             cause = cause.exceptions[0]
         else:
