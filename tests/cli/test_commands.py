@@ -535,6 +535,13 @@ def test_help_is_ordered_by_use(call: CommandLine) -> None:
     assert commands[0] == "serve"
 
 
+def test_no_summary_is_cut_off(call: CommandLine) -> None:
+    for words in ([], ["config"], ["service"]):
+        text = call(*words, "--help").out.partition("[ARGS]...")[2]
+        assert "-h, --help" in text
+        assert "..." not in text
+
+
 def test_the_log_levels_are_those_of_the_settings() -> None:
     assert Settings().log_level in LOG_LEVELS
 
