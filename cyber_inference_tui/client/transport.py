@@ -262,7 +262,9 @@ def failure_reason(error: httpx.TransportError) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             text = cause.strerror.lower()
             # asyncio's own words for it hold an address and no reason.
-            return os.strerror(cause.errno).lower() if text.startswith("connect call") else text
+            if cause.errno and text.startswith("connect call"):
+                return os.strerror(cause.errno).lower()
+            return text
         if isinstance(cause, BaseExceptionGroup) and cause.exceptions:
             cause = cause.exceptions[0]
         else:
