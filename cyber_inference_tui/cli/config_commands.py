@@ -82,7 +82,7 @@ def show_path(options: GlobalOptions, as_json: bool) -> None:
         click.echo(path)
 
 
-@config.command()
+@config.command(short_help="Print all settings, and where they come from.")
 @json_option
 @click.pass_obj
 def show(options: GlobalOptions, as_json: bool) -> None:
@@ -108,7 +108,7 @@ def show(options: GlobalOptions, as_json: bool) -> None:
     print_lines(render_table(columns, rows, terminal))
 
 
-@config.command()
+@config.command(short_help="Print one setting's value.")
 @click.argument("key", shell_complete=_complete_key)
 @click.option("--reveal", is_flag=True, help="Print a secret as it is.")
 @json_option
@@ -139,7 +139,11 @@ def _shown(value: Any) -> str:
 
 
 # Unknown options are let through as values: -1 is one.
-@config.command("set", context_settings={"ignore_unknown_options": True})
+@config.command(
+    "set",
+    short_help="Set KEY in the configuration file.",
+    context_settings={"ignore_unknown_options": True},
+)
 @click.argument("key", shell_complete=_complete_key)
 @click.argument("value", shell_complete=_complete_value)
 @click.pass_obj
@@ -195,7 +199,7 @@ def _absolute(text: str) -> str:
     return text if not text or text.startswith("~") else str(Path(text).absolute())
 
 
-@config.command()
+@config.command(short_help="Name file, line and key of every mistake.")
 @json_option
 @click.pass_obj
 def check(options: GlobalOptions, as_json: bool) -> int:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from cyber_inference_tui.client.address import base_url
 from cyber_inference_tui.errors import ModelNotFoundError
-from cyber_inference_tui.llama.log_file import former_lines, log_file_name
+from cyber_inference_tui.llama.log_file import former_lines, has_log, log_file_name
 from cyber_inference_tui.service.listing import library_for
 from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG
 from cyber_inference_tui.settings.credentials import is_loopback
@@ -44,14 +44,16 @@ def local_log(loaded: Loaded, name: str, lines: int, environ: Mapping[str, str])
         return None
     folder = settings.data_dir / LOGS
     log_id, path = name, folder / _file_name(name)
-    if not path.exists():
+    if not has_log(path):
         try:
             log_id = library_for(settings, demo=True, environ=environ).scan().resolve(name).id
         except ModelNotFoundError:
             return None
         path = folder / _file_name(log_id)
+        if not has_log(path):
+            return None
     found = former_lines(path, limit=min(_MOST_BYTES, lines * _LINE_BYTES))
-    return LocalLog(log_id, path, found[-lines:]) if lines and found else None
+    return LocalLog(log_id, path, found[-lines:] if lines else [])
 
 
 def _file_name(log_id: str) -> str:

@@ -72,8 +72,9 @@ def logs(options: GlobalOptions, source: str, follow: bool, lines: int, as_json:
             raise
         _print_lines(found.id, found.lines, as_json)
         end = ", and there is nothing to follow" if follow else ""
+        what = "These lines are from" if found.lines else "No lines are shown of"
         print_note(
-            f"{error.message} These lines are from {found.path}{end}.",
+            f"{error.message} {what} {found.path}{end}.",
             stderr_terminal(options.environ),
         )
 

@@ -32,7 +32,7 @@ def service() -> None:
     """
 
 
-@service.command()
+@service.command(short_help="Write the unit, and start the service.")
 @_system_option
 @click.option(
     "--run-as",
@@ -89,7 +89,7 @@ def install(options: GlobalOptions, system: bool, run_as: str | None, only_print
         )
 
 
-@service.command()
+@service.command(short_help="Stop the service and remove the unit.")
 @_system_option
 @click.pass_obj
 def uninstall(options: GlobalOptions, system: bool) -> None:
@@ -99,7 +99,7 @@ def uninstall(options: GlobalOptions, system: bool) -> None:
     click.echo(f"removed  {systemd.path}")
 
 
-@service.command()
+@service.command(short_help="Show whether it is installed and runs.")
 @_system_option
 @json_option
 @click.pass_obj
@@ -120,7 +120,7 @@ def status(options: GlobalOptions, system: bool, as_json: bool) -> int:
     return 0 if found.active else NOT_RUNNING
 
 
-@service.command()
+@service.command(short_help="End the service of the data directory.")
 @json_option
 @click.pass_obj
 def stop(options: GlobalOptions, as_json: bool) -> None:
@@ -137,7 +137,7 @@ def stop(options: GlobalOptions, as_json: bool) -> None:
         click.echo(f"stopped  pid {pid}")
 
 
-@service.command()
+@service.command(short_help="Start it again, with the same options.")
 @json_option
 @click.pass_obj
 def restart(options: GlobalOptions, as_json: bool) -> None:

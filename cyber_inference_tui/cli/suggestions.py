@@ -31,7 +31,7 @@ class _Model(msgspec.Struct):
     """An entry of ``/v1/models``, as far as it matters here."""
 
     id: str
-    state: str
+    status: str
 
 
 class _Models(msgspec.Struct):
@@ -43,9 +43,9 @@ def model_ids(
 ) -> list[CompletionItem]:
     """Ids of the models in one of ``states`` (in any, if none is given), and ``also``."""
     items = [
-        CompletionItem(model.id, help=model.state)
+        CompletionItem(model.id, help=model.status)
         for model in _models(ctx)
-        if not states or model.state in states
+        if not states or model.status in states
     ]
     return matching([*items, *map(CompletionItem, also)], typed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -259,7 +260,11 @@ def failure_reason(error: httpx.TransportError) -> str:
         if isinstance(cause, ConnectionRefusedError):
             return "connection refused"
         if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
+            text = cause.strerror.lower()
+            # asyncio's own words for it hold an address and no reason.
+            if cause.errno and text.startswith("connect call"):
+                return os.strerror(cause.errno).lower()
+            return text
         if isinstance(cause, BaseExceptionGroup) and cause.exceptions:
             cause = cause.exceptions[0]
         else:

@@ -76,11 +76,20 @@ def former_lines(path: Path, *, limit: int = RESTORED_BYTES) -> list[tuple[datet
     return _timed_lines(_last_bytes(path, limit))
 
 
+def has_log(path: Path) -> bool:
+    """Whether there is a file of this log: its own, or a rotated one."""
+    return any(file.exists() for file in _files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    """The file of a log and the rotated ones, the newest first."""
+    return [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, _KEEP + 1))]
+
+
 def _last_bytes(path: Path, limit: int) -> bytes:
     """Whole lines from the end of a log: of its file and, before it, of the rotated ones."""
     data = b""
-    older = (path.with_name(f"{path.name}.{number}") for number in range(1, _KEEP + 1))
-    for file in (path, *older):
+    for file in _files(path):
         if len(data) >= limit:
             break
         try:

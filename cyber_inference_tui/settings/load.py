@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -157,8 +158,10 @@ def load(*, config: Path | None, environ: Mapping[str, str], flags: Mapping[str,
         text = read_config(path)
     except FileNotFoundError:
         if config is not None or variable(environ, CONFIG_VARIABLE):
+            named = "" if config is None else f" --config {shlex.quote(str(path))}"
             raise ConfigError(
-                f"{path}: there is no such file.", hint="`cyber-inference-tui init` makes one."
+                f"{path}: there is no such file.",
+                hint=f"`cyber-inference-tui init{named}` makes it.",
             ) from None
         text = ""
     loaded = load_text(text, path, environ=environ, flags=flags)

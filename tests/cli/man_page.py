@@ -136,7 +136,7 @@ def _exit_codes() -> list[tuple[str, str]]:
     page = (ROOT / "docs" / "cli.md").read_text("utf-8")
     table = page.partition("## Exit codes")[2].partition("\n\n| code")[2].partition("\n\n")[0]
     return [
-        (code, f"{meaning[0].upper()}{meaning[1:]}.".replace("`", ""))
+        (code, f"{meaning[0].upper()}{meaning[1:]}.".replace("`", "").replace("\\|", "|"))
         for code, meaning in re.findall(r"^\| (\d+) \| (.*) \|$", table, re.MULTILINE)
     ]
 

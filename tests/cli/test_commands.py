@@ -375,6 +375,19 @@ def test_logs_without_a_service_come_from_the_files(
     assert (away.code, away.out) == (3, "")
 
 
+def test_a_log_without_a_service_that_has_no_lines_is_there_all_the_same(
+    call: CommandLine, nowhere: list[str], log_folder: Path
+) -> None:
+    (log_folder / log_file_name("empty")).touch()
+    (log_folder / "service.log.1").write_text(log_text("before"))
+    for argv in (["empty"], ["service", "-n", "0"]):
+        outcome = call("logs", *argv, *nowhere)
+        assert (outcome.code, outcome.out) == (0, "")
+        assert outcome.err.endswith(f"No lines are shown of {log_folder / argv[0]}.log.\n")
+    assert call("logs", "service", *nowhere).out == "before\n"
+    assert call("logs", "another", "-n", "0", *nowhere).code == 3
+
+
 def test_a_models_log_without_a_service(
     call: CommandLine, nowhere: list[str], log_folder: Path, config: Path
 ) -> None:
@@ -520,6 +533,13 @@ def test_help_is_ordered_by_use(call: CommandLine) -> None:
     commands = [name for name in rows if name in main.COMMANDS]
     assert commands == list(main.COMMANDS)
     assert commands[0] == "serve"
+
+
+def test_no_summary_is_cut_off(call: CommandLine) -> None:
+    for words in ([], ["config"], ["service"]):
+        text = call(*words, "--help").out.partition("[ARGS]...")[2]
+        assert "-h, --help" in text
+        assert "..." not in text
 
 
 def test_the_log_levels_are_those_of_the_settings() -> None:

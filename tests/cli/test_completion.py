@@ -21,7 +21,7 @@ import pytest
 from cyber_inference_tui.cli import main, suggestions
 from cyber_inference_tui.cli.completion import SHELLS, typed_line
 from cyber_inference_tui.service.runtime import RuntimeRecord, write_runtime_file
-from tests.cli.conftest import CommandLine
+from tests.cli.conftest import CommandLine, Spawn
 from tests.client.stand_in import StandIn
 
 Complete = Callable[..., list[str]]
@@ -36,7 +36,7 @@ def ids(stand_in: StandIn) -> StandIn:
     """A service with models of odd names; "Plain-Q4" is loaded."""
     stand_in.answers["GET", "/v1/models"] = {
         "data": [
-            {"id": one, "state": "loaded" if one == "Plain-Q4" else "unloaded"} for one in ODD_IDS
+            {"id": one, "status": "loaded" if one == "Plain-Q4" else "unloaded"} for one in ODD_IDS
         ]
     }
     return stand_in
@@ -294,6 +294,16 @@ def test_ids_come_from_the_service_that_the_line_means(
     other.write_text(f"port = {port}\napi_keys = ['sk-1']\n")
     assert complete("--config", str(other), "delete-model", "Pl") == ["Plain-Q4"]
     assert ids.requests[-1][2]["Authorization"] == "Bearer sk-1"
+
+
+def test_ids_come_from_a_real_service(complete: Complete, spawn: Spawn) -> None:
+    """The stand-in's answer is only what this file believes the service to say."""
+    service = spawn("serve", "--demo", "--port", "0", stdout=subprocess.PIPE)
+    assert service.stdout is not None
+    assert service.stdout.readline().startswith(b"listening on ")
+    assert complete("--port", "0", "load", "") == ["demo"]
+    assert complete("--port", "0", "unload", "") == []
+    assert complete("--port", "0", "config", "set", 'models."demo".pin') == ['models."demo".pinned']
 
 
 def test_the_port_of_a_data_directory_is_found(

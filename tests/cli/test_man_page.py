@@ -53,6 +53,8 @@ def test_it_has_every_command_and_option() -> None:
     }
     assert "--rollback" in options
     assert [option for option in sorted(options) if option not in text] == []
+    assert "| head)" in text
+    assert "\\|" not in text, "a table's escape"
     for heading in ("EXIT STATUS", "ENVIRONMENT", "FILES"):
         assert f".SH {heading}" in text
     assert text.count("\n.TP\n\\fB3\\fR\nNo service answers.\n") == 1

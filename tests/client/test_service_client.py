@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from cyber_inference_tui.client.address import base_url, is_same_service
 from cyber_inference_tui.client.model_key import model_key
 from cyber_inference_tui.client.problems import error_from_answer
 from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.client.transport import failure_reason
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ConfigCheckRecord,
@@ -168,6 +170,12 @@ async def test_nobody_there_is_one_sentence_with_the_way_out() -> None:
         f"No service answers at {url} (connection refused). "
         "Start one with 'cyber-inference-tui serve'."
     )
+
+
+def test_a_failed_connection_is_told_by_its_reason() -> None:
+    error = httpx.ConnectError("All connection attempts failed")
+    error.__cause__ = OSError(errno.ENETUNREACH, "Connect call failed ('192.0.2.1', 8337)")
+    assert failure_reason(error) == "network is unreachable"
 
 
 async def test_the_environments_proxy_is_not_asked(

@@ -321,9 +321,13 @@ def test_only_a_named_file_has_to_exist(tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "none")}
     assert load(config=None, environ=environ, flags={}).settings.port == 8337
     assert load_if_there(missing, environ=environ, flags={}).settings.port == 8337
-    for config, extra in ((missing, {}), (None, {"CYBER_INFERENCE_CONFIG": str(missing)})):
-        with pytest.raises(ConfigError, match="there is no such file"):
+    for config, extra, init in (
+        (missing, {}, f"init --config {missing}"),
+        (None, {"CYBER_INFERENCE_CONFIG": str(missing)}, "init"),
+    ):
+        with pytest.raises(ConfigError, match="there is no such file") as caught:
             load(config=config, environ={**environ, **extra}, flags={})
+        assert f"`cyber-inference-tui {init}`" in str(caught.value)
 
 
 @pytest.mark.parametrize(
