@@ -68,6 +68,7 @@ while [ $# -gt 0 ]; do
         exit 0
         ;;
     *)
+        say "install.sh does not know '$1'."
         usage >&2
         exit 2
         ;;
@@ -178,10 +179,12 @@ if [ "$run" = yes ]; then
     exec "$program" "$@"
 fi
 
-case :$PATH: in
-*":$HOME/.local/bin:"*) name=cyber-inference-tui ;;
-*) name=${HOME:+$HOME/.local/bin/cyber-inference-tui} name=${name:-$program} ;;
-esac
+name=$program
+link=${HOME:+$HOME/.local/bin/cyber-inference-tui}
+if [ -n "$link" ] && [ "$(readlink "$link" || true)" = "$program" ]; then
+    name=$link
+    case :$PATH: in *":$HOME/.local/bin:"*) name=cyber-inference-tui ;; esac
+fi
 say "Installed. Open the app, with a built-in model to try it on:"
 say "  $name --demo"
 say "or run the service alone, and ask it from another terminal:"

@@ -145,11 +145,11 @@ link_programs() {
             continue
         elif [ -e "$link" ] && [ ! -L "$link" ]; then
             say "$link is there already and is not a link; it was left alone."
-        elif [ -e "$link" ] && [ "$name" = citui ] && [ "$(readlink "$link")" != "$app/bin/$name" ]; then
-            say "$link is there already and leads elsewhere; it was left alone."
-        else
-            mkdir -p "$HOME/.local/bin"
-            put_link "$app/bin/$name" "$link"
+        elif [ -e "$link" ] && [ "$name" = citui ] &&
+            [ ! -e "$(dirname -- "$(readlink "$link")")/cyber-inference-tui" ]; then
+            say "$link is there already and leads to another program; it was left alone."
+        elif ! { mkdir -p "$HOME/.local/bin" && put_link "$app/bin/$name" "$link"; } 2>/dev/null; then
+            say "$link cannot be made: run $app/bin/$name."
         fi
     done
 }
@@ -157,9 +157,7 @@ link_programs() {
 # put_link TARGET LINK: in one step, so that LINK always leads somewhere.
 put_link() {
     [ "$(readlink "$2" || true)" != "$1" ] || return 0
-    rm -f "$2.new"
-    ln -s "$1" "$2.new"
-    mv -f "$2.new" "$2"
+    rm -f "$2.new" && ln -s "$1" "$2.new" && mv -f "$2.new" "$2"
 }
 
 unlink_program() {
@@ -185,16 +183,22 @@ put_file() {
 put_extras() {
     [ -n "${HOME:-}${XDG_DATA_HOME:-}" ] || return 0
     for shell in bash zsh fish; do
-        case $shell in
-        bash) file=$share/bash-completion/completions/cyber-inference-tui ;;
-        zsh) file=$share/zsh/site-functions/_cyber-inference-tui ;;
-        fish) file=$share/fish/vendor_completions.d/cyber-inference-tui.fish ;;
-        esac
         script=$("$program" completion $shell 2>/dev/null </dev/null) || continue
-        printf '%s\n' "$script" | put_file "$file"
+        # bash and fish look for a file that has the name of the command.
+        for name in $names; do
+            case $shell-$name in
+            bash-*) file=$share/bash-completion/completions/$name ;;
+            zsh-cyber-inference-tui) file=$share/zsh/site-functions/_$name ;;
+            fish-*) file=$share/fish/vendor_completions.d/$name.fish ;;
+            *) continue ;;
+            esac
+            printf '%s\n' "$script" | put_file "$file"
+        done
     done
-    page=$root/docs/man/cyber-inference-tui.1
-    [ ! -f "$page" ] || put_file "$share/man/man1/cyber-inference-tui.1" <"$page"
+    for name in $names; do
+        page=$root/docs/man/$name.1
+        [ ! -f "$page" ] || put_file "$share/man/man1/$name.1" <"$page"
+    done
 }
 
 # unit_pid SCOPE: the pid of systemd's unit, --user or --system; nothing where it does not run.

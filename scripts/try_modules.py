@@ -10,5 +10,5 @@ for module in pkgutil.walk_packages(cyber_inference_tui.__path__, "cyber_inferen
     if not module.name.endswith(".__main__"):
         try:
             importlib.import_module(module.name)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the program does not run
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it does not run
             sys.exit(f"{module.name}: {type(error).__name__}: {error}")

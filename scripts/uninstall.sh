@@ -1,8 +1,16 @@
 # shellcheck shell=sh disable=SC2154 # the variables of install.sh
 # Sourced by install.sh for --uninstall and --purge ($remove is program or purge). POSIX sh.
 
-# Nothing is guessed: the program says where its things are, as long as it is there.
-setting() { "$program" config get "$1" 2>/dev/null </dev/null || true; }
+# Nothing is guessed: the program says where its things are. Once it is gone, its settings do.
+setting() {
+    "$program" config get "$1" 2>/dev/null </dev/null || {
+        path=$(sed -n "s/^$1 *= *[\"']\([^\"']*\)[\"'].*/\1/p" "$config_file" 2>/dev/null || true)
+        case $path in
+        \~/*) printf '%s\n' "$HOME/${path#??}" ;;
+        /*) printf '%s\n' "$path" ;;
+        esac
+    }
+}
 config_file=$("$program" config path 2>/dev/null </dev/null || true)
 case ${XDG_CONFIG_HOME:-} in
 /*) settings=$XDG_CONFIG_HOME/cyber-inference-tui ;;
@@ -29,6 +37,7 @@ tell() {
     [ -e "$2" ] || [ -L "$2" ] || return 0
     into=''
     [ ! -L "$2" ] || into=" (a link to $(readlink "$2"))"
+    [ "$1" != models ] || is_within "$data" "$2" || into=" (elsewhere: --purge leaves them)"
     say "  $(printf '%-13s %10s' "$1" "$(size_of "$2")")  $2$into"
 }
 
@@ -122,7 +131,8 @@ purge() {
     fi
     rmdir "$data" 2>/dev/null || true
     [ ! -e "$config_file" ] || say "$config_file is elsewhere than usual and was left."
-    if [ -d "$data" ]; then
+    # What is a link stays, even when the folder is empty.
+    if [ -n "$(ls -A "$data" 2>/dev/null)" ]; then
         say "$data has more in it, which was left there."
     fi
 }
@@ -153,8 +163,12 @@ else
     kept=$(list_kept 2>&1)
 fi
 if [ "$remove" = purge ]; then
-    say "Removing:"
-    [ -z "$kept" ] || say "$kept"
+    if [ -n "$kept" ]; then
+        say "Removing:"
+        say "$kept"
+    else
+        say "There is nothing else to remove."
+    fi
     purge
 elif [ -n "$kept" ]; then
     say "Still there ('./install.sh --purge' removes it, too):"

@@ -73,6 +73,7 @@ class Checkout:
         self.environ = {**environ, "HOME": str(self.home)}
         (self.root / "docs/man").mkdir(parents=True)
         (self.root / "docs/man/cyber-inference-tui.1").write_text(".TH CYBER-INFERENCE-TUI 1\n")
+        (self.root / "docs/man/citui.1").write_text(".so man1/cyber-inference-tui.1\n")
         shutil.copy(ROOT / "install.sh", self.root)
         shutil.copytree(ROOT / "scripts", self.root / "scripts")
         self.set_version("1")

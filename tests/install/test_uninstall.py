@@ -120,7 +120,8 @@ def test_purging_removes_everything_of_the_program(installed: Checkout) -> None:
     assert done.returncode == 0, done.stderr
     assert below(installed.home) == {".local/share/cyber-inference-tui/notes.txt"}
     mine.unlink()
-    assert installed.run("--purge", "--yes").returncode == 0
+    done = installed.run("--purge", "--yes")
+    assert (done.returncode, done.stderr) == (0, "There is nothing else to remove.\n")
     assert not mine.parent.exists()
 
 
@@ -136,7 +137,21 @@ def test_models_elsewhere_are_named_and_left(
     done = installed.run("--purge", "--yes", **({} if as_link else {"MODELS": str(disk)}))
     assert (disk / "a.gguf").exists()
     assert str(disk) in done.stderr
+    assert as_link or f"{disk} (elsewhere: --purge leaves them)" in done.stderr
     assert not models.is_symlink()
+
+
+def test_after_uninstalling_the_settings_say_where_the_data_is(
+    installed: Checkout, tmp_path: Path
+) -> None:
+    data = tmp_path / "other disk"
+    (data / "models").mkdir(parents=True)
+    (data / "models/a.gguf").touch()
+    installed.run("--uninstall")
+    settings = installed.home / ".config/cyber-inference-tui/config.toml"
+    settings.write_text(f'port = 8000\ndata_dir = "{data}" # big\n')
+    done = installed.run("--purge", "--yes")
+    assert (done.returncode, data.exists()) == (0, False), done.stderr
 
 
 def test_a_home_that_is_the_data_directory_is_not_purged(installed: Checkout) -> None:

@@ -58,11 +58,13 @@ def test_a_first_installation_has_all_its_parts(checkout: Checkout) -> None:
     assert checkout.version() == "1"
     assert checkout.version(checkout.link.with_name("citui")) == "1"
     share = checkout.home / ".local/share"
-    bash = share / "bash-completion/completions/cyber-inference-tui"
-    assert bash.read_text() == "# completes in bash\n"
     assert (share / "zsh/site-functions/_cyber-inference-tui").exists()
-    assert (share / "fish/vendor_completions.d/cyber-inference-tui.fish").exists()
-    assert (share / "man/man1/cyber-inference-tui.1").read_text().startswith(".TH")
+    # bash and fish look for a file that has the name of the command, as man does.
+    for name in ("cyber-inference-tui", "citui"):
+        bash = share / "bash-completion/completions" / name
+        assert bash.read_text() == "# completes in bash\n"
+        assert (share / f"fish/vendor_completions.d/{name}.fish").exists()
+        assert (share / f"man/man1/{name}.1").read_text().startswith(".")
     current = (checkout.app / "current").readlink()
     checkout.install()
     assert (checkout.app / "current").readlink() == current
@@ -79,7 +81,7 @@ def test_an_update_replaces_it_and_leaves_nothing_behind(checkout: Checkout) -> 
     assert not checkout.link.with_name("citui").is_symlink()
 
 
-@pytest.mark.parametrize("fault", ["build", "start", "module"])
+@pytest.mark.parametrize("fault", ["build", "start", "module", "exit"])
 def test_a_failed_update_keeps_the_program(checkout: Checkout, fault: str) -> None:
     checkout.install()
     before = checkout.versions()
@@ -89,6 +91,8 @@ def test_a_failed_update_keeps_the_program(checkout: Checkout, fault: str) -> No
         (package / "program.py").write_text("def main(:\n")
     elif fault == "module":
         (package / "seldom_used.py").write_text("import no_such_library\n")
+    elif fault == "exit":
+        (package / "seldom_used.py").write_text("raise SystemExit(0)\n")
     done = checkout.run("--no-llama")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -226,6 +230,34 @@ def test_the_former_layout_is_taken_over(checkout: Checkout) -> None:
         *(".cyber-inference-tui", "bin", "current", "files", "versions")
     }
     assert checkout.version() == "2"
+
+
+def test_without_a_place_for_the_link_it_names_the_program_itself(checkout: Checkout) -> None:
+    (checkout.home / ".local").write_text("in the way")
+    elsewhere = checkout.home / "elsewhere"
+    done = checkout.run("--no-llama", CYBER_INFERENCE_HOME=str(elsewhere))
+    assert done.returncode == 0, done.stderr
+    program = elsewhere / "bin/cyber-inference-tui"
+    assert f"cyber-inference-tui cannot be made: run {program}." in done.stderr
+    assert f"  {program} --demo\n" in done.stderr
+    assert "mkdir" not in done.stderr
+
+
+def test_another_program_of_that_name_is_not_recommended(checkout: Checkout) -> None:
+    checkout.link.parent.mkdir(parents=True)
+    checkout.link.write_text("another program")
+    done = checkout.run("--no-llama")
+    assert done.returncode == 0, done.stderr
+    assert checkout.link.read_text() == "another program"
+    assert f"  {checkout.app}/bin/cyber-inference-tui --demo\n" in done.stderr
+
+
+def test_both_names_lead_to_the_installation_made_last(checkout: Checkout) -> None:
+    checkout.install()
+    second = checkout.home / "second"
+    assert checkout.run("--no-llama", CYBER_INFERENCE_HOME=str(second)).returncode == 0
+    for name in ("cyber-inference-tui", "citui"):
+        assert checkout.link.with_name(name).readlink() == second / "bin" / name
 
 
 def test_a_folder_with_other_things_is_left_alone(checkout: Checkout, tmp_path: Path) -> None:
