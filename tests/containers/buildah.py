@@ -86,7 +86,7 @@ class Buildah:
 
     def base(self) -> str:
         """The image of a bare Debian of the suite that the Dockerfile names."""
-        found = re.search(r"^ARG BASE=\S+/debian:(\w+)-slim$", DOCKERFILE.read_text(), re.MULTILINE)
+        found = re.search(r"^ARG BASE=debian:(\w+)-slim$", DOCKERFILE.read_text(), re.MULTILINE)
         assert found, "the Dockerfile's BASE is no slim Debian"
         name = f"{_BASE}{found[1]}"
         if self("images", "--quiet", "--filter", f"reference={name}"):
