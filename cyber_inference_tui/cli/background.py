@@ -116,18 +116,23 @@ def find_or_start(
 def stop_service(pid: int, *, limit: float) -> bool:
     """Send SIGTERM and wait for the end, ``limit`` seconds at most; whether it came.
 
-    ``stop_limit`` says how long a service may take. A process that is gone counts as ended.
+    ``stop_limit`` says how long a service may take. A process that is gone counts as ended, and so
+    does one that its parent has yet to notice: an app that is open does not look for it.
     """
     import psutil  # noqa: PLC0415 - knows a pid that was given away, and children from others
 
+    until = time.monotonic() + limit
     try:
         process = psutil.Process(pid)
         process.terminate()
-        process.wait(limit)
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() >= until:
+                return False
+            with contextlib.suppress(psutil.TimeoutExpired):
+                process.wait(0.1)
+                return True
     except psutil.NoSuchProcess:
         return True
-    except psutil.TimeoutExpired:
-        return False
     except psutil.AccessDenied as error:
         raise CyberError(
             f"The service (pid {pid}) belongs to another user.", hint="Ask that one to stop it."

@@ -444,3 +444,20 @@ def test_options_and_relative_paths_reach_it_as_they_were_meant(
     )
     named = GlobalOptions(config=tmp_path / "my.toml", environ={"HOME": str(tmp_path)})
     assert arguments_of(named, named.load())[-2:] == ["--config", str(tmp_path / "my.toml")]
+
+
+def test_a_service_has_ended_though_its_parent_has_not_noticed() -> None:
+    parent = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        "print(child.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert stop_service(pid, limit=10)
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        process.communicate(timeout=60)
