@@ -21,7 +21,7 @@ _OWN: Final = 48
 _MOST_CONNECTIONS: Final = 4096
 _UNLIMITED: Final = 1 << 20
 _OPEN_MAX: Final = 10_240
-"""What macOS takes where the hard limit is "unlimited": setrlimit(2) there."""
+"""The largest soft limit on macOS where the hard limit is "unlimited": its setrlimit(2)."""
 
 
 def raise_limit() -> int:

@@ -1,4 +1,4 @@
-"""What a shell's completion script asks: the words that may stand where the cursor is.
+"""Answers for the shells' completion scripts: the words that fit at the cursor.
 
 The script starts the program with the shell's name in ``_CYBER_INFERENCE_TUI_COMPLETE``.
 bash gives the line up to the cursor and its ``COMP_WORDBREAKS``, the others give the words
@@ -19,7 +19,7 @@ from cyber_inference_tui.cli.options import GlobalOptions
 
 SHELLS = ("bash", "zsh", "fish")
 _UNSAFE = re.compile(r"[^\w@%+=:,./-]")
-"""What bash would not take as a part of a word."""
+"""Characters that bash needs escaped inside a word."""
 _UNSAFE_IN_DOUBLE_QUOTES = re.compile(r'[\\"`$]')
 
 
@@ -63,7 +63,7 @@ def typed_line(line: str, breaks: str) -> TypedLine:
 
 
 def bash_text(value: str, typed: TypedLine) -> str:
-    """What bash has to put in place of the word, so that it reads ``value``."""
+    """The replacement for the typed word, escaped so that bash reads ``value``."""
     rest = value[typed.kept :]
     if typed.quote == "'":
         text = rest.replace("'", "'\\''")

@@ -67,7 +67,7 @@ SECTIONS: Mapping[str, Mapping[str, Place]] = {
         "init": Place("config_commands", "init", "Create directories and a config.toml."),
     },
     "Set up": {
-        "doctor": Place("doctor_command", "doctor", "Tell what is wrong here, and its fix."),
+        "doctor": Place("doctor_command", "doctor", "Find problems and show their fixes."),
         "service": Place("service_command", "service", "Keep it running with systemd; stop it."),
         "install-llama": Place("install_command", "install_llama", "Get a llama-server."),
         "completion": Place(

@@ -1,4 +1,4 @@
-"""What the shell may complete: ids of the running service's models, keys and values of settings.
+"""Values for shell completion: ids of the running service's models, keys and values of settings.
 
 A completion must never make anybody wait, so whatever goes wrong here gives no suggestions.
 """

@@ -63,7 +63,7 @@ class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None
     """Why it is an upper bound, in a short phrase."""
     repacked: int = 0
-    """How much of the weights is copies for the processor: allocated, not mapped from the file."""
+    """Bytes of the weights that are repacked: allocated, not mapped from the file."""
 
     @property
     def total(self) -> int:

@@ -69,7 +69,7 @@ class Tensors:
     size_by_type: dict[str, int]
     """``"?"`` stands for types that are not known here, with 0 bytes."""
     matrices: tuple[Matrices, ...] = ()
-    """What of it is multiplied by."""
+    """The matrices that the model multiplies by."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Which weights llama.cpp copies into a layout of the processor's own, and what the copies take.
+"""Sizes of the weights that llama.cpp repacks into a layout for the processor.
 
 Matrices that a layer multiplies by are copied ("repacked") into a buffer in main memory while the
 model is loaded, if the processor has kernels for their type; the rest stays mapped from the file.
@@ -32,7 +32,7 @@ _AMX_COLUMNS: Final = 16  # TILE_N: of half floats; blocks of quantized types ar
 
 
 class Role(StrEnum):
-    """What a model does with a matrix."""
+    """The use that a model makes of a matrix."""
 
     LAYER = "layer"
     EXPERTS = "experts"
