@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import psutil
+
 LIMIT = 60.0
 """Seconds; only a test that fails ever waits so long."""
 
@@ -41,3 +43,15 @@ async def until(
         assert time.monotonic() < deadline, f"{what} did not come within {limit:g} s"
         await asyncio.sleep(interval)
     return value
+
+
+def is_alive(process: psutil.Process | int) -> bool:
+    """Whether a process (or the one with this pid) still runs.
+
+    A zombie does not: it has ended, and only its parent has yet to notice.
+    """
+    try:
+        process = psutil.Process(process) if isinstance(process, int) else process
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

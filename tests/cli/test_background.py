@@ -38,6 +38,7 @@ from cyber_inference_tui.service.runtime import (
 from cyber_inference_tui.settings.schema import Settings
 from tests.cli.conftest import CommandLine, Spawn
 from tests.client.stand_in import StandIn
+from tests.waiting import is_alive
 
 STARTER = """
 import os, sys
@@ -136,7 +137,7 @@ def test_one_is_started_found_again_and_stopped(find: Find, data_dir: Path) -> N
     assert first.token not in repr(first)
     assert stop_service(first.pid, limit=stop_limit(Settings()))
     assert stop_service(first.pid, limit=0)
-    assert not psutil.pid_exists(first.pid)
+    assert not is_alive(first.pid)
     assert read_runtime_file(data_dir) is None
 
 
@@ -149,7 +150,7 @@ def test_service_stop_ends_it_and_restart_keeps_its_options(
     outcome = call("service", "restart", "--json")
     assert outcome.code == 0, outcome.err
     record = json.loads(outcome.out)
-    assert not psutil.pid_exists(first.pid)
+    assert not is_alive(first.pid)
     assert answers(record["url"], (read_runtime_file(data_dir) or first).token)
     again = psutil.Process(record["pid"]).cmdline()
     assert again[again.index("--background") :] == [

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.launcher import SCRIPT, write_fake_llama
+from tests.waiting import eventually, is_alive
 
 
 class Running:
@@ -250,10 +251,4 @@ os._exit(0)
 """
     subprocess.run([sys.executable, "-c", parent], check=True, timeout=30)
     pid = json.loads(state.read_text().splitlines()[0])["pid"]
-    for _ in range(500):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.01)
-    raise AssertionError("it outlived its parent")
+    eventually(lambda: not is_alive(pid), what="its end")

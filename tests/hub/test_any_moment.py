@@ -180,21 +180,26 @@ def test_killed_by_others(kills: list[tuple[str, float]]) -> None:
     with tempfile.TemporaryDirectory() as name, StandInHub() as hub:
         folder = Path(name)
         hub.add(REPO, sharded())
-        for number, (path, place) in enumerate(kills, 1):
+        # Each kill may cost a MiB, and what was sent between the last look and the kill.
+        allowed = sum(SIZES.values())
+        for path, place in kills:
+            allowed += MIB
             fault = Fault("stall", int(SIZES[path] * place))
             hub.faults[path].append(fault)
             with reaped(spawn(hub, folder)) as process:
-                # Each kill may have cost a MiB.
-                while (
-                    not fault.reached.wait(0.05) or on_the_disk(folder) < sent(hub) - MIB * number
-                ):
+                while True:
+                    looked = sent(hub)
+                    lost = looked - on_the_disk(folder)
+                    if fault.reached.wait(0.05) and lost <= allowed - sum(SIZES.values()):
+                        break
                     if process.poll() is not None:
                         break  # that file was here already
+            allowed += sent(hub) - looked
             hub.faults.clear()
         with reaped(spawn(hub, folder)) as process:
             assert process.wait(60) == 0
         assert models(folder) == expected(hub)
-        assert sum(hub.sent.values()) <= sum(SIZES.values()) + MIB * len(kills)
+        assert sent(hub) <= allowed
 
 
 def test_killed_between_any_two_steps(tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ from cyber_inference_tui.llama.descendants import (
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.settings.schema import ModelSettings
 from tests.fakes.launcher import SCRIPT
-from tests.llama.children import LOOPS, Run, is_running, runner_on, spawn_shell, wait_gone
+from tests.llama.children import LOOPS, Run, runner_on, spawn_shell, wait_gone
 from tests.llama.test_launch import Room, fake_binary
 from tests.llama.test_server import OBEYS, READY
-from tests.waiting import LIMIT
+from tests.waiting import LIMIT, is_alive
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it tries what Linux has")
 
@@ -92,14 +92,14 @@ def test_it_ends_with_its_server(run: Run, stray: Stray, escape: str, end: str) 
         adopt_orphans()
         child = await spawn_shell(f"{stray.script(escape)}\n{READY}; {OBEYS}")
         await child.server.wait_ready()
-        assert is_running(stray.pid)
+        assert is_alive(stray.pid)
         if end == "stop":
             assert await child.server.stop(20) == 0
         else:
             os.kill(child.server.pid, signal.SIGKILL)
             async with asyncio.timeout(LIMIT):
                 assert await child.server.exited == -signal.SIGKILL
-        assert not is_running(stray.pid)
+        assert not is_alive(stray.pid)
 
     run(main())
 
@@ -133,12 +133,12 @@ async def test_what_hides_after_the_load_ends_with_the_last_that_may_have_starte
     after = await spawn_shell(f"{READY}; {OBEYS}")
     await after.server.wait_ready()
     await before.server.stop(20)
-    assert is_running(stray.pid)
+    assert is_alive(stray.pid)
     # A guard could not tell either: it is to end it, whoever started it.
     await child.server.processes()
     assert stray.pid in {one.pid for one in child.server.strays}
     await child.server.stop(20)
-    assert not is_running(stray.pid)
+    assert not is_alive(stray.pid)
     assert await after.server.stop(20) == 0
 
 
@@ -182,7 +182,7 @@ async def test_a_command_that_leaves_its_server_in_the_background_is_a_failed_lo
         await room.launch(wrapper(tmp_path, script.replace("SERVER", SERVER)))
     assert not error.value.out_of_memory
     left = [one.pid for one in psutil.Process().children(recursive=True)]
-    assert not [pid for pid in left if pid not in before and is_running(pid)]
+    assert not [pid for pid in left if pid not in before and is_alive(pid)]
     await room.launcher.close()
 
 
@@ -194,11 +194,11 @@ async def test_a_command_that_leaves_its_loaded_server_ends_the_model_with_that_
     script = f"setsid {SERVER} & echo child $!; while [ ! -e {go} ]; do sleep 0.02; done"
     server = await room.launch(wrapper(tmp_path, script))
     child = int(room.text().partition("child ")[2].split()[0])
-    assert is_running(child)
+    assert is_alive(child)
     go.touch()
     async with asyncio.timeout(LIMIT):
         assert await server.exited == 0
-    assert not is_running(child)
+    assert not is_alive(child)
     assert "went on in the background" in server.obituary()[0]
 
 
@@ -207,7 +207,7 @@ async def test_what_its_log_says_of_a_failure_counts_more(tmp_path: Path, stray:
     script = f"{stray.script('session')}; echo 'error: invalid argument: --nope' >&2; exit 1"
     with pytest.raises(ModelLoadError, match="wrong argument"):
         await room.launch(wrapper(tmp_path, script))
-    assert not is_running(stray.pid)
+    assert not is_alive(stray.pid)
 
 
 # The end of the service
@@ -248,7 +248,7 @@ def service(folder: Path, script: str) -> Iterator[tuple[subprocess.Popen[str], 
 @pytest.mark.parametrize("escape", ESCAPES)
 def test_it_ends_when_the_service_is_killed(tmp_path: Path, stray: Stray, escape: str) -> None:
     with service(tmp_path, f"{stray.script(escape)}\nexec {SERVER}") as (process, server, _):
-        assert is_running(stray.pid)
+        assert is_alive(stray.pid)
         process.kill()
     assert wait_gone(server)
     assert wait_gone(stray.pid)
@@ -264,7 +264,7 @@ async def test_the_next_start_ends_it_when_the_guard_was_killed_too(
         os.kill(guard, signal.SIGKILL)
         process.kill()
     assert wait_gone(server)
-    assert is_running(stray.pid)
+    assert is_alive(stray.pid)
     room = Room(tmp_path, lambda: fake_binary(tmp_path))
     await room.launcher.start()
     assert wait_gone(stray.pid, 0)
@@ -371,7 +371,7 @@ async def test_a_launcher_waits_for_adopted_processes(
     adopted = int(await process.stdout.readline())
     process.stdin.close()
     async with asyncio.timeout(LIMIT):
-        while psutil.pid_exists(adopted):
+        while is_alive(adopted):
             await asyncio.sleep(0.01)
         await process.wait()
     await room.launcher.close()
@@ -388,7 +388,7 @@ def test_a_program_that_is_only_asked_leaves_nothing_either(
     program.write_text(f"#!/bin/bash\n{stray.script(escape)}\necho version: 1\n")
     program.chmod(0o755)
     assert "version: 1" in run_briefly(program, "--version", environ=os.environ, timeout=20)
-    assert not is_running(stray.pid)
+    assert not is_alive(stray.pid)
 
 
 async def test_a_server_is_killed_for_want_of_memory_before_its_service() -> None:

@@ -17,9 +17,9 @@ from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.health import HealthLimits
 from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.settings.schema import ModelSettings
-from tests.llama.children import HOST, is_running
+from tests.llama.children import HOST
 from tests.llama.test_launch import Room, ended, get
-from tests.waiting import LIMIT
+from tests.waiting import LIMIT, is_alive
 
 # It never counts as hung: what ends a server here is that its port is another's.
 PATIENT = HealthLimits(interval=0.05, timeout=1.0, strikes=10**6)
@@ -178,4 +178,4 @@ async def test_a_port_that_the_server_lets_go_of_is_not_the_next_programs(make: 
     reason, _ = server.obituary()
     assert reason.startswith(f"its port {server.port} is taken by ")
     await server.stop(0)
-    assert not is_running(server.pid)
+    assert not is_alive(server.pid)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.llama.guard import ProcessGuard
-from tests.llama.children import is_running, wait_gone
+from tests.llama.children import wait_gone
+from tests.waiting import is_alive
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_however_its_owner_ends_the_watched_end_and_so_does_the_guard(end: str) 
     ) as owner:
         assert owner.stdout is not None
         child, guard = map(int, owner.stdout.readline().split())
-        assert is_running(child)
+        assert is_alive(child)
         owner.communicate()
     assert wait_gone(child)
     assert wait_gone(guard)

@@ -32,8 +32,8 @@ from cyber_inference_tui.llama.orphans import PidRecord, ServerPid
 from cyber_inference_tui.llama.server import ServerProcess
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.fakes.launcher import SCRIPT, write_fake_llama
-from tests.llama.children import HOST, is_running, wait_gone
-from tests.waiting import LIMIT
+from tests.llama.children import HOST, wait_gone
+from tests.waiting import LIMIT, is_alive
 
 REAL = "CYBER_TEST_LLAMA_SERVER"
 
@@ -104,7 +104,7 @@ class Room:
 
     def assert_nothing_left(self) -> None:
         assert self.recorded() == []
-        assert not any(is_running(start["pid"]) for start in self.starts())
+        assert not any(is_alive(start["pid"]) for start in self.starts())
 
 
 def fake_binary(folder: Path, *, router_child: bool = True) -> LlamaBinary:
@@ -584,7 +584,7 @@ def test_a_service_that_is_killed_leaves_no_server(
     ) as service:
         assert service.stdout is not None
         pid = int(service.stdout.readline())
-        assert is_running(pid)
+        assert is_alive(pid)
         service.kill()
     assert wait_gone(pid)
 

@@ -15,6 +15,7 @@ import pytest
 
 from cyber_inference_tui.llama.orphans import PidRecord, ServerPid
 from tests.llama.children import wait_gone
+from tests.waiting import eventually, is_alive
 
 
 @pytest.fixture
@@ -52,8 +53,7 @@ def test_a_server_that_outlived_its_service_is_ended_with_its_children(
         (server.pid, "the server of m")
     ]
     assert wait_gone(server.pid)
-    psutil.wait_procs([grandchild], timeout=20)
-    assert not grandchild.is_running()
+    eventually(lambda: not is_alive(grandchild), what="the end of the grandchild")
     assert not path.exists()
     assert PidRecord(path).end_orphans() == []
 

@@ -26,13 +26,13 @@ from tests.llama.children import (
     STATE,
     Child,
     Run,
-    is_running,
     runner_on,
     spawn,
     spawn_python,
     spawn_shell,
     wait_gone,
 )
+from tests.waiting import is_alive
 
 READY = f"""echo '{STATE}{{"state":"ready"}}'"""
 OBEYS = "while read -r word; do case $word in *:exit) exit 0;; esac; done; exit 1"
@@ -234,7 +234,7 @@ def test_a_server_that_hears_neither_stdin_nor_sigterm_is_killed(run: Run) -> No
         child = await spawn_shell(f"trap '' TERM; {READY}; while :; do sleep 1; done")
         await child.server.wait_ready()
         assert await child.server.stop(0.05) == -signal.SIGKILL
-        assert not is_running(child.server.pid)
+        assert not is_alive(child.server.pid)
 
     run(main())
 
@@ -266,7 +266,7 @@ def test_an_exit_is_noticed_although_a_child_of_its_own_holds_its_output(run: Ru
         with pytest.raises(ServerExitedError):
             await child.server.wait_ready()
         # It has ended when all of it has.
-        assert not is_running(grandchild)
+        assert not is_alive(grandchild)
         assert await child.server.stop(30) == 3
 
     run(main())
@@ -387,6 +387,6 @@ def test_a_parent_that_is_killed_takes_its_server_along(kind: str) -> None:
     ) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        assert is_running(pid)
+        assert is_alive(pid)
         parent.kill()
     assert wait_gone(pid)

@@ -20,7 +20,7 @@ import httpx
 import psutil
 import tomli_w
 
-from tests.waiting import LIMIT, eventually
+from tests.waiting import LIMIT, eventually, is_alive
 
 
 class ServiceProcess:
@@ -254,14 +254,6 @@ class ServiceProcess:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         assert not names, f"left behind: {names}"
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Whether it still runs (a zombie whose new parent has not looked yet does not)."""
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def describe(process: psutil.Process) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.real.conftest import StartFake, StartReal
-from tests.real.service_process import ServiceProcess, is_alive, sse_data
-from tests.waiting import eventually
+from tests.real.service_process import ServiceProcess, sse_data
+from tests.waiting import eventually, is_alive
 
 SLOW = {"tokens": 20, "interval": 0.1}
 

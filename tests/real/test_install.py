@@ -13,7 +13,7 @@ import pytest
 
 from cyber_inference_tui.llama.install.apt_sources import find_mirrors
 from tests.real.service_process import ServiceProcess
-from tests.waiting import eventually
+from tests.waiting import eventually, is_alive
 
 needs_mirror = pytest.mark.skipif(
     shutil.which("apt-get") is None or not find_mirrors(Path("/")),
@@ -80,6 +80,6 @@ def test_an_installation_that_is_ended_leaves_nothing(service: ServiceProcess, e
     assert apt
     service.assert_none_left() if end == "kill" else None
     if end == "cancel":
-        eventually(lambda: not any(p.is_running() for p in apt), what="the end of apt")
+        eventually(lambda: not any(is_alive(p) for p in apt), what="the end of apt")
         folder = service.data_dir / "llama"
         eventually(lambda: not list(folder.glob(".staging*")), what="a tidy folder")

@@ -17,7 +17,7 @@ import pytest
 
 from tests.real.conftest import Starter, StartFake, StartReal
 from tests.real.service_process import ServiceProcess, free_low_port, sse_data
-from tests.waiting import eventually
+from tests.waiting import eventually, is_alive
 
 STUBBORN = {"ignore_sigterm": True, "ignore_stdin": True, "outlive_parent": 60.0}
 
@@ -187,7 +187,7 @@ def test_the_next_start_ends_what_nobody_else_could(start_fake: StartFake) -> No
         guard.kill()
     service.kill()
     service.start()
-    eventually(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    eventually(lambda: not is_alive(server))
     assert service.chat("a").status_code == 200
 
 

@@ -15,8 +15,8 @@ import pytest
 from cyber_inference_tui.gguf.demo import CHAT_TEMPLATE
 from tests.gguf.synthetic_projector import projector
 from tests.real.conftest import StartFake, StartReal
-from tests.real.service_process import ServiceProcess, chat_body, is_alive, sse_data
-from tests.waiting import eventually
+from tests.real.service_process import ServiceProcess, chat_body, sse_data
+from tests.waiting import eventually, is_alive
 
 FAILING = {"die": {"stderr": ["E srv load_model: unknown model architecture: 'spline'"], "exit": 1}}
 

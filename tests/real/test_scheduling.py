@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from tests.real.conftest import StartFake, StartReal
-from tests.real.service_process import ServiceProcess, is_alive, sse_data
-from tests.waiting import eventually
+from tests.real.service_process import ServiceProcess, sse_data
+from tests.waiting import eventually, is_alive
 
 OUT_OF_MEMORY = "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 9"
 

@@ -15,9 +15,8 @@ import psutil
 import pytest
 import tomli_w
 
-from tests.real.service_process import is_alive
 from tests.real.terminal import Terminal
-from tests.waiting import eventually
+from tests.waiting import eventually, is_alive
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -136,7 +135,7 @@ def test_from_the_first_start_to_an_answer(home: Home) -> None:
         process = home.running_service()
         terminal.press("s")
         terminal.wait_for("ended with 0")
-    assert not process.is_running()
+    eventually(lambda: not is_alive(process), what="the end of the service")
 
 
 def test_a_hangup_ends_the_app_and_leaves_the_service(home: Home) -> None:

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from tests.fakes.launcher import SCRIPT
-from tests.real.service_process import ServiceProcess, is_alive
-from tests.waiting import eventually
+from tests.real.service_process import ServiceProcess
+from tests.waiting import eventually, is_alive
 
 WITHOUT_LINUX = (sys.executable, "-P", str(Path(__file__).parents[1] / "without_linux.py"))
 FREE = psutil.virtual_memory().total // 2 // 16384 * 16384

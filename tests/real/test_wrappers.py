@@ -13,7 +13,7 @@ import pytest
 from tests.fakes.launcher import SCRIPT
 from tests.real.conftest import StartFake
 from tests.real.service_process import ServiceProcess
-from tests.waiting import eventually
+from tests.waiting import eventually, is_alive
 
 SERVER = f'{sys.executable} -I -S {SCRIPT} --host "$1" --port "$2"'
 # It leaves its session, its group and its parents, and hears no SIGTERM.
@@ -46,10 +46,6 @@ def start_with_stray(start: StartFake, folder: Path) -> tuple[ServiceProcess, ps
     return service, psutil.Process(int(note.read_text()))
 
 
-def gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
 def test_unloaded_means_that_all_its_processes_are_gone(
     start_fake: StartFake, tmp_path: Path
 ) -> None:
@@ -58,7 +54,7 @@ def test_unloaded_means_that_all_its_processes_are_gone(
     assert stray.pid in {process.pid for process in below}
     assert service.post("/admin/models/w/unload", json={}).status_code == 200
     service.wait_status("w", "unloaded")
-    assert gone(stray)
+    assert not is_alive(stray)
     # What is left is the guard, and no zombie.
     assert len(service.note_children()) == 1
 
@@ -66,7 +62,7 @@ def test_unloaded_means_that_all_its_processes_are_gone(
 def test_nothing_survives_a_service_that_is_killed(start_fake: StartFake, tmp_path: Path) -> None:
     service, stray = start_with_stray(start_fake, tmp_path)
     service.kill()
-    eventually(lambda: gone(stray))
+    eventually(lambda: not is_alive(stray))
     service.assert_none_left()
 
 
@@ -79,9 +75,9 @@ def test_the_next_start_ends_what_survived_service_and_guard(
     (guard,) = (one for one in service.note_children() if "guard" in one.cmdline())
     guard.kill()
     service.kill()
-    assert not gone(stray)
+    assert is_alive(stray)
     service.start()
-    assert gone(stray)
+    assert not is_alive(stray)
     assert service.chat("w").status_code == 200
 
 
