@@ -36,7 +36,7 @@ SWITCHES: dict[str, Any] = {
     "load_lines": [],  # lines of its log during the load
     "crash_first": 0,  # only the first N starts obey "crash_after" (needs "state"); 0 = all
     "hang_load": False,  # listens, is never ready
-    "exit_when_ready": None,  # after N seconds of being ready, exit with code 1
+    "exit_when": None,  # when this file is there and it is ready: exit with code 1
     "ignore_sigterm": False,
     "ignore_stdin": False,  # neither the exit command nor the end of stdin
     "outlive_parent": 0.0,  # seconds it lives on when its parent is gone
@@ -160,8 +160,9 @@ class Fake:
         log(f"0.00.002.000 I srv          main: server is listening on {where}")
         if speaks and not self.switches["ignore_stdin"]:
             threading.Thread(target=self.watch_stdin, daemon=True).start()
-        if self.switches["exit_when_ready"] is not None:
-            time.sleep(self.switches["exit_when_ready"])
+        if self.switches["exit_when"] is not None:
+            while not os.path.exists(self.switches["exit_when"]):  # noqa: PTH110
+                time.sleep(0.02)
             log("0.00.003.000 E srv          main: CUDA error: out of memory")
             self.exit(1)
         while True:

@@ -432,8 +432,11 @@ async def test_a_server_can_be_declared_hung(room: Room, model: Make) -> None:
     assert other.obituary()[0] == "its server exited with code 0"
 
 
-async def test_no_watch_is_left_when_a_server_ends_by_itself(room: Room, model: Make) -> None:
-    server = await room.launch(model(exit_when_ready=0.1))
+async def test_no_watch_is_left_when_a_server_ends_by_itself(
+    room: Room, model: Make, tmp_path: Path
+) -> None:
+    server = await room.launch(model(exit_when=str(tmp_path / "now")))
+    (tmp_path / "now").touch()
     await ended(server)
     for _ in range(3):
         await asyncio.sleep(0)

@@ -260,9 +260,12 @@ def test_no_llama_server_says_how_to_get_one(start_fake: StartFake) -> None:
     assert service.get("/health").status_code == 200
 
 
-def test_a_server_that_dies_while_idle_is_noticed_at_once(start_fake: StartFake) -> None:
-    service = start_fake({"a": {"exit_when_ready": 0.5}})
+def test_a_server_that_dies_while_idle_is_noticed_at_once(
+    start_fake: StartFake, tmp_path: Path
+) -> None:
+    service = start_fake({"a": {"exit_when": str(tmp_path / "now")}})
     assert service.post("/admin/models/a/load", json={}).status_code == 200
+    (tmp_path / "now").touch()
     record = service.wait_status("a", "failed")
     assert "out of GPU memory" in record["error"]
     assert record["pid"] is None
