@@ -433,7 +433,8 @@ async def test_a_server_can_be_declared_hung(room: Room, model: Make) -> None:
 
 
 async def test_no_watch_is_left_when_a_server_ends_by_itself(room: Room, model: Make) -> None:
-    server = await room.launch(model(exit_when_ready=0.1))
+    server = await room.launch(model())
+    os.kill(server.pid, signal.SIGKILL)
     await ended(server)
     for _ in range(3):
         await asyncio.sleep(0)
