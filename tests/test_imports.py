@@ -28,20 +28,22 @@ def test_the_service_loads_no_terminal_and_nothing_that_is_used_seldom() -> None
     assert loaded("cyber_inference_tui.http.serve", heavy) == []
 
 
-def test_the_service_reads_no_certificates_before_it_asks_the_hub() -> None:
-    code = """
-import gc, os, ssl
-os.environ["SSL_CERT_FILE"] = "/as/it/was"
-os.environ.pop("SSL_CERT_DIR", None)
+@pytest.mark.parametrize("way", ["importing", "contextlib.nullcontext"])
+def test_the_service_reads_no_certificates_before_it_asks_the_hub(way: str) -> None:
+    code = f"""
+import certifi, contextlib, gc, os, ssl
 from cyber_inference_tui.cli.serve_command import importing
-with importing():
+os.environ["SSL_CERT_FILE"] = certifi.where()
+os.environ.pop("SSL_CERT_DIR", None)
+with {way}():
     import cyber_inference_tui.http.serve
-assert os.environ["SSL_CERT_FILE"] == "/as/it/was" and "SSL_CERT_DIR" not in os.environ
+assert os.environ["SSL_CERT_FILE"] == certifi.where() and "SSL_CERT_DIR" not in os.environ
 gc.unfreeze()
 contexts = [one for one in gc.get_objects() if isinstance(one, ssl.SSLContext)]
-print(sum(one.cert_store_stats()["x509"] for one in contexts))
+print(sum(one.cert_store_stats()["x509"] for one in contexts) > 0)
 """
-    assert printed(code).split() == ["0"]
+    # Without it the library does read them: the check can fail.
+    assert printed(code).split() == [str(way != "importing")]
 
 
 @pytest.mark.parametrize("module", ["tui.app", "cli.app_command"])

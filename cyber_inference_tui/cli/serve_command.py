@@ -46,7 +46,7 @@ def run_service(options: GlobalOptions, *, background: bool = False) -> int:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import a service's code in it: that takes three quarters of the time without."""
+    """Import a service's code in it: that spares a quarter of the time."""
     # Nothing that is imported is garbage, now or later.
     gc.disable()
     # aiohttp reads the certificates of all authorities twice. ``hub.connector`` reads its own.

@@ -36,7 +36,7 @@ class Connector(aiohttp.TCPConnector):
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
         """As every connector has it."""
-        if req.is_ssl() or req.proxy is not None:
+        if req.is_ssl() or (req.proxy is not None and req.proxy.scheme == "https"):
             if self._reading is None:
                 self._reading = asyncio.ensure_future(
                     asyncio.to_thread(self._trust.load_default_certs)
