@@ -12,16 +12,38 @@ _REPORT = "import sys; print('\\n'.join(m for m in {names!r} if m in sys.modules
 
 def loaded(module: str, names: tuple[str, ...]) -> list[str]:
     """Which of ``names`` come along with ``module``."""
-    code = f"import {module}; {_REPORT.format(names=names)}"
+    return printed(f"import {module}; {_REPORT.format(names=names)}").split()
+
+
+def printed(code: str) -> str:
+    """What a Python of its own prints."""
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )
-    return done.stdout.split()
+    return done.stdout
 
 
 def test_the_service_loads_no_terminal_and_nothing_that_is_used_seldom() -> None:
     heavy = ("textual", "rich", "numpy", "huggingface_hub", "httpx", "httpx2", "jwt", "tomlkit")
     assert loaded("cyber_inference_tui.http.serve", heavy) == []
+
+
+@pytest.mark.parametrize("way", ["importing", "contextlib.nullcontext"])
+def test_the_service_reads_no_certificates_before_it_asks_the_hub(way: str) -> None:
+    code = f"""
+import certifi, contextlib, gc, os, ssl
+from cyber_inference_tui.cli.serve_command import importing
+os.environ["SSL_CERT_FILE"] = certifi.where()
+os.environ.pop("SSL_CERT_DIR", None)
+with {way}():
+    import cyber_inference_tui.http.serve
+assert os.environ["SSL_CERT_FILE"] == certifi.where() and "SSL_CERT_DIR" not in os.environ
+gc.unfreeze()
+contexts = [one for one in gc.get_objects() if isinstance(one, ssl.SSLContext)]
+print(sum(one.cert_store_stats()["x509"] for one in contexts) > 0)
+"""
+    # Without it the library does read them: the check can fail.
+    assert printed(code).split() == [str(way != "importing")]
 
 
 @pytest.mark.parametrize("module", ["tui.app", "cli.app_command"])

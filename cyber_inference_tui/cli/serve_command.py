@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from functools import partial
 
 import click
@@ -22,8 +25,9 @@ def run_service(options: GlobalOptions, *, background: bool = False) -> int:
     # Until the event loop takes signals there is nothing to end in order.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    from cyber_inference_tui.http.serve import serve as run  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
+    with importing():
+        from cyber_inference_tui.http.serve import serve as run  # noqa: PLC0415 - not for --help
+        from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
 
     file = config_path(options.config, options.environ)
     loaded = Storages().ask(file.parent, options.load, START_LIMIT)
@@ -38,6 +42,25 @@ def run_service(options: GlobalOptions, *, background: bool = False) -> int:
         flags=options.flags,
         quiet=background,
     )
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import a service's code in it: that spares a quarter of the time."""
+    # Nothing that is imported is garbage, now or later.
+    gc.disable()
+    # aiohttp reads the certificates of all authorities twice. ``hub.connector`` reads its own.
+    names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.update(dict.fromkeys(names, os.devnull))
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]
+        os.environ.update(before)
+        gc.freeze()
+        gc.enable()
 
 
 def _announce(line: str) -> None:

@@ -25,10 +25,10 @@ from cyber_inference_tui.errors import (
     HubUnreachableError,
 )
 from cyber_inference_tui.hub.body import Body
+from cyber_inference_tui.hub.connector import Connector
 from cyber_inference_tui.hub.endpoint import Endpoint
 from cyber_inference_tui.hub.partial import Mark, Origin, Partial, open_partial, write_error
 from cyber_inference_tui.hub.request import Beyond, Part, file_from, unreachable
-from cyber_inference_tui.hub.threads import Resolver
 from cyber_inference_tui.hub.writer import Writer
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
 def open_session(pace: Pace) -> aiohttp.ClientSession:
     """A session for transfers; the caller closes it."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=Resolver()),
+        connector=Connector(),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         # Proxies are looked up by us: aiohttp would read passwords from ~/.netrc as well.

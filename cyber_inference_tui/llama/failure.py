@@ -72,128 +72,125 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 # The first rule whose pattern is found in a line names the cause; rules stand from the most to
 # the least telling, because one failure usually leaves several lines behind. ``{file}`` is the
-# file that it is about.
-_RULES: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE), cause, reason)
-    for pattern, cause, reason in (
-        (
-            r"NvMapMem(Alloc|Handle).*error 12",
-            Cause.NVMAP,
-            "the Jetson's memory allocator refused (NvMap error 12): unload a model or reboot",
-        ),
-        (
-            r"(cuda|hip)Malloc\w* failed|(CUDA|ROCm|HIP|MUSA) error: out of memory"
-            r"|cuMem\w+.*out of memory|CUBLAS_STATUS_ALLOC_FAILED"
-            r"|ErrorOutOfDeviceMemory|Device memory allocation of size \d+ failed"
-            r"|UR_RESULT_ERROR_OUT_OF_(DEVICE_MEMORY|RESOURCES)|can't (malloc|allocate) .* device"
-            r"|CallbackErrorOutOfMemory|ggml_metal.*failed to allocate buffer",
-            Cause.OUT_OF_GPU_MEMORY,
-            "out of GPU memory",
-        ),
-        (
-            r"(failed|unable) to allocate (CUDA|ROCm|HIP|MUSA|Vulkan|SYCL|MTL|Metal|OpenCL|CANN)"
-            r"(?!_Host)\w* buffer",
-            Cause.OUT_OF_GPU_MEMORY,
-            "out of GPU memory",
-        ),
-        (
-            r"insufficient memory|std::bad_alloc|cannot allocate memory|not enough memory"
-            r"|ErrorOutOfHostMemory",
-            Cause.OUT_OF_MEMORY,
-            "out of memory",
-        ),
-        (
-            r"(failed|unable) to allocate .*(buffer|cache|bytes|memory)",
-            Cause.OUT_OF_MEMORY,
-            "out of memory",
-        ),
-        (
-            r"unknown model architecture",
-            Cause.UNSUPPORTED_ARCHITECTURE,
-            "this llama-server does not know the architecture",
-        ),
-        (
-            r"unknown (pre-)?tokenizer",
-            Cause.UNSUPPORTED_ARCHITECTURE,
-            "this llama-server does not know the tokenizer",
-        ),
-        (
-            r"has invalid ggml type \d+|only supports up to version",
-            Cause.UNSUPPORTED_ARCHITECTURE,
-            "this llama-server does not know the file's format",
-        ),
-        (
-            r"data is not within the file bounds|file is corrupted|is the file complete"
-            r"|invalid magic|failed to read (magic|header|key-value|tensor)"
-            r"|unexpectedly reached end of file|error while reading (key|value|tensor)"
-            r"|tensor .* (is missing|not found|has wrong shape)|missing tensor|invalid GGUF"
-            r"|illegal split file|invalid split file"
-            r"|error loading model (hyperparameters|vocabulary)|key not found in model"
-            r"|wrong number of tensors|wrong type .* for key",
-            Cause.DAMAGED_FILE,
-            "{file} is damaged or incomplete",
-        ),
-        (
-            r"chat template parsing error|the supplied chat template is not supported",
-            Cause.BAD_TEMPLATE,
-            "its chat template cannot be used",
-        ),
-        (
-            r"invalid argument: |unknown argument|unrecogni[sz]ed (argument|option)|invalid option"
-            r"|error while handling argument|expected value for argument"
-            r"|n_(batch|ubatch|seq_max) .*(cannot|must) (both )?be"
-            r"|V cache (quantization )?requires flash_attn",
-            Cause.BAD_ARGUMENT,
-            "a wrong argument",
-        ),
-        (
-            r"couldn't bind|address already in use|failed to bind|\bbind\b.* failed",
-            Cause.PORT_TAKEN,
-            "its port is taken",
-        ),
-        (
-            r"error while loading shared libraries|symbol lookup error|Library not loaded"
-            r"|version `\S+' not found|no backends are loaded",
-            Cause.MISSING_LIBRARY,
-            "a shared library is missing",
-        ),
-        (
-            r"failed to open.*Permission denied|Permission denied.*\.gguf",
-            Cause.UNREADABLE_FILE,
-            "a file may not be read",
-        ),
-        (r"No such file or directory|failed to open", Cause.MISSING_FILE, "a file is missing"),
-        (
-            r"mismatch between text model .* and mmproj",
-            Cause.DAMAGED_FILE,
-            "{file} does not belong to this model",
-        ),
-        (
-            r"llama_model_loader: failed to load model from|Failed to load CLIP model"
-            r"|failed to apply lora adapter",
-            Cause.DAMAGED_FILE,
-            "{file} cannot be loaded",
-        ),
-        (
-            r"(CUDA|ROCm|HIP|MUSA) error|ErrorDeviceLost|no kernel image is available"
-            r"|UR_RESULT_ERROR",
-            Cause.GPU_ERROR,
-            "the GPU reported an error",
-        ),
-        (
-            # A matrix of a deepseek2 in AMX's layout; experts of a deepseek4 in that of Arm.
-            r"GGML_ASSERT\(\*cur_backend_id != -1\)|/repack\.cpp:\d+: GGML_ASSERT\(",
-            Cause.SIGNAL,
-            "it cannot compute with weights that it repacked for this processor: "
-            "add --no-repack to the model's args",
-        ),
-        (r"^\s*what\(\): ", Cause.SIGNAL, "it stopped itself on an internal error"),
-        (
-            r"GGML_ASSERT\(|GGML_ABORT|terminate called|fatal error",
-            Cause.SIGNAL,
-            "it stopped itself on an internal error",
-        ),
-    )
+# file that it is about. They are compiled when a server has failed: most services see none fail.
+_RULES: tuple[tuple[str, Cause, str], ...] = (
+    (
+        r"NvMapMem(Alloc|Handle).*error 12",
+        Cause.NVMAP,
+        "the Jetson's memory allocator refused (NvMap error 12): unload a model or reboot",
+    ),
+    (
+        r"(cuda|hip)Malloc\w* failed|(CUDA|ROCm|HIP|MUSA) error: out of memory"
+        r"|cuMem\w+.*out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+        r"|ErrorOutOfDeviceMemory|Device memory allocation of size \d+ failed"
+        r"|UR_RESULT_ERROR_OUT_OF_(DEVICE_MEMORY|RESOURCES)|can't (malloc|allocate) .* device"
+        r"|CallbackErrorOutOfMemory|ggml_metal.*failed to allocate buffer",
+        Cause.OUT_OF_GPU_MEMORY,
+        "out of GPU memory",
+    ),
+    (
+        r"(failed|unable) to allocate (CUDA|ROCm|HIP|MUSA|Vulkan|SYCL|MTL|Metal|OpenCL|CANN)"
+        r"(?!_Host)\w* buffer",
+        Cause.OUT_OF_GPU_MEMORY,
+        "out of GPU memory",
+    ),
+    (
+        r"insufficient memory|std::bad_alloc|cannot allocate memory|not enough memory"
+        r"|ErrorOutOfHostMemory",
+        Cause.OUT_OF_MEMORY,
+        "out of memory",
+    ),
+    (
+        r"(failed|unable) to allocate .*(buffer|cache|bytes|memory)",
+        Cause.OUT_OF_MEMORY,
+        "out of memory",
+    ),
+    (
+        r"unknown model architecture",
+        Cause.UNSUPPORTED_ARCHITECTURE,
+        "this llama-server does not know the architecture",
+    ),
+    (
+        r"unknown (pre-)?tokenizer",
+        Cause.UNSUPPORTED_ARCHITECTURE,
+        "this llama-server does not know the tokenizer",
+    ),
+    (
+        r"has invalid ggml type \d+|only supports up to version",
+        Cause.UNSUPPORTED_ARCHITECTURE,
+        "this llama-server does not know the file's format",
+    ),
+    (
+        r"data is not within the file bounds|file is corrupted|is the file complete"
+        r"|invalid magic|failed to read (magic|header|key-value|tensor)"
+        r"|unexpectedly reached end of file|error while reading (key|value|tensor)"
+        r"|tensor .* (is missing|not found|has wrong shape)|missing tensor|invalid GGUF"
+        r"|illegal split file|invalid split file"
+        r"|error loading model (hyperparameters|vocabulary)|key not found in model"
+        r"|wrong number of tensors|wrong type .* for key",
+        Cause.DAMAGED_FILE,
+        "{file} is damaged or incomplete",
+    ),
+    (
+        r"chat template parsing error|the supplied chat template is not supported",
+        Cause.BAD_TEMPLATE,
+        "its chat template cannot be used",
+    ),
+    (
+        r"invalid argument: |unknown argument|unrecogni[sz]ed (argument|option)|invalid option"
+        r"|error while handling argument|expected value for argument"
+        r"|n_(batch|ubatch|seq_max) .*(cannot|must) (both )?be"
+        r"|V cache (quantization )?requires flash_attn",
+        Cause.BAD_ARGUMENT,
+        "a wrong argument",
+    ),
+    (
+        r"couldn't bind|address already in use|failed to bind|\bbind\b.* failed",
+        Cause.PORT_TAKEN,
+        "its port is taken",
+    ),
+    (
+        r"error while loading shared libraries|symbol lookup error|Library not loaded"
+        r"|version `\S+' not found|no backends are loaded",
+        Cause.MISSING_LIBRARY,
+        "a shared library is missing",
+    ),
+    (
+        r"failed to open.*Permission denied|Permission denied.*\.gguf",
+        Cause.UNREADABLE_FILE,
+        "a file may not be read",
+    ),
+    (r"No such file or directory|failed to open", Cause.MISSING_FILE, "a file is missing"),
+    (
+        r"mismatch between text model .* and mmproj",
+        Cause.DAMAGED_FILE,
+        "{file} does not belong to this model",
+    ),
+    (
+        r"llama_model_loader: failed to load model from|Failed to load CLIP model"
+        r"|failed to apply lora adapter",
+        Cause.DAMAGED_FILE,
+        "{file} cannot be loaded",
+    ),
+    (
+        r"(CUDA|ROCm|HIP|MUSA) error|ErrorDeviceLost|no kernel image is available"
+        r"|UR_RESULT_ERROR",
+        Cause.GPU_ERROR,
+        "the GPU reported an error",
+    ),
+    (
+        # A matrix of a deepseek2 in AMX's layout; experts of a deepseek4 in that of Arm.
+        r"GGML_ASSERT\(\*cur_backend_id != -1\)|/repack\.cpp:\d+: GGML_ASSERT\(",
+        Cause.SIGNAL,
+        "it cannot compute with weights that it repacked for this processor: "
+        "add --no-repack to the model's args",
+    ),
+    (r"^\s*what\(\): ", Cause.SIGNAL, "it stopped itself on an internal error"),
+    (
+        r"GGML_ASSERT\(|GGML_ABORT|terminate called|fatal error",
+        Cause.SIGNAL,
+        "it stopped itself on an internal error",
+    ),
 )
 # What llama-server overcomes: failed extras that it goes on without.
 _HARMLESS = re.compile(
@@ -249,7 +246,7 @@ def diagnose(returncode: int, lines: Sequence[str], *, went_on: bool = False) ->
                 # A process that is killed does not end because of what it complained about.
                 continue
             for line in reversed(part):
-                if pattern.search(line) and not _TRIED.search(line):
+                if re.search(pattern, line, re.IGNORECASE) and not _TRIED.search(line):
                     text = line.strip()
                     quoted, way_out = text, ""
                     if cause is Cause.BAD_TEMPLATE:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from cyber_inference_tui.gguf.demo import demo_bytes
 from cyber_inference_tui.units import count_text
 from tests.cli.conftest import CommandLine, Spawn
 from tests.client.stand_in import StandIn
+from tests.gguf.demo_file import demo_bytes
 from tests.hub.stand_in_hub import Fault, Repo, StandInHub
 
 FILE = "Tiny-Q4_K_M.gguf"

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import GGUFError
-from cyber_inference_tui.gguf.demo import demo_bytes
 from cyber_inference_tui.gguf.reader import read_beginning, read_header
 from tests.gguf.headers import array, entry, raw, tensor, text, write_gguf
+
+from .demo_file import demo_bytes
 
 U32 = struct.Struct("<I").pack
 

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import msgspec
 import pytest
 import uvloop
@@ -82,14 +81,9 @@ async def bring(
     origin: Origin = ORIGIN,
     pace: Pace = QUICK,
     server_tls: ssl.SSLContext | None = None,
-    client_tls: ssl.SSLContext | None = None,
 ) -> Transfer:
     executor = ThreadPoolExecutor(4)
-    if client_tls is None:
-        session = open_session(pace)
-    else:
-        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client_tls))
-    async with serving(send, server_tls) as port, session:
+    async with serving(send, server_tls) as port, open_session(pace) as session:
         endpoint = Endpoint(url=f"http{'s' if server_tls else ''}://127.0.0.1:{port}")
         shared = Transport(
             session=session,
@@ -139,16 +133,19 @@ def test_a_body_arrives_as_it_was_sent(
 
 
 def test_a_body_over_tls(
-    run: Callable[[Awaitable[None]], None], certificate: tuple[Path, Path], tmp_path: Path
+    run: Callable[[Awaitable[None]], None],
+    certificate: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server_tls.load_cert_chain(certificate[0], certificate[1])
-    client_tls = ssl.create_default_context(cafile=str(certificate[0]))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     target = tmp_path / "a.gguf"
     send = sending(LENGTH % len(CONTENT), pieces(CONTENT, 100_000))
 
     async def work() -> None:
-        await bring(send, target, server_tls=server_tls, client_tls=client_tls)
+        await bring(send, target, server_tls=server_tls)
 
     run(work())
     assert target.read_bytes() == CONTENT
