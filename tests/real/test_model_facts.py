@@ -24,6 +24,8 @@ def details(service: ServiceProcess, model_id: str) -> Any:
 @pytest.mark.real
 def test_the_command_is_the_one_that_runs(start_real: StartReal) -> None:
     service = start_real()
+    # The first reading of the memory may come after the first request.
+    eventually(lambda: service.model("demo")["fits"])
     planned = details(service, "demo")
     assert planned["command"][planned["command"].index("--port") + 1] == "PORT"
     assert planned["model"]["fits"] == "now"
