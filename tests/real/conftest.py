@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,8 @@ import pytest
 
 from cyber_inference_tui.gguf.demo import write_demo
 from tests.fakes.launcher import write_fake_llama
-from tests.real.service_process import ServiceProcess
+from tests.real.imported_service import ImportedService
+from tests.real.service_process import ServiceProcess, plain_environ
 
 LLAMA_SERVER_VARIABLE = "CYBER_TEST_LLAMA_SERVER"
 
@@ -66,9 +68,12 @@ class StartFake(Protocol):
 class Starter:
     """Makes services in folders of their own and ends them."""
 
-    def __init__(self, folder: Path, demo_gguf: Path) -> None:
+    def __init__(
+        self, folder: Path, demo_gguf: Path, imported: ImportedService | None = None
+    ) -> None:
         self.folder = folder
         self.demo_gguf = demo_gguf
+        self.imported = imported
         self.services: list[ServiceProcess] = []
 
     def make(
@@ -78,7 +83,7 @@ class Starter:
         arguments: tuple[str, ...] = (),
     ) -> ServiceProcess:
         folder = self.folder / f"service{len(self.services)}"
-        service = ServiceProcess(folder, config, arguments=arguments)
+        service = ServiceProcess(folder, config, arguments=arguments, imported=self.imported)
         models_dir = service.data_dir / "models"
         models_dir.mkdir(parents=True)
         for model_id in model_ids:
@@ -126,15 +131,50 @@ class Starter:
             raise problems[0]
 
 
+def with_states(folder: Path, models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The models' switches, with a state file for each, ``folder/ID.state``."""
+    return {
+        model_id: {**switches, "state": str(folder / f"{model_id}.state")}
+        for model_id, switches in models.items()
+    }
+
+
 def is_running(service: ServiceProcess) -> bool:
     return service.process is not None and service.process.poll() is None
 
 
+@pytest.fixture(scope="session")
+def imported() -> Iterator[ImportedService | None]:
+    """What services are forked from where the start itself is not what a test is about."""
+    if sys.platform != "linux":
+        yield None
+        return
+    one = ImportedService(plain_environ())
+    yield one
+    one.close()
+
+
 @pytest.fixture
-def starter(tmp_path: Path, demo_gguf: Path) -> Iterator[Starter]:
-    one = Starter(tmp_path, demo_gguf)
+def starter(tmp_path: Path, demo_gguf: Path, imported: ImportedService | None) -> Iterator[Starter]:
+    one = Starter(tmp_path, demo_gguf, imported)
     yield one
     one.end()
+
+
+@pytest.fixture(scope="module")
+def module_starter(
+    tmp_path_factory: pytest.TempPathFactory, demo_gguf: Path, imported: ImportedService | None
+) -> Iterator[Starter]:
+    """For services that a file's tests share."""
+    one = Starter(tmp_path_factory.mktemp("services"), demo_gguf, imported)
+    yield one
+    one.end()
+
+
+@pytest.fixture
+def executed(starter: Starter) -> None:
+    """The test's services are executed, as a user's are, and not forked."""
+    starter.imported = None
 
 
 @pytest.fixture

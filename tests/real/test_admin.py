@@ -14,9 +14,24 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.real.conftest import StartFake, StartReal
+from tests.real.conftest import Starter, StartFake, StartReal
 from tests.real.service_process import ServiceProcess
 from tests.waiting import eventually
+
+SWITCHES: dict[str, dict[str, Any]] = {
+    "loads": {},
+    "dies": {"die": {"stderr": ["error: cudaMalloc failed: out of memory"]}},
+    "guarded": {},
+    "stays": {},
+    "goes": {},
+    "told": {},
+}
+"""The models of the service that some tests share, each for one of them."""
+
+
+@pytest.fixture(scope="module")
+def service(module_starter: Starter) -> ServiceProcess:
+    return module_starter.fake(SWITCHES)
 
 
 def read_events(response: httpx.Response) -> Iterator[tuple[int, str, Any]]:
@@ -55,60 +70,50 @@ def test_another_llama_server_is_looked_at_when_it_is_set(start_fake: StartFake)
         assert now["problem"] is None if there else "no such file" in now["problem"]
 
 
-def test_load_and_unload(start_fake: StartFake) -> None:
-    service = start_fake({"a": {}})
-    record = service.post("/admin/models/a/load", json={}).json()
+def test_load_and_unload(service: ServiceProcess) -> None:
+    record = service.post("/admin/models/loads/load", json={}).json()
     assert record["status"] == "loaded"
-    assert record["pid"] == service.servers()[0].pid
+    assert record["pid"] in {server.pid for server in service.servers()}
     assert record["loaded_at"]
-    record = service.post("/admin/models/a/unload", json={}).json()
+    record = service.post("/admin/models/loads/unload", json={}).json()
     assert (record["status"], record["pid"]) == ("unloaded", None)
     assert service.post("/admin/models/nope/load", json={}).status_code == 404
     assert service.post("/admin/models/nope/unload", json={}).status_code == 404
 
 
-def test_load_of_a_failing_model_tells_why(start_fake: StartFake) -> None:
-    service = start_fake({"a": {"die": {"stderr": ["error: cudaMalloc failed: out of memory"]}}})
-    answer = service.post("/admin/models/a/load", json={})
+def test_load_of_a_failing_model_tells_why(service: ServiceProcess) -> None:
+    answer = service.post("/admin/models/dies/load", json={})
     assert answer.status_code == 503
     assert "out of GPU memory" in answer.json()["error"]["message"]
 
 
-def test_preload(start_fake: StartFake) -> None:
-    service = start_fake({"a": {}, "b": {}}, tables={"b": {"preload": True}})
-    service.wait_status("b", "loaded")
-    assert service.model("a")["status"] == "unloaded"
-
-
-def test_admin_writes_want_json_and_no_foreign_origin(start_fake: StartFake) -> None:
-    service = start_fake()
-    form = service.post("/admin/models/a/load", data={"x": "y"})
+def test_admin_writes_want_json_and_no_foreign_origin(service: ServiceProcess) -> None:
+    form = service.post("/admin/models/guarded/load", data={"x": "y"})
     assert form.status_code == 415
     foreign = service.post(
-        "/admin/models/a/load", json={}, headers={"Origin": "http://evil.example"}
+        "/admin/models/guarded/load", json={}, headers={"Origin": "http://evil.example"}
     )
     assert foreign.status_code == 403
-    assert not service.servers()
+    record = service.model("guarded")
+    assert (record["status"], record["pid"]) == ("unloaded", None)
 
 
-def test_delete_removes_only_under_models_dir(start_fake: StartFake) -> None:
-    service = start_fake({"a": {}, "b": {}})
-    assert service.chat("a").status_code == 200
+def test_delete_removes_only_under_models_dir(service: ServiceProcess) -> None:
+    assert service.chat("stays").status_code == 200
     with service.client() as client:
-        assert client.delete("/admin/models/b", headers=JSON).status_code == 200
-        assert client.delete("/admin/models/b", headers=JSON).status_code == 404
-    assert not (service.data_dir / "models" / "b.gguf").exists()
-    assert (service.data_dir / "models" / "a.gguf").exists()
+        assert client.delete("/admin/models/goes", headers=JSON).status_code == 200
+        assert client.delete("/admin/models/goes", headers=JSON).status_code == 404
+    assert not (service.data_dir / "models" / "goes.gguf").exists()
+    assert (service.data_dir / "models" / "stays.gguf").exists()
 
 
 JSON = {"Content-Type": "application/json"}
 
 
-def test_new_and_removed_files_are_noticed(start_fake: StartFake) -> None:
-    service = start_fake()
+def test_new_and_removed_files_are_noticed(service: ServiceProcess) -> None:
     folder = service.data_dir / "models"
     (folder / "sub").mkdir()
-    (folder / "sub" / "new.gguf").write_bytes((folder / "a.gguf").read_bytes())
+    (folder / "sub" / "new.gguf").write_bytes((folder / "stays.gguf").read_bytes())
     eventually(lambda: "new" in service.models())
     (folder / "sub" / "new.gguf").unlink()
     eventually(lambda: "new" not in service.models())
@@ -188,8 +193,7 @@ def test_config_put_is_written_and_applied(start_fake: StartFake) -> None:
     assert tomllib.loads(written)["model_idle_timeout"] == 0.2
 
 
-def test_config_put_refuses_what_is_wrong(start_fake: StartFake) -> None:
-    service = start_fake()
+def test_config_put_refuses_what_is_wrong(service: ServiceProcess) -> None:
     before = service.config_path.read_text()
     assert put_config(service, "model_idle_timeout", "soon").status_code == 400
     assert put_config(service, "model_idle_timeot", 5).status_code == 404
@@ -212,25 +216,24 @@ def test_api_keys_guard_the_model_endpoints(start_fake: StartFake) -> None:
     assert service.post("/v1/chat/completions", json=body, headers=wrong).status_code == 401
 
 
-def test_events_tell_a_models_life_and_resume(start_fake: StartFake) -> None:
-    service = start_fake()
+def test_events_tell_a_models_life_and_resume(service: ServiceProcess) -> None:
     seen: list[tuple[int, str]] = []
     with service.client() as client, client.stream("GET", "/admin/events?topics=model") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         events = read_events(stream)
-        assert service.chat("a").status_code == 200
+        assert service.chat("told").status_code == 200
         for number, topic, data in events:
             assert topic == "model"
-            if data["id"] == "a":
+            if data["id"] == "told":
                 seen.append((number, data["status"]))
-            if data["status"] == "loaded":
-                break
+                if data["status"] == "loaded":
+                    break
     statuses = [status for _, status in seen]
     assert "loading" in statuses
     assert statuses.index("loading") < statuses.index("loaded")
     numbers = [number for number, _ in seen]
     assert numbers == sorted(set(numbers))
-    service.post("/admin/models/a/unload", json={})
+    service.post("/admin/models/told/unload", json={})
     headers = {"Last-Event-ID": str(numbers[-1])}
     with (
         service.client() as client,
@@ -238,19 +241,19 @@ def test_events_tell_a_models_life_and_resume(start_fake: StartFake) -> None:
     ):
         for number, _, data in read_events(stream):
             assert number > numbers[-1]
-            if data["status"] == "unloaded":
+            if (data["id"], data["status"]) == ("told", "unloaded"):
                 break
 
 
 def test_events_tell_of_a_gap(start_fake: StartFake) -> None:
-    service = start_fake({"a": {"flood": {"kind": "plain", "lines": 300_000}}})
+    service = start_fake({"a": {"flood": {"kind": "plain", "lines": 60_000}}})
     with service.client() as client, client.stream("GET", "/admin/events?topics=log") as stream:
         events = read_events(stream)
         assert service.chat("a").status_code == 200
         next(events)
     assert service.get("/health").status_code == 200
     # The ring has turned over long since: a resumed reader is told what it missed.
-    eventually(lambda: "299999 " in service.get("/admin/logs/a?lines=50").text)
+    eventually(lambda: "59999 " in service.get("/admin/logs/a?lines=50").text)
     headers = {"Last-Event-ID": "1"}
     with (
         service.client() as client,

@@ -65,64 +65,74 @@ def ask_anthropic(
     return Told(caught.value)
 
 
-@pytest.fixture(params=[ask_openai, ask_anthropic], ids=["openai", "anthropic"])
-def ask(request: pytest.FixtureRequest) -> Ask:
-    asks: Ask = request.param
-    return asks
+ASKS: dict[str, Ask] = {"openai": ask_openai, "anthropic": ask_anthropic}
 
 
 def dying(line: str) -> dict[str, Any]:
     return {"die": {"after": 0.0, "stderr": [line], "exit": 1}}
 
 
-def test_what_needs_a_person_is_asked_once(start_fake: StartFake, ask: Ask) -> None:
-    service = start_fake({name: dying(line) for name, line in LASTING.items()})
+def for_each(switches: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Models of its own for each client."""
+    return {f"{name}-{client}": one for name, one in switches.items() for client in ASKS}
+
+
+@pytest.fixture(scope="module")
+def service(module_starter: Starter) -> ServiceProcess:
+    return module_starter.fake(for_each({name: dying(line) for name, line in LASTING.items()}))
+
+
+@pytest.mark.parametrize("client", ASKS)
+def test_what_needs_a_person_is_asked_once(service: ServiceProcess, client: str) -> None:
     # The last one is told while the next try is not due yet.
     for name in (*LASTING, "argument"):
-        told = ask(service, name)
+        told = ASKS[client](service, f"{name}-{client}")
         assert (told.status, told.retries) == (503, 0), name
         assert told.headers["x-should-retry"] == "false"
         assert "retry-after" not in told.headers
 
 
-def test_what_may_pass_is_asked_again(start_fake: StartFake, ask: Ask) -> None:
-    service = start_fake(
-        {"dies": dying("E srv: something went wrong"), "slow": {"load_seconds": 60.0}},
-        config={"queue_timeout": 0.2},
-    )
-    for name in ("dies", "slow"):
-        told = ask(service, name)
-        assert (told.status, told.retries) == (503, 2), name
-        assert "x-should-retry" not in told.headers
+def test_what_may_pass_is_asked_again(start_fake: StartFake) -> None:
+    switches = {"dies": dying("E srv: something went wrong"), "slow": {"load_seconds": 60.0}}
+    service = start_fake(for_each(switches), config={"queue_timeout": 0.2})
+    for client, ask in ASKS.items():
+        for name in switches:
+            told = ask(service, f"{name}-{client}")
+            assert (told.status, told.retries) == (503, 2), name
+            assert "x-should-retry" not in told.headers
 
 
-def test_real_servers_and_files(
-    starter: Starter, llama_server: Path, demo_gguf: Path, ask: Ask
-) -> None:
-    tables = {
-        "refused": {"args": ["--no-such-argument"]},
-        "gone": {"path": str(starter.folder / "gone.gguf")},
-    }
-    service = starter.real(llama_server, {"models": tables, "max_body_size": 4096}, ("refused",))
+def test_real_servers_and_files(starter: Starter, llama_server: Path, demo_gguf: Path) -> None:
+    tables: dict[str, dict[str, Any]] = {}
+    for client in ASKS:
+        tables[f"refused-{client}"] = {"args": ["--no-such-argument"]}
+        tables[f"gone-{client}"] = {"path": str(starter.folder / "gone.gguf")}
+    refused = tuple(f"refused-{client}" for client in ASKS)
+    service = starter.real(llama_server, {"models": tables, "max_body_size": 4096}, refused)
     models = service.data_dir / "models"
     whole = demo_gguf.read_bytes()
-    # Its header is whole, its tensors are not.
-    (models / "cut.gguf").write_bytes(whole[: len(whole) // 2])
-    (models / "new.gguf").write_bytes(whole.replace(b"llama", b"lhama"))
-    eventually(lambda: {"cut", "new"} <= service.models().keys())
-    for name in ("refused", "cut", "new", "gone"):
-        told = ask(service, name)
-        assert told.retries == 0, (name, told.text)
-        assert told.headers["x-should-retry"] == "false"
-        assert told.status in {404, 503}
+    for client in ASKS:
+        # Its header is whole, its tensors are not.
+        (models / f"cut-{client}.gguf").write_bytes(whole[: len(whole) // 2])
+        (models / f"new-{client}.gguf").write_bytes(whole.replace(b"llama", b"lhama"))
+    written = {f"{name}-{client}" for name in ("cut", "new") for client in ASKS}
+    eventually(lambda: written <= service.models().keys())
+    for client, ask in ASKS.items():
+        for name in ("refused", "cut", "new", "gone"):
+            told = ask(service, f"{name}-{client}")
+            assert told.retries == 0, (name, told.text)
+            assert told.headers["x-should-retry"] == "false"
+            assert told.status in {404, 503}
     too_large = service.chat("demo", "x" * 8000)
     assert (too_large.status_code, too_large.headers["x-should-retry"]) == (413, "false")
 
 
-def test_memory_that_cannot_be_freed(start_real: StartReal, ask: Ask) -> None:
-    told = ask(start_real({"max_memory_percent": 0.1}), "demo")
-    assert "insufficient_memory" in told.text
-    assert (told.retries, told.headers["x-should-retry"]) == (0, "false")
+def test_memory_that_cannot_be_freed(start_real: StartReal) -> None:
+    service = start_real({"max_memory_percent": 0.1})
+    for ask in ASKS.values():
+        told = ask(service, "demo")
+        assert "insufficient_memory" in told.text
+        assert (told.retries, told.headers["x-should-retry"]) == (0, "false")
 
 
 def test_what_a_server_cannot_do_is_asked_once(demo_service: ServiceProcess) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.conftest import StartFake, StartReal
+from tests.real.conftest import Starter, StartFake, StartReal
 from tests.real.service_process import ServiceProcess, chat_body
 from tests.waiting import eventually
 
@@ -30,11 +30,11 @@ def send_chat(service: ServiceProcess, body: dict[str, Any]) -> contextlib.closi
     return contextlib.closing(connection)
 
 
-def wait_cancelled(service: ServiceProcess, gone: float, count: int) -> float:
+def wait_cancelled(service: ServiceProcess, model: str, gone: float, count: int) -> float:
     """Seconds from the client's going to the moment the stand-in saw its request cancelled."""
 
     def look() -> list[dict[str, Any]]:
-        entries = reported(service)
+        entries = reported(service, model)
         return entries[-1:] if len(entries) == count and entries[-1]["ended"] else []
 
     (entry,) = eventually(look, what="the cancellation")
@@ -42,67 +42,66 @@ def wait_cancelled(service: ServiceProcess, gone: float, count: int) -> float:
     return float(entry["ended"]) - gone
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        pytest.param(chat_body("a", fake={"prefill": 100}), id="prefill"),
-        pytest.param(chat_body("a", stream=True, fake={"prefill": 100}), id="stream-prefill"),
-        pytest.param(
-            chat_body("a", stream=True, fake={"tokens": 10_000, "interval": 0.05}), id="stream"
-        ),
-        pytest.param(
-            chat_body("a", stream=True, fake={"tokens": 2, "interval": 100}), id="stream-pause"
-        ),
-        pytest.param(chat_body("a", fake={"hang": True}), id="hang"),
-    ],
-)
-def test_it_is_cancelled_upstream_within_half_a_second(
-    start_fake: StartFake, body: dict[str, Any]
-) -> None:
-    service = start_fake()
-    assert service.post("/admin/models/a/load", json={}).status_code == 200
+BODIES: dict[str, dict[str, Any]] = {
+    "prefill": {"fake": {"prefill": 100}},
+    "stream-prefill": {"stream": True, "fake": {"prefill": 100}},
+    "stream": {"stream": True, "fake": {"tokens": 10_000, "interval": 0.05}},
+    "stream-pause": {"stream": True, "fake": {"tokens": 2, "interval": 100}},
+    "hang": {"fake": {"hang": True}},
+}
+"""What is asked of models of these names."""
+
+
+@pytest.fixture(scope="module")
+def service(module_starter: Starter) -> ServiceProcess:
+    models: dict[str, dict[str, Any]] = {name: {} for name in (*BODIES, "others")}
+    return module_starter.fake({**models, "slow": {"load_seconds": 2.0}})
+
+
+@pytest.mark.parametrize("model", BODIES)
+def test_it_is_cancelled_upstream_within_half_a_second(service: ServiceProcess, model: str) -> None:
+    body = chat_body(model, **BODIES[model])
+    assert service.post(f"/admin/models/{model}/load", json={}).status_code == 200
     took = []
     # The best of a few tries: what is shown is that nothing waits, not how busy the machine is.
     for number in range(1, TRIES + 1):
         with send_chat(service, body) as connection:
-            eventually(partial(has_reported, service, number))
+            eventually(partial(has_reported, service, model, number))
             if "tokens" in body["fake"]:
                 assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
             gone = time.time()
-        took.append(wait_cancelled(service, gone, number))
+        took.append(wait_cancelled(service, model, gone, number))
     assert min(took) < CANCEL_LIMIT
-    eventually(lambda: service.model("a")["in_flight"] == 0)
+    eventually(lambda: service.model(model)["in_flight"] == 0)
 
 
-def reported(service: ServiceProcess) -> list[dict[str, Any]]:
-    requests: list[dict[str, Any]] = service.upstream("a", "/fake/report")["requests"]
+def reported(service: ServiceProcess, model: str) -> list[dict[str, Any]]:
+    requests: list[dict[str, Any]] = service.upstream(model, "/fake/report")["requests"]
     return requests
 
 
-def has_reported(service: ServiceProcess, count: int) -> bool:
-    return len(reported(service)) == count
+def has_reported(service: ServiceProcess, model: str, count: int) -> bool:
+    return len(reported(service, model)) == count
 
 
-def test_going_away_in_the_queue_leaves_nothing(start_fake: StartFake) -> None:
-    service = start_fake({"a": {"load_seconds": 2.0}})
+def test_going_away_in_the_queue_leaves_nothing(service: ServiceProcess) -> None:
     for stream in (True, False):
-        with send_chat(service, chat_body("a", stream=stream)):
-            eventually(lambda: service.model("a")["queued"] == 1)
-        eventually(lambda: service.model("a")["queued"] == 0)
-    service.wait_status("a", "loaded", "unloaded")
-    assert service.chat("a").status_code == 200
-    assert len(reported(service)) == 1
+        with send_chat(service, chat_body("slow", stream=stream)):
+            eventually(lambda: service.model("slow")["queued"] == 1)
+        eventually(lambda: service.model("slow")["queued"] == 0)
+    service.wait_status("slow", "loaded", "unloaded")
+    assert service.chat("slow").status_code == 200
+    assert len(reported(service, "slow")) == 1
 
 
-def test_others_are_not_disturbed(start_fake: StartFake) -> None:
-    service = start_fake()
+def test_others_are_not_disturbed(service: ServiceProcess) -> None:
     with ThreadPoolExecutor(1) as pool:
-        whole = pool.submit(service.chat, "a", fake={"tokens": 20, "interval": 0.05})
+        whole = pool.submit(service.chat, "others", fake={"tokens": 20, "interval": 0.05})
         for _ in range(10):
-            with send_chat(service, chat_body("a", fake={"prefill": 100})):
+            with send_chat(service, chat_body("others", fake={"prefill": 100})):
                 pass
         assert whole.result(60).status_code == 200
-    eventually(lambda: service.model("a")["in_flight"] == 0)
+    eventually(lambda: service.model("others")["in_flight"] == 0)
 
 
 def test_a_reader_that_stalls_holds_up_the_server_not_the_memory(start_fake: StartFake) -> None:
@@ -117,12 +116,12 @@ def test_a_reader_that_stalls_holds_up_the_server_not_the_memory(start_fake: Sta
         assert connection.recv(1000)
 
         def stalled() -> bool:
-            sent = reported(service)[-1]["sent"]
+            sent = reported(service, "a")[-1]["sent"]
             time.sleep(0.3)
-            return bool(sent and reported(service)[-1]["sent"] == sent)
+            return bool(sent and reported(service, "a")[-1]["sent"] == sent)
 
         eventually(stalled)
-        assert reported(service)[-1]["sent"] < 60_000_000
+        assert reported(service, "a")[-1]["sent"] < 60_000_000
         assert process.memory_info().rss - before < 40_000_000
         assert service.chat("a").status_code == 200
     eventually(lambda: service.model("a")["in_flight"] == 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.conftest import StartFake, StartReal
+from tests.real.conftest import Starter, StartFake, StartReal
 from tests.real.service_process import ServiceProcess, sse_data
 from tests.waiting import eventually, is_alive
 
@@ -26,8 +26,23 @@ def read_stream(service: ServiceProcess, model: str, tokens: int = 20) -> float:
     return time.monotonic()
 
 
-def test_eviction_waits_for_a_busy_stream(start_fake: StartFake) -> None:
-    service = start_fake({"a": {}, "b": {}}, config={"max_loaded_models": 1})
+# The services are shared: a test must not mind which models are loaded at its beginning.
+
+
+@pytest.fixture(scope="module")
+def one_place(module_starter: Starter) -> ServiceProcess:
+    """One model at a time is loaded."""
+    return module_starter.fake({"a": {}, "b": {}, "c": {}}, config={"max_loaded_models": 1})
+
+
+@pytest.fixture(scope="module")
+def impatient(module_starter: Starter) -> ServiceProcess:
+    """Models are unloaded after half a second."""
+    return module_starter.fake(config={"model_idle_timeout": 0.5})
+
+
+def test_eviction_waits_for_a_busy_stream(one_place: ServiceProcess) -> None:
+    service = one_place
 
     def ask_b() -> float:
         assert service.chat("b").status_code == 200
@@ -58,7 +73,10 @@ def test_the_evicted_process_is_gone_before_the_next_starts(
 
 
 def test_the_least_recently_used_idle_model_goes(start_fake: StartFake) -> None:
-    service = start_fake({"a": {}, "b": {}, "c": {}}, config={"max_loaded_models": 2})
+    # What takes longer to load is missed more: on a busy machine that could be b.
+    service = start_fake(
+        {"a": {"load_seconds": 2.0}, "b": {}, "c": {}}, config={"max_loaded_models": 2}
+    )
     for model in ("a", "b", "a", "c"):
         assert service.chat(model).status_code == 200
     statuses = {model_id: record["status"] for model_id, record in service.models().items()}
@@ -77,18 +95,17 @@ def test_a_pinned_model_stays(start_fake: StartFake) -> None:
     assert service.model("a")["status"] == "unloaded"
 
 
-def test_models_taking_turns_all_get_answers(start_fake: StartFake) -> None:
+def test_models_taking_turns_all_get_answers(one_place: ServiceProcess) -> None:
     models = ("a", "b", "c")
-    service = start_fake({model: {} for model in models}, config={"max_loaded_models": 1})
     with ThreadPoolExecutor(12) as pool:
-        answers = [pool.submit(service.chat, models[n % 3]) for n in range(24)]
+        answers = [pool.submit(one_place.chat, models[n % 3]) for n in range(24)]
         assert [answer.result(100).status_code for answer in answers] == [200] * 24
-    assert len(service.servers()) == 1
+    assert len(one_place.servers()) == 1
 
 
-def test_a_busy_model_does_not_starve_another(start_fake: StartFake) -> None:
+def test_a_busy_model_does_not_starve_another(one_place: ServiceProcess) -> None:
     """Overlapping streams keep ``a`` busy without a pause; ``b`` gets its turn all the same."""
-    service = start_fake({"a": {}, "b": {}}, config={"max_loaded_models": 1})
+    service = one_place
     enough = threading.Event()
 
     def keep_busy(delay: float) -> int:
@@ -109,8 +126,8 @@ def test_a_busy_model_does_not_starve_another(start_fake: StartFake) -> None:
         assert all(one.result(60) for one in busy)
 
 
-def test_idle_unload_never_cuts_a_stream(start_fake: StartFake) -> None:
-    service = start_fake(config={"model_idle_timeout": 0.5})
+def test_idle_unload_never_cuts_a_stream(impatient: ServiceProcess) -> None:
+    service = impatient
     read_stream(service, "a", tokens=20)
     service.wait_status("a", "unloaded")
     assert not service.servers()
@@ -129,8 +146,8 @@ def test_an_own_idle_timeout_and_zero_for_never(start_fake: StartFake) -> None:
     assert service.model("b")["status"] == "loaded"
 
 
-def test_looking_at_a_model_does_not_keep_it(start_fake: StartFake) -> None:
-    service = start_fake(config={"model_idle_timeout": 0.5})
+def test_looking_at_a_model_does_not_keep_it(impatient: ServiceProcess) -> None:
+    service = impatient
     assert service.chat("a").status_code == 200
 
     def look() -> bool:

@@ -16,7 +16,8 @@ import pytest
 import tomli_w
 
 from tests.fakes.launcher import write_fake_llama
-from tests.real.service_process import ServiceProcess, chat_body
+from tests.real.imported_service import ImportedService
+from tests.real.service_process import ServiceProcess, chat_body, plain_environ
 from tests.tools import tool
 from tests.waiting import eventually
 
@@ -34,10 +35,25 @@ def hang_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
+@pytest.fixture(scope="module")
+def imported(hang_library: Path) -> Iterator[ImportedService]:
+    """What the services are forked from, with the library in it."""
+    one = ImportedService({**plain_environ(), "LD_PRELOAD": str(hang_library)})
+    yield one
+    one.close()
+
+
 class Place:
     """A service with ``own`` in its models_dir and ``far`` in one of model_dirs, ``nas``."""
 
-    def __init__(self, folder: Path, library: Path, demo_gguf: Path, hangs: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        library: Path,
+        demo_gguf: Path,
+        hangs: str,
+        imported: ImportedService,
+    ) -> None:
         self.flag = folder / "flag"
         self.nas = folder / "nas"
         self.own = folder / "own"
@@ -59,7 +75,9 @@ class Place:
             "HANG_BELOW": str(self.nas),
             "HANG_FLAG": str(self.flag),
         }
-        self.service = ServiceProcess(folder / "service", self.config, environ=environ)
+        self.service = ServiceProcess(
+            folder / "service", self.config, environ=environ, imported=imported
+        )
 
     def hang(self) -> None:
         self.flag.touch()
@@ -91,9 +109,13 @@ class Place:
 
 @pytest.fixture(params=["models_dir", "model_dirs"])
 def place(
-    request: pytest.FixtureRequest, tmp_path: Path, hang_library: Path, demo_gguf: Path
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    hang_library: Path,
+    demo_gguf: Path,
+    imported: ImportedService,
 ) -> Iterator[Place]:
-    one = Place(tmp_path, hang_library, demo_gguf, request.param)
+    one = Place(tmp_path, hang_library, demo_gguf, request.param, imported)
     yield one
     if one.service.process is not None and one.service.process.poll() is None:
         one.service.stop()
@@ -199,9 +221,9 @@ def test_a_slow_folder_comes_in_the_end(place: Place) -> None:
 
 @pytest.mark.parametrize("what", ["data", "config"])
 def test_a_service_that_cannot_start_says_why(
-    tmp_path: Path, hang_library: Path, demo_gguf: Path, what: str
+    tmp_path: Path, hang_library: Path, demo_gguf: Path, imported: ImportedService, what: str
 ) -> None:
-    place = Place(tmp_path, hang_library, demo_gguf, "model_dirs")
+    place = Place(tmp_path, hang_library, demo_gguf, "model_dirs", imported)
     service = place.service
     below = service.data_dir if what == "data" else service.config_path
     service.environ["HANG_BELOW"] = str(below)

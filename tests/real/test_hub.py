@@ -43,6 +43,8 @@ def downloaded(service: ServiceProcess) -> dict[str, Any]:
 @pytest.mark.real
 def test_a_model_from_the_hub_answers(start_real: StartReal, hub: StandInHub) -> None:
     service = start_real(of_hub(hub))
+    # The first reading of the memory may come after the first request.
+    eventually(lambda: service.model("demo")["fits"])
     (found,) = service.get("/admin/hub/search", params={"q": "tiny"}).json()
     assert found["repo"] == REPO
     offers = service.get("/admin/hub/files", params={"repo": REPO}).json()

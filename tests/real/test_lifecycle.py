@@ -43,6 +43,7 @@ def test_sigterm_lets_running_streams_end(start_real: StartReal) -> None:
     service.assert_none_left()
 
 
+@pytest.mark.usefixtures("executed")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_streams_first_and_refuse_new_work(
     start_fake: StartFake, sent: signal.Signals
@@ -63,6 +64,7 @@ def test_signals_end_streams_first_and_refuse_new_work(
         service.raw()
 
 
+@pytest.mark.usefixtures("executed")
 def test_ctrl_c_counts_also_for_a_background_job_of_a_script(start_fake: StartFake) -> None:
     # A shell without job control starts what has a & with SIGINT ignored.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -134,26 +136,23 @@ def test_sigkill_leaves_no_server_and_the_next_start_uses_the_same_port(
         service.start()
 
 
-@pytest.mark.parametrize(
-    "switches",
-    [
-        pytest.param({}, id="ordinary"),
-        pytest.param({"ignore_sigterm": True, "outlive_parent": 60.0}, id="no-sigterm"),
-        pytest.param(STUBBORN, id="stubborn"),
-        pytest.param({**STUBBORN, "clear_pdeathsig": True}, id="careless"),
-    ],
-)
 @pytest.mark.parametrize("router_child", [True, False])
-def test_sigkill_ends_even_stubborn_servers(
-    start_fake: StartFake, switches: dict[str, Any], router_child: bool
-) -> None:
-    service = start_fake({"a": switches}, router_child=router_child)
-    assert service.chat("a").status_code == 200
-    assert len(service.servers()) == 1
+def test_sigkill_ends_even_stubborn_servers(start_fake: StartFake, router_child: bool) -> None:
+    switches: dict[str, dict[str, Any]] = {
+        "ordinary": {},
+        "no-sigterm": {"ignore_sigterm": True, "outlive_parent": 60.0},
+        "stubborn": STUBBORN,
+        "careless": {**STUBBORN, "clear_pdeathsig": True},
+    }
+    service = start_fake(switches, router_child=router_child)
+    for model in switches:
+        assert service.chat(model).status_code == 200
+    assert len(service.servers()) == len(switches)
     service.kill()
     service.assert_none_left()
 
 
+@pytest.mark.usefixtures("executed")
 @pytest.mark.skipif(sys.platform != "linux", reason="prlimit keeps it from writing a core file")
 def test_a_crash_tells_where_it_was_and_leaves_no_server(start_fake: StartFake) -> None:
     service = start_fake()
@@ -177,6 +176,7 @@ def test_sigkill_during_a_load(start_fake: StartFake) -> None:
     service.assert_none_left()
 
 
+@pytest.mark.usefixtures("executed")
 def test_the_next_start_ends_what_nobody_else_could(start_fake: StartFake) -> None:
     """Service and guard killed together; the server hangs on: the record of pids is left."""
     service = start_fake({"a": {**STUBBORN, "clear_pdeathsig": True}}, config={"stop_timeout": 1})
@@ -234,6 +234,7 @@ def test_two_services_on_one_data_dir(start_fake: StartFake) -> None:
     assert first.chat("a").status_code == 200
 
 
+@pytest.mark.usefixtures("executed")
 def test_the_runtime_file(start_fake: StartFake) -> None:
     service = start_fake()
     path = service.data_dir / "service.json"
@@ -245,6 +246,7 @@ def test_the_runtime_file(start_fake: StartFake) -> None:
     assert not path.exists()
 
 
+@pytest.mark.usefixtures("executed")
 def test_secrets_stay_out_of_the_servers_environment(start_fake: StartFake) -> None:
     service = start_fake(start=False, config={"api_keys": ["sesame-key"]})
     service.environ = {
@@ -267,6 +269,7 @@ def test_secrets_stay_out_of_the_servers_environment(start_fake: StartFake) -> N
         assert secret not in service.errors()
 
 
+@pytest.mark.usefixtures("executed")
 def test_no_terminal_code_and_little_memory(start_fake: StartFake) -> None:
     service = start_fake()
     assert service.chat("a").status_code == 200
@@ -288,6 +291,7 @@ def test_many_file_descriptors_are_not_left_open(start_fake: StartFake) -> None:
     eventually(lambda: process.num_fds() <= before + 10, what="closed descriptors")
 
 
+@pytest.mark.usefixtures("executed")
 @pytest.mark.parametrize("sign", ["data", "data/logs", "data/history.sqlite3", "asked"])
 def test_sigterm_during_the_start_ends_it_in_order(
     start_fake: StartFake, tmp_path: Path, sign: str

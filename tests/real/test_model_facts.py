@@ -11,7 +11,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from tests.real.conftest import StartFake, StartReal
+from tests.real.conftest import Starter, StartFake, StartReal
 from tests.real.service_process import ServiceProcess
 from tests.real.test_admin import read_events
 from tests.waiting import eventually
@@ -24,6 +24,8 @@ def details(service: ServiceProcess, model_id: str) -> Any:
 @pytest.mark.real
 def test_the_command_is_the_one_that_runs(start_real: StartReal) -> None:
     service = start_real()
+    # The first reading of the memory may come after the first request.
+    eventually(lambda: service.model("demo")["fits"])
     planned = details(service, "demo")
     assert planned["command"][planned["command"].index("--port") + 1] == "PORT"
     assert planned["model"]["fits"] == "now"
@@ -55,9 +57,13 @@ def test_the_command_is_the_one_that_runs(start_real: StartReal) -> None:
     assert found["files"] == [{"path": record["path"], "size_bytes": record["size_bytes"]}]
 
 
-@pytest.mark.real
-def test_of_a_file_that_cannot_be_read_no_memory_is_told(start_fake: StartFake) -> None:
-    service = start_fake()
+@pytest.fixture(scope="module")
+def service(module_starter: Starter) -> ServiceProcess:
+    """A service that some tests share, each with a model of its own."""
+    return module_starter.fake({"loaded": {}, "rests": {}})
+
+
+def test_of_a_file_that_cannot_be_read_no_memory_is_told(service: ServiceProcess) -> None:
     (service.data_dir / "models" / "broken.gguf").write_bytes(b"GGUFgarbage")
     eventually(lambda: "broken" in {one["id"] for one in service.get("/admin/models").json()})
     told = details(service, "broken")
@@ -65,6 +71,7 @@ def test_of_a_file_that_cannot_be_read_no_memory_is_told(start_fake: StartFake) 
     assert told["memory"] == []
 
 
+@pytest.mark.real
 def test_a_stream_is_active_while_it_runs(start_real: StartReal) -> None:
     service = start_real()
     body = {"max_tokens": 1500, "ignore_eos": True, "temperature": 0}
@@ -110,15 +117,14 @@ def test_when_a_model_goes_is_told_and_moves_with_its_use(start_fake: StartFake)
         assert unload_at(third) - third == timedelta(seconds=600)
 
 
-def test_a_model_that_was_only_loaded_is_told_to_go(start_fake: StartFake) -> None:
-    service = start_fake()
+def test_a_model_that_was_only_loaded_is_told_to_go(service: ServiceProcess) -> None:
     with (
         service.client() as client,
         client.stream("GET", "/admin/events?topics=model") as response,
     ):
         events = (data for _, event, data in read_events(response) if event == "model")
-        assert service.post("/admin/models/a/load", json={}).status_code == 200
-        told = next(data for data in events if data["unload_at"])
+        assert service.post("/admin/models/loaded/load", json={}).status_code == 200
+        told = next(data for data in events if data["id"] == "loaded" and data["unload_at"])
         assert told["status"] == "loaded"
 
 
@@ -231,14 +237,13 @@ def test_the_memory_for_models(start_fake: StartFake) -> None:
     assert memory["free_after_unloading_bytes"] <= memory["limit_bytes"]
 
 
-def test_a_model_that_rests_is_told_of_by_its_settings_now(start_fake: StartFake) -> None:
-    service = start_fake({"a": {}})
-    assert service.chat("a").status_code == 200
-    assert service.post("/admin/models/a/unload", json={}).status_code == 200
-    before = service.model("a")
+def test_a_model_that_rests_is_told_of_by_its_settings_now(service: ServiceProcess) -> None:
+    assert service.chat("rests").status_code == 200
+    assert service.post("/admin/models/rests/unload", json={}).status_code == 200
+    before = service.model("rests")
     assert before["context_size"] == 8192
-    put(service, 'models."a".context_size', 1024)
-    after = service.model("a")
+    put(service, 'models."rests".context_size', 1024)
+    after = service.model("rests")
     assert after["context_size"] == 1024
-    (current,) = [row for row in details(service, "a")["memory"] if row["current"]]
+    (current,) = [row for row in details(service, "rests")["memory"] if row["current"]]
     assert current["context_size"] == 1024

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.launcher import write_fake_llama
-from tests.real.conftest import Starter
+from tests.real.conftest import Starter, StartFake
 from tests.real.service_process import ServiceProcess, chat_body
 
 ECHO = {"answer": {"echo": True}}
@@ -208,23 +208,12 @@ def test_request_defaults_are_merged_under_the_request(echo_service: ServiceProc
     assert body["messages"] == [{"role": "user", "content": "hello"}]
 
 
-def test_without_a_name_the_only_loaded_model_answers(demo_gguf: Path, tmp_path: Path) -> None:
-    starter = Starter(tmp_path, demo_gguf)
-    env = {"FAKE_LLAMA": json.dumps(ECHO)}
-    program = write_fake_llama(tmp_path / "fake" / "llama-server")
-    config = {
-        "llama_server_path": str(program),
-        "llama_server_base_port": 0,
-        "models": {"a": {"env": env}, "b": {"env": env}},
-    }
-    service = starter.make(config, ("a", "b")).start()
-    try:
-        refused = service.post("/tokenize", json={"content": "x"})
-        assert refused.status_code == 400
-        assert refused.json()["error"]["type"] == "invalid_request_error"
-        assert service.chat("b").status_code == 200
-        assert service.post("/tokenize", json={"content": "x"}).status_code == 200
-        assert service.chat("a").status_code == 200
-        assert service.post("/tokenize", json={"content": "x"}).status_code == 400
-    finally:
-        starter.end()
+def test_without_a_name_the_only_loaded_model_answers(start_fake: StartFake) -> None:
+    service = start_fake({"a": ECHO, "b": ECHO})
+    refused = service.post("/tokenize", json={"content": "x"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["type"] == "invalid_request_error"
+    assert service.chat("b").status_code == 200
+    assert service.post("/tokenize", json={"content": "x"}).status_code == 200
+    assert service.chat("a").status_code == 200
+    assert service.post("/tokenize", json={"content": "x"}).status_code == 400
