@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+QUICK_PIP = Path(__file__).with_name("quick_pip.py")
 
 _BACKEND = """
 import os, zipfile
@@ -176,7 +177,7 @@ def quick_python(folder: Path, *, real_pip: bool) -> Path:
     else:
         (site / "pip").mkdir()
         (site / "pip/__init__.py").touch()
-        shutil.copy(Path(__file__).with_name("quick_pip.py"), site / "pip/__main__.py")
+        shutil.copy(QUICK_PIP, site / "pip/__main__.py")
     program = folder / "python3"
     program.write_text(
         '#!/bin/sh\nif [ "$1 $2 $3" = "-m venv --clear" ]; then\n'
