@@ -263,7 +263,9 @@ def all_strays(tmp_path: Path) -> Iterator[dict[str, Stray]]:
 
 def hide_all(strays: dict[str, Stray]) -> str:
     """A server's script that starts all of them first."""
-    return "\n".join([*(stray.script(escape) for escape, stray in strays.items()), f"exec {SERVER}"])
+    return "\n".join(
+        [*(stray.script(escape) for escape, stray in strays.items()), f"exec {SERVER}"]
+    )
 
 
 def test_they_end_when_the_service_is_killed(tmp_path: Path, all_strays: dict[str, Stray]) -> None:
