@@ -1,4 +1,4 @@
-"""As much of ``pip install FOLDER`` as install.sh needs, in a twentieth of pip's time.
+"""As much of ``pip install FOLDER`` as install.sh needs, without what makes pip take a second.
 
 It runs as the package ``pip`` of an environment, so it has to do without everything of the tests.
 """

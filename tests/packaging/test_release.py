@@ -156,10 +156,14 @@ def write_bare_wheel(folder: Path, installed: Distribution) -> None:
             wheel.writestr(f"{stem}.dist-info/{name}", text)
 
 
+@pytest.mark.timeout(600)
 def test_the_bill_of_materials_names_every_dependency(
     release: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """The dependencies' metadata is enough for it, and nothing has to be downloaded."""
+    """The dependencies' metadata is enough for it, and nothing has to be downloaded.
+
+    It takes some seconds: the result is validated, and that is slow.
+    """
     write_bare_wheels(tmp_path / "wheels")
     file = tmp_path / "sbom.json"
     tools = Path(sys.executable).parent
