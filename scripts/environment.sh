@@ -47,7 +47,7 @@ is_suitable() {
 # find_python BROUGHT: the first Python 3.11 or newer that can make environments; empty when there
 # is none. Debian's python3 lacks ensurepip until python3-venv is installed.
 find_python() {
-    for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 \
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 \
         "$1"/python/*/bin/python3; do
         if is_suitable "$candidate"; then
             printf '%s\n' "$candidate"
@@ -182,10 +182,10 @@ make_environment() {
     mkdir -p "$1" 2>/dev/null || fail "$1 cannot be made: is there room, and may you write there?"
     pip_log=${pip_log:-$1/pip.log}
     share_index
-    if [ -n "${PYTHON:-}" ] && ! is_suitable "$PYTHON"; then
+    python=$(find_python "$2")
+    if [ -n "${PYTHON:-}" ] && [ "$python" != "$PYTHON" ]; then
         say "PYTHON ($PYTHON) is not a Python 3.11 or newer with its venv module: looking for another."
     fi
-    python=$(find_python "$2")
     if [ -z "$python" ] && ! uv --version >/dev/null 2>&1 && apt_python; then
         python=python3
     fi

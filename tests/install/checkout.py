@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+QUICK_PIP = Path(__file__).with_name("quick_pip.py")
 
 _BACKEND = """
 import os, zipfile
@@ -103,6 +104,10 @@ class Checkout:
             f'backend-path = ["."]\n# {version}\n'
         )
 
+    def use_python(self, python: Path) -> None:
+        """Have the installations from now on made with this Python, and with its pip."""
+        self.environ["PYTHON"] = str(python)
+
     def start(self, *arguments: str, **options: object) -> subprocess.Popen[str]:
         """``install.sh`` under way; both of its streams are pipes unless ``options`` say else."""
         given: dict[str, object] = {
@@ -155,8 +160,11 @@ class Checkout:
         return sorted((self.app / "versions").iterdir())
 
 
-def quick_python(folder: Path) -> Path:
-    """A Python whose ``-m venv`` copies a ready environment, because to make one takes seconds."""
+def quick_python(folder: Path, *, real_pip: bool) -> Path:
+    """A Python whose ``-m venv`` copies a ready environment, because to make one takes seconds.
+
+    That environment has the real pip or quick_pip.py.
+    """
     import pip
 
     folder.mkdir()
@@ -164,12 +172,17 @@ def quick_python(folder: Path) -> Path:
     base = getattr(sys, "_base_executable", sys.executable)
     subprocess.run([base, "-m", "venv", "--without-pip", ready], check=True)
     (site,) = ready.glob("lib/python3*/site-packages")
-    (site / "pip").symlink_to(Path(pip.__file__).parent)
+    if real_pip:
+        (site / "pip").symlink_to(Path(pip.__file__).parent)
+    else:
+        (site / "pip").mkdir()
+        (site / "pip/__init__.py").touch()
+        shutil.copy(QUICK_PIP, site / "pip/__main__.py")
     program = folder / "python3"
     program.write_text(
         '#!/bin/sh\nif [ "$1 $2 $3" = "-m venv --clear" ]; then\n'
         f'    rm -rf "$4" && mkdir -p "${{4%/*}}" &&\n'
-        f'        exec cp -a "{ready}" "$4"\nfi\nexec "{base}" "$@"\n'
+        f'        exec cp -a "{ready}" "$4"\nfi\nexec "{ready}/bin/python" "$@"\n'
     )
     program.chmod(0o755)
     return program

@@ -10,7 +10,14 @@ from tests.install.checkout import Checkout, plain_environ, quick_python
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return quick_python(tmp_path_factory.mktemp("python") / "quick")
+    """One whose environments have a quick stand-in for pip."""
+    return quick_python(tmp_path_factory.mktemp("python") / "quick pip", real_pip=False)
+
+
+@pytest.fixture(scope="session")
+def python_with_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose environments have the real pip, for what install.sh has to know of it."""
+    return quick_python(tmp_path_factory.mktemp("python") / "real pip", real_pip=True)
 
 
 @pytest.fixture

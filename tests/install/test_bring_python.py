@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.install.checkout import ROOT, Checkout, plain_environ
+from tests.install.checkout import QUICK_PIP, ROOT, Checkout, plain_environ
 
 OLD_PYTHON = """#!/bin/sh
 case "$*" in
@@ -20,6 +21,13 @@ case "$*" in
 -m\\ pip*) {pip} ;;
 *) exit 1 ;;
 esac
+"""
+QUICK_ENSUREPIP = f"""
+import pathlib, shutil, sysconfig
+pip = pathlib.Path(sysconfig.get_path("purelib"), "pip")
+pip.mkdir()
+(pip / "__init__.py").touch()
+shutil.copy({str(QUICK_PIP)!r}, pip / "__main__.py")
 """
 NOWHERE = {
     "PIP_INDEX_URL": "http://127.0.0.1:1/simple",
@@ -55,19 +63,23 @@ def old_machine(tmp_path: Path) -> Checkout:
 
 @pytest.fixture(scope="session")
 def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A mirror with one Python build, which is this Python: uv's list of downloads."""
+    """A mirror with one Python build: uv's list of downloads.
+
+    It is this Python, but its ensurepip brings quick_pip.py.
+    """
     pytest.importorskip("ensurepip", reason="this Python has no ensurepip")
     folder = tmp_path_factory.mktemp("mirror")
     paths = sysconfig.get_paths()
     library = Path(paths["stdlib"])
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    left_out = {"test", "tests", "__pycache__", "site-packages", "dist-packages", "idlelib"}
+    left_out = {"test", "tests", "__pycache__", "site-packages", "dist-packages", "ensurepip"}
+    left_out |= {"idlelib", "lib2to3", "pydoc_data", "tkinter", "turtledemo"}
 
     def lean(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         name = Path(entry.name).name
         return None if name in left_out or name.startswith("config-") else entry
 
-    with tarfile.open(folder / "python.tar.gz", "w:gz", compresslevel=1) as build:
+    with tarfile.open(folder / "python.tar.gz", "w:gz", compresslevel=0) as build:
         program = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
         build.add(program, f"python/bin/python{version}")
         for name in ("python", "python3"):
@@ -75,6 +87,10 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
             link.type, link.linkname = tarfile.SYMTYPE, f"python{version}"
             build.addfile(link)
         build.add(library, f"python/lib/python{version}", filter=lean)
+        for name, text in (("__init__", ""), ("__main__", QUICK_ENSUREPIP)):
+            file = tarfile.TarInfo(f"python/lib/python{version}/ensurepip/{name}.py")
+            file.size = len(text)
+            build.addfile(file, io.BytesIO(text.encode()))
         shared = sysconfig.get_config_var("LDLIBRARY")
         if (
             ".so" in shared

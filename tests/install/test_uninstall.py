@@ -85,16 +85,7 @@ def test_uninstalling_stops_the_service_and_removes_its_unit(
     assert "--user disable --now cyber-inference-tui.service\n" in calls.read_text()
 
 
-def test_what_others_put_there_is_not_touched(installed: Checkout) -> None:
-    (installed.app / "notes.txt").write_text("mine")
-    (installed.link.with_name("citui")).unlink()
-    (installed.link.with_name("citui")).write_text("another program")
-    installed.run("--uninstall")
-    assert below(installed.app) == {"notes.txt"}
-    assert installed.link.with_name("citui").read_text() == "another program"
-
-
-def test_purging_wants_a_yes(installed: Checkout) -> None:
+def test_purging_wants_a_yes_and_removes_everything_of_the_program(installed: Checkout) -> None:
     before = below(installed.home)
     done = installed.run("--purge")
     assert (done.returncode, below(installed.home)) == (1, before)
@@ -111,9 +102,6 @@ def test_purging_wants_a_yes(installed: Checkout) -> None:
     assert f"{installed.app.parent}/models" in said
     assert below(installed.home) == before
     assert installed.run("--uninstall", "--yes").returncode == 2
-
-
-def test_purging_removes_everything_of_the_program(installed: Checkout) -> None:
     mine = installed.app.parent / "notes.txt"
     mine.write_text("mine")
     done = installed.run("--purge", "--yes")
@@ -141,13 +129,19 @@ def test_models_elsewhere_are_named_and_left(
     assert not models.is_symlink()
 
 
-def test_after_uninstalling_the_settings_say_where_the_data_is(
+def test_what_others_put_there_stays_and_the_settings_say_where_the_data_is(
     installed: Checkout, tmp_path: Path
 ) -> None:
+    (installed.app / "notes.txt").write_text("mine")
+    citui = installed.link.with_name("citui")
+    citui.unlink()
+    citui.write_text("another program")
     data = tmp_path / "other disk"
     (data / "models").mkdir(parents=True)
     (data / "models/a.gguf").touch()
     installed.run("--uninstall")
+    assert below(installed.app) == {"notes.txt"}
+    assert citui.read_text() == "another program"
     settings = installed.home / ".config/cyber-inference-tui/config.toml"
     settings.write_text(f'port = 8000\ndata_dir = "{data}" # big\n')
     done = installed.run("--purge", "--yes")

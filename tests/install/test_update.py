@@ -53,8 +53,11 @@ def held_build(checkout: Checkout, fifo: Path) -> Iterator[subprocess.Popen[str]
         process.communicate(timeout=30)
 
 
-def test_a_first_installation_has_all_its_parts(checkout: Checkout) -> None:
-    checkout.install()
+def test_a_first_installation_has_all_its_parts(checkout: Checkout, python_with_pip: Path) -> None:
+    checkout.use_python(python_with_pip)
+    done = checkout.run("--no-llama")
+    assert done.returncode == 0, done.stderr
+    assert "looking for another" not in done.stderr
     assert checkout.version() == "1"
     assert checkout.version(checkout.link.with_name("citui")) == "1"
     share = checkout.home / ".local/share"
@@ -81,25 +84,34 @@ def test_an_update_replaces_it_and_leaves_nothing_behind(checkout: Checkout) -> 
     assert not checkout.link.with_name("citui").is_symlink()
 
 
-@pytest.mark.parametrize("fault", ["build", "start", "module", "exit"])
-def test_a_failed_update_keeps_the_program(checkout: Checkout, fault: str) -> None:
-    checkout.install()
-    before = checkout.versions()
-    checkout.set_version("2", before_build="raise SystemExit(3)" if fault == "build" else "pass")
-    package = checkout.root / "cyber_inference_tui"
-    if fault == "start":
-        (package / "program.py").write_text("def main(:\n")
-    elif fault == "module":
-        (package / "seldom_used.py").write_text("import no_such_library\n")
-    elif fault == "exit":
-        (package / "seldom_used.py").write_text("raise SystemExit(0)\n")
-    done = checkout.run("--no-llama")
+def assert_failed(checkout: Checkout, done: subprocess.CompletedProcess[str]) -> None:
+    """An update that failed in good order, and left the program as it was."""
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    if fault == "module":
-        assert "seldom_used: ModuleNotFoundError: No module named 'no_such_library'" in done.stderr
     assert done.stderr.endswith("The program that was installed is still there, unchanged.\n")
     assert checkout.version() == "1"
+
+
+def test_a_failed_update_keeps_the_program(checkout: Checkout, python_with_pip: Path) -> None:
+    checkout.install()
+    before = checkout.versions()
+    package = checkout.root / "cyber_inference_tui"
+    for name, text, why in (
+        ("program.py", "def main(:\n", "SyntaxError"),
+        (
+            *("seldom_used.py", "import no_such_library\n"),
+            "seldom_used: ModuleNotFoundError: No module named 'no_such_library'",
+        ),
+        ("seldom_used.py", "raise SystemExit(0)\n", "seldom_used: SystemExit: 0"),
+    ):
+        checkout.set_version("2")
+        (package / name).write_text(text)
+        done = checkout.run("--no-llama")
+        assert_failed(checkout, done)
+        assert why in done.stderr
+        assert checkout.versions() == before
+    checkout.set_version("2", before_build="raise SystemExit(3)")
+    assert_failed(checkout, checkout.run("--no-llama", PYTHON=str(python_with_pip)))
     assert checkout.versions() == before
     checkout.set_version("3")
     checkout.install()
@@ -107,11 +119,13 @@ def test_a_failed_update_keeps_the_program(checkout: Checkout, fault: str) -> No
 
 
 def test_a_killed_update_keeps_the_program_and_the_next_one_tidies_up(
-    checkout: Checkout, tmp_path: Path
+    checkout: Checkout, tmp_path: Path, python: Path, python_with_pip: Path
 ) -> None:
     checkout.install()
+    checkout.use_python(python_with_pip)
     with held_build(checkout, tmp_path / "fifo") as process:
         os.killpg(process.pid, signal.SIGKILL)
+    checkout.use_python(python)
     assert checkout.version() == "1"
     assert len(checkout.versions()) == 2
     checkout.set_version("2")
@@ -134,7 +148,7 @@ def test_two_at_once_wait_for_each_other(checkout: Checkout, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_keeps_the_program(checkout: Checkout) -> None:
+def test_a_full_disk_keeps_the_program(checkout: Checkout, python_with_pip: Path) -> None:
     made = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", checkout.home], check=False
     )
@@ -148,7 +162,7 @@ def test_a_full_disk_keeps_the_program(checkout: Checkout) -> None:
                 file.write(bytes(4096))
         assert shutil.disk_usage(checkout.home).free < 4096
         checkout.set_version("2")
-        done = checkout.run("--no-llama")
+        done = checkout.run("--no-llama", PYTHON=str(python_with_pip))
         assert done.returncode == 1
         assert "There is no room left" in done.stderr
         assert "Traceback" not in done.stderr
@@ -160,7 +174,8 @@ def test_a_full_disk_keeps_the_program(checkout: Checkout) -> None:
         subprocess.run(["umount", "--lazy", checkout.home], check=True)
 
 
-def test_without_a_network_one_sentence_says_so(checkout: Checkout) -> None:
+def test_without_a_network_one_sentence_says_so(checkout: Checkout, python_with_pip: Path) -> None:
+    checkout.use_python(python_with_pip)
     checkout.set_version("1", requires='"hatchling"')
     environ = {"PIP_INDEX_URL": "http://127.0.0.1:1/simple", "PIP_RETRIES": "0"}
     del checkout.environ["PIP_NO_INDEX"]
@@ -174,31 +189,25 @@ def test_without_a_network_one_sentence_says_so(checkout: Checkout) -> None:
 
 def test_a_service_keeps_its_version_until_it_ends(checkout: Checkout) -> None:
     checkout.install()
-    with running_service(checkout, "--no-ui", "--background") as service:
+    with (
+        running_service(checkout, "--no-ui", "--background") as service,
+        running_service(checkout) as in_foreground,
+    ):
         checkout.set_version("2")
         done = checkout.run("--no-llama")
         assert f"A service (pid {service.pid}) still runs" in done.stderr
         assert f"To have it run the new one: '{checkout.app}/bin/cyber-inf" in done.stderr
         assert "service restart" in done.stderr
+        # This one is left to who started it.
+        assert f"A service (pid {in_foreground.pid}) still runs" in done.stderr
+        assert done.stderr.count("start it again where it was started") == 1
         assert len(checkout.versions()) == 2
         assert checkout.version() == "2"
         # It is said again as long as it is so.
         assert f"pid {service.pid}" in checkout.run("--no-llama").stderr
-    checkout.install()
-    assert len(checkout.versions()) == 1
-
-
-def test_a_service_in_the_foreground_is_left_to_who_started_it(checkout: Checkout) -> None:
-    checkout.install()
-    with running_service(checkout):
-        checkout.set_version("2")
-        assert "start it again where it was started" in checkout.run("--no-llama").stderr
-
-
-def test_on_a_terminal_the_service_is_restarted_if_wanted(checkout: Checkout) -> None:
-    checkout.install()
-    with running_service(checkout, "--no-ui", "--background"):
-        checkout.set_version("2")
+        in_foreground.kill()
+        in_foreground.wait()
+        # On a terminal it is asked whether it is to be restarted.
         ours, theirs = pty.openpty()
         os.write(ours, b"y\n")
         process = checkout.start("--no-llama", stdin=theirs, stderr=theirs)
@@ -207,8 +216,10 @@ def test_on_a_terminal_the_service_is_restarted_if_wanted(checkout: Checkout) ->
         process.communicate()
         said = os.read(ours, 100_000).decode()
         os.close(ours)
-    assert "Restart it now?" in said
-    assert "called with service restart" in said
+        assert "Restart it now?" in said
+        assert "called with service restart" in said
+    checkout.install()
+    assert len(checkout.versions()) == 1
 
 
 def test_the_former_layout_is_taken_over(checkout: Checkout) -> None:
@@ -243,21 +254,20 @@ def test_without_a_place_for_the_link_it_names_the_program_itself(checkout: Chec
     assert "mkdir" not in done.stderr
 
 
-def test_another_program_of_that_name_is_not_recommended(checkout: Checkout) -> None:
+def test_the_links_lead_to_the_installation_made_last(checkout: Checkout) -> None:
+    # Another program of that name is neither replaced nor recommended.
     checkout.link.parent.mkdir(parents=True)
     checkout.link.write_text("another program")
     done = checkout.run("--no-llama")
     assert done.returncode == 0, done.stderr
     assert checkout.link.read_text() == "another program"
     assert f"  {checkout.app}/bin/cyber-inference-tui --demo\n" in done.stderr
-
-
-def test_both_names_lead_to_the_installation_made_last(checkout: Checkout) -> None:
-    checkout.install()
+    checkout.link.unlink()
     second = checkout.home / "second"
-    assert checkout.run("--no-llama", CYBER_INFERENCE_HOME=str(second)).returncode == 0
-    for name in ("cyber-inference-tui", "citui"):
-        assert checkout.link.with_name(name).readlink() == second / "bin" / name
+    for app in (checkout.app, second):
+        assert checkout.run("--no-llama", CYBER_INFERENCE_HOME=str(app)).returncode == 0
+        for name in ("cyber-inference-tui", "citui"):
+            assert checkout.link.with_name(name).readlink() == app / "bin" / name
 
 
 def test_a_folder_with_other_things_is_left_alone(checkout: Checkout, tmp_path: Path) -> None:

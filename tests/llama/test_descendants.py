@@ -71,13 +71,17 @@ class Stray:
     def pid(self) -> int:
         return int(self._note.read_text())
 
+    def end(self) -> None:
+        """Kill it if it still runs."""
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(self.pid, signal.SIGKILL)
+
 
 @pytest.fixture
 def stray(tmp_path: Path) -> Iterator[Stray]:
     made = Stray(tmp_path)
     yield made
-    with contextlib.suppress(OSError, ValueError):
-        os.kill(made.pid, signal.SIGKILL)
+    made.end()
 
 
 @pytest.fixture(params=sorted(LOOPS))
@@ -245,29 +249,48 @@ def service(folder: Path, script: str) -> Iterator[tuple[subprocess.Popen[str], 
         process.kill()
 
 
-@pytest.mark.parametrize("escape", ESCAPES)
-def test_it_ends_when_the_service_is_killed(tmp_path: Path, stray: Stray, escape: str) -> None:
-    with service(tmp_path, f"{stray.script(escape)}\nexec {SERVER}") as (process, server, _):
-        assert is_alive(stray.pid)
+@pytest.fixture
+def all_strays(tmp_path: Path) -> Iterator[dict[str, Stray]]:
+    """A stray for each way to hide."""
+    made = {}
+    for number, escape in enumerate(ESCAPES):
+        (folder := tmp_path / f"stray{number}").mkdir()
+        made[escape] = Stray(folder)
+    yield made
+    for stray in made.values():
+        stray.end()
+
+
+def hide_all(strays: dict[str, Stray]) -> str:
+    """A server's script that starts all of them first."""
+    return "\n".join(
+        [*(stray.script(escape) for escape, stray in strays.items()), f"exec {SERVER}"]
+    )
+
+
+def test_they_end_when_the_service_is_killed(tmp_path: Path, all_strays: dict[str, Stray]) -> None:
+    with service(tmp_path, hide_all(all_strays)) as (process, server, _):
+        assert all(is_alive(stray.pid) for stray in all_strays.values())
         process.kill()
     assert wait_gone(server)
-    assert wait_gone(stray.pid)
+    for escape, stray in all_strays.items():
+        assert wait_gone(stray.pid), escape
 
 
-@pytest.mark.parametrize("escape", ESCAPES)
-async def test_the_next_start_ends_it_when_the_guard_was_killed_too(
-    tmp_path: Path, stray: Stray, escape: str, caplog: pytest.LogCaptureFixture
+async def test_the_next_start_ends_them_when_the_guard_was_killed_too(
+    tmp_path: Path, all_strays: dict[str, Stray], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with service(tmp_path, f"{stray.script(escape)}\nexec {SERVER}") as (process, server, guard):
+    with service(tmp_path, hide_all(all_strays)) as (process, server, guard):
         # It would start another guard.
         process.send_signal(signal.SIGSTOP)
         os.kill(guard, signal.SIGKILL)
         process.kill()
     assert wait_gone(server)
-    assert is_alive(stray.pid)
+    assert all(is_alive(stray.pid) for stray in all_strays.values())
     room = Room(tmp_path, lambda: fake_binary(tmp_path))
     await room.launcher.start()
-    assert wait_gone(stray.pid, 0)
+    for escape, stray in all_strays.items():
+        assert wait_gone(stray.pid, 0), escape
     assert "left by a former run" in caplog.text
     await room.launcher.close()
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
 from cyber_inference_tui.gguf.repacking import Processor, Role
 from cyber_inference_tui.library.catalog import LocalModel
@@ -26,6 +25,7 @@ from cyber_inference_tui.llama.needs import Footprint, Need, Source
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.gguf.synthetic import windowed
 from tests.gguf.synthetic_projector import projector
+from tests.llama.demo import write_demo
 from tests.llama.test_launch import Room
 
 MIB = 1 << 20

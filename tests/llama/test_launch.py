@@ -21,7 +21,6 @@ import msgspec
 import pytest
 
 from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError
-from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
@@ -33,6 +32,7 @@ from cyber_inference_tui.llama.server import ServerProcess
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.fakes.launcher import SCRIPT, write_fake_llama
 from tests.llama.children import HOST, wait_gone
+from tests.llama.demo import write_demo
 from tests.waiting import LIMIT, is_alive
 
 REAL = "CYBER_TEST_LLAMA_SERVER"

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
+import ssl
 import threading
 import time
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TypeVar
 from urllib.request import getproxies
@@ -72,6 +73,12 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None = None
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """The certificates that count. To load them takes as long as all else of a client."""
+    return httpx.create_ssl_context()
+
+
 class Releases:
     """Releases of ``repository``. ``api`` and ``download`` are the bases of the two hosts."""
 
@@ -86,6 +93,7 @@ class Releases:
         """Raises ``InstallError`` where the environment names a proxy that is not supported."""
         try:
             return httpx.Client(
+                verify=_tls(),
                 timeout=httpx.Timeout(_READ_TIMEOUT, connect=_CONNECT_TIMEOUT),
                 follow_redirects=True,
                 headers={"User-Agent": f"cyber-inference-tui/{__version__}"},
