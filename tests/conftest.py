@@ -1,5 +1,4 @@
-"""What holds for every test: Hypothesis' profile, children's signals, what is kept compiled, garbage
-collection."""
+"""What holds for every test: Hypothesis' profile, what children inherit, garbage collection."""
 
 from __future__ import annotations
 
