@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -153,6 +154,7 @@ def spawn(hub: StandInHub, folder: Path, *how: str) -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "tests.hub.program", str(folder), *how],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        start_new_session=True,  # to be killed with the lives that it forks
     )
 
 
@@ -162,7 +164,8 @@ def reaped(process: subprocess.Popen[bytes]):  # type: ignore[no-untyped-def]
         try:
             yield process
         finally:
-            process.kill()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def on_the_disk(folder: Path) -> int:
