@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 
 import pytest
-
-_REPORT = "import sys; print('\\n'.join(m for m in {names!r} if m in sys.modules))"
-
-
-def loaded(module: str, names: tuple[str, ...]) -> list[str]:
-    """Which of ``names`` come along with ``module``."""
-    return printed(f"import {module}; {_REPORT.format(names=names)}").split()
 
 
 def printed(code: str) -> str:
@@ -21,6 +15,17 @@ def printed(code: str) -> str:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )
     return done.stdout
+
+
+@functools.cache
+def modules_with(module: str) -> frozenset[str]:
+    """All that a Python has loaded once it has imported ``module``."""
+    return frozenset(printed(f"import {module}, sys; print(*sys.modules, sep='\\n')").split())
+
+
+def loaded(module: str, names: tuple[str, ...]) -> list[str]:
+    """Which of ``names`` come along with ``module``."""
+    return [name for name in names if name in modules_with(module)]
 
 
 def test_the_service_loads_no_terminal_and_nothing_that_is_used_seldom() -> None:

@@ -2,6 +2,9 @@
 
 ``FOLDER/task.json`` says what. With ``die_at`` it kills itself, as SIGKILL from outside would, once
 directories changed so many times: a file was renamed or removed, a directory made or removed.
+
+With ``lives`` after the folder, it reads one ``die_at`` a line, lives such a life in a process
+forked for it, and writes the code that this ended with.
 """
 
 from __future__ import annotations
@@ -80,6 +83,18 @@ def die_at(count: int) -> None:
 def main() -> None:
     folder = Path(sys.argv[1])
     task = msgspec.json.decode((folder / "task.json").read_bytes(), type=Task)
+    if sys.argv[2:] != ["lives"]:
+        live(folder, task)
+        return
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            live(folder, msgspec.structs.replace(task, die_at=int(line)))
+            return
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
+
+
+def live(folder: Path, task: Task) -> None:
     if task.die_at >= 0:
         die_at(task.die_at)
     asyncio.run(run(folder, task))

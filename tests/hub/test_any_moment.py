@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -146,19 +147,25 @@ def test_whatever_happens_in_the_end_it_is_right(lives: list[Life], last: tuple[
         asyncio.run(live(hub, Path(name), lives, last))
 
 
-def spawn(hub: StandInHub, folder: Path, die_at: int = -1) -> subprocess.Popen[bytes]:
-    task = Task(url=hub.url, cdn=hub.cdn, plan=plan_of(hub, REPO, None), die_at=die_at)
+def spawn(hub: StandInHub, folder: Path, *how: str) -> subprocess.Popen[bytes]:
+    task = Task(url=hub.url, cdn=hub.cdn, plan=plan_of(hub, REPO, None))
     (folder / "task.json").write_bytes(msgspec.json.encode(task))
-    return subprocess.Popen([sys.executable, "-m", "tests.hub.program", str(folder)])
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.hub.program", str(folder), *how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # to be killed with the lives that it forks
+    )
 
 
 @contextlib.contextmanager
 def reaped(process: subprocess.Popen[bytes]):  # type: ignore[no-untyped-def]
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait(60)
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def on_the_disk(folder: Path) -> int:
@@ -204,13 +211,17 @@ def test_killed_by_others(kills: list[tuple[str, float]]) -> None:
 
 def test_killed_between_any_two_steps(tmp_path: Path) -> None:
     """Files, journal and directories: a new life after each change, and each gets a bit further."""
-    with StandInHub() as hub:
+    with StandInHub() as hub, contextlib.ExitStack() as stack:
         hub.add(REPO, sharded((50_000, 40_000, 30_000)))
+        lives = stack.enter_context(reaped(spawn(hub, tmp_path, "lives")))
+        assert lives.stdin
+        assert lives.stdout
         rounds = 0
         # The same directory each time: the crashes add up.
         for die_at in range(60):
-            with reaped(spawn(hub, tmp_path, die_at)) as process:
-                code = process.wait(60)
+            lives.stdin.write(f"{die_at}\n".encode())
+            lives.stdin.flush()
+            code = int(lives.stdout.readline())
             rounds += 1
             seen = {path for path in models(tmp_path) if not path.startswith(".downloads")}
             assert seen <= set(expected(hub))

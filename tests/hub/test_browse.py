@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import socket
@@ -91,12 +92,15 @@ LOOKED_AT = {
 }
 
 
+demo = functools.cache(demo_bytes)
+
+
 @pytest.fixture
 def tiny(hub: StandInHub) -> Repo:
     return hub.add(
         "owner/tiny",
         {
-            "Tiny-Q8_0.gguf": demo_bytes(),
+            "Tiny-Q8_0.gguf": demo(),
             "Tiny-Q4_K_M-00001-of-00002.gguf": noise(1000),
             "Tiny-Q4_K_M-00002-of-00002.gguf": noise(500),
             "mmproj-F16.gguf": noise(100),
@@ -269,7 +273,7 @@ def test_a_plan_for_a_quantization(hub: StandInHub, tiny: Repo) -> None:
 
 
 def test_a_header_is_64_kib_and_no_more(hub: StandInHub) -> None:
-    hub.add("owner/demo", {"demo-Q8_0.gguf": demo_bytes(), "demo-Q4_0.gguf": b"x"})
+    hub.add("owner/demo", {"demo-Q8_0.gguf": demo(), "demo-Q4_0.gguf": b"x"})
 
     async def look(browse: Browse) -> Any:
         repository = await browse.repository("owner/demo")
@@ -277,7 +281,7 @@ def test_a_header_is_64_kib_and_no_more(hub: StandInHub) -> None:
 
     headers = run(hub, look, token="hf_good")
     assert headers == {} or headers["demo-Q8_0.gguf"].layers == 1
-    hub.repos["owner/demo"].files["demo-Q4_0.gguf"] = demo_bytes()
+    hub.repos["owner/demo"].files["demo-Q4_0.gguf"] = demo()
     headers = run(hub, look, token="hf_good")
     assert {name: header.layers for name, header in headers.items()} == {
         "demo-Q8_0.gguf": 1,
@@ -292,7 +296,7 @@ def test_a_header_is_64_kib_and_no_more(hub: StandInHub) -> None:
 
 def test_without_a_readable_header_there_is_none(hub: StandInHub) -> None:
     hub.add("owner/noise", {"n-Q4_0.gguf": noise(100_000)}, gated=False)
-    hub.add("owner/shut", {"n-Q4_0.gguf": demo_bytes()}, gated=True)
+    hub.add("owner/shut", {"n-Q4_0.gguf": demo()}, gated=True)
 
     async def look(browse: Browse) -> Any:
         return [
