@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 from textual.pilot import Pilot
+from textual.screen import Screen
 
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.launch import Launch, Leave
@@ -22,8 +24,10 @@ SMALL = (80, 24)
 
 
 def app_on(client: FakeClient, **changes: Any) -> CyberApp:
-    """The app; ``changes`` of ``LAUNCH``."""
-    return CyberApp(client, replace(LAUNCH, **changes))
+    """The app; ``changes`` of ``LAUNCH``. Its first page is the only one it makes at its start."""
+    launch = replace(LAUNCH, **changes)
+    with mock.patch.object(CyberApp, "DEFAULT_MODE", launch.first_page):
+        return CyberApp(client, launch)
 
 
 @asynccontextmanager
@@ -33,10 +37,44 @@ async def running(
     """The app, once it shows what the service tells."""
     client = world if isinstance(world, FakeClient) else FakeClient(world)
     app = app_on(client, **changes)
-    async with app.run_test(size=size, notifications=True) as pilot:
-        await until(pilot, lambda: client.streams > 0 or not client.up or bool(client.password))
-        await pilot.pause()
-        yield app, client, pilot
+
+    def told() -> bool:
+        follows = app.snapshot.live and client.streams > 0
+        return follows or not client.up or bool(client.password)
+
+    with painted_at_pauses():
+        async with app.run_test(size=size, notifications=True) as pilot:
+            await until(pilot, told)
+            yield app, client, pilot
+
+
+@contextmanager
+def painted_at_pauses() -> Iterator[None]:
+    """Paint what a test waits for, not each frame on the way there: a third of its time.
+
+    What a frame would paint is remembered until the next ``pilot.pause``.
+    """
+    paint = Screen._compositor_refresh
+    pause = Pilot.pause
+
+    def later(screen: Screen[Any]) -> None:
+        if screen is not screen.app.screen:
+            paint(screen)
+            return
+        screen._dirty_widgets.clear()  # their regions are known
+        screen.app._update_mouse_over(screen)
+
+    async def painting_pause(pilot: Pilot[Any], delay: float | None = None) -> None:
+        await pause(pilot, delay)
+        screen = pilot.app.screen
+        if screen._compositor._dirty_regions:
+            paint(screen)
+
+    with (
+        mock.patch.object(Screen, "_compositor_refresh", later),
+        mock.patch.object(Pilot, "pause", painting_pause),
+    ):
+        yield
 
 
 async def until(pilot: Pilot[Any], condition: Callable[[], bool]) -> None:

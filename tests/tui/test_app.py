@@ -112,7 +112,10 @@ async def test_the_palette_has_every_action_of_each_page() -> None:
             assert told | {"Help", "Quit"} <= {
                 command.title for command in app.get_system_commands(app.screen)
             }
-            await pilot.press("ctrl+p", *"theme")
+            await pilot.press("ctrl+p")
+            await until(pilot, lambda: isinstance(app.focused, Input))
+            assert isinstance(app.focused, Input)
+            app.focused.value = "theme"
             await until(pilot, lambda: "choose the colours" in screen_text(app).lower())
             await pilot.press("escape")
             await until(pilot, lambda: isinstance(app.screen, Page))
@@ -135,6 +138,7 @@ async def test_what_is_pasted_into_a_line_is_harmless() -> None:
             await until(pilot, lambda: isinstance(app.focused, Input))
             line = app.focused
             assert isinstance(line, Input)
+            assert "ctrl+p" in keys or not line.cursor_blink, "twice a second to the terminal"
             app.post_message(events.Paste("one\x1b[2J\ntwo\u202e\n"))
             await until(pilot, partial(has_text, line))
             assert line.value == "one two", keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,12 +18,15 @@ from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import busy_world, empty_world, model
 
+on_page = partial(running, first_page="chat")
+
 QWEN = "qwen3-4b-q4_k_m"
 
 
 async def opened(pilot: Any, app: Any) -> None:
     """Open the page, with a model chosen."""
-    await pilot.press("6")
+    if app.current_mode != "chat":
+        await pilot.press("6")
     await until(pilot, lambda: "You" in screen_text(app) or "Write to try" in screen_text(app))
 
 
@@ -40,6 +44,8 @@ def footer(app: Any) -> str:
 
 async def test_a_message_is_sent_and_answered() -> None:
     async with running(busy_world()) as (app, client, pilot):
+        await opened(pilot, app)
+        assert "Copy" not in footer(app)
         await sent(pilot, app)
         await until(pilot, lambda: "Hello there, I am small." in screen_text(app))
         assert client.calls == [("chat", QWEN, [{"role": "user", "content": "hello"}], {})]
@@ -52,12 +58,26 @@ async def test_a_message_is_sent_and_answered() -> None:
             {"role": "assistant", "content": "Hello there, I am small."},
             {"role": "user", "content": "more"},
         ]
+        # The last answer is copied.
+        await until(pilot, lambda: screen_text(app).count("I am small") == 2)
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: "The answer is copied (24 characters)" in screen_text(app))
+        assert app.clipboard == "Hello there, I am small."
+        # The conversation is cleared after a question.
+        await pilot.press("escape", "x")
+        await until(pilot, lambda: "Clear the conversation?" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "I am small" in screen_text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "Clear the conversation?" in screen_text(app))
+        await pilot.press("c")
+        await until(pilot, lambda: "Write to try" in screen_text(app))
 
 
 async def test_an_answer_grows_as_it_comes() -> None:
     client = FakeClient(busy_world())
     client.chat_pace.clear()
-    async with running(client) as (app, _, pilot):
+    async with on_page(client) as (app, _, pilot):
         await sent(pilot, app)
         await until(pilot, lambda: "answering" in screen_text(app))
         assert "Hello" in screen_text(app)
@@ -75,7 +95,7 @@ async def test_an_answer_grows_as_it_comes() -> None:
 async def test_escape_stops_an_answer_and_ends_its_request() -> None:
     client = FakeClient(busy_world())
     client.chat_pace.clear()
-    async with running(client) as (app, _, pilot):
+    async with on_page(client) as (app, _, pilot):
         await sent(pilot, app)
         await until(pilot, lambda: "answering" in screen_text(app))
         assert client.chats_open == 1
@@ -91,47 +111,38 @@ async def test_escape_stops_an_answer_and_ends_its_request() -> None:
         await until(pilot, lambda: app.current_mode == "settings")
 
 
-async def test_enter_sends_and_ctrl_j_makes_a_new_line() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+async def test_what_is_written_and_sent() -> None:
+    async with on_page(busy_world()) as (app, client, pilot):
         await opened(pilot, app)
-        await pilot.press("i", "a", "ctrl+j", "b", "shift+enter", "c", "enter")
+        line = app.screen.query_one(MessageInput)
+        # Nothing is sent without a text.
+        await pilot.press("i", "space", "ctrl+j", "enter")
+        await pilot.pause()
+        assert not client.calls
+        line.text = ""
+        # Pasted text is made harmless.
+        app.post_message(events.Paste("one\r\ntwo\rthree\x1b]52;c;aGk=\x07"))
+        await until(pilot, lambda: "three" in app.screen.query_one(MessageInput).text)
+        assert app.screen.query_one(MessageInput).text == "one\ntwo\nthree"
+        line.text = ""
+        # Enter sends, and ctrl+j makes a new line.
+        await pilot.press("a", "ctrl+j", "b", "shift+enter", "c", "enter")
         await until(pilot, lambda: bool(client.calls))
         assert client.calls[0][2][-1]["content"] == "a\nb\nc"
-
-
-async def test_digits_are_written_and_open_pages_once_the_line_is_left() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await opened(pilot, app)
-        await pilot.press("enter", "1", "q")
+        await until(pilot, lambda: "I am small" in screen_text(app) and not client.chats_open)
+        # Digits are written, and open pages once the line is left.
+        await pilot.press("1", "q")
         assert app.screen.query_one(MessageInput).text == "1q"
         assert "esc Page keys" in footer(app)
         await pilot.press("escape", "1")
         await until(pilot, lambda: app.current_mode == "dashboard")
 
 
-async def test_nothing_is_sent_without_a_text() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await opened(pilot, app)
-        await pilot.press("enter", "space", "ctrl+j", "enter")
-        await pilot.pause()
-        assert not client.calls
-
-
-async def test_pasted_text_is_made_harmless() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await opened(pilot, app)
-        await pilot.press("enter")
-
-        app.post_message(events.Paste("one\r\ntwo\rthree\x1b]52;c;aGk=\x07"))
-        await until(pilot, lambda: "three" in app.screen.query_one(MessageInput).text)
-        assert app.screen.query_one(MessageInput).text == "one\ntwo\nthree"
-
-
 async def test_while_a_model_loads_the_wait_is_told() -> None:
     client = FakeClient(busy_world())
     client.world.answer = ("a", "b")
     client.world.thinking = ()
-    async with running(client) as (app, _, pilot):
+    async with on_page(client) as (app, _, pilot):
         await opened(pilot, app)
         await pilot.press("m", *"gemma", "enter")
         await until(pilot, lambda: "gemma-3-4b" in screen_text(app).splitlines()[3])
@@ -146,7 +157,7 @@ async def test_while_a_model_loads_the_wait_is_told() -> None:
 async def test_thinking_is_folded_and_a_key_unfolds_it() -> None:
     world = busy_world()
     world.thinking = ("Let me ", "ponder.")
-    async with running(world) as (app, client, pilot):
+    async with on_page(world) as (app, client, pilot):
         await sent(pilot, app)
         await until(pilot, lambda: "thought  2 tokens" in screen_text(app))
         assert "ponder" not in screen_text(app)
@@ -165,7 +176,7 @@ async def test_a_failed_answer_says_why_and_is_tried_again(key: str) -> None:
     client.fail["chat"] = ModelLoadError(
         "The model needs [/more] memory than there is.", hint="See its log.", log_tail=("x",)
     )
-    async with running(client, size=SMALL) as (app, _, pilot):
+    async with on_page(client, size=SMALL) as (app, _, pilot):
         await sent(pilot, app)
         await until(pilot, lambda: "needs [/more] memory" in screen_text(app))
         assert "ctrl+r tries again" in screen_text(app)
@@ -179,7 +190,7 @@ async def test_a_failed_answer_says_why_and_is_tried_again(key: str) -> None:
 
 
 async def test_without_a_service_the_page_says_so_in_place() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         await opened(pilot, app)
         client.stop()
         await until(pilot, lambda: "no connection" in screen_text(app))
@@ -187,33 +198,8 @@ async def test_without_a_service_the_page_says_so_in_place() -> None:
         await until(pilot, lambda: "No service answers at" in screen_text(app))
 
 
-async def test_the_last_answer_is_copied() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await opened(pilot, app)
-        assert "Copy" not in footer(app)
-        await sent(pilot, app)
-        await until(pilot, lambda: "I am small" in screen_text(app))
-        await pilot.press("ctrl+g")
-        await until(pilot, lambda: "The answer is copied (24 characters)" in screen_text(app))
-        assert app.clipboard == "Hello there, I am small."
-
-
-async def test_the_conversation_is_cleared_after_a_question() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await sent(pilot, app)
-        await until(pilot, lambda: "I am small" in screen_text(app))
-        await pilot.press("escape", "x")
-        await until(pilot, lambda: "Clear the conversation?" in screen_text(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: "I am small" in screen_text(app))
-        await pilot.press("ctrl+n")
-        await until(pilot, lambda: "Clear the conversation?" in screen_text(app))
-        await pilot.press("c")
-        await until(pilot, lambda: "Write to try" in screen_text(app))
-
-
 async def test_the_values_are_sent_with_every_question() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         await opened(pilot, app)
         await pilot.press("s")
         await until(pilot, lambda: "With every question" in screen_text(app))
@@ -231,11 +217,9 @@ async def test_the_values_are_sent_with_every_question() -> None:
         assert app.screen.query_one("#system", TextArea).text == "be short"
         await pilot.press("escape")
         await until(pilot, lambda: "With every question" not in screen_text(app))
-
-
-async def test_the_model_is_chosen_from_a_list_with_loaded_ones_first() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await opened(pilot, app)
+        # The model is chosen from a list, loaded ones first.
+        await until(pilot, lambda: not client.chats_open)
+        await pilot.press("escape")
         await pilot.press("m")
         await until(pilot, lambda: "Talk to" in screen_text(app))
         shown = screen_text(app).split("Talk to")[1]
@@ -247,22 +231,28 @@ async def test_the_model_is_chosen_from_a_list_with_loaded_ones_first() -> None:
         assert isinstance(app.focused, MessageInput)
         await pilot.press("ctrl+o", "up", "down", "down", "escape")
         await pilot.press(*"hi", "enter")
-        await until(pilot, lambda: bool(client.calls))
-        assert client.calls[0][1] == "phi-4-mini-q4_k_m"
+        await until(pilot, lambda: len(client.calls) == 2)
+        assert client.calls[1][1] == "phi-4-mini-q4_k_m"
 
 
 async def test_another_page_opens_the_chat_with_a_model() -> None:
-    async with running(busy_world()) as (app, _, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         await app.open_chat("qwen3-32b-q4_k_m")
         await until(pilot, lambda: "is too big" in screen_text(app))
         assert isinstance(app.focused, MessageInput)
         await app.open_chat("nomic-embed-text-v2")
         await until(pilot, lambda: "two texts" in screen_text(app))
         assert app.focused is app.screen.query_one("#one")
-
-
-async def test_a_model_that_goes_is_replaced() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+        # Asking for vectors is stopped.
+        client.first_piece.clear()
+        await pilot.press(*"cat", "enter")
+        await until(pilot, lambda: "asking nomic-embed-text-v2" in screen_text(app))
+        assert "esc Stop" in footer(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: "stopped" in screen_text(app))
+        await until(pilot, lambda: "esc Page keys" in footer(app))
+        client.first_piece.set()
+        # A model that goes is replaced.
         await app.open_chat("phi-4-mini-q4_k_m")
         await until(pilot, lambda: "phi-4-mini" in screen_text(app))
         client.publish("model", {"id": "phi-4-mini-q4_k_m", "status": None})
@@ -270,7 +260,7 @@ async def test_a_model_that_goes_is_replaced() -> None:
 
 
 async def test_vectors_of_two_texts_are_compared() -> None:
-    async with running(busy_world(), size=SMALL) as (app, client, pilot):
+    async with on_page(busy_world(), size=SMALL) as (app, client, pilot):
         await app.open_chat("nomic-embed-text-v2")
         await until(pilot, lambda: "two texts" in screen_text(app))
         await pilot.press(*"cat1", "enter")
@@ -290,23 +280,10 @@ async def test_vectors_of_two_texts_are_compared() -> None:
         await until(pilot, lambda: "cosine similarity" in screen_text(app))
 
 
-async def test_asking_for_vectors_is_stopped() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await app.open_chat("nomic-embed-text-v2")
-        await until(pilot, lambda: "two texts" in screen_text(app))
-        client.first_piece.clear()
-        await pilot.press(*"cat", "enter")
-        await until(pilot, lambda: "asking nomic-embed-text-v2" in screen_text(app))
-        assert "esc Stop" in footer(app)
-        await pilot.press("escape")
-        await until(pilot, lambda: "stopped" in screen_text(app))
-        await until(pilot, lambda: "esc Page keys" in footer(app))
-
-
 async def test_an_answer_is_stopped_before_its_first_word() -> None:
     client = FakeClient(busy_world())
     client.first_piece.clear()
-    async with running(client) as (app, _, pilot):
+    async with on_page(client) as (app, _, pilot):
         await sent(pilot, app)
         await until(pilot, lambda: "waiting for the first word" in screen_text(app))
         await pilot.press("escape")
@@ -321,7 +298,7 @@ async def test_an_answer_is_stopped_before_its_first_word() -> None:
 async def test_an_answer_goes_on_while_another_page_is_open() -> None:
     client = FakeClient(busy_world())
     client.chat_pace.clear()
-    async with running(client) as (app, _, pilot):
+    async with on_page(client) as (app, _, pilot):
         await sent(pilot, app)
         await until(pilot, lambda: "answering" in screen_text(app))
         await app.open_model("phi-4-mini-q4_k_m")
@@ -332,8 +309,7 @@ async def test_an_answer_goes_on_while_another_page_is_open() -> None:
 
 
 async def test_without_a_model_the_page_says_what_to_do() -> None:
-    async with running(empty_world(), size=SMALL) as (app, _, pilot):
-        await pilot.press("6")
+    async with on_page(empty_world(), size=SMALL) as (app, _, pilot):
         await until(pilot, lambda: "There is no model to talk to yet." in screen_text(app))
         assert "Write" not in footer(app)
         await pilot.press("enter", "3")
@@ -341,8 +317,7 @@ async def test_without_a_model_the_page_says_what_to_do() -> None:
 
 
 async def test_a_read_only_app_does_not_chat() -> None:
-    async with running(busy_world(), readonly=True) as (app, client, pilot):
-        await pilot.press("6")
+    async with on_page(busy_world(), readonly=True) as (app, client, pilot):
         await until(pilot, lambda: "The chat is off in a read-only app" in screen_text(app))
         for word in ("Write", "Model", "Retry", "Sampling", "Clear"):
             assert word not in footer(app)
@@ -356,7 +331,7 @@ async def test_hostile_text_is_shown_as_it_is() -> None:
     world = busy_world()
     world.answer = ("[/oops] \x1b[2J\x1b]52;c;aGk=\x07 \u202egnp", "漢" * 200, "x" * 500)
     world.models["[b]evil\x1b[2J"] = model("[b]evil\x1b[2J", status=ModelStatus.LOADED)
-    async with running(world, size=SMALL, charset=ASCII) as (app, _, pilot):
+    async with on_page(world, size=SMALL, charset=ASCII) as (app, _, pilot):
         await opened(pilot, app)
         await pilot.press("enter", *"[/bad]", "enter")
         await until(pilot, lambda: "xxx" in screen_text(app))
@@ -374,7 +349,7 @@ async def test_scrolled_up_the_text_stands_and_g_goes_to_its_end() -> None:
     world = busy_world()
     world.answer = tuple(f"line {number}\n" for number in range(60))
     client = FakeClient(world)
-    async with running(client, size=SMALL) as (app, _, pilot):
+    async with on_page(client, size=SMALL) as (app, _, pilot):
         await sent(pilot, app)
         await until(pilot, lambda: "60 tokens" in screen_text(app))
         await pilot.press("escape", "g")
@@ -392,7 +367,7 @@ async def test_scrolled_up_the_text_stands_and_g_goes_to_its_end() -> None:
 async def test_the_answer_follows_another_size_of_the_terminal() -> None:
     world = busy_world()
     world.answer = ("word " * 60,)
-    async with running(world) as (app, _, pilot):
+    async with on_page(world) as (app, _, pilot):
         await sent(pilot, app)
         await until(pilot, lambda: "1 token" in screen_text(app))
         await pilot.resize_terminal(*SMALL)

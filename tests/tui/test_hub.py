@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,12 +23,15 @@ from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import GIB, World, ago, busy_world, empty_world
 
+on_page = partial(running, first_page="hub")
+
 QWEN = "unsloth/Qwen3-8B-GGUF"
 
 
 async def opened(pilot: Any, app: Any) -> None:
     """Open the page and wait for what it finds."""
-    await pilot.press("3")
+    if app.current_mode != "hub":
+        await pilot.press("3")
     await until(pilot, lambda: QWEN in repos(app))
 
 
@@ -83,7 +87,7 @@ async def test_nothing_is_asked_before_the_page_is_opened() -> None:
 
 
 async def test_typing_searches_once_it_pauses() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         await opened(pilot, app)
         await pilot.press("slash", *"gemma")
         await until(pilot, lambda: "Found for gemma" in screen_text(app))
@@ -95,11 +99,7 @@ async def test_typing_searches_once_it_pauses() -> None:
         await pilot.press("escape")
         await until(pilot, lambda: QWEN in repos(app))
         assert app.screen.query_one("#search", Input).value == ""
-
-
-async def test_digits_are_typed_and_escape_leaves_the_line() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await opened(pilot, app)
+        # Digits are typed, and escape leaves the line.
         await pilot.press("slash", "8", "escape")
         assert app.screen.query_one("#search", Input).value == "8"
         await pilot.press("1")
@@ -107,14 +107,14 @@ async def test_digits_are_typed_and_escape_leaves_the_line() -> None:
 
 
 async def test_a_search_that_finds_nothing_says_so() -> None:
-    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+    async with on_page(busy_world(), size=SMALL) as (app, _, pilot):
         await opened(pilot, app)
         await pilot.press("slash", *"[/nope]")
         await until(pilot, lambda: "Nothing is found for [/nope]" in screen_text(app))
 
 
 async def test_the_order_is_cycled_and_chosen_by_a_title() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         await opened(pilot, app)
         for order in ("likes", "trending", "new", "downloads"):
             await pilot.press("s")
@@ -129,8 +129,7 @@ async def test_the_order_is_cycled_and_chosen_by_a_title() -> None:
 
 
 async def test_the_next_page_is_read_at_the_end() -> None:
-    async with running(found(70)) as (app, client, pilot):
-        await pilot.press("3")
+    async with on_page(found(70)) as (app, client, pilot):
         await until(pilot, lambda: "30+ found" in screen_text(app))
         table = app.screen.query_one("#results", LiveTable)
         await pilot.press("G")
@@ -146,8 +145,7 @@ async def test_the_next_page_is_read_at_the_end() -> None:
 
 async def test_pages_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_module, "FOUND_KEPT", 30)
-    async with running(found(70)) as (app, client, pilot):
-        await pilot.press("3")
+    async with on_page(found(70)) as (app, client, pilot):
         await until(pilot, lambda: "30 found" in screen_text(app))
         await pilot.press("G")
         await pilot.pause()
@@ -157,8 +155,7 @@ async def test_pages_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_slow_hub_is_told_and_the_page_stays_usable() -> None:
     client = FakeClient(busy_world())
     client.hub_pace.clear()
-    async with running(client) as (app, _, pilot):
-        await pilot.press("3")
+    async with on_page(client) as (app, _, pilot):
         await until(pilot, lambda: "searching …" in screen_text(app))
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: "Pause" in footer(app))
@@ -170,8 +167,7 @@ async def test_a_slow_hub_is_told_and_the_page_stays_usable() -> None:
 async def test_a_failed_search_says_why_and_is_tried_again(size: tuple[int, int]) -> None:
     client = FakeClient(busy_world())
     client.fail["hub_search"] = CyberError("The hub is away.", hint="Check the network.")
-    async with running(client, size=size) as (app, _, pilot):
-        await pilot.press("3")
+    async with on_page(client, size=size) as (app, _, pilot):
         await until(pilot, lambda: "The hub is away. Check the network." in screen_text(app))
         assert "r tries again" in screen_text(app)
         assert "Retry" in footer(app)
@@ -183,7 +179,7 @@ async def test_a_failed_search_says_why_and_is_tried_again(size: tuple[int, int]
 
 
 async def test_files_are_shown_with_their_fit_and_escape_goes_back() -> None:
-    async with running(busy_world()) as (app, _, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         await in_files(pilot, app)
         text = screen_text(app)
         for word in ("Q3_K_M", "✔ fits", "◍ evicts", "✖ too big", "~5.9 GiB"):
@@ -196,6 +192,10 @@ async def test_files_are_shown_with_their_fit_and_escape_goes_back() -> None:
         await until(pilot, lambda: "REPO" in screen_text(app))
         await pilot.press("j", "enter")
         await until(pilot, lambda: "here already" in screen_text(app))
+        # What is here is not downloaded again.
+        await pilot.press("d")
+        await until(pilot, lambda: "here already as gemma-3-4b-it-q4_k_m." in screen_text(app))
+        assert not client.calls
         await pilot.press("escape")
         table = app.screen.query_one("#results", LiveTable)
         await until(pilot, lambda: app.focused is table)
@@ -205,7 +205,7 @@ async def test_files_are_shown_with_their_fit_and_escape_goes_back() -> None:
 
 
 async def test_files_that_cannot_be_read_are_told() -> None:
-    async with running(busy_world(), size=SMALL) as (app, client, pilot):
+    async with on_page(busy_world(), size=SMALL) as (app, client, pilot):
         await opened(pilot, app)
         client.fail["hub_files"] = CyberError("This repository is gone.")
         await pilot.press("enter")
@@ -213,18 +213,16 @@ async def test_files_that_cannot_be_read_are_told() -> None:
         client.fail.clear()
         await pilot.press("r")
         await until(pilot, lambda: "Q3_K_M" in screen_text(app))
-
-
-async def test_a_repository_without_models_says_so() -> None:
-    async with running(busy_world(), size=SMALL) as (app, _, pilot):
-        await opened(pilot, app)
+        # A repository without models says so.
+        await pilot.press("escape")
+        await until(pilot, lambda: "REPO" in screen_text(app))
         await pilot.press("G", "enter")
         await until(pilot, lambda: "There is no GGUF model in this repository" in screen_text(app))
 
 
 @pytest.mark.parametrize("key", ["d", "enter"])
 async def test_the_chosen_file_is_downloaded(key: str) -> None:
-    async with running(busy_world(), size=SMALL) as (app, client, pilot):
+    async with on_page(busy_world(), size=SMALL) as (app, client, pilot):
         await in_files(pilot, app)
         await pilot.press("k", key)
         await until(pilot, lambda: bool(client.calls))
@@ -235,22 +233,23 @@ async def test_the_chosen_file_is_downloaded(key: str) -> None:
         assert len(client.calls) == 1
 
 
-async def test_what_is_here_is_not_downloaded_again() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await in_files(pilot, app, 1)
-        await pilot.press("d")
-        await until(pilot, lambda: "here already as gemma-3-4b-it-q4_k_m." in screen_text(app))
-        assert not client.calls
-
-
 async def test_a_download_that_is_refused_says_why() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         await in_files(pilot, app)
         client.fail["download"] = CyberError("The disk is full.")
         await pilot.press("k", "d")
         await until(pilot, lambda: "The disk is full." in note(app))
         await pilot.press("j")
         await until(pilot, lambda: "The disk is full." not in note(app))
+        # One that is finished is here at once.
+        await until(pilot, lambda: "downloading" in screen_text(app))
+        files = client.world.hub_files[QWEN]
+        client.world.hub_files[QWEN] = [
+            msgspec.structs.replace(one, local_id="qwen3-8b") if one.suggested else one
+            for one in files
+        ]
+        finish(client, "d1", model_id="qwen3-8b")
+        await until(pilot, lambda: "here already" in screen_text(app))
 
 
 async def test_a_gated_repository_says_what_to_do_first() -> None:
@@ -258,7 +257,7 @@ async def test_a_gated_repository_says_what_to_do_first() -> None:
     gated = "meta-llama/Llama-3.2-3B-Instruct-GGUF"
     world.hub_files[gated] = world.hub_files["ggml-org/gemma-3-4b-it-GGUF"]
     world.hub_files[gated] = [msgspec.structs.replace(world.hub_files[gated][0], local_id=None)]
-    async with running(world, size=SMALL) as (app, client, pilot):
+    async with on_page(world, size=SMALL) as (app, client, pilot):
         await in_files(pilot, app, 2)
         assert "accept its licence" in note(app)
         await pilot.press("d")
@@ -272,19 +271,6 @@ async def test_a_gated_repository_says_what_to_do_first() -> None:
         await until(pilot, lambda: bool(client.calls))
 
 
-async def test_a_finished_download_is_here_at_once() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await in_files(pilot, app)
-        await until(pilot, lambda: "downloading" in screen_text(app))
-        files = client.world.hub_files[QWEN]
-        client.world.hub_files[QWEN] = [
-            msgspec.structs.replace(one, local_id="qwen3-8b") if one.suggested else one
-            for one in files
-        ]
-        finish(client, "d1", model_id="qwen3-8b")
-        await until(pilot, lambda: "here already" in screen_text(app))
-
-
 def finish(client: FakeClient, download_id: str, **changes: Any) -> None:
     """A download is done."""
     known = client.world.downloads[download_id]
@@ -294,7 +280,7 @@ def finish(client: FakeClient, download_id: str, **changes: Any) -> None:
 
 
 async def test_downloads_are_paused_and_resumed() -> None:
-    async with running(busy_world(), size=SMALL) as (app, client, pilot):
+    async with on_page(busy_world(), size=SMALL) as (app, client, pilot):
         await in_downloads(pilot, app)
         for word in (
             "Qwen3-8B-Q4_K_M",
@@ -312,11 +298,16 @@ async def test_downloads_are_paused_and_resumed() -> None:
         await pilot.press("p")
         await until(pilot, lambda: "◌ queued" in screen_text(app))
         assert client.calls == [("pause_download", "d1"), ("resume_download", "d1")]
+        # A refusal says why.
+        client.fail["pause_download"] = CyberError("It is done already.")
+        await until(pilot, lambda: "p Pause" in footer(app))
+        await pilot.press("p")
+        await until(pilot, lambda: "It is done already." in screen_text(app))
 
 
 @pytest.mark.parametrize(("key", "keep"), [("k", True), ("r", False)])
 async def test_cancelling_asks_what_becomes_of_the_part(key: str, keep: bool) -> None:
-    async with running(busy_world()) as (app, client, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         await in_downloads(pilot, app)
         await pilot.press("x")
         await until(pilot, lambda: "Cancel the download of Qwen3-8B-Q4_K_M?" in screen_text(app))
@@ -336,7 +327,7 @@ async def test_a_failed_download_says_why_and_is_tried_again() -> None:
     world.downloads["d1"] = msgspec.structs.replace(
         world.downloads["d1"], status=DownloadStatus.FAILED, error="The checksum [/is] wrong."
     )
-    async with running(world, size=SMALL) as (app, client, pilot):
+    async with on_page(world, size=SMALL) as (app, client, pilot):
         await in_downloads(pilot, app)
         assert "The checksum [/is] wrong." in screen_text(app)
         assert "✖ failed" in screen_text(app)
@@ -345,7 +336,7 @@ async def test_a_failed_download_says_why_and_is_tried_again() -> None:
 
 
 async def test_a_finished_one_is_loaded_and_shown() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         await in_downloads(pilot, app)
         assert "Load" not in footer(app)
         finish(client, "d1", model_id="qwen3-32b-q4_k_m")
@@ -354,14 +345,6 @@ async def test_a_finished_one_is_loaded_and_shown() -> None:
         await pilot.press("l")
         await until(pilot, lambda: app.current_mode == "models")
         assert client.calls == [("load", "qwen3-32b-q4_k_m")]
-
-
-async def test_a_refused_action_says_why() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await in_downloads(pilot, app)
-        client.fail["pause_download"] = CyberError("It is done already.")
-        await pilot.press("p")
-        await until(pilot, lambda: "It is done already." in screen_text(app))
 
 
 async def test_several_downloads_each_have_their_keys() -> None:
@@ -375,7 +358,7 @@ async def test_several_downloads_each_have_their_keys() -> None:
         bytes_total=2 * GIB,
         created_at=ago(5),
     )
-    async with running(world) as (app, client, pilot):
+    async with on_page(world) as (app, client, pilot):
         await in_downloads(pilot, app)
         assert "p Resume" in footer(app)
         await pilot.press("j")
@@ -385,7 +368,7 @@ async def test_several_downloads_each_have_their_keys() -> None:
 
 
 async def test_on_a_small_terminal_one_pane_is_shown() -> None:
-    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+    async with on_page(busy_world(), size=SMALL) as (app, _, pilot):
         await opened(pilot, app)
         assert "MiB/s" not in screen_text(app)
         await pilot.press("right_square_bracket")
@@ -413,13 +396,13 @@ async def test_another_page_opens_the_hub_with_a_search() -> None:
 
 
 async def test_no_downloads_are_explained() -> None:
-    async with running(empty_world(), size=SMALL, charset=ASCII) as (app, _, pilot):
+    async with on_page(empty_world(), size=SMALL, charset=ASCII) as (app, _, pilot):
         await in_downloads(pilot, app)
         assert "Nothing is downloaded." in screen_text(app)
 
 
 async def test_a_lost_connection_is_told_in_place() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         await opened(pilot, app)
         client.stop()
         await pilot.press("enter")
@@ -427,7 +410,7 @@ async def test_a_lost_connection_is_told_in_place() -> None:
 
 
 async def test_a_read_only_app_changes_nothing() -> None:
-    async with running(busy_world(), readonly=True) as (app, client, pilot):
+    async with on_page(busy_world(), readonly=True) as (app, client, pilot):
         await in_files(pilot, app)
         assert "Download " not in footer(app).replace("Downloads", "")
         await pilot.press("d", "enter", "right_square_bracket")
@@ -446,7 +429,7 @@ async def test_hostile_names_are_shown_as_they_are() -> None:
     world.downloads["d1"] = msgspec.structs.replace(
         world.downloads["d1"], filename="[y]\x1b[2J.gguf", error="\x1b[2J[/z] failed"
     )
-    async with running(world, size=SMALL, charset=ASCII) as (app, _, pilot):
+    async with on_page(world, size=SMALL, charset=ASCII) as (app, _, pilot):
         await opened(pilot, app)
         assert "evil/[/oops]" in screen_text(app)
         await pilot.press("enter")
@@ -459,7 +442,7 @@ async def test_hostile_names_are_shown_as_they_are() -> None:
 
 async def test_without_downloads_what_was_found_has_the_room() -> None:
     world = busy_world()
-    async with running(world, first_page="hub") as (app, client, pilot):
+    async with on_page(world, first_page="hub") as (app, client, pilot):
         await until(pilot, lambda: "RATE" in screen_text(app))
         full = app.screen.query_one("#results").size.height
         client.publish("download", {"id": "d1", "status": None})
@@ -468,7 +451,7 @@ async def test_without_downloads_what_was_found_has_the_room() -> None:
 
 
 async def test_in_a_small_terminal_a_models_note_is_whole() -> None:
-    async with running(busy_world(), size=(60, 18), first_page="hub") as (app, _, pilot):
+    async with on_page(busy_world(), size=(60, 18), first_page="hub") as (app, _, pilot):
         await until(pilot, lambda: "REPO" in screen_text(app))
         await pilot.press("enter")
         await until(pilot, lambda: "◐ downloading" in screen_text(app))
@@ -479,7 +462,7 @@ async def test_a_readonly_app_names_no_key_that_changes_something() -> None:
     world.downloads["d1"] = msgspec.structs.replace(
         world.downloads["d1"], status=DownloadStatus.DONE, model_id="qwen3-8b"
     )
-    async with running(world, readonly=True, first_page="hub") as (app, client, pilot):
+    async with on_page(world, readonly=True, first_page="hub") as (app, client, pilot):
         await until(pilot, lambda: "It is here as qwen3-8b." in screen_text(app))
         client.publish("download", {"id": "d1", "status": None})
         await until(pilot, lambda: "Nothing is downloaded." in screen_text(app))

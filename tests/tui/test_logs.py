@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import LogEvent, LogLevel, LogLine, LogRun
@@ -17,12 +19,15 @@ from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import NOW, ago, busy_world, line
 
+on_page = partial(running, first_page="logs")
+
 QWEN = "qwen3-4b-q4_k_m"
 
 
 async def on_log(pilot: Pilot[Any], app: CyberApp, source: str) -> LogPane:
     """Open the page on ``source``, whose end is shown then."""
-    await pilot.press("4")
+    if app.current_mode != "logs":
+        await pilot.press("4")
     await until(pilot, lambda: isinstance(app.screen, LogsPage) and "LOG" in screen_text(app))
     page = app.screen
     assert isinstance(page, LogsPage)
@@ -45,18 +50,14 @@ def write(client: FakeClient, source: str, *texts: str, level: LogLevel = LogLev
 
 async def test_it_follows_what_is_written() -> None:
     async with running(busy_world()) as (app, client, pilot):
-        await on_log(pilot, app, QWEN)
+        pane = await on_log(pilot, app, QWEN)
         assert "(119)" in screen_text(app)
         write(client, QWEN, "a new line")
         write(client, "service", "of another log")
         await until(pilot, lambda: "a new line" in screen_text(app))
         assert "of another log" not in screen_text(app)
         assert "follows" in screen_text(app)
-
-
-async def test_space_stands_still_and_end_follows_again() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await on_log(pilot, app, QWEN)
+        # Space stands still, and G follows again.
         await pilot.press("space")
         await until(pilot, lambda: "paused: G follows" in screen_text(app))
         write(client, QWEN, "one", "two")
@@ -64,21 +65,17 @@ async def test_space_stands_still_and_end_follows_again() -> None:
         assert "  two" not in screen_text(app)
         await pilot.press("G")
         await until(pilot, lambda: "two" in screen_text(app) and "follows" in screen_text(app))
-
-
-async def test_a_hidden_page_reads_nothing() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await on_log(pilot, app, QWEN)
-        await pilot.press("7")
-        await until(pilot, lambda: client.streams == 1)
-        write(client, QWEN, "written meanwhile")
-        await pilot.press("4")
-        await until(pilot, lambda: "written meanwhile" in screen_text(app))
-
-
-async def test_the_level_leaves_out_what_is_less_serious() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        pane = await on_log(pilot, app, QWEN)
+        # Hostile lines are harmless.
+        write(client, QWEN, "[/oops] \x1b[2J\x9b31m\u202eevil\u202c " + "x" * 100_000)
+        await until(pilot, lambda: "[/oops] evil" in screen_text(app))
+        shown = screen_text(app)
+        assert not any(sign in shown for sign in "\x1b\x9b\u202e")
+        # What cannot be read is told.
+        client.fail["log_lines"] = CyberError("The log is on fire.")
+        await pilot.press("e")
+        await until(pilot, lambda: "The log is on fire." in screen_text(app))
+        client.fail.clear()
+        # The level leaves out what is less serious.
         await pilot.press("l", "l")
         await until(pilot, lambda: "warning and worse" in screen_text(app))
         await until(pilot, lambda: len(pane.view.lines) == 1)
@@ -89,10 +86,52 @@ async def test_the_level_leaves_out_what_is_less_serious() -> None:
         assert "only a word" not in screen_text(app)
 
 
-async def test_search_goes_from_match_to_match() -> None:
-    async with running(busy_world()) as (app, _, pilot):
+async def test_a_hidden_page_reads_nothing_and_keeps_its_place() -> None:
+    async with on_page(busy_world()) as (app, client, pilot):
         pane = await on_log(pilot, app, QWEN)
-        await pilot.press("slash", *"NEARLY", "enter")
+        await pilot.press("7")
+        await until(pilot, lambda: client.streams == 1)
+        write(client, QWEN, "written meanwhile")
+        await pilot.press("4")
+        await until(pilot, lambda: "written meanwhile" in screen_text(app))
+        # The place is kept.
+        await pilot.press("g")
+        await until(pilot, lambda: not pane.view.following)
+        top = pane.view.top_number
+        await pilot.press("question_mark")
+        await until(pilot, lambda: client.streams == 1)
+        await pilot.press("escape")
+        await until(pilot, lambda: client.streams == 2)
+        assert not pane.view.following
+        assert pane.view.top_number == top
+        await pilot.press("7")
+        await until(pilot, lambda: client.streams == 1)
+        write(client, QWEN, "one", "two", "three")
+        await pilot.press("4")
+        await until(pilot, lambda: "+3 new" in screen_text(app))
+        assert pane.view.top_number == top
+        await pilot.press("G")
+        await until(pilot, lambda: " three" in screen_text(app))
+        # More than a page came.
+        await pilot.press("space")
+        await until(pilot, lambda: not pane.view.following)
+        await pilot.press("7")
+        await until(pilot, lambda: client.streams == 1)
+        write(client, QWEN, *(f"line {number}" for number in range(5000)))
+        await pilot.press("4")
+        await until(pilot, lambda: "+5,000 new" in screen_text(app))
+        await pilot.press("G")
+        await until(pilot, lambda: "line 4999" in screen_text(app))
+        assert "follows" in screen_text(app)
+
+
+async def test_search_goes_from_match_to_match() -> None:
+    async with on_page(busy_world()) as (app, _, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        await pilot.press("slash", *"NEARLY")
+        assert isinstance(app.focused, Input)
+        assert not app.focused.cursor_blink
+        await pilot.press("enter")
         await until(pilot, lambda: pane.view.target == 90)
         assert "/NEARLY" in screen_text(app)
         await pilot.press("n")
@@ -110,7 +149,7 @@ async def test_search_goes_from_match_to_match() -> None:
 async def test_search_finds_what_lies_far_before_the_window() -> None:
     world = busy_world()
     world.logs[QWEN] = [line(number, f"line {number}") for number in range(5000)]
-    async with running(world) as (app, _, pilot):
+    async with on_page(world) as (app, _, pilot):
         pane = await on_log(pilot, app, QWEN)
         assert pane.view.first_number == 4000
         await pilot.press("slash", *"line 1234", "enter")
@@ -128,7 +167,7 @@ async def test_to_the_last_error_and_to_the_runs() -> None:
         LogRun(first=0, started_at=ago(9000)),
         LogRun(first=40, started_at=ago(3604)),
     )
-    async with running(world) as (app, client, pilot):
+    async with on_page(world) as (app, client, pilot):
         pane = await on_log(pilot, app, QWEN)
         await pilot.press("left_square_bracket")
         await until(pilot, lambda: pane.view.target == 40)
@@ -146,7 +185,7 @@ async def test_to_the_last_error_and_to_the_runs() -> None:
 
 
 async def test_logs_side_by_side() -> None:
-    async with running(busy_world()) as (app, _, pilot):
+    async with on_page(busy_world()) as (app, _, pilot):
         await on_log(pilot, app, "service")
         await pilot.press("b", "j", "s")
         await until(pilot, lambda: len(app.screen.query(LogPane)) == 2)
@@ -164,17 +203,22 @@ async def test_logs_side_by_side() -> None:
         await pilot.press("x")
         await pilot.pause()
         assert len(app.screen.query(LogPane)) == 1
-
-
-async def test_a_log_is_chosen_from_the_list() -> None:
-    async with running(busy_world(), size=SMALL) as (app, _, pilot):
-        await on_log(pilot, app, "service")
-        await pilot.press("b", "j", "j", "enter")
-        await until(pilot, lambda: "load_tensors: loading" in screen_text(app))
+        # The list makes room for several.
+        sources = app.screen.query_one("#sources")
+        assert sources.display
+        await pilot.press("b", "j", "s")
+        await until(pilot, lambda: len(app.screen.query(LogPane)) == 2)
+        await until(pilot, lambda: not sources.display)
+        await pilot.press("b")
+        await until(pilot, lambda: sources.display and sources.has_focus)
+        await pilot.press("b")
+        await until(pilot, lambda: not sources.display)
+        await pilot.press("x")
+        await until(pilot, lambda: sources.display)
 
 
 async def test_copy_and_save(tmp_path: Path) -> None:
-    async with running(busy_world()) as (app, _, pilot):
+    async with on_page(busy_world()) as (app, _, pilot):
         await on_log(pilot, app, "service")
         await pilot.press("c")
         await until(pilot, lambda: app.clipboard.endswith("loading gemma-3-4b-it-q4_k_m"))
@@ -193,7 +237,7 @@ async def test_copy_and_save(tmp_path: Path) -> None:
 
 
 async def test_it_goes_on_after_the_service_was_away() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         pane = await on_log(pilot, app, QWEN)
         client.stop()
         await until(pilot, lambda: "no connection" in screen_text(app))
@@ -201,65 +245,7 @@ async def test_it_goes_on_after_the_service_was_away() -> None:
         client.world.logs[QWEN].append(line(120, "after the pause"))
         client.start()
         await until(pilot, lambda: "after the pause" in screen_text(app))
-
-
-async def test_what_cannot_be_read_is_told() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await on_log(pilot, app, QWEN)
-        client.fail["log_lines"] = CyberError("The log is on fire.")
-        await pilot.press("e")
-        await until(pilot, lambda: "The log is on fire." in screen_text(app))
-
-
-async def test_hostile_lines_are_harmless() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await on_log(pilot, app, QWEN)
-        write(client, QWEN, "[/oops] \x1b[2J\x9b31m\u202eevil\u202c " + "x" * 100_000)
-        await until(pilot, lambda: "[/oops] evil" in screen_text(app))
-        shown = screen_text(app)
-        assert not any(sign in shown for sign in "\x1b\x9b\u202e")
-
-
-async def test_the_place_is_kept_while_nobody_looks() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        pane = await on_log(pilot, app, QWEN)
-        await pilot.press("g")
-        await until(pilot, lambda: not pane.view.following)
-        top = pane.view.top_number
-        await pilot.press("question_mark")
-        await until(pilot, lambda: client.streams == 1)
-        await pilot.press("escape")
-        await until(pilot, lambda: client.streams == 2)
-        assert not pane.view.following
-        assert pane.view.top_number == top
-        await pilot.press("7")
-        await until(pilot, lambda: client.streams == 1)
-        write(client, QWEN, "one", "two", "three")
-        await pilot.press("4")
-        await until(pilot, lambda: "+3 new" in screen_text(app))
-        assert pane.view.top_number == top
-        await pilot.press("G")
-        await until(pilot, lambda: " three" in screen_text(app))
-
-
-async def test_more_than_a_page_came_while_nobody_looked() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        pane = await on_log(pilot, app, QWEN)
-        await pilot.press("space")
-        await until(pilot, lambda: not pane.view.following)
-        await pilot.press("7")
-        await until(pilot, lambda: client.streams == 1)
-        write(client, QWEN, *(f"line {number}" for number in range(5000)))
-        await pilot.press("4")
-        await until(pilot, lambda: "+5,000 new" in screen_text(app))
-        await pilot.press("G")
-        await until(pilot, lambda: "line 4999" in screen_text(app))
-        assert "follows" in screen_text(app)
-
-
-async def test_what_is_read_stays_when_the_service_is_started_anew() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        pane = await on_log(pilot, app, QWEN)
+        # What is read stays when another service comes.
         await pilot.press("g")
         await until(pilot, lambda: not pane.view.following)
         before = pane.view.lines
@@ -281,7 +267,7 @@ async def test_an_empty_log_says_why() -> None:
     world = busy_world()
     failed = "phi-4-mini-q4_k_m"
     world.logs[failed] = []
-    async with running(world) as (app, client, pilot):
+    async with on_page(world) as (app, client, pilot):
         await on_log(pilot, app, QWEN)
         await pilot.press("l", "l", "l")
         await until(pilot, lambda: "No line is of the level error" in screen_text(app))
@@ -293,7 +279,11 @@ async def test_an_empty_log_says_why() -> None:
 
 
 async def test_long_lines_are_read_to_their_end() -> None:
-    async with running(busy_world(), size=SMALL) as (app, client, pilot):
+    async with on_page(busy_world(), size=SMALL) as (app, client, pilot):
+        # The log is chosen from the list.
+        await on_log(pilot, app, "service")
+        await pilot.press("b", "j", "j", "enter")
+        await until(pilot, lambda: "load_tensors: loading" in screen_text(app))
         await on_log(pilot, app, QWEN)
         write(client, QWEN, "begins " + "x" * 100 + " ends", "中" * 60 + "wide")
         await until(pilot, lambda: "begins" in screen_text(app))
@@ -310,24 +300,8 @@ async def test_a_long_name_leaves_room_for_what_matters() -> None:
     world = busy_world()
     name = "中文模型-a-very-long-model-name-that-nobody-would-write-down-twice-2024-11-instruct"
     world.logs[name] = [line(0, "hello")]
-    async with running(world, size=SMALL) as (app, _, pilot):
+    async with on_page(world, size=SMALL) as (app, _, pilot):
         await on_log(pilot, app, name)
         assert "follows" in screen_text(app)
         await pilot.press("space")
         await until(pilot, lambda: "paused: G follows" in screen_text(app))
-
-
-async def test_the_list_makes_room_for_several_logs() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await on_log(pilot, app, "service")
-        sources = app.screen.query_one("#sources")
-        assert sources.display
-        await pilot.press("b", "j", "s")
-        await until(pilot, lambda: len(app.screen.query(LogPane)) == 2)
-        await until(pilot, lambda: not sources.display)
-        await pilot.press("b")
-        await until(pilot, lambda: sources.display and sources.has_focus)
-        await pilot.press("b")
-        await until(pilot, lambda: not sources.display)
-        await pilot.press("x")
-        await until(pilot, lambda: sources.display)

@@ -53,6 +53,7 @@ async def test_it_shows_what_the_table_says_and_what_holds_without_it() -> None:
         await opened(app, pilot)
         await shows(app, pilot, f"Settings of {QWEN}", f'[models."{QWEN}"]', "300  (default)")
         assert line(app, "context_size").input.value == "8192"
+        assert not line(app, "context_size").input.cursor_blink
         assert line(app, "idle_timeout").input.value == ""
         await shows(app, pilot, "Tokens of context; 0 = the model's own.", "Type a whole number.")
         await pilot.press("down")
@@ -76,47 +77,16 @@ async def test_saving_writes_only_what_was_changed() -> None:
             ("set_config", f'models."{QWEN}".idle_timeout', 60),
         ]
         await shows(app, pilot, f"Saved for {QWEN}")
-
-
-async def test_an_emptied_line_is_taken_out() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
+        client.calls.clear()
+        # An emptied line is taken out.
         await opened(app, pilot)
         await type_in(app, pilot, "context_size", "")
         await shows(app, pilot, "context_size: is taken out of the table", "not set")
         await pilot.press("ctrl+s")
         await until(pilot, lambda: not isinstance(app.screen, ModelForm))
         assert client.calls == [("unset_config", f'models."{QWEN}".context_size')]
-
-
-async def test_a_value_that_cannot_be_read_stands_with_its_mistake() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
-        await opened(app, pilot)
-        await type_in(app, pilot, "pinned", "perhaps")
-        await shows(app, pilot, "Type true or false.", "Nothing is saved until")
-        await type_in(app, pilot, "context_size", "4096")
-        await pilot.press("ctrl+s")
-        await until(pilot, lambda: app.focused is line(app, "pinned").input)
-        assert client.calls == []
-        await type_in(app, pilot, "pinned", "yes")
-        await until(pilot, lambda: not line(app, "pinned").problem)
-        await pilot.press("ctrl+s")
-        await until(pilot, lambda: len(client.calls) == 2)
-
-
-async def test_what_the_service_refuses_stands_under_its_line_and_nothing_is_written() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
-        await opened(app, pilot)
-        client.fail["check_config"] = ConfigError("expected at most 2147483647", hint="Less.")
-        await type_in(app, pilot, "context_size", "9999999999")
-        await shows(app, pilot, "expected at most 2147483647 Less.")
-        await pilot.press("ctrl+s")
-        await pilot.pause()
-        assert client.calls == []
-        assert isinstance(app.screen, ModelForm)
-
-
-async def test_a_write_that_fails_keeps_the_form_and_the_rest() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
+        client.calls.clear()
+        # A write that fails keeps the form and the rest.
         await opened(app, pilot)
         client.fail["set_config"] = ConfigError("The file cannot be written.")
         await type_in(app, pilot, "context_size", "4096")
@@ -127,6 +97,39 @@ async def test_a_write_that_fails_keeps_the_form_and_the_rest() -> None:
         await pilot.press("ctrl+s")
         await until(pilot, lambda: not isinstance(app.screen, ModelForm))
         assert client.calls == [("set_config", f'models."{QWEN}".context_size', 4096)]
+
+
+async def test_only_what_can_be_saved_is_saved() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        # Typing it back is no change.
+        await opened(app, pilot)
+        await type_in(app, pilot, "context_size", "81")
+        await pilot.press(*"92")
+        await shows(app, pilot, "Nothing is changed.")
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert isinstance(app.screen, ModelForm)
+        assert client.calls == []
+        # What the service refuses stands under its line, and nothing is written.
+        client.fail["check_config"] = ConfigError("expected at most 2147483647", hint="Less.")
+        await type_in(app, pilot, "context_size", "9999999999")
+        await shows(app, pilot, "expected at most 2147483647 Less.")
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert client.calls == []
+        assert isinstance(app.screen, ModelForm)
+        client.fail.clear()
+        # A value that cannot be read stands with its mistake.
+        await type_in(app, pilot, "pinned", "perhaps")
+        await shows(app, pilot, "Type true or false.", "Nothing is saved until")
+        await type_in(app, pilot, "context_size", "4096")
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: app.focused is line(app, "pinned").input)
+        assert client.calls == []
+        await type_in(app, pilot, "pinned", "yes")
+        await until(pilot, lambda: not line(app, "pinned").problem)
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: len(client.calls) == 2)
 
 
 async def test_what_applies_at_once_is_said() -> None:
@@ -156,18 +159,6 @@ async def test_leaving_asks_only_when_something_would_be_lost() -> None:
         await shows(app, pilot, "Leave without saving?")
         await pilot.press("l")
         await until(pilot, lambda: not isinstance(app.screen, ModelForm))
-        assert client.calls == []
-
-
-async def test_typing_it_back_is_no_change() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
-        await opened(app, pilot)
-        await type_in(app, pilot, "context_size", "81")
-        await pilot.press(*"92")
-        await shows(app, pilot, "Nothing is changed.")
-        await pilot.press("ctrl+s")
-        await pilot.pause()
-        assert isinstance(app.screen, ModelForm)
         assert client.calls == []
 
 

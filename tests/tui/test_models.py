@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-import pytest
 from rich.cells import cell_len
 from textual.pilot import Pilot
 
@@ -58,19 +57,29 @@ async def shows(app: CyberApp, pilot: Pilot[Any], *texts: str) -> None:
 # What is shown
 
 
-async def test_every_model_stands_in_the_table_with_its_state_and_whether_it_fits() -> None:
-    async with on_models(busy_world()) as (app, _, pilot):
+async def test_the_table_and_the_line_below_tell_of_each_model_and_its_news() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
         await shows(app, pilot, "Models  5", "◐ loading 64 %", "✖ failed", "● loaded")
         await shows(app, pilot, "◍ evicts", "✖ too big", "~21.7 GiB", "◆ embed")
-
-
-async def test_the_line_below_says_why() -> None:
-    async with on_models(busy_world()) as (app, _, pilot):
+        # The line below says why.
         await at(app, pilot, BIG)
         await shows(app, pilot, "✖ too big: needs 21.7 GiB, this machine may use 5.9 GiB")
         await shows(app, pilot, "enter opens its details")
         await at(app, pilot, PHI)
         await shows(app, pilot, "✖ The model needs more memory than the GPU has")
+        # News change its row, and what is told of it.
+        client.set_model(GEMMA, progress=0.9)
+        await shows(app, pilot, "◐ loading 90 %")
+        await at(app, pilot, BIG)
+        client.set_model(BIG, fits=Fit.NOW, fits_reason="needs 1.0 GiB, 2.0 GiB is free")
+        await shows(app, pilot, "✔ fits: needs 1.0 GiB, 2.0 GiB is free")
+        # The cursor follows its model when rows change.
+        await at(app, pilot, QWEN)
+        client.publish("model", model("a-new-one"))
+        await until(pilot, lambda: len(order(app)) == 6)
+        assert table(app).cursor_key == QWEN
+        await pilot.press("s")
+        assert table(app).cursor_key == QWEN
 
 
 async def test_what_cannot_be_used_is_told_below_the_table() -> None:
@@ -100,34 +109,26 @@ async def test_on_a_low_screen_one_line_counts_what_cannot_be_used() -> None:
 async def test_without_models_the_page_says_how_to_get_one() -> None:
     async with on_models(empty_world()) as (app, _, pilot):
         await shows(app, pilot, "No models yet.", "3  find one in the Hub", "put GGUF files into")
+        # Nothing can be sorted or filtered.
+        assert "Sort" not in screen_text(app)
+        assert "Filter" not in screen_text(app)
         for key in ("l", "u", "p", "enter", "e", "o", "t", "c", "x", "y"):
             await pilot.press(key)
         await pilot.pause()
         assert app.current_mode == "models"
 
 
-async def test_the_cursor_follows_its_model_when_rows_change() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
-        await at(app, pilot, QWEN)
-        client.publish("model", model("a-new-one"))
-        await until(pilot, lambda: len(order(app)) == 6)
-        assert table(app).cursor_key == QWEN
-        await pilot.press("s")
-        assert table(app).cursor_key == QWEN
-
-
-async def test_news_of_a_model_change_its_row() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
-        client.set_model(GEMMA, progress=0.9)
-        await shows(app, pilot, "◐ loading 90 %")
-
-
-async def test_a_lost_connection_leaves_the_models_in_place() -> None:
+async def test_the_models_stay_while_there_is_no_connection() -> None:
     async with on_models(busy_world()) as (app, client, pilot):
         await shows(app, pilot, QWEN)
         client.stop()
         await until(pilot, lambda: page(app).has_class("-stale"))
         assert len(order(app)) == 5
+        # The details say so, and what is asked for.
+        await pilot.press("d")
+        await shows(app, pilot, "No service answers")
+        await pilot.press("escape")
+        await until(pilot, lambda: "No service answers" not in screen_text(app))
         await at(app, pilot, PHI)
         await pilot.press("l")
         await shows(app, pilot, "No service answers")
@@ -138,6 +139,12 @@ async def test_a_small_terminal_keeps_what_matters() -> None:
         await shows(app, pilot, "STATE", "FITS", "MEMORY", "enter: details")
         assert "CONTEXT" not in screen_text(app)
         assert all(cell_len(line) <= 80 for line in screen_text(app).splitlines())
+        # Details that fill the page are not told twice.
+        await pilot.press("enter")
+        await shows(app, pilot, "COMMAND")
+        assert not page(app).query_one("#line").display
+        await pilot.press("escape")
+        await until(pilot, lambda: bool(page(app).query_one("#line").display))
 
 
 async def test_ascii() -> None:
@@ -180,64 +187,27 @@ async def test_sorting_goes_through_the_columns_that_are_shown() -> None:
             seen += [word for word in ("STATE ▲", "SIZE ▼", "FITS ▲") if word in screen_text(app)]
         assert seen == ["STATE ▲", "SIZE ▼", "FITS ▲"]
         assert "MODEL ▲" in screen_text(app)
-
-
-async def test_the_order_turns_round() -> None:
-    async with on_models(busy_world()) as (app, _, pilot):
+        # The order turns round.
         before = order(app)
         await pilot.press("S")
         await shows(app, pilot, "MODEL ▼")
         assert order(app) == before[::-1]
-
-
-async def test_a_click_on_a_title_sorts() -> None:
-    async with on_models(busy_world()) as (app, _, pilot):
+        # A click on a title sorts.
         header = next(line for line in screen_text(app).splitlines() if "MODEL" in line)
         x = header.index("SIZE") - table(app).region.x
         await pilot.click("#table", offset=(x, 0))
         await shows(app, pilot, "SIZE ▼")
         assert order(app)[0] == BIG
-
-
-async def test_an_order_whose_column_is_gone_is_named_in_the_title() -> None:
-    async with on_models(busy_world()) as (app, _, pilot):
-        for _ in range(3):
-            await pilot.press("s")
-        await shows(app, pilot, "SIZE ▼")
+        # An order whose column is gone is named in the title.
         await pilot.resize_terminal(*SMALL)
         await shows(app, pilot, "by size ▼")
-
-
-async def test_the_filter_is_live_stands_in_the_title_and_goes_with_escape() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
-        await pilot.press("slash", *"qwen")
-        await shows(app, pilot, "Models  2 of 5  /qwen")
-        assert order(app) == [BIG, QWEN]
-        await pilot.press("enter")
-        await until(pilot, lambda: table(app).has_focus)
-        client.publish("model", model("qwen-new"))
-        await shows(app, pilot, "Models  3 of 6  /qwen")
-        await pilot.press("escape")
-        await until(pilot, lambda: len(order(app)) == 6)
-        assert "/qwen" not in screen_text(app)
-
-
-async def test_escape_in_the_filter_clears_it_and_goes_back_to_the_table() -> None:
-    async with on_models(busy_world()) as (app, _, pilot):
-        await pilot.press("slash", *"nothing like it")
-        await shows(app, pilot, "No model has this in its name.")
-        await pilot.press("escape")
-        await until(pilot, lambda: len(order(app)) == 5)
-        assert table(app).has_focus
-        await pilot.press("escape")
-        assert app.is_running
 
 
 # The details pane
 
 
 async def test_the_details_open_beside_the_table_and_follow_the_cursor() -> None:
-    async with on_models(busy_world()) as (app, _, pilot):
+    async with on_models(busy_world()) as (app, client, pilot):
         await at(app, pilot, BIG)
         await pilot.press("enter")
         await shows(app, pilot, "COMMAND", "layers", "MODEL ▲", "esc closes its details")
@@ -249,6 +219,17 @@ async def test_the_details_open_beside_the_table_and_follow_the_cursor() -> None
         await pilot.press("escape")
         await until(pilot, lambda: "COMMAND" not in screen_text(app))
         assert table(app).has_focus
+        # They are read anew when the model or the settings change.
+        await at(app, pilot, PHI)
+        await pilot.press("d")
+        await shows(app, pilot, "layers")
+        known = client.world.details[PHI]
+        client.world.details[PHI] = msgspec.structs.replace(known, facts={"second": 2})
+        client.set_model(PHI, status=ModelStatus.UNLOADED, error=None)
+        await shows(app, pilot, "second")
+        client.world.details[PHI] = msgspec.structs.replace(known, facts={"third": 3})
+        client.publish("config", {"error": None})
+        await shows(app, pilot, "third")
 
 
 async def test_on_a_small_terminal_the_details_take_the_place_of_the_table() -> None:
@@ -271,20 +252,6 @@ async def test_on_a_small_terminal_the_details_take_the_place_of_the_table() -> 
         await shows(app, pilot, "ERROR")
 
 
-async def test_details_are_read_anew_when_the_model_or_the_settings_change() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
-        await at(app, pilot, PHI)
-        await pilot.press("d")
-        await shows(app, pilot, "layers")
-        known = client.world.details[PHI]
-        client.world.details[PHI] = msgspec.structs.replace(known, facts={"second": 2})
-        client.set_model(PHI, status=ModelStatus.UNLOADED, error=None)
-        await shows(app, pilot, "second")
-        client.world.details[PHI] = msgspec.structs.replace(known, facts={"third": 3})
-        client.publish("config", {"error": None})
-        await shows(app, pilot, "third")
-
-
 async def test_details_that_cannot_be_read_say_why() -> None:
     async with on_models(busy_world()) as (app, client, pilot):
         client.fail["details"] = CyberError("The disk is gone.", hint="Mount it.")
@@ -293,13 +260,9 @@ async def test_details_that_cannot_be_read_say_why() -> None:
         del client.fail["details"]
         client.publish("config", {"error": None})
         await shows(app, pilot, "COMMAND")
-
-
-async def test_details_of_one_model_are_not_taken_for_those_of_another() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
-        await at(app, pilot, BIG)
+        # The reason is not taken for that of another model.
         client.fail["details"] = CyberError("The disk is gone.")
-        await pilot.press("d")
+        await at(app, pilot, BIG)
         await shows(app, pilot, "The disk is gone.")
         del client.fail["details"]
         await at(app, pilot, PHI)
@@ -307,72 +270,31 @@ async def test_details_of_one_model_are_not_taken_for_those_of_another() -> None
         await shows(app, pilot, "COMMAND", "phi-4-mini-q4_k_m.gguf")
 
 
-async def test_without_a_connection_the_details_say_so() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
-        client.stop()
-        await until(pilot, lambda: page(app).has_class("-stale"))
-        await pilot.press("d")
-        await shows(app, pilot, "No service answers")
-
-
 # Actions
 
 
-async def test_load() -> None:
+async def test_load_unload_and_pin() -> None:
     async with on_models(busy_world()) as (app, client, pilot):
-        await at(app, pilot, BIG)
-        await pilot.press("l")
-        await until(pilot, lambda: ("load", BIG) in client.calls)
-        await shows(app, pilot, "◐ loading 0 %")
-
-
-async def test_a_load_that_is_refused_says_why() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
-        client.fail["load"] = ModelLoadError("It has no room.")
-        await at(app, pilot, BIG)
-        await pilot.press("l")
-        await shows(app, pilot, "It has no room.")
-
-
-async def test_what_is_loaded_is_not_loaded_again() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
+        # What is loaded is not loaded again, and the other way round.
         await at(app, pilot, QWEN)
         await pilot.press("l")
         await at(app, pilot, BIG)
         await pilot.press("u")
         await pilot.pause()
         assert client.calls == []
-
-
-async def test_an_idle_model_is_unloaded_at_once() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
+        # A load that is refused says why.
+        client.fail["load"] = ModelLoadError("It has no room.")
+        await at(app, pilot, BIG)
+        await pilot.press("l")
+        await shows(app, pilot, "It has no room.")
+        del client.fail["load"]
+        await pilot.press("l")
+        await until(pilot, lambda: ("load", BIG) in client.calls)
+        await shows(app, pilot, "◐ loading 0 %")
+        # An idle model is unloaded at once.
         await at(app, pilot, NOMIC)
         await pilot.press("u")
         await until(pilot, lambda: ("unload", NOMIC, False) in client.calls)
-
-
-@pytest.mark.parametrize(
-    ("answer", "calls"),
-    [
-        ("a", [("unload", QWEN, False)]),
-        ("enter", [("unload", QWEN, False)]),
-        ("n", [("unload", QWEN, True)]),
-        ("c", []),
-        ("escape", []),
-    ],
-)
-async def test_unloading_a_busy_model_asks(answer: str, calls: list[Any]) -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
-        await at(app, pilot, QWEN)
-        await pilot.press("u")
-        await shows(app, pilot, f"Unload {QWEN}?", "2 requests in work", "After its 2 requests")
-        await pilot.press(answer)
-        await until(pilot, lambda: "Unload qwen" not in screen_text(app))
-        assert client.calls == calls
-
-
-async def test_pin_and_unpin() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
         await at(app, pilot, BIG)
         await pilot.press("p")
         await until(pilot, lambda: client.world.models[BIG].pinned)
@@ -381,26 +303,46 @@ async def test_pin_and_unpin() -> None:
         await until(pilot, lambda: client.calls[-1] == ("pin", BIG, False))
 
 
-@pytest.mark.parametrize("key", ["x", "delete"])
-async def test_deleting_asks_with_the_size_and_the_files(key: str) -> None:
+async def test_unloading_a_busy_model_asks() -> None:
+    answers: list[tuple[str, list[Any]]] = [
+        ("c", []),
+        ("escape", []),
+        ("a", [("unload", QWEN, False)]),
+        ("enter", [("unload", QWEN, False)]),
+        ("n", [("unload", QWEN, True)]),
+    ]
+    async with on_models(busy_world()) as (app, client, pilot):
+        before = client.world.models[QWEN]
+        for answer, calls in answers:
+            await at(app, pilot, QWEN)
+            await pilot.press("u")
+            await shows(app, pilot, f"Unload {QWEN}?", "2 requests in work", "After its 2 requests")
+            await pilot.press(answer)
+            await until(pilot, lambda: "Unload qwen" not in screen_text(app))
+            assert client.calls == calls, answer
+            client.calls.clear()
+            client.world.models[QWEN] = before
+            client.publish("model", before)
+            await until(pilot, lambda: app.snapshot.model(QWEN) == before)
+
+
+async def test_deleting_asks_with_the_size_and_the_files() -> None:
     async with on_models(busy_world()) as (app, client, pilot):
         await at(app, pilot, BIG)
-        await pilot.press(key)
+        await pilot.press("x")
         await shows(app, pilot, f"Delete {BIG}, 18.5 GiB?", "from the disk:", "models/qwen3")
         await pilot.press("enter")
         await until(pilot, lambda: "Delete qwen3" not in screen_text(app))
         assert client.calls == []
-        await pilot.press(key)
+        await pilot.press("delete")
         await shows(app, pilot, "Delete qwen3")
         await pilot.press("d")
         await until(pilot, lambda: ("delete", BIG) in client.calls)
         await shows(app, pilot, f"{BIG} is deleted.", "Models  4")
-
-
-async def test_what_cannot_be_deleted_says_why() -> None:
-    world = busy_world()
-    world.models[PHI] = msgspec.structs.replace(world.models[PHI], origin="ollama")
-    async with on_models(world) as (app, client, pilot):
+        # What cannot be deleted says why.
+        client.calls.clear()
+        client.set_model(PHI, origin="ollama")
+        await until(pilot, lambda: app.snapshot.model(PHI) == client.world.models[PHI])
         await at(app, pilot, PHI)
         await pilot.press("x")
         await shows(app, pilot, "it comes from ollama")
@@ -422,18 +364,13 @@ async def test_copying_the_id_and_the_command() -> None:
         await shows(app, pilot, "COMMAND")
         await pilot.press("y")
         await until(pilot, lambda: app.clipboard.startswith("/opt/llama.cpp/llama-server --model"))
-
-
-async def test_its_log() -> None:
-    async with on_models(busy_world()) as (app, _, pilot):
+        # Its log, and a chat with it.
         await at(app, pilot, PHI)
         await pilot.press("o")
         await until(pilot, lambda: app.current_mode == "logs")
         await shows(app, pilot, "llama_model_load: error loading model")
-
-
-async def test_a_chat_with_it() -> None:
-    async with on_models(busy_world()) as (app, _, pilot):
+        await pilot.press("2")
+        await until(pilot, lambda: app.current_mode == "models")
         await pilot.press("t")
         await until(pilot, lambda: app.current_mode == "chat")
 
@@ -493,15 +430,9 @@ async def test_hundreds_of_models_are_drawn_once() -> None:
         assert changed == [NOMIC]
 
 
-async def test_a_model_that_fits_again_is_told() -> None:
+async def test_the_filter_is_live_stands_in_the_title_and_goes_with_escape() -> None:
     async with on_models(busy_world()) as (app, client, pilot):
-        await at(app, pilot, BIG)
-        client.set_model(BIG, fits=Fit.NOW, fits_reason="needs 1.0 GiB, 2.0 GiB is free")
-        await shows(app, pilot, "✔ fits: needs 1.0 GiB, 2.0 GiB is free")
-
-
-async def test_the_footer_of_the_filter_tells_what_its_line_does() -> None:
-    async with on_models(busy_world()) as (app, _, pilot):
+        # The footer tells what its line does.
         await shows(app, pilot, GEMMA)
         await pilot.press("slash")
         await shows(app, pilot, "Back to the list", "esc Clear")
@@ -509,24 +440,24 @@ async def test_the_footer_of_the_filter_tells_what_its_line_does() -> None:
         await shows(app, pilot, "/q")
         await pilot.press("down")
         await shows(app, pilot, "u Unload")
-
-
-async def test_details_that_fill_the_page_are_not_told_twice() -> None:
-    async with running(busy_world(), size=SMALL) as (app, _, pilot):
-        await pilot.press("2")
-        await shows(app, pilot, GEMMA)
-        await pilot.press("enter")
-        await shows(app, pilot, "COMMAND")
-        assert not page(app).query_one("#line").display
         await pilot.press("escape")
-        await until(pilot, lambda: bool(page(app).query_one("#line").display))
-
-
-async def test_without_models_nothing_can_be_sorted_or_filtered() -> None:
-    world = busy_world()
-    world.models.clear()
-    async with running(world) as (app, _, pilot):
-        await pilot.press("2")
-        await shows(app, pilot, "No models yet.")
-        assert "Sort" not in screen_text(app)
-        assert "Filter" not in screen_text(app)
+        await until(pilot, lambda: len(order(app)) == 5)
+        # Escape in its line clears it and goes back to the table.
+        await pilot.press("slash", *"nothing like it")
+        await shows(app, pilot, "No model has this in its name.")
+        await pilot.press("escape")
+        await until(pilot, lambda: len(order(app)) == 5)
+        assert table(app).has_focus
+        await pilot.press("escape")
+        assert app.is_running
+        # It is live, and stands in the title.
+        await pilot.press("slash", *"qwen")
+        await shows(app, pilot, "Models  2 of 5  /qwen")
+        assert order(app) == [BIG, QWEN]
+        await pilot.press("enter")
+        await until(pilot, lambda: table(app).has_focus)
+        client.publish("model", model("qwen-new"))
+        await shows(app, pilot, "Models  3 of 6  /qwen")
+        await pilot.press("escape")
+        await until(pilot, lambda: len(order(app)) == 6)
+        assert "/qwen" not in screen_text(app)

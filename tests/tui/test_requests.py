@@ -22,6 +22,8 @@ from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import NOW, World, ago, busy_world, empty_world, request
 
+on_page = partial(running, first_page="requests")
+
 HOSTILE = "\x1b[2J[/oops]\u202eevil\x07" + "漢" * 300
 
 
@@ -38,7 +40,8 @@ def cell(app: CyberApp, row: int, column: int) -> str:
 
 
 async def open_page(app: CyberApp, pilot: Pilot[Leave]) -> None:
-    await pilot.press("5")
+    if app.current_mode != "requests":
+        await pilot.press("5")
     await until(pilot, lambda: app.current_mode == "requests" and "TIME" in screen_text(app))
 
 
@@ -208,106 +211,25 @@ async def test_live_requests_stand_above_the_finished_ones() -> None:
         ]
         assert cell(app, 0, 8) == "14 s"
         assert "5 live · 38 done" in screen_text(app)
-
-
-async def test_a_new_request_appears_on_top_and_the_cursor_stays_on_its_own() -> None:
-    world = busy_world()
-    world.active = []
-    async with running(world) as (app, client, pilot):
-        await open_page(app, pilot)
-        await pilot.press("j")
-        key = table(app).cursor_key
-        client.publish("request", request(59, at=ago(1), model="brand-new"))
-        await until(pilot, lambda: cell(app, 0, 1) == "brand-new")
-        assert table(app).cursor_key == key
-
-
-async def test_an_empty_page_says_what_it_is_for() -> None:
-    async with running(empty_world()) as (app, _, pilot):
-        await open_page(app, pilot)
-        await until(pilot, lambda: "No requests yet." in screen_text(app))
-        assert "http://127.0.0.1:8337/v1" in screen_text(app)
-
-
-async def test_f_shows_only_failures_and_esc_all_again() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await open_page(app, pilot)
+        # c copies the details.
+        await pilot.press(*"jjjjj", "c")
+        await until(pilot, lambda: "503, failed" in app.clipboard)
+        assert "path: /v1/chat/completions" in app.clipboard
+        # f shows only failures, and escape all again.
         await pilot.press("f")
         await until(pilot, lambda: len(table(app).rows) == 1)
         assert "only failures" in screen_text(app)
         assert "The model needs more memory than the GPU has." in screen_text(app)
         await pilot.press("escape")
         await until(pilot, lambda: len(table(app).rows) == 43)
-
-
-async def test_m_shows_one_model_and_all_again() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await open_page(app, pilot)
-        await pilot.press("m")
+        # m shows one model, and all again.
+        await pilot.press("g", "m")
         await until(pilot, lambda: "only qwen3-4b-q4_k_m" in screen_text(app))
         assert {row.cell(1)[0] for row in table(app).rows} == {"qwen3-4b-q4_k_m"}
         await pilot.press("m")
         await until(pilot, lambda: len(table(app).rows) == 43)
         assert "only " not in screen_text(app)
-
-
-def end_of(live: ActiveRequestRecord) -> RequestRecord:
-    """The record of a live request that is over."""
-    return request(0, at=live.at, model=live.model, path=live.path, client=live.client)
-
-
-async def test_a_live_request_stays_selected_when_it_is_done() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await open_page(app, pilot)
-        await pilot.press("j", "enter")
-        live = client.world.active[1]
-        await until(pilot, lambda: "sent to the model's server" in screen_text(app))
-        client.publish("request", end_of(live))
-        await until(pilot, lambda: "200, answered" in screen_text(app))
-        assert f"{live.at:%H:%M:%S}" in screen_text(app)
-
-
-async def test_the_newest_stay_in_sight_until_the_cursor_is_moved() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await open_page(app, pilot)
-        for number in range(60):
-            client.publish("request", request(900 + number, at=ago(1 - number / 100)))
-        await until(pilot, lambda: len(table(app).rows) == 103)
-        assert table(app).scroll_offset.y == 0
-        assert table(app).cursor_key == table(app).rows[0].key
-        await pilot.press("j")
-        key = table(app).cursor_key
-        client.publish("request", request(999, at=ago(0)))
-        await until(pilot, lambda: len(table(app).rows) == 104)
-        assert table(app).cursor_key == key
-
-
-async def test_space_holds_the_display() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await open_page(app, pilot)
-        await pilot.press("space")
-        await until(pilot, lambda: "held: space lets it go on" in screen_text(app))
-        client.publish("request", request(900, at=ago(0)))
-        await until(pilot, lambda: app.snapshot.finished[0].id == 900)
-        assert len(table(app).rows) == 43
-        await pilot.press("escape")
-        await until(pilot, lambda: len(table(app).rows) == 44)
-        assert "held" not in screen_text(app)
-
-
-async def test_the_sums_follow_what_happens() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await open_page(app, pilot)
-        await pilot.press("t")
-        await until(pilot, lambda: "1,311" in screen_text(app))
-        client.world.totals[0] = msgspec.structs.replace(client.world.totals[0], requests=1312)
-        client.publish("request", request(900, at=ago(0)))
-        await until(pilot, lambda: "1,312" in screen_text(app))
-
-
-async def test_slash_filters_live_and_esc_clears() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await open_page(app, pilot)
+        # / filters as it is typed, and escape clears.
         await pilot.press("slash", *"embed")
         await until(pilot, lambda: len(table(app).rows) == 1)
         assert "with 'embed'" in screen_text(app)
@@ -322,9 +244,87 @@ async def test_slash_filters_live_and_esc_clears() -> None:
         assert table(app).has_focus
 
 
-async def test_s_sorts_and_shift_s_turns_without_moving_live_rows() -> None:
-    async with running(busy_world()) as (app, _, pilot):
+async def test_a_new_request_appears_on_top_and_the_cursor_stays_on_its_own() -> None:
+    world = busy_world()
+    world.active = []
+    async with on_page(world) as (app, client, pilot):
         await open_page(app, pilot)
+        await pilot.press("j")
+        key = table(app).cursor_key
+        client.publish("request", request(59, at=ago(1), model="brand-new"))
+        await until(pilot, lambda: cell(app, 0, 1) == "brand-new")
+        assert table(app).cursor_key == key
+
+
+async def test_an_empty_page_says_what_it_is_for() -> None:
+    async with on_page(empty_world()) as (app, _, pilot):
+        await open_page(app, pilot)
+        await until(pilot, lambda: "No requests yet." in screen_text(app))
+        assert "http://127.0.0.1:8337/v1" in screen_text(app)
+
+
+def end_of(live: ActiveRequestRecord) -> RequestRecord:
+    """The record of a live request that is over."""
+    return request(0, at=live.at, model=live.model, path=live.path, client=live.client)
+
+
+async def test_a_live_request_stays_selected_when_it_is_done() -> None:
+    async with on_page(busy_world()) as (app, client, pilot):
+        await open_page(app, pilot)
+        await pilot.press("j", "enter")
+        live = client.world.active[1]
+        await until(pilot, lambda: "sent to the model's server" in screen_text(app))
+        client.publish("request", end_of(live))
+        await until(pilot, lambda: "200, answered" in screen_text(app))
+        assert f"{live.at:%H:%M:%S}" in screen_text(app)
+
+
+async def test_the_newest_stay_in_sight_until_the_cursor_is_moved() -> None:
+    async with on_page(busy_world()) as (app, client, pilot):
+        await open_page(app, pilot)
+        for number in range(60):
+            client.publish("request", request(900 + number, at=ago(1 - number / 100)))
+        await until(pilot, lambda: len(table(app).rows) == 103)
+        assert table(app).scroll_offset.y == 0
+        assert table(app).cursor_key == table(app).rows[0].key
+        await pilot.press("j")
+        key = table(app).cursor_key
+        client.publish("request", request(999, at=ago(0)))
+        await until(pilot, lambda: len(table(app).rows) == 104)
+        assert table(app).cursor_key == key
+
+
+async def test_space_holds_the_display() -> None:
+    async with on_page(busy_world()) as (app, client, pilot):
+        await open_page(app, pilot)
+        await pilot.press("space")
+        await until(pilot, lambda: "held: space lets it go on" in screen_text(app))
+        client.publish("request", request(900, at=ago(0)))
+        await until(pilot, lambda: app.snapshot.finished[0].id == 900)
+        assert len(table(app).rows) == 43
+        await pilot.press("escape")
+        await until(pilot, lambda: len(table(app).rows) == 44)
+        assert "held" not in screen_text(app)
+
+
+async def test_the_sums_follow_what_happens() -> None:
+    async with on_page(busy_world()) as (app, client, pilot):
+        await open_page(app, pilot)
+        await pilot.press("t")
+        await until(pilot, lambda: "1,311" in screen_text(app))
+        client.world.totals[0] = msgspec.structs.replace(client.world.totals[0], requests=1312)
+        client.publish("request", request(900, at=ago(0)))
+        await until(pilot, lambda: "1,312" in screen_text(app))
+
+
+async def test_s_sorts_and_shift_s_turns_without_moving_live_rows() -> None:
+    async with on_page(busy_world()) as (app, _, pilot):
+        # A click on a title sorts.
+        await open_page(app, pilot)
+        await pilot.click("#requests", offset=(4, 0))
+        await until(pilot, lambda: "TIME ▲" in screen_text(app))
+        assert cell(app, 5, 0) == "11:58:01"
+        # So does s.
         live = [row.key for row in table(app).rows[:5]]
         await pilot.press("s")
         await until(pilot, lambda: "MODEL ▲" in screen_text(app))
@@ -334,19 +334,7 @@ async def test_s_sorts_and_shift_s_turns_without_moving_live_rows() -> None:
         await until(pilot, lambda: "MODEL ▼" in screen_text(app))
         assert cell(app, 5, 1) == "qwen3-4b-q4_k_m"
         assert [row.key for row in table(app).rows[:5]] == live
-
-
-async def test_a_click_on_a_title_sorts() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await open_page(app, pilot)
-        await pilot.click("#requests", offset=(4, 0))
-        await until(pilot, lambda: "TIME ▲" in screen_text(app))
-        assert cell(app, 5, 0) == "11:58:01"
-
-
-async def test_t_shows_the_sums_and_enter_the_requests_of_one() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await open_page(app, pilot)
+        # t shows the sums, and enter the requests of one.
         await pilot.press("t")
         await until(pilot, lambda: "688,010" in screen_text(app))
         assert "1,311" in screen_text(app)
@@ -358,19 +346,22 @@ async def test_t_shows_the_sums_and_enter_the_requests_of_one() -> None:
         await until(pilot, lambda: "only nomic-embed-text-v2" in screen_text(app))
         await pilot.press("t", "t")
         await until(pilot, lambda: "1ST TOKEN" in screen_text(app))
+        # o opens the log of the model.
+        await pilot.press("o")
+        await until(pilot, lambda: app.current_mode == "logs")
 
 
 async def test_sums_that_cannot_be_had_say_why() -> None:
     client = FakeClient(busy_world())
     client.fail["totals"] = CyberError("The history is being repaired.")
-    async with running(client) as (app, _, pilot):
+    async with on_page(client) as (app, _, pilot):
         await open_page(app, pilot)
         await pilot.press("t")
         await until(pilot, lambda: "The history is being repaired." in screen_text(app))
 
 
 async def test_enter_opens_the_details_and_esc_goes_back() -> None:
-    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+    async with on_page(busy_world(), size=SMALL) as (app, _, pilot):
         await open_page(app, pilot)
         await pilot.press(*"jjjjj", "enter")
         await until(pilot, lambda: "number" in screen_text(app))
@@ -385,21 +376,6 @@ async def test_enter_opens_the_details_and_esc_goes_back() -> None:
         assert table(app).has_focus
 
 
-async def test_c_copies_the_details() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await open_page(app, pilot)
-        await pilot.press(*"jjjjj", "c")
-        await until(pilot, lambda: "503, failed" in app.clipboard)
-        assert "path: /v1/chat/completions" in app.clipboard
-
-
-async def test_o_opens_the_log_of_the_model() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await open_page(app, pilot)
-        await pilot.press("o")
-        await until(pilot, lambda: app.current_mode == "logs")
-
-
 async def test_a_refused_request_is_seen_with_what_its_client_asked_for() -> None:
     world = empty_world()
     no_model = 'There is no model "gpt-4o". See /v1/models or list-models for those that are.'
@@ -408,7 +384,7 @@ async def test_a_refused_request_is_seen_with_what_its_client_asked_for() -> Non
         request(2, model="gpt-4o", status=404, error=no_model, **refused),
         request(1, model="", status=400, error="The body is not valid JSON.", **refused),
     ]
-    async with running(world) as (app, _, pilot):
+    async with on_page(world) as (app, _, pilot):
         await open_page(app, pilot)
         await until(pilot, lambda: len(table(app).rows) == 2)
         assert (cell(app, 0, 1), cell(app, 1, 1)) == ("gpt-4o", UNICODE.missing)
@@ -424,7 +400,7 @@ async def test_a_refused_request_is_seen_with_what_its_client_asked_for() -> Non
 
 
 async def test_older_requests_come_when_the_end_is_reached() -> None:
-    async with running(long_world(500)) as (app, _, pilot):
+    async with on_page(long_world(500)) as (app, _, pilot):
         await open_page(app, pilot)
         assert len(table(app).rows) == 200
         await pilot.press("G")
@@ -435,7 +411,7 @@ async def test_older_requests_come_when_the_end_is_reached() -> None:
 
 
 async def test_rows_are_bounded() -> None:
-    async with running(long_world(MOST_KEPT + 300)) as (app, _, pilot):
+    async with on_page(long_world(MOST_KEPT + 300)) as (app, _, pilot):
         await open_page(app, pilot)
         while (number := len(table(app).rows)) < MOST_KEPT:
             await pilot.press("G")
@@ -446,7 +422,7 @@ async def test_rows_are_bounded() -> None:
 
 
 async def test_older_failures_are_asked_for_at_once() -> None:
-    async with running(long_world(500)) as (app, _, pilot):
+    async with on_page(long_world(500)) as (app, _, pilot):
         await open_page(app, pilot)
         await pilot.press("f")
         await until(pilot, lambda: len(table(app).rows) == 50)
@@ -454,7 +430,7 @@ async def test_older_failures_are_asked_for_at_once() -> None:
 
 async def test_older_ones_that_cannot_be_had_say_why() -> None:
     client = FakeClient(long_world(500))
-    async with running(client) as (app, _, pilot):
+    async with on_page(client) as (app, _, pilot):
         await open_page(app, pilot)
         client.fail["requests"] = CyberError("The disk is gone.")
         await pilot.press("G")
@@ -463,7 +439,7 @@ async def test_older_ones_that_cannot_be_had_say_why() -> None:
 
 
 async def test_after_a_lost_connection_it_begins_anew() -> None:
-    async with running(long_world(500)) as (app, client, pilot):
+    async with on_page(long_world(500)) as (app, client, pilot):
         await open_page(app, pilot)
         await pilot.press("G")
         await until(pilot, lambda: len(table(app).rows) == 400)
@@ -477,7 +453,7 @@ async def test_after_a_lost_connection_it_begins_anew() -> None:
 
 
 async def test_a_waiting_request_that_gets_its_turn_stays_where_it_is() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         await open_page(app, pilot)
         await pilot.press("j", "j")
         key = table(app).cursor_key
@@ -491,7 +467,7 @@ async def test_a_waiting_request_that_gets_its_turn_stays_where_it_is() -> None:
 async def test_it_works_small_and_in_ascii_with_hostile_names() -> None:
     world = busy_world()
     world.requests.insert(0, request(99, at=ago(1), model=HOSTILE, error=HOSTILE, client=HOSTILE))
-    async with running(world, size=SMALL, charset=ASCII) as (app, _, pilot):
+    async with on_page(world, size=SMALL, charset=ASCII) as (app, _, pilot):
         await open_page(app, pilot)
         await pilot.press(*"jjjjj")
         text = screen_text(app)
@@ -504,7 +480,7 @@ async def test_it_works_small_and_in_ascii_with_hostile_names() -> None:
 
 
 async def test_the_keys_fit_into_a_small_footer() -> None:
-    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+    async with on_page(busy_world(), size=SMALL) as (app, _, pilot):
         await open_page(app, pilot)
         footer = screen_text(app).splitlines()[-1]
         for word in ("Details", "Failed", "Filter", "Totals", "Log", "Help", "Quit"):

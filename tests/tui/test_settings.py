@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,10 +20,13 @@ from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import busy_world, setting
 
+on_page = partial(running, first_page="settings")
+
 
 async def on_setting(pilot, app, key: str) -> None:  # type: ignore[no-untyped-def]
     """Open the page with the cursor on ``key``."""
-    await pilot.press("7")
+    if app.current_mode != "settings":
+        await pilot.press("7")
     await until(pilot, lambda: "SETTING" in screen_text(app))
     app.screen.query_one(LiveTable).move_to(key)
     await pilot.pause()
@@ -52,8 +56,17 @@ async def test_a_value_is_checked_while_it_is_typed_and_then_saved() -> None:
         await until(pilot, lambda: "16384" in screen_text(app))
 
 
-async def test_a_refused_value_stays_in_the_line_with_the_reason() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+async def test_what_is_typed_is_judged_before_it_is_written() -> None:
+    async with on_page(busy_world()) as (app, client, pilot):
+        for key in ("default_context_size", "api_keys"):
+            await on_setting(pilot, app, key)
+            await pilot.press("enter")
+            await until(pilot, lambda: "esc Leave" in screen_text(app))
+            assert "enter" not in screen_text(app).splitlines()[-1]
+            await pilot.press("enter")
+            await until(pilot, lambda: not app.screen.query_one("#value").display)
+        assert not client.calls
+        # A refused value stays in the line with the reason.
         await on_setting(pilot, app, "max_memory_percent")
         client.fail["check_config"] = ConfigError("max_memory_percent must be at most 100.")
         await pilot.press("enter", *"9", "enter")
@@ -62,18 +75,39 @@ async def test_a_refused_value_stays_in_the_line_with_the_reason() -> None:
         assert not client.calls
         await pilot.press("escape")
         await until(pilot, lambda: not app.screen.query_one("#value").display)
-
-
-async def test_what_the_environment_says_is_told() -> None:
-    async with running(busy_world()) as (app, _, pilot):
+        client.fail.clear()
+        # What the environment says is told.
         await on_setting(pilot, app, "model_idle_timeout")
         assert "CYBER_INFERENCE_MODEL_IDLE_TIMEOUT" in screen_text(app)
         await pilot.press("enter", *"0")
         await until(pilot, lambda: "the environment or a flag wins" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: not app.screen.query_one("#value").display)
+        assert not client.calls
+        # Back to the default.
+        await on_setting(pilot, app, "default_context_size")
+        await pilot.press("x")
+        await pilot.pause()
+        assert not client.calls
+        await on_setting(pilot, app, "port")
+        await pilot.press("x")
+        await until(pilot, lambda: client.calls == [("unset_config", "port")])
 
 
-async def test_a_secret_is_neither_shown_nor_prefilled() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+async def test_a_secret_is_taken_out_after_a_question_and_never_shown() -> None:
+    async with on_page(busy_world()) as (app, client, pilot):
+        await on_setting(pilot, app, "api_keys")
+        await pilot.press("x")
+        await until(pilot, lambda: "Take api_keys out of the file?" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "Take api_keys" not in screen_text(app))
+        assert not client.calls
+        await pilot.press("x")
+        await until(pilot, lambda: "Take api_keys out of the file?" in screen_text(app))
+        await pilot.press("t")
+        await until(pilot, lambda: client.calls == [("unset_config", "api_keys")])
+        client.calls.clear()
+        # It is neither shown nor filled in.
         await on_setting(pilot, app, "api_keys")
         await pilot.press("enter")
         await pilot.pause()
@@ -87,48 +121,11 @@ async def test_a_secret_is_neither_shown_nor_prefilled() -> None:
         await until(pilot, lambda: client.calls == [("set_config", "api_keys", ["hidden"])])
 
 
-async def test_back_to_the_default() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await on_setting(pilot, app, "default_context_size")
-        await pilot.press("x")
-        await pilot.pause()
-        assert not client.calls
-        await on_setting(pilot, app, "port")
-        await pilot.press("x")
-        await until(pilot, lambda: client.calls == [("unset_config", "port")])
-
-
-async def test_enter_on_what_was_not_changed_writes_nothing() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        for key in ("default_context_size", "api_keys"):
-            await on_setting(pilot, app, key)
-            await pilot.press("enter")
-            await until(pilot, lambda: "esc Leave" in screen_text(app))
-            assert "enter" not in screen_text(app).splitlines()[-1]
-            await pilot.press("enter")
-            await until(pilot, lambda: not app.screen.query_one("#value").display)
-        assert not client.calls
-
-
-async def test_a_secret_is_taken_out_after_a_question_only() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await on_setting(pilot, app, "api_keys")
-        await pilot.press("x")
-        await until(pilot, lambda: "Take api_keys out of the file?" in screen_text(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: "Take api_keys" not in screen_text(app))
-        assert not client.calls
-        await pilot.press("x")
-        await until(pilot, lambda: "Take api_keys out of the file?" in screen_text(app))
-        await pilot.press("t")
-        await until(pilot, lambda: client.calls == [("unset_config", "api_keys")])
-
-
 async def test_a_default_that_restarts_models_is_asked_for() -> None:
     world = busy_world()
     old = world.config["default_context_size"]
     world.config[old.key] = msgspec.structs.replace(old, source="file", value=4096)
-    async with running(world) as (app, client, pilot):
+    async with on_page(world) as (app, client, pilot):
         client.restarts = ("qwen3-4b-q4_k_m",)
         await on_setting(pilot, app, old.key)
         await pilot.press("x")
@@ -138,25 +135,42 @@ async def test_a_default_that_restarts_models_is_asked_for() -> None:
 
 
 async def test_a_theme_that_is_chosen_is_taken_at_once_and_kept() -> None:
-    async with running(busy_world()) as (app, client, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         await on_setting(pilot, app, "theme")
-        await pilot.press("t", *"light")
+        await pilot.press("t")
+        await until(pilot, lambda: "nord" in screen_text(app))
+        await pilot.press(*"light")
         await until(pilot, lambda: "cyber-light" in screen_text(app))
         await pilot.press("enter")
         await until(pilot, lambda: client.calls == [("set_config", "theme", "cyber-light")])
         assert app.theme == "cyber-light"
 
 
-async def test_the_filter_finds_words_of_the_help() -> None:
-    async with running(busy_world()) as (app, _, pilot):
+async def test_the_cursor_steps_over_titles() -> None:
+    async with on_page(busy_world()) as (app, _, pilot):
+        table = app.screen.query_one(LiveTable)
+        await until(pilot, lambda: table.cursor_key == "default_context_size")
+        await pilot.press("j", "j")
+        await until(pilot, lambda: table.cursor_key == "max_memory_percent")
+        await pilot.press("k")
+        await until(pilot, lambda: table.cursor_key == "model_idle_timeout")
+
+
+async def test_the_filter_narrows_and_escape_clears_it() -> None:
+    async with on_page(busy_world(), size=SMALL) as (app, _, pilot):
         await on_setting(pilot, app, "port")
+        await pilot.press("slash", *"port", "enter")
+        await until(pilot, lambda: "1 of 8" in screen_text(app))
+        assert "host" not in screen_text(app).split("SETTING")[1].split("Address")[0]
+        await pilot.press("escape")
+        await until(pilot, lambda: "1 of 8" not in screen_text(app))
+        # It finds words of the help.
         await pilot.press("slash", *"unloaded")
         await until(pilot, lambda: "1 of 8" in screen_text(app))
         assert "model_idle_timeout" in screen_text(app)
-
-
-async def test_the_table_stays_where_it_is_whatever_the_help_says() -> None:
-    async with running(busy_world(), size=SMALL) as (app, _, pilot):
+        await pilot.press("enter", "escape")
+        await until(pilot, lambda: "1 of 8" not in screen_text(app))
+        # The table stays where it is, whatever the help says.
         await on_setting(pilot, app, "port")
         heights = set()
         for key in ("port", "model_idle_timeout", "theme"):
@@ -170,27 +184,6 @@ async def test_the_table_stays_where_it_is_whatever_the_help_says() -> None:
         assert len(heights) == 1
 
 
-async def test_the_cursor_steps_over_titles() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await pilot.press("7")
-        table = app.screen.query_one(LiveTable)
-        await until(pilot, lambda: table.cursor_key == "default_context_size")
-        await pilot.press("j", "j")
-        await until(pilot, lambda: table.cursor_key == "max_memory_percent")
-        await pilot.press("k")
-        await until(pilot, lambda: table.cursor_key == "model_idle_timeout")
-
-
-async def test_the_filter_narrows_and_escape_clears_it() -> None:
-    async with running(busy_world(), size=SMALL) as (app, _, pilot):
-        await on_setting(pilot, app, "port")
-        await pilot.press("slash", *"port", "enter")
-        await until(pilot, lambda: "1 of 8" in screen_text(app))
-        assert "host" not in screen_text(app).split("SETTING")[1].split("Address")[0]
-        await pilot.press("escape")
-        await until(pilot, lambda: "1 of 8" not in screen_text(app))
-
-
 async def test_the_whole_file_goes_through_the_editor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,7 +191,7 @@ async def test_the_whole_file_goes_through_the_editor(
     editor.write_text('#!/bin/sh\nls -l "$1" > "$0.mode"\necho "# mine" >> "$1"\n')
     editor.chmod(0o755)
     monkeypatch.setenv("VISUAL", str(editor))
-    async with running(busy_world()) as (app, client, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         await on_setting(pilot, app, "port")
         client.fail["set_config_file"] = ConfigError("config.toml:2: port: must be a number.")
         app.suspend = _nothing  # type: ignore[method-assign]
@@ -220,7 +213,7 @@ async def test_keys_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     editor.chmod(editor.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("VISUAL", str(editor))
     client = FakeClient(busy_world())
-    async with running(client, keymap_path=keys) as (app, _, pilot):
+    async with on_page(client, keymap_path=keys) as (app, _, pilot):
         await on_setting(pilot, app, "port")
         app.suspend = _nothing  # type: ignore[method-assign]
         await pilot.press("m")
@@ -230,15 +223,8 @@ async def test_keys_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         await until(pilot, lambda: "Everywhere" in screen_text(app))
 
 
-async def test_the_theme_can_be_chosen() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        await on_setting(pilot, app, "port")
-        await pilot.press("t")
-        await until(pilot, lambda: "nord" in screen_text(app))
-
-
 async def test_readonly_has_no_way_to_change_anything() -> None:
-    async with running(busy_world(), readonly=True) as (app, client, pilot):
+    async with on_page(busy_world(), readonly=True) as (app, client, pilot):
         await on_setting(pilot, app, "port")
         await pilot.press("x", "e", "m", "enter")
         await pilot.pause()

@@ -117,46 +117,42 @@ def test_first_start_under_way(looks: Callable[..., None]) -> None:
 
 
 def test_models(looks: Callable[..., None]) -> None:
-    looks(busy_world(), shows("FITS", keys=("2",)))
+    looks(busy_world(), shows("FITS"), first_page="models")
 
 
 def test_models_small(looks: Callable[..., None]) -> None:
-    looks(busy_world(), shows("FITS", keys=("2", "j", "j")), size=SMALL)
+    looks(busy_world(), shows("FITS", keys=("j", "j")), size=SMALL, first_page="models")
 
 
 def test_model_details(looks: Callable[..., None]) -> None:
     async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
-        await pilot.press("2")
         await until(pilot, lambda: "FITS" in screen_text(app))
         await pilot.press("j", "j", "enter")
         await until(pilot, lambda: "COMMAND" in screen_text(app))
 
-    looks(busy_world(), steps)
+    looks(busy_world(), steps, first_page="models")
 
 
 def test_model_form(looks: Callable[..., None]) -> None:
     async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
-        await pilot.press("2")
         await until(pilot, lambda: "Models  5" in screen_text(app))
         await pilot.press("G", "e")
         await until(pilot, lambda: "idle_timeout" in screen_text(app))
 
-    looks(busy_world(), steps)
+    looks(busy_world(), steps, first_page="models")
 
 
 def test_logs(looks: Callable[..., None]) -> None:
     async def steps(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
-        await pilot.press("4")
         await until(pilot, lambda: isinstance(app.screen, LogsPage) and client.streams == 2)
         await pilot.press("b", "j", "j", "s")
         await until(pilot, lambda: "load_tensors" in screen_text(app))
 
-    looks(busy_world(), steps)
+    looks(busy_world(), steps, first_page="logs")
 
 
 def test_logs_small(looks: Callable[..., None]) -> None:
     async def steps(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
-        await pilot.press("4")
         await until(pilot, lambda: isinstance(app.screen, LogsPage) and client.streams == 2)
         assert isinstance(app.screen, LogsPage)
         app.screen.open("qwen3-4b-q4_k_m")
@@ -164,21 +160,20 @@ def test_logs_small(looks: Callable[..., None]) -> None:
         await pilot.press("slash", *"nearly", "enter")
         await until(pilot, lambda: app.screen.query_one(LogView).target == 90)
 
-    looks(busy_world(), steps, size=SMALL)
+    looks(busy_world(), steps, size=SMALL, first_page="logs")
 
 
 def test_hub(looks: Callable[..., None]) -> None:
-    looks(busy_world(), shows("gated", keys=("3",)))
+    looks(busy_world(), shows("gated"), first_page="hub")
 
 
 def test_hub_files_small(looks: Callable[..., None]) -> None:
     async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
-        await pilot.press("3")
         await until(pilot, lambda: "gated" in screen_text(app))
         await pilot.press("enter")
         await until(pilot, lambda: "QUANT" in screen_text(app))
 
-    looks(busy_world(), steps, size=SMALL)
+    looks(busy_world(), steps, size=SMALL, first_page="hub")
 
 
 def test_chat(looks: Callable[..., None]) -> None:
@@ -187,44 +182,41 @@ def test_chat(looks: Callable[..., None]) -> None:
     world.answer = ("The sea is wide.\n\n", "- It is blue, or green.\n", "- It is salt.\n")
 
     async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
-        await pilot.press("6")
         await until(pilot, lambda: "Write to try a model." in screen_text(app))
         assert isinstance(app.screen, ChatPage)
         app.screen._clock = lambda: 0.0
         await pilot.press("enter", *"Hello", "enter")
         await until(pilot, lambda: "21.4 tok/s" in screen_text(app))
 
-    looks(world, steps)
+    looks(world, steps, first_page="chat")
 
 
 def test_requests(looks: Callable[..., None]) -> None:
-    looks(busy_world(), shows("embeddings", keys=("5",)))
+    looks(busy_world(), shows("embeddings"), first_page="requests")
 
 
 def test_failed_request_small(looks: Callable[..., None]) -> None:
     async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
-        await pilot.press("5")
         await until(pilot, lambda: "answering" in screen_text(app))
         await pilot.press("f")
         await until(pilot, lambda: "1 done" in screen_text(app))
         await pilot.press("G", "enter")
         await until(pilot, lambda: "needs more memory" in screen_text(app))
 
-    looks(busy_world(), steps, size=SMALL)
+    looks(busy_world(), steps, size=SMALL, first_page="requests")
 
 
 def test_settings(looks: Callable[..., None]) -> None:
     async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
-        await pilot.press("7")
         await until(pilot, lambda: "SETTING" in screen_text(app))
         await pilot.press("j", "enter", *"600")
         await until(pilot, lambda: "wins over it" in screen_text(app))
 
-    looks(busy_world(), steps)
+    looks(busy_world(), steps, first_page="settings")
 
 
 def test_help(looks: Callable[..., None]) -> None:
-    looks(busy_world(), shows("Everywhere", keys=("2", "question_mark")))
+    looks(busy_world(), shows("Everywhere", keys=("question_mark",)), first_page="models")
 
 
 def test_the_question_at_the_end(looks: Callable[..., None]) -> None:

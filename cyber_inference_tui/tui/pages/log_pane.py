@@ -122,7 +122,9 @@ class LogPane(Vertical):
             gap_hint="r reads them",
             charset=self._app.launch.charset,
         )
-        yield Input(placeholder="text to search for")
+        line = Input(placeholder="text to search for")
+        line.cursor_blink = False
+        yield line
 
     def on_mount(self) -> None:
         """Begin to read."""

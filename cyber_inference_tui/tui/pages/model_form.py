@@ -52,11 +52,13 @@ class SettingLine(Vertical):
         """The line."""
         with Horizontal():
             yield Static(self._label(changed=False), classes="label")
-            yield Input(
+            line = Input(
                 setting_text(self.setting.key, self.setting.value),
                 placeholder=placeholder_text(self.setting),
                 select_on_focus=False,
             )
+            line.cursor_blink = False
+            yield line
         yield Static(classes="problem")
 
     def _label(self, *, changed: bool) -> Content:

@@ -41,6 +41,8 @@ class FilterLine(Input):
 
     def __init__(self, placeholder: str, *, id: str | None = None) -> None:  # noqa: A002 - Textual's
         super().__init__(placeholder=placeholder, id=id, max_length=200)
+        # As in each line to type in: a blinking cursor is sent to the terminal twice a second.
+        self.cursor_blink = False
         self._back: Widget | None = None
 
     @property

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import tzinfo
+from functools import lru_cache
 from typing import Literal
 
 from cyber_inference_tui.records import LogLevel, NumberedLine
@@ -31,6 +32,12 @@ _TIME_CELLS = 9
 def line_text(line: NumberedLine) -> str:
     """What is shown of a line."""
     return plain(line.text, limit=LONGEST_LINE)
+
+
+@lru_cache(maxsize=8)
+def _folded(text: str, width: int) -> list[str]:
+    """``fold``, not once more for each of the rows: they are asked for one after the other."""
+    return fold(text, width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +83,7 @@ class RowFormat:
         sign, level = _LEVELS[entry.level]
         text = line_text(entry)
         if self.wrap:
-            folded = fold(text, self.text_width)
+            folded = _folded(text, self.text_width)
             text = folded[min(part, len(folded) - 1)]
         else:
             if self.shift and (rest := beyond(text, self.shift + 1)):
