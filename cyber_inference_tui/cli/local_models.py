@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Origin
+from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.records import ModelRecord, ProblemRecord
 from cyber_inference_tui.service.listing import library_for, problem_records, unloaded_record
 
@@ -20,7 +21,8 @@ def local_records(
     """Scan the model directories: models, all unloaded, and what is none. Writes no model."""
     catalog = library_for(settings, demo=demo, environ=environ).scan()
     records = {
-        model_id: unloaded_record(model, settings) for model_id, model in catalog.models.items()
+        model_id: unloaded_record(model, resolve(model, settings))
+        for model_id, model in catalog.models.items()
     }
     if demo and DEMO_ID not in records:
         # Made by the service when it starts.
@@ -37,7 +39,8 @@ def local_deletion(
     """
     library = library_for(settings, demo=demo, environ=environ)
     catalog = library.scan()
-    record = unloaded_record(catalog.resolve(model_id), settings)
+    model = catalog.resolve(model_id)
+    record = unloaded_record(model, resolve(model, settings))
 
     def delete() -> ModelRecord:
         library.delete(catalog, record.id)

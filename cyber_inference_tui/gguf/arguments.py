@@ -1,5 +1,4 @@
-"""Reads a person's llama-server arguments: what they change about the memory and the context that
-it has, and how many requests it takes."""
+"""Reads llama-server arguments: what they decide about memory, context, GPUs and requests."""
 
 from __future__ import annotations
 
@@ -13,10 +12,12 @@ _OFF: Final = frozenset({"off", "disabled", "false", "0"})
 _SWITCH: Final = _OFF | {"on", "enabled", "true", "1", "auto", "-1"}
 _LENGTH: Final = re.compile(r"(?:^|,)[^=,]+\.context_length=int:(\d{1,10})(?=,|$)")
 _MOST: Final = 2**31 - 1  # llama-server reads numbers into 32 bits
+_AUTO: Final = object()
+"""A value that leaves the choice to llama-server."""
 
 
-class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The arguments that decide the memory and the context of a server; llama-server's defaults."""
+class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides a server's memory and context; the defaults are llama-server's."""
 
     context_size: int | None = None
     """Tokens; 0 = the model's own length; ``None`` = not named."""
@@ -49,13 +50,22 @@ class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Weights are mapped from the file; else read into memory."""
     repack: bool = True
     """Weights are copied into the processor's own layout, where it has one."""
+    gpu_layers: int | None = None
+    """Layers on GPUs; ``None`` = as many as possible."""
+    gpus: bool = True
+    """GPUs are used, where there are any."""
+    fits_itself: bool = True
+    """llama-server may place fewer layers on GPUs than asked for, where memory is short."""
+    projector_on_gpu: bool = True
+    keeps_parts_back: bool = False
+    """Some parts of layers stay in main memory; their size is not known here."""
 
 
-def cache_settings(args: Sequence[str], *, base: CacheSettings | None = None) -> CacheSettings:
-    """What ``args`` say, on top of ``base`` (``None``: llama-server's defaults).
+def read_options(args: Sequence[str], *, base: ServerOptions | None = None) -> ServerOptions:
+    """Read ``args`` on top of ``base`` (``None`` = llama-server's defaults).
 
-    Takes ``--option value`` and ``--option=value``, the last one wins. What llama-server would
-    refuse is passed over: that is for its own message to tell.
+    Takes ``--option value`` and ``--option=value``; the last one wins. It skips values that
+    llama-server refuses: the server's own message explains them.
     """
     found: dict[str, object] = {}
     words = iter(args)
@@ -74,11 +84,11 @@ def cache_settings(args: Sequence[str], *, base: CacheSettings | None = None) ->
                 value = "on" if alone else following or ""
             field, read = _WITH_VALUE[option]
             if (setting_read := read(value)) is not None:
-                found[field] = setting_read
+                found[field] = None if setting_read is _AUTO else setting_read
             if not equals and not alone:
                 following = next(words, None)
         word = following
-    return msgspec.structs.replace(base or CacheSettings(), **found)
+    return msgspec.structs.replace(base or ServerOptions(), **found)
 
 
 def _count(value: str) -> int | None:
@@ -133,6 +143,24 @@ def _pooling(value: str) -> str | None:
     return value if value in {"none", "mean", "cls", "last", "rank"} else None
 
 
+def _layers(value: str) -> object:
+    if value == "all":
+        return _MOST
+    try:
+        number = int(value)
+    except ValueError:
+        return _AUTO
+    return _AUTO if number < 0 else number
+
+
+def _uses_gpus(value: str) -> bool:
+    return value != "none"
+
+
+def _yes(_: str) -> bool:
+    return True
+
+
 # Options of common/arg.cpp in llama.cpp, older names included: which field, and read how.
 _WITH_VALUE: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
     "-c": ("context_size", _count),
@@ -158,6 +186,19 @@ _WITH_VALUE: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
     "-lm": ("mapped", _is_mapped),
     "--load-mode": ("mapped", _is_mapped),
     "--pooling": ("pooling", _pooling),
+    "-ngl": ("gpu_layers", _layers),
+    "--gpu-layers": ("gpu_layers", _layers),
+    "--n-gpu-layers": ("gpu_layers", _layers),
+    "-dev": ("gpus", _uses_gpus),
+    "--device": ("gpus", _uses_gpus),
+    "-fit": ("fits_itself", _is_on),
+    "--fit": ("fits_itself", _is_on),
+    "-ncmoe": ("keeps_parts_back", _yes),
+    "--n-cpu-moe": ("keeps_parts_back", _yes),
+    "-ncffn": ("keeps_parts_back", _yes),
+    "--n-cpu-ffn": ("keeps_parts_back", _yes),
+    "-ot": ("keeps_parts_back", _yes),
+    "--override-tensor": ("keeps_parts_back", _yes),
 }
 _SWITCHES: Final = frozenset({"-fa", "--flash-attn"})
 _ALONE: Final[Mapping[str, Mapping[str, object]]] = {
@@ -174,6 +215,10 @@ _ALONE: Final[Mapping[str, Mapping[str, object]]] = {
     "--no-mmap": {"mapped": False},
     "-dio": {"mapped": False},
     "--direct-io": {"mapped": False},
+    "-cmoe": {"keeps_parts_back": True},
+    "--cpu-moe": {"keeps_parts_back": True},
+    "--mmproj-offload": {"projector_on_gpu": True},
+    "--no-mmproj-offload": {"projector_on_gpu": False},
     "--repack": {"repack": True},
     "--no-repack": {"repack": False},
     "-nr": {"repack": False},

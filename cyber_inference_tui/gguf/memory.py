@@ -24,7 +24,7 @@ from cyber_inference_tui.gguf.architectures import (
     state_numbers,
     window_tokens,
 )
-from cyber_inference_tui.gguf.arguments import CacheSettings
+from cyber_inference_tui.gguf.arguments import ServerOptions
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.gguf.projector import image_compute_bytes
 from cyber_inference_tui.gguf.quantization import TENSOR_TYPES
@@ -152,7 +152,7 @@ def estimate(
     )
 
 
-def context_of_a_request(cache: CacheSettings, trained: int | None) -> int | None:
+def context_of_a_request(cache: ServerOptions, trained: int | None) -> int | None:
     """Tokens of context that one request may use at a server that is started with ``cache``.
 
     ``trained`` = what the model was trained with. ``None`` = nothing is known. No slot gets more

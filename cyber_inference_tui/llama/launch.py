@@ -22,24 +22,18 @@ from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, Stora
 from cyber_inference_tui.gguf.memory import MemoryEstimate
 from cyber_inference_tui.gguf.repacking import read_processor
 from cyber_inference_tui.kernel import PROC
-from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import (
     ALIAS_VARIABLE,
     child_environment,
-    context_size,
     custom_argv,
     llama_argv,
-    most_requests,
-    signature,
 )
 from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
 from cyber_inference_tui.llama.expectation import (
     Expectations,
-    files_of,
     formula_need,
     memory_parts,
-    with_context,
 )
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
@@ -57,6 +51,7 @@ from cyber_inference_tui.llama.server import (
     ServerExitedError,
     ServerProcess,
 )
+from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import LogLevel
 from cyber_inference_tui.settings.masks import masked_words
 from cyber_inference_tui.settings.schema import Settings
@@ -198,51 +193,27 @@ class Launcher:
             self._pids.note_strays(pid, server.strays)
         self.guard.know(stray for one in self._servers.values() for stray in one.strays)
 
-    def signature(
-        self, model: LocalModel, settings: Settings, context_limit: int | None = None
-    ) -> str:
-        """A text that changes when a restart is due; what was measured is valid for it."""
-        return signature(model, settings, context_limit)
-
-    async def need(
-        self,
-        model: LocalModel,
-        settings: Settings,
-        *,
-        context_limit: int | None = None,
-        ask_engine: bool = True,
-    ) -> Need:
-        """What ``model`` is expected to take: measured, told by the engine, or reckoned.
+    async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
+        """What a server is expected to take: measured, by the engine, or by the formula.
 
         Without ``ask_engine`` no program is run, as is right for a look at many models.
         """
         binary: LlamaBinary | None = None
-        if not model.settings.command:
+        if not spec.command:
             # Without one the load will say so; what it would take is of interest before that.
             with contextlib.suppress(NoLlamaServerError):
                 binary = await asyncio.to_thread(self._find_binary)
-        return await self._expectations.need(
-            model, settings, binary, context_limit=context_limit, ask_engine=ask_engine
-        )
+        return await self._expectations.need(spec, binary, ask_engine=ask_engine)
 
-    async def command(
-        self,
-        model: LocalModel,
-        settings: Settings,
-        *,
-        context_limit: int | None = None,
-        measure: bool = True,
-    ) -> list[str]:
+    async def command(self, spec: ServerSpec, *, measure: bool = True) -> list[str]:
         """The command line that ``launch`` would start now, with ``PORT`` for the port.
 
         Raises ``NoLlamaServerError`` when there is nothing to start.
         """
-        if model.settings.command:
-            return custom_argv(model, host=SERVER_HOST, port=NO_PORT)
+        if spec.command:
+            return custom_argv(spec, host=SERVER_HOST, port=NO_PORT)
         binary = await asyncio.to_thread(self._find_binary)
-        return self._argv(
-            model, settings, binary, NO_PORT, context_limit=context_limit, measure=measure
-        )
+        return self._argv(spec, binary, NO_PORT, measure=measure)
 
     async def devices(self) -> tuple[str, ...] | None:
         """The GPUs that the server would use; none where there is no server yet.
@@ -254,69 +225,63 @@ class Launcher:
         return ()
 
     async def memory_at(
-        self, model: LocalModel, settings: Settings, sizes: Sequence[int]
+        self, spec: ServerSpec, sizes: Sequence[int]
     ) -> list[tuple[int, MemoryEstimate, Need]]:
         """What the formula gives for these context sizes: by what it is for, and where it lies.
 
-        Empty where there is nothing to reckon with: another program's model, unreadable files.
+        Empty where that is not known: another program's model, unreadable files.
         """
-        if model.settings.command:
+        if spec.command or spec.weights_bytes is None:
             return []
         devices = await self.devices()
-        files = files_of(model)
-        if files is None:
-            return []
         found = []
         for size in sizes:
-            one = with_context(model, size)
-            parts = memory_parts(one, settings, files, devices=devices, processor=self.processor)
-            need = formula_need(one, settings, files, devices=devices, processor=self.processor)
+            one = spec.with_context(size)
+            parts = memory_parts(one, devices=devices, processor=self.processor)
+            need = formula_need(one, devices=devices, processor=self.processor)
             found.append((size, parts, need))
         return found
 
     async def launch(
         self,
-        model: LocalModel,
+        spec: ServerSpec,
         settings: Settings,
         progress: Callable[[float | None], None],
         *,
-        context_limit: int | None = None,
         measure: bool = True,
         busy: Callable[[], bool] = lambda: False,
         watch: LoadWatch | None = None,
     ) -> ServerProcess:
-        """A server for ``model`` that answers requests.
+        """Start a server and return it when it answers requests.
 
-        ``context_limit`` caps its tokens of context. With ``measure`` it is asked to tell more in
-        its log, so that ``footprint`` knows what it took. From then on it is watched: one that
-        does not answer any more is killed. ``busy`` tells whether it has requests; another
-        program's server is not asked meanwhile. ``watch`` runs until the server is ready; when it
+        With ``measure`` it is asked to log more, so that ``footprint`` knows what it took. From
+        then on it is watched: one that does not answer any more is killed. ``busy`` says whether it
+        has requests; another program's server is not asked meanwhile. ``settings`` give the first
+        port and the time limits. ``watch`` runs until the server is ready; when it
         gives a reason, the process is killed and the reason is raised.
 
         Raises ``ModelLoadError`` with the reason and the last log lines when it ends instead, or
         when there is no sign of progress for ``load_timeout`` seconds, and ``NoLlamaServerError``
         when there is nothing to start. Cancelling it stops the process first.
         """
-        if model.problem is not None:
+        if spec.problem is not None:
             raise ModelLoadError(
-                f"{model.id} cannot be loaded: {model.problem.rstrip('.')}.", needs_person=True
+                f"{spec.model_id} cannot be loaded: {spec.problem.rstrip('.')}.", needs_person=True
             )
-        await self._check_storage(model)
-        binary = None if model.settings.command else await asyncio.to_thread(self._find_binary)
+        await self._check_storage(spec)
+        binary = None if spec.command else await asyncio.to_thread(self._find_binary)
         avoid: set[int] = set()
         while True:
             port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
-            mark = self._log_for(model.id).mark()
+            mark = self._log_for(spec.model_id).mark()
             try:
-                launch = self._plan(
-                    model, settings, binary, port, context_limit=context_limit, measure=measure
-                )
+                launch = self._plan(spec, binary, port, measure=measure)
                 server = await self._bring_up(
                     launch,
                     settings,
                     mark,
                     progress,
-                    size=model.size_bytes,
+                    size=spec.size_bytes,
                     measure=measure,
                     watch=watch,
                 )
@@ -336,46 +301,36 @@ class Launcher:
             finally:
                 mark.close()
 
-    async def _check_storage(self, model: LocalModel) -> None:
+    async def _check_storage(self, spec: ServerSpec) -> None:
         """Others wait for this load: one whose files do not answer does not begin."""
-        files = [path for path in (*model.shards, model.mmproj) if path is not None]
-        if model.path is None or not files:
+        if spec.path is None or not spec.files:
             return
         try:
-            # What is missing is for its server to tell.
-            await self._storages.ask_async(model.path.parent, partial(touch, files))
+            # A missing file is for its server to report.
+            await self._storages.ask_async(spec.path.parent, partial(touch, spec.files))
         except StorageError as error:
             raise ModelLoadError(
-                f"{model.id} cannot be loaded: {error.message}", hint=error.hint
+                f"{spec.model_id} cannot be loaded: {error.message}", hint=error.hint
             ) from error
 
     def _plan(
-        self,
-        model: LocalModel,
-        settings: Settings,
-        binary: LlamaBinary | None,
-        port: int,
-        *,
-        context_limit: int | None,
-        measure: bool,
+        self, spec: ServerSpec, binary: LlamaBinary | None, port: int, *, measure: bool
     ) -> Launch:
         if binary is None:
             return Launch(
-                name=model.id,
-                argv=tuple(custom_argv(model, host=SERVER_HOST, port=port)),
-                environment=child_environment(self._environ, model.settings.env),
+                name=spec.model_id,
+                argv=tuple(custom_argv(spec, host=SERVER_HOST, port=port)),
+                environment=child_environment(self._environ, spec.environment),
                 host=SERVER_HOST,
                 port=port,
                 speaks_protocol=False,
                 by_command=True,
                 working_directory=self._working_directory(),
             )
-        argv = self._argv(
-            model, settings, binary, port, context_limit=context_limit, measure=measure
-        )
-        own = {name: value for name, value in model.settings.env.items() if name != ALIAS_VARIABLE}
+        argv = self._argv(spec, binary, port, measure=measure)
+        own = {name: value for name, value in spec.environment.items() if name != ALIAS_VARIABLE}
         return Launch(
-            name=model.id,
+            name=spec.model_id,
             argv=tuple(argv),
             environment=child_environment(
                 self._environ,
@@ -387,8 +342,8 @@ class Launcher:
             port=port,
             speaks_protocol=binary.router_child,
             working_directory=self._working_directory(),
-            context_size=context_size(model, settings, context_limit),
-            most_requests=most_requests(model, settings),
+            context_size=spec.context_size,
+            most_requests=spec.most_requests,
         )
 
     def _working_directory(self) -> Path:
@@ -396,24 +351,15 @@ class Launcher:
         return self._folder if os.access(self._folder, os.X_OK) else Path("/")
 
     def _argv(
-        self,
-        model: LocalModel,
-        settings: Settings,
-        binary: LlamaBinary,
-        port: int | str,
-        *,
-        context_limit: int | None,
-        measure: bool,
+        self, spec: ServerSpec, binary: LlamaBinary, port: int | str, *, measure: bool
     ) -> list[str]:
         return llama_argv(
+            spec,
             program=str(binary.path),
             flags=binary.flags,
-            model=model,
-            settings=settings,
             host=SERVER_HOST,
             port=port,
             available_bytes=self._available_memory(),
-            context_limit=context_limit,
             verbosity=binary.trace_level if measure else None,
         )
 

@@ -54,8 +54,6 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
 
     footprint: Footprint = Footprint()
     source: Source = Source.UNKNOWN
-    context_size: int | None = None
-    """The tokens of context it would be started with."""
     spills: bool = False
     """What finds no place on the GPUs may lie in main memory (llama-server's own choice of
     layers)."""

@@ -1,26 +1,11 @@
-"""Where llama-server puts the parts of a model on a machine with GPUs: pure, from the arguments."""
+"""Where llama-server puts the parts of a model on a machine with GPUs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
-from cyber_inference_tui.gguf.arguments import cache_settings
 from cyber_inference_tui.gguf.metadata import ModelMetadata
-from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.command import further_arguments
-from cyber_inference_tui.settings.schema import Settings
-
-_LAYERS = frozenset({"-ngl", "--gpu-layers", "--n-gpu-layers"})
-_DEVICES = frozenset({"-dev", "--device"})
-_FIT = frozenset({"-fit", "--fit"})
-_NO_PROJECTOR_OFFLOAD = frozenset({"--no-mmproj-offload"})
-# Parts of layers that a person keeps in main memory: how large they are is not told here.
-_KEPT_BACK = frozenset(
-    {"-cmoe", "--cpu-moe", "-ncmoe", "--n-cpu-moe", "-ncffn", "--n-cpu-ffn"}
-    | {"-ot", "--override-tensor"}
-)
+from cyber_inference_tui.llama.spec import ServerSpec
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,49 +24,32 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """What finds no place on the GPUs stays in main memory."""
 
 
-def placement(model: LocalModel, settings: Settings, devices: tuple[str, ...] | None) -> Placement:
+def placement(spec: ServerSpec, devices: tuple[str, ...] | None) -> Placement:
     """Where llama-server puts the model on a machine with these GPUs.
 
     ``None`` = they are not known. It is placed on GPUs then: whoever compares it with the machine
     counts that as main memory where no GPU with memory of its own is seen.
     """
-    words = further_arguments(model, settings)
-    cache = cache_settings(words)
-    if devices == () or _value(words, _DEVICES) == "none":
+    options = spec.options
+    if devices == () or not options.gpus:
         return Placement(
             share=0.0,
             cache_share=0.0,
             projector_on_device=False,
-            mapped=cache.mapped,
+            mapped=options.mapped,
             repacked=True,
             spills=False,
         )
-    layers = _gpu_layers(model, settings, words)
-    share = 1.0 if layers is None else _share(layers, model.metadata)
-    fits_itself = layers is None and _value(words, _FIT) != "off"
+    layers = options.gpu_layers
+    share = 1.0 if layers is None else _share(layers, spec.metadata)
     return Placement(
         share=share,
-        cache_share=share if cache.cache_on_device else 0.0,
-        projector_on_device=_NO_PROJECTOR_OFFLOAD.isdisjoint(words),
-        mapped=cache.mapped,
+        cache_share=share if options.cache_on_device else 0.0,
+        projector_on_device=options.projector_on_gpu,
+        mapped=options.mapped,
         repacked=False,
-        spills=fits_itself or not _KEPT_BACK.isdisjoint(words),
+        spills=(layers is None and options.fits_itself) or options.keeps_parts_back,
     )
-
-
-def _gpu_layers(model: LocalModel, settings: Settings, words: Sequence[str]) -> int | None:
-    """Layers that are to be on GPUs; ``None`` = as many as possible."""
-    asked = _value(words, _LAYERS)
-    if asked == "all":
-        return 2**31
-    own = model.settings.gpu_layers
-    number = settings.llama_gpu_layers if own is None else own
-    if asked is not None:
-        try:
-            number = int(asked)
-        except ValueError:
-            number = -1
-    return None if number < 0 else number
 
 
 def _share(layers: int, facts: ModelMetadata | None) -> float:
@@ -91,11 +59,3 @@ def _share(layers: int, facts: ModelMetadata | None) -> float:
         # Not known: all of it, which is the most that the GPUs may have to hold.
         return 1.0
     return min(1.0, layers / (facts.layers + 1))
-
-
-def _value(words: Sequence[str], options: frozenset[str]) -> str | None:
-    """The value of the last of these options."""
-    for at in reversed(range(len(words) - 1)):
-        if words[at] in options:
-            return words[at + 1]
-    return None

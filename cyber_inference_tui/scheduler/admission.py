@@ -15,7 +15,7 @@ from math import inf
 from typing import Protocol
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.llama.command import asked_requests
+from cyber_inference_tui.llama.spec import asked_requests
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.state import Lease, ModelState, Waiter
 from cyber_inference_tui.settings.schema import Settings
@@ -68,7 +68,7 @@ class Admission:
         What ``max_concurrent_requests`` says, but never more than the server takes.
         """
         takes = state.server.most_requests if state.server is not None else None
-        asked = asked_requests(state.model, self._owner.settings)
+        asked = asked_requests(state.model.settings, self._owner.settings)
         return min(asked or inf, inf if takes is None else takes)
 
     # Coming

@@ -21,8 +21,13 @@ from cyber_inference_tui.scheduler.ledger import Ledger
 from cyber_inference_tui.scheduler.memory import excess_of, footprint_by_change
 from cyber_inference_tui.scheduler.policy import STABLE_AFTER, backoff
 from cyber_inference_tui.scheduler.refusal import refusal_error, runaway_error
-from cyber_inference_tui.scheduler.restarts import Restarts
-from cyber_inference_tui.scheduler.state import ModelState, Server, ServerLauncher, Session
+from cyber_inference_tui.scheduler.state import (
+    ModelState,
+    Server,
+    ServerLauncher,
+    Session,
+    load_conditions,
+)
 from cyber_inference_tui.scheduler.views import Reason, Refusal
 from cyber_inference_tui.settings.schema import Settings
 
@@ -77,14 +82,12 @@ class Lives:
         owner: Owner,
         *,
         launcher: ServerLauncher,
-        restarts: Restarts,
         ledger: Ledger,
         experience: Experience,
         on_session: Callable[[SessionRecord], None],
     ) -> None:
         self._owner = owner
         self._launcher = launcher
-        self._restarts = restarts
         self._ledger = ledger
         self._experience = experience
         self._on_session = on_session
@@ -106,20 +109,16 @@ class Lives:
 
     def size_up(self, state: ModelState) -> None:
         """Find out what ``state``'s model needs, unless that is known or being found out."""
-        signature = self._launcher.signature(state.model, self._owner.settings, state.context_limit)
-        if state.server is None and state.signature != signature:
-            state.signature = signature
-            state.need = None
+        if state.server is None:
+            state.plan(state.next_spec)
         if state.need is None and state.sizing is None:
             state.sizing = self.own(self._size_up(state), f"size up {state.model.id}")
 
     async def _size_up(self, state: ModelState) -> None:
-        signature = state.signature
+        spec = state.spec
         need = Need()
         try:
-            need = await self._launcher.need(
-                state.model, self._owner.settings, context_limit=state.context_limit
-            )
+            need = await self._launcher.need(spec)
         except CyberError as error:
             # Whatever is wrong with it, its load will say so, to whoever waits for it.
             _logger.info("what %s needs cannot be told: %s", state.model.id, error)
@@ -128,7 +127,7 @@ class Lives:
             _logger.exception("what %s needs cannot be told", state.model.id)
         finally:
             state.sizing = None
-        if state.signature == signature:
+        if state.spec.signature == spec.signature:
             state.need = need
             self._owner.step()
         else:
@@ -149,7 +148,7 @@ class Lives:
             _logger.warning(
                 "%s does not fit into memory: it is tried with %d tokens of context",
                 state.model.id,
-                state.context_limit,
+                state.spec.context_size,
             )
             self._owner.step()
             return
@@ -160,7 +159,7 @@ class Lives:
             self._owner.settings,
             at_most=state.need is not None and state.need.source is Source.UPPER_BOUND,
         )
-        state.context_limit = None
+        state.plan(state.wanted)
         _logger.warning("%s", error)
         self._fail(state, error, told=error)
         # Its next try may find more room.
@@ -207,10 +206,9 @@ class Lives:
         measured = state.need is not None and state.need.source is Source.MEASURED
         try:
             server = await self._launcher.launch(
-                state.model,
+                state.spec,
                 self._owner.settings,
                 progress,
-                context_limit=state.context_limit,
                 measure=not measured,
                 busy=lambda: state.in_flight > 0,
                 watch=watch.run if self._ledger.is_read else None,
@@ -277,7 +275,7 @@ class Lives:
             return
         self._experience.learn(
             Measurement(
-                signature=state.signature,
+                signature=state.spec.signature,
                 model=state.model.id,
                 footprint=state.footprint,
                 context_size=server.context_size,
@@ -315,7 +313,7 @@ class Lives:
             state.alone = True
             how = f"when {', '.join(sorted(other.model.id for other in others))} made room"
         elif self._shrink(state):
-            how = f"with {state.context_limit:,} tokens of context"
+            how = f"with {state.spec.context_size:,} tokens of context"
         else:
             return False
         state.tried_again = True
@@ -333,12 +331,12 @@ class Lives:
 
     def _shrink(self, state: ModelState) -> bool:
         """Halve the context of the next load, if that is allowed and enough would be left."""
-        size = state.need.context_size if state.need else None
+        size = state.spec.context_size
         if not self._owner.settings.allow_smaller_context or size is None:
             return False
         if size // 2 < LEAST_CONTEXT:
             return False
-        state.context_limit = size // 2
+        state.plan(state.spec.with_context(size // 2))
         self.size_up(state)
         return True
 
@@ -356,8 +354,7 @@ class Lives:
         They leave before the status changes, so that the record of a failed model has no queue.
         """
         state.failure = error
-        settings = self._owner.settings
-        state.trouble.circumstances = self._restarts.circumstances(state.model, settings)
+        state.trouble.conditions = load_conditions(state, self._owner.settings)
         if told is not None:
             self._owner.failed(state, told)
         self._owner.set_status(state, ModelStatus.FAILED)

@@ -57,6 +57,17 @@ class Survey:
         self._now = now
         self._plan = self._plan_without(())
 
+        self._alone = frozenset(state.model.id for state in states if state.alone)
+
+    def _candidate(self, model_id: str, need: Need) -> ModelView:
+        return ModelView(
+            id=model_id,
+            status=ModelStatus.UNLOADED,
+            need=need,
+            # It ran out of memory beside others.
+            alone=model_id in self._alone,
+        )
+
     def _plan_without(self, gone: tuple[str, ...]) -> Plan:
         return Plan(self._views, self._limits, self._memory, self._now, gone)
 
@@ -64,27 +75,25 @@ class Survey:
     def _room(self) -> Amount | None:
         return None if self._reading is None else self._memory.room
 
-    def fit(self, model_id: str, need: Need | None, *, alone: bool = False) -> Fit | None:
+    def fit(self, model_id: str, need: Need | None) -> Fit | None:
         """What ``verdict`` would say in a word, at less cost."""
         if need is None or need.source is Source.UNKNOWN or self._room is None:
             return None
-        model = _candidate(model_id, need, alone=alone)
+        model = self._candidate(model_id, need)
         if self._plan.holds(model):
             return Fit.NOW
         return Fit.AFTER_UNLOADING if self._plan.could_hold(model) else Fit.NEVER
 
-    def verdict(
-        self, model_id: str, need: Need | None, *, alone: bool = False, anew: bool = False
-    ) -> Verdict | None:
+    def verdict(self, model_id: str, need: Need | None, *, anew: bool = False) -> Verdict | None:
         """Whether a model with this need fits; ``None`` = its need or the memory is not known.
 
-        ``alone``: it ran out of memory beside others before. ``anew``: it is loaded and would be
-        loaded again with this need, so what it holds now comes back first.
+        ``anew``: it is loaded and would be loaded again with this need, so what it holds now comes
+        back first.
         """
         if need is None or need.source is Source.UNKNOWN or self._room is None:
             return None
         plan = self._plan_without((model_id,)) if anew else self._plan
-        model = _candidate(model_id, need, alone=alone)
+        model = self._candidate(model_id, need)
         at_most = need.source is Source.UPPER_BOUND
         victims = plan.victims_for(model)
         if victims is None and not plan.could_hold(model):
@@ -141,7 +150,3 @@ class Survey:
                 )
             )
         return rooms
-
-
-def _candidate(model_id: str, need: Need, *, alone: bool) -> ModelView:
-    return ModelView(id=model_id, status=ModelStatus.UNLOADED, need=need, alone=alone)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -25,14 +25,16 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
 )
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.needs import Need
+from cyber_inference_tui.llama.spec import ServerSpec, resolve
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.admission import Admission, touch
+from cyber_inference_tui.scheduler.estimates import Estimates
 from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.ledger import Ledger
 from cyber_inference_tui.scheduler.lives import Lives, again_in, session_record
 from cyber_inference_tui.scheduler.policy import Policy, decide
-from cyber_inference_tui.scheduler.restarts import Restarts
 from cyber_inference_tui.scheduler.room import Survey
 from cyber_inference_tui.scheduler.state import (
     Lease,
@@ -42,6 +44,7 @@ from cyber_inference_tui.scheduler.state import (
     Trouble,
     Waiter,
     idle_timeout,
+    load_conditions,
     view_of,
 )
 from cyber_inference_tui.scheduler.steps import Steps
@@ -80,11 +83,10 @@ class Scheduler:
         self._states: dict[str, ModelState] = {}
         self._experience = experience or Experience()
         self._ledger = Ledger(read_memory)
-        self._restarts = Restarts(launcher)
+        self._estimates = Estimates(launcher, self._experience)
         self._lives = Lives(
             self,
             launcher=launcher,
-            restarts=self._restarts,
             ledger=self._ledger,
             experience=self._experience,
             on_session=on_session,
@@ -143,6 +145,25 @@ class Scheduler:
         """Requests and loads that wait, over all models."""
         return self._admission.waiting
 
+    def spec(self, model: LocalModel) -> ServerSpec:
+        """How the model's server would be started by the settings now."""
+        return self._estimates.spec(model, self.settings)
+
+    def need(self, model_id: str) -> Need | None:
+        """What a model takes, or would take by its settings now; ``None`` = not looked at yet."""
+        estimate = self._estimates.need(model_id)
+        state = self._states.get(model_id)
+        if state is None or state.need is None:
+            return estimate
+        # What held at the last load of a model without a server may be out of date.
+        return (estimate or state.need) if state.is_at_rest else state.need
+
+    async def estimate(self, models: Iterable[LocalModel], max_age: float = 0.0) -> None:
+        """Find out what these models, which are all that there are, would take, and read the
+        memory if the last reading is older than ``max_age`` seconds."""
+        await self._estimates.update(models, self.settings)
+        await self.look(max_age)
+
     def survey(self) -> Survey:
         """What there is room for, as far as it is known at this moment."""
         return Survey(
@@ -183,11 +204,23 @@ class Scheduler:
         self.step()
 
     def _settings_changed(self, state: ModelState) -> None:
-        self._restarts.demand(state, self.settings)
-        if state.status is ModelStatus.FAILED:
-            now = self._restarts.circumstances(state.model, self.settings)
-            if state.trouble.circumstances != now:
-                self.rest(state)
+        state.wanted = self.spec(state.model)
+        self._restart_if_due(state)
+        if state.status is ModelStatus.QUEUED:
+            self._lives.size_up(state)
+        elif state.status is ModelStatus.FAILED and state.trouble.conditions != load_conditions(
+            state, self.settings
+        ):
+            self.rest(state)
+
+    def _restart_if_due(self, state: ModelState) -> None:
+        """Have a loaded model go when its requests have ended, and come back, if its server would
+        now be started in another way."""
+        why = state.restart_reason(state.model, state.next_spec)
+        if why is not None:
+            _logger.info("%s is restarted: %s", state.model.id, why.value)
+            state.leaving = why
+            state.restart = True
 
     def binary_changed(self) -> None:
         """Another llama-server is there: models that failed with the former one try again."""
@@ -200,7 +233,13 @@ class Scheduler:
     ) -> list[str]:
         """The loaded models that ``configure`` would restart, if they became what ``changed``
         makes of them."""
-        return self._restarts.among(self.states(), settings, changed)
+        found = []
+        for state in self.states():
+            model = changed(state.model)
+            spec = state.limit(resolve(model, settings))
+            if state.restart_reason(model, spec) is not None:
+                found.append(model.id)
+        return sorted(found)
 
     def refresh(self, model: LocalModel) -> None:
         """The library read this model anew (its file or its settings changed)."""
@@ -390,7 +429,7 @@ class Scheduler:
     def rest(self, state: ModelState) -> None:
         """It has no process, and its failures are forgotten."""
         state.failure, state.trouble = None, Trouble()
-        state.context_limit = None
+        state.plan(state.wanted)
         self.set_status(state, ModelStatus.UNLOADED)
 
     async def _change(self, state: ModelState) -> None:
@@ -451,14 +490,16 @@ class Scheduler:
     def _state_of(self, model: LocalModel) -> ModelState:
         state = self._states.get(model.id)
         if state is None:
-            state = self._states[model.id] = ModelState(model)
-        state.model = model
+            state = self._states[model.id] = ModelState(model, self.spec(model))
+        elif state.model is not model:
+            state.model = model
+            state.wanted = self.spec(model)
         return state
 
     def _views(self) -> tuple[ModelView, ...]:
         seconds = self._experience.load_seconds
         return tuple(
-            view_of(state, self.settings, seconds(state.signature, state.model.size_bytes))
+            view_of(state, self.settings, seconds(state.spec.signature, state.model.size_bytes))
             for state in self._states.values()
         )
 
@@ -510,7 +551,7 @@ class Scheduler:
         """Its server answers: let in who waits, as far as others have not waited longer."""
         touch(state, self._now())
         self.set_status(state, ModelStatus.LOADED)
-        self._restarts.demand(state, self.settings)
+        self._restart_if_due(state)
         # First who is blocked by it now, then who may come in.
         self.step()
         self._admission.grant(state)
@@ -534,7 +575,7 @@ class Scheduler:
         state.trouble.failures = 0
         restart, state.restart = state.restart and not self._closing, False
         if not restart:
-            state.context_limit = None
+            state.plan(state.wanted)
         waited_for = bool(state.waiters) and not self._closing
         self.set_status(state, ModelStatus.QUEUED if waited_for else ModelStatus.UNLOADED)
         if waited_for:

@@ -14,11 +14,13 @@ from typing import Protocol, Self
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
+from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.scheduler.estimates import Estimator
 from cyber_inference_tui.scheduler.memory import Amount
 from cyber_inference_tui.scheduler.views import ModelView, Reason
-from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.settings.schema import Settings, effective
 
 
 class Server(Protocol):
@@ -53,31 +55,20 @@ class Server(Protocol):
         """After its end: why, in plain words, and its last log lines."""
 
 
-class ServerLauncher(Protocol):
+class ServerLauncher(Estimator, Protocol):
     """Starts servers: ready ones, or a ``CyberError`` with nothing left behind."""
-
-    def signature(
-        self, model: LocalModel, settings: Settings, context_limit: int | None = None
-    ) -> str:
-        """Names what a server would be started with: another one means that it must restart."""
-
-    async def need(
-        self, model: LocalModel, settings: Settings, *, context_limit: int | None = None
-    ) -> Need:
-        """What the model will take of the memory."""
 
     async def launch(
         self,
-        model: LocalModel,
+        spec: ServerSpec,
         settings: Settings,
         progress: Callable[[float | None], None],
         *,
-        context_limit: int | None = None,
         measure: bool = True,
         busy: Callable[[], bool] = lambda: False,
         watch: LoadWatch | None = None,
     ) -> Server:
-        """A server that answers requests, with no more context than ``context_limit`` tokens.
+        """Return a server that answers requests.
 
         With ``measure`` it should tell what it takes of the memory; ``busy`` tells whether it has
         requests, now and later. ``watch`` runs until it is ready and may end the load.
@@ -145,15 +136,19 @@ class Trouble:
     excused: bool = False
     """One of ``failures`` was put down to a request."""
     retry_at: float = 0.0
-    circumstances: object = None
+    conditions: object = None
     """Of the last failure: when they have changed, the next try may succeed."""
 
 
 class ModelState:
     """One model's present state. Read it anywhere on the loop; only the scheduler writes it."""
 
-    def __init__(self, model: LocalModel) -> None:
+    def __init__(self, model: LocalModel, spec: ServerSpec) -> None:
         self.model = model
+        self.wanted = spec
+        """How its server would be started by the settings now."""
+        self.spec = spec
+        """How its server was started; without a server, how the next one will be."""
         self.status = ModelStatus.UNLOADED
         self.progress: float | None = None
         self.server: Server | None = None
@@ -183,14 +178,10 @@ class ModelState:
         """The load or unload under way."""
         self.settled = asyncio.Event()
         """Set when ``status`` changes or somebody leaves; who waits clears it and looks again."""
-        self.signature = ""
-        """Of what its server was started with, or is to be started with."""
         self.need: Need | None = None
-        """What a load of it is expected to take; ``None`` = not asked yet."""
+        """What a load by ``spec`` is expected to take; ``None`` = not asked yet."""
         self.sizing: asyncio.Task[None] | None = None
         """Finds out ``need``."""
-        self.context_limit: int | None = None
-        """Less context than configured, because memory did not hold all of it."""
         self.alone = False
         """It ran out of memory beside others: they make room before the next try."""
         self.tried_again = False
@@ -202,6 +193,39 @@ class ModelState:
         self.session: Session | None = None
         self.request_seconds: float | None = None
         """How long its requests take, the latest weighing most."""
+
+    @property
+    def next_spec(self) -> ServerSpec:
+        """How its server would be started now."""
+        return self.limit(self.wanted)
+
+    def limit(self, spec: ServerSpec) -> ServerSpec:
+        """This spec with no more context than memory held the last time."""
+        limit, asked = self.spec.context_size, spec.context_size
+        if self.spec.limited and limit is not None and asked is not None:
+            return spec.with_context(min(limit, asked))
+        return spec
+
+    def plan(self, spec: ServerSpec) -> None:
+        """Have the next server be started so; what that needs is to be found out."""
+        if spec.signature != self.spec.signature:
+            self.need = None
+        self.spec = spec
+
+    def restart_reason(self, model: LocalModel, spec: ServerSpec) -> Reason | None:
+        """Why it would restart if it became this model with this spec; ``None`` = it would not."""
+        if self.status is not ModelStatus.LOADED or self.leaving is not None:
+            return None
+        if spec.signature != self.spec.signature:
+            return Reason.SETTINGS
+        if self.session is not None and self.session.modified != model.modified:
+            return Reason.FILES
+        return None
+
+    @property
+    def is_at_rest(self) -> bool:
+        """It has no process, and nobody waits for one."""
+        return self.status in {ModelStatus.UNLOADED, ModelStatus.FAILED}
 
     @property
     def is_pinned(self) -> bool:
@@ -216,8 +240,23 @@ class ModelState:
 
 def idle_timeout(state: ModelState, settings: Settings) -> float:
     """Seconds without a request until it is unloaded; 0 = never."""
-    own = state.model.settings.idle_timeout
-    return settings.model_idle_timeout if own is None else own
+    return float(effective(state.model.settings, settings, "idle_timeout"))
+
+
+def load_conditions(state: ModelState, settings: Settings) -> object:
+    """Everything that decides whether a load succeeds, as a value to compare."""
+    model = state.model
+    return (
+        state.wanted.signature,
+        model.modified,
+        model.problem,
+        None if model.settings.command else settings.llama_server_path,
+        settings.load_timeout,
+        settings.max_loaded_models,
+        settings.max_memory_percent,
+        settings.max_gpu_memory_percent,
+        settings.allow_smaller_context,
+    )
 
 
 def view_of(state: ModelState, settings: Settings, load_seconds: float | None) -> ModelView:

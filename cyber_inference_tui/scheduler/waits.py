@@ -108,7 +108,9 @@ class Waits:
         now = asyncio.get_running_loop().time()
         return Standing(
             status=state.status,
-            load_seconds=self._experience.load_seconds(state.signature, state.model.size_bytes),
+            load_seconds=self._experience.load_seconds(
+                state.spec.signature, state.model.size_bytes
+            ),
             progress=state.progress,
             elapsed=now - state.session.began if state.session else 0.0,
             request_seconds=state.request_seconds,

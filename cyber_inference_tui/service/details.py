@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from cyber_inference_tui.errors import GGUFError, NoLlamaServerError, StorageError
-from cyber_inference_tui.gguf.arguments import cache_settings
 from cyber_inference_tui.gguf.facts import Fact, facts_of
 from cyber_inference_tui.gguf.memory import MemoryEstimate
 from cyber_inference_tui.gguf.reader import read_header
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.scan import shown
-from cyber_inference_tui.llama.command import context_size, further_arguments
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.llama.needs import Source
+from cyber_inference_tui.llama.spec import ServerSpec, resolve
 from cyber_inference_tui.records import (
     FileRecord,
     Fit,
@@ -30,21 +29,16 @@ from cyber_inference_tui.scheduler.room import Survey
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.settings.load import Loaded, plain_value
 from cyber_inference_tui.settings.masks import masked_value, masked_words
-from cyber_inference_tui.settings.schema import MODEL_KEYS, Key, ModelSettings
+from cyber_inference_tui.settings.schema import (
+    GENERAL_KEYS,
+    MODEL_KEYS,
+    Key,
+    ModelSettings,
+    effective,
+)
 from cyber_inference_tui.storage import Storages
 
 _STEPS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
-
-# The general setting that holds where a model's table says nothing.
-_GENERAL = {
-    "context_size": "default_context_size",
-    "gpu_layers": "llama_gpu_layers",
-    "parallel": "llama_parallel",
-    "threads": "llama_threads",
-    "args": "llama_args",
-    "idle_timeout": "model_idle_timeout",
-    "max_concurrent_requests": "max_concurrent_requests",
-}
 
 
 async def details_of(
@@ -52,6 +46,7 @@ async def details_of(
     record: ModelRecord,
     *,
     state: ModelState | None,
+    spec: ServerSpec,
     loaded: Loaded,
     launcher: Launcher,
     survey: Survey,
@@ -60,13 +55,13 @@ async def details_of(
     """The details of a model with this record. Files are read as they are now, unless their
     storage does not answer: then nothing is known of them."""
     facts, files, projector = await _read(model, storages)
-    command, problem = await _command(model, state, loaded, launcher)
+    command, problem = await _command(state, spec, launcher)
     return ModelDetails(
         model=record,
         facts=facts,
         files=files,
         projector=projector,
-        memory=await _memory(model, record, loaded, launcher, survey),
+        memory=await _memory(record, spec, launcher, survey),
         command=tuple(command),
         command_problem=problem,
         settings=settings_of(model, state, loaded),
@@ -110,38 +105,34 @@ def _file(path: Path) -> FileRecord:
 
 
 async def _command(
-    model: LocalModel, state: ModelState | None, loaded: Loaded, launcher: Launcher
+    state: ModelState | None, spec: ServerSpec, launcher: Launcher
 ) -> tuple[list[str], str | None]:
     """Its server's command line, or why there is none; keys and tokens in it are masked."""
     if state is not None and state.server is not None:
         return masked_words(state.server.argv), None
-    if model.problem is not None:
-        return [], model.problem
+    if spec.problem is not None:
+        return [], spec.problem
     need = state.need if state else None
+    measure = need is None or need.source is not Source.MEASURED
     try:
-        argv = await launcher.command(
-            model,
-            loaded.settings,
-            context_limit=state.context_limit if state else None,
-            measure=need is None or need.source is not Source.MEASURED,
-        )
+        argv = await launcher.command(spec, measure=measure)
     except NoLlamaServerError as error:
         return [], str(error)
     return masked_words(argv), None
 
 
 async def _memory(
-    model: LocalModel, record: ModelRecord, loaded: Loaded, launcher: Launcher, survey: Survey
+    record: ModelRecord, spec: ServerSpec, launcher: Launcher, survey: Survey
 ) -> tuple[MemoryAtContext, ...]:
-    if model.problem is not None:
-        return ()  # what it would take is not to be read from it
-    current = record.context_size or context_size(model, loaded.settings)
+    current = record.context_size or spec.context_size
+    if spec.problem is not None or current is None:
+        return ()  # what it would take is not known
     is_loaded = record.status is ModelStatus.LOADED
     rows = []
     for size, parts, need in await launcher.memory_at(
-        model, loaded.settings, context_sizes(current, record.trained_context_length)
+        spec, context_sizes(current, record.trained_context_length)
     ):
-        verdict = survey.verdict(model.id, need, anew=is_loaded)
+        verdict = survey.verdict(record.id, need, anew=is_loaded)
         fits = verdict.fit if verdict else None
         if size == current:
             # What is known of it beyond the formula.
@@ -178,51 +169,47 @@ def _parts(found: MemoryEstimate) -> tuple[MemoryPart, ...]:
 def settings_of(
     model: LocalModel, state: ModelState | None, loaded: Loaded
 ) -> tuple[ModelSettingRecord, ...]:
-    """Every key that a model's table may have, with what holds in the end."""
-    return tuple(_setting(key, model, state, loaded) for key in MODEL_KEYS.values())
+    """Every key that a model's table may have, with the value in force and its source."""
+    spec = resolve(model, loaded.settings)
+    return tuple(_setting(key, model, state, spec, loaded) for key in MODEL_KEYS.values())
 
 
 _BLANK = ModelSettings()
 
 
 def _setting(
-    key: Key, model: LocalModel, state: ModelState | None, loaded: Loaded
+    key: Key, model: LocalModel, state: ModelState | None, spec: ServerSpec, loaded: Loaded
 ) -> ModelSettingRecord:
     own = getattr(model.settings, key.name)
     said = own != getattr(_BLANK, key.name)
-    general = _GENERAL.get(key.name)
+    general = GENERAL_KEYS.get(key.name)
+    if key.name == "context_size" and spec.context_size is not None:
+        # A person's argument may decide it.
+        general, said = spec.context_source, not spec.context_source
     source = "model" if said else "default" if general is None else loaded.sources[general].value
-    if key.name == "context_size":
-        # An argument of a person's own wins.
-        if cache_settings(model.settings.args).context_size is not None:
-            source = "model"
-        elif cache_settings(loaded.settings.llama_args).context_size is not None:
-            source = loaded.sources["llama_args"].value
     return ModelSettingRecord(
         key=key.name,
-        value=_shown(key, own) if said else None,
-        effective=_shown(key, _effective(key, own, model, state, loaded)),
+        value=None if own == getattr(_BLANK, key.name) else _shown(key, own),
+        effective=_shown(key, _effective(key, model, state, spec, loaded)),
         source=source,
         help=key.help,
     )
 
 
 def _effective(
-    key: Key, own: Any, model: LocalModel, state: ModelState | None, loaded: Loaded
+    key: Key, model: LocalModel, state: ModelState | None, spec: ServerSpec, loaded: Loaded
 ) -> Any:
     special: dict[str, Any] = {
         "path": model.path,
         "mmproj": model.mmproj,
         "aliases": model.aliases,
-        "args": further_arguments(model, loaded.settings),
+        "args": spec.arguments,
+        "context_size": spec.context_size,
         "pinned": model.settings.pinned if state is None else state.is_pinned,
     }
-    if key.name == "context_size":
-        return None if model.settings.command else context_size(model, loaded.settings)
     if key.name in special:
         return special[key.name]
-    general = _GENERAL.get(key.name)
-    return getattr(loaded.settings, general) if own is None and general else own
+    return effective(model.settings, loaded.settings, key.name)
 
 
 def _shown(key: Key, value: Any) -> Any:

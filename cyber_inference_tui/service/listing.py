@@ -15,8 +15,8 @@ from cyber_inference_tui.gguf.demo import DEMO_ID, write_demo
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.library.stores import Stores, find_stores
-from cyber_inference_tui.llama.expectation import context_length, told
 from cyber_inference_tui.llama.needs import Need, Source
+from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ModelRecord, ModelStatus, ProblemRecord
 from cyber_inference_tui.scheduler.room import Verdict
 from cyber_inference_tui.scheduler.state import ModelState, idle_timeout
@@ -71,21 +71,10 @@ def disk_paths(settings: Settings) -> tuple[Path, ...]:
     return tuple(dict.fromkeys((settings.models_dir, *settings.model_dirs, settings.data_dir)))
 
 
-def unloaded_record(
-    model: LocalModel,
-    settings: Settings,
-    need: Need | None = None,
-    *,
-    context_limit: int | None = None,
-) -> ModelRecord:
-    """What is known of a model that nobody ever asked for.
-
-    ``need`` = what it would take; ``context_limit`` = the context that memory allows it, where
-    that is less than configured.
-    """
-    reckoned = need is not None and need.source is not Source.UNKNOWN
+def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = None) -> ModelRecord:
+    """What is known of a model that nobody ever asked for; ``need`` = what it would take."""
+    estimated = need is not None and need.source is not Source.UNKNOWN
     facts = model.metadata
-    server = told(model, settings)
     return ModelRecord(
         id=model.id,
         aliases=model.aliases,
@@ -94,14 +83,14 @@ def unloaded_record(
         architecture=facts.architecture if facts else None,
         parameters=facts.parameters if facts else None,
         quantization=facts.quantization if facts else None,
-        context_length=context_length(model, settings, context_limit),
+        context_length=spec.request_context,
         trained_context_length=facts.context_length if facts else None,
-        context_size=need.context_size if need else None,
-        memory_estimate_bytes=need.footprint.total if need and reckoned else None,
-        memory_estimate_source=need.source.value if need and reckoned else None,
-        slots=server.slots or None,
+        context_size=spec.context_size,
+        memory_estimate_bytes=need.footprint.total if need and estimated else None,
+        memory_estimate_source=need.source.value if need and estimated else None,
+        slots=spec.options.slots or None,
         vision=model.mmproj is not None,
-        embedding=server.embedding or (facts is not None and makes_vectors(facts)),
+        embedding=spec.options.embedding or (facts is not None and makes_vectors(facts)),
         origin=model.origin.value,
         pinned=model.settings.pinned,
         error=model.problem,
@@ -122,7 +111,7 @@ def touched_record(
     now.
     """
     server = state.server
-    record = unloaded_record(model, settings, need, context_limit=state.context_limit)
+    record = unloaded_record(model, state.next_spec, need)
     return msgspec.structs.replace(
         record,
         status=state.status,

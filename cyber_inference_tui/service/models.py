@@ -14,13 +14,13 @@ from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.records import (
+    Fit,
     MemoryRoom,
     ModelDetails,
     ModelRecord,
     ModelStatus,
     ProblemRecord,
 )
-from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.room import Survey
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.details import details_of
@@ -34,7 +34,6 @@ from cyber_inference_tui.service.listing import (
     write_demo_for,
 )
 from cyber_inference_tui.service.news import News
-from cyber_inference_tui.service.reckoning import Reckoning
 from cyber_inference_tui.settings.load import Loaded
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages, touch
@@ -66,7 +65,6 @@ class Models:
         demo: bool,
         scheduler: Scheduler,
         launcher: Launcher,
-        experience: Experience,
         news: News,
     ) -> None:
         self._loaded = loaded
@@ -76,7 +74,8 @@ class Models:
         self._launcher = launcher
         self._news = news
         self._library = library_for(self._settings, demo=demo, environ=environ)
-        self._reckoning = Reckoning(scheduler, launcher, experience)
+        self._fits: dict[str, tuple[Fit | None, int | None]] = {}
+        """Whether each model fitted at the last look, and the context it would have."""
         self._scanning = asyncio.Lock()
         self._configuring: set[asyncio.Task[None]] = set()
         self._storages = Storages()
@@ -208,10 +207,15 @@ class Models:
 
         By a reading of the memory that is at most ``max_age`` seconds old.
         """
-        await self._reckoning.update(self.catalog.models, self._settings)
-        await self._scheduler.look(max_age)
-        for model_id in self._reckoning.changed(self.catalog.models.values()):
-            self._news.detail_changed(model_id)
+        await self._scheduler.estimate(self.catalog.models.values(), max_age)
+        survey = self._scheduler.survey()
+        former, self._fits = self._fits, {}
+        for model_id, model in self.catalog.models.items():
+            need = self._scheduler.need(model_id)
+            fit = None if model.problem else survey.fit(model_id, need)
+            self._fits[model_id] = fit, self._scheduler.spec(model).context_size
+            if self._fits[model_id] != former.get(model_id):
+                self._news.detail_changed(model_id)
 
     # Reading
 
@@ -230,15 +234,16 @@ class Models:
 
     def _record(self, model: LocalModel, survey: Survey | None = None) -> ModelRecord:
         state = self._scheduler.state(model.id)
-        need = self._reckoning.need(model)
+        need = self._scheduler.need(model.id)
         if state is None:
-            record = unloaded_record(model, self._settings, need)
+            record = unloaded_record(model, self._scheduler.spec(model), need)
         else:
             wait = self._scheduler.waits.of_the_next(state)
             record = touched_record(model, self._settings, state, need, wait=wait)
-        if record.status in _IN_MEMORY:
+        if record.status in _IN_MEMORY or model.problem is not None:
             return record
-        return with_fit(record, self._reckoning.verdict(model, survey or self._scheduler.survey()))
+        survey = survey or self._scheduler.survey()
+        return with_fit(record, survey.verdict(model.id, need))
 
     def written(self, model_id: str) -> int:
         """The time its files were last written, in seconds since 1970; 0 = not known."""
@@ -248,10 +253,12 @@ class Models:
     async def details(self, model_id: str) -> ModelDetails:
         """Everything there is to know of a model; raises ``ModelNotFoundError``."""
         model = self.catalog.resolve(model_id)
+        state = self._scheduler.state(model.id)
         return await details_of(
             model,
             self._record(model),
-            state=self._scheduler.state(model.id),
+            state=state,
+            spec=state.next_spec if state is not None else self._scheduler.spec(model),
             loaded=self._loaded(),
             launcher=self._launcher,
             survey=self._scheduler.survey(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import msgspec
 
@@ -12,12 +12,11 @@ from cyber_inference_tui.hub.plan import PlannedFile
 from cyber_inference_tui.hub.repository import RepoModel, Repository
 from cyber_inference_tui.hub.suggestion import Choice, suggest
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.expectation import Files
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.records import Fit, HubFileRecord, HubFilesRecord, MemoryRoom
 from cyber_inference_tui.scheduler.room import Survey
 
-Reckon = Callable[[LocalModel, Files], Need]
+Reckon = Callable[[LocalModel], Need]
 """What a model would take by the header's formula."""
 
 
@@ -71,8 +70,14 @@ def _need(model: RepoModel, header: ModelMetadata | None, reckon: Reckon) -> Nee
     projector = model.projector.size_bytes if model.projector else 0
     if header is None or header.architecture is None or size is None or projector is None:
         return None
-    as_if_here = LocalModel(id=model.filename, metadata=header)
-    return reckon(as_if_here, Files(model=size, projector=projector))
+    as_if_here = LocalModel(
+        id=model.filename,
+        path=Path(model.filename),
+        metadata=header,
+        size_bytes=size + projector,
+        projector_bytes=projector,
+    )
+    return reckon(as_if_here)
 
 
 def _file(file: PlannedFile) -> HubFileRecord:

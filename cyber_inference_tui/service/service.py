@@ -26,6 +26,7 @@ from cyber_inference_tui.llama.expectation import formula_need
 from cyber_inference_tui.llama.launch import Launcher
 from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.llama.orphans import PidRecord
+from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.nvml import Nvml
@@ -145,7 +146,6 @@ class Service:
             demo=demo,
             scheduler=self.scheduler,
             launcher=self._launcher,
-            experience=self._experience,
             news=self._news,
         )
         self.monitoring = Monitoring(
@@ -423,8 +423,8 @@ class Service:
             repository,
             headers,
             local=self.catalog.models.values(),
-            reckon=lambda model, files: formula_need(
-                model, self.settings, files, devices=devices, processor=self._launcher.processor
+            reckon=lambda model: formula_need(
+                resolve(model, self.settings), devices=devices, processor=self._launcher.processor
             ),
             survey=self.scheduler.survey(),
         )

@@ -429,6 +429,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, ModelSettings] = {}
 
 
+GENERAL_KEYS = {
+    "context_size": "default_context_size",
+    "gpu_layers": "llama_gpu_layers",
+    "parallel": "llama_parallel",
+    "threads": "llama_threads",
+    "args": "llama_args",
+    "idle_timeout": "model_idle_timeout",
+    "max_concurrent_requests": "max_concurrent_requests",
+}
+"""The setting for all models, by the key of a model's table that goes before it."""
+
+
+def effective(own: ModelSettings, settings: Settings, name: str) -> Any:
+    """The value of a model's key: its table's, else the setting for all models."""
+    value = getattr(own, name)
+    general = GENERAL_KEYS.get(name) if value is None else None
+    return getattr(settings, general) if general else value
+
+
 class Key(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one setting."""
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.gguf.arguments import CacheSettings, cache_settings, words_of_variables
+from cyber_inference_tui.gguf.arguments import ServerOptions, read_options, words_of_variables
 
 
 @pytest.mark.parametrize(
@@ -52,17 +52,17 @@ from cyber_inference_tui.gguf.arguments import CacheSettings, cache_settings, wo
     ],
 )
 def test_options(arguments: str, fields: dict[str, Any]) -> None:
-    assert cache_settings(arguments.split()) == CacheSettings(**fields)
+    assert read_options(arguments.split()) == ServerOptions(**fields)
 
 
 @pytest.mark.parametrize("arguments", ["-c", "-c x", "-c 99999999999", "-ub 0", "-ctk", "-c="])
 def test_what_llama_server_would_refuse_is_passed_over(arguments: str) -> None:
-    assert cache_settings(arguments.split()) == CacheSettings()
+    assert read_options(arguments.split()) == ServerOptions()
 
 
 def test_on_top_of_others() -> None:
-    base = cache_settings(["-c", "4096", "-np", "2"])
-    assert cache_settings(["-np", "3"], base=base) == CacheSettings(context_size=4096, slots=3)
+    base = read_options(["-c", "4096", "-np", "2"])
+    assert read_options(["-np", "3"], base=base) == ServerOptions(context_size=4096, slots=3)
 
 
 def test_variables_speak_as_arguments_do() -> None:
@@ -74,13 +74,13 @@ def test_variables_speak_as_arguments_do() -> None:
         "LLAMA_ARG_BATCH": "4096",
         "LLAMA_ARG_POOLING": "cls",
     }
-    assert cache_settings(words_of_variables(environment)) == CacheSettings(
+    assert read_options(words_of_variables(environment)) == ServerOptions(
         embedding=True, ubatch_size=1024, batch_size=4096, pooling="cls"
     )
     for environment in ({"LLAMA_ARG_REPACK": "off"}, {"LLAMA_ARG_NO_REPACK": ""}):
-        assert not cache_settings(words_of_variables(environment)).repack
-    assert cache_settings(words_of_variables({"LLAMA_ARG_REPACK": "on"})).repack
-    reranker = cache_settings(words_of_variables({"LLAMA_ARG_RERANKING": "true"}))
+        assert not read_options(words_of_variables(environment)).repack
+    assert read_options(words_of_variables({"LLAMA_ARG_REPACK": "on"})).repack
+    reranker = read_options(words_of_variables({"LLAMA_ARG_RERANKING": "true"}))
     assert (reranker.embedding, reranker.pooling) == (True, "rank")
 
 
@@ -94,7 +94,7 @@ WORDS = st.sampled_from(
 
 @given(st.lists(WORDS | st.text(max_size=8)))
 def test_nothing_breaks_it(arguments: list[str]) -> None:
-    found = cache_settings(arguments)
+    found = read_options(arguments)
     assert found.slots >= 0
     assert found.batch_size > 0
     assert found.ubatch_size > 0

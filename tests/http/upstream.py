@@ -12,6 +12,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need
+from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active import ActiveRequests
@@ -142,23 +143,15 @@ class FakeLauncher:
         self.servers: list[FakeServer] = []
         self.progress: Callable[[float | None], None] = lambda value: None
 
-    def signature(
-        self, model: LocalModel, settings: Settings, context_limit: int | None = None
-    ) -> str:
-        return model.id
-
-    async def need(
-        self, model: LocalModel, settings: Settings, *, context_limit: int | None = None
-    ) -> Need:
+    async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
         return Need()
 
     async def launch(
         self,
-        model: LocalModel,
+        spec: ServerSpec,
         settings: Settings,
         progress: Callable[[float | None], None],
         *,
-        context_limit: int | None = None,
         measure: bool = True,
         busy: Callable[[], bool] = lambda: False,
         watch: object = None,

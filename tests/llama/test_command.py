@@ -10,22 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.gguf.arguments import cache_settings
+from cyber_inference_tui.gguf.arguments import read_options
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import (
     MIB,
-    SPARE_THREADS,
-    STREAMS,
     cache_ram_mib,
     child_environment,
-    context_size,
     custom_argv,
     llama_argv,
-    most_requests,
     server_alias,
-    signature,
 )
+from cyber_inference_tui.llama.spec import SPARE_THREADS, STREAMS, ServerSpec, resolve
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 
 FLAGS = frozenset(
@@ -53,16 +49,27 @@ def argv(
     **general: Any,
 ) -> list[str]:
     return llama_argv(
+        limited(model, limit, **general),
         program="/opt/llama-server",
         flags=flags,
-        model=model,
-        settings=Settings(**general),
         host="127.0.0.1",
         port=8338,
         available_bytes=available,
-        context_limit=limit,
         verbosity=verbosity,
     )
+
+
+def limited(model: LocalModel, limit: int | None = None, **general: Any) -> ServerSpec:
+    spec = resolve(model, Settings(**general))
+    return spec if limit is None else spec.with_context(limit)
+
+
+def context_size(model: LocalModel, settings: Settings) -> int | None:
+    return resolve(model, settings).context_size
+
+
+def signature(model: LocalModel, settings: Settings) -> str:
+    return resolve(model, settings).signature
 
 
 def value(words: list[str], option: str) -> str:
@@ -135,11 +142,10 @@ def test_the_context_is_the_models_own_unless_somebody_wants_another() -> None:
     assert context_size(local(None), own_length) == 16_384
 
 
-def test_a_limit_caps_every_context() -> None:
-    settings = Settings(default_context_size=8192, max_context_size=16_384)
-    assert context_size(local(131_072), settings, 4096) == 4096
-    assert context_size(local(131_072), settings, 10_000) == 8192
-    assert context_size(local(131_072, context_size=65_536), settings, 4096) == 4096
+def test_another_context_wins_over_the_settings() -> None:
+    spec = limited(local(131_072, context_size=65_536), 4096)
+    assert (spec.context_size, spec.limited, spec.request_context) == (4096, True, 4096)
+    assert spec.with_context(65_536).context_size == 65_536
     assert value(argv(local(131_072), limit=4096), "--ctx-size") == "4096"
 
 
@@ -151,7 +157,7 @@ def test_a_persons_own_context_argument_wins_over_all_but_a_limit(option: str) -
     assert context_size(local(4096), settings) == 512
     assert context_size(local(4096, args=(option, "0")), settings) == 4096
     assert argv(model)[-1] == "20000"
-    assert context_size(model, settings, 4096) == 4096
+    assert limited(model, 4096).options.context_size == 4096
     # The last one is the one that llama-server takes.
     assert argv(model, limit=4096)[-2:] == ["--ctx-size", "4096"]
     # What is no number is left to llama-server to complain about.
@@ -175,9 +181,9 @@ def test_a_signature_changes_with_what_a_server_depends_on() -> None:
     base = signature(local(131_072), settings)
     assert base == signature(local(131_072, pinned=True, idle_timeout=1), settings)
     assert base == signature(local(131_072), Settings(llama_server_base_port=1, max_queue=1))
-    assert base == signature(local(131_072), settings, 8192)
+    assert base == limited(local(131_072), 8192).signature
     different = [
-        signature(local(131_072), settings, 4096),
+        limited(local(131_072), 4096).signature,
         signature(local(131_072, context_size=4096, threads=2), settings),
         signature(local(131_072, args=("--no-mmap",)), settings),
         signature(local(131_072, env={"A": "1"}), settings),
@@ -231,13 +237,13 @@ def test_a_llama_server_takes_as_many_requests_as_it_has_threads_without_the_spa
     general: dict[str, Any], own: dict[str, Any], threads: int | None, requests: int
 ) -> None:
     model = local(4096, **own)
-    assert cache_settings(argv(model, **general)).http_threads == threads
-    assert most_requests(model, Settings(**general)) == requests
+    assert read_options(argv(model, **general)).http_threads == threads
+    assert limited(model, **general).most_requests == requests
 
 
 def test_a_command_of_ones_own_takes_any_number_of_requests() -> None:
     model = local(None, command=("serve", "{port}"), args=("--threads-http", "3"))
-    assert most_requests(model, Settings()) is None
+    assert limited(model).most_requests is None
 
 
 def test_a_command_of_ones_own_has_its_placeholders_filled_once() -> None:
@@ -248,7 +254,7 @@ def test_a_command_of_ones_own_has_its_placeholders_filled_once() -> None:
             command=("serve", "--on={host}:{port}", "{path}", "{id}", '{"a": {}}', "{other}")
         ),
     )
-    assert custom_argv(model, host="127.0.0.1", port=9000) == [
+    assert custom_argv(limited(model), host="127.0.0.1", port=9000) == [
         *("serve", "--on=127.0.0.1:9000", "/models/{id}.gguf", "my {port}"),
         *('{"a": {}}', "{other}"),
     ]

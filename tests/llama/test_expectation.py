@@ -13,15 +13,13 @@ from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
 from cyber_inference_tui.gguf.repacking import Processor, Role
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
-from cyber_inference_tui.llama.command import signature
 from cyber_inference_tui.llama.expectation import (
     Expectations,
-    Files,
-    files_of,
     formula_need,
     memory_parts,
 )
 from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.llama.spec import ServerSpec, resolve
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.gguf.synthetic import windowed
 from tests.gguf.synthetic_projector import projector
@@ -63,6 +61,10 @@ def with_settings(model: LocalModel, mmproj: Path | None = None, **own: Any) -> 
     )
 
 
+def spec_of(model: LocalModel) -> ServerSpec:
+    return resolve(model, SETTINGS)
+
+
 def build(folder: Path, *, devices: tuple[str, ...] | None = ()) -> LlamaBinary:
     return LlamaBinary(path=folder / "llama-server", version="x", devices=devices)
 
@@ -88,12 +90,12 @@ def write_fit_params(folder: Path, *, row: str = "CUDA0 7 20 30", options: str =
 
 async def test_what_was_measured_comes_first(demo: LocalModel, tmp_path: Path) -> None:
     write_fit_params(tmp_path)
-    known = {signature(demo, SETTINGS): MEASURED}
-    found = await expectations(known.get).need(demo, SETTINGS, build(tmp_path))
-    assert found == Need(footprint=MEASURED, source=Source.MEASURED, context_size=8192)
+    known = {spec_of(demo).signature: MEASURED}
+    found = await expectations(known.get).need(spec_of(demo), build(tmp_path))
+    assert found == Need(footprint=MEASURED, source=Source.MEASURED)
     assert not (tmp_path / "asked").exists()
     # Of another context nothing was measured.
-    found = await expectations(known.get).need(demo, SETTINGS, build(tmp_path), context_limit=4096)
+    found = await expectations(known.get).need(spec_of(demo).with_context(4096), build(tmp_path))
     assert found.source is Source.ENGINE
 
 
@@ -102,10 +104,9 @@ async def test_the_engine_comes_next_and_is_asked_once(demo: LocalModel, tmp_pat
     known = expectations()
     binary = build(tmp_path, devices=("CUDA0",))
     for _ in range(3):
-        assert await known.need(demo, SETTINGS, binary, context_limit=1024) == Need(
+        assert await known.need(spec_of(demo).with_context(1024), binary) == Need(
             footprint=Footprint(mapped=5 * MIB, host=MIB, device=57 * MIB),
             source=Source.ENGINE,
-            context_size=1024,
             spills=True,
         )
     (asked,) = (tmp_path / "asked").read_text().splitlines()
@@ -119,7 +120,7 @@ async def test_the_engine_knows_nothing_of_projectors(demo: LocalModel, tmp_path
     write_fit_params(tmp_path)
     mmproj = projector().write(tmp_path / "mmproj.gguf")
     model = with_settings(demo, mmproj)
-    on_gpu = await expectations().need(model, SETTINGS, build(tmp_path, devices=("CUDA0",)))
+    on_gpu = await expectations().need(spec_of(model), build(tmp_path, devices=("CUDA0",)))
     assert on_gpu.source is Source.ENGINE
     assert on_gpu.footprint.device > 57 * MIB + mmproj.stat().st_size
     assert on_gpu.footprint.host == MIB
@@ -129,12 +130,12 @@ async def test_the_engine_knows_nothing_of_weights_for_the_processor(
     demo: LocalModel, tmp_path: Path
 ) -> None:
     write_fit_params(tmp_path)
-    plain = await expectations().need(demo, SETTINGS, build(tmp_path))
+    plain = await expectations().need(spec_of(demo), build(tmp_path))
     room = Expectations(
         measured=lambda _: None, environ={"PATH": os.defpath}, processor=Processor.AMX
     )
-    on_amx = await room.need(demo, SETTINGS, build(tmp_path))
-    copies = memory_parts(demo, SETTINGS, Files(model=MIB), processor=Processor.AMX).repacked
+    on_amx = await room.need(spec_of(demo), build(tmp_path))
+    copies = memory_parts(spec_of(demo), processor=Processor.AMX).repacked
     assert on_amx.source is plain.source is Source.ENGINE
     assert copies > 3 * MIB
     assert on_amx.footprint.host == plain.footprint.host + copies
@@ -145,17 +146,17 @@ async def test_an_engine_that_cannot_count_slots_is_not_asked_where_they_matter(
     demo: LocalModel, tmp_path: Path
 ) -> None:
     write_fit_params(tmp_path, options=FIT_HELP.replace("--parallel", "--other"))
-    assert (await expectations().need(demo, SETTINGS, build(tmp_path))).source is Source.ENGINE
+    assert (await expectations().need(spec_of(demo), build(tmp_path))).source is Source.ENGINE
     facts = ModelMetadata(architecture="gemma3", sliding_window=512)
     windowed = LocalModel(id="w", path=demo.path, metadata=facts)
-    found = await expectations().need(windowed, SETTINGS, build(tmp_path))
+    found = await expectations().need(spec_of(windowed), build(tmp_path))
     assert found.source is not Source.ENGINE
 
 
 async def test_else_the_formula_is_used(demo: LocalModel, tmp_path: Path) -> None:
     for binary in (build(tmp_path), None):
-        found = await expectations().need(demo, SETTINGS, binary)
-        assert (found.source, found.context_size, found.spills) == (Source.FORMULA, 8192, False)
+        found = await expectations().need(spec_of(demo), binary)
+        assert (found.source, found.spills) == (Source.FORMULA, False)
         assert found.footprint.device == 0
 
 
@@ -163,49 +164,47 @@ async def test_a_build_that_did_not_list_its_gpus_may_have_some(
     demo: LocalModel, tmp_path: Path
 ) -> None:
     room = expectations()
-    unknown = await room.need(demo, SETTINGS, build(tmp_path, devices=None))
-    gpu = await room.need(demo, SETTINGS, build(tmp_path, devices=("CUDA0",)))
+    unknown = await room.need(spec_of(demo), build(tmp_path, devices=None))
+    gpu = await room.need(spec_of(demo), build(tmp_path, devices=("CUDA0",)))
     assert unknown == gpu
     assert gpu.footprint.device > 0
     # On a machine without GPUs the sum counts, and is the same.
-    none = await room.need(demo, SETTINGS, build(tmp_path, devices=()))
+    none = await room.need(spec_of(demo), build(tmp_path, devices=()))
     sums = [one.mapped + one.host + one.device for one in (unknown.footprint, none.footprint)]
     assert sums[0] == sums[1]
 
 
 async def test_another_programs_server_is_unknown_until_it_was_measured(tmp_path: Path) -> None:
     model = LocalModel(id="c", settings=ModelSettings(command=("serve", "{port}")))
-    assert await expectations().need(model, SETTINGS, None) == Need()
-    known = {signature(model, SETTINGS): MEASURED}
-    found = await expectations(known.get).need(model, SETTINGS, None)
+    assert await expectations().need(spec_of(model), None) == Need()
+    known = {spec_of(model).signature: MEASURED}
+    found = await expectations(known.get).need(spec_of(model), None)
     assert found == Need(footprint=MEASURED, source=Source.MEASURED)
 
 
 async def test_a_model_whose_files_are_gone_is_unknown(tmp_path: Path) -> None:
     model = LocalModel(id="m", path=tmp_path / "gone.gguf")
-    found = await expectations().need(model, SETTINGS, build(tmp_path))
-    assert found == Need(context_size=SETTINGS.default_context_size)
+    found = await expectations().need(spec_of(model), build(tmp_path))
+    assert found == Need()
 
 
 # How it is laid out
 
 
 def test_on_the_cpu_weights_are_mapped_unless_asked_otherwise(demo: LocalModel) -> None:
-    files = Files(model=6 * MIB)
-    found = formula_need(demo, SETTINGS, files)
+    found = formula_need(spec_of(demo))
     assert demo.metadata is not None
     assert found.footprint.mapped == demo.metadata.tensor_bytes
     # The KV cache of 8192 tokens, 20 MiB, and buffers.
     assert 20 * MIB < found.footprint.host < 60 * MIB
-    plain = formula_need(with_settings(demo, args=("--no-mmap",)), SETTINGS, files).footprint
+    plain = formula_need(spec_of(with_settings(demo, args=("--no-mmap",)))).footprint
     assert plain == Footprint(host=found.footprint.host + found.footprint.mapped)
 
 
 def test_weights_for_the_processor_are_allocated_and_not_mapped(demo: LocalModel) -> None:
     """The demo is in Q8_0: of matrices that fit AMX each 34 bytes become 38."""
     assert demo.metadata is not None
-    files = Files(model=6 * MIB)
-    plain = formula_need(demo, SETTINGS, files).footprint
+    plain = formula_need(spec_of(demo)).footprint
     copied = sum(
         one.bytes
         for one in demo.metadata.matrices
@@ -214,7 +213,7 @@ def test_weights_for_the_processor_are_allocated_and_not_mapped(demo: LocalModel
     assert copied > 3 * MIB
 
     def on_amx(model: LocalModel, devices: tuple[str, ...] = ()) -> Footprint:
-        found = formula_need(model, SETTINGS, files, devices=devices, processor=Processor.AMX)
+        found = formula_need(spec_of(model), devices=devices, processor=Processor.AMX)
         return found.footprint
 
     copies = copied // 34 * 38
@@ -226,50 +225,43 @@ def test_weights_for_the_processor_are_allocated_and_not_mapped(demo: LocalModel
     # Beside a GPU nothing is repacked.
     for layers in (None, 0):
         model = with_settings(demo, gpu_layers=layers)
-        plainly = formula_need(model, SETTINGS, files, devices=("CUDA0",)).footprint
+        plainly = formula_need(spec_of(model), devices=("CUDA0",)).footprint
         assert on_amx(model, ("CUDA0",)) == plainly
-    parts = memory_parts(demo, SETTINGS, files, processor=Processor.AMX)
+    parts = memory_parts(spec_of(demo), processor=Processor.AMX)
     assert (parts.weights, parts.repacked) == (on_amx(demo).mapped + copies, copies)
 
 
 def test_layers_on_the_gpu_take_their_share_along(demo: LocalModel) -> None:
-    files = Files(model=6 * MIB)
-    cpu = formula_need(demo, SETTINGS, files).footprint
-    gpu = formula_need(demo, SETTINGS, files, devices=("CUDA0",))
+    cpu = formula_need(spec_of(demo)).footprint
+    gpu = formula_need(spec_of(demo), devices=("CUDA0",))
     assert gpu.footprint == Footprint(device=cpu.total)
     assert gpu.spills
-    none = formula_need(with_settings(demo, gpu_layers=0), SETTINGS, files, devices=("CUDA0",))
+    none = formula_need(spec_of(with_settings(demo, gpu_layers=0)), devices=("CUDA0",))
     assert (none.footprint, none.spills) == (cpu, False)
     # One of a layer and an output.
-    half = formula_need(
-        with_settings(demo, gpu_layers=1), SETTINGS, files, devices=("CUDA0",)
-    ).footprint
+    half = formula_need(spec_of(with_settings(demo, gpu_layers=1)), devices=("CUDA0",)).footprint
     assert half.mapped == pytest.approx(cpu.mapped / 2, abs=1)
     assert half.total == cpu.total
 
 
 def test_a_cap_on_the_context_and_arguments_change_the_cache(demo: LocalModel) -> None:
-    files = Files(model=6 * MIB)
-    whole = formula_need(demo, SETTINGS, files)
-    less = formula_need(demo, SETTINGS, files, context_limit=4096)
-    assert (less.context_size, whole.context_size) == (4096, 8192)
+    whole = formula_need(spec_of(demo))
+    less = formula_need(spec_of(demo).with_context(4096))
     assert 10 * MIB <= whole.footprint.host - less.footprint.host < 20 * MIB
     small = with_settings(demo, args=("-ctk", "q8_0", "-ctv", "q8_0"))
-    assert formula_need(small, SETTINGS, files).footprint.host < whole.footprint.host - 9 * MIB
+    assert formula_need(spec_of(small)).footprint.host < whole.footprint.host - 9 * MIB
 
 
 def test_without_a_header_it_is_the_file_and_a_tenth() -> None:
-    model = LocalModel(id="m", path=Path("/m.gguf"))
-    found = formula_need(model, SETTINGS, Files(model=100 * MIB, projector=MIB))
+    model = LocalModel(id="m", path=Path("/m.gguf"), size_bytes=101 * MIB, projector_bytes=MIB)
+    found = formula_need(spec_of(model))
     assert found.source is Source.UPPER_BOUND
     assert found.footprint == Footprint(mapped=100 * MIB, host=11 * MIB)
 
 
-def test_files_are_as_the_last_scan_saw_them() -> None:
-    model = LocalModel(id="m", path=Path("/m.gguf"), size_bytes=5, projector_bytes=2)
-    assert files_of(model) == Files(model=3, projector=2)
-    assert files_of(LocalModel(id="m", path=Path("/m.gguf"))) is None
-    assert files_of(LocalModel(id="m")) is None
+def test_nothing_is_known_without_the_size_of_the_files() -> None:
+    for path in (Path("/m.gguf"), None):
+        assert formula_need(spec_of(LocalModel(id="m", path=path))) == Need()
 
 
 @pytest.mark.real
@@ -280,7 +272,7 @@ async def test_the_formula_is_near_what_a_real_server_takes(tmp_path: Path) -> N
     path = windowed().write(tmp_path / "m.gguf")
     mmproj = projector().write(tmp_path / "mmproj.gguf")
     model = with_settings(LocalModel(id="m", path=path, metadata=read_metadata(path)), mmproj)
-    expected = await room.launcher.need(model, SETTINGS)
+    expected = await room.launcher.need(spec_of(model))
     assert expected.source is Source.FORMULA
     server = await room.launch(model)
     real = server.footprint()

@@ -29,6 +29,7 @@ from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch
 from cyber_inference_tui.llama.orphans import PidRecord, ServerPid
 from cyber_inference_tui.llama.server import ServerProcess
+from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.fakes.launcher import SCRIPT, write_fake_llama
 from tests.llama.children import HOST, wait_gone
@@ -78,12 +79,12 @@ class Room:
         watch: LoadWatch | None = None,
         **general: Any,
     ) -> ServerProcess:
-        general.setdefault("llama_server_base_port", 0)
+        settings = Settings(**{"llama_server_base_port": 0, **general})
+        spec = resolve(model, settings)
         return await self.launcher.launch(
-            model,
-            Settings(**general),
+            spec if context_limit is None else spec.with_context(context_limit),
+            settings,
             self.progress.append,
-            context_limit=context_limit,
             measure=measure,
             busy=busy,
             watch=watch,

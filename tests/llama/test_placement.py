@@ -10,6 +10,7 @@ import pytest
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.placement import Placement, placement
+from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 
 GPU = ("CUDA0",)
@@ -24,7 +25,7 @@ def place(
         metadata=ModelMetadata(layers=layers),
         settings=ModelSettings(args=words, **own),
     )
-    return placement(model, Settings(), devices)
+    return placement(resolve(model, Settings()), devices)
 
 
 def test_without_gpus_everything_is_in_main_memory() -> None:

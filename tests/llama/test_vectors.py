@@ -9,12 +9,15 @@ import pytest
 
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.command import llama_argv, signature
-from cyber_inference_tui.llama.expectation import Files, formula_need, told
-from cyber_inference_tui.llama.vectors import VECTOR_OPTIONS, vector_options
+from cyber_inference_tui.llama.command import llama_argv
+from cyber_inference_tui.llama.expectation import formula_need
+from cyber_inference_tui.llama.spec import ServerSpec, resolve
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 
 SETTINGS = Settings()
+VECTOR_OPTIONS = frozenset(
+    {"--embedding", "--reranking", "--batch-size", "--ubatch-size", "--parallel"}
+)
 ENCODER = ModelMetadata(
     architecture="nomic-bert",
     context_length=2048,
@@ -37,31 +40,41 @@ def batch(tokens: int) -> list[tuple[str, ...]]:
 
 
 def given(
-    args: str = "", env: dict[str, str] | None = None, context: int = 8192, **facts: Any
+    args: str = "",
+    env: dict[str, str] | None = None,
+    context: int = 8192,
+    slots: int = 0,
+    **facts: Any,
 ) -> list[tuple[str, ...]]:
-    return vector_options(ModelMetadata(**facts), args.split(), env or {}, context_size=context)
+    model = LocalModel(
+        id="m",
+        metadata=ModelMetadata(**facts),
+        settings=ModelSettings(args=tuple(args.split()), env=env or {}, context_size=context),
+    )
+    return list(resolve(model, Settings(llama_parallel=slots)).vector_options)
 
 
-def encoder(**own: Any) -> LocalModel:
-    return LocalModel(id="m", path=Path("/m.gguf"), metadata=ENCODER, settings=ModelSettings(**own))
+def encoder(**own: Any) -> ServerSpec:
+    model = LocalModel(
+        id="m",
+        path=Path("/m.gguf"),
+        size_bytes=1 << 28,
+        metadata=ENCODER,
+        settings=ModelSettings(**own),
+    )
+    return resolve(model, SETTINGS)
 
 
-def argv(model: LocalModel, flags: frozenset[str] = VECTOR_OPTIONS) -> list[str]:
+def argv(spec: ServerSpec, flags: frozenset[str] = VECTOR_OPTIONS) -> list[str]:
     return llama_argv(
-        program="llama-server",
-        flags=flags,
-        model=model,
-        settings=SETTINGS,
-        host="127.0.0.1",
-        port=1,
-        available_bytes=0,
+        spec, program="llama-server", flags=flags, host="127.0.0.1", port=1, available_bytes=0
     )
 
 
 def test_models_for_text_are_told_nothing() -> None:
     assert given(architecture="qwen3", context_length=32768) == []
     assert given(architecture="qwen3", pooling="none") == []
-    assert vector_options(None, [], {}, context_size=8192) == []
+    assert resolve(LocalModel(id="m"), SETTINGS).vector_options == ()
 
 
 def test_a_model_for_vectors_is_started_for_them() -> None:
@@ -107,11 +120,10 @@ def test_batches_of_a_persons_own_are_left_alone(args: str) -> None:
 
 
 def test_slots_share_a_cache_so_there_is_one_unless_somebody_wants_more() -> None:
-    facts = ModelMetadata(architecture="qwen3", pooling="last")
-    assert vector_options(facts, [], {}, context_size=8192, slots=4) == [EMBEDDING]
-    assert vector_options(facts, ["-np", "4"], {}, context_size=8192) == [EMBEDDING]
-    env = {"LLAMA_ARG_N_PARALLEL": "4"}
-    assert vector_options(facts, [], env, context_size=8192) == [EMBEDDING]
+    facts: dict[str, Any] = {"architecture": "qwen3", "pooling": "last"}
+    assert given(slots=4, **facts) == [EMBEDDING]
+    assert given("-np 4", **facts) == [EMBEDDING]
+    assert given(env={"LLAMA_ARG_N_PARALLEL": "4"}, **facts) == [EMBEDDING]
 
 
 def test_another_pooling_decides_what_it_is_started_for() -> None:
@@ -137,17 +149,20 @@ def test_the_command_line_has_what_the_build_knows_and_a_persons_own_last() -> N
 
 
 def test_the_estimate_is_of_what_is_started() -> None:
-    files = Files(model=1 << 28)
-    started = formula_need(encoder(), SETTINGS, files)
+    started = formula_need(encoder())
     spelled_out = encoder(args=("--embedding", "-b", "2048", "-ub", "2048"))
-    assert started == formula_need(spelled_out, SETTINGS, files)
-    small = formula_need(encoder(args=("-ub", "512")), SETTINGS, files)
+    assert started == formula_need(spelled_out)
+    small = formula_need(encoder(args=("-ub", "512")))
     assert started.footprint.host > small.footprint.host
-    by_variable = formula_need(encoder(env={"LLAMA_ARG_UBATCH": "512"}), SETTINGS, files)
-    assert by_variable == small
-    assert told(encoder(), SETTINGS).embedding
+    assert formula_need(encoder(env={"LLAMA_ARG_UBATCH": "512"})) == small
+    assert encoder().options.embedding
 
 
 def test_what_was_measured_without_them_is_not_believed() -> None:
-    text = LocalModel(id="m", path=Path("/m.gguf"), metadata=ModelMetadata(context_length=2048))
-    assert signature(encoder(), SETTINGS) != signature(text, SETTINGS)
+    text = LocalModel(
+        id="m",
+        path=Path("/m.gguf"),
+        size_bytes=1 << 28,
+        metadata=ModelMetadata(context_length=2048),
+    )
+    assert encoder().signature != resolve(text, SETTINGS).signature

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cyber_inference_tui.gguf.arguments import cache_settings
+from cyber_inference_tui.gguf.arguments import read_options
 from cyber_inference_tui.gguf.memory import MemoryEstimate, estimate
 from cyber_inference_tui.gguf.metadata import read_metadata
 from cyber_inference_tui.gguf.repacking import Processor, read_processor
@@ -128,7 +128,7 @@ def estimated_memory(
     """
     metadata = read_metadata(model)
     beside = read_metadata(projector) if projector else None
-    settings = cache_settings(arguments)
+    settings = read_options(arguments)
     return estimate(
         metadata,
         weights_bytes=metadata.tensor_bytes,

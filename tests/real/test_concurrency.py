@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cyber_inference_tui.llama.command import STREAMS
+from cyber_inference_tui.llama.spec import STREAMS
 from tests.fakes.launcher import SCRIPT
 from tests.real.conftest import StartFake, StartReal
 from tests.real.service_process import ServiceProcess, chat_body

@@ -30,10 +30,8 @@ GB = 10**9
 A, B, C = model("a"), model("b"), model("c")
 
 
-def need(size: float, context_size: int | None = None) -> Need:
-    return Need(
-        footprint=Footprint(host=int(size * GB)), source=Source.FORMULA, context_size=context_size
-    )
+def need(size: float) -> Need:
+    return Need(footprint=Footprint(host=int(size * GB)), source=Source.FORMULA)
 
 
 def make_world(
@@ -300,14 +298,12 @@ def test_running_out_of_memory_alone_is_a_failure_unless_less_context_is_allowed
 ) -> None:
     async def main() -> None:
         real = {"real": {"a": Footprint(host=20 * GB)}}
-        world = make_world(sizes={"a": need(1, context_size=8192)}, launcher=real)
+        world = make_world(sizes={"a": need(1)}, launcher=real)
         async with world.scheduler as scheduler:
             with pytest.raises(ModelLoadError, match="out of memory"):
                 await scheduler.acquire(A)
             assert world.launcher.launched == ["a"]
-        world = make_world(
-            sizes={"a": need(1, context_size=8192)}, launcher=real, allow_smaller_context=True
-        )
+        world = make_world(sizes={"a": need(1)}, launcher=real, allow_smaller_context=True)
         async with world.scheduler as scheduler:
             with pytest.raises(ModelLoadError, match="out of memory"):
                 await scheduler.acquire(A)
@@ -321,16 +317,17 @@ def test_where_it_is_allowed_a_model_gets_the_context_that_fits(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
-        sizes = {"a": need(30, context_size=16384)}
-        world = make_world(sizes=sizes, allow_smaller_context=True)
+        sizes = {"a": need(30)}
+        context: dict[str, Any] = {"default_context_size": 16384}
+        world = make_world(sizes=sizes, allow_smaller_context=True, **context)
         async with world.scheduler:
             await world.use(A)
             assert world.launcher.contexts == [4096]
-        world = make_world(sizes={"a": need(300, context_size=16384)}, allow_smaller_context=True)
+        world = make_world(sizes={"a": need(300)}, allow_smaller_context=True, **context)
         async with world.scheduler as scheduler:
             with pytest.raises(InsufficientMemoryError):
                 await scheduler.acquire(A)
-        world = make_world(sizes=sizes)
+        world = make_world(sizes=sizes, **context)
         async with world.scheduler as scheduler:
             with pytest.raises(InsufficientMemoryError):
                 await scheduler.acquire(A)
@@ -632,7 +629,7 @@ def test_a_model_whose_files_are_gone_goes_after_its_requests() -> None:
 
 def test_a_session_tells_a_life_from_load_to_unload() -> None:
     async def main() -> None:
-        world = make_world(sizes={"a": need(1, context_size=4096)})
+        world = make_world(sizes={"a": need(1)})
         async with world.scheduler as scheduler:
             for _ in range(3):
                 with await scheduler.acquire(A) as lease:

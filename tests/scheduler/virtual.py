@@ -16,6 +16,7 @@ import msgspec
 from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
+from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, ProcessMemory
 from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.policy import Policy, decide
@@ -204,7 +205,9 @@ class VirtualLauncher:
         """What they take, where that is not what they were expected to need."""
         self.most_requests: dict[str, int] = {}
         """How many requests their servers take at once, where there is a limit."""
+        self.full_contexts: dict[str, int] = {}
         self.contexts: list[int | None] = []
+        """The context of each launch that had less than the settings ask for; else ``None``."""
         self.problems: list[str] = []
         """What must not have happened: raised in ``launch`` it would count as a failed load."""
         self.on_launch: Callable[[str, Footprint], None] = lambda model_id, footprint: None
@@ -220,62 +223,56 @@ class VirtualLauncher:
         self.grows: dict[str, Sequence[int]] = {}
         """Per model: the bytes of main memory that its loads take, second by second."""
 
-    def signature(
-        self, model: LocalModel, settings: Settings, context_limit: int | None = None
-    ) -> str:
-        return f"{model.id} {model.settings.args} {settings.llama_args} {context_limit}"
-
-    async def need(
-        self, model: LocalModel, settings: Settings, *, context_limit: int | None = None
-    ) -> Need:
-        need = self.needs.get(model.id, Need())
-        if context_limit is None or need.context_size is None:
+    async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
+        need = self.needs.get(spec.model_id, Need())
+        full = self.full_contexts.setdefault(spec.model_id, spec.context_size or 1)
+        if not spec.limited or spec.context_size is None:
             return need
-        share = context_limit / need.context_size
+        share = spec.context_size / full
         footprint = Footprint(
             mapped=need.footprint.mapped,
             host=int(need.footprint.host * share),
             device=int(need.footprint.device * share),
         )
-        return msgspec.structs.replace(need, footprint=footprint, context_size=context_limit)
+        return msgspec.structs.replace(need, footprint=footprint)
 
     async def launch(
         self,
-        model: LocalModel,
+        spec: ServerSpec,
         settings: Settings,
         progress: Callable[[float | None], None],
         *,
-        context_limit: int | None = None,
         measure: bool = True,
         busy: Callable[[], bool] = lambda: False,
         watch: LoadWatch | None = None,
     ) -> VirtualServer:
+        model_id = spec.model_id
         if self.loading:
-            self.problems.append(f"{model.id} is loaded while {self.loading} is")
-        if model.id in {server.model_id for server in self.alive}:
-            self.problems.append(f"{model.id} is loaded twice")
-        self.launched.append(model.id)
-        self.contexts.append(context_limit)
-        self.loading.add(model.id)
-        need = await self.need(model, settings, context_limit=context_limit)
-        footprint = self.real.get(model.id, need.footprint)
-        self.on_launch(model.id, footprint)
+            self.problems.append(f"{model_id} is loaded while {self.loading} is")
+        if model_id in {server.model_id for server in self.alive}:
+            self.problems.append(f"{model_id} is loaded twice")
+        self.launched.append(model_id)
+        self.contexts.append(spec.context_size if spec.limited else None)
+        self.loading.add(model_id)
+        need = await self.need(spec)
+        footprint = self.real.get(model_id, need.footprint)
+        self.on_launch(model_id, footprint)
         pid = 10_000 + len(self.launched)
         fits = self.machine is None or self.machine.has_room_for(footprint)
         if self.machine is not None and fits:
             self.machine.take(pid, footprint)
         self.most_alive = max(self.most_alive, len(self.alive) + 1)
         if settings.max_loaded_models and len(self.alive) + 1 > settings.max_loaded_models:
-            self.problems.append(f"{model.id} is one more than max_loaded_models")
+            self.problems.append(f"{model_id} is one more than max_loaded_models")
         try:
-            if growth := self.grows.get(model.id):
+            if growth := self.grows.get(model_id):
                 await self._grow(pid, growth, watch)
             await asyncio.sleep(self.load_seconds / 2)
             progress(0.5)
             await asyncio.sleep(self.load_seconds / 2)
             if not fits:
-                raise ModelLoadError(f"{model.id}: out of memory", out_of_memory=True)
-            if failures := self.failures.get(model.id):
+                raise ModelLoadError(f"{model_id}: out of memory", out_of_memory=True)
+            if failures := self.failures.get(model_id):
                 raise failures.pop(0)
         except asyncio.CancelledError:
             # As the real one: the process is gone before the cancellation goes on.
@@ -287,8 +284,8 @@ class VirtualLauncher:
             self._free(pid)
             raise
         finally:
-            self.loading.remove(model.id)
-        server = VirtualServer(self, model.id, 9000 + len(self.launched), pid)
+            self.loading.remove(model_id)
+        server = VirtualServer(self, model_id, 9000 + len(self.launched), pid)
         server.says = footprint if self.machine is not None else None
         self.alive.append(server)
         return server

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.service.details import context_sizes, settings_of
 from cyber_inference_tui.settings.load import Loaded, load_text
@@ -75,7 +76,7 @@ def test_an_argument_for_the_context_size_wins() -> None:
 
 def test_a_pin_of_this_run_is_what_holds() -> None:
     one = model("m")
-    state = ModelState(one)
+    state = ModelState(one, resolve(one, loaded().settings))
     state.pinned = True
     (setting,) = [row for row in settings_of(one, state, loaded()) if row.key == "pinned"]
     assert (setting.value, setting.effective) == (None, True)

@@ -11,7 +11,8 @@ import pytest
 
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.llama.spec import resolve
+from cyber_inference_tui.records import ModelRecord, ModelStatus
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.service.listing import touched_record, unloaded_record
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
@@ -21,12 +22,16 @@ USED = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 def state_of(one: LocalModel, **fields: Any) -> ModelState:
-    state = ModelState(one)
+    state = ModelState(one, resolve(one, Settings()))
     state.status = ModelStatus.LOADED
     state.last_used_at = USED
     for name, value in fields.items():
         setattr(state, name, value)
     return state
+
+
+def record_of(one: LocalModel, settings: Settings) -> ModelRecord:
+    return unloaded_record(one, resolve(one, settings))
 
 
 @pytest.mark.parametrize(
@@ -55,23 +60,23 @@ def test_when_a_model_idles_out(
 
 
 def test_slots_are_the_configured_ones_and_otherwise_not_made_up() -> None:
-    assert unloaded_record(model("m"), Settings()).slots is None
-    assert unloaded_record(model("m"), Settings(llama_parallel=3)).slots == 3
-    assert unloaded_record(model("m", parallel=2), Settings(llama_parallel=3)).slots == 2
-    assert unloaded_record(model("m", args=("-np", "8")), Settings()).slots == 8
-    assert unloaded_record(model("m", command=("x",)), Settings(llama_parallel=3)).slots is None
+    assert record_of(model("m"), Settings()).slots is None
+    assert record_of(model("m"), Settings(llama_parallel=3)).slots == 3
+    assert record_of(model("m", parallel=2), Settings(llama_parallel=3)).slots == 2
+    assert record_of(model("m", args=("-np", "8")), Settings()).slots == 8
+    assert record_of(model("m", command=("x",)), Settings(llama_parallel=3)).slots is None
 
 
 def test_what_a_model_is_for() -> None:
     plain = model("m")
-    record = unloaded_record(plain, Settings())
+    record = record_of(plain, Settings())
     assert (record.vision, record.embedding, record.origin) == (False, False, "models_dir")
     eye = msgspec.structs.replace(plain, mmproj=Path("mmproj.gguf"))
-    assert unloaded_record(eye, Settings()).vision
+    assert record_of(eye, Settings()).vision
     encoder = msgspec.structs.replace(plain, metadata=ModelMetadata(architecture="bert"))
-    assert unloaded_record(encoder, Settings()).embedding
+    assert record_of(encoder, Settings()).embedding
     told = msgspec.structs.replace(plain, settings=ModelSettings(args=("--embedding",)))
-    assert unloaded_record(told, Settings()).embedding
+    assert record_of(told, Settings()).embedding
 
 
 def test_the_context_that_memory_allows_is_the_one_that_is_told() -> None:
@@ -81,7 +86,8 @@ def test_the_context_that_memory_allows_is_the_one_that_is_told() -> None:
     state = state_of(one, status=ModelStatus.QUEUED)
     lengths = []
     for limit in (None, 4000):
-        state.context_limit = limit
+        if limit is not None:
+            state.plan(state.wanted.with_context(limit))
         record = touched_record(one, Settings(), state, None, wait=None)
         lengths.append((record.context_length, record.trained_context_length))
     assert lengths == [(4096, 32768), (2048, 32768)]

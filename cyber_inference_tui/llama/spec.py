@@ -1,0 +1,226 @@
+"""How a model's server is started: everything that the model and the settings decide."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+
+from cyber_inference_tui.gguf.arguments import ServerOptions, read_options, words_of_variables
+from cyber_inference_tui.gguf.memory import DEFAULT_SLOTS, context_of_a_request
+from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.vectors import vector_options
+from cyber_inference_tui.settings.schema import ModelSettings, Settings, effective
+
+STREAMS = 256
+"""Requests that a llama-server takes at once, unless more or less is asked for."""
+
+SPARE_THREADS = 8
+"""HTTP threads of llama-server beyond these requests. Every open connection holds a thread: an idle
+one for up to 5 s, a question for its health or its slots, an answer that its client left."""
+
+_THREADS_HTTP_VARIABLE = "LLAMA_ARG_THREADS_HTTP"
+_DEFAULTS = ServerOptions()
+
+
+class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """How one model's server is started, and the facts that its memory depends on.
+
+    It leaves out what is known only at the start: the port, the build of llama-server, the size of
+    the prompt cache. ``resolve`` makes it. Sizes are in bytes.
+    """
+
+    model_id: str
+    path: Path | None = None
+    """The file to load; ``None`` for another program's model."""
+    projector: Path | None = None
+    files: tuple[Path, ...] = ()
+    """All files that the server reads."""
+    size_bytes: int | None = None
+    """Of these files."""
+    problem: str | None = None
+    """Why the model cannot be used."""
+    metadata: ModelMetadata | None = None
+    weights_bytes: int | None = None
+    projector_bytes: int = 0
+    projector_facts: ProjectorFacts | None = None
+
+    command: tuple[str, ...] = ()
+    """The command line of another program, with placeholders; empty = llama-server."""
+    environment: Mapping[str, str] = {}
+    """Variables from the model's table."""
+    arguments: tuple[str, ...] = ()
+    """A person's arguments for every server, then those for this one: the last one wins."""
+    context_size: int | None = None
+    """Tokens; ``None`` for another program's model."""
+    context_source: str = ""
+    """The general setting that decided ``context_size``; empty = the model's own table."""
+    limited: bool = False
+    """The context is not the one that the settings ask for, for want of memory."""
+    gpu_layers: int = -1
+    """Layers that ``--gpu-layers`` asks for; -1 = llama-server decides."""
+    threads: int = 0
+    """0 = llama-server decides."""
+    slots: int = 0
+    """Slots that ``--parallel`` asks for; 0 = llama-server decides."""
+    vector_options: tuple[tuple[str, ...], ...] = ()
+    """Options that a model for vectors needs, each with its values."""
+    http_threads: int = 0
+    """HTTP threads that the service asks for; 0 = a variable decides."""
+    most_requests: int | None = None
+    """Requests that the server takes at once; ``None`` = no limit (a ``command``)."""
+
+    asked: ServerOptions = ServerOptions()
+    """What the person's settings, arguments and variables ask for; a batch of 0 = not named."""
+    options: ServerOptions = ServerOptions()
+    """What the server is started with."""
+
+    @cached_property
+    def signature(self) -> str:
+        """A short text that is equal for servers that are started alike.
+
+        A loaded model restarts when it changes, and what a server took is valid while it does not.
+        """
+        facts = (
+            (self.model_id, self.path, self.projector, self.size_bytes),
+            (self.command, sorted(self.environment.items()), self.arguments),
+            (self.context_size, self.overrides_context),
+            (self.gpu_layers, self.threads, self.slots, self.vector_options),
+        )
+        encoded = msgspec.json.encode(facts, enc_hook=str)
+        return hashlib.sha256(encoded).hexdigest()[:16]
+
+    @property
+    def overrides_context(self) -> bool:
+        """Whether the context has to be named after the person's arguments, to win over them."""
+        return self.limited and self.asked.context_size is not None
+
+    @property
+    def visible_gpus(self) -> str | None:
+        """The model's own ``CUDA_VISIBLE_DEVICES``; ``None`` = it sees what the service sees."""
+        return self.environment.get("CUDA_VISIBLE_DEVICES")
+
+    @property
+    def request_context(self) -> int | None:
+        """Tokens of context that one request may use; ``None`` = unknown."""
+        if self.command or self.metadata is None:
+            return None
+        trained = self.options.trained or self.metadata.context_length
+        return context_of_a_request(self.options, trained)
+
+    def with_context(self, tokens: int) -> ServerSpec:
+        """The same server with this context, whatever settings and arguments say."""
+        return _complete(msgspec.structs.replace(self, context_size=tokens, limited=True))
+
+
+def resolve(model: LocalModel, settings: Settings) -> ServerSpec:
+    """How ``model``'s server would be started with these settings."""
+    own = model.settings
+    known_size = model.path is not None and model.size_bytes is not None
+    spec = ServerSpec(
+        model_id=model.id,
+        path=model.path,
+        projector=model.mmproj,
+        files=tuple(path for path in (*model.shards, model.mmproj) if path is not None),
+        size_bytes=model.size_bytes,
+        problem=model.problem,
+        metadata=model.metadata,
+        weights_bytes=(model.size_bytes or 0) - model.projector_bytes if known_size else None,
+        projector_bytes=model.projector_bytes,
+        projector_facts=model.projector_facts,
+        command=own.command,
+        environment=own.env,
+    )
+    if own.command:
+        return spec
+    arguments = (*settings.llama_args, *own.args)
+    slots = effective(own, settings, "parallel")
+    gpu_layers = effective(own, settings, "gpu_layers")
+    words = words_of_variables(own.env)
+    if slots:
+        # An option that the service gives, so the variable for it has no effect.
+        words += ["--parallel", str(slots)]
+    base = ServerOptions(
+        slots=slots,
+        gpu_layers=None if gpu_layers < 0 else gpu_layers,
+        batch_size=0,
+        ubatch_size=0,
+    )
+    asked = read_options([*words, *arguments], base=base)
+    context_size, source = _context(model, settings, asked)
+    return _complete(
+        msgspec.structs.replace(
+            spec,
+            arguments=arguments,
+            context_size=context_size,
+            context_source=source,
+            gpu_layers=gpu_layers,
+            threads=effective(own, settings, "threads"),
+            slots=slots,
+            http_threads=_http_threads(own, settings),
+            asked=asked,
+        )
+    )
+
+
+def asked_requests(own: ModelSettings, settings: Settings) -> int:
+    """Requests that a model may get at once by the settings; 0 = as many as its server takes."""
+    return int(effective(own, settings, "max_concurrent_requests"))
+
+
+def _http_threads(own: ModelSettings, settings: Settings) -> int:
+    if own.env.get(_THREADS_HTTP_VARIABLE):
+        return 0
+    return max(STREAMS, asked_requests(own, settings)) + SPARE_THREADS
+
+
+def _context(model: LocalModel, settings: Settings, asked: ServerOptions) -> tuple[int, str]:
+    """The tokens of context, and the general setting that decided (empty = the model's table).
+
+    An argument of a person's own wins. A model's own ``context_size`` is taken as it is (0 = what
+    the model was trained with); ``default_context_size`` is capped by ``max_context_size`` and by
+    the model's own length.
+    """
+    trained = asked.trained or (model.metadata.context_length if model.metadata else None)
+    if asked.context_size is not None:
+        mine = read_options(model.settings.args).context_size is not None
+        size = asked.context_size or trained or settings.max_context_size
+        return size, "" if mine else "llama_args"
+    if model.settings.context_size is not None:
+        return model.settings.context_size or trained or settings.max_context_size, ""
+    wanted = settings.default_context_size or trained or settings.max_context_size
+    return min(wanted, settings.max_context_size, trained or wanted), "default_context_size"
+
+
+def _complete(spec: ServerSpec) -> ServerSpec:
+    """Fill in what follows from the context."""
+    tokens = spec.context_size or 0
+    ours = vector_options(spec.metadata, spec.asked, spec.environment, context_size=tokens)
+    asked = msgspec.structs.replace(
+        spec.asked,
+        batch_size=spec.asked.batch_size or _DEFAULTS.batch_size,
+        ubatch_size=spec.asked.ubatch_size or _DEFAULTS.ubatch_size,
+    )
+    # They set only what the person left open.
+    options = read_options([word for option in ours for word in option], base=asked)
+    if spec.limited or options.context_size is None:
+        options = msgspec.structs.replace(options, context_size=tokens)
+    return msgspec.structs.replace(
+        spec,
+        vector_options=tuple(ours),
+        options=options,
+        most_requests=_most_requests(options, spec.http_threads),
+    )
+
+
+def _most_requests(options: ServerOptions, http_threads: int) -> int:
+    """llama-server's HTTP threads without a few that are spare."""
+    threads = http_threads if options.http_threads is None else options.http_threads
+    if threads == 0:
+        # llama-server's own choice is at least this (tools/server/server-http.cpp).
+        threads = (options.slots or DEFAULT_SLOTS) + 2
+    return max(1, threads - min(SPARE_THREADS, threads // 2))

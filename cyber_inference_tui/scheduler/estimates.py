@@ -1,0 +1,65 @@
+"""What each model's server would be started with and would take, loaded or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.needs import Need
+from cyber_inference_tui.llama.spec import ServerSpec, resolve
+from cyber_inference_tui.scheduler.experience import Experience
+from cyber_inference_tui.settings.schema import Settings
+
+
+class Estimator(Protocol):
+    """Finds out what a server will take."""
+
+    async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
+        """What it is expected to take; without ``ask_engine`` no program is run for it."""
+
+
+class Estimates:
+    """Kept for all models, so that a list of them looks at no files.
+
+    A spec is resolved when a model or the settings change, and a need is found when the spec or
+    what was measured changes.
+    """
+
+    def __init__(self, estimator: Estimator, experience: Experience) -> None:
+        self._estimator = estimator
+        self._experience = experience
+        self._specs: dict[str, tuple[LocalModel, Settings, ServerSpec]] = {}
+        self._needs: dict[str, tuple[str, Need]] = {}
+        """By id, with the signature for which that holds."""
+
+    def spec(self, model: LocalModel, settings: Settings) -> ServerSpec:
+        """How the model's server would be started."""
+        known = self._specs.get(model.id)
+        if known is None or known[0] != model or known[1] is not settings:
+            known = self._specs[model.id] = model, settings, resolve(model, settings)
+        return known[2]
+
+    async def update(self, models: Iterable[LocalModel], settings: Settings) -> None:
+        """Find out what models would take, as far as that has changed; forget all others."""
+        there: Mapping[str, LocalModel] = {model.id: model for model in models}
+        for model in there.values():
+            spec = self.spec(model, settings)
+            known = self._needs.get(model.id)
+            measured = self._experience.footprint(spec.signature)
+            if (
+                known is None
+                or known[0] != spec.signature
+                or measured not in {None, known[1].footprint}
+            ):
+                need = await self._estimator.need(spec, ask_engine=False)
+                self._needs[model.id] = spec.signature, need
+        for model_id in self._specs.keys() - there.keys():
+            del self._specs[model_id]
+        for model_id in self._needs.keys() - there.keys():
+            del self._needs[model_id]
+
+    def need(self, model_id: str) -> Need | None:
+        """What a model would take by its settings now; ``None`` = not looked at yet."""
+        kept = self._needs.get(model_id)
+        return kept[1] if kept else None
