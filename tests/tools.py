@@ -8,6 +8,12 @@ import shutil
 import pytest
 
 
+def run_alone() -> None:
+    """Skip a test that takes minutes, such as one that makes a whole system, beside other tests."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.skip("it takes minutes: name it to pytest, without -n (.ci/run does)")
+
+
 def tool(name: str) -> str:
     """The path of a program; without it the test is skipped here, and fails where CI runs."""
     path = shutil.which(name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
+
+from tests.tools import run_alone
 
 from .buildah import ROOT, Buildah, Image, why_not
 
@@ -13,8 +14,7 @@ from .buildah import ROOT, Buildah, Image, why_not
 @pytest.fixture(scope="session")
 def buildah() -> Iterator[Buildah]:
     """buildah with a Debian base; without what it takes, the test is skipped."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        pytest.skip("images are built by a run of their own: pytest tests/containers")
+    run_alone()
     if reason := why_not():
         pytest.skip(reason)
     # Kept with the other things that a checkout needs for its tests: the base takes a minute.

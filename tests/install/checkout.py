@@ -5,6 +5,7 @@ Its scripts are the project's own. Its program does as much of the real one's as
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -200,3 +201,14 @@ def plain_environ(python: Path | None, path: str) -> dict[str, str]:
         "PIP_CONFIG_FILE": os.devnull,
         "LC_ALL": "C",
     }
+
+
+def said_on(terminal: int) -> str:
+    """All that programs which have ended wrote to a terminal; closes it."""
+    said = b""
+    # Linux ends it with EIO, once nobody has it open any more.
+    with contextlib.suppress(OSError):
+        while piece := os.read(terminal, 4096):
+            said += piece
+    os.close(terminal)
+    return said.decode()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.install.checkout import Checkout
+from tests.install.checkout import Checkout, said_on
 from tests.install.test_update import running_service
 
 UNIT = "# Written by `cyber-inference-tui service install`; …\n[Service]\nExecStart={} serve\n"
@@ -95,8 +95,7 @@ def test_purging_wants_a_yes_and_removes_everything_of_the_program(installed: Ch
     process = installed.start("--purge", stdin=theirs, stderr=theirs)
     os.close(theirs)
     process.communicate(timeout=60)
-    said = os.read(ours, 100_000).decode()
-    os.close(ours)
+    said = said_on(ours)
     assert process.returncode == 1
     assert "Remove all of it?" in said
     assert f"{installed.app.parent}/models" in said

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.install.checkout import Checkout
+from tests.install.checkout import Checkout, said_on
 
 
 @contextmanager
@@ -214,8 +214,7 @@ def test_a_service_keeps_its_version_until_it_ends(checkout: Checkout) -> None:
         os.close(theirs)
         assert process.wait(60) == 0
         process.communicate()
-        said = os.read(ours, 100_000).decode()
-        os.close(ours)
+        said = said_on(ours)
         assert "Restart it now?" in said
         assert "called with service restart" in said
     checkout.install()

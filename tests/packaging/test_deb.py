@@ -11,14 +11,20 @@ from pathlib import Path
 import pytest
 
 from tests.debian_root import MAKING_LIMIT, debian_root, run_in
+from tests.tools import run_alone
 
 # What the package is for; scripts/deb takes the root's own.
 SUITE, PYTHON = "bookworm", "3.11"
 
 
+@pytest.fixture(autouse=True)
+def alone() -> None:
+    """It makes a system and installs everything twice."""
+    run_alone()
+
+
 @pytest.mark.timeout(MAKING_LIMIT + 1500)
 def test_a_package_from_its_making_to_its_purge(release: tuple[Path, Path], tmp_path: Path) -> None:
-    """Slow, for it installs everything twice: about 40 s of a processor."""
     root = debian_root(SUITE, ["python3-venv"])
     sdist, wheel = release
     here = tmp_path / "here"

@@ -20,6 +20,7 @@ from cyber_inference_tui.gguf.repacking import Processor, processor_of
 from cyber_inference_tui.llama.install.apt_sources import find_mirrors
 from tests.gguf import synthetic
 from tests.real.reported_memory import MIB, estimated_memory, read_report, server_log
+from tests.tools import run_alone
 
 _BINFMT = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
 _LIMIT = 280.0
@@ -58,6 +59,7 @@ def _runs_arm64() -> bool:
 def test_a_build_from_debian_suits_every_processor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run_alone()
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("apt-get", "apt-cache", "apt-config"):
