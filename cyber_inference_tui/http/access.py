@@ -15,7 +15,6 @@ import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from enum import Enum, auto
 from types import MappingProxyType
 
 from aiohttp import hdrs, web
@@ -28,6 +27,7 @@ from cyber_inference_tui.errors import (
     UnsupportedMediaTypeError,
 )
 from cyber_inference_tui.http.api import ServiceApi, ServiceSettings
+from cyber_inference_tui.records.endpoints import Area
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -42,19 +42,6 @@ _CACHE_SIZE = 256
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 _logger = logging.getLogger(__name__)
-
-
-class Area(Enum):
-    """What an endpoint is, as far as access goes."""
-
-    OPEN = auto()
-    """Health and the front page: no key."""
-    MODEL = auto()
-    """Model endpoints: a key, when ``api_keys`` is set."""
-    LOGIN = auto()
-    """Where the password is sent: no foreign pages, writes only as JSON."""
-    ADMIN = auto()
-    """The owner's: as ``LOGIN``, and a token, when ``admin_password`` is set."""
 
 
 _OWNERS = frozenset({Area.LOGIN, Area.ADMIN})

@@ -13,7 +13,7 @@ from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.http.api import ServiceApi
-from cyber_inference_tui.http.wire import number
+from cyber_inference_tui.http.query import number
 from cyber_inference_tui.service.events import TOPICS, Event, Subscription
 
 HEARTBEAT = 15.0

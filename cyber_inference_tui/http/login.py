@@ -34,6 +34,7 @@ from cyber_inference_tui.errors import (
 )
 from cyber_inference_tui.http.wire import json_answer, read_json
 from cyber_inference_tui.records import LoginRecord
+from cyber_inference_tui.records.endpoints import Password
 
 LOGIN_FILE = "login.secret"
 """Its name in the data directory."""
@@ -72,12 +73,6 @@ class _Settings(Protocol):
     @property
     def settings(self) -> _PasswordSettings:
         """The settings in force, read at each request."""
-
-
-class _Credentials(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of ``POST /admin/login``."""
-
-    password: str = ""
 
 
 class LoginAttempts:
@@ -181,9 +176,7 @@ class AdminLogin:
 
     async def login(self, request: web.Request) -> web.Response:
         """``POST /admin/login``."""
-        given = await read_json(
-            request, _Credentials, limit=_MAX_BODY, expected='a JSON object {"password": "…"}'
-        )
+        given = await read_json(request, Password, limit=_MAX_BODY)
         if not self._service.settings.admin_password:
             raise ConflictError("No admin_password is set, so nothing here needs a login.")
         signer = await self._prepare()

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.http.access import AccessRules, Area, parse_host, parse_origin
+from cyber_inference_tui.http.access import AccessRules, parse_host, parse_origin
+from cyber_inference_tui.records.endpoints import Area
 
 from .raw import ask, converse, head
 from .stand_in import StandInService, StandInSettings, serving
