@@ -195,7 +195,7 @@ class StandIn:
         if name not in self.logs:
             return error(404, "model_not_found", f"There is no model {name}.")
         lines = self.logs[name].splitlines(keepends=True)
-        count = int(request.query["lines"])
+        count = int(request.query.get("lines", "200"))
         headers = {"X-Last-Event-ID": str(len(self.history))} if self.log_position else {}
         text = "".join(lines[len(lines) - count :] if count < len(lines) else lines)
         self.on_log()

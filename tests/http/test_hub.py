@@ -7,7 +7,7 @@ import pytest
 
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import NotFoundError
-from cyber_inference_tui.records import DownloadRecord, DownloadStatus
+from cyber_inference_tui.records import DownloadRecord, DownloadStatus, endpoints
 
 from .stand_in import StandInDownloads, StandInService, serving
 
@@ -93,16 +93,24 @@ async def test_pages_of_other_sites_cannot_start_downloads() -> None:
 async def test_the_client_has_a_call_for_each() -> None:
     service = StandInService()
     async with serving(service) as front, ServiceClient(front.url) as client:
-        assert (await client.download("o/n", revision="main")).id == "abc"
-        assert (await client.pause_download("abc")).status is DownloadStatus.PAUSED
-        assert (await client.resume_download("abc")).status is DownloadStatus.QUEUED
-        assert (await client.cancel_download("abc", keep=True)).status is DownloadStatus.CANCELLED
-        assert (await client.retry_download("abc")).status is DownloadStatus.QUEUED
-        await client.cancel_download("abc")
-        (record,) = await client.downloads()
+        assert (
+            await client.call(
+                endpoints.DOWNLOAD, body=endpoints.NewDownload("o/n", revision="main")
+            )
+        ).id == "abc"
+        assert (await client.call(endpoints.PAUSE_DOWNLOAD, "abc")).status is DownloadStatus.PAUSED
+        assert (await client.call(endpoints.RESUME_DOWNLOAD, "abc")).status is DownloadStatus.QUEUED
+        assert (
+            await client.call(
+                endpoints.CANCEL_DOWNLOAD, "abc", query=endpoints.CancelQuery(keep=True)
+            )
+        ).status is DownloadStatus.CANCELLED
+        assert (await client.call(endpoints.RETRY_DOWNLOAD, "abc")).status is DownloadStatus.QUEUED
+        await client.call(endpoints.CANCEL_DOWNLOAD, "abc")
+        (record,) = await client.call(endpoints.DOWNLOADS)
         assert record.status is DownloadStatus.CANCELLED
         with pytest.raises(NotFoundError, match="no download a/b"):
-            await client.pause_download("a/b")
+            await client.call(endpoints.PAUSE_DOWNLOAD, "a/b")
     assert downloads_of(service).calls == [
         ("add", "o/n", None, "main"),
         ("pause",),
@@ -139,12 +147,16 @@ async def test_wrong_questions_are_refused(path: str) -> None:
 async def test_the_client_asks_the_hub() -> None:
     service = StandInService()
     async with serving(service) as front, ServiceClient(front.url) as client:
-        found, cursor = await client.hub_search("x", sort="likes", limit=5)
+        found, cursor = await client.search(endpoints.SearchQuery(q="x", sort="likes", limit=5))
         assert (found[0].repo, cursor) == ("o/n", "next")
-        assert await client.hub_search("x", cursor="next") == (found, None)
-        (files,) = await client.hub_files("o/n")
+        assert await client.search(endpoints.SearchQuery(q="x", cursor="next")) == (found, None)
+        (files,) = await client.call(
+            endpoints.HUB_FILES, query=endpoints.RepositoryQuery(repo="o/n")
+        )
         assert files.files[0].path == "n-Q8_0.gguf"
-        await client.hub_files("o/n", "main")
+        await client.call(
+            endpoints.HUB_FILES, query=endpoints.RepositoryQuery(repo="o/n", revision="main")
+        )
     assert service.hub_asked == [
         ("x", "likes", 5, None, None),
         ("x", "downloads", 30, "next", None),
