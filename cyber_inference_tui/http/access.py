@@ -16,6 +16,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
@@ -26,8 +27,11 @@ from cyber_inference_tui.errors import (
     InvalidRequestError,
     UnsupportedMediaTypeError,
 )
-from cyber_inference_tui.http.api import ServiceApi, ServiceSettings
 from cyber_inference_tui.records.endpoints import Area
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.service.service import Service
+    from cyber_inference_tui.settings.schema import Settings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -110,7 +114,7 @@ def _digest(text: str) -> bytes:
 class AccessRules:
     """What one settings object allows, at one bound address."""
 
-    def __init__(self, settings: ServiceSettings, bound: str) -> None:
+    def __init__(self, settings: Settings, bound: str) -> None:
         machine = socket.gethostname().lower()
         self._names = {machine, machine.partition(".")[0]} - {""}
         self._names_with_port: set[tuple[str, int]] = set()
@@ -191,10 +195,10 @@ class Access:
     what somebody forgot to list is guarded.
     """
 
-    def __init__(self, service: ServiceApi, areas: Mapping[Handler, Area]) -> None:
+    def __init__(self, service: Service, areas: Mapping[Handler, Area]) -> None:
         self._service = service
         self._areas = areas
-        self._settings: ServiceSettings | None = None
+        self._settings: Settings | None = None
         self._address: tuple[str, int] | None = None
         self._rules = AccessRules(service.settings, service.address[0])
 

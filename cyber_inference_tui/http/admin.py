@@ -5,16 +5,20 @@ Names in paths are looked up, never used as file names.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from cyber_inference_tui.errors import ModelNotFoundError
-from cyber_inference_tui.http.api import ServiceApi
 from cyber_inference_tui.http.routing import Call, Reply, RouteTable
 from cyber_inference_tui.records import HubModelRecord, endpoints
 from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR, SearchQuery, TailQuery
 
+if TYPE_CHECKING:
+    from cyber_inference_tui.service.service import Service
 
-def add_admin(table: RouteTable, service: ServiceApi) -> None:
+
+def add_admin(table: RouteTable, service: Service) -> None:
     """Add the owner's endpoints, but for the login and the streams."""
     models = service.models
     config = service.configuration
@@ -89,7 +93,7 @@ def add_admin(table: RouteTable, service: ServiceApi) -> None:
     table.answer(endpoints.CANCEL_INSTALL, lambda call: service.installation.cancel())
 
 
-def is_model_name(service: ServiceApi, name: str) -> bool:
+def is_model_name(service: Service, name: str) -> bool:
     """Whether a model has exactly this id or alias."""
     try:
         record = service.models.record(name)
@@ -98,11 +102,11 @@ def is_model_name(service: ServiceApi, name: str) -> bool:
     return name in {record.id, *record.aliases}
 
 
-def _samples(service: ServiceApi, seconds: int) -> msgspec.Raw:
+def _samples(service: Service, seconds: int) -> msgspec.Raw:
     return msgspec.Raw(b"[%b]" % b",".join(service.monitoring.history(seconds)))
 
 
-async def _search(service: ServiceApi, query: SearchQuery) -> Reply[list[HubModelRecord]]:
+async def _search(service: Service, query: SearchQuery) -> Reply[list[HubModelRecord]]:
     found, cursor = await service.hub.browse.search(
         query.q,
         sort=query.sort,
@@ -113,7 +117,7 @@ async def _search(service: ServiceApi, query: SearchQuery) -> Reply[list[HubMode
     return Reply(found, {NEXT_CURSOR: cursor} if cursor else {})
 
 
-async def _log_tail(service: ServiceApi, call: Call[TailQuery, endpoints.Nothing]) -> Reply[str]:
+async def _log_tail(service: Service, call: Call[TailQuery, endpoints.Nothing]) -> Reply[str]:
     # Taken first: a line that arrives meanwhile is sent twice rather than never.
     position = service.events.last_id
     tail = await service.log_tail(call.name, call.query.lines)

@@ -13,7 +13,6 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NotFoundError
 from cyber_inference_tui.http.access import ACCESS, Access, Handler
 from cyber_inference_tui.http.admin import add_admin, is_model_name
-from cyber_inference_tui.http.api import ServiceApi
 from cyber_inference_tui.http.entry import refusal_record
 from cyber_inference_tui.http.errors import (
     error_response,
@@ -58,7 +57,7 @@ def make_app(service: Service, login: AdminLogin) -> web.Application:
 
 
 def assemble(
-    service: ServiceApi,
+    service: Service,
     forward: Handler,
     login: AdminLogin,
     *,
@@ -120,7 +119,7 @@ async def _unknown(request: web.Request) -> web.StreamResponse:
     raise NotFoundError(f"There is no endpoint {request.path}.")
 
 
-def _border(access: Access, login: AdminLogin, service: ServiceApi) -> web.middleware:  # type: ignore[valid-type]
+def _border(access: Access, login: AdminLogin, service: Service) -> web.middleware:  # type: ignore[valid-type]
     def refused(request: web.Request, error: CyberError, began: float) -> web.Response:
         # Who finds no model has a client to set up, and looks for it among the requests. What a
         # browser fetches for a page (its icon) is not meant for a model.

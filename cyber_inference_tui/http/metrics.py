@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from aiohttp import hdrs, web
 
 from cyber_inference_tui.http.access import Handler
-from cyber_inference_tui.http.api import ServiceApi
 from cyber_inference_tui.service.metrics import CONTENT_TYPE
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.service.service import Service
 
 
 class MetricsPage:
     """``forward`` answers for a model's server."""
 
-    def __init__(self, service: ServiceApi, forward: Handler) -> None:
+    def __init__(self, service: Service, forward: Handler) -> None:
         self._service = service
         self._forward = forward
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cyber_inference_tui.http.api import ModelsApi, ServiceApi
 from cyber_inference_tui.records import ModelRecord
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.service.models import Models
+    from cyber_inference_tui.service.service import Service
 
 
 class ModelListing:
     """Answers ``GET /v1/models`` and ``GET /v1/models/ID``."""
 
-    def __init__(self, service: ServiceApi) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
 
     def all(self) -> dict[str, Any]:
@@ -25,7 +28,7 @@ class ModelListing:
         return _listed(models, [models.record(name)])[0]
 
 
-def _listed(models: ModelsApi, records: list[ModelRecord]) -> list[dict[str, Any]]:
+def _listed(models: Models, records: list[ModelRecord]) -> list[dict[str, Any]]:
     return [
         {
             "id": record.id,

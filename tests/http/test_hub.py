@@ -9,12 +9,7 @@ from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import NotFoundError
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus, endpoints
 
-from .stand_in import StandInDownloads, StandInService, serving
-
-
-def downloads_of(service: StandInService) -> StandInDownloads:
-    assert isinstance(service.downloads, StandInDownloads)
-    return service.downloads
+from .stand_in import StandInService, serving
 
 
 async def test_a_download_is_asked_for_and_acted_on() -> None:
@@ -24,7 +19,7 @@ async def test_a_download_is_asked_for_and_acted_on() -> None:
         async with front.client.post("/admin/downloads", json=wanted) as answer:
             assert answer.status == 202
             record = msgspec.json.decode(await answer.read(), type=DownloadRecord)
-            assert record == downloads_of(service).record
+            assert record == service.downloads.record
         async with front.client.get("/admin/downloads") as answer:
             assert (answer.status, len(await answer.json())) == (200, 1)
         for action in ("pause", "resume", "retry"):
@@ -33,7 +28,7 @@ async def test_a_download_is_asked_for_and_acted_on() -> None:
         for query in ("", "?keep=1", "?keep=0"):
             async with front.client.delete(f"/admin/downloads/abc{query}") as answer:
                 assert (await answer.json())["status"] == "cancelled"
-    assert downloads_of(service).calls == [
+    assert service.downloads.calls == [
         ("add", "o/n", "a/b.gguf", "main"),
         ("pause",),
         ("resume",),
@@ -76,7 +71,7 @@ async def test_what_is_not_understood_is_refused(
     ):
         assert answer.status == status
         assert (await answer.json())["error"]["message"]
-    assert downloads_of(service).calls == []
+    assert service.downloads.calls == []
 
 
 async def test_pages_of_other_sites_cannot_start_downloads() -> None:
@@ -87,7 +82,7 @@ async def test_pages_of_other_sites_cannot_start_downloads() -> None:
             assert answer.status == 403
         async with front.client.post("/admin/downloads", data=b'{"repo": "a/b"}') as answer:
             assert answer.status == 415
-    assert downloads_of(service).calls == []
+    assert service.downloads.calls == []
 
 
 async def test_the_client_has_a_call_for_each() -> None:
@@ -111,7 +106,7 @@ async def test_the_client_has_a_call_for_each() -> None:
         assert record.status is DownloadStatus.CANCELLED
         with pytest.raises(NotFoundError, match="no download a/b"):
             await client.call(endpoints.PAUSE_DOWNLOAD, "a/b")
-    assert downloads_of(service).calls == [
+    assert service.downloads.calls == [
         ("add", "o/n", None, "main"),
         ("pause",),
         ("resume",),

@@ -24,7 +24,7 @@ from cyber_inference_tui.http.login import (
     kept_secret,
 )
 
-from .stand_in import Front, StandInService, StandInSettings, serving
+from .stand_in import Front, StandInService, make_settings, serving
 
 PASSWORD = "öpen sesame"
 
@@ -44,7 +44,7 @@ class World:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         given = {"admin_password": PASSWORD, **settings}
-        self.service = StandInService("m", settings=StandInSettings(**given))
+        self.service = StandInService("m", settings=make_settings(**given))
         self.now = Clock()
         self.clock = Clock()
         self.secret_file = folder / "login.secret"
@@ -55,7 +55,7 @@ class World:
 
     def change(self, **settings: Any) -> None:
         """New settings, as a changed file brings them."""
-        self.service.settings = StandInSettings(**settings)
+        self.service.settings = make_settings(**settings)
 
 
 @pytest.fixture

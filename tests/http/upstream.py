@@ -17,7 +17,7 @@ from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active import ActiveRequests
 from cyber_inference_tui.settings.schema import Settings
-from tests.http.stand_in import Front, StandInService, StandInSettings, serving
+from tests.http.stand_in import Front, StandInService, serving
 from tests.scheduler.virtual import model
 
 
@@ -199,7 +199,7 @@ class _Service:
 async def forwarding(
     script: Script,
     *models: LocalModel,
-    front_settings: StandInSettings | None = None,
+    front_settings: Settings | None = None,
     **settings: Any,
 ) -> AsyncIterator[World]:
     """Models (``m`` unless given) behind a real front; ``script`` plays every connection."""
