@@ -22,11 +22,13 @@ from cyber_inference_tui.http.errors import (
 from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.login import AdminLogin
-from cyber_inference_tui.http.metrics import MetricsPage
 from cyber_inference_tui.http.models import ModelListing
+from cyber_inference_tui.http.openapi import document
 from cyber_inference_tui.http.routing import RouteTable
+from cyber_inference_tui.http.wire import NOSNIFF
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.endpoints import Area
+from cyber_inference_tui.service.metrics import CONTENT_TYPE
 from cyber_inference_tui.service.service import utc_now
 
 if TYPE_CHECKING:
@@ -87,7 +89,10 @@ def assemble(
     ):
         table.answer(models, lambda call: listing.all())
         table.answer(model, lambda call: listing.one(call.name))
-    table.handle(endpoints.METRICS, MetricsPage(service, forward).answer)
+    table.handle(endpoints.METRICS, _unless_named(_metrics(service), forward))
+    # A model with a command may have a document of its own, and other methods of the path.
+    table.handle(endpoints.OPENAPI, _unless_named(_openapi, forward))
+    table.catch(endpoints.OPENAPI.path, Area.MODEL, forward)
     table.handle(endpoints.LOGIN, login.login)
     table.handle(endpoints.EVENTS, streams.sse)
     table.handle(endpoints.LOG_EVENTS, streams.logs)
@@ -112,6 +117,28 @@ def assemble(
     app.on_response_prepare.append(share)
     app.on_shutdown.append(end_streams)
     return app
+
+
+def _metrics(service: Service) -> Handler:
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        body, kind = await service.metrics.scrape(), CONTENT_TYPE
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: kind, **NOSNIFF})
+
+    return metrics
+
+
+async def _openapi(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=document(), content_type="application/json", headers=NOSNIFF)
+
+
+def _unless_named(own: Handler, forward: Handler) -> Handler:
+    """``own``; but ``?model=`` or ``X-Model`` ask a model's server, which is loaded if need be."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        named = request.query.get("model") or request.headers.get("X-Model")
+        return await (forward if named else own)(request)
+
+    return handle
 
 
 async def _unknown(request: web.Request) -> web.StreamResponse:

@@ -80,8 +80,8 @@ class RouteTable:
         self.areas[handler] = endpoint.area
 
     def catch(self, path: str, area: Area, handler: Handler) -> None:
-        """Have all other requests under ``path`` handled by ``handler``."""
-        self._routes[path] = {("*", ""): handler}
+        """Have all other requests for ``path`` handled by ``handler``."""
+        self._routes.setdefault(path, {})["*", ""] = handler
         self.areas[handler] = area
 
     def register(self, app: web.Application) -> None:

@@ -16,6 +16,9 @@ from cyber_inference_tui.records import to_json
 
 T = TypeVar("T")
 
+NOSNIFF = {"X-Content-Type-Options": "nosniff"}
+"""Keeps a browser from taking an answer for something else."""
+
 
 def json_answer(
     value: Any, *, status: int = 200, headers: dict[str, str] | None = None
@@ -25,7 +28,7 @@ def json_answer(
         status=status,
         body=to_json(value),
         content_type="application/json",
-        headers={"X-Content-Type-Options": "nosniff", **(headers or {})},
+        headers={**NOSNIFF, **(headers or {})},
     )
 
 
@@ -35,7 +38,7 @@ def text_answer(text: str, *, headers: dict[str, str] | None = None) -> web.Resp
         body=text.encode("utf-8", "replace"),
         content_type="text/plain",
         charset="utf-8",
-        headers={"X-Content-Type-Options": "nosniff", **(headers or {})},
+        headers={**NOSNIFF, **(headers or {})},
     )
 
 

@@ -217,7 +217,7 @@ class StatusEventsQuery(msgspec.Struct, frozen=True, kw_only=True):
     last_event_id: _Count | None = None
 
 
-class MetricsQuery(msgspec.Struct, frozen=True, kw_only=True):
+class ServerQuery(msgspec.Struct, frozen=True, kw_only=True):
     """A model whose server answers instead of the service; it is loaded if need be."""
 
     model: str | None = None
@@ -287,7 +287,15 @@ LIST = Endpoint(
     "GET /models", Nothing, Nothing, dict[str, Any], "the same as `/v1/models`", Area.MODEL
 )
 LISTED = Endpoint("GET /models/{id}", Nothing, Nothing, dict[str, Any], "one of them", Area.MODEL)
-METRICS = Endpoint("GET /metrics", MetricsQuery, Nothing, str, "figures for Prometheus", Area.MODEL)
+METRICS = Endpoint("GET /metrics", ServerQuery, Nothing, str, "figures for Prometheus", Area.MODEL)
+OPENAPI = Endpoint(
+    "GET /openapi.json",
+    ServerQuery,
+    Nothing,
+    dict[str, Any],
+    "this table as an OpenAPI document",
+    Area.MODEL,
+)
 
 LOGIN = Endpoint(
     "POST /admin/login", Nothing, Password, LoginRecord, "the password for a token", Area.LOGIN
@@ -494,7 +502,7 @@ STATUS_EVENTS = Endpoint(
     "models, requests, resources and the service, over WebSocket",
 )
 
-ENDPOINTS: tuple[Endpoint[Any, Any, Any], ...] = tuple(
-    value for value in list(globals().values()) if isinstance(value, Endpoint)
-)
-"""All of them, in this order."""
+ENDPOINTS: dict[str, Endpoint[Any, Any, Any]] = {
+    name: value for name, value in list(globals().items()) if isinstance(value, Endpoint)
+}
+"""All of them by name, in this order."""
