@@ -31,6 +31,7 @@ from cyber_inference_tui.records import (
     ProblemRecord,
     StatusRecord,
     endpoints,
+    queries,
 )
 from cyber_inference_tui.service.runtime import data_directory_holder
 
@@ -185,7 +186,7 @@ def unload_model(
         progress.show(f"unloading {model_id}")
         async with _watched(client, model_id, progress):
             return await client.call(
-                endpoints.UNLOAD, model_id, query=endpoints.UnloadQuery(force=force), timeout=_DAY
+                endpoints.UNLOAD, model_id, query=queries.UnloadQuery(force=force), timeout=_DAY
             )
 
     return with_client(options.load().settings, act)

@@ -21,7 +21,13 @@ from cyber_inference_tui.cli.actions import with_client
 from cyber_inference_tui.errors import ConflictError, CyberError, HubError, NoServiceError
 from cyber_inference_tui.hub import downloads
 from cyber_inference_tui.hub.address import Wanted
-from cyber_inference_tui.records import DownloadRecord, DownloadStatus, HubModelRecord, endpoints
+from cyber_inference_tui.records import (
+    DownloadRecord,
+    DownloadStatus,
+    HubModelRecord,
+    endpoints,
+    queries,
+)
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.listing import library_for
@@ -68,7 +74,7 @@ class _There:
         self._client = client
 
     async def add(self, wanted: Wanted) -> DownloadRecord:
-        body = endpoints.NewDownload(*wanted)
+        body = queries.NewDownload(*wanted)
         return await self._client.call(endpoints.DOWNLOAD, body=body)
 
     async def records(self) -> list[DownloadRecord]:
@@ -87,7 +93,7 @@ def search(options: GlobalOptions, query: str, *, sort: str, limit: int) -> list
     try:
         found, _ = with_client(
             settings,
-            lambda client: client.search(endpoints.SearchQuery(q=query, sort=sort, limit=limit)),
+            lambda client: client.search(queries.SearchQuery(q=query, sort=sort, limit=limit)),
         )
     except NoServiceError:
 

@@ -26,14 +26,9 @@ from cyber_inference_tui.errors import (
     CyberError,
     NoServiceError,
 )
-from cyber_inference_tui.records import ConfigCheckRecord, HubModelRecord, endpoints
-from cyber_inference_tui.records.endpoints import (
-    LOG_POSITION,
-    NEXT_CURSOR,
-    EventsQuery,
-    SearchQuery,
-    TailQuery,
-)
+from cyber_inference_tui.records import ConfigCheckRecord, HubModelRecord, endpoints, queries
+from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR
+from cyber_inference_tui.records.queries import EventsQuery, SearchQuery, TailQuery
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
@@ -67,8 +62,8 @@ class ServiceClient(Transport):
         return await self.call(
             endpoints.CHECK_CONFIG,
             key,
-            query=endpoints.CheckQuery(check=True),
-            body=endpoints.NewValue(value),
+            query=queries.CheckQuery(check=True),
+            body=queries.NewValue(value),
         )
 
     async def log(self, source: str, lines: int) -> LogTail:

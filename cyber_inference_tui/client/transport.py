@@ -23,7 +23,7 @@ from cyber_inference_tui.errors import (
     InvalidAdminPasswordError,
     NoServiceError,
 )
-from cyber_inference_tui.records import LoginRecord, endpoints, to_json
+from cyber_inference_tui.records import LoginRecord, endpoints, queries, to_json
 from cyber_inference_tui.records.endpoints import Endpoint
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Transport:
         Raises ``InvalidAdminPasswordError``, ``TooManyLoginsError`` (with ``retry_after``), or
         ``ConflictError`` where the service has no password.
         """
-        answer = await self.call(endpoints.LOGIN, body=endpoints.Password(password))
+        answer = await self.call(endpoints.LOGIN, body=queries.Credentials(password))
         self.token = answer.access_token
         return answer
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cyber_inference_tui.errors import ModelNotFoundError
-from cyber_inference_tui.http.routing import Call, Reply, RouteTable
-from cyber_inference_tui.records import HubModelRecord, endpoints
-from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR, SearchQuery, TailQuery
+from cyber_inference_tui.http.routing import Call, RouteTable, WithHeaders
+from cyber_inference_tui.records import HubModelRecord, endpoints, queries
+from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR
+from cyber_inference_tui.records.queries import SearchQuery, TailQuery
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -106,7 +107,7 @@ def _samples(service: Service, seconds: int) -> msgspec.Raw:
     return msgspec.Raw(b"[%b]" % b",".join(service.monitoring.history(seconds)))
 
 
-async def _search(service: Service, query: SearchQuery) -> Reply[list[HubModelRecord]]:
+async def _search(service: Service, query: SearchQuery) -> WithHeaders[list[HubModelRecord]]:
     found, cursor = await service.hub.browse.search(
         query.q,
         sort=query.sort,
@@ -114,11 +115,11 @@ async def _search(service: Service, query: SearchQuery) -> Reply[list[HubModelRe
         cursor=query.cursor or None,
         author=query.author or None,
     )
-    return Reply(found, {NEXT_CURSOR: cursor} if cursor else {})
+    return WithHeaders(found, {NEXT_CURSOR: cursor} if cursor else {})
 
 
-async def _log_tail(service: Service, call: Call[TailQuery, endpoints.Nothing]) -> Reply[str]:
+async def _log_tail(service: Service, call: Call[TailQuery, queries.Nothing]) -> WithHeaders[str]:
     # Taken first: a line that arrives meanwhile is sent twice rather than never.
     position = service.events.last_id
     tail = await service.log_tail(call.name, call.query.lines)
-    return Reply(tail, {LOG_POSITION: str(position)})
+    return WithHeaders(tail, {LOG_POSITION: str(position)})

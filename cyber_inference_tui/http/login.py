@@ -34,7 +34,7 @@ from cyber_inference_tui.errors import (
 )
 from cyber_inference_tui.http.wire import json_answer, read_json
 from cyber_inference_tui.records import LoginRecord
-from cyber_inference_tui.records.endpoints import Password
+from cyber_inference_tui.records.queries import Credentials
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -167,7 +167,7 @@ class AdminLogin:
 
     async def login(self, request: web.Request) -> web.Response:
         """``POST /admin/login``."""
-        given = await read_json(request, Password, limit=_MAX_BODY)
+        given = await read_json(request, Credentials, limit=_MAX_BODY)
         if not self._service.settings.admin_password:
             raise ConflictError("No admin_password is set, so nothing here needs a login.")
         signer = await self._prepare()

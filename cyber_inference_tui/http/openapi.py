@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.records.endpoints import ENDPOINTS, Area, Endpoint, Nothing, Stream
+from cyber_inference_tui.records.endpoints import ENDPOINTS, Area, Endpoint, Stream
+from cyber_inference_tui.records.queries import Nothing
 
 _REFERENCE = "#/components/schemas/{name}"
 _ERROR = {
@@ -94,7 +95,7 @@ def _operation(
         parameters.append({"name": key, "in": "path", "required": True, "schema": schema})
     operation: dict[str, Any] = {
         "operationId": name.lower(),
-        "summary": endpoint.help,
+        "summary": endpoint.summary,
         "parameters": parameters,
         "security": _SECURITY[endpoint.area],
         "responses": {**_answer(endpoint, schemas), "default": _ERROR},
@@ -114,7 +115,7 @@ def _answer(
         return {"200": {"description": "events", "content": {"text/event-stream": {}}}}
     media = "text/plain" if endpoint.answer is str else "application/json"
     content = {media: {"schema": schemas[endpoint.answer]}}
-    return {str(endpoint.status): {"description": endpoint.help, "content": content}}
+    return {str(endpoint.status): {"description": endpoint.summary, "content": content}}
 
 
 def _merge(first: dict[str, Any], second: dict[str, Any]) -> None:

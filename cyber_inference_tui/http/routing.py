@@ -33,7 +33,7 @@ class Call(msgspec.Struct, Generic[Q, B], frozen=True):
     body: B
 
 
-class Reply(msgspec.Struct, Generic[A], frozen=True):
+class WithHeaders(msgspec.Struct, Generic[A], frozen=True):
     """An answer with headers."""
 
     value: A
@@ -41,7 +41,7 @@ class Reply(msgspec.Struct, Generic[A], frozen=True):
 
 
 Answerer = Callable[
-    [Call[Q, B]], A | Reply[A] | msgspec.Raw | Awaitable[A | Reply[A] | msgspec.Raw]
+    [Call[Q, B]], A | WithHeaders[A] | msgspec.Raw | Awaitable[A | WithHeaders[A] | msgspec.Raw]
 ]
 """Gives back a record, now or later: as it is, with headers, or as JSON already."""
 
@@ -112,7 +112,9 @@ class RouteTable:
             result = answer(Call(_name(request, endpoint.path), query, body))
             if inspect.isawaitable(result):
                 result = await result
-            reply: Reply[Any] = result if isinstance(result, Reply) else Reply(result, {})
+            reply: WithHeaders[Any] = (
+                result if isinstance(result, WithHeaders) else WithHeaders(result, {})
+            )
             if endpoint.answer is str:
                 return text_answer(reply.value, headers=reply.headers)
             return json_answer(reply.value, status=endpoint.status, headers=reply.headers)

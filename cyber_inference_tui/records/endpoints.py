@@ -7,21 +7,42 @@ there.
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import Enum, auto
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
-from msgspec import Meta
 
 from cyber_inference_tui.records.hub import DownloadRecord, HubFilesRecord, HubModelRecord
-from cyber_inference_tui.records.logs import LogLevel, LogPage, LogRecord
+from cyber_inference_tui.records.logs import LogPage, LogRecord
 from cyber_inference_tui.records.machine import MemoryRoom, ResourceSample
 from cyber_inference_tui.records.models import (
     ModelDetails,
     ModelRecord,
     ProblemRecord,
     SessionRecord,
+)
+from cyber_inference_tui.records.queries import (
+    CancelQuery,
+    CheckQuery,
+    Credentials,
+    EventsQuery,
+    HistoryQuery,
+    InstallWish,
+    LinesQuery,
+    LoadQuery,
+    LogEventsQuery,
+    NewDownload,
+    NewFile,
+    NewValue,
+    Nothing,
+    RepositoryQuery,
+    RequestQuery,
+    SearchQuery,
+    ServerQuery,
+    StatusEventsQuery,
+    TailQuery,
+    TimeQuery,
+    UnloadQuery,
 )
 from cyber_inference_tui.records.requests import (
     ActiveRequestRecord,
@@ -71,12 +92,12 @@ class Endpoint(msgspec.Struct, Generic[Q, B, A], frozen=True):
 
     route: str
     query: type[Q]
-    """Its fields are the query parameters; a number above its ``le`` counts as that."""
+    """Its fields are the query parameters."""
     body: type[B]
     """Of a write, the JSON body; an empty body counts as ``{}``."""
     answer: type[A]
     """What the JSON of the answer decodes to; ``str`` is plain text."""
-    help: str
+    summary: str
     area: Area = Area.ADMIN
     status: int = 200
 
@@ -100,335 +121,119 @@ class Stream(msgspec.Struct):
     """The answer of an endpoint that sends events until the client leaves."""
 
 
-class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """No query parameters, or no body."""
-
-
-# Queries
-
-_Count = Annotated[int, Meta(ge=0)]
-_AtMost1000 = Annotated[int, Meta(ge=0, le=1000)]
-
-
-class HistoryQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Of which past things, newest first: those before an id, of a model, since a time."""
-
-    limit: _AtMost1000 = 100
-    before: _Count | None = None
-    model: str | None = None
-    since: datetime | None = None
-
-
-class RequestQuery(HistoryQuery, frozen=True, kw_only=True):
-    """Of requests also: only those that failed, or only those that did not."""
-
-    failed: bool | None = None
-
-
-class TimeQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """The samples of the last so many seconds."""
-
-    history: _Count
-
-
-class LoadQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the answer waits until the model is loaded or has failed."""
-
-    wait: bool = True
-
-
-class UnloadQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the requests of the model are ended."""
-
-    force: bool = False
-
-
-class TailQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """How many lines from the end of a log."""
-
-    lines: Annotated[int, Meta(ge=0, le=100_000)] = 200
-
-
-class LinesQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which lines of a log.
-
-    Without a number they are the newest. ``before`` gives those nearest below that number,
-    ``after`` those from that number on, both together those between, from the lower end. ``level``
-    is the least; ``q`` is in each line, in any case.
-    """
-
-    limit: Annotated[int, Meta(ge=0, le=5000)] = 1000
-    before: _Count | None = None
-    after: _Count | None = None
-    level: LogLevel | None = None
-    q: Annotated[str, Meta(max_length=256)] = ""
-
-
-class SearchQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What to look for on the hub.
-
-    ``sort`` is ``downloads``, ``likes``, ``trending`` or ``new``; ``limit`` at most 100.
-    """
-
-    q: str = ""
-    sort: str = "downloads"
-    limit: _Count = 30
-    cursor: str | None = None
-    author: str | None = None
-
-
-class RepositoryQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A repository on the hub, at a revision."""
-
-    repo: Annotated[str, Meta(min_length=1)]
-    revision: str | None = None
-
-
-class CancelQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether what is here of the download stays."""
-
-    keep: bool = False
-
-
-class CheckQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Asks for the effect of a change instead of the change."""
-
-    check: bool
-
-
-class EventsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events: of topics (separated by commas), of logs (``log`` may be repeated)."""
-
-    topics: str = ""
-    log: tuple[str, ...] = ()
-    last_event_id: _Count | None = None
-
-
-class LogEventsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which log, and after which event."""
-
-    id: str | None = None
-    last_event_id: _Count | None = None
-
-
-class StatusEventsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """After which event."""
-
-    last_event_id: _Count | None = None
-
-
-class ServerQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A model whose server answers instead of the service; it is loaded if need be."""
-
-    model: str | None = None
-
-
-# Bodies
-
-_Name = Annotated[str, Meta(min_length=1, max_length=1024)]
-
-
-class Password(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a login is given for."""
-
-    password: str = ""
-
-
-class NewValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A setting's new value."""
-
-    value: Any
-
-
-class NewFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The new text of the configuration file; ``digest`` names the text that it replaces."""
-
-    text: str
-    digest: str
-
-
-class NewDownload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What to download."""
-
-    repo: _Name
-    filename: _Name | None = None
-    revision: _Name | None = None
-
-
-class InstallWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where to get a llama-server from."""
-
-    source: Literal["auto", "github", "debian", "source"] = msgspec.field(
-        default="auto", name="from"
-    )
-
-
-# The endpoints
-
-HEALTH = Endpoint(
-    "GET /health", Nothing, Nothing, dict[str, str], "whether the service is up", Area.OPEN
-)
-HEALTH_V1 = Endpoint(
-    "GET /v1/health", Nothing, Nothing, dict[str, str], "the same as `/health`", Area.OPEN
-)
-FRONT_PAGE = Endpoint("GET /", Nothing, Nothing, str, "a page that says what this is", Area.OPEN)
-LIST_V1 = Endpoint(
-    "GET /v1/models",
-    Nothing,
-    Nothing,
-    dict[str, Any],
-    "the models, as OpenAI lists them",
-    Area.MODEL,
-)
-LISTED_V1 = Endpoint(
-    "GET /v1/models/{id}", Nothing, Nothing, dict[str, Any], "one of them", Area.MODEL
-)
-LIST = Endpoint(
-    "GET /models", Nothing, Nothing, dict[str, Any], "the same as `/v1/models`", Area.MODEL
-)
-LISTED = Endpoint("GET /models/{id}", Nothing, Nothing, dict[str, Any], "one of them", Area.MODEL)
-METRICS = Endpoint("GET /metrics", ServerQuery, Nothing, str, "figures for Prometheus", Area.MODEL)
-OPENAPI = Endpoint(
+def _plain(
+    route: str, answer: type[A], summary: str, area: Area = Area.ADMIN
+) -> Endpoint[Nothing, Nothing, A]:
+    return Endpoint(route, Nothing, Nothing, answer, summary, area)
+
+
+def _asking(
+    route: str, query: type[Q], answer: type[A], summary: str, area: Area = Area.ADMIN
+) -> Endpoint[Q, Nothing, A]:
+    return Endpoint(route, query, Nothing, answer, summary, area)
+
+
+HEALTH = _plain("GET /health", dict[str, str], "whether the service is up", Area.OPEN)
+HEALTH_V1 = _plain("GET /v1/health", dict[str, str], "the same as `/health`", Area.OPEN)
+FRONT_PAGE = _plain("GET /", str, "a page that says what this is", Area.OPEN)
+LIST_V1 = _plain("GET /v1/models", dict[str, Any], "the models, as OpenAI lists them", Area.MODEL)
+LISTED_V1 = _plain("GET /v1/models/{id}", dict[str, Any], "one of them", Area.MODEL)
+LIST = _plain("GET /models", dict[str, Any], "the same as `/v1/models`", Area.MODEL)
+LISTED = _plain("GET /models/{id}", dict[str, Any], "one of them", Area.MODEL)
+METRICS = _asking("GET /metrics", ServerQuery, str, "figures for Prometheus", Area.MODEL)
+OPENAPI = _asking(
     "GET /openapi.json",
     ServerQuery,
-    Nothing,
     dict[str, Any],
     "this table as an OpenAPI document",
     Area.MODEL,
 )
-
 LOGIN = Endpoint(
-    "POST /admin/login", Nothing, Password, LoginRecord, "the password for a token", Area.LOGIN
+    "POST /admin/login", Nothing, Credentials, LoginRecord, "the password for a token", Area.LOGIN
 )
-STATUS = Endpoint("GET /admin/status", Nothing, Nothing, StatusRecord, "the service in one glance")
-RESOURCE_HISTORY = Endpoint(
-    "GET /admin/resources", TimeQuery, Nothing, list[ResourceSample], "samples, oldest first"
+STATUS = _plain("GET /admin/status", StatusRecord, "the service in one glance")
+RESOURCE_HISTORY = _asking(
+    "GET /admin/resources", TimeQuery, list[ResourceSample], "samples, oldest first"
 )
-RESOURCES = Endpoint(
-    "GET /admin/resources", Nothing, Nothing, ResourceSample, "the machine and its models now"
+RESOURCES = _plain("GET /admin/resources", ResourceSample, "the machine and its models now")
+MEMORY = _plain("GET /admin/memory", list[MemoryRoom], "the memory that models may have")
+QUEUE = _plain("GET /admin/queue", list[WaitingRecord], "the requests that wait for a model")
+PROBLEMS = _plain(
+    "GET /admin/problems", list[ProblemRecord], "files and settings that are no models, and why"
 )
-MEMORY = Endpoint(
-    "GET /admin/memory", Nothing, Nothing, list[MemoryRoom], "the memory that models may have"
-)
-QUEUE = Endpoint(
-    "GET /admin/queue", Nothing, Nothing, list[WaitingRecord], "the requests that wait for a model"
-)
-PROBLEMS = Endpoint(
-    "GET /admin/problems",
-    Nothing,
-    Nothing,
-    list[ProblemRecord],
-    "files and settings that are no models, and why",
-)
-MODELS = Endpoint("GET /admin/models", Nothing, Nothing, list[ModelRecord], "every model, by id")
-DETAILS = Endpoint(
-    "GET /admin/models/{id}/details", Nothing, Nothing, ModelDetails, "all facts about one model"
-)
-MODEL = Endpoint("GET /admin/models/{id}", Nothing, Nothing, ModelRecord, "one model")
-DELETE_MODEL = Endpoint(
+MODELS = _plain("GET /admin/models", list[ModelRecord], "every model, by id")
+DETAILS = _plain("GET /admin/models/{id}/details", ModelDetails, "all facts about one model")
+MODEL = _plain("GET /admin/models/{id}", ModelRecord, "one model")
+DELETE_MODEL = _plain(
     "DELETE /admin/models/{id}",
-    Nothing,
-    Nothing,
     ModelRecord,
     "removes an unloaded model's files, under `models_dir` only",
 )
-LOAD = Endpoint(
+LOAD = _asking(
     "POST /admin/models/{id}/load",
     LoadQuery,
-    Nothing,
     ModelRecord,
     "loads a model; answers when it is loaded or has failed, with `wait=0` at once",
 )
-UNLOAD = Endpoint(
+UNLOAD = _asking(
     "POST /admin/models/{id}/unload",
     UnloadQuery,
-    Nothing,
     ModelRecord,
     "unloads a model after its requests, with `force=1` at once",
 )
-PIN = Endpoint(
+PIN = _plain(
     "POST /admin/models/{id}/pin",
-    Nothing,
-    Nothing,
     ModelRecord,
     "keeps a model from being evicted and idled out, until the service ends",
 )
-UNPIN = Endpoint("POST /admin/models/{id}/unpin", Nothing, Nothing, ModelRecord, "takes that back")
-SEARCH = Endpoint(
-    "GET /admin/hub/search", SearchQuery, Nothing, list[HubModelRecord], "models on the hub"
-)
-HUB_FILES = Endpoint(
+UNPIN = _plain("POST /admin/models/{id}/unpin", ModelRecord, "takes that back")
+SEARCH = _asking("GET /admin/hub/search", SearchQuery, list[HubModelRecord], "models on the hub")
+HUB_FILES = _asking(
     "GET /admin/hub/files",
     RepositoryQuery,
-    Nothing,
     list[HubFilesRecord],
     "the models in a repository, and how they would fit here",
 )
-DOWNLOADS = Endpoint(
-    "GET /admin/downloads", Nothing, Nothing, list[DownloadRecord], "every download, oldest first"
-)
+DOWNLOADS = _plain("GET /admin/downloads", list[DownloadRecord], "every download, oldest first")
 DOWNLOAD = Endpoint(
     "POST /admin/downloads", Nothing, NewDownload, DownloadRecord, "queues a download", status=202
 )
-CANCEL_DOWNLOAD = Endpoint(
+CANCEL_DOWNLOAD = _asking(
     "DELETE /admin/downloads/{id}",
     CancelQuery,
-    Nothing,
     DownloadRecord,
     "cancels a download and removes what is here of it; `keep=1` leaves that for a later try",
 )
-PAUSE_DOWNLOAD = Endpoint(
-    "POST /admin/downloads/{id}/pause", Nothing, Nothing, DownloadRecord, "pauses a download"
+PAUSE_DOWNLOAD = _plain("POST /admin/downloads/{id}/pause", DownloadRecord, "pauses a download")
+RESUME_DOWNLOAD = _plain("POST /admin/downloads/{id}/resume", DownloadRecord, "resumes a download")
+RETRY_DOWNLOAD = _plain(
+    "POST /admin/downloads/{id}/retry", DownloadRecord, "tries a failed or cancelled download again"
 )
-RESUME_DOWNLOAD = Endpoint(
-    "POST /admin/downloads/{id}/resume", Nothing, Nothing, DownloadRecord, "resumes a download"
-)
-RETRY_DOWNLOAD = Endpoint(
-    "POST /admin/downloads/{id}/retry",
-    Nothing,
-    Nothing,
-    DownloadRecord,
-    "tries a failed or cancelled download again",
-)
-LOGS = Endpoint("GET /admin/logs", Nothing, Nothing, list[LogRecord], "every log, by id")
-LOG_TAIL = Endpoint(
-    "GET /admin/logs/{id}", TailQuery, Nothing, str, "the last lines of a log as text"
-)
-LOG_LINES = Endpoint(
+LOGS = _plain("GET /admin/logs", list[LogRecord], "every log, by id")
+LOG_TAIL = _asking("GET /admin/logs/{id}", TailQuery, str, "the last lines of a log as text")
+LOG_LINES = _asking(
     "GET /admin/log-lines/{id}",
     LinesQuery,
-    Nothing,
     LogPage,
     "any part of a log, with numbers, times and levels",
 )
-ACTIVE_REQUESTS = Endpoint(
+ACTIVE_REQUESTS = _plain(
     "GET /admin/requests/active",
-    Nothing,
-    Nothing,
     list[ActiveRequestRecord],
     "every request that is not finished, oldest first",
 )
-REQUESTS = Endpoint(
-    "GET /admin/requests",
-    RequestQuery,
-    Nothing,
-    list[RequestRecord],
-    "finished requests, newest first",
+REQUESTS = _asking(
+    "GET /admin/requests", RequestQuery, list[RequestRecord], "finished requests, newest first"
 )
-SESSIONS = Endpoint(
+SESSIONS = _asking(
     "GET /admin/sessions",
     HistoryQuery,
-    Nothing,
     list[SessionRecord],
     "from a load to the unload, newest first",
 )
-TOTALS = Endpoint(
-    "GET /admin/totals", Nothing, Nothing, list[ModelTotals], "sums over the requests, by model"
-)
-CONFIG = Endpoint(
+TOTALS = _plain("GET /admin/totals", list[ModelTotals], "sums over the requests, by model")
+CONFIG = _plain(
     "GET /admin/config",
-    Nothing,
-    Nothing,
     list[ConfigValueRecord],
     "every setting with its value and source; secrets are masked",
 )
@@ -446,16 +251,12 @@ SET_CONFIG = Endpoint(
     ConfigValueRecord,
     "checks a setting, writes it to the configuration file and applies it",
 )
-UNSET_CONFIG = Endpoint(
+UNSET_CONFIG = _plain(
     "DELETE /admin/config/{key}",
-    Nothing,
-    Nothing,
     ConfigValueRecord,
     "takes a setting out of the file, so that its default holds again",
 )
-CONFIG_FILE = Endpoint(
-    "GET /admin/config-file", Nothing, Nothing, ConfigFileRecord, "the configuration file"
-)
+CONFIG_FILE = _plain("GET /admin/config-file", ConfigFileRecord, "the configuration file")
 SET_CONFIG_FILE = Endpoint(
     "PUT /admin/config-file",
     Nothing,
@@ -463,10 +264,8 @@ SET_CONFIG_FILE = Endpoint(
     ConfigFileRecord,
     "replaces the configuration file, if it is still that of `digest`",
 )
-INSTALLATION = Endpoint(
+INSTALLATION = _plain(
     "GET /admin/install",
-    Nothing,
-    Nothing,
     InstallRecord,
     "the state of installing a llama-server, and the sources there are",
 )
@@ -478,26 +277,15 @@ INSTALL = Endpoint(
     "begins to install a llama-server",
     status=202,
 )
-CANCEL_INSTALL = Endpoint(
-    "DELETE /admin/install", Nothing, Nothing, InstallRecord, "ends the installation that runs"
+CANCEL_INSTALL = _plain("DELETE /admin/install", InstallRecord, "ends the installation that runs")
+ADD_DEMO = _plain(
+    "POST /admin/demo", ModelRecord, "adds the built-in model `demo` until the service ends"
 )
-ADD_DEMO = Endpoint(
-    "POST /admin/demo",
-    Nothing,
-    Nothing,
-    ModelRecord,
-    "adds the built-in model `demo` until the service ends",
-)
-EVENTS = Endpoint(
-    "GET /admin/events", EventsQuery, Nothing, Stream, "what happens, as Server-Sent Events"
-)
-LOG_EVENTS = Endpoint(
-    "GET /ws/logs", LogEventsQuery, Nothing, Stream, "new lines of logs, over WebSocket"
-)
-STATUS_EVENTS = Endpoint(
+EVENTS = _asking("GET /admin/events", EventsQuery, Stream, "what happens, as Server-Sent Events")
+LOG_EVENTS = _asking("GET /ws/logs", LogEventsQuery, Stream, "new lines of logs, over WebSocket")
+STATUS_EVENTS = _asking(
     "GET /ws/status",
     StatusEventsQuery,
-    Nothing,
     Stream,
     "models, requests, resources and the service, over WebSocket",
 )

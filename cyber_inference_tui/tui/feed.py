@@ -32,6 +32,7 @@ from cyber_inference_tui.records import (
     ResourceSample,
     ServiceEvent,
     endpoints,
+    queries,
 )
 from cyber_inference_tui.tui.happenings import told_change
 from cyber_inference_tui.tui.snapshot import Happening, Link, Snapshot, trend_point
@@ -160,10 +161,8 @@ class Feed:
         status = await client.call(endpoints.STATUS)
         models, samples, finished = await asyncio.gather(
             client.call(endpoints.MODELS),
-            client.call(
-                endpoints.RESOURCE_HISTORY, query=endpoints.TimeQuery(history=TREND_SECONDS)
-            ),
-            client.call(endpoints.REQUESTS, query=endpoints.RequestQuery(limit=FINISHED_KEPT)),
+            client.call(endpoints.RESOURCE_HISTORY, query=queries.TimeQuery(history=TREND_SECONDS)),
+            client.call(endpoints.REQUESTS, query=queries.RequestQuery(limit=FINISHED_KEPT)),
         )
         happenings = self.snapshot.happenings
         known = self.snapshot.status

@@ -47,6 +47,7 @@ from cyber_inference_tui.records import (
     SettingEffect,
     SwapRecord,
     endpoints,
+    queries,
 )
 from tests.client.stand_in import StandIn
 
@@ -106,15 +107,13 @@ async def test_past_requests_sessions_and_sums(stand_in: StandIn) -> None:
         assert await client.call(endpoints.REQUESTS) == requests
         assert await client.call(
             endpoints.REQUESTS,
-            query=endpoints.RequestQuery(
-                limit=5, before=9, model="a/b&c", failed=False, since=there
-            ),
+            query=queries.RequestQuery(limit=5, before=9, model="a/b&c", failed=False, since=there),
         )
         assert await client.call(endpoints.SESSIONS) == sessions
         assert await client.call(
-            endpoints.SESSIONS, query=endpoints.HistoryQuery(limit=1, before=2, model="m", since=at)
+            endpoints.SESSIONS, query=queries.HistoryQuery(limit=1, before=2, model="m", since=at)
         )
-        assert await client.call(endpoints.REQUESTS, query=endpoints.RequestQuery(failed=True))
+        assert await client.call(endpoints.REQUESTS, query=queries.RequestQuery(failed=True))
         assert await client.call(endpoints.TOTALS) == totals
     since = "since=2026-01-31T14%3A00%3A00%2B02%3A00"
     assert [path for _, path, _, _ in stand_in.requests] == [
@@ -142,7 +141,7 @@ async def test_samples_come_back_typed(stand_in: StandIn) -> None:
     async with ServiceClient(stand_in.url) as client:
         assert await client.call(endpoints.RESOURCES) == stand_in.samples[1]
         assert (
-            await client.call(endpoints.RESOURCE_HISTORY, query=endpoints.TimeQuery(history=900))
+            await client.call(endpoints.RESOURCE_HISTORY, query=queries.TimeQuery(history=900))
             == stand_in.samples
         )
     assert stand_in.requests[-1][1] == "/admin/resources?history=900"
@@ -154,7 +153,7 @@ async def test_ids_with_slashes_and_odd_characters_arrive_whole(stand_in: StandI
         async with ServiceClient(stand_in.url) as client:
             assert (await client.call(endpoints.LOAD, name)).status is ModelStatus.LOADED
             assert (
-                await client.call(endpoints.UNLOAD, name, query=endpoints.UnloadQuery(force=True))
+                await client.call(endpoints.UNLOAD, name, query=queries.UnloadQuery(force=True))
             ).status is ModelStatus.UNLOADED
         assert stand_in.requests[-1][1].endswith("/unload?force=1")
 
@@ -162,7 +161,7 @@ async def test_ids_with_slashes_and_odd_characters_arrive_whole(stand_in: StandI
 async def test_writes_say_that_they_are_json(stand_in: StandIn) -> None:
     stand_in.models["tiny"] = ModelRecord(id="tiny")
     async with ServiceClient(stand_in.url) as client:
-        await client.call(endpoints.LOAD, "tiny", query=endpoints.LoadQuery(wait=False), timeout=9)
+        await client.call(endpoints.LOAD, "tiny", query=queries.LoadQuery(wait=False), timeout=9)
     method, path, headers, body = stand_in.requests[-1]
     assert (method, path, body) == ("POST", "/admin/models/tiny/load?wait=0", b"{}")
     assert headers["Content-Type"] == "application/json"
@@ -303,9 +302,7 @@ async def test_logs_and_parts_of_one(stand_in: StandIn) -> None:
         assert await client.call(
             endpoints.LOG_LINES,
             "sub/tiny",
-            query=endpoints.LinesQuery(
-                before=8, after=0, limit=5, level=LogLevel.WARNING, q="a&b c"
-            ),
+            query=queries.LinesQuery(before=8, after=0, limit=5, level=LogLevel.WARNING, q="a&b c"),
         )
     path = "/admin/log-lines/sub%2Ftiny"
     assert [asked[1] for asked in stand_in.requests[1:]] == [
@@ -342,7 +339,7 @@ async def test_a_stream_cut_by_the_service_goes_on_without_loss(stand_in: StandI
 async def test_getting_a_llama_server_and_the_demo(stand_in: StandIn) -> None:
     async with ServiceClient(stand_in.url) as client:
         assert (await client.call(endpoints.INSTALLATION)).state is InstallState.IDLE
-        begun = await client.call(endpoints.INSTALL, body=endpoints.InstallWish("debian"))
+        begun = await client.call(endpoints.INSTALL, body=queries.InstallWish("debian"))
         assert (begun.state, begun.source) == (InstallState.RUNNING, "debian")
         assert (await client.call(endpoints.INSTALLATION)).state is InstallState.RUNNING
         assert (await client.call(endpoints.CANCEL_INSTALL)).state is InstallState.CANCELLED
@@ -397,7 +394,7 @@ async def test_settings_are_checked_reset_and_replaced(stand_in: StandIn) -> Non
         assert await client.call(endpoints.UNSET_CONFIG, model_key("a/b", "threads")) == value
         assert await client.call(endpoints.CONFIG_FILE) == file
         assert (
-            await client.call(endpoints.SET_CONFIG_FILE, body=endpoints.NewFile("port = 1", "d"))
+            await client.call(endpoints.SET_CONFIG_FILE, body=queries.NewFile("port = 1", "d"))
             == file
         )
     bodies = [body for method, _, _, body in stand_in.requests if method == "PUT"]

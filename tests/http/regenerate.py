@@ -21,7 +21,7 @@ def tables() -> str:
     records: dict[str, Any] = {}
     for endpoint in ENDPOINTS.values():
         if endpoint.area in {Area.LOGIN, Area.ADMIN}:
-            lines.append(f"| `{_call(endpoint)}` | {endpoint.help} | {_answer(endpoint)} |")
+            lines.append(f"| `{_call(endpoint)}` | {endpoint.summary} | {_answer(endpoint)} |")
             record = _record(endpoint)
             if record not in {str, Stream}:
                 records[record.__name__] = record

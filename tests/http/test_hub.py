@@ -7,7 +7,7 @@ import pytest
 
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import NotFoundError
-from cyber_inference_tui.records import DownloadRecord, DownloadStatus, endpoints
+from cyber_inference_tui.records import DownloadRecord, DownloadStatus, endpoints, queries
 
 from .stand_in import StandInService, serving
 
@@ -89,15 +89,13 @@ async def test_the_client_has_a_call_for_each() -> None:
     service = StandInService()
     async with serving(service) as front, ServiceClient(front.url) as client:
         assert (
-            await client.call(
-                endpoints.DOWNLOAD, body=endpoints.NewDownload("o/n", revision="main")
-            )
+            await client.call(endpoints.DOWNLOAD, body=queries.NewDownload("o/n", revision="main"))
         ).id == "abc"
         assert (await client.call(endpoints.PAUSE_DOWNLOAD, "abc")).status is DownloadStatus.PAUSED
         assert (await client.call(endpoints.RESUME_DOWNLOAD, "abc")).status is DownloadStatus.QUEUED
         assert (
             await client.call(
-                endpoints.CANCEL_DOWNLOAD, "abc", query=endpoints.CancelQuery(keep=True)
+                endpoints.CANCEL_DOWNLOAD, "abc", query=queries.CancelQuery(keep=True)
             )
         ).status is DownloadStatus.CANCELLED
         assert (await client.call(endpoints.RETRY_DOWNLOAD, "abc")).status is DownloadStatus.QUEUED
@@ -142,15 +140,13 @@ async def test_wrong_questions_are_refused(path: str) -> None:
 async def test_the_client_asks_the_hub() -> None:
     service = StandInService()
     async with serving(service) as front, ServiceClient(front.url) as client:
-        found, cursor = await client.search(endpoints.SearchQuery(q="x", sort="likes", limit=5))
+        found, cursor = await client.search(queries.SearchQuery(q="x", sort="likes", limit=5))
         assert (found[0].repo, cursor) == ("o/n", "next")
-        assert await client.search(endpoints.SearchQuery(q="x", cursor="next")) == (found, None)
-        (files,) = await client.call(
-            endpoints.HUB_FILES, query=endpoints.RepositoryQuery(repo="o/n")
-        )
+        assert await client.search(queries.SearchQuery(q="x", cursor="next")) == (found, None)
+        (files,) = await client.call(endpoints.HUB_FILES, query=queries.RepositoryQuery(repo="o/n"))
         assert files.files[0].path == "n-Q8_0.gguf"
         await client.call(
-            endpoints.HUB_FILES, query=endpoints.RepositoryQuery(repo="o/n", revision="main")
+            endpoints.HUB_FILES, query=queries.RepositoryQuery(repo="o/n", revision="main")
         )
     assert service.hub_asked == [
         ("x", "likes", 5, None, None),

@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import ModelNotFoundError, NoServiceError, NotFoundError
-from cyber_inference_tui.records import ModelDetails, ModelStatus, SettingEffect, endpoints
+from cyber_inference_tui.records import ModelDetails, ModelStatus, SettingEffect, endpoints, queries
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.launch import Launch
 from tests.real.conftest import Starter
@@ -124,16 +124,16 @@ async def test_settings(serving: Serving) -> None:
         assert (
             await client.check_config("host", "127.0.0.2")
         ).effect is SettingEffect.RESTARTS_SERVICE
-        changed = await client.call(endpoints.SET_CONFIG, "max_queue", body=endpoints.NewValue(64))
+        changed = await client.call(endpoints.SET_CONFIG, "max_queue", body=queries.NewValue(64))
         assert (changed.value, changed.source) == (64, "file")
         assert (await client.call(endpoints.UNSET_CONFIG, "max_queue")).value == 128
         with pytest.raises(NotFoundError):
             await client.check_config("no_such_key", 1)
         with pytest.raises(NotFoundError):
-            await client.call(endpoints.SET_CONFIG, "no_such_key", body=endpoints.NewValue(1))
+            await client.call(endpoints.SET_CONFIG, "no_such_key", body=queries.NewValue(1))
         file = await client.call(endpoints.CONFIG_FILE)
         again = await client.call(
-            endpoints.SET_CONFIG_FILE, body=endpoints.NewFile(file.text + "# more\n", file.digest)
+            endpoints.SET_CONFIG_FILE, body=queries.NewFile(file.text + "# more\n", file.digest)
         )
         assert again.text.endswith("# more\n")
         assert again.digest != file.digest
@@ -147,21 +147,19 @@ async def test_logs(serving: Serving) -> None:
         numbers = [one.number for one in page.lines]
         assert numbers == list(range(page.log.first, page.log.first + len(numbers)))
         from_one = await client.call(
-            endpoints.LOG_LINES, "a", query=endpoints.LinesQuery(after=1, limit=2)
+            endpoints.LOG_LINES, "a", query=queries.LinesQuery(after=1, limit=2)
         )
         assert [one.number for one in from_one.lines] == [1, 2]
         assert from_one.searched_to == 3
-        until_two = await client.call(
-            endpoints.LOG_LINES, "a", query=endpoints.LinesQuery(before=2)
-        )
+        until_two = await client.call(endpoints.LOG_LINES, "a", query=queries.LinesQuery(before=2))
         assert [one.number for one in until_two.lines] == [0, 1]
         found = await client.call(
-            endpoints.LOG_LINES, "a", query=endpoints.LinesQuery(q=page.lines[2].text.upper())
+            endpoints.LOG_LINES, "a", query=queries.LinesQuery(q=page.lines[2].text.upper())
         )
         assert 2 in [one.number for one in found.lines]
         assert not (
             await client.call(
-                endpoints.LOG_LINES, "a", query=endpoints.LinesQuery(q="not in any line")
+                endpoints.LOG_LINES, "a", query=queries.LinesQuery(q="not in any line")
             )
         ).lines
         with pytest.raises(ModelNotFoundError):

@@ -24,7 +24,7 @@ from cyber_inference_tui.errors import (
     NoServiceError,
     NotFoundError,
 )
-from cyber_inference_tui.http.routing import Answerer, Call, Reply
+from cyber_inference_tui.http.routing import Answerer, Call, WithHeaders
 from cyber_inference_tui.records import (
     ConfigCheckRecord,
     ConfigFileRecord,
@@ -49,13 +49,8 @@ from cyber_inference_tui.records import (
     endpoints,
     to_json,
 )
-from cyber_inference_tui.records.endpoints import (
-    NEXT_CURSOR,
-    Endpoint,
-    LinesQuery,
-    RequestQuery,
-    SearchQuery,
-)
+from cyber_inference_tui.records.endpoints import NEXT_CURSOR, Endpoint
+from cyber_inference_tui.records.queries import LinesQuery, RequestQuery, SearchQuery
 from tests.tui.world import World
 
 _LEVELS = list(LogLevel)
@@ -188,7 +183,9 @@ class FakeClient(ServiceClient):
         result = self._answers[endpoint](Call(name, query, body))
         if inspect.isawaitable(result):
             result = await result
-        reply: Reply[Any] = result if isinstance(result, Reply) else Reply(result, {})
+        reply: WithHeaders[Any] = (
+            result if isinstance(result, WithHeaders) else WithHeaders(result, {})
+        )
         return self._decoded(to_json(reply.value), endpoint.answer, endpoint.route), reply.headers
 
     # What tests do with it
@@ -445,14 +442,14 @@ class FakeClient(ServiceClient):
         self.world.config_text = text
         return await self.config_file()
 
-    async def found(self, query: SearchQuery) -> Reply[list[HubModelRecord]]:
+    async def found(self, query: SearchQuery) -> WithHeaders[list[HubModelRecord]]:
         self.searches.append((query.q, query.sort, query.cursor))
         await self.hub_pace.wait()
         self._ask("hub_search")
         found = [one for one in self.world.found if query.q.lower() in one.repo.lower()]
         start = int(query.cursor or 0)
         end = start + query.limit
-        return Reply(found[start:end], {NEXT_CURSOR: str(end)} if end < len(found) else {})
+        return WithHeaders(found[start:end], {NEXT_CURSOR: str(end)} if end < len(found) else {})
 
     async def hub_files(self, repo: str) -> list[HubFilesRecord]:
         await self.hub_pace.wait()

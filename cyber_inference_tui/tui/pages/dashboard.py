@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from cyber_inference_tui.records import ModelRecord, ModelStatus, endpoints
+from cyber_inference_tui.records import ModelRecord, ModelStatus, endpoints, queries
 from cyber_inference_tui.tui.chrome import TooSmall
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
@@ -141,7 +141,7 @@ class DashboardPage(Page):
         """Load the selected model."""
         if (model := self._selected()) is not None:
             self.cyber.do(
-                self.client.call(endpoints.LOAD, model.id, query=endpoints.LoadQuery(wait=False))
+                self.client.call(endpoints.LOAD, model.id, query=queries.LoadQuery(wait=False))
             )
 
     def action_unload(self) -> None:
@@ -163,7 +163,7 @@ class DashboardPage(Page):
                     self.client.call(
                         endpoints.UNLOAD,
                         model.id,
-                        query=endpoints.UnloadQuery(force=value == "now"),
+                        query=queries.UnloadQuery(force=value == "now"),
                     )
                 )
 

@@ -20,6 +20,7 @@ from cyber_inference_tui.records import (
     InstallState,
     ModelStatus,
     endpoints,
+    queries,
 )
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.charset import Charset
@@ -135,7 +136,7 @@ class Greeting(VerticalScroll, can_focus=True):
         if place < len(ways):
             self._app.do(
                 self._app.client.call(
-                    endpoints.INSTALL, body=endpoints.InstallWish(ways[place].name)
+                    endpoints.INSTALL, body=queries.InstallWish(ways[place].name)
                 ),
                 group="install",
             )
@@ -165,7 +166,7 @@ class Greeting(VerticalScroll, can_focus=True):
         """Use the llama-server at ``path``; a wrong one is taken out again."""
         client = self._app.client
         record = await client.call(
-            endpoints.SET_CONFIG, "llama_server_path", body=endpoints.NewValue(path)
+            endpoints.SET_CONFIG, "llama_server_path", body=queries.NewValue(path)
         )
         server = (await client.call(endpoints.STATUS)).llama_server
         if server.path is not None and record.source == "file":
@@ -183,7 +184,7 @@ class Greeting(VerticalScroll, can_focus=True):
         if place < len(chosen):
             self._app.do(
                 self._app.client.call(
-                    endpoints.DOWNLOAD, body=endpoints.NewDownload(chosen[place].repo)
+                    endpoints.DOWNLOAD, body=queries.NewDownload(chosen[place].repo)
                 ),
                 group="download",
             )

@@ -22,6 +22,7 @@ from cyber_inference_tui.records import (
     HubFilesRecord,
     HubModelRecord,
     endpoints,
+    queries,
 )
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
@@ -305,7 +306,7 @@ class HubPage(Page):
         await asyncio.sleep(delay)
         try:
             found, cursor = await self.client.search(
-                endpoints.SearchQuery(q=self._query, sort=self._sort)
+                queries.SearchQuery(q=self._query, sort=self._sort)
             )
         except CyberError as error:
             self._end(str(error))
@@ -318,7 +319,7 @@ class HubPage(Page):
     async def _search_on(self) -> None:
         try:
             found, cursor = await self.client.search(
-                endpoints.SearchQuery(q=self._query, sort=self._sort, cursor=self._cursor)
+                queries.SearchQuery(q=self._query, sort=self._sort, cursor=self._cursor)
             )
         except CyberError as error:
             self._end(str(error))
@@ -365,7 +366,7 @@ class HubPage(Page):
     async def _files_of(self, repo: str) -> None:
         try:
             files = await self.client.call(
-                endpoints.HUB_FILES, query=endpoints.RepositoryQuery(repo=repo)
+                endpoints.HUB_FILES, query=queries.RepositoryQuery(repo=repo)
             )
         except CyberError as error:
             self._end(str(error))
@@ -439,7 +440,7 @@ class HubPage(Page):
 
     async def _begin_download(self, repo: str, name: str) -> None:
         try:
-            await self.client.call(endpoints.DOWNLOAD, body=endpoints.NewDownload(repo, name))
+            await self.client.call(endpoints.DOWNLOAD, body=queries.NewDownload(repo, name))
         except CyberError as error:
             self._refused = str(error)
             self._draw()
@@ -449,7 +450,7 @@ class HubPage(Page):
         self.cyber.do(self._load_and_show(event.model_id))
 
     async def _load_and_show(self, model_id: str) -> None:
-        await self.client.call(endpoints.LOAD, model_id, query=endpoints.LoadQuery(wait=False))
+        await self.client.call(endpoints.LOAD, model_id, query=queries.LoadQuery(wait=False))
         await self.cyber.open_model(model_id)
 
     # The two panes

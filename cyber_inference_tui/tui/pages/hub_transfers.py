@@ -14,7 +14,13 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from cyber_inference_tui.records import DownloadRecord, DownloadStatus, ModelStatus, endpoints
+from cyber_inference_tui.records import (
+    DownloadRecord,
+    DownloadStatus,
+    ModelStatus,
+    endpoints,
+    queries,
+)
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
@@ -247,7 +253,7 @@ class TransferPane(Vertical):
                     client.call(
                         endpoints.CANCEL_DOWNLOAD,
                         download_id,
-                        query=endpoints.CancelQuery(keep=value == "keep"),
+                        query=queries.CancelQuery(keep=value == "keep"),
                     )
                 )
 

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from cyber_inference_tui.client.service_client import ServiceClient
-from cyber_inference_tui.records import LogLevel, endpoints
+from cyber_inference_tui.records import LogLevel, endpoints, queries
 
 MAX_SAVED_LINES = 1_000_000
 _STEP = 5000
@@ -26,7 +26,7 @@ async def save_log(client: ServiceClient, source: str, level: LogLevel | None, p
             page = await client.call(
                 endpoints.LOG_LINES,
                 source,
-                query=endpoints.LinesQuery(after=at, limit=_STEP, level=level),
+                query=queries.LinesQuery(after=at, limit=_STEP, level=level),
             )
             text = "".join(f"{one.at.isoformat()} {one.text}\n" for one in page.lines)
             await asyncio.to_thread(file.write, text)

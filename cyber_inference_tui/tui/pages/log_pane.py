@@ -29,6 +29,7 @@ from cyber_inference_tui.records import (
     LogRecord,
     NumberedLine,
     endpoints,
+    queries,
 )
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
@@ -254,7 +255,7 @@ class LogPane(Vertical):
         return await self._client.call(
             endpoints.LOG_LINES,
             self.source,
-            query=endpoints.LinesQuery(limit=PAGE_LINES, level=self._level, **choice),
+            query=queries.LinesQuery(limit=PAGE_LINES, level=self._level, **choice),
         )
 
     @on(LogView.OlderWanted)
@@ -378,7 +379,7 @@ class LogPane(Vertical):
             page = await self._client.call(
                 endpoints.LOG_LINES,
                 self.source,
-                query=endpoints.LinesQuery(limit=1, level=self._level, q=view.search, **bound),
+                query=queries.LinesQuery(limit=1, level=self._level, q=view.search, **bound),
             )
             if page.lines:
                 return page.lines[0].number
@@ -410,7 +411,7 @@ class LogPane(Vertical):
         page = await self._client.call(
             endpoints.LOG_LINES,
             self.source,
-            query=endpoints.LinesQuery(limit=1, level=LogLevel.ERROR),
+            query=queries.LinesQuery(limit=1, level=LogLevel.ERROR),
         )
         if page.lines:
             await self._show_around(page.lines[0].number)
@@ -424,7 +425,7 @@ class LogPane(Vertical):
 
     async def _to_run(self, step: int) -> None:
         page = await self._client.call(
-            endpoints.LOG_LINES, self.source, query=endpoints.LinesQuery(limit=1)
+            endpoints.LOG_LINES, self.source, query=queries.LinesQuery(limit=1)
         )
         starts = [run.first for run in page.log.runs if run.first >= page.log.first]
         here = self.view.top_number if self.view.target is None else self.view.target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, endpoints
+from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, endpoints, queries
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.figures import memory_text
@@ -33,7 +33,7 @@ class ModelActions(Page):
         """Load it."""
         if (model := self.chosen()) is not None:
             self.cyber.do(
-                self.client.call(endpoints.LOAD, model.id, query=endpoints.LoadQuery(wait=False))
+                self.client.call(endpoints.LOAD, model.id, query=queries.LoadQuery(wait=False))
             )
 
     def action_unload(self) -> None:
@@ -52,7 +52,7 @@ class ModelActions(Page):
                     self.client.call(
                         endpoints.UNLOAD,
                         model.id,
-                        query=endpoints.UnloadQuery(force=value == "now"),
+                        query=queries.UnloadQuery(force=value == "now"),
                     )
                 )
 

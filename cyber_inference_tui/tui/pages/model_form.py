@@ -17,7 +17,13 @@ from textual.widgets import Input, Static
 
 from cyber_inference_tui.client.model_key import model_key
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import ModelDetails, ModelSettingRecord, SettingEffect, endpoints
+from cyber_inference_tui.records import (
+    ModelDetails,
+    ModelSettingRecord,
+    SettingEffect,
+    endpoints,
+    queries,
+)
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.pages.model_setting import (
@@ -302,7 +308,7 @@ class ModelForm(ModalScreen[str | None]):
         if change.unset:
             await client.call(endpoints.UNSET_CONFIG, path)
         else:
-            await client.call(endpoints.SET_CONFIG, path, body=endpoints.NewValue(change.value))
+            await client.call(endpoints.SET_CONFIG, path, body=queries.NewValue(change.value))
 
     def action_leave(self) -> None:
         """Leave; asks where something typed would be lost."""

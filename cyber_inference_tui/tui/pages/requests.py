@@ -13,7 +13,13 @@ from textual.content import Content
 from textual.widgets import Static
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, RequestRecord, endpoints
+from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ModelTotals,
+    RequestRecord,
+    endpoints,
+    queries,
+)
 from cyber_inference_tui.tui.feed import FINISHED_KEPT
 from cyber_inference_tui.tui.pages.page import Page, say
 from cyber_inference_tui.tui.pages.request_details import details, details_content, details_text
@@ -277,7 +283,7 @@ class RequestsPage(Page):
         try:
             page = await self.client.call(
                 endpoints.REQUESTS,
-                query=endpoints.RequestQuery(
+                query=queries.RequestQuery(
                     limit=PAGE,
                     before=history.oldest_id,
                     model=choice.model,

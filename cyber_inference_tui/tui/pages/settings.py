@@ -18,6 +18,7 @@ from cyber_inference_tui.records import (
     ConfigValueRecord,
     SettingEffect,
     endpoints,
+    queries,
 )
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.choice import Choice
@@ -283,9 +284,7 @@ class SettingsPage(Page):
         try:
             value = self._parsed(key, text)
             check = await self.client.check_config(key, value)
-            record = await self.client.call(
-                endpoints.SET_CONFIG, key, body=endpoints.NewValue(value)
-            )
+            record = await self.client.call(endpoints.SET_CONFIG, key, body=queries.NewValue(value))
         except CyberError as error:
             self._show_effect(str(error), "bad")
             return
@@ -396,7 +395,7 @@ class SettingsPage(Page):
     async def _try_file(self, text: str, digest: str) -> str | None:
         """Save the file; what is wrong with it, if it was refused."""
         try:
-            await self.client.call(endpoints.SET_CONFIG_FILE, body=endpoints.NewFile(text, digest))
+            await self.client.call(endpoints.SET_CONFIG_FILE, body=queries.NewFile(text, digest))
         except CyberError as error:
             return "\n".join(clean_line(line) for line in str(error).splitlines()[:20])
         return None
@@ -411,7 +410,7 @@ class SettingsPage(Page):
             launch = self.cyber.launch
             if not (launch.readonly or launch.attached):
                 self.cyber.do(
-                    self.client.call(endpoints.SET_CONFIG, "theme", body=endpoints.NewValue(name))
+                    self.client.call(endpoints.SET_CONFIG, "theme", body=queries.NewValue(name))
                 )
 
         rows = [Row(name, (name,)) for name in sorted(self.app.available_themes, key=_own_first)]
