@@ -27,7 +27,7 @@ from cyber_inference_tui.errors import (
     NoServiceError,
 )
 from cyber_inference_tui.records import ConfigCheckRecord, HubModelRecord, endpoints, queries
-from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR
+from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR, Area, Endpoint
 from cyber_inference_tui.records.queries import EventsQuery, SearchQuery, TailQuery
 from cyber_inference_tui.text import clean_line
 
@@ -156,7 +156,7 @@ class ServiceClient(Transport):
     async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
         """The vector of each text, by a model that makes them."""
         body = {"model": model, "input": list(texts)}
-        answer = await self._post_json("/v1/embeddings", _Embeddings, body, limit=EMBEDDING_WAIT)
+        answer = await self.call(_EMBEDDINGS, body=body, timeout=EMBEDDING_WAIT)
         return [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
 
 
@@ -167,6 +167,12 @@ class _Embedding(msgspec.Struct):
 
 class _Embeddings(msgspec.Struct):
     data: list[_Embedding]
+
+
+_EMBEDDINGS = Endpoint(
+    "POST /v1/embeddings", queries.Nothing, dict[str, Any], _Embeddings, "vectors", Area.MODEL
+)
+"""Of the models' servers, so no part of the service's own table."""
 
 
 async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:

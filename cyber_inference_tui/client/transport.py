@@ -154,48 +154,28 @@ class Transport:
         path = prefix + quote(name, safe="") + rest.partition("}")[2] if brace else prefix
         # A write says that it is JSON even where it has nothing to say: the service asks for it.
         empty: dict[str, Any] | None = None if endpoint.method in {"GET", "DELETE"} else {}
-        data, headers = await self._bytes(
-            endpoint.method,
-            path,
-            params=parameters(query),
-            json=empty if body is None else msgspec.to_builtins(body),
-            limit=timeout,
-        )
+        content = empty if body is None else msgspec.to_builtins(body)
+        options: dict[str, Any] = {} if content is None else {"json": content}
+        limits = self._limits(self._seconds if timeout is None else timeout)
+        try:
+            async with self._stream(
+                endpoint.method, path, params=parameters(query), timeout=limits, **options
+            ) as response:
+                data, headers = await self._read(response), response.headers
+        except httpx.TransportError as error:
+            raise NoServiceError(
+                f"The service at {self.url} broke off its answer ({failure_reason(error)}).",
+                hint="See the end of its log.",
+            ) from error
         if endpoint.answer is str:
             data = to_json(data.decode("utf-8", "replace"))
         return self._decoded(data, endpoint.answer, f"{endpoint.method} {path}"), headers
-
-    async def _post_json(self, path: str, kind: type[T], json: Any, *, limit: float) -> T:
-        body, _ = await self._bytes("POST", path, params={}, json=json, limit=limit)
-        return self._decoded(body, kind, f"POST {path}")
 
     def _decoded(self, body: bytes, kind: type[T], asked: str) -> T:
         try:
             return msgspec.json.decode(body, type=learned(kind))
         except msgspec.MsgspecError as error:
             raise self._stranger(f"its answer to {asked} is not understood: {error}") from (error)
-
-    async def _bytes(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Parameters,
-        json: Any = None,
-        limit: float | None = None,
-    ) -> tuple[bytes, httpx.Headers]:
-        timeout = self._limits(self._seconds if limit is None else limit)
-        options: dict[str, Any] = {} if json is None else {"json": json}
-        try:
-            async with self._stream(
-                method, path, params=params, timeout=timeout, **options
-            ) as response:
-                return await self._read(response), response.headers
-        except httpx.TransportError as error:
-            raise NoServiceError(
-                f"The service at {self.url} broke off its answer ({failure_reason(error)}).",
-                hint="See the end of its log.",
-            ) from error
 
     @asynccontextmanager
     async def _stream(

@@ -61,24 +61,15 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.LOG_TAIL, lambda call: _log_tail(service, call))
     table.answer(
         endpoints.LOG_LINES,
-        lambda call: service.logs.page(
-            service.log_id(call.name),
-            before=call.query.before,
-            after=call.query.after,
-            limit=call.query.limit,
-            level=call.query.level,
-            text=call.query.q,
-        ),
+        lambda call: service.logs.page(service.log_id(call.name), call.query),
     )
 
     table.answer(endpoints.ACTIVE_REQUESTS, lambda call: service.active_requests())
     table.answer(
         endpoints.REQUESTS,
-        lambda call: service.history.requests(**msgspec.structs.asdict(call.query)),
+        lambda call: service.history.requests(call.query),
     )
-    table.answer(
-        endpoints.SESSIONS, lambda call: service.sessions(**msgspec.structs.asdict(call.query))
-    )
+    table.answer(endpoints.SESSIONS, lambda call: service.sessions(call.query))
     table.answer(endpoints.TOTALS, lambda call: service.history.totals())
 
     table.answer(endpoints.CONFIG, lambda call: config.values())

@@ -221,6 +221,12 @@ async def test_another_program_on_the_port_is_told_apart(status: int, content: b
             await client.call(endpoints.STATUS)
 
 
+async def test_vectors_come_in_the_order_of_their_texts() -> None:
+    content = b'{"data":[{"embedding":[2.0],"index":1},{"embedding":[1.0],"index":0}]}'
+    async with answering(200, content) as client:
+        assert await client.embed("m", ["a", "b"]) == [[1.0], [2.0]]
+
+
 async def test_an_endless_answer_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cyber_inference_tui.client.transport.MAX_ANSWER_BYTES", 1000)
     async with answering(200, b"x" * 2000) as client:

@@ -38,7 +38,6 @@ from cyber_inference_tui.records import (
     InstallRecord,
     InstallState,
     LlamaServerRecord,
-    LogLevel,
     LogPage,
     LogRecord,
     MemoryRecord,
@@ -57,6 +56,7 @@ from cyber_inference_tui.records import (
     WaitingRecord,
     to_json,
 )
+from cyber_inference_tui.records.queries import HistoryQuery, LinesQuery, RequestQuery
 from cyber_inference_tui.service.configuring import Configuration
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
@@ -76,6 +76,8 @@ SAMPLE = ResourceSample(
     memory=MemoryRecord(total=8),
     swap=SwapRecord(),
 )
+
+NEWEST = RequestQuery()
 
 LOG = LogRecord(id="service", first=3, end=7, running=True)
 
@@ -243,18 +245,10 @@ class StandInHistory(History):
     def __init__(self, service: StandInService) -> None:
         self._service = service
 
-    async def requests(
-        self,
-        *,
-        limit: int = 100,
-        before: int | None = None,
-        model: str | None = None,
-        failed: bool | None = None,
-        since: datetime | None = None,
-    ) -> list[RequestRecord]:
+    async def requests(self, query: RequestQuery = NEWEST) -> list[RequestRecord]:
         self._service.fail()
-        self._service.calls.append(("requests", limit, before, model, failed, since))
-        return self._service.past_requests[:limit]
+        self._service.calls.append(("requests", query))
+        return self._service.past_requests[: query.limit]
 
     async def totals(self) -> list[ModelTotals]:
         return self._service.sums
@@ -270,17 +264,8 @@ class StandInLogs(Logs):
         self._service.fail()
         return [LOG]
 
-    async def page(
-        self,
-        log_id: str,
-        *,
-        before: int | None = None,
-        after: int | None = None,
-        limit: int,
-        level: LogLevel | None = None,
-        text: str = "",
-    ) -> LogPage:
-        self._service.calls.append(("lines", log_id, before, after, limit, level, text))
+    async def page(self, log_id: str, query: LinesQuery) -> LogPage:
+        self._service.calls.append(("lines", log_id, query))
         return LogPage(log=LOG, lines=(), searched_to=7)
 
 
@@ -393,11 +378,9 @@ class StandInService(Service):
     def active_requests(self) -> list[ActiveRequestRecord]:
         return self.present
 
-    async def sessions(
-        self, *, limit: int, before: int | None, model: str | None, since: datetime | None
-    ) -> list[SessionRecord]:
-        self.calls.append(("sessions", limit, before, model, since))
-        return self.past_sessions[:limit]
+    async def sessions(self, query: HistoryQuery) -> list[SessionRecord]:
+        self.calls.append(("sessions", query))
+        return self.past_sessions[: query.limit]
 
     def note_refusal(self, record: RequestRecord, code: str) -> None:
         self.refusals.append((record, code))
