@@ -1,4 +1,4 @@
-"""The admin endpoints: each is a question to the service. Nothing here knows HTTP.
+"""The admin endpoints: each calls the service. Nothing here knows HTTP.
 
 Names in paths are looked up, never used as file names.
 """

@@ -1,4 +1,4 @@
-"""Routes made of the endpoints' table: a handler gets what was asked, decoded, and gives a record.
+"""Routes from the table of endpoints: a handler takes a decoded call and returns a record.
 
 A path parameter may contain slashes, encoded or not. Where a segment may follow it, that segment is
 the last one: so a model may be named ``x/load``.
@@ -43,14 +43,14 @@ class WithHeaders(msgspec.Struct, Generic[A], frozen=True):
 Answerer = Callable[
     [Call[Q, B]], A | WithHeaders[A] | msgspec.Raw | Awaitable[A | WithHeaders[A] | msgspec.Raw]
 ]
-"""Gives back a record, now or later: as it is, with headers, or as JSON already."""
+"""Returns a record, plain or with headers, or its JSON."""
 
 
 class RouteTable:
     """The routes of an application. A path answers 405 to the methods that it does not have.
 
-    ``body_limit`` gives the bytes that a body may have now. ``is_name`` tells whether a whole path
-    behind the prefix is a name: then its last segment is part of the name for a GET.
+    ``body_limit`` returns how many bytes a body may have. ``is_name`` says whether a model has
+    exactly this name: then a GET takes the last segment for part of the name.
     """
 
     def __init__(self, body_limit: Callable[[], int], is_name: Callable[[str], bool]) -> None:
@@ -61,14 +61,14 @@ class RouteTable:
         self._routes: dict[str, dict[tuple[str, str], Handler]] = {}
 
     def answer(self, endpoint: Endpoint[Q, B, A], answer: Answerer[Q, B, A]) -> None:
-        """Have calls of ``endpoint`` answered by ``answer``."""
+        """Answer calls of ``endpoint`` with ``answer``."""
         same = self._answers.setdefault(endpoint.route, [])
         same.append((endpoint, answer))
         if len(same) == 1:
             self.handle(endpoint, self._handler(same))
 
     def handle(self, endpoint: Endpoint[Any, Any, Any], handler: Handler) -> None:
-        """Have requests for ``endpoint`` handled by ``handler``, which reads and writes itself."""
+        """Handle requests for ``endpoint`` with ``handler``, which reads and writes by itself."""
         prefix, _, rest = endpoint.path.partition("{")
         parameter, _, action = rest.partition("}")
         path = f"{prefix}{{{parameter}:.+}}" if parameter else prefix
@@ -80,7 +80,7 @@ class RouteTable:
         self.areas[handler] = endpoint.area
 
     def catch(self, path: str, area: Area, handler: Handler) -> None:
-        """Have all other requests for ``path`` handled by ``handler``."""
+        """Handle all other requests for ``path`` with ``handler``."""
         self._routes.setdefault(path, {})["*", ""] = handler
         self.areas[handler] = area
 
@@ -133,7 +133,7 @@ def _name(request: web.Request, path: str) -> str:
 def _by_action(
     prefix: str, handlers: dict[tuple[str, str], Handler], is_name: Callable[[str], bool]
 ) -> Handler:
-    """Chooses by the method and the last segment of the path."""
+    """Choose a handler by the method and the last segment of the path."""
     actions = [action for method, action in handlers if method == "POST" and action]
 
     async def dispatch(request: web.Request) -> web.StreamResponse:

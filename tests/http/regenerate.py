@@ -40,10 +40,22 @@ def with_tables(page: str) -> str:
 
 def _call(endpoint: Endpoint[Any, Any, Any]) -> str:
     path = re.sub(r"\{(\w+)\}", lambda found: found[1].upper(), endpoint.path)
-    query = "&".join(f"{one.encode_name}=" for one in msgspec.structs.fields(endpoint.query))
-    body = ", ".join(one.encode_name for one in msgspec.structs.fields(endpoint.body))
+    query = "&".join(
+        f"{one.encode_name}={_default(one)}" for one in msgspec.structs.fields(endpoint.query)
+    )
+    body = ", ".join(
+        one.encode_name + ("" if one.required else "?")
+        for one in msgspec.structs.fields(endpoint.body)
+    )
     query, body = query and f"?{query}", body and f" {{{body}}}"
     return f"{endpoint.method} {path}{query}{body}"
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    value = field.default
+    if isinstance(value, bool):
+        return str(int(value))
+    return str(value) if isinstance(value, str | int) else ""
 
 
 def _record(endpoint: Endpoint[Any, Any, Any]) -> Any:
