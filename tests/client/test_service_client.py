@@ -101,7 +101,7 @@ async def test_past_requests_sessions_and_sums(stand_in: StandIn) -> None:
     totals = [
         ModelTotals(model="m", requests=1, failures=0, tokens_in=2, tokens_out=3, last_used_at=at)
     ]
-    stand_in.past = {"requests": requests, "sessions": sessions, "totals": totals}
+    stand_in.past_requests, stand_in.past_sessions, stand_in.totals = requests, sessions, totals
     there = at.astimezone(timezone(timedelta(hours=2)))
     async with ServiceClient(stand_in.url) as client:
         assert await client.call(endpoints.REQUESTS) == requests
