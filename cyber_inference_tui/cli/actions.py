@@ -25,7 +25,14 @@ from cyber_inference_tui.errors import (
     NoServiceError,
     NotFoundError,
 )
-from cyber_inference_tui.records import ModelRecord, ModelStatus, ProblemRecord, StatusRecord
+from cyber_inference_tui.records import (
+    ModelRecord,
+    ModelStatus,
+    ProblemRecord,
+    StatusRecord,
+    endpoints,
+    queries,
+)
 from cyber_inference_tui.service.runtime import data_directory_holder
 
 if TYPE_CHECKING:
@@ -91,11 +98,11 @@ def all_models(options: GlobalOptions) -> FoundModels:
     settings = options.load().settings
 
     async def ask(client: ServiceClient) -> FoundModels:
-        models = await client.models()
-        directory = None if models else (await client.status()).models_dir
+        models = await client.call(endpoints.MODELS)
+        directory = None if models else (await client.call(endpoints.STATUS)).models_dir
         problems: list[ProblemRecord] = []
         with contextlib.suppress(NoServiceError, NotFoundError):  # an older service
-            problems = await client.problems()
+            problems = await client.call(endpoints.PROBLEMS)
         return FoundModels(
             records=models, problems=problems, directory=directory or str(settings.models_dir)
         )
@@ -123,7 +130,7 @@ def deletable_model(
     """
     settings = options.load().settings
     try:
-        records = with_client(settings, lambda client: client.models())
+        records = with_client(settings, lambda client: client.call(endpoints.MODELS))
     except NoServiceError:
         check_alone(settings)
         from cyber_inference_tui.cli.local_models import local_deletion  # noqa: PLC0415
@@ -131,7 +138,7 @@ def deletable_model(
         return local_deletion(settings, model_id, demo=options.demo, environ=options.environ)
 
     def delete() -> ModelRecord:
-        return with_client(settings, lambda client: client.delete(model_id))
+        return with_client(settings, lambda client: client.call(endpoints.DELETE_MODEL, model_id))
 
     found = next((record for record in records if is_called(record, model_id)), None)
     # An unknown one is refused with the nearest names, by who knows them.
@@ -142,8 +149,8 @@ def service_view(options: GlobalOptions) -> ServiceView:
     """The service and its models."""
 
     async def look(client: ServiceClient) -> ServiceView:
-        status = await client.status()
-        models = await client.models()
+        status = await client.call(endpoints.STATUS)
+        models = await client.call(endpoints.MODELS)
         busy = [record for record in models if record.status is not ModelStatus.UNLOADED]
         return ServiceView(url=client.url, status=status, models=busy)
 
@@ -160,10 +167,10 @@ def load_model(options: GlobalOptions, model_id: str, progress: ProgressLine) ->
         progress.show(f"loading {model_id}")
         async with _watched(client, model_id, progress):
             try:
-                return await client.load(model_id, timeout=timeout)
+                return await client.call(endpoints.LOAD, model_id, timeout=timeout)
             except ModelLoadError as error:
                 # The wire has one code for all failed loads, the exit code tells this one apart.
-                if (await client.status()).llama_server.path is None:
+                if (await client.call(endpoints.STATUS)).llama_server.path is None:
                     raise NoLlamaServerError(error.message, hint=error.hint) from error
                 raise
 
@@ -178,7 +185,9 @@ def unload_model(
     async def act(client: ServiceClient) -> ModelRecord:
         progress.show(f"unloading {model_id}")
         async with _watched(client, model_id, progress):
-            return await client.unload(model_id, force=force, timeout=_DAY)
+            return await client.call(
+                endpoints.UNLOAD, model_id, query=queries.UnloadQuery(force=force), timeout=_DAY
+            )
 
     return with_client(options.load().settings, act)
 

@@ -25,6 +25,7 @@ import click
 from cyber_inference_tui.client.address import base_url, is_same_service, reachable_url
 from cyber_inference_tui.errors import AdminLoginError, ConflictError, CyberError, NoServiceError
 from cyber_inference_tui.files import has_no_room
+from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.service.runtime import (
     RuntimeRecord,
     data_directory_holder,
@@ -194,7 +195,7 @@ def _known(url: str, settings: Settings, record: RuntimeRecord | None) -> Starte
     async def ask() -> int | None:
         async with asyncio.timeout(_ANSWER_LIMIT), client_of(url, settings) as client:
             try:
-                return (await client.status()).pid
+                return (await client.call(endpoints.STATUS)).pid
             except AdminLoginError:
                 return None  # one of ours, with a password that is not known here
 

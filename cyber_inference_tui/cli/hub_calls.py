@@ -15,19 +15,26 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cyber_inference_tui.cli.actions import with_client
 from cyber_inference_tui.errors import ConflictError, CyberError, HubError, NoServiceError
 from cyber_inference_tui.hub import downloads
 from cyber_inference_tui.hub.address import Wanted
-from cyber_inference_tui.records import DownloadRecord, DownloadStatus, HubModelRecord
+from cyber_inference_tui.records import (
+    DownloadRecord,
+    DownloadStatus,
+    HubModelRecord,
+    endpoints,
+    queries,
+)
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.listing import library_for
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.options import GlobalOptions
+    from cyber_inference_tui.client.service_client import ServiceClient
     from cyber_inference_tui.library.catalog import Catalog
     from cyber_inference_tui.settings.schema import Settings
 
@@ -41,37 +48,43 @@ _PAUSE_TIME = 20.0
 Show = Callable[[DownloadRecord], None]
 
 
-class _Downloader(Protocol):
-    async def download(
-        self, repo: str, filename: str | None = None, revision: str | None = None
-    ) -> DownloadRecord: ...
-
-    async def downloads(self) -> list[DownloadRecord]: ...
-
-    async def pause_download(self, download_id: str) -> DownloadRecord: ...
-
-    async def resume_download(self, download_id: str) -> DownloadRecord: ...
-
-
 class _Here:
-    """Downloads in this process, with the calls of a client."""
+    """Downloads in this process."""
 
     def __init__(self, hub: Hub) -> None:
         self._downloads = hub.downloads
 
-    async def download(
-        self, repo: str, filename: str | None = None, revision: str | None = None
-    ) -> DownloadRecord:
-        return await self._downloads.add(repo, filename, revision)
+    async def add(self, wanted: Wanted) -> DownloadRecord:
+        return await self._downloads.add(*wanted)
 
-    async def downloads(self) -> list[DownloadRecord]:
+    async def records(self) -> list[DownloadRecord]:
         return self._downloads.records()
 
-    async def pause_download(self, download_id: str) -> DownloadRecord:
+    async def pause(self, download_id: str) -> DownloadRecord:
         return await self._downloads.pause(download_id)
 
-    async def resume_download(self, download_id: str) -> DownloadRecord:
+    async def resume(self, download_id: str) -> DownloadRecord:
         return await self._downloads.resume(download_id)
+
+
+class _There:
+    """Downloads of the service."""
+
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = client
+
+    async def add(self, wanted: Wanted) -> DownloadRecord:
+        body = queries.NewDownload(*wanted)
+        return await self._client.call(endpoints.DOWNLOAD, body=body)
+
+    async def records(self) -> list[DownloadRecord]:
+        return await self._client.call(endpoints.DOWNLOADS)
+
+    async def pause(self, download_id: str) -> DownloadRecord:
+        return await self._client.call(endpoints.PAUSE_DOWNLOAD, download_id)
+
+    async def resume(self, download_id: str) -> DownloadRecord:
+        return await self._client.call(endpoints.RESUME_DOWNLOAD, download_id)
 
 
 def search(options: GlobalOptions, query: str, *, sort: str, limit: int) -> list[HubModelRecord]:
@@ -79,7 +92,8 @@ def search(options: GlobalOptions, query: str, *, sort: str, limit: int) -> list
     settings = options.load().settings
     try:
         found, _ = with_client(
-            settings, lambda client: client.hub_search(query, sort=sort, limit=limit)
+            settings,
+            lambda client: client.search(queries.SearchQuery(q=query, sort=sort, limit=limit)),
         )
     except NoServiceError:
 
@@ -98,7 +112,7 @@ def download(options: GlobalOptions, wanted: Wanted, show: Show) -> DownloadReco
     """
     settings = options.load().settings
     with contextlib.suppress(NoServiceError):
-        return with_client(settings, lambda client: _bring(client, wanted, show))
+        return with_client(settings, lambda client: _bring(_There(client), wanted, show))
 
     async def bring() -> DownloadRecord:
         async with _hub(options, settings) as hub:
@@ -113,15 +127,15 @@ def download(options: GlobalOptions, wanted: Wanted, show: Show) -> DownloadReco
         return asyncio.run(bring())
 
 
-async def _bring(downloader: _Downloader, wanted: Wanted, show: Show) -> DownloadRecord:
-    record = await downloader.download(*wanted)
+async def _bring(queue: _Here | _There, wanted: Wanted, show: Show) -> DownloadRecord:
+    record = await queue.add(wanted)
     try:
         if record.status is DownloadStatus.PAUSED:
-            record = await downloader.resume_download(record.id)
+            record = await queue.resume(record.id)
         while record.status in _UNDER_WAY:
             show(record)
             await asyncio.sleep(_LOOK)
-            known = await downloader.downloads()
+            known = await queue.records()
             found = next((one for one in known if one.id == record.id), None)
             if found is None:
                 raise ConflictError(f"The download of {record.repo} was taken from the list.")
@@ -130,7 +144,7 @@ async def _bring(downloader: _Downloader, wanted: Wanted, show: Show) -> Downloa
         # Ctrl-C: what is here stays, and stays listed.
         with contextlib.suppress(CyberError, TimeoutError):
             async with asyncio.timeout(_PAUSE_TIME):
-                await downloader.pause_download(record.id)
+                await queue.pause(record.id)
         raise
     if record.status is DownloadStatus.FAILED:
         raise HubError(record.error or f"The download of {record.repo} failed.")

@@ -12,6 +12,7 @@ from cyber_inference_tui.cli.output import print_json, print_lines, print_note
 from cyber_inference_tui.cli.terminal import stderr_terminal
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import ModelNotFoundError, NoServiceError
+from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ async def _proper_id(client: ServiceClient, name: str) -> str:
     if name == SERVICE:
         return name
     try:
-        return (await client.model(name)).id
+        return (await client.call(endpoints.MODEL, name)).id
     except ModelNotFoundError:
         return name  # a model that was removed may have left its log
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import TYPE_CHECKING
 
@@ -137,13 +137,3 @@ async def follow_events(
 async def _chunks(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     async for chunk in response.aiter_bytes():
         yield chunk
-
-
-def query(topics: Collection[str], logs: Collection[str] = ()) -> dict[str, str | list[str]]:
-    """The query parameters that ask for ``topics`` and ``logs``; none means all of them."""
-    chosen: dict[str, str | list[str]] = {}
-    if topics:
-        chosen["topics"] = ",".join(sorted(topics))
-    if logs:
-        chosen["log"] = sorted(logs)
-    return chosen

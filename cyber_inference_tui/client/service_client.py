@@ -1,4 +1,4 @@
-"""``ServiceClient``: the service's admin API as typed calls."""
+"""``ServiceClient``: typed calls of the service's endpoints, its events, and answers of models."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,36 +20,15 @@ from cyber_inference_tui.client.events import (
     MAX_EVENT_BYTES,
     ServerEvent,
     follow_events,
-    query,
 )
-from cyber_inference_tui.client.transport import Transport, failure_reason
+from cyber_inference_tui.client.transport import Transport, failure_reason, parameters
 from cyber_inference_tui.errors import (
     CyberError,
     NoServiceError,
 )
-from cyber_inference_tui.records import (
-    ActiveRequestRecord,
-    ConfigCheckRecord,
-    ConfigFileRecord,
-    ConfigValueRecord,
-    DownloadRecord,
-    HubFilesRecord,
-    HubModelRecord,
-    InstallRecord,
-    LogLevel,
-    LogPage,
-    LogRecord,
-    MemoryRoom,
-    ModelDetails,
-    ModelRecord,
-    ModelTotals,
-    ProblemRecord,
-    RequestRecord,
-    ResourceSample,
-    SessionRecord,
-    StatusRecord,
-    WaitingRecord,
-)
+from cyber_inference_tui.records import ConfigCheckRecord, HubModelRecord, endpoints, queries
+from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR, Area, Endpoint
+from cyber_inference_tui.records.queries import EventsQuery, SearchQuery, TailQuery
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
@@ -59,14 +36,10 @@ if TYPE_CHECKING:
 else:
     from cyber_inference_tui.client.late import httpx
 
-T = TypeVar("T")
-
 EMBEDDING_WAIT = 600.0
 """Seconds that vectors may take, the load of their model included."""
 STREAM_SILENCE = 90.0
 """Seconds without a byte after which an event stream counts as lost and is opened again."""
-LOG_POSITION = "X-Last-Event-ID"
-"""Header of a log answer: the last event its text already contains."""
 
 
 class LogTail(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,244 +50,32 @@ class LogTail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceClient(Transport):
-    """The calls of a service; what they travel on is ``Transport``'s, and so are their errors."""
+    """The calls of a service that are more than ``Transport.call`` of one endpoint."""
 
-    async def status(self) -> StatusRecord:
-        """The service in one glance."""
-        return await self._get("/admin/status", StatusRecord)
-
-    async def resources(self) -> ResourceSample:
-        """The machine and its loaded models now."""
-        return await self._get("/admin/resources", ResourceSample)
-
-    async def resource_history(self, seconds: int) -> list[ResourceSample]:
-        """The samples of the last ``seconds`` that are kept, oldest first."""
-        params = {"history": str(seconds)}
-        return await self._call("GET", "/admin/resources", list[ResourceSample], params=params)
-
-    async def install_state(self) -> InstallRecord:
-        """How getting a llama-server stands, and which ways there are."""
-        return await self._get("/admin/install", InstallRecord)
-
-    async def install(self, source: str = "auto") -> InstallRecord:
-        """Begin to get one; ``ConflictError`` while one is being got."""
-        return await self._call("POST", "/admin/install", InstallRecord, json={"from": source})
-
-    async def cancel_install(self) -> InstallRecord:
-        """End that; nothing to do where none is running."""
-        return await self._call("DELETE", "/admin/install", InstallRecord)
-
-    async def add_demo(self) -> ModelRecord:
-        """Add the built-in model to the service until it ends; its record."""
-        return await self._post("/admin/demo", ModelRecord)
-
-    async def models(self) -> list[ModelRecord]:
-        """All local models, in the service's order."""
-        return await self._get("/admin/models", list[ModelRecord])
-
-    async def model(self, name: str) -> ModelRecord:
-        """One model by its id or an alias."""
-        return await self._get(f"/admin/models/{quote(name, safe='')}", ModelRecord)
-
-    async def details(self, name: str) -> ModelDetails:
-        """Everything there is to know of one model, by its id or an alias."""
-        return await self._get(_model_path(name, "details"), ModelDetails)
-
-    async def problems(self) -> list[ProblemRecord]:
-        """Files and settings that are no models, and why."""
-        return await self._get("/admin/problems", list[ProblemRecord])
-
-    async def memory_room(self) -> list[MemoryRoom]:
-        """The memory that models may have: the machine's, and that of its GPUs together."""
-        return await self._get("/admin/memory", list[MemoryRoom])
-
-    async def load(
-        self, model_id: str, *, wait: bool = True, timeout: float | None = None
-    ) -> ModelRecord:
-        """Load a model. With ``wait`` the answer comes when it is ready or has failed."""
-        path = _model_path(model_id, "load")
-        return await self._post(path, ModelRecord, {} if wait else {"wait": "0"}, timeout)
-
-    async def unload(
-        self, model_id: str, *, force: bool = False, timeout: float | None = None
-    ) -> ModelRecord:
-        """Unload a model after its requests have finished, or at once with ``force``."""
-        path = _model_path(model_id, "unload")
-        return await self._post(path, ModelRecord, {"force": "1"} if force else {}, timeout)
-
-    async def pin(self, model_id: str, pinned: bool) -> ModelRecord:
-        """Keep a model from being evicted and idled out, or allow it again."""
-        return await self._post(_model_path(model_id, "pin" if pinned else "unpin"), ModelRecord)
-
-    async def delete(self, model_id: str) -> ModelRecord:
-        """Delete a model's files (under ``models_dir`` only)."""
-        return await self._call("DELETE", f"/admin/models/{quote(model_id, safe='')}", ModelRecord)
-
-    async def config(self) -> list[ConfigValueRecord]:
-        """Every setting with its effective value and source."""
-        return await self._get("/admin/config", list[ConfigValueRecord])
-
-    async def set_config(self, key: str, value: Any) -> ConfigValueRecord:
-        """Change one setting in the service's file; of a model's table see ``model_key.py``."""
-        return await self._call("PUT", _key_path(key), ConfigValueRecord, json={"value": value})
+    async def search(self, query: SearchQuery) -> tuple[list[HubModelRecord], str | None]:
+        """A page of models on the hub, and the cursor of the next one, if there is one."""
+        found, headers = await self.call_with_headers(endpoints.SEARCH, query=query)
+        return found, headers.get(NEXT_CURSOR)
 
     async def check_config(self, key: str, value: Any) -> ConfigCheckRecord:
-        """What ``set_config`` would do; raises what it would raise, and changes nothing."""
-        body, query = {"value": value}, {"check": "1"}
-        return await self._call("PUT", _key_path(key), ConfigCheckRecord, params=query, json=body)
-
-    async def unset_config(self, key: str) -> ConfigValueRecord:
-        """Take one setting out of the service's file, so that its default holds again."""
-        return await self._call("DELETE", _key_path(key), ConfigValueRecord)
-
-    async def config_file(self) -> ConfigFileRecord:
-        """The service's configuration file; secrets masked."""
-        return await self._get("/admin/config-file", ConfigFileRecord)
-
-    async def set_config_file(self, text: str, digest: str) -> ConfigFileRecord:
-        """Replace the service's configuration file, if it is still the one of ``digest``.
-
-        Raises ``ConfigError`` with one line for every mistake, and ``ConflictError``.
-        """
-        body = {"text": text, "digest": digest}
-        return await self._call("PUT", "/admin/config-file", ConfigFileRecord, json=body)
-
-    async def requests(
-        self,
-        *,
-        limit: int = 100,
-        before: int | None = None,
-        model: str | None = None,
-        failed: bool | None = None,
-        since: datetime | None = None,
-    ) -> list[RequestRecord]:
-        """Finished requests, newest first; the next page is ``before`` the last one's id.
-
-        ``limit`` is at most 1,000.
-        """
-        params = _choice(limit, before, model, since)
-        if failed is not None:
-            params["failed"] = "1" if failed else "0"
-        return await self._call("GET", "/admin/requests", list[RequestRecord], params=params)
-
-    async def sessions(
-        self,
-        *,
-        limit: int = 100,
-        before: int | None = None,
-        model: str | None = None,
-        since: datetime | None = None,
-    ) -> list[SessionRecord]:
-        """Sessions, newest first, chosen as ``requests`` are."""
-        params = _choice(limit, before, model, since)
-        return await self._call("GET", "/admin/sessions", list[SessionRecord], params=params)
-
-    async def queue(self) -> list[WaitingRecord]:
-        """Every request that waits for its model."""
-        return await self._get("/admin/queue", list[WaitingRecord])
-
-    async def active_requests(self) -> list[ActiveRequestRecord]:
-        """Every request that is not finished, the oldest first."""
-        return await self._get("/admin/requests/active", list[ActiveRequestRecord])
-
-    async def totals(self) -> list[ModelTotals]:
-        """Sums over the requests that the history keeps, by model."""
-        return await self._get("/admin/totals", list[ModelTotals])
-
-    async def hub_search(
-        self,
-        q: str,
-        *,
-        sort: str = "downloads",
-        limit: int = 30,
-        cursor: str | None = None,
-        author: str | None = None,
-    ) -> tuple[list[HubModelRecord], str | None]:
-        """A page of models on the hub, and the cursor of the next one (``None`` = the last page).
-
-        ``sort`` is ``downloads``, ``likes``, ``trending`` or ``new``; ``limit`` at most 100.
-        """
-        asked = {"q": q, "sort": sort, "limit": str(limit), "cursor": cursor, "author": author}
-        params = {key: value for key, value in asked.items() if value is not None}
-        path = "/admin/hub/search"
-        body, headers = await self._bytes("GET", path, params=params)
-        return self._decoded(body, list[HubModelRecord], path), headers.get("X-Next-Cursor")
-
-    async def hub_files(self, repo: str, revision: str | None = None) -> list[HubFilesRecord]:
-        """The models in a repository on the hub, and how they would fit where the service runs."""
-        params = {"repo": repo} | ({"revision": revision} if revision else {})
-        return await self._call("GET", "/admin/hub/files", list[HubFilesRecord], params=params)
-
-    async def downloads(self) -> list[DownloadRecord]:
-        """Every download that the service knows, the oldest first."""
-        return await self._get("/admin/downloads", list[DownloadRecord])
-
-    async def download(
-        self, repo: str, filename: str | None = None, revision: str | None = None
-    ) -> DownloadRecord:
-        """Have a model downloaded; the record of the download, which may be on its way already."""
-        wanted = {"repo": repo, "filename": filename, "revision": revision}
-        body = {key: value for key, value in wanted.items() if value is not None}
-        return await self._call("POST", "/admin/downloads", DownloadRecord, json=body)
-
-    async def cancel_download(self, download_id: str, keep: bool = False) -> DownloadRecord:
-        """End a download and remove what is there of it, unless ``keep``.
-
-        One that is done, or was cancelled before, is taken from the list.
-        """
-        path = f"/admin/downloads/{quote(download_id, safe='')}"
-        params = {"keep": "1"} if keep else {}
-        return await self._call("DELETE", path, DownloadRecord, params=params)
-
-    async def pause_download(self, download_id: str) -> DownloadRecord:
-        """Stop a download for now."""
-        return await self._post(_download_path(download_id, "pause"), DownloadRecord)
-
-    async def resume_download(self, download_id: str) -> DownloadRecord:
-        """Go on with a paused download."""
-        return await self._post(_download_path(download_id, "resume"), DownloadRecord)
-
-    async def retry_download(self, download_id: str) -> DownloadRecord:
-        """Try a failed or cancelled download again."""
-        return await self._post(_download_path(download_id, "retry"), DownloadRecord)
+        """What setting ``key`` would do; raises what that would raise, and changes nothing."""
+        return await self.call(
+            endpoints.CHECK_CONFIG,
+            key,
+            query=queries.CheckQuery(check=True),
+            body=queries.NewValue(value),
+        )
 
     async def log(self, source: str, lines: int) -> LogTail:
         """The last ``lines`` lines of a model's log, or of the service's (id ``service``)."""
-        path = f"/admin/logs/{quote(source, safe='')}"
-        body, headers = await self._bytes("GET", path, params={"lines": str(lines)})
-        text = body.decode("utf-8", "replace")
+        text, headers = await self.call_with_headers(
+            endpoints.LOG_TAIL, source, query=TailQuery(lines=lines)
+        )
         position = headers.get(LOG_POSITION, "")
         return LogTail(
             # Not splitlines(): a separator such as U+2028 inside a line is not a new line.
             lines=tuple(text.removesuffix("\n").split("\n")) if text else (),
             event_id=int(position) if position.isdecimal() else None,
-        )
-
-    async def logs(self) -> list[LogRecord]:
-        """Every log that has begun."""
-        return await self._get("/admin/logs", list[LogRecord])
-
-    async def log_lines(
-        self,
-        log_id: str,
-        *,
-        before: int | None = None,
-        after: int | None = None,
-        limit: int = 1000,
-        level: LogLevel | None = None,
-        q: str | None = None,
-    ) -> LogPage:
-        """At most ``limit`` lines (5,000 at most) of a log, in order.
-
-        Without a number they are the newest. ``before`` gives those nearest below that number,
-        ``after`` those from that number on, both together those between, from the lower end.
-        ``level`` is the least; ``q`` is in each line, in any case. The page before this one
-        is ``before`` the number ``searched_to``, the page behind it ``after`` that number.
-        """
-        chosen = {"limit": limit, "before": before, "after": after, "level": level, "q": q}
-        params = {key: str(value) for key, value in chosen.items() if value is not None}
-        return await self._call(
-            "GET", f"/admin/log-lines/{quote(log_id, safe='')}", LogPage, params=params
         )
 
     def events(
@@ -345,8 +106,10 @@ class ServiceClient(Transport):
             headers["Last-Event-ID"] = str(last)
         async with self._stream(
             "GET",
-            "/admin/events",
-            params=query(topics, logs),
+            endpoints.EVENTS.path,
+            params=parameters(
+                EventsQuery(topics=",".join(sorted(topics)), log=tuple(sorted(logs)))
+            ),
             headers=headers,
             timeout=self._limits(STREAM_SILENCE),
         ) as response:
@@ -393,14 +156,8 @@ class ServiceClient(Transport):
     async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
         """The vector of each text, by a model that makes them."""
         body = {"model": model, "input": list(texts)}
-        answer = await self._call(
-            "POST", "/v1/embeddings", _Embeddings, json=body, limit=EMBEDDING_WAIT
-        )
+        answer = await self.call(_EMBEDDINGS, body=body, timeout=EMBEDDING_WAIT)
         return [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
-
-
-def _key_path(key: str) -> str:
-    return f"/admin/config/{quote(key, safe='')}"
 
 
 class _Embedding(msgspec.Struct):
@@ -412,6 +169,12 @@ class _Embeddings(msgspec.Struct):
     data: list[_Embedding]
 
 
+_EMBEDDINGS = Endpoint(
+    "POST /v1/embeddings", queries.Nothing, dict[str, Any], _Embeddings, "vectors", Area.MODEL
+)
+"""Of the models' servers, so no part of the service's own table."""
+
+
 async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
     """The lines of an event stream; one alone may have ``MAX_EVENT_BYTES``."""
     rest = b""
@@ -421,24 +184,3 @@ async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
             yield line.decode("utf-8", "replace").rstrip("\r")
         if len(rest) > MAX_EVENT_BYTES:
             raise CyberError(f"The service sent a line of more than {MAX_EVENT_BYTES} bytes.")
-
-
-def _model_path(model_id: str, action: str) -> str:
-    return f"/admin/models/{quote(model_id, safe='')}/{action}"
-
-
-def _download_path(download_id: str, action: str) -> str:
-    return f"/admin/downloads/{quote(download_id, safe='')}/{action}"
-
-
-def _choice(
-    limit: int, before: int | None, model: str | None, since: datetime | None
-) -> dict[str, str]:
-    """The query of a list of past things."""
-    chosen = {
-        "limit": str(limit),
-        "before": None if before is None else str(before),
-        "model": model,
-        "since": None if since is None else since.isoformat(),
-    }
-    return {key: value for key, value in chosen.items() if value is not None}

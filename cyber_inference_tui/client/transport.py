@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -21,7 +23,8 @@ from cyber_inference_tui.errors import (
     InvalidAdminPasswordError,
     NoServiceError,
 )
-from cyber_inference_tui.records import LoginRecord
+from cyber_inference_tui.records import LoginRecord, endpoints, queries, to_json
+from cyber_inference_tui.records.endpoints import Endpoint
 
 if TYPE_CHECKING:
     import httpx
@@ -29,9 +32,12 @@ else:
     from cyber_inference_tui.client.late import httpx
 
 T = TypeVar("T")
+Q = TypeVar("Q")
+B = TypeVar("B")
+A = TypeVar("A")
+Parameters = dict[str, str | list[str]]
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-LOGIN_PATH = "/admin/login"
 _ADMIN_PATHS = ("/admin/", "/ws/")
 
 Renew = Callable[[Any], Awaitable[bool]]
@@ -112,64 +118,64 @@ class Transport:
         Raises ``InvalidAdminPasswordError``, ``TooManyLoginsError`` (with ``retry_after``), or
         ``ConflictError`` where the service has no password.
         """
-        body = {"password": password}
-        answer = await self._call("POST", LOGIN_PATH, LoginRecord, json=body)
+        answer = await self.call(endpoints.LOGIN, body=queries.Credentials(password))
         self.token = answer.access_token
         return answer
 
-    async def _get(self, path: str, kind: type[T]) -> T:
-        return await self._call("GET", path, kind)
-
-    async def _post(
+    async def call(
         self,
-        path: str,
-        kind: type[T],
-        params: dict[str, str] | None = None,
-        timeout: float | None = None,
-    ) -> T:
-        return await self._call("POST", path, kind, params=params or {}, json={}, limit=timeout)
-
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        kind: type[T],
+        endpoint: Endpoint[Q, B, A],
+        name: str = "",
         *,
-        params: dict[str, str] | None = None,
-        json: Any = None,
-        limit: float | None = None,
-    ) -> T:
-        body, _ = await self._bytes(method, path, params=params or {}, json=json, limit=limit)
-        return self._decoded(body, kind, f"{method} {path}")
+        query: Q | None = None,
+        body: B | None = None,
+        timeout: float | None = None,
+    ) -> A:
+        """Call an endpoint; ``name`` is the parameter in its path.
+
+        ``timeout`` (seconds) limits each wait for bytes of the answer.
+        """
+        answer, _ = await self.call_with_headers(
+            endpoint, name, query=query, body=body, timeout=timeout
+        )
+        return answer
+
+    async def call_with_headers(
+        self,
+        endpoint: Endpoint[Q, B, A],
+        name: str = "",
+        *,
+        query: Q | None = None,
+        body: B | None = None,
+        timeout: float | None = None,
+    ) -> tuple[A, Mapping[str, str]]:
+        """As ``call``; with the headers of the answer."""
+        prefix, brace, rest = endpoint.path.partition("{")
+        path = prefix + quote(name, safe="") + rest.partition("}")[2] if brace else prefix
+        # A write says that it is JSON even where it has nothing to say: the service asks for it.
+        empty: dict[str, Any] | None = None if endpoint.method in {"GET", "DELETE"} else {}
+        content = empty if body is None else msgspec.to_builtins(body)
+        options: dict[str, Any] = {} if content is None else {"json": content}
+        limits = self._limits(self._seconds if timeout is None else timeout)
+        try:
+            async with self._stream(
+                endpoint.method, path, params=parameters(query), timeout=limits, **options
+            ) as response:
+                data, headers = await self._read(response), response.headers
+        except httpx.TransportError as error:
+            raise NoServiceError(
+                f"The service at {self.url} broke off its answer ({failure_reason(error)}).",
+                hint="See the end of its log.",
+            ) from error
+        if endpoint.answer is str:
+            data = to_json(data.decode("utf-8", "replace"))
+        return self._decoded(data, endpoint.answer, f"{endpoint.method} {path}"), headers
 
     def _decoded(self, body: bytes, kind: type[T], asked: str) -> T:
         try:
             return msgspec.json.decode(body, type=learned(kind))
         except msgspec.MsgspecError as error:
             raise self._stranger(f"its answer to {asked} is not understood: {error}") from (error)
-
-    async def _bytes(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: dict[str, str],
-        json: Any = None,
-        limit: float | None = None,
-    ) -> tuple[bytes, httpx.Headers]:
-        timeout = self._limits(self._seconds if limit is None else limit)
-        # A write says that it is JSON even where it has nothing to say: the service asks for it.
-        options: dict[str, Any] = {} if json is None else {"json": json}
-        try:
-            async with self._stream(
-                method, path, params=params, timeout=timeout, **options
-            ) as response:
-                return await self._read(response), response.headers
-        except httpx.TransportError as error:
-            raise NoServiceError(
-                f"The service at {self.url} broke off its answer ({failure_reason(error)}).",
-                hint="See the end of its log.",
-            ) from error
 
     @asynccontextmanager
     async def _stream(
@@ -228,7 +234,7 @@ class Transport:
         raise error_from_answer(self.url, response.status_code, response.headers, body)
 
     def _authorization(self, path: str) -> dict[str, str]:
-        if path == LOGIN_PATH:
+        if path == endpoints.LOGIN.path:
             return {}
         secret = self.token if path.startswith(_ADMIN_PATHS) else self._api_key
         return {"Authorization": f"Bearer {secret}"} if secret else {}
@@ -249,6 +255,23 @@ class Transport:
             f"What answers at {self.url} is not this version's service: {why}.",
             hint="Check --host and --port, and that both have the same version.",
         )
+
+
+def parameters(query: Any) -> Parameters:
+    """The query parameters of a struct; fields with their defaults are left out."""
+    if query is None:
+        return {}
+    chosen: Parameters = {}
+    for field in msgspec.structs.fields(query):
+        value = getattr(query, field.name)
+        if value == field.default:
+            continue
+        if isinstance(value, bool):
+            value = "1" if value else "0"
+        elif isinstance(value, datetime):
+            value = value.isoformat()
+        chosen[field.encode_name] = list(value) if isinstance(value, tuple) else str(value)
+    return chosen
 
 
 def failure_reason(error: httpx.TransportError) -> str:

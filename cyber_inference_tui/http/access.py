@@ -15,8 +15,8 @@ import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from enum import Enum, auto
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
@@ -27,7 +27,11 @@ from cyber_inference_tui.errors import (
     InvalidRequestError,
     UnsupportedMediaTypeError,
 )
-from cyber_inference_tui.http.api import ServiceApi, ServiceSettings
+from cyber_inference_tui.records.endpoints import Area
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.service.service import Service
+    from cyber_inference_tui.settings.schema import Settings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -42,19 +46,6 @@ _CACHE_SIZE = 256
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 _logger = logging.getLogger(__name__)
-
-
-class Area(Enum):
-    """What an endpoint is, as far as access goes."""
-
-    OPEN = auto()
-    """Health and the front page: no key."""
-    MODEL = auto()
-    """Model endpoints: a key, when ``api_keys`` is set."""
-    LOGIN = auto()
-    """Where the password is sent: no foreign pages, writes only as JSON."""
-    ADMIN = auto()
-    """The owner's: as ``LOGIN``, and a token, when ``admin_password`` is set."""
 
 
 _OWNERS = frozenset({Area.LOGIN, Area.ADMIN})
@@ -123,7 +114,7 @@ def _digest(text: str) -> bytes:
 class AccessRules:
     """What one settings object allows, at one bound address."""
 
-    def __init__(self, settings: ServiceSettings, bound: str) -> None:
+    def __init__(self, settings: Settings, bound: str) -> None:
         machine = socket.gethostname().lower()
         self._names = {machine, machine.partition(".")[0]} - {""}
         self._names_with_port: set[tuple[str, int]] = set()
@@ -204,10 +195,10 @@ class Access:
     what somebody forgot to list is guarded.
     """
 
-    def __init__(self, service: ServiceApi, areas: Mapping[Handler, Area]) -> None:
+    def __init__(self, service: Service, areas: Mapping[Handler, Area]) -> None:
         self._service = service
         self._areas = areas
-        self._settings: ServiceSettings | None = None
+        self._settings: Settings | None = None
         self._address: tuple[str, int] | None = None
         self._rules = AccessRules(service.settings, service.address[0])
 

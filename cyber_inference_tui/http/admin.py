@@ -1,125 +1,116 @@
-"""The admin endpoints that answer at once: status and models.
+"""The admin endpoints: each calls the service. Nothing here knows HTTP.
 
 Names in paths are looked up, never used as file names.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
-from aiohttp import web
+import msgspec
 
-from cyber_inference_tui.errors import ModelNotFoundError, NotFoundError
-from cyber_inference_tui.http.api import ServiceApi
-from cyber_inference_tui.http.errors import method_not_allowed
-from cyber_inference_tui.http.wire import (
-    decoded,
-    flag,
-    json_answer,
-    raw_tail,
-    read_nothing,
-)
-from cyber_inference_tui.records import ModelDetails, ModelRecord
+from cyber_inference_tui.errors import ModelNotFoundError
+from cyber_inference_tui.http.routing import Call, RouteTable, WithHeaders
+from cyber_inference_tui.records import HubModelRecord, endpoints, queries
+from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR
+from cyber_inference_tui.records.queries import SearchQuery, TailQuery
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.service.service import Service
 
 
-class Admin:
-    """The handlers under ``/admin/``."""
+def add_admin(table: RouteTable, service: Service) -> None:
+    """Add the owner's endpoints, but for the login and the streams."""
+    models = service.models
+    config = service.configuration
+    table.answer(endpoints.STATUS, lambda call: service.status())
+    table.answer(endpoints.RESOURCE_HISTORY, lambda call: _samples(service, call.query.history))
+    table.answer(endpoints.RESOURCES, lambda call: service.monitoring.latest())
+    table.answer(endpoints.MEMORY, lambda call: models.room())
+    table.answer(endpoints.QUEUE, lambda call: service.queue())
+    table.answer(endpoints.PROBLEMS, lambda call: models.problems())
+    table.answer(endpoints.MODELS, lambda call: models.records())
+    table.answer(endpoints.DETAILS, lambda call: models.details(call.name))
+    table.answer(endpoints.MODEL, lambda call: models.record(call.name))
+    table.answer(endpoints.DELETE_MODEL, lambda call: models.delete(call.name))
+    table.answer(endpoints.LOAD, lambda call: models.load(call.name, wait=call.query.wait))
+    table.answer(endpoints.UNLOAD, lambda call: models.unload(call.name, force=call.query.force))
+    table.answer(endpoints.PIN, lambda call: models.pin(call.name, True))
+    table.answer(endpoints.UNPIN, lambda call: models.pin(call.name, False))
+    table.answer(endpoints.ADD_DEMO, lambda call: models.add_demo())
 
-    def __init__(self, service: ServiceApi) -> None:
-        self._service = service
-        self._actions: dict[str, Callable[[web.Request, str], Awaitable[ModelRecord]]] = {
-            "load": self._load,
-            "unload": self._unload,
-            "pin": self._pin,
-            "unpin": self._unpin,
-        }
+    table.answer(endpoints.SEARCH, lambda call: _search(service, call.query))
+    table.answer(
+        endpoints.HUB_FILES,
+        lambda call: service.hub_files(call.query.repo, call.query.revision or None),
+    )
+    table.answer(endpoints.DOWNLOADS, lambda call: service.downloads.records())
+    table.answer(
+        endpoints.DOWNLOAD,
+        lambda call: service.downloads.add(call.body.repo, call.body.filename, call.body.revision),
+    )
+    table.answer(
+        endpoints.CANCEL_DOWNLOAD,
+        lambda call: service.downloads.cancel(call.name, keep=call.query.keep),
+    )
+    table.answer(endpoints.PAUSE_DOWNLOAD, lambda call: service.downloads.pause(call.name))
+    table.answer(endpoints.RESUME_DOWNLOAD, lambda call: service.downloads.resume(call.name))
+    table.answer(endpoints.RETRY_DOWNLOAD, lambda call: service.downloads.retry(call.name))
 
-    async def status(self, request: web.Request) -> web.Response:
-        """The service in one glance."""
-        return json_answer(self._service.status())
+    table.answer(endpoints.LOGS, lambda call: service.logs.records())
+    table.answer(endpoints.LOG_TAIL, lambda call: _log_tail(service, call))
+    table.answer(
+        endpoints.LOG_LINES,
+        lambda call: service.logs.page(service.log_id(call.name), call.query),
+    )
 
-    async def queue(self, request: web.Request) -> web.Response:
-        """Who waits for a model, in which position, and how long it may take."""
-        return json_answer(self._service.queue())
+    table.answer(endpoints.ACTIVE_REQUESTS, lambda call: service.active_requests())
+    table.answer(
+        endpoints.REQUESTS,
+        lambda call: service.history.requests(call.query),
+    )
+    table.answer(endpoints.SESSIONS, lambda call: service.sessions(call.query))
+    table.answer(endpoints.TOTALS, lambda call: service.history.totals())
 
-    async def memory(self, request: web.Request) -> web.Response:
-        """The memory that models may have."""
-        return json_answer(self._service.models.room())
+    table.answer(endpoints.CONFIG, lambda call: config.values())
+    table.answer(endpoints.CHECK_CONFIG, lambda call: config.check(call.name, call.body.value))
+    table.answer(endpoints.SET_CONFIG, lambda call: config.set(call.name, call.body.value))
+    table.answer(endpoints.UNSET_CONFIG, lambda call: config.unset(call.name))
+    table.answer(endpoints.CONFIG_FILE, lambda call: config.file())
+    table.answer(
+        endpoints.SET_CONFIG_FILE, lambda call: config.set_file(call.body.text, call.body.digest)
+    )
+    table.answer(endpoints.INSTALLATION, lambda call: service.installation.state())
+    table.answer(endpoints.INSTALL, lambda call: service.installation.start(call.body.source))
+    table.answer(endpoints.CANCEL_INSTALL, lambda call: service.installation.cancel())
 
-    async def active(self, request: web.Request) -> web.Response:
-        """Every request that is not finished."""
-        return json_answer(self._service.active_requests())
 
-    async def models(self, request: web.Request) -> web.Response:
-        """Every local model."""
-        return json_answer(self._service.models.records())
+def is_model_name(service: Service, name: str) -> bool:
+    """Whether a model has exactly this id or alias."""
+    try:
+        record = service.models.record(name)
+    except ModelNotFoundError:
+        return False
+    return name in {record.id, *record.aliases}
 
-    async def problems(self, request: web.Request) -> web.Response:
-        """Files and settings that are no models, and why."""
-        return json_answer(self._service.models.problems())
 
-    async def model(self, request: web.Request) -> web.Response:
-        """Everything under ``/admin/models/ID``.
+def _samples(service: Service, seconds: int) -> msgspec.Raw:
+    return msgspec.Raw(b"[%b]" % b",".join(service.monitoring.history(seconds)))
 
-        Only a POST has an action, and it is the last segment: so a model may be named ``x/load``.
-        Of a GET a last segment ``details`` asks for more, unless it is a part of a model's name.
-        """
-        raw = raw_tail(request, 2)
-        if request.method in {"GET", "HEAD"}:
-            return json_answer(await self._read(raw))
-        if request.method == "DELETE":
-            await self._no_body(request)
-            return json_answer(await self._service.models.delete(decoded(raw)))
-        raw_id, _, name = raw.rpartition("/")
-        if request.method != "POST" or not raw_id:
-            allow = (
-                "DELETE",
-                "GET",
-                "HEAD",
-                *(("POST",) if raw_id and name in self._actions else ()),
-            )
-            raise method_not_allowed(request.method, request.path, allow)
-        action = self._actions.get(name)
-        if action is None:
-            raise NotFoundError(
-                f"There is no action {decoded(name)}.",
-                hint=f"POST to /admin/models/ID/ and one of {', '.join(self._actions)}.",
-            )
-        return json_answer(await action(request, decoded(raw_id)))
 
-    async def _read(self, raw: str) -> ModelRecord | ModelDetails:
-        raw_id, _, name = raw.rpartition("/")
-        if name != "details" or not raw_id:
-            return self._service.models.record(decoded(raw))
-        whole = decoded(raw)
-        with contextlib.suppress(ModelNotFoundError):
-            record = self._service.models.record(whole)
-            if whole in {record.id, *record.aliases}:
-                return record
-        return await self._service.models.details(decoded(raw_id))
+async def _search(service: Service, query: SearchQuery) -> WithHeaders[list[HubModelRecord]]:
+    found, cursor = await service.hub.browse.search(
+        query.q,
+        sort=query.sort,
+        limit=query.limit,
+        cursor=query.cursor or None,
+        author=query.author or None,
+    )
+    return WithHeaders(found, {NEXT_CURSOR: cursor} if cursor else {})
 
-    async def _load(self, request: web.Request, model_id: str) -> ModelRecord:
-        wait = flag(request, "wait", default=True)
-        await self._no_body(request)
-        return await self._service.models.load(model_id, wait=wait)
 
-    async def _unload(self, request: web.Request, model_id: str) -> ModelRecord:
-        force = flag(request, "force", default=False)
-        await self._no_body(request)
-        return await self._service.models.unload(model_id, force=force)
-
-    async def _pin(self, request: web.Request, model_id: str) -> ModelRecord:
-        await self._no_body(request)
-        return await self._service.models.pin(model_id, True)
-
-    async def _unpin(self, request: web.Request, model_id: str) -> ModelRecord:
-        await self._no_body(request)
-        return await self._service.models.pin(model_id, False)
-
-    async def unknown(self, request: web.Request) -> web.Response:
-        """Any other path under ``/admin/`` or ``/ws/``."""
-        raise NotFoundError(f"There is no endpoint {request.path}.")
-
-    async def _no_body(self, request: web.Request) -> None:
-        await read_nothing(request, limit=self._service.settings.max_body_size)
+async def _log_tail(service: Service, call: Call[TailQuery, queries.Nothing]) -> WithHeaders[str]:
+    # Taken first: a line that arrives meanwhile is sent twice rather than never.
+    position = service.events.last_id
+    tail = await service.log_tail(call.name, call.query.lines)
+    return WithHeaders(tail, {LOG_POSITION: str(position)})

@@ -10,33 +10,38 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.http.access import ACCESS, Access, Area, Handler
-from cyber_inference_tui.http.admin import Admin
-from cyber_inference_tui.http.api import ServiceApi
-from cyber_inference_tui.http.configuration import ConfigurationPages
+from cyber_inference_tui.errors import CyberError, NotFoundError
+from cyber_inference_tui.http.access import ACCESS, Access, Handler
+from cyber_inference_tui.http.admin import add_admin, is_model_name
 from cyber_inference_tui.http.entry import refusal_record
 from cyber_inference_tui.http.errors import (
     error_response,
     from_http_exception,
     internal_error,
-    method_not_allowed,
 )
 from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
-from cyber_inference_tui.http.history import PastRecords
-from cyber_inference_tui.http.hub import HubPages
-from cyber_inference_tui.http.install import Installing
 from cyber_inference_tui.http.login import AdminLogin
-from cyber_inference_tui.http.logs import LogReader
-from cyber_inference_tui.http.metrics import MetricsPage
 from cyber_inference_tui.http.models import ModelListing
-from cyber_inference_tui.http.resources import Resources
-from cyber_inference_tui.http.wire import json_answer, text_answer
+from cyber_inference_tui.http.openapi import document
+from cyber_inference_tui.http.routing import RouteTable
+from cyber_inference_tui.http.wire import NOSNIFF
+from cyber_inference_tui.records import endpoints
+from cyber_inference_tui.records.endpoints import Area
+from cyber_inference_tui.service.metrics import CONTENT_TYPE
 from cyber_inference_tui.service.service import utc_now
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
+
+_FRONT_PAGE = (
+    f"cyber-inference-tui {__version__}: local models over HTTP.\n\n"
+    "/v1                 the OpenAI-compatible API (use this as a client's base URL)\n"
+    "/v1/models          the models on this machine\n"
+    "/admin/status       this service\n"
+    "/metrics            the same for Prometheus\n"
+    "/health             is it up\n"
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -54,7 +59,7 @@ def make_app(service: Service, login: AdminLogin) -> web.Application:
 
 
 def assemble(
-    service: ServiceApi,
+    service: Service,
     forward: Handler,
     login: AdminLogin,
     *,
@@ -66,28 +71,36 @@ def assemble(
     ``heartbeat`` and ``send_timeout`` (seconds) are those of the event streams.
     """
     listing = ModelListing(service)
-    metrics = MetricsPage(service, forward)
     streams = EventStreams(
         service,
         heartbeat=heartbeat,
         send_timeout=send_timeout,
         admits=lambda request: login.admits(request.headers),
     )
-    table = _RouteTable()
-    for path in ("/health", "/v1/health"):
-        table.add(path, Area.OPEN, {"GET": _health})
-    table.add("/", Area.OPEN, {"GET": _front_page})
-    for path in ("/v1/models", "/models"):
-        table.add(path, Area.MODEL, {"GET": listing.all})
-        table.add(path + "/{id:.+}", Area.MODEL, {"GET": listing.one})
-    table.add("/metrics", Area.MODEL, {"GET": metrics.answer})
-    table.add("/admin/login", Area.LOGIN, {"POST": login.login})
-    # A HEAD of something endless would be a stream that nobody can read.
-    table.add("/admin/events", Area.ADMIN, {"GET": streams.sse}, head=False)
-    table.add("/ws/logs", Area.ADMIN, {"GET": streams.logs}, head=False)
-    table.add("/ws/status", Area.ADMIN, {"GET": streams.status}, head=False)
-    _add_admin(table, service)
-    table.add("/{path:.*}", Area.MODEL, {"*": forward})
+    table = RouteTable(
+        lambda: service.settings.max_body_size, lambda name: is_model_name(service, name)
+    )
+    for health in (endpoints.HEALTH, endpoints.HEALTH_V1):
+        table.answer(health, lambda call: {"status": "ok"})
+    table.answer(endpoints.FRONT_PAGE, lambda call: _FRONT_PAGE)
+    for models, model in (
+        (endpoints.LIST_V1, endpoints.LISTED_V1),
+        (endpoints.LIST, endpoints.LISTED),
+    ):
+        table.answer(models, lambda call: listing.all())
+        table.answer(model, lambda call: listing.one(call.name))
+    table.handle(endpoints.METRICS, _unless_named(_metrics(service), forward))
+    # A model with a command may have a document of its own, and other methods of the path.
+    table.handle(endpoints.OPENAPI, _unless_named(_openapi, forward))
+    table.catch(endpoints.OPENAPI.path, Area.MODEL, forward)
+    table.handle(endpoints.LOGIN, login.login)
+    table.handle(endpoints.EVENTS, streams.sse)
+    table.handle(endpoints.LOG_EVENTS, streams.logs)
+    table.handle(endpoints.STATUS_EVENTS, streams.status)
+    add_admin(table, service)
+    for prefix in ("admin", "ws"):
+        table.catch(f"/{prefix}/{{rest:.*}}", Area.ADMIN, _unknown)
+    table.catch("/{path:.*}", Area.MODEL, forward)
 
     access = Access(service, table.areas)
     app = web.Application(middlewares=[_border(access, login, service)])
@@ -106,85 +119,34 @@ def assemble(
     return app
 
 
-def _add_admin(table: _RouteTable, service: ServiceApi) -> None:
-    """The owner's endpoints, but for the login and the streams."""
-    admin = Admin(service)
-    logs = LogReader(service)
-    config = ConfigurationPages(service)
-    past = PastRecords(service)
-    installing = Installing(service)
-    resources = Resources(service)
-    hub = HubPages(service)
-    table.add("/admin/status", Area.ADMIN, {"GET": admin.status})
-    table.add("/admin/resources", Area.ADMIN, {"GET": resources.resources})
-    table.add("/admin/memory", Area.ADMIN, {"GET": admin.memory})
-    table.add("/admin/queue", Area.ADMIN, {"GET": admin.queue})
-    table.add("/admin/problems", Area.ADMIN, {"GET": admin.problems})
-    table.add("/admin/models", Area.ADMIN, {"GET": admin.models})
-    table.add("/admin/models/{id:.+}", Area.ADMIN, {"*": admin.model})
-    table.add("/admin/hub/search", Area.ADMIN, {"GET": hub.search})
-    table.add("/admin/hub/files", Area.ADMIN, {"GET": hub.files})
-    table.add("/admin/downloads", Area.ADMIN, {"GET": hub.downloads, "POST": hub.add})
-    table.add("/admin/downloads/{id:.+}", Area.ADMIN, {"*": hub.one})
-    table.add("/admin/logs", Area.ADMIN, {"GET": logs.all})
-    table.add("/admin/logs/{id:.+}", Area.ADMIN, {"GET": logs.tail})
-    table.add("/admin/log-lines/{id:.+}", Area.ADMIN, {"GET": logs.lines})
-    table.add("/admin/requests/active", Area.ADMIN, {"GET": admin.active})
-    table.add("/admin/requests", Area.ADMIN, {"GET": past.requests})
-    table.add("/admin/sessions", Area.ADMIN, {"GET": past.sessions})
-    table.add("/admin/totals", Area.ADMIN, {"GET": past.totals})
-    table.add("/admin/config", Area.ADMIN, {"GET": config.values})
-    table.add("/admin/config/{key:.+}", Area.ADMIN, {"PUT": config.change, "DELETE": config.reset})
-    table.add("/admin/config-file", Area.ADMIN, {"GET": config.file, "PUT": config.replace})
-    table.add(
-        "/admin/install",
-        Area.ADMIN,
-        {"GET": installing.state, "POST": installing.start, "DELETE": installing.cancel},
-    )
-    table.add("/admin/demo", Area.ADMIN, {"POST": installing.demo})
-    for prefix in ("admin", "ws"):
-        table.add(f"/{prefix}/{{rest:.*}}", Area.ADMIN, {"*": admin.unknown})
+def _metrics(service: Service) -> Handler:
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        body, kind = await service.metrics.scrape(), CONTENT_TYPE
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: kind, **NOSNIFF})
+
+    return metrics
 
 
-class _RouteTable:
-    """Routes with their areas; a known path answers 405 to the methods it does not have."""
-
-    def __init__(self) -> None:
-        self.areas: dict[Handler, Area] = {}
-        self._routes: list[tuple[str, dict[str, Handler]]] = []
-
-    def add(self, path: str, area: Area, methods: dict[str, Handler], *, head: bool = True) -> None:
-        """Routes of ``path``; a GET answers HEAD too, unless ``head`` is false."""
-        routes = dict(methods)
-        if head and "GET" in routes:
-            routes["HEAD"] = routes["GET"]
-        if "*" not in routes:
-            routes["*"] = _refuse_method(tuple(sorted(routes)))
-        for handler in routes.values():
-            self.areas[handler] = area
-        self._routes.append((path, routes))
-
-    def register(self, app: web.Application) -> None:
-        """Add all of it to ``app``, in order."""
-        for path, routes in self._routes:
-            resource = app.router.add_resource(path)
-            for method, handler in routes.items():
-                # Whether a body is welcome is for the access check to say first.
-                resource.add_route(method, handler, expect_handler=_expect_later)
+async def _openapi(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=document(), content_type="application/json", headers=NOSNIFF)
 
 
-def _refuse_method(allow: tuple[str, ...]) -> Handler:
-    async def refuse(request: web.Request) -> web.StreamResponse:
-        raise method_not_allowed(request.method, request.path, allow)
+def _unless_named(own: Handler, forward: Handler) -> Handler:
+    """``own``; but ``?model=`` or ``X-Model`` ask a model's server, which is loaded if need be."""
 
-    return refuse
+    async def handle(request: web.Request) -> web.StreamResponse:
+        named = request.query.get("model") or request.headers.get("X-Model")
+        return await (forward if named else own)(request)
+
+    return handle
 
 
-async def _expect_later(request: web.Request) -> None:
-    """``Expect: 100-continue`` is answered once the request has passed the checks."""
+async def _unknown(request: web.Request) -> web.StreamResponse:
+    """Any other path under ``/admin/`` or ``/ws/``."""
+    raise NotFoundError(f"There is no endpoint {request.path}.")
 
 
-def _border(access: Access, login: AdminLogin, service: ServiceApi) -> web.middleware:  # type: ignore[valid-type]
+def _border(access: Access, login: AdminLogin, service: Service) -> web.middleware:  # type: ignore[valid-type]
     def refused(request: web.Request, error: CyberError, began: float) -> web.Response:
         # Who finds no model has a client to set up, and looks for it among the requests. What a
         # browser fetches for a page (its icon) is not meant for a model.
@@ -234,18 +196,3 @@ def _continue(request: web.Request) -> None:
         return
     if request.transport is not None and request.can_read_body:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-async def _health(request: web.Request) -> web.Response:
-    return json_answer({"status": "ok"})
-
-
-async def _front_page(request: web.Request) -> web.Response:
-    return text_answer(
-        f"cyber-inference-tui {__version__}: local models over HTTP.\n\n"
-        "/v1                 the OpenAI-compatible API (use this as a client's base URL)\n"
-        "/v1/models          the models on this machine\n"
-        "/admin/status       this service\n"
-        "/metrics            the same for Prometheus\n"
-        "/health             is it up\n"
-    )

@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
 from cyber_inference_tui.errors import InvalidRequestError
-from cyber_inference_tui.http.api import ServiceApi
-from cyber_inference_tui.http.wire import number
+from cyber_inference_tui.http.query import number
 from cyber_inference_tui.service.events import TOPICS, Event, Subscription
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.service.service import Service
 
 HEARTBEAT = 15.0
 SEND_TIMEOUT = 60.0
@@ -39,7 +42,7 @@ class EventStreams:
 
     def __init__(
         self,
-        service: ServiceApi,
+        service: Service,
         *,
         heartbeat: float = HEARTBEAT,
         send_timeout: float = SEND_TIMEOUT,

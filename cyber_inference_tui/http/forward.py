@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
@@ -30,7 +30,7 @@ from cyber_inference_tui.http.errors import error_response, internal_error
 from cyber_inference_tui.http.framing import HOP_BY_HOP, BadResponseError
 from cyber_inference_tui.http.renaming import Renaming
 from cyber_inference_tui.http.stall import StalledError, StallWatch
-from cyber_inference_tui.http.target import BODYLESS, ForwardsFor, Target, Targets
+from cyber_inference_tui.http.target import BODYLESS, Target, Targets
 from cyber_inference_tui.http.turns import LONG_TRIAL, TRIAL, Turn, Turns
 from cyber_inference_tui.http.upstream import ConnectionPool, UpstreamLostError
 from cyber_inference_tui.library.catalog import LocalModel
@@ -38,6 +38,9 @@ from cyber_inference_tui.llama.command import server_alias
 from cyber_inference_tui.llama.launch import SERVER_HOST
 from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.state import Lease, Waiter
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.service.service import Service
 
 FIRST_COMMENT_AFTER = 2.0
 COMMENT_INTERVAL = 4.0
@@ -107,7 +110,7 @@ class Forwarder:
 
     def __init__(
         self,
-        service: ForwardsFor,
+        service: Service,
         *,
         on_request: Callable[[RequestRecord, str | None], None],
         now: Callable[[], datetime],

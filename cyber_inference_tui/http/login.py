@@ -20,7 +20,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import hdrs, web
@@ -34,6 +34,10 @@ from cyber_inference_tui.errors import (
 )
 from cyber_inference_tui.http.wire import json_answer, read_json
 from cyber_inference_tui.records import LoginRecord
+from cyber_inference_tui.records.queries import Credentials
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.service.service import Service
 
 LOGIN_FILE = "login.secret"
 """Its name in the data directory."""
@@ -60,24 +64,6 @@ _logger = logging.getLogger(__name__)
 def _uptime() -> float:
     """Seconds on a clock that nobody sets, and that goes on while the machine is suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-class _PasswordSettings(Protocol):
-    @property
-    def admin_password(self) -> str:
-        """Empty = no login is needed."""
-
-
-class _Settings(Protocol):
-    @property
-    def settings(self) -> _PasswordSettings:
-        """The settings in force, read at each request."""
-
-
-class _Credentials(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of ``POST /admin/login``."""
-
-    password: str = ""
 
 
 class LoginAttempts:
@@ -139,7 +125,7 @@ class AdminLogin:
 
     def __init__(
         self,
-        service: _Settings,
+        service: Service,
         secret_file: Path,
         *,
         now: Callable[[], float] = time.time,
@@ -181,9 +167,7 @@ class AdminLogin:
 
     async def login(self, request: web.Request) -> web.Response:
         """``POST /admin/login``."""
-        given = await read_json(
-            request, _Credentials, limit=_MAX_BODY, expected='a JSON object {"password": "…"}'
-        )
+        given = await read_json(request, Credentials, limit=_MAX_BODY)
         if not self._service.settings.admin_password:
             raise ConflictError("No admin_password is set, so nothing here needs a login.")
         signer = await self._prepare()

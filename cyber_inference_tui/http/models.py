@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
-
-from cyber_inference_tui.http.api import ModelsApi, ServiceApi
-from cyber_inference_tui.http.wire import decoded, json_answer, raw_tail
 from cyber_inference_tui.records import ModelRecord
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.service.models import Models
+    from cyber_inference_tui.service.service import Service
 
 
 class ModelListing:
-    """The handlers of ``GET /v1/models`` and ``GET /v1/models/ID``."""
+    """Answers ``GET /v1/models`` and ``GET /v1/models/ID``."""
 
-    def __init__(self, service: ServiceApi) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def all(self, request: web.Request) -> web.Response:
+    def all(self) -> dict[str, Any]:
         """Every local model, by id."""
         models = self._service.models
-        return json_answer({"object": "list", "data": _listed(models, models.records())})
+        return {"object": "list", "data": _listed(models, models.records())}
 
-    async def one(self, request: web.Request) -> web.Response:
+    def one(self, name: str) -> dict[str, Any]:
         """One model by id or alias."""
-        depth = 2 if request.path.startswith("/v1/") else 1
         models = self._service.models
-        record = models.record(decoded(raw_tail(request, depth)))
-        return json_answer(_listed(models, [record])[0])
+        return _listed(models, [models.record(name)])[0]
 
 
-def _listed(models: ModelsApi, records: list[ModelRecord]) -> list[dict[str, Any]]:
+def _listed(models: Models, records: list[ModelRecord]) -> list[dict[str, Any]]:
     return [
         {
             "id": record.id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote, unquote_plus
 
 import msgspec
@@ -19,10 +19,11 @@ from cyber_inference_tui.http.body import read_body
 from cyber_inference_tui.http.errors import method_not_allowed
 from cyber_inference_tui.http.fields import Peek, glance, peek, with_fields, with_model_field
 from cyber_inference_tui.http.routes import Kind, is_ours, kind_of, methods_of
-from cyber_inference_tui.library.catalog import Catalog, LocalModel
-from cyber_inference_tui.scheduler.scheduler import Scheduler
-from cyber_inference_tui.service.active import ActiveRequests
-from cyber_inference_tui.settings.schema import RequestRules, Settings
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.settings.schema import RequestRules
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.service.service import Service
 
 # Methods whose requests mostly have no body: an empty one says nothing then.
 BODYLESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
@@ -32,21 +33,6 @@ _NAME_IT = (
 )
 _LISTED = 10
 """Models that a message lists."""
-
-
-class ForwardsFor(Protocol):
-    """What the forwarder needs of the service."""
-
-    @property
-    def settings(self) -> Settings:
-        """The settings in force."""
-
-    @property
-    def catalog(self) -> Catalog:
-        """The models that lie on the disk."""
-
-    active: ActiveRequests
-    scheduler: Scheduler
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -72,7 +58,7 @@ class _Addressed(NamedTuple):
 class Targets:
     """Finds the targets of requests among a service's models."""
 
-    def __init__(self, service: ForwardsFor) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
 
     async def find(self, request: web.Request) -> Target:

@@ -1,8 +1,7 @@
-"""JSON in and out, and query parameters, each read strictly and refused with what was expected."""
+"""JSON in and out: bodies are read strictly and refused with what was expected."""
 
 from __future__ import annotations
 
-import re
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -17,8 +16,8 @@ from cyber_inference_tui.records import to_json
 
 T = TypeVar("T")
 
-_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
+NOSNIFF = {"X-Content-Type-Options": "nosniff"}
+"""Keeps a browser from taking an answer for something else."""
 
 
 def json_answer(
@@ -29,7 +28,7 @@ def json_answer(
         status=status,
         body=to_json(value),
         content_type="application/json",
-        headers={"X-Content-Type-Options": "nosniff", **(headers or {})},
+        headers={**NOSNIFF, **(headers or {})},
     )
 
 
@@ -39,50 +38,35 @@ def text_answer(text: str, *, headers: dict[str, str] | None = None) -> web.Resp
         body=text.encode("utf-8", "replace"),
         content_type="text/plain",
         charset="utf-8",
-        headers={"X-Content-Type-Options": "nosniff", **(headers or {})},
+        headers={**NOSNIFF, **(headers or {})},
     )
 
 
-async def read_json(request: web.Request, kind: type[T], *, limit: int, expected: str) -> T:
-    """The request's JSON body as ``kind``; an empty body counts as ``{}``.
+async def read_json(request: web.Request, kind: type[T], *, limit: int) -> T:
+    """The request's JSON body as ``kind``, a struct; an empty body counts as ``{}``.
 
-    ``limit`` is in bytes. Raises ``InvalidRequestError`` that names what was ``expected``, or
-    what ``read_body`` raises.
+    ``limit`` is in bytes. Raises ``InvalidRequestError`` that names what was expected, or what
+    ``read_body`` raises.
     """
     body = await read_body(request, limit)
     try:
         return msgspec.json.decode(without_bom(body) or b"{}", type=learned(kind))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequestError(
-            f"The body is not what was expected: {expected} ({error})."
+            f"The body is not what was expected: {_expected(kind)} ({error})."
         ) from (None)
 
 
-class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a write that has nothing to say."""
-
-
-async def read_nothing(request: web.Request, *, limit: int) -> None:
-    """A body that is empty, or an empty JSON object; raises as ``read_json`` does."""
-    await read_json(request, _Nothing, limit=limit, expected="nothing, or an empty JSON object")
-
-
-def flag(request: web.Request, name: str, *, default: bool) -> bool:
-    """A query parameter that is 1 or 0. Raises ``InvalidRequestError``."""
-    text = request.query.get(name)
-    if text is None:
-        return default
-    value = _FLAGS.get(text.lower())
-    if value is None:
-        raise InvalidRequestError(f"?{name}= takes 1 or 0.", param=name)
-    return value
-
-
-def number(text: str, name: str) -> int:
-    """A parameter that is a whole number, 0 or more. Raises ``InvalidRequestError``."""
-    if not _NUMBER.fullmatch(text):
-        raise InvalidRequestError(f"{name} takes a whole number, 0 or more.", param=name)
-    return int(text)
+def _expected(kind: type[Any]) -> str:
+    fields = msgspec.structs.fields(kind)
+    if not fields:
+        return "nothing, or an empty JSON object"
+    needed = [field.encode_name for field in fields if field.required]
+    shape = ", ".join(f'"{field.encode_name}": …' for field in fields)
+    only = (
+        "" if len(needed) == len(fields) else f", of which {', '.join(needed) or 'none'} is needed"
+    )
+    return f"a JSON object {{{shape}}}{only}"
 
 
 def raw_tail(request: web.Request, depth: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -53,8 +53,7 @@ class InstallState(StrEnum):
 class InstallSource(msgspec.Struct, frozen=True, kw_only=True):
     """One way to get a llama-server on this machine."""
 
-    name: str
-    """``github``, ``debian`` or ``source``."""
+    name: Literal["github", "debian", "source"]
     summary: str
     """What one gets, and what it takes, in a few words."""
     possible: bool = True

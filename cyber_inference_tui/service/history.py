@@ -20,6 +20,7 @@ from typing import TypeVar
 from cyber_inference_tui.errors import CyberError, ShuttingDownError
 from cyber_inference_tui.llama.needs import Measurement
 from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
+from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
 from cyber_inference_tui.service.history_file import FAULTS, HistoryFile, is_damage, open_history
 from cyber_inference_tui.service.history_rows import (
     Record,
@@ -43,6 +44,8 @@ _READERS = 4
 _FLUSH_SECONDS = 10.0
 _READ_SECONDS = 30.0
 _STOP_SECONDS = 5.0
+
+_NEWEST = RequestQuery()
 
 _logger = logging.getLogger(__name__)
 
@@ -133,41 +136,17 @@ class History:
         except TimeoutError:
             raise CyberError("The disk of the history does not answer.") from None
 
-    async def requests(
-        self,
-        *,
-        limit: int = 100,
-        before: int | None = None,
-        model: str | None = None,
-        failed: bool | None = None,
-        since: datetime | None = None,
-    ) -> list[RequestRecord]:
-        """Finished requests, newest first; those of ``model`` or that came ``since`` then.
+    async def requests(self, query: RequestQuery = _NEWEST) -> list[RequestRecord]:
+        """Finished requests, newest first; a page goes on before the last id of the page before.
 
-        ``before`` is the id of the last one of the page before. ``failed``: only those with a
-        status of 400 or more or an error, or only the others. Raises ``CyberError`` if the disk
-        does not answer.
+        ``failed``: only those with a status of 400 or more or an error, or only the others. Raises
+        ``CyberError`` if the disk does not answer.
         """
-        return await self._read(
-            lambda connection: select_requests(
-                connection, limit=limit, before=before, model=model, failed=failed, since=since
-            )
-        )
+        return await self._read(lambda connection: select_requests(connection, query))
 
-    async def sessions(
-        self,
-        *,
-        limit: int = 100,
-        before: int | None = None,
-        model: str | None = None,
-        since: datetime | None = None,
-    ) -> list[SessionRecord]:
+    async def sessions(self, query: HistoryQuery = _NEWEST) -> list[SessionRecord]:
         """Ended sessions, newest first, as ``requests``; ``since``: loaded then or later."""
-        return await self._read(
-            lambda connection: select_sessions(
-                connection, limit=limit, before=before, model=model, since=since
-            )
-        )
+        return await self._read(lambda connection: select_sessions(connection, query))
 
     async def measurements(self) -> list[Measurement]:
         """The latest one of each signature, newest first."""

@@ -17,6 +17,7 @@ import msgspec
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.llama.needs import Footprint, Measurement
 from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
+from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
 
 T = TypeVar("T")
 
@@ -129,39 +130,24 @@ def last_id(connection: sqlite3.Connection) -> object:
     return found
 
 
-def select_requests(
-    connection: sqlite3.Connection,
-    *,
-    limit: int,
-    before: int | None,
-    model: str | None,
-    failed: bool | None,
-    since: datetime | None,
-) -> list[RequestRecord]:
+def select_requests(connection: sqlite3.Connection, query: RequestQuery) -> list[RequestRecord]:
     """Finished requests, newest first."""
     rows = connection.execute(
         # "+at": the rows are walked by id, not gathered by time and then sorted.
         "SELECT * FROM requests WHERE id < :before AND (:model IS NULL OR model = :model)"
         " AND (:failed IS NULL OR (status >= 400 OR error IS NOT NULL) = :failed)"
         " AND +at >= :since ORDER BY id DESC LIMIT :limit",
-        {**_filters(limit, before, model, since), "failed": failed},
+        {**_filters(query), "failed": query.failed},
     )
     return _records(rows, RequestRecord)
 
 
-def select_sessions(
-    connection: sqlite3.Connection,
-    *,
-    limit: int,
-    before: int | None,
-    model: str | None,
-    since: datetime | None,
-) -> list[SessionRecord]:
+def select_sessions(connection: sqlite3.Connection, query: HistoryQuery) -> list[SessionRecord]:
     """Ended sessions, newest first; ``since``: loaded at that time, or later."""
     rows = connection.execute(
         "SELECT * FROM sessions WHERE id < :before AND (:model IS NULL OR model = :model)"
         " AND coalesce(unloaded_at, loaded_at) >= :since ORDER BY id DESC LIMIT :limit",
-        _filters(limit, before, model, since),
+        _filters(query),
     )
     return _records(rows, SessionRecord)
 
@@ -245,13 +231,12 @@ def delete_oldest(connection: sqlite3.Connection) -> bool:
     return False
 
 
-def _filters(
-    limit: int, before: int | None, model: str | None, since: datetime | None
-) -> dict[str, Any]:
+def _filters(query: HistoryQuery) -> dict[str, Any]:
+    before, since = query.before, query.since
     return {
-        "limit": max(0, min(limit, _MAX_INTEGER)),
+        "limit": max(0, min(query.limit, _MAX_INTEGER)),
         "before": _MAX_INTEGER if before is None else min(before, _MAX_INTEGER),
-        "model": _storable(model),
+        "model": _storable(query.model),
         "since": -_MAX_INTEGER if since is None else _storable(since),
     }
 

@@ -32,6 +32,7 @@ from cyber_inference_tui.records import (
     LogRecord,
     NumberedLine,
 )
+from cyber_inference_tui.records.queries import LinesQuery
 
 SERVICE_LOG = "service"
 """The id of the service's own log."""
@@ -180,23 +181,13 @@ class Logs:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, read)
 
-    async def page(
-        self,
-        log_id: str,
-        *,
-        before: int | None = None,
-        after: int | None = None,
-        limit: int,
-        level: LogLevel | None = None,
-        text: str = "",
-    ) -> LogPage:
-        """At most ``limit`` lines, in order: the newest ones, or those nearest to a number.
+    async def page(self, log_id: str, query: LinesQuery) -> LogPage:
+        """At most ``query.limit`` lines, in order: the newest ones, or those nearest to a number.
 
-        ``before`` alone goes backwards from that line, which is not among them. ``after`` goes
-        forwards from that line, which is the first of them, up to ``before`` where both are
-        given. ``level`` is the least; ``text`` is part of each line, in any case. A search looks
-        for ``SEARCH_SECONDS`` (but at one block of lines at least): the page tells how far.
+        A search looks for ``SEARCH_SECONDS`` (but at one block of lines at least): the page tells
+        how far.
         """
+        before, after, level, limit = query.before, query.after, query.level, query.limit
         record = self.record(log_id)
         start = min(max(after or 0, record.first), record.end)
         stop = max(start, record.end if before is None else min(before, record.end))
@@ -204,7 +195,7 @@ class Logs:
         if not limit or start == stop:
             reached = stop if backwards else start
             return LogPage(log=record, lines=(), searched_to=reached)
-        wanted = Wanted(rank=DEBUG if level is None else LEVELS.index(level), text=text)
+        wanted = Wanted(rank=DEBUG if level is None else LEVELS.index(level), text=query.q)
         left = threading.Event()
 
         def read(blocks: tuple[Block, ...]) -> tuple[list[NumberedLine], int]:

@@ -43,6 +43,7 @@ from cyber_inference_tui.records import (
     StatusRecord,
     WaitingRecord,
 )
+from cyber_inference_tui.records.queries import HistoryQuery
 from cyber_inference_tui.scheduler.experience import Experience
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active import ActiveRequests
@@ -385,16 +386,14 @@ class Service:
         self._news.flush()
         return await self.logs.tail(self.log_id(name), lines)
 
-    async def sessions(
-        self, *, limit: int, before: int | None, model: str | None, since: datetime | None
-    ) -> list[SessionRecord]:
+    async def sessions(self, query: HistoryQuery) -> list[SessionRecord]:
         """Sessions, newest first: those that have not ended stand before all others."""
-        ended = await self.history.sessions(limit=limit, before=before, model=model, since=since)
-        if before is not None:
+        ended = await self.history.sessions(query)
+        if query.before is not None:
             return ended
-        running = [one for one in self.scheduler.sessions() if model in {None, one.model}]
+        running = [one for one in self.scheduler.sessions() if query.model in {None, one.model}]
         running.sort(key=lambda one: one.loaded_at, reverse=True)
-        return [*running, *ended][:limit]
+        return [*running, *ended][: query.limit]
 
     def queue(self) -> list[WaitingRecord]:
         """Every request that waits for its model."""

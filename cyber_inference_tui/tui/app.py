@@ -21,9 +21,9 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import Input
 
-from cyber_inference_tui.client.protocol import Client
+from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import DownloadStatus
+from cyber_inference_tui.records import DownloadStatus, endpoints
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
@@ -81,7 +81,7 @@ class CyberApp(App[Leave]):
     ]
 
     def __init__(
-        self, client: Client, launch: Launch | None = None, *, add_demo: bool = False
+        self, client: ServiceClient, launch: Launch | None = None, *, add_demo: bool = False
     ) -> None:
         super().__init__()
         self.client = client
@@ -141,7 +141,7 @@ class CyberApp(App[Leave]):
             gc.enable()
         self.run_worker(self.feed.run(), name="feed", group="feed", exit_on_error=True)
         if self._add_demo:
-            self.do(self.client.add_demo(), group="demo")
+            self.do(self.client.call(endpoints.ADD_DEMO), group="demo")
 
     def _fatal_error(self) -> None:
         """A fault of our own: a sentence for the person, the rest into a file.

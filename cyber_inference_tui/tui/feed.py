@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cyber_inference_tui.client.events import ServerEvent
-from cyber_inference_tui.client.protocol import Client
+from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import (
     AdminLoginError,
@@ -31,6 +31,8 @@ from cyber_inference_tui.records import (
     RequestRecord,
     ResourceSample,
     ServiceEvent,
+    endpoints,
+    queries,
 )
 from cyber_inference_tui.tui.happenings import told_change
 from cyber_inference_tui.tui.snapshot import Happening, Link, Snapshot, trend_point
@@ -78,7 +80,7 @@ class Feed:
 
     def __init__(
         self,
-        client: Client,
+        client: ServiceClient,
         *,
         on_change: Callable[[Snapshot], None],
         on_login: Callable[[], Awaitable[None]],
@@ -156,11 +158,11 @@ class Feed:
     async def _read_all(self) -> int | None:
         """Read everything; returns the id of an event before which all of it is known."""
         client = self._client
-        status = await client.status()
+        status = await client.call(endpoints.STATUS)
         models, samples, finished = await asyncio.gather(
-            client.models(),
-            client.resource_history(TREND_SECONDS),
-            client.requests(limit=FINISHED_KEPT),
+            client.call(endpoints.MODELS),
+            client.call(endpoints.RESOURCE_HISTORY, query=queries.TimeQuery(history=TREND_SECONDS)),
+            client.call(endpoints.REQUESTS, query=queries.RequestQuery(limit=FINISHED_KEPT)),
         )
         happenings = self.snapshot.happenings
         known = self.snapshot.status
@@ -203,13 +205,15 @@ class Feed:
 
     async def _read_rooms(self) -> None:
         before = self.snapshot.rooms
-        rooms = await self._part("memory", self._client.memory_room(), before, ())
+        rooms = await self._part("memory", self._client.call(endpoints.MEMORY), before, ())
         if tuple(rooms) != before:
             self._set(rooms=tuple(rooms))
 
     async def _read_active(self) -> None:
         before = self.snapshot.active
-        active = await self._part("live requests", self._client.active_requests(), before, ())
+        active = await self._part(
+            "live requests", self._client.call(endpoints.ACTIVE_REQUESTS), before, ()
+        )
         # The answer may be older than an event that told of one's end.
         over = {_name(one) for one in self.snapshot.finished}
         now = tuple(one for one in active if _name(one) not in over)
@@ -218,21 +222,29 @@ class Feed:
 
     async def _read_downloads(self) -> None:
         before = self.snapshot.downloads
-        downloads = await self._part("downloads", self._client.downloads(), before, ())
+        downloads = await self._part(
+            "downloads", self._client.call(endpoints.DOWNLOADS), before, ()
+        )
         self._set(downloads=tuple(downloads))
 
     async def _read_install(self) -> None:
         before = self.snapshot.install
-        self._set(install=await self._part("install", self._client.install_state(), before, None))
+        self._set(
+            install=await self._part(
+                "install", self._client.call(endpoints.INSTALLATION), before, None
+            )
+        )
 
     async def _read_problems(self) -> None:
         before = self.snapshot.problems
-        problems = await self._part("unusable files", self._client.problems(), before, ())
+        problems = await self._part(
+            "unusable files", self._client.call(endpoints.PROBLEMS), before, ()
+        )
         if tuple(problems) != before:
             self._set(problems=tuple(problems))
 
     async def _read_status(self) -> None:
-        status = await self._client.status()
+        status = await self._client.call(endpoints.STATUS)
         now = self._now()
         self._set(status=status, status_at=now, heard_at=now)
 

@@ -223,8 +223,10 @@ def test_an_unknown_model_is_4(call: CommandLine, at: list[str]) -> None:
 def test_a_failed_load_tells_the_reason_and_the_end_of_its_log(
     call: CommandLine, at: list[str], stand_in: StandIn
 ) -> None:
-    message = "The server of other ended (exit code 1).\nerror: unknown argument: --foo\nusage"
-    stand_in.load_error = (503, {"message": message, "code": "model_load_failed"})
+    stand_in.load_error = errors.ModelLoadError(
+        "The server of other ended (exit code 1).",
+        log_tail=("error: unknown argument: --foo", "usage"),
+    )
     outcome = call("load", "other", *at)
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == (
@@ -235,7 +237,7 @@ def test_a_failed_load_tells_the_reason_and_the_end_of_its_log(
 def test_a_load_without_llama_server_is_6(
     call: CommandLine, at: list[str], stand_in: StandIn
 ) -> None:
-    stand_in.load_error = (503, {"message": "No llama-server.", "code": "model_load_failed"})
+    stand_in.load_error = errors.NoLlamaServerError("No llama-server.")
     stand_in.llama_path = None
     assert call("load", "other", *at).code == 6
 

@@ -166,7 +166,7 @@ def test_ctrl_c_keeps_what_is_here_for_the_next_time(
 
 def test_a_service_that_answers_does_it(call: CommandLine, stand_in: StandIn, config: Path) -> None:
     config.write_text(f"host = '127.0.0.1'\nport = {stand_in.port}\n")
-    path = "/admin/hub/search?q=x&sort=downloads&limit=20"
+    path = "/admin/hub/search?q=x&limit=20"
     stand_in.answers["GET", path] = [{"repo": "o/n"}]
     record = {"id": "1", "repo": "o/n", "status": "paused"}
     stand_in.answers["POST", "/admin/downloads"] = record

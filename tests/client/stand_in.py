@@ -11,6 +11,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from cyber_inference_tui.errors import CyberError, ModelNotFoundError
+from cyber_inference_tui.http.errors import error_response
+from cyber_inference_tui.http.routing import RouteTable, WithHeaders
 from cyber_inference_tui.records import (
     InstallRecord,
     InstallState,
@@ -24,7 +27,10 @@ from cyber_inference_tui.records import (
     ResourceSample,
     SessionRecord,
     StatusRecord,
+    endpoints,
 )
+from cyber_inference_tui.records.endpoints import LOG_POSITION
+from cyber_inference_tui.records.queries import InstallWish
 
 
 class StandIn:
@@ -34,17 +40,18 @@ class StandIn:
         self.port = 0
         self.models: dict[str, ModelRecord] = {}
         self.logs: dict[str, str] = {}
-        self.install = InstallRecord()
+        self.installation = InstallRecord()
         self.pages: dict[str, LogPage] = {}
         """What ``log-lines`` answers, by the log's id."""
         self.samples: list[ResourceSample] = []
-        self.past: dict[str, list[RequestRecord] | list[SessionRecord] | list[ModelTotals]] = {}
-        """What ``requests``, ``sessions`` and ``totals`` answer."""
+        self.past_requests: list[RequestRecord] = []
+        self.past_sessions: list[SessionRecord] = []
+        self.totals: list[ModelTotals] = []
         self.answers: dict[tuple[str, str], Any] = {}
         """What any other request is answered, by its method, path and query."""
         self.llama_path: str | None = "/opt/llama-server"
         self.devices_problem: str | None = None
-        self.load_error: tuple[int, dict[str, Any]] | None = None
+        self.load_error: CyberError | None = None
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.password = ""
         """When set, everything wants a token: one of ``tokens``."""
@@ -84,23 +91,36 @@ class StandIn:
             self._news.notify_all()
 
     def _app(self) -> web.Application:
+        table = RouteTable(lambda: 1 << 20, lambda name: False)
+        answer = table.answer
+        answer(endpoints.STATUS, lambda call: self._status())
+        answer(endpoints.RESOURCE_HISTORY, lambda call: self.samples)
+        answer(endpoints.RESOURCES, lambda call: self.samples[-1])
+        answer(endpoints.INSTALLATION, lambda call: self.installation)
+        answer(endpoints.CANCEL_INSTALL, lambda call: self._install(InstallState.CANCELLED, None))
+        answer(
+            endpoints.ADD_DEMO,
+            lambda call: self.models.setdefault("demo", ModelRecord(id="demo")),
+        )
+        answer(endpoints.MODELS, lambda call: list(self.models.values()))
+        answer(endpoints.MODEL, lambda call: self._model(call.name))
+        answer(endpoints.LOAD, lambda call: self._load(call.name))
+        answer(
+            endpoints.UNLOAD,
+            lambda call: self._change(call.name, ModelStatus.UNLOADED, port=None),
+        )
+        answer(endpoints.LOGS, lambda call: [page.log for page in self.pages.values()])
+        answer(endpoints.LOG_TAIL, lambda call: self._log(call.name, call.query.lines))
+        answer(endpoints.LOG_LINES, lambda call: self.pages[call.name])
+        answer(endpoints.REQUESTS, lambda call: self.past_requests)
+        answer(endpoints.SESSIONS, lambda call: self.past_sessions)
+        answer(endpoints.TOTALS, lambda call: self.totals)
+        # Bodies have been read for ``requests``.
+        table.handle(endpoints.INSTALL, self._begin_install)
+        table.handle(endpoints.LOGIN, self._login)
+        table.handle(endpoints.EVENTS, self._events)
         app = web.Application(middlewares=[self._check])
-        app.router.add_post("/admin/login", self._login)
-        app.router.add_get("/admin/status", self._status)
-        app.router.add_get("/admin/resources", self._resources)
-        app.router.add_get("/admin/install", self._install)
-        app.router.add_post("/admin/install", self._install)
-        app.router.add_delete("/admin/install", self._install)
-        app.router.add_post("/admin/demo", self._demo)
-        app.router.add_get("/admin/models", self._models)
-        app.router.add_get("/admin/models/{id:.+}", self._model)
-        app.router.add_post("/admin/models/{id:.+}/load", self._load)
-        app.router.add_post("/admin/models/{id:.+}/unload", self._unload)
-        app.router.add_get("/admin/logs", self._logs)
-        app.router.add_get("/admin/logs/{id:.+}", self._log)
-        app.router.add_get("/admin/log-lines/{id:.+}", self._log_lines)
-        app.router.add_get("/admin/{list:requests|sessions|totals}", self._past)
-        app.router.add_get("/admin/events", self._events)
+        table.register(app)
         return app
 
     @web.middleware
@@ -114,7 +134,10 @@ class StandIn:
             return error(415, "unsupported_media_type", "Send JSON.")
         if (request.method, request.raw_path) in self.answers:
             return as_json(self.answers[request.method, request.raw_path])
-        answer: web.StreamResponse = await handler(request)
+        try:
+            answer: web.StreamResponse = await handler(request)
+        except CyberError as problem:
+            return error_response(problem, request.path)
         return answer
 
     async def _login(self, request: web.Request) -> web.Response:
@@ -125,87 +148,59 @@ class StandIn:
         self.tokens.append(f"token-{len(self.tokens)}")
         return as_json(LoginRecord(access_token=self.tokens[-1], expires_in=60))
 
-    async def _status(self, request: web.Request) -> web.Response:
+    def _status(self) -> StatusRecord:
         loaded = [m for m in self.models.values() if m.status is ModelStatus.LOADED]
-        return as_json(
-            StatusRecord(
-                version="9.9.9",
-                pid=4242,
-                uptime_seconds=7503.2,
-                host="127.0.0.1",
-                port=self.port,
-                llama_server=LlamaServerRecord(
-                    path=self.llama_path, version="b9999", devices_problem=self.devices_problem
-                ),
-                models_loaded=len(loaded),
-                requests_in_flight=3,
-                requests_queued=1,
-            )
+        return StatusRecord(
+            version="9.9.9",
+            pid=4242,
+            uptime_seconds=7503.2,
+            host="127.0.0.1",
+            port=self.port,
+            llama_server=LlamaServerRecord(
+                path=self.llama_path, version="b9999", devices_problem=self.devices_problem
+            ),
+            models_loaded=len(loaded),
+            requests_in_flight=3,
+            requests_queued=1,
         )
 
-    async def _resources(self, request: web.Request) -> web.Response:
-        return as_json(self.samples if "history" in request.query else self.samples[-1])
+    async def _begin_install(self, request: web.Request) -> web.Response:
+        wish = msgspec.json.decode(await request.read(), type=InstallWish)
+        return as_json(self._install(InstallState.RUNNING, wish.source))
 
-    async def _install(self, request: web.Request) -> web.Response:
-        if request.method == "POST":
-            wish = msgspec.json.decode(await request.read(), type=dict[str, str])
-            self.install = InstallRecord(state=InstallState.RUNNING, source=wish["from"])
-        elif request.method == "DELETE":
-            self.install = InstallRecord(state=InstallState.CANCELLED)
-        return as_json(self.install)
+    def _install(self, state: InstallState, source: str | None) -> InstallRecord:
+        self.installation = InstallRecord(state=state, source=source)
+        return self.installation
 
-    async def _demo(self, request: web.Request) -> web.Response:
-        return as_json(self.models.setdefault("demo", ModelRecord(id="demo")))
-
-    async def _models(self, request: web.Request) -> web.Response:
-        return as_json(list(self.models.values()))
-
-    async def _model(self, request: web.Request) -> web.Response:
-        name = request.match_info["id"].casefold()
+    def _model(self, name: str) -> ModelRecord:
         for model in self.models.values():
-            if name in {model.id.casefold(), *(alias.casefold() for alias in model.aliases)}:
-                return as_json(model)
-        return error(404, "model_not_found", f"There is no model {name}.")
+            known = {model.id.casefold(), *(alias.casefold() for alias in model.aliases)}
+            if name.casefold() in known:
+                return model
+        raise ModelNotFoundError(f"There is no model {name}.")
 
-    async def _load(self, request: web.Request) -> web.Response:
+    async def _load(self, name: str) -> ModelRecord:
         if self.load_error is not None:
-            status, body = self.load_error
-            return web.json_response({"error": body}, status=status)
+            raise self.load_error
         assert self._news is not None
         async with self._news:
             await self._news.wait_for(lambda: self._sent >= self.load_after_events)
-        return self._change(request, ModelStatus.LOADED, port=8338)
+        return self._change(name, ModelStatus.LOADED, port=8338)
 
-    async def _unload(self, request: web.Request) -> web.Response:
-        return self._change(request, ModelStatus.UNLOADED, port=None)
-
-    def _change(self, request: web.Request, status: ModelStatus, **more: Any) -> web.Response:
-        name = request.match_info["id"]
+    def _change(self, name: str, status: ModelStatus, **more: Any) -> ModelRecord:
         if name not in self.models:
-            return error(404, "model_not_found", f"There is no model {name}.")
-        changed = msgspec.structs.replace(self.models[name], status=status, **more)
-        self.models[name] = changed
-        return as_json(changed)
+            raise ModelNotFoundError(f"There is no model {name}.")
+        self.models[name] = msgspec.structs.replace(self.models[name], status=status, **more)
+        return self.models[name]
 
-    async def _past(self, request: web.Request) -> web.Response:
-        return as_json(self.past.get(request.match_info["list"], []))
-
-    async def _log(self, request: web.Request) -> web.Response:
-        name = request.match_info["id"]
+    def _log(self, name: str, count: int) -> WithHeaders[str]:
         if name not in self.logs:
-            return error(404, "model_not_found", f"There is no model {name}.")
+            raise ModelNotFoundError(f"There is no model {name}.")
         lines = self.logs[name].splitlines(keepends=True)
-        count = int(request.query["lines"])
-        headers = {"X-Last-Event-ID": str(len(self.history))} if self.log_position else {}
+        headers = {LOG_POSITION: str(len(self.history))} if self.log_position else {}
         text = "".join(lines[len(lines) - count :] if count < len(lines) else lines)
         self.on_log()
-        return web.Response(text=text, headers=headers)
-
-    async def _logs(self, request: web.Request) -> web.Response:
-        return as_json([page.log for page in self.pages.values()])
-
-    async def _log_lines(self, request: web.Request) -> web.Response:
-        return as_json(self.pages[request.match_info["id"]])
+        return WithHeaders(text, headers)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         last = request.headers.get("Last-Event-ID")

@@ -15,6 +15,7 @@ from cyber_inference_tui.errors import (
     InvalidAdminPasswordError,
     TooManyLoginsError,
 )
+from cyber_inference_tui.records import endpoints
 from tests.client.stand_in import StandIn
 
 
@@ -31,13 +32,13 @@ async def test_a_login_counts_for_all_later_calls(stand_in: StandIn) -> None:
     stand_in.publish("log", {"n": 1})
     async with ServiceClient(stand_in.url) as client:
         with pytest.raises(AdminLoginError) as refused:
-            await client.status()
+            await client.call(endpoints.STATUS)
         assert not isinstance(refused.value, InvalidAdminPasswordError)
         with pytest.raises(AdminLoginError):
             async with aclosing(client.events()) as events:
                 await anext(events)
         assert (await client.login("sesame")).expires_in == 60
-        await client.status()
+        await client.call(endpoints.STATUS)
         async with aclosing(client.events({"log"}, after=0)) as events:
             assert (await anext(events)).data == b'{"n":1}'
 
@@ -61,7 +62,8 @@ async def test_each_path_gets_what_belongs_to_it() -> None:
 
     def answer(request: httpx.Request) -> httpx.Response:
         seen[request.url.path] = request.headers.get("authorization")
-        return httpx.Response(200, json=[])
+        answers = {"/v1/models": {}, "/admin/login": {"access_token": "", "expires_in": 1}}
+        return httpx.Response(200, json=answers.get(request.url.path, []))
 
     client = ServiceClient(
         "http://127.0.0.1:1",
@@ -70,9 +72,9 @@ async def test_each_path_gets_what_belongs_to_it() -> None:
         transport=httpx.MockTransport(answer),
     )
     async with client:
-        await client.models()
-        await client._call("GET", "/v1/models", list[str])
-        await client._call("POST", "/admin/login", list[str], json={})
+        await client.call(endpoints.MODELS)
+        await client.call(endpoints.LIST_V1)
+        await client.login("sesame")
     assert seen == {
         "/admin/models": "Bearer token",
         "/v1/models": "Bearer key",
@@ -84,12 +86,12 @@ async def test_an_expired_login_asks_for_another(stand_in: StandIn) -> None:
     stand_in.password = "sesame"
     async with ServiceClient(stand_in.url) as client:
         await client.login("sesame")
-        await client.status()
+        await client.call(endpoints.STATUS)
         stand_in.tokens = ["of another time"]
         with pytest.raises(AdminLoginError):
-            await client.status()
+            await client.call(endpoints.STATUS)
         await client.login("sesame")
-        await client.status()
+        await client.call(endpoints.STATUS)
 
 
 async def test_a_stream_whose_login_expired_asks_for_another(stand_in: StandIn) -> None:
@@ -115,10 +117,14 @@ async def test_renew_is_asked_once_and_the_call_made_again(stand_in: StandIn) ->
         return True
 
     async with ServiceClient(stand_in.url, renew=renew) as client:
-        await asyncio.gather(client.status(), client.models(), client.models())
+        await asyncio.gather(
+            client.call(endpoints.STATUS),
+            client.call(endpoints.MODELS),
+            client.call(endpoints.MODELS),
+        )
         assert asked == [""]
         stand_in.tokens = []
-        await client.models()
+        await client.call(endpoints.MODELS)
         assert asked == ["", "token-0"]
 
 
@@ -134,7 +140,7 @@ async def test_renewing_that_does_not_help_is_no_endless_loop(stand_in: StandIn)
 
     async with ServiceClient(stand_in.url, renew=renew) as client:
         with pytest.raises(AdminLoginError):
-            await client.status()
+            await client.call(endpoints.STATUS)
     assert calls == 1
     assert sent_with(stand_in) == [("/admin/status", None), ("/admin/status", "useless-1")]
 
@@ -148,4 +154,4 @@ async def test_a_wrong_password_of_renew_comes_through(stand_in: StandIn) -> Non
 
     async with ServiceClient(stand_in.url, renew=renew) as client:
         with pytest.raises(InvalidAdminPasswordError):
-            await client.status()
+            await client.call(endpoints.STATUS)

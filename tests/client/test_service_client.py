@@ -46,6 +46,8 @@ from cyber_inference_tui.records import (
     SessionRecord,
     SettingEffect,
     SwapRecord,
+    endpoints,
+    queries,
 )
 from tests.client.stand_in import StandIn
 
@@ -88,8 +90,8 @@ def test_a_token_is_for_the_service_that_wrote_it(bound: str, url: str, same: bo
 async def test_records_come_back_typed(stand_in: StandIn) -> None:
     stand_in.models["tiny"] = ModelRecord(id="tiny", aliases=("small",), size_bytes=123)
     async with ServiceClient(stand_in.url) as client:
-        assert (await client.models()) == [stand_in.models["tiny"]]
-        assert (await client.status()).llama_server.version == "b9999"
+        assert (await client.call(endpoints.MODELS)) == [stand_in.models["tiny"]]
+        assert (await client.call(endpoints.STATUS)).llama_server.version == "b9999"
 
 
 async def test_past_requests_sessions_and_sums(stand_in: StandIn) -> None:
@@ -99,22 +101,27 @@ async def test_past_requests_sessions_and_sums(stand_in: StandIn) -> None:
     totals = [
         ModelTotals(model="m", requests=1, failures=0, tokens_in=2, tokens_out=3, last_used_at=at)
     ]
-    stand_in.past = {"requests": requests, "sessions": sessions, "totals": totals}
+    stand_in.past_requests, stand_in.past_sessions, stand_in.totals = requests, sessions, totals
     there = at.astimezone(timezone(timedelta(hours=2)))
     async with ServiceClient(stand_in.url) as client:
-        assert await client.requests() == requests
-        assert await client.requests(limit=5, before=9, model="a/b&c", failed=False, since=there)
-        assert await client.sessions() == sessions
-        assert await client.sessions(limit=1, before=2, model="m", since=at)
-        assert await client.requests(failed=True)
-        assert await client.totals() == totals
+        assert await client.call(endpoints.REQUESTS) == requests
+        assert await client.call(
+            endpoints.REQUESTS,
+            query=queries.RequestQuery(limit=5, before=9, model="a/b&c", failed=False, since=there),
+        )
+        assert await client.call(endpoints.SESSIONS) == sessions
+        assert await client.call(
+            endpoints.SESSIONS, query=queries.HistoryQuery(limit=1, before=2, model="m", since=at)
+        )
+        assert await client.call(endpoints.REQUESTS, query=queries.RequestQuery(failed=True))
+        assert await client.call(endpoints.TOTALS) == totals
     since = "since=2026-01-31T14%3A00%3A00%2B02%3A00"
     assert [path for _, path, _, _ in stand_in.requests] == [
-        "/admin/requests?limit=100",
+        "/admin/requests",
         f"/admin/requests?limit=5&before=9&model=a%2Fb%26c&{since}&failed=0",
-        "/admin/sessions?limit=100",
+        "/admin/sessions",
         "/admin/sessions?limit=1&before=2&model=m&since=2026-01-31T12%3A00%3A00%2B00%3A00",
-        "/admin/requests?limit=100&failed=1",
+        "/admin/requests?failed=1",
         "/admin/totals",
     ]
 
@@ -132,8 +139,11 @@ async def test_samples_come_back_typed(stand_in: StandIn) -> None:
         for second in range(2)
     ]
     async with ServiceClient(stand_in.url) as client:
-        assert await client.resources() == stand_in.samples[1]
-        assert await client.resource_history(900) == stand_in.samples
+        assert await client.call(endpoints.RESOURCES) == stand_in.samples[1]
+        assert (
+            await client.call(endpoints.RESOURCE_HISTORY, query=queries.TimeQuery(history=900))
+            == stand_in.samples
+        )
     assert stand_in.requests[-1][1] == "/admin/resources?history=900"
 
 
@@ -141,15 +151,17 @@ async def test_ids_with_slashes_and_odd_characters_arrive_whole(stand_in: StandI
     for name in ("sub/Name-Q4", "a b?c#d%2F", "模型", "../up"):
         stand_in.models[name] = ModelRecord(id=name)
         async with ServiceClient(stand_in.url) as client:
-            assert (await client.load(name)).status is ModelStatus.LOADED
-            assert (await client.unload(name, force=True)).status is ModelStatus.UNLOADED
+            assert (await client.call(endpoints.LOAD, name)).status is ModelStatus.LOADED
+            assert (
+                await client.call(endpoints.UNLOAD, name, query=queries.UnloadQuery(force=True))
+            ).status is ModelStatus.UNLOADED
         assert stand_in.requests[-1][1].endswith("/unload?force=1")
 
 
 async def test_writes_say_that_they_are_json(stand_in: StandIn) -> None:
     stand_in.models["tiny"] = ModelRecord(id="tiny")
     async with ServiceClient(stand_in.url) as client:
-        await client.load("tiny", wait=False, timeout=9)
+        await client.call(endpoints.LOAD, "tiny", query=queries.LoadQuery(wait=False), timeout=9)
     method, path, headers, body = stand_in.requests[-1]
     assert (method, path, body) == ("POST", "/admin/models/tiny/load?wait=0", b"{}")
     assert headers["Content-Type"] == "application/json"
@@ -162,7 +174,7 @@ async def test_nobody_there_is_one_sentence_with_the_way_out() -> None:
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
     async with ServiceClient(url) as client:
         with pytest.raises(errors.NoServiceError) as caught:
-            await client.status()
+            await client.call(endpoints.STATUS)
         with pytest.raises(errors.NoServiceError):
             async with aclosing(client.events()) as events:
                 await anext(events)
@@ -183,7 +195,7 @@ async def test_the_environments_proxy_is_not_asked(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     async with ServiceClient(stand_in.url) as client:
-        assert (await client.status()).pid == 4242
+        assert (await client.call(endpoints.STATUS)).pid == 4242
 
 
 def answering(status: int, content: bytes, **headers: str) -> ServiceClient:
@@ -206,14 +218,20 @@ def answering(status: int, content: bytes, **headers: str) -> ServiceClient:
 async def test_another_program_on_the_port_is_told_apart(status: int, content: bytes) -> None:
     async with answering(status, content) as client:
         with pytest.raises(errors.NoServiceError, match=r"http://127\.0\.0\.1:1"):
-            await client.status()
+            await client.call(endpoints.STATUS)
+
+
+async def test_vectors_come_in_the_order_of_their_texts() -> None:
+    content = b'{"data":[{"embedding":[2.0],"index":1},{"embedding":[1.0],"index":0}]}'
+    async with answering(200, content) as client:
+        assert await client.embed("m", ["a", "b"]) == [[1.0], [2.0]]
 
 
 async def test_an_endless_answer_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cyber_inference_tui.client.transport.MAX_ANSWER_BYTES", 1000)
     async with answering(200, b"x" * 2000) as client:
         with pytest.raises(errors.CyberError, match="exceeds 1000 bytes"):
-            await client.models()
+            await client.call(endpoints.MODELS)
 
 
 async def test_an_event_stream_that_is_none_is_refused() -> None:
@@ -285,14 +303,16 @@ async def test_logs_and_parts_of_one(stand_in: StandIn) -> None:
     page = LogPage(log=log, lines=(line,), searched_to=5)
     stand_in.pages = {"sub/tiny": page}
     async with ServiceClient(stand_in.url) as client:
-        assert await client.logs() == [log]
-        assert await client.log_lines("sub/tiny") == page
-        assert await client.log_lines(
-            "sub/tiny", before=8, after=0, limit=5, level=LogLevel.WARNING, q="a&b c"
+        assert await client.call(endpoints.LOGS) == [log]
+        assert await client.call(endpoints.LOG_LINES, "sub/tiny") == page
+        assert await client.call(
+            endpoints.LOG_LINES,
+            "sub/tiny",
+            query=queries.LinesQuery(before=8, after=0, limit=5, level=LogLevel.WARNING, q="a&b c"),
         )
     path = "/admin/log-lines/sub%2Ftiny"
     assert [asked[1] for asked in stand_in.requests[1:]] == [
-        f"{path}?limit=1000",
+        path,
         f"{path}?limit=5&before=8&after=0&level=warning&q=a%26b+c",
     ]
 
@@ -324,13 +344,13 @@ async def test_a_stream_cut_by_the_service_goes_on_without_loss(stand_in: StandI
 
 async def test_getting_a_llama_server_and_the_demo(stand_in: StandIn) -> None:
     async with ServiceClient(stand_in.url) as client:
-        assert (await client.install_state()).state is InstallState.IDLE
-        begun = await client.install("debian")
+        assert (await client.call(endpoints.INSTALLATION)).state is InstallState.IDLE
+        begun = await client.call(endpoints.INSTALL, body=queries.InstallWish("debian"))
         assert (begun.state, begun.source) == (InstallState.RUNNING, "debian")
-        assert (await client.install_state()).state is InstallState.RUNNING
-        assert (await client.cancel_install()).state is InstallState.CANCELLED
-        assert (await client.add_demo()).id == "demo"
-        assert [model.id for model in await client.models()] == ["demo"]
+        assert (await client.call(endpoints.INSTALLATION)).state is InstallState.RUNNING
+        assert (await client.call(endpoints.CANCEL_INSTALL)).state is InstallState.CANCELLED
+        assert (await client.call(endpoints.ADD_DEMO)).id == "demo"
+        assert [model.id for model in await client.call(endpoints.MODELS)] == ["demo"]
 
 
 @pytest.mark.parametrize(
@@ -356,10 +376,10 @@ async def test_details_memory_and_active_requests(stand_in: StandIn) -> None:
         ("GET", "/admin/requests/active"): [active],
     }
     async with ServiceClient(stand_in.url) as client:
-        assert await client.details("a/b c") == details
-        assert await client.memory_room() == [room]
-        assert await client.problems() == [problem]
-        assert await client.active_requests() == [active]
+        assert await client.call(endpoints.DETAILS, "a/b c") == details
+        assert await client.call(endpoints.MEMORY) == [room]
+        assert await client.call(endpoints.PROBLEMS) == [problem]
+        assert await client.call(endpoints.ACTIVE_REQUESTS) == [active]
 
 
 async def test_settings_are_checked_reset_and_replaced(stand_in: StandIn) -> None:
@@ -377,9 +397,12 @@ async def test_settings_are_checked_reset_and_replaced(stand_in: StandIn) -> Non
     }
     async with ServiceClient(stand_in.url) as client:
         assert await client.check_config(model_key("a/b", "threads"), 3) == check
-        assert await client.unset_config(model_key("a/b", "threads")) == value
-        assert await client.config_file() == file
-        assert await client.set_config_file("port = 1", "d") == file
+        assert await client.call(endpoints.UNSET_CONFIG, model_key("a/b", "threads")) == value
+        assert await client.call(endpoints.CONFIG_FILE) == file
+        assert (
+            await client.call(endpoints.SET_CONFIG_FILE, body=queries.NewFile("port = 1", "d"))
+            == file
+        )
     bodies = [body for method, _, _, body in stand_in.requests if method == "PUT"]
     assert msgspec.json.decode(bodies[0]) == {"value": 3}
     assert msgspec.json.decode(bodies[1]) == {"text": "port = 1", "digest": "d"}

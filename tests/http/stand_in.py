@@ -1,4 +1,7 @@
-"""A service without servers, and the real HTTP layer in front of it on a port of the kernel's."""
+"""A service without servers, and the real HTTP layer in front of it on a port of the kernel's.
+
+Each part is a subclass of the real one that it replaces, so mypy holds them to its methods.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import ConfigError, ConflictError, ModelNotFoundError, NotFoundError
-from cyber_inference_tui.http.api import DownloadsApi
 from cyber_inference_tui.http.app import assemble
 from cyber_inference_tui.http.body import read_body
 from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.protocol import Runner
 from cyber_inference_tui.http.wire import json_answer
+from cyber_inference_tui.hub.browse import Browse
+from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ConfigCheckRecord,
@@ -34,7 +38,6 @@ from cyber_inference_tui.records import (
     InstallRecord,
     InstallState,
     LlamaServerRecord,
-    LogLevel,
     LogPage,
     LogRecord,
     MemoryRecord,
@@ -53,7 +56,18 @@ from cyber_inference_tui.records import (
     WaitingRecord,
     to_json,
 )
+from cyber_inference_tui.records.queries import HistoryQuery, LinesQuery, RequestQuery
+from cyber_inference_tui.service.configuring import Configuration
 from cyber_inference_tui.service.events import EventBus
+from cyber_inference_tui.service.history import History
+from cyber_inference_tui.service.hub import Hub
+from cyber_inference_tui.service.install import Installation
+from cyber_inference_tui.service.logs import Logs
+from cyber_inference_tui.service.metrics import Metrics
+from cyber_inference_tui.service.models import Models
+from cyber_inference_tui.service.monitoring import Monitoring
+from cyber_inference_tui.service.service import Service
+from cyber_inference_tui.settings.schema import Settings
 
 SAMPLE = ResourceSample(
     at=datetime(2026, 1, 31, 12, tzinfo=UTC),
@@ -63,23 +77,19 @@ SAMPLE = ResourceSample(
     swap=SwapRecord(),
 )
 
+NEWEST = RequestQuery()
+
 LOG = LogRecord(id="service", first=3, end=7, running=True)
 
 Forward = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class StandInSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings that the HTTP layer reads."""
-
-    host: str = "127.0.0.1"
-    api_keys: tuple[str, ...] = ()
-    admin_password: str = ""
-    allowed_hosts: tuple[str, ...] = ()
-    cors_origins: tuple[str, ...] = ()
-    max_body_size: int = 1 << 20
+def make_settings(**changes: Any) -> Settings:
+    """Settings that are the same everywhere; bodies may have 1 MiB."""
+    return Settings(**{"max_body_size": 1 << 20, **changes})
 
 
-class StandInInstallation:
+class StandInInstallation(Installation):
     """One that never ends by itself."""
 
     def __init__(self) -> None:
@@ -88,7 +98,7 @@ class StandInInstallation:
     async def state(self) -> InstallRecord:
         return self.record
 
-    async def start(self, source: str, /) -> InstallRecord:
+    async def start(self, source: str) -> InstallRecord:
         if self.record.state is InstallState.RUNNING:
             raise ConflictError("It is being installed.")
         self.record = InstallRecord(state=InstallState.RUNNING, source=source)
@@ -100,7 +110,7 @@ class StandInInstallation:
         return self.record
 
 
-class StandInDownloads:
+class StandInDownloads(Downloads):
     """Knows one download, ``abc``, and notes what it was asked."""
 
     def __init__(self) -> None:
@@ -116,16 +126,16 @@ class StandInDownloads:
         self.calls.append(("add", repo, filename, revision))
         return self.record
 
-    async def pause(self, download_id: str, /) -> DownloadRecord:
+    async def pause(self, download_id: str) -> DownloadRecord:
         return self._act("pause", download_id, DownloadStatus.PAUSED)
 
-    async def resume(self, download_id: str, /) -> DownloadRecord:
+    async def resume(self, download_id: str) -> DownloadRecord:
         return self._act("resume", download_id, DownloadStatus.QUEUED)
 
-    async def retry(self, download_id: str, /) -> DownloadRecord:
+    async def retry(self, download_id: str) -> DownloadRecord:
         return self._act("retry", download_id, DownloadStatus.QUEUED)
 
-    async def cancel(self, download_id: str, /, *, keep: bool = False) -> DownloadRecord:
+    async def cancel(self, download_id: str, *, keep: bool = False) -> DownloadRecord:
         return self._act(f"cancel {keep}", download_id, DownloadStatus.CANCELLED)
 
     def _act(self, what: str, download_id: str, status: DownloadStatus) -> DownloadRecord:
@@ -136,7 +146,7 @@ class StandInDownloads:
         return self.record
 
 
-class StandInConfiguration:
+class StandInConfiguration(Configuration):
     """One setting, ``max_queue``."""
 
     def __init__(self) -> None:
@@ -149,7 +159,7 @@ class StandInConfiguration:
             for key, value in self.stored.items()
         ]
 
-    async def set(self, key: str, value: Any, /) -> ConfigValueRecord:
+    async def set(self, key: str, value: Any) -> ConfigValueRecord:
         if key not in self.stored:
             raise NotFoundError(f"There is no setting {key}.")
         if not isinstance(value, int):
@@ -157,10 +167,10 @@ class StandInConfiguration:
         self.stored[key] = value
         return self.values()[0]
 
-    async def unset(self, key: str, /) -> ConfigValueRecord:
+    async def unset(self, key: str) -> ConfigValueRecord:
         return await self.set(key, 128)
 
-    async def check(self, key: str, value: Any, /) -> ConfigCheckRecord:
+    async def check(self, key: str, value: Any) -> ConfigCheckRecord:
         if not isinstance(value, int):
             raise ConfigError(f"{key} must be a whole number.")
         return ConfigCheckRecord(key=key, value=value, effect=SettingEffect.NOW)
@@ -168,14 +178,14 @@ class StandInConfiguration:
     async def file(self) -> ConfigFileRecord:
         return ConfigFileRecord(path="/config.toml", text=self.text, digest=str(len(self.text)))
 
-    async def set_file(self, text: str, digest: str, /) -> ConfigFileRecord:
+    async def set_file(self, text: str, digest: str) -> ConfigFileRecord:
         if digest != str(len(self.text)):
             raise ConflictError("It has changed.")
         self.text = text
         return await self.file()
 
 
-class StandInModels:
+class StandInModels(Models):
     """The models of a stand-in service."""
 
     def __init__(self, service: StandInService) -> None:
@@ -187,16 +197,16 @@ class StandInModels:
     def records(self) -> list[ModelRecord]:
         return [self._service.records[model_id] for model_id in sorted(self._service.records)]
 
-    def written(self, model_id: str, /) -> int:
+    def written(self, model_id: str) -> int:
         return self._service.written.get(model_id, 0)
 
-    def record(self, model_id: str, /) -> ModelRecord:
+    def record(self, model_id: str) -> ModelRecord:
         for record in self._service.records.values():
             if model_id in {record.id, *record.aliases}:
                 return record
         raise ModelNotFoundError(f"There is no model {model_id}.")
 
-    async def details(self, model_id: str, /) -> ModelDetails:
+    async def details(self, model_id: str) -> ModelDetails:
         return ModelDetails(model=self.record(model_id), facts={"layers": 2})
 
     def problems(self) -> list[ProblemRecord]:
@@ -205,17 +215,17 @@ class StandInModels:
     def room(self) -> list[MemoryRoom]:
         return [MemoryRoom(pool="memory", limit_bytes=8, free_bytes=4)]
 
-    async def load(self, model_id: str, /, *, wait: bool) -> ModelRecord:
+    async def load(self, model_id: str, *, wait: bool) -> ModelRecord:
         self._service.fail()
         return self._change(model_id, "load", wait, status=ModelStatus.LOADED)
 
-    async def unload(self, model_id: str, /, *, force: bool) -> ModelRecord:
+    async def unload(self, model_id: str, *, force: bool) -> ModelRecord:
         return self._change(model_id, "unload", force, status=ModelStatus.UNLOADED)
 
-    async def pin(self, model_id: str, pinned: bool, /) -> ModelRecord:
+    async def pin(self, model_id: str, pinned: bool) -> ModelRecord:
         return self._change(model_id, "pin", pinned, pinned=pinned)
 
-    async def delete(self, model_id: str, /) -> ModelRecord:
+    async def delete(self, model_id: str) -> ModelRecord:
         record = self.record(model_id)
         if record.status is not ModelStatus.UNLOADED:
             raise ConflictError(f"{model_id} is loaded.", hint="Unload it first.")
@@ -229,30 +239,22 @@ class StandInModels:
         return self._service.records[record.id]
 
 
-class StandInHistory:
+class StandInHistory(History):
     """Its requests."""
 
     def __init__(self, service: StandInService) -> None:
         self._service = service
 
-    async def requests(
-        self,
-        *,
-        limit: int,
-        before: int | None,
-        model: str | None,
-        failed: bool | None,
-        since: datetime | None,
-    ) -> list[RequestRecord]:
+    async def requests(self, query: RequestQuery = NEWEST) -> list[RequestRecord]:
         self._service.fail()
-        self._service.calls.append(("requests", limit, before, model, failed, since))
-        return self._service.past_requests[:limit]
+        self._service.calls.append(("requests", query))
+        return self._service.past_requests[: query.limit]
 
     async def totals(self) -> list[ModelTotals]:
         return self._service.sums
 
 
-class StandInLogs:
+class StandInLogs(Logs):
     """Its one log."""
 
     def __init__(self, service: StandInService) -> None:
@@ -262,22 +264,12 @@ class StandInLogs:
         self._service.fail()
         return [LOG]
 
-    async def page(
-        self,
-        log_id: str,
-        /,
-        *,
-        before: int | None,
-        after: int | None,
-        limit: int,
-        level: LogLevel | None,
-        text: str,
-    ) -> LogPage:
-        self._service.calls.append(("lines", log_id, before, after, limit, level, text))
+    async def page(self, log_id: str, query: LinesQuery) -> LogPage:
+        self._service.calls.append(("lines", log_id, query))
         return LogPage(log=LOG, lines=(), searched_to=7)
 
 
-class StandInMonitoring:
+class StandInMonitoring(Monitoring):
     """Its samples."""
 
     def __init__(self, service: StandInService) -> None:
@@ -287,12 +279,12 @@ class StandInMonitoring:
         self._service.fail()
         return self._service.samples[-1]
 
-    def history(self, seconds: int, /) -> list[bytes]:
+    def history(self, seconds: float) -> list[bytes]:
         self._service.calls.append(("history", seconds))
         return [to_json(sample) for sample in self._service.samples]
 
 
-class StandInMetrics:
+class StandInMetrics(Metrics):
     """One number."""
 
     def __init__(self, service: StandInService) -> None:
@@ -303,7 +295,7 @@ class StandInMetrics:
         return b"up 1.0\n"
 
 
-class StandInBrowse:
+class StandInBrowse(Browse):
     """A hub with one model."""
 
     def __init__(self, service: StandInService) -> None:
@@ -312,7 +304,6 @@ class StandInBrowse:
     async def search(
         self,
         query: str,
-        /,
         *,
         sort: str = "downloads",
         limit: int = 30,
@@ -323,18 +314,25 @@ class StandInBrowse:
         return [HubModelRecord(repo="o/n")], None if cursor else "next"
 
 
-class StandInHub:
+class StandInHub(Hub):
     """What there is of a hub."""
 
     def __init__(self, service: StandInService) -> None:
         self.browse = StandInBrowse(service)
 
 
-class StandInService:
+class StandInService(Service):
     """Keeps its models in a dictionary and notes what it was asked."""
 
-    def __init__(self, *ids: str, settings: StandInSettings | None = None) -> None:
-        self.settings = settings or StandInSettings()
+    # Those are properties of the real one, so the class has to have something in their place.
+    settings: Settings = make_settings()
+    downloads: StandInDownloads = StandInDownloads()
+    configuration: StandInConfiguration
+    installation: StandInInstallation
+    models: StandInModels
+
+    def __init__(self, *ids: str, settings: Settings | None = None) -> None:
+        self.settings = settings or make_settings()
         self.events = EventBus(first_id=1)
         self.address = ("127.0.0.1", 0)
         self.records = {model_id: ModelRecord(id=model_id) for model_id in ids}
@@ -350,7 +348,7 @@ class StandInService:
         self.sums: list[ModelTotals] = []
         self.samples: list[ResourceSample] = [SAMPLE]
         self.installation = StandInInstallation()
-        self.downloads: DownloadsApi = StandInDownloads()
+        self.downloads = StandInDownloads()
         self.hub_asked: list[Any] = []
         self.models = StandInModels(self)
         self.history = StandInHistory(self)
@@ -359,7 +357,7 @@ class StandInService:
         self.metrics = StandInMetrics(self)
         self.hub = StandInHub(self)
 
-    async def hub_files(self, repo: str, revision: str | None = None, /) -> list[HubFilesRecord]:
+    async def hub_files(self, repo: str, revision: str | None = None) -> list[HubFilesRecord]:
         self.hub_asked.append((repo, revision))
         return [HubFilesRecord(name="n-Q8_0.gguf", files=(HubFileRecord(path="n-Q8_0.gguf"),))]
 
@@ -380,22 +378,20 @@ class StandInService:
     def active_requests(self) -> list[ActiveRequestRecord]:
         return self.present
 
-    async def sessions(
-        self, *, limit: int, before: int | None, model: str | None, since: datetime | None
-    ) -> list[SessionRecord]:
-        self.calls.append(("sessions", limit, before, model, since))
-        return self.past_sessions[:limit]
+    async def sessions(self, query: HistoryQuery) -> list[SessionRecord]:
+        self.calls.append(("sessions", query))
+        return self.past_sessions[: query.limit]
 
-    def note_refusal(self, record: RequestRecord, code: str, /) -> None:
+    def note_refusal(self, record: RequestRecord, code: str) -> None:
         self.refusals.append((record, code))
 
     def queue(self) -> list[WaitingRecord]:
         return self.line
 
-    def log_id(self, name: str, /) -> str:
+    def log_id(self, name: str) -> str:
         return name if name == "service" else self.models.record(name).id
 
-    async def log_tail(self, name: str, lines: int, /) -> str:
+    async def log_tail(self, name: str, lines: int) -> str:
         self.log_id(name)
         return "".join(f"line {number}\n" for number in range(lines)[-10:])
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.http.access import AccessRules, Area, parse_host, parse_origin
+from cyber_inference_tui.http.access import AccessRules, parse_host, parse_origin
+from cyber_inference_tui.records.endpoints import Area
 
 from .raw import ask, converse, head
-from .stand_in import StandInService, StandInSettings, serving
+from .stand_in import StandInService, make_settings, serving
 
 EVIL = "http://evil.example"
 
@@ -48,7 +49,7 @@ EVIL = "http://evil.example"
     ],
 )
 def test_own_names_are_allowed(host: str) -> None:
-    settings = StandInSettings(allowed_hosts=("Board.local", "proxy.example:443", "fd00::5"))
+    settings = make_settings(allowed_hosts=("Board.local", "proxy.example:443", "fd00::5"))
     assert AccessRules(settings, "203.0.113.9").allows_host(host, "")
 
 
@@ -87,13 +88,13 @@ def test_own_names_are_allowed(host: str) -> None:
     ],
 )
 def test_other_names_are_not(host: str) -> None:
-    settings = StandInSettings(allowed_hosts=("board.local", "proxy.example:443"))
+    settings = make_settings(allowed_hosts=("board.local", "proxy.example:443"))
     assert not AccessRules(settings, "127.0.0.1").allows_host(host, "8.8.8.8")
 
 
 def test_on_a_wildcard_bind_the_address_of_the_connection_is_allowed() -> None:
     for bound in ("0.0.0.0", "::"):
-        rules = AccessRules(StandInSettings(host=bound), bound)
+        rules = AccessRules(make_settings(host=bound), bound)
         assert rules.wildcard
         assert rules.allows_host("9.9.9.8:8337", "9.9.9.8")
         assert rules.allows_host("9.9.9.8:8337", "::ffff:9.9.9.8")
@@ -106,18 +107,18 @@ def test_on_a_wildcard_bind_the_address_of_the_connection_is_allowed() -> None:
 def test_no_text_upsets_the_parsers(text: str) -> None:
     parse_host(text)
     parse_origin(text)
-    AccessRules(StandInSettings(allowed_hosts=(text,)), "127.0.0.1").allows_host(text, text)
+    AccessRules(make_settings(allowed_hosts=(text,)), "127.0.0.1").allows_host(text, text)
 
 
 def test_the_cache_of_hosts_is_bounded() -> None:
-    rules = AccessRules(StandInSettings(), "127.0.0.1")
+    rules = AccessRules(make_settings(), "127.0.0.1")
     for number in range(2000):
         assert not rules.allows_host(f"evil{number}.example", "")
     assert len(rules._hosts) <= 256
 
 
 def test_only_the_same_origin_and_the_listed_ones_may_administrate() -> None:
-    rules = AccessRules(StandInSettings(cors_origins=("https://ui.example", "*")), "127.0.0.1")
+    rules = AccessRules(make_settings(cors_origins=("https://ui.example", "*")), "127.0.0.1")
     host = "localhost:8337"
     for origin in ("http://localhost:8337", "HTTP://LocalHost:8337", "https://ui.example:443"):
         assert rules.allows_origin(origin, host), origin
@@ -140,7 +141,7 @@ def test_only_the_same_origin_and_the_listed_ones_may_administrate() -> None:
 
 
 def test_a_star_shares_model_endpoints_only() -> None:
-    rules = AccessRules(StandInSettings(cors_origins=("*", "https://ui.example")), "127.0.0.1")
+    rules = AccessRules(make_settings(cors_origins=("*", "https://ui.example")), "127.0.0.1")
     assert rules.shares_with("https://ui.example", Area.MODEL) == "https://ui.example"
     assert rules.shares_with("https://ui.example", Area.ADMIN) == "https://ui.example"
     assert rules.shares_with(EVIL, Area.MODEL) == "*"
@@ -251,7 +252,7 @@ async def test_foreign_pages_get_nothing_from_admin_and_websockets() -> None:
 
 
 async def test_an_encoded_admin_path_is_no_way_around_the_key() -> None:
-    service = StandInService(settings=StandInSettings(api_keys=("k",)))
+    service = StandInService(settings=make_settings(api_keys=("k",)))
     async with serving(service) as front:
         for path in (
             "/admin%2Fstatus",
@@ -295,7 +296,7 @@ async def test_admin_writes_are_json_or_nothing() -> None:
 
 
 async def test_keys_guard_model_endpoints_and_nothing_else() -> None:
-    service = StandInService("m", settings=StandInSettings(api_keys=("first", "zweiter-ü")))
+    service = StandInService("m", settings=make_settings(api_keys=("first", "zweiter-ü")))
     async with serving(service) as front:
         guarded = ["/v1/models", "/v1/models/m", "/models", "/v1/chat/completions", "/upstream/m/x"]
         for path in guarded:
@@ -342,17 +343,17 @@ async def test_changed_settings_count_from_the_next_request() -> None:
     async with serving(service) as front:
         async with front.client.get("/v1/models") as answer:
             assert answer.status == 200
-        service.settings = StandInSettings(api_keys=("k",), allowed_hosts=("new.example",))
+        service.settings = make_settings(api_keys=("k",), allowed_hosts=("new.example",))
         async with front.client.get("/v1/models") as answer:
             assert answer.status == 401
         assert (await ask(front.port, "GET /health HTTP/1.1", "Host: new.example")).status == 200
-        service.settings = StandInSettings()
+        service.settings = make_settings()
         assert (await ask(front.port, "GET /health HTTP/1.1", "Host: new.example")).status == 403
 
 
 async def test_cors_for_listed_sites_only() -> None:
     site = "https://ui.example"
-    service = StandInService(settings=StandInSettings(cors_origins=(site,), api_keys=("k",)))
+    service = StandInService(settings=make_settings(cors_origins=(site,), api_keys=("k",)))
     asked = {
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization, x-stainless-os",
@@ -385,7 +386,7 @@ async def test_cors_for_listed_sites_only() -> None:
 
 
 async def test_a_star_in_cors_origins_leaves_admin_closed() -> None:
-    service = StandInService(settings=StandInSettings(cors_origins=("*",)))
+    service = StandInService(settings=make_settings(cors_origins=("*",)))
     async with serving(service) as front:
         headers = {"Origin": EVIL, "Access-Control-Request-Method": "GET"}
         async with front.client.options("/v1/models", headers=headers) as answer:

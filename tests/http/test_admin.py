@@ -19,7 +19,7 @@ from cyber_inference_tui.records import (
 )
 
 from .raw import ask
-from .stand_in import StandInService, StandInSettings, serving
+from .stand_in import StandInService, make_settings, serving
 
 ODD_IDS = [
     "plain",
@@ -177,7 +177,7 @@ async def test_what_is_wrong_is_said(
 
 
 async def test_a_body_over_the_limit_is_refused() -> None:
-    service = StandInService(settings=StandInSettings(max_body_size=1000))
+    service = StandInService(settings=make_settings(max_body_size=1000))
     async with serving(service) as front:
         async with front.client.put(
             "/admin/config/max_queue", json={"value": "x" * 2000}

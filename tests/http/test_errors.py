@@ -15,7 +15,7 @@ from cyber_inference_tui.http.errors import error_body, error_event, error_respo
 from tests.waiting import LIMIT
 
 from .raw import ask, converse, head
-from .stand_in import StandInService, StandInSettings, serving
+from .stand_in import StandInService, make_settings, serving
 
 ANTHROPIC_TYPES = {
     "invalid_request_error",
@@ -192,7 +192,7 @@ async def test_what_is_no_http_gets_an_error_in_shape(
 
 
 async def test_headers_with_any_bytes_are_taken() -> None:
-    settings = StandInSettings(api_keys=("k",))
+    settings = make_settings(api_keys=("k",))
     async with serving(StandInService(settings=settings)) as front:
         data = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nx-api-key: \xff\xfe\r\n\r\n"
         (answer,) = await converse(front.port, data, count=1)

@@ -14,7 +14,7 @@ from cyber_inference_tui.http import answer as answers
 from cyber_inference_tui.http import forward
 from tests.http.client_side import CHAT, events_of, post, stream, to_the_end, unchunked
 from tests.http.raw import ask, converse, head, read_answer
-from tests.http.stand_in import StandInSettings
+from tests.http.stand_in import make_settings
 from tests.http.upstream import EVENTS, LAST, Recorder, Talk, World, answer, event, forwarding
 from tests.scheduler.virtual import model
 from tests.waiting import LIMIT
@@ -59,7 +59,7 @@ async def test_requests_and_answers_pass_unchanged() -> None:
 async def test_our_keys_stay_here_and_cors_is_ours_to_say() -> None:
     reply = answer("Access-Control-Allow-Origin: *", "access-control-allow-headers: *", body=b"{}")
     server = Recorder(reply)
-    settings = StandInSettings(api_keys=("secret",))
+    settings = make_settings(api_keys=("secret",))
     async with forwarding(server, front_settings=settings, api_keys=("secret",)) as world:
         for key in ({"Authorization": "Bearer secret"}, {"x-api-key": "secret"}):
             async with world.front.client.post(CHAT, data=stream(), headers=key) as got:

@@ -10,6 +10,7 @@ import pytest
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
+from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
 
 from .stand_in import StandInService, serving
 
@@ -62,8 +63,12 @@ async def test_what_is_asked_for_arrives(query: str, call: tuple[Any, ...]) -> N
             assert (answer.status, await answer.json()) == (200, [])
         async with front.client.get(f"/admin/sessions{query}") as answer:
             assert (answer.status, await answer.json()) == (200, [])
-    limit, before, model, _, since = call
-    assert service.calls == [("requests", *call), ("sessions", limit, before, model, since)]
+    limit, before, model, failed, since = call
+    chosen = {"limit": limit, "before": before, "model": model, "since": since}
+    assert service.calls == [
+        ("requests", RequestQuery(**chosen, failed=failed)),
+        ("sessions", HistoryQuery(**chosen)),
+    ]
 
 
 @pytest.mark.parametrize(

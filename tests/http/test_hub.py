@@ -7,14 +7,9 @@ import pytest
 
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import NotFoundError
-from cyber_inference_tui.records import DownloadRecord, DownloadStatus
+from cyber_inference_tui.records import DownloadRecord, DownloadStatus, endpoints, queries
 
-from .stand_in import StandInDownloads, StandInService, serving
-
-
-def downloads_of(service: StandInService) -> StandInDownloads:
-    assert isinstance(service.downloads, StandInDownloads)
-    return service.downloads
+from .stand_in import StandInService, serving
 
 
 async def test_a_download_is_asked_for_and_acted_on() -> None:
@@ -24,7 +19,7 @@ async def test_a_download_is_asked_for_and_acted_on() -> None:
         async with front.client.post("/admin/downloads", json=wanted) as answer:
             assert answer.status == 202
             record = msgspec.json.decode(await answer.read(), type=DownloadRecord)
-            assert record == downloads_of(service).record
+            assert record == service.downloads.record
         async with front.client.get("/admin/downloads") as answer:
             assert (answer.status, len(await answer.json())) == (200, 1)
         for action in ("pause", "resume", "retry"):
@@ -33,7 +28,7 @@ async def test_a_download_is_asked_for_and_acted_on() -> None:
         for query in ("", "?keep=1", "?keep=0"):
             async with front.client.delete(f"/admin/downloads/abc{query}") as answer:
                 assert (await answer.json())["status"] == "cancelled"
-    assert downloads_of(service).calls == [
+    assert service.downloads.calls == [
         ("add", "o/n", "a/b.gguf", "main"),
         ("pause",),
         ("resume",),
@@ -76,7 +71,7 @@ async def test_what_is_not_understood_is_refused(
     ):
         assert answer.status == status
         assert (await answer.json())["error"]["message"]
-    assert downloads_of(service).calls == []
+    assert service.downloads.calls == []
 
 
 async def test_pages_of_other_sites_cannot_start_downloads() -> None:
@@ -87,23 +82,29 @@ async def test_pages_of_other_sites_cannot_start_downloads() -> None:
             assert answer.status == 403
         async with front.client.post("/admin/downloads", data=b'{"repo": "a/b"}') as answer:
             assert answer.status == 415
-    assert downloads_of(service).calls == []
+    assert service.downloads.calls == []
 
 
 async def test_the_client_has_a_call_for_each() -> None:
     service = StandInService()
     async with serving(service) as front, ServiceClient(front.url) as client:
-        assert (await client.download("o/n", revision="main")).id == "abc"
-        assert (await client.pause_download("abc")).status is DownloadStatus.PAUSED
-        assert (await client.resume_download("abc")).status is DownloadStatus.QUEUED
-        assert (await client.cancel_download("abc", keep=True)).status is DownloadStatus.CANCELLED
-        assert (await client.retry_download("abc")).status is DownloadStatus.QUEUED
-        await client.cancel_download("abc")
-        (record,) = await client.downloads()
+        assert (
+            await client.call(endpoints.DOWNLOAD, body=queries.NewDownload("o/n", revision="main"))
+        ).id == "abc"
+        assert (await client.call(endpoints.PAUSE_DOWNLOAD, "abc")).status is DownloadStatus.PAUSED
+        assert (await client.call(endpoints.RESUME_DOWNLOAD, "abc")).status is DownloadStatus.QUEUED
+        assert (
+            await client.call(
+                endpoints.CANCEL_DOWNLOAD, "abc", query=queries.CancelQuery(keep=True)
+            )
+        ).status is DownloadStatus.CANCELLED
+        assert (await client.call(endpoints.RETRY_DOWNLOAD, "abc")).status is DownloadStatus.QUEUED
+        await client.call(endpoints.CANCEL_DOWNLOAD, "abc")
+        (record,) = await client.call(endpoints.DOWNLOADS)
         assert record.status is DownloadStatus.CANCELLED
         with pytest.raises(NotFoundError, match="no download a/b"):
-            await client.pause_download("a/b")
-    assert downloads_of(service).calls == [
+            await client.call(endpoints.PAUSE_DOWNLOAD, "a/b")
+    assert service.downloads.calls == [
         ("add", "o/n", None, "main"),
         ("pause",),
         ("resume",),
@@ -139,12 +140,14 @@ async def test_wrong_questions_are_refused(path: str) -> None:
 async def test_the_client_asks_the_hub() -> None:
     service = StandInService()
     async with serving(service) as front, ServiceClient(front.url) as client:
-        found, cursor = await client.hub_search("x", sort="likes", limit=5)
+        found, cursor = await client.search(queries.SearchQuery(q="x", sort="likes", limit=5))
         assert (found[0].repo, cursor) == ("o/n", "next")
-        assert await client.hub_search("x", cursor="next") == (found, None)
-        (files,) = await client.hub_files("o/n")
+        assert await client.search(queries.SearchQuery(q="x", cursor="next")) == (found, None)
+        (files,) = await client.call(endpoints.HUB_FILES, query=queries.RepositoryQuery(repo="o/n"))
         assert files.files[0].path == "n-Q8_0.gguf"
-        await client.hub_files("o/n", "main")
+        await client.call(
+            endpoints.HUB_FILES, query=queries.RepositoryQuery(repo="o/n", revision="main")
+        )
     assert service.hub_asked == [
         ("x", "likes", 5, None, None),
         ("x", "downloads", 30, "next", None),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from cyber_inference_tui.records import LogLevel
+from cyber_inference_tui.records.queries import LinesQuery
 
 from .stand_in import StandInService, serving
 
@@ -26,17 +25,17 @@ async def test_all_logs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "call"),
+    ("path", "log_id", "query"),
     [
-        ("m", ("m", None, None, 1_000, None, "")),
-        ("service?before=5&limit=7", ("service", 5, None, 7, None, "")),
-        ("sub/m?after=0&limit=999999", ("sub/m", None, 0, 5_000, None, "")),
-        ("sub%2Fm?after=3&before=9", ("sub/m", 9, 3, 1_000, None, "")),
-        ("m?level=WARNING&q=a+b%26c", ("m", None, None, 1_000, LogLevel.WARNING, "a b&c")),
-        (f"m?q={'x' * 256}&limit=0", ("m", None, None, 0, None, "x" * 256)),
+        ("m", "m", LinesQuery(limit=1_000)),
+        ("service?before=5&limit=7", "service", LinesQuery(before=5, limit=7)),
+        ("sub/m?after=0&limit=999999", "sub/m", LinesQuery(after=0, limit=5_000)),
+        ("sub%2Fm?after=3&before=9", "sub/m", LinesQuery(before=9, after=3)),
+        ("m?level=WARNING&q=a+b%26c", "m", LinesQuery(level=LogLevel.WARNING, q="a b&c")),
+        (f"m?q={'x' * 256}&limit=0", "m", LinesQuery(limit=0, q="x" * 256)),
     ],
 )
-async def test_a_part_of_a_log(path: str, call: tuple[Any, ...]) -> None:
+async def test_a_part_of_a_log(path: str, log_id: str, query: LinesQuery) -> None:
     service = StandInService("m", "sub/m")
     async with (
         serving(service) as front,
@@ -45,7 +44,7 @@ async def test_a_part_of_a_log(path: str, call: tuple[Any, ...]) -> None:
         assert answer.status == 200
         page = await answer.json()
         assert set(page) == {"log", "lines", "searched_to"}
-    assert service.calls == [("lines", *call)]
+    assert service.calls == [("lines", log_id, query)]
 
 
 @pytest.mark.parametrize(

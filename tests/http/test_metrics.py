@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from cyber_inference_tui.http.wire import json_answer
-from tests.http.stand_in import StandInService, StandInSettings, serving
+from tests.http.stand_in import StandInService, make_settings, serving
 from tests.http.upstream import Recorder, answer, forwarding
 
 
@@ -23,7 +23,7 @@ async def test_the_services_own_in_prometheus_form() -> None:
 
 
 async def test_a_key_is_needed_when_there_are_keys() -> None:
-    service = StandInService(settings=StandInSettings(api_keys=("k",)))
+    service = StandInService(settings=make_settings(api_keys=("k",)))
     async with serving(service) as front:
         for headers, status in (({}, 401), ({"Authorization": "Bearer k"}, 200)):
             async with front.client.get("/metrics", headers=headers) as got:

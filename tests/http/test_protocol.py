@@ -14,7 +14,7 @@ from cyber_inference_tui.http.errors import MAX_FIELD_BYTES, MAX_HEADERS, MAX_TA
 from tests.waiting import LIMIT
 
 from .raw import Answer, converse, head, read_answer
-from .stand_in import StandInService, StandInSettings, serving
+from .stand_in import StandInService, make_settings, serving
 
 
 def request(target: str = "/health", *lines: str) -> bytes:
@@ -119,7 +119,7 @@ async def test_what_is_no_http_is_not_told_back(data: bytes, words: str) -> None
 async def test_a_broken_body_is_no_line_in_the_log(
     lines: str, content: bytes, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = StandInSettings(api_keys=("right",))
+    settings = make_settings(api_keys=("right",))
     path = "/v1/models" if key == "right" else "/v1/chat/completions"
     async with serving(StandInService(settings=settings)) as front:
         reader, writer = await asyncio.open_connection("127.0.0.1", front.port)

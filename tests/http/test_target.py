@@ -17,7 +17,7 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.settings.schema import RequestRules
 from tests.http.client_side import CHAT, events_of, post, to_the_end, unchunked
 from tests.http.raw import Answer, ask
-from tests.http.stand_in import StandInSettings
+from tests.http.stand_in import make_settings
 from tests.http.test_fields import multipart, part
 from tests.http.upstream import EVENTS, LAST, Recorder, World, answer, event, forwarding
 from tests.scheduler.virtual import model
@@ -449,7 +449,7 @@ async def test_what_cannot_be_unpacked_is_refused_in_our_words(
 async def test_a_refused_request_with_a_packed_body_leaves_no_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    settings = StandInSettings(api_keys=("k",))
+    settings = make_settings(api_keys=("k",))
     async with forwarding(Recorder(), front_settings=settings, api_keys=("k",)) as world:
         got = await send(world, "POST", CHAT, b"abc", "Content-Encoding: gzip")
         assert got.status == 401

@@ -16,8 +16,9 @@ from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active import ActiveRequests
+from cyber_inference_tui.service.service import Service
 from cyber_inference_tui.settings.schema import Settings
-from tests.http.stand_in import Front, StandInService, StandInSettings, serving
+from tests.http.stand_in import Front, StandInService, serving
 from tests.scheduler.virtual import model
 
 
@@ -187,7 +188,13 @@ class World:
         self.connections = 0
 
 
-class _Service:
+class _Service(Service):
+    """What the forwarder needs of a service."""
+
+    # Properties of the real one, so the class has to have something in their place.
+    settings: Settings = Settings()
+    catalog: Catalog = Catalog({})
+
     def __init__(self, settings: Settings, catalog: Catalog, scheduler: Scheduler) -> None:
         self.settings = settings
         self.active = ActiveRequests()
@@ -199,7 +206,7 @@ class _Service:
 async def forwarding(
     script: Script,
     *models: LocalModel,
-    front_settings: StandInSettings | None = None,
+    front_settings: Settings | None = None,
     **settings: Any,
 ) -> AsyncIterator[World]:
     """Models (``m`` unless given) behind a real front; ``script`` plays every connection."""

@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 import pytest
 from textual.pilot import Pilot
 
-from cyber_inference_tui.client.protocol import Client
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import ModelNotFoundError, NoServiceError, NotFoundError
-from cyber_inference_tui.records import ModelDetails, ModelStatus, SettingEffect
+from cyber_inference_tui.records import ModelDetails, ModelStatus, SettingEffect, endpoints, queries
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.launch import Launch
 from tests.real.conftest import Starter
@@ -56,12 +55,12 @@ def serving(request: pytest.FixtureRequest, starter: Starter) -> Serving:
     """Opens the client; ``stop`` takes its service away."""
 
     @asynccontextmanager
-    async def fake() -> AsyncIterator[tuple[Client, Callable[[], Any]]]:
+    async def fake() -> AsyncIterator[tuple[ServiceClient, Callable[[], Any]]]:
         client = FakeClient(small_world())
         yield client, client.stop
 
     @asynccontextmanager
-    async def real() -> AsyncIterator[tuple[Client, Callable[[], Any]]]:
+    async def real() -> AsyncIterator[tuple[ServiceClient, Callable[[], Any]]]:
         service = await asyncio.to_thread(starter.fake, {"a": {"load_lines": LINES}, "b": {}})
         async with ServiceClient(service.url) as client:
             yield client, service.stop
@@ -79,20 +78,25 @@ async def soon(look: Callable[[], Awaitable[T | None]]) -> T:
 
 async def test_models(serving: Serving) -> None:
     async with serving() as (client, _):
-        assert [one.id for one in await client.models()] == ["a", "b"]
-        assert (await client.load("a", timeout=30)).status is ModelStatus.LOADED
-        assert (await client.details("a")).model.status is ModelStatus.LOADED
-        assert (await client.pin("a", True)).pinned
-        assert not (await client.pin("a", False)).pinned
-        assert (await client.unload("a", timeout=30)).status is ModelStatus.UNLOADED
-        for call in (client.load, client.unload, client.delete, client.details):
+        assert [one.id for one in await client.call(endpoints.MODELS)] == ["a", "b"]
+        assert (await client.call(endpoints.LOAD, "a", timeout=30)).status is ModelStatus.LOADED
+        assert (await client.call(endpoints.DETAILS, "a")).model.status is ModelStatus.LOADED
+        assert (await client.call(endpoints.PIN, "a")).pinned
+        assert not (await client.call(endpoints.UNPIN, "a")).pinned
+        assert (await client.call(endpoints.UNLOAD, "a", timeout=30)).status is ModelStatus.UNLOADED
+        for endpoint in (
+            endpoints.LOAD,
+            endpoints.UNLOAD,
+            endpoints.DELETE_MODEL,
+            endpoints.DETAILS,
+        ):
             with pytest.raises(ModelNotFoundError):
-                await call("nobody")
+                await client.call(endpoint, "nobody")
 
 
 async def test_events_tell_what_was_done(serving: Serving) -> None:
     async with serving() as (client, _):
-        after = (await client.status()).last_event_id
+        after = (await client.call(endpoints.STATUS)).last_event_id
         seen: list[bytes] = []
 
         async def follow() -> None:
@@ -104,7 +108,7 @@ async def test_events_tell_what_was_done(serving: Serving) -> None:
         follower = asyncio.create_task(follow())
         # The fake forgets what nobody followed.
         await asyncio.sleep(0.3)
-        await client.load("b", timeout=30)
+        await client.call(endpoints.LOAD, "b", timeout=30)
 
         async def told() -> bool:
             return any(b'"loaded"' in data and b'"id":"b"' in data for data in seen)
@@ -120,35 +124,46 @@ async def test_settings(serving: Serving) -> None:
         assert (
             await client.check_config("host", "127.0.0.2")
         ).effect is SettingEffect.RESTARTS_SERVICE
-        changed = await client.set_config("max_queue", 64)
+        changed = await client.call(endpoints.SET_CONFIG, "max_queue", body=queries.NewValue(64))
         assert (changed.value, changed.source) == (64, "file")
-        assert (await client.unset_config("max_queue")).value == 128
-        for call in (client.check_config, client.set_config):
-            with pytest.raises(NotFoundError):
-                await call("no_such_key", 1)
-        file = await client.config_file()
-        again = await client.set_config_file(file.text + "# more\n", file.digest)
+        assert (await client.call(endpoints.UNSET_CONFIG, "max_queue")).value == 128
+        with pytest.raises(NotFoundError):
+            await client.check_config("no_such_key", 1)
+        with pytest.raises(NotFoundError):
+            await client.call(endpoints.SET_CONFIG, "no_such_key", body=queries.NewValue(1))
+        file = await client.call(endpoints.CONFIG_FILE)
+        again = await client.call(
+            endpoints.SET_CONFIG_FILE, body=queries.NewFile(file.text + "# more\n", file.digest)
+        )
         assert again.text.endswith("# more\n")
         assert again.digest != file.digest
 
 
 async def test_logs(serving: Serving) -> None:
     async with serving() as (client, _):
-        await client.load("a", timeout=30)
-        assert {"service", "a"} <= {log.id for log in await client.logs()}
-        page = await client.log_lines("a")
+        await client.call(endpoints.LOAD, "a", timeout=30)
+        assert {"service", "a"} <= {log.id for log in await client.call(endpoints.LOGS)}
+        page = await client.call(endpoints.LOG_LINES, "a")
         numbers = [one.number for one in page.lines]
         assert numbers == list(range(page.log.first, page.log.first + len(numbers)))
-        from_one = await client.log_lines("a", after=1, limit=2)
+        from_one = await client.call(
+            endpoints.LOG_LINES, "a", query=queries.LinesQuery(after=1, limit=2)
+        )
         assert [one.number for one in from_one.lines] == [1, 2]
         assert from_one.searched_to == 3
-        until_two = await client.log_lines("a", before=2)
+        until_two = await client.call(endpoints.LOG_LINES, "a", query=queries.LinesQuery(before=2))
         assert [one.number for one in until_two.lines] == [0, 1]
-        found = await client.log_lines("a", q=page.lines[2].text.upper())
+        found = await client.call(
+            endpoints.LOG_LINES, "a", query=queries.LinesQuery(q=page.lines[2].text.upper())
+        )
         assert 2 in [one.number for one in found.lines]
-        assert not (await client.log_lines("a", q="not in any line")).lines
+        assert not (
+            await client.call(
+                endpoints.LOG_LINES, "a", query=queries.LinesQuery(q="not in any line")
+            )
+        ).lines
         with pytest.raises(ModelNotFoundError):
-            await client.log_lines("nobody")
+            await client.call(endpoints.LOG_LINES, "nobody")
 
 
 async def test_an_answer_streams(serving: Serving) -> None:
@@ -166,19 +181,28 @@ async def test_an_answer_streams(serving: Serving) -> None:
 
 async def test_downloads_and_hub(serving: Serving) -> None:
     async with serving() as (client, _):
-        assert await client.downloads() == []
-        for call in (client.pause_download, client.resume_download, client.retry_download):
+        assert await client.call(endpoints.DOWNLOADS) == []
+        for endpoint in (
+            endpoints.PAUSE_DOWNLOAD,
+            endpoints.RESUME_DOWNLOAD,
+            endpoints.RETRY_DOWNLOAD,
+        ):
             with pytest.raises(NotFoundError):
-                await call("nothing")
+                await client.call(endpoint, "nothing")
 
 
 async def test_nobody_is_there(serving: Serving) -> None:
     async with serving() as (client, stop):
-        await client.models()
+        await client.call(endpoints.MODELS)
         await asyncio.to_thread(stop)
-        for call in (client.status, client.models, client.logs, client.downloads):
+        for endpoint in (
+            endpoints.STATUS,
+            endpoints.MODELS,
+            endpoints.LOGS,
+            endpoints.DOWNLOADS,
+        ):
             with pytest.raises(NoServiceError):
-                await call()
+                await client.call(endpoint)
 
 
 async def _drive(app: CyberApp, pilot: Pilot[Any]) -> None:

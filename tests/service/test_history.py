@@ -19,6 +19,7 @@ import pytest
 from cyber_inference_tui.errors import ShuttingDownError
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
+from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
 from cyber_inference_tui.service.history import MAX_PENDING, History
 from cyber_inference_tui.service.history_rows import MAX_MEASUREMENTS, MAX_TEXT
 from tests.waiting import eventually
@@ -106,24 +107,26 @@ async def test_pages_and_filters_of_requests(path: Path) -> None:
                     error="broke off" if number == 9 else None,
                 )
             )
-        newest = await history.requests(limit=5)
+        newest = await history.requests(RequestQuery(limit=5))
         assert numbers(newest) == [19, 18, 17, 16, 15]
-        page = await history.requests(limit=5, before=newest[-1].id)
+        page = await history.requests(RequestQuery(limit=5, before=newest[-1].id))
         assert numbers(page) == [14, 13, 12, 11, 10]
-        assert await history.requests(before=1) == []
-        assert await history.requests(limit=0) == []
-        assert len(await history.requests(limit=10**30, before=10**30)) == 20
-        assert numbers(await history.requests(model="odd", limit=3)) == [19, 17, 15]
-        assert await history.requests(model="ODD") == []
+        assert await history.requests(RequestQuery(before=1)) == []
+        assert await history.requests(RequestQuery(limit=0)) == []
+        assert len(await history.requests(RequestQuery(limit=10**30, before=10**30))) == 20
+        assert numbers(await history.requests(RequestQuery(model="odd", limit=3))) == [19, 17, 15]
+        assert await history.requests(RequestQuery(model="ODD")) == []
         # 9 had an error after its stream had begun with 200.
-        assert numbers(await history.requests(failed=False)) == [18, 15, 12, 6, 3, 0]
-        failed = numbers(await history.requests(failed=True))
+        assert numbers(await history.requests(RequestQuery(failed=False))) == [18, 15, 12, 6, 3, 0]
+        failed = numbers(await history.requests(RequestQuery(failed=True)))
         assert failed == [19, 17, 16, 14, 13, 11, 10, 9, 8, 7, 5, 4, 2, 1]
         since = NOW + timedelta(seconds=17)
-        assert numbers(await history.requests(since=since)) == [19, 18, 17]
+        assert numbers(await history.requests(RequestQuery(since=since))) == [19, 18, 17]
         elsewhere = since.astimezone(timezone(timedelta(hours=-7)))
-        assert numbers(await history.requests(since=elsewhere)) == [19, 18, 17]
-        both = await history.requests(since=since, model="odd", failed=True, limit=1, before=20)
+        assert numbers(await history.requests(RequestQuery(since=elsewhere))) == [19, 18, 17]
+        both = await history.requests(
+            RequestQuery(since=since, model="odd", failed=True, limit=1, before=20)
+        )
         assert numbers(both) == [17]
 
 
@@ -131,14 +134,14 @@ async def test_pages_and_filters_of_sessions(path: Path) -> None:
     async with open_history(path) as history:
         for number in range(6):
             history.add_session(session(number, model="even" if number % 2 == 0 else "odd"))
-        found = await history.sessions(limit=2)
+        found = await history.sessions(HistoryQuery(limit=2))
         assert [record.requests for record in found] == [5, 4]
-        found = await history.sessions(before=found[-1].id, model="odd")
+        found = await history.sessions(HistoryQuery(before=found[-1].id, model="odd"))
         assert [record.requests for record in found] == [3, 1]
         # Those that were loaded at the time, or later: each lasts 60 s.
-        found = await history.sessions(since=NOW + timedelta(seconds=63))
+        found = await history.sessions(HistoryQuery(since=NOW + timedelta(seconds=63)))
         assert [record.requests for record in found] == [5, 4, 3]
-        assert await history.sessions(model="nothing") == []
+        assert await history.sessions(HistoryQuery(model="nothing")) == []
 
 
 async def test_totals(path: Path) -> None:
@@ -243,7 +246,7 @@ async def test_strange_values_break_nothing(path: Path) -> None:
         history.add_session(session(model="bad \udcff name"))
         history.add_measurement(measurement("\udcff" * 9))
         history.add_request(request(2))
-        found = await history.requests(model="bad \udcff name")
+        found = await history.requests(RequestQuery(model="bad \udcff name"))
         assert [record.model for record in found] == ["bad ? name"]
         assert found[0].error is not None
         assert len(found[0].error) == MAX_TEXT
@@ -258,15 +261,15 @@ async def test_strange_values_break_nothing(path: Path) -> None:
 async def test_a_time_without_a_zone_counts_as_utc(path: Path) -> None:
     async with open_history(path) as history:
         history.add_request(request(at=NOW.replace(tzinfo=None)))
-        (record,) = await history.requests(since=NOW.replace(tzinfo=None))
+        (record,) = await history.requests(RequestQuery(since=NOW.replace(tzinfo=None)))
         assert record.at == NOW
-        assert await history.requests(since=datetime.max.replace(tzinfo=UTC)) == []
-        assert len(await history.requests(since=datetime.min)) == 1
+        assert await history.requests(RequestQuery(since=datetime.max.replace(tzinfo=UTC))) == []
+        assert len(await history.requests(RequestQuery(since=datetime.min))) == 1
         # Beyond the calendar's ends, once they are in UTC.
         first = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
         last = datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))
-        assert len(await history.requests(since=first)) == 1
-        assert await history.requests(since=last) == []
+        assert len(await history.requests(RequestQuery(since=first))) == 1
+        assert await history.requests(RequestQuery(since=last)) == []
 
 
 async def test_what_is_too_old_is_removed_at_the_start(path: Path) -> None:
@@ -320,7 +323,7 @@ async def test_a_session_is_not_removed_for_a_request_of_the_future(path: Path) 
             history.add_request(request(number, at=NOW, error="x" * 100))
         history.add_session(session(7, loaded_at=NOW, unloaded_at=NOW))
     async with open_history(path, max_bytes=path.stat().st_size // 2) as history:
-        assert 1 not in numbers(await history.requests(limit=2000))
+        assert 1 not in numbers(await history.requests(RequestQuery(limit=2000)))
         assert [record.requests for record in await history.sessions()] == [7]
 
 
@@ -342,7 +345,7 @@ async def test_a_file_that_grows_too_large_loses_its_oldest_rows_and_space(path:
             if number % 500 == 0:
                 await history.flush()
         history.add_session(session(6000))
-        found = numbers(await history.requests(limit=6000))
+        found = numbers(await history.requests(RequestQuery(limit=6000)))
         assert found == list(range(5999, 5999 - len(found), -1))
         assert 500 < len(found) < 4000
         assert [record.requests for record in await history.sessions()] == [6000]
@@ -358,7 +361,7 @@ async def test_a_smaller_bound_shrinks_the_file_at_the_start(path: Path) -> None
             history.add_measurement(measurement(f"{number}" * 300))
     before = path.stat().st_size
     async with open_history(path, max_bytes=before // 2) as history:
-        kept = await history.requests(limit=3000)
+        kept = await history.requests(RequestQuery(limit=3000))
         assert numbers(kept)[0] == 2999
         assert len(await history.measurements()) == 300
     assert path.stat().st_size <= before // 2
@@ -394,7 +397,7 @@ async def test_the_queue_is_bounded_and_says_so_once(
     assert history.dropped == 10
     assert len(caplog.records) == 1
     await history.start()
-    found = await history.requests(limit=MAX_PENDING + 10)
+    found = await history.requests(RequestQuery(limit=MAX_PENDING + 10))
     assert (len(found), found[0].tokens_in) == (MAX_PENDING, MAX_PENDING - 1)
     await history.stop()
 
@@ -405,7 +408,7 @@ async def test_many_readers_and_a_writer_at_once(path: Path) -> None:
         async def read(own: str) -> None:
             for number in range(20):
                 history.add_request(request(number, model=own))
-                found = await history.requests(model=own)
+                found = await history.requests(RequestQuery(model=own))
                 assert numbers(found) == list(range(number, -1, -1))
                 await history.totals()
 
@@ -443,6 +446,7 @@ async def test_a_locked_file_is_tried_again(path: Path, caplog: pytest.LogCaptur
 _FULL_DISK = """
 import asyncio, resource, sys
 from pathlib import Path
+from cyber_inference_tui.records.queries import RequestQuery
 from cyber_inference_tui.service.history import History
 from tests.service.history_records import now, numbers, request
 
@@ -457,7 +461,7 @@ async def main():
     assert await history.requests() == []
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     history.add_request(request(3000))
-    assert numbers(await history.requests(limit=5000)) == list(range(3000, -1, -1))
+    assert numbers(await history.requests(RequestQuery(limit=5000))) == list(range(3000, -1, -1))
     await history.stop()
 
 asyncio.run(main())
@@ -503,7 +507,7 @@ async def test_a_killed_service_loses_the_last_batch_at_most(path: Path, after: 
     written = int(rest[-1]) if rest else written
     async with open_history(path) as history:
         assert [entry.name for entry in path.parent.iterdir() if "damaged" in entry.name] == []
-        found = numbers(await history.requests(limit=100_000))
+        found = numbers(await history.requests(RequestQuery(limit=100_000)))
         assert found == list(range(len(found) - 1, -1, -1))
         assert len(found) > written
     with closing(sqlite3.connect(path)) as connection:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
 from cyber_inference_tui.service import history_file
 from cyber_inference_tui.service.history_file import KEEP_DAMAGED, MAX_MEMORY_BYTES
 from cyber_inference_tui.service.history_rows import STEPS
@@ -341,7 +342,7 @@ async def test_a_history_in_memory_is_small() -> None:
                 history.add_request(request(count, error="x" * 1000))
                 count += 1
             await history.flush()
-        found = await history.requests(limit=count)
+        found = await history.requests(RequestQuery(limit=count))
         assert found[0].tokens_in == count - 1
         assert 1000 < len(found) < MAX_MEMORY_BYTES / 1000
 
@@ -390,16 +391,16 @@ def test_no_garbled_file_stops_the_history(
         async with open_history(path) as history:
             for aside in folder.glob("history.sqlite3.*-050607"):
                 assert aside.read_bytes() == garbled
-            await history.requests(limit=10_000)
-            await history.sessions(limit=10_000)
+            await history.requests(RequestQuery(limit=10_000))
+            await history.sessions(HistoryQuery(limit=10_000))
             await history.measurements()
             await history.totals()
             for number in range(3):
                 history.add_request(request(number, model="new"))
                 history.add_session(session(number, model="new"))
                 history.add_measurement(measurement("new", load_seconds=number))
-                assert numbers(await history.requests(model="new"))[0] == number
-                assert (await history.sessions(model="new"))[0].requests == number
+                assert numbers(await history.requests(RequestQuery(model="new")))[0] == number
+                assert (await history.sessions(HistoryQuery(model="new")))[0].requests == number
             assert "new" in {total.model for total in await history.totals()}
 
     try:

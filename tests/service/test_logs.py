@@ -12,6 +12,7 @@ import pytest
 from cyber_inference_tui.library.ids import RESERVED
 from cyber_inference_tui.llama.log import LogSpace
 from cyber_inference_tui.records import LogLevel, LogPage, LogRecord, LogRun
+from cyber_inference_tui.records.queries import LinesQuery
 from cyber_inference_tui.service.install import INSTALL_LOG
 from cyber_inference_tui.service.logs import SERVICE_LOG, Logs, service_log
 
@@ -59,7 +60,7 @@ class Room:
         text: str = "",
     ) -> tuple[list[int], int]:
         page = await self.logs.page(
-            log_id, before=before, after=after, limit=limit, level=level, text=text
+            log_id, LinesQuery(before=before, after=after, limit=limit, level=level, q=text)
         )
         return [line.number for line in page.lines], page.searched_to
 
@@ -101,14 +102,14 @@ async def test_a_page_tells_of_its_log(room: Room) -> None:
         last_error=1,
         runs=(LogRun(first=0, started_at=NOW, pid=7),),
     )
-    page = await room.logs.page("m", limit=1)
+    page = await room.logs.page("m", LinesQuery(limit=1))
     assert page.log == record
     (line,) = page.lines
     assert (line.number, line.at, line.text, line.level) == (2, NOW, "W odd", LogLevel.WARNING)
     room.logs.ring("a")
     assert room.logs.records() == [LogRecord(id="a", first=0, end=0), record]
     assert "none" not in room.logs
-    assert await room.logs.page("none", limit=5) == LogPage(
+    assert await room.logs.page("none", LinesQuery(limit=5)) == LogPage(
         log=LogRecord(id="none", first=0, end=0), lines=(), searched_to=0
     )
 
@@ -214,7 +215,7 @@ async def test_logs_begin_with_the_last_lines_of_earlier_runs(tmp_path: Path) ->
     assert "other" not in second.logs
     assert await second.logs.tail(long_id, 1) == f"of {long_id}\n"
     second.logs.ring("sub/m").add(["new"])
-    page = await second.logs.page("sub/m", limit=9)
+    page = await second.logs.page("sub/m", LinesQuery(limit=9))
     assert [(line.number, line.text) for line in page.lines] == [
         (0, "--- starting: x"),
         (1, "of sub/m"),

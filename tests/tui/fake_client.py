@@ -1,17 +1,22 @@
-"""A client without a service: answers from a ``World``, and notes what it was asked to do."""
+"""A client without a service: answers from a ``World``, and notes what it was asked to do.
+
+Its answers are given to the endpoints of the table, as those of the service are: mypy checks what
+each takes and gives, and what it gives goes through JSON.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from cyber_inference_tui.client.completions import ChatDelta
 from cyber_inference_tui.client.events import ServerEvent
+from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import (
     AdminLoginError,
     CyberError,
@@ -19,8 +24,8 @@ from cyber_inference_tui.errors import (
     NoServiceError,
     NotFoundError,
 )
+from cyber_inference_tui.http.routing import Answerer, Call, WithHeaders
 from cyber_inference_tui.records import (
-    ActiveRequestRecord,
     ConfigCheckRecord,
     ConfigFileRecord,
     ConfigValueRecord,
@@ -31,29 +36,33 @@ from cyber_inference_tui.records import (
     InstallRecord,
     InstallState,
     LlamaServerRecord,
+    LoginRecord,
     LogLevel,
     LogPage,
     LogRecord,
-    MemoryRoom,
     ModelDetails,
     ModelRecord,
     ModelStatus,
-    ModelTotals,
-    ProblemRecord,
     RequestRecord,
-    ResourceSample,
-    SessionRecord,
     SettingEffect,
     StatusRecord,
+    endpoints,
     to_json,
 )
+from cyber_inference_tui.records.endpoints import NEXT_CURSOR, Endpoint
+from cyber_inference_tui.records.queries import LinesQuery, RequestQuery, SearchQuery
 from tests.tui.world import World
 
 _LEVELS = list(LogLevel)
 
 
-class FakeClient:
-    """Implements ``client.protocol.Client``.
+Q = TypeVar("Q")
+B = TypeVar("B")
+A = TypeVar("A")
+
+
+class FakeClient(ServiceClient):
+    """A ``ServiceClient`` whose calls do not leave the process.
 
     ``calls`` holds what was asked for that changes something, in order. An error in ``fail`` is
     raised by the method of that name. ``up`` is ``False`` while there is no service; use ``stop``
@@ -61,6 +70,7 @@ class FakeClient:
     """
 
     def __init__(self, world: World) -> None:
+        super().__init__("http://127.0.0.1:8337")
         self.world = world
         self.calls: list[tuple[Any, ...]] = []
         self.fail: dict[str, CyberError] = {}
@@ -84,10 +94,99 @@ class FakeClient:
         self._logged_in = False
         self._streams: set[asyncio.Queue[ServerEvent | None]] = set()
         self._last_id = 100
+        self._answers: dict[Endpoint[Any, Any, Any], Answerer[Any, Any, Any]] = {}
+        self._register()
 
-    @property
-    def url(self) -> str:
-        return "http://127.0.0.1:8337"
+    def _register(self) -> None:
+        """What each endpoint is answered by."""
+        answer = self.answer
+        world = self.world
+        answer(endpoints.STATUS, lambda call: self.status())
+        answer(endpoints.RESOURCES, lambda call: self._shown("resources", world.samples[-1]))
+        answer(
+            endpoints.RESOURCE_HISTORY,
+            lambda call: self._shown("resource_history", list(world.samples)),
+        )
+        answer(endpoints.PROBLEMS, lambda call: self._shown("problems", list(world.problems)))
+        answer(endpoints.MEMORY, lambda call: self._shown("memory_room", list(world.rooms)))
+        answer(endpoints.INSTALLATION, lambda call: self._shown("install_state", world.install))
+        answer(endpoints.INSTALL, lambda call: self.install(call.body.source))
+        answer(endpoints.CANCEL_INSTALL, lambda call: self.cancel_install())
+        answer(endpoints.ADD_DEMO, lambda call: self.add_demo())
+        answer(endpoints.MODELS, lambda call: self._shown("models", list(world.models.values())))
+        answer(endpoints.DETAILS, lambda call: self.details(call.name))
+        answer(endpoints.LOAD, lambda call: self.load(call.name, wait=call.query.wait))
+        answer(endpoints.UNLOAD, lambda call: self.unload(call.name, force=call.query.force))
+        answer(endpoints.PIN, lambda call: self.pin(call.name, True))
+        answer(endpoints.UNPIN, lambda call: self.pin(call.name, False))
+        answer(endpoints.DELETE_MODEL, lambda call: self.delete(call.name))
+        answer(
+            endpoints.SESSIONS,
+            lambda call: self._shown(
+                "sessions",
+                [one for one in world.sessions if call.query.model in {None, one.model}],
+            )[: call.query.limit],
+        )
+        answer(
+            endpoints.ACTIVE_REQUESTS,
+            lambda call: self._shown("active_requests", list(world.active)),
+        )
+        answer(endpoints.REQUESTS, lambda call: self.requests(call.query))
+        answer(endpoints.TOTALS, lambda call: self._shown("totals", list(world.totals)))
+        answer(endpoints.LOGS, lambda call: self._shown("logs", [*map(self._log, world.logs)]))
+        answer(endpoints.LOG_LINES, lambda call: self.log_lines(call.name, call.query))
+        answer(endpoints.CONFIG, lambda call: self._shown("config", list(world.config.values())))
+        answer(endpoints.SET_CONFIG, lambda call: self.set_config(call.name, call.body.value))
+        answer(endpoints.CHECK_CONFIG, lambda call: self.checked(call.name, call.body.value))
+        answer(endpoints.UNSET_CONFIG, lambda call: self.unset_config(call.name))
+        answer(endpoints.CONFIG_FILE, lambda call: self.config_file())
+        answer(endpoints.SET_CONFIG_FILE, lambda call: self.set_config_file(call.body.text))
+        answer(endpoints.SEARCH, lambda call: self.found(call.query))
+        answer(endpoints.HUB_FILES, lambda call: self.hub_files(call.query.repo))
+        answer(
+            endpoints.DOWNLOADS,
+            lambda call: self._shown("downloads", list(world.downloads.values())),
+        )
+        answer(endpoints.DOWNLOAD, lambda call: self.download(call.body.repo, call.body.filename))
+        answer(
+            endpoints.CANCEL_DOWNLOAD,
+            lambda call: self.cancel_download(call.name, keep=call.query.keep),
+        )
+        change = self._change_download
+        answer(
+            endpoints.PAUSE_DOWNLOAD,
+            lambda call: change("pause_download", call.name, DownloadStatus.PAUSED),
+        )
+        answer(
+            endpoints.RESUME_DOWNLOAD,
+            lambda call: change("resume_download", call.name, DownloadStatus.QUEUED),
+        )
+        answer(
+            endpoints.RETRY_DOWNLOAD,
+            lambda call: change("retry_download", call.name, DownloadStatus.QUEUED),
+        )
+
+    def answer(self, endpoint: Endpoint[Q, B, A], answer: Answerer[Q, B, A]) -> None:
+        self._answers[endpoint] = answer
+
+    async def call_with_headers(
+        self,
+        endpoint: Endpoint[Q, B, A],
+        name: str = "",
+        *,
+        query: Q | None = None,
+        body: B | None = None,
+        timeout: float | None = None,
+    ) -> tuple[A, Mapping[str, str]]:
+        query = endpoint.query() if query is None else query
+        body = endpoint.body() if body is None else body
+        result = self._answers[endpoint](Call(name, query, body))
+        if inspect.isawaitable(result):
+            result = await result
+        reply: WithHeaders[Any] = (
+            result if isinstance(result, WithHeaders) else WithHeaders(result, {})
+        )
+        return self._decoded(to_json(reply.value), endpoint.answer, endpoint.route), reply.headers
 
     # What tests do with it
 
@@ -129,6 +228,10 @@ class FakeClient:
         if name in self.fail:
             raise self.fail[name]
 
+    def _shown(self, name: str, value: A) -> A:
+        self._ask(name)
+        return value
+
     def _do(self, name: str, *arguments: Any) -> None:
         self._ask(name)
         self.calls.append((name, *arguments))
@@ -139,39 +242,20 @@ class FakeClient:
         except KeyError:
             raise ModelNotFoundError(f"There is no model {model_id}.") from None
 
-    # The protocol
+    # What it answers
 
-    async def login(self, password: str) -> None:
+    async def login(self, password: str) -> LoginRecord:
         self.calls.append(("login", password))
         if password != self.password:
             raise AdminLoginError("The password is wrong.")
         self._logged_in = True
+        return LoginRecord(access_token="token", expires_in=60)
 
     async def status(self) -> StatusRecord:
         self._ask("status")
         return msgspec.structs.replace(self.world.status, last_event_id=self._last_id)
 
-    async def resources(self) -> ResourceSample:
-        self._ask("resources")
-        return self.world.samples[-1]
-
-    async def resource_history(self, seconds: int) -> list[ResourceSample]:
-        self._ask("resource_history")
-        return list(self.world.samples)
-
-    async def problems(self) -> list[ProblemRecord]:
-        self._ask("problems")
-        return list(self.world.problems)
-
-    async def memory_room(self) -> list[MemoryRoom]:
-        self._ask("memory_room")
-        return list(self.world.rooms)
-
-    async def install_state(self) -> InstallRecord:
-        self._ask("install_state")
-        return self.world.install
-
-    async def install(self, source: str = "auto") -> InstallRecord:
+    async def install(self, source: str) -> InstallRecord:
         self._do("install", source)
         self.world.install = msgspec.structs.replace(
             self.world.install, state=InstallState.RUNNING, source=source, step="downloading"
@@ -199,7 +283,7 @@ class FakeClient:
         after: int | None = None,
         patience: float = 30.0,
         on_lost: Callable[[], None] = lambda: None,
-        logs: Sequence[str] = (),
+        logs: Collection[str] = (),
     ) -> AsyncGenerator[ServerEvent, None]:
         self._ask("events")
         stream: asyncio.Queue[ServerEvent | None] = asyncio.Queue()
@@ -220,28 +304,20 @@ class FakeClient:
         finally:
             self._streams.discard(stream)
 
-    async def models(self) -> list[ModelRecord]:
-        self._ask("models")
-        return list(self.world.models.values())
-
     async def details(self, model_id: str) -> ModelDetails:
         self._ask("details")
         record = self._model(model_id)
         found = self.world.details.get(model_id) or ModelDetails(model=record)
         return msgspec.structs.replace(found, model=record)
 
-    async def load(
-        self, model_id: str, *, wait: bool = True, timeout: float | None = None
-    ) -> ModelRecord:
+    async def load(self, model_id: str, *, wait: bool) -> ModelRecord:
         self._do("load", model_id)
         self._model(model_id)
         if wait:
             return self.set_model(model_id, status=ModelStatus.LOADED, progress=None)
         return self.set_model(model_id, status=ModelStatus.LOADING, progress=0.0)
 
-    async def unload(
-        self, model_id: str, *, force: bool = False, timeout: float | None = None
-    ) -> ModelRecord:
+    async def unload(self, model_id: str, *, force: bool) -> ModelRecord:
         self._do("unload", model_id, force)
         self._model(model_id)
         return self.set_model(model_id, status=ModelStatus.UNLOADED, memory_bytes=None)
@@ -258,46 +334,15 @@ class FakeClient:
         self.publish("model", {"id": model_id, "status": None})
         return record
 
-    async def sessions(
-        self,
-        *,
-        limit: int = 100,
-        before: int | None = None,
-        model: str | None = None,
-        since: datetime | None = None,
-    ) -> list[SessionRecord]:
-        self._ask("sessions")
-        return [one for one in self.world.sessions if model in {None, one.model}][:limit]
-
-    async def active_requests(self) -> list[ActiveRequestRecord]:
-        self._ask("active_requests")
-        return list(self.world.active)
-
-    async def requests(
-        self,
-        *,
-        limit: int = 100,
-        before: int | None = None,
-        model: str | None = None,
-        failed: bool | None = None,
-        since: datetime | None = None,
-    ) -> list[RequestRecord]:
+    async def requests(self, query: RequestQuery) -> list[RequestRecord]:
         self._ask("requests")
         return [
             one
             for one in self.world.requests
-            if (before is None or one.id < before)
-            and model in {None, one.model}
-            and (failed is None or failed == (one.status >= 400 or one.error is not None))
-        ][:limit]
-
-    async def totals(self) -> list[ModelTotals]:
-        self._ask("totals")
-        return list(self.world.totals)
-
-    async def logs(self) -> list[LogRecord]:
-        self._ask("logs")
-        return [self._log(name) for name in self.world.logs]
+            if (query.before is None or one.id < query.before)
+            and query.model in {None, one.model}
+            and query.failed in {None, one.status >= 400 or one.error is not None}
+        ][: query.limit]
 
     def _log(self, name: str) -> LogRecord:
         lines = self.world.logs.get(name)
@@ -313,39 +358,26 @@ class FakeClient:
             runs=self.world.runs.get(name, ()),
         )
 
-    async def log_lines(
-        self,
-        source: str,
-        *,
-        before: int | None = None,
-        after: int | None = None,
-        limit: int = 1000,
-        level: LogLevel | None = None,
-        q: str | None = None,
-    ) -> LogPage:
+    async def log_lines(self, source: str, query: LinesQuery) -> LogPage:
         self._ask("log_lines")
         log = self._log(source)
-        least = 0 if level is None else _LEVELS.index(level)
+        least = 0 if query.level is None else _LEVELS.index(query.level)
         lines = [
             one
             for one in self.world.logs[source]
-            if (before is None or one.number < before)
-            and (after is None or one.number >= after)
+            if (query.before is None or one.number < query.before)
+            and (query.after is None or one.number >= query.after)
             and _LEVELS.index(one.level) >= least
-            and (q is None or q.lower() in one.text.lower())
+            and query.q.lower() in one.text.lower()
         ]
-        forwards = after is not None
+        forwards = query.after is not None
         reached = log.end if forwards else log.first
-        if len(lines) > limit:
-            lines = lines[:limit] if forwards else lines[-limit:]
+        if len(lines) > query.limit:
+            lines = lines[: query.limit] if forwards else lines[-query.limit :]
             reached = lines[-1].number + 1 if forwards else lines[0].number
         return LogPage(log=log, lines=tuple(lines), searched_to=reached)
 
-    async def config(self) -> list[ConfigValueRecord]:
-        self._ask("config")
-        return list(self.world.config.values())
-
-    async def check_config(self, key: str, value: Any) -> ConfigCheckRecord:
+    async def checked(self, key: str, value: Any) -> ConfigCheckRecord:
         self._ask("check_config")
         if key.startswith("models."):
             return ConfigCheckRecord(
@@ -405,34 +437,26 @@ class FakeClient:
         path = self.world.status.config_path or "config.toml"
         return ConfigFileRecord(path=path, text=text, digest=digest)
 
-    async def set_config_file(self, text: str, digest: str) -> ConfigFileRecord:
+    async def set_config_file(self, text: str) -> ConfigFileRecord:
         self._do("set_config_file", text)
         self.world.config_text = text
         return await self.config_file()
 
-    async def hub_search(
-        self, q: str, *, sort: str = "downloads", limit: int = 30, cursor: str | None = None
-    ) -> tuple[list[HubModelRecord], str | None]:
-        self.searches.append((q, sort, cursor))
+    async def found(self, query: SearchQuery) -> WithHeaders[list[HubModelRecord]]:
+        self.searches.append((query.q, query.sort, query.cursor))
         await self.hub_pace.wait()
         self._ask("hub_search")
-        found = [one for one in self.world.found if q.lower() in one.repo.lower()]
-        start = int(cursor or 0)
-        more = str(start + limit) if start + limit < len(found) else None
-        return found[start : start + limit], more
+        found = [one for one in self.world.found if query.q.lower() in one.repo.lower()]
+        start = int(query.cursor or 0)
+        end = start + query.limit
+        return WithHeaders(found[start:end], {NEXT_CURSOR: str(end)} if end < len(found) else {})
 
-    async def hub_files(self, repo: str, revision: str | None = None) -> list[HubFilesRecord]:
+    async def hub_files(self, repo: str) -> list[HubFilesRecord]:
         await self.hub_pace.wait()
         self._ask("hub_files")
         return list(self.world.hub_files.get(repo, []))
 
-    async def downloads(self) -> list[DownloadRecord]:
-        self._ask("downloads")
-        return list(self.world.downloads.values())
-
-    async def download(
-        self, repo: str, filename: str | None = None, revision: str | None = None
-    ) -> DownloadRecord:
+    async def download(self, repo: str, filename: str | None) -> DownloadRecord:
         self._do("download", repo, filename)
         record = DownloadRecord(
             id=f"d{len(self.world.downloads) + 1}",
@@ -458,21 +482,12 @@ class FakeClient:
         known = self._one_download(download_id)
         return self._set_download(msgspec.structs.replace(known, status=new, error=None))
 
-    async def cancel_download(self, download_id: str, *, keep: bool = False) -> DownloadRecord:
+    async def cancel_download(self, download_id: str, *, keep: bool) -> DownloadRecord:
         self._do("cancel_download", download_id, keep)
         known = self._one_download(download_id)
         return self._set_download(
             msgspec.structs.replace(known, status=DownloadStatus.CANCELLED, error=None)
         )
-
-    async def pause_download(self, download_id: str) -> DownloadRecord:
-        return self._change_download("pause_download", download_id, DownloadStatus.PAUSED)
-
-    async def resume_download(self, download_id: str) -> DownloadRecord:
-        return self._change_download("resume_download", download_id, DownloadStatus.QUEUED)
-
-    async def retry_download(self, download_id: str) -> DownloadRecord:
-        return self._change_download("retry_download", download_id, DownloadStatus.QUEUED)
 
     async def chat(
         self,

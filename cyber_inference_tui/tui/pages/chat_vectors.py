@@ -8,7 +8,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from cyber_inference_tui.client.protocol import Client
+from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.charset import Charset
@@ -24,7 +24,7 @@ class VectorsPane(Vertical):
     VectorsPane Static { height: auto; margin: 0 1; }
     """
 
-    def __init__(self, client: Client, charset: Charset) -> None:
+    def __init__(self, client: ServiceClient, charset: Charset) -> None:
         super().__init__(id="vectors")
         self._client = client
         self._charset = charset

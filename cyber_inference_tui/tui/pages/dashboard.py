@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from cyber_inference_tui.records import ModelRecord, ModelStatus
+from cyber_inference_tui.records import ModelRecord, ModelStatus, endpoints, queries
 from cyber_inference_tui.tui.chrome import TooSmall
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
@@ -140,7 +140,9 @@ class DashboardPage(Page):
     def action_load(self) -> None:
         """Load the selected model."""
         if (model := self._selected()) is not None:
-            self.cyber.do(self.client.load(model.id, wait=False))
+            self.cyber.do(
+                self.client.call(endpoints.LOAD, model.id, query=queries.LoadQuery(wait=False))
+            )
 
     def action_unload(self) -> None:
         """Unload the selected model; asks where requests would be cut off or waited for."""
@@ -150,14 +152,20 @@ class DashboardPage(Page):
         if model.in_flight:
             self._ask_unload(model)
         else:
-            self.cyber.do(self.client.unload(model.id))
+            self.cyber.do(self.client.call(endpoints.UNLOAD, model.id))
 
     def _ask_unload(self, model: ModelRecord) -> None:
         from cyber_inference_tui.tui.dialogs.question import Answer, Question  # noqa: PLC0415
 
         def answered(value: str | None) -> None:
             if value in {"wait", "now"}:
-                self.cyber.do(self.client.unload(model.id, force=value == "now"))
+                self.cyber.do(
+                    self.client.call(
+                        endpoints.UNLOAD,
+                        model.id,
+                        query=queries.UnloadQuery(force=value == "now"),
+                    )
+                )
 
         number = model.in_flight
         self.cyber.push_screen(
@@ -177,7 +185,9 @@ class DashboardPage(Page):
     def action_pin(self) -> None:
         """Keep the selected model loaded, or no longer."""
         if (model := self._selected()) is not None:
-            self.cyber.do(self.client.pin(model.id, not model.pinned))
+            self.cyber.do(
+                self.client.call(endpoints.UNPIN if model.pinned else endpoints.PIN, model.id)
+            )
 
     async def action_log(self) -> None:
         """Open the log of the selected model's server."""

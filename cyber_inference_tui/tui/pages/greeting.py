@@ -19,6 +19,8 @@ from cyber_inference_tui.records import (
     InstallSource,
     InstallState,
     ModelStatus,
+    endpoints,
+    queries,
 )
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.charset import Charset
@@ -132,11 +134,16 @@ class Greeting(VerticalScroll, can_focus=True):
         """Get a llama-server, in the way with this number."""
         ways = install_ways(self._snapshot.install)
         if place < len(ways):
-            self._app.do(self._app.client.install(ways[place].name), group="install")
+            self._app.do(
+                self._app.client.call(
+                    endpoints.INSTALL, body=queries.InstallWish(ways[place].name)
+                ),
+                group="install",
+            )
 
     def action_stop(self) -> None:
         """Stop getting one."""
-        self._app.do(self._app.client.cancel_install(), group="install")
+        self._app.do(self._app.client.call(endpoints.CANCEL_INSTALL), group="install")
 
     def action_path(self) -> None:
         """Ask where a llama-server is, and use that one."""
@@ -158,12 +165,14 @@ class Greeting(VerticalScroll, can_focus=True):
     async def _use(self, path: str) -> None:
         """Use the llama-server at ``path``; a wrong one is taken out again."""
         client = self._app.client
-        record = await client.set_config("llama_server_path", path)
-        server = (await client.status()).llama_server
+        record = await client.call(
+            endpoints.SET_CONFIG, "llama_server_path", body=queries.NewValue(path)
+        )
+        server = (await client.call(endpoints.STATUS)).llama_server
         if server.path is not None and record.source == "file":
             self._app.tell(f"Using {clean_line(server.path)}.")
             return
-        await client.unset_config("llama_server_path")
+        await client.call(endpoints.UNSET_CONFIG, "llama_server_path")
         if record.source != "file":
             told = f"llama_server_path is set by its {_SETTERS.get(record.source, 'start')}."
             raise CyberError(f"The service cannot use {path}: {told}")
@@ -173,7 +182,12 @@ class Greeting(VerticalScroll, can_focus=True):
         """Download one of the suggested models."""
         chosen = suggest(free_for_models(self._snapshot))
         if place < len(chosen):
-            self._app.do(self._app.client.download(chosen[place].repo), group="download")
+            self._app.do(
+                self._app.client.call(
+                    endpoints.DOWNLOAD, body=queries.NewDownload(chosen[place].repo)
+                ),
+                group="download",
+            )
 
     def action_hub(self) -> None:
         """Look for another model."""
@@ -181,7 +195,10 @@ class Greeting(VerticalScroll, can_focus=True):
 
     def action_demo(self) -> None:
         """Add the built-in model."""
-        self._app.do(self._app.client.add_demo(), done="The model demo is here: 6 chats with it.")
+        self._app.do(
+            self._app.client.call(endpoints.ADD_DEMO),
+            done="The model demo is here: 6 chats with it.",
+        )
 
 
 def greeting_content(snapshot: Snapshot, charset: Charset, url: str, width: int) -> Content:

@@ -21,6 +21,8 @@ from cyber_inference_tui.records import (
     DownloadStatus,
     HubFilesRecord,
     HubModelRecord,
+    endpoints,
+    queries,
 )
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
@@ -303,7 +305,9 @@ class HubPage(Page):
     async def _search(self, delay: float) -> None:
         await asyncio.sleep(delay)
         try:
-            found, cursor = await self.client.hub_search(self._query, sort=self._sort)
+            found, cursor = await self.client.search(
+                queries.SearchQuery(q=self._query, sort=self._sort)
+            )
         except CyberError as error:
             self._end(str(error))
             return
@@ -314,8 +318,8 @@ class HubPage(Page):
 
     async def _search_on(self) -> None:
         try:
-            found, cursor = await self.client.hub_search(
-                self._query, sort=self._sort, cursor=self._cursor
+            found, cursor = await self.client.search(
+                queries.SearchQuery(q=self._query, sort=self._sort, cursor=self._cursor)
             )
         except CyberError as error:
             self._end(str(error))
@@ -361,7 +365,9 @@ class HubPage(Page):
 
     async def _files_of(self, repo: str) -> None:
         try:
-            files = await self.client.hub_files(repo)
+            files = await self.client.call(
+                endpoints.HUB_FILES, query=queries.RepositoryQuery(repo=repo)
+            )
         except CyberError as error:
             self._end(str(error))
             return
@@ -434,7 +440,7 @@ class HubPage(Page):
 
     async def _begin_download(self, repo: str, name: str) -> None:
         try:
-            await self.client.download(repo, name)
+            await self.client.call(endpoints.DOWNLOAD, body=queries.NewDownload(repo, name))
         except CyberError as error:
             self._refused = str(error)
             self._draw()
@@ -444,7 +450,7 @@ class HubPage(Page):
         self.cyber.do(self._load_and_show(event.model_id))
 
     async def _load_and_show(self, model_id: str) -> None:
-        await self.client.load(model_id, wait=False)
+        await self.client.call(endpoints.LOAD, model_id, query=queries.LoadQuery(wait=False))
         await self.cyber.open_model(model_id)
 
     # The two panes

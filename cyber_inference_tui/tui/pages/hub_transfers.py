@@ -14,7 +14,13 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from cyber_inference_tui.records import DownloadRecord, DownloadStatus, ModelStatus
+from cyber_inference_tui.records import (
+    DownloadRecord,
+    DownloadStatus,
+    ModelStatus,
+    endpoints,
+    queries,
+)
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
@@ -221,17 +227,17 @@ class TransferPane(Vertical):
     def action_pause(self) -> None:
         """Stop it for now."""
         if (one := self.chosen) is not None:
-            self._cyber.do(self._cyber.client.pause_download(one.id))
+            self._cyber.do(self._cyber.client.call(endpoints.PAUSE_DOWNLOAD, one.id))
 
     def action_resume(self) -> None:
         """Let it go on."""
         if (one := self.chosen) is not None:
-            self._cyber.do(self._cyber.client.resume_download(one.id))
+            self._cyber.do(self._cyber.client.call(endpoints.RESUME_DOWNLOAD, one.id))
 
     def action_retry(self) -> None:
         """Try it again."""
         if (one := self.chosen) is not None:
-            self._cyber.do(self._cyber.client.retry_download(one.id))
+            self._cyber.do(self._cyber.client.call(endpoints.RETRY_DOWNLOAD, one.id))
 
     def action_cancel(self) -> None:
         """End it, once the person has said what is to become of the part that is there."""
@@ -243,7 +249,13 @@ class TransferPane(Vertical):
         def answered(value: str | None) -> None:
             if value in {"keep", "remove"}:
                 client = self._cyber.client
-                self._cyber.do(client.cancel_download(download_id, keep=value == "keep"))
+                self._cyber.do(
+                    client.call(
+                        endpoints.CANCEL_DOWNLOAD,
+                        download_id,
+                        query=queries.CancelQuery(keep=value == "keep"),
+                    )
+                )
 
         here = memory_text(one.bytes_done, charset=self._charset)
         self.app.push_screen(

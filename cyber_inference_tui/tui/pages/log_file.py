@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from cyber_inference_tui.client.protocol import Client
-from cyber_inference_tui.records import LogLevel
+from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.records import LogLevel, endpoints, queries
 
 MAX_SAVED_LINES = 1_000_000
 _STEP = 5000
 
 
-async def save_log(client: Client, source: str, level: LogLevel | None, path: Path) -> int:
+async def save_log(client: ServiceClient, source: str, level: LogLevel | None, path: Path) -> int:
     """Write all that is kept of the log ``source``, of ``level`` and worse, to the new file
     ``path``; tells how many lines that were.
 
@@ -23,7 +23,11 @@ async def save_log(client: Client, source: str, level: LogLevel | None, path: Pa
     with path.open("x", encoding="utf-8") as file:
         at = 0
         while saved < MAX_SAVED_LINES:
-            page = await client.log_lines(source, after=at, limit=_STEP, level=level)
+            page = await client.call(
+                endpoints.LOG_LINES,
+                source,
+                query=queries.LinesQuery(after=at, limit=_STEP, level=level),
+            )
             text = "".join(f"{one.at.isoformat()} {one.text}\n" for one in page.lines)
             await asyncio.to_thread(file.write, text)
             saved += len(page.lines)

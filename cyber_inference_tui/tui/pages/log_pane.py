@@ -19,10 +19,18 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import Input, Static
 
-from cyber_inference_tui.client.protocol import Client
+from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import CyberError, NoServiceError
-from cyber_inference_tui.records import LogEvent, LogLevel, LogPage, LogRecord, NumberedLine
+from cyber_inference_tui.records import (
+    LogEvent,
+    LogLevel,
+    LogPage,
+    LogRecord,
+    NumberedLine,
+    endpoints,
+    queries,
+)
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from cyber_inference_tui.tui.pages.log_file import save_log
@@ -105,7 +113,7 @@ class LogPane(Vertical):
         return cast("CyberApp", self.app)
 
     @property
-    def _client(self) -> Client:
+    def _client(self) -> ServiceClient:
         return self._app.client
 
     @property
@@ -170,7 +178,7 @@ class LogPane(Vertical):
         pause = 0.5
         while True:
             try:
-                status = await self._client.status()
+                status = await self._client.call(endpoints.STATUS)
                 if self._service_pid not in {None, status.pid}:
                     # Its numbers are others. What is being read stays until the reader lets go.
                     self._former = bool(self.view.lines) and not self.view.following
@@ -244,8 +252,10 @@ class LogPane(Vertical):
         self._show_title()
 
     async def _lines(self, **choice: Any) -> LogPage:
-        return await self._client.log_lines(
-            self.source, limit=PAGE_LINES, level=self._level, **choice
+        return await self._client.call(
+            endpoints.LOG_LINES,
+            self.source,
+            query=queries.LinesQuery(limit=PAGE_LINES, level=self._level, **choice),
         )
 
     @on(LogView.OlderWanted)
@@ -366,8 +376,10 @@ class LogPane(Vertical):
         at = view.first_number if step < 0 else view.end_number
         while True:
             bound = {"before": at} if step < 0 else {"after": at}
-            page = await self._client.log_lines(
-                self.source, limit=1, level=self._level, q=view.search, **bound
+            page = await self._client.call(
+                endpoints.LOG_LINES,
+                self.source,
+                query=queries.LinesQuery(limit=1, level=self._level, q=view.search, **bound),
             )
             if page.lines:
                 return page.lines[0].number
@@ -396,7 +408,11 @@ class LogPane(Vertical):
         self._read(self._to_error())
 
     async def _to_error(self) -> None:
-        page = await self._client.log_lines(self.source, limit=1, level=LogLevel.ERROR)
+        page = await self._client.call(
+            endpoints.LOG_LINES,
+            self.source,
+            query=queries.LinesQuery(limit=1, level=LogLevel.ERROR),
+        )
         if page.lines:
             await self._show_around(page.lines[0].number)
         else:
@@ -408,7 +424,9 @@ class LogPane(Vertical):
         self._read(self._to_run(step))
 
     async def _to_run(self, step: int) -> None:
-        page = await self._client.log_lines(self.source, limit=1)
+        page = await self._client.call(
+            endpoints.LOG_LINES, self.source, query=queries.LinesQuery(limit=1)
+        )
         starts = [run.first for run in page.log.runs if run.first >= page.log.first]
         here = self.view.top_number if self.view.target is None else self.view.target
         beyond = [start for start in starts if (start < here if step < 0 else start > here)]

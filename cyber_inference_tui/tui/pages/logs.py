@@ -11,7 +11,7 @@ from textual.containers import Horizontal
 from textual.events import DescendantFocus
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import LogRecord
+from cyber_inference_tui.records import LogRecord, endpoints
 from cyber_inference_tui.tui.pages.log_pane import LogPane
 from cyber_inference_tui.tui.pages.log_sources import SERVICE, source_rows
 from cyber_inference_tui.tui.pages.page import Page
@@ -83,7 +83,7 @@ class LogsPage(Page):
 
     async def _read(self) -> None:
         try:
-            self._logs = await self.client.logs()
+            self._logs = await self.client.call(endpoints.LOGS)
         except CyberError as error:
             self.cyber.tell(str(error), "error")
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
+from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, endpoints, queries
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.figures import memory_text
@@ -32,7 +32,9 @@ class ModelActions(Page):
     def action_load(self) -> None:
         """Load it."""
         if (model := self.chosen()) is not None:
-            self.cyber.do(self.client.load(model.id, wait=False))
+            self.cyber.do(
+                self.client.call(endpoints.LOAD, model.id, query=queries.LoadQuery(wait=False))
+            )
 
     def action_unload(self) -> None:
         """Unload it; asks when it has requests to answer."""
@@ -41,12 +43,18 @@ class ModelActions(Page):
             return
         busy = model.in_flight + model.queued
         if not busy:
-            self.cyber.do(self.client.unload(model.id))
+            self.cyber.do(self.client.call(endpoints.UNLOAD, model.id))
             return
 
         def answered(value: str | None) -> None:
             if value in {"after", "now"}:
-                self.cyber.do(self.client.unload(model.id, force=value == "now"))
+                self.cyber.do(
+                    self.client.call(
+                        endpoints.UNLOAD,
+                        model.id,
+                        query=queries.UnloadQuery(force=value == "now"),
+                    )
+                )
 
         told = [f"{requests_text(model.in_flight)} in work"] if model.in_flight else []
         told += [f"{requests_text(model.queued)} waiting"] if model.queued else []
@@ -67,7 +75,9 @@ class ModelActions(Page):
     def action_pin(self) -> None:
         """Keep it loaded, or no longer."""
         if (model := self.chosen()) is not None:
-            self.cyber.do(self.client.pin(model.id, not model.pinned))
+            self.cyber.do(
+                self.client.call(endpoints.UNPIN if model.pinned else endpoints.PIN, model.id)
+            )
 
     def action_delete(self) -> None:
         """Delete its files, after asking."""
@@ -89,7 +99,7 @@ class ModelActions(Page):
             self.cyber.do(self._ask_delete(model), group="ask")
 
     async def _ask_delete(self, model: ModelRecord) -> None:
-        details = await self.client.details(model.id)
+        details = await self.client.call(endpoints.DETAILS, model.id)
         if not self.is_current:
             return  # meanwhile something else was asked for
         name = clean_line(model.id, limit=200)
@@ -98,7 +108,9 @@ class ModelActions(Page):
 
         def answered(value: str | None) -> None:
             if value == "delete":
-                self.cyber.do(self.client.delete(model.id), done=f"{name} is deleted.")
+                self.cyber.do(
+                    self.client.call(endpoints.DELETE_MODEL, model.id), done=f"{name} is deleted."
+                )
 
         self.app.push_screen(
             Question(
@@ -117,7 +129,7 @@ class ModelActions(Page):
     async def _edit(self, model: ModelRecord) -> None:
         from cyber_inference_tui.tui.pages.model_form import ModelForm  # noqa: PLC0415 - seldom
 
-        details = await self.client.details(model.id)
+        details = await self.client.call(endpoints.DETAILS, model.id)
         if not self.is_current:
             return  # meanwhile something else was asked for
         status = self.cyber.snapshot.status

@@ -17,7 +17,13 @@ from textual.widgets import Input, Static
 
 from cyber_inference_tui.client.model_key import model_key
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import ModelDetails, ModelSettingRecord, SettingEffect
+from cyber_inference_tui.records import (
+    ModelDetails,
+    ModelSettingRecord,
+    SettingEffect,
+    endpoints,
+    queries,
+)
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.pages.model_setting import (
@@ -300,9 +306,9 @@ class ModelForm(ModalScreen[str | None]):
         path = model_key(self._model_id, change.key)
         client = self._app.client
         if change.unset:
-            await client.unset_config(path)
+            await client.call(endpoints.UNSET_CONFIG, path)
         else:
-            await client.set_config(path, change.value)
+            await client.call(endpoints.SET_CONFIG, path, body=queries.NewValue(change.value))
 
     def action_leave(self) -> None:
         """Leave; asks where something typed would be lost."""

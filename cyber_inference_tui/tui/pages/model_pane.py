@@ -12,9 +12,9 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from cyber_inference_tui.client.protocol import Client
+from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import ModelDetails, ModelRecord
+from cyber_inference_tui.records import ModelDetails, ModelRecord, endpoints
 
 READ_DELAY = 0.12
 """Seconds on one model until its details are asked for: a cursor that runs asks for none."""
@@ -92,7 +92,7 @@ class DetailsReader:
 
     async def read(
         self,
-        client: Client,
+        client: ServiceClient,
         model: ModelRecord,
         config_version: int,
         then: Callable[[], None],
@@ -104,7 +104,7 @@ class DetailsReader:
         try:
             if self.details_of(model) is None:
                 await asyncio.sleep(READ_DELAY)
-            self._details = await client.details(model.id)
+            self._details = await client.call(endpoints.DETAILS, model.id)
         except CyberError as error:
             self._problem = (model.id, str(error))
         except asyncio.CancelledError:

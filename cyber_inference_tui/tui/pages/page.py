@@ -15,7 +15,7 @@ from cyber_inference_tui.tui.key_bar import KeyBar
 from cyber_inference_tui.tui.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from cyber_inference_tui.client.protocol import Client
+    from cyber_inference_tui.client.service_client import ServiceClient
     from cyber_inference_tui.tui.app import CyberApp
 
 WIDTHS: list[tuple[int, str]] = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]
@@ -60,7 +60,7 @@ class Page(Screen[None]):
         return cast("CyberApp", self.app)
 
     @property
-    def client(self) -> Client:
+    def client(self) -> ServiceClient:
         """The service."""
         return self.cyber.client
 

@@ -13,7 +13,13 @@ from textual.content import Content
 from textual.widgets import Static
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, RequestRecord
+from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ModelTotals,
+    RequestRecord,
+    endpoints,
+    queries,
+)
 from cyber_inference_tui.tui.feed import FINISHED_KEPT
 from cyber_inference_tui.tui.pages.page import Page, say
 from cyber_inference_tui.tui.pages.request_details import details, details_content, details_text
@@ -275,11 +281,14 @@ class RequestsPage(Page):
     async def _fetch(self, history: RequestHistory) -> None:
         choice = history.choice
         try:
-            page = await self.client.requests(
-                limit=PAGE,
-                before=history.oldest_id,
-                model=choice.model,
-                failed=True if choice.only_failures else None,
+            page = await self.client.call(
+                endpoints.REQUESTS,
+                query=queries.RequestQuery(
+                    limit=PAGE,
+                    before=history.oldest_id,
+                    model=choice.model,
+                    failed=True if choice.only_failures else None,
+                ),
             )
         except CyberError as error:
             if history is self._history:
@@ -388,7 +397,7 @@ class RequestsPage(Page):
 
     async def _add_up(self) -> None:
         try:
-            self._totals = await self.client.totals()
+            self._totals = await self.client.call(endpoints.TOTALS)
         except CyberError as error:
             self._problem = str(error)
         self.redraw()

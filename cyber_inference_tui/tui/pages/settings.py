@@ -13,7 +13,13 @@ from textual.content import Content
 from textual.widgets import Input, Static
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import ConfigCheckRecord, ConfigValueRecord, SettingEffect
+from cyber_inference_tui.records import (
+    ConfigCheckRecord,
+    ConfigValueRecord,
+    SettingEffect,
+    endpoints,
+    queries,
+)
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.choice import Choice
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
@@ -135,7 +141,7 @@ class SettingsPage(Page):
 
     async def _read(self) -> None:
         try:
-            settings = await self.client.config()
+            settings = await self.client.call(endpoints.CONFIG)
         except CyberError as error:
             self.cyber.tell(str(error), "error")
             return
@@ -278,7 +284,7 @@ class SettingsPage(Page):
         try:
             value = self._parsed(key, text)
             check = await self.client.check_config(key, value)
-            record = await self.client.set_config(key, value)
+            record = await self.client.call(endpoints.SET_CONFIG, key, body=queries.NewValue(value))
         except CyberError as error:
             self._show_effect(str(error), "bad")
             return
@@ -329,7 +335,7 @@ class SettingsPage(Page):
 
     async def _unset(self, record: ConfigValueRecord, check: ConfigCheckRecord) -> None:
         key = record.key
-        self._settings[key] = await self.client.unset_config(key)
+        self._settings[key] = await self.client.call(endpoints.UNSET_CONFIG, key)
         self._show_table()
         self.refresh_bindings()
         self._take_theme(key, self._settings[key])
@@ -369,7 +375,7 @@ class SettingsPage(Page):
 
     async def _edit_file(self) -> None:
         try:
-            before = await self.client.config_file()
+            before = await self.client.call(endpoints.CONFIG_FILE)
             text: str | None = before.text
             while True:
                 text = edit_text(self.app, text or "", name="config.toml")
@@ -389,7 +395,7 @@ class SettingsPage(Page):
     async def _try_file(self, text: str, digest: str) -> str | None:
         """Save the file; what is wrong with it, if it was refused."""
         try:
-            await self.client.set_config_file(text, digest)
+            await self.client.call(endpoints.SET_CONFIG_FILE, body=queries.NewFile(text, digest))
         except CyberError as error:
             return "\n".join(clean_line(line) for line in str(error).splitlines()[:20])
         return None
@@ -403,7 +409,9 @@ class SettingsPage(Page):
             self.app.theme = name
             launch = self.cyber.launch
             if not (launch.readonly or launch.attached):
-                self.cyber.do(self.client.set_config("theme", name))
+                self.cyber.do(
+                    self.client.call(endpoints.SET_CONFIG, "theme", body=queries.NewValue(name))
+                )
 
         rows = [Row(name, (name,)) for name in sorted(self.app.available_themes, key=_own_first)]
         self.app.push_screen(

@@ -1,0 +1,167 @@
+"""Routes from the table of endpoints: a handler takes a decoded call and returns a record.
+
+A path parameter may contain slashes, encoded or not. Where a segment may follow it, that segment is
+the last one: so a model may be named ``x/load``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from cyber_inference_tui.errors import NotFoundError
+from cyber_inference_tui.http.access import Handler
+from cyber_inference_tui.http.errors import method_not_allowed
+from cyber_inference_tui.http.query import is_asked_for, read_query
+from cyber_inference_tui.http.wire import decoded, json_answer, raw_tail, read_json, text_answer
+from cyber_inference_tui.records.endpoints import Area, Endpoint, Stream
+
+Q = TypeVar("Q")
+B = TypeVar("B")
+A = TypeVar("A")
+
+
+class Call(msgspec.Struct, Generic[Q, B], frozen=True):
+    """One call of an endpoint; ``name`` is the parameter in its path, decoded."""
+
+    name: str
+    query: Q
+    body: B
+
+
+class WithHeaders(msgspec.Struct, Generic[A], frozen=True):
+    """An answer with headers."""
+
+    value: A
+    headers: dict[str, str]
+
+
+Answerer = Callable[
+    [Call[Q, B]], A | WithHeaders[A] | msgspec.Raw | Awaitable[A | WithHeaders[A] | msgspec.Raw]
+]
+"""Returns a record, plain or with headers, or its JSON."""
+
+
+class RouteTable:
+    """The routes of an application. A path answers 405 to the methods that it does not have.
+
+    ``body_limit`` returns how many bytes a body may have. ``is_name`` says whether a model has
+    exactly this name: then a GET takes the last segment for part of the name.
+    """
+
+    def __init__(self, body_limit: Callable[[], int], is_name: Callable[[str], bool]) -> None:
+        self.areas: dict[Handler, Area] = {}
+        self._body_limit = body_limit
+        self._is_name = is_name
+        self._answers: dict[str, list[tuple[Endpoint[Any, Any, Any], Answerer[Any, Any, Any]]]] = {}
+        self._routes: dict[str, dict[tuple[str, str], Handler]] = {}
+
+    def answer(self, endpoint: Endpoint[Q, B, A], answer: Answerer[Q, B, A]) -> None:
+        """Answer calls of ``endpoint`` with ``answer``."""
+        same = self._answers.setdefault(endpoint.route, [])
+        same.append((endpoint, answer))
+        if len(same) == 1:
+            self.handle(endpoint, self._handler(same))
+
+    def handle(self, endpoint: Endpoint[Any, Any, Any], handler: Handler) -> None:
+        """Handle requests for ``endpoint`` with ``handler``, which reads and writes by itself."""
+        prefix, _, rest = endpoint.path.partition("{")
+        parameter, _, action = rest.partition("}")
+        path = f"{prefix}{{{parameter}:.+}}" if parameter else prefix
+        methods = self._routes.setdefault(path, {})
+        methods[endpoint.method, action.removeprefix("/")] = handler
+        # A HEAD of something endless would be a stream that nobody can read.
+        if endpoint.method == "GET" and endpoint.answer is not Stream:
+            methods["HEAD", action.removeprefix("/")] = handler
+        self.areas[handler] = endpoint.area
+
+    def catch(self, path: str, area: Area, handler: Handler) -> None:
+        """Handle all other requests for ``path`` with ``handler``."""
+        self._routes.setdefault(path, {})["*", ""] = handler
+        self.areas[handler] = area
+
+    def register(self, app: web.Application) -> None:
+        """Add all of it to ``app``, in order."""
+        for path, handlers in self._routes.items():
+            if any(action for _, action in handlers):
+                routes = {"*": _by_action(path.partition("{")[0], handlers, self._is_name)}
+            else:
+                routes = {method: handler for (method, _), handler in handlers.items()}
+            if "*" not in routes:
+                routes["*"] = _refuse_method(tuple(sorted(routes)))
+            area = self.areas[next(iter(handlers.values()))]
+            resource = app.router.add_resource(path)
+            for method, handler in routes.items():
+                self.areas[handler] = area
+                # Whether a body is welcome is for the access check to say first.
+                resource.add_route(method, handler, expect_handler=_expect_later)
+
+    def _handler(
+        self, candidates: list[tuple[Endpoint[Any, Any, Any], Answerer[Any, Any, Any]]]
+    ) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            asked = (it for it in candidates if is_asked_for(it[0].query, request.query))
+            endpoint, answer = next(asked, candidates[-1])
+            query = read_query(endpoint.query, request.query)
+            limit = self._body_limit()
+            body = await read_json(request, endpoint.body, limit=limit) if endpoint.writes else None
+            result = answer(Call(_name(request, endpoint.path), query, body))
+            if inspect.isawaitable(result):
+                result = await result
+            reply: WithHeaders[Any] = (
+                result if isinstance(result, WithHeaders) else WithHeaders(result, {})
+            )
+            if endpoint.answer is str:
+                return text_answer(reply.value, headers=reply.headers)
+            return json_answer(reply.value, status=endpoint.status, headers=reply.headers)
+
+        return handle
+
+
+def _name(request: web.Request, path: str) -> str:
+    prefix, _, rest = path.partition("{")
+    if not rest:
+        return ""
+    raw = raw_tail(request, prefix.count("/") - 1)
+    return decoded(raw if rest.endswith("}") else raw.rpartition("/")[0])
+
+
+def _by_action(
+    prefix: str, handlers: dict[tuple[str, str], Handler], is_name: Callable[[str], bool]
+) -> Handler:
+    """Choose a handler by the method and the last segment of the path."""
+    actions = [action for method, action in handlers if method == "POST" and action]
+
+    async def dispatch(request: web.Request) -> web.StreamResponse:
+        method = request.method
+        raw = raw_tail(request, prefix.count("/") - 1)
+        raw_name, _, action = raw.rpartition("/")
+        handler = handlers.get((method, action)) if raw_name else None
+        if handler is None or (method in {"GET", "HEAD"} and is_name(decoded(raw))):
+            handler = handlers.get((method, ""))
+        if handler is not None:
+            return await handler(request)
+        if method == "POST" and raw_name and action not in actions:
+            raise NotFoundError(
+                f"There is no action {decoded(action)}.",
+                hint=f"POST to {prefix}ID/ and one of {', '.join(actions)}.",
+            )
+        there = {other for other, its in handlers if its in ({"", action} if raw_name else {""})}
+        raise method_not_allowed(method, request.path, tuple(sorted(there)))
+
+    return dispatch
+
+
+def _refuse_method(allow: tuple[str, ...]) -> Handler:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise method_not_allowed(request.method, request.path, allow)
+
+    return refuse
+
+
+async def _expect_later(request: web.Request) -> None:
+    """``Expect: 100-continue`` is answered once the request has passed the checks."""

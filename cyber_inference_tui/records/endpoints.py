@@ -1,0 +1,296 @@
+"""The endpoints of the service, one line each: server, client, docs and tests use this table.
+
+The server registers a handler for each (``http.app``, ``http.admin``), ``ServiceClient.call`` calls
+them, and ``GET /openapi.json`` describes them. To add an endpoint, add a line here and a line in
+``http.admin``.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from cyber_inference_tui.records.hub import DownloadRecord, HubFilesRecord, HubModelRecord
+from cyber_inference_tui.records.logs import LogPage, LogRecord
+from cyber_inference_tui.records.machine import MemoryRoom, ResourceSample
+from cyber_inference_tui.records.models import (
+    ModelDetails,
+    ModelRecord,
+    ProblemRecord,
+    SessionRecord,
+)
+from cyber_inference_tui.records.queries import (
+    CancelQuery,
+    CheckQuery,
+    Credentials,
+    EventsQuery,
+    HistoryQuery,
+    InstallWish,
+    LinesQuery,
+    LoadQuery,
+    LogEventsQuery,
+    NewDownload,
+    NewFile,
+    NewValue,
+    Nothing,
+    RepositoryQuery,
+    RequestQuery,
+    SearchQuery,
+    ServerQuery,
+    StatusEventsQuery,
+    TailQuery,
+    TimeQuery,
+    UnloadQuery,
+)
+from cyber_inference_tui.records.requests import (
+    ActiveRequestRecord,
+    ModelTotals,
+    RequestRecord,
+    WaitingRecord,
+)
+from cyber_inference_tui.records.service import (
+    ConfigCheckRecord,
+    ConfigFileRecord,
+    ConfigValueRecord,
+    InstallRecord,
+    LoginRecord,
+    StatusRecord,
+)
+
+NEXT_CURSOR = "X-Next-Cursor"
+"""Header of a page of a search: the ``cursor`` of the next one; it is missing on the last page."""
+LOG_POSITION = "X-Last-Event-ID"
+"""Header of a log: the newest event when it was read, to follow the log from there."""
+
+Q = TypeVar("Q")
+B = TypeVar("B")
+A = TypeVar("A")
+
+
+class Area(Enum):
+    """Who may call an endpoint."""
+
+    OPEN = auto()
+    """Everybody, without a key: health and the front page."""
+    MODEL = auto()
+    """Clients of models: with a key, when ``api_keys`` is set."""
+    LOGIN = auto()
+    """Where the password is sent: no foreign pages, writes only as JSON."""
+    ADMIN = auto()
+    """The owner: as ``LOGIN``, and with a token, when ``admin_password`` is set."""
+
+
+class Endpoint(msgspec.Struct, Generic[Q, B, A], frozen=True):
+    """One method of one path: what it takes and what it answers.
+
+    ``route`` is the method and the path. A path has at most one parameter, which may contain
+    slashes; one segment may follow it. Where two endpoints have the same route, the first whose
+    required query parameters are given (a flag: is 1) answers.
+    """
+
+    route: str
+    query: type[Q]
+    """Its fields are the query parameters."""
+    body: type[B]
+    """Of a write, the JSON body; an empty body counts as ``{}``."""
+    answer: type[A]
+    """What the JSON of the answer decodes to; ``str`` is plain text."""
+    summary: str
+    area: Area = Area.ADMIN
+    status: int = 200
+
+    @property
+    def method(self) -> str:
+        """The HTTP method."""
+        return self.route.partition(" ")[0]
+
+    @property
+    def path(self) -> str:
+        """The path, with its parameter in braces."""
+        return self.route.partition(" ")[2]
+
+    @property
+    def writes(self) -> bool:
+        """Whether it has a body."""
+        return self.method != "GET"
+
+
+class Stream(msgspec.Struct):
+    """The answer of an endpoint that sends events until the client leaves."""
+
+
+def _plain(
+    route: str, answer: type[A], summary: str, area: Area = Area.ADMIN
+) -> Endpoint[Nothing, Nothing, A]:
+    return Endpoint(route, Nothing, Nothing, answer, summary, area)
+
+
+def _asking(
+    route: str, query: type[Q], answer: type[A], summary: str, area: Area = Area.ADMIN
+) -> Endpoint[Q, Nothing, A]:
+    return Endpoint(route, query, Nothing, answer, summary, area)
+
+
+HEALTH = _plain("GET /health", dict[str, str], "whether the service is up", Area.OPEN)
+HEALTH_V1 = _plain("GET /v1/health", dict[str, str], "the same as `/health`", Area.OPEN)
+FRONT_PAGE = _plain("GET /", str, "a page that says what this is", Area.OPEN)
+LIST_V1 = _plain("GET /v1/models", dict[str, Any], "the models, as OpenAI lists them", Area.MODEL)
+LISTED_V1 = _plain("GET /v1/models/{id}", dict[str, Any], "one of them", Area.MODEL)
+LIST = _plain("GET /models", dict[str, Any], "the same as `/v1/models`", Area.MODEL)
+LISTED = _plain("GET /models/{id}", dict[str, Any], "one of them", Area.MODEL)
+METRICS = _asking("GET /metrics", ServerQuery, str, "figures for Prometheus", Area.MODEL)
+OPENAPI = _asking(
+    "GET /openapi.json",
+    ServerQuery,
+    dict[str, Any],
+    "this table as an OpenAPI document",
+    Area.MODEL,
+)
+LOGIN = Endpoint(
+    "POST /admin/login", Nothing, Credentials, LoginRecord, "the password for a token", Area.LOGIN
+)
+STATUS = _plain("GET /admin/status", StatusRecord, "the service in one glance")
+RESOURCE_HISTORY = _asking(
+    "GET /admin/resources", TimeQuery, list[ResourceSample], "samples, oldest first"
+)
+RESOURCES = _plain("GET /admin/resources", ResourceSample, "the machine and its models now")
+MEMORY = _plain("GET /admin/memory", list[MemoryRoom], "the memory that models may have")
+QUEUE = _plain("GET /admin/queue", list[WaitingRecord], "the requests that wait for a model")
+PROBLEMS = _plain(
+    "GET /admin/problems", list[ProblemRecord], "files and settings that are no models, and why"
+)
+MODELS = _plain("GET /admin/models", list[ModelRecord], "every model, by id")
+DETAILS = _plain("GET /admin/models/{id}/details", ModelDetails, "all facts about one model")
+MODEL = _plain("GET /admin/models/{id}", ModelRecord, "one model")
+DELETE_MODEL = _plain(
+    "DELETE /admin/models/{id}",
+    ModelRecord,
+    "removes an unloaded model's files, under `models_dir` only",
+)
+LOAD = _asking(
+    "POST /admin/models/{id}/load",
+    LoadQuery,
+    ModelRecord,
+    "loads a model; answers when it is loaded or has failed, with `wait=0` at once",
+)
+UNLOAD = _asking(
+    "POST /admin/models/{id}/unload",
+    UnloadQuery,
+    ModelRecord,
+    "unloads a model after its requests, with `force=1` at once",
+)
+PIN = _plain(
+    "POST /admin/models/{id}/pin",
+    ModelRecord,
+    "keeps a model from being evicted and idled out, until the service ends",
+)
+UNPIN = _plain("POST /admin/models/{id}/unpin", ModelRecord, "takes that back")
+SEARCH = _asking("GET /admin/hub/search", SearchQuery, list[HubModelRecord], "models on the hub")
+HUB_FILES = _asking(
+    "GET /admin/hub/files",
+    RepositoryQuery,
+    list[HubFilesRecord],
+    "the models in a repository, and how they would fit here",
+)
+DOWNLOADS = _plain("GET /admin/downloads", list[DownloadRecord], "every download, oldest first")
+DOWNLOAD = Endpoint(
+    "POST /admin/downloads", Nothing, NewDownload, DownloadRecord, "queues a download", status=202
+)
+CANCEL_DOWNLOAD = _asking(
+    "DELETE /admin/downloads/{id}",
+    CancelQuery,
+    DownloadRecord,
+    "cancels a download and removes what is here of it; `keep=1` leaves that for a later try",
+)
+PAUSE_DOWNLOAD = _plain("POST /admin/downloads/{id}/pause", DownloadRecord, "pauses a download")
+RESUME_DOWNLOAD = _plain("POST /admin/downloads/{id}/resume", DownloadRecord, "resumes a download")
+RETRY_DOWNLOAD = _plain(
+    "POST /admin/downloads/{id}/retry", DownloadRecord, "tries a failed or cancelled download again"
+)
+LOGS = _plain("GET /admin/logs", list[LogRecord], "every log, by id")
+LOG_TAIL = _asking("GET /admin/logs/{id}", TailQuery, str, "the last lines of a log as text")
+LOG_LINES = _asking(
+    "GET /admin/log-lines/{id}",
+    LinesQuery,
+    LogPage,
+    "any part of a log, with numbers, times and levels",
+)
+ACTIVE_REQUESTS = _plain(
+    "GET /admin/requests/active",
+    list[ActiveRequestRecord],
+    "every request that is not finished, oldest first",
+)
+REQUESTS = _asking(
+    "GET /admin/requests", RequestQuery, list[RequestRecord], "finished requests, newest first"
+)
+SESSIONS = _asking(
+    "GET /admin/sessions",
+    HistoryQuery,
+    list[SessionRecord],
+    "from a load to the unload, newest first",
+)
+TOTALS = _plain("GET /admin/totals", list[ModelTotals], "sums over the requests, by model")
+CONFIG = _plain(
+    "GET /admin/config",
+    list[ConfigValueRecord],
+    "every setting with its value and source; secrets are masked",
+)
+CHECK_CONFIG = Endpoint(
+    "PUT /admin/config/{key}",
+    CheckQuery,
+    NewValue,
+    ConfigCheckRecord,
+    "with `check=1`: what the change would do",
+)
+SET_CONFIG = Endpoint(
+    "PUT /admin/config/{key}",
+    Nothing,
+    NewValue,
+    ConfigValueRecord,
+    "checks a setting, writes it to the configuration file and applies it",
+)
+UNSET_CONFIG = _plain(
+    "DELETE /admin/config/{key}",
+    ConfigValueRecord,
+    "takes a setting out of the file, so that its default holds again",
+)
+CONFIG_FILE = _plain("GET /admin/config-file", ConfigFileRecord, "the configuration file")
+SET_CONFIG_FILE = Endpoint(
+    "PUT /admin/config-file",
+    Nothing,
+    NewFile,
+    ConfigFileRecord,
+    "replaces the configuration file, if it is still that of `digest`",
+)
+INSTALLATION = _plain(
+    "GET /admin/install",
+    InstallRecord,
+    "the state of installing a llama-server, and the sources there are",
+)
+INSTALL = Endpoint(
+    "POST /admin/install",
+    Nothing,
+    InstallWish,
+    InstallRecord,
+    "begins to install a llama-server",
+    status=202,
+)
+CANCEL_INSTALL = _plain("DELETE /admin/install", InstallRecord, "ends the installation that runs")
+ADD_DEMO = _plain(
+    "POST /admin/demo", ModelRecord, "adds the built-in model `demo` until the service ends"
+)
+EVENTS = _asking("GET /admin/events", EventsQuery, Stream, "what happens, as Server-Sent Events")
+LOG_EVENTS = _asking("GET /ws/logs", LogEventsQuery, Stream, "new lines of logs, over WebSocket")
+STATUS_EVENTS = _asking(
+    "GET /ws/status",
+    StatusEventsQuery,
+    Stream,
+    "models, requests, resources and the service, over WebSocket",
+)
+
+ENDPOINTS: dict[str, Endpoint[Any, Any, Any]] = {
+    name: value for name, value in list(globals().items()) if isinstance(value, Endpoint)
+}
+"""All of them by name, in this order."""
