@@ -66,3 +66,8 @@ def status_text(
         # Rounded down: 100 % would say that it is loaded.
         text += f" {min(99, int(progress * 100))} %"
     return text
+
+
+def requests_text(number: int) -> str:
+    """``1 request``, ``3 requests``."""
+    return f"{number} request" + ("" if number == 1 else "s")

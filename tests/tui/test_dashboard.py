@@ -250,7 +250,7 @@ def test_the_selected_model_is_explained() -> None:
     assert "its log" in explanation(failed, NOW, UNICODE).plain
     assert "needs 3.1 GiB" in explanation(model("a"), NOW, UNICODE).plain
     waiting = model("a", status=ModelStatus.QUEUED, queued=1, expected_wait_seconds=4.0)
-    assert explanation(waiting, NOW, UNICODE).plain == "1 request waits, about 4.0 s more"
+    assert "1 request waits, about 4.0 s to go" in explanation(waiting, NOW, UNICODE).plain
     broken = model("a", error="its file is cut off")
     assert "its file is cut off" in explanation(broken, NOW, UNICODE).plain
     assert explanation(None, NOW, UNICODE).plain == ""
@@ -354,17 +354,28 @@ async def test_unloading_a_busy_model_asks_first() -> None:
         await until(pilot, lambda: len(models_table(app).rows) == 5)
         for key, call in (
             ("escape", None),
-            ("enter", None),
+            ("c", None),
             ("n", ("unload", "qwen3-4b-q4_k_m", True)),
         ):
             models_table(app).move_to("qwen3-4b-q4_k_m")
             await pilot.pause()
             await pilot.press("u")
             await until(pilot, lambda: "Unload qwen3-4b-q4_k_m?" in screen_text(app))
-            assert "2 requests of it are being answered." in screen_text(app)
+            assert "It is serving 2 requests." in screen_text(app)
             await pilot.press(key)
             await until(pilot, lambda: "Unload qwen3-4b-q4_k_m?" not in screen_text(app))
             assert client.calls == ([] if call is None else [call])
+
+
+async def test_unloading_a_model_that_requests_wait_for_asks_first() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+        models_table(app).move_to("gemma-3-4b-it-q4_k_m")
+        await pilot.pause()
+        await pilot.press("u")
+        await until(pilot, lambda: "3 requests are waiting." in screen_text(app))
+        await pilot.press("w")
+        await until(pilot, lambda: client.calls == [("unload", "gemma-3-4b-it-q4_k_m", False)])
 
 
 async def test_p_pins_and_unpins() -> None:

@@ -9,11 +9,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from cyber_inference_tui.records import ModelRecord, ModelStatus
+from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.chrome import TooSmall
-from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.pages.model_actions import ModelActions
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
-from cyber_inference_tui.tui.text_cells import plain
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.pages.dashboard_board import Board
@@ -21,21 +20,14 @@ if TYPE_CHECKING:
     from cyber_inference_tui.tui.widgets.table import LiveTable
 
 _ON_BOARD = {"load", "unload", "pin", "log", "filter", "other_list", "freeze"}
-_BY_STATUS = {
-    "load": {ModelStatus.UNLOADED, ModelStatus.FAILED},
-    "unload": {ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.QUEUED},
-    "pin": set(ModelStatus),
-    "log": set(ModelStatus),
-}
 
 
-class DashboardPage(Page):
+class DashboardPage(ModelActions):
     """Graphs, memory, models, requests and events; the greeting while something is missing."""
 
     MODE: ClassVar[str] = "dashboard"
     CSS_PATH = "dashboard.tcss"
     AUTO_FOCUS = "#models"
-    STEERING: ClassVar[frozenset[str]] = frozenset({"load", "unload", "pin"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l", "load", "Load", id="dashboard.load", tooltip="load the selected model"),
         Binding("u", "unload", "Unload", id="dashboard.unload", tooltip="unload it"),
@@ -128,61 +120,11 @@ class DashboardPage(Page):
             return False
         if action == "other_list" and not self.has_class("-narrow"):
             return False
-        if action in _BY_STATUS:
-            model = self._selected()
-            if model is None or model.status not in _BY_STATUS[action]:
-                return False
         return super().check_action(action, parameters)
 
-    def _selected(self) -> ModelRecord | None:
+    def chosen(self) -> ModelRecord | None:
+        """The model under the cursor."""
         return None if self._board is None else self._board.selected
-
-    def action_load(self) -> None:
-        """Load the selected model."""
-        if (model := self._selected()) is not None:
-            self.cyber.do(self.client.load(model.id, wait=False))
-
-    def action_unload(self) -> None:
-        """Unload the selected model; asks where requests would be cut off or waited for."""
-        model = self._selected()
-        if model is None:
-            return
-        if model.in_flight:
-            self._ask_unload(model)
-        else:
-            self.cyber.do(self.client.unload(model.id))
-
-    def _ask_unload(self, model: ModelRecord) -> None:
-        from cyber_inference_tui.tui.dialogs.question import Answer, Question  # noqa: PLC0415
-
-        def answered(value: str | None) -> None:
-            if value in {"wait", "now"}:
-                self.cyber.do(self.client.unload(model.id, force=value == "now"))
-
-        number = model.in_flight
-        self.cyber.push_screen(
-            Question(
-                f"Unload {plain(model.id, limit=60)}?",
-                f"{number} request{'' if number == 1 else 's'} of it "
-                f"{'is' if number == 1 else 'are'} being answered.",
-                (
-                    Answer("keep", "k", "Keep it"),
-                    Answer("wait", "w", "Unload it after them"),
-                    Answer("now", "n", "Cut them off", grave=True),
-                ),
-            ),
-            answered,
-        )
-
-    def action_pin(self) -> None:
-        """Keep the selected model loaded, or no longer."""
-        if (model := self._selected()) is not None:
-            self.cyber.do(self.client.pin(model.id, not model.pinned))
-
-    async def action_log(self) -> None:
-        """Open the log of the selected model's server."""
-        if (model := self._selected()) is not None:
-            await self.cyber.open_log(model.id)
 
     def action_filter(self) -> None:
         """Let a part of a model's name be typed."""

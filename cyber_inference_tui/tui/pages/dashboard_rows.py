@@ -9,7 +9,6 @@ from textual.content import Content
 
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
-    Fit,
     ModelRecord,
     ModelStatus,
     RequestRecord,
@@ -23,6 +22,7 @@ from cyber_inference_tui.tui.figures import (
     number_text,
     status_text,
 )
+from cyber_inference_tui.tui.pages.model_lines import STYLES, model_sentence
 from cyber_inference_tui.tui.pages.request_words import (
     clock,
     kind_of,
@@ -35,7 +35,6 @@ from cyber_inference_tui.tui.text_cells import plain
 from cyber_inference_tui.tui.widgets.columns import Column
 from cyber_inference_tui.tui.widgets.style import STATUS_TONES
 from cyber_inference_tui.tui.widgets.table import Cell, Row
-from cyber_inference_tui.units import duration_text
 
 MODEL_COLUMNS = (
     Column(key="model", title="MODEL", least=22),
@@ -138,44 +137,12 @@ def _idle_out(model: ModelRecord, now: datetime, charset: Charset) -> str:
 
 
 def explanation(model: ModelRecord | None, now: datetime, charset: Charset) -> Content:
-    """What is to be said of the selected model: why it failed, what it waits for, if it fits."""
+    """The state of the selected model, with its reason and the keys that help."""
     if model is None:
         return Content("")
-    sign = charset.status_sign(model.status)
-    dot = f" {charset.dot} "
-    match model.status:
-        case ModelStatus.FAILED:
-            why = plain(model.error or "It failed; its log says why.", limit=600)
-            return Content.assemble(
-                (f"{sign} {why}", "$error"), ("  o opens its log, l tries again", "$text-muted")
-            )
-        case ModelStatus.LOADED:
-            facts = [plain(model.quantization or ""), plain(model.architecture or "")]
-            if model.loaded_at is not None:
-                age = (now - model.loaded_at).total_seconds()
-                facts.append(f"loaded {age_text(age)} ago" if age >= 60 else "just loaded")
-            facts.append(f"port {model.port}" if model.port else "")
-            facts.append(f"pid {model.pid}" if model.pid else "")
-            return Content.styled(dot.join(fact for fact in facts if fact), "$text-muted")
-        case ModelStatus.UNLOADED if model.error:
-            return Content.styled(f"{sign} {plain(model.error, limit=600)}", "$error")
-        case ModelStatus.UNLOADED:
-            told = {
-                Fit.NOW: "fits now",
-                Fit.AFTER_UNLOADING: "fits when idle models go",
-                Fit.NEVER: "does not fit",
-                None: "",
-            }[model.fits]
-            facts = [told, plain(model.fits_reason or "", limit=300)]
-            tone = "$error" if model.fits is Fit.NEVER else "$text-muted"
-            return Content.styled(": ".join(fact for fact in facts if fact), tone)
-        case _:
-            if not model.queued:
-                return Content.styled(f"{model.status.value}, nobody waits for it", "$text-muted")
-            wait = model.expected_wait_seconds
-            many = "request waits" if model.queued == 1 else "requests wait"
-            about = "" if wait is None else f", about {duration_text(wait)} more"
-            return Content.styled(f"{model.queued} {many}{about}", "$text-muted")
+    text, tone = model_sentence(model, now, charset)
+    keys = "  o opens its log, l tries again" if model.status is ModelStatus.FAILED else ""
+    return Content.assemble((text, STYLES[tone]), (keys, STYLES["dim"]))
 
 
 def request_rows(

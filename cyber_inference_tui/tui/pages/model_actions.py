@@ -1,33 +1,59 @@
-"""What can be done with one model, asked for and told as on every page that does it."""
+"""The actions on one model and the questions they ask first, the same on every page.
+
+What an action needs is imported when it is used: the dashboard is the first page to be shown.
+"""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.figures import memory_text
-from cyber_inference_tui.tui.pages.model_details import command_line, doomed_text
-from cyber_inference_tui.tui.pages.model_lines import requests_text
+from cyber_inference_tui.tui.figures import memory_text, requests_text
 from cyber_inference_tui.tui.pages.page import Page
 
-ASLEEP = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
+_RESTING = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 """The states in which a model has no server and waits for none."""
+_ON_MODEL = frozenset(
+    {"load", "unload", "pin", "details", "edit", "log", "chat", "copy_command", "copy_id", "delete"}
+)
 
 
 class ModelActions(Page):
-    """A page with a chosen model, and the actions on it."""
+    """A page with a chosen model, and the actions on it. A page binds keys to those it offers."""
+
+    STEERING: ClassVar[frozenset[str]] = frozenset(
+        {"load", "unload", "pin", "delete", "edit", "chat"}
+    )
 
     def chosen(self) -> ModelRecord | None:
         """The model that the actions are about."""
         raise NotImplementedError
 
     def chosen_details(self) -> ModelDetails | None:
-        """Its details, if they are on the screen."""
-        raise NotImplementedError
+        """The details of the chosen model, if the page shows them."""
+        return None
 
     def edited(self) -> None:
-        """Its settings may have changed."""
-        raise NotImplementedError
+        """The page is told that the settings of the chosen model may have changed."""
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer only what can be done with the chosen model in its state."""
+        if not super().check_action(action, parameters):
+            return False
+        if action not in _ON_MODEL or not self.is_mounted:
+            return True
+        model = self.chosen()
+        if model is None:
+            return False
+        if action == "load":
+            return model.status in _RESTING
+        if action == "unload":
+            return model.status not in _RESTING | {ModelStatus.UNLOADING}
+        if action == "copy_command":
+            details = self.chosen_details()
+            return details is not None and bool(details.command)
+        return True
 
     def action_load(self) -> None:
         """Load it."""
@@ -35,29 +61,32 @@ class ModelActions(Page):
             self.cyber.do(self.client.load(model.id, wait=False))
 
     def action_unload(self) -> None:
-        """Unload it; asks when it has requests to answer."""
+        """Unload it; asks first where it has requests, running or waiting."""
         model = self.chosen()
         if model is None:
             return
-        busy = model.in_flight + model.queued
-        if not busy:
+        running, waiting = model.in_flight, model.queued
+        if not running and not waiting:
             self.cyber.do(self.client.unload(model.id))
             return
+        from cyber_inference_tui.tui.dialogs.question import Answer, Question  # noqa: PLC0415
 
         def answered(value: str | None) -> None:
-            if value in {"after", "now"}:
+            if value in {"wait", "now"}:
                 self.cyber.do(self.client.unload(model.id, force=value == "now"))
 
-        told = [f"{requests_text(model.in_flight)} in work"] if model.in_flight else []
-        told += [f"{requests_text(model.queued)} waiting"] if model.queued else []
-        its = "its request" if busy == 1 else f"its {busy} requests"
+        text = f"It is serving {requests_text(running)}" if running else ""
+        if waiting:
+            many = requests_text(waiting) if not running else f"{waiting} more"
+            verb = "is" if waiting == 1 else "are"
+            text += f"{' and ' if running else ''}{many} {verb} waiting"
         self.app.push_screen(
             Question(
                 f"Unload {clean_line(model.id, limit=200)}?",
-                f"It has {' and '.join(told)}.",
+                f"{text}.",
                 (
-                    Answer("after", "a", f"After {its}"),
-                    Answer("now", "n", "At once", grave=True),
+                    Answer("wait", "w", "Wait"),
+                    Answer("now", "n", "Unload now", grave=True),
                     Answer("cancel", "c", "Cancel"),
                 ),
             ),
@@ -83,12 +112,15 @@ class ModelActions(Page):
                 "models in the models directory can be deleted here.",
                 "warning",
             )
-        elif model.status not in ASLEEP:
+        elif model.status not in _RESTING:
             self.cyber.tell(f"{name} is {model.status.value}. Unload it first (u).", "warning")
         else:
             self.cyber.do(self._ask_delete(model), group="ask")
 
     async def _ask_delete(self, model: ModelRecord) -> None:
+        from cyber_inference_tui.tui.dialogs.question import Answer, Question  # noqa: PLC0415
+        from cyber_inference_tui.tui.pages.model_details import doomed_text  # noqa: PLC0415
+
         details = await self.client.details(model.id)
         if not self.is_current:
             return  # meanwhile something else was asked for
@@ -137,6 +169,8 @@ class ModelActions(Page):
 
     def action_copy_command(self) -> None:
         """Copy its server's command line."""
+        from cyber_inference_tui.tui.pages.model_details import command_line  # noqa: PLC0415
+
         details = self.chosen_details()
         if details is not None and details.command:
             self._copy(command_line(details), "Copied the command of its server.")

@@ -13,7 +13,7 @@ from cyber_inference_tui.records import FileRecord, MemoryAtContext, ModelDetail
 from cyber_inference_tui.text import clean_line, clean_text
 from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.figures import memory_text
-from cyber_inference_tui.tui.pages.model_lines import STYLES, how_it_stands, what_it_is
+from cyber_inference_tui.tui.pages.model_lines import STYLES, model_sentence, what_it_is
 from cyber_inference_tui.tui.pages.model_rows import FIT_TONES, fit_cell
 from cyber_inference_tui.tui.pages.model_setting import SOURCES, setting_text
 from cyber_inference_tui.tui.text_cells import cut, fit, fold, plain
@@ -54,7 +54,7 @@ def details_content(
             parts += [("\n", ""), (f"reading its files{charset.ellipsis}\n", _MUTED)]
         return Content.assemble(*parts)
     parts += _memory(details.memory, charset, width)
-    parts += _command(details, width)
+    parts += _command(details, record.pid, width)
     parts += _settings(details, charset, width, keys)
     parts += _facts(details.facts, width)
     parts += _files(details, charset, width)
@@ -67,7 +67,7 @@ def command_line(details: ModelDetails) -> str:
 
 
 def _head(record: ModelRecord, now: datetime, charset: Charset, width: int) -> Parts:
-    text, tone = how_it_stands(record, now, charset)
+    text, tone = model_sentence(record, now, charset)
     name = plain(record.id, limit=400)
     return [
         *((f"{piece}\n", "bold") for piece in fold(name, width)),
@@ -153,13 +153,13 @@ def _gib(size: int | None, charset: Charset) -> str:
 # The command
 
 
-def _command(details: ModelDetails, width: int) -> Parts:
+def _command(details: ModelDetails, pid: int | None, width: int) -> Parts:
     if not details.command:
         if not details.command_problem:
             return []
         problem = clean_line(details.command_problem)
         return [*_heading("COMMAND"), (f"{problem}\n", STYLES["bad"])]
-    parts = _heading("COMMAND", "y copies it")
+    parts = _heading("COMMAND", "y copies it" + (f", pid {pid}" if pid else ""))
     for line in command_lines(details.command, width):
         parts.append((f"{line}\n", ""))
     return parts

@@ -1,4 +1,4 @@
-"""What is said of one model below the table: what it is, and how it stands with it. Pure."""
+"""The sentences about one model: what it is, and what state it is in. Every page uses them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from textual.content import Content
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus, ProblemRecord
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.charset import Charset
-from cyber_inference_tui.tui.figures import age_text, countdown_text, memory_text
+from cyber_inference_tui.tui.figures import age_text, countdown_text, memory_text, requests_text
 from cyber_inference_tui.tui.pages.model_rows import FIT_TONES, fit_cell, params_text
 from cyber_inference_tui.tui.text_cells import cut, plain
 from cyber_inference_tui.tui.widgets.style import STATUS_TONES, Tone
@@ -48,9 +48,9 @@ def what_it_is(model: ModelRecord, charset: Charset) -> str:
     return clean_line(told or "Nothing is known of it.", limit=_LONGEST)
 
 
-def how_it_stands(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, Tone]:
-    """Its state in one sentence with the reason, and the tone of it."""
-    text, tone = _standing(model, now, charset)
+def model_sentence(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, Tone]:
+    """The state of a model in one sentence with its reason, and the sentence's tone."""
+    text, tone = _state(model, now, charset)
     return clean_line(text, limit=_LONGEST), tone
 
 
@@ -58,13 +58,13 @@ def chosen_content(
     model: ModelRecord, *, now: datetime, charset: Charset, width: int, hint: str
 ) -> Content:
     """Two lines of at most ``width`` cells: its whole name and what it is, with ``hint`` at the
-    right; and how it stands with it."""
+    right; and its state."""
     room = width - len(hint) - 2
     name = cut(plain(model.id), room, charset.ellipsis)
     left = room - cell_len(name) - 2
     what = cut(plain(what_it_is(model, charset)), left, charset.ellipsis) if left > 3 else ""
     gap = " " * (room - cell_len(name) - (cell_len(what) + 2 if what else 0) + 2)
-    text, tone = how_it_stands(model, now, charset)
+    text, tone = model_sentence(model, now, charset)
     return Content.assemble(
         (name, "bold"),
         (f"  {what}" if what else "", STYLES["dim"]),
@@ -95,7 +95,7 @@ def _file_name(where: str) -> str:
     return where.rpartition("/")[2] if where.startswith("/") else where
 
 
-def _standing(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, Tone]:
+def _state(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, Tone]:
     status, tone = model.status, STATUS_TONES[model.status]
     sign = charset.status_sign(status)
     if status is ModelStatus.UNLOADED:
@@ -144,6 +144,8 @@ def _loaded(model: ModelRecord, now: datetime, charset: Charset) -> str:
     elif model.unload_at is not None:
         left = countdown_text((model.unload_at - now).total_seconds(), charset=charset)
         parts.append(f"idle, unloads in {left}")
+    if model.port:
+        parts.append(f"port {model.port}")
     return ", ".join(parts)
 
 
@@ -162,8 +164,3 @@ def _waiting(model: ModelRecord) -> str:
     if model.status is ModelStatus.QUEUED and model.fits_reason:
         parts.append(model.fits_reason)
     return ", ".join(parts)
-
-
-def requests_text(number: int) -> str:
-    """``1 request``, ``3 requests``."""
-    return f"{number} request" + ("" if number == 1 else "s")

@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.pages.model_actions import ASLEEP, ModelActions
+from cyber_inference_tui.tui.pages.model_actions import ModelActions
 from cyber_inference_tui.tui.pages.model_details import details_content
 from cyber_inference_tui.tui.pages.model_lines import chosen_content, problems_content
 from cyber_inference_tui.tui.pages.model_pane import DetailsPane, DetailsReader
@@ -34,9 +34,6 @@ class ModelsPage(ModelActions):
     CSS_PATH = "models.tcss"
     # No key that comes early may be taken for text.
     AUTO_FOCUS = "#table"
-    STEERING: ClassVar[frozenset[str]] = frozenset(
-        {"load", "unload", "pin", "delete", "edit", "chat"}
-    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l", "load", "Load", id="models.load", tooltip="start its server"),
         Binding("u", "unload", "Unload", id="models.unload", tooltip="stop its server"),
@@ -264,18 +261,6 @@ class ModelsPage(ModelActions):
             return there and (self._beside or not self._open)
         if action == "back":
             return self._open or bool(self._wanted)
-        if action not in _FOR_ONE:
-            return True
-        model = self.chosen()
-        if model is None:
-            return False
-        if action == "load":
-            return model.status in ASLEEP
-        if action == "unload":
-            return model.status not in ASLEEP and model.status is not ModelStatus.UNLOADING
-        if action == "copy_command":
-            details = self.chosen_details()
-            return details is not None and bool(details.command)
         return True
 
     @on(LiveTable.RowHighlighted, "#table")
@@ -399,18 +384,3 @@ class ModelsPage(ModelActions):
 
 _FOR_ALL = frozenset({"filter", "sort", "turn"})
 """Actions on the table, which one has to see."""
-_FOR_ONE = frozenset(
-    {
-        "load",
-        "unload",
-        "pin",
-        "details",
-        "edit",
-        "log",
-        "chat",
-        "copy_command",
-        "copy_id",
-        "delete",
-    }
-)
-"""Actions on the chosen model."""
