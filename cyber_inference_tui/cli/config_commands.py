@@ -10,7 +10,7 @@ import click
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
 from cyber_inference_tui.cli.tables import Cell, Column, render_table
-from cyber_inference_tui.cli.terminal import DIM, stdout_terminal
+from cyber_inference_tui.terminal.stream import DIM, stdout_terminal
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -10,7 +10,7 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
-from cyber_inference_tui.cli.terminal import (
+from cyber_inference_tui.terminal.stream import (
     BOLD,
     DIM,
     GREEN,
@@ -84,7 +84,7 @@ def _lines_of(finding: Finding, terminal: Terminal) -> Iterable[str]:
     word, sign, plain, color = _LEVELS[finding.level.value]
     shown = f"{word:<5}"
     if terminal.interactive:
-        shown = f"{sign if terminal.unicode else plain} {shown}"
+        shown = f"{sign if terminal.charset.unicode else plain} {shown}"
     indent = " " * (2 + len(shown) + 2)
     first, *rest = _wrapped(finding.message, len(indent), terminal)
     yield f"  {terminal.paint(shown, color)}  {first}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from cyber_inference_tui.cli.states import state_text
 from cyber_inference_tui.cli.tables import Cell, Column, render_table
-from cyber_inference_tui.cli.terminal import BOLD, DIM, RED, YELLOW, Terminal
 from cyber_inference_tui.records import HubModelRecord, ModelRecord, ModelStatus, ProblemRecord
+from cyber_inference_tui.terminal.stream import BOLD, DIM, RED, TONE_CODES, YELLOW, Terminal
+from cyber_inference_tui.terminal.tone import STATUS_TONES
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.units import context_text, count_text, duration_text, size_text
 
@@ -119,10 +119,12 @@ def _id_cell(record: ModelRecord) -> Cell:
 
 
 def _state_cell(record: ModelRecord, terminal: Terminal) -> Cell:
-    text, color = state_text(record.status, terminal)
+    text = record.status.value
+    if terminal.interactive:
+        text = f"{terminal.charset.status_sign(record.status)} {text}"
     if record.status is ModelStatus.LOADING and record.progress is not None:
         text = f"{text} {record.progress:.0%}"
-    return Cell(text, (color,))
+    return Cell(text, TONE_CODES[STATUS_TONES[record.status]])
 
 
 def _size_cell(size: int | None) -> Cell:

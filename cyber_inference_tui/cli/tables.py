@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cyber_inference_tui.cli.terminal import DIM, Terminal
+from rich.cells import cell_len
+
+from cyber_inference_tui.terminal.stream import DIM, Terminal
+from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.text import clean_line
 
 GAP = "  "
@@ -33,35 +35,6 @@ class Cell:
     codes: tuple[str, ...] = ()
 
 
-def cell_width(text: str) -> int:
-    """Columns that ``text`` takes on a terminal (UAX #11: wide and fullwidth take two)."""
-    if text.isascii():
-        return len(text)
-    return sum(_char_width(char) for char in text)
-
-
-def _char_width(char: str) -> int:
-    if unicodedata.category(char) in {"Mn", "Me", "Cf"}:
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
-
-
-def cut(text: str, width: int, ellipsis: str = "…") -> str:
-    """``text`` in at most ``width`` columns; what is cut off is marked by ``ellipsis``."""
-    if cell_width(text) <= width:
-        return text
-    room = width - len(ellipsis)
-    if room < 0:
-        return ellipsis[: max(width, 0)]
-    kept: list[str] = []
-    for char in text:
-        room -= _char_width(char)
-        if room < 0:
-            break
-        kept.append(char)
-    return "".join(kept) + ellipsis
-
-
 def render_table(
     columns: Sequence[Column], rows: Sequence[Sequence[Cell]], terminal: Terminal
 ) -> list[str]:
@@ -70,9 +43,10 @@ def render_table(
     On a terminal columns are cut and, at last, left out so that a row fits one line. A pipe
     gets everything. Cells are cleaned of control sequences.
     """
-    table = [[Cell(clean_line(cell.text), cell.codes) for cell in row] for row in rows]
+    clean = clean_line if terminal.width is None else plain
+    table = [[Cell(clean(cell.text), cell.codes) for cell in row] for row in rows]
     table.insert(0, [Cell(column.title, (DIM,)) for column in columns])
-    widths = [max(cell_width(row[at].text) for row in table) for at in range(len(columns))]
+    widths = [max(cell_len(row[at].text) for row in table) for at in range(len(columns))]
     shown = list(range(len(columns)))
     if terminal.width is not None:
         shown = _fit(columns, widths, terminal.width)
@@ -112,7 +86,7 @@ def _fit(columns: Sequence[Column], widths: list[int], room: int) -> list[int]:
 
 def _aligned(cell: Cell, column: Column, width: int, terminal: Terminal, *, last: bool) -> str:
     text = cut(cell.text, width, terminal.ellipsis)
-    fill = " " * (width - cell_width(text))
+    fill = " " * (width - cell_len(text))
     painted = terminal.paint(text, *cell.codes)
     if column.right:
         return fill + painted

@@ -24,13 +24,13 @@ from textual.widgets import Input
 from cyber_inference_tui.client.protocol import Client
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import DownloadStatus
+from cyber_inference_tui.terminal.text_width import pasted_text
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
 from cyber_inference_tui.tui.launch import Launch, Leave
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.text_cells import pasted_text
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 from cyber_inference_tui.tui.widgets.scroll_bar import choose_scroll_bars
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.tui.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
 
 _GIB = 1024**3
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from cyber_inference_tui.tui.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.tui.theme import DEFAULT
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from cyber_inference_tui.client.completions import ChatDelta
-from cyber_inference_tui.tui.charset import ASCII, UNICODE
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.pages.chat_rows import (
     TEXT_WIDTH,
     TextFlow,

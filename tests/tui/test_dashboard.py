@@ -22,8 +22,8 @@ from cyber_inference_tui.records import (
     ModelStatus,
     ModelUsage,
 )
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.pages.dashboard_memory import pools
 from cyber_inference_tui.tui.pages.dashboard_rows import (
     event_rows,

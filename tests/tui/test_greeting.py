@@ -15,7 +15,7 @@ from cyber_inference_tui.records import (
     LlamaServerRecord,
     ModelStatus,
 )
-from cyber_inference_tui.tui.charset import ASCII, UNICODE
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.pages.dashboard import needs_greeting
 from cyber_inference_tui.tui.pages.greeting import (
     free_for_models,

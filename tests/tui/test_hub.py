@@ -16,7 +16,7 @@ from cyber_inference_tui.records import (
     HubFilesRecord,
     HubModelRecord,
 )
-from cyber_inference_tui.tui.charset import ASCII
+from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.pages import hub as hub_module
 from cyber_inference_tui.tui.widgets.table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until

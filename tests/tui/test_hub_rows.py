@@ -12,7 +12,7 @@ from cyber_inference_tui.records import (
     HubFilesRecord,
     HubModelRecord,
 )
-from cyber_inference_tui.tui.charset import ASCII, UNICODE
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.pages.hub_rows import (
     file_rows,
     file_sentence,
@@ -23,7 +23,6 @@ from cyber_inference_tui.tui.pages.hub_rows import (
     under_way,
 )
 from cyber_inference_tui.tui.pages.hub_transfers import (
-    bar_text,
     name_of,
     part_done,
     percent_text,
@@ -149,10 +148,9 @@ def test_a_download_under_way_is_found_by_repository_and_file() -> None:
 
 
 def test_bars_are_full_only_at_the_end() -> None:
-    assert bar_text(0.999, 4, UNICODE) == "███░"
-    assert bar_text(1.0, 4, ASCII) == "####"
-    assert bar_text(0.5, 4, ASCII) == "##.."
-    assert bar_text(None, 4, ASCII) == ""
+    assert UNICODE.bar_text(0.999, 4) == "███░"
+    assert ASCII.bar_text(1.0, 4) == "####"
+    assert ASCII.bar_text(0.5, 4) == "##.."
     assert percent_text(0.999, ASCII) == "99 %"
     assert percent_text(None, ASCII) == "-"
 

@@ -17,7 +17,7 @@ from cyber_inference_tui.records import (
     ModelSettingRecord,
     ModelStatus,
 )
-from cyber_inference_tui.tui.charset import ASCII, UNICODE, Charset
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
 from cyber_inference_tui.tui.pages.model_details import (
     command_line,
     command_lines,

@@ -6,7 +6,8 @@ import pytest
 from rich.cells import cell_len
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
-from cyber_inference_tui.tui.charset import ASCII, UNICODE, Charset
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
+from cyber_inference_tui.terminal.columns import places
 from cyber_inference_tui.tui.pages.model_rows import (
     COLUMNS,
     Order,
@@ -18,7 +19,6 @@ from cyber_inference_tui.tui.pages.model_rows import (
     sorted_models,
     title_text,
 )
-from cyber_inference_tui.tui.widgets.columns import places
 from tests.tui.world import GIB, NOW, ago, busy_world, model
 
 

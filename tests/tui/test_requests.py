@@ -10,8 +10,8 @@ from textual.pilot import Pilot
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.launch import Leave
 from cyber_inference_tui.tui.pages.request_details import details, details_text
 from cyber_inference_tui.tui.pages.request_history import MOST_KEPT, Choice, RequestHistory

@@ -14,8 +14,8 @@ import pytest
 from textual.pilot import Pilot
 
 from cyber_inference_tui.records import InstallState, ModelStatus
+from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.charset import ASCII
 from cyber_inference_tui.tui.pages.chat import ChatPage
 from cyber_inference_tui.tui.pages.logs import LogsPage
 from cyber_inference_tui.tui.theme import LIGHT

@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from cyber_inference_tui.tui.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.tui.widgets.table import Column, LiveTable, Row
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.tone import STATUS_TONES
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.figures import memory_text, status_text
 from cyber_inference_tui.tui.pages.chat_sampling import Sampling, sampling_text
-from cyber_inference_tui.tui.widgets.style import STATUS_TONES
 from cyber_inference_tui.tui.widgets.table import Cell, Column, Row
 
 _ORDER = (

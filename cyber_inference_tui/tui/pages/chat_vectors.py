@@ -10,8 +10,8 @@ from textual.widgets import Input, Static
 
 from cyber_inference_tui.client.protocol import Client
 from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.pages.vectors import cosine_similarity, vector_text
 
 

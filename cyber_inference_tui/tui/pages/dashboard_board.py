@@ -14,7 +14,8 @@ from textual.content import Content
 from textual.widgets import Static
 
 from cyber_inference_tui.records import ModelRecord, ModelStatus
-from cyber_inference_tui.tui.charset import Charset
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.columns import Column
 from cyber_inference_tui.tui.pages.dashboard_memory import Pool, pools
 from cyber_inference_tui.tui.pages.dashboard_rows import (
     EVENT_COLUMNS,
@@ -29,7 +30,6 @@ from cyber_inference_tui.tui.pages.dashboard_rows import (
 from cyber_inference_tui.tui.pages.dashboard_trends import Trend, gauge, history, trends
 from cyber_inference_tui.tui.pages.page import say
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.widgets.columns import Column
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.graph import Graph
 from cyber_inference_tui.tui.widgets.meter import Meter

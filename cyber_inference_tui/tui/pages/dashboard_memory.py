@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cyber_inference_tui.records import MemoryRoom, ModelRecord, ModelStatus, ResourceSample
-from cyber_inference_tui.tui.charset import Charset
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.figures import memory_text
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.text_cells import plain
 from cyber_inference_tui.tui.widgets.meter import Part
 
 

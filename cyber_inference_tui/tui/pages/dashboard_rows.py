@@ -14,7 +14,10 @@ from cyber_inference_tui.records import (
     RequestRecord,
     ResourceSample,
 )
-from cyber_inference_tui.tui.charset import Charset
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.columns import Column
+from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.terminal.tone import STATUS_TONES
 from cyber_inference_tui.tui.figures import (
     age_text,
     countdown_text,
@@ -31,9 +34,6 @@ from cyber_inference_tui.tui.pages.request_words import (
     phase_sign,
 )
 from cyber_inference_tui.tui.snapshot import Happening
-from cyber_inference_tui.tui.text_cells import plain
-from cyber_inference_tui.tui.widgets.columns import Column
-from cyber_inference_tui.tui.widgets.style import STATUS_TONES
 from cyber_inference_tui.tui.widgets.table import Cell, Row
 
 MODEL_COLUMNS = (

@@ -10,10 +10,10 @@ from typing import Literal
 from textual.content import Content
 
 from cyber_inference_tui.records import ResourceSample
-from cyber_inference_tui.tui.charset import Charset
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.text_width import fit
 from cyber_inference_tui.tui.figures import number_text
 from cyber_inference_tui.tui.snapshot import Snapshot, TrendPoint, hottest, total_power
-from cyber_inference_tui.tui.text_cells import fit
 from cyber_inference_tui.tui.widgets.graph import rows
 
 TrendName = Literal["gpu", "cpu", "memory", "power", "temperature"]

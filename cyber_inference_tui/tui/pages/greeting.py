@@ -20,8 +20,8 @@ from cyber_inference_tui.records import (
     InstallState,
     ModelStatus,
 )
+from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.chrome import device_line
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.suggestions import Suggestion, suggest
@@ -340,7 +340,7 @@ def _download_note(download: DownloadRecord, charset: Charset, width: int) -> Pa
 
 def _bar(done: float | None, charset: Charset) -> str:
     """A bar with its percentage; a line without either where nothing is known."""
-    full, rest = ("█", "░") if charset.unicode else ("#", ".")
+    full, rest = charset.bar
     if done is None:
         return rest * _BAR
     filled = round(max(0.0, min(1.0, done)) * _BAR)

@@ -13,8 +13,8 @@ from cyber_inference_tui.records import (
     HubModelRecord,
     ModelStatus,
 )
+from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.figures import age_text, memory_text, number_text
 from cyber_inference_tui.tui.pages.model_rows import fit_cell
 from cyber_inference_tui.tui.widgets.table import Cell, Column, Row

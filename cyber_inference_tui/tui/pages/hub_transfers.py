@@ -15,11 +15,11 @@ from textual.message import Message
 from textual.widgets import Static
 
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus, ModelStatus
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.figures import countdown_text, memory_text
-from cyber_inference_tui.tui.widgets.style import Tone
 from cyber_inference_tui.tui.widgets.table import Cell, Column, LiveTable, Row
 
 if TYPE_CHECKING:
@@ -49,15 +49,6 @@ COLUMNS = (
     Column(key="rate", title="RATE", width=11, align="right", priority=1),
     Column(key="left", title="LEFT", width=8, align="right"),
 )
-
-
-def bar_text(part: float | None, width: int, charset: Charset) -> str:
-    """A bar of ``width`` cells; full only where all is there, nothing where it is not known."""
-    if part is None:
-        return ""
-    full = int(max(0.0, min(1.0, part)) * width)
-    on, off = ("█", "░") if charset.unicode else ("#", ".")
-    return on * full + off * (width - full)
 
 
 def percent_text(part: float | None, charset: Charset) -> str:
@@ -97,7 +88,10 @@ def transfer_rows(downloads: Sequence[DownloadRecord], charset: Charset) -> list
                         f"{one.status.value}",
                         tone,
                     ),
-                    Cell(bar_text(part, _BAR, charset), "good" if part == 1 else "accent"),
+                    Cell(
+                        "" if part is None else charset.bar_text(part, _BAR),
+                        "good" if part == 1 else "accent",
+                    ),
                     percent_text(part, charset),
                     memory_text(one.bytes_done, charset=charset),
                     Cell(memory_text(one.bytes_total, charset=charset), "dim"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cyber_inference_tui.records import LogRecord, ModelStatus
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.tone import STATUS_TONES, Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.widgets.style import STATUS_TONES, Tone
 from cyber_inference_tui.tui.widgets.table import Cell, Row
 
 SERVICE = "service"

@@ -8,8 +8,8 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from cyber_inference_tui.records import LogLevel, ModelRecord, ModelStatus
+from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.text_cells import cut, plain
 
 _SHORTEST_NAME = 8
 

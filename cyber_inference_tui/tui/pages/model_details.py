@@ -10,14 +10,14 @@ from typing import Any
 from textual.content import Content
 
 from cyber_inference_tui.records import FileRecord, MemoryAtContext, ModelDetails, ModelRecord
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.text_width import cut, fit, fold, plain
+from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line, clean_text
-from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.figures import memory_text
 from cyber_inference_tui.tui.pages.model_lines import STYLES, model_sentence, what_it_is
 from cyber_inference_tui.tui.pages.model_rows import FIT_TONES, fit_cell
 from cyber_inference_tui.tui.pages.model_setting import SOURCES, setting_text
-from cyber_inference_tui.tui.text_cells import cut, fit, fold, plain
-from cyber_inference_tui.tui.widgets.style import Tone
 
 Parts = list[tuple[str, str]]
 

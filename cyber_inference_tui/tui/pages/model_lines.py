@@ -9,12 +9,12 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus, ProblemRecord
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.text_width import cut, plain
+from cyber_inference_tui.terminal.tone import STATUS_TONES, Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.figures import age_text, countdown_text, memory_text, requests_text
 from cyber_inference_tui.tui.pages.model_rows import FIT_TONES, fit_cell, params_text
-from cyber_inference_tui.tui.text_cells import cut, plain
-from cyber_inference_tui.tui.widgets.style import STATUS_TONES, Tone
 from cyber_inference_tui.units import context_text, duration_text
 
 STYLES: dict[Tone, str] = {
@@ -24,6 +24,7 @@ STYLES: dict[Tone, str] = {
     "bad": "$text-error",
     "dim": "$text-muted",
     "accent": "$text-accent",
+    "strong": "bold",
 }
 """Tones as the style of a text, the same as those of a table."""
 _LONGEST = 1000

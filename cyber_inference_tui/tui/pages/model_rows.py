@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.tone import STATUS_TONES, Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.figures import age_text, memory_text, status_text
-from cyber_inference_tui.tui.widgets.style import STATUS_TONES, Tone
 from cyber_inference_tui.tui.widgets.table import Cell, Column, Row
 from cyber_inference_tui.units import context_text
 

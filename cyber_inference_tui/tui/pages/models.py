@@ -12,6 +12,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
+from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.model_actions import ModelActions
 from cyber_inference_tui.tui.pages.model_details import details_content
@@ -19,7 +20,6 @@ from cyber_inference_tui.tui.pages.model_lines import chosen_content, problems_c
 from cyber_inference_tui.tui.pages.model_pane import DetailsPane, DetailsReader
 from cyber_inference_tui.tui.pages.model_rows import COLUMNS, Order, Rows, title_text
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.text_cells import plain
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.table import LiveTable
 

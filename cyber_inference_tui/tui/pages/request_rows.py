@@ -8,7 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, RequestRecord
-from cyber_inference_tui.tui.charset import Charset
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.columns import Column
+from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.figures import age_text, number_text
 from cyber_inference_tui.tui.pages.request_history import Identity, identity
 from cyber_inference_tui.tui.pages.request_words import (
@@ -18,8 +20,6 @@ from cyber_inference_tui.tui.pages.request_words import (
     outcome_tone,
     phase_sign,
 )
-from cyber_inference_tui.tui.text_cells import plain
-from cyber_inference_tui.tui.widgets.columns import Column
 from cyber_inference_tui.tui.widgets.table import Cell, Row
 
 COLUMNS = (

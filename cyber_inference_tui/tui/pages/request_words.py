@@ -10,9 +10,9 @@ from cyber_inference_tui.records import (
     RequestPhase,
     RequestRecord,
 )
-from cyber_inference_tui.tui.charset import Charset
-from cyber_inference_tui.tui.text_cells import plain
-from cyber_inference_tui.tui.widgets.style import Tone
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.terminal.tone import Tone
 
 CLIENT_LEFT = 499
 """The status of a request whose client went away first."""

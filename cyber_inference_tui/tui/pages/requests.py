@@ -14,6 +14,7 @@ from textual.widgets import Static
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, RequestRecord
+from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.tui.feed import FINISHED_KEPT
 from cyber_inference_tui.tui.pages.page import Page, say
 from cyber_inference_tui.tui.pages.request_details import details, details_content, details_text
@@ -30,7 +31,6 @@ from cyber_inference_tui.tui.pages.request_rows import (
     words_of,
 )
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
-from cyber_inference_tui.tui.text_cells import cut, plain
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.table import LiveTable, Row
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from cyber_inference_tui.records import ConfigCheckRecord, ConfigValueRecord, SettingEffect
+from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.setting_groups import grouped
 from cyber_inference_tui.tui.setting_text import to_text
-from cyber_inference_tui.tui.widgets.style import Tone
 from cyber_inference_tui.tui.widgets.table import Cell, Row
 
 GROUP = "group:"

@@ -14,6 +14,7 @@ from textual.widgets import Input, Static
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ConfigCheckRecord, ConfigValueRecord, SettingEffect
+from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.choice import Choice
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
@@ -31,7 +32,6 @@ from cyber_inference_tui.tui.pages.setting_rows import (
 from cyber_inference_tui.tui.setting_text import parse, to_text
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
-from cyber_inference_tui.tui.widgets.style import Tone
 from cyber_inference_tui.tui.widgets.table import Column, LiveTable, Row
 
 CHECK_DELAY = 0.3

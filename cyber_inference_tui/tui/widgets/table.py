@@ -22,10 +22,10 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.visual import Visual
 
-from cyber_inference_tui.tui.charset import UNICODE, Charset
-from cyber_inference_tui.tui.text_cells import fit, plain
-from cyber_inference_tui.tui.widgets.columns import GAP, Column, Place, places
-from cyber_inference_tui.tui.widgets.style import Tone
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.columns import GAP, Column, Place, places
+from cyber_inference_tui.terminal.text_width import fit, plain
+from cyber_inference_tui.terminal.tone import Tone
 
 __all__ = ["Cell", "Column", "LiveTable", "Row"]
 
@@ -85,6 +85,7 @@ class LiveTable(ScrollView, can_focus=True):
         "livetable--bad",
         "livetable--dim",
         "livetable--accent",
+        "livetable--strong",
     }
     DEFAULT_CSS = """
     LiveTable {
@@ -100,6 +101,7 @@ class LiveTable(ScrollView, can_focus=True):
         & > .livetable--bad { color: $text-error; }
         & > .livetable--dim { color: $text-muted; }
         & > .livetable--accent { color: $text-accent; }
+        & > .livetable--strong { text-style: bold; }
         &:focus > .livetable--cursor { background: $primary 20%; }
         &:nocolor > .livetable--cursor { text-style: bold; }
         &:nocolor:focus > .livetable--cursor { text-style: reverse; }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cyber_inference_tui.tui.text_cells import Align
+from cyber_inference_tui.terminal.text_width import Align
 
 GAP = 2
 """Cells between two columns."""

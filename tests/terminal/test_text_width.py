@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from cyber_inference_tui.tui.text_cells import (
+from cyber_inference_tui.terminal.text_width import (
     Align,
     cut,
     fit,
@@ -30,6 +30,15 @@ def test_plain_text_is_safe_and_as_wide_as_its_characters(text: str) -> None:
 @given(TEXTS, st.integers(0, 40), st.sampled_from(["left", "right"]))
 def test_a_fitted_text_takes_exactly_its_cells(text: str, width: int, align: Align) -> None:
     assert cell_len(fit(plain(text), width, align, "…")) == width
+
+
+@given(TEXTS, st.integers(0, 40), st.sampled_from(["…", "..."]))
+def test_a_cut_text_never_exceeds_its_width(text: str, width: int, ellipsis: str) -> None:
+    shown = plain(text)
+    result = cut(shown, width, ellipsis)
+    assert cell_len(result) <= width
+    if cell_len(shown) <= width:
+        assert result == shown
 
 
 def test_what_is_cut_is_marked() -> None:

@@ -4,7 +4,7 @@ import pytest
 from rich.cells import cell_len
 
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.tui.charset import ASCII, UNICODE, charset_of
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE, charset_of
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a stream can show: colour, signs beyond ASCII, how many columns."""
+"""What an output stream can show: colours, characters, and how many columns."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset, charset_for
+from cyber_inference_tui.terminal.tone import Tone
+
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
 """SGR codes (ECMA-48); the colours are the terminal's own."""
-_PROBE = "●◐◌◍○✖…"
+TONE_CODES: dict[Tone, tuple[str, ...]] = {
+    "none": (),
+    "good": (GREEN,),
+    "busy": (YELLOW,),
+    "bad": (RED,),
+    "dim": (DIM,),
+    "accent": (),
+    "strong": (BOLD,),
+}
+"""The SGR codes of each tone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +30,7 @@ class Terminal:
     """A stream's abilities. ``width`` is in columns, ``None`` for a pipe or a file."""
 
     color: bool = False
-    unicode: bool = True
+    charset: Charset = UNICODE
     width: int | None = None
 
     @property
@@ -29,7 +41,7 @@ class Terminal:
     @property
     def ellipsis(self) -> str:
         """What marks a cut."""
-        return "…" if self.unicode else "..."
+        return "…" if self.charset.unicode else "..."
 
     def paint(self, text: str, *codes: str) -> str:
         """``text`` in the SGR ``codes``, or as it is where there is no colour."""
@@ -42,18 +54,14 @@ def terminal_of(stream: TextIO | None, environ: Mapping[str, str]) -> Terminal:
     The width is ``$COLUMNS`` where it is set, else what the terminal tells, else 80.
     """
     if stream is None:
-        return Terminal(unicode=False)
-    try:
-        _PROBE.encode(stream.encoding or "ascii")
-        unicode = True
-    except (UnicodeEncodeError, LookupError):
-        unicode = False
+        return Terminal(charset=ASCII)
+    charset = charset_for(stream.encoding)
     if not stream.isatty():
-        return Terminal(unicode=unicode)
+        return Terminal(charset=charset)
     width = environ.get("COLUMNS", "")
     columns = int(width) if width.isdecimal() and int(width) > 0 else _columns(stream)
     color = not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-    return Terminal(color=color, unicode=unicode, width=columns)
+    return Terminal(color=color, charset=charset, width=columns)
 
 
 def _columns(stream: TextIO) -> int:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.tui.widgets.columns import GAP, Column, places
+from cyber_inference_tui.terminal.columns import GAP, Column, places
 
 _COLUMNS = (
     Column(key="model", title="MODEL"),

@@ -31,12 +31,13 @@ def plain(text: str, *, limit: int = 4096) -> str:
 
 
 def cut(text: str, width: int, ellipsis: str) -> str:
-    """``text`` in at most ``width`` cells; what is cut is marked by ``ellipsis`` (one cell)."""
+    """``text`` in at most ``width`` cells; ``ellipsis`` marks the cut."""
     if len(text) <= width and text.isascii():
         return text
     if cell_len(text) <= width:
         return text
-    return "" if width <= 0 else head(text, width - 1) + ellipsis
+    room = width - len(ellipsis)
+    return ellipsis[: max(0, width)] if room < 0 else head(text, room) + ellipsis
 
 
 def head(text: str, width: int) -> str:

@@ -1,16 +1,16 @@
-"""Which characters the terminal can show, decided once at the start and handed to the widgets."""
+"""The two sets of characters for signs and marks, and which one a terminal can show."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from cyber_inference_tui.records import ModelStatus
+if TYPE_CHECKING:
+    from cyber_inference_tui.records import ModelStatus
 
 CharsetChoice = Literal["auto", "unicode", "ascii"]
 
-_PROBE = "●◐◌◍○✖…▸⣿█░"
 # The kernel's console has a font of at most 512 glyphs, without braille; `dumb` promises nothing.
 _PLAIN_TERMINALS = frozenset({"linux", "dumb", "vt100", "vt102", "vt220", "unknown"})
 
@@ -22,7 +22,7 @@ _KEY_WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Charset:
-    """The characters that stand for things; every one of them is one cell wide."""
+    """The characters of signs and marks; each is one cell wide."""
 
     unicode: bool
     ellipsis: str
@@ -38,7 +38,10 @@ class Charset:
     pin: str
     mark: str
     """The tick on a meter."""
-    signs: Mapping[ModelStatus, str]
+    bar: tuple[str, str]
+    """The full and the empty part of a bar."""
+    signs: Mapping[str, str]
+    """By the name of a model's state."""
 
     def key(self, shown: str) -> str:
         """A key as Textual shows it: in ASCII its signs are words."""
@@ -47,6 +50,11 @@ class Charset:
     def status_sign(self, status: ModelStatus) -> str:
         """The sign of a model's state; a word always stands beside it."""
         return self.signs[status]
+
+    def bar_text(self, share: float, width: int) -> str:
+        """A bar of ``width`` cells, filled up to ``share`` (0 to 1), rounded down."""
+        full = int(max(0.0, min(1.0, share)) * width)
+        return self.bar[0] * full + self.bar[1] * (width - full)
 
 
 UNICODE = Charset(
@@ -60,13 +68,14 @@ UNICODE = Charset(
     dot="·",
     pin="◆",
     mark="┊",
+    bar=("█", "░"),
     signs={
-        ModelStatus.LOADED: "●",
-        ModelStatus.LOADING: "◐",
-        ModelStatus.QUEUED: "◌",
-        ModelStatus.UNLOADING: "◍",
-        ModelStatus.UNLOADED: "○",
-        ModelStatus.FAILED: "✖",
+        "loaded": "●",
+        "loading": "◐",
+        "queued": "◌",
+        "unloading": "◍",
+        "unloaded": "○",
+        "failed": "✖",
     },
 )
 ASCII = Charset(
@@ -80,13 +89,14 @@ ASCII = Charset(
     dot="-",
     pin="P",
     mark="|",
+    bar=("#", "."),
     signs={
-        ModelStatus.LOADED: "*",
-        ModelStatus.LOADING: "~",
-        ModelStatus.QUEUED: ".",
-        ModelStatus.UNLOADING: "-",
-        ModelStatus.UNLOADED: "o",
-        ModelStatus.FAILED: "x",
+        "loaded": "*",
+        "loading": "~",
+        "queued": ".",
+        "unloading": "-",
+        "unloaded": "o",
+        "failed": "x",
     },
 )
 
@@ -102,8 +112,13 @@ def charset_of(
         return UNICODE if choice == "unicode" else ASCII
     if environ.get("TERM", "") in _PLAIN_TERMINALS:
         return ASCII
+    return charset_for(encoding)
+
+
+def charset_for(encoding: str | None) -> Charset:
+    """The charset that a stream of ``encoding`` can write."""
     try:
-        _PROBE.encode(encoding or "ascii")
+        "".join(("…▸⣿", *UNICODE.bar, *UNICODE.signs.values())).encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return ASCII
     return UNICODE
