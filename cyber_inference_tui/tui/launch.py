@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.columns import RenderContext
 from cyber_inference_tui.tui.theme import DEFAULT
 
 
@@ -56,3 +57,7 @@ class Launch:
     """SIGTERM ends the app in good order. (A hang-up ends it at once: its terminal is gone.)"""
     ticking: bool = True
     """The clock and the countdowns run (they stand still in pictures)."""
+
+    def render_context(self) -> RenderContext:
+        """What the tables are drawn with, as of now."""
+        return RenderContext(self.charset, self.now())

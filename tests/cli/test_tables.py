@@ -8,22 +8,34 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from cyber_inference_tui.cli.model_tables import library_table
-from cyber_inference_tui.cli.tables import Cell, Column, render_table
+from cyber_inference_tui.cli.tables import render_table
 from cyber_inference_tui.records import ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import ASCII
+from cyber_inference_tui.terminal.columns import Cell, Column
 from cyber_inference_tui.terminal.stream import Terminal, terminal_of
 from cyber_inference_tui.units import context_text, duration_text, size_text
 
-COLUMNS = [
-    Column(title="ID", least=16),
-    Column(title="STATE"),
-    Column(title="SIZE", right=True, rank=1),
-    Column(title="PROBLEM", least=10, rank=2),
+Texts = tuple[Cell | str, ...]
+
+
+def columns(*titles: str, least: int = 0) -> list[Column[Texts, Terminal]]:
+    """Columns that show the texts of a row as they are."""
+    return [
+        Column(title, title, least=least, cell=lambda row, _, at=at: row[at])  # type: ignore[misc]
+        for at, title in enumerate(titles)
+    ]
+
+
+COLUMNS: list[Column[Texts, Terminal]] = [
+    Column("id", "ID", least=16, cell=lambda row, _: row[0]),
+    Column("state", "STATE", cell=lambda row, _: row[1]),
+    Column("size", "SIZE", right=True, priority=1, cell=lambda row, _: row[2]),
+    Column("problem", "PROBLEM", least=10, priority=2, cell=lambda row, _: row[3]),
 ]
 
 
-def row(*texts: str) -> list[Cell]:
-    return [Cell(text) for text in texts]
+def row(*texts: Cell | str) -> Texts:
+    return texts
 
 
 def test_columns_align_by_what_the_eye_sees() -> None:
@@ -52,14 +64,14 @@ def test_a_narrow_terminal_cuts_long_ids_and_leaves_out_what_matters_least() -> 
 
 
 def test_control_sequences_in_cells_do_nothing() -> None:
-    lines = render_table([Column(title="ID")], [row("a\x1b[2Jb\r\nc")], Terminal())
+    lines = render_table(columns("ID"), [row("a\x1b[2Jb\r\nc")], Terminal())
     assert lines[1] == "abc"
 
 
 def test_colour_is_not_counted_as_width() -> None:
     terminal = Terminal(color=True, width=80)
-    rows = [[Cell("a", ("31",)), Cell("b")], [Cell("aa"), Cell("b")]]
-    lines = render_table([Column(title="X"), Column(title="Y")], rows, terminal)
+    rows = [row(Cell("a", "bad"), "b"), row("aa", "b")]
+    lines = render_table(columns("X", "Y"), rows, terminal)
     assert lines == [
         "\x1b[2mX\x1b[0m   \x1b[2mY\x1b[0m",
         "\x1b[31ma\x1b[0m   b",
@@ -72,8 +84,8 @@ def test_colour_is_not_counted_as_width() -> None:
     st.integers(60, 120),
 )
 def test_no_line_is_wider_than_the_terminal(texts: list[list[str]], width: int) -> None:
-    columns = [Column(title=str(at), least=8) for at in range(4)]
-    for line in render_table(columns, [row(*cells) for cells in texts], Terminal(width=width)):
+    rows = [row(*cells) for cells in texts]
+    for line in render_table(columns(*"0123", least=8), rows, Terminal(width=width)):
         assert cell_len(line) <= width
 
 

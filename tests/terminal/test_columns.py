@@ -3,13 +3,22 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.terminal.columns import GAP, Column, places
+from cyber_inference_tui.terminal.columns import GAP, Column, RenderContext, places
+
+
+def _column(
+    key: str = "", width: int | None = None, priority: int = 0
+) -> Column[str, RenderContext]:
+    return Column(
+        key=key, title=key, width=width, least=12, priority=priority, cell=lambda text, _: text
+    )
+
 
 _COLUMNS = (
-    Column(key="model", title="MODEL"),
-    Column(key="state", title="STATE", width=16),
-    Column(key="context", title="CONTEXT", width=8, align="right", priority=2),
-    Column(key="rate", title="TOKENS/S", width=9, align="right", priority=1),
+    _column("model"),
+    _column("state", 16),
+    _column("context", 8, 2),
+    _column("rate", 9, 1),
 )
 
 
@@ -33,7 +42,7 @@ def test_one_column_takes_the_rest() -> None:
 @given(
     st.lists(
         st.builds(
-            lambda width, priority: Column(key="", title="", width=width, priority=priority),
+            lambda width, priority: _column(width=width, priority=priority),
             st.none() | st.integers(1, 30),
             st.integers(0, 3),
         ),
@@ -43,7 +52,7 @@ def test_one_column_takes_the_rest() -> None:
     st.sampled_from([0, 2]),
 )
 def test_columns_never_overlap_nor_leave_the_table(
-    columns: list[Column], width: int, start: int
+    columns: list[Column[str, RenderContext]], width: int, start: int
 ) -> None:
     placed = places(columns, width, start)
     ends = [start, *(place.end + GAP for place in placed)]

@@ -23,6 +23,7 @@ from cyber_inference_tui.records import (
     ModelUsage,
 )
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
+from cyber_inference_tui.terminal.columns import RenderContext
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.dashboard_memory import pools
 from cyber_inference_tui.tui.pages.dashboard_rows import (
@@ -62,7 +63,7 @@ def models_table(app: CyberApp) -> LiveTable:
 
 
 def cells(model_id: str, **changes: object) -> list[str]:
-    row = model_row(model(model_id, **changes), None, NOW, UNICODE)
+    row = model_row(model(model_id, **changes), None, RenderContext(UNICODE, NOW))
     return [row.cell(place)[0] for place in range(9)]
 
 
@@ -257,15 +258,15 @@ def test_the_selected_model_is_explained() -> None:
 
 
 def test_hostile_texts_make_harmless_rows() -> None:
-    row = model_row(model(HOSTILE, pinned=True), None, NOW, UNICODE)
+    row = model_row(model(HOSTILE, pinned=True), None, RenderContext(UNICODE, NOW))
     assert row.cell(0)[0].isprintable()
     bad = model("a", status=ModelStatus.FAILED, error=HOSTILE)
     assert explanation(bad, NOW, UNICODE).plain.isprintable()
     active = [msgspec.structs.replace(busy_world().active[0], model=HOSTILE, path=HOSTILE)]
     events = [Happening(at=NOW, subject=HOSTILE, text=HOSTILE, tone="bad")]
     for row in (
-        *request_rows(active, [], NOW, UNICODE),
-        *event_rows(events, NOW, UNICODE),
+        *request_rows(active, [], RenderContext(UNICODE, NOW)),
+        *event_rows(events, RenderContext(UNICODE, NOW)),
     ):
         for place in range(6):
             assert row.cell(place)[0].isprintable()

@@ -18,12 +18,14 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.pages import hub as hub_module
+from cyber_inference_tui.tui.pages.hub_rows import RESULT_COLUMNS
 from cyber_inference_tui.tui.widgets.table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import GIB, World, ago, busy_world, empty_world
 
 on_page = partial(running, first_page="hub")
+RESULTS = {column.key: column for column in RESULT_COLUMNS}
 
 QWEN = "unsloth/Qwen3-8B-GGUF"
 
@@ -121,9 +123,9 @@ async def test_the_order_is_cycled_and_chosen_by_a_title() -> None:
             await until(pilot, lambda order=order: client.searches[-1][1] == order)  # type: ignore[misc]
             assert f"sorted by {order}" in screen_text(app)
         table = app.screen.query_one("#results", LiveTable)
-        table.post_message(LiveTable.HeaderSelected(table, "likes"))
+        table.post_message(LiveTable.HeaderSelected(table, RESULTS["likes"]))
         await until(pilot, lambda: client.searches[-1][1] == "likes")
-        table.post_message(LiveTable.HeaderSelected(table, "repo"))
+        table.post_message(LiveTable.HeaderSelected(table, RESULTS["repo"]))
         await pilot.pause()
         assert client.searches[-1][1] == "likes"
 

@@ -343,7 +343,8 @@ class ChatPage(Page):
                 self.choose(model_id)
 
         charset = self.cyber.launch.charset
-        rows = model_rows(self.cyber.snapshot.models, charset)
+        context = self.cyber.launch.render_context()
+        rows = model_rows(self.cyber.snapshot.models, context)
         self.app.push_screen(
             Choice("Talk to", COLUMNS, rows, chosen=self._chosen, charset=charset), chosen
         )

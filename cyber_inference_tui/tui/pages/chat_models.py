@@ -8,11 +8,13 @@ from textual.content import Content
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.tone import STATUS_TONES
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.figures import memory_text, status_text
 from cyber_inference_tui.tui.pages.chat_sampling import Sampling, sampling_text
-from cyber_inference_tui.tui.widgets.table import Cell, Column, Row
+from cyber_inference_tui.tui.pages.model_rows import memory_of, state_cell
+from cyber_inference_tui.tui.widgets.table import Row, row_of
 
 _ORDER = (
     ModelStatus.LOADED,
@@ -23,12 +25,31 @@ _ORDER = (
     ModelStatus.FAILED,
 )
 
-COLUMNS = (
-    Column(key="model", title="MODEL", width=None, least=20),
-    Column(key="state", title="STATE", width=16),
-    Column(key="kind", title="KIND", width=8, priority=2),
-    Column(key="memory", title="MEMORY", width=10, align="right", priority=1),
-    Column(key="fits", title="FITS", width=15),
+_FITS = {
+    None: "",
+    Fit.NOW: "fits",
+    Fit.AFTER_UNLOADING: "after unloading",
+    Fit.NEVER: "too big",
+}
+
+
+def _memory_cell(one: ModelRecord, context: RenderContext) -> str:
+    estimate = one.memory_bytes is None and one.memory_estimate_source != "measured"
+    return memory_text(memory_of(one), estimate=estimate, charset=context.charset)
+
+
+def _fits_cell(model: ModelRecord, _: RenderContext) -> Cell:
+    return Cell(_FITS[model.fits], "bad" if model.fits is Fit.NEVER else "dim")
+
+
+COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
+    Column("model", "MODEL", least=20, value=lambda m: m.id),
+    Column("state", "STATE", 16, cell=state_cell),
+    Column(
+        "kind", "KIND", 8, lambda m: "vectors" if m.embedding else "chat", priority=2, tone="dim"
+    ),
+    Column("memory", "MEMORY", 10, right=True, priority=1, cell=_memory_cell),
+    Column("fits", "FITS", 15, cell=_fits_cell),
 )
 
 
@@ -48,35 +69,9 @@ def first_choice(models: Sequence[ModelRecord]) -> str | None:
     )
 
 
-def model_rows(models: Sequence[ModelRecord], charset: Charset) -> list[Row]:
+def model_rows(models: Sequence[ModelRecord], context: RenderContext) -> list[Row]:
     """The rows to choose from."""
-    rows = []
-    for one in in_order(models):
-        fits = {
-            None: "",
-            Fit.NOW: "fits",
-            Fit.AFTER_UNLOADING: "after unloading",
-            Fit.NEVER: "too big",
-        }[one.fits]
-        loaded = one.memory_bytes is not None
-        memory = one.memory_bytes if loaded else one.memory_estimate_bytes
-        estimate = not loaded and one.memory_estimate_source != "measured"
-        rows.append(
-            Row(
-                one.id,
-                (
-                    clean_line(one.id, limit=200),
-                    Cell(
-                        status_text(one.status, one.progress, charset=charset),
-                        STATUS_TONES[one.status],
-                    ),
-                    Cell("vectors" if one.embedding else "chat", "dim"),
-                    memory_text(memory, estimate=estimate, charset=charset),
-                    Cell(fits, "bad" if one.fits is Fit.NEVER else "dim"),
-                ),
-            )
-        )
-    return rows
+    return [row_of(one.id, one, COLUMNS, context) for one in in_order(models)]
 
 
 def title_content(model: ModelRecord | None, sampling: Sampling, charset: Charset) -> Content:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -15,7 +15,7 @@ from textual.widgets import Static
 
 from cyber_inference_tui.records import ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
-from cyber_inference_tui.terminal.columns import Column
+from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.tui.pages.dashboard_memory import Pool, pools
 from cyber_inference_tui.tui.pages.dashboard_rows import (
     EVENT_COLUMNS,
@@ -174,10 +174,10 @@ class Board(Vertical):
             say(line.query_one(".room", Static), free, True)
 
     def _draw_models(self, snapshot: Snapshot, now: datetime) -> None:
-        charset = self._charset
+        context = RenderContext(self._charset, now)
         table, needle = self.models, self.filter.needle
         found = ordered(snapshot.models, needle)
-        table.show([model_row(one, snapshot.sample, now, charset) for one in found])
+        table.show([model_row(one, snapshot.sample, context) for one in found])
         table.show_empty("No model has this in its name. esc shows all." if needle else "")
         self._fit_table(table, len(found))
         self._explain()
@@ -212,7 +212,7 @@ class Board(Vertical):
         self.redraw()
 
     def _draw_lists(self, snapshot: Snapshot, now: datetime) -> None:
-        charset = self._charset
+        context = RenderContext(self._charset, now)
         needle = self.filter.needle
         narrow, events = (self.screen.has_class(one) for one in ("-narrow", "-events"))
         waiting = sum(one.position is not None for one in snapshot.active)
@@ -230,14 +230,16 @@ class Board(Vertical):
                 text = Content.assemble(name, (told, "not bold"))
             say(title, text)
         if not narrow or not events:
-            rows = request_rows(snapshot.active, snapshot.finished, now, charset, needle)
+            rows = request_rows(snapshot.active, snapshot.finished, context, needle)
             _show_list(self.query_one("#request-list", LiveTable), rows, len(snapshot.active))
         if not narrow or events:
-            rows = event_rows(snapshot.happenings, now, charset, needle)
+            rows = event_rows(snapshot.happenings, context, needle)
             _show_list(self.query_one("#event-list", LiveTable), rows)
 
 
-def _list(columns: Sequence[Column], empty: str, charset: Charset, name: str) -> LiveTable:
+def _list(
+    columns: Sequence[Column[Any, RenderContext]], empty: str, charset: Charset, name: str
+) -> LiveTable:
     """A list to look at."""
     told = Content.styled(empty, "$text-muted")
     table = LiveTable(columns, empty=told, header=False, cursor=False, charset=charset, id=name)

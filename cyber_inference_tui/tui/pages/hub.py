@@ -156,11 +156,11 @@ class HubPage(Page):
     def _draw(self, downloads: Sequence[DownloadRecord] | None = None) -> None:
         if downloads is None:
             downloads = self.cyber.snapshot.downloads
-        launch = self.cyber.launch
-        self._results.show(result_rows(list(self._found.values()), launch.now(), launch.charset))
+        context = self.cyber.launch.render_context()
+        self._results.show(result_rows(list(self._found.values()), context))
         if self._repo is not None:
             files = list(self._files.values())
-            self._files_table.show(file_rows(files, self._repo, downloads, launch.charset))
+            self._files_table.show(file_rows(files, self._repo, downloads, context))
         empty = self._empty()
         self._results.show_empty(empty)
         self._files_table.show_empty(empty)
@@ -275,8 +275,8 @@ class HubPage(Page):
 
     @on(LiveTable.HeaderSelected, "#results")
     def _header(self, event: LiveTable.HeaderSelected) -> None:
-        if event.column in SORTS and event.column != self._sort:
-            self._sort = event.column
+        if event.column.key in SORTS and event.column.key != self._sort:
+            self._sort = event.column.key
             self._ask()
 
     def _ask(self, delay: float = 0.0) -> None:

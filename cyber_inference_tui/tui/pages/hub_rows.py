@@ -1,9 +1,9 @@
-"""What the hub has, as rows and sentences: repositories, the models in one of them."""
+"""The columns, rows and sentences of the hub page: repositories, and the models in one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
 
 from cyber_inference_tui.records import (
     DownloadRecord,
@@ -13,36 +13,20 @@ from cyber_inference_tui.records import (
     HubModelRecord,
     ModelStatus,
 )
-from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.figures import age_text, memory_text, number_text
+from cyber_inference_tui.tui.figures import (
+    age_text,
+    context_size_text,
+    memory_text,
+    number_text,
+    params_text,
+)
 from cyber_inference_tui.tui.pages.model_rows import fit_cell
-from cyber_inference_tui.tui.widgets.table import Cell, Column, Row
-from cyber_inference_tui.units import context_text
+from cyber_inference_tui.tui.widgets.table import Row, row_of
 
 SORTS = ("downloads", "likes", "trending", "new")
 """The orders that the service can be asked for."""
-
-RESULT_COLUMNS = (
-    Column(key="repo", title="REPO", width=None, least=28),
-    Column(key="gated", title="ACCESS", width=6, priority=1),
-    Column(key="parameters", title="PARAMS", width=7, align="right"),
-    Column(key="architecture", title="ARCH", width=10, priority=4),
-    Column(key="context", title="CONTEXT", width=8, align="right", priority=5),
-    Column(key="downloads", title="DOWNLOADS", width=11, align="right"),
-    Column(key="likes", title="LIKES", width=7, align="right", priority=3),
-    Column(key="new", title="UPDATED", width=9, align="right", priority=2),
-)
-FILE_COLUMNS = (
-    Column(key="quantization", title="QUANT", width=10),
-    Column(key="size", title="SIZE", width=9, align="right"),
-    Column(key="memory", title="MEMORY", width=10, align="right", priority=1),
-    Column(key="fits", title="FITS", width=9),
-    Column(key="shards", title="FILES", width=5, align="right", priority=2),
-    Column(key="vision", title="VISION", width=6, priority=3),
-    Column(key="note", title="", width=14),
-    Column(key="file", title="FILE", width=None, least=16, priority=4),
-)
 
 _GATED = "Gated: accept its licence on its page on the hub, then set hf_token in Settings (7)."
 _UNDER_WAY = frozenset(
@@ -55,37 +39,69 @@ _UNDER_WAY = frozenset(
 )
 
 
-def parameters_text(count: int | None, charset: Charset) -> str:
-    """The number of weights as model cards give it: ``8.2 B``, ``475 M``."""
-    if count is None:
-        return charset.missing
-    if count >= 999_500_000:
-        return f"{count / 1e9:.1f} B"
-    return f"{count / 1e6:.0f} M"
+@dataclass(frozen=True, slots=True)
+class FileLine:
+    """A model of a repository, and whether it is being downloaded."""
+
+    file: HubFilesRecord
+    downloading: bool
 
 
-def result_rows(found: Sequence[HubModelRecord], now: datetime, charset: Charset) -> list[Row]:
-    """The repositories, in the order in which they were found."""
-    rows = []
-    for one in found:
-        age = None if one.updated_at is None else (now - one.updated_at).total_seconds()
-        context = context_text(one.context_length) if one.context_length else charset.missing
-        rows.append(
-            Row(
-                one.repo,
-                (
-                    clean_line(one.repo, limit=200),
-                    Cell("gated", "busy") if one.gated else "",
-                    parameters_text(one.parameters, charset),
-                    clean_line(one.architecture or charset.missing, limit=60),
-                    context,
-                    number_text(one.downloads, charset=charset),
-                    number_text(one.likes, charset=charset),
-                    Cell(age_text(age, charset=charset), "dim"),
-                ),
-            )
-        )
-    return rows
+def _gated_cell(model: HubModelRecord, _: RenderContext) -> Cell:
+    return Cell("gated" if model.gated else "", "busy")
+
+
+def _memory_cell(line: FileLine, context: RenderContext) -> str:
+    needed = line.file.memory_estimate_bytes
+    return memory_text(needed, estimate=True, charset=context.charset)
+
+
+def _vision_cell(line: FileLine, _: RenderContext) -> Cell:
+    return Cell("vision" if line.file.projector is not None else "", "dim")
+
+
+def _updated_cell(one: HubModelRecord, context: RenderContext) -> Cell:
+    age = None if one.updated_at is None else (context.now - one.updated_at).total_seconds()
+    return Cell(age_text(age, charset=context.charset), "dim")
+
+
+def _note_cell(line: FileLine, context: RenderContext) -> Cell:
+    charset = context.charset
+    if line.file.local_id is not None:
+        return Cell(f"{charset.check} here already", "good")
+    if line.downloading:
+        return Cell(f"{charset.status_sign(ModelStatus.LOADING)} downloading", "busy")
+    return Cell(f"{charset.pin} suggested" if line.file.suggested else "", "accent")
+
+
+RESULT_COLUMNS: tuple[Column[HubModelRecord, RenderContext], ...] = (
+    Column("repo", "REPO", least=28, value=lambda m: m.repo),
+    Column("gated", "ACCESS", 6, priority=1, cell=_gated_cell),
+    Column("parameters", "PARAMS", 7, lambda m: m.parameters, right=True, text=params_text),
+    Column("architecture", "ARCH", 10, lambda m: m.architecture, priority=4),
+    Column(
+        "context",
+        "CONTEXT",
+        8,
+        lambda m: m.context_length,
+        right=True,
+        priority=5,
+        text=context_size_text,
+    ),
+    Column("downloads", "DOWNLOADS", 11, lambda m: m.downloads, right=True, text=number_text),
+    Column("likes", "LIKES", 7, lambda m: m.likes, right=True, priority=3, text=number_text),
+    Column("new", "UPDATED", 9, right=True, priority=2, cell=_updated_cell),
+)
+FILE_COLUMNS: tuple[Column[FileLine, RenderContext], ...] = (
+    Column("quantization", "QUANT", 10, lambda line: line.file.quantization),
+    Column("size", "SIZE", 9, lambda line: line.file.size_bytes, right=True, text=memory_text),
+    Column("memory", "MEMORY", 10, right=True, priority=1, cell=_memory_cell),
+    Column("fits", "FITS", 9, cell=lambda line, context: fit_cell(line.file.fits, context.charset)),
+    Column("shards", "FILES", 5, lambda line: len(line.file.files), right=True, priority=2),
+    Column("vision", "VISION", 6, priority=3, cell=_vision_cell),
+    Column("note", "", 14, cell=_note_cell),
+    Column("file", "FILE", least=16, priority=4, value=lambda line: line.file.name, tone="dim"),
+)
 
 
 def in_order(files: Sequence[HubFilesRecord]) -> list[HubFilesRecord]:
@@ -119,38 +135,20 @@ def under_way(
     )
 
 
+def result_rows(found: Sequence[HubModelRecord], context: RenderContext) -> list[Row]:
+    """The repositories, in the order in which they were found."""
+    return [row_of(one.repo, one, RESULT_COLUMNS, context) for one in found]
+
+
 def file_rows(
     files: Sequence[HubFilesRecord],
     repo: str,
     downloads: Sequence[DownloadRecord],
-    charset: Charset,
+    context: RenderContext,
 ) -> list[Row]:
     """The models of a repository."""
-    rows = []
-    for one in files:
-        note: Cell | str = ""
-        if one.local_id is not None:
-            note = Cell(f"{charset.check} here already", "good")
-        elif under_way(downloads, repo, one.name):
-            note = Cell(f"{charset.signs[ModelStatus.LOADING]} downloading", "busy")
-        elif one.suggested:
-            note = Cell(f"{charset.pin} suggested", "accent")
-        rows.append(
-            Row(
-                one.name,
-                (
-                    clean_line(one.quantization or charset.missing, limit=60),
-                    memory_text(one.size_bytes, charset=charset),
-                    memory_text(one.memory_estimate_bytes, estimate=True, charset=charset),
-                    fit_cell(one.fits, charset),
-                    f"{len(one.files)}",
-                    Cell("vision" if one.projector is not None else "", "dim"),
-                    note,
-                    Cell(clean_line(one.name, limit=300), "dim"),
-                ),
-            )
-        )
-    return rows
+    lines = (FileLine(one, under_way(downloads, repo, one.name) is not None) for one in files)
+    return [row_of(line.file.name, line, FILE_COLUMNS, context) for line in lines]
 
 
 def result_sentence(one: HubModelRecord | None) -> str:

@@ -16,11 +16,12 @@ from textual.widgets import Static
 
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus, ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.figures import countdown_text, memory_text
-from cyber_inference_tui.tui.widgets.table import Cell, Column, LiveTable, Row
+from cyber_inference_tui.tui.widgets.table import LiveTable, Row, row_of
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
@@ -39,19 +40,8 @@ _STATES: dict[DownloadStatus, tuple[ModelStatus | None, Tone]] = {
     DownloadStatus.CANCELLED: (ModelStatus.UNLOADED, "dim"),
 }
 
-COLUMNS = (
-    Column(key="model", title="DOWNLOAD", width=None, least=16),
-    Column(key="state", title="STATE", width=11),
-    Column(key="bar", title="", width=_BAR, priority=2),
-    Column(key="percent", title="", width=5, align="right"),
-    Column(key="done", title="DONE", width=9, align="right", priority=3),
-    Column(key="total", title="OF", width=9, align="right", priority=3),
-    Column(key="rate", title="RATE", width=11, align="right", priority=1),
-    Column(key="left", title="LEFT", width=8, align="right"),
-)
 
-
-def percent_text(part: float | None, charset: Charset) -> str:
+def percent_text(part: float | None, *, charset: Charset) -> str:
     """Percent, rounded down: 100 % is told only where all is there."""
     return charset.missing if part is None else f"{int(part * 100)} %"
 
@@ -69,38 +59,55 @@ def name_of(one: DownloadRecord) -> str:
     return clean_line(name.removesuffix(".gguf"), limit=200)
 
 
-def transfer_rows(downloads: Sequence[DownloadRecord], charset: Charset) -> list[Row]:
+def _state_cell(one: DownloadRecord, context: RenderContext) -> Cell:
+    sign, tone = _STATES[one.status]
+    charset = context.charset
+    shown = charset.check if sign is None else charset.status_sign(sign)
+    return Cell(f"{shown} {one.status.value}", tone)
+
+
+def _bar_cell(one: DownloadRecord, context: RenderContext) -> Cell | str:
+    part = part_done(one)
+    if part is None:
+        return ""
+    return Cell(context.charset.bar_text(part, _BAR), "good" if part == 1 else "accent")
+
+
+def _rate_cell(one: DownloadRecord, context: RenderContext) -> str:
+    rate = one.bytes_per_second if one.status in _MOVING else None
+    return context.charset.missing if rate is None else f"{rate / _MIB:.1f} MiB/s"
+
+
+def _left(one: DownloadRecord) -> float | None:
+    return one.seconds_left if one.status in _MOVING else None
+
+
+COLUMNS: tuple[Column[DownloadRecord, RenderContext], ...] = (
+    Column("model", "DOWNLOAD", least=16, value=name_of),
+    Column("state", "STATE", 11, cell=_state_cell),
+    Column("bar", "", _BAR, priority=2, cell=_bar_cell),
+    Column("percent", "", 5, part_done, right=True, text=percent_text),
+    Column("done", "DONE", 9, lambda d: d.bytes_done, right=True, priority=3, text=memory_text),
+    Column(
+        "total",
+        "OF",
+        9,
+        lambda d: d.bytes_total,
+        right=True,
+        priority=3,
+        text=memory_text,
+        tone="dim",
+    ),
+    Column("rate", "RATE", 11, right=True, priority=1, cell=_rate_cell),
+    Column("left", "LEFT", 8, _left, right=True, text=countdown_text),
+)
+
+
+def transfer_rows(downloads: Sequence[DownloadRecord], context: RenderContext) -> list[Row]:
     """The newest first."""
     first = datetime.min.replace(tzinfo=UTC)
-    rows = []
-    for one in sorted(downloads, key=lambda one: one.created_at or first, reverse=True):
-        sign, tone = _STATES[one.status]
-        moving = one.status in _MOVING
-        rate = one.bytes_per_second if moving else None
-        part = part_done(one)
-        rows.append(
-            Row(
-                one.id,
-                (
-                    name_of(one),
-                    Cell(
-                        f"{charset.check if sign is None else charset.signs[sign]} "
-                        f"{one.status.value}",
-                        tone,
-                    ),
-                    Cell(
-                        "" if part is None else charset.bar_text(part, _BAR),
-                        "good" if part == 1 else "accent",
-                    ),
-                    percent_text(part, charset),
-                    memory_text(one.bytes_done, charset=charset),
-                    Cell(memory_text(one.bytes_total, charset=charset), "dim"),
-                    charset.missing if rate is None else f"{rate / _MIB:.1f} MiB/s",
-                    countdown_text(one.seconds_left if moving else None, charset=charset),
-                ),
-            )
-        )
-    return rows
+    ordered = sorted(downloads, key=lambda one: one.created_at or first, reverse=True)
+    return [row_of(one.id, one, COLUMNS, context) for one in ordered]
 
 
 def transfer_sentence(one: DownloadRecord | None, charset: Charset, *, keys: bool = True) -> str:
@@ -167,7 +174,8 @@ class TransferPane(Vertical):
         before = {key: one.status for key, one in self._downloads.items()}
         self._downloads = {one.id: one for one in downloads}
         self.set_class(not downloads, "-empty")
-        self.query_one(LiveTable).show(transfer_rows(downloads, self._charset))
+        context = self._cyber.launch.render_context()
+        self.query_one(LiveTable).show(transfer_rows(downloads, context))
         self._tell()
         if before != {key: one.status for key, one in self._downloads.items()}:
             self.refresh_bindings()

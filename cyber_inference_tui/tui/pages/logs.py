@@ -13,10 +13,10 @@ from textual.events import DescendantFocus
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import LogRecord
 from cyber_inference_tui.tui.pages.log_pane import LogPane
-from cyber_inference_tui.tui.pages.log_sources import SERVICE, source_rows
+from cyber_inference_tui.tui.pages.log_sources import COLUMNS, SERVICE, source_rows
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.widgets.table import Column, LiveTable
+from cyber_inference_tui.tui.widgets.table import LiveTable
 
 MAX_PANES = 3
 LEAST_PANE = 50
@@ -46,11 +46,7 @@ class LogsPage(Page):
         """The list and the panes."""
         with Horizontal(classes="body"):
             yield LiveTable(
-                (
-                    Column(key="sign", title="", width=1),
-                    Column(key="id", title="LOG", width=None, least=22),
-                    Column(key="error", title="", width=5, priority=1),
-                ),
+                COLUMNS,
                 empty="There is no log yet.",
                 charset=self.cyber.launch.charset,
                 id="sources",
@@ -91,7 +87,8 @@ class LogsPage(Page):
 
     def _show_sources(self) -> None:
         opened = [pane.source for pane in self._panes]
-        rows = source_rows(self._logs, self.cyber.snapshot, opened, self.cyber.launch.charset)
+        context = self.cyber.launch.render_context()
+        rows = source_rows(self._logs, self.cyber.snapshot, opened, context)
         self.query_one("#sources", LiveTable).show(rows)
 
     def on_screen_resume(self) -> None:

@@ -13,8 +13,14 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.terminal.tone import STATUS_TONES, Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.figures import age_text, countdown_text, memory_text, requests_text
-from cyber_inference_tui.tui.pages.model_rows import FIT_TONES, fit_cell, params_text
+from cyber_inference_tui.tui.figures import (
+    age_text,
+    countdown_text,
+    memory_text,
+    params_text,
+    requests_text,
+)
+from cyber_inference_tui.tui.pages.model_rows import FIT_TONES, fit_cell
 from cyber_inference_tui.units import context_text, duration_text
 
 STYLES: dict[Tone, str] = {
@@ -33,9 +39,10 @@ _LONGEST = 1000
 def what_it_is(model: ModelRecord, charset: Charset) -> str:
     """Its nature in one line, what is not known left out."""
     trained = model.trained_context_length
+    weights = params_text(model.parameters, charset=charset)
     parts = [
         model.architecture,
-        f"{params_text(model.parameters, charset)} parameters" if model.parameters else None,
+        f"{weights} parameters" if model.parameters else None,
         model.quantization,
         f"trained with {context_text(trained)} of context" if trained else None,
         memory_text(model.size_bytes, charset=charset) if model.size_bytes is not None else None,

@@ -1,35 +1,24 @@
-"""Models as the rows of a table: what each column says, their order, and the filter. Pure."""
+"""The columns of a table of models, and the rows that the filter leaves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext
+from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.terminal.tone import STATUS_TONES, Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.figures import age_text, memory_text, status_text
-from cyber_inference_tui.tui.widgets.table import Cell, Column, Row
-from cyber_inference_tui.units import context_text
-
-COLUMNS = (
-    Column(key="model", title="MODEL", least=29),
-    Column(key="state", title="STATE", width=14),
-    Column(key="quant", title="QUANT", width=7, priority=4),
-    Column(key="size", title="SIZE", width=9, align="right", priority=3),
-    Column(key="params", title="PARAMS", width=7, align="right", priority=8),
-    Column(key="context", title="CONTEXT", width=7, align="right", priority=5),
-    Column(key="marks", title="", width=8, priority=6),
-    Column(key="fits", title="FITS", width=9, priority=1),
-    Column(key="memory", title="MEMORY", width=10, align="right", priority=2),
-    Column(key="used", title="USED", width=6, align="right", priority=7),
+from cyber_inference_tui.tui.figures import (
+    age_text,
+    context_size_text,
+    memory_text,
+    params_text,
+    status_text,
 )
-UNSORTED = frozenset({"marks"})
-"""Columns without an order."""
-_LARGEST_FIRST = frozenset({"size", "params", "context", "memory"})
+from cyber_inference_tui.tui.widgets.table import Row, row_of
 
 FIT_WORDS: dict[Fit, str] = {
     Fit.NOW: "fits",
@@ -39,7 +28,7 @@ FIT_WORDS: dict[Fit, str] = {
 FIT_TONES: dict[Fit, Tone] = {Fit.NOW: "good", Fit.AFTER_UNLOADING: "busy", Fit.NEVER: "bad"}
 
 # The busiest first: those are what one looks for.
-_STATE_ORDER = (
+STATE_ORDER = (
     ModelStatus.LOADED,
     ModelStatus.LOADING,
     ModelStatus.QUEUED,
@@ -47,94 +36,11 @@ _STATE_ORDER = (
     ModelStatus.FAILED,
     ModelStatus.UNLOADED,
 )
-_LONGEST = 300
-"""Characters of a name that are looked at; no screen is that wide."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """By which column the rows are sorted."""
-
-    column: str = "model"
-    descending: bool = False
-
-    def by(self, column: str) -> Order:
-        """Sorted by another column, the way that is wanted most; the same one turns round."""
-        if column in UNSORTED:
-            return self
-        if column == self.column:
-            return Order(column, not self.descending)
-        return Order(column, column in _LARGEST_FIRST)
-
-    def next(self, shown: Iterable[str]) -> Order:
-        """Sorted by the next of the columns that are shown."""
-        columns = [column for column in shown if column not in UNSORTED] or [self.column]
-        at = columns.index(self.column) + 1 if self.column in columns else 0
-        column = columns[at % len(columns)]
-        return self if column == self.column else self.by(column)
-
-
-def sorted_models(models: Iterable[ModelRecord], order: Order) -> list[ModelRecord]:
-    """``models`` in this order; those of which the value is not known come last either way."""
-    known: list[tuple[Any, ModelRecord]] = []
-    unknown = []
-    for model in sorted(models, key=lambda model: model.id.casefold()):
-        value = _value(model, order.column)
-        if value is None:
-            unknown.append(model)
-        else:
-            known.append((value, model))
-    # Sorting is stable in both directions: equals stay in the order of their names.
-    known.sort(key=lambda pair: pair[0], reverse=order.descending)
-    return [model for _, model in known] + unknown
-
-
-def _value(model: ModelRecord, column: str) -> Any:
-    match column:
-        case "state":
-            return _STATE_ORDER.index(model.status)
-        case "quant":
-            return model.quantization
-        case "size":
-            return model.size_bytes
-        case "params":
-            return model.parameters
-        case "context":
-            return model.context_length
-        case "fits":
-            return None if model.fits is None else list(Fit).index(model.fits)
-        case "memory":
-            return memory_of(model)
-        case "used":
-            # By age, so that ascending begins with the last used one.
-            return None if model.last_used_at is None else -model.last_used_at.timestamp()
-        case _:
-            return model.id.casefold()
 
 
 def memory_of(model: ModelRecord) -> int | None:
     """Bytes that it takes, or would take."""
     return model.memory_bytes if model.memory_bytes is not None else model.memory_estimate_bytes
-
-
-def matches(model: ModelRecord, wanted: str) -> bool:
-    """Every word of ``wanted`` is in its id, an alias, its architecture or its quantization."""
-    words = wanted.casefold().split()
-    if not words:
-        return True
-    names = (model.id, *model.aliases, model.architecture or "", model.quantization or "")
-    told = "\n".join(names).casefold()
-    return all(word in told for word in words)
-
-
-def params_text(parameters: int | None, charset: Charset) -> str:
-    """How many weights: ``4.0 B``, ``475 M``."""
-    if parameters is None:
-        return charset.missing
-    for size, unit in ((1e12, "T"), (1e9, "B")):
-        if parameters >= 0.9995 * size:
-            return f"{parameters / size:.1f} {unit}"
-    return f"{parameters / 1e6:.0f} M" if parameters >= 999_500 else f"{parameters:,}"
 
 
 def fit_cell(fit: Fit | None, charset: Charset) -> Cell:
@@ -156,33 +62,98 @@ def marks_text(model: ModelRecord, charset: Charset) -> str:
     return f"{pin} {kinds.get((model.vision, model.embedding), '')}".rstrip()
 
 
-def model_row(model: ModelRecord, age: str, charset: Charset) -> Row:
-    """The row of one model; ``age``: how long ago it was used."""
-    dim: Tone = "dim" if model.error and model.status is ModelStatus.UNLOADED else "none"
-    memory = memory_text(memory_of(model), estimate=model.memory_bytes is None, charset=charset)
-    return Row(
-        model.id,
-        (
-            clean_line(model.id, limit=_LONGEST),
-            _state_cell(model, charset),
-            clean_line(model.quantization or charset.missing, limit=_LONGEST),
-            memory_text(model.size_bytes, charset=charset),
-            params_text(model.parameters, charset),
-            context_text(model.context_length) if model.context_length else charset.missing,
-            Cell(marks_text(model, charset), "accent"),
-            fit_cell(model.fits, charset),
-            memory if model.memory_bytes is not None else Cell(memory, "dim"),
-            Cell(age, "dim"),
-        ),
-        tone=dim,
-    )
+def _unreadable(model: ModelRecord) -> bool:
+    return bool(model.error) and model.status is ModelStatus.UNLOADED
 
 
-def _state_cell(model: ModelRecord, charset: Charset) -> Cell:
-    if model.error and model.status is ModelStatus.UNLOADED:
+def state_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    """The state as sign and word, with the progress of a load."""
+    charset = context.charset
+    if _unreadable(model):
         return Cell(f"{charset.status_sign(ModelStatus.FAILED)} unreadable", "bad")
     text = status_text(model.status, model.progress, charset=charset)
     return Cell(text, STATUS_TONES[model.status])
+
+
+def _memory_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    estimate = model.memory_bytes is None
+    text = memory_text(memory_of(model), estimate=estimate, charset=context.charset)
+    return Cell(text, "dim" if estimate else "none")
+
+
+def _name_cell(model: ModelRecord, _: RenderContext) -> str:
+    return plain(model.id)
+
+
+def _marks_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    return Cell(marks_text(model, context.charset), "accent")
+
+
+def _fits_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    return fit_cell(model.fits, context.charset)
+
+
+def _fit_rank(model: ModelRecord) -> int | None:
+    return None if model.fits is None else list(Fit).index(model.fits)
+
+
+def _age_order(model: ModelRecord) -> float | None:
+    return -model.last_used_at.timestamp() if model.last_used_at else None
+
+
+def _used_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    return Cell(_age_text(model, context), "dim")
+
+
+def _age_text(model: ModelRecord, context: RenderContext) -> str:
+    used = model.last_used_at
+    seconds = None if used is None else max(0.0, (context.now - used).total_seconds())
+    return age_text(seconds, charset=context.charset)
+
+
+COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
+    Column("model", "MODEL", least=29, value=lambda m: m.id.casefold(), cell=_name_cell),
+    Column("state", "STATE", 14, lambda m: STATE_ORDER.index(m.status), cell=state_cell),
+    Column("quant", "QUANT", 7, lambda m: m.quantization, priority=4),
+    Column("size", "SIZE", 9, lambda m: m.size_bytes, right=True, priority=3, text=memory_text),
+    Column("params", "PARAMS", 7, lambda m: m.parameters, right=True, priority=8, text=params_text),
+    Column(
+        "context",
+        "CONTEXT",
+        7,
+        lambda m: m.context_length,
+        right=True,
+        priority=5,
+        text=context_size_text,
+    ),
+    Column("marks", "", 8, priority=6, cell=_marks_cell),
+    Column("fits", "FITS", 9, _fit_rank, priority=1, cell=_fits_cell),
+    Column("memory", "MEMORY", 10, memory_of, right=True, priority=2, cell=_memory_cell),
+    # By age, so that ascending begins with the last used one.
+    Column(
+        "used", "USED", 6, _age_order, right=True, priority=7, cell=_used_cell, largest_first=False
+    ),
+)
+
+
+def sorted_models(models: Iterable[ModelRecord], order: Order[ModelRecord]) -> list[ModelRecord]:
+    """``models`` in this order, and by name where that makes no difference."""
+    return order.sort(sorted(models, key=lambda model: model.id.casefold()))
+
+
+def matches(model: ModelRecord, wanted: str) -> bool:
+    """Every word of ``wanted`` is in its id, an alias, its architecture or its quantization."""
+    words = wanted.casefold().split()
+    if not words:
+        return True
+    names = (model.id, *model.aliases, model.architecture or "", model.quantization or "")
+    told = "\n".join(names).casefold()
+    return all(word in told for word in words)
+
+
+def model_row(model: ModelRecord, context: RenderContext) -> Row:
+    """The row of one model."""
+    return row_of(model.id, model, COLUMNS, context, "dim" if _unreadable(model) else "none")
 
 
 def title_text(shown: int, total: int, wanted: str) -> str:
@@ -190,10 +161,6 @@ def title_text(shown: int, total: int, wanted: str) -> str:
     if not wanted:
         return f"Models  {total}" if total else "Models"
     return f"Models  {shown} of {total}  /{clean_line(wanted, limit=60)}"
-
-
-def _same(one: ModelRecord, other: ModelRecord) -> bool:
-    return one is other or one == other
 
 
 class Rows:
@@ -208,18 +175,22 @@ class Rows:
         self._made: dict[str, tuple[ModelRecord, str, Row]] = {}
 
     def of(
-        self, models: Iterable[ModelRecord], *, wanted: str, order: Order, now: datetime
+        self,
+        models: Iterable[ModelRecord],
+        *,
+        wanted: str,
+        order: Order[ModelRecord],
+        now: datetime,
     ) -> list[Row]:
         """The rows of those that match, in order."""
+        context = RenderContext(self._charset, now)
         chosen = sorted_models((model for model in models if matches(model, wanted)), order)
         made = {}
         for model in chosen:
-            used = model.last_used_at
-            seconds = None if used is None else max(0.0, (now - used).total_seconds())
-            age = age_text(seconds, charset=self._charset)
+            age = _age_text(model, context)
             known = self._made.get(model.id)
-            if known is None or known[1] != age or not _same(known[0], model):
-                known = (model, age, model_row(model, age, self._charset))
+            if known is None or known[1] != age or (known[0] is not model and known[0] != model):
+                known = (model, age, model_row(model, context))
             made[model.id] = known
         self._made = made
         return [row for _, _, row in made.values()]

@@ -12,13 +12,14 @@ from textual.content import Content
 from textual.widgets import Static
 
 from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
+from cyber_inference_tui.terminal.columns import Order
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.model_actions import ModelActions
 from cyber_inference_tui.tui.pages.model_details import details_content
 from cyber_inference_tui.tui.pages.model_lines import chosen_content, problems_content
 from cyber_inference_tui.tui.pages.model_pane import DetailsPane, DetailsReader
-from cyber_inference_tui.tui.pages.model_rows import COLUMNS, Order, Rows, title_text
+from cyber_inference_tui.tui.pages.model_rows import COLUMNS, Rows, title_text
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.table import LiveTable
@@ -85,7 +86,7 @@ class ModelsPage(ModelActions):
 
     def __init__(self) -> None:
         super().__init__()
-        self._order = Order()
+        self._order = Order(COLUMNS[0])
         self._wanted = ""
         self._open = False
         self._select: str | None = None
@@ -168,7 +169,7 @@ class ModelsPage(ModelActions):
             now=self.cyber.launch.now(),
         )
         self._table.show(rows)
-        self._table.show_sort(self._order.column, descending=self._order.descending)
+        self._table.show_sort(self._order.column.key, descending=self._order.descending)
 
     def _hidden_order(self) -> str:
         """By what it is sorted, where there is no room for that column."""
@@ -177,8 +178,7 @@ class ModelsPage(ModelActions):
             return ""
         charset = self.cyber.launch.charset
         arrow = charset.descending if self._order.descending else charset.ascending
-        title = next(one.title for one in COLUMNS if one.key == self._order.column)
-        return f"  by {title.lower()} {arrow}"
+        return f"  by {self._order.column.title.lower()} {arrow}"
 
     def _empty(self, snapshot: Snapshot) -> Content:
         if snapshot.status is None:
@@ -283,9 +283,9 @@ class ModelsPage(ModelActions):
 
     def action_turn(self) -> None:
         """Turn the order round."""
-        self._sort(Order(self._order.column, not self._order.descending))
+        self._sort(self._order.reversed())
 
-    def _sort(self, order: Order) -> None:
+    def _sort(self, order: Order[ModelRecord]) -> None:
         self._order = order
         self.redraw()
 

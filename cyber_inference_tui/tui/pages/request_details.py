@@ -37,12 +37,12 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
         place = "" if record.position is None else f", place {record.position}"
         lines.append(("status", f"{_PHASES[record.phase]}{place}"))
     if isinstance(record, RequestRecord):
-        lines.append(("took", seconds_text(record.duration_seconds, charset)))
+        lines.append(("took", seconds_text(record.duration_seconds, charset=charset)))
     # What grows every second stands in the table: here it would be sent over and over.
     waits = isinstance(record, ActiveRequestRecord) and record.phase is RequestPhase.WAITING
     if not waits:
-        lines.append(("queued", seconds_text(record.queue_seconds, charset)))
-        first = seconds_text(record.time_to_first_token_seconds, charset)
+        lines.append(("queued", seconds_text(record.queue_seconds, charset=charset)))
+        first = seconds_text(record.time_to_first_token_seconds, charset=charset)
         lines.append(("first token" if record.stream else "answer after", first))
     if isinstance(record, RequestRecord):
         lines += [

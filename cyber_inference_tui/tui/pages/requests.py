@@ -14,6 +14,7 @@ from textual.widgets import Static
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, RequestRecord
+from cyber_inference_tui.terminal.columns import Order, RenderContext
 from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.tui.feed import FINISHED_KEPT
 from cyber_inference_tui.tui.pages.page import Page, say
@@ -21,11 +22,10 @@ from cyber_inference_tui.tui.pages.request_details import details, details_conte
 from cyber_inference_tui.tui.pages.request_history import Choice, RequestHistory
 from cyber_inference_tui.tui.pages.request_rows import (
     COLUMNS,
-    SORT_TITLES,
+    NEWEST_FIRST,
     TOTAL_COLUMNS,
     FinishedRows,
-    Order,
-    live_row,
+    request_row,
     row_key,
     total_rows,
     words_of,
@@ -90,7 +90,7 @@ class RequestsPage(Page):
     def __init__(self) -> None:
         super().__init__()
         self._history = RequestHistory(Choice())
-        self._order = Order()
+        self._order = NEWEST_FIRST
         self._made: tuple[Any, ...] = ()
         self._finished: list[Row] = []
         self._rows: FinishedRows | None = None
@@ -174,8 +174,9 @@ class RequestsPage(Page):
         self._live = {row_key(one): one for one in live}
         # Who looks at the newest goes on doing so; who went to one, or opened it, keeps that.
         table.keeps_top = not self.has_class("-details")
-        table.show([*(live_row(one, now, charset) for one in live), *self._finished])
-        table.show_sort(self._order.column, descending=self._order.descending)
+        context = RenderContext(charset, now)
+        table.show([*(request_row(one, context) for one in live), *self._finished])
+        table.show_sort(self._order.column.key, descending=self._order.descending)
         table.show_empty(self._empty(needle))
 
     def _now(self) -> datetime:
@@ -203,7 +204,7 @@ class RequestsPage(Page):
         if self._totals is None:
             table.show_empty(Content.styled(self._problem or "Adding up …", "$text-muted"))
         else:
-            table.show(total_rows(self._totals, launch.now(), launch.charset))
+            table.show(total_rows(self._totals, launch.render_context()))
             table.show_empty(Content.styled("No requests yet.", "$text-muted"))
 
     def _draw_title(self, snapshot: Snapshot) -> None:
@@ -232,8 +233,8 @@ class RequestsPage(Page):
             parts.append(("   held: space lets it go on", "$warning"))
         if filters:
             parts.append((f"   {', '.join(filters)}", "$accent"))
-        if self._order != Order():
-            parts.append((f"   by {SORT_TITLES[self._order.column].lower()}", "not bold"))
+        if self._order != NEWEST_FIRST:
+            parts.append((f"   by {self._order.column.title.lower()}", "not bold"))
         if self._problem:
             parts.append((f"   {plain(self._problem, limit=200)}", "$error"))
         say(self.query_one("#title", Static), Content.assemble(*parts))
@@ -310,9 +311,7 @@ class RequestsPage(Page):
 
     @on(LiveTable.HeaderSelected, "#requests")
     def _header(self, message: LiveTable.HeaderSelected) -> None:
-        order = self._order
-        again = order.column == message.column
-        self._sort(order.turned() if again else Order().next([message.column]))
+        self._sort(self._order.by(message.column))
 
     @on(FilterLine.Filtered)
     def _filtered(self) -> None:
@@ -367,9 +366,9 @@ class RequestsPage(Page):
 
     def action_turn(self) -> None:
         """Sort the other way round."""
-        self._sort(self._order.turned())
+        self._sort(self._order.reversed())
 
-    def _sort(self, order: Order) -> None:
+    def _sort(self, order: Order[RequestRecord]) -> None:
         self._order = order
         self.redraw()
 

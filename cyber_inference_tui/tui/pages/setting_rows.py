@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from cyber_inference_tui.records import ConfigCheckRecord, ConfigValueRecord, SettingEffect
+from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
+from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.setting_groups import grouped
 from cyber_inference_tui.tui.setting_text import to_text
-from cyber_inference_tui.tui.widgets.table import Cell, Row
+from cyber_inference_tui.tui.widgets.table import Row, row_of
 
 GROUP = "group:"
 """Before the key of a row that is a group's title."""
@@ -23,27 +25,40 @@ _SOURCES: dict[str, str] = {
 }
 
 
-def setting_rows(settings: Sequence[ConfigValueRecord]) -> list[Row]:
+def _key_cell(record: ConfigValueRecord, _: RenderContext) -> str:
+    return f"  {plain(record.key)}"
+
+
+def _value_cell(record: ConfigValueRecord, _: RenderContext) -> Cell:
+    return Cell(plain(to_text(record.value)) or "none", _tone(record))
+
+
+def _source_cell(record: ConfigValueRecord, _: RenderContext) -> Cell:
+    return Cell(_SOURCES.get(record.source, record.source), _tone(record))
+
+
+def _tone(record: ConfigValueRecord) -> Tone:
+    return "dim" if record.source == "default" else "none"
+
+
+def _applies(record: ConfigValueRecord) -> str:
+    return "at once" if record.live else "on restart"
+
+
+COLUMNS: tuple[Column[ConfigValueRecord, RenderContext], ...] = (
+    Column("key", "SETTING", 26, cell=_key_cell),
+    Column("value", "VALUE", least=16, cell=_value_cell),
+    Column("source", "FROM", 11, cell=_source_cell),
+    Column("live", "APPLIES", 12, _applies, priority=1, tone="dim"),
+)
+
+
+def setting_rows(settings: Sequence[ConfigValueRecord], context: RenderContext) -> list[Row]:
     """The table's rows: each group's title, then its settings."""
     rows = []
     for group, members in grouped(settings):
-        rows.append(Row(f"{GROUP}{group}", (Cell(group, "accent"), "", "", "")))
-        for record in members:
-            own = record.source != "default"
-            tone: Tone = "none" if own else "dim"
-            shown = to_text(record.value)
-            value = clean_line(shown, limit=300) or "none"
-            rows.append(
-                Row(
-                    record.key,
-                    (
-                        f"  {clean_line(record.key, limit=60)}",
-                        Cell(value, tone),
-                        Cell(_SOURCES.get(record.source, record.source), tone),
-                        Cell("at once" if record.live else "on restart", "dim"),
-                    ),
-                )
-            )
+        rows.append(Row(f"{GROUP}{group}", (Cell(group, "accent"),)))
+        rows += [row_of(record.key, record, COLUMNS, context) for record in members]
     return rows
 
 

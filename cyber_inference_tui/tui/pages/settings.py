@@ -14,6 +14,7 @@ from textual.widgets import Input, Static
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ConfigCheckRecord, ConfigValueRecord, SettingEffect
+from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.choice import Choice
@@ -23,6 +24,7 @@ from cyber_inference_tui.tui.key_table import every_binding
 from cyber_inference_tui.tui.keymap import example_text, read_keymap
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.pages.setting_rows import (
+    COLUMNS,
     GROUP,
     effect_text,
     effect_tone,
@@ -32,7 +34,7 @@ from cyber_inference_tui.tui.pages.setting_rows import (
 from cyber_inference_tui.tui.setting_text import parse, to_text
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
-from cyber_inference_tui.tui.widgets.table import Column, LiveTable, Row
+from cyber_inference_tui.tui.widgets.table import LiveTable, row_of
 
 CHECK_DELAY = 0.3
 """Seconds without a key until the service is asked what a value would do."""
@@ -101,12 +103,7 @@ class SettingsPage(Page):
         with Vertical(classes="body"):
             yield Static(id="title", classes="heading")
             yield SettingTable(
-                (
-                    Column(key="key", title="SETTING", width=26),
-                    Column(key="value", title="VALUE", width=None, least=16),
-                    Column(key="source", title="FROM", width=11),
-                    Column(key="live", title="APPLIES", width=12, priority=1),
-                ),
+                COLUMNS,
                 empty="Waiting for the service.",
                 charset=self.cyber.launch.charset,
                 id="table",
@@ -152,7 +149,7 @@ class SettingsPage(Page):
         ]
         table = self.query_one("#table", LiveTable)
         table.show_empty("No setting has this in its name or help. esc shows all again.")
-        table.show(setting_rows(chosen))
+        table.show(setting_rows(chosen, self.cyber.launch.render_context()))
         keys = [row.key for row in table.rows]
         if table.cursor_key is not None and table.cursor_key.startswith(GROUP):
             # At once: a key that comes now is meant for a setting.
@@ -405,11 +402,13 @@ class SettingsPage(Page):
             if not (launch.readonly or launch.attached):
                 self.cyber.do(self.client.set_config("theme", name))
 
-        rows = [Row(name, (name,)) for name in sorted(self.app.available_themes, key=_own_first)]
+        context = self.cyber.launch.render_context()
+        names = sorted(self.app.available_themes, key=_own_first)
+        rows = [row_of(name, name, (_THEME,), context) for name in names]
         self.app.push_screen(
             Choice(
                 "Colours",
-                (Column(key="theme", title="THEME"),),
+                (_THEME,),
                 rows,
                 chosen=self.app.theme,
                 charset=self.cyber.launch.charset,
@@ -441,6 +440,9 @@ class SettingsPage(Page):
             self.cyber.tell(problem, "error")
         if not keymap.problems:
             self.cyber.tell("The keys are taken up.")
+
+
+_THEME: Column[str, RenderContext] = Column("theme", "THEME", least=12, value=str)
 
 
 def _own_first(name: str) -> tuple[bool, str]:
