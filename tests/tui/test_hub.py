@@ -469,3 +469,14 @@ async def test_a_readonly_app_names_no_key_that_changes_something() -> None:
         client.publish("download", {"id": "d1", "status": None})
         await until(pilot, lambda: "Nothing is downloaded." in screen_text(app))
         assert "begins a download" not in screen_text(app)
+
+
+async def test_a_finished_download_says_what_state_its_model_is_in() -> None:
+    world = busy_world()
+    world.downloads["d1"] = msgspec.structs.replace(
+        world.downloads["d1"], status=DownloadStatus.DONE, model_id="nomic-embed-text-v2"
+    )
+    async with on_page(world) as (app, _, pilot):
+        await until(pilot, lambda: "It is here as nomic-embed-text-v2." in screen_text(app))
+        assert "● loaded" in screen_text(app)
+        assert "l loads it" not in screen_text(app)

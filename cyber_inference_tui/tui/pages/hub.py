@@ -439,14 +439,6 @@ class HubPage(Page):
             self._refused = str(error)
             self._draw()
 
-    @on(TransferPane.Loading)
-    def _load(self, event: TransferPane.Loading) -> None:
-        self.cyber.do(self._load_and_show(event.model_id))
-
-    async def _load_and_show(self, model_id: str) -> None:
-        await self.client.load(model_id, wait=False)
-        await self.cyber.open_model(model_id)
-
     # The two panes
 
     @property

@@ -11,7 +11,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.message import Message
 from textual.widgets import Static
 
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus, ModelStatus
@@ -21,6 +20,8 @@ from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.figures import countdown_text, memory_text
+from cyber_inference_tui.tui.pages.model_actions import RESTING
+from cyber_inference_tui.tui.pages.model_lines import model_sentence
 from cyber_inference_tui.tui.widgets.table import LiveTable, Row, row_of
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def transfer_sentence(one: DownloadRecord | None, charset: Charset, *, keys: boo
 
 
 class TransferPane(Vertical):
-    """The downloads. ``Loading`` tells that a finished one is to be loaded."""
+    """The downloads, and what can be done with the chosen one."""
 
     KEYS_TITLE = "Downloads"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -142,13 +143,6 @@ class TransferPane(Vertical):
         Binding("r", "retry", "Retry", id="hub.retry-download", tooltip="try it again"),
         Binding("l", "load", "Load", id="hub.load", tooltip="load the model it became"),
     ]
-
-    class Loading(Message):
-        """The model is to be loaded, and to be seen."""
-
-        def __init__(self, model_id: str) -> None:
-            super().__init__()
-            self.model_id = model_id
 
     def __init__(self, charset: Charset) -> None:
         super().__init__(id="transfers")
@@ -192,8 +186,14 @@ class TransferPane(Vertical):
         self.refresh_bindings()
 
     def _tell(self) -> None:
-        one = self.chosen
-        told = transfer_sentence(one, self._charset, keys=not self._cyber.launch.readonly)
+        one, launch = self.chosen, self._cyber.launch
+        model = None
+        if one is not None and one.status is DownloadStatus.DONE and one.model_id is not None:
+            model = self._cyber.snapshot.model(one.model_id)
+        keys = not launch.readonly and (model is None or model.status in RESTING)
+        told = transfer_sentence(one, self._charset, keys=keys)
+        if model is not None:
+            told += f"  {model_sentence(model, launch.now(), self._charset)[0]}"
         if told != self._told:
             self._told = told
             style = "$text-error" if one is not None and one.error else "$text-muted"
@@ -262,7 +262,11 @@ class TransferPane(Vertical):
         )
 
     def action_load(self) -> None:
-        """Load what it became."""
+        """Load what it became, and show it on the models page."""
         one = self.chosen
         if one is not None and one.model_id is not None:
-            self.post_message(self.Loading(one.model_id))
+            self._cyber.do(self._load(one.model_id))
+
+    async def _load(self, model_id: str) -> None:
+        await self._cyber.client.load(model_id, wait=False)
+        await self._cyber.open_model(model_id)

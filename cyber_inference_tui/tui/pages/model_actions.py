@@ -12,7 +12,7 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.figures import memory_text, requests_text
 from cyber_inference_tui.tui.pages.page import Page
 
-_RESTING = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
+RESTING = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 """The states in which a model has no server and waits for none."""
 _ON_MODEL = frozenset(
     {"load", "unload", "pin", "details", "edit", "log", "chat", "copy_command", "copy_id", "delete"}
@@ -47,9 +47,9 @@ class ModelActions(Page):
         if model is None:
             return False
         if action == "load":
-            return model.status in _RESTING
+            return model.status in RESTING
         if action == "unload":
-            return model.status not in _RESTING | {ModelStatus.UNLOADING}
+            return model.status not in RESTING | {ModelStatus.UNLOADING}
         if action == "copy_command":
             details = self.chosen_details()
             return details is not None and bool(details.command)
@@ -112,7 +112,7 @@ class ModelActions(Page):
                 "models in the models directory can be deleted here.",
                 "warning",
             )
-        elif model.status not in _RESTING:
+        elif model.status not in RESTING:
             self.cyber.tell(f"{name} is {model.status.value}. Unload it first (u).", "warning")
         else:
             self.cyber.do(self._ask_delete(model), group="ask")
