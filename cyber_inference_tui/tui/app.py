@@ -42,7 +42,7 @@ MESSAGE_CHARACTERS = 400
 
 def _page(mode: str) -> Screen[None]:
     """The page of this mode; its module is imported when it is opened for the first time."""
-    module = importlib.import_module(f"cyber_inference_tui.tui.pages.{mode}")
+    module = importlib.import_module(f"cyber_inference_tui.tui.pages.{mode}.page")
     page: Screen[None] = getattr(module, f"{mode.capitalize()}Page")()
     return page
 

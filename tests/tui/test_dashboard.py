@@ -25,15 +25,15 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.terminal.columns import RenderContext
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.pages.dashboard_memory import pools
-from cyber_inference_tui.tui.pages.dashboard_rows import (
+from cyber_inference_tui.tui.pages.dashboard.memory import pools
+from cyber_inference_tui.tui.pages.dashboard.tables import (
     event_rows,
     explanation,
     model_row,
     ordered,
     request_rows,
 )
-from cyber_inference_tui.tui.pages.dashboard_trends import gauge, history, trends
+from cyber_inference_tui.tui.pages.dashboard.trends import gauge, history, trends
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Happening, Snapshot, TrendPoint, trend_point
 from cyber_inference_tui.tui.widgets.table import LiveTable

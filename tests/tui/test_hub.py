@@ -17,8 +17,8 @@ from cyber_inference_tui.records import (
     HubModelRecord,
 )
 from cyber_inference_tui.terminal.charset import ASCII
-from cyber_inference_tui.tui.pages import hub as hub_module
-from cyber_inference_tui.tui.pages.hub_rows import RESULT_COLUMNS
+from cyber_inference_tui.tui.pages.hub import page as hub_module
+from cyber_inference_tui.tui.pages.hub.tables import RESULT_COLUMNS
 from cyber_inference_tui.tui.widgets.table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient

@@ -14,7 +14,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.terminal.columns import RenderContext
-from cyber_inference_tui.tui.pages.hub_rows import (
+from cyber_inference_tui.tui.pages.hub.tables import (
     file_rows,
     file_sentence,
     in_order,
@@ -22,7 +22,7 @@ from cyber_inference_tui.tui.pages.hub_rows import (
     result_sentence,
     under_way,
 )
-from cyber_inference_tui.tui.pages.hub_transfers import (
+from cyber_inference_tui.tui.pages.hub.transfers import (
     name_of,
     part_done,
     percent_text,

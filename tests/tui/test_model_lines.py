@@ -6,7 +6,7 @@ import pytest
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
-from cyber_inference_tui.tui.pages.model_lines import model_sentence, what_it_is
+from cyber_inference_tui.tui.pages.models.sentences import model_sentence, what_it_is
 from tests.tui.world import GIB, NOW, ago, model
 
 

@@ -9,7 +9,7 @@ from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
 from cyber_inference_tui.terminal.columns import Order, RenderContext, places
 from cyber_inference_tui.tui.figures import params_text
-from cyber_inference_tui.tui.pages.model_rows import (
+from cyber_inference_tui.tui.pages.models.table import (
     COLUMNS,
     Rows,
     marks_text,

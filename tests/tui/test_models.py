@@ -13,7 +13,7 @@ from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.records import Fit, ModelStatus, ProblemRecord, ServiceEvent
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.pages.models import ModelsPage
+from cyber_inference_tui.tui.pages.models.page import ModelsPage
 from cyber_inference_tui.tui.widgets.table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient

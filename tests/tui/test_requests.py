@@ -14,15 +14,15 @@ from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.terminal.columns import Order, RenderContext
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.launch import Leave
-from cyber_inference_tui.tui.pages.request_details import details, details_text
-from cyber_inference_tui.tui.pages.request_history import MOST_KEPT, Choice, RequestHistory
-from cyber_inference_tui.tui.pages.request_rows import (
+from cyber_inference_tui.tui.pages.requests.details import details, details_text
+from cyber_inference_tui.tui.pages.requests.history import MOST_KEPT, Choice, RequestHistory
+from cyber_inference_tui.tui.pages.requests.tables import (
     COLUMNS,
     NEWEST_FIRST,
     FinishedRows,
     request_row,
 )
-from cyber_inference_tui.tui.pages.request_words import kind_of, outcome, outcome_tone
+from cyber_inference_tui.tui.pages.requests.words import kind_of, outcome, outcome_tone
 from cyber_inference_tui.tui.widgets.table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient

@@ -16,8 +16,8 @@ from textual.widgets import Static
 from cyber_inference_tui.records import ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
-from cyber_inference_tui.tui.pages.dashboard_memory import Pool, pools
-from cyber_inference_tui.tui.pages.dashboard_rows import (
+from cyber_inference_tui.tui.pages.dashboard.memory import Pool, pools
+from cyber_inference_tui.tui.pages.dashboard.tables import (
     EVENT_COLUMNS,
     MODEL_COLUMNS,
     REQUEST_COLUMNS,
@@ -27,7 +27,7 @@ from cyber_inference_tui.tui.pages.dashboard_rows import (
     ordered,
     request_rows,
 )
-from cyber_inference_tui.tui.pages.dashboard_trends import Trend, gauge, history, trends
+from cyber_inference_tui.tui.pages.dashboard.trends import Trend, gauge, history, trends
 from cyber_inference_tui.tui.pages.page import say
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine

@@ -20,7 +20,7 @@ from cyber_inference_tui.tui.figures import (
     params_text,
     requests_text,
 )
-from cyber_inference_tui.tui.pages.model_rows import FIT_TONES, fit_cell
+from cyber_inference_tui.tui.pages.models.table import FIT_TONES, fit_cell
 from cyber_inference_tui.units import context_text, duration_text
 
 STYLES: dict[Tone, str] = {

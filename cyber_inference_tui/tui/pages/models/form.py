@@ -20,7 +20,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ModelDetails, ModelSettingRecord, SettingEffect
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.pages.model_setting import (
+from cyber_inference_tui.tui.pages.models.form_values import (
     SOURCES,
     Change,
     change_of,
@@ -116,7 +116,7 @@ class Lines(VerticalScroll, can_focus=False, inherit_bindings=False):
 class ModelForm(ModalScreen[str | None]):
     """Returns what was saved, in a few words; ``None`` where it was left as it is."""
 
-    CSS_PATH = "model_form.tcss"
+    CSS_PATH = "form.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "Save", id="model-form.save", tooltip="write what was changed"),
         Binding("escape", "leave", "Leave", id="model-form.leave", tooltip="without saving"),

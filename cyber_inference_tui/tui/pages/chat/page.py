@@ -21,22 +21,22 @@ from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.dialogs.choice import Choice
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.dialogs.sampling import SamplingForm
-from cyber_inference_tui.tui.pages.chat_models import (
+from cyber_inference_tui.tui.pages.chat.models import (
     COLUMNS,
     first_choice,
     invitation,
     model_rows,
     title_content,
 )
-from cyber_inference_tui.tui.pages.chat_rows import TextFlow, TurnRows, state_content
-from cyber_inference_tui.tui.pages.chat_sampling import Sampling
-from cyber_inference_tui.tui.pages.chat_turns import (
+from cyber_inference_tui.tui.pages.chat.rows import TextFlow, TurnRows, state_content
+from cyber_inference_tui.tui.pages.chat.sampling import Sampling
+from cyber_inference_tui.tui.pages.chat.turns import (
     QUESTION_CHARACTERS,
     Conversation,
     Turn,
     TurnState,
 )
-from cyber_inference_tui.tui.pages.chat_vectors import VectorsPane
+from cyber_inference_tui.tui.pages.chat.vectors_pane import VectorsPane
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.message_input import MessageInput
@@ -57,7 +57,7 @@ class ChatPage(Page):
     """
 
     MODE: ClassVar[str] = "chat"
-    CSS_PATH = "chat.tcss"
+    CSS_PATH = "page.tcss"
     STEERING: ClassVar[frozenset[str]] = frozenset(
         {"write", "stop", "model", "again", "sampling", "clear"}
     )

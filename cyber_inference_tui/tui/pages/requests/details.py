@@ -11,8 +11,8 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.figures import number_text
-from cyber_inference_tui.tui.pages.request_rows import seconds_text
-from cyber_inference_tui.tui.pages.request_words import CLIENT_LEFT, failed
+from cyber_inference_tui.tui.pages.requests.tables import seconds_text
+from cyber_inference_tui.tui.pages.requests.words import CLIENT_LEFT, failed
 
 _NAME = 14
 _LONGEST_ERROR = 4000

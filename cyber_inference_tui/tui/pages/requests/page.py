@@ -18,9 +18,9 @@ from cyber_inference_tui.terminal.columns import Order, RenderContext
 from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.tui.feed import FINISHED_KEPT
 from cyber_inference_tui.tui.pages.page import Page, say
-from cyber_inference_tui.tui.pages.request_details import details, details_content, details_text
-from cyber_inference_tui.tui.pages.request_history import Choice, RequestHistory
-from cyber_inference_tui.tui.pages.request_rows import (
+from cyber_inference_tui.tui.pages.requests.details import details, details_content, details_text
+from cyber_inference_tui.tui.pages.requests.history import Choice, RequestHistory
+from cyber_inference_tui.tui.pages.requests.tables import (
     COLUMNS,
     NEWEST_FIRST,
     TOTAL_COLUMNS,
@@ -62,7 +62,7 @@ class RequestsPage(Page):
     """Requests in a table, all about the selected one below it, and the sums by model."""
 
     MODE: ClassVar[str] = "requests"
-    CSS_PATH = "requests.tcss"
+    CSS_PATH = "page.tcss"
     AUTO_FOCUS = "#requests"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f", "failures", "Failed", id="requests.failures", tooltip="only failed ones"),

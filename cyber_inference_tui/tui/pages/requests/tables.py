@@ -11,8 +11,8 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext, shown
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.figures import age_text, number_text, speed_text
-from cyber_inference_tui.tui.pages.request_history import Identity, identity
-from cyber_inference_tui.tui.pages.request_words import (
+from cyber_inference_tui.tui.pages.requests.history import Identity, identity
+from cyber_inference_tui.tui.pages.requests.words import (
     clock,
     kind_of,
     outcome,

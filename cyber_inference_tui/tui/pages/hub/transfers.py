@@ -20,8 +20,8 @@ from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.figures import countdown_text, memory_text
-from cyber_inference_tui.tui.pages.model_actions import RESTING
-from cyber_inference_tui.tui.pages.model_lines import model_sentence
+from cyber_inference_tui.tui.pages.models.actions import RESTING
+from cyber_inference_tui.tui.pages.models.sentences import model_sentence
 from cyber_inference_tui.tui.widgets.table import LiveTable, Row, row_of
 
 if TYPE_CHECKING:

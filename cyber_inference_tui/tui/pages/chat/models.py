@@ -12,8 +12,8 @@ from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.tone import STATUS_TONES
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.figures import memory_text, status_text
-from cyber_inference_tui.tui.pages.chat_sampling import Sampling, sampling_text
-from cyber_inference_tui.tui.pages.model_rows import memory_of, state_cell
+from cyber_inference_tui.tui.pages.chat.sampling import Sampling, sampling_text
+from cyber_inference_tui.tui.pages.models.table import memory_of, state_cell
 from cyber_inference_tui.tui.widgets.table import Row, row_of
 
 _ORDER = (

@@ -119,7 +119,7 @@ class ModelActions(Page):
 
     async def _ask_delete(self, model: ModelRecord) -> None:
         from cyber_inference_tui.tui.dialogs.question import Answer, Question  # noqa: PLC0415
-        from cyber_inference_tui.tui.pages.model_details import doomed_text  # noqa: PLC0415
+        from cyber_inference_tui.tui.pages.models.details import doomed_text  # noqa: PLC0415
 
         details = await self.client.details(model.id)
         if not self.is_current:
@@ -147,7 +147,7 @@ class ModelActions(Page):
             self.cyber.do(self._edit(model), group="ask")
 
     async def _edit(self, model: ModelRecord) -> None:
-        from cyber_inference_tui.tui.pages.model_form import ModelForm  # noqa: PLC0415 - seldom
+        from cyber_inference_tui.tui.pages.models.form import ModelForm  # noqa: PLC0415 - seldom
 
         details = await self.client.details(model.id)
         if not self.is_current:
@@ -169,7 +169,7 @@ class ModelActions(Page):
 
     def action_copy_command(self) -> None:
         """Copy its server's command line."""
-        from cyber_inference_tui.tui.pages.model_details import command_line  # noqa: PLC0415
+        from cyber_inference_tui.tui.pages.models.details import command_line  # noqa: PLC0415
 
         details = self.chosen_details()
         if details is not None and details.command:

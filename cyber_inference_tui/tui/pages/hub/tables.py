@@ -22,7 +22,7 @@ from cyber_inference_tui.tui.figures import (
     number_text,
     params_text,
 )
-from cyber_inference_tui.tui.pages.model_rows import fit_cell
+from cyber_inference_tui.tui.pages.models.table import fit_cell
 from cyber_inference_tui.tui.widgets.table import Row, row_of
 
 SORTS = ("downloads", "likes", "trending", "new")

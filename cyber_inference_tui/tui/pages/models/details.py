@@ -15,9 +15,9 @@ from cyber_inference_tui.terminal.text_width import cut, fit, fold, plain
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line, clean_text
 from cyber_inference_tui.tui.figures import memory_text
-from cyber_inference_tui.tui.pages.model_lines import STYLES, model_sentence, what_it_is
-from cyber_inference_tui.tui.pages.model_rows import FIT_TONES, fit_cell
-from cyber_inference_tui.tui.pages.model_setting import SOURCES, setting_text
+from cyber_inference_tui.tui.pages.models.form_values import SOURCES, setting_text
+from cyber_inference_tui.tui.pages.models.sentences import STYLES, model_sentence, what_it_is
+from cyber_inference_tui.tui.pages.models.table import FIT_TONES, fit_cell
 
 Parts = list[tuple[str, str]]
 

@@ -15,11 +15,11 @@ from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.columns import Order
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.pages.model_actions import ModelActions
-from cyber_inference_tui.tui.pages.model_details import details_content
-from cyber_inference_tui.tui.pages.model_lines import chosen_content, problems_content
-from cyber_inference_tui.tui.pages.model_pane import DetailsPane, DetailsReader
-from cyber_inference_tui.tui.pages.model_rows import COLUMNS, Rows, title_text
+from cyber_inference_tui.tui.pages.models.actions import ModelActions
+from cyber_inference_tui.tui.pages.models.details import details_content
+from cyber_inference_tui.tui.pages.models.details_pane import DetailsPane, DetailsReader
+from cyber_inference_tui.tui.pages.models.sentences import chosen_content, problems_content
+from cyber_inference_tui.tui.pages.models.table import COLUMNS, Rows, title_text
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.table import LiveTable
@@ -32,7 +32,7 @@ class ModelsPage(ModelActions):
     """A table, a few words about the chosen model, and on demand its details."""
 
     MODE: ClassVar[str] = "models"
-    CSS_PATH = "models.tcss"
+    CSS_PATH = "page.tcss"
     # No key that comes early may be taken for text.
     AUTO_FOCUS = "#table"
     BINDINGS: ClassVar[list[BindingType]] = [

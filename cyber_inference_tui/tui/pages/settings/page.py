@@ -23,7 +23,7 @@ from cyber_inference_tui.tui.editor import edit_text, run_editor
 from cyber_inference_tui.tui.key_table import every_binding
 from cyber_inference_tui.tui.keymap import example_text, read_keymap
 from cyber_inference_tui.tui.pages.page import Page
-from cyber_inference_tui.tui.pages.setting_rows import (
+from cyber_inference_tui.tui.pages.settings.table import (
     COLUMNS,
     GROUP,
     effect_text,
@@ -69,7 +69,7 @@ class SettingsPage(Page):
     """A table of settings, the help of the chosen one, and a line to edit it in."""
 
     MODE: ClassVar[str] = "settings"
-    CSS_PATH = "settings.tcss"
+    CSS_PATH = "page.tcss"
     # No key that comes early may be taken for text.
     AUTO_FOCUS = "#table"
     STEERING: ClassVar[frozenset[str]] = frozenset({"edit", "reset", "file", "key_map"})

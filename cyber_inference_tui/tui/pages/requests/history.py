@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
-from cyber_inference_tui.tui.pages.request_words import failed
+from cyber_inference_tui.tui.pages.requests.words import failed
 
 MOST_KEPT = 2_000
 Identity = tuple[datetime, str, str, str | None]

@@ -11,12 +11,12 @@ from textual.content import Content
 
 from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.chrome import TooSmall
-from cyber_inference_tui.tui.pages.model_actions import ModelActions
+from cyber_inference_tui.tui.pages.models.actions import ModelActions
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 
 if TYPE_CHECKING:
-    from cyber_inference_tui.tui.pages.dashboard_board import Board
-    from cyber_inference_tui.tui.pages.greeting import Greeting
+    from cyber_inference_tui.tui.pages.dashboard.board import Board
+    from cyber_inference_tui.tui.pages.dashboard.greeting import Greeting
     from cyber_inference_tui.tui.widgets.table import LiveTable
 
 _ON_BOARD = {"load", "unload", "pin", "log", "filter", "other_list", "freeze"}
@@ -26,7 +26,7 @@ class DashboardPage(ModelActions):
     """Graphs, memory, models, requests and events; the greeting while something is missing."""
 
     MODE: ClassVar[str] = "dashboard"
-    CSS_PATH = "dashboard.tcss"
+    CSS_PATH = "page.tcss"
     AUTO_FOCUS = "#models"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("l", "load", "Load", id="dashboard.load", tooltip="load the selected model"),
@@ -58,7 +58,7 @@ class DashboardPage(ModelActions):
         yield from ()
 
     async def _furnish(self) -> None:
-        from cyber_inference_tui.tui.pages.dashboard_board import Board  # noqa: PLC0415 - as above
+        from cyber_inference_tui.tui.pages.dashboard.board import Board  # noqa: PLC0415 - as above
 
         board = Board(self.cyber.launch.charset)
         board.display = False
@@ -89,7 +89,7 @@ class DashboardPage(ModelActions):
             self._turn_to(self._board)
 
     def _greet(self, board: Board) -> Greeting:
-        from cyber_inference_tui.tui.pages.greeting import Greeting  # noqa: PLC0415 - seldom
+        from cyber_inference_tui.tui.pages.dashboard.greeting import Greeting  # noqa: PLC0415 - seldom
 
         if self._greeting is None:
             self._greeting = Greeting(classes="body")

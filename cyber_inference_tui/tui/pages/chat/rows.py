@@ -9,7 +9,7 @@ from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.text_width import fold, head, plain
 from cyber_inference_tui.tui.figures import number_text
-from cyber_inference_tui.tui.pages.chat_turns import ANSWER_CHARACTERS, Turn, TurnState
+from cyber_inference_tui.tui.pages.chat.turns import ANSWER_CHARACTERS, Turn, TurnState
 from cyber_inference_tui.tui.widgets.text_view import Role, TextRow
 
 TEXT_WIDTH = 100

@@ -25,9 +25,9 @@ from cyber_inference_tui.tui.figures import (
     number_text,
     speed_text,
 )
-from cyber_inference_tui.tui.pages.model_lines import STYLES, model_sentence
-from cyber_inference_tui.tui.pages.model_rows import STATE_ORDER, memory_of, state_cell
-from cyber_inference_tui.tui.pages.request_words import (
+from cyber_inference_tui.tui.pages.models.sentences import STYLES, model_sentence
+from cyber_inference_tui.tui.pages.models.table import STATE_ORDER, memory_of, state_cell
+from cyber_inference_tui.tui.pages.requests.words import (
     clock,
     kind_of,
     outcome,

@@ -12,7 +12,7 @@ from cyber_inference_tui.client.protocol import Client
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.pages.vectors import cosine_similarity, vector_text
+from cyber_inference_tui.tui.pages.chat.vectors import cosine_similarity, vector_text
 
 
 class VectorsPane(Vertical):

@@ -24,7 +24,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.pages.hub_rows import (
+from cyber_inference_tui.tui.pages.hub.tables import (
     FILE_COLUMNS,
     RESULT_COLUMNS,
     SORTS,
@@ -36,7 +36,7 @@ from cyber_inference_tui.tui.pages.hub_rows import (
     result_sentence,
     under_way,
 )
-from cyber_inference_tui.tui.pages.hub_transfers import TransferPane
+from cyber_inference_tui.tui.pages.hub.transfers import TransferPane
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.table import LiveTable
@@ -63,7 +63,7 @@ class HubPage(Page):
     """
 
     MODE: ClassVar[str] = "hub"
-    CSS_PATH = "hub.tcss"
+    CSS_PATH = "page.tcss"
     # No key that comes early may be taken for text.
     AUTO_FOCUS = "#results"
     STEERING: ClassVar[frozenset[str]] = frozenset({"download"})

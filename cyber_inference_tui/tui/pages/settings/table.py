@@ -11,7 +11,7 @@ from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.pages.setting_groups import grouped
+from cyber_inference_tui.tui.pages.settings.groups import grouped
 from cyber_inference_tui.tui.setting_text import to_text
 from cyber_inference_tui.tui.widgets.table import Row, row_of
 

@@ -12,8 +12,8 @@ from textual.events import DescendantFocus
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import LogRecord
-from cyber_inference_tui.tui.pages.log_pane import LogPane
-from cyber_inference_tui.tui.pages.log_sources import COLUMNS, SERVICE, source_rows
+from cyber_inference_tui.tui.pages.logs.pane import LogPane
+from cyber_inference_tui.tui.pages.logs.table import COLUMNS, SERVICE, source_rows
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.table import LiveTable
@@ -28,7 +28,7 @@ class LogsPage(Page):
     """A list of logs at the left, the opened ones beside it."""
 
     MODE: ClassVar[str] = "logs"
-    CSS_PATH = "logs.tcss"
+    CSS_PATH = "page.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "beside", "Beside", id="logs.beside", tooltip="open one more beside"),
         Binding("x", "close", "Close", id="logs.close", tooltip="close this log"),

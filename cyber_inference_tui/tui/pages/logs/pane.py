@@ -25,8 +25,8 @@ from cyber_inference_tui.errors import CyberError, NoServiceError
 from cyber_inference_tui.records import LogEvent, LogLevel, LogPage, LogRecord, NumberedLine
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
-from cyber_inference_tui.tui.pages.log_file import save_log
-from cyber_inference_tui.tui.pages.log_title import PaneState, empty_text, title_content
+from cyber_inference_tui.tui.pages.logs.file import save_log
+from cyber_inference_tui.tui.pages.logs.title import PaneState, empty_text, title_content
 from cyber_inference_tui.tui.widgets.log_view import LogView
 
 if TYPE_CHECKING:
