@@ -42,6 +42,8 @@ class Charset:
     """The full and the empty part of a bar."""
     signs: Mapping[str, str]
     """By the name of a model's state."""
+    levels: Mapping[str, str]
+    """By how bad a finding of ``doctor`` is."""
 
     def key(self, shown: str) -> str:
         """A key as Textual shows it: in ASCII its signs are words."""
@@ -77,6 +79,7 @@ UNICODE = Charset(
         "unloaded": "○",
         "failed": "✖",
     },
+    levels={"ok": "✔", "hint": "●", "warning": "▲", "error": "✖"},
 )
 ASCII = Charset(
     unicode=False,
@@ -98,6 +101,7 @@ ASCII = Charset(
         "unloaded": "o",
         "failed": "x",
     },
+    levels={"ok": "+", "hint": "*", "warning": "!", "error": "x"},
 )
 
 

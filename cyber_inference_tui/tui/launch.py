@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
-from cyber_inference_tui.terminal.columns import RenderContext
 from cyber_inference_tui.tui.theme import DEFAULT
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.terminal.columns import RenderContext
 
 
 class Leave(StrEnum):
@@ -60,4 +63,7 @@ class Launch:
 
     def render_context(self) -> RenderContext:
         """What the tables are drawn with, as of now."""
+        # The first frame has no table.
+        from cyber_inference_tui.terminal.columns import RenderContext  # noqa: PLC0415
+
         return RenderContext(self.charset, self.now())

@@ -36,7 +36,7 @@ from cyber_inference_tui.tui.pages.chat.turns import (
     Turn,
     TurnState,
 )
-from cyber_inference_tui.tui.pages.chat.vectors_pane import VectorsPane
+from cyber_inference_tui.tui.pages.chat.vectors import VectorsPane
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.message_input import MessageInput

@@ -27,13 +27,7 @@ from cyber_inference_tui.tui.figures import (
 )
 from cyber_inference_tui.tui.pages.models.sentences import STYLES, model_sentence
 from cyber_inference_tui.tui.pages.models.table import STATE_ORDER, memory_of, state_cell
-from cyber_inference_tui.tui.pages.requests.words import (
-    clock,
-    kind_of,
-    outcome,
-    outcome_tone,
-    phase_sign,
-)
+from cyber_inference_tui.tui.pages.requests.words import clock, kind_of, status_cell
 from cyber_inference_tui.tui.snapshot import Happening
 from cyber_inference_tui.tui.widgets.table import Row, row_of
 
@@ -92,12 +86,6 @@ def _idle_cell(line: ModelLine, context: RenderContext) -> str:
     return countdown_text((model.unload_at - context.now).total_seconds(), charset=charset)
 
 
-def _status_cell(one: Request, context: RenderContext) -> Cell:
-    if isinstance(one, RequestRecord):
-        return Cell(outcome(one, context.charset), outcome_tone(one))
-    return Cell(phase_sign(one, context.charset), "busy")
-
-
 def _took_cell(one: Request, context: RenderContext) -> str:
     if isinstance(one, RequestRecord):
         return f"{one.duration_seconds:,.2f} s"
@@ -135,7 +123,7 @@ REQUEST_COLUMNS: tuple[Column[Request, RenderContext], ...] = (
     Column("time", "TIME", 8, cell=lambda request, context: clock(request.at, context.now)),
     Column("model", "MODEL", least=8, cell=lambda request, _: plain(request.model)),
     Column("kind", "KIND", 10, lambda request: kind_of(request.path), priority=1),
-    Column("status", "STATUS", 12, cell=_status_cell),
+    Column("status", "STATUS", 12, cell=status_cell),
     Column("took", "TOOK", 8, right=True, cell=_took_cell),
     Column("tokens", "TOKENS", 9, right=True, priority=2, cell=_tokens_cell),
 )

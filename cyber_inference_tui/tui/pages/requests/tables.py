@@ -12,13 +12,7 @@ from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderCont
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.figures import age_text, number_text, speed_text
 from cyber_inference_tui.tui.pages.requests.history import Identity, identity
-from cyber_inference_tui.tui.pages.requests.words import (
-    clock,
-    kind_of,
-    outcome,
-    outcome_tone,
-    phase_sign,
-)
+from cyber_inference_tui.tui.pages.requests.words import clock, kind_of, outcome, status_cell
 from cyber_inference_tui.tui.widgets.table import Row, row_of
 
 AnyRequest = ActiveRequestRecord | RequestRecord
@@ -58,12 +52,6 @@ def _time_cell(record: AnyRequest, context: RenderContext) -> Cell:
     return Cell(clock(record.at, context.now), "dim" if dim else "none")
 
 
-def _status_cell(record: AnyRequest, context: RenderContext) -> Cell:
-    if isinstance(record, RequestRecord):
-        return Cell(outcome(record, context.charset), outcome_tone(record))
-    return Cell(phase_sign(record, context.charset), "busy")
-
-
 def _took_cell(record: AnyRequest, context: RenderContext) -> Cell | str:
     if isinstance(record, RequestRecord):
         return seconds_text(record.duration_seconds, charset=context.charset)
@@ -87,7 +75,14 @@ COLUMNS: tuple[Column[Any, RenderContext], ...] = (
     Column("time", "TIME", 8, lambda r: r.at.timestamp(), cell=_time_cell, largest_first=True),
     Column("model", "MODEL", least=18, value=lambda r: r.model.lower(), cell=_model_cell),
     Column("kind", "KIND", 10, lambda r: kind_of(r.path), priority=4),
-    Column("status", "STATUS", 12, lambda r: r.status, cell=_status_cell, largest_first=True),
+    Column(
+        "status",
+        "STATUS",
+        12,
+        lambda r: r.status,
+        cell=status_cell,
+        largest_first=True,
+    ),
     Column("in", "IN", 7, _finished("tokens_in"), right=True, priority=6, text=number_text),
     Column("out", "OUT", 7, _finished("tokens_out"), right=True, priority=2, text=number_text),
     Column("first", "1ST TOKEN", 9, first_token, right=True, priority=5, text=seconds_text),

@@ -11,6 +11,7 @@ from cyber_inference_tui.records import (
     RequestRecord,
 )
 from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.columns import Cell, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.terminal.tone import Tone
 
@@ -72,6 +73,13 @@ def phase_sign(record: ActiveRequestRecord, charset: Charset) -> str:
         place = "" if record.position is None else f" {record.position}"
         return f"{charset.status_sign(ModelStatus.QUEUED)} waiting{place}"
     return f"{charset.status_sign(ModelStatus.LOADING)} {record.phase.value}"
+
+
+def status_cell(record: ActiveRequestRecord | RequestRecord, context: RenderContext) -> Cell:
+    """Where a running request stands, or how a finished one ended."""
+    if isinstance(record, RequestRecord):
+        return Cell(outcome(record, context.charset), outcome_tone(record))
+    return Cell(phase_sign(record, context.charset), "busy")
 
 
 def clock(at: datetime, now: datetime) -> str:
