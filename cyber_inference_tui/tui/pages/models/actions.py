@@ -35,7 +35,7 @@ class ModelActions(Page):
         return None
 
     def edited(self) -> None:
-        """The page is told that the settings of the chosen model may have changed."""
+        """Called when the settings of the chosen model may have changed."""
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done with the chosen model in its state."""
