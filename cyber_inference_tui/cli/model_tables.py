@@ -57,7 +57,7 @@ def busy_table(records: Sequence[ModelRecord], now: datetime, terminal: Terminal
         Column("port", "PORT", right=True, priority=4, cell=lambda one, _: _text(one.port)),
         _MEMORY,
         Column(
-            "last used",
+            "used",
             "LAST USED",
             right=True,
             priority=3,
