@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 # As over SSH: these are read when Textual is imported.
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
@@ -17,10 +18,12 @@ from textual.app import App, ComposeResult
 from textual.widget import Widget
 
 from cyber_inference_tui.records import LogLevel, NumberedLine
+from cyber_inference_tui.terminal.charset import UNICODE
+from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.tui.widgets.graph import Graph
 from cyber_inference_tui.tui.widgets.log_view import LogView
 from cyber_inference_tui.tui.widgets.meter import Meter, Part
-from cyber_inference_tui.tui.widgets.table import Cell, Column, LiveTable, Row
+from cyber_inference_tui.tui.widgets.table import LiveTable, row_of
 from cyber_inference_tui.tui.widgets.text_view import TextRow, TextView
 
 
@@ -44,31 +47,29 @@ class BenchmarkApp(App[None]):
         self.set_interval(self._seconds, lambda: self._step(next(self._count)))
 
 
+def _cell(at: int, row: list[str], _: RenderContext) -> str:
+    return row[at]
+
+
 def _table(changing: bool) -> BenchmarkApp:
-    table = LiveTable(
-        [
-            Column(key="model", title="MODEL"),
-            Column(key="state", title="STATE", width=16),
-            *(Column(key=f"number-{n}", title="NUMBER", width=9, align="right") for n in range(6)),
-        ]
-    )
+    columns: list[Column[list[str], RenderContext]] = [
+        Column("model", "MODEL", least=12, cell=lambda row, _: row[0]),
+        Column("state", "STATE", width=16, cell=lambda row, _: Cell("● loaded", "good")),
+        *(
+            Column("number", "NUMBER", width=9, right=True, cell=partial(_cell, at))
+            for at in range(1, 7)
+        ),
+    ]
+    table = LiveTable(columns)
+    context = RenderContext(UNICODE, datetime.now(UTC))
 
     def step(count: int) -> None:
-        table.show(
-            [
-                Row(
-                    f"model-{number}",
-                    (
-                        f"qwen3-{number}b-q4_k_m",
-                        Cell("● loaded", "good"),
-                        *("8,192" for _ in range(3)),
-                        f"{count % 100}.4" if changing and number == 7 else "21.4",
-                        *("3.1 GiB" for _ in range(2)),
-                    ),
-                )
-                for number in range(20)
-            ]
-        )
+        rows = []
+        for number in range(20):
+            speed = f"{count % 100}.4" if changing and number == 7 else "21.4"
+            texts = [f"qwen3-{number}b-q4_k_m", *["8,192"] * 3, speed, *["3.1 GiB"] * 2]
+            rows.append(row_of(f"model-{number}", texts, columns, context))
+        table.show(rows)
 
     return BenchmarkApp(table, step, 0.25)
 

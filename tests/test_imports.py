@@ -65,9 +65,9 @@ def test_the_app_loads_no_server(module: str) -> None:
 
 
 def test_the_first_frame_waits_for_nothing_that_it_does_not_show() -> None:
-    later = ("board", "rows", "memory", "trends")
-    heavy = tuple(f"cyber_inference_tui.tui.pages.dashboard_{name}" for name in later)
-    assert loaded("cyber_inference_tui.tui.pages.dashboard", (*heavy, "httpx._client")) == []
+    later = ("board", "tables", "memory", "trends")
+    heavy = tuple(f"cyber_inference_tui.tui.pages.dashboard.{name}" for name in later)
+    assert loaded("cyber_inference_tui.tui.pages.dashboard.page", (*heavy, "httpx._client")) == []
 
 
 def test_the_checks_can_fail() -> None:

@@ -99,7 +99,7 @@ def _run(client: ServiceClient, launch: Launch, *, demo: bool) -> object:
 
 
 def _launch(loaded: Loaded, **fields: object) -> Launch:
-    from cyber_inference_tui.tui.charset import charset_of  # noqa: PLC0415 - as above
+    from cyber_inference_tui.terminal.charset import charset_of  # noqa: PLC0415 - as above
     from cyber_inference_tui.tui.keymap import read_keymap  # noqa: PLC0415
     from cyber_inference_tui.tui.launch import Launch  # noqa: PLC0415
     from cyber_inference_tui.tui.theme import theme_for  # noqa: PLC0415

@@ -9,12 +9,14 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
-from cyber_inference_tui.cli.tables import Cell, Column, render_table
-from cyber_inference_tui.cli.terminal import DIM, stdout_terminal
+from cyber_inference_tui.cli.tables import render_table
+from cyber_inference_tui.terminal.columns import Cell, Column
+from cyber_inference_tui.terminal.stream import Terminal, stdout_terminal
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from cyber_inference_tui.records import ConfigValueRecord
     from cyber_inference_tui.settings.schema import Key
 
 
@@ -92,20 +94,16 @@ def show(options: GlobalOptions, as_json: bool) -> None:
         print_json(records)
         return
     terminal = stdout_terminal(options.environ)
-    columns = [
-        Column(title="KEY"),
-        Column(title="VALUE", least=12),
-        Column(title="FROM"),
+    columns: list[Column[ConfigValueRecord, Terminal]] = [
+        Column("key", "KEY", cell=lambda one, _: one.key),
+        Column("value", "VALUE", least=12, cell=lambda one, _: _shown(one.value)),
+        Column(
+            "from",
+            "FROM",
+            cell=lambda one, _: Cell(one.source, "dim" if one.source == "default" else "none"),
+        ),
     ]
-    rows = [
-        [
-            Cell(record.key),
-            Cell(_shown(record.value)),
-            Cell(record.source, (DIM,) if record.source == "default" else ()),
-        ]
-        for record in records
-    ]
-    print_lines(render_table(columns, rows, terminal))
+    print_lines(render_table(columns, records, terminal))
 
 
 @config.command(short_help="Print one setting's value.")

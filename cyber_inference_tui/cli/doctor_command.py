@@ -10,7 +10,7 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
-from cyber_inference_tui.cli.terminal import (
+from cyber_inference_tui.terminal.stream import (
     BOLD,
     DIM,
     GREEN,
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from cyber_inference_tui.doctor.records import Finding
 
 _LEVELS = {
-    # level: the word, the sign, its stand-in where only ASCII can be shown, the colour
-    "ok": ("ok", "✔", "+", GREEN),
-    "hint": ("hint", "●", "*", DIM),
-    "warning": ("warn", "▲", "!", YELLOW),
-    "error": ("error", "✖", "x", RED),
+    # level: the word and the colour
+    "ok": ("ok", GREEN),
+    "hint": ("hint", DIM),
+    "warning": ("warn", YELLOW),
+    "error": ("error", RED),
 }
 _LEAST_TEXT = 20
 """Columns that a text gets at least, however narrow the terminal."""
@@ -81,10 +81,10 @@ def finding_lines(findings: Sequence[Finding], terminal: Terminal) -> list[str]:
 
 
 def _lines_of(finding: Finding, terminal: Terminal) -> Iterable[str]:
-    word, sign, plain, color = _LEVELS[finding.level.value]
+    word, color = _LEVELS[finding.level.value]
     shown = f"{word:<5}"
     if terminal.interactive:
-        shown = f"{sign if terminal.unicode else plain} {shown}"
+        shown = f"{terminal.charset.levels[finding.level.value]} {shown}"
     indent = " " * (2 + len(shown) + 2)
     first, *rest = _wrapped(finding.message, len(indent), terminal)
     yield f"  {terminal.paint(shown, color)}  {first}"

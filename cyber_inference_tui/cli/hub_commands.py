@@ -14,7 +14,7 @@ from cyber_inference_tui.cli.output import (
     print_lines,
     print_note,
 )
-from cyber_inference_tui.cli.terminal import Terminal, stderr_terminal, stdout_terminal
+from cyber_inference_tui.terminal.stream import Terminal, stderr_terminal, stdout_terminal
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import ProgressLine, bar_text, print_json
-from cyber_inference_tui.cli.terminal import YELLOW, Terminal, stderr_terminal
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.llama.install.report import Meter, Report
+from cyber_inference_tui.terminal.stream import YELLOW, Terminal, stderr_terminal
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option, model_argument
 from cyber_inference_tui.cli.output import print_json, print_lines, print_note
-from cyber_inference_tui.cli.terminal import stderr_terminal
 from cyber_inference_tui.decoding import learned
 from cyber_inference_tui.errors import ModelNotFoundError, NoServiceError
 from cyber_inference_tui.records import endpoints
+from cyber_inference_tui.terminal.stream import stderr_terminal
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option, model_argument
 from cyber_inference_tui.cli.output import ProgressLine, print_json, print_lines, print_note
-from cyber_inference_tui.cli.terminal import DIM, stderr_terminal, stdout_terminal
+from cyber_inference_tui.terminal.stream import DIM, stderr_terminal, stdout_terminal
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:

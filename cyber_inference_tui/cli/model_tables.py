@@ -5,44 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from cyber_inference_tui.cli.states import state_text
-from cyber_inference_tui.cli.tables import Cell, Column, render_table
-from cyber_inference_tui.cli.terminal import BOLD, DIM, RED, YELLOW, Terminal
+from cyber_inference_tui.cli.tables import render_table
 from cyber_inference_tui.records import HubModelRecord, ModelRecord, ModelStatus, ProblemRecord
+from cyber_inference_tui.terminal.columns import Cell, Column
+from cyber_inference_tui.terminal.stream import DIM, RED, Terminal
+from cyber_inference_tui.terminal.tone import STATUS_TONES
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.units import context_text, count_text, duration_text, size_text
 
-_NOTHING = Cell("-", (DIM,))
+_NOTHING = Cell("-", "dim")
 
 
 def library_table(records: Sequence[ModelRecord], terminal: Terminal) -> list[str]:
     """All local models: id, state, quantization, size, context, memory, origin, what is wrong."""
-    columns = [
-        Column(title="ID", least=16),
-        Column(title="STATE"),
-        Column(title="QUANT", rank=2),
-        Column(title="SIZE", right=True, rank=1),
-        Column(title="CONTEXT", right=True, rank=3),
-        Column(title="MEMORY", right=True, rank=2),
-        Column(title="ORIGIN", rank=4),
+    columns: list[Column[ModelRecord, Terminal]] = [
+        _ID,
+        _STATE,
+        Column("quant", "QUANT", priority=2, cell=lambda one, _: _text(one.quantization)),
+        Column("size", "SIZE", right=True, priority=1, cell=lambda one, _: _size(one.size_bytes)),
+        Column("context", "CONTEXT", right=True, priority=3, cell=_context_cell),
+        _MEMORY,
+        Column("origin", "ORIGIN", priority=4, cell=lambda one, _: Cell(one.origin, "dim")),
+        *_problem_columns(records),
     ]
-    rows = [
-        [
-            _id_cell(record),
-            _state_cell(record, terminal),
-            Cell(record.quantization) if record.quantization else _NOTHING,
-            _size_cell(record.size_bytes),
-            Cell(context_text(record.context_length)) if record.context_length else _NOTHING,
-            _memory_cell(record),
-            Cell(record.origin, (DIM,)),
-        ]
-        for record in records
-    ]
-    if any(record.error for record in records):
-        columns.append(Column(title="PROBLEM", least=16, rank=1))
-        for row, record in zip(rows, records, strict=True):
-            row.append(Cell(record.error or "", (RED,)))
-    return render_table(columns, rows, terminal)
+    return render_table(columns, records, terminal)
 
 
 def problem_lines(problems: Sequence[ProblemRecord], terminal: Terminal) -> list[str]:
@@ -56,88 +42,116 @@ def problem_lines(problems: Sequence[ProblemRecord], terminal: Terminal) -> list
 
 def hub_table(records: Sequence[HubModelRecord], terminal: Terminal) -> list[str]:
     """What a search found: name, parameters, architecture, downloads, likes, last change, gate."""
-    columns = [
-        Column(title="REPO", least=24),
-        Column(title="PARAMS", right=True, rank=1),
-        Column(title="ARCH", rank=3),
-        Column(title="DOWNLOADS", right=True, rank=2),
-        Column(title="LIKES", right=True, rank=4),
-        Column(title="UPDATED", rank=3),
-        Column(title="GATED", rank=2),
-    ]
-    rows = [
-        [
-            Cell(record.repo),
-            _text_cell(None if record.parameters is None else count_text(record.parameters)),
-            _text_cell(record.architecture),
-            _text_cell(None if record.downloads is None else f"{record.downloads:,}"),
-            _text_cell(None if record.likes is None else f"{record.likes:,}"),
-            _text_cell(record.updated_at.date().isoformat() if record.updated_at else None),
-            Cell("gated", (YELLOW,)) if record.gated else Cell(""),
-        ]
-        for record in records
-    ]
-    return render_table(columns, rows, terminal)
-
-
-def _text_cell(text: str | None) -> Cell:
-    return Cell(text) if text else _NOTHING
+    return render_table(_HUB, records, terminal)
 
 
 def busy_table(records: Sequence[ModelRecord], now: datetime, terminal: Terminal) -> list[str]:
     """Models in use: id, state, requests, waiting, port, memory, last use, and what is wrong."""
-    columns = [
-        Column(title="ID", least=16),
-        Column(title="STATE"),
-        Column(title="REQUESTS", right=True, rank=1),
-        Column(title="WAITING", right=True, rank=3),
-        Column(title="PORT", right=True, rank=4),
-        Column(title="MEMORY", right=True, rank=2),
-        Column(title="LAST USED", right=True, rank=3),
+    columns: list[Column[ModelRecord, Terminal]] = [
+        _ID,
+        _STATE,
+        Column(
+            "requests", "REQUESTS", right=True, priority=1, cell=lambda one, _: f"{one.in_flight}"
+        ),
+        Column("waiting", "WAITING", right=True, priority=3, cell=lambda one, _: f"{one.queued}"),
+        Column("port", "PORT", right=True, priority=4, cell=lambda one, _: _text(one.port)),
+        _MEMORY,
+        Column(
+            "used",
+            "LAST USED",
+            right=True,
+            priority=3,
+            cell=lambda one, _: _ago(one.last_used_at, now),
+        ),
+        *_problem_columns(records),
     ]
-    rows = [
-        [
-            _id_cell(record),
-            _state_cell(record, terminal),
-            Cell(str(record.in_flight)),
-            Cell(str(record.queued)),
-            Cell(str(record.port)) if record.port else _NOTHING,
-            _memory_cell(record),
-            _ago_cell(record.last_used_at, now),
-        ]
-        for record in records
-    ]
-    if any(record.error for record in records):
-        columns.append(Column(title="PROBLEM", least=16, rank=1))
-        for row, record in zip(rows, records, strict=True):
-            row.append(Cell(record.error or "", (RED,)))
-    return render_table(columns, rows, terminal)
+    return render_table(columns, records, terminal)
 
 
-def _id_cell(record: ModelRecord) -> Cell:
-    return Cell(record.id, (BOLD,) if record.status is ModelStatus.LOADED else ())
+def _text(shown: object) -> Cell | str:
+    return str(shown) if shown else _NOTHING
+
+
+def _number(number: int | None) -> Cell | str:
+    return _NOTHING if number is None else f"{number:,}"
+
+
+def _size(size: int | None) -> Cell | str:
+    return _NOTHING if size is None else size_text(size)
+
+
+def _ago(moment: datetime | None, now: datetime) -> Cell | str:
+    if moment is None:
+        return _NOTHING
+    return f"{duration_text(max(0.0, (now - moment).total_seconds()))} ago"
+
+
+def _id_cell(record: ModelRecord, _: Terminal) -> Cell:
+    return Cell(record.id, "strong" if record.status is ModelStatus.LOADED else "none")
 
 
 def _state_cell(record: ModelRecord, terminal: Terminal) -> Cell:
-    text, color = state_text(record.status, terminal)
+    text = record.status.value
+    if terminal.interactive:
+        text = f"{terminal.charset.status_sign(record.status)} {text}"
     if record.status is ModelStatus.LOADING and record.progress is not None:
         text = f"{text} {record.progress:.0%}"
-    return Cell(text, (color,))
+    return Cell(text, STATUS_TONES[record.status])
 
 
-def _size_cell(size: int | None) -> Cell:
-    return _NOTHING if size is None else Cell(size_text(size))
+def _context_cell(record: ModelRecord, _: Terminal) -> Cell | str:
+    return context_text(record.context_length) if record.context_length else _NOTHING
 
 
-def _memory_cell(record: ModelRecord) -> Cell:
+def _memory_cell(record: ModelRecord, _: Terminal) -> Cell | str:
     if record.memory_bytes is not None:
-        return Cell(size_text(record.memory_bytes))
+        return size_text(record.memory_bytes)
     if record.memory_estimate_bytes is not None:
-        return Cell(f"~{size_text(record.memory_estimate_bytes)}", (DIM,))
+        return Cell(f"~{size_text(record.memory_estimate_bytes)}", "dim")
     return _NOTHING
 
 
-def _ago_cell(moment: datetime | None, now: datetime) -> Cell:
-    if moment is None:
-        return _NOTHING
-    return Cell(f"{duration_text(max(0.0, (now - moment).total_seconds()))} ago")
+def _problem_columns(records: Sequence[ModelRecord]) -> list[Column[ModelRecord, Terminal]]:
+    """A column for what is wrong, where anything is."""
+    if not any(record.error for record in records):
+        return []
+    return [
+        Column(
+            "problem",
+            "PROBLEM",
+            least=16,
+            priority=1,
+            cell=lambda one, _: Cell(one.error or "", "bad"),
+        )
+    ]
+
+
+_ID: Column[ModelRecord, Terminal] = Column("id", "ID", least=16, cell=_id_cell)
+_STATE: Column[ModelRecord, Terminal] = Column("state", "STATE", cell=_state_cell)
+_MEMORY: Column[ModelRecord, Terminal] = Column(
+    "memory", "MEMORY", right=True, priority=2, cell=_memory_cell
+)
+_HUB: tuple[Column[HubModelRecord, Terminal], ...] = (
+    Column("repo", "REPO", least=24, cell=lambda one, _: one.repo),
+    Column(
+        "params",
+        "PARAMS",
+        right=True,
+        priority=1,
+        cell=lambda one, _: _NOTHING if one.parameters is None else count_text(one.parameters),
+    ),
+    Column("arch", "ARCH", priority=3, cell=lambda one, _: _text(one.architecture)),
+    Column(
+        "downloads", "DOWNLOADS", right=True, priority=2, cell=lambda one, _: _number(one.downloads)
+    ),
+    Column("likes", "LIKES", right=True, priority=4, cell=lambda one, _: _number(one.likes)),
+    Column(
+        "updated",
+        "UPDATED",
+        priority=3,
+        cell=lambda one, _: _text(one.updated_at and one.updated_at.date().isoformat()),
+    ),
+    Column(
+        "gated", "GATED", priority=2, cell=lambda one, _: Cell("gated" if one.gated else "", "busy")
+    ),
+)

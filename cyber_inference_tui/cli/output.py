@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from cyber_inference_tui.cli.tables import cut
-from cyber_inference_tui.cli.terminal import DIM, Terminal
+from cyber_inference_tui.terminal.stream import DIM, Terminal
 
 CLEAR_LINE = "\r\x1b[K"
 """Back to the first column, and away with what is there (ECMA-48: EL)."""
@@ -38,9 +37,7 @@ def print_note(text: str, terminal: Terminal) -> None:
 
 def bar_text(share: float, terminal: Terminal) -> str:
     """A bar for ``share`` (0 to 1) of something, and the share in percent."""
-    full, empty = ("█", "░") if terminal.unicode else ("#", ".")
-    filled = int(_BAR * share)
-    return f"{full * filled}{empty * (_BAR - filled)} {int(100 * share):3d} %"
+    return f"{terminal.charset.bar_text(share, _BAR)} {int(100 * share):3d} %"
 
 
 class ProgressLine:
@@ -74,8 +71,10 @@ class ProgressLine:
         """Replace the line by ``text``, cut to the terminal."""
         if self._terminal.width is None or text == self._shown:
             return
+        from cyber_inference_tui.terminal.text_width import cut, plain  # noqa: PLC0415
+
         self._shown = text
-        text = cut(text, self._terminal.width - 1, self._terminal.ellipsis)
+        text = cut(plain(text), self._terminal.width - 1, self._terminal.ellipsis)
         self._write(CLEAR_LINE + self._terminal.paint(text, DIM))
 
     @staticmethod

@@ -9,7 +9,7 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
-from cyber_inference_tui.cli.terminal import DIM, RED, Terminal, stdout_terminal
+from cyber_inference_tui.terminal.stream import DIM, RED, Terminal, stdout_terminal
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.actions import ServiceView

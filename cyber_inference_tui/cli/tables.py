@@ -2,118 +2,69 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from cyber_inference_tui.cli.terminal import DIM, Terminal
+from rich.cells import cell_len
+
+from cyber_inference_tui.terminal.columns import GAP, Cell, Column, Record, fitting
+from cyber_inference_tui.terminal.stream import TONE_CODES, Terminal
+from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.text import clean_line
-
-GAP = "  "
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column. ``least`` is how narrow it may be cut (0: never cut).
-
-    Columns with a high ``rank`` go first when even cutting is not enough; rank 0 never goes.
-    """
-
-    title: str
-    right: bool = False
-    least: int = 0
-    rank: int = 0
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell's text and the SGR codes it is painted with."""
-
-    text: str
-    codes: tuple[str, ...] = ()
-
-
-def cell_width(text: str) -> int:
-    """Columns that ``text`` takes on a terminal (UAX #11: wide and fullwidth take two)."""
-    if text.isascii():
-        return len(text)
-    return sum(_char_width(char) for char in text)
-
-
-def _char_width(char: str) -> int:
-    if unicodedata.category(char) in {"Mn", "Me", "Cf"}:
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
-
-
-def cut(text: str, width: int, ellipsis: str = "…") -> str:
-    """``text`` in at most ``width`` columns; what is cut off is marked by ``ellipsis``."""
-    if cell_width(text) <= width:
-        return text
-    room = width - len(ellipsis)
-    if room < 0:
-        return ellipsis[: max(width, 0)]
-    kept: list[str] = []
-    for char in text:
-        room -= _char_width(char)
-        if room < 0:
-            break
-        kept.append(char)
-    return "".join(kept) + ellipsis
 
 
 def render_table(
-    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], terminal: Terminal
+    columns: Sequence[Column[Record, Terminal]], records: Iterable[Record], terminal: Terminal
 ) -> list[str]:
-    """The lines of a table: a dim heading, then the rows.
+    """The lines of a table: a dim heading, then a row for each record.
 
     On a terminal columns are cut and, at last, left out so that a row fits one line. A pipe
     gets everything. Cells are cleaned of control sequences.
     """
-    table = [[Cell(clean_line(cell.text), cell.codes) for cell in row] for row in rows]
-    table.insert(0, [Cell(column.title, (DIM,)) for column in columns])
-    widths = [max(cell_width(row[at].text) for row in table) for at in range(len(columns))]
+    rows = [[Cell(column.title, "dim") for column in columns]]
+    rows += [[_cell(column, one, terminal) for column in columns] for one in records]
+    widths = [max(cell_len(row[at].text) for row in rows) for at in range(len(columns))]
     shown = list(range(len(columns)))
     if terminal.width is not None:
         shown = _fit(columns, widths, terminal.width)
     lines = []
-    for row in table:
+    for row in rows:
         parts = [
             _aligned(row[at], columns[at], widths[at], terminal, last=at == shown[-1])
             for at in shown
         ]
-        lines.append(GAP.join(parts).rstrip())
+        lines.append((" " * GAP).join(parts).rstrip())
     return lines
 
 
-def _fit(columns: Sequence[Column], widths: list[int], room: int) -> list[int]:
+def _cell(column: Column[Record, Terminal], record: Record, terminal: Terminal) -> Cell:
+    cell = column.draw(record, terminal)
+    if isinstance(cell, str):
+        cell = Cell(cell)
+    return Cell(clean_line(cell.text) if terminal.width is None else plain(cell.text), cell.tone)
+
+
+def _fit(columns: Sequence[Column[Any, Any]], widths: list[int], room: int) -> list[int]:
     """The columns to show; narrows ``widths`` of those that may be cut, the widest first."""
-    shown = list(range(len(columns)))
-
-    def excess() -> int:
-        return sum(widths[at] for at in shown) + len(GAP) * (len(shown) - 1) - room
-
-    def slack(at: int) -> int:
-        return max(0, widths[at] - columns[at].least) if columns[at].least else 0
-
-    while excess() > sum(slack(at) for at in shown):
-        last = max(shown, key=lambda at: (columns[at].rank, at))
-        if columns[last].rank == 0:
-            break
-        shown.remove(last)
-    while excess() > 0:
-        cuttable = [at for at in shown if slack(at)]
+    least = [
+        min(width, column.least or width) for column, width in zip(columns, widths, strict=True)
+    ]
+    shown = fitting(columns, least, room)
+    excess = sum(widths[at] for at in shown) + GAP * (len(shown) - 1) - room
+    for _ in range(excess):
+        cuttable = [at for at in shown if widths[at] > least[at]]
         if not cuttable:
             break
-        widest = max(cuttable, key=lambda at: widths[at])
-        widths[widest] -= 1
+        widths[max(cuttable, key=lambda at: widths[at])] -= 1
     return shown
 
 
-def _aligned(cell: Cell, column: Column, width: int, terminal: Terminal, *, last: bool) -> str:
+def _aligned(
+    cell: Cell, column: Column[Any, Any], width: int, terminal: Terminal, *, last: bool
+) -> str:
     text = cut(cell.text, width, terminal.ellipsis)
-    fill = " " * (width - cell_width(text))
-    painted = terminal.paint(text, *cell.codes)
+    fill = " " * (width - cell_len(text))
+    painted = terminal.paint(text, *TONE_CODES[cell.tone])
     if column.right:
         return fill + painted
     return painted if last else painted + fill

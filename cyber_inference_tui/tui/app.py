@@ -24,13 +24,13 @@ from textual.widgets import Input
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import DownloadStatus, endpoints
+from cyber_inference_tui.terminal.text_width import pasted_text
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
 from cyber_inference_tui.tui.launch import Launch, Leave
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.text_cells import pasted_text
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 from cyber_inference_tui.tui.widgets.scroll_bar import choose_scroll_bars
 
@@ -42,7 +42,7 @@ MESSAGE_CHARACTERS = 400
 
 def _page(mode: str) -> Screen[None]:
     """The page of this mode; its module is imported when it is opened for the first time."""
-    module = importlib.import_module(f"cyber_inference_tui.tui.pages.{mode}")
+    module = importlib.import_module(f"cyber_inference_tui.tui.pages.{mode}.page")
     page: Screen[None] = getattr(module, f"{mode.capitalize()}Page")()
     return page
 

@@ -13,8 +13,8 @@ from textual.message import Message
 from textual.widget import Widget
 
 from cyber_inference_tui.records import DeviceKind, DeviceRecord, ModelStatus
+from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.launch import Launch
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from cyber_inference_tui.units import duration_text

@@ -34,9 +34,9 @@ from cyber_inference_tui.records import (
     endpoints,
     queries,
 )
+from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.tui.happenings import told_change
 from cyber_inference_tui.tui.snapshot import Happening, Link, Snapshot, trend_point
-from cyber_inference_tui.tui.widgets.style import Tone
 
 T = TypeVar("T")
 D = TypeVar("D")

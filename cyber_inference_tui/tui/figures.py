@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.tui.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
+from cyber_inference_tui.units import context_text
 
 _GIB = 1024**3
 
@@ -30,6 +31,11 @@ def number_text(
     if value is None:
         return charset.missing
     return f"{value:,.{decimals}f}" + (f" {unit}" if unit else "")
+
+
+def speed_text(speed: float | None, *, charset: Charset = UNICODE) -> str:
+    """Tokens a second, with one decimal."""
+    return number_text(speed, decimals=1, charset=charset)
 
 
 def countdown_text(seconds: float | None, *, charset: Charset = UNICODE) -> str:
@@ -66,3 +72,23 @@ def status_text(
         # Rounded down: 100 % would say that it is loaded.
         text += f" {min(99, int(progress * 100))} %"
     return text
+
+
+def context_size_text(tokens: int | None, *, charset: Charset = UNICODE) -> str:
+    """A context length as model cards give it: ``128K``."""
+    return context_text(tokens) if tokens else charset.missing
+
+
+def requests_text(number: int) -> str:
+    """``1 request``, ``3 requests``."""
+    return f"{number} request" + ("" if number == 1 else "s")
+
+
+def params_text(parameters: int | None, *, charset: Charset = UNICODE) -> str:
+    """How many weights: ``4.0 B``, ``475 M``."""
+    if parameters is None:
+        return charset.missing
+    for size, unit in ((1e12, "T"), (1e9, "B")):
+        if parameters >= 0.9995 * size:
+            return f"{parameters / size:.1f} {unit}"
+    return f"{parameters / 1e6:.0f} M" if parameters >= 999_500 else f"{parameters:,}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from cyber_inference_tui.records import ModelRecord, ModelStatus
+from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.tui.snapshot import Happening
-from cyber_inference_tui.tui.widgets.style import Tone
 from cyber_inference_tui.units import size_text
 
 

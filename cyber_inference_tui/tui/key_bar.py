@@ -16,8 +16,8 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
 
+from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.charset import Charset
 from cyber_inference_tui.tui.key_table import shown_key
 
 GAP = 2

@@ -114,8 +114,8 @@ def every_binding(app: type[App[Any]]) -> list[tuple[str, Binding]]:
     titles = {page.mode: page.title for page in PAGES}
     owners: list[tuple[int, str, type[Any]]] = []
     for place, package in ((0, pages), (100, widgets), (200, dialogs)):
-        for info in pkgutil.iter_modules(package.__path__):
-            module = importlib.import_module(f"{package.__name__}.{info.name}")
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            module = importlib.import_module(info.name)
             for owner in vars(module).values():
                 if isinstance(owner, type) and owner.__module__ == module.__name__:
                     mode = str(getattr(owner, "MODE", ""))

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cyber_inference_tui.tui.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.tui.theme import DEFAULT
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.terminal.columns import RenderContext
 
 
 class Leave(StrEnum):
@@ -56,3 +60,10 @@ class Launch:
     """SIGTERM ends the app in good order. (A hang-up ends it at once: its terminal is gone.)"""
     ticking: bool = True
     """The clock and the countdowns run (they stand still in pictures)."""
+
+    def render_context(self) -> RenderContext:
+        """What the tables are drawn with, as of now."""
+        # The first frame has no table.
+        from cyber_inference_tui.terminal.columns import RenderContext  # noqa: PLC0415
+
+        return RenderContext(self.charset, self.now())

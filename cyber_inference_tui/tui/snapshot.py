@@ -18,7 +18,7 @@ from cyber_inference_tui.records import (
     ResourceSample,
     StatusRecord,
 )
-from cyber_inference_tui.tui.widgets.style import Tone
+from cyber_inference_tui.terminal.tone import Tone
 
 
 class Link(StrEnum):

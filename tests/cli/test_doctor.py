@@ -16,8 +16,9 @@ import pytest
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.cli.doctor_command import finding_lines
-from cyber_inference_tui.cli.terminal import Terminal
 from cyber_inference_tui.doctor.records import Finding, Level
+from cyber_inference_tui.terminal.charset import ASCII
+from cyber_inference_tui.terminal.stream import Terminal
 from tests.cli.conftest import CommandLine, Outcome, Spawn
 from tests.fakes.launcher import write_fake_llama
 from tests.gguf.headers import write_gguf
@@ -293,7 +294,7 @@ def test_text_is_grouped_wrapped_and_never_told_by_colour_alone() -> None:
         "",
         "1 error, 1 warning, 1 hint.",
     ]
-    ascii_only = finding_lines(FINDINGS, Terminal(width=40, unicode=False))
+    ascii_only = finding_lines(FINDINGS, Terminal(width=40, charset=ASCII))
     assert ascii_only[2].startswith("  x error  ")
     colour = finding_lines(FINDINGS, Terminal(width=40, color=True))
     assert colour[2].startswith("  \x1b[31m✖ error\x1b[0m  Port")

@@ -5,24 +5,37 @@ import io
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
-from cyber_inference_tui.cli.states import state_text
-from cyber_inference_tui.cli.tables import Cell, Column, cell_width, cut, render_table
-from cyber_inference_tui.cli.terminal import Terminal, terminal_of
-from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.tui.charset import ASCII
+from cyber_inference_tui.cli.model_tables import library_table
+from cyber_inference_tui.cli.tables import render_table
+from cyber_inference_tui.records import ModelRecord, ModelStatus
+from cyber_inference_tui.terminal.charset import ASCII
+from cyber_inference_tui.terminal.columns import Cell, Column
+from cyber_inference_tui.terminal.stream import Terminal, terminal_of
 from cyber_inference_tui.units import context_text, duration_text, size_text
 
-COLUMNS = [
-    Column(title="ID", least=16),
-    Column(title="STATE"),
-    Column(title="SIZE", right=True, rank=1),
-    Column(title="PROBLEM", least=10, rank=2),
+Texts = tuple[Cell | str, ...]
+
+
+def columns(*titles: str, least: int = 0) -> list[Column[Texts, Terminal]]:
+    """Columns that show the texts of a row as they are."""
+    return [
+        Column(title, title, least=least, cell=lambda row, _, at=at: row[at])  # type: ignore[misc]
+        for at, title in enumerate(titles)
+    ]
+
+
+COLUMNS: list[Column[Texts, Terminal]] = [
+    Column("id", "ID", least=16, cell=lambda row, _: row[0]),
+    Column("state", "STATE", cell=lambda row, _: row[1]),
+    Column("size", "SIZE", right=True, priority=1, cell=lambda row, _: row[2]),
+    Column("problem", "PROBLEM", least=10, priority=2, cell=lambda row, _: row[3]),
 ]
 
 
-def row(*texts: str) -> list[Cell]:
-    return [Cell(text) for text in texts]
+def row(*texts: Cell | str) -> Texts:
+    return texts
 
 
 def test_columns_align_by_what_the_eye_sees() -> None:
@@ -51,14 +64,14 @@ def test_a_narrow_terminal_cuts_long_ids_and_leaves_out_what_matters_least() -> 
 
 
 def test_control_sequences_in_cells_do_nothing() -> None:
-    lines = render_table([Column(title="ID")], [row("a\x1b[2Jb\r\nc")], Terminal())
+    lines = render_table(columns("ID"), [row("a\x1b[2Jb\r\nc")], Terminal())
     assert lines[1] == "abc"
 
 
 def test_colour_is_not_counted_as_width() -> None:
     terminal = Terminal(color=True, width=80)
-    rows = [[Cell("a", ("31",)), Cell("b")], [Cell("aa"), Cell("b")]]
-    lines = render_table([Column(title="X"), Column(title="Y")], rows, terminal)
+    rows = [row(Cell("a", "bad"), "b"), row("aa", "b")]
+    lines = render_table(columns("X", "Y"), rows, terminal)
     assert lines == [
         "\x1b[2mX\x1b[0m   \x1b[2mY\x1b[0m",
         "\x1b[31ma\x1b[0m   b",
@@ -66,22 +79,14 @@ def test_colour_is_not_counted_as_width() -> None:
     ]
 
 
-@given(st.text(max_size=60), st.integers(0, 40), st.sampled_from(["…", "..."]))
-def test_a_cut_text_never_exceeds_its_width(text: str, width: int, ellipsis: str) -> None:
-    result = cut(text, width, ellipsis)
-    assert cell_width(result) <= width or result == text
-    if cell_width(text) <= width:
-        assert result == text
-
-
 @given(
     st.lists(st.lists(st.text(max_size=50), min_size=4, max_size=4), max_size=6),
     st.integers(60, 120),
 )
 def test_no_line_is_wider_than_the_terminal(texts: list[list[str]], width: int) -> None:
-    columns = [Column(title=str(at), least=8) for at in range(4)]
-    for line in render_table(columns, [row(*cells) for cells in texts], Terminal(width=width)):
-        assert cell_width(line) <= width
+    rows = [row(*cells) for cells in texts]
+    for line in render_table(columns(*"0123", least=8), rows, Terminal(width=width)):
+        assert cell_len(line) <= width
 
 
 class FakeTerminal(io.TextIOWrapper):
@@ -100,19 +105,25 @@ def test_colour_follows_the_environment(environ: dict[str, str], color: bool) ->
 
 
 def test_an_encoding_without_the_signs_gets_ascii() -> None:
-    terminal = terminal_of(FakeTerminal(io.BytesIO(), encoding="latin-1"), {"COLUMNS": "100"})
+    environ = {"COLUMNS": "100", "NO_COLOR": "1"}
+    terminal = terminal_of(FakeTerminal(io.BytesIO(), encoding="latin-1"), environ)
     assert terminal.width == 100
     assert terminal.ellipsis == "..."
-    texts = [state_text(status, terminal)[0] for status in ModelStatus]
-    assert all(text.isascii() for text in texts)
+    assert all(text.isascii() for text in states(terminal))
     # The terminal app has the same.
-    signs = {ModelStatus(name): sign for sign, name in (text.split() for text in texts)}
+    signs = {name: sign for sign, name in (text.split() for text in states(terminal))}
     assert signs == ASCII.signs
 
 
+def states(terminal: Terminal) -> list[str]:
+    """The cells of the state, as a table of models shows them."""
+    records = [ModelRecord(id="a", status=status) for status in ModelStatus]
+    words = [line.split() for line in library_table(records, terminal)[1:]]
+    return [" ".join(line[1 : 3 if terminal.interactive else 2]) for line in words]
+
+
 def test_each_state_has_a_sign_and_its_word() -> None:
-    terminal = Terminal(width=80)
-    assert [state_text(status, terminal)[0] for status in ModelStatus] == [
+    assert states(Terminal(width=80)) == [
         "○ unloaded",
         "◌ queued",
         "◐ loading",
@@ -120,7 +131,7 @@ def test_each_state_has_a_sign_and_its_word() -> None:
         "◍ unloading",
         "✖ failed",
     ]
-    assert state_text(ModelStatus.LOADED, Terminal())[0] == "loaded"
+    assert states(Terminal())[3] == "loaded"
 
 
 def test_numbers_read_well() -> None:

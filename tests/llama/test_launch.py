@@ -100,6 +100,8 @@ class Room:
     def starts(self) -> list[dict[str, Any]]:
         """Every start of a stand-in that keeps a state file."""
         path = self.folder / "state"
+        if not path.exists():
+            return []  # it was ended before it came so far
         entries = [json.loads(line) for line in path.read_text().splitlines()]
         return [entry for entry in entries if entry["what"] == "start"]
 

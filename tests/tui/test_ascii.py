@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
+from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.charset import ASCII
 from tests.tui.driving import SMALL, WIDE, running, screen_text, until
 from tests.tui.world import busy_world, line, request
 

@@ -11,7 +11,7 @@ from textual.widgets import Input, TextArea
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.tui.charset import ASCII
+from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.widgets.message_input import MessageInput
 from cyber_inference_tui.tui.widgets.text_view import TextView
 from tests.tui.driving import SMALL, running, screen_text, until

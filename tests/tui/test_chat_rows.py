@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from cyber_inference_tui.client.completions import ChatDelta
-from cyber_inference_tui.tui.charset import ASCII, UNICODE
-from cyber_inference_tui.tui.pages.chat_rows import (
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE
+from cyber_inference_tui.tui.pages.chat.rows import (
     TEXT_WIDTH,
     TextFlow,
     TurnRows,
     state_content,
     wrap,
 )
-from cyber_inference_tui.tui.pages.chat_turns import Turn, TurnState
-from cyber_inference_tui.tui.pages.vectors import cosine_similarity, vector_text
+from cyber_inference_tui.tui.pages.chat.turns import Turn, TurnState
+from cyber_inference_tui.tui.pages.chat.vectors import cosine_similarity, vector_text
 from cyber_inference_tui.tui.widgets.text_view import TextRow
 
 _TEXTS = st.text(st.sampled_from("ab -*#`\n漢é "), max_size=200)

@@ -22,17 +22,18 @@ from cyber_inference_tui.records import (
     ModelStatus,
     ModelUsage,
 )
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE
+from cyber_inference_tui.terminal.columns import RenderContext
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.charset import ASCII, UNICODE
-from cyber_inference_tui.tui.pages.dashboard_memory import pools
-from cyber_inference_tui.tui.pages.dashboard_rows import (
+from cyber_inference_tui.tui.pages.dashboard.memory import pools
+from cyber_inference_tui.tui.pages.dashboard.tables import (
     event_rows,
     explanation,
     model_row,
     ordered,
     request_rows,
 )
-from cyber_inference_tui.tui.pages.dashboard_trends import gauge, history, trends
+from cyber_inference_tui.tui.pages.dashboard.trends import gauge, history, trends
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Happening, Snapshot, TrendPoint, trend_point
 from cyber_inference_tui.tui.widgets.table import LiveTable
@@ -62,7 +63,7 @@ def models_table(app: CyberApp) -> LiveTable:
 
 
 def cells(model_id: str, **changes: object) -> list[str]:
-    row = model_row(model(model_id, **changes), None, NOW, UNICODE)
+    row = model_row(model(model_id, **changes), None, RenderContext(UNICODE, NOW))
     return [row.cell(place)[0] for place in range(9)]
 
 
@@ -250,22 +251,22 @@ def test_the_selected_model_is_explained() -> None:
     assert "its log" in explanation(failed, NOW, UNICODE).plain
     assert "needs 3.1 GiB" in explanation(model("a"), NOW, UNICODE).plain
     waiting = model("a", status=ModelStatus.QUEUED, queued=1, expected_wait_seconds=4.0)
-    assert explanation(waiting, NOW, UNICODE).plain == "1 request waits, about 4.0 s more"
+    assert "1 request waits, about 4.0 s to go" in explanation(waiting, NOW, UNICODE).plain
     broken = model("a", error="its file is cut off")
     assert "its file is cut off" in explanation(broken, NOW, UNICODE).plain
     assert explanation(None, NOW, UNICODE).plain == ""
 
 
 def test_hostile_texts_make_harmless_rows() -> None:
-    row = model_row(model(HOSTILE, pinned=True), None, NOW, UNICODE)
+    row = model_row(model(HOSTILE, pinned=True), None, RenderContext(UNICODE, NOW))
     assert row.cell(0)[0].isprintable()
     bad = model("a", status=ModelStatus.FAILED, error=HOSTILE)
     assert explanation(bad, NOW, UNICODE).plain.isprintable()
     active = [msgspec.structs.replace(busy_world().active[0], model=HOSTILE, path=HOSTILE)]
     events = [Happening(at=NOW, subject=HOSTILE, text=HOSTILE, tone="bad")]
     for row in (
-        *request_rows(active, [], NOW, UNICODE),
-        *event_rows(events, NOW, UNICODE),
+        *request_rows(active, [], RenderContext(UNICODE, NOW)),
+        *event_rows(events, RenderContext(UNICODE, NOW)),
     ):
         for place in range(6):
             assert row.cell(place)[0].isprintable()
@@ -354,17 +355,28 @@ async def test_unloading_a_busy_model_asks_first() -> None:
         await until(pilot, lambda: len(models_table(app).rows) == 5)
         for key, call in (
             ("escape", None),
-            ("enter", None),
+            ("c", None),
             ("n", ("unload", "qwen3-4b-q4_k_m", True)),
         ):
             models_table(app).move_to("qwen3-4b-q4_k_m")
             await pilot.pause()
             await pilot.press("u")
             await until(pilot, lambda: "Unload qwen3-4b-q4_k_m?" in screen_text(app))
-            assert "2 requests of it are being answered." in screen_text(app)
+            assert "It is serving 2 requests." in screen_text(app)
             await pilot.press(key)
             await until(pilot, lambda: "Unload qwen3-4b-q4_k_m?" not in screen_text(app))
             assert client.calls == ([] if call is None else [call])
+
+
+async def test_unloading_a_model_that_requests_wait_for_asks_first() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await until(pilot, lambda: len(models_table(app).rows) == 5)
+        models_table(app).move_to("gemma-3-4b-it-q4_k_m")
+        await pilot.pause()
+        await pilot.press("u")
+        await until(pilot, lambda: "3 requests are waiting." in screen_text(app))
+        await pilot.press("w")
+        await until(pilot, lambda: client.calls == [("unload", "gemma-3-4b-it-q4_k_m", False)])
 
 
 async def test_p_pins_and_unpins() -> None:

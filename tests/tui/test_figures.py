@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui import figures
-from cyber_inference_tui.tui.charset import ASCII
 
 _GIB = 1024**3
 

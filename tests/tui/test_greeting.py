@@ -15,13 +15,13 @@ from cyber_inference_tui.records import (
     LlamaServerRecord,
     ModelStatus,
 )
-from cyber_inference_tui.tui.charset import ASCII, UNICODE
-from cyber_inference_tui.tui.pages.dashboard import needs_greeting
-from cyber_inference_tui.tui.pages.greeting import (
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE
+from cyber_inference_tui.tui.pages.dashboard.greeting import (
     free_for_models,
     greeting_content,
     install_ways,
 )
+from cyber_inference_tui.tui.pages.dashboard.page import needs_greeting
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.suggestions import SUGGESTIONS, suggest
 from tests.tui.driving import SMALL, WIDE, running, screen_text, until

@@ -16,14 +16,16 @@ from cyber_inference_tui.records import (
     HubFilesRecord,
     HubModelRecord,
 )
-from cyber_inference_tui.tui.charset import ASCII
-from cyber_inference_tui.tui.pages import hub as hub_module
+from cyber_inference_tui.terminal.charset import ASCII
+from cyber_inference_tui.tui.pages.hub import page as hub_module
+from cyber_inference_tui.tui.pages.hub.tables import RESULT_COLUMNS
 from cyber_inference_tui.tui.widgets.table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import GIB, World, ago, busy_world, empty_world
 
 on_page = partial(running, first_page="hub")
+RESULTS = {column.key: column for column in RESULT_COLUMNS}
 
 QWEN = "unsloth/Qwen3-8B-GGUF"
 
@@ -121,9 +123,9 @@ async def test_the_order_is_cycled_and_chosen_by_a_title() -> None:
             await until(pilot, lambda order=order: client.searches[-1][1] == order)  # type: ignore[misc]
             assert f"sorted by {order}" in screen_text(app)
         table = app.screen.query_one("#results", LiveTable)
-        table.post_message(LiveTable.HeaderSelected(table, "likes"))
+        table.post_message(LiveTable.HeaderSelected(table, RESULTS["likes"]))
         await until(pilot, lambda: client.searches[-1][1] == "likes")
-        table.post_message(LiveTable.HeaderSelected(table, "repo"))
+        table.post_message(LiveTable.HeaderSelected(table, RESULTS["repo"]))
         await pilot.pause()
         assert client.searches[-1][1] == "likes"
 
@@ -467,3 +469,14 @@ async def test_a_readonly_app_names_no_key_that_changes_something() -> None:
         client.publish("download", {"id": "d1", "status": None})
         await until(pilot, lambda: "Nothing is downloaded." in screen_text(app))
         assert "begins a download" not in screen_text(app)
+
+
+async def test_a_finished_download_says_what_state_its_model_is_in() -> None:
+    world = busy_world()
+    world.downloads["d1"] = msgspec.structs.replace(
+        world.downloads["d1"], status=DownloadStatus.DONE, model_id="nomic-embed-text-v2"
+    )
+    async with on_page(world) as (app, _, pilot):
+        await until(pilot, lambda: "It is here as nomic-embed-text-v2." in screen_text(app))
+        assert "● loaded" in screen_text(app)
+        assert "l loads it" not in screen_text(app)

@@ -12,18 +12,17 @@ from cyber_inference_tui.records import (
     HubFilesRecord,
     HubModelRecord,
 )
-from cyber_inference_tui.tui.charset import ASCII, UNICODE
-from cyber_inference_tui.tui.pages.hub_rows import (
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE
+from cyber_inference_tui.terminal.columns import RenderContext
+from cyber_inference_tui.tui.pages.hub.tables import (
     file_rows,
     file_sentence,
     in_order,
-    parameters_text,
     result_rows,
     result_sentence,
     under_way,
 )
-from cyber_inference_tui.tui.pages.hub_transfers import (
-    bar_text,
+from cyber_inference_tui.tui.pages.hub.transfers import (
     name_of,
     part_done,
     percent_text,
@@ -32,6 +31,8 @@ from cyber_inference_tui.tui.pages.hub_transfers import (
 )
 from cyber_inference_tui.tui.widgets.table import Row
 from tests.tui.world import GIB, NOW, ago
+
+CONTEXT = RenderContext(ASCII, NOW)
 
 
 def texts(row: Row) -> list[str]:
@@ -62,13 +63,6 @@ def download(**changes: object) -> DownloadRecord:
     return DownloadRecord(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def test_weights_are_counted_as_model_cards_do() -> None:
-    assert parameters_text(8_190_735_360, UNICODE) == "8.2 B"
-    assert parameters_text(999_600_000, UNICODE) == "1.0 B"
-    assert parameters_text(475_000_000, UNICODE) == "475 M"
-    assert parameters_text(None, ASCII) == "-"
-
-
 def test_what_a_repository_does_not_tell_is_a_dash() -> None:
     bare, full = result_rows(
         [
@@ -84,8 +78,7 @@ def test_what_a_repository_does_not_tell_is_a_dash() -> None:
                 context_length=131_072,
             ),
         ],
-        NOW,
-        ASCII,
+        CONTEXT,
     )
     assert texts(bare) == ["org/bare", "", "-", "-", "-", "-", "-", "-"]
     assert texts(full) == ["org/full", "gated", "3.0 B", "llama", "128K", "0", "3", "1 d"]
@@ -116,7 +109,7 @@ def test_a_file_says_whether_it_fits_and_what_is_special() -> None:
         entry("d", None, None),
     ]
     downloads = [download(repo="org/name", filename="b")]
-    rows = [texts(row) for row in file_rows(files, "org/name", downloads, ASCII)]
+    rows = [texts(row) for row in file_rows(files, "org/name", downloads, CONTEXT)]
     assert rows == [
         ["Q4", "1.0 GiB", "~2.0 GiB", "+ fits", "1", "", "P suggested", "a"],
         ["Q5", "1.0 GiB", "-", "- evicts", "1", "vision", "~ downloading", "b"],
@@ -149,16 +142,15 @@ def test_a_download_under_way_is_found_by_repository_and_file() -> None:
 
 
 def test_bars_are_full_only_at_the_end() -> None:
-    assert bar_text(0.999, 4, UNICODE) == "███░"
-    assert bar_text(1.0, 4, ASCII) == "####"
-    assert bar_text(0.5, 4, ASCII) == "##.."
-    assert bar_text(None, 4, ASCII) == ""
-    assert percent_text(0.999, ASCII) == "99 %"
-    assert percent_text(None, ASCII) == "-"
+    assert UNICODE.bar_text(0.999, 4) == "███░"
+    assert ASCII.bar_text(1.0, 4) == "####"
+    assert ASCII.bar_text(0.5, 4) == "##.."
+    assert percent_text(0.999, charset=ASCII) == "99 %"
+    assert percent_text(None, charset=ASCII) == "-"
 
 
 def test_a_download_tells_its_rate_only_while_it_moves() -> None:
-    row = texts(transfer_rows([download()], ASCII)[0])
+    row = texts(transfer_rows([download()], CONTEXT)[0])
     assert row == [
         "model-Q4_K_M",
         "~ running",
@@ -169,7 +161,7 @@ def test_a_download_tells_its_rate_only_while_it_moves() -> None:
         "2.5 MiB/s",
         "1:15",
     ]
-    paused = texts(transfer_rows([download(status=DownloadStatus.PAUSED)], ASCII)[0])
+    paused = texts(transfer_rows([download(status=DownloadStatus.PAUSED)], CONTEXT)[0])
     assert paused[1] == "o paused"
     assert paused[-2:] == ["-", "-"]
     assert part_done(download(bytes_total=None)) is None
@@ -182,7 +174,7 @@ def test_the_newest_download_stands_first() -> None:
         download(id="unknown"),
         download(id="new", created_at=ago(1)),
     ]
-    assert [row.key for row in transfer_rows(downloads, ASCII)] == ["new", "old", "unknown"]
+    assert [row.key for row in transfer_rows(downloads, CONTEXT)] == ["new", "old", "unknown"]
 
 
 @pytest.mark.parametrize(

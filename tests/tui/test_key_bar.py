@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.tui.charset import ASCII
+from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.key_bar import BarKey, KeyBar, places
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.world import busy_world

@@ -12,8 +12,8 @@ from textual.widgets import Input
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import LogEvent, LogLevel, LogLine, LogRun
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.pages.log_pane import LogPane
-from cyber_inference_tui.tui.pages.logs import LogsPage
+from cyber_inference_tui.tui.pages.logs.page import LogsPage
+from cyber_inference_tui.tui.pages.logs.pane import LogPane
 from cyber_inference_tui.tui.widgets.table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient

@@ -17,8 +17,8 @@ from cyber_inference_tui.records import (
     ModelSettingRecord,
     ModelStatus,
 )
-from cyber_inference_tui.tui.charset import ASCII, UNICODE, Charset
-from cyber_inference_tui.tui.pages.model_details import (
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
+from cyber_inference_tui.tui.pages.models.details import (
     command_line,
     command_lines,
     details_content,

@@ -11,7 +11,7 @@ from textual.widgets import Input
 from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.records import ConfigCheckRecord, SettingEffect
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.pages.model_form import ModelForm, SettingLine
+from cyber_inference_tui.tui.pages.models.form import ModelForm, SettingLine
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import World, busy_world, model

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
-from cyber_inference_tui.tui.charset import ASCII, UNICODE
-from cyber_inference_tui.tui.pages.model_lines import how_it_stands, what_it_is
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE
+from cyber_inference_tui.tui.pages.models.sentences import model_sentence, what_it_is
 from tests.tui.world import GIB, NOW, ago, model
 
 
@@ -96,11 +96,11 @@ def test_what_it_is() -> None:
             "good",
         ),
         (
-            {"status": ModelStatus.LOADED, "pinned": True, "context_length": None},
-            "● loaded, stays: pinned",
+            {"status": ModelStatus.LOADED, "pinned": True, "context_length": None, "port": 8338},
+            "● loaded, stays: pinned, port 8338",
             "good",
         ),
     ],
 )
-def test_how_it_stands(changes: dict[str, object], text: str, tone: str) -> None:
-    assert how_it_stands(model("a", **changes), NOW, UNICODE) == (text, tone)
+def test_the_sentence_about_a_state(changes: dict[str, object], text: str, tone: str) -> None:
+    assert model_sentence(model("a", **changes), NOW, UNICODE) == (text, tone)

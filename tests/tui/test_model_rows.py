@@ -6,30 +6,41 @@ import pytest
 from rich.cells import cell_len
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
-from cyber_inference_tui.tui.charset import ASCII, UNICODE, Charset
-from cyber_inference_tui.tui.pages.model_rows import (
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
+from cyber_inference_tui.terminal.columns import Order, RenderContext, places
+from cyber_inference_tui.tui.figures import params_text
+from cyber_inference_tui.tui.pages.models.table import (
     COLUMNS,
-    Order,
     Rows,
     marks_text,
     matches,
     model_row,
-    params_text,
     sorted_models,
     title_text,
 )
-from cyber_inference_tui.tui.widgets.columns import places
 from tests.tui.world import GIB, NOW, ago, busy_world, model
 
+BY_KEY = {column.key: column for column in COLUMNS}
+BY_NAME = Order(BY_KEY["model"])
 
-def texts(record: ModelRecord, age: str = "5 min") -> dict[str, str]:
-    row = model_row(record, age, UNICODE)
+
+def order(key: str, *, descending: bool = False) -> Order[ModelRecord]:
+    return Order(BY_KEY[key], descending)
+
+
+def texts(record: ModelRecord) -> dict[str, str]:
+    row = model_row(record, RenderContext(UNICODE, NOW))
     return {column.key: row.cell(place)[0] for place, column in enumerate(COLUMNS)}
 
 
 def test_a_row_says_everything_in_its_columns() -> None:
     record = model(
-        "gemma", status=ModelStatus.LOADING, progress=0.64, vision=True, fits=Fit.AFTER_UNLOADING
+        "gemma",
+        status=ModelStatus.LOADING,
+        progress=0.64,
+        vision=True,
+        fits=Fit.AFTER_UNLOADING,
+        last_used_at=ago(300),
     )
     assert texts(record) == {
         "model": "gemma",
@@ -52,7 +63,7 @@ def test_what_was_measured_has_no_tilde() -> None:
 
 
 def test_what_is_not_known_is_a_dash_and_never_a_zero() -> None:
-    said = texts(ModelRecord(id="new"), age=UNICODE.missing)
+    said = texts(ModelRecord(id="new"))
     assert said["model"] == "new"
     assert {said[key] for key in ("quant", "size", "params", "context", "fits", "memory")} == {
         UNICODE.missing
@@ -67,11 +78,18 @@ def test_a_file_that_cannot_be_read_is_said_in_its_row() -> None:
 def test_no_cell_is_wider_than_its_column(charset: Charset) -> None:
     for record in (
         *busy_world().models.values(),
-        model("x", pinned=True, vision=True, embedding=True, size_bytes=999 * GIB),
+        model(
+            "x",
+            pinned=True,
+            vision=True,
+            embedding=True,
+            size_bytes=999 * GIB,
+            last_used_at=ago(3599),
+        ),
         model("z", memory_estimate_bytes=999 * GIB, last_used_at=None),
         model("y", parameters=1_000_000_000_000, context_length=1_048_576),
     ):
-        row = model_row(record, "59 min", charset)
+        row = model_row(record, RenderContext(charset, NOW))
         for place, column in enumerate(COLUMNS):
             if column.width is not None:
                 assert cell_len(row.cell(place)[0]) <= column.width, (column.key, row.cell(place))
@@ -109,7 +127,7 @@ def test_marks() -> None:
     ],
 )
 def test_parameters(number: int, text: str) -> None:
-    assert params_text(number, UNICODE) == text
+    assert params_text(number, charset=UNICODE) == text
 
 
 def ids(models: list[ModelRecord]) -> list[str]:
@@ -118,45 +136,45 @@ def ids(models: list[ModelRecord]) -> list[str]:
 
 def test_the_unknown_comes_last_in_both_directions() -> None:
     models = [model("b", size_bytes=None), model("c", size_bytes=1), model("a", size_bytes=2)]
-    assert ids(sorted_models(models, Order("size"))) == ["c", "a", "b"]
-    assert ids(sorted_models(models, Order("size", descending=True))) == ["a", "c", "b"]
+    assert ids(sorted_models(models, order("size"))) == ["c", "a", "b"]
+    assert ids(sorted_models(models, order("size", descending=True))) == ["a", "c", "b"]
 
 
 def test_equals_stay_in_the_order_of_their_names() -> None:
     models = [model("B"), model("a"), model("C")]
-    assert ids(sorted_models(models, Order("size", descending=True))) == ["a", "B", "C"]
+    assert ids(sorted_models(models, order("size", descending=True))) == ["a", "B", "C"]
 
 
 def test_orders_that_have_a_meaning() -> None:
     models = list(busy_world().models.values())
-    assert ids(sorted_models(models, Order("state")))[:3] == [
+    assert ids(sorted_models(models, order("state")))[:3] == [
         "nomic-embed-text-v2",
         "qwen3-4b-q4_k_m",
         "gemma-3-4b-it-q4_k_m",
     ]
-    assert ids(sorted_models(models, Order("fits")))[0] == "phi-4-mini-q4_k_m"
-    assert ids(sorted_models(models, Order("used")))[:2] == [
+    assert ids(sorted_models(models, order("fits")))[0] == "phi-4-mini-q4_k_m"
+    assert ids(sorted_models(models, order("used")))[:2] == [
         "qwen3-4b-q4_k_m",
         "nomic-embed-text-v2",
     ]
     for column in ("quant", "params", "context", "memory", "model"):
-        assert len(sorted_models(models, Order(column))) == len(models)
+        assert len(sorted_models(models, order(column))) == len(models)
 
 
 def test_a_column_begins_with_what_is_looked_for_and_turns() -> None:
-    assert Order().by("size") == Order("size", descending=True)
-    assert Order().by("size").by("size") == Order("size")
-    assert Order().by("used") == Order("used")
-    assert Order().by("marks") == Order()
+    assert BY_NAME.by(BY_KEY["size"]) == order("size", descending=True)
+    assert BY_NAME.by(BY_KEY["size"]).by(BY_KEY["size"]) == order("size")
+    assert BY_NAME.by(BY_KEY["used"]) == order("used")
+    assert BY_NAME.by(BY_KEY["marks"]) == BY_NAME
 
 
 def test_the_next_column_is_one_that_is_shown() -> None:
-    shown = ("model", "state", "marks", "fits")
-    assert Order("state").next(shown).column == "fits"
-    assert Order("fits").next(shown).column == "model"
-    assert Order("size").next(shown).column == "model"
-    assert Order("model").next(("model",)) == Order("model")
-    assert Order("model").next(()) == Order("model")
+    shown = [BY_KEY[key] for key in ("model", "state", "marks", "fits")]
+    assert order("state").next(shown).column.key == "fits"
+    assert order("fits").next(shown).column.key == "model"
+    assert order("size").next(shown).column.key == "model"
+    assert order("model").next([BY_KEY["model"]]) == order("model")
+    assert order("model").next(()) == order("model")
 
 
 @pytest.mark.parametrize("wanted", ["", "QWEN", "4b q4", "q4_k qwen3", "friend"])
@@ -179,16 +197,16 @@ def test_the_title_names_the_filter() -> None:
 def test_rows_that_say_the_same_are_the_same() -> None:
     rows = Rows(UNICODE)
     models = [model("a", last_used_at=ago(300)), model("b")]
-    first = rows.of(models, wanted="", order=Order(), now=NOW)
-    again = rows.of(models, wanted="", order=Order(), now=NOW)
+    first = rows.of(models, wanted="", order=BY_NAME, now=NOW)
+    again = rows.of(models, wanted="", order=BY_NAME, now=NOW)
     assert all(one is other for one, other in zip(first, again, strict=True))
-    changed = rows.of([models[0], model("b", pinned=True)], wanted="", order=Order(), now=NOW)
+    changed = rows.of([models[0], model("b", pinned=True)], wanted="", order=BY_NAME, now=NOW)
     assert changed[0] is first[0]
     assert changed[1] != first[1]
 
 
 def test_a_clock_that_runs_ahead_makes_no_negative_age() -> None:
-    rows = Rows(UNICODE).of([model("a", last_used_at=ago(-90))], wanted="", order=Order(), now=NOW)
+    rows = Rows(UNICODE).of([model("a", last_used_at=ago(-90))], wanted="", order=BY_NAME, now=NOW)
     assert rows[0].cell(len(COLUMNS) - 1)[0] == "now"
 
 

@@ -12,7 +12,7 @@ from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.records import ConfigCheckRecord, ModelSettingRecord, SettingEffect
 from cyber_inference_tui.settings.edit import split_key
 from cyber_inference_tui.settings.schema import MODEL_KEYS
-from cyber_inference_tui.tui.pages.model_setting import (
+from cyber_inference_tui.tui.pages.models.form_values import (
     Change,
     change_of,
     effect_text,

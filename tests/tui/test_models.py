@@ -11,9 +11,9 @@ from textual.pilot import Pilot
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.records import Fit, ModelStatus, ProblemRecord, ServiceEvent
+from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.charset import ASCII
-from cyber_inference_tui.tui.pages.models import ModelsPage
+from cyber_inference_tui.tui.pages.models.page import ModelsPage
 from cyber_inference_tui.tui.widgets.table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
@@ -307,7 +307,7 @@ async def test_unloading_a_busy_model_asks() -> None:
     answers: list[tuple[str, list[Any]]] = [
         ("c", []),
         ("escape", []),
-        ("a", [("unload", QWEN, False)]),
+        ("w", [("unload", QWEN, False)]),
         ("enter", [("unload", QWEN, False)]),
         ("n", [("unload", QWEN, True)]),
     ]
@@ -316,7 +316,7 @@ async def test_unloading_a_busy_model_asks() -> None:
         for answer, calls in answers:
             await at(app, pilot, QWEN)
             await pilot.press("u")
-            await shows(app, pilot, f"Unload {QWEN}?", "2 requests in work", "After its 2 requests")
+            await shows(app, pilot, f"Unload {QWEN}?", "It is serving 2 requests.")
             await pilot.press(answer)
             await until(pilot, lambda: "Unload qwen" not in screen_text(app))
             assert client.calls == calls, answer

@@ -10,13 +10,19 @@ from textual.pilot import Pilot
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE
+from cyber_inference_tui.terminal.columns import Order, RenderContext
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.launch import Leave
-from cyber_inference_tui.tui.pages.request_details import details, details_text
-from cyber_inference_tui.tui.pages.request_history import MOST_KEPT, Choice, RequestHistory
-from cyber_inference_tui.tui.pages.request_rows import FinishedRows, Order, finished_row, live_row
-from cyber_inference_tui.tui.pages.request_words import kind_of, outcome, outcome_tone
+from cyber_inference_tui.tui.pages.requests.details import details, details_text
+from cyber_inference_tui.tui.pages.requests.history import MOST_KEPT, Choice, RequestHistory
+from cyber_inference_tui.tui.pages.requests.tables import (
+    COLUMNS,
+    NEWEST_FIRST,
+    FinishedRows,
+    request_row,
+)
+from cyber_inference_tui.tui.pages.requests.words import kind_of, outcome, outcome_tone
 from cyber_inference_tui.tui.widgets.table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
@@ -25,6 +31,9 @@ from tests.tui.world import NOW, World, ago, busy_world, empty_world, request
 on_page = partial(running, first_page="requests")
 
 HOSTILE = "\x1b[2J[/oops]\u202eevil\x07" + "漢" * 300
+
+CONTEXT = RenderContext(UNICODE, NOW)
+BY_KEY = {column.key: column for column in COLUMNS}
 
 
 def table(app: CyberApp) -> LiveTable:
@@ -90,22 +99,20 @@ def test_how_a_request_ended_has_sign_word_and_colour() -> None:
 
 
 def test_what_is_not_told_is_a_dash() -> None:
-    row = finished_row(
-        request(1, tokens_in=None, tokens_out=None, tokens_per_second=None, client=None),
-        NOW,
-        UNICODE,
+    row = request_row(
+        request(1, tokens_in=None, tokens_out=None, tokens_per_second=None, client=None), CONTEXT
     )
     texts = [row.cell(place)[0] for place in range(11)]
     assert texts[4] == texts[5] == texts[7] == texts[10] == UNICODE.missing
 
 
 def test_only_an_answer_that_is_streamed_has_a_first_token() -> None:
-    assert finished_row(request(1), NOW, UNICODE).cell(6)[0] == "0.21 s"
-    assert finished_row(request(1, stream=False), NOW, UNICODE).cell(6)[0] == UNICODE.missing
+    assert request_row(request(1), CONTEXT).cell(6)[0] == "0.21 s"
+    assert request_row(request(1, stream=False), CONTEXT).cell(6)[0] == UNICODE.missing
 
 
 def test_a_day_before_today_is_told_as_the_day() -> None:
-    assert finished_row(request(1, at=ago(2 * 86400)), NOW, UNICODE).cell(0)[0] == "03 Mar"
+    assert request_row(request(1, at=ago(2 * 86400)), CONTEXT).cell(0)[0] == "03 Mar"
 
 
 def test_the_history_knows_a_request_with_and_without_its_number() -> None:
@@ -148,17 +155,17 @@ def test_the_history_takes_up_only_what_is_wanted() -> None:
 
 def test_records_without_a_value_come_last_whichever_way_it_is_sorted() -> None:
     records = [request(1, tokens_out=5), request(2, tokens_out=None), request(3, tokens_out=9)]
-    assert [one.id for one in Order("out").sort(records)] == [3, 1, 2]
-    assert [one.id for one in Order("out", descending=False).sort(records)] == [1, 3, 2]
+    assert [one.id for one in Order(BY_KEY["out"], descending=True).sort(records)] == [3, 1, 2]
+    assert [one.id for one in Order(BY_KEY["out"]).sort(records)] == [1, 3, 2]
 
 
 def test_the_order_goes_round_the_columns_that_are_shown() -> None:
-    columns = ("time", "model", "took")
-    order = Order().next(columns)
-    assert order == Order("model", descending=False)
-    assert order.next(columns) == Order("took")
-    assert order.next(columns).next(columns) == Order("time")
-    assert Order("client").next(columns) == Order("time")
+    columns = [BY_KEY[key] for key in ("time", "model", "took")]
+    order = NEWEST_FIRST.next(columns)
+    assert order == Order(BY_KEY["model"])
+    assert order.next(columns) == Order(BY_KEY["took"], descending=True)
+    assert order.next(columns).next(columns) == NEWEST_FIRST
+    assert Order(BY_KEY["client"]).next(columns) == NEWEST_FIRST
 
 
 def test_rows_are_made_once() -> None:
@@ -186,7 +193,7 @@ def test_hostile_texts_make_harmless_rows() -> None:
     world = busy_world()
     records: list[RequestRecord] = [request(1, model=HOSTILE, path=HOSTILE, client=HOSTILE)]
     live = msgspec.structs.replace(world.active[0], model=HOSTILE, path=HOSTILE)
-    for row in (finished_row(records[0], NOW, UNICODE), live_row(live, NOW, UNICODE)):
+    for row in (request_row(records[0], CONTEXT), request_row(live, CONTEXT)):
         for place in range(11):
             assert row.cell(place)[0].isprintable()
     for _, value in details(records[0], NOW, UNICODE):

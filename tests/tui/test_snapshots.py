@@ -14,10 +14,10 @@ import pytest
 from textual.pilot import Pilot
 
 from cyber_inference_tui.records import InstallState, ModelStatus
+from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.charset import ASCII
-from cyber_inference_tui.tui.pages.chat import ChatPage
-from cyber_inference_tui.tui.pages.logs import LogsPage
+from cyber_inference_tui.tui.pages.chat.page import ChatPage
+from cyber_inference_tui.tui.pages.logs.page import LogsPage
 from cyber_inference_tui.tui.theme import LIGHT
 from cyber_inference_tui.tui.widgets.log_view import LogView
 from tests.tui.driving import SMALL, WIDE, app_on, screen_text, until

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -13,8 +13,9 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from cyber_inference_tui.tui.charset import UNICODE, Charset
-from cyber_inference_tui.tui.widgets.table import Column, LiveTable, Row
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.columns import Column, RenderContext
+from cyber_inference_tui.tui.widgets.table import LiveTable, Row
 
 
 class Choice(ModalScreen[str | None]):
@@ -40,7 +41,7 @@ class Choice(ModalScreen[str | None]):
     def __init__(
         self,
         title: str,
-        columns: Sequence[Column],
+        columns: Sequence[Column[Any, RenderContext]],
         rows: Sequence[Row],
         *,
         chosen: str | None = None,

@@ -13,8 +13,8 @@ from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
+from cyber_inference_tui.terminal.text_width import fit
 from cyber_inference_tui.tui.key_table import KeyLine, key_lines
-from cyber_inference_tui.tui.text_cells import fit
 
 _AROUND = 6
 """Cells of the box at the sides of its text, and the scroll bar."""

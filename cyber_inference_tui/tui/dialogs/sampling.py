@@ -13,7 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static, TextArea
 
 from cyber_inference_tui.errors import InvalidRequestError
-from cyber_inference_tui.tui.pages.chat_sampling import FIELDS, Sampling, read_sampling
+from cyber_inference_tui.tui.pages.chat.sampling import FIELDS, Sampling, read_sampling
 
 
 class SamplingForm(ModalScreen[Sampling | None]):

@@ -1,1 +1,1 @@
-"""The pages: each a module, with its style beside it."""
+"""The pages, a folder each: the page and its style, its tables, what it says and asks."""

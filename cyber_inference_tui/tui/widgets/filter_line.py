@@ -10,7 +10,7 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input
 
-from cyber_inference_tui.tui.text_cells import plain
+from cyber_inference_tui.terminal.text_width import plain
 
 
 class FilterLine(Input):

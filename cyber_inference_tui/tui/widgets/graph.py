@@ -13,8 +13,8 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from cyber_inference_tui.tui.charset import UNICODE, Charset
-from cyber_inference_tui.tui.text_cells import cut, fit, plain
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.text_width import cut, fit, plain
 
 _BRAILLE = 0x2800
 # Unicode's numbering of the eight dots of a braille cell (the Unicode standard, "Braille

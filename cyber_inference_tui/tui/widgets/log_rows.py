@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Literal
 
 from cyber_inference_tui.records import LogLevel, NumberedLine
-from cyber_inference_tui.tui.charset import UNICODE, Charset
-from cyber_inference_tui.tui.text_cells import beyond, cut, fold, folded_count, plain
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.text_width import beyond, cut, fold, folded_count, plain
 from cyber_inference_tui.tui.widgets.log_window import Entry, Gap
 
 LONGEST_LINE = 2_000

@@ -15,7 +15,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from cyber_inference_tui.records import NumberedLine
-from cyber_inference_tui.tui.text_cells import plain
+from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.widgets.log_rows import Role, RowFormat, line_text
 from cyber_inference_tui.tui.widgets.log_window import Entry, LogWindow
 

@@ -16,8 +16,8 @@ from textual.message import Message
 from textual.reactive import var
 
 from cyber_inference_tui.records import NumberedLine
-from cyber_inference_tui.tui.charset import UNICODE, Charset
-from cyber_inference_tui.tui.text_cells import plain
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.widgets.log_rows import RowFormat, line_text
 from cyber_inference_tui.tui.widgets.log_sheet import LogSheet
 

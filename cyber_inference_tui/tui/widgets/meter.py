@@ -14,8 +14,8 @@ from textual.geometry import Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from cyber_inference_tui.tui.charset import UNICODE, Charset
-from cyber_inference_tui.tui.text_cells import cut, plain
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.text_width import cut, plain
 
 PartKind = Literal["model", "system", "free"]
 SpanKind = Literal["model", "other-model", "system", "free", "rest", "mark", "label"]

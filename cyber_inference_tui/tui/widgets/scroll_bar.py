@@ -8,7 +8,7 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 from textual.scrollbar import ScrollBar, ScrollBarRender
 
-from cyber_inference_tui.tui.charset import Charset
+from cyber_inference_tui.terminal.charset import Charset
 
 _THUMB = "#"
 

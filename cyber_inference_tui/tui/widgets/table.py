@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
@@ -22,24 +22,22 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.visual import Visual
 
-from cyber_inference_tui.tui.charset import UNICODE, Charset
-from cyber_inference_tui.tui.text_cells import fit, plain
-from cyber_inference_tui.tui.widgets.columns import GAP, Column, Place, places
-from cyber_inference_tui.tui.widgets.style import Tone
-
-__all__ = ["Cell", "Column", "LiveTable", "Row"]
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.columns import (
+    GAP,
+    Cell,
+    Column,
+    Place,
+    Record,
+    RenderContext,
+    places,
+)
+from cyber_inference_tui.terminal.text_width import Align, fit, plain
+from cyber_inference_tui.terminal.tone import Tone
 
 _GUTTER = 2
 _LONGEST = 1000
 """Characters of a cell that are looked at; no screen is that wide."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A text with a meaning."""
-
-    text: str
-    tone: Tone = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +57,17 @@ class Row:
         if isinstance(cell, str):
             return cell, self.tone
         return cell.text, self.tone if cell.tone == "none" else cell.tone
+
+
+def row_of(
+    key: str,
+    record: Record,
+    columns: Sequence[Column[Record, RenderContext]],
+    context: RenderContext,
+    tone: Tone = "none",
+) -> Row:
+    """The row of ``record``: what each column shows of it."""
+    return Row(key, tuple(column.draw(record, context) for column in columns), tone)
 
 
 class LiveTable(ScrollView, can_focus=True):
@@ -85,6 +94,7 @@ class LiveTable(ScrollView, can_focus=True):
         "livetable--bad",
         "livetable--dim",
         "livetable--accent",
+        "livetable--strong",
     }
     DEFAULT_CSS = """
     LiveTable {
@@ -100,6 +110,7 @@ class LiveTable(ScrollView, can_focus=True):
         & > .livetable--bad { color: $text-error; }
         & > .livetable--dim { color: $text-muted; }
         & > .livetable--accent { color: $text-accent; }
+        & > .livetable--strong { text-style: bold; }
         &:focus > .livetable--cursor { background: $primary 20%; }
         &:nocolor > .livetable--cursor { text-style: bold; }
         &:nocolor:focus > .livetable--cursor { text-style: reverse; }
@@ -136,7 +147,7 @@ class LiveTable(ScrollView, can_focus=True):
     class HeaderSelected(Message):
         """The title of a column was clicked."""
 
-        def __init__(self, table: LiveTable, column: str) -> None:
+        def __init__(self, table: LiveTable, column: Column[Any, RenderContext]) -> None:
             super().__init__()
             self.table = table
             self.column = column
@@ -148,7 +159,7 @@ class LiveTable(ScrollView, can_focus=True):
 
     def __init__(
         self,
-        columns: Sequence[Column],
+        columns: Sequence[Column[Any, RenderContext]],
         *,
         empty: Content | str = "",
         header: bool = True,
@@ -222,9 +233,9 @@ class LiveTable(ScrollView, can_focus=True):
         return self._rows
 
     @property
-    def shown_columns(self) -> tuple[str, ...]:
-        """The keys of the columns that the width leaves."""
-        return tuple(self._columns[place.index].key for place in self._places)
+    def shown_columns(self) -> tuple[Column[Any, RenderContext], ...]:
+        """The columns that the width leaves."""
+        return tuple(self._columns[place.index] for place in self._places)
 
     def move_to(self, key: str) -> bool:
         """Put the cursor on a row and show it; ``False`` where there is none of that key."""
@@ -330,8 +341,7 @@ class LiveTable(ScrollView, can_focus=True):
         if offset.y < self._header:
             for place in self._places:
                 if place.start <= offset.x < place.end + GAP:
-                    key = self._columns[place.index].key
-                    self.post_message(self.HeaderSelected(self, key))
+                    self.post_message(self.HeaderSelected(self, self._columns[place.index]))
             return
         index = self.scroll_offset.y + offset.y - self._header
         if not self._has_cursor or index >= len(self._rows):
@@ -362,12 +372,12 @@ class LiveTable(ScrollView, can_focus=True):
         index = self.scroll_offset.y + y - self._header
         if index >= len(self._rows):
             return Strip.blank(width, self.rich_style)
-        row = self._rows[index]
+        row, ellipsis = self._rows[index], self._charset.ellipsis
         texts = (
             (place, fit(plain(text, limit=_LONGEST), place.width, align, ellipsis), tone)
             for place in self._places
             for text, tone in (row.cell(place.index),)
-            for align, ellipsis in ((self._columns[place.index].align, self._charset.ellipsis),)
+            for align in (_align(self._columns[place.index]),)
         )
         at_cursor = self._has_cursor and index == self._cursor
         cursor = self.get_component_rich_style("livetable--cursor") if at_cursor else None
@@ -382,7 +392,7 @@ class LiveTable(ScrollView, can_focus=True):
                 room = max(0, place.width - 2)
                 title = fit(title, min(len(title), room), "left", self._charset.ellipsis)
                 title = f"{title} {arrow}" if room else arrow
-            yield place, fit(title, place.width, column.align, self._charset.ellipsis), None
+            yield place, fit(title, place.width, _align(column), self._charset.ellipsis), None
 
     def _line(
         self, texts: Iterable[tuple[Place, str, Tone | None]], width: int, cursor: Style | None
@@ -444,3 +454,7 @@ class LiveTable(ScrollView, can_focus=True):
 
 def _content(empty: Content | str) -> Content:
     return Content(empty) if isinstance(empty, str) else empty
+
+
+def _align(column: Column[Any, RenderContext]) -> Align:
+    return "right" if column.right else "left"

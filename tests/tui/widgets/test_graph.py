@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from textual.app import App, ComposeResult
 from textual.geometry import Region
 
-from cyber_inference_tui.tui.charset import ASCII, UNICODE, Charset
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
 from cyber_inference_tui.tui.widgets.graph import Graph, rows
 
 VALUES = st.lists(st.none() | st.floats(allow_nan=True, allow_infinity=True), max_size=80)

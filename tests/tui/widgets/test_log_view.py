@@ -10,7 +10,7 @@ from textual.message import Message
 from textual.strip import Strip
 
 from cyber_inference_tui.records import LogLevel, NumberedLine
-from cyber_inference_tui.tui.charset import ASCII, UNICODE, Charset
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
 from cyber_inference_tui.tui.widgets.log_view import LogView
 
 _AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from textual.app import App, ComposeResult
 
-from cyber_inference_tui.tui.charset import ASCII, UNICODE, Charset
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
 from cyber_inference_tui.tui.widgets.meter import Meter, Part, layout, shares
 
 AMOUNTS = st.floats(allow_nan=True, allow_infinity=True)

@@ -9,14 +9,20 @@ from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 
-from cyber_inference_tui.tui.charset import ASCII, UNICODE, Charset
-from cyber_inference_tui.tui.widgets.table import Cell, Column, LiveTable, Row
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
+from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
+from cyber_inference_tui.tui.widgets.table import LiveTable, Row
 from tests.tui.driving import until
 
-_COLUMNS = (
-    Column(key="model", title="MODEL"),
-    Column(key="state", title="STATE", width=12),
-    Column(key="rate", title="RATE", width=8, align="right", priority=1),
+
+def _empty(record: None, context: RenderContext) -> str:
+    return ""
+
+
+_COLUMNS: tuple[Column[None, RenderContext], ...] = (
+    Column("model", "MODEL", least=12, cell=_empty),
+    Column("state", "STATE", width=12, cell=_empty),
+    Column("rate", "RATE", width=8, right=True, priority=1, cell=_empty),
 )
 
 
@@ -200,7 +206,7 @@ async def test_the_mouse_chooses() -> None:
         await pilot.click(app.table, offset=(5, 7))
         await pilot.pause()
         headers = [told for told in app.told if isinstance(told, LiveTable.HeaderSelected)]
-        assert [header.column for header in headers] == ["rate"]
+        assert [header.column.key for header in headers] == ["rate"]
         assert app.table.cursor_key == "c"
 
 
@@ -235,7 +241,7 @@ async def test_columns_go_and_come_with_the_width() -> None:
         assert {line.index("loaded") for line in app.lines[2:4]} == {app.lines[0].index("STATE")}
         await pilot.resize_terminal(30, 8)
         await pilot.pause()
-        assert app.table.shown_columns[-1] == "state"
+        assert app.table.shown_columns[-1].key == "state"
 
 
 async def test_outside_text_stays_text() -> None:

@@ -1,0 +1,128 @@
+"""The two sets of characters for signs and marks, and which one a terminal can show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.records import ModelStatus
+
+CharsetChoice = Literal["auto", "unicode", "ascii"]
+
+# The kernel's console has a font of at most 512 glyphs, without braille; `dumb` promises nothing.
+_PLAIN_TERMINALS = frozenset({"linux", "dumb", "vt100", "vt102", "vt220", "unknown"})
+
+_KEY_WORDS = {
+    "⏎": "enter", "↑": "up", "↓": "down", "←": "left", "→": "right",
+    "⌫": "backspace", "⇥": "tab", "␣": "space",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charset:
+    """The characters of signs and marks; each is one cell wide."""
+
+    unicode: bool
+    ellipsis: str
+    """Marks a cut."""
+    missing: str
+    """Stands where the machine does not tell a number."""
+    cursor: str
+    ascending: str
+    descending: str
+    check: str
+    dot: str
+    """Between two remarks on one line."""
+    pin: str
+    mark: str
+    """The tick on a meter."""
+    bar: tuple[str, str]
+    """The full and the empty part of a bar."""
+    signs: Mapping[str, str]
+    """By the name of a model's state."""
+    levels: Mapping[str, str]
+    """By how bad a finding of ``doctor`` is."""
+
+    def key(self, shown: str) -> str:
+        """A key as Textual shows it: in ASCII its signs are words."""
+        return shown if self.unicode else "".join(_KEY_WORDS.get(sign, sign) for sign in shown)
+
+    def status_sign(self, status: ModelStatus) -> str:
+        """The sign of a model's state; a word always stands beside it."""
+        return self.signs[status]
+
+    def bar_text(self, share: float, width: int) -> str:
+        """A bar of ``width`` cells, filled up to ``share`` (0 to 1), rounded down."""
+        full = int(max(0.0, min(1.0, share)) * width)
+        return self.bar[0] * full + self.bar[1] * (width - full)
+
+
+UNICODE = Charset(
+    unicode=True,
+    ellipsis="…",
+    missing="–",  # noqa: RUF001 - the dash is meant
+    cursor="▸",
+    ascending="▲",
+    descending="▼",
+    check="✔",
+    dot="·",
+    pin="◆",
+    mark="┊",
+    bar=("█", "░"),
+    signs={
+        "loaded": "●",
+        "loading": "◐",
+        "queued": "◌",
+        "unloading": "◍",
+        "unloaded": "○",
+        "failed": "✖",
+    },
+    levels={"ok": "✔", "hint": "●", "warning": "▲", "error": "✖"},
+)
+ASCII = Charset(
+    unicode=False,
+    ellipsis="~",
+    missing="-",
+    cursor=">",
+    ascending="^",
+    descending="v",
+    check="+",
+    dot="-",
+    pin="P",
+    mark="|",
+    bar=("#", "."),
+    signs={
+        "loaded": "*",
+        "loading": "~",
+        "queued": ".",
+        "unloading": "-",
+        "unloaded": "o",
+        "failed": "x",
+    },
+    levels={"ok": "+", "hint": "*", "warning": "!", "error": "x"},
+)
+
+
+def charset_of(
+    environ: Mapping[str, str], encoding: str | None, choice: CharsetChoice = "auto"
+) -> Charset:
+    """The charset for a terminal: ``TERM`` of ``environ`` and the ``encoding`` of its stream.
+
+    ``choice`` is what the person asked for; anything but ``auto`` wins.
+    """
+    if choice != "auto":
+        return UNICODE if choice == "unicode" else ASCII
+    if environ.get("TERM", "") in _PLAIN_TERMINALS:
+        return ASCII
+    return charset_for(encoding)
+
+
+def charset_for(encoding: str | None) -> Charset:
+    """The charset that a stream of ``encoding`` can write."""
+    try:
+        "".join(("…▸⣿", *UNICODE.bar, *UNICODE.signs.values())).encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return ASCII
+    return UNICODE

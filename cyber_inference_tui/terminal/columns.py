@@ -1,0 +1,169 @@
+"""The columns of a table: what each shows of a record, how wide it is, and how it sorts.
+
+The tables of the app and of the command line are made of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.stream import Terminal
+from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.terminal.tone import Tone
+
+GAP = 2
+"""Cells between two columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A text with a meaning."""
+
+    text: str
+    tone: Tone = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class RenderContext:
+    """What the cells of the app's tables depend on beside their record."""
+
+    charset: Charset
+    now: datetime
+
+
+Record = TypeVar("Record")
+Context = TypeVar("Context", RenderContext, Terminal)
+
+
+def shown(value: object, *, charset: Charset) -> str:
+    """A value as it is, safe to show; the sign for what is missing where there is none."""
+    return charset.missing if value is None or value == "" else plain(str(value))
+
+
+@dataclass(frozen=True)
+class Column(Generic[Record, Context]):
+    """A column of a table of ``Record``, shown as ``text`` of ``value`` or as ``cell`` draws it.
+
+    Where the table is too narrow, the columns with the highest ``priority`` go first; those with 0
+    always stay. One column of a table of the app may have no ``width``: it takes the rest.
+    """
+
+    key: str
+    """Its name in the code."""
+    title: str
+    width: int | None = None
+    """In cells. The command line measures its texts instead."""
+    value: Callable[[Record], Any] | None = None
+    """What it shows and sorts by, ``None`` where that is unknown."""
+    _: KW_ONLY
+    least: int = 0
+    """The least width where ``width`` is ``None``; on the command line 0 means: never cut."""
+    right: bool = False
+    """Aligned to the right, as numbers are."""
+    priority: int = 0
+    text: Callable[..., str] = shown
+    """The value in words or figures; also gets the ``charset``."""
+    tone: Tone = "none"
+    cell: Callable[[Record, Context], Cell | str] | None = None
+    """What it shows where that takes more than the value."""
+    largest_first: bool | None = None
+    """The direction in which it sorts at first; ``None``: numbers do."""
+
+    def draw(self, record: Record, context: Context) -> Cell | str:
+        """The cell of ``record``."""
+        if self.cell is not None:
+            return self.cell(record, context)
+        value = None if self.value is None else self.value(record)
+        return Cell(self.text(value, charset=context.charset), self.tone)
+
+
+@dataclass(frozen=True, slots=True)
+class Order(Generic[Record]):
+    """The column by which a table is sorted, and the direction."""
+
+    column: Column[Record, Any]
+    descending: bool = False
+
+    def reversed(self) -> Order[Record]:
+        """The same column in the other direction."""
+        return Order(self.column, not self.descending)
+
+    def by(self, column: Column[Record, Any]) -> Order[Record]:
+        """Sorted by ``column``; in the other direction if it is already."""
+        if column.value is None:
+            return self
+        first = column.right if column.largest_first is None else column.largest_first
+        return self.reversed() if column == self.column else Order(column, first)
+
+    def next(self, columns: Iterable[Column[Record, Any]]) -> Order[Record]:
+        """Sorted by the next of ``columns`` that sorts."""
+        sortable = [column for column in columns if column.value is not None]
+        at = sortable.index(self.column) + 1 if self.column in sortable else 0
+        column = sortable[at % len(sortable)] if sortable else self.column
+        return self if column == self.column else self.by(column)
+
+    def sort(self, records: Iterable[Record]) -> list[Record]:
+        """``records`` in this order; those with an unknown value come last in both directions.
+
+        Equal ones stay in the order in which they come.
+        """
+        known: list[tuple[Any, Record]] = []
+        unknown: list[Record] = []
+        for record in records:
+            value = None if self.column.value is None else self.column.value(record)
+            if value is None:
+                unknown.append(record)
+            else:
+                known.append((value, record))
+        known.sort(key=lambda pair: pair[0], reverse=self.descending)
+        return [record for _, record in known] + unknown
+
+
+@dataclass(frozen=True)
+class Place:
+    """A column that is shown: its index, and its cells from ``start`` on."""
+
+    index: int
+    start: int
+    width: int
+
+    @property
+    def end(self) -> int:
+        """The cell after its last one."""
+        return self.start + self.width
+
+
+def fitting(columns: Sequence[Column[Any, Any]], widths: Sequence[int], room: int) -> list[int]:
+    """The indexes of the columns that fit into ``room`` cells, each ``widths`` wide at least."""
+    shown = list(range(len(columns)))
+    while shown and _total(widths, shown) > room:
+        last = max(shown, key=lambda index: (columns[index].priority, index))
+        if columns[last].priority <= 0:
+            break
+        shown.remove(last)
+    return shown
+
+
+def places(columns: Sequence[Column[Any, Any]], width: int, start: int = 0) -> list[Place]:
+    """The columns that fit between the cells ``start`` and ``width``, from left to right."""
+    least = [column.least if column.width is None else column.width for column in columns]
+    shown = fitting(columns, least, width - start)
+    rest = width - start - _total(least, shown)
+    placed = []
+    for index in shown:
+        # Too narrow even for those that stay: the one that can shrink does, then the right is cut.
+        size = max(1, least[index] + rest) if columns[index].width is None else least[index]
+        size = min(size, width - start)
+        if size <= 0:
+            break
+        placed.append(Place(index, start, size))
+        start += size + GAP
+    return placed
+
+
+def _total(widths: Sequence[int], shown: Sequence[int]) -> int:
+    return sum(widths[index] for index in shown) + GAP * max(0, len(shown) - 1)

@@ -1,0 +1,384 @@
+"""Talk to a model, as any client does, and see what an answer takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.events import DescendantBlur, DescendantFocus
+from textual.timer import Timer
+from textual.widgets import Input, Static
+
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.records import ModelRecord
+from cyber_inference_tui.tui.dialogs.choice import Choice
+from cyber_inference_tui.tui.dialogs.question import Answer, Question
+from cyber_inference_tui.tui.dialogs.sampling import SamplingForm
+from cyber_inference_tui.tui.pages.chat.models import (
+    COLUMNS,
+    first_choice,
+    invitation,
+    model_rows,
+    title_content,
+)
+from cyber_inference_tui.tui.pages.chat.rows import TextFlow, TurnRows, state_content
+from cyber_inference_tui.tui.pages.chat.sampling import Sampling
+from cyber_inference_tui.tui.pages.chat.turns import (
+    QUESTION_CHARACTERS,
+    Conversation,
+    Turn,
+    TurnState,
+)
+from cyber_inference_tui.tui.pages.chat.vectors import VectorsPane
+from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.widgets.message_input import MessageInput
+from cyber_inference_tui.tui.widgets.text_view import TextRow, TextView
+
+PAINTS = 8
+"""How often a second a growing answer is painted."""
+STATE_SECONDS = 0.5
+"""How often the numbers of a growing answer are painted."""
+_READONLY = "The chat is off in a read-only app: a message loads its model."
+_GROUP = "answer"
+
+
+class ChatPage(Page):
+    """The conversation over the line to write in; two lines for a model that makes vectors.
+
+    ``clock`` gives seconds that only grow.
+    """
+
+    MODE: ClassVar[str] = "chat"
+    CSS_PATH = "page.tcss"
+    STEERING: ClassVar[frozenset[str]] = frozenset(
+        {"write", "stop", "model", "again", "sampling", "clear"}
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter,i", "write", "Write", id="chat.write", tooltip="write a message"),
+        Binding("escape", "stop", "Stop", id="chat.stop", tooltip="end the answer here"),
+        Binding("escape", "leave", "Page keys", id="chat.leave", tooltip="out of the message"),
+        Binding("m,ctrl+o", "model", "Model", id="chat.model", tooltip="choose another model"),
+        Binding("r,ctrl+r", "again", "Retry", id="chat.retry", tooltip="the last question again"),
+        Binding(
+            "t,ctrl+t", "thinking", "Thinking", id="chat.thinking", tooltip="show what it thought"
+        ),
+        Binding("c,ctrl+g", "copy", "Copy", id="chat.copy", tooltip="copy the last answer"),
+        Binding(
+            "s,ctrl+s",
+            "sampling",
+            "Sampling",
+            id="chat.sampling",
+            tooltip="system prompt, temperature and the like",
+        ),
+        Binding("x,ctrl+n", "clear", "Clear", id="chat.clear", tooltip="begin a new conversation"),
+    ]
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._chosen: str | None = None
+        self._sampling = Sampling()
+        self._conversation = Conversation()
+        self._turn: Turn | None = None
+        """The one that is being answered."""
+        self._rows: dict[int, TurnRows] = {}
+        self._past: tuple[int, list[TextRow]] | None = None
+        self._unfolded = False
+        self._stated = 0.0
+        """When the line of the growing answer was painted last."""
+        self._timer: Timer | None = None
+        self._shown: dict[str, Content] = {}
+
+    def body(self) -> ComposeResult:
+        """The title, the conversation, how it stands with the answer, and the message."""
+        with Vertical(classes="body"):
+            yield Static(id="title")
+            yield TextView(id="talk")
+            yield VectorsPane(self.client, self.cyber.launch.charset)
+            yield Static(id="state")
+            yield MessageInput(placeholder="a message; enter sends it", id="message")
+
+    def on_mount(self) -> None:
+        """Begin outside the message, where the numbers open pages."""
+        self.query_one(TextView).focus()
+        self.watch(self.query_one(TextView), "following", self._paint, init=False)
+        self._timer = self.set_interval(1 / PAINTS, self._paint, pause=True)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw the title; the conversation changes by itself."""
+        if self._chosen is None or (snapshot.live and snapshot.model(self._chosen) is None):
+            self._chosen = first_choice(snapshot.models)
+        model = self._model
+        readonly = self.cyber.launch.readonly
+        embedding = model is not None and model.embedding
+        self.set_class(embedding and not readonly, "-vectors")
+        self._display("VectorsPane", embedding and not readonly)
+        self._display("#message", model is not None and not embedding and not readonly)
+        self._display("#state", not embedding)
+        if model is not None:
+            self.query_one(VectorsPane).ask_of(model.id)
+        self._update("title", title_content(model, self._sampling, self.cyber.launch.charset))
+        self._paint()
+
+    def _display(self, what: str, shown: bool) -> None:
+        widget = self.query_one(what)
+        if widget.display != shown:
+            widget.display = shown
+            if (
+                not shown
+                and self.focused is not None
+                and widget in self.focused.ancestors_with_self
+            ):
+                self.screen.set_focus(self.query_one(TextView))
+            self.refresh_bindings()
+
+    @property
+    def _model(self) -> ModelRecord | None:
+        return None if self._chosen is None else self.cyber.snapshot.model(self._chosen)
+
+    def choose(self, model_id: str) -> None:
+        """Talk to this model, and be ready to write."""
+        self._chosen = model_id
+        self.redraw()
+        self.call_after_refresh(self.action_write)
+
+    # Drawing
+
+    def _update(self, name: str, content: Content) -> None:
+        if name not in self._shown or not content.is_same(self._shown[name]):
+            self._shown[name] = content
+            self.query_one(f"#{name}", Static).update(content)
+
+    def _paint(self) -> None:
+        """Draw the conversation as far as it is there."""
+        if not self.is_current:
+            return
+        view = self.query_one(TextView)
+        if view.text_width:
+            view.show(self._all_rows(view.text_width))
+        charset = self.cyber.launch.charset
+        # Numbers that change eight times a second cannot be read.
+        now = self._clock()
+        if self._turn is None or now - self._stated >= STATE_SECONDS:
+            self._stated = now
+            more = "" if view.following else "G goes to the end"
+            self._update("state", state_content(self._turn, now, charset, more))
+
+    def _all_rows(self, width: int) -> list[TextRow]:
+        turns = self._conversation.turns
+        model = self._model
+        if self.cyber.launch.readonly:
+            return TextFlow(width, "dim").rows(_READONLY)
+        if not turns or (model is not None and model.embedding):
+            return TextFlow(width, "dim").rows(invitation(model, self.client.url))
+        charset = self.cyber.launch.charset
+        for turn in turns:
+            if id(turn) not in self._rows:
+                self._rows[id(turn)] = TurnRows(turn, width, charset)
+        # Only the last one changes: what stands before it is put together once.
+        *past, last = turns
+        if self._past is None or self._past[0] != id(last):
+            rows: list[TextRow] = []
+            if self._conversation.dropped:
+                dropped = f"{self._conversation.dropped:,} earlier messages are forgotten."
+                rows += [((dropped, "dim"),), ()]
+            for turn in past:
+                rows += self._rows[id(turn)].rows(unfolded=self._unfolded)
+            self._past = (id(last), rows)
+        return [*self._past[1], *self._rows[id(last)].rows(unfolded=self._unfolded)]
+
+    @on(TextView.WidthChanged)
+    def _make_anew(self) -> None:
+        self._rows.clear()
+        self._past = None
+        self._paint()
+
+    @on(DescendantFocus)
+    @on(DescendantBlur)
+    def _focus_changed(self) -> None:
+        self.refresh_bindings()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What can be done now."""
+        if not self.is_mounted:
+            return super().check_action(action, parameters)
+        model, last = self._model, self._conversation.last
+        embedding = model is not None and model.embedding
+        possible = {
+            "write": model is not None and not self._writing,
+            "stop": self._turn is not None or self.query_one(VectorsPane).asking,
+            "leave": self._writing,
+            "model": bool(self.cyber.snapshot.models),
+            "again": self._turn is None
+            and (self.query_one(VectorsPane).has_text if embedding else last is not None),
+            "thinking": not embedding and any(t.thinking for t in self._conversation.turns),
+            "copy": not embedding and bool(self._last_answer),
+            "sampling": model is not None and not embedding,
+            "clear": not embedding and last is not None and self._turn is None,
+        }
+        return super().check_action(action, parameters) if possible.get(action, True) else False
+
+    @property
+    def _writing(self) -> bool:
+        return isinstance(self.focused, MessageInput | Input)
+
+    # Asking
+
+    def action_write(self) -> None:
+        """Write a message."""
+        model = self._model
+        if model is not None and not self.cyber.launch.readonly:
+            self.screen.set_focus(self.query_one("#one" if model.embedding else "#message"))
+
+    def action_leave(self) -> None:
+        """Leave the message, so that the page's keys hold."""
+        self.screen.set_focus(self.query_one(TextView))
+
+    @on(MessageInput.Sent)
+    def _send(self) -> None:
+        message = self.query_one(MessageInput)
+        text = message.text.strip()
+        if not text or self._chosen is None or self.cyber.launch.readonly:
+            return
+        if self._turn is not None:
+            self.cyber.tell("An answer is on its way; esc ends it.", "warning")
+        elif len(text) > QUESTION_CHARACTERS:
+            self.cyber.tell(f"A message has {QUESTION_CHARACTERS:,} characters at most.", "warning")
+        else:
+            message.clear()
+            self._ask(self._conversation.begin(text, self._chosen, self._clock()))
+
+    def _ask(self, turn: Turn) -> None:
+        self._turn = turn
+        self._stated = 0.0
+        kept = {id(one) for one in self._conversation.turns}
+        self._rows = {key: rows for key, rows in self._rows.items() if key in kept}
+        self._past = None
+        self.query_one(TextView).action_follow()
+        self.run_worker(self._answer(turn), group=_GROUP, exclusive=True, exit_on_error=False)
+        if self._timer is not None:
+            self._timer.resume()
+        self._changed()
+
+    async def _answer(self, turn: Turn) -> None:
+        messages = self._conversation.messages(self._sampling.system)
+        answer = self.client.chat(turn.model, messages, sampling=self._sampling.values())
+        try:
+            # Closing it ends the request, so that the model's slot is free again.
+            async with aclosing(answer) as deltas:
+                async for delta in deltas:
+                    turn.take(delta, self._clock())
+                    if turn.state is not TurnState.ANSWERING:
+                        break
+            turn.end(TurnState.DONE)
+        except CyberError as error:
+            turn.end(TurnState.FAILED, str(error))
+        finally:
+            turn.end(TurnState.STOPPED)
+            if self._turn is turn:
+                self._over()
+
+    def _over(self) -> None:
+        self._turn = None
+        if self._timer is not None:
+            self._timer.pause()
+        if self.is_mounted:
+            self._changed()
+
+    def _changed(self) -> None:
+        self._paint()
+        self.refresh_bindings()
+
+    def action_stop(self) -> None:
+        """End the answer here."""
+        vectors = self.query_one(VectorsPane)
+        if vectors.asking:
+            vectors.stop()
+        if self._turn is not None:
+            self._turn.end(TurnState.STOPPED)
+            self._over()
+            self.workers.cancel_group(self, _GROUP)
+
+    def action_again(self) -> None:
+        """Ask the last question again."""
+        model = self._model
+        if model is not None and model.embedding:
+            self.query_one(VectorsPane).ask()
+        elif self._turn is None and self._chosen is not None:
+            turn = self._conversation.again(self._chosen, self._clock())
+            if turn is not None:
+                self._ask(turn)
+
+    # The rest
+
+    @property
+    def _last_answer(self) -> str:
+        return next((t.answer for t in reversed(self._conversation.turns) if t.answer), "")
+
+    def action_copy(self) -> None:
+        """Copy the last answer to the terminal's clipboard."""
+        text = self._last_answer.strip()
+        self.app.copy_to_clipboard(text)
+        self.cyber.tell(f"The answer is copied ({len(text):,} characters).")
+
+    def action_thinking(self) -> None:
+        """Show what the model thought, or not."""
+        self._unfolded = not self._unfolded
+        self._past = None
+        self._paint()
+
+    def action_model(self) -> None:
+        """Choose another model."""
+
+        def chosen(model_id: str | None) -> None:
+            if model_id is not None:
+                self.choose(model_id)
+
+        charset = self.cyber.launch.charset
+        context = self.cyber.launch.render_context()
+        rows = model_rows(self.cyber.snapshot.models, context)
+        self.app.push_screen(
+            Choice("Talk to", COLUMNS, rows, chosen=self._chosen, charset=charset), chosen
+        )
+
+    def action_sampling(self) -> None:
+        """What is sent with every question."""
+
+        def saved(sampling: Sampling | None) -> None:
+            if sampling is not None:
+                self._sampling = sampling
+                self.redraw()
+
+        self.app.push_screen(SamplingForm(self._sampling), saved)
+
+    def action_clear(self) -> None:
+        """Begin a new conversation."""
+
+        def answered(value: str | None) -> None:
+            if value == "clear":
+                self._conversation.clear()
+                self._rows.clear()
+                self._past = None
+                self._changed()
+
+        count = len(self._conversation.turns)
+        what = "question and its answer" if count == 1 else f"{count} questions and their answers"
+        self.app.push_screen(
+            Question(
+                "Clear the conversation?",
+                f"The {what} are kept nowhere else.",
+                (
+                    Answer("keep", "k", "Keep it"),
+                    Answer("clear", "c", "Clear it", grave=True),
+                ),
+            ),
+            answered,
+        )

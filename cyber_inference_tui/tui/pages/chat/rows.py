@@ -1,0 +1,164 @@
+"""A conversation as rows of the screen. What has grown is wrapped; what stood is not again."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len
+from textual.content import Content
+
+from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.text_width import fold, head, plain
+from cyber_inference_tui.tui.figures import number_text
+from cyber_inference_tui.tui.pages.chat.turns import ANSWER_CHARACTERS, Turn, TurnState
+from cyber_inference_tui.tui.widgets.text_view import Role, TextRow
+
+TEXT_WIDTH = 100
+"""Cells of a line of text: longer ones are hard to read."""
+_INDENT = "  "
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """One line in pieces of at most ``width`` cells, cut between words where there are some.
+
+    What follows the first piece stands under the text of a list's item, not under its sign.
+    """
+    if cell_len(text) <= width:
+        return [text]
+    stripped = text.lstrip(" ")
+    hang = min(len(text) - len(stripped), width // 2)
+    if stripped[:2] in {"- ", "* ", "+ "}:
+        hang += 2
+    pieces = []
+    space = ""
+    while cell_len(space + text) > width:
+        room = width - len(space)
+        piece = head(text, room)
+        at = piece.rfind(" ") if text[len(piece)] != " " else len(piece)
+        # A break inside the indentation would leave a row without any text.
+        if at > len(piece) - len(piece.lstrip(" ")):
+            piece = piece[:at]
+        pieces.append(space + piece)
+        text = text[len(piece) :].lstrip(" ")
+        space = " " * min(hang, width // 2)
+    if text:
+        pieces.append(space + text)
+    return pieces
+
+
+class TextFlow:
+    """A text that grows at its end, as rows ``width`` cells wide."""
+
+    def __init__(self, width: int, role: Role = "text") -> None:
+        self._width = max(8, width - len(_INDENT))
+        self._role: Role = role
+        self._rows: list[TextRow] = []
+        self._done = 0
+        self._code = False
+
+    def rows(self, text: str) -> list[TextRow]:
+        """The rows of ``text``, which begins with what was given the last time."""
+        *whole, tail = text[self._done :].split("\n")
+        for line in whole:
+            self._rows += self._line(line)
+            self._done += len(line) + 1
+            if line.lstrip().startswith("```"):
+                self._code = not self._code
+        return [*self._rows, *self._line(tail)] if tail else list(self._rows)
+
+    def _line(self, line: str) -> list[TextRow]:
+        safe = plain(line, limit=ANSWER_CHARACTERS).rstrip()
+        role = self._role
+        if self._code or safe.lstrip().startswith("```"):
+            pieces = fold(safe, self._width)
+            role = "code" if role == "text" else role
+        else:
+            pieces = wrap(safe, self._width)
+            if role == "text" and safe.startswith("#") and safe.lstrip("#").startswith(" "):
+                role = "heading"
+        return [((_INDENT + piece, role),) for piece in pieces]
+
+
+class TurnRows:
+    """One turn as rows, made again and again while it grows."""
+
+    def __init__(self, turn: Turn, width: int, charset: Charset = UNICODE) -> None:
+        self._turn = turn
+        self._width = min(width, TEXT_WIDTH)
+        self._charset = charset
+        self._head: list[TextRow] = [
+            (("You", "name"),),
+            *TextFlow(self._width).rows(turn.question + "\n"),
+            (),
+            ((plain(turn.model, limit=200), "name"),),
+        ]
+        self._thinking = TextFlow(self._width, "dim")
+        self._answer = TextFlow(self._width)
+
+    def rows(self, *, unfolded: bool) -> list[TextRow]:
+        """All its rows; ``unfolded`` shows what the model thought."""
+        turn = self._turn
+        rows = list(self._head)
+        if turn.thinking:
+            rows.append(((f"{_INDENT}{thinking_text(turn, self._charset)}", "dim"),))
+            if unfolded:
+                rows += [*self._thinking.rows(turn.thinking.rstrip("\n")), ()]
+        rows += self._answer.rows(turn.answer)
+        if turn.error:
+            sign = self._charset.status_sign(ModelStatus.FAILED)
+            text = f"{sign} {plain(turn.error)}"
+            rows += [((_INDENT + piece, "error"),) for piece in wrap(text, self._width - 2)]
+            rows.append(((f"{_INDENT}ctrl+r tries again.", "dim"),))
+        elif turn.state is not TurnState.ANSWERING:
+            rows.append(((_INDENT + figures(turn, self._charset), "dim"),))
+        return [*rows, ()]
+
+
+def thinking_text(turn: Turn, charset: Charset) -> str:
+    """``thinking … 212 tokens`` while it thinks, ``thought  212 tokens`` afterwards."""
+    dots = "…" if charset.unicode else "..."
+    busy = turn.state is TurnState.ANSWERING and not turn.answer
+    word = f"thinking {dots}" if busy else "thought "
+    count = f"{turn.thought_pieces:,} token{'' if turn.thought_pieces == 1 else 's'}"
+    return f"{word} {count}"
+
+
+def figures(turn: Turn, charset: Charset) -> str:
+    """What an answer took, in one line: tokens, tokens a second, time to the first text."""
+    parts = []
+    if turn.state is TurnState.STOPPED:
+        parts.append(
+            f"ended after {ANSWER_CHARACTERS:,} characters"
+            if turn.finish_reason == "too long"
+            else "stopped"
+        )
+    elif turn.finish_reason == "length":
+        parts.append("cut at the most tokens allowed")
+    if turn.state is TurnState.DONE and not turn.pieces:
+        parts.append("an empty answer")
+    if turn.pieces:
+        parts.append(f"{turn.tokens:,} token{'' if turn.tokens == 1 else 's'}")
+    if turn.rate is not None:
+        parts.append(number_text(turn.rate, decimals=1, unit="tok/s"))
+    if turn.first_seconds is not None:
+        parts.append(f"first text after {turn.first_seconds:.2f} s")
+    return f" {charset.dot} ".join(parts)
+
+
+def state_content(turn: Turn | None, now: float, charset: Charset, more: str = "") -> Content:
+    """The line under the conversation: what the answer that is on its way is doing; ``more``."""
+    if turn is None:
+        return Content.styled(more, "$text-muted")
+    sign = charset.status_sign(ModelStatus.LOADING)
+    if turn.first_at is None:
+        doing = plain(turn.waiting, limit=200) or "waiting for the first word"
+        # Whole seconds: tenths would be painted eight times a second.
+        parts = [(f"{sign} {doing}", "$text-warning"), (f"  {int(now - turn.began)} s", "")]
+    else:
+        doing = "answering" if turn.answer else "thinking"
+        rate = number_text(turn.rate, decimals=1, unit="tok/s", charset=charset)
+        parts = [
+            (f"{sign} {doing}", "$text-warning"),
+            (f"  {turn.tokens:>5,} tokens  {rate:>11}  first text after ", ""),
+            (f"{turn.first_seconds or 0:.2f} s", ""),
+        ]
+    return Content.assemble(*parts, (f"   {more or 'esc stops'}", "$text-muted"))

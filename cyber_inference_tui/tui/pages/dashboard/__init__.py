@@ -1,0 +1,1 @@
+"""The first page: the machine, the models, requests and events."""

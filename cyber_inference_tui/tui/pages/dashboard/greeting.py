@@ -1,0 +1,364 @@
+"""What a first start shows: the three things to do, each one key away, with their progress."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.records import (
+    DownloadRecord,
+    DownloadStatus,
+    InstallRecord,
+    InstallSource,
+    InstallState,
+    ModelStatus,
+    endpoints,
+    queries,
+)
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.chrome import device_line
+from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.suggestions import Suggestion, suggest
+from cyber_inference_tui.units import duration_text, size_text
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.tui.app import CyberApp
+
+_MODEL_KEYS = "abc"
+_SOURCE_KEYS = "iuy"
+_BAR = 24
+_ROOMY = 70
+"""Cells from which on there is room for all that is said of a model."""
+_SETTERS = {"env": "environment", "flag": "command line"}
+Parts = list[tuple[str, str]]
+
+
+def free_for_models(snapshot: Snapshot) -> int | None:
+    """Bytes that models may take here: of the GPUs where they have memory of their own."""
+    rooms = {room.pool: room for room in snapshot.rooms}
+    room = rooms.get("gpu") or rooms.get("memory")
+    return room.free_after_unloading_bytes if room else None
+
+
+def install_ways(install: InstallRecord | None) -> tuple[InstallSource, ...]:
+    """The ways to get a llama-server that are possible here, the recommended one first."""
+    if install is None:
+        return ()
+    possible = [one for one in install.sources if one.possible]
+    return tuple(sorted(possible, key=lambda one: not one.recommended)[: len(_SOURCE_KEYS)])
+
+
+class Greeting(VerticalScroll, can_focus=True):
+    """The first page while there is nothing to serve."""
+
+    KEYS_TITLE = "First start"
+    DEFAULT_CSS = """
+    Greeting { height: 1fr; padding: 1 2; scrollbar-size-vertical: 1; }
+    Greeting #text { height: auto; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("i", "install(0)", "Install", id="greeting.install", tooltip="get a llama-server"),
+        Binding("u", "install(1)", "Other build", show=False, tooltip="the second way to get one"),
+        Binding("y", "install(2)", "Third build", show=False, tooltip="the third way to get one"),
+        Binding("p", "path", "I have one", id="greeting.path", tooltip="use one that is here"),
+        Binding("x", "stop", "Stop", id="greeting.stop", tooltip="stop the installation"),
+        Binding("a", "model(0)", "Get model", id="greeting.model", tooltip="download the first"),
+        Binding("b", "model(1)", "Second model", show=False, tooltip="download the second"),
+        Binding("c", "model(2)", "Third model", show=False, tooltip="download the third"),
+        Binding("h", "hub", "Hub", id="greeting.hub", tooltip="search for other models"),
+        Binding("d", "demo", "Demo", id="greeting.demo", tooltip="add the built-in toy model"),
+        Binding("j", "scroll_down", "Down", show=False),
+        Binding("k", "scroll_up", "Up", show=False),
+    ]
+    STEERING = frozenset({"install", "path", "stop", "model", "demo"})
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._content = Content("")
+        self._snapshot = Snapshot()
+        self._text = Static(id="text")
+
+    def compose(self) -> ComposeResult:
+        """The text."""
+        self._text.update(self._content)
+        yield self._text
+
+    @property
+    def _app(self) -> CyberApp:
+        return cast("CyberApp", self.app)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw what there is and what is missing."""
+        before, self._snapshot = self._snapshot, snapshot
+        content = greeting_content(
+            snapshot,
+            self._app.launch.charset,
+            self._app.client.url,
+            max(30, self.scrollable_content_region.width or self.app.size.width - 4),
+        )
+        if not content.is_same(self._content):
+            self._content = content
+            if self._text.is_attached:
+                self._text.update(content)
+        if before is not snapshot:
+            self.refresh_bindings()
+
+    def on_resize(self) -> None:
+        """There is another amount of room."""
+        self.show(self._snapshot)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be done now."""
+        if action in self.STEERING and self._app.launch.readonly:
+            return False
+        install = self._snapshot.install
+        running = install is not None and install.state is InstallState.RUNNING
+        if action == "install":
+            place = parameters[0] if parameters else 0
+            return not running and int(str(place)) < len(install_ways(install))
+        if action == "stop":
+            return running
+        if action == "demo":
+            return self._snapshot.model("demo") is None
+        return True
+
+    def action_install(self, place: int) -> None:
+        """Get a llama-server, in the way with this number."""
+        ways = install_ways(self._snapshot.install)
+        if place < len(ways):
+            self._app.do(
+                self._app.client.call(
+                    endpoints.INSTALL, body=queries.InstallWish(ways[place].name)
+                ),
+                group="install",
+            )
+
+    def action_stop(self) -> None:
+        """Stop getting one."""
+        self._app.do(self._app.client.call(endpoints.CANCEL_INSTALL), group="install")
+
+    def action_path(self) -> None:
+        """Ask where a llama-server is, and use that one."""
+        from cyber_inference_tui.tui.dialogs.prompt import Prompt  # noqa: PLC0415 - seldom
+
+        def answered(path: str | None) -> None:
+            if path is not None:
+                self._app.do(self._use(path), group="install")
+
+        self._app.push_screen(
+            Prompt(
+                "Where is llama-server?",
+                "Its whole path, on the machine where the service runs.",
+                placeholder="/usr/local/bin/llama-server",
+            ),
+            answered,
+        )
+
+    async def _use(self, path: str) -> None:
+        """Use the llama-server at ``path``; a wrong one is taken out again."""
+        client = self._app.client
+        record = await client.call(
+            endpoints.SET_CONFIG, "llama_server_path", body=queries.NewValue(path)
+        )
+        server = (await client.call(endpoints.STATUS)).llama_server
+        if server.path is not None and record.source == "file":
+            self._app.tell(f"Using {clean_line(server.path)}.")
+            return
+        await client.call(endpoints.UNSET_CONFIG, "llama_server_path")
+        if record.source != "file":
+            told = f"llama_server_path is set by its {_SETTERS.get(record.source, 'start')}."
+            raise CyberError(f"The service cannot use {path}: {told}")
+        raise CyberError(server.problem or f"No llama-server runs from {path}.")
+
+    def action_model(self, place: int) -> None:
+        """Download one of the suggested models."""
+        chosen = suggest(free_for_models(self._snapshot))
+        if place < len(chosen):
+            self._app.do(
+                self._app.client.call(
+                    endpoints.DOWNLOAD, body=queries.NewDownload(chosen[place].repo)
+                ),
+                group="download",
+            )
+
+    def action_hub(self) -> None:
+        """Look for another model."""
+        self._app.switch_mode("hub")
+
+    def action_demo(self) -> None:
+        """Add the built-in model."""
+        self._app.do(
+            self._app.client.call(endpoints.ADD_DEMO),
+            done="The model demo is here: 6 chats with it.",
+        )
+
+
+def greeting_content(snapshot: Snapshot, charset: Charset, url: str, width: int) -> Content:
+    """The whole greeting. ``width`` in cells."""
+    free = free_for_models(snapshot)
+    machine = device_line(snapshot.sample.device, charset.dot) if snapshot.sample else ""
+    parts: Parts = [("Welcome.", "bold $accent")]
+    facts = [machine, f"{size_text(free)} free for models" if free is not None else ""]
+    told = f" {charset.dot} ".join(fact for fact in facts if fact)
+    if told:
+        parts.append((f"  {_folded(told, width, 10, first=10)}", ""))
+    parts.append(("\n\n", ""))
+    parts += _server_step(snapshot, charset, width)
+    parts += _model_step(snapshot, charset, free, width)
+    if snapshot.model("demo") is None:
+        parts += [*_step("3", "or just look"), *_key("d", "demo: a toy model of 5 MB")]
+        parts.append(("  nothing to download\n\n", "$text-muted"))
+    then, address = "Then point any OpenAI client at", f"{url}/v1"
+    room = len(then) + 2 + len(address) <= width
+    parts += [(then, "$text-muted"), ("  " if room else "\n  ", ""), (f"{address}\n", "bold")]
+    return Content.assemble(*parts)
+
+
+_INDENT = 5
+
+
+def _folded(text: str, width: int, indent: int, *, first: int | None = None) -> str:
+    """``text`` in lines of at most ``width`` cells, all but the first behind ``indent`` spaces.
+
+    The first one begins at cell ``first`` (``indent`` if not given).
+    """
+    lines = textwrap.wrap(
+        clean_line(text, limit=500),
+        max(20, width),
+        initial_indent=" " * (indent if first is None else first),
+        subsequent_indent=" " * indent,
+    )
+    return "\n".join(lines).lstrip(" ")
+
+
+def _step(number: str, title: str, sign: str = "", style: str = "") -> Parts:
+    return [
+        (f"{number}  ", "bold $accent"),
+        (title.ljust(16) if sign else title, "bold"),
+        (sign, style),
+        ("\n" + " " * _INDENT, ""),
+    ]
+
+
+def _key(key: str, does: str) -> Parts:
+    return [(key, "bold $accent"), (f"  {does}", "")]
+
+
+def _line(text: str, width: int, style: str) -> Parts:
+    """A remark below a step, on lines of its own."""
+    return [(f"{' ' * _INDENT}{_folded(text, width, _INDENT)}\n", style)]
+
+
+def _server_step(snapshot: Snapshot, charset: Charset, width: int) -> Parts:
+    server = snapshot.status.llama_server if snapshot.status else None
+    install = snapshot.install
+    if server is not None and server.path is not None:
+        found = f"{charset.check} {clean_line(server.version or 'found')}"
+        return [
+            *_step("1", "llama-server", found, "$success")[:-1],
+            ("\n", ""),
+            *_line(server.path, width, "$text-muted"),
+            ("\n", ""),
+        ]
+    if install is not None and install.state is InstallState.RUNNING:
+        doing = f"{charset.signs[ModelStatus.LOADING]} installing"
+        parts = _step("1", "llama-server", doing, "$warning")
+        parts += [(f"{_bar(install.progress, charset)}\n", "$warning")]
+        parts += _line(install.step or install.source or "", width, "")
+        parts += [(" " * _INDENT, ""), *_key("x", "stop"), ("   ", ""), *_key("4", "its log")]
+        return [*parts, ("\n\n", "")]
+    missing = f"{charset.signs[ModelStatus.FAILED]} not found"
+    parts = _step("1", "llama-server", missing, "$error")
+    for key, way in zip(_SOURCE_KEYS, install_ways(install), strict=False):
+        told = _folded(way.summary, width, _INDENT + 3)
+        parts += [*_key(key, told), ("\n" + " " * _INDENT, "")]
+    parts += [*_key("p", "I have one"), ("\n", "")]
+    if problem := _server_problem(snapshot):
+        sign = charset.signs[ModelStatus.FAILED]
+        parts += _line(f"{sign} {problem}", width, "$error")
+    parts.append(("\n", ""))
+    return parts
+
+
+def _server_problem(snapshot: Snapshot) -> str:
+    """What went wrong with getting one; empty where none was asked for."""
+    install = snapshot.install
+    if install is not None and install.error:
+        return install.error
+    if install is not None and install.state is InstallState.DONE and install.warnings:
+        return " ".join(install.warnings)
+    server = snapshot.status.llama_server if snapshot.status else None
+    # That there is none is said already; that one is set which is none, is not.
+    return (
+        server.problem
+        if server and server.problem and "llama_server_path" in server.problem
+        else ""
+    )
+
+
+def _model_step(snapshot: Snapshot, charset: Charset, free: int | None, width: int) -> Parts:
+    number = len(snapshot.models)
+    if number:
+        have = f"{charset.check} {number} model" + ("" if number == 1 else "s")
+        parts = _step("2", "a model", have, "$success")
+    else:
+        missing = f"{charset.signs[ModelStatus.FAILED]} none"
+        parts = _step("2", "a model", missing, "$error")
+    chosen = suggest(free)
+    for key, one in zip(_MODEL_KEYS, chosen, strict=False):
+        parts += [*_key(key, one.title.ljust(15)), (f"{one.quantization:<7}", "$text-muted")]
+        parts += [(f"{size_text(one.size_bytes):>9}   ", "")]
+        parts += _suggestion_note(one, snapshot, free, charset, width)
+        parts.append(("\n" + " " * _INDENT, ""))
+    parts += [*_key("h", "search the Hub for others"), ("\n\n", "")]
+    return parts
+
+
+def _suggestion_note(
+    one: Suggestion, snapshot: Snapshot, free: int | None, charset: Charset, width: int
+) -> Parts:
+    download = next((d for d in reversed(snapshot.downloads) if d.repo == one.repo), None)
+    if download is not None:
+        return _download_note(download, charset, width)
+    if free is None:
+        return [(one.good_for, "$text-muted")]
+    if one.need_bytes <= free:
+        good_for = f"  {one.good_for}" if width >= _ROOMY else ""
+        return [(f"{charset.check} fits", "$success"), (good_for, "$text-muted")]
+    return [("too big here", "$error")]
+
+
+def _download_note(download: DownloadRecord, charset: Charset, width: int) -> Parts:
+    done = download.bytes_done / download.bytes_total if download.bytes_total else None
+    if download.status is DownloadStatus.DONE:
+        return [(f"{charset.check} here", "$success")]
+    if download.status is DownloadStatus.FAILED:
+        sign = charset.signs[ModelStatus.FAILED]
+        error = _folded(f"{sign} {download.error or 'failed'}", width, _INDENT + 3)
+        return [(f"\n{' ' * (_INDENT + 3)}{error}", "$error")]
+    if width < _ROOMY:
+        percent = "" if done is None else f" {int(done * 100)} %"
+        return [(f"{download.status.value}{percent}", "$warning")]
+    parts: Parts = [(_bar(done, charset), "$warning"), (f"  {download.status.value}", "")]
+    if download.bytes_per_second:
+        parts.append((f"  {size_text(int(download.bytes_per_second))}/s", "$text-muted"))
+    if download.seconds_left is not None:
+        parts.append((f"  {duration_text(download.seconds_left)} left", "$text-muted"))
+    return parts
+
+
+def _bar(done: float | None, charset: Charset) -> str:
+    """A bar with its percentage; a line without either where nothing is known."""
+    full, rest = charset.bar
+    if done is None:
+        return rest * _BAR
+    filled = round(max(0.0, min(1.0, done)) * _BAR)
+    return f"{full * filled}{rest * (_BAR - filled)} {done:4.0%}"

@@ -1,0 +1,181 @@
+"""The dashboard's graphs as numbers and words: which there are, their captions, their histories."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from textual.content import Content
+
+from cyber_inference_tui.records import ResourceSample
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.text_width import fit
+from cyber_inference_tui.tui.figures import number_text
+from cyber_inference_tui.tui.snapshot import Snapshot, TrendPoint, hottest, total_power
+from cyber_inference_tui.tui.widgets.graph import rows
+
+TrendName = Literal["gpu", "cpu", "memory", "power", "temperature"]
+
+SPAN_SECONDS = 300.0
+"""What a graph shows."""
+_LEAST_STEP = 2.0
+_LONGEST_HOLD = 15.0
+"""For so long a value stands for those that are missing after it (the service samples less often
+while nothing happens)."""
+_SCALES = (5, 10, 15, 25, 40, 60, 100, 150, 250, 400, 600, 1000, 1500, 2500, 5000)
+_WATTS = re.compile(r"(\d{1,4})\s*W", re.IGNORECASE)
+_GAUGE_TITLE = 6
+_GAUGE_FIGURE = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trend:
+    """One graph: what it is of, what it says of now, and where its scale ends."""
+
+    name: TrendName
+    title: str
+    figure: str
+    """The value of now."""
+    note: str = ""
+    """What else is to be told of it where there is room."""
+    value: float | None = None
+    maximum: float = 100.0
+
+    @property
+    def caption(self) -> str:
+        """What stands after the title."""
+        return f"{self.figure}  {self.note}" if self.note else self.figure
+
+
+def trends(snapshot: Snapshot, charset: Charset) -> list[Trend]:
+    """The graphs of this machine, four at most: a machine without a GPU, or one that does not
+    tell its power, shows its memory instead; one that never told a temperature shows none."""
+    sample = snapshot.sample
+    if sample is None:
+        return []
+    power = _power(snapshot, sample, charset)
+    found = [_gpu(sample, charset)] if sample.gpus else [_memory(sample, charset)]
+    found.append(_cpu(sample, charset))
+    if power is not None:
+        found.append(power)
+    elif sample.gpus:
+        found.append(_memory(sample, charset))
+    if (temperature := _temperature(snapshot, sample, charset)) is not None:
+        found.append(temperature)
+    return found
+
+
+def _gpu(sample: ResourceSample, charset: Charset) -> Trend:
+    known = [gpu.utilization_percent for gpu in sample.gpus]
+    told = [value for value in known if value is not None]
+    mean = sum(told) / len(told) if told else None
+    note = ""
+    if len(known) > 1:
+        note = "each " + " ".join(number_text(value, charset=charset) for value in known)
+    elif (clock := sample.gpus[0].clock_hz) is not None:
+        note = f"{clock / 1e9:.2f} GHz"
+    return Trend(name="gpu", title="GPU", figure=_percent(mean, charset), note=note, value=mean)
+
+
+def _cpu(sample: ResourceSample, charset: Charset) -> Trend:
+    cores = sample.cpu.count
+    note = "" if cores is None else f"{cores} core" + ("" if cores == 1 else "s")
+    value = sample.cpu.percent
+    return Trend(name="cpu", title="CPU", figure=_percent(value, charset), note=note, value=value)
+
+
+def _memory(sample: ResourceSample, charset: Charset) -> Trend:
+    # Its bytes stand beside the memory's bar.
+    value = sample.memory.percent
+    figure = _percent(value, charset)
+    return Trend(name="memory", title="Memory", figure=figure, value=value)
+
+
+def _power(snapshot: Snapshot, sample: ResourceSample, charset: Charset) -> Trend | None:
+    value = total_power(sample)
+    seen = [point.power for point in snapshot.trend if point.power is not None]
+    if value is None and not seen:
+        return None
+    highest = max([*seen, value or 0.0])
+    mode = _WATTS.search(sample.device.power_mode or "")
+    limit = float(mode[1]) if mode else 0.0
+    if highest > limit:
+        limit = next((scale for scale in _SCALES if scale >= highest), highest)
+    figure = number_text(value, decimals=1 if limit < 100 else 0, unit="W", charset=charset)
+    note = f"of {limit:.0f}"
+    return Trend(name="power", title="Power", figure=figure, note=note, value=value, maximum=limit)
+
+
+def _temperature(snapshot: Snapshot, sample: ResourceSample, charset: Charset) -> Trend | None:
+    value = hottest(sample)
+    if value is None and all(point.temperature is None for point in snapshot.trend):
+        return None
+    unit = "°C" if charset.unicode else "C"
+    figure = number_text(value, unit=unit, charset=charset)
+    note = ""
+    if sample.fan is not None and sample.fan.percent is not None:
+        note = f"fan {sample.fan.percent:.0f} %"
+    elif sample.fan is not None and sample.fan.rpm is not None:
+        note = f"fan {sample.fan.rpm:,} rpm"
+    return Trend(name="temperature", title="Temp", figure=figure, note=note, value=value)
+
+
+def _percent(value: float | None, charset: Charset) -> str:
+    return number_text(value, unit="%", charset=charset)
+
+
+def history(points: Sequence[TrendPoint], name: TrendName, count: int) -> list[float | None]:
+    """The last minutes as ``count`` means over equal times, the newest last.
+
+    The times are cut by the clock and only those that are over are shown: so a graph moves once
+    in some seconds and not with every sample, which spares a slow line most of the bytes.
+    """
+    if count <= 0 or not points:
+        return []
+    step = max(_LEAST_STEP, SPAN_SECONDS / count)
+    end = int(points[-1].at.timestamp() // step)
+    sums: dict[int, tuple[float, int]] = {}
+    for point in reversed(points):
+        place = int(point.at.timestamp() // step)
+        if place < end - count - 1:
+            break
+        value: float | None = getattr(point, name)
+        if value is not None:
+            total, number = sums.get(place, (0.0, 0))
+            sums[place] = total + value, number + 1
+    values: list[float | None] = []
+    held: float | None = None
+    age = 0.0
+    for place in range(end - count, end):
+        if place in sums:
+            total, number = sums[place]
+            held, age = total / number, 0.0
+        else:
+            age += step
+        values.append(held if age <= _LONGEST_HOLD else None)
+    return values
+
+
+def gauge(trend: Trend, points: Sequence[TrendPoint], width: int, charset: Charset) -> Content:
+    """A graph on one line, ``width`` cells wide: a meter of now, and a short history."""
+    title = fit(trend.title, _GAUGE_TITLE, "left", charset.ellipsis)
+    figure = fit(trend.figure, _GAUGE_FIGURE, "right", charset.ellipsis)
+    room = width - _GAUGE_TITLE - _GAUGE_FIGURE - 4
+    bar = max(4, room // 2)
+    spark = max(0, room - bar)
+    full, rest = ("━", "─") if charset.unicode else ("#", ".")
+    share = 0.0 if trend.value is None else max(0.0, min(1.0, trend.value / trend.maximum))
+    filled = round(share * bar)
+    values = history(points, trend.name, spark * 2 if charset.unicode else spark)
+    line = rows(values, spark, 1, trend.maximum, charset)[0]
+    return Content.assemble(
+        (title, "$text-muted"),
+        (figure, ""),
+        ("  ", ""),
+        (full * filled, "$accent"),
+        (rest * (bar - filled), "$text-muted"),
+        ("  ", ""),
+        (line, "$accent"),
+    )

@@ -1,0 +1,491 @@
+"""The hub: find a model that fits, and have it downloaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.events import DescendantFocus
+from textual.widget import Widget
+from textual.widgets import Input, Static
+
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.records import (
+    DownloadRecord,
+    DownloadStatus,
+    HubFilesRecord,
+    HubModelRecord,
+    endpoints,
+    queries,
+)
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.dialogs.question import Answer, Question
+from cyber_inference_tui.tui.pages.hub.tables import (
+    FILE_COLUMNS,
+    RESULT_COLUMNS,
+    SORTS,
+    file_rows,
+    file_sentence,
+    gated_sentence,
+    in_order,
+    result_rows,
+    result_sentence,
+    under_way,
+)
+from cyber_inference_tui.tui.pages.hub.transfers import TransferPane
+from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.widgets.table import LiveTable
+
+SEARCH_DELAY = 0.3
+"""Seconds without a key until the hub is asked."""
+FOUND_KEPT = 600
+"""Further pages are not asked for: who has not found it by then had better search for it."""
+
+
+class Results(LiveTable):
+    """What a search found."""
+
+    KEYS_TITLE = "What was found"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "choose", "Files", id="hub.files", tooltip="what is in this repository"),
+    ]
+
+
+class HubPage(Page):
+    """Repositories, or the models of one, over the downloads.
+
+    Nothing is asked of the hub before the page is opened.
+    """
+
+    MODE: ClassVar[str] = "hub"
+    CSS_PATH = "page.tcss"
+    # No key that comes early may be taken for text.
+    AUTO_FOCUS = "#results"
+    STEERING: ClassVar[frozenset[str]] = frozenset({"download"})
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "search", "Search", key_display="/", id="hub.search"),
+        Binding("d", "download", "Download", id="hub.download", tooltip="download this model"),
+        Binding("escape", "back", "Back", id="hub.back", tooltip="one level up"),
+        Binding("s", "sort", "Sort", id="hub.sort", tooltip="by downloads, likes, trend or age"),
+        Binding("r", "again", "Retry", id="hub.retry", tooltip="ask the hub again"),
+        Binding(
+            "right_square_bracket",
+            "pane(1)",
+            "Downloads",
+            key_display="]",
+            id="hub.downloads",
+            tooltip="to the downloads",
+        ),
+        Binding(
+            "left_square_bracket",
+            "pane(0)",
+            "Search results",
+            key_display="[",
+            id="hub.results",
+            tooltip="to what was found",
+        ),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._query = ""
+        self._sort = SORTS[0]
+        self._found: dict[str, HubModelRecord] = {}
+        self._cursor: str | None = None
+        self._doing = ""
+        """What the hub is being asked for."""
+        self._problem = ""
+        self._refused = ""
+        """Why the download that was asked for last was refused."""
+        self._repo: str | None = None
+        """The repository whose files are shown."""
+        self._files: dict[str, HubFilesRecord] = {}
+        self._done: frozenset[str] = frozenset()
+        self._shown: dict[str, Content] = {}
+
+    def body(self) -> ComposeResult:
+        """The search over the downloads."""
+        charset = self.cyber.launch.charset
+        with Vertical(classes="body"):
+            yield Static(id="title")
+            with Vertical(id="finding"):
+                line = Input(placeholder="search the hub; empty shows the most wanted", id="search")
+                line.cursor_blink = False
+                yield line
+                yield Results(RESULT_COLUMNS, charset=charset, id="results")
+                yield LiveTable(FILE_COLUMNS, charset=charset, id="files")
+                yield Static(id="note")
+            yield TransferPane(charset)
+
+    def on_mount(self) -> None:
+        """Begin with what is wanted most."""
+        self._files_table.display = False
+        self._results.focus()
+        self._ask()
+
+    @property
+    def _results(self) -> LiveTable:
+        return self.query_one("#results", LiveTable)
+
+    @property
+    def _files_table(self) -> LiveTable:
+        return self.query_one("#files", LiveTable)
+
+    @property
+    def _table(self) -> LiveTable:
+        return self._results if self._repo is None else self._files_table
+
+    # Drawing
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw the downloads; what was found changes by itself."""
+        self.query_one(TransferPane).show(snapshot.downloads)
+        done = frozenset(one.id for one in snapshot.downloads if one.status is DownloadStatus.DONE)
+        news, self._done = done - self._done, done
+        if self._repo is not None and any(
+            one.repo == self._repo for one in snapshot.downloads if one.id in news
+        ):
+            self._read_files(self._repo)
+        self._draw(snapshot.downloads)
+
+    def _draw(self, downloads: Sequence[DownloadRecord] | None = None) -> None:
+        if downloads is None:
+            downloads = self.cyber.snapshot.downloads
+        context = self.cyber.launch.render_context()
+        self._results.show(result_rows(list(self._found.values()), context))
+        if self._repo is not None:
+            files = list(self._files.values())
+            self._files_table.show(file_rows(files, self._repo, downloads, context))
+        empty = self._empty()
+        self._results.show_empty(empty)
+        self._files_table.show_empty(empty)
+        self._update("title", self._title(downloads))
+        self._update("note", self._note())
+
+    def _update(self, name: str, content: Content) -> None:
+        if name not in self._shown or not content.is_same(self._shown[name]):
+            self._shown[name] = content
+            self.query_one(f"#{name}", Static).update(content)
+
+    def _empty(self) -> str:
+        if self._doing or self._problem:
+            return ""
+        if self._repo is not None:
+            return "There is no GGUF model in this repository; esc goes back."
+        if self._query:
+            return f"Nothing is found for {clean_line(self._query, limit=100)}; / searches again."
+        return "Nothing is found."
+
+    def _title(self, downloads: Sequence[DownloadRecord]) -> Content:
+        parts: list[tuple[str, str]] = []
+        if self._one_pane:
+            behind = self._in_downloads
+            running = sum(under_way([one], one.repo) is not None for one in downloads)
+            count = f" {running}" if running else ""
+            parts += [
+                ("Search", "$text-muted" if behind else "bold $text-accent"),
+                ("  ", ""),
+                (f"Downloads{count}", "bold $text-accent" if behind else "$text-muted"),
+                ("   [ ]   ", "$text-muted"),
+            ]
+            if behind:
+                return Content.assemble(*parts)
+        if self._repo is not None:
+            parts.append((clean_line(self._repo, limit=120), "bold"))
+        elif self._query:
+            parts.append((f"Found for {clean_line(self._query, limit=60)}", "bold"))
+        else:
+            parts.append(("GGUF models", "bold"))
+        told = []
+        if self._repo is None:
+            told.append(f"sorted by {self._sort}")
+            if self._found:
+                more = "+" if self._more_to_ask else ""
+                told.append(f"{len(self._found)}{more} found")
+        parts.append((f"   {f' {self.cyber.launch.charset.dot} '.join(told)}", "$text-muted"))
+        if self._doing:
+            dots = "…" if self.cyber.launch.charset.unicode else "..."
+            parts.append((f"   {self._doing} {dots}", "$text-warning"))
+        return Content.assemble(*parts)
+
+    def _note(self) -> Content:
+        if self._problem or self._refused:
+            told = clean_line(" ".join((self._problem or self._refused).split()), limit=600)
+            hint = "  r tries again." if self._problem else ""
+            return Content.assemble((told, "$text-error"), (hint, "$text-muted"))
+        if self._repo is None:
+            return Content(result_sentence(self._result))
+        return Content(file_sentence(self._file, gated=self._gated))
+
+    @property
+    def _more_to_ask(self) -> bool:
+        return self._cursor is not None and len(self._found) < FOUND_KEPT
+
+    @property
+    def _result(self) -> HubModelRecord | None:
+        key = self._results.cursor_key
+        return self._found.get(key) if key is not None else None
+
+    @property
+    def _file(self) -> HubFilesRecord | None:
+        key = self._files_table.cursor_key
+        return self._files.get(key) if key is not None else None
+
+    @property
+    def _gated(self) -> bool:
+        one = self._found.get(self._repo or "")
+        return one is not None and one.gated
+
+    # Searching
+
+    def search(self, query: str) -> None:
+        """Search for ``query``, as if it had been typed."""
+        line = self.query_one("#search", Input)
+        with line.prevent(Input.Changed):
+            line.value = query
+        self._leave_files()
+        self._query = query.strip()
+        self._ask()
+        self.screen.set_focus(self._results)
+
+    def action_search(self) -> None:
+        """Type what to search for."""
+        self.screen.set_focus(self.query_one("#search"))
+
+    @on(Input.Changed, "#search")
+    def _typed(self, event: Input.Changed) -> None:
+        if event.value.strip() != self._query:
+            self._query = event.value.strip()
+            self._leave_files()
+            self._ask(SEARCH_DELAY)
+
+    @on(Input.Submitted, "#search")
+    def _entered(self) -> None:
+        self.screen.set_focus(self._results)
+
+    def action_sort(self) -> None:
+        """The next order."""
+        self._sort = SORTS[(SORTS.index(self._sort) + 1) % len(SORTS)]
+        self._ask(SEARCH_DELAY)
+
+    @on(LiveTable.HeaderSelected, "#results")
+    def _header(self, event: LiveTable.HeaderSelected) -> None:
+        if event.column.key in SORTS and event.column.key != self._sort:
+            self._sort = event.column.key
+            self._ask()
+
+    def _ask(self, delay: float = 0.0) -> None:
+        """Ask the hub once ``delay`` seconds have gone by without another question."""
+        arrow = self._sort if self._sort in {one.key for one in RESULT_COLUMNS} else None
+        self._results.show_sort(arrow, descending=True)
+        self._begin("searching")
+        self._hub_worker(self._search(delay))
+
+    def _begin(self, doing: str) -> None:
+        self._doing, self._problem, self._refused = doing, "", ""
+        self._draw()
+        self.refresh_bindings()
+
+    def _hub_worker(self, work: object) -> None:
+        """One question at a time: a new one takes the place of the one before."""
+        self.run_worker(work, group="hub", exclusive=True, exit_on_error=False)  # type: ignore[arg-type]
+
+    def _end(self, problem: str = "") -> None:
+        self._doing, self._problem = "", problem
+        self._draw()
+        self.refresh_bindings()
+
+    async def _search(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+        try:
+            found, cursor = await self.client.search(
+                queries.SearchQuery(q=self._query, sort=self._sort)
+            )
+        except CyberError as error:
+            self._end(str(error))
+            return
+        self._found = {one.repo: one for one in found}
+        self._cursor = cursor
+        self._end()
+        self._results.action_first()
+
+    async def _search_on(self) -> None:
+        try:
+            found, cursor = await self.client.search(
+                queries.SearchQuery(q=self._query, sort=self._sort, cursor=self._cursor)
+            )
+        except CyberError as error:
+            self._end(str(error))
+            return
+        self._found |= {one.repo: one for one in found if one.repo not in self._found}
+        self._cursor = cursor
+        self._end()
+
+    @on(LiveTable.RowHighlighted)
+    def _moved(self, event: LiveTable.RowHighlighted) -> None:
+        if event.table is self._results and self._found:
+            at_end = event.key == next(reversed(self._found))
+            if at_end and self._more_to_ask and not self._doing and not self._problem:
+                self._begin("reading on")
+                self._hub_worker(self._search_on())
+        self._refused = ""
+        self._update("note", self._note())
+        self.refresh_bindings()
+
+    def action_again(self) -> None:
+        """Ask the hub again for what it did not give."""
+        if self._repo is not None:
+            self._read_files(self._repo)
+        else:
+            self._ask()
+
+    # The models of a repository
+
+    @on(LiveTable.RowChosen, "#results")
+    def _open_files(self) -> None:
+        one = self._result
+        if one is not None and self._repo is None:
+            self._repo = one.repo
+            self._files = {}
+            self._results.display = False
+            self._files_table.display = True
+            self.screen.set_focus(self._files_table)
+            self._read_files(one.repo)
+
+    def _read_files(self, repo: str) -> None:
+        self._begin("reading its files")
+        self._hub_worker(self._files_of(repo))
+
+    async def _files_of(self, repo: str) -> None:
+        try:
+            files = await self.client.call(
+                endpoints.HUB_FILES, query=queries.RepositoryQuery(repo=repo)
+            )
+        except CyberError as error:
+            self._end(str(error))
+            return
+        first = not self._files
+        self._files = {one.name: one for one in in_order(files)}
+        self._end()
+        suggested = next((one.name for one in files if one.suggested), None)
+        if first and suggested is not None:
+            self._files_table.move_to(suggested)
+
+    def _leave_files(self) -> None:
+        if self._repo is None:
+            return
+        self._repo = None
+        self.workers.cancel_group(self, "hub")
+        self._files_table.display = False
+        self._results.display = True
+        self._end()
+
+    def action_back(self) -> None:
+        """Out of the line or the downloads, out of the repository, out of the search."""
+        line = self.query_one("#search", Input)
+        if self._in_downloads:
+            self.action_pane(0)
+        elif self.focused is line:
+            self.screen.set_focus(self._table)
+        elif self._repo is not None:
+            self._leave_files()
+            self.screen.set_focus(self._results)
+        elif self._query:
+            self.search("")
+
+    # Downloading
+
+    @on(LiveTable.RowChosen, "#files")
+    def _file_chosen(self) -> None:
+        if self.check_action("download", ()):
+            self.action_download()
+
+    def action_download(self) -> None:
+        """Download the model under the cursor."""
+        one, repo = self._file, self._repo
+        if one is None or repo is None:
+            return
+        if under_way(self.cyber.snapshot.downloads, repo, one.name) is not None:
+            self.cyber.tell(f"{one.name} is on its way already.", "warning")
+        elif one.local_id is not None:
+            self.cyber.tell(f"It is here already as {one.local_id}.", "warning")
+        elif self._gated:
+            self._ask_gated(repo, one.name)
+        else:
+            self._download(repo, one.name)
+
+    def _ask_gated(self, repo: str, name: str) -> None:
+        def answered(value: str | None) -> None:
+            if value == "go":
+                self._download(repo, name)
+
+        self.app.push_screen(
+            Question(
+                "This repository is gated",
+                gated_sentence(repo),
+                (Answer("back", "b", "Back"), Answer("go", "d", "Done that, download")),
+            ),
+            answered,
+        )
+
+    def _download(self, repo: str, name: str) -> None:
+        self.run_worker(self._begin_download(repo, name), group="download", exit_on_error=False)
+
+    async def _begin_download(self, repo: str, name: str) -> None:
+        try:
+            await self.client.call(endpoints.DOWNLOAD, body=queries.NewDownload(repo, name))
+        except CyberError as error:
+            self._refused = str(error)
+            self._draw()
+
+    # The two panes
+
+    @property
+    def _in_downloads(self) -> bool:
+        return self.query_one(".body").has_class("-downloads")
+
+    @property
+    def _one_pane(self) -> bool:
+        return self.has_class("-narrow") or self.has_class("-short")
+
+    def action_pane(self, number: int) -> None:
+        """To what was found (0) or to the downloads (1)."""
+        self.query_one(".body").set_class(bool(number), "-downloads")
+        self._pane_changed(self.query_one("#downloads") if number else self._table)
+
+    def _pane_changed(self, target: Widget) -> None:
+        # What was hidden can be focused once it has been laid out.
+        self.call_after_refresh(target.focus)
+        self._draw()
+        self.refresh_bindings()
+
+    @on(DescendantFocus)
+    def _focus_changed(self) -> None:
+        focused = self.focused
+        inside = focused is not None and self.query_one(TransferPane) in focused.ancestors
+        if inside != self._in_downloads:
+            self.query_one(".body").set_class(inside, "-downloads")
+            self._draw()
+        self.refresh_bindings()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What can be done here."""
+        if not self.is_mounted:
+            return super().check_action(action, parameters)
+        typing = isinstance(self.focused, Input)
+        finding = not self._in_downloads and not typing
+        possible = {
+            "download": finding and self._repo is not None and self._file is not None,
+            "back": typing or self._in_downloads or self._repo is not None or bool(self._query),
+            "sort": finding and self._repo is None,
+            "again": finding and bool(self._problem),
+            "pane": (parameters == (1,)) != self._in_downloads,
+        }
+        return super().check_action(action, parameters) if possible.get(action, True) else False

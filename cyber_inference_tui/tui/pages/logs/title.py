@@ -1,0 +1,67 @@
+"""What a log's pane says about itself, in its title and where it has no lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from textual.content import Content
+
+from cyber_inference_tui.records import LogLevel, ModelRecord, ModelStatus
+from cyber_inference_tui.terminal.text_width import cut, plain
+from cyber_inference_tui.text import clean_line
+
+_SHORTEST_NAME = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PaneState:
+    """How it stands with a pane. ``remark`` is what the last key came to, ``problem`` why nothing
+    can be read; ``former``: the lines are of a service that is gone."""
+
+    source: str
+    level: LogLevel | None = None
+    search: str = ""
+    following: bool = True
+    new_lines: int = 0
+    former: bool = False
+    remark: str = ""
+    problem: str = ""
+
+
+def title_content(state: PaneState, width: int, ellipsis: str) -> Content:
+    """The title in ``width`` cells: where there is no room, the log's name is cut."""
+    parts: list[tuple[str, str]] = []
+    if state.level is not None:
+        more = "" if state.level is LogLevel.ERROR else " and worse"
+        parts.append((f"{state.level.value}{more}", "$warning"))
+    if state.search:
+        parts.append((f"/{plain(state.search, limit=60)}", "$warning"))
+    if state.former:
+        parts.append(("from before the restart: G follows", "$warning"))
+    elif state.following:
+        parts.append(("follows", "$text-muted"))
+    elif state.new_lines:
+        parts.append((f"paused, +{state.new_lines:,} new: G follows", "bold $warning"))
+    else:
+        parts.append(("paused: G follows", "$warning"))
+    if state.problem:
+        parts.append((plain(state.problem), "$error"))
+    elif state.remark:
+        parts.append((plain(state.remark), "$accent"))
+    space = " " * (3 if width >= 60 else 2)
+    rest = sum(cell_len(text) + len(space) for text, _ in parts)
+    name = cut(plain(state.source), max(_SHORTEST_NAME, width - rest), ellipsis)
+    return Content.assemble((name, "$accent"), *((space + text, style) for text, style in parts))
+
+
+def empty_text(level: LogLevel | None, model: ModelRecord | None) -> str:
+    """Why a log that was read has no lines to show, and what to do."""
+    if level is not None:
+        return f"No line is of the level {level.value} or worse. l shows other levels."
+    if model is None:
+        return "Nothing has been written to this log yet."
+    if model.status is ModelStatus.FAILED:
+        why = clean_line(model.error or "it failed", limit=600)
+        return f"Its server wrote nothing. {why}"
+    return "Its server has written nothing since the service started. It does once it is loaded."

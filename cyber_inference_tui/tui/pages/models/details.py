@@ -1,0 +1,276 @@
+"""Everything about one model as a text of sections, for the details pane. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from textual.content import Content
+
+from cyber_inference_tui.records import FileRecord, MemoryAtContext, ModelDetails, ModelRecord
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.text_width import cut, fit, fold, plain
+from cyber_inference_tui.terminal.tone import Tone
+from cyber_inference_tui.text import clean_line, clean_text
+from cyber_inference_tui.tui.figures import memory_text
+from cyber_inference_tui.tui.pages.models.form_values import SOURCES, setting_text
+from cyber_inference_tui.tui.pages.models.sentences import STYLES, model_sentence, what_it_is
+from cyber_inference_tui.tui.pages.models.table import FIT_TONES, fit_cell
+
+Parts = list[tuple[str, str]]
+
+_MUTED = "$text-muted"
+_HEADING = "bold $text-muted"
+_SHORT_TITLES = {"compute buffers": "COMPUTE", "KV cache": "KV CACHE", "projector": "PROJECTOR"}
+_VALUE_CHARACTERS = 2000
+_LINES = 12
+"""Lines that one value may take; the whole stands in the file."""
+
+
+def details_content(
+    record: ModelRecord,
+    details: ModelDetails | None,
+    *,
+    problem: str,
+    now: datetime,
+    charset: Charset,
+    width: int,
+    keys: bool = True,
+) -> Content:
+    """The pane of ``record``, ``width`` cells wide. ``problem``: why there are no details.
+
+    ``keys``: name the key that edits its settings.
+    """
+    parts = _head(record, now, charset, width)
+    if record.error:
+        error = clean_text(record.error, limit=8000).strip()
+        parts += [*_heading("ERROR"), (f"{error}\n", STYLES["bad"])]
+    if details is None:
+        if problem:
+            parts += [("\n", ""), (f"{clean_line(problem)}\n", STYLES["bad"])]
+        else:
+            parts += [("\n", ""), (f"reading its files{charset.ellipsis}\n", _MUTED)]
+        return Content.assemble(*parts)
+    parts += _memory(details.memory, charset, width)
+    parts += _command(details, record.pid, width)
+    parts += _settings(details, charset, width, keys)
+    parts += _facts(details.facts, width)
+    parts += _files(details, charset, width)
+    return Content.assemble(*parts)
+
+
+def command_line(details: ModelDetails) -> str:
+    """Its server's command, as a shell takes it; empty where there is none."""
+    return shlex.join(details.command)
+
+
+def _head(record: ModelRecord, now: datetime, charset: Charset, width: int) -> Parts:
+    text, tone = model_sentence(record, now, charset)
+    name = plain(record.id, limit=400)
+    return [
+        *((f"{piece}\n", "bold") for piece in fold(name, width)),
+        (f"{what_it_is(record, charset)}\n", _MUTED),
+        # The error stands in full below.
+        *([] if record.error else [(f"{text}\n", STYLES[tone])]),
+    ]
+
+
+def _heading(title: str, remark: str = "") -> Parts:
+    return [(f"\n{title}", _HEADING), (f"  {remark}\n" if remark else "\n", _MUTED)]
+
+
+# Memory
+
+
+def _memory(rows: Sequence[MemoryAtContext], charset: Charset, width: int) -> Parts:
+    if not rows:
+        return []
+    return [
+        *_heading("MEMORY", "in GiB, by the size of the context"),
+        *_memory_table(rows, charset, width),
+    ]
+
+
+def _memory_table(rows: Sequence[MemoryAtContext], charset: Charset, width: int) -> Parts:
+    """The widest form that finds room: without it the single parts go."""
+    names = list(dict.fromkeys(part.name for row in rows for part in row.parts))
+    for shown in (names, []):
+        lines = _memory_cells(rows, shown, charset)
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        for gap in (2, 1):
+            if sum(widths) + gap * len(widths) + 1 <= width:
+                return _aligned(rows, lines, widths, gap, charset)
+    return _aligned(rows, lines, widths, 1, charset)
+
+
+def _memory_cells(
+    rows: Sequence[MemoryAtContext], names: Sequence[str], charset: Charset
+) -> list[list[str]]:
+    titles = [_SHORT_TITLES.get(name, clean_line(name, limit=12).upper()) for name in names]
+    lines = [["CONTEXT", *titles, "TOTAL", "FITS"]]
+    for row in rows:
+        sizes = {part.name: part.size_bytes for part in row.parts}
+        lines.append(
+            [
+                f"{row.context_size:,}",
+                *(_gib(sizes.get(name), charset) for name in names),
+                _gib(row.total_bytes, charset),
+                fit_cell(row.fits, charset).text,
+            ]
+        )
+    return lines
+
+
+def _aligned(
+    rows: Sequence[MemoryAtContext],
+    lines: Sequence[Sequence[str]],
+    widths: Sequence[int],
+    gap: int,
+    charset: Charset,
+) -> Parts:
+    parts: Parts = []
+    for row, line in zip([None, *rows], lines, strict=True):
+        current = row is not None and row.current
+        space = " " * gap
+        numbers = space.join(
+            text.rjust(room) for text, room in zip(line[:-1], widths[:-1], strict=True)
+        )
+        style = _HEADING if row is None else "bold" if current else ""
+        tone: Tone = FIT_TONES[row.fits] if row is not None and row.fits is not None else "dim"
+        parts += [
+            (f"{charset.cursor if current else ' '} {numbers}{space}", style),
+            (f"{line[-1]}\n", style if row is None else STYLES[tone]),
+        ]
+    return parts
+
+
+def _gib(size: int | None, charset: Charset) -> str:
+    return memory_text(size, charset=charset).removesuffix(" GiB")
+
+
+# The command
+
+
+def _command(details: ModelDetails, pid: int | None, width: int) -> Parts:
+    if not details.command:
+        if not details.command_problem:
+            return []
+        problem = clean_line(details.command_problem)
+        return [*_heading("COMMAND"), (f"{problem}\n", STYLES["bad"])]
+    parts = _heading("COMMAND", "y copies it" + (f", pid {pid}" if pid else ""))
+    for line in command_lines(details.command, width):
+        parts.append((f"{line}\n", ""))
+    return parts
+
+
+def command_lines(command: Sequence[str], width: int) -> list[str]:
+    """The command, each option with its values on a line of its own."""
+    lines: list[str] = []
+    for place, argument in enumerate(command):
+        word = plain(shlex.quote(argument))
+        option = argument.startswith("-") and not _is_number(argument)
+        if place == 0 or option:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}"
+    folded = []
+    for place, line in enumerate(lines):
+        for number, piece in enumerate(fold(line, max(8, width - 4))):
+            indent = 2 * (place > 0) + 2 * (number > 0)
+            folded.append(" " * indent + piece)
+    return folded
+
+
+def _is_number(text: str) -> bool:
+    return text[1:].replace(".", "", 1).isdigit()
+
+
+# Settings, facts and files
+
+
+def _settings(details: ModelDetails, charset: Charset, width: int, keys: bool) -> Parts:
+    if not details.settings:
+        return []
+    parts = _heading("SETTINGS", "e edits them" if keys else "")
+    names = [plain(setting.key, limit=24) for setting in details.settings]
+    left = max(len(name) for name in names) + 2
+    right = max(len(word) for word in SOURCES.values())
+    room = max(8, width - left - right - 2)
+    for name, setting in zip(names, details.settings, strict=True):
+        value = setting_text(setting.key, setting.effective) or charset.missing
+        own = setting.source == "model"
+        source = SOURCES.get(setting.source, plain(setting.source, limit=right))
+        first, *more = _folded(value, room, charset)
+        parts += [
+            (name.ljust(left), ""),
+            (fit(first, room, "left", charset.ellipsis), "" if own else _MUTED),
+            (f"  {source}\n", STYLES["accent"] if own else _MUTED),
+        ]
+        parts += [(f"{' ' * left}{piece}\n", "" if own else _MUTED) for piece in more]
+    return parts
+
+
+def _folded(text: str, room: int, charset: Charset) -> list[str]:
+    lines = fold(plain(text, limit=_VALUE_CHARACTERS), room)
+    if len(lines) > _LINES:
+        lines = [*lines[: _LINES - 1], charset.ellipsis]
+    return lines
+
+
+def _facts(facts: dict[str, Any], width: int) -> Parts:
+    told = [(plain(name, limit=40), _fact_text(value)) for name, value in facts.items()]
+    told = [(name, text) for name, text in told if text]
+    if not told:
+        return []
+    left = min(max(len(name) for name, _ in told), width // 2) + 2
+    parts = _heading("HEADER")
+    for name, text in told:
+        label = fit(cut(name, left - 2, "."), left, "left", ".")
+        parts += [(label, _MUTED), (f"{cut(text, max(4, width - left), '.')}\n", "")]
+    return parts
+
+
+def _fact_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return plain(", ".join(_fact_text(one) for one in value[:40]), limit=300)
+    return plain(str(value), limit=300)
+
+
+def _files(details: ModelDetails, charset: Charset, width: int) -> Parts:
+    if not details.files and details.projector is None:
+        return []
+    parts = _heading("FILES")
+    for file in details.files:
+        parts += _file(file, "", charset, width)
+    if details.projector is not None:
+        parts += _file(details.projector, "  its projector", charset, width)
+    return parts
+
+
+def _file(file: FileRecord, remark: str, charset: Charset, width: int) -> Parts:
+    size = memory_text(file.size_bytes, charset=charset).rjust(9)
+    first, *more = fold(plain(file.path), max(8, width - 11))
+    parts: Parts = [(f"{size}  ", _MUTED), (f"{first}\n", "")]
+    parts += [(f"{' ' * 11}{piece}\n", "") for piece in more]
+    if remark:
+        parts += [(f"{' ' * 9}{remark}\n", _MUTED)]
+    return parts
+
+
+def doomed_text(details: ModelDetails, *, most: int = 6) -> str:
+    """What deleting it removes, a path on each line; of very many the rest only by number."""
+    paths = [clean_line(file.path, limit=300) for file in details.files]
+    if len(paths) > most:
+        paths = [*paths[: most - 1], f"and {len(paths) - most + 1} more"]
+    if details.projector is not None:
+        path = clean_line(details.projector.path, limit=300)
+        paths.append(f"{path} (unless another model uses it)")
+    return "\n".join(paths)

@@ -1,0 +1,367 @@
+"""The form of a model's own table in the configuration file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar, cast
+
+import msgspec
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
+
+from cyber_inference_tui.client.model_key import model_key
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.records import (
+    ModelDetails,
+    ModelSettingRecord,
+    SettingEffect,
+    endpoints,
+    queries,
+)
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.dialogs.question import Answer, Question
+from cyber_inference_tui.tui.pages.models.form_values import (
+    SOURCES,
+    Change,
+    change_of,
+    effect_text,
+    setting_text,
+    type_hint,
+)
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.tui.app import CyberApp
+
+CHECK_DELAY = 0.3
+"""Seconds without a key until the service is asked what a value would do."""
+
+
+class SettingLine(Vertical):
+    """One key: its name, the line to type in, and below it what is wrong with that."""
+
+    def __init__(self, setting: ModelSettingRecord) -> None:
+        super().__init__()
+        self.setting = setting
+        self.effect = ""
+        """What saving it would do, where that is known."""
+        self.grave = False
+        """That is more than to take note of it."""
+        self.problem = ""
+
+    def compose(self) -> ComposeResult:
+        """The line."""
+        with Horizontal():
+            yield Static(self._label(changed=False), classes="label")
+            line = Input(
+                setting_text(self.setting.key, self.setting.value),
+                placeholder=placeholder_text(self.setting),
+                select_on_focus=False,
+            )
+            line.cursor_blink = False
+            yield line
+        yield Static(classes="problem")
+
+    def _label(self, *, changed: bool) -> Content:
+        name = clean_line(self.setting.key, limit=24)
+        if changed:
+            return Content.styled(f"* {name}", "bold $accent")
+        return Content(f"  {name}")
+
+    @property
+    def input(self) -> Input:
+        """Where it is typed."""
+        return self.query_one(Input)
+
+    @property
+    def touched(self) -> bool:
+        """Something else stands there than at first."""
+        before = setting_text(self.setting.key, self.setting.value)
+        return self.input.value.strip() != before.strip()
+
+    def change(self) -> Change | None:
+        """What it changes; raises ``InvalidRequestError`` where it cannot be read."""
+        return change_of(self.setting, self.input.value)
+
+    def show_change(self) -> None:
+        """Mark the name where something was typed."""
+        self.query_one(".label", Static).update(self._label(changed=self.touched))
+
+    def show_verdict(self, *, problem: str = "", effect: str = "", grave: bool = False) -> None:
+        """Show what is wrong; remember what saving would do."""
+        self.effect, self.grave = effect, grave
+        if problem != self.problem:
+            self.problem = problem
+            told = " ".join(clean_line(line) for line in problem.splitlines())
+            below = self.query_one(".problem", Static)
+            below.update(Content(told))
+            below.display = bool(told)
+
+    def saved(self, change: Change) -> None:
+        """This is now what its table says."""
+        self.setting = msgspec.structs.replace(self.setting, value=change.value)
+        self.show_change()
+        self.show_verdict()
+
+
+class Lines(VerticalScroll, can_focus=False, inherit_bindings=False):
+    """The lines of the form; the arrows go from one to the next."""
+
+    KEYS_TITLE = "Form"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "app.focus_previous", "Line before", show=False),
+        Binding("down", "app.focus_next", "Next line", show=False),
+    ]
+
+
+class ModelForm(ModalScreen[str | None]):
+    """Returns what was saved, in a few words; ``None`` where it was left as it is."""
+
+    CSS_PATH = "form.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "save", "Save", id="model-form.save", tooltip="write what was changed"),
+        Binding("escape", "leave", "Leave", id="model-form.leave", tooltip="without saving"),
+    ]
+
+    def __init__(self, details: ModelDetails, *, config_path: str = "") -> None:
+        super().__init__()
+        self._model_id = details.model.id
+        self._settings = details.settings
+        self._config_path = config_path
+        self._saving = False
+
+    def compose(self) -> ComposeResult:
+        """The lines, and below them what they are for and what saving does."""
+        name = clean_line(self._model_id, limit=200)
+        table = clean_line(model_key(self._model_id, "")[:-1], limit=200)
+        where = f" in {clean_line(self._config_path)}" if self._config_path else ""
+        with Vertical(id="box"):
+            yield Static(Content.styled(f"Settings of {name}", "bold"), id="title")
+            yield Static(Content(f"[{table}]{where}"), id="where")
+            with Lines(id="lines"):
+                for setting in self._settings:
+                    yield SettingLine(setting)
+            yield Static(id="help")
+            yield Static(id="effect")
+            yield Static(
+                Content.assemble(
+                    ("ctrl+s", "bold $accent"),
+                    (" saves    ", "$text-muted"),
+                    ("esc", "bold $accent"),
+                    (" leaves    an empty line takes its key out", "$text-muted"),
+                ),
+                id="keys",
+            )
+
+    def on_mount(self) -> None:
+        """Begin with the first line."""
+        for line in self._lines():
+            line.query_one(".problem").display = False
+        first = next(iter(self._lines()), None)
+        if first is not None:
+            first.input.focus()
+        self._show_effect()
+
+    def on_resize(self) -> None:
+        """There is another amount of room."""
+        self.call_after_refresh(self._fit)
+
+    def _fit(self) -> None:
+        """Let the lines scroll where there is no room for all of them and the words below."""
+        box = self.query_one("#box")
+        around = sum(
+            part.outer_size.height + part.styles.margin.height
+            for part in box.children
+            if part.id != "lines"
+        )
+        room = self.size.height - 2 - box.styles.padding.height - around
+        self.query_one("#lines").styles.max_height = max(3, room)
+
+    def _lines(self) -> list[SettingLine]:
+        return list(self.query(SettingLine))
+
+    @property
+    def _app(self) -> CyberApp:
+        return cast("CyberApp", self.app)
+
+    # Typing
+
+    @on(events.DescendantFocus)
+    def _focused(self, event: events.DescendantFocus) -> None:
+        line = _line_of(event.widget)
+        if line is not None:
+            self.query_one("#help", Static).update(help_content(line.setting))
+
+    @on(events.DescendantBlur)
+    def _blurred(self, event: events.DescendantBlur) -> None:
+        line = _line_of(event.widget)
+        if line is not None and line.touched:
+            self._check_soon(line, delay=0.0)
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        line = _line_of(event.input)
+        if line is None:
+            return
+        line.show_change()
+        if line.touched:
+            self._check_soon(line, delay=CHECK_DELAY)
+        else:
+            self.workers.cancel_node(line)
+            line.show_verdict()
+        self._show_effect()
+
+    @on(Input.Submitted)
+    def _next(self) -> None:
+        self.focus_next()
+
+    def _check_soon(self, line: SettingLine, *, delay: float) -> None:
+        line.run_worker(
+            self._check(line, delay), group="check", exclusive=True, exit_on_error=False
+        )
+
+    async def _check(self, line: SettingLine, delay: float) -> None:
+        await asyncio.sleep(delay)
+        await self._verdict(line)
+        self._show_effect()
+
+    async def _verdict(self, line: SettingLine) -> Change | None:
+        """Find out what is wrong with a line, or what it would do; what it changes, if it can."""
+        try:
+            change = line.change()
+            if change is None:
+                line.show_verdict()
+            elif change.unset:
+                line.show_verdict(effect="is taken out of the table")
+            else:
+                path = model_key(self._model_id, change.key)
+                check = await self._app.client.check_config(path, change.value)
+                grave = check.effect not in {SettingEffect.NOW, SettingEffect.NOTHING}
+                line.show_verdict(effect=effect_text(check), grave=grave)
+        except CyberError as error:
+            line.show_verdict(problem=str(error))
+            return None
+        return change
+
+    def _show_effect(self) -> None:
+        """Say what saving would do."""
+        touched = [line for line in self._lines() if line.touched]
+        effects = [line for line in touched if line.effect and not line.problem]
+        if any(line.problem for line in touched):
+            told, style = "Nothing is saved until what stands in red is put right.", "$text-error"
+        elif effects:
+            told = f"Saving {grouped((line.setting.key, line.effect) for line in effects)}."
+            grave = any(line.grave for line in effects)
+            style = "$text-warning" if grave else "$text-success"
+        else:
+            told, style = ("" if touched else "Nothing is changed."), "$text-muted"
+        self.query_one("#effect", Static).update(Content.styled(clean_line(told), style))
+
+    # Saving and leaving
+
+    def action_save(self) -> None:
+        """Check all that was changed, then write it."""
+        if not self._saving:
+            self._saving = True
+            self.run_worker(self._save(), group="save", exit_on_error=True)
+
+    async def _save(self) -> None:
+        try:
+            saved = await self._write()
+        finally:
+            self._saving = False
+        if saved:
+            self.dismiss(saved)
+
+    async def _write(self) -> str:
+        """Write the changes; nothing where one of them is wrong. What was saved, if all was."""
+        changes: list[tuple[SettingLine, Change]] = []
+        for line in self._lines():
+            self.workers.cancel_node(line)
+            if line.touched and (change := await self._verdict(line)) is not None:
+                changes.append((line, change))
+        wrong = next((line for line in self._lines() if line.touched and line.problem), None)
+        saved: list[tuple[str, str]] = []
+        for line, change in changes if wrong is None else ():
+            effect = line.effect
+            try:
+                await self._put(change)
+            except CyberError as error:
+                line.show_verdict(problem=str(error))
+                wrong = line
+                break
+            line.saved(change)
+            saved.append((change.key, effect))
+        if wrong is not None:
+            self.screen.set_focus(wrong.input)
+        self._show_effect()
+        return "" if wrong is not None else grouped(saved)
+
+    async def _put(self, change: Change) -> None:
+        path = model_key(self._model_id, change.key)
+        client = self._app.client
+        if change.unset:
+            await client.call(endpoints.UNSET_CONFIG, path)
+        else:
+            await client.call(endpoints.SET_CONFIG, path, body=queries.NewValue(change.value))
+
+    def action_leave(self) -> None:
+        """Leave; asks where something typed would be lost."""
+        if self._saving:
+            return
+        typed = [line.setting.key for line in self._lines() if line.touched]
+        if not typed:
+            self.dismiss(None)
+            return
+
+        def answered(value: str | None) -> None:
+            if value == "leave":
+                self.dismiss(None)
+
+        self.app.push_screen(
+            Question(
+                "Leave without saving?",
+                f"What was typed is lost: {clean_line(', '.join(typed), limit=300)}.",
+                (Answer("stay", "s", "Stay"), Answer("leave", "l", "Leave", grave=True)),
+            ),
+            answered,
+        )
+
+
+def _line_of(widget: object) -> SettingLine | None:
+    if not isinstance(widget, Input):
+        return None
+    return next((node for node in widget.ancestors if isinstance(node, SettingLine)), None)
+
+
+def grouped(effects: Iterable[tuple[str, str]]) -> str:
+    """Keys with what their change does, those of one effect together."""
+    keys: dict[str, list[str]] = {}
+    for key, effect in effects:
+        keys.setdefault(effect, []).append(clean_line(key, limit=24))
+    return "; ".join(f"{', '.join(names)}: {effect}" for effect, names in keys.items())
+
+
+def placeholder_text(setting: ModelSettingRecord) -> str:
+    """What stands greyed in an empty line: what holds without it, and where that comes from."""
+    if setting.source == "model":
+        return "not set"
+    told = setting_text(setting.key, setting.effective) or "none"
+    source = SOURCES.get(setting.source, clean_line(setting.source, limit=20))
+    return f"{clean_line(told, limit=400)}  ({source})"
+
+
+def help_content(setting: ModelSettingRecord) -> Content:
+    """What the key is for, how its value is typed, and what holds now."""
+    now = setting_text(setting.key, setting.effective) or "none"
+    source = SOURCES.get(setting.source, clean_line(setting.source, limit=20))
+    return Content.assemble(
+        (f"{clean_line(setting.help, limit=400)}\n", ""),
+        (f"Type {type_hint(setting)}. ", "$text-muted"),
+        (f"Now {clean_line(now, limit=120)} ({source}).", "$text-muted"),
+    )

@@ -1,0 +1,386 @@
+"""The models page: every local model, whether it fits, and everything about the chosen one."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.widgets import Static
+
+from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
+from cyber_inference_tui.terminal.columns import Order
+from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.pages.models.actions import ModelActions
+from cyber_inference_tui.tui.pages.models.details import details_content
+from cyber_inference_tui.tui.pages.models.details_pane import DetailsPane, DetailsReader
+from cyber_inference_tui.tui.pages.models.sentences import chosen_content, problems_content
+from cyber_inference_tui.tui.pages.models.table import COLUMNS, Rows, title_text
+from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.widgets.filter_line import FilterLine
+from cyber_inference_tui.tui.widgets.table import LiveTable
+
+BESIDE = 110
+"""Columns from which on the details stand beside the table, not in its place."""
+
+
+class ModelsPage(ModelActions):
+    """A table, a few words about the chosen model, and on demand its details."""
+
+    MODE: ClassVar[str] = "models"
+    CSS_PATH = "page.tcss"
+    # No key that comes early may be taken for text.
+    AUTO_FOCUS = "#table"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("l", "load", "Load", id="models.load", tooltip="start its server"),
+        Binding("u", "unload", "Unload", id="models.unload", tooltip="stop its server"),
+        Binding("p", "pin", "Pin", id="models.pin", tooltip="never evict it, or let it go again"),
+        Binding(
+            "enter,d",
+            "details",
+            "Details",
+            id="models.details",
+            tooltip="files, memory by context size, command and settings",
+        ),
+        Binding(
+            "slash",
+            "filter",
+            "Filter",
+            key_display="/",
+            id="models.filter",
+            tooltip="by name, alias, architecture or quantization",
+        ),
+        Binding("e", "edit", "Edit", id="models.edit", tooltip="its table in the settings file"),
+        Binding("o", "log", "Log", id="models.log", tooltip="what its server said"),
+        Binding("t", "chat", "Try", id="models.chat", tooltip="chat with it"),
+        Binding(
+            "y",
+            "copy_command",
+            "Copy command",
+            id="models.copy-command",
+            tooltip="the command line of its server",
+        ),
+        Binding("s", "sort", "Sort", id="models.sort", tooltip="by the next column"),
+        Binding("S", "turn", "Turn", show=False, id="models.turn", tooltip="the order round"),
+        Binding(
+            "c",
+            "copy_id",
+            "Copy id",
+            show=False,
+            id="models.copy-id",
+            tooltip="the name that requests ask for",
+        ),
+        Binding("x,delete", "delete", "Delete", id="models.delete", tooltip="remove its files"),
+        Binding(
+            "escape",
+            "back",
+            "Back",
+            id="models.back",
+            tooltip="close the details, or show all models again",
+        ),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._order = Order(COLUMNS[0])
+        self._wanted = ""
+        self._open = False
+        self._select: str | None = None
+        self._drawn: dict[str, Any] = {}
+        self._offered: object = None
+        self._reader = DetailsReader()
+
+    def body(self) -> ComposeResult:
+        """The table with the pane beside it, the filter, and the words about the chosen one."""
+        charset = self.cyber.launch.charset
+        self._rows = Rows(charset)
+        with Vertical(classes="body"):
+            yield Static(id="title", classes="heading")
+            with Horizontal(id="middle"):
+                yield LiveTable(COLUMNS, charset=charset, id="table")
+                yield DetailsPane(id="details")
+            yield Static(id="problems")
+            yield FilterLine("name, alias, architecture or quantization", id="filter")
+            yield Static(id="line")
+
+    def on_mount(self) -> None:
+        """Begin with the table."""
+        self.query_one(DetailsPane).display = False
+        self._table.focus()
+
+    @property
+    def _table(self) -> LiveTable:
+        return self.query_one("#table", LiveTable)
+
+    def chosen(self) -> ModelRecord | None:
+        """The model under the cursor."""
+        key = self._table.cursor_key
+        return None if key is None else self.cyber.snapshot.model(key)
+
+    def chosen_details(self) -> ModelDetails | None:
+        """What is known of it beyond its record, while that is on the screen."""
+        return self._reader.details_of(self.chosen()) if self._open else None
+
+    def edited(self) -> None:
+        """Read the details again."""
+        self._reader.forget()
+        self.redraw()
+
+    def select(self, model_id: str) -> None:
+        """Put the cursor on a model, and take the filter away if it hides it."""
+        self._select = model_id
+        self.redraw()
+
+    # Drawing
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw what has changed."""
+        wanted = self._select
+        if wanted is not None and snapshot.model(wanted) is not None and self._wanted:
+            self._stop_filter()
+        self._show_rows(snapshot)
+        if wanted is not None and snapshot.status is not None:
+            self._table.move_to(wanted)
+            self._select = None
+        self._table.show_empty(self._empty(snapshot))
+        title = title_text(len(self._table.rows), len(snapshot.models), self._wanted)
+        self._update("#title", Content(title + self._hidden_order()))
+        self._show_problems(snapshot)
+        self._show_chosen()
+
+    def _show_problems(self, snapshot: Snapshot) -> None:
+        """Below the table: what is here and is no model."""
+        box = self.query_one("#problems", Static)
+        box.display = bool(snapshot.problems) and (self._beside or not self._open)
+        if snapshot.problems:
+            room, charset = box.content_size.width or self.size.width, self.cyber.launch.charset
+            lines = 3 if self.has_class("-tall") else 1
+            self._update("#problems", problems_content(snapshot.problems, lines, room, charset))
+
+    def _show_rows(self, snapshot: Snapshot) -> None:
+        rows = self._rows.of(
+            snapshot.models,
+            wanted=self._wanted,
+            order=self._order,
+            now=self.cyber.launch.now(),
+        )
+        self._table.show(rows)
+        self._table.show_sort(self._order.column.key, descending=self._order.descending)
+
+    def _hidden_order(self) -> str:
+        """By what it is sorted, where there is no room for that column."""
+        shown = self._table.shown_columns
+        if not shown or self._order.column in shown:
+            return ""
+        charset = self.cyber.launch.charset
+        arrow = charset.descending if self._order.descending else charset.ascending
+        return f"  by {self._order.column.title.lower()} {arrow}"
+
+    def _empty(self, snapshot: Snapshot) -> Content:
+        if snapshot.status is None:
+            if snapshot.problem:
+                return Content.styled(clean_line(snapshot.problem, limit=400), "$text-error")
+            return Content.styled("Waiting for the service.", "$text-muted")
+        if snapshot.models:
+            return Content.assemble(
+                "No model has this in its name. ", ("esc", "bold $accent"), " shows all again."
+            )
+        folder = clean_line(snapshot.status.models_dir or "the models directory", limit=300)
+        return Content.assemble(
+            ("No models yet.\n\n", "bold"),
+            "This page loads, unloads and sets up the models of this service.\n\n",
+            ("3", "bold $accent"),
+            "  find one in the Hub and download it\n",
+            (f"or put GGUF files into {folder}; they show up by themselves.", "$text-muted"),
+        )
+
+    def _update(self, selector: str, content: Content) -> None:
+        """Update a text if it says something else."""
+        before = self._drawn.get(selector)
+        if before is None or not content.is_same(before):
+            self._drawn[selector] = content
+            self.query_one(selector, Static).update(content)
+
+    def _show_chosen(self) -> None:
+        """Draw what depends on the model under the cursor."""
+        model = self.chosen()
+        if self._open and (model is None or self._is_gone()):
+            self._close()
+        self.query_one("#line").display = self._beside or not self._open
+        self._update("#line", self._line(model))
+        if self._open and model is not None:
+            self._show_details(model)
+        # What check_action goes by: to look at all keys anew costs more than all the rest.
+        details = self.chosen_details()
+        offered = (
+            None if model is None else model.status,
+            bool(self.cyber.snapshot.models),
+            details is not None and bool(details.command),
+            self._open,
+            bool(self._wanted),
+            self._beside,
+        )
+        if offered != self._offered:
+            self._offered = offered
+            self.refresh_bindings()
+
+    def _is_gone(self) -> bool:
+        """The model whose details fill the page is no more: those of its neighbour would puzzle."""
+        model_id = self.query_one(DetailsPane).model_id
+        return not self._beside and bool(model_id) and self.cyber.snapshot.model(model_id) is None
+
+    def _line(self, model: ModelRecord | None) -> Content:
+        if model is None:
+            return Content("\n")
+        launch = self.cyber.launch
+        if self._open:
+            hint = "esc closes its details"
+        elif not self._beside:
+            hint = "enter: details"
+        elif model.status is ModelStatus.FAILED:
+            hint = "enter opens its details, o its log"
+        else:
+            hint = "enter opens its details"
+        room = self.query_one("#line").content_size.width
+        return chosen_content(
+            model, now=launch.now(), charset=launch.charset, width=max(20, room), hint=hint
+        )
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be done with the chosen model now."""
+        if not super().check_action(action, parameters):
+            return False
+        if not self.is_mounted:
+            return True
+        if action in _FOR_ALL:
+            there = bool(self.cyber.snapshot.models)
+            return there and (self._beside or not self._open)
+        if action == "back":
+            return self._open or bool(self._wanted)
+        return True
+
+    @on(LiveTable.RowHighlighted, "#table")
+    def _highlighted(self) -> None:
+        self._show_chosen()
+
+    @on(LiveTable.RowChosen, "#table")
+    def _row_chosen(self) -> None:
+        self.action_details()
+
+    # Order and filter
+
+    @on(LiveTable.HeaderSelected, "#table")
+    def _header_selected(self, event: LiveTable.HeaderSelected) -> None:
+        self._sort(self._order.by(event.column))
+
+    def action_sort(self) -> None:
+        """Sort by the next column that is shown."""
+        self._sort(self._order.next(self._table.shown_columns))
+
+    def action_turn(self) -> None:
+        """Turn the order round."""
+        self._sort(self._order.reversed())
+
+    def _sort(self, order: Order[ModelRecord]) -> None:
+        self._order = order
+        self.redraw()
+
+    def action_filter(self) -> None:
+        """Type a part of a name."""
+        self.query_one(FilterLine).open(self._table)
+
+    @on(FilterLine.Filtered)
+    def _filtered(self) -> None:
+        self._wanted = plain(self.query_one(FilterLine).value.strip())
+        self.redraw()
+
+    def _stop_filter(self) -> None:
+        self._wanted = ""
+        self.query_one(FilterLine).clear_filter()
+
+    def action_back(self) -> None:
+        """Close the details, or show all models again."""
+        if self._open:
+            self._close()
+        elif self._wanted:
+            self._stop_filter()
+        else:
+            return
+        self.redraw()
+
+    # The details pane
+
+    @property
+    def _beside(self) -> bool:
+        return self.size.width >= BESIDE
+
+    def action_details(self) -> None:
+        """Open the pane of the chosen model; where it is open, go into it, and back."""
+        if self.chosen() is None:
+            return
+        pane = self.query_one(DetailsPane)
+        if not self._open:
+            self._open = True
+            self._arrange()
+        elif self._beside and not pane.has_focus:
+            self.screen.set_focus(pane)
+        else:
+            self._close()
+        self.call_after_refresh(self.redraw)
+
+    def _close(self) -> None:
+        self._open = False
+        self.query_one(DetailsPane).model_id = ""
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Beside each other, or one in place of the other."""
+        pane = self.query_one(DetailsPane)
+        beside = self._beside
+        pane.display = self._open
+        self._table.display = beside or not self._open
+        self.set_class(beside, "-beside")
+        if self._open and not beside:
+            self.screen.set_focus(pane)
+        elif not self._open and not self.query_one(FilterLine).has_focus:
+            self.screen.set_focus(self._table)
+
+    def on_resize(self) -> None:
+        """There is another amount of room."""
+        self._arrange()
+        super().on_resize()
+
+    def _show_details(self, model: ModelRecord) -> None:
+        snapshot = self.cyber.snapshot
+        if snapshot.live and self._reader.wants(model, snapshot.config_version):
+            self.run_worker(
+                self._reader.read(self.client, model, snapshot.config_version, self.redraw),
+                group="details",
+                exclusive=True,
+                exit_on_error=False,
+            )
+        problem = self._reader.problem_of(model) if snapshot.live else snapshot.problem
+        launch = self.cyber.launch
+        pane = self.query_one(DetailsPane)
+        if pane.room <= 0:
+            return  # it has no place on the screen yet
+        pane.show(
+            model.id,
+            details_content(
+                model,
+                self._reader.details_of(model),
+                problem=problem,
+                now=launch.now(),
+                charset=launch.charset,
+                width=max(20, pane.room),
+                keys=not launch.readonly,
+            ),
+        )
+
+
+_FOR_ALL = frozenset({"filter", "sort", "turn"})
+"""Actions on the table, which one has to see."""

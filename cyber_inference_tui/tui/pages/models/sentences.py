@@ -1,0 +1,174 @@
+"""The sentences about one model: what it is, and what state it is in. Every page uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich.cells import cell_len
+from textual.content import Content
+
+from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus, ProblemRecord
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.text_width import cut, plain
+from cyber_inference_tui.terminal.tone import STATUS_TONES, Tone
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.figures import (
+    age_text,
+    countdown_text,
+    memory_text,
+    params_text,
+    requests_text,
+)
+from cyber_inference_tui.tui.pages.models.table import FIT_TONES, fit_cell
+from cyber_inference_tui.units import context_text, duration_text
+
+STYLES: dict[Tone, str] = {
+    "none": "",
+    "good": "$text-success",
+    "busy": "$text-warning",
+    "bad": "$text-error",
+    "dim": "$text-muted",
+    "accent": "$text-accent",
+    "strong": "bold",
+}
+"""Tones as the style of a text, the same as those of a table."""
+_LONGEST = 1000
+
+
+def what_it_is(model: ModelRecord, charset: Charset) -> str:
+    """Its nature in one line, what is not known left out."""
+    trained = model.trained_context_length
+    weights = params_text(model.parameters, charset=charset)
+    parts = [
+        model.architecture,
+        f"{weights} parameters" if model.parameters else None,
+        model.quantization,
+        f"trained with {context_text(trained)} of context" if trained else None,
+        memory_text(model.size_bytes, charset=charset) if model.size_bytes is not None else None,
+        "reads images" if model.vision else None,
+        "makes embeddings" if model.embedding else None,
+        "pinned" if model.pinned else None,
+        f"also {', '.join(model.aliases[:5])}" if model.aliases else None,
+        f"from {model.origin}" if model.origin != "models_dir" else None,
+    ]
+    told = f" {charset.dot} ".join(part for part in parts if part)
+    return clean_line(told or "Nothing is known of it.", limit=_LONGEST)
+
+
+def model_sentence(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, Tone]:
+    """The state of a model in one sentence with its reason, and the sentence's tone."""
+    text, tone = _state(model, now, charset)
+    return clean_line(text, limit=_LONGEST), tone
+
+
+def chosen_content(
+    model: ModelRecord, *, now: datetime, charset: Charset, width: int, hint: str
+) -> Content:
+    """Two lines of at most ``width`` cells: its whole name and what it is, with ``hint`` at the
+    right; and its state."""
+    room = width - len(hint) - 2
+    name = cut(plain(model.id), room, charset.ellipsis)
+    left = room - cell_len(name) - 2
+    what = cut(plain(what_it_is(model, charset)), left, charset.ellipsis) if left > 3 else ""
+    gap = " " * (room - cell_len(name) - (cell_len(what) + 2 if what else 0) + 2)
+    text, tone = model_sentence(model, now, charset)
+    return Content.assemble(
+        (name, "bold"),
+        (f"  {what}" if what else "", STYLES["dim"]),
+        (f"{gap}{hint}\n", STYLES["dim"]),
+        (cut(plain(text), width, charset.ellipsis), STYLES[tone]),
+    )
+
+
+def problems_content(
+    problems: Sequence[ProblemRecord], lines: int, width: int, charset: Charset
+) -> Content:
+    """At most ``lines`` lines of ``width`` cells: which files cannot be used, and why."""
+    shown = list(problems if len(problems) <= lines else problems[: max(1, lines - 1)])
+    sign = charset.status_sign(ModelStatus.FAILED)
+    texts = [f"{sign} {_file_name(one.where)}: {one.reason}" for one in shown]
+    more = len(problems) - len(shown)
+    if more and lines > 1:
+        texts.append(f"  and {more} more that cannot be used: list-models tells why")
+    elif more:
+        texts[0] = f"{sign} {len(problems)} files cannot be used: list-models tells why"
+    return Content.assemble(
+        ("\n".join(cut(plain(text), width, charset.ellipsis) for text in texts), STYLES["busy"])
+    )
+
+
+def _file_name(where: str) -> str:
+    """A path's last part; what is no path as it is."""
+    return where.rpartition("/")[2] if where.startswith("/") else where
+
+
+def _state(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, Tone]:
+    status, tone = model.status, STATUS_TONES[model.status]
+    sign = charset.status_sign(status)
+    if status is ModelStatus.UNLOADED:
+        if model.error:
+            return f"{charset.status_sign(ModelStatus.FAILED)} {_first(model.error)}", "bad"
+        return _fit(model, charset)
+    if status is ModelStatus.FAILED:
+        return f"{sign} {_first(model.error or 'failed')}", tone
+    if status is ModelStatus.UNLOADING:
+        after = f" after its {requests_text(model.in_flight)}" if model.in_flight else ""
+        return f"{sign} unloading{after}", tone
+    if status is ModelStatus.LOADED:
+        return f"{sign} {_loaded(model, now, charset)}", tone
+    return f"{sign} {_waiting(model)}", tone
+
+
+def _first(error: str) -> str:
+    return error.strip().partition("\n")[0]
+
+
+def _fit(model: ModelRecord, charset: Charset) -> tuple[str, Tone]:
+    if model.fits is None:
+        reason = model.fits_reason or "nothing is known of the memory it needs"
+        return f"{charset.missing} {reason}", "dim"
+    reason = model.fits_reason or ""
+    # A whole sentence stands by itself.
+    reason = f"{'.' if reason[:1].isupper() else ':'} {reason}" if reason else ""
+    told = fit_cell(model.fits, charset).text
+    if model.fits is Fit.AFTER_UNLOADING:
+        told = f"{told[:1]} fits after unloading"
+    return f"{told}{reason}", FIT_TONES[model.fits]
+
+
+def _loaded(model: ModelRecord, now: datetime, charset: Charset) -> str:
+    since = (now - model.loaded_at).total_seconds() if model.loaded_at else None
+    parts = ["loaded" + (f" for {age_text(max(1.0, since))}" if since is not None else "")]
+    if model.memory_bytes is not None:
+        parts.append(f"takes {memory_text(model.memory_bytes, charset=charset)}")
+    if model.context_length:
+        parts.append(f"context {model.context_length:,}")
+    if model.in_flight:
+        of = f" in {model.slots} slots" if model.slots else ""
+        parts.append(f"{requests_text(model.in_flight)}{of}")
+    elif model.pinned:
+        parts.append("stays: pinned")
+    elif model.unload_at is not None:
+        left = countdown_text((model.unload_at - now).total_seconds(), charset=charset)
+        parts.append(f"idle, unloads in {left}")
+    if model.port:
+        parts.append(f"port {model.port}")
+    return ", ".join(parts)
+
+
+def _waiting(model: ModelRecord) -> str:
+    parts = []
+    if model.status is ModelStatus.QUEUED:
+        parts.append("waits for its turn to load")
+    elif model.progress is None:
+        parts.append("loading")
+    else:
+        parts.append(f"loading {min(99, int(model.progress * 100))} %")
+    if model.queued:
+        parts.append(f"{requests_text(model.queued)} {'waits' if model.queued == 1 else 'wait'}")
+    if model.expected_wait_seconds is not None:
+        parts.append(f"about {duration_text(model.expected_wait_seconds)} to go")
+    if model.status is ModelStatus.QUEUED and model.fits_reason:
+        parts.append(model.fits_reason)
+    return ", ".join(parts)

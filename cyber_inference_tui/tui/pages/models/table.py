@@ -1,0 +1,196 @@
+"""The columns of a table of models, and the rows that the filter leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext
+from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.terminal.tone import STATUS_TONES, Tone
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.figures import (
+    age_text,
+    context_size_text,
+    memory_text,
+    params_text,
+    status_text,
+)
+from cyber_inference_tui.tui.widgets.table import Row, row_of
+
+FIT_WORDS: dict[Fit, str] = {
+    Fit.NOW: "fits",
+    Fit.AFTER_UNLOADING: "evicts",
+    Fit.NEVER: "too big",
+}
+FIT_TONES: dict[Fit, Tone] = {Fit.NOW: "good", Fit.AFTER_UNLOADING: "busy", Fit.NEVER: "bad"}
+
+# The busiest first: those are what one looks for.
+STATE_ORDER = (
+    ModelStatus.LOADED,
+    ModelStatus.LOADING,
+    ModelStatus.QUEUED,
+    ModelStatus.UNLOADING,
+    ModelStatus.FAILED,
+    ModelStatus.UNLOADED,
+)
+
+
+def memory_of(model: ModelRecord) -> int | None:
+    """Bytes that it takes, or would take."""
+    return model.memory_bytes if model.memory_bytes is not None else model.memory_estimate_bytes
+
+
+def fit_cell(fit: Fit | None, charset: Charset) -> Cell:
+    """Whether it fits, as sign and word."""
+    if fit is None:
+        return Cell(charset.missing, "dim")
+    signs = {
+        Fit.NOW: charset.check,
+        Fit.AFTER_UNLOADING: charset.status_sign(ModelStatus.UNLOADING),
+        Fit.NEVER: charset.status_sign(ModelStatus.FAILED),
+    }
+    return Cell(f"{signs[fit]} {FIT_WORDS[fit]}", FIT_TONES[fit])
+
+
+def marks_text(model: ModelRecord, charset: Charset) -> str:
+    """What else there is to know, in 8 cells: the pin, and what it takes or makes."""
+    kinds = {(True, False): "vision", (False, True): "embed", (True, True): "vis+em"}
+    pin = charset.pin if model.pinned else " "
+    return f"{pin} {kinds.get((model.vision, model.embedding), '')}".rstrip()
+
+
+def _unreadable(model: ModelRecord) -> bool:
+    return bool(model.error) and model.status is ModelStatus.UNLOADED
+
+
+def state_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    """The state as sign and word, with the progress of a load."""
+    charset = context.charset
+    if _unreadable(model):
+        return Cell(f"{charset.status_sign(ModelStatus.FAILED)} unreadable", "bad")
+    text = status_text(model.status, model.progress, charset=charset)
+    return Cell(text, STATUS_TONES[model.status])
+
+
+def _memory_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    estimate = model.memory_bytes is None
+    text = memory_text(memory_of(model), estimate=estimate, charset=context.charset)
+    return Cell(text, "dim" if estimate else "none")
+
+
+def _name_cell(model: ModelRecord, _: RenderContext) -> str:
+    return plain(model.id)
+
+
+def _marks_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    return Cell(marks_text(model, context.charset), "accent")
+
+
+def _fits_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    return fit_cell(model.fits, context.charset)
+
+
+def _fit_rank(model: ModelRecord) -> int | None:
+    return None if model.fits is None else list(Fit).index(model.fits)
+
+
+def _age_order(model: ModelRecord) -> float | None:
+    return -model.last_used_at.timestamp() if model.last_used_at else None
+
+
+def _used_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    return Cell(_age_text(model, context), "dim")
+
+
+def _age_text(model: ModelRecord, context: RenderContext) -> str:
+    used = model.last_used_at
+    seconds = None if used is None else max(0.0, (context.now - used).total_seconds())
+    return age_text(seconds, charset=context.charset)
+
+
+COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
+    Column("model", "MODEL", least=29, value=lambda m: m.id.casefold(), cell=_name_cell),
+    Column("state", "STATE", 14, lambda m: STATE_ORDER.index(m.status), cell=state_cell),
+    Column("quant", "QUANT", 7, lambda m: m.quantization, priority=4),
+    Column("size", "SIZE", 9, lambda m: m.size_bytes, right=True, priority=3, text=memory_text),
+    Column("params", "PARAMS", 7, lambda m: m.parameters, right=True, priority=8, text=params_text),
+    Column(
+        "context",
+        "CONTEXT",
+        7,
+        lambda m: m.context_length,
+        right=True,
+        priority=5,
+        text=context_size_text,
+    ),
+    Column("marks", "", 8, priority=6, cell=_marks_cell),
+    Column("fits", "FITS", 9, _fit_rank, priority=1, cell=_fits_cell),
+    Column("memory", "MEMORY", 10, memory_of, right=True, priority=2, cell=_memory_cell),
+    # By age, so that ascending begins with the last used one.
+    Column(
+        "used", "USED", 6, _age_order, right=True, priority=7, cell=_used_cell, largest_first=False
+    ),
+)
+
+
+def sorted_models(models: Iterable[ModelRecord], order: Order[ModelRecord]) -> list[ModelRecord]:
+    """``models`` in this order, and by name where that makes no difference."""
+    return order.sort(sorted(models, key=lambda model: model.id.casefold()))
+
+
+def matches(model: ModelRecord, wanted: str) -> bool:
+    """Every word of ``wanted`` is in its id, an alias, its architecture or its quantization."""
+    words = wanted.casefold().split()
+    if not words:
+        return True
+    names = (model.id, *model.aliases, model.architecture or "", model.quantization or "")
+    told = "\n".join(names).casefold()
+    return all(word in told for word in words)
+
+
+def model_row(model: ModelRecord, context: RenderContext) -> Row:
+    """The row of one model."""
+    return row_of(model.id, model, COLUMNS, context, "dim" if _unreadable(model) else "none")
+
+
+def title_text(shown: int, total: int, wanted: str) -> str:
+    """The page's title: ``Models  12``, ``Models  3 of 12  /qwen``."""
+    if not wanted:
+        return f"Models  {total}" if total else "Models"
+    return f"Models  {shown} of {total}  /{clean_line(wanted, limit=60)}"
+
+
+class Rows:
+    """Makes rows, and keeps those whose models have not changed.
+
+    A service sends news several times a second; with hundreds of models nearly all stay as they
+    were.
+    """
+
+    def __init__(self, charset: Charset) -> None:
+        self._charset = charset
+        self._made: dict[str, tuple[ModelRecord, str, Row]] = {}
+
+    def of(
+        self,
+        models: Iterable[ModelRecord],
+        *,
+        wanted: str,
+        order: Order[ModelRecord],
+        now: datetime,
+    ) -> list[Row]:
+        """The rows of those that match, in order."""
+        context = RenderContext(self._charset, now)
+        chosen = sorted_models((model for model in models if matches(model, wanted)), order)
+        made = {}
+        for model in chosen:
+            age = _age_text(model, context)
+            known = self._made.get(model.id)
+            if known is None or known[1] != age or (known[0] is not model and known[0] != model):
+                known = (model, age, model_row(model, context))
+            made[model.id] = known
+        self._made = made
+        return [row for _, _, row in made.values()]

@@ -1,0 +1,1 @@
+"""The requests page: running and finished requests, and totals."""

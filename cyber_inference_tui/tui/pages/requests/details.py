@@ -1,0 +1,97 @@
+"""Everything that is known of one request, as lines of a name and a value."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from textual.content import Content
+
+from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.figures import number_text
+from cyber_inference_tui.tui.pages.requests.tables import seconds_text
+from cyber_inference_tui.tui.pages.requests.words import CLIENT_LEFT, failed
+
+_NAME = 14
+_LONGEST_ERROR = 4000
+_PHASES = {
+    RequestPhase.WAITING: "waits for its model",
+    RequestPhase.PROCESSING: "sent to the model's server, which has not answered yet",
+    RequestPhase.ANSWERING: "its answer is passing by",
+}
+Lines = list[tuple[str, str]]
+
+
+def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset: Charset) -> Lines:
+    """Names and values, what matters most first; an error is whole and comes first of all."""
+    lines: Lines = []
+    if isinstance(record, RequestRecord):
+        if record.error is not None:
+            lines.append(("error", clean_line(record.error, limit=_LONGEST_ERROR)))
+        elif failed(record):
+            lines.append(("error", "The service tells no reason; the model's log may."))
+        lines.append(("status", _status(record)))
+    else:
+        place = "" if record.position is None else f", place {record.position}"
+        lines.append(("status", f"{_PHASES[record.phase]}{place}"))
+    if isinstance(record, RequestRecord):
+        lines.append(("took", seconds_text(record.duration_seconds, charset=charset)))
+    # What grows every second stands in the table: here it would be sent over and over.
+    waits = isinstance(record, ActiveRequestRecord) and record.phase is RequestPhase.WAITING
+    if not waits:
+        lines.append(("queued", seconds_text(record.queue_seconds, charset=charset)))
+        first = seconds_text(record.time_to_first_token_seconds, charset=charset)
+        lines.append(("first token" if record.stream else "answer after", first))
+    if isinstance(record, RequestRecord):
+        lines += [
+            ("tokens in", number_text(record.tokens_in, charset=charset)),
+            ("tokens out", number_text(record.tokens_out, charset=charset)),
+            ("tokens/s", number_text(record.tokens_per_second, decimals=1, charset=charset)),
+        ]
+    local = record.at.astimezone(now.tzinfo)
+    lines += [
+        ("came", f"{local:%Y-%m-%d %H:%M:%S}"),
+        ("path", plain(record.path)),
+        ("model", plain(record.model or charset.missing)),
+        ("streamed", "yes" if record.stream else "no"),
+        ("client", plain(record.client or charset.missing)),
+    ]
+    if isinstance(record, RequestRecord) and record.id:
+        lines.append(("number", str(record.id)))
+    return lines
+
+
+def _status(record: RequestRecord) -> str:
+    if record.status == CLIENT_LEFT:
+        return f"{record.status}, the client went away first"
+    if failed(record):
+        return f"{record.status}, failed" if record.status >= 400 else f"{record.status}, broke off"
+    return f"{record.status}, answered"
+
+
+def details_content(lines: Lines, width: int) -> Content:
+    """The lines to look at, ``width`` cells wide: short ones beside each other where they fit."""
+    columns = max(1, min(3, width // 36))
+    cell = width // columns
+    parts: list[tuple[str, str]] = []
+    used = 0
+    for name, value in lines:
+        long = name == "error" or len(value) + _NAME + 2 > cell
+        if used and (long or used == columns):
+            parts.append(("\n", ""))
+            used = 0
+        parts.append((name.ljust(_NAME), "$text-muted"))
+        parts.append((value, "$error" if name == "error" else ""))
+        if long:
+            parts.append(("\n", ""))
+        else:
+            used += 1
+            parts.append((" " * max(1, cell - _NAME - len(value)) if used < columns else "", ""))
+    return Content.assemble(*parts)
+
+
+def details_text(lines: Lines) -> str:
+    """The lines as plain text, for the clipboard."""
+    return "\n".join(f"{name}: {value}" for name, value in lines)

@@ -1,0 +1,450 @@
+"""Who asks for what, who waits, and who is slow: the requests, live ones on top."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    ModelTotals,
+    RequestRecord,
+    endpoints,
+    queries,
+)
+from cyber_inference_tui.terminal.columns import Order, RenderContext
+from cyber_inference_tui.terminal.text_width import cut, plain
+from cyber_inference_tui.tui.feed import FINISHED_KEPT
+from cyber_inference_tui.tui.pages.page import Page, say
+from cyber_inference_tui.tui.pages.requests.details import details, details_content, details_text
+from cyber_inference_tui.tui.pages.requests.history import Choice, RequestHistory
+from cyber_inference_tui.tui.pages.requests.tables import (
+    COLUMNS,
+    NEWEST_FIRST,
+    TOTAL_COLUMNS,
+    FinishedRows,
+    request_row,
+    row_key,
+    total_rows,
+    words_of,
+)
+from cyber_inference_tui.tui.snapshot import Link, Snapshot
+from cyber_inference_tui.tui.widgets.filter_line import FilterLine
+from cyber_inference_tui.tui.widgets.table import LiveTable, Row
+
+PAGE = 200
+"""Requests that are asked for at once."""
+_NEAR_END = 5
+"""So many rows before the last one, older requests are asked for."""
+
+
+class RequestList(LiveTable):
+    """The requests, where enter is told in the line of keys."""
+
+    KEYS_TITLE = "Requests"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "choose", "Details", id="requests.details", tooltip="all of it"),
+    ]
+
+
+class TotalsList(LiveTable):
+    """The sums, where enter is told in the line of keys."""
+
+    KEYS_TITLE = "Totals"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "choose", "Requests", id="requests.of-model", tooltip="of this model"),
+    ]
+
+
+class RequestsPage(Page):
+    """Requests in a table, all about the selected one below it, and the sums by model."""
+
+    MODE: ClassVar[str] = "requests"
+    CSS_PATH = "page.tcss"
+    AUTO_FOCUS = "#requests"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f", "failures", "Failed", id="requests.failures", tooltip="only failed ones"),
+        Binding(
+            "m",
+            "model",
+            "Model",
+            id="requests.model",
+            tooltip="only its model's, or all",
+        ),
+        Binding("slash", "filter", "Filter", key_display="/", id="requests.filter"),
+        Binding("s", "sort", "Sort", id="requests.sort", tooltip="by the next column"),
+        Binding(
+            "S", "turn", "Reverse", show=False, id="requests.reverse", tooltip="turn the order"
+        ),
+        Binding("t", "totals", "Totals", id="requests.totals", tooltip="sums by model"),
+        Binding("o", "log", "Log", id="requests.log", tooltip="the log of its model"),
+        Binding("c", "copy", "Copy", id="requests.copy", tooltip="copy its details"),
+        Binding("space", "freeze", "Freeze", id="requests.freeze", tooltip="hold the display"),
+        Binding("escape", "back", "Back", id="requests.back", tooltip="one step back"),
+        Binding("j", "step(1)", "Next", id="requests.next", tooltip="the next request"),
+        Binding("k", "step(-1)", "Previous", id="requests.previous", tooltip="the one before"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._history = RequestHistory(Choice())
+        self._order = NEWEST_FIRST
+        self._made: tuple[Any, ...] = ()
+        self._finished: list[Row] = []
+        self._rows: FinishedRows | None = None
+        self._by_key: dict[str, RequestRecord] = {}
+        self._live: dict[str, ActiveRequestRecord] = {}
+        self._fetching = False
+        self._problem = ""
+        self._totals: list[ModelTotals] | None = None
+        self._connection = 0
+        self._was_live = False
+        self._frozen: tuple[Snapshot, datetime] | None = None
+        """What is shown while the display is held, and since when."""
+        self._summed: object = None
+        """The finished requests as they were when the sums were asked for."""
+
+    def body(self) -> ComposeResult:
+        """The table with its pane, and the sums in their place."""
+        charset = self.cyber.launch.charset
+        with Vertical(id="page", classes="body"):
+            yield Static(id="title", classes="heading")
+            yield FilterLine("show only requests with this in them", id="filter")
+            yield RequestList(COLUMNS, charset=charset, id="requests")
+            yield TotalsList(TOTAL_COLUMNS, charset=charset, id="totals")
+            with VerticalScroll(id="pane", can_focus=False):
+                yield Static(id="details")
+
+    # Drawing
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw what ``snapshot`` tells; while the display is held, what it told then."""
+        if self._frozen is not None:
+            snapshot = self._frozen[0]
+        if snapshot.link is Link.LIVE and not self._was_live:
+            # What happened meanwhile is not known: begin anew with what the service has.
+            self._start(self._history.choice)
+        self._was_live = snapshot.link is Link.LIVE
+        self._history.follow(snapshot.finished)
+        if len(snapshot.finished) < FINISHED_KEPT:
+            self._history.complete = True  # so many are read at the start: there are no others
+        self._draw_requests(snapshot)
+        self._draw_totals()
+        self._draw_details()
+        self._draw_title(snapshot)
+        self._want_older()
+        if self.has_class("-totals") and snapshot.live and snapshot.finished is not self._summed:
+            self._summed = snapshot.finished
+            self.run_worker(self._add_up(), exclusive=True, group="totals", exit_on_error=False)
+
+    def _start(self, choice: Choice) -> None:
+        """Begin to collect the requests of ``choice``."""
+        self._history = RequestHistory(choice)
+        self._problem = ""
+        self._fetching = False
+        self._made = ()
+
+    def _draw_requests(self, snapshot: Snapshot) -> None:
+        launch = self.cyber.launch
+        now, charset = self._now(), launch.charset
+        needle = self.query_one(FilterLine).needle
+        table = self.query_one("#requests", LiveTable)
+        choice = self._history.choice
+        live = [
+            one
+            for one in snapshot.active
+            if choice.model in {None, one.model}
+            and not choice.only_failures
+            and (not needle or needle in words_of(one, charset))
+        ]
+        made = (self._history.records, needle, self._order, now.date())
+        if made != self._made:
+            self._made = made
+            records = self._order.sort(
+                one
+                for one in self._history.records
+                if not needle or needle in words_of(one, charset)
+            )
+            self._rows = self._rows or FinishedRows(charset)
+            self._finished = self._rows.rows(records, now)
+            self._by_key = {row_key(one): one for one in records}
+        live = [one for one in live if row_key(one) not in self._by_key]
+        self._live = {row_key(one): one for one in live}
+        # Who looks at the newest goes on doing so; who went to one, or opened it, keeps that.
+        table.keeps_top = not self.has_class("-details")
+        context = RenderContext(charset, now)
+        table.show([*(request_row(one, context) for one in live), *self._finished])
+        table.show_sort(self._order.column.key, descending=self._order.descending)
+        table.show_empty(self._empty(needle))
+
+    def _now(self) -> datetime:
+        return self._frozen[1] if self._frozen is not None else self.cyber.launch.now()
+
+    def _empty(self, needle: str) -> Content:
+        if self._fetching:
+            return Content.styled("Looking …", "$text-muted")
+        if self._history.choice != Choice() or needle:
+            return Content.styled("No request is like that. esc shows all again.", "$text-muted")
+        return Content.assemble(
+            ("No requests yet.\n\n", "bold"),
+            ("Point any OpenAI client at  ", "$text-muted"),
+            f"{self.client.url}/v1",
+            (
+                "  or press 6 to chat.\nEach request appears here with its tokens, its speed and, "
+                "where it failed, why.",
+                "$text-muted",
+            ),
+        )
+
+    def _draw_totals(self) -> None:
+        launch = self.cyber.launch
+        table = self.query_one("#totals", LiveTable)
+        if self._totals is None:
+            table.show_empty(Content.styled(self._problem or "Adding up …", "$text-muted"))
+        else:
+            table.show(total_rows(self._totals, launch.render_context()))
+            table.show_empty(Content.styled("No requests yet.", "$text-muted"))
+
+    def _draw_title(self, snapshot: Snapshot) -> None:
+        choice, needle = self._history.choice, self.query_one(FilterLine).needle
+        dot = f" {self.cyber.launch.charset.dot} "
+        if self.has_class("-totals"):
+            text = Content.assemble(
+                "TOTALS", ("  by model, as far back as the history goes", "not bold")
+            )
+            say(self.query_one("#title", Static), text)
+            return
+        counts = f"  {len(self._live)} live{dot}{len(self._finished):,} done"
+        if not self._history.complete:
+            counts += " and more"
+        filters = []
+        if choice.only_failures:
+            filters.append("only failures")
+        if choice.model is not None:
+            filters.append(
+                f"only {cut(plain(choice.model), 40, self.cyber.launch.charset.ellipsis)}"
+            )
+        if needle:
+            filters.append(f"with '{plain(needle, limit=40)}'")
+        parts = [("REQUESTS", ""), (counts, "not bold")]
+        if self._frozen is not None:
+            parts.append(("   held: space lets it go on", "$warning"))
+        if filters:
+            parts.append((f"   {', '.join(filters)}", "$accent"))
+        if self._order != NEWEST_FIRST:
+            parts.append((f"   by {self._order.column.title.lower()}", "not bold"))
+        if self._problem:
+            parts.append((f"   {plain(self._problem, limit=200)}", "$error"))
+        say(self.query_one("#title", Static), Content.assemble(*parts))
+
+    def _draw_details(self) -> None:
+        record = self._selected()
+        content = Content("")
+        if record is not None:
+            launch = self.cyber.launch
+            lines = details(record, launch.now(), launch.charset)
+            width = self.query_one("#details").size.width or self.size.width - 6
+            content = details_content(lines, width)
+        say(self.query_one("#details", Static), content, layout=True)
+
+    def _selected(self) -> ActiveRequestRecord | RequestRecord | None:
+        key = self.query_one("#requests", LiveTable).cursor_key
+        if key is None:
+            return None
+        return self._live.get(key) or self._by_key.get(key)
+
+    # Older requests
+
+    def _want_older(self) -> None:
+        """Ask for older requests once the cursor is near the end of those that are here."""
+        table = self.query_one("#requests", LiveTable)
+        history = self._history
+        if self._fetching or history.complete or self._problem or not self._was_live:
+            return
+        rows = table.rows
+        near = len(rows) <= table.size.height or table.cursor_key in {
+            row.key for row in rows[-_NEAR_END:]
+        }
+        if near:
+            self._fetching = True
+            self.run_worker(
+                self._fetch(history), exclusive=True, group="older", exit_on_error=False
+            )
+
+    async def _fetch(self, history: RequestHistory) -> None:
+        choice = history.choice
+        try:
+            page = await self.client.call(
+                endpoints.REQUESTS,
+                query=queries.RequestQuery(
+                    limit=PAGE,
+                    before=history.oldest_id,
+                    model=choice.model,
+                    failed=True if choice.only_failures else None,
+                ),
+            )
+        except CyberError as error:
+            if history is self._history:
+                self._problem = f"Older ones could not be had: {error}"
+        else:
+            history.add_older(page, PAGE)
+        if history is self._history:
+            self._fetching = False
+            self.redraw()
+
+    @on(LiveTable.RowHighlighted, "#requests")
+    def _moved(self) -> None:
+        self._draw_details()
+        self._want_older()
+
+    @on(LiveTable.RowChosen, "#requests")
+    def _chosen(self) -> None:
+        self.add_class("-details")
+        pane = self.query_one("#pane")
+        pane.can_focus = True
+        self.screen.set_focus(pane)
+        self.call_after_refresh(self.redraw)
+
+    @on(LiveTable.RowChosen, "#totals")
+    def _chosen_model(self, message: LiveTable.RowChosen) -> None:
+        self._close_totals()
+        self._choose(Choice(model=message.key))
+
+    @on(LiveTable.HeaderSelected, "#requests")
+    def _header(self, message: LiveTable.HeaderSelected) -> None:
+        self._sort(self._order.by(message.column))
+
+    @on(FilterLine.Filtered)
+    def _filtered(self) -> None:
+        self.redraw()
+
+    # Actions
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What makes sense with what is shown."""
+        if not self.is_mounted:
+            return super().check_action(action, parameters)
+        if self.has_class("-totals") and action in _IN_LIST:
+            return False
+        if action == "back" and not self._can_go_back:
+            return False
+        if action == "step" and not self.has_class("-details"):
+            return False
+        if self.has_class("-details") and action in _IN_LIST - {"log", "copy"} | {"totals"}:
+            return False
+        return super().check_action(action, parameters)
+
+    @property
+    def _can_go_back(self) -> bool:
+        inside = self.has_class("-details") or self.has_class("-totals")
+        chosen = self._history.choice != Choice() or self._frozen is not None
+        return inside or chosen or bool(self.query_one(FilterLine).value)
+
+    def _choose(self, choice: Choice) -> None:
+        self._start(choice)
+        self.redraw()
+        self.refresh_bindings()
+
+    def action_failures(self) -> None:
+        """Show only failed requests, or all again."""
+        choice = self._history.choice
+        self._choose(Choice(choice.model, not choice.only_failures))
+
+    def action_model(self) -> None:
+        """Show only the requests of the selected one's model, or all again."""
+        choice = self._history.choice
+        record = self._selected()
+        model = record.model if record is not None and choice.model is None else None
+        self._choose(Choice(model or None, choice.only_failures))
+
+    def action_filter(self) -> None:
+        """Let a text be typed."""
+        self.query_one(FilterLine).open(self.query_one("#requests"))
+
+    def action_sort(self) -> None:
+        """Sort by the next column that is shown."""
+        self._sort(self._order.next(self.query_one("#requests", LiveTable).shown_columns))
+
+    def action_turn(self) -> None:
+        """Sort the other way round."""
+        self._sort(self._order.reversed())
+
+    def _sort(self, order: Order[RequestRecord]) -> None:
+        self._order = order
+        self.redraw()
+
+    def action_totals(self) -> None:
+        """Show the sums by model, or the requests again."""
+        if self.has_class("-totals"):
+            self._close_totals()
+            return
+        self._problem = ""
+        self._frozen = None
+        self._summed = self.cyber.snapshot.finished
+        self.add_class("-totals")
+        self.screen.set_focus(self.query_one("#totals"))
+        self.run_worker(self._add_up(), exclusive=True, group="totals", exit_on_error=False)
+        self.redraw()
+
+    async def _add_up(self) -> None:
+        try:
+            self._totals = await self.client.call(endpoints.TOTALS)
+        except CyberError as error:
+            self._problem = str(error)
+        self.redraw()
+
+    def _close_totals(self) -> None:
+        self.remove_class("-totals")
+        self.screen.set_focus(self.query_one("#requests"))
+        self._problem = ""
+        self.redraw()
+
+    async def action_log(self) -> None:
+        """Open the log of the selected request's model; the service's where it has none."""
+        if (record := self._selected()) is not None:
+            await self.cyber.open_log(record.model or "service")
+
+    def action_copy(self) -> None:
+        """Copy what is known of the selected request."""
+        if (record := self._selected()) is not None:
+            launch = self.cyber.launch
+            self.cyber.copy_to_clipboard(
+                details_text(details(record, launch.now(), launch.charset))
+            )
+            self.cyber.tell("Copied.")
+
+    def action_freeze(self) -> None:
+        """Hold the display, or let it go on."""
+        held = (self.cyber.snapshot, self.cyber.launch.now())
+        self._frozen = held if self._frozen is None else None
+        self.redraw()
+        self.refresh_bindings()
+
+    def action_step(self, rows: int) -> None:
+        """To another request while the details are open."""
+        self.query_one("#requests", LiveTable).action_move(rows)
+
+    def action_back(self) -> None:
+        """One step back: from the details, from the sums, from what is filtered."""
+        if self.has_class("-details"):
+            self.remove_class("-details")
+            self.query_one("#pane").can_focus = False
+            self.screen.set_focus(self.query_one("#requests"))
+            self.call_after_refresh(self.redraw)
+        elif self.has_class("-totals"):
+            self._close_totals()
+        elif self._frozen is not None:
+            self.action_freeze()
+        elif not self.query_one(FilterLine).clear_filter() and self._history.choice != Choice():
+            self._choose(Choice())
+
+
+_IN_LIST = {"failures", "model", "filter", "sort", "turn", "log", "copy", "freeze"}

@@ -1,0 +1,98 @@
+"""Settings as the rows of a table, and what is said of one and of its change. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.content import Content
+
+from cyber_inference_tui.records import ConfigCheckRecord, ConfigValueRecord, SettingEffect
+from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
+from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.terminal.tone import Tone
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.pages.settings.groups import grouped
+from cyber_inference_tui.tui.setting_text import to_text
+from cyber_inference_tui.tui.widgets.table import Row, row_of
+
+GROUP = "group:"
+"""Before the key of a row that is a group's title."""
+_SOURCES: dict[str, str] = {
+    "default": "default",
+    "file": "file",
+    "env": "environment",
+    "flag": "flag",
+}
+
+
+def _key_cell(record: ConfigValueRecord, _: RenderContext) -> str:
+    return f"  {plain(record.key)}"
+
+
+def _value_cell(record: ConfigValueRecord, _: RenderContext) -> Cell:
+    return Cell(plain(to_text(record.value)) or "none", _tone(record))
+
+
+def _source_cell(record: ConfigValueRecord, _: RenderContext) -> Cell:
+    return Cell(_SOURCES.get(record.source, record.source), _tone(record))
+
+
+def _tone(record: ConfigValueRecord) -> Tone:
+    return "dim" if record.source == "default" else "none"
+
+
+def _applies(record: ConfigValueRecord) -> str:
+    return "at once" if record.live else "on restart"
+
+
+COLUMNS: tuple[Column[ConfigValueRecord, RenderContext], ...] = (
+    Column("key", "SETTING", 26, cell=_key_cell),
+    Column("value", "VALUE", least=16, cell=_value_cell),
+    Column("source", "FROM", 11, cell=_source_cell),
+    Column("live", "APPLIES", 12, _applies, priority=1, tone="dim"),
+)
+
+
+def setting_rows(settings: Sequence[ConfigValueRecord], context: RenderContext) -> list[Row]:
+    """The table's rows: each group's title, then its settings."""
+    rows = []
+    for group, members in grouped(settings):
+        rows.append(Row(f"{GROUP}{group}", (Cell(group, "accent"),)))
+        rows += [row_of(record.key, record, COLUMNS, context) for record in members]
+    return rows
+
+
+def setting_help(record: ConfigValueRecord) -> Content:
+    """What a setting is for, its default, and what keeps the file from having its way."""
+    default = to_text(record.default) or "none"
+    parts = [(clean_line(record.help), ""), (f"\nDefault: {clean_line(default)}.", "$text-muted")]
+    if record.source == "env":
+        name = f"CYBER_INFERENCE_{record.key.upper()}"
+        parts.append((f"  The environment variable {name} wins over the file.", "$warning"))
+    elif record.source == "flag":
+        parts.append(("  A flag of the running service wins over the file.", "$warning"))
+    elif not record.live:
+        parts.append(("  Applies when the service is started again.", "$text-muted"))
+    return Content.assemble(*parts)
+
+
+def effect_text(check: ConfigCheckRecord) -> str:
+    """What saving would do, in one sentence."""
+    match check.effect:
+        case SettingEffect.NOTHING:
+            return "This is the value that holds already."
+        case SettingEffect.NOW:
+            return "Applies at once."
+        case SettingEffect.RESTARTS_MODELS:
+            names = ", ".join(clean_line(name, limit=60) for name in check.models)
+            return f"Loads {names} again, after its requests." if names else "Applies at once."
+        case SettingEffect.RESTARTS_SERVICE:
+            return "Applies when the service is started again."
+        case SettingEffect.OVERRIDDEN:
+            return "Is written to the file, but the environment or a flag wins over it."
+
+
+def effect_tone(check: ConfigCheckRecord) -> Tone:
+    """How much of a warning that is."""
+    tones: dict[SettingEffect, Tone] = {SettingEffect.NOTHING: "dim", SettingEffect.NOW: "good"}
+    return tones.get(check.effect, "busy")
