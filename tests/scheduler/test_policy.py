@@ -568,6 +568,11 @@ def test_closing_stays_with_its_model_and_spares_the_pinned() -> None:
     assert decide(one_pinned, limits, UNLIMITED, NOW).close == {"a": 1}
 
 
+def test_two_that_have_waited_long_enough_each_close_a_model() -> None:
+    models = (busy("a"), busy("b"), wanted("c", overtaken=8), wanted("d", overtaken=8, arrival=2))
+    assert decide(models, Limits(max_loaded_models=2), UNLIMITED, NOW).close == {"a": 1, "b": 2}
+
+
 def test_a_closed_model_makes_room_although_later_requests_wait_for_it() -> None:
     closed = loaded("a", waiting=3, arrival=5, closed_to=1, last_used=NOW)
     decision = decide(
