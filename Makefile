@@ -29,6 +29,7 @@ snapshots: ## take new pictures for the tests of screens; look at the difference
 regenerate: ## generated files and pages; with CYBER_TEST_LLAMA_SERVER also examples and pictures
 	$(bin)/python -m tests.settings.regenerate
 	$(bin)/python -m tests.cli.regenerate
+	$(bin)/python -m tests.http.regenerate
 	$(bin)/python -m tests.tui.regenerate
 	$(if $(llama_server),$(bin)/python -m tests.cli.examples "$(llama_server)")
 	$(if $(llama_server),$(bin)/python -m tests.tui.pictures "$(llama_server)")
