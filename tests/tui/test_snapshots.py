@@ -7,6 +7,7 @@ What the pages do is tested elsewhere.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from cyber_inference_tui.tui.pages.chat.page import ChatPage
 from cyber_inference_tui.tui.pages.logs.page import LogsPage
 from cyber_inference_tui.tui.theme import LIGHT
 from cyber_inference_tui.tui.widgets.log_view import LogView
-from tests.tui.driving import SMALL, WIDE, app_on, screen_text, until
+from tests.tui.driving import LAUNCH, SMALL, WIDE, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import World, busy_world, empty_world
 
@@ -40,7 +41,8 @@ def looks(snap_compare: Compare) -> Callable[..., None]:
         **changes: Any,
     ) -> None:
         client = FakeClient(world)
-        app = app_on(client, **changes)
+        # All pages, as a person has them: the picture is taken of the whole app.
+        app = CyberApp(client, replace(LAUNCH, **changes))
 
         async def run_before(pilot: Pilot[Any]) -> None:
             await until(pilot, lambda: app.snapshot.live and client.streams > 0)
