@@ -71,6 +71,8 @@ def remove_linux() -> None:
         importlib.import_module(name)
     for name in LINUX_ONLY:
         _delete(name)
+    # Since Python 3.13 it asks sched_getaffinity, where there is that.
+    vars(os).update({"process_cpu_count": os.cpu_count} if sys.version_info >= (3, 13) else {})
     ctypes, platform = map(importlib.import_module, ("ctypes", "platform"))
     whole = ctypes.CDLL
 
