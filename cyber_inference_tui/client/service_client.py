@@ -58,7 +58,7 @@ class ServiceClient(Transport):
         return found, headers.get(NEXT_CURSOR)
 
     async def check_config(self, key: str, value: Any) -> ConfigCheckRecord:
-        """What setting ``key`` would do; raises what that would raise, and changes nothing."""
+        """Check a new value of ``key`` and return its effect; raises as a change would."""
         return await self.call(
             endpoints.CHECK_CONFIG,
             key,

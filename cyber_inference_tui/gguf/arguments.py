@@ -17,7 +17,7 @@ _AUTO: Final = object()
 
 
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides a server's memory and context; the defaults are llama-server's."""
+    """The options that decide a server's memory, context and requests; llama-server's defaults."""
 
     context_size: int | None = None
     """Tokens; 0 = the model's own length; ``None`` = not named."""

@@ -46,7 +46,7 @@ class Expectations:
     async def need(
         self, spec: ServerSpec, binary: LlamaBinary | None, *, ask_engine: bool = True
     ) -> Need:
-        """What a server would take, run by ``binary`` (``None`` = there is none yet).
+        """Find out the memory that a server takes with ``binary`` (``None`` = not installed).
 
         Without ``ask_engine`` no program is run for it. Never raises for what is wrong with the
         model: its load explains that.

@@ -194,7 +194,7 @@ class Launcher:
         self.guard.know(stray for one in self._servers.values() for stray in one.strays)
 
     async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
-        """What a server is expected to take: measured, by the engine, or by the formula.
+        """Find out the memory that a server will take: measured, by the engine, or by the formula.
 
         Without ``ask_engine`` no program is run, as is right for a look at many models.
         """

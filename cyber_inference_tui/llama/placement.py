@@ -1,4 +1,4 @@
-"""Where llama-server puts the parts of a model on a machine with GPUs."""
+"""Predicts the share of a model that llama-server puts on GPUs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a model's server is started: everything that the model and the settings decide."""
+"""Resolves a model and the settings into the specification of its server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DEFAULTS = ServerOptions()
 
 
 class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """How one model's server is started, and the facts that its memory depends on.
+    """The specification of one model's server, and the facts that its memory depends on.
 
     It leaves out what is known only at the start: the port, the build of llama-server, the size of
     the prompt cache. ``resolve`` makes it. Sizes are in bytes.
@@ -54,7 +54,7 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     environment: Mapping[str, str] = {}
     """Variables from the model's table."""
     arguments: tuple[str, ...] = ()
-    """A person's arguments for every server, then those for this one: the last one wins."""
+    """The user's arguments for every server, then those for this one: the last one wins."""
     context_size: int | None = None
     """Tokens; ``None`` for another program's model."""
     context_source: str = ""
@@ -75,9 +75,9 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Requests that the server takes at once; ``None`` = no limit (a ``command``)."""
 
     asked: ServerOptions = ServerOptions()
-    """What the person's settings, arguments and variables ask for; a batch of 0 = not named."""
+    """The options in the user's settings, arguments and variables; a batch of 0 = not named."""
     options: ServerOptions = ServerOptions()
-    """What the server is started with."""
+    """All options of the server: ``asked``, completed by ours and the defaults."""
 
     @cached_property
     def signature(self) -> str:
@@ -118,7 +118,7 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 def resolve(model: LocalModel, settings: Settings) -> ServerSpec:
-    """How ``model``'s server would be started with these settings."""
+    """Work out the specification of ``model``'s server from its own and the general settings."""
     own = model.settings
     known_size = model.path is not None and model.size_bytes is not None
     spec = ServerSpec(

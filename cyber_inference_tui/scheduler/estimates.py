@@ -1,4 +1,4 @@
-"""What each model's server would be started with and would take, loaded or not."""
+"""Keeps the specification and the memory estimate of every model, loaded or not."""
 
 from __future__ import annotations
 
