@@ -31,7 +31,7 @@ import msgspec
 import psutil
 import uvloop
 
-from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.partial import Origin
 from cyber_inference_tui.hub.transfer import Pace, Transfer, Transport, open_session
 
@@ -72,7 +72,7 @@ async def _transfer(port: int, origin: Origin, target: Path) -> Outcome:
     pace = Pace()
     executor = ThreadPoolExecutor(4)
     session = open_session(pace)
-    endpoint = Endpoint(url=f"http://127.0.0.1:{port}")
+    endpoint = HubEndpoint(url=f"http://127.0.0.1:{port}")
     transport = Transport(
         session=session,
         endpoint=lambda: endpoint,

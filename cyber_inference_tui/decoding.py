@@ -1,9 +1,9 @@
-"""Types that any thread may decode.
+"""Make types safe to decode from several threads.
 
-msgspec learns what a type consists of when the type is first used, and takes it for learned
-before it is: a second thread that uses it meanwhile reads what is not there yet, and the process
-dies of a segmentation fault. Two threads that decode one new ``Struct`` at once show it within
-milliseconds (msgspec 0.20 to 0.22). So types are learned one at a time, by ``learned``.
+msgspec inspects a type when the type is first used, and marks it as inspected before it has
+finished. A second thread that uses the type meanwhile reads unset fields, and the process dies of
+a segmentation fault (msgspec 0.20 to 0.22; two threads that decode a new ``Struct`` at once show it
+within milliseconds). So ``thread_safe`` lets msgspec inspect one type at a time.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 import msgspec
 
 _T = TypeVar("_T")
-_learning = threading.Lock()
-_known: set[Any] = set()
+_inspecting = threading.Lock()
+_inspected: set[Any] = set()
 
 
-def learned(kind: _T) -> _T:
-    """``kind`` itself, when msgspec knows all of it: for everything that decodes into a type."""
-    if kind not in _known:
-        with _learning:
+def thread_safe(kind: _T) -> _T:
+    """Return ``kind`` once msgspec has inspected all of it. Wrap every ``type=`` of a decoder."""
+    if kind not in _inspected:
+        with _inspecting:
             msgspec.json.Decoder(kind)
-            _known.add(kind)
+            _inspected.add(kind)
     return kind

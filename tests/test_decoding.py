@@ -9,11 +9,11 @@ from pathlib import Path
 
 import cyber_inference_tui
 
-# Types made anew each time, that several threads meet at once: without ``learned`` the process
+# Types made for each round, that several threads meet at once: without ``thread_safe`` the process
 # dies of a segmentation fault, which only another process can tell of.
 _MEET = """
 import sys, threading, msgspec
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 
 sys.setswitchinterval(1e-6)
 FIELDS = [(f"field{number}", int) for number in range(30)]
@@ -26,7 +26,7 @@ for _ in range(100):
 
     def meet():
         start.wait()
-        found.append(msgspec.json.decode(data, type=learned(outer)).inner.field29)
+        found.append(msgspec.json.decode(data, type=thread_safe(outer)).inner.field29)
 
     threads = [threading.Thread(target=meet) for _ in range(8)]
     for thread in threads:
@@ -65,22 +65,22 @@ def typed_decoding(tree: ast.AST) -> list[tuple[int, ast.expr]]:
     return found
 
 
-def not_learned(text: str) -> list[int]:
-    """The lines that decode into a type that is not ``learned``."""
+def not_thread_safe(text: str) -> list[int]:
+    """The lines that decode into a type that is not ``thread_safe``."""
     return [
         line
         for line, kind in typed_decoding(ast.parse(text))
-        if not (isinstance(kind, ast.Call) and ast.unparse(kind.func) == "learned")
+        if not (isinstance(kind, ast.Call) and ast.unparse(kind.func) == "thread_safe")
     ]
 
 
-def test_everything_decoded_is_learned_first() -> None:
+def test_everything_decoded_is_thread_safe() -> None:
     package = Path(cyber_inference_tui.__file__).parent
     left = [
         f"{path.relative_to(package)}:{line}"
         for path in sorted(package.rglob("*.py"))
         if path.name != "decoding.py"
-        for line in not_learned(path.read_text())
+        for line in not_thread_safe(path.read_text())
     ]
     assert left == []
 
@@ -88,9 +88,9 @@ def test_everything_decoded_is_learned_first() -> None:
 def test_the_check_can_fail() -> None:
     text = """
 msgspec.json.decode(data)
-msgspec.json.decode(data, type=learned(Kind))
+msgspec.json.decode(data, type=thread_safe(Kind))
 msgspec.json.decode(data, type=Kind)
 msgspec.json.Decoder(Kind)
 msgspec.convert(value, Kind, strict=False)
 """
-    assert not_learned(text) == [4, 5, 6]
+    assert not_thread_safe(text) == [4, 5, 6]

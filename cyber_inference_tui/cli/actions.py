@@ -15,7 +15,7 @@ from cyber_inference_tui.cli.connection import (
     explain_absence,
     explain_login,
 )
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
     ConflictError,
@@ -219,7 +219,7 @@ async def _watch(client: ServiceClient, model_id: str, progress: ProgressLine) -
         async with aclosing(client.events({"model"})) as events:
             async for event in events:
                 try:
-                    record = msgspec.json.decode(event.data, type=learned(ModelRecord))
+                    record = msgspec.json.decode(event.data, type=thread_safe(ModelRecord))
                 except msgspec.MsgspecError:
                     continue  # a gap, or a model that is gone
                 if is_called(record, model_id):

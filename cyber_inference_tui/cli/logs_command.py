@@ -9,7 +9,7 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option, model_argument
 from cyber_inference_tui.cli.output import print_json, print_lines, print_note
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import ModelNotFoundError, NoServiceError
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.terminal.stream import stderr_terminal
@@ -104,7 +104,7 @@ def _tell_gap(data: bytes) -> None:
     from cyber_inference_tui.records import GapEvent  # noqa: PLC0415
 
     try:
-        anew = msgspec.json.decode(data, type=learned(GapEvent)).topic is None
+        anew = msgspec.json.decode(data, type=thread_safe(GapEvent)).topic is None
     except msgspec.MsgspecError:
         anew = False
     click.echo(
@@ -131,7 +131,7 @@ async def _follow(client: ServiceClient, name: str, after: int | None, as_json: 
                 _tell_gap(event.data)
                 continue
             try:
-                news = msgspec.json.decode(event.data, type=learned(LogEvent))
+                news = msgspec.json.decode(event.data, type=thread_safe(LogEvent))
             except msgspec.MsgspecError:
                 continue  # an event of a later version
             if news.id != name:

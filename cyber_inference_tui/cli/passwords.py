@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.files import read_file
 
@@ -51,6 +51,6 @@ class Passwords:
     def _read(self) -> dict[str, str]:
         try:
             data = read_file(self._path, _MAX_BYTES)
-            return msgspec.json.decode(data, type=learned(dict[str, str]))
+            return msgspec.json.decode(data, type=thread_safe(dict[str, str]))
         except (OSError, msgspec.MsgspecError):
             return {}  # none is kept, or somebody wrote something else there

@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 
 from cyber_inference_tui.cli.completion import matching
 from cyber_inference_tui.cli.options import GlobalOptions
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, NotFoundError
 
 ANSWER_LIMIT = 0.5
@@ -108,6 +108,6 @@ def _asked(options: GlobalOptions, attach: str | None) -> tuple[_Model, ...]:
             connection.sendall(head.encode())
             with connection.makefile("rb") as stream:
                 answer = stream.read(_MOST_BYTES)
-        return msgspec.json.decode(answer.partition(b"\r\n\r\n")[2], type=learned(_Models)).data
+        return msgspec.json.decode(answer.partition(b"\r\n\r\n")[2], type=thread_safe(_Models)).data
     except (CyberError, OSError, msgspec.MsgspecError):
         return ()

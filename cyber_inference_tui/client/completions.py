@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from cyber_inference_tui.client.problems import error_from_event
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.text import clean_text
 
@@ -67,7 +67,7 @@ def chat_delta(line: str) -> ChatDelta | None:
     if data == "[DONE]":
         return None
     try:
-        chunk = msgspec.json.decode(data, type=learned(_Chunk))
+        chunk = msgspec.json.decode(data, type=thread_safe(_Chunk))
     except msgspec.MsgspecError as error:
         raise CyberError(
             f"The model's server sent an event that is not understood: {error}."

@@ -19,7 +19,7 @@ from cyber_inference_tui.errors import CyberError, NoServiceError, ShuttingDownE
 if TYPE_CHECKING:
     import httpx
 else:
-    from cyber_inference_tui.client.late import httpx
+    from cyber_inference_tui.client.lazy_httpx import httpx
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 FIRST_DELAY = 0.2

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from cyber_inference_tui import errors
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     CyberError,
     ModelLoadError,
@@ -50,7 +50,7 @@ def error_from_answer(url: str, status: int, headers: Any, body: bytes) -> Cyber
     not in this program's shape means that something else listens at ``url``.
     """
     try:
-        answer = msgspec.json.decode(body, type=learned(_ErrorAnswer)).error
+        answer = msgspec.json.decode(body, type=thread_safe(_ErrorAnswer)).error
     except msgspec.MsgspecError:
         return NoServiceError(
             f"Something other than this program's service answers at {url} (HTTP {status}).",
@@ -75,7 +75,7 @@ def error_from_answer(url: str, status: int, headers: Any, body: bytes) -> Cyber
 def error_from_event(data: bytes) -> CyberError:
     """The error that a stream tells of in its midst (``data: {"error": …}``)."""
     try:
-        answer = msgspec.json.decode(data, type=learned(_ErrorAnswer)).error
+        answer = msgspec.json.decode(data, type=thread_safe(_ErrorAnswer)).error
     except msgspec.MsgspecError:
         return CyberError("The answer broke off with an error that is not understood.")
     kind = _CLASSES.get(answer.code or "", CyberError)

@@ -34,7 +34,7 @@ from cyber_inference_tui.text import clean_line
 if TYPE_CHECKING:
     import httpx
 else:
-    from cyber_inference_tui.client.late import httpx
+    from cyber_inference_tui.client.lazy_httpx import httpx
 
 EMBEDDING_WAIT = 600.0
 """Seconds that vectors may take, the load of their model included."""

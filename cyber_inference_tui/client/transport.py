@@ -16,7 +16,7 @@ from urllib.parse import quote
 import msgspec
 
 from cyber_inference_tui.client.problems import error_from_answer
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
     CyberError,
@@ -29,7 +29,7 @@ from cyber_inference_tui.records.endpoints import Endpoint
 if TYPE_CHECKING:
     import httpx
 else:
-    from cyber_inference_tui.client.late import httpx
+    from cyber_inference_tui.client.lazy_httpx import httpx
 
 T = TypeVar("T")
 Q = TypeVar("Q")
@@ -173,7 +173,7 @@ class Transport:
 
     def _decoded(self, body: bytes, kind: type[T], asked: str) -> T:
         try:
-            return msgspec.json.decode(body, type=learned(kind))
+            return msgspec.json.decode(body, type=thread_safe(kind))
         except msgspec.MsgspecError as error:
             raise self._stranger(f"its answer to {asked} is not understood: {error}") from (error)
 

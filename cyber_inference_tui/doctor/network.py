@@ -18,7 +18,7 @@ from yarl import URL
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.client.address import base_url
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.doctor.facts import HubFacts, PortState, ServiceFacts
 from cyber_inference_tui.errors import HubError
 from cyber_inference_tui.hub.endpoint import proxy_for, read_endpoint
@@ -129,11 +129,11 @@ async def _ask(url: str, token: str) -> tuple[bool, StatusRecord | None]:
             httpx.AsyncClient(timeout=_SERVICE_LIMIT, trust_env=False) as client,
         ):
             health = msgspec.json.decode(
-                await _get(client, f"{url}/health", {}), type=learned(_Health)
+                await _get(client, f"{url}/health", {}), type=thread_safe(_Health)
             )
             healthy = health.status == "ok"
             content = await _get(client, f"{url}/admin/status", headers)
-            status = msgspec.json.decode(content, type=learned(StatusRecord))
+            status = msgspec.json.decode(content, type=thread_safe(StatusRecord))
     return healthy, status
 
 

@@ -13,7 +13,6 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NotFoundError
 from cyber_inference_tui.http.access import ACCESS, Access, Handler
 from cyber_inference_tui.http.admin import add_admin, is_model_name
-from cyber_inference_tui.http.entry import refusal_record
 from cyber_inference_tui.http.errors import (
     error_response,
     from_http_exception,
@@ -24,6 +23,7 @@ from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.models import ModelListing
 from cyber_inference_tui.http.openapi import document
+from cyber_inference_tui.http.request_log import refusal_record
 from cyber_inference_tui.http.routing import RouteTable
 from cyber_inference_tui.http.wire import NOSNIFF
 from cyber_inference_tui.records import endpoints

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InvalidRequestError
 
 BOM = codecs.BOM_UTF8
@@ -44,8 +44,8 @@ class _Named(msgspec.Struct):
     stream: Any = None
 
 
-_decode_named = msgspec.json.Decoder(learned(_Named)).decode
-_decode_fields = msgspec.json.Decoder(learned(dict[str, msgspec.Raw])).decode
+_decode_named = msgspec.json.Decoder(thread_safe(_Named)).decode
+_decode_fields = msgspec.json.Decoder(thread_safe(dict[str, msgspec.Raw])).decode
 
 # What a decoder says of text that is no JSON, or that is nested deeper than its stack.
 _BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

@@ -24,14 +24,14 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
     UpstreamError,
 )
-from cyber_inference_tui.http.answer import Answer
-from cyber_inference_tui.http.entry import Entry
+from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.errors import error_response, internal_error
 from cyber_inference_tui.http.framing import HOP_BY_HOP, BadResponseError
 from cyber_inference_tui.http.renaming import Renaming
+from cyber_inference_tui.http.request_log import RequestLog
+from cyber_inference_tui.http.retry_queue import LONG_TRIAL, TRIAL, Retry, RetryQueue
 from cyber_inference_tui.http.stall import StalledError, StallWatch
 from cyber_inference_tui.http.target import BODYLESS, Target, Targets
-from cyber_inference_tui.http.turns import LONG_TRIAL, TRIAL, Turn, Turns
 from cyber_inference_tui.http.upstream import ConnectionPool, UpstreamLostError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
@@ -121,7 +121,7 @@ class Forwarder:
         self._targets = Targets(service)
         self._pool = ConnectionPool(SERVER_HOST)
         self._stalls = StallWatch()
-        self._turns = Turns()
+        self._retry_queue = RetryQueue()
 
     async def close(self) -> None:
         """Close the idle connections."""
@@ -129,9 +129,9 @@ class Forwarder:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Find the model, get a place at it, pass the request on and its answer back."""
-        entry = Entry(request, self._now)
+        entry = RequestLog(request, self._now)
         target = await self._targets.find(request)
-        answer = Answer(request, target.stream, _renaming(target.model))
+        answer = ClientResponse(request, target.stream, _renaming(target.model))
         number = self._service.active.come(entry.of(target, answer))
         try:
             await self._serve(request, target, answer, entry)
@@ -156,7 +156,7 @@ class Forwarder:
             self._note(target, answer, entry)
         return _Written(keep_alive=answer.keep_alive)
 
-    def _given_up(self, answer: Answer, entry: Entry) -> None:
+    def _given_up(self, answer: ClientResponse, entry: RequestLog) -> None:
         """The client's connection is gone, or the service ends and waits no longer."""
         if self._service.scheduler.closing:
             entry.error = ShuttingDownError("The service is shutting down.")
@@ -164,7 +164,7 @@ class Forwarder:
             entry.client_left = True
         answer.cut()
 
-    def _note(self, target: Target, answer: Answer, entry: Entry) -> None:
+    def _note(self, target: Target, answer: ClientResponse, entry: RequestLog) -> None:
         if not (target.is_work or answer.refused or entry.failed):
             return
         try:
@@ -174,7 +174,7 @@ class Forwarder:
             _logger.exception("a request was not recorded")
 
     async def _serve(
-        self, request: web.Request, target: Target, answer: Answer, entry: Entry
+        self, request: web.Request, target: Target, answer: ClientResponse, entry: RequestLog
     ) -> None:
         """Have the request answered; by the next server, where the first one dies.
 
@@ -191,23 +191,23 @@ class Forwarder:
             answer.forget()
             tries += 1
             trial = TRIAL if tries == 2 else LONG_TRIAL
-            with self._turns.of(target.model.id, trial, suspect=lost.alone) as turn:
+            with self._retry_queue.of(target.model.id, trial, suspect=lost.alone) as turn:
                 lost = await self._try(request, target, answer, entry, turn=turn, before=lost)
 
     async def _try(
         self,
         request: web.Request,
         target: Target,
-        answer: Answer,
-        entry: Entry,
+        answer: ClientResponse,
+        entry: RequestLog,
         *,
-        turn: Turn | None = None,
+        turn: Retry | None = None,
         before: _Lost | None = None,
     ) -> _Lost | None:
         """How the request was lost, if another server may be tried. ``before`` = the time before,
         after which it waits for its ``turn``."""
         lease = None
-        if not self._turns.under_way(target.model.id):
+        if not self._retry_queue.under_way(target.model.id):
             lease = self._service.scheduler.try_acquire(target.model)
         if lease is None:
             try:
@@ -233,10 +233,10 @@ class Forwarder:
         lease: Lease,
         request: web.Request,
         target: Target,
-        answer: Answer,
+        answer: ClientResponse,
         *,
-        entry: Entry,
-        turn: Turn | None = None,
+        entry: RequestLog,
+        turn: Retry | None = None,
     ) -> None:
         """Have the request answered by this server."""
         with lease:
@@ -256,7 +256,7 @@ class Forwarder:
     # A place at the model
 
     async def _place(
-        self, target: Target, answer: Answer, entry: Entry, turn: Turn | None = None
+        self, target: Target, answer: ClientResponse, entry: RequestLog, turn: Retry | None = None
     ) -> Lease:
         """Wait for a place, and before that for the ``turn``."""
         entry.waits()
@@ -265,7 +265,7 @@ class Forwarder:
         finally:
             entry.has_place()
 
-    async def _acquire(self, target: Target, entry: Entry, turn: Turn | None) -> Lease:
+    async def _acquire(self, target: Target, entry: RequestLog, turn: Retry | None) -> Lease:
         limit = self._service.settings.queue_timeout
         if turn is not None:
             try:
@@ -274,7 +274,7 @@ class Forwarder:
             except TimeoutError:
                 raise QueueTimeoutError(f"Its turn did not come within {limit:g} s.") from None
         else:
-            await self._turns.wait_over(
+            await self._retry_queue.wait_over(
                 target.model.id, timeout=limit, most=self._service.settings.max_queue
             )
         while True:
@@ -288,7 +288,7 @@ class Forwarder:
                 await asyncio.sleep(pause)
 
     async def _wait_for_place(
-        self, target: Target, answer: Answer, entry: Entry, turn: Turn | None
+        self, target: Target, answer: ClientResponse, entry: RequestLog, turn: Retry | None
     ) -> Lease:
         if not answer.may_comment:
             return await self._acquire(target, entry, turn)
@@ -319,8 +319,8 @@ class Forwarder:
         request: web.Request,
         target: Target,
         lease: Lease,
-        answer: Answer,
-        turn: Turn | None,
+        answer: ClientResponse,
+        turn: Retry | None,
     ) -> None:
         head = self._request_head(request, target, lease.port)
         limit = self._service.settings.stall_timeout

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import hdrs, web
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
     ConflictError,
@@ -269,7 +269,7 @@ class _Signer:
                 algorithms=["HS256"],
                 options={"verify_exp": False, "verify_iat": False},
             )
-            return msgspec.convert(claims, learned(_Claims))
+            return msgspec.convert(claims, thread_safe(_Claims))
         except (self._jwt.InvalidTokenError, msgspec.ValidationError):
             return None
 

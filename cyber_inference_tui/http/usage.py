@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.http.framing import BodyScanner
 from cyber_inference_tui.text import clean_line
 
@@ -106,15 +106,15 @@ class _Error(msgspec.Struct):
     message: str = ""
 
 
-_decode = msgspec.json.Decoder(learned(_Said)).decode
-_decode_list = msgspec.json.Decoder(learned(list[_Said])).decode
-_decode_within = msgspec.json.Decoder(learned(_Within)).decode
-_decode_error = msgspec.json.Decoder(learned(_Error | str)).decode
+_decode = msgspec.json.Decoder(thread_safe(_Said)).decode
+_decode_list = msgspec.json.Decoder(thread_safe(list[_Said])).decode
+_decode_within = msgspec.json.Decoder(thread_safe(_Within)).decode
+_decode_error = msgspec.json.Decoder(thread_safe(_Error | str)).decode
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-class Passage:
+class BodyTap:
     """One body on its way: keeps its first ``HEAD_BYTES`` and, by reference, its last pieces.
 
     What it holds is at most these, twice ``TAIL_BYTES`` and one read of the server's connection.

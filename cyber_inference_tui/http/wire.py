@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from aiohttp import web
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.http.body import read_body
 from cyber_inference_tui.http.fields import without_bom
@@ -50,7 +50,7 @@ async def read_json(request: web.Request, kind: type[T], *, limit: int) -> T:
     """
     body = await read_body(request, limit)
     try:
-        return msgspec.json.decode(without_bom(body) or b"{}", type=learned(kind))
+        return msgspec.json.decode(without_bom(body) or b"{}", type=thread_safe(kind))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequestError(
             f"The body is not what was expected: {_expected(kind)} ({error})."

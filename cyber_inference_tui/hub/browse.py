@@ -20,7 +20,7 @@ from cyber_inference_tui.errors import GGUFError, HubError, InvalidRequestError
 from cyber_inference_tui.gguf.metadata import ModelMetadata, metadata_of
 from cyber_inference_tui.gguf.reader import read_beginning
 from cyber_inference_tui.hub.answers import Answers
-from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.library import (
     ask,
     check_online,
@@ -78,7 +78,7 @@ class Browse:
     def __init__(
         self,
         *,
-        endpoint: Callable[[], Endpoint],
+        endpoint: Callable[[], HubEndpoint],
         session: Callable[[], aiohttp.ClientSession],
         environ: Mapping[str, str],
         patience: float = PATIENCE,
@@ -206,7 +206,7 @@ class Browse:
         return found
 
     async def _header(
-        self, endpoint: Endpoint, repository: Repository, model: RepoModel
+        self, endpoint: HubEndpoint, repository: Repository, model: RepoModel
     ) -> ModelMetadata | None:
         data = bytearray()
         try:
@@ -236,7 +236,7 @@ class Browse:
             _logger.info("no header of %s of %s: %s", model.filename, repository.repo, error)
             return None
 
-    async def _ready(self) -> Endpoint:
+    async def _ready(self) -> HubEndpoint:
         """The endpoint, once the hub's library is there."""
         check_online(self._environ)
         if not self._loaded:
@@ -246,7 +246,7 @@ class Browse:
 
     async def _ask(
         self,
-        endpoint: Endpoint,
+        endpoint: HubEndpoint,
         path: str,
         params: Mapping[str, str | list[str]],
         repo: str = "",

@@ -25,7 +25,7 @@ _MAX_TOKEN = 4096
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+class HubEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Where the hub is, and whom else to trust with a download."""
 
     url: str = PUBLIC_HUB
@@ -72,7 +72,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def read_endpoint(settings: Settings, environ: Mapping[str, str]) -> Endpoint:
+def read_endpoint(settings: Settings, environ: Mapping[str, str]) -> HubEndpoint:
     """The hub as the settings have it, else the environment, else the hub's own files.
 
     It may read a file: not for an event loop. The places are those of the hub's own tools:
@@ -90,7 +90,7 @@ def read_endpoint(settings: Settings, environ: Mapping[str, str]) -> Endpoint:
     token, source = settings.hf_token, "hf_token"
     if not token:
         token, source = _token_of(environ)
-    return Endpoint(
+    return HubEndpoint(
         url=url,
         token=token,
         token_source=source,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import HubError
 from cyber_inference_tui.files import read_file
 from cyber_inference_tui.hub.partial import write_durably
@@ -65,7 +65,7 @@ class Journal:
             _logger.warning("the downloads are not known: %s: %s", self._path, error.strerror)
             return []
         try:
-            entries = msgspec.json.decode(content, type=learned(_File)).downloads
+            entries = msgspec.json.decode(content, type=thread_safe(_File)).downloads
             for entry in entries:
                 _check(entry)
         except (msgspec.MsgspecError, UnicodeDecodeError, HubError) as error:

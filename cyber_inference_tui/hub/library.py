@@ -22,7 +22,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from cyber_inference_tui.errors import HubError, HubUnreachableError
-from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.request import follow
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def check_online(environ: Mapping[str, str]) -> None:
 
 async def ask(
     session: aiohttp.ClientSession,
-    endpoint: Endpoint,
+    endpoint: HubEndpoint,
     path: str,
     params: Mapping[str, str | list[str]],
     *,
@@ -100,7 +100,7 @@ def too_slow(url: str) -> HubUnreachableError:
     )
 
 
-def infos_of(body: bytes, endpoint: Endpoint) -> list[ModelInfo]:
+def infos_of(body: bytes, endpoint: HubEndpoint) -> list[ModelInfo]:
     """One repository, or a list of them, as the library understands an answer; may take long.
 
     Raises ``HubError``.

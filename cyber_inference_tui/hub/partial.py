@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import ConflictError, CyberError, DiskFullError
 from cyber_inference_tui.files import flush_to_disk
 from cyber_inference_tui.text import clean_line
@@ -473,7 +473,7 @@ def _read_note(target: Path) -> _Note | None:
     """What is written about a partial file; ``None`` if nothing is, or nothing that makes sense."""
     try:
         with _beside(target, NOTE).open("rb") as file:
-            note = msgspec.json.decode(file.read(_NOTE_LIMIT), type=learned(_Note))
+            note = msgspec.json.decode(file.read(_NOTE_LIMIT), type=thread_safe(_Note))
     except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return note if note.synced_bytes >= 0 else None

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     HubError,
     HubGatedError,
@@ -22,7 +22,7 @@ from cyber_inference_tui.errors import (
     HubTokenError,
     HubUnreachableError,
 )
-from cyber_inference_tui.hub.endpoint import PUBLIC_HUB, Endpoint
+from cyber_inference_tui.hub.endpoint import PUBLIC_HUB, HubEndpoint
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.units import duration_text
 
@@ -44,7 +44,7 @@ def hub_error(
     status: int,
     headers: Mapping[str, str],
     *,
-    endpoint: Endpoint,
+    endpoint: HubEndpoint,
     repo: str = "",
     revision: str = "",
     path: str = "",
@@ -135,7 +135,7 @@ def _reason(headers: Mapping[str, str], body: bytes) -> str:
     text: object = headers.get("X-Error-Message", "")
     if not text:
         try:
-            text = msgspec.json.decode(body, type=learned(_Body)).error
+            text = msgspec.json.decode(body, type=thread_safe(_Body)).error
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return ""
     return clean_line(str(text), limit=300).strip().rstrip(".")

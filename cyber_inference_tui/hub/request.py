@@ -21,7 +21,7 @@ from yarl import URL
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import HubAnswerError, HubError, HubUnreachableError
 from cyber_inference_tui.hub.body import Body, Unpacked, body_of
-from cyber_inference_tui.hub.endpoint import Endpoint, proxy_for
+from cyber_inference_tui.hub.endpoint import HubEndpoint, proxy_for
 from cyber_inference_tui.hub.problems import MAX_REASON, hub_error, wait_seconds
 from cyber_inference_tui.text import clean_line
 
@@ -68,7 +68,7 @@ class Reply(NamedTuple):
 @asynccontextmanager
 async def follow(
     session: aiohttp.ClientSession,
-    endpoint: Endpoint,
+    endpoint: HubEndpoint,
     url: URL,
     *,
     environ: Mapping[str, str],
@@ -148,7 +148,7 @@ async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
 @asynccontextmanager
 async def file_from(
     session: aiohttp.ClientSession,
-    endpoint: Endpoint,
+    endpoint: HubEndpoint,
     *,
     repo: str,
     revision: str,

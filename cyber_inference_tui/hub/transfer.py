@@ -26,7 +26,7 @@ from cyber_inference_tui.errors import (
 )
 from cyber_inference_tui.hub.body import Body
 from cyber_inference_tui.hub.connector import Connector
-from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.partial import Mark, Origin, Partial, open_partial, write_error
 from cyber_inference_tui.hub.request import Beyond, Part, file_from, unreachable
 from cyber_inference_tui.hub.writer import Writer
@@ -64,7 +64,7 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
     """What transfers share."""
 
     session: aiohttp.ClientSession
-    endpoint: Callable[[], Endpoint]
+    endpoint: Callable[[], HubEndpoint]
     """Asked in a thread before every try, so that a new token counts at once."""
     executor: Executor
     environ: Mapping[str, str]

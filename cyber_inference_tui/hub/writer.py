@@ -30,7 +30,7 @@ class Writer:
         self._lock = threading.Lock()
         self._blocks: deque[Sequence[memoryview]] = deque()
         self._working: asyncio.Future[None] | None = None
-        self._news = asyncio.Event()
+        self._notifier = asyncio.Event()
 
     def put(self, block: Sequence[memoryview]) -> None:
         """Have a block written, after ``room``. It is in use until ``AT_ONCE`` more were put."""
@@ -39,7 +39,7 @@ class Writer:
             idle = len(self._blocks) == 1
         if idle:
             self._working = self._loop.run_in_executor(self._executor, self._work)
-            self._working.add_done_callback(lambda _: self._news.set())
+            self._working.add_done_callback(lambda _: self._notifier.set())
 
     async def room(self) -> None:
         """Until there is room for one more. Raises what ``Partial.write`` raised."""
@@ -55,8 +55,8 @@ class Writer:
                 self._working.result()
             if len(self._blocks) <= most:
                 return
-            self._news.clear()
-            await self._news.wait()
+            self._notifier.clear()
+            await self._notifier.wait()
 
     def _work(self) -> None:
         left = True
@@ -67,4 +67,4 @@ class Writer:
             with self._lock:
                 self._blocks.popleft()
                 left = bool(self._blocks)
-            self._loop.call_soon_threadsafe(self._news.set)
+            self._loop.call_soon_threadsafe(self._notifier.set)

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.files import read_file
 from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
@@ -158,7 +158,7 @@ class HeaderCache:
             if self._file.stat().st_size > _MAX_CACHE_FILE:
                 return {}
             stored = msgspec.json.decode(
-                read_file(self._file, _MAX_CACHE_FILE), type=learned(_Stored)
+                read_file(self._file, _MAX_CACHE_FILE), type=thread_safe(_Stored)
             )
         except FileNotFoundError:
             return {}

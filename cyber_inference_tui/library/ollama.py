@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.library.disk import Disk
 from cyber_inference_tui.library.problems import Problem
 from cyber_inference_tui.library.scan import ModelFile, Unread, shown, stat_file
@@ -103,7 +103,7 @@ def _model(root: Path, path: Path, name: str, host: str, disk: Disk) -> OllamaMo
     except UnicodeEncodeError:
         return "it cannot be read"
     try:
-        layers = msgspec.json.decode(content, type=learned(_Manifest)).layers
+        layers = msgspec.json.decode(content, type=thread_safe(_Manifest)).layers
     except (msgspec.DecodeError, RecursionError):
         return "it is no manifest"
     weights = [layer.digest for layer in layers if layer.media_type == _MODEL]

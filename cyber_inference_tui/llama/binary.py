@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import NoLlamaServerError
 from cyber_inference_tui.files import read_file
 from cyber_inference_tui.llama.command import child_environment
@@ -359,7 +359,7 @@ def _contains_all(path: Path, marks: tuple[bytes, ...]) -> bool:
 def _read_record(path: Path) -> _Probe | None:
     try:
         return msgspec.json.decode(
-            read_file(path, _MAX_RECORD), type=learned(_Probe), dec_hook=_decode_path
+            read_file(path, _MAX_RECORD), type=thread_safe(_Probe), dec_hook=_decode_path
         )
     except (OSError, msgspec.MsgspecError):
         return None

@@ -38,12 +38,12 @@ from cyber_inference_tui.llama.expectation import (
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
+from cyber_inference_tui.llama.load_progress import follow_reading
 from cyber_inference_tui.llama.log import RUN_MARK, LogMark, LogRing
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
-from cyber_inference_tui.llama.output import KILL_TIMEOUT
+from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT
 from cyber_inference_tui.llama.ports import PortPool
-from cyber_inference_tui.llama.reading import follow_reading
 from cyber_inference_tui.llama.server import (
     ROUTER_ENVIRONMENT,
     ForeignListenerError,

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.files import read_file, write_problem
 from cyber_inference_tui.kernel import boot_id
 from cyber_inference_tui.llama.descendants import (
@@ -88,7 +88,7 @@ class PidRecord:
     def _read(self) -> list[ServerPid]:
         try:
             content = read_file(self._path, _MAX_BYTES)
-            return msgspec.json.decode(content, type=learned(list[ServerPid]))
+            return msgspec.json.decode(content, type=thread_safe(list[ServerPid]))
         except FileNotFoundError:
             return []
         except (OSError, msgspec.MsgspecError) as error:

@@ -25,7 +25,7 @@ from typing import Any, cast
 import msgspec
 import psutil
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.llama.descendants import MARK, Ended, Known, in_words, marked
 from cyber_inference_tui.llama.failure import diagnose
 from cyber_inference_tui.llama.footprint import FootprintReader
@@ -40,7 +40,7 @@ from cyber_inference_tui.llama.listener import stranger
 from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts, is_protocol_line
 from cyber_inference_tui.llama.needs import Footprint
-from cyber_inference_tui.llama.output import KILL_TIMEOUT, Output
+from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, Output
 from cyber_inference_tui.records import LogLevel
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
@@ -124,7 +124,7 @@ class _State(msgspec.Struct):
     payload: _Payload | None = None
 
 
-_decode_state = msgspec.json.Decoder(learned(_State)).decode
+_decode_state = msgspec.json.Decoder(thread_safe(_State)).decode
 
 
 class ServerProcess:
@@ -284,7 +284,7 @@ class ServerProcess:
             self.declare_hung("it stopped answering /health (hung)")
 
     def declare_hung(self, reason: str) -> None:
-        """It does not do its work any more: kill it; its obituary gives ``reason``."""
+        """It does not do its work any more: kill it; its exit_reason gives ``reason``."""
         if self._hung is not None or self.exited.done():
             return
         self._hung = reason
@@ -328,7 +328,7 @@ class ServerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    def obituary(self) -> tuple[str, tuple[str, ...]]:
+    def exit_reason(self) -> tuple[str, tuple[str, ...]]:
         """Once it has ended: why, in plain words, and its last log lines."""
         # Not more than it printed itself: the log may hold the end of an earlier one.
         own = self._log.tail(min(self._line_count, _DIAGNOSED_LINES))

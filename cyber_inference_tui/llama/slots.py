@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 
 _MOST_BYTES = 1 << 20
 _HEAD_END = b"\r\n\r\n"
@@ -63,7 +63,7 @@ def parse_slots(answer: bytes) -> tuple[Task, ...] | None:
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or words[1] != b"200":
         return None
     try:
-        slots = msgspec.json.decode(body, type=learned(list[_Slot]))
+        slots = msgspec.json.decode(body, type=thread_safe(list[_Slot]))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     tasks = []

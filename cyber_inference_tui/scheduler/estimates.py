@@ -8,7 +8,7 @@ from typing import Protocol
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.llama.spec import ServerSpec, resolve
-from cyber_inference_tui.scheduler.experience import Experience
+from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.settings.schema import Settings
 
 
@@ -26,9 +26,9 @@ class Estimates:
     what was measured changes.
     """
 
-    def __init__(self, estimator: Estimator, experience: Experience) -> None:
+    def __init__(self, estimator: Estimator, load_history: LoadHistory) -> None:
         self._estimator = estimator
-        self._experience = experience
+        self._load_history = load_history
         self._specs: dict[str, tuple[LocalModel, Settings, ServerSpec]] = {}
         self._needs: dict[str, tuple[str, Need]] = {}
         """By id, with the signature for which that holds."""
@@ -46,7 +46,7 @@ class Estimates:
         for model in there.values():
             spec = self.spec(model, settings)
             known = self._needs.get(model.id)
-            measured = self._experience.footprint(spec.signature)
+            measured = self._load_history.footprint(spec.signature)
             if (
                 known is None
                 or known[0] != spec.signature

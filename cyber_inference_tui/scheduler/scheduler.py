@@ -31,11 +31,11 @@ from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.admission import Admission, touch
 from cyber_inference_tui.scheduler.estimates import Estimates
-from cyber_inference_tui.scheduler.experience import Experience
-from cyber_inference_tui.scheduler.ledger import Ledger
-from cyber_inference_tui.scheduler.lives import Lives, again_in, session_record
+from cyber_inference_tui.scheduler.fit import FitCheck
+from cyber_inference_tui.scheduler.lifecycle import Lifecycle, again_in, session_record
+from cyber_inference_tui.scheduler.load_history import LoadHistory
+from cyber_inference_tui.scheduler.memory_tracker import MemoryTracker
 from cyber_inference_tui.scheduler.policy import Policy, decide
-from cyber_inference_tui.scheduler.room import Survey
 from cyber_inference_tui.scheduler.state import (
     Lease,
     MemoryReader,
@@ -72,7 +72,7 @@ class Scheduler:
         on_detail: Callable[[str], None],
         on_session: Callable[[SessionRecord], None] = lambda _: None,
         read_memory: MemoryReader | None = None,
-        experience: Experience | None = None,
+        load_history: LoadHistory | None = None,
         policy: Policy = decide,
     ) -> None:
         self.settings = settings
@@ -81,18 +81,18 @@ class Scheduler:
         self._on_state = on_state
         self._on_detail = on_detail
         self._states: dict[str, ModelState] = {}
-        self._experience = experience or Experience()
-        self._ledger = Ledger(read_memory)
-        self._estimates = Estimates(launcher, self._experience)
-        self._lives = Lives(
+        self._load_history = load_history or LoadHistory()
+        self._memory_tracker = MemoryTracker(read_memory)
+        self._estimates = Estimates(launcher, self._load_history)
+        self._lifecycle = Lifecycle(
             self,
             launcher=launcher,
-            ledger=self._ledger,
-            experience=self._experience,
+            memory_tracker=self._memory_tracker,
+            load_history=self._load_history,
             on_session=on_session,
         )
         self._admission = Admission(self, self._states, on_detail=on_detail)
-        self.waits = Waits(self._states, self._admission, self._experience)
+        self.waits = Waits(self._states, self._admission, self._load_history)
         """What those who wait can be told."""
         self._steps = Steps(self._decide)
         self._measuring: asyncio.Task[None] | None = None
@@ -133,7 +133,7 @@ class Scheduler:
     @property
     def memory_reading(self) -> MemoryReading | None:
         """The machine's memory when it last mattered; ``None`` = it never did, or is not told."""
-        return self._ledger.reading
+        return self._memory_tracker.reading
 
     @property
     def in_flight(self) -> int:
@@ -164,14 +164,14 @@ class Scheduler:
         await self._estimates.update(models, self.settings)
         await self.look(max_age)
 
-    def survey(self) -> Survey:
+    def survey(self) -> FitCheck:
         """What there is room for, as far as it is known at this moment."""
-        return Survey(
+        return FitCheck(
             self.states(),
             self._views(),
             limits=self._limits(),
-            memory=self._ledger.expected(),
-            reading=self._ledger.reading,
+            memory=self._memory_tracker.expected(),
+            reading=self._memory_tracker.reading,
             settings=self.settings,
             now=self._now(),
         )
@@ -179,14 +179,14 @@ class Scheduler:
     async def look(self, max_age: float = 0.0) -> None:
         """Read the memory for ``survey``, if the last reading is older than ``max_age`` seconds;
         not while a load or an unload changes it."""
-        if self._now() - self._ledger.memory.at < max_age:
+        if self._now() - self._memory_tracker.memory.at < max_age:
             return
         busy = any(
             state.status in {ModelStatus.LOADING, ModelStatus.UNLOADING} for state in self.states()
         )
-        if self._ledger.is_read and not busy and not self._closing:
+        if self._memory_tracker.is_read and not busy and not self._closing:
             if self._measuring is None:
-                self._measuring = self._lives.own(self._measure(), "read the memory")
+                self._measuring = self._lifecycle.own(self._measure(), "read the memory")
             await asyncio.wait({self._measuring})
 
     # Changes from outside
@@ -207,7 +207,7 @@ class Scheduler:
         state.wanted = self.spec(state.model)
         self._restart_if_due(state)
         if state.status is ModelStatus.QUEUED:
-            self._lives.size_up(state)
+            self._lifecycle.size_up(state)
         elif state.status is ModelStatus.FAILED and state.trouble.conditions != load_conditions(
             state, self.settings
         ):
@@ -261,7 +261,7 @@ class Scheduler:
         if state.status is ModelStatus.LOADED and state.leaving is None:
             state.leaving = Reason.REMOVED
         elif state.status is ModelStatus.LOADING:
-            self._lives.give_up(state)
+            self._lifecycle.give_up(state)
         elif state.status in {ModelStatus.QUEUED, ModelStatus.FAILED}:
             self.rest(state)
         self.step()
@@ -333,7 +333,7 @@ class Scheduler:
     def _enqueue(self, state: ModelState, *, takes_place: bool, reason: str) -> Waiter:
         waiter = self._admission.enqueue(state, takes_place=takes_place, reason=reason)
         if state.status in {ModelStatus.UNLOADED, ModelStatus.FAILED}:
-            self._lives.size_up(state)
+            self._lifecycle.size_up(state)
             self.set_status(state, ModelStatus.QUEUED)
         self.step()
         return waiter
@@ -357,7 +357,7 @@ class Scheduler:
         idle = idle_timeout(state, self.settings)
         when = self._steps.next_at
         if when is None:
-            return idle > 0 or self._ledger.is_read
+            return idle > 0 or self._memory_tracker.is_read
         return idle > 0 and when > state.last_used + idle
 
     # Explicit wishes
@@ -415,11 +415,11 @@ class Scheduler:
         if state.status is ModelStatus.LOADING:
             # Shown as what it is: the process is on its way out, and until it is gone requests
             # wait as they do for any model that unloads.
-            self._lives.give_up(state)
+            self._lifecycle.give_up(state)
         elif state.status is ModelStatus.LOADED:
             state.leaving = Reason.REQUEST
             if force:
-                self._lives.unload(state, Reason.REQUEST)
+                self._lifecycle.unload(state, Reason.REQUEST)
         elif state.status in {ModelStatus.QUEUED, ModelStatus.FAILED}:
             self.rest(state)
         self.step()
@@ -473,14 +473,14 @@ class Scheduler:
             self.settings = msgspec.structs.replace(self.settings, stop_timeout=0.0)
         for state in self._states.values():
             if state.status is ModelStatus.LOADED:
-                self._lives.unload(state, Reason.SHUTDOWN)
+                self._lifecycle.unload(state, Reason.SHUTDOWN)
             elif state.status is ModelStatus.LOADING and state.task:
-                self._lives.give_up(state)
+                self._lifecycle.give_up(state)
             if state.sizing is not None:
                 state.sizing.cancel()
         if self._measuring is not None:
             self._measuring.cancel()
-        await self._lives.wait_all()
+        await self._lifecycle.wait_all()
 
     # Deciding, and what came of it
 
@@ -497,7 +497,7 @@ class Scheduler:
         return state
 
     def _views(self) -> tuple[ModelView, ...]:
-        seconds = self._experience.load_seconds
+        seconds = self._load_history.load_seconds
         return tuple(
             view_of(state, self.settings, seconds(state.spec.signature, state.model.size_bytes))
             for state in self._states.values()
@@ -507,8 +507,8 @@ class Scheduler:
         return Limits(
             max_loaded_models=self.settings.max_loaded_models,
             max_overtake=self.settings.max_overtake,
-            memory_changed_at=self._ledger.changed_at,
-            awaited=self._ledger.awaited,
+            memory_changed_at=self._memory_tracker.changed_at,
+            awaited=self._memory_tracker.awaited,
         )
 
     def step(self) -> None:
@@ -516,19 +516,21 @@ class Scheduler:
         self._steps.step()
 
     def _decide(self) -> float | None:
-        decision = self._policy(self._views(), self._limits(), self._ledger.memory, self._now())
+        decision = self._policy(
+            self._views(), self._limits(), self._memory_tracker.memory, self._now()
+        )
         self._admission.blocked = decision.blocked
         for unload in decision.unload:
-            self._lives.unload(self._states[unload.id], unload.reason)
+            self._lifecycle.unload(self._states[unload.id], unload.reason)
         if decision.load or decision.unload or decision.refuse:
-            self._ledger.give_up_waiting(self._now())
+            self._memory_tracker.give_up_waiting(self._now())
         if decision.load is not None:
-            self._lives.load(self._states[decision.load])
+            self._lifecycle.load(self._states[decision.load])
         for refusal in decision.refuse:
-            self._lives.refuse(self._states[refusal.id], refusal)
+            self._lifecycle.refuse(self._states[refusal.id], refusal)
         self._close(decision.close)
         if decision.measure and self._measuring is None:
-            self._measuring = self._lives.own(self._measure(), "read the memory")
+            self._measuring = self._lifecycle.own(self._measure(), "read the memory")
         return decision.wake_at
 
     def _close(self, close: dict[str, int]) -> None:
@@ -542,7 +544,7 @@ class Scheduler:
 
     async def _measure(self) -> None:
         try:
-            await self._ledger.read(self.states(), self.settings)
+            await self._memory_tracker.read(self.states(), self.settings)
         finally:
             self._measuring = None
         self.step()
@@ -566,7 +568,7 @@ class Scheduler:
         """It has no process, and those who wait for it are served by another try."""
         self.set_status(state, ModelStatus.QUEUED if state.waiters else _at_rest(state))
         if state.waiters:
-            self._lives.size_up(state)
+            self._lifecycle.size_up(state)
         self.step()
 
     def gone(self, state: ModelState) -> None:
@@ -579,7 +581,7 @@ class Scheduler:
         waited_for = bool(state.waiters) and not self._closing
         self.set_status(state, ModelStatus.QUEUED if waited_for else ModelStatus.UNLOADED)
         if waited_for:
-            self._lives.size_up(state)
+            self._lifecycle.size_up(state)
         elif restart:
             self.request_load(state.model, reason="restart")
 

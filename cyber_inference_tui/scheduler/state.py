@@ -51,7 +51,7 @@ class Server(Protocol):
     def declare_hung(self, reason: str) -> None:
         """It does not do its work any more: kill it, and give ``reason`` for its end."""
 
-    def obituary(self) -> tuple[str, tuple[str, ...]]:
+    def exit_reason(self) -> tuple[str, tuple[str, ...]]:
         """After its end: why, in plain words, and its last log lines."""
 
 
@@ -154,7 +154,7 @@ class ModelState:
         self.server: Server | None = None
         self.dismissed: Server | None = None
         """The last server that was ended by choice; one that died by itself never is."""
-        self.farewells: set[Callable[[], None]] = set()
+        self.on_forced_unload: set[Callable[[], None]] = set()
         """Called when its server is dismissed with requests still there: each ends one."""
         self.in_flight = 0
         self.waiters: deque[Waiter] = deque()
@@ -331,11 +331,11 @@ class Lease:
 
     def at_dismissal(self, end: Callable[[], None]) -> None:
         """Have ``end`` called should the model be unloaded by force, until ``stays``."""
-        self._state.farewells.add(end)
+        self._state.on_forced_unload.add(end)
 
     def stays(self, end: Callable[[], None]) -> None:
         """``end`` need not be called any more."""
-        self._state.farewells.discard(end)
+        self._state.on_forced_unload.discard(end)
 
     @property
     def server_exited(self) -> bool:
@@ -348,7 +348,7 @@ class Lease:
 
     def failure(self) -> str:
         """Why the server is gone, in plain words."""
-        return self._server.obituary()[0]
+        return self._server.exit_reason()[0]
 
     def declare_hung(self, reason: str) -> None:
         """Its server answers nobody any more: end it. ``reason`` says what it does not do."""

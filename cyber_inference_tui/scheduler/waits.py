@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from cyber_inference_tui.records import ModelStatus, WaitingRecord
 from cyber_inference_tui.scheduler.admission import Admission
-from cyber_inference_tui.scheduler.experience import Experience
+from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.outlook import Outlook, Standing, expected_wait
 from cyber_inference_tui.scheduler.state import ModelState, Waiter
 
@@ -19,11 +19,11 @@ class Waits:
         self,
         states: Mapping[str, ModelState],
         admission: Admission,
-        experience: Experience,
+        load_history: LoadHistory,
     ) -> None:
         self._states = states
         self._admission = admission
-        self._experience = experience
+        self._load_history = load_history
 
     def records(self) -> list[WaitingRecord]:
         """Every request that waits, model by model, in order."""
@@ -108,7 +108,7 @@ class Waits:
         now = asyncio.get_running_loop().time()
         return Standing(
             status=state.status,
-            load_seconds=self._experience.load_seconds(
+            load_seconds=self._load_history.load_seconds(
                 state.spec.signature, state.model.size_bytes
             ),
             progress=state.progress,

@@ -25,7 +25,7 @@ from cyber_inference_tui.records import (
     ModelSettingRecord,
     ModelStatus,
 )
-from cyber_inference_tui.scheduler.room import Survey
+from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.settings.load import Loaded, plain_value
 from cyber_inference_tui.settings.masks import masked_value, masked_words
@@ -49,7 +49,7 @@ async def details_of(
     spec: ServerSpec,
     loaded: Loaded,
     launcher: Launcher,
-    survey: Survey,
+    survey: FitCheck,
     storages: Storages,
 ) -> ModelDetails:
     """The details of a model with this record. Files are read as they are now, unless their
@@ -122,7 +122,7 @@ async def _command(
 
 
 async def _memory(
-    record: ModelRecord, spec: ServerSpec, launcher: Launcher, survey: Survey
+    record: ModelRecord, spec: ServerSpec, launcher: Launcher, survey: FitCheck
 ) -> tuple[MemoryAtContext, ...]:
     current = record.context_size or spec.context_size
     if spec.problem is not None or current is None:

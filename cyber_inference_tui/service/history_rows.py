@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.llama.needs import Footprint, Measurement
 from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
 from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
@@ -280,6 +280,6 @@ def _record(values: dict[str, Any], kind: type[T]) -> T | None:
         for name, value in values.items():
             if isinstance(value, float) and not math.isfinite(value):
                 values[name] = None
-        return msgspec.convert(values, learned(kind), strict=False)
+        return msgspec.convert(values, thread_safe(kind), strict=False)
     except (msgspec.ValidationError, OverflowError):
         return None

@@ -14,7 +14,7 @@ import aiohttp
 from cyber_inference_tui.errors import ShuttingDownError
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
-from cyber_inference_tui.hub.endpoint import Endpoint, read_endpoint
+from cyber_inference_tui.hub.endpoint import HubEndpoint, read_endpoint
 from cyber_inference_tui.hub.transfer import Pace, Transport, open_session
 from cyber_inference_tui.kernel import boot_id
 from cyber_inference_tui.library.catalog import Catalog
@@ -112,7 +112,7 @@ class Hub:
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _endpoint(self) -> Endpoint:
+    def _endpoint(self) -> HubEndpoint:
         return read_endpoint(self._settings(), self._environ)
 
     def _open_session(self) -> aiohttp.ClientSession:

@@ -10,14 +10,14 @@ from datetime import datetime
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import ConflictError, CyberError, ShuttingDownError
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.install.outcome import InstallRecord as Outcome
 from cyber_inference_tui.llama.install.report import Report, read_report
 from cyber_inference_tui.llama.log import RUN_MARK, LogRing
 from cyber_inference_tui.records import InstallRecord, InstallState, ServiceEvent
-from cyber_inference_tui.service.install_ground import AUTO, Ground
+from cyber_inference_tui.service.install_context import AUTO, InstallContext
 from cyber_inference_tui.service.installer_process import InstallerProcess
 from cyber_inference_tui.service.update_check import UpdateCheck
 from cyber_inference_tui.text import clean_line
@@ -43,7 +43,7 @@ class Installation:
 
     def __init__(
         self,
-        ground: Ground,
+        ground: InstallContext,
         *,
         guard: ProcessGuard,
         log: LogRing,
@@ -68,7 +68,7 @@ class Installation:
         self._closed = False
         self._error: str | None = None
         self._last_line = ""
-        self._news: asyncio.TimerHandle | None = None
+        self._notifier: asyncio.TimerHandle | None = None
 
     async def state(self) -> InstallRecord:
         """How it stands, and which ways there are now."""
@@ -194,7 +194,7 @@ class Installation:
 
     async def _installed(self, result: bytes) -> None:
         try:
-            outcome = msgspec.json.decode(result, type=learned(Outcome))
+            outcome = msgspec.json.decode(result, type=thread_safe(Outcome))
         except msgspec.MsgspecError:
             self._settle(
                 InstallState.FAILED, "install failed", "The installer's answer is not understood."
@@ -239,8 +239,8 @@ class Installation:
             step=step,
             progress=report.progress,
         )
-        if self._news is None:
-            self._news = asyncio.get_running_loop().call_later(_NEWS_INTERVAL, self._tell)
+        if self._notifier is None:
+            self._notifier = asyncio.get_running_loop().call_later(_NEWS_INTERVAL, self._tell)
 
     def _tell(self) -> None:
         self._forget_news()
@@ -253,9 +253,9 @@ class Installation:
         )
 
     def _forget_news(self) -> None:
-        if self._news is not None:
-            self._news.cancel()
-            self._news = None
+        if self._notifier is not None:
+            self._notifier.cancel()
+            self._notifier = None
 
     def _settle(self, state: InstallState, event: str, message: str) -> None:
         self._forget_news()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cyber_inference_tui.llama.descendants import MARK, Ended, marked
 from cyber_inference_tui.llama.guard import prepare_child
 from cyber_inference_tui.llama.log_lines import LineSplitter
-from cyber_inference_tui.llama.output import KILL_TIMEOUT, Output
+from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, Output
 
 _RESULT_LIMIT = 1 << 16
 

@@ -18,7 +18,7 @@ from cyber_inference_tui.library.stores import Stores, find_stores
 from cyber_inference_tui.llama.needs import Need, Source
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ModelRecord, ModelStatus, ProblemRecord
-from cyber_inference_tui.scheduler.room import Verdict
+from cyber_inference_tui.scheduler.fit import Verdict
 from cyber_inference_tui.scheduler.state import ModelState, idle_timeout
 from cyber_inference_tui.settings.schema import Settings
 

@@ -21,8 +21,9 @@ from cyber_inference_tui.records import (
     ModelStatus,
     ProblemRecord,
 )
-from cyber_inference_tui.scheduler.room import Survey
+from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.details import details_of
 from cyber_inference_tui.service.listing import (
     configure_library,
@@ -33,7 +34,6 @@ from cyber_inference_tui.service.listing import (
     with_fit,
     write_demo_for,
 )
-from cyber_inference_tui.service.news import News
 from cyber_inference_tui.settings.load import Loaded
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages, touch
@@ -65,14 +65,14 @@ class Models:
         demo: bool,
         scheduler: Scheduler,
         launcher: Launcher,
-        news: News,
+        news: ChangeNotifier,
     ) -> None:
         self._loaded = loaded
         self._environ = environ
         self._demo = demo
         self._scheduler = scheduler
         self._launcher = launcher
-        self._news = news
+        self._notifier = news
         self._library = library_for(self._settings, demo=demo, environ=environ)
         self._fits: dict[str, tuple[Fit | None, int | None]] = {}
         """Whether each model fitted at the last look, and the context it would have."""
@@ -138,10 +138,10 @@ class Models:
         for model_id, model in self.catalog.models.items():
             if before.get(model_id) != model:
                 self._scheduler.refresh(model)
-                self._news.state_changed(model_id)
+                self._notifier.state_changed(model_id)
         for model_id in before.keys() - self.catalog.models.keys():
             self._scheduler.remove(model_id)
-            self._news.model_gone(model_id)
+            self._notifier.model_gone(model_id)
         self._preload_what_came()
 
     def _tell_problems(self, former: Catalog) -> None:
@@ -158,7 +158,7 @@ class Models:
         for where in over[:_MOST_LOGGED]:
             _logger.info("%s: it can be read again, or is gone", where)
         if former.problems != self.catalog.problems:
-            self._news.problems_changed()
+            self._notifier.problems_changed()
 
     async def rescan(self) -> Catalog:
         """Look now, and reckon what is new; what there is then."""
@@ -215,7 +215,7 @@ class Models:
             fit = None if model.problem else survey.fit(model_id, need)
             self._fits[model_id] = fit, self._scheduler.spec(model).context_size
             if self._fits[model_id] != former.get(model_id):
-                self._news.detail_changed(model_id)
+                self._notifier.detail_changed(model_id)
 
     # Reading
 
@@ -232,7 +232,7 @@ class Models:
         """One model by id or alias; raises ``ModelNotFoundError``."""
         return self._record(self.catalog.resolve(model_id))
 
-    def _record(self, model: LocalModel, survey: Survey | None = None) -> ModelRecord:
+    def _record(self, model: LocalModel, survey: FitCheck | None = None) -> ModelRecord:
         state = self._scheduler.state(model.id)
         need = self._scheduler.need(model.id)
         if state is None:

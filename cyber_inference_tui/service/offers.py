@@ -14,7 +14,7 @@ from cyber_inference_tui.hub.suggestion import Choice, suggest
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.records import Fit, HubFileRecord, HubFilesRecord, MemoryRoom
-from cyber_inference_tui.scheduler.room import Survey
+from cyber_inference_tui.scheduler.fit import FitCheck
 
 Reckon = Callable[[LocalModel], Need]
 """What a model would take by the header's formula."""
@@ -26,7 +26,7 @@ def offers(
     *,
     local: Iterable[LocalModel],
     reckon: Reckon,
-    survey: Survey,
+    survey: FitCheck,
 ) -> list[HubFilesRecord]:
     """A record for each model of the repository, in the order of their names.
 

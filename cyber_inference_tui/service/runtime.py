@@ -17,7 +17,7 @@ from typing import Self
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import ConflictError, CyberError
 from cyber_inference_tui.files import has_no_room, read_file, write_problem
 
@@ -149,7 +149,7 @@ def read_runtime_file(data_dir: Path) -> RuntimeRecord | None:
     """Where a service of this directory listens, or said so last; ``None`` if nothing is known."""
     try:
         return msgspec.json.decode(
-            read_file(data_dir / RUNTIME_FILE, _MAX_BYTES), type=learned(RuntimeRecord)
+            read_file(data_dir / RUNTIME_FILE, _MAX_BYTES), type=thread_safe(RuntimeRecord)
         )
     except (OSError, msgspec.MsgspecError):
         return None

@@ -44,15 +44,16 @@ from cyber_inference_tui.records import (
     WaitingRecord,
 )
 from cyber_inference_tui.records.queries import HistoryQuery
-from cyber_inference_tui.scheduler.experience import Experience
+from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active import ActiveRequests
+from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.configuring import Configuration, configured_anew
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import INSTALL_LOG, Installation
-from cyber_inference_tui.service.install_ground import ground_for
+from cyber_inference_tui.service.install_context import install_context
 from cyber_inference_tui.service.listing import (
     disk_paths,
 )
@@ -60,7 +61,6 @@ from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG, Logs
 from cyber_inference_tui.service.metrics import Metrics, Present
 from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
-from cyber_inference_tui.service.news import News
 from cyber_inference_tui.service.offers import offers
 from cyber_inference_tui.service.refusals import Refusals
 from cyber_inference_tui.settings.load import Loaded
@@ -108,12 +108,12 @@ class Service:
         data_dir = loaded.settings.data_dir
         pids = PidRecord(data_dir / "servers.json")
         environ = self._environ = pids.marked(environ)
-        self._news = News(self.events, record=self._record, lines=self._new_lines)
+        self._notifier = ChangeNotifier(self.events, record=self._record, lines=self._new_lines)
         self.logs: Logs = Logs(
             data_dir / LOGS,
             space=service_log.space,
             now=utc_now,
-            on_lines=self._news.lines_came,
+            on_lines=self._notifier.lines_came,
         )
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
         self.metrics = Metrics(self._present)
@@ -121,7 +121,7 @@ class Service:
         self._storages = Storages()
         self._binary: LlamaBinary | None = None
         self._binary_problem: str | None = None
-        self._experience = Experience(on_new=self.history.add_measurement)
+        self._load_history = LoadHistory(on_new=self.history.add_measurement)
         nvml = Nvml()
         self._memory_reader = MemoryReader(loaded.settings.system_root, nvml, environment=environ)
         self._launcher = Launcher(
@@ -129,17 +129,17 @@ class Service:
             log_for=self.logs.ring,
             pids=pids,
             environ=environ,
-            measured=self._experience.footprint,
+            measured=self._load_history.footprint,
             folder=loaded.config_path.parent,
         )
         self.scheduler = Scheduler(
             launcher=self._launcher,
             settings=loaded.settings,
-            on_state=self._news.state_changed,
-            on_detail=self._news.detail_changed,
+            on_state=self._notifier.state_changed,
+            on_detail=self._notifier.detail_changed,
             on_session=self._session_ended,
             read_memory=self._read_memory,
-            experience=self._experience,
+            load_history=self._load_history,
         )
         self.models = Models(
             loaded=lambda: self.loaded,
@@ -147,7 +147,7 @@ class Service:
             demo=demo,
             scheduler=self.scheduler,
             launcher=self._launcher,
-            news=self._news,
+            news=self._notifier,
         )
         self.monitoring = Monitoring(
             make_sampler=partial(Sampler, loaded.settings.system_root, nvml=nvml),
@@ -158,7 +158,7 @@ class Service:
             now=utc_now,
         )
         self.installation = Installation(
-            ground_for(lambda: self.loaded, environ, utc_now),
+            install_context(lambda: self.loaded, environ, utc_now),
             guard=self._launcher.guard,
             log=self.logs.ring(INSTALL_LOG),
             publish=partial(self.events.publish, "service"),
@@ -257,7 +257,7 @@ class Service:
 
     def close_events(self) -> None:
         """Tell all who watch that the service ends, and end their streams."""
-        self._news.flush()
+        self._notifier.flush()
         self.events.publish("service", ServiceEvent(state="stopping"))
         self.events.close()
 
@@ -304,7 +304,7 @@ class Service:
         """What former runs learned of loads."""
         try:
             for measurement in reversed(await self.history.measurements()):
-                self._experience.recall(measurement)
+                self._load_history.recall(measurement)
         except CyberError as error:
             _logger.warning("what loads took before is not known: %s", error)
 
@@ -326,7 +326,7 @@ class Service:
         await self.models.reckon()
         for model_id in self.scheduler.loaded_ids:
             # When it idles out, and how it is configured, may have changed.
-            self._news.detail_changed(model_id)
+            self._notifier.detail_changed(model_id)
 
     def _restarts(self, settings: Settings) -> list[str]:
         return self.scheduler.would_restart(
@@ -383,7 +383,7 @@ class Service:
     async def log_tail(self, name: str, lines: int) -> str:
         """The last lines of a log as text; raises ``ModelNotFoundError``."""
         # What is in the answer must not come again as an event after it.
-        self._news.flush()
+        self._notifier.flush()
         return await self.logs.tail(self.log_id(name), lines)
 
     async def sessions(self, query: HistoryQuery) -> list[SessionRecord]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.settings.owned import why_owned
 from cyber_inference_tui.settings.schema import (
     ALIAS_KEYS,
@@ -99,7 +99,7 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
     if isinstance(value, float) and not math.isfinite(value):
         raise UnfitValueError(f"expected {key.expected}, found {in_words(value, key)}")
     try:
-        typed = msgspec.convert(value, learned(key.type), dec_hook=_decode_path)
+        typed = msgspec.convert(value, thread_safe(key.type), dec_hook=_decode_path)
     except (msgspec.ValidationError, TypeError, ValueError, OverflowError):
         if key.form == "variable" and isinstance(value, dict):
             name = next((one for one in value if not isinstance(value[one], str)), "")

@@ -17,7 +17,7 @@ import msgspec
 
 from cyber_inference_tui.client.events import ServerEvent
 from cyber_inference_tui.client.service_client import ServiceClient
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
     CyberError,
@@ -282,9 +282,11 @@ class Feed:
         self._set(heard_at=self._now())
 
     def _model(self, data: bytes) -> None:
-        news = msgspec.json.decode(data, type=learned(_News))
+        news = msgspec.json.decode(data, type=thread_safe(_News))
         after = (
-            None if news.status is None else msgspec.json.decode(data, type=learned(ModelRecord))
+            None
+            if news.status is None
+            else msgspec.json.decode(data, type=thread_safe(ModelRecord))
         )
         before = self.snapshot.model(news.id)
         models = {model.id: model for model in self.snapshot.models}
@@ -299,13 +301,13 @@ class Feed:
         self._set(**changes)
 
     def _resources(self, data: bytes) -> None:
-        sample = msgspec.json.decode(data, type=learned(ResourceSample))
+        sample = msgspec.json.decode(data, type=thread_safe(ResourceSample))
         trend = (*self.snapshot.trend, trend_point(sample))[-TREND_KEPT:]
         self._set(sample=sample, trend=trend)
         self._wanted.add(self._read_rooms)
 
     def _request(self, data: bytes) -> None:
-        record = msgspec.json.decode(data, type=learned(RequestRecord))
+        record = msgspec.json.decode(data, type=thread_safe(RequestRecord))
         name = _name(record)
         if any(name == _name(known) for known in self.snapshot.finished):
             return
@@ -315,16 +317,16 @@ class Feed:
         )
 
     def _download(self, data: bytes) -> None:
-        news = msgspec.json.decode(data, type=learned(_News))
+        news = msgspec.json.decode(data, type=thread_safe(_News))
         known = {one.id: one for one in self.snapshot.downloads}
         if news.status is None:
             known.pop(news.id, None)
         else:
-            known[news.id] = msgspec.json.decode(data, type=learned(DownloadRecord))
+            known[news.id] = msgspec.json.decode(data, type=thread_safe(DownloadRecord))
         self._set(downloads=tuple(known.values()))
 
     def _config(self, data: bytes) -> None:
-        news = msgspec.json.decode(data, type=learned(_ConfigNews))
+        news = msgspec.json.decode(data, type=thread_safe(_ConfigNews))
         tone: Tone = "bad" if news.error else "good"
         text = news.error or "took up changed settings"
         self._set(
@@ -334,7 +336,7 @@ class Feed:
         self._wanted.add(self._read_status)
 
     def _service(self, data: bytes) -> None:
-        news = msgspec.json.decode(data, type=learned(ServiceEvent))
+        news = msgspec.json.decode(data, type=thread_safe(ServiceEvent))
         if news.state == "stopping":
             self._set(happenings=self._with_happening("service", "is stopping", "busy"))
         elif news.state == "problems":

@@ -72,7 +72,7 @@ class StandIn:
         self.load_after_events = 0
         """A load is answered once this many events were sent (0: at once)."""
         self._sent = 0
-        self._news: asyncio.Condition | None = None
+        self._notifier: asyncio.Condition | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -82,13 +82,13 @@ class StandIn:
     def publish(self, topic: str, data: Any) -> None:
         """Send one event to all streams; callable from any thread."""
         self.history.append((len(self.history) + 1, topic, msgspec.json.encode(data)))
-        if self._loop is not None and self._news is not None:
+        if self._loop is not None and self._notifier is not None:
             asyncio.run_coroutine_threadsafe(self._wake(), self._loop)
 
     async def _wake(self) -> None:
-        assert self._news is not None
-        async with self._news:
-            self._news.notify_all()
+        assert self._notifier is not None
+        async with self._notifier:
+            self._notifier.notify_all()
 
     def _app(self) -> web.Application:
         table = RouteTable(lambda: 1 << 20, lambda name: False)
@@ -182,9 +182,9 @@ class StandIn:
     async def _load(self, name: str) -> ModelRecord:
         if self.load_error is not None:
             raise self.load_error
-        assert self._news is not None
-        async with self._news:
-            await self._news.wait_for(lambda: self._sent >= self.load_after_events)
+        assert self._notifier is not None
+        async with self._notifier:
+            await self._notifier.wait_for(lambda: self._sent >= self.load_after_events)
         return self._change(name, ModelStatus.LOADED, port=8338)
 
     def _change(self, name: str, status: ModelStatus, **more: Any) -> ModelRecord:
@@ -214,7 +214,7 @@ class StandIn:
         self.on_events()
         topics = request.query.get("topics", "").split(",")
         sent = 0
-        assert self._news is not None
+        assert self._notifier is not None
         while True:
             while at < len(self.history):
                 number, topic, data = self.history[at]
@@ -225,9 +225,9 @@ class StandIn:
                     f"id: {number}\nevent: {topic}\n".encode() + b"data: " + data + b"\n\n"
                 )
                 sent += 1
-                async with self._news:
+                async with self._notifier:
                     self._sent += 1
-                    self._news.notify_all()
+                    self._notifier.notify_all()
                 if self.drop_after is not None and sent >= self.drop_after:
                     self.drop_after = None
                     assert request.transport is not None
@@ -235,13 +235,13 @@ class StandIn:
                     return response
             if len(self.streams_opened) == self.end_after:
                 return response
-            async with self._news:
+            async with self._notifier:
                 if at >= len(self.history):
-                    await self._news.wait()
+                    await self._notifier.wait()
 
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         self._loop = asyncio.get_running_loop()
-        self._news = asyncio.Condition()
+        self._notifier = asyncio.Condition()
         runner = web.AppRunner(self._app(), handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

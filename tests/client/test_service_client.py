@@ -415,7 +415,7 @@ def test_httpx_waits_for_the_first_request() -> None:
         "from cyber_inference_tui.client.service_client import ServiceClient\n"
         "ServiceClient('http://127.0.0.1:1')\n"
         "print('httpx._client' in sys.modules)\n"
-        "from cyber_inference_tui.client.late import httpx\n"
+        "from cyber_inference_tui.client.lazy_httpx import httpx\n"
         "httpx.Timeout(1)\n"
         "print('httpx._client' in sys.modules, 'pygments' in sys.modules)\n"
     )

@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from cyber_inference_tui.errors import ModelLoadError
-from cyber_inference_tui.http import answer as answers
+from cyber_inference_tui.http import client_response as answers
 from cyber_inference_tui.http import forward
 from tests.http.client_side import CHAT, events_of, post, stream, to_the_end, unchunked
 from tests.http.raw import ask, converse, head, read_answer

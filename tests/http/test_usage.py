@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.http.framing import BodyScanner, Framing
-from cyber_inference_tui.http.usage import HEAD_BYTES, TAIL_BYTES, Passage, Usage
+from cyber_inference_tui.http.usage import HEAD_BYTES, TAIL_BYTES, BodyTap, Usage
 
 # Bodies as llama-server (build 11669) sends them, shortened where the rest says nothing.
 
@@ -47,17 +47,17 @@ def framed(chunks: list[bytes]) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in chunks) + b"0\r\n\r\n"
 
 
-def passed(pieces: list[bytes], framing: Framing, *, decode: bool = False) -> Passage:
+def passed(pieces: list[bytes], framing: Framing, *, decode: bool = False) -> BodyTap:
     """The pieces, as reads of a connection, through a scanner."""
     length = sum(map(len, pieces))
     scanner = BodyScanner(framing, length if framing is Framing.LENGTH else 0, decode=decode)
     clock = iter(range(1, 1000))
     chunked = framing is Framing.CHUNKED and not decode
-    passage = Passage(scanner if chunked else None, clock=lambda: float(next(clock)))
+    body_tap = BodyTap(scanner if chunked else None, clock=lambda: float(next(clock)))
     for piece in pieces:
         if data := scanner.feed(piece):
-            passage.take(data)
-    return passage
+            body_tap.take(data)
+    return body_tap
 
 
 def of_stream(chunks: list[bytes]) -> Usage:
@@ -267,12 +267,12 @@ def test_what_is_no_such_answer_says_nothing(body: bytes) -> None:
 
 def test_it_keeps_little_and_notes_when_it_began() -> None:
     times = iter([5.0])
-    passage = Passage(None, clock=lambda: next(times))
+    body_tap = BodyTap(None, clock=lambda: next(times))
     piece = b"x" * 1000
     for _ in range(10_000):
-        passage.take(piece)
-    assert passage.first_at == 5.0
-    kept = passage._kept
+        body_tap.take(piece)
+    assert body_tap.first_at == 5.0
+    kept = body_tap._kept
     assert sum(map(len, kept)) <= 2 * TAIL_BYTES + len(piece)
     assert all(data is piece for data in kept)
 
@@ -312,8 +312,8 @@ def test_any_boundaries(data: st.DataObject) -> None:
     body = framed(data.draw(cut(whole)))
     pieces = data.draw(cut(body))
     decode = data.draw(st.booleans())
-    passage = passed(pieces, Framing.CHUNKED, decode=decode)
-    assert passage.usage(events=True)[:2] == (12, 6)
+    body_tap = passed(pieces, Framing.CHUNKED, decode=decode)
+    assert body_tap.usage(events=True)[:2] == (12, 6)
     cut_short = passed(pieces[:-1], Framing.CHUNKED, decode=decode)
     usage = cut_short.usage(events=True)
     assert usage.tokens_in in {12, None}

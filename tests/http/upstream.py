@@ -124,7 +124,7 @@ class FakeServer:
             self.exited.set_result(0)
         return 0
 
-    def obituary(self) -> tuple[str, tuple[str, ...]]:
+    def exit_reason(self) -> tuple[str, tuple[str, ...]]:
         return "its server was killed by SIGSEGV", ("last words",)
 
     def declare_hung(self, reason: str) -> None:

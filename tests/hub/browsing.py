@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from cyber_inference_tui.hub.browse import Browse
-from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.transfer import open_session
 
 from .stand_in_hub import StandInHub
@@ -32,7 +32,7 @@ async def browsing(
     patience: float = 10.0,
     clock: Clock | None = None,
 ) -> AsyncIterator[Browse]:
-    endpoint = Endpoint(url=hub) if isinstance(hub, str) else endpoint_of(hub, token=token)
+    endpoint = HubEndpoint(url=hub) if isinstance(hub, str) else endpoint_of(hub, token=token)
     async with open_session(QUICK) as session:
         yield Browse(
             endpoint=lambda: endpoint,

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.hub.downloads import Downloads
-from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.plan import DownloadPlan
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus
 
@@ -42,7 +42,7 @@ async def run(folder: Path, task: Task) -> None:
 
     news = asyncio.Event()
     pace = msgspec.structs.replace(QUICK, stall_timeout=60.0)
-    endpoint = Endpoint(url=task.url, allowed_hosts=(task.cdn,))
+    endpoint = HubEndpoint(url=task.url, allowed_hosts=(task.cdn,))
     async with transport(endpoint, pace=pace) as shared:
         downloads = Downloads(
             journal=folder / "downloads.json",

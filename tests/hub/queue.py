@@ -61,15 +61,15 @@ class World:
         self.told: list[DownloadRecord] = []
         self.removed: list[str] = []
         self.done: list[tuple[Path, ...]] = []
-        self._news = asyncio.Event()
+        self._notifier = asyncio.Event()
 
     def note(self, record: DownloadRecord) -> None:
         self.told.append(record)
-        self._news.set()
+        self._notifier.set()
 
     def note_removed(self, download_id: str) -> None:
         self.removed.append(download_id)
-        self._news.set()
+        self._notifier.set()
 
     async def note_done(self, record: DownloadRecord, paths: tuple[Path, ...]) -> str | None:
         self.done.append(paths)
@@ -81,8 +81,8 @@ class World:
     async def until(self, download_id: str, *wanted: DownloadStatus) -> DownloadRecord:
         async with asyncio.timeout(LIMIT):
             while (record := self.record(download_id)).status not in wanted:
-                self._news.clear()
-                await self._news.wait()
+                self._notifier.clear()
+                await self._notifier.wait()
         return record
 
 

@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from cyber_inference_tui.errors import HubUnreachableError
-from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.partial import Origin
 from cyber_inference_tui.hub.transfer import Pace, Transfer, Transport, open_session
 
@@ -84,7 +84,7 @@ async def bring(
 ) -> Transfer:
     executor = ThreadPoolExecutor(4)
     async with serving(send, server_tls) as port, open_session(pace) as session:
-        endpoint = Endpoint(url=f"http{'s' if server_tls else ''}://127.0.0.1:{port}")
+        endpoint = HubEndpoint(url=f"http{'s' if server_tls else ''}://127.0.0.1:{port}")
         shared = Transport(
             session=session,
             endpoint=lambda: endpoint,

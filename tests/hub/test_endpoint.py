@@ -9,10 +9,12 @@ import pytest
 from yarl import URL
 
 from cyber_inference_tui.errors import HubError
-from cyber_inference_tui.hub.endpoint import Endpoint, proxy_for, read_endpoint
+from cyber_inference_tui.hub.endpoint import HubEndpoint, proxy_for, read_endpoint
 from cyber_inference_tui.settings.schema import Settings
 
-HUB = Endpoint(url="https://hub.example", token="secret", allowed_hosts=("b.example:8443", "*.c.d"))
+HUB = HubEndpoint(
+    url="https://hub.example", token="secret", allowed_hosts=("b.example:8443", "*.c.d")
+)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +66,11 @@ def test_the_token_is_for_the_endpoint_alone() -> None:
         "https://huggingface.co/x",
     ):
         assert HUB.headers(URL(other)) == {}
-    assert Endpoint(url="https://hub.example").headers(URL("https://hub.example/")) == {}
+    assert HubEndpoint(url="https://hub.example").headers(URL("https://hub.example/")) == {}
 
 
 def test_addresses_of_files_are_encoded() -> None:
-    url = Endpoint(url="https://hub.example/mirror").file_url("o/n", "abc", "a b/c#d?e%.gguf")
+    url = HubEndpoint(url="https://hub.example/mirror").file_url("o/n", "abc", "a b/c#d?e%.gguf")
     assert str(url) == "https://hub.example/mirror/o/n/resolve/abc/a%20b/c%23d%3Fe%25.gguf"
 
 

@@ -15,12 +15,12 @@ from cyber_inference_tui.errors import (
     HubTokenError,
     HubUnreachableError,
 )
-from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.problems import MAX_WAIT, hub_error
 
-HUB = Endpoint(url="https://huggingface.co")
-TOKEN = Endpoint(url="https://huggingface.co", token="hf_x", token_source="HF_TOKEN")
-MIRROR = Endpoint(url="https://mirror.example/hf")
+HUB = HubEndpoint(url="https://huggingface.co")
+TOKEN = HubEndpoint(url="https://huggingface.co", token="hf_x", token_source="HF_TOKEN")
+MIRROR = HubEndpoint(url="https://mirror.example/hf")
 
 LOGIN = {"x-error-message": "Invalid username or password."}
 CREDENTIALS = {"x-error-message": "Invalid credentials in Authorization header"}
@@ -96,7 +96,7 @@ HTML = b"<!doctype html><html><title>404</title></html>"
 )
 def test_what_refusals_mean(
     *,
-    endpoint: Endpoint,
+    endpoint: HubEndpoint,
     status: int,
     headers: dict[str, str],
     body: bytes,
@@ -136,7 +136,7 @@ def test_a_file_of_a_mirror_that_gives_no_reason() -> None:
 )
 def test_what_refusals_of_a_search_mean(
     *,
-    endpoint: Endpoint,
+    endpoint: HubEndpoint,
     status: int,
     headers: dict[str, str],
     body: bytes,

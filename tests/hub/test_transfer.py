@@ -26,7 +26,7 @@ from cyber_inference_tui.errors import (
     HubTokenError,
     HubUnreachableError,
 )
-from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.partial import Origin
 from cyber_inference_tui.hub.transfer import Pace, Transfer
 
@@ -48,7 +48,7 @@ async def bring(
     target: Path,
     *,
     token: str = "",
-    endpoint: Endpoint | None = None,
+    endpoint: HubEndpoint | None = None,
     boot: str = "this",
     waits: list[HubError | None] | None = None,
     environ: dict[str, str] | None = None,
@@ -380,7 +380,7 @@ async def test_nobody_there_and_a_dead_proxy(hub: StandInHub, repo: Repo, tmp_pa
         with pytest.raises(
             HubUnreachableError, match=r"127\.0\.0\.1:\d+ cannot be reached: .*refused"
         ):
-            await bring(hub, origin, tmp_path / "a", endpoint=Endpoint(url=nobody))
+            await bring(hub, origin, tmp_path / "a", endpoint=HubEndpoint(url=nobody))
         with pytest.raises(HubUnreachableError, match="over the proxy of the environment"):
             await bring(hub, origin, tmp_path / "a", environ={"HTTP_PROXY": nobody})
         assert hub.asked == []
@@ -391,7 +391,7 @@ async def test_nobody_there_and_a_dead_proxy(hub: StandInHub, repo: Repo, tmp_pa
 
 async def test_a_proxy_resolves_the_names(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
     # A name that exists nowhere: only the proxy, here the hub itself, can lead to it.
-    endpoint = Endpoint(url="http://hub.invalid", token="hf_good", allowed_hosts=(hub.cdn,))
+    endpoint = HubEndpoint(url="http://hub.invalid", token="hf_good", allowed_hosts=(hub.cdn,))
     environ = {"http_proxy": hub.url, "no_proxy": "127.0.0.1"}
     target = tmp_path / "a.gguf"
     await bring(hub, origin_of(repo, PATH), target, endpoint=endpoint, environ=environ)
@@ -411,6 +411,6 @@ async def test_a_certificate_that_nobody_vouches_for(
     server = await asyncio.start_server(nothing, "127.0.0.1", 0, ssl=context)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        endpoint = Endpoint(url=f"https://127.0.0.1:{port}")
+        endpoint = HubEndpoint(url=f"https://127.0.0.1:{port}")
         with pytest.raises(HubUnreachableError, match=r"certificate of 127.* is not valid here"):
             await bring(hub, origin_of(repo, PATH), tmp_path / "a", endpoint=endpoint)

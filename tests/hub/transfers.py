@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
-from cyber_inference_tui.hub.endpoint import Endpoint
+from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.partial import Origin
 from cyber_inference_tui.hub.transfer import Pace, Transport, open_session
 
@@ -29,8 +29,8 @@ def noise(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def endpoint_of(hub: StandInHub, *, token: str = "") -> Endpoint:
-    return Endpoint(url=hub.url, token=token, allowed_hosts=(hub.cdn,))
+def endpoint_of(hub: StandInHub, *, token: str = "") -> HubEndpoint:
+    return HubEndpoint(url=hub.url, token=token, allowed_hosts=(hub.cdn,))
 
 
 def origin_of(repo: Repo, path: str) -> Origin:
@@ -48,7 +48,7 @@ def origin_of(repo: Repo, path: str) -> Origin:
 
 @asynccontextmanager
 async def transport(
-    endpoint: Endpoint,
+    endpoint: HubEndpoint,
     *,
     pace: Pace = QUICK,
     environ: Mapping[str, str] | None = None,

@@ -19,7 +19,7 @@ from cyber_inference_tui.llama.install.build import (
     plan_build,
 )
 from cyber_inference_tui.llama.install.machine import Gpu
-from cyber_inference_tui.llama.install.ways import MachineFacts, gather_facts, ways
+from cyber_inference_tui.llama.install.methods import MachineFacts, gather_facts, ways
 
 GIB = 1 << 30
 BOX = BuildFacts(

@@ -203,7 +203,7 @@ async def test_a_command_that_leaves_its_loaded_server_ends_the_model_with_that_
     async with asyncio.timeout(LIMIT):
         assert await server.exited == 0
     assert not is_alive(child)
-    assert "went on in the background" in server.obituary()[0]
+    assert "went on in the background" in server.exit_reason()[0]
 
 
 async def test_what_its_log_says_of_a_failure_counts_more(tmp_path: Path, stray: Stray) -> None:

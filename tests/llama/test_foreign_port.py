@@ -175,7 +175,7 @@ async def test_a_port_that_the_server_lets_go_of_is_not_the_next_programs(make: 
     await starts.hear("left ")
     async with foreign.at(server.port):
         await ended(server)
-    reason, _ = server.obituary()
+    reason, _ = server.exit_reason()
     assert reason.startswith(f"its port {server.port} is taken by ")
     await server.stop(0)
     assert not is_alive(server.pid)

@@ -385,7 +385,7 @@ async def test_a_server_that_hangs_is_killed_and_said_to_have_hung(
     server = await room.launch(model(), busy=lambda: True)
     os.kill(server.pid, signal.SIGSTOP)
     assert await ended(server) == -signal.SIGKILL
-    why, tail = server.obituary()
+    why, tail = server.exit_reason()
     assert why == "it stopped answering /health (hung)"
     assert tail[-1] == f"--- killed: {why}"
     await server.stop(30)
@@ -427,12 +427,12 @@ async def test_a_server_can_be_declared_hung(room: Room, model: Make) -> None:
     server.declare_hung("its slots stood still (hung)")
     server.declare_hung("another reason")
     assert await ended(server) == -signal.SIGKILL
-    assert server.obituary()[0] == "its slots stood still (hung)"
+    assert server.exit_reason()[0] == "its slots stood still (hung)"
     # What ended in another way did not hang.
     other = await room.launch(model())
     assert await other.stop(30) == 0
     other.declare_hung("too late")
-    assert other.obituary()[0] == "its server exited with code 0"
+    assert other.exit_reason()[0] == "its server exited with code 0"
 
 
 async def test_no_watch_is_left_when_a_server_ends_by_itself(
@@ -666,7 +666,7 @@ async def test_the_real_llama_server_that_stands_still_is_noticed(tmp_path: Path
     server = await room.launch(LocalModel(id="demo", path=tmp_path / "demo.gguf"))
     os.kill(server.pid, signal.SIGSTOP)
     await ended(server)
-    assert server.obituary()[0] == "it stopped answering /health (hung)"
+    assert server.exit_reason()[0] == "it stopped answering /health (hung)"
     await server.stop(30)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cyber_inference_tui.llama.descendants import Ended
 from cyber_inference_tui.llama.log_block import BLOCK_LINES
 from cyber_inference_tui.llama.log_lines import MAX_LINE_BYTES
-from cyber_inference_tui.llama.output import Output
+from cyber_inference_tui.llama.pipe_protocol import Output
 from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.server import Launch, ServerExitedError, ServerProcess
 from tests.llama.children import (
@@ -139,7 +139,7 @@ def test_an_end_before_ready_is_told_with_its_code_and_last_words(run: Run, prot
         with pytest.raises(ServerExitedError) as error:
             await child.server.wait_ready()
         assert error.value.returncode == 7
-        assert child.server.obituary() == (
+        assert child.server.exit_reason() == (
             "its server exited with code 7: E failed: no end of line",
             ("E failed: no end of line",),
         )
@@ -156,7 +156,7 @@ def test_an_obituary_finds_the_reason_before_a_long_trace_and_not_in_an_earlier_
             "echo 'x.cpp:1: GGML_ASSERT(x) failed'; seq -f '#%g 0x0 in f ()' 50; kill -ABRT $$"
         )
         await child.server.exited
-        why, tail = child.server.obituary()
+        why, tail = child.server.exit_reason()
         assert why == (
             "it stopped itself on an internal error"
             " (its server was killed by SIGABRT: x.cpp:1: GGML_ASSERT(x) failed)"
@@ -175,7 +175,7 @@ def test_an_obituary_finds_the_reason_before_a_long_trace_and_not_in_an_earlier_
             progress=child.progress.append,
         )
         await later.exited
-        assert later.obituary() == ("its server exited with code 3", ("calm",))
+        assert later.exit_reason() == ("its server exited with code 3", ("calm",))
 
     run(main())
 

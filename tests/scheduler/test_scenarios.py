@@ -13,7 +13,7 @@ from cyber_inference_tui.errors import InsufficientMemoryError, ModelLoadError, 
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need, Source
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.ledger import RETURN_PATIENCE
+from cyber_inference_tui.scheduler.memory_tracker import RETURN_PATIENCE
 from cyber_inference_tui.scheduler.state import Waiter
 from tests.scheduler.virtual import (
     VirtualLauncher,

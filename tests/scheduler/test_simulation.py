@@ -23,8 +23,8 @@ from cyber_inference_tui.errors import CyberError, InsufficientMemoryError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need, Source
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.ledger import RETURN_PATIENCE
 from cyber_inference_tui.scheduler.memory import Memory
+from cyber_inference_tui.scheduler.memory_tracker import RETURN_PATIENCE
 from cyber_inference_tui.scheduler.policy import MEMORY_FRESH, Policy, decide
 from cyber_inference_tui.scheduler.views import (
     Decision,

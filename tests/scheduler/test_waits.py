@@ -8,7 +8,7 @@ import pytest
 
 from cyber_inference_tui.llama.needs import Footprint, Measurement
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.experience import Experience
+from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.outlook import Outlook, Standing, expected_wait, load_left
 
 QUEUED = Standing(status=ModelStatus.QUEUED, load_seconds=10.0, request_seconds=2.0, places=4)
@@ -73,24 +73,24 @@ def test_words(seconds: float | None, words: str) -> None:
 
 def test_what_was_measured_is_known_and_the_speed_tells_of_others() -> None:
     told: list[Measurement] = []
-    experience = Experience(on_new=told.append)
-    assert experience.load_seconds("a", 1000) is None
-    experience.recall(measurement("a", 2.0))
+    load_history = LoadHistory(on_new=told.append)
+    assert load_history.load_seconds("a", 1000) is None
+    load_history.recall(measurement("a", 2.0))
     assert told == []
-    assert experience.footprint("a") == Footprint(host=5)
-    assert experience.load_seconds("a", None) == 2.0
+    assert load_history.footprint("a") == Footprint(host=5)
+    assert load_history.load_seconds("a", None) == 2.0
     # 500 bytes a second.
-    assert experience.load_seconds("b", 5000) == 10.0
-    assert experience.load_seconds("b", None) is None
-    assert experience.footprint("b") is None
-    experience.learn(measurement("a", 4.0))
-    assert experience.load_seconds("a", None) == 4.0
+    assert load_history.load_seconds("b", 5000) == 10.0
+    assert load_history.load_seconds("b", None) is None
+    assert load_history.footprint("b") is None
+    load_history.learn(measurement("a", 4.0))
+    assert load_history.load_seconds("a", None) == 4.0
     assert told == [measurement("a", 4.0)]
 
 
 def test_the_oldest_measurements_are_forgotten() -> None:
-    experience = Experience()
+    load_history = LoadHistory()
     for number in range(2_100):
-        experience.recall(measurement(str(number), 1.0))
-    assert experience.footprint("0") is None
-    assert experience.footprint("2099") is not None
+        load_history.recall(measurement(str(number), 1.0))
+    assert load_history.footprint("0") is None
+    assert load_history.footprint("2099") is not None

@@ -112,7 +112,7 @@ class VirtualServer:
     def footprint(self) -> Footprint | None:
         return self.says
 
-    def obituary(self) -> tuple[str, tuple[str, ...]]:
+    def exit_reason(self) -> tuple[str, tuple[str, ...]]:
         return f"its server exited with code {self.exited.result()}", ("last words",)
 
     def declare_hung(self, reason: str) -> None:

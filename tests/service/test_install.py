@@ -21,7 +21,7 @@ from cyber_inference_tui.llama.install.report import Report
 from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.records import InstallRecord, InstallSource, InstallState, ServiceEvent
 from cyber_inference_tui.service.install import Installation
-from cyber_inference_tui.service.install_ground import Ground, ground_for
+from cyber_inference_tui.service.install_context import InstallContext, install_context
 from cyber_inference_tui.service.update_check import Known
 from cyber_inference_tui.settings.load import Loaded, load
 from tests.waiting import LIMIT, until
@@ -57,7 +57,7 @@ class Bench:
         self.log = LogRing(now=now)
         self.guard = ProcessGuard()
         self.installation = Installation(
-            Ground(
+            InstallContext(
                 argv=lambda source: [self.program, str(self.script), source],
                 environ=lambda: {"PATH": "/usr/bin:/bin"},
                 sources=lambda: WAYS,
@@ -357,7 +357,7 @@ class Home:
         environ = {"PATH": "/usr/bin:/bin", "CYBER_INFERENCE_CONFIG": str(self.config)}
         flags = {"data_dir": str(folder / "data")}
         loaded: Loaded = load(config=self.config, environ=environ, flags=flags)
-        self.ground = ground_for(lambda: loaded, environ, now)
+        self.ground = install_context(lambda: loaded, environ, now)
 
     def install(self, source: str, version: str) -> None:
         layout = Layout(self.folder.parent)

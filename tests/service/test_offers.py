@@ -14,8 +14,8 @@ from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import Fit, HubFilesRecord, ModelStatus
+from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.memory import Amount, Memory
-from cyber_inference_tui.scheduler.room import Survey
 from cyber_inference_tui.scheduler.views import Limits, ModelView
 from cyber_inference_tui.service.offers import offers
 from cyber_inference_tui.settings.schema import Settings
@@ -42,8 +42,8 @@ def repository(**more: int) -> Repository:
     return Repository(repo="owner/tiny", revision="c0ffee", models=models_of(files))
 
 
-def survey(free: int, views: Sequence[ModelView] = ()) -> Survey:
-    return Survey(
+def survey(free: int, views: Sequence[ModelView] = ()) -> FitCheck:
+    return FitCheck(
         (),
         views,
         limits=Limits(),
@@ -60,7 +60,7 @@ def reckon(model: LocalModel) -> Need:
 
 def looked(
     repo: Repository,
-    room: Survey,
+    room: FitCheck,
     *,
     header: ModelMetadata | None = HEADER,
     local: Sequence[LocalModel] = (),

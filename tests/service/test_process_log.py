@@ -13,10 +13,10 @@ from cyber_inference_tui.service.process_log import RingHandler
 
 async def test_the_programs_own_modules_go_without_the_package() -> None:
     ring = LogRing(now=lambda: datetime.now(UTC))
-    logger = logging.Logger("cyber_inference_tui.scheduler.lives")
+    logger = logging.Logger("cyber_inference_tui.scheduler.lifecycle")
     logger.addHandler(RingHandler(ring))
     logger.info("demo: loaded")
-    assert [line.text for line in ring.tail(9)] == ["I scheduler.lives: demo: loaded"]
+    assert [line.text for line in ring.tail(9)] == ["I scheduler.lifecycle: demo: loaded"]
 
 
 async def test_lines_have_the_level_of_their_record() -> None:

@@ -30,7 +30,7 @@ from typing import TypeVar
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import ConflictError, InstallError
 from cyber_inference_tui.llama.binary import PROGRAM
 
@@ -237,7 +237,7 @@ class Layout:
 def _read(path: Path, kind: type[_T]) -> _T | None:
     try:
         with path.open("rb") as file:
-            return msgspec.json.decode(file.read(_RECORD_LIMIT), type=learned(kind))
+            return msgspec.json.decode(file.read(_RECORD_LIMIT), type=thread_safe(kind))
     except (OSError, msgspec.MsgspecError):
         return None
 

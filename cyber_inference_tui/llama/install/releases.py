@@ -20,7 +20,7 @@ import httpx
 import msgspec
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InstallError
 from cyber_inference_tui.llama.install.source import Progress
 from cyber_inference_tui.text import clean_line
@@ -140,7 +140,7 @@ class Releases:
                     body += chunk
                     if len(body) > _ANSWER_LIMIT:
                         raise InstallError(f"{host} answers without end.")
-            return msgspec.json.decode(body, type=learned(kind))
+            return msgspec.json.decode(body, type=thread_safe(kind))
         except httpx.HTTPError as error:
             raise _unreachable(host, error) from error
         except msgspec.MsgspecError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.text import clean_line
 
 _MARK = "\x1e"
@@ -34,7 +34,7 @@ def read_report(line: bytes) -> Report | None:
     if not line.startswith(_MARK.encode()):
         return None
     try:
-        return msgspec.json.decode(line[1:], type=learned(Report))
+        return msgspec.json.decode(line[1:], type=thread_safe(Report))
     except msgspec.MsgspecError:
         return None
 

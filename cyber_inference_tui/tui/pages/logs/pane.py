@@ -20,7 +20,7 @@ from textual.timer import Timer
 from textual.widgets import Input, Static
 
 from cyber_inference_tui.client.service_client import ServiceClient
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, NoServiceError
 from cyber_inference_tui.records import (
     LogEvent,
@@ -199,7 +199,7 @@ class LogPane(Vertical):
                     async for event in events:
                         if event.topic == "gap":
                             break
-                        self._take(msgspec.json.decode(event.data, type=learned(LogEvent)))
+                        self._take(msgspec.json.decode(event.data, type=thread_safe(LogEvent)))
             except NoServiceError:
                 pass  # the header tells it; the lines stay
             except (CyberError, msgspec.MsgspecError) as error:

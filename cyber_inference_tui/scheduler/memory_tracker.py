@@ -20,7 +20,7 @@ _READ_LIMIT = 10.0
 _logger = logging.getLogger(__name__)
 
 
-class Ledger:
+class MemoryTracker:
     """What is known of the memory: the last reading, and what happened since.
 
     ``reader`` ``None`` = the machine's memory plays no part.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.llama.reading import Reading, follow_reading, read_so_far
+from cyber_inference_tui.llama.load_progress import LoadProgress, follow_reading, read_so_far
 from tests.waiting import LIMIT
 from tests.without_linux import run_without_linux
 
@@ -31,7 +31,7 @@ def show(
 
 def test_three_accounts_are_read(tmp_path: Path) -> None:
     show(tmp_path, 7, rchar=5 * MIB, read=2 * MIB, mapped=MIB)
-    assert read_so_far(7, tmp_path) == Reading(5 * MIB, 2 * MIB, MIB)
+    assert read_so_far(7, tmp_path) == LoadProgress(5 * MIB, 2 * MIB, MIB)
 
 
 def test_descendants_count_too_each_once(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_descendants_count_too_each_once(tmp_path: Path) -> None:
     show(tmp_path, 8, rchar=2 * MIB, children="10 7")
     show(tmp_path, 10, mapped=4 * MIB)
     # 9 has just ended.
-    assert read_so_far(7, tmp_path) == Reading(3 * MIB, 0, 4 * MIB)
+    assert read_so_far(7, tmp_path) == LoadProgress(3 * MIB, 0, 4 * MIB)
 
 
 def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_elsewhere_the_memory_of_a_process_and_its_children_tells() -> None:
         assert process.stdout is not None
         process.stdout.readline()
         told = run_without_linux(
-            "from cyber_inference_tui.llama.reading import read_so_far\n"
+            "from cyber_inference_tui.llama.load_progress import read_so_far\n"
             "print(*read_so_far(int(sys.argv[1])), read_so_far(2**22 - 3))",
             str(process.pid),
         )

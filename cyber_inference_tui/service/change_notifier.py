@@ -11,7 +11,7 @@ from cyber_inference_tui.service.events import EventBus
 _INTERVAL = 0.1
 
 
-class News:
+class ChangeNotifier:
     """A change of a model's status is told at once, numbers and log lines are gathered.
 
     ``record`` gives a model's record as it is now (``None`` = there is no such model), ``lines``

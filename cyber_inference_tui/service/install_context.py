@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from cyber_inference_tui.llama.install.layout import Layout, update_of
-from cyber_inference_tui.llama.install.ways import gather_facts, ways
+from cyber_inference_tui.llama.install.methods import gather_facts, ways
 from cyber_inference_tui.records import InstallSource
 from cyber_inference_tui.service.update_check import Known
 from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Loaded
@@ -20,7 +20,7 @@ AUTO = "auto"
 _CHECK_INTERVAL = timedelta(days=1)
 
 
-class Ground(msgspec.Struct, frozen=True, kw_only=True):
+class InstallContext(msgspec.Struct, frozen=True, kw_only=True):
     """What an installation stands on. The functions block."""
 
     argv: Callable[[str], Sequence[str]]
@@ -36,9 +36,9 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     """Remove what an installation that was killed has left."""
 
 
-def ground_for(
+def install_context(
     loaded: Callable[[], Loaded], environ: Mapping[str, str], now: Callable[[], datetime]
-) -> Ground:
+) -> InstallContext:
     """The ground of a service whose settings ``loaded`` gives."""
 
     def layout() -> Layout:
@@ -75,7 +75,7 @@ def ground_for(
         with layout().locked():
             pass
 
-    return Ground(
+    return InstallContext(
         argv=argv,
         environ=environment,
         sources=lambda: ways(gather_facts(loaded().settings.system_root, environ)),

@@ -25,7 +25,7 @@ _STEP = 1 << 20
 _MOST_PROCESSES = 64
 
 
-class Reading(NamedTuple):
+class LoadProgress(NamedTuple):
     """Bytes that a process and its descendants have read, by three accounts."""
 
     by_calls: int
@@ -33,9 +33,9 @@ class Reading(NamedTuple):
     mapped: int
 
 
-def read_so_far(pid: int, proc: Path = PROC) -> Reading | None:
+def read_so_far(pid: int, proc: Path = PROC) -> LoadProgress | None:
     """What ``pid`` and its descendants have read; ``None`` where nothing tells. Blocks."""
-    total: Reading | None = None
+    total: LoadProgress | None = None
     waiting, seen = [pid], set[int]()
     while waiting and len(seen) < _MOST_PROCESSES:
         process = waiting.pop()
@@ -49,8 +49,8 @@ def read_so_far(pid: int, proc: Path = PROC) -> Reading | None:
             told = (None, None, _resident(process))
         if all(number is None for number in told):
             continue
-        before = total or Reading(0, 0, 0)
-        total = Reading(*(a + (b or 0) for a, b in zip(before, told, strict=True)))
+        before = total or LoadProgress(0, 0, 0)
+        total = LoadProgress(*(a + (b or 0) for a, b in zip(before, told, strict=True)))
         # A command of a person's own is often a script that starts the server proper.
         waiting += child_pids(process, proc)
     return total
@@ -93,13 +93,13 @@ async def follow_reading(
     It is called with the share of ``size`` bytes (0 to 0.99, only rising), or with ``None`` where
     the size is not known. Returns at once on a machine that tells nothing.
     """
-    told = Reading(0, 0, 0)
+    told = LoadProgress(0, 0, 0)
     while True:
         # In a thread: the kernel may hold up the reader while the process starts its program.
         now = await asyncio.to_thread(read_so_far, pid, proc)
         if now is None:
             return
         if any(new >= old + _STEP for new, old in zip(now, told, strict=True)):
-            told = Reading(*map(max, now, told))
+            told = LoadProgress(*map(max, now, told))
             moved(min(_MOST, max(told) / size) if size else None)
         await asyncio.sleep(interval)

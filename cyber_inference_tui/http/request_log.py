@@ -10,7 +10,7 @@ from typing import Self
 from aiohttp import web
 
 from cyber_inference_tui.errors import CyberError, ModelNotFoundError
-from cyber_inference_tui.http.answer import Answer
+from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.usage import Usage
 from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
@@ -49,7 +49,7 @@ def _sentence(error: CyberError) -> str:
     return clean_line(str(error), limit=_MAX_ERROR_CHARACTERS)
 
 
-class Entry:
+class RequestLog:
     """One request, from its arrival on. ``now`` gives the time of day with its zone."""
 
     def __init__(self, request: web.Request, now: Callable[[], datetime]) -> None:
@@ -62,7 +62,7 @@ class Entry:
         self.waiter: Waiter | None = None
         """Its place in the queue, while it waits."""
         self._target: Target
-        self._answer: Answer
+        self._answer: ClientResponse
         self.error: CyberError | None = None
         """What it failed with, by this service's account."""
         self.client_left = False
@@ -83,7 +83,7 @@ class Entry:
             return self.error.code
         return "server_error" if self.usage.error is not None else None
 
-    def of(self, target: Target, answer: Answer) -> Self:
+    def of(self, target: Target, answer: ClientResponse) -> Self:
         """It is known where it goes, and by what it is answered: call this before all below."""
         self._target = target
         self._answer = answer

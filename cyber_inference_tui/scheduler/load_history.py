@@ -14,7 +14,7 @@ _KEPT = 2_000
 _NEWEST_WEIGHS = 0.5
 
 
-class Experience:
+class LoadHistory:
     """All measurements; ``on_new`` is told each one that was made in this run."""
 
     def __init__(self, on_new: Callable[[Measurement], None] = lambda _: None) -> None:

@@ -22,19 +22,19 @@ LONG_TRIAL = 60.0
 """The same for a request that was lost again, in company: this time it should be clear."""
 
 
-class Turns:
+class RetryQueue:
     """One line for each model whose server died."""
 
     def __init__(self) -> None:
         self._lines: WeakValueDictionary[str, _Line] = WeakValueDictionary()
 
-    def of(self, model_id: str, trial: float = TRIAL, *, suspect: bool = False) -> Turn:
+    def of(self, model_id: str, trial: float = TRIAL, *, suspect: bool = False) -> Retry:
         """A place at the end of the model's line, once ``come`` is awaited; its trial takes at most
         ``trial`` seconds. ``suspect`` = the request was alone with the server that died."""
         line = self._lines.get(model_id)
         if line is None:
             line = self._lines[model_id] = _Line()
-        return Turn(line, trial, suspect)
+        return Retry(line, trial, suspect)
 
     def under_way(self, model_id: str) -> bool:
         """Whether a request of the model's line waits for its turn or is on trial."""
@@ -78,7 +78,7 @@ class _Line:
         self.over = asyncio.Event()
 
 
-class Turn:
+class Retry:
     """One request's turn. Use it as ``with``: leaving it lets the next one come."""
 
     def __init__(self, line: _Line, trial: float, suspect: bool) -> None:

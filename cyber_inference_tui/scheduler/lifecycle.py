@@ -16,9 +16,9 @@ from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.llama.needs import Measurement, Need, Source
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus, SessionRecord
-from cyber_inference_tui.scheduler.experience import Experience
-from cyber_inference_tui.scheduler.ledger import Ledger
+from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.memory import excess_of, footprint_by_change
+from cyber_inference_tui.scheduler.memory_tracker import MemoryTracker
 from cyber_inference_tui.scheduler.policy import STABLE_AFTER, backoff
 from cyber_inference_tui.scheduler.refusal import refusal_error, runaway_error
 from cyber_inference_tui.scheduler.state import (
@@ -74,7 +74,7 @@ class Owner(Protocol):
         """Something changed: decide anew."""
 
 
-class Lives:
+class Lifecycle:
     """Carries out loads and unloads; owns their tasks until they have ended."""
 
     def __init__(
@@ -82,14 +82,14 @@ class Lives:
         owner: Owner,
         *,
         launcher: ServerLauncher,
-        ledger: Ledger,
-        experience: Experience,
+        memory_tracker: MemoryTracker,
+        load_history: LoadHistory,
         on_session: Callable[[SessionRecord], None],
     ) -> None:
         self._owner = owner
         self._launcher = launcher
-        self._ledger = ledger
-        self._experience = experience
+        self._memory_tracker = memory_tracker
+        self._load_history = load_history
         self._on_session = on_session
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -155,7 +155,7 @@ class Lives:
         error = refusal_error(
             refusal,
             self._owner.states(),
-            self._ledger.reading,
+            self._memory_tracker.reading,
             self._owner.settings,
             at_most=state.need is not None and state.need.source is Source.UPPER_BOUND,
         )
@@ -192,7 +192,7 @@ class Lives:
             if state.status is ModelStatus.UNLOADING:
                 state.session = None
                 # What it had taken until then is to come back, too.
-                self._ledger.server_ended(state, _now())
+                self._memory_tracker.server_ended(state, _now())
                 self._owner.gone(state)
         self._owner.step()
 
@@ -201,8 +201,8 @@ class Lives:
             state.progress = value
             self._owner.progressed(state)
 
-        before = self._ledger.reading
-        watch = _Watch(state, self._ledger, lambda: self._owner.settings)
+        before = self._memory_tracker.reading
+        watch = _Watch(state, self._memory_tracker, lambda: self._owner.settings)
         measured = state.need is not None and state.need.source is Source.MEASURED
         try:
             server = await self._launcher.launch(
@@ -211,7 +211,7 @@ class Lives:
                 progress,
                 measure=not measured,
                 busy=lambda: state.in_flight > 0,
-                watch=watch.run if self._ledger.is_read else None,
+                watch=watch.run if self._memory_tracker.is_read else None,
             )
         except CyberError as error:
             if isinstance(error, ModelLoadError) and watch.exceeded:
@@ -252,7 +252,7 @@ class Lives:
         if state.footprint is None and state.need and state.need.source is Source.MEASURED:
             # It was not asked to tell this time.
             state.footprint = state.need.footprint
-        self._ledger.server_started(state, now)
+        self._memory_tracker.server_started(state, now)
         self._learn(state, server)
         server.exited.add_done_callback(lambda _: self._exited(state, server))
         self._owner.loaded(state)
@@ -261,11 +261,11 @@ class Lives:
         self, state: ModelState, server: Server, before: MemoryReading | None
     ) -> None:
         """A server that does not say what it took: what the machine says must do."""
-        reading = await self._ledger.read(self._owner.states(), self._owner.settings)
+        reading = await self._memory_tracker.read(self._owner.states(), self._owner.settings)
         if reading is not None and state.server is server:
             state.footprint = footprint_by_change(before, reading, server.pid)
             if state.footprint is not None:
-                self._ledger.server_started(state, _now())
+                self._memory_tracker.server_started(state, _now())
                 self._learn(state, server)
                 self._owner.progressed(state)
         self._owner.step()
@@ -273,7 +273,7 @@ class Lives:
     def _learn(self, state: ModelState, server: Server) -> None:
         if state.footprint is None or state.session is None:
             return
-        self._experience.learn(
+        self._load_history.learn(
             Measurement(
                 signature=state.spec.signature,
                 model=state.model.id,
@@ -292,7 +292,7 @@ class Lives:
             _logger.info("%s", error)
             return
         state.progress = None
-        self._ledger.server_ended(state, _now())
+        self._memory_tracker.server_ended(state, _now())
         if self._try_again(state, error):
             return
         state.alone = state.tried_again = False
@@ -363,7 +363,7 @@ class Lives:
         """The process ended by itself while its model was loaded."""
         if state.server is not server or state.status is not ModelStatus.LOADED:
             return
-        why, tail = server.obituary()
+        why, tail = server.exit_reason()
         session = state.session
         if session is not None:
             session.lost = session.unanswered
@@ -394,7 +394,7 @@ class Lives:
         """Begin to unload a loaded model."""
         state.dismissed = state.server
         # A server that still answers would take until it is killed to go.
-        for end in tuple(state.farewells):
+        for end in tuple(state.on_forced_unload):
             end()
         self._owner.set_status(state, ModelStatus.UNLOADING)
         _logger.info("%s: unloading (%s)", state.model.id, reason.value)
@@ -425,7 +425,7 @@ class Lives:
         state.closed_to = None
         # What it took is known better now than what was expected.
         state.need = None
-        self._ledger.server_ended(state, _now())
+        self._memory_tracker.server_ended(state, _now())
 
     def _end_session(self, state: ModelState, reason: str) -> None:
         record = session_record(state, reason)
@@ -437,10 +437,12 @@ class Lives:
 class _Watch:
     """Watches the memory that the processes of a loading server take."""
 
-    def __init__(self, state: ModelState, ledger: Ledger, settings: Callable[[], Settings]) -> None:
+    def __init__(
+        self, state: ModelState, memory_tracker: MemoryTracker, settings: Callable[[], Settings]
+    ) -> None:
         self._model = state.model.id
         self._need = state.need or Need()
-        self._ledger = ledger
+        self._memory_tracker = memory_tracker
         self._settings = settings
         self.exceeded = False
         """It takes more than was expected of it."""
@@ -460,7 +462,7 @@ class _Watch:
             return None
 
     async def _look(self, pids: tuple[int, ...]) -> ModelLoadError | None:
-        reading = await self._ledger.look(pids)
+        reading = await self._memory_tracker.look(pids)
         if reading is None:
             return None
         settings = self._settings()

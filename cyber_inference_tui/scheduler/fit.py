@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
     """Models that would have to go, by id."""
 
 
-class Survey:
+class FitCheck:
     """The memory and the models at one moment.
 
     ``states`` are all models that were ever touched and ``views`` what the policy sees of them;

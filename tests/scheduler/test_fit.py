@@ -11,7 +11,7 @@ import pytest
 from cyber_inference_tui.errors import InsufficientMemoryError
 from cyber_inference_tui.llama.needs import Footprint, Need, Source
 from cyber_inference_tui.records import Fit
-from cyber_inference_tui.scheduler.room import Verdict
+from cyber_inference_tui.scheduler.fit import Verdict
 from tests.scheduler.virtual import VirtualLauncher, VirtualMachine, World, model, run
 
 GIB = 1 << 30

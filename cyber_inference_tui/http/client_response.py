@@ -8,7 +8,7 @@ import logging
 import msgspec
 from aiohttp import hdrs, web
 
-from cyber_inference_tui.decoding import learned
+from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, UpstreamError
 from cyber_inference_tui.http.access import cors_headers
 from cyber_inference_tui.http.errors import (
@@ -21,7 +21,7 @@ from cyber_inference_tui.http.errors import (
 from cyber_inference_tui.http.framing import BodyScanner, Framing, ResponseHead
 from cyber_inference_tui.http.renaming import Renaming
 from cyber_inference_tui.http.upstream import Exchange
-from cyber_inference_tui.http.usage import Passage, Usage
+from cyber_inference_tui.http.usage import BodyTap, Usage
 
 SEND_TIMEOUT = 300.0
 """Seconds a client may leave the answer unread before it counts as gone."""
@@ -37,7 +37,7 @@ _NOT_IMPLEMENTED = 501
 _logger = logging.getLogger(__name__)
 
 
-class Answer:
+class ClientResponse:
     """The client's side of one request: what has been said, and how the rest is framed.
 
     ``renaming`` puts the model's id where its server cannot say it.
@@ -53,7 +53,7 @@ class Answer:
         self._commented = False
         self._scanner: BodyScanner | None = None
         self._head: ResponseHead | None = None
-        self._passage: Passage | None = None
+        self._body_tap: BodyTap | None = None
         self._event_stream = False
         self._framing = Framing.NONE
         """The framing that shows the client where the body ends, once the head is written."""
@@ -78,8 +78,8 @@ class Answer:
     @property
     def relayed(self) -> bool:
         """Whether the client has anything of the server's answer: then no other can give one."""
-        passage = self._passage
-        return self._answered or (passage is not None and passage.first_at is not None)
+        body_tap = self._body_tap
+        return self._answered or (body_tap is not None and body_tap.first_at is not None)
 
     @property
     def complete(self) -> bool:
@@ -94,22 +94,22 @@ class Answer:
     @property
     def first_byte_at(self) -> float | None:
         """When the answer's body began to pass, in the loop's time; ``None`` for an error's."""
-        return None if self._passage is None or self.refused else self._passage.first_at
+        return None if self._body_tap is None or self.refused else self._body_tap.first_at
 
     @property
     def says_done(self) -> bool:
         """The client has the stream's last event: many do not wait for the end of the body."""
-        return self._passage is not None and self._passage.says_done
+        return self._body_tap is not None and self._body_tap.says_done
 
     def usage(self) -> Usage:
         """What the server said of its answer; read anew at each call, so ask at the end."""
-        head, passage = self._head, self._passage
-        if head is None or passage is None:
+        head, body_tap = self._head, self._body_tap
+        if head is None or body_tap is None:
             return Usage()
         usage = Usage()
         if not _is_encoded(head):
             events = head.content_type.startswith(_EVENT_STREAM)
-            usage = passage.usage(events=events)
+            usage = body_tap.usage(events=events)
         if head.status >= 400 and usage.error is None:
             usage = usage._replace(error=f"The model's server answered with status {head.status}.")
         return usage
@@ -136,7 +136,7 @@ class Answer:
 
     def forget(self) -> None:
         """Its server is lost and nothing it said is with the client: another one will answer."""
-        self._scanner = self._head = self._passage = self._error_events = None
+        self._scanner = self._head = self._body_tap = self._error_events = None
         self._held_head = b""
         self._event_stream = self._commented
         self._rechunk = self._commented and self._http11
@@ -166,7 +166,7 @@ class Answer:
         self._scanner = BodyScanner(head.framing, head.length, decode=decode)
         framed = head.framing is Framing.CHUNKED and not decode
         clock = asyncio.get_running_loop().time
-        self._passage = Passage(self._scanner if framed else None, clock=clock)
+        self._body_tap = BodyTap(self._scanner if framed else None, clock=clock)
         # A body that ends with its connection gets a framing in which its end can be seen. One
         # behind comments keeps to theirs, and one that may change to none that tells a length.
         self._rechunk = self._http11 and (
@@ -217,18 +217,18 @@ class Answer:
         parts: list[bytes] = []
         size = 0
         scanner = BodyScanner(head.framing, head.length, decode=True)
-        passage = Passage(None, clock=asyncio.get_running_loop().time)
+        body_tap = BodyTap(None, clock=asyncio.get_running_loop().time)
 
         def collect(data: bytes) -> bool:
             nonlocal size
-            passage.take(data)
+            body_tap.take(data)
             size += len(data)
             if size <= _MAX_ERROR_BODY:
                 parts.append(data)
             return True
 
         await exchange.copy(scanner, collect, self._drain)
-        self._scanner, self._passage, self._answered = scanner, passage, True
+        self._scanner, self._body_tap, self._answered = scanner, body_tap, True
         body = b"".join(parts)
         return body if self._renaming is None else self._renaming.of(body) + self._renaming.rest()
 
@@ -237,7 +237,7 @@ class Answer:
         path = self._request.path
         try:
             data = msgspec.json.encode(
-                msgspec.json.decode(body, type=learned(dict[str, msgspec.Raw]))
+                msgspec.json.decode(body, type=thread_safe(dict[str, msgspec.Raw]))
             )
         except msgspec.MsgspecError:
             text = body[:500].decode("utf-8", "replace")
@@ -278,8 +278,8 @@ class Answer:
             data = self._error_events.feed(data)
             if not data:
                 return True
-        if self._passage is not None:
-            self._passage.take(data)
+        if self._body_tap is not None:
+            self._body_tap.take(data)
         if self._renaming is not None:
             data = self._renaming.of(data)
         self._pass(data)
