@@ -17,12 +17,10 @@ from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.records import (
     ConfigCheckRecord,
-    ConfigFileRecord,
     ConfigValueRecord,
     SettingEffect,
 )
 from cyber_inference_tui.settings.credentials import GUARDS, check_kept
-from cyber_inference_tui.settings.document import read_document, write_document
 from cyber_inference_tui.settings.edit import (
     check_fit,
     key_in,
@@ -192,25 +190,6 @@ class Configuration:
             load_text(text, self._path, environ=ours, flags={}),
             load_text(text, self._path, environ=self._environ, flags=self._flags),
         )
-
-    async def file(self) -> ConfigFileRecord:
-        """The configuration file as it is; secrets masked."""
-        document = await asyncio.to_thread(read_document, self._path)
-        return ConfigFileRecord(path=str(self._path), text=document.text, digest=document.digest)
-
-    async def set_file(self, text: str, digest: str) -> ConfigFileRecord:
-        """Put a text in the file's place and apply it; raises as ``write_document`` does."""
-        await asyncio.to_thread(
-            write_document,
-            self._path,
-            text,
-            digest,
-            environ=self._environ,
-            flags=self._flags,
-            check=self._check_kept,
-        )
-        await self._take(edited=True)
-        return await self.file()
 
     def _check_before_writing(self) -> str:
         """The file's text, which an edit may go into. Blocks; raises ``ConfigError``."""

@@ -181,21 +181,12 @@ def load_if_there(path: Path, *, environ: Mapping[str, str], flags: Mapping[str,
 
 def read_config(path: Path) -> str:
     """The file's text. Raises ``FileNotFoundError``, or ``ConfigError`` when it is unreadable."""
-    return decoded(read_bytes(path), path)
-
-
-def read_bytes(path: Path) -> bytes:
-    """The file as it is; raises as ``read_config`` does."""
     try:
-        return read_file(path, _MAX_FILE + 1)
+        data = read_file(path, _MAX_FILE + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
-
-
-def decoded(data: bytes, path: Path) -> str:
-    """The text of a configuration file with these bytes; raises ``ConfigError``."""
     if len(data) > _MAX_FILE:
         raise ConfigError(f"{path}: is larger than {_MAX_FILE} bytes.")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -397,10 +388,10 @@ class _Reader:
         place = str(self._path) if line is None else f"{self._path}:{line}"
         if value is not msgspec.UNSET:
             message += in_words(value)
-        self._mistakes.append(f"{place}: {named(path)}: {message}")
+        self._mistakes.append(f"{place}: {_named(path)}: {message}")
 
 
-def named(path: Sequence[str]) -> str:
+def _named(path: Sequence[str]) -> str:
     """A key for a message: ``host``, ``models."ID".path``, ``models."ID".aliases."NAME"…``."""
     if path[0] != "models":
         return path[0]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cyber_inference_tui.errors import ConfigError, ConflictError, NotFoundError
+from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.records import SettingEffect
 from cyber_inference_tui.service.configuring import Configuration, configured_anew
 from cyber_inference_tui.settings.load import load_if_there
@@ -199,22 +199,6 @@ async def test_secrets_among_arguments_are_masked_and_kept(path: Path) -> None:
     assert desk.configuration.loaded.settings.llama_args == ("-c", "2", "--hf-token", "sk-1")
     with pytest.raises(ConfigError, match="stands for no value"):
         await desk.configuration.set('models."m".args', ["--hf-token", "********"])
-
-
-async def test_the_whole_file_is_replaced_and_applied(path: Path) -> None:
-    desk = Desk(path, text='# mine\nhf_token = "hf_abc"\n')
-    record = await desk.configuration.file()
-    assert record.path == str(path)
-    assert "hf_abc" not in record.text
-    new = await desk.configuration.set_file(record.text + "max_queue = 3\n", record.digest)
-    assert path.read_text() == '# mine\nhf_token = "hf_abc"\nmax_queue = 3\n'
-    assert [one.max_queue for one in desk.applied] == [3]
-    assert new == await desk.configuration.file()
-    with pytest.raises(ConflictError):
-        await desk.configuration.set_file("", record.digest)
-    with pytest.raises(ConfigError):
-        await desk.configuration.set_file("max_queue = -1\n", new.digest)
-    assert desk.configuration.loaded.settings.max_queue == 3
 
 
 def test_a_model_as_other_settings_would_have_it(tmp_path: Path) -> None:

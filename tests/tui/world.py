@@ -72,7 +72,6 @@ class World:
     logs: dict[str, list[NumberedLine]] = field(default_factory=dict)
     runs: dict[str, tuple[LogRun, ...]] = field(default_factory=dict)
     config: dict[str, ConfigValueRecord] = field(default_factory=dict)
-    config_text: str = ""
     found: list[HubModelRecord] = field(default_factory=list)
     hub_files: dict[str, list[HubFilesRecord]] = field(default_factory=dict)
     downloads: dict[str, DownloadRecord] = field(default_factory=dict)
@@ -220,7 +219,6 @@ def empty_world() -> World:
             )
         ],
         config=_config(),
-        config_text="# settings\n",
         install=InstallRecord(
             sources=(
                 InstallSource(
@@ -430,7 +428,6 @@ def busy_world() -> World:
             )
         },
         config=_config(),
-        config_text='# settings\nport = 8337\n\n[models."qwen3-4b-q4_k_m"]\ncontext_size = 8192\n',
         found=_found(),
         hub_files=_hub_files(),
         downloads={
