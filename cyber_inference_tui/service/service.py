@@ -121,7 +121,7 @@ class Service:
         self._storages = Storages()
         self._binary: LlamaBinary | None = None
         self._binary_problem: str | None = None
-        self._load_history = LoadHistory(on_new=self.history.add_measurement)
+        self._load_history = LoadHistory(on_new=self.history.add)
         nvml = Nvml()
         self._memory_reader = MemoryReader(loaded.settings.system_root, nvml, environment=environ)
         self._launcher = Launcher(
@@ -301,12 +301,11 @@ class Service:
         await self.models.reckon()
 
     async def _recall(self) -> None:
-        """What former runs learned of loads."""
-        try:
+        """Take over what earlier runs measured of loads."""
+        # The history itself logs why there is none.
+        with contextlib.suppress(CyberError):
             for measurement in reversed(await self.history.measurements()):
                 self._load_history.recall(measurement)
-        except CyberError as error:
-            _logger.warning("what loads took before is not known: %s", error)
 
     async def _read_memory(self, pids: Collection[int]) -> MemoryReading | None:
         variables = {
@@ -432,7 +431,7 @@ class Service:
 
     def note_request(self, record: RequestRecord, error_code: str | None) -> None:
         """A request is finished: keep it, count it, and tell whoever watches."""
-        self.history.add_request(record)
+        self.history.add(record)
         self.metrics.note_request(record, error_code)
         self.events.publish("request", record)
 
@@ -440,9 +439,9 @@ class Service:
         """A request was refused before its model was known: count it, and keep some of them."""
         self.metrics.note_refusal(code)
         if self._refusals.keeps(code):
-            self.history.add_request(record)
+            self.history.add(record)
             self.events.publish("request", record)
 
     def _session_ended(self, record: SessionRecord) -> None:
-        self.history.add_session(record)
+        self.history.add(record)
         self.metrics.note_session(record)
