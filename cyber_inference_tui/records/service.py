@@ -131,6 +131,8 @@ class ConfigValueRecord(msgspec.Struct, frozen=True, kw_only=True):
     secret: bool = False
     live: bool = False
     """Applies without a restart of the service."""
+    group: str = ""
+    """The title of its group; empty for a model's key."""
 
 
 class ServiceEvent(msgspec.Struct, frozen=True, kw_only=True):

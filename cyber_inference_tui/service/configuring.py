@@ -288,7 +288,7 @@ def _effect(
         return SettingEffect.NOTHING
     if model_id is None and after.sources[known.name] in {Source.ENV, Source.FLAG}:
         return SettingEffect.OVERRIDDEN
-    if (model_id is None and not known.live) or known.name == "preload":
+    if not known.live or known.name == "preload":
         return SettingEffect.RESTARTS_SERVICE
     return SettingEffect.RESTARTS_MODELS if restarted else SettingEffect.NOW
 

@@ -120,7 +120,8 @@ class Loaded(msgspec.Struct, frozen=True):
             default=plain_value(default),
             help=key.help,
             secret=key.secret,
-            live=key.live or model_id is not None,
+            live=key.live,
+            group=key.group,
         )
 
 

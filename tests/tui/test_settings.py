@@ -13,12 +13,10 @@ import pytest
 from textual.widgets import Input
 
 from cyber_inference_tui.errors import ConfigError
-from cyber_inference_tui.settings.schema import Settings
-from cyber_inference_tui.tui.pages.settings.groups import GROUPS, OTHER, grouped
 from cyber_inference_tui.tui.widgets.table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import World, busy_world, setting
+from tests.tui.world import World, busy_world
 
 on_page = partial(running, first_page="settings")
 
@@ -30,12 +28,6 @@ async def on_setting(pilot, app, key: str) -> None:  # type: ignore[no-untyped-d
     await until(pilot, lambda: "SETTING" in screen_text(app))
     app.screen.query_one(LiveTable).move_to(key)
     await pilot.pause()
-
-
-def test_every_setting_has_a_group() -> None:
-    named = {key for keys in GROUPS.values() for key in keys}
-    assert set(Settings.__struct_fields__) - {"models"} <= named
-    assert grouped([setting("brand_new", 1)]) == [(OTHER, [setting("brand_new", 1)])]
 
 
 async def test_a_value_is_checked_while_it_is_typed_and_then_saved() -> None:
