@@ -58,7 +58,8 @@ from cyber_inference_tui.service.listing import (
     disk_paths,
 )
 from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG, Logs
-from cyber_inference_tui.service.metrics import Metrics, Present
+from cyber_inference_tui.service.metrics import Metrics
+from cyber_inference_tui.service.metrics_text import MetricsState
 from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.offers import offers
@@ -116,7 +117,7 @@ class Service:
             on_lines=self._notifier.lines_came,
         )
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
-        self.metrics = Metrics(self._present)
+        self.metrics = Metrics(self._metrics_state)
         self._refusals = Refusals(time.monotonic)
         self._storages = Storages()
         self._binary: LlamaBinary | None = None
@@ -398,8 +399,8 @@ class Service:
         """Every request that waits for its model."""
         return self.scheduler.waits.records()
 
-    def _present(self) -> Present:
-        return Present(
+    def _metrics_state(self) -> MetricsState:
+        return MetricsState(
             version=__version__,
             llama_server_version=self._binary.version if self._binary else None,
             started_at=self.started_at,
