@@ -125,6 +125,21 @@ class Loaded(msgspec.Struct, frozen=True):
         )
 
 
+class CurrentSettings:
+    """The settings in force of a running service.
+
+    Whoever needs them at any time keeps this holder, whose ``loaded`` is replaced on a change.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.replace(loaded)
+
+    def replace(self, loaded: Loaded) -> None:
+        """Put other settings into force."""
+        self.loaded = loaded
+        self.settings = loaded.settings
+
+
 def usual_models_dir(data_dir: Path) -> Path:
     """Where models are if ``models_dir`` is not set."""
     return data_dir / "models"
