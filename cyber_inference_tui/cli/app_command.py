@@ -15,7 +15,7 @@ from cyber_inference_tui.errors import CyberError, InvalidRequestError
 
 if TYPE_CHECKING:
     from cyber_inference_tui.client.service_client import ServiceClient
-    from cyber_inference_tui.settings.load import Loaded
+    from cyber_inference_tui.settings.load import LoadedSettings
     from cyber_inference_tui.tui.launch import Launch
 
 KEYMAP_FILE = "keys.toml"
@@ -61,7 +61,7 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
     return 0
 
 
-def _attach(loaded: Loaded, url: str, *, readonly: bool) -> int:
+def _attach(loaded: LoadedSettings, url: str, *, readonly: bool) -> int:
     from cyber_inference_tui.cli.passwords import Passwords  # noqa: PLC0415 - not for --help
     from cyber_inference_tui.client.address import service_address  # noqa: PLC0415
     from cyber_inference_tui.client.service_client import ServiceClient  # noqa: PLC0415
@@ -98,7 +98,7 @@ def _run(client: ServiceClient, launch: Launch, *, demo: bool) -> object:
     return leave
 
 
-def _launch(loaded: Loaded, **fields: object) -> Launch:
+def _launch(loaded: LoadedSettings, **fields: object) -> Launch:
     from cyber_inference_tui.terminal.charset import charset_of  # noqa: PLC0415 - as above
     from cyber_inference_tui.tui.keymap import read_keymap  # noqa: PLC0415
     from cyber_inference_tui.tui.launch import Launch  # noqa: PLC0415

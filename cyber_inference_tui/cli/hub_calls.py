@@ -74,7 +74,7 @@ class _There:
         self._client = client
 
     async def add(self, wanted: Wanted) -> DownloadRecord:
-        body = queries.NewDownload(*wanted)
+        body = queries.DownloadRequest(*wanted)
         return await self._client.call(endpoints.DOWNLOAD, body=body)
 
     async def records(self) -> list[DownloadRecord]:

@@ -14,10 +14,10 @@ from cyber_inference_tui.llama.log_file import former_lines, has_log, log_file_n
 from cyber_inference_tui.service.listing import library_for
 from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG
 from cyber_inference_tui.settings.credentials import is_loopback
-from cyber_inference_tui.settings.load import Source
+from cyber_inference_tui.settings.load import SettingSource
 
 if TYPE_CHECKING:
-    from cyber_inference_tui.settings.load import Loaded
+    from cyber_inference_tui.settings.load import LoadedSettings
 
 _LINE_BYTES = 4096
 """Read for each line that is asked for: far more than a line has on average."""
@@ -32,7 +32,9 @@ class LocalLog(NamedTuple):
     lines: list[tuple[datetime, str]]
 
 
-def local_log(loaded: Loaded, name: str, lines: int, environ: Mapping[str, str]) -> LocalLog | None:
+def local_log(
+    loaded: LoadedSettings, name: str, lines: int, environ: Mapping[str, str]
+) -> LocalLog | None:
     """The last ``lines`` of the log of ``name``: a log's id, or a model's id or alias.
 
     ``None`` where there is no such file, and where ``--host`` names another machine, whose logs
@@ -40,7 +42,7 @@ def local_log(loaded: Loaded, name: str, lines: int, environ: Mapping[str, str])
     """
     settings = loaded.settings
     place = urlsplit(base_url(settings.host, settings.port)).hostname or ""
-    if loaded.sources["host"] is Source.FLAG and not is_loopback(place):
+    if loaded.sources["host"] is SettingSource.FLAG and not is_loopback(place):
         return None
     folder = settings.data_dir / LOGS
     log_id, path = name, folder / _file_name(name)

@@ -13,7 +13,7 @@ from cyber_inference_tui.cli.output import print_json, print_lines
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.unit import Systemd
-    from cyber_inference_tui.settings.load import Loaded
+    from cyber_inference_tui.settings.load import LoadedSettings
     from cyber_inference_tui.settings.schema import Settings
 
 NOT_RUNNING = 3
@@ -68,10 +68,10 @@ def install(options: GlobalOptions, system: bool, run_as: str | None, only_print
     systemd.check_there()
     _check_alone(loaded, systemd)
     if user == me:
-        from cyber_inference_tui.settings.credentials import make_missing  # noqa: PLC0415
+        from cyber_inference_tui.settings.credentials import make_credentials  # noqa: PLC0415
 
         # Here somebody reads what is told; the journal would keep it.
-        make_missing(
+        make_credentials(
             loaded,
             loaded.settings.host,
             environ=options.environ,
@@ -233,22 +233,23 @@ def _options_of(pid: int, options: GlobalOptions) -> GlobalOptions:
         return found
 
 
-def command_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
+def command_of(options: GlobalOptions, loaded: LoadedSettings) -> list[str]:
     """The command line of the unit, by absolute paths.
 
     systemd starts it without the variables of this shell: where they lead to other files than the
     usual ones, the command line does.
     """
     from cyber_inference_tui.settings.environment import variable  # noqa: PLC0415
-    from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Source  # noqa: PLC0415
+    from cyber_inference_tui.settings.load import CONFIG_VARIABLE, SettingSource  # noqa: PLC0415
 
     command = [*_program(), "serve"]
     moved = variable(options.environ, "XDG_CONFIG_HOME") and loaded.config_path.exists()
     if options.config is not None or variable(options.environ, CONFIG_VARIABLE) or moved:
         command += ["--config", str(loaded.config_path)]
     flags = dict(options.flags)
-    if loaded.sources["data_dir"] is Source.ENV or (
-        loaded.sources["data_dir"] is Source.DEFAULT and variable(options.environ, "XDG_DATA_HOME")
+    if loaded.sources["data_dir"] is SettingSource.ENV or (
+        loaded.sources["data_dir"] is SettingSource.DEFAULT
+        and variable(options.environ, "XDG_DATA_HOME")
     ):
         flags["data_dir"] = loaded.settings.data_dir
     for name, value in flags.items():
@@ -287,7 +288,7 @@ def _systemd(options: GlobalOptions, system: bool) -> Systemd:
     return Systemd(environ=options.environ, folder=folder, system=system)
 
 
-def _check_alone(loaded: Loaded, systemd: Systemd) -> None:
+def _check_alone(loaded: LoadedSettings, systemd: Systemd) -> None:
     """A service that runs already would keep the unit's from starting."""
     from cyber_inference_tui.errors import ConflictError  # noqa: PLC0415
     from cyber_inference_tui.service.runtime import data_directory_holder  # noqa: PLC0415

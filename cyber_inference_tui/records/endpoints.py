@@ -25,13 +25,13 @@ from cyber_inference_tui.records.queries import (
     CancelQuery,
     CheckQuery,
     Credentials,
+    DownloadRequest,
     EventsQuery,
     HistoryQuery,
-    InstallWish,
+    InstallRequest,
     LinesQuery,
     LoadQuery,
     LogEventsQuery,
-    NewDownload,
     NewValue,
     Nothing,
     RepositoryQuery,
@@ -194,7 +194,12 @@ HUB_FILES = _asking(
 )
 DOWNLOADS = _plain("GET /admin/downloads", list[DownloadRecord], "every download, oldest first")
 DOWNLOAD = Endpoint(
-    "POST /admin/downloads", Nothing, NewDownload, DownloadRecord, "queues a download", status=202
+    "POST /admin/downloads",
+    Nothing,
+    DownloadRequest,
+    DownloadRecord,
+    "queues a download",
+    status=202,
 )
 CANCEL_DOWNLOAD = _asking(
     "DELETE /admin/downloads/{id}",
@@ -262,7 +267,7 @@ INSTALLATION = _plain(
 INSTALL = Endpoint(
     "POST /admin/install",
     Nothing,
-    InstallWish,
+    InstallRequest,
     InstallRecord,
     "begins to install a llama-server",
     status=202,

@@ -154,7 +154,7 @@ class NewValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: Any
 
 
-class NewDownload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class DownloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What to download."""
 
     repo: _Name
@@ -162,7 +162,7 @@ class NewDownload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     revision: _Name | None = None
 
 
-class InstallWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class InstallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where to get a llama-server from."""
 
     source: Literal["auto", "github", "debian", "source"] = msgspec.field(

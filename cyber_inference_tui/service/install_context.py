@@ -11,7 +11,7 @@ import msgspec
 from cyber_inference_tui.llama.install.layout import Layout, update_of
 from cyber_inference_tui.llama.install.methods import gather_facts, ways
 from cyber_inference_tui.records import InstallSource
-from cyber_inference_tui.service.update_check import Known
+from cyber_inference_tui.service.update_check import NewerVersion
 from cyber_inference_tui.settings.load import CONFIG_VARIABLE, CurrentSettings
 
 AUTO = "auto"
@@ -28,7 +28,7 @@ class InstallContext(msgspec.Struct, frozen=True, kw_only=True):
     environ: Callable[[], Mapping[str, str]]
     sources: Callable[[], tuple[InstallSource, ...]]
     """The ways there are on this machine."""
-    known: Callable[[], Known]
+    known: Callable[[], NewerVersion]
     """What is known of a newer version."""
     check_argv: Callable[[], Sequence[str]]
     """The command that looks for one."""
@@ -56,15 +56,15 @@ def install_context(
             *(("--config", str(path)) if path.is_file() else ()),
         ]
 
-    def known() -> Known:
+    def known() -> NewerVersion:
         installed, newest = layout().current(), layout().newest()
         if installed is None or current.settings.llama_server_path:
             # Another's llama-server is another's to keep new.
-            return Known()
+            return NewerVersion()
         fresh = newest is not None and newest.source == installed.source
         # A clock that was ahead may have been set back since.
         old = newest is not None and abs(now() - newest.seen_at) > _CHECK_INTERVAL
-        return Known(version=update_of(installed, newest), due=old or not fresh)
+        return NewerVersion(version=update_of(installed, newest), due=old or not fresh)
 
     def environment() -> dict[str, str]:
         # A file that was removed means the defaults here; there it would be a mistake.

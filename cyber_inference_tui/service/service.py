@@ -45,9 +45,9 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.records.queries import HistoryQuery
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.scheduler import Scheduler
-from cyber_inference_tui.service.active import ActiveRequests
+from cyber_inference_tui.service.active_requests import ActiveRequests
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
-from cyber_inference_tui.service.configuring import Configuration
+from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
@@ -60,7 +60,7 @@ from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.offers import offers
 from cyber_inference_tui.service.refusals import Refusals
-from cyber_inference_tui.settings.load import CurrentSettings, Loaded
+from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages
 
@@ -82,7 +82,7 @@ class Service:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedSettings,
         *,
         demo: bool,
         environ: Mapping[str, str],

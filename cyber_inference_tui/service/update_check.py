@@ -21,7 +21,7 @@ _GRACE = 0.3
 _logger = logging.getLogger(__name__)
 
 
-class Known(msgspec.Struct, frozen=True, kw_only=True):
+class NewerVersion(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a newer version."""
 
     version: str | None = None
@@ -39,7 +39,7 @@ class UpdateCheck:
     def __init__(
         self,
         *,
-        known: Callable[[], Known],
+        known: Callable[[], NewerVersion],
         argv: Callable[[], Sequence[str]],
         environ: Callable[[], Mapping[str, str]],
         guard: ProcessGuard,

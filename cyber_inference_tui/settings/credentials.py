@@ -1,6 +1,6 @@
 """An address that other machines reach is guarded: the key and the password that are made for it.
 
-Everything but ``is_loopback`` and ``missing`` blocks (it reads and writes the configuration file).
+Everything but ``is_loopback`` and ``missing_credentials`` blocks: it reads and writes files.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.settings.edit import set_value, write_default
 from cyber_inference_tui.settings.environment import ENV_PREFIX
-from cyber_inference_tui.settings.load import Loaded, Source, load_if_there
+from cyber_inference_tui.settings.load import LoadedSettings, SettingSource, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 
-GUARDS = ("api_keys", "admin_password")
+CREDENTIALS = ("api_keys", "admin_password")
 """The settings that guard the model endpoints and the admin endpoints."""
 
 _WAYS_ROUND = (
@@ -43,17 +43,17 @@ def is_loopback(host: str) -> bool:
     return address.is_loopback
 
 
-def missing(settings: Settings, host: str) -> tuple[str, ...]:
-    """Which of ``GUARDS`` a service that is bound to ``host`` lacks."""
+def missing_credentials(settings: Settings, host: str) -> tuple[str, ...]:
+    """Which of ``CREDENTIALS`` a service that is bound to ``host`` lacks."""
     if is_loopback(host) or settings.insecure_no_auth:
         return ()
-    return tuple(name for name in GUARDS if not getattr(settings, name))
+    return tuple(name for name in CREDENTIALS if not getattr(settings, name))
 
 
-def check_possible(loaded: Loaded, host: str) -> None:
+def check_possible(loaded: LoadedSettings, host: str) -> None:
     """Raise ``ConfigError`` where what is missing cannot come from the file."""
-    for name in missing(loaded.settings, host):
-        if loaded.sources[name] is Source.ENV:
+    for name in missing_credentials(loaded.settings, host):
+        if loaded.sources[name] is SettingSource.ENV:
             raise ConfigError(
                 f"{ENV_PREFIX}{name.upper()} is empty, but other machines can reach {host}, so "
                 f"{name} has to be set.",
@@ -63,7 +63,7 @@ def check_possible(loaded: Loaded, host: str) -> None:
 
 def check_kept(old: Settings, new: Settings, host: str) -> None:
     """Refuse settings that take a guard away from a service that runs. Raises ``ConfigError``."""
-    lost = [name for name in missing(new, host) if getattr(old, name)]
+    lost = [name for name in missing_credentials(new, host) if getattr(old, name)]
     if lost:
         raise ConfigError(
             f"{' and '.join(lost)} cannot be empty while other machines can reach {host}.",
@@ -72,21 +72,21 @@ def check_kept(old: Settings, new: Settings, host: str) -> None:
         )
 
 
-def make_missing(
-    loaded: Loaded,
+def make_credentials(
+    loaded: LoadedSettings,
     host: str,
     *,
     environ: Mapping[str, str],
     flags: Mapping[str, Any],
     tell: Callable[[str], None],
     reveal: bool = True,
-) -> Loaded:
+) -> LoadedSettings:
     """Make what a service bound to ``host`` lacks, write it to the file, and tell it once.
 
     Returns the settings as they are then. With ``reveal`` false the text names the file alone (for
     a place where it would be kept). Raises ``ConfigError`` when the file cannot take it.
     """
-    lacking = missing(loaded.settings, host)
+    lacking = missing_credentials(loaded.settings, host)
     if not lacking:
         return loaded
     check_possible(loaded, host)

@@ -25,7 +25,7 @@ from cyber_inference_tui.settings.example import render, toml_key, toml_value
 from cyber_inference_tui.settings.load import load_text, read_config
 from cyber_inference_tui.settings.positions import key_lines, key_path
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Key
-from cyber_inference_tui.settings.values import UnfitValueError, convert, nearest, parsed
+from cyber_inference_tui.settings.values import InvalidValueError, convert, nearest, parsed
 
 _LOCK_TIMEOUT = 5.0
 """Seconds; an edit takes milliseconds."""
@@ -94,7 +94,7 @@ def set_value(path: Path, key: str, value: Any) -> None:
     an unfit value or when the file is or would be invalid, and ``ConflictError`` when another
     program keeps changing it; nothing is written then.
     """
-    check_fit(path, key, value)
+    check_valid(path, key, value)
     _rewrite(path, lambda text: with_key(text, path, key, value))
 
 
@@ -107,7 +107,7 @@ def unset_value(path: Path, key: str) -> None:
     _rewrite(path, lambda text: without_key(text, path, key))
 
 
-def check_fit(path: Path, key: str, value: Any) -> None:
+def check_valid(path: Path, key: str, value: Any) -> None:
     """Raises ``NotFoundError`` for an unknown key and ``ConfigError`` for an unfit value."""
     _, known = split_key(key)
     try:
@@ -118,7 +118,7 @@ def check_fit(path: Path, key: str, value: Any) -> None:
             home=home_of(os.environ),
             is_text=isinstance(value, str),
         )
-    except UnfitValueError as error:
+    except InvalidValueError as error:
         raise ConfigError(f"{key}: {error}.", param="value") from None
 
 

@@ -32,7 +32,7 @@ from cyber_inference_tui.settings.environment import (
 )
 from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.masks import masked_value
-from cyber_inference_tui.settings.owned import is_option_variable, why_owned_variable
+from cyber_inference_tui.settings.owned_options import is_option_variable, owned_variable_problem
 from cyber_inference_tui.settings.positions import KeyPath, key_lines, key_path
 from cyber_inference_tui.settings.schema import (
     ALIASES,
@@ -43,7 +43,7 @@ from cyber_inference_tui.settings.schema import (
     Settings,
 )
 from cyber_inference_tui.settings.values import (
-    UnfitValueError,
+    InvalidValueError,
     alias_tables,
     convert,
     expanded,
@@ -62,7 +62,7 @@ _MAX_FILE = 1 << 20
 _NOT_SETTINGS = frozenset({CONFIG_VARIABLE, f"{ENV_PREFIX}HOME"})
 
 
-class Source(StrEnum):
+class SettingSource(StrEnum):
     """Where a value comes from; a later one wins."""
 
     DEFAULT = "default"
@@ -71,11 +71,11 @@ class Source(StrEnum):
     FLAG = "flag"
 
 
-class Loaded(msgspec.Struct, frozen=True):
+class LoadedSettings(msgspec.Struct, frozen=True):
     """The settings in force, where each comes from, and the file they were read from."""
 
     settings: Settings
-    sources: dict[str, Source]
+    sources: dict[str, SettingSource]
     config_path: Path
     warnings: tuple[str, ...] = ()
     """What is odd without being wrong, such as an unknown variable."""
@@ -107,7 +107,7 @@ class Loaded(msgspec.Struct, frozen=True):
             name, source = key.name, self.sources[key.name]
         else:
             name = f"models.{toml_value(model_id)}.{key.name}"
-            source = Source.DEFAULT if value == key.default else Source.FILE
+            source = SettingSource.DEFAULT if value == key.default else SettingSource.FILE
         if not reveal:
             value = masked_value(key, value)
         default = key.default
@@ -131,10 +131,10 @@ class CurrentSettings:
     Whoever needs them at any time keeps this holder, whose ``loaded`` is replaced on a change.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedSettings) -> None:
         self.replace(loaded)
 
-    def replace(self, loaded: Loaded) -> None:
+    def replace(self, loaded: LoadedSettings) -> None:
         """Put other settings into force."""
         self.loaded = loaded
         self.settings = loaded.settings
@@ -157,12 +157,14 @@ def config_path(config: Path | None, environ: Mapping[str, str]) -> Path:
     if named:
         try:
             return expanded(Path(named), folder=None, home=home_of(environ))
-        except UnfitValueError as error:
+        except InvalidValueError as error:
             raise ConfigError(f"The configuration file {named}: {error}.") from None
     return platform_folder("CONFIG", environ) / CONFIG_FILE
 
 
-def load(*, config: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
+def load(
+    *, config: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
+) -> LoadedSettings:
     """The settings from all sources.
 
     Raises ``ConfigError`` whose message has one line for every mistake, and where nothing says
@@ -181,12 +183,14 @@ def load(*, config: Path | None, environ: Mapping[str, str], flags: Mapping[str,
             ) from None
         text = ""
     loaded = load_text(text, path, environ=environ, flags=flags)
-    if loaded.sources["data_dir"] is Source.DEFAULT:
+    if loaded.sources["data_dir"] is SettingSource.DEFAULT:
         platform_folder("DATA", environ)
     return loaded
 
 
-def load_if_there(path: Path, *, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
+def load_if_there(
+    path: Path, *, environ: Mapping[str, str], flags: Mapping[str, Any]
+) -> LoadedSettings:
     """As ``load``, for a file that need not be there, whoever named it."""
     try:
         text = read_config(path)
@@ -216,7 +220,7 @@ def read_config(path: Path) -> str:
 
 def load_text(
     text: str, path: Path, *, environ: Mapping[str, str], flags: Mapping[str, Any]
-) -> Loaded:
+) -> LoadedSettings:
     """As ``load``, for a file's text that need not be on the disk (yet)."""
     reader = _Reader(text, path, environ)
     reader.take_file()
@@ -234,13 +238,13 @@ class _Reader:
         self._environ = environ
         self._home = home_of(environ)
         self._values: dict[str, Any] = {}
-        self._sources = dict.fromkeys(KEYS, Source.DEFAULT)
+        self._sources = dict.fromkeys(KEYS, SettingSource.DEFAULT)
         self._models: dict[str, ModelSettings] = {}
         self._mistakes: list[str] = []
         self._warnings: list[str] = []
         self._lines: dict[KeyPath, int] = {}
 
-    def result(self) -> Loaded:
+    def result(self) -> LoadedSettings:
         self._check_names()
         if self._mistakes:
             # Names and values of a file are outside text: one mistake stays one harmless line.
@@ -252,7 +256,7 @@ class _Reader:
             self._values.setdefault("data_dir", KEYS["data_dir"].default)
         self._values.setdefault("models_dir", usual_models_dir(self._values["data_dir"]))
         settings = Settings(**self._values, models=self._models)
-        return Loaded(settings, self._sources, self._path, tuple(self._warnings))
+        return LoadedSettings(settings, self._sources, self._path, tuple(self._warnings))
 
     def take_environment(self) -> None:
         """Variables that are set; one that is set to nothing is not."""
@@ -270,7 +274,7 @@ class _Reader:
                     # Each part may be a variable that is empty, or have quotes of its own.
                     value = ",".join(filter(None, map(unquoted, value.split(","))))
                 if value:
-                    self._take_given(name, value, Source.ENV, given)
+                    self._take_given(name, value, SettingSource.ENV, given)
                 continue
             # Another program may use the prefix, too: odd, but no reason not to start.
             close = close_names(name, KEYS, 1)
@@ -286,9 +290,9 @@ class _Reader:
 
     def take_flags(self, flags: Mapping[str, Any]) -> None:
         for name, value in flags.items():
-            self._take_given(name, value, Source.FLAG, f"--{name.replace('_', '-')}")
+            self._take_given(name, value, SettingSource.FLAG, f"--{name.replace('_', '-')}")
 
-    def _take_given(self, name: str, value: Any, source: Source, where: str) -> None:
+    def _take_given(self, name: str, value: Any, source: SettingSource, where: str) -> None:
         """From a variable or a flag: text for any type, paths from the working directory."""
         key = KEYS.get(name)
         if key is None:
@@ -297,7 +301,7 @@ class _Reader:
         try:
             self._values[name] = convert(key, value, folder=None, home=self._home, is_text=True)
             self._sources[name] = source
-        except UnfitValueError as error:
+        except InvalidValueError as error:
             self._mistakes.append(f"{where}: {error}")
 
     def take_file(self) -> None:
@@ -323,7 +327,7 @@ class _Reader:
             typed = self._from_file((), name, value, KEYS)
             if typed is not None:
                 self._values[name] = typed
-                self._sources[name] = Source.FILE
+                self._sources[name] = SettingSource.FILE
 
     def _take_models(self, tables: Any) -> None:
         if not isinstance(tables, dict):
@@ -344,7 +348,7 @@ class _Reader:
             own = self._models[model_id] = ModelSettings(**values)
             # Another program's variables are its own affair.
             for given in () if own.command else own.env:
-                if (why := why_owned_variable(given)) is not None:
+                if (why := owned_variable_problem(given)) is not None:
                     self._note((*path, "env"), why, at=(*path, "env", given))
 
     def _from_file(
@@ -370,11 +374,11 @@ class _Reader:
             return found
         try:
             return convert(key, value, folder=folder, home=self._home, is_text=False)
-        except UnfitValueError as error:
+        except InvalidValueError as error:
             self._note_unfit(path, error)
             return None
 
-    def _note_unfit(self, path: tuple[str, ...], error: UnfitValueError) -> None:
+    def _note_unfit(self, path: tuple[str, ...], error: InvalidValueError) -> None:
         self._note(path, str(error), at=path if error.item is None else (*path, error.item))
 
     def _check_names(self) -> None:
@@ -450,5 +454,5 @@ def check_value(key: str, value: Any) -> Any:
         return convert(
             known, value, folder=None, home=home_of(os.environ), is_text=isinstance(value, str)
         )
-    except UnfitValueError as error:
+    except InvalidValueError as error:
         raise ConfigError(f"{key}: {error}.", param="value") from None

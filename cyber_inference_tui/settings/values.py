@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
-from cyber_inference_tui.settings.owned import why_owned
+from cyber_inference_tui.settings.owned_options import owned_option_problem
 from cyber_inference_tui.settings.schema import (
     ALIAS_KEYS,
     ALIASES,
@@ -55,7 +55,7 @@ _FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
 _NOT_MODEL = "expected no field model: the service finds the model by it, and sends the model's id"
 
 
-class UnfitValueError(ValueError):
+class InvalidValueError(ValueError):
     """The value does not fit.
 
     ``item`` is the number (from 0) of the array's item at fault; ``table`` names the tables inside
@@ -67,13 +67,13 @@ class UnfitValueError(ValueError):
         self.item = item
         self.table = table
 
-    def inside(self, *table: str) -> UnfitValueError:
+    def inside(self, *table: str) -> InvalidValueError:
         """The same, of a value that stands in ``table``."""
-        return UnfitValueError(str(self), self.item, (*table, *self.table))
+        return InvalidValueError(str(self), self.item, (*table, *self.table))
 
 
 def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bool) -> Any:
-    """``value`` as the setting's type; raises ``UnfitValueError``.
+    """``value`` as the setting's type; raises ``InvalidValueError``.
 
     ``is_text`` tells that a text stands for a value of any type, as in a variable. ``folder`` is
     what relative paths start from (``None`` = the working directory), ``home`` what ``~`` is.
@@ -87,7 +87,7 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
         tables, mistakes = alias_tables(value, folder=folder, home=home)
         if mistakes:
             first = mistakes[0]
-            raise UnfitValueError(f"{'.'.join(first.table)}: {first}", first.item, first.table)
+            raise InvalidValueError(f"{'.'.join(first.table)}: {first}", first.item, first.table)
         return tables
     if key.is_list and isinstance(value, list | tuple):
         found, mistakes = items(key, value, folder=folder, home=home)
@@ -97,15 +97,15 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
     if isinstance(value, Path):
         value = str(value)
     if isinstance(value, float) and not math.isfinite(value):
-        raise UnfitValueError(f"expected {key.expected}, found {in_words(value, key)}")
+        raise InvalidValueError(f"expected {key.expected}, found {in_words(value, key)}")
     try:
         typed = msgspec.convert(value, thread_safe(key.type), dec_hook=_decode_path)
     except (msgspec.ValidationError, TypeError, ValueError, OverflowError):
         if key.form == "variable" and isinstance(value, dict):
             name = next((one for one in value if not isinstance(value[one], str)), "")
-            raise UnfitValueError(f"{name[:_SHOWN]}: expected a string in quotes") from None
+            raise InvalidValueError(f"{name[:_SHOWN]}: expected a string in quotes") from None
         near = nearest(str(value), key.choices)
-        raise UnfitValueError(
+        raise InvalidValueError(
             f"expected {key.expected}, found {in_words(given, key)}{near}"
         ) from None
     if isinstance(typed, dict):
@@ -122,41 +122,41 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
 
 def items(
     key: Key, value: Sequence[Any], *, folder: Path | None, home: str
-) -> tuple[tuple[Any, ...], list[UnfitValueError]]:
+) -> tuple[tuple[Any, ...], list[InvalidValueError]]:
     """The items of an array, and all mistakes in it."""
     found: list[Any] = []
-    mistakes: list[UnfitValueError] = []
+    mistakes: list[InvalidValueError] = []
     for number, one in enumerate(value):
         try:
             found.append(_item(key, one, number, folder=folder, home=home))
-        except UnfitValueError as error:
+        except InvalidValueError as error:
             mistakes.append(error)
     return tuple(found), mistakes
 
 
 def alias_tables(
     value: Mapping[str, Any], *, folder: Path | None, home: str
-) -> tuple[dict[str, RequestRules], list[UnfitValueError]]:
+) -> tuple[dict[str, RequestRules], list[InvalidValueError]]:
     """The table form of ``aliases``, and all mistakes in it."""
     tables: dict[str, RequestRules] = {}
-    mistakes: list[UnfitValueError] = []
+    mistakes: list[InvalidValueError] = []
     pattern, words = _NAME
     for alias, table in value.items():
         if not isinstance(table, dict):
             mistakes.append(
-                UnfitValueError(f"expected a table, found {in_words(table)}", None, (alias,))
+                InvalidValueError(f"expected a table, found {in_words(table)}", None, (alias,))
             )
             continue
         if pattern.fullmatch(alias) is None or not _is_text(alias):
-            mistakes.append(UnfitValueError(f"expected {words}", None, (alias,)))
+            mistakes.append(InvalidValueError(f"expected {words}", None, (alias,)))
         values = {}
         for name, one in table.items():
             key = ALIAS_KEYS.get(name)
             try:
                 if key is None:
-                    raise UnfitValueError(f"unknown setting{nearest(name, ALIAS_KEYS)}")
+                    raise InvalidValueError(f"unknown setting{nearest(name, ALIAS_KEYS)}")
                 values[name] = convert(key, one, folder=folder, home=home, is_text=False)
-            except UnfitValueError as error:
+            except InvalidValueError as error:
                 mistakes.append(error.inside(alias, name))
         tables[alias] = RequestRules(**values)
     return tables, mistakes
@@ -173,13 +173,13 @@ def _item(key: Key, value: Any, number: int, *, folder: Path | None, home: str) 
         value = str(value)
     if not isinstance(value, str):
         kind = "a path" if key.is_path else "a string"
-        raise UnfitValueError(
+        raise InvalidValueError(
             f"expected {key.expected}, but item {number + 1} is {in_words(value, key)}, not {kind}",
             number,
         )
     if key.is_path:
         if not value or not _is_text(value):
-            raise UnfitValueError(
+            raise InvalidValueError(
                 f"item {number + 1}: expected a path, found {in_words(value, key)}", number
             )
         return expanded(Path(value), folder, home)
@@ -191,14 +191,14 @@ def _item(key: Key, value: Any, number: int, *, folder: Path | None, home: str) 
 def _check_form(key: Key, text: str, item: int | None) -> None:
     place = "" if item is None else f"item {item + 1}: "
     if not _is_text(text):
-        raise UnfitValueError(f"{place}expected UTF-8 text without NUL characters", item)
+        raise InvalidValueError(f"{place}expected UTF-8 text without NUL characters", item)
     if key.form == FIELDS and text == "model":
-        raise UnfitValueError(f"{place}{_NOT_MODEL}", item)
+        raise InvalidValueError(f"{place}{_NOT_MODEL}", item)
     form = _FORMS.get(key.form)
     if form is not None and form[0].fullmatch(text) is None:
-        raise UnfitValueError(f"{place}expected {form[1]}, found {in_words(text, key)}", item)
-    if key.form == LLAMA_ARGUMENTS and (why := why_owned(text)) is not None:
-        raise UnfitValueError(f"{place}{why}", item)
+        raise InvalidValueError(f"{place}expected {form[1]}, found {in_words(text, key)}", item)
+    if key.form == LLAMA_ARGUMENTS and (why := owned_option_problem(text)) is not None:
+        raise InvalidValueError(f"{place}{why}", item)
 
 
 def _check_table(key: Key, table: dict[str, Any]) -> None:
@@ -206,15 +206,15 @@ def _check_table(key: Key, table: dict[str, Any]) -> None:
         pattern, words = _FORMS["variable"]
         for name, value in table.items():
             if pattern.fullmatch(name) is None:
-                raise UnfitValueError(f'expected {words}, found "{name[:_SHOWN]}"')
+                raise InvalidValueError(f'expected {words}, found "{name[:_SHOWN]}"')
             if not _is_text(value):
-                raise UnfitValueError(f"{name[:_SHOWN]}: expected text without NUL characters")
+                raise InvalidValueError(f"{name[:_SHOWN]}: expected text without NUL characters")
         return
     if key.form == FIELDS and "model" in table:
-        raise UnfitValueError(_NOT_MODEL)
+        raise InvalidValueError(_NOT_MODEL)
     wrong = _not_json(table)
     if wrong is not None:
-        raise UnfitValueError(f"expected values that JSON knows, found {wrong}")
+        raise InvalidValueError(f"expected values that JSON knows, found {wrong}")
 
 
 def _not_json(value: Any) -> str | None:
@@ -285,18 +285,18 @@ def _literal(text: str) -> Any:
 
 
 def expanded(path: Path, folder: Path | None, home: str) -> Path:
-    """``path`` with its ``~`` and its folder, made absolute; raises ``UnfitValueError``."""
+    """``path`` with its ``~`` and its folder, made absolute; raises ``InvalidValueError``."""
     # Not resolve(): a symbolic link in a path is there for a reason.
     first = path.parts[0] if path.parts else ""
     if first == "~":
         if not home:
-            raise UnfitValueError("expected a path, but there is no home directory for ~")
+            raise InvalidValueError("expected a path, but there is no home directory for ~")
         path = Path(home, *path.parts[1:])
     elif first.startswith("~"):
         try:
             path = path.expanduser()
         except RuntimeError:
-            raise UnfitValueError(f"expected a path, but there is no user {first[1:]}") from None
+            raise InvalidValueError(f"expected a path, but there is no user {first[1:]}") from None
     return folder / path if folder is not None else path.absolute()
 
 

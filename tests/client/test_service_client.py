@@ -344,7 +344,7 @@ async def test_a_stream_cut_by_the_service_goes_on_without_loss(stand_in: StandI
 async def test_getting_a_llama_server_and_the_demo(stand_in: StandIn) -> None:
     async with ServiceClient(stand_in.url) as client:
         assert (await client.call(endpoints.INSTALLATION)).state is InstallState.IDLE
-        begun = await client.call(endpoints.INSTALL, body=queries.InstallWish("debian"))
+        begun = await client.call(endpoints.INSTALL, body=queries.InstallRequest("debian"))
         assert (begun.state, begun.source) == (InstallState.RUNNING, "debian")
         assert (await client.call(endpoints.INSTALLATION)).state is InstallState.RUNNING
         assert (await client.call(endpoints.CANCEL_INSTALL)).state is InstallState.CANCELLED

@@ -56,7 +56,7 @@ from cyber_inference_tui.records import (
     to_json,
 )
 from cyber_inference_tui.records.queries import HistoryQuery, LinesQuery, RequestQuery
-from cyber_inference_tui.service.configuring import Configuration
+from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub

@@ -15,7 +15,7 @@ from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.scheduler.scheduler import Scheduler
-from cyber_inference_tui.service.active import ActiveRequests
+from cyber_inference_tui.service.active_requests import ActiveRequests
 from cyber_inference_tui.service.service import Service
 from cyber_inference_tui.settings.schema import Settings
 from tests.http.stand_in import Front, StandInService, serving

@@ -452,7 +452,7 @@ async def main():
     await history.start()
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     # The kernel refuses to let any file of this process grow beyond this.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     for number in range(3000):
         history.add(request(number, error="x" * 200))
     assert await history.requests() == []

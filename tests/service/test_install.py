@@ -22,8 +22,8 @@ from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.records import InstallRecord, InstallSource, InstallState, ServiceEvent
 from cyber_inference_tui.service.install import Installation
 from cyber_inference_tui.service.install_context import InstallContext, install_context
-from cyber_inference_tui.service.update_check import Known
-from cyber_inference_tui.settings.load import CurrentSettings, Loaded, load
+from cyber_inference_tui.service.update_check import NewerVersion
+from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings, load
 from tests.waiting import LIMIT, until
 
 WAYS = (InstallSource(name="github", summary="quick", recommended=True),)
@@ -48,7 +48,7 @@ class Bench:
         self.folder = folder
         self.script = folder / "installer.py"
         self.check = folder / "check.py"
-        self.known = Known()
+        self.known = NewerVersion()
         self.program = sys.executable
         self.events: list[ServiceEvent] = []
         self.tidied = 0
@@ -313,12 +313,12 @@ async def test_a_newer_version_is_looked_up_beside_and_once(tmp_path: Path) -> N
     async with bench_in(tmp_path) as bench:
         bench.looks()
         assert (await bench.installation.state()).update is None
-        bench.known = Known(due=True)
+        bench.known = NewerVersion(due=True)
         for _ in range(3):
             assert (await bench.installation.state()).update is None
         await until(bench.looked.exists)
         await until(lambda: not bench.processes())
-        bench.known = Known(version="b2", due=True)
+        bench.known = NewerVersion(version="b2", due=True)
         assert (await bench.installation.state()).update == "b2"
         await asyncio.sleep(0)
         assert not bench.processes()
@@ -328,7 +328,7 @@ async def test_a_newer_version_is_looked_up_beside_and_once(tmp_path: Path) -> N
 async def test_an_installation_does_not_wait_for_a_look(tmp_path: Path) -> None:
     async with bench_in(tmp_path) as bench:
         bench.looks(HANGS)
-        bench.known = Known(due=True)
+        bench.known = NewerVersion(due=True)
         await bench.installation.state()
         await until(bench.looked.exists)
         bench.says(then=SUCCESS)
@@ -340,7 +340,7 @@ async def test_an_installation_does_not_wait_for_a_look(tmp_path: Path) -> None:
 async def test_a_look_ends_with_the_service(tmp_path: Path) -> None:
     async with bench_in(tmp_path) as bench:
         bench.looks(HANGS)
-        bench.known = Known(due=True)
+        bench.known = NewerVersion(due=True)
         await bench.installation.state()
         await until(bench.looked.exists)
         await bench.installation.close()
@@ -356,7 +356,7 @@ class Home:
         self.folder = folder / "data" / "llama"
         environ = {"PATH": "/usr/bin:/bin", "CYBER_INFERENCE_CONFIG": str(self.config)}
         flags = {"data_dir": str(folder / "data")}
-        loaded: Loaded = load(config=self.config, environ=environ, flags=flags)
+        loaded: LoadedSettings = load(config=self.config, environ=environ, flags=flags)
         self.ground = install_context(CurrentSettings(loaded), environ, now)
 
     def install(self, source: str, version: str) -> None:
@@ -394,21 +394,21 @@ def test_a_configuration_file_that_was_removed(tmp_path: Path) -> None:
 
 def test_when_it_is_time_to_look(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    assert home.ground.known() == Known()
+    assert home.ground.known() == NewerVersion()
     home.install("github", "b1")
-    assert home.ground.known() == Known(due=True)
+    assert home.ground.known() == NewerVersion(due=True)
     home.saw("debian", "9")
-    assert home.ground.known() == Known(due=True)
+    assert home.ground.known() == NewerVersion(due=True)
     home.saw("github", "b1")
-    assert home.ground.known() == Known()
+    assert home.ground.known() == NewerVersion()
     home.saw("github", "b2")
-    assert home.ground.known() == Known(version="b2")
+    assert home.ground.known() == NewerVersion(version="b2")
     home.saw("github", "b1", ago=timedelta(days=2))
-    assert home.ground.known() == Known(due=True)
+    assert home.ground.known() == NewerVersion(due=True)
 
 
 def test_anothers_llama_server_is_not_looked_after(tmp_path: Path) -> None:
     home = Home(tmp_path, config='llama_server_path = "/opt/llama-server"\n')
     home.install("github", "b1")
     home.saw("github", "b2")
-    assert home.ground.known() == Known()
+    assert home.ground.known() == NewerVersion()

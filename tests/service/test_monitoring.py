@@ -23,7 +23,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.monitoring import Monitoring
-from cyber_inference_tui.settings.load import CurrentSettings, Loaded
+from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -34,7 +34,7 @@ class World:
 
     def __init__(self, interval: float = 1.0) -> None:
         self.now = 1000.0
-        self.current = CurrentSettings(Loaded(Settings(), {}, Path("/config.toml")))
+        self.current = CurrentSettings(LoadedSettings(Settings(), {}, Path("/config.toml")))
         self.set(sample_interval=interval, data_dir=Path("/a"), models_dir=Path("/a"))
         self.samples: list[float] = []
         self.made: list[tuple[Path, ...]] = []

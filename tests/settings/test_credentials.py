@@ -11,10 +11,10 @@ from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.settings.credentials import (
     check_kept,
     is_loopback,
-    make_missing,
-    missing,
+    make_credentials,
+    missing_credentials,
 )
-from cyber_inference_tui.settings.load import Loaded, load_if_there
+from cyber_inference_tui.settings.load import LoadedSettings, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 
 HAND_WRITTEN = """\
@@ -33,15 +33,15 @@ class Told(list[str]):
         self.append(text)
 
 
-def settings_of(path: Path, environ: Mapping[str, str] | None = None) -> Loaded:
+def settings_of(path: Path, environ: Mapping[str, str] | None = None) -> LoadedSettings:
     return load_if_there(path, environ=environ or {"HOME": str(path.parent)}, flags={})
 
 
 def make(
     path: Path, tell: Told, host: str = "0.0.0.0", environ: Mapping[str, str] | None = None
-) -> Loaded:
+) -> LoadedSettings:
     environ = environ or {"HOME": str(path.parent)}
-    return make_missing(settings_of(path, environ), host, environ=environ, flags={}, tell=tell)
+    return make_credentials(settings_of(path, environ), host, environ=environ, flags={}, tell=tell)
 
 
 @pytest.mark.parametrize(
@@ -50,18 +50,18 @@ def make(
 )
 def test_loopback_addresses_need_nothing(host: str) -> None:
     assert is_loopback(host)
-    assert missing(Settings(), host) == ()
+    assert missing_credentials(Settings(), host) == ()
 
 
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "::", "[::]", "192.168.1.5", "fe80::1%eth0", "box.lan", "127.1", "x"]
 )
 def test_all_others_need_both(host: str) -> None:
-    assert missing(Settings(), host) == ("api_keys", "admin_password")
-    assert missing(Settings(api_keys=("k",)), host) == ("admin_password",)
-    assert missing(Settings(admin_password="p"), host) == ("api_keys",)
-    assert missing(Settings(api_keys=("k",), admin_password="p"), host) == ()
-    assert missing(Settings(insecure_no_auth=True), host) == ()
+    assert missing_credentials(Settings(), host) == ("api_keys", "admin_password")
+    assert missing_credentials(Settings(api_keys=("k",)), host) == ("admin_password",)
+    assert missing_credentials(Settings(admin_password="p"), host) == ("api_keys",)
+    assert missing_credentials(Settings(api_keys=("k",), admin_password="p"), host) == ()
+    assert missing_credentials(Settings(insecure_no_auth=True), host) == ()
 
 
 def test_they_are_made_stored_and_told_once(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_file_that_cannot_be_written_is_said_with_the_ways_out(tmp_path: Path)
 def test_where_it_would_be_kept_nothing_is_revealed(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     told = Told()
-    loaded = make_missing(
+    loaded = make_credentials(
         settings_of(path), "::", environ={"HOME": str(tmp_path)}, flags={}, tell=told, reveal=False
     )
     assert loaded.settings.admin_password not in told[0]

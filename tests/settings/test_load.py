@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.settings.edit import set_value
 from cyber_inference_tui.settings.load import (
-    Loaded,
-    Source,
+    LoadedSettings,
+    SettingSource,
     check_value,
     config_path,
     load,
@@ -31,7 +31,7 @@ FILE = Path("/etc/program/config.toml")
 HOME = {"HOME": "/home/me"}
 
 
-def read(text: str, environ: Mapping[str, str] = HOME, **flags: Any) -> Loaded:
+def read(text: str, environ: Mapping[str, str] = HOME, **flags: Any) -> LoadedSettings:
     return load_text(text, FILE, environ=environ, flags=flags)
 
 
@@ -52,10 +52,10 @@ def test_a_later_source_wins_and_is_named() -> None:
         port=4,
     )
     assert (loaded.settings.port, loaded.settings.log_level) == (4, "debug")
-    assert loaded.sources["port"] is Source.FLAG
-    assert loaded.sources["log_level"] is Source.ENV
-    assert loaded.sources["max_queue"] is Source.FILE
-    assert loaded.sources["host"] is Source.DEFAULT
+    assert loaded.sources["port"] is SettingSource.FLAG
+    assert loaded.sources["log_level"] is SettingSource.ENV
+    assert loaded.sources["max_queue"] is SettingSource.FILE
+    assert loaded.sources["host"] is SettingSource.DEFAULT
     assert set(loaded.sources) == set(KEYS)
 
 

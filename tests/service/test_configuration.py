@@ -12,7 +12,7 @@ import pytest
 
 from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.records import SettingEffect
-from cyber_inference_tui.service.configuring import Configuration, configured_anew
+from cyber_inference_tui.service.configuration import Configuration, configured_anew
 from cyber_inference_tui.settings.load import CurrentSettings, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.settings.watch import FileWatch

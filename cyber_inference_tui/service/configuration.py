@@ -20,9 +20,9 @@ from cyber_inference_tui.records import (
     ConfigValueRecord,
     SettingEffect,
 )
-from cyber_inference_tui.settings.credentials import GUARDS, check_kept
+from cyber_inference_tui.settings.credentials import CREDENTIALS, check_kept
 from cyber_inference_tui.settings.edit import (
-    check_fit,
+    check_valid,
     key_in,
     set_value,
     unset_value,
@@ -31,8 +31,8 @@ from cyber_inference_tui.settings.edit import (
 from cyber_inference_tui.settings.environment import ENV_PREFIX
 from cyber_inference_tui.settings.load import (
     CurrentSettings,
-    Loaded,
-    Source,
+    LoadedSettings,
+    SettingSource,
     check_value,
     load_text,
     read_config,
@@ -134,10 +134,10 @@ class Configuration:
         self._publish({"error": None})
         _logger.info("the configuration was read anew from %s", new.config_path)
 
-    def _applicable(self, new: Loaded) -> Loaded:
+    def _applicable(self, new: LoadedSettings) -> LoadedSettings:
         began = self._current.settings
         kept = {name: getattr(began, name) for name, key in KEYS.items() if not key.live}
-        if new.sources["models_dir"] is Source.DEFAULT:
+        if new.sources["models_dir"] is SettingSource.DEFAULT:
             kept["models_dir"] = usual_models_dir(began.data_dir)
         settings = msgspec.structs.replace(new.settings, **kept)
         return msgspec.structs.replace(new, settings=settings)
@@ -150,7 +150,7 @@ class Configuration:
         """Write one setting into the configuration file and apply it."""
         key, model_id, known = self._named(key)
         value = self._unmasked(key, known, model_id, value)
-        if model_id is None and known.name in GUARDS and not check_value(known.name, value):
+        if model_id is None and known.name in CREDENTIALS and not check_value(known.name, value):
             self._check_kept_without(known)
         await asyncio.to_thread(self._check_before_writing)
         await asyncio.to_thread(set_value, self._path, key, value)
@@ -160,7 +160,7 @@ class Configuration:
     async def unset(self, key: str) -> ConfigValueRecord:
         """Take one setting out of the configuration file, so that its default holds again."""
         key, model_id, known = self._named(key)
-        if model_id is None and known.name in GUARDS:
+        if model_id is None and known.name in CREDENTIALS:
             self._check_kept_without(known)
         await asyncio.to_thread(self._check_before_writing)
         await asyncio.to_thread(unset_value, self._path, key)
@@ -171,7 +171,7 @@ class Configuration:
         """What ``set`` would do; raises what it would raise, and writes nothing."""
         key, model_id, known = self._named(key)
         value = self._unmasked(key, known, model_id, value)
-        check_fit(self._path, key, value)
+        check_valid(self._path, key, value)
         written, after = await asyncio.to_thread(self._foresee, key, value)
         self._check_kept(after.settings)
         applicable = self._applicable(after).settings
@@ -186,7 +186,7 @@ class Configuration:
             models=tuple(restarted),
         )
 
-    def _foresee(self, key: str, value: Any) -> tuple[Loaded, Loaded]:
+    def _foresee(self, key: str, value: Any) -> tuple[LoadedSettings, LoadedSettings]:
         """What the file would say, and what would hold. Blocks."""
         text = self._check_before_writing()
         text = with_key(text, self._path, key, value)
@@ -214,7 +214,7 @@ class Configuration:
                 hint="Put it back, or restart the service to have the defaults.",
             )
 
-    def _check_whole(self, text: str, new: Loaded) -> None:
+    def _check_whole(self, text: str, new: LoadedSettings) -> None:
         """Raise ``ConfigError`` for a file that looks like a part of the former one.
 
         That is a beginning of it, which is being written or was cut off. Where it leaves out a key
@@ -224,10 +224,10 @@ class Configuration:
         old = self.loaded.settings
         left_out = [
             name
-            for name in GUARDS
+            for name in CREDENTIALS
             if getattr(old, name)
             and not getattr(new.settings, name)
-            and new.sources[name] is Source.DEFAULT
+            and new.sources[name] is SettingSource.DEFAULT
         ]
         is_beginning = len(text) < len(self._text) and self._text.startswith(text)
         if is_beginning and (left_out or not text.endswith("\n")):
@@ -236,7 +236,7 @@ class Configuration:
                 " they were.",
                 hint=f"Put the rest back. To take out a key or a password at its end, {_EXPLICIT}.",
             )
-        sets_nothing = not new.settings.models and Source.FILE not in new.sources.values()
+        sets_nothing = not new.settings.models and SettingSource.FILE not in new.sources.values()
         if left_out and (sets_nothing or self._was_gone):
             what = f"was gone, and is back without {' and '.join(left_out)}"
             if sets_nothing:
@@ -264,7 +264,7 @@ class Configuration:
 
     def _unmasked(self, key: str, known: Key, model_id: str | None, value: Any) -> Any:
         """A mask that comes back stands for the value that it masks."""
-        given = {Source.ENV, Source.FLAG}
+        given = {SettingSource.ENV, SettingSource.FLAG}
         if model_id is None and self.loaded.sources[known.name] in given:
             # A secret of a variable is never copied into the file.
             return unmasked_value(key, known, value, ())
@@ -280,9 +280,9 @@ def _text_of(path: Path) -> str:
 
 
 def _effect(
-    before: Loaded,
-    written: Loaded,
-    after: Loaded,
+    before: LoadedSettings,
+    written: LoadedSettings,
+    after: LoadedSettings,
     known: Key,
     model_id: str | None,
     *,
@@ -291,7 +291,7 @@ def _effect(
     """What it does that the file says ``written``, where ``after`` will hold."""
     if before.value(known, model_id) == written.value(known, model_id):
         return SettingEffect.NOTHING
-    if model_id is None and after.sources[known.name] in {Source.ENV, Source.FLAG}:
+    if model_id is None and after.sources[known.name] in {SettingSource.ENV, SettingSource.FLAG}:
         return SettingEffect.OVERRIDDEN
     if not known.live or known.name == "preload":
         return SettingEffect.RESTARTS_SERVICE

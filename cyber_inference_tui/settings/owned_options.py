@@ -43,7 +43,7 @@ _VARIABLE_PREFIX = "LLAMA_ARG_"
 _KEY_VARIABLE = "LLAMA_API_KEY"
 
 
-def why_owned(word: str) -> str | None:
+def owned_option_problem(word: str) -> str | None:
     """Why a word of llama-server's command line is refused; ``None`` for any other word."""
     match = _WORD.fullmatch(word)
     if match is None:
@@ -53,7 +53,7 @@ def why_owned(word: str) -> str | None:
     return why and f"{option} is refused: {why}"
 
 
-def why_owned_variable(name: str) -> str | None:
+def owned_variable_problem(name: str) -> str | None:
     """Why a variable for llama-server is refused; ``None`` for any other variable."""
     if not is_option_variable(name):
         return None
