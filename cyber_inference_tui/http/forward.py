@@ -132,7 +132,7 @@ class Forwarder:
         entry = RequestLog(request, self._now)
         target = await self._targets.find(request)
         answer = ClientResponse(request, target.stream, _renaming(target.model))
-        number = self._service.active.come(entry.of(target, answer))
+        number = self._service.active.add(entry.of(target, answer).active)
         try:
             await self._serve(request, target, answer, entry)
         except CyberError as error:
@@ -152,7 +152,7 @@ class Forwarder:
             _logger.exception("forwarding %s failed", target.path)
             answer.cut()
         finally:
-            self._service.active.go(number)
+            self._service.active.remove(number)
             self._note(target, answer, entry)
         return _Written(keep_alive=answer.keep_alive)
 

@@ -1,39 +1,34 @@
-"""The requests that are in the house: from the moment their model is known to their last byte."""
+"""Requests in progress, from the moment their model is known to their last byte."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 from cyber_inference_tui.records import ActiveRequestRecord
 from cyber_inference_tui.scheduler.state import Waiter
 
-
-class Active(Protocol):
-    """One such request."""
-
-    def active(self, number: int, positions: Mapping[Waiter, int], /) -> ActiveRequestRecord:
-        """As it stands at this moment. ``positions`` has the places of those who wait."""
+Describe = Callable[[int, Mapping[Waiter, int]], ActiveRequestRecord]
+"""Returns a request's present record, from its number and the positions of all waiting requests."""
 
 
 class ActiveRequests:
-    """All of them. Coming and going cost one access to a dictionary each."""
+    """The requests in progress. Adding and removing cost one access to a dictionary each."""
 
     def __init__(self) -> None:
         self._last = 0
-        self._present: dict[int, Active] = {}
+        self._present: dict[int, Describe] = {}
 
-    def come(self, request: Active) -> int:
-        """A request has come; the number under which it goes."""
+    def add(self, describe: Describe) -> int:
+        """Add a request; returns its number."""
         self._last += 1
-        self._present[self._last] = request
+        self._present[self._last] = describe
         return self._last
 
-    def go(self, number: int) -> None:
-        """It is over."""
+    def remove(self, number: int) -> None:
+        """Remove a request that is over."""
         del self._present[number]
 
     def records(self, positions: Mapping[Waiter, int]) -> list[ActiveRequestRecord]:
-        """Every one, the oldest first."""
-        found = [one.active(number, positions) for number, one in self._present.items()]
-        return sorted(found, key=lambda one: (one.at, one.number))
+        """Return a record for each request, oldest first."""
+        found = [describe(number, positions) for number, describe in self._present.items()]
+        return sorted(found, key=lambda record: (record.at, record.number))

@@ -1,4 +1,4 @@
-"""What an installation stands on: its commands, and what this machine and data directory tell."""
+"""The commands of an installation, and facts of the machine and the data directory."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from cyber_inference_tui.service.update_check import NewerVersion
 from cyber_inference_tui.settings.load import CONFIG_VARIABLE, CurrentSettings
 
 AUTO = "auto"
-"""The source that is a choice among the others."""
+"""The source that lets ``install-llama`` choose one."""
 
 _CHECK_INTERVAL = timedelta(days=1)
 
 
 class InstallContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What an installation stands on. The functions block."""
+    """The commands, environment and facts of an installation. The functions block."""
 
     argv: Callable[[str], Sequence[str]]
-    """The command that gets one from this source; ``auto`` is one of them."""
+    """Returns the command that installs from a source, which may be ``auto``."""
     environ: Callable[[], Mapping[str, str]]
     sources: Callable[[], tuple[InstallSource, ...]]
-    """The ways there are on this machine."""
+    """Returns the sources that this machine can install from."""
     known: Callable[[], NewerVersion]
-    """What is known of a newer version."""
+    """Returns the newer version, if one is known."""
     check_argv: Callable[[], Sequence[str]]
-    """The command that looks for one."""
-    tidy: Callable[[], None]
-    """Remove what an installation that was killed has left."""
+    """Returns the command that looks for a newer version."""
+    clean_up: Callable[[], None]
+    """Removes the files of an installation that was killed."""
 
 
 def install_context(
@@ -59,19 +59,19 @@ def install_context(
     def known() -> NewerVersion:
         installed, newest = layout().current(), layout().newest()
         if installed is None or current.settings.llama_server_path:
-            # Another's llama-server is another's to keep new.
+            # Only a llama-server that was installed here is kept up to date.
             return NewerVersion()
         fresh = newest is not None and newest.source == installed.source
-        # A clock that was ahead may have been set back since.
+        # abs(): a clock that was ahead may have been set back since.
         old = newest is not None and abs(now() - newest.seen_at) > _CHECK_INTERVAL
         return NewerVersion(version=update_of(installed, newest), due=old or not fresh)
 
     def environment() -> dict[str, str]:
-        # A file that was removed means the defaults here; there it would be a mistake.
+        # Without the file this service has the defaults; the command would refuse the variable.
         gone = not current.loaded.config_path.is_file()
         return {k: v for k, v in environ.items() if not (gone and k == CONFIG_VARIABLE)}
 
-    def tidy() -> None:
+    def clean_up() -> None:
         with layout().locked():
             pass
 
@@ -81,5 +81,5 @@ def install_context(
         sources=lambda: ways(gather_facts(current.settings.system_root, environ)),
         known=known,
         check_argv=lambda: [*argv(AUTO), "--check"],
-        tidy=tidy,
+        clean_up=clean_up,
     )

@@ -151,7 +151,7 @@ class Service:
             guard=self._launcher.guard,
             log=self.logs.ring(INSTALL_LOG),
             publish=partial(self.events.publish, "service"),
-            found=self._binary_changed,
+            on_installed=self._binary_changed,
             now=utc_now,
         )
         self.hub = Hub(

@@ -1,4 +1,4 @@
-"""Whether there is a newer llama-server: looked up beside everything else, once a day at most."""
+"""Look for a newer llama-server in the background, once a day at most."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.service.installer_process import InstallerProcess
 
 _TIME_LIMIT = 180.0
-"""Seconds for one look: Debian's package lists are long."""
+"""Seconds for a check: Debian's package lists are long."""
 _RETRY = 3600.0
-"""Seconds after a look in which no other is begun, however it went."""
+"""Seconds from a check to the next, whatever came of it."""
 _GRACE = 0.3
 
 _logger = logging.getLogger(__name__)
 
 
 class NewerVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a newer version."""
+    """The newer version, if one is known."""
 
     version: str | None = None
     due: bool = False
-    """It is time to look again."""
+    """It is time for another check."""
 
 
 class UpdateCheck:
-    """Runs ``argv`` when what ``known`` tells has become old; nobody ever waits for it.
+    """Runs ``argv`` if the result of ``known`` is old and somebody asks; nobody waits for it.
 
-    Both functions, and ``environ``, block and are called in a thread. Nothing is looked up unless
-    somebody asks.
+    ``known``, ``argv`` and ``environ`` block, and are called in a thread.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class UpdateCheck:
         self._not_before = 0.0
 
     async def version(self, *, look: bool) -> str | None:
-        """The newer version, as far as it is known now; with ``look`` one is begun if it is due."""
+        """Return the newer version, if one is known; ``look`` starts a check that is due."""
         known = await asyncio.to_thread(self._known)
         now = asyncio.get_running_loop().time()
         if look and known.due and self._task is None and now >= self._not_before:
@@ -65,7 +64,7 @@ class UpdateCheck:
         self._task = None
 
     async def stop(self) -> None:
-        """End a look that is under way."""
+        """End a check that is under way."""
         task = self._task
         if task is not None:
             task.cancel()
@@ -83,7 +82,7 @@ class UpdateCheck:
         try:
             await asyncio.wait({process.exited}, timeout=_TIME_LIMIT)
         finally:
-            # To its end even when this task is ended: its own limits bound it.
+            # Also when this task is cancelled; the process' own limits bound the wait.
             with contextlib.suppress(TimeoutError):
                 await process.stop(_GRACE)
             self._guard.remove(process.pid)

@@ -63,12 +63,12 @@ class Bench:
                 sources=lambda: WAYS,
                 known=lambda: self.known,
                 check_argv=lambda: [self.program, str(self.check), str(folder)],
-                tidy=self._tidy,
+                clean_up=self._tidy,
             ),
             guard=self.guard,
             log=self.log,
             publish=self.events.append,
-            found=self._found,
+            on_installed=self._found,
             now=now,
         )
 
@@ -348,7 +348,7 @@ async def test_a_look_ends_with_the_service(tmp_path: Path) -> None:
 
 
 class Home:
-    """A data directory, and the ground of a service that has it."""
+    """A data directory, and the context of a service that has it."""
 
     def __init__(self, folder: Path, *, config: str = "") -> None:
         self.config = folder / "config.toml"
@@ -357,7 +357,7 @@ class Home:
         environ = {"PATH": "/usr/bin:/bin", "CYBER_INFERENCE_CONFIG": str(self.config)}
         flags = {"data_dir": str(folder / "data")}
         loaded: LoadedSettings = load(config=self.config, environ=environ, flags=flags)
-        self.ground = install_context(CurrentSettings(loaded), environ, now)
+        self.context = install_context(CurrentSettings(loaded), environ, now)
 
     def install(self, source: str, version: str) -> None:
         layout = Layout(self.folder.parent)
@@ -372,43 +372,43 @@ class Home:
 
 def test_auto_brings_what_is_installed_up_to_date(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    argv = list(home.ground.argv("auto"))
+    argv = list(home.context.argv("auto"))
     assert argv[argv.index("--from") + 1] == "auto"
     assert argv[argv.index("--data-dir") + 1] == str(tmp_path / "data")
     assert argv[argv.index("--config") + 1] == str(tmp_path / "config.toml")
     home.install("debian", "1")
-    argv = list(home.ground.argv("auto"))
+    argv = list(home.context.argv("auto"))
     assert argv[argv.index("--from") + 1] == "debian"
-    argv = list(home.ground.argv("source"))
+    argv = list(home.context.argv("source"))
     assert argv[argv.index("--from") + 1] == "source"
-    assert "--check" in home.ground.check_argv()
+    assert "--check" in home.context.check_argv()
 
 
 def test_a_configuration_file_that_was_removed(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    assert "CYBER_INFERENCE_CONFIG" in home.ground.environ()
+    assert "CYBER_INFERENCE_CONFIG" in home.context.environ()
     home.config.unlink()
-    assert "--config" not in home.ground.argv("auto")
-    assert "CYBER_INFERENCE_CONFIG" not in home.ground.environ()
+    assert "--config" not in home.context.argv("auto")
+    assert "CYBER_INFERENCE_CONFIG" not in home.context.environ()
 
 
 def test_when_it_is_time_to_look(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    assert home.ground.known() == NewerVersion()
+    assert home.context.known() == NewerVersion()
     home.install("github", "b1")
-    assert home.ground.known() == NewerVersion(due=True)
+    assert home.context.known() == NewerVersion(due=True)
     home.saw("debian", "9")
-    assert home.ground.known() == NewerVersion(due=True)
+    assert home.context.known() == NewerVersion(due=True)
     home.saw("github", "b1")
-    assert home.ground.known() == NewerVersion()
+    assert home.context.known() == NewerVersion()
     home.saw("github", "b2")
-    assert home.ground.known() == NewerVersion(version="b2")
+    assert home.context.known() == NewerVersion(version="b2")
     home.saw("github", "b1", ago=timedelta(days=2))
-    assert home.ground.known() == NewerVersion(due=True)
+    assert home.context.known() == NewerVersion(due=True)
 
 
 def test_anothers_llama_server_is_not_looked_after(tmp_path: Path) -> None:
     home = Home(tmp_path, config='llama_server_path = "/opt/llama-server"\n')
     home.install("github", "b1")
     home.saw("github", "b2")
-    assert home.ground.known() == NewerVersion()
+    assert home.context.known() == NewerVersion()
