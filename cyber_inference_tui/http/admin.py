@@ -76,10 +76,6 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.CHECK_CONFIG, lambda call: config.check(call.name, call.body.value))
     table.answer(endpoints.SET_CONFIG, lambda call: config.set(call.name, call.body.value))
     table.answer(endpoints.UNSET_CONFIG, lambda call: config.unset(call.name))
-    table.answer(endpoints.CONFIG_FILE, lambda call: config.file())
-    table.answer(
-        endpoints.SET_CONFIG_FILE, lambda call: config.set_file(call.body.text, call.body.digest)
-    )
     table.answer(endpoints.INSTALLATION, lambda call: service.installation.state())
     table.answer(endpoints.INSTALL, lambda call: service.installation.start(call.body.source))
     table.answer(endpoints.CANCEL_INSTALL, lambda call: service.installation.cancel())

@@ -30,7 +30,6 @@ from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.settings.load import Loaded, plain_value
 from cyber_inference_tui.settings.masks import masked_value, masked_words
 from cyber_inference_tui.settings.schema import (
-    GENERAL_KEYS,
     MODEL_KEYS,
     Key,
     ModelSettings,
@@ -182,11 +181,11 @@ def _setting(
 ) -> ModelSettingRecord:
     own = getattr(model.settings, key.name)
     said = own != getattr(_BLANK, key.name)
-    general = GENERAL_KEYS.get(key.name)
+    general = key.general
     if key.name == "context_size" and spec.context_size is not None:
         # A person's argument may decide it.
         general, said = spec.context_source, not spec.context_source
-    source = "model" if said else "default" if general is None else loaded.sources[general].value
+    source = "model" if said else "default" if not general else loaded.sources[general].value
     return ModelSettingRecord(
         key=key.name,
         value=None if own == getattr(_BLANK, key.name) else _shown(key, own),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from cyber_inference_tui.errors import ConflictError, CyberError, StorageError
@@ -34,7 +34,7 @@ from cyber_inference_tui.service.listing import (
     with_fit,
     write_demo_for,
 )
-from cyber_inference_tui.settings.load import Loaded
+from cyber_inference_tui.settings.load import CurrentSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages, touch
 
@@ -54,25 +54,25 @@ _logger = logging.getLogger(__name__)
 class Models:
     """The library's catalog, kept up to date, beside what the scheduler knows of each model.
 
-    ``loaded`` gives the settings in force. ``demo``: the built-in model is one of them.
+    ``demo``: the built-in model is one of them.
     """
 
     def __init__(
         self,
         *,
-        loaded: Callable[[], Loaded],
+        current: CurrentSettings,
         environ: Mapping[str, str],
         demo: bool,
         scheduler: Scheduler,
         launcher: Launcher,
-        news: ChangeNotifier,
+        notifier: ChangeNotifier,
     ) -> None:
-        self._loaded = loaded
+        self._current = current
         self._environ = environ
         self._demo = demo
         self._scheduler = scheduler
         self._launcher = launcher
-        self._notifier = news
+        self._notifier = notifier
         self._library = library_for(self._settings, demo=demo, environ=environ)
         self._fits: dict[str, tuple[Fit | None, int | None]] = {}
         """Whether each model fitted at the last look, and the context it would have."""
@@ -85,7 +85,7 @@ class Models:
 
     @property
     def _settings(self) -> Settings:
-        return self._loaded().settings
+        return self._current.settings
 
     async def prepare_directories(self) -> None:
         """Make what has to be there; raises ``OSError``.
@@ -259,7 +259,7 @@ class Models:
             self._record(model),
             state=state,
             spec=state.next_spec if state is not None else self._scheduler.spec(model),
-            loaded=self._loaded(),
+            loaded=self._current.loaded,
             launcher=self._launcher,
             survey=self._scheduler.survey(),
             storages=self._storages,

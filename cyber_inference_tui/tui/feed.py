@@ -182,6 +182,7 @@ class Feed:
             finished=tuple(finished),
             happenings=happenings,
             config_version=self.snapshot.config_version + 1,
+            config_problem="",
         )
         await self._read_rooms()
         await self._read_active()
@@ -331,6 +332,7 @@ class Feed:
         text = news.error or "took up changed settings"
         self._set(
             config_version=self.snapshot.config_version + 1,
+            config_problem=news.error or "",
             happenings=self._with_happening("service", text, tone),
         )
         self._wanted.add(self._read_status)

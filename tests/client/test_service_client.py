@@ -22,7 +22,6 @@ from cyber_inference_tui.client.transport import failure_reason
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ConfigCheckRecord,
-    ConfigFileRecord,
     ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
@@ -387,25 +386,16 @@ async def test_settings_are_checked_reset_and_replaced(stand_in: StandIn) -> Non
         key="max_queue", value=3, effect=SettingEffect.RESTARTS_MODELS, models=("m",)
     )
     value = ConfigValueRecord(key="max_queue", value=128, source="default", default=128, help="")
-    file = ConfigFileRecord(path="/c.toml", text="", digest="d")
     key = "/admin/config/models.%22a%2Fb%22.threads"
     stand_in.answers = {
         ("PUT", f"{key}?check=1"): check,
         ("DELETE", key): value,
-        ("GET", "/admin/config-file"): file,
-        ("PUT", "/admin/config-file"): file,
     }
     async with ServiceClient(stand_in.url) as client:
         assert await client.check_config(model_key("a/b", "threads"), 3) == check
         assert await client.call(endpoints.UNSET_CONFIG, model_key("a/b", "threads")) == value
-        assert await client.call(endpoints.CONFIG_FILE) == file
-        assert (
-            await client.call(endpoints.SET_CONFIG_FILE, body=queries.NewFile("port = 1", "d"))
-            == file
-        )
     bodies = [body for method, _, _, body in stand_in.requests if method == "PUT"]
     assert msgspec.json.decode(bodies[0]) == {"value": 3}
-    assert msgspec.json.decode(bodies[1]) == {"text": "port = 1", "digest": "d"}
 
 
 def test_httpx_waits_for_the_first_request() -> None:

@@ -26,7 +26,6 @@ from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ConfigCheckRecord,
-    ConfigFileRecord,
     ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
@@ -150,7 +149,6 @@ class StandInConfiguration(Configuration):
     """One setting, ``max_queue``."""
 
     def __init__(self) -> None:
-        self.text = "max_queue = 128\n"
         self.stored = {"max_queue": 128}
 
     def values(self) -> list[ConfigValueRecord]:
@@ -174,15 +172,6 @@ class StandInConfiguration(Configuration):
         if not isinstance(value, int):
             raise ConfigError(f"{key} must be a whole number.")
         return ConfigCheckRecord(key=key, value=value, effect=SettingEffect.NOW)
-
-    async def file(self) -> ConfigFileRecord:
-        return ConfigFileRecord(path="/config.toml", text=self.text, digest=str(len(self.text)))
-
-    async def set_file(self, text: str, digest: str) -> ConfigFileRecord:
-        if digest != str(len(self.text)):
-            raise ConflictError("It has changed.")
-        self.text = text
-        return await self.file()
 
 
 class StandInModels(Models):
