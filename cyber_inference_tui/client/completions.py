@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from cyber_inference_tui.client.events import ServerEvent
 from cyber_inference_tui.client.problems import error_from_event
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError
@@ -53,27 +54,24 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
-def chat_delta(line: str) -> ChatDelta | None:
-    """What one line of the stream says; ``None`` for lines that say nothing, and for the end.
+def chat_delta(event: ServerEvent) -> ChatDelta | None:
+    """Return what an event of the stream adds to the answer; ``None`` for one that adds nothing.
 
-    Raises the ``CyberError`` that an error event stands for.
+    Raises the ``CyberError`` of an error event.
     """
-    if line.startswith(":"):
-        waiting = line.removeprefix(":").strip()
-        return ChatDelta(waiting=clean_text(waiting, limit=200)) if waiting else None
-    if not line.startswith("data:"):
-        return None
-    data = line.removeprefix("data:").strip()
-    if data == "[DONE]":
+    if event.comment is not None:
+        return ChatDelta(waiting=clean_text(event.comment, limit=200)) if event.comment else None
+    if event.data.strip() == b"[DONE]":
         return None
     try:
-        chunk = msgspec.json.decode(data, type=thread_safe(_Chunk))
+        text = event.data.decode("utf-8", "replace")
+        chunk = msgspec.json.decode(text, type=thread_safe(_Chunk))
     except msgspec.MsgspecError as error:
         raise CyberError(
             f"The model's server sent an event that is not understood: {error}."
-        ) from (error)
+        ) from error
     if chunk.error is not None:
-        raise error_from_event(data.encode())
+        raise error_from_event(event.data)
     choice = chunk.choices[0] if chunk.choices else _Choice()
     usage = chunk.usage or _Usage()
     return ChatDelta(

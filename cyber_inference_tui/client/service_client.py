@@ -10,22 +10,14 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from cyber_inference_tui.client.completions import ChatDelta, chat_delta
-from cyber_inference_tui.client.events import (
-    MAX_EVENT_BYTES,
-    ServerEvent,
-    follow_events,
-)
-from cyber_inference_tui.client.transport import Transport, failure_reason, parameters
-from cyber_inference_tui.errors import (
-    CyberError,
-    NoServiceError,
-)
+from cyber_inference_tui.client.events import ServerEvent, follow_events, read_events
+from cyber_inference_tui.client.transport import Transport, parameters
 from cyber_inference_tui.records import ConfigCheckRecord, HubModelRecord, endpoints, queries
 from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR, Area, Endpoint
 from cyber_inference_tui.records.queries import EventsQuery, SearchQuery, TailQuery
@@ -33,13 +25,13 @@ from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     import httpx
-else:
-    from cyber_inference_tui.client.lazy_httpx import httpx
 
 EMBEDDING_WAIT = 600.0
 """Seconds that vectors may take, the load of their model included."""
 STREAM_SILENCE = 90.0
 """Seconds without a byte after which an event stream counts as lost and is opened again."""
+
+_EVENT_STREAM = {"Accept": "text/event-stream"}
 
 
 class LogTail(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,21 +93,18 @@ class ServiceClient(Transport):
     async def _open_events(
         self, topics: Collection[str], logs: Collection[str], last: int | None
     ) -> AsyncIterator[httpx.Response]:
-        headers = {"Accept": "text/event-stream"}
-        if last is not None:
-            headers["Last-Event-ID"] = str(last)
-        async with self._stream(
+        query = EventsQuery(topics=",".join(sorted(topics)), log=tuple(sorted(logs)))
+        headers = {} if last is None else {"Last-Event-ID": str(last)}
+        async with self.stream(
             "GET",
             endpoints.EVENTS.path,
-            params=parameters(
-                EventsQuery(topics=",".join(sorted(topics)), log=tuple(sorted(logs)))
-            ),
-            headers=headers,
-            timeout=self._limits(STREAM_SILENCE),
+            timeout=STREAM_SILENCE,
+            params=parameters(query),
+            headers={**_EVENT_STREAM, **headers},
         ) as response:
             kind = clean_line(response.headers.get("content-type", ""), limit=60)
             if not kind.startswith("text/event-stream"):
-                raise self._stranger(f"it answers {kind or 'nothing'} where events should be")
+                raise self.not_our_service(f"it answers {kind or 'nothing'} where events should be")
             yield response
 
     async def chat(
@@ -125,9 +114,10 @@ class ServiceClient(Transport):
         *,
         sampling: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[ChatDelta, None]:
-        """A model's answer to ``messages``, streamed; ``sampling`` goes into the request as it is.
+        """Stream a model's answer to ``messages``; ``sampling`` is merged into the request.
 
-        Loads the model if need be. Close it with ``aclosing``: that ends the request.
+        Loads the model if it is not loaded. Close the generator with ``aclosing``: that ends the
+        request.
         """
         body = {
             **(sampling or {}),
@@ -136,22 +126,20 @@ class ServiceClient(Transport):
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        try:
-            async with self._stream(
+        async with (
+            self.stream(
                 "POST",
                 "/v1/chat/completions",
+                timeout=STREAM_SILENCE,
                 json=body,
-                headers={"Accept": "text/event-stream"},
-                timeout=self._limits(STREAM_SILENCE),
-            ) as response:
-                async for line in _lines(response):
-                    delta = chat_delta(line)
-                    if delta is not None:
-                        yield delta
-        except httpx.TransportError as error:
-            raise NoServiceError(
-                f"The answer of {self.url} broke off ({failure_reason(error)})."
-            ) from error
+                headers=_EVENT_STREAM,
+            ) as response,
+            aclosing(read_events(response)) as events,
+        ):
+            async for event in events:
+                delta = chat_delta(event)
+                if delta is not None:
+                    yield delta
 
     async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
         """The vector of each text, by a model that makes them."""
@@ -173,14 +161,3 @@ _EMBEDDINGS = Endpoint(
     "POST /v1/embeddings", queries.Nothing, dict[str, Any], _Embeddings, "vectors", Area.MODEL
 )
 """Of the models' servers, so no part of the service's own table."""
-
-
-async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
-    """The lines of an event stream; one alone may have ``MAX_EVENT_BYTES``."""
-    rest = b""
-    async for chunk in response.aiter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.decode("utf-8", "replace").rstrip("\r")
-        if len(rest) > MAX_EVENT_BYTES:
-            raise CyberError(f"The service sent a line of more than {MAX_EVENT_BYTES} bytes.")

@@ -152,60 +152,57 @@ class Transport:
         """As ``call``; with the headers of the answer."""
         prefix, brace, rest = endpoint.path.partition("{")
         path = prefix + quote(name, safe="") + rest.partition("}")[2] if brace else prefix
-        # A write says that it is JSON even where it has nothing to say: the service asks for it.
+        # The service accepts a write only as JSON, even one without content.
         empty: dict[str, Any] | None = None if endpoint.method in {"GET", "DELETE"} else {}
         content = empty if body is None else msgspec.to_builtins(body)
         options: dict[str, Any] = {} if content is None else {"json": content}
-        limits = self._limits(self._seconds if timeout is None else timeout)
+        async with self.stream(
+            endpoint.method, path, timeout=timeout, params=parameters(query), **options
+        ) as response:
+            data = await self._read(response)
+        if endpoint.answer is str:
+            data = to_json(data.decode("utf-8", "replace"))
         try:
-            async with self._stream(
-                endpoint.method, path, params=parameters(query), timeout=limits, **options
-            ) as response:
-                data, headers = await self._read(response), response.headers
+            answer = msgspec.json.decode(data, type=thread_safe(endpoint.answer))
+        except msgspec.MsgspecError as error:
+            raise self.not_our_service(
+                f"its answer to {endpoint.method} {path} is not understood: {error}"
+            ) from error
+        return answer, response.headers
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, path: str, *, timeout: float | None = None, **options: Any
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request and yield its answer, whose body is not read yet.
+
+        Logs in again at most once. Raises the ``CyberError`` of an answer with a status of 400 or
+        more, and ``NoServiceError`` for a connection that fails, while the body is read as well.
+        """
+        options["timeout"] = self._limits(self._seconds if timeout is None else timeout)
+        token = self.token
+        try:
+            try:
+                response = await self._send(method, path, options)
+            except InvalidAdminPasswordError:
+                raise
+            except AdminLoginError:
+                if self._renew is None or not await self._renewed(self._renew, token):
+                    raise
+                response = await self._send(method, path, options)
+            try:
+                yield response
+            finally:
+                await response.aclose()
         except httpx.TransportError as error:
             raise NoServiceError(
                 f"The service at {self.url} broke off its answer ({failure_reason(error)}).",
                 hint="See the end of its log.",
             ) from error
-        if endpoint.answer is str:
-            data = to_json(data.decode("utf-8", "replace"))
-        return self._decoded(data, endpoint.answer, f"{endpoint.method} {path}"), headers
-
-    def _decoded(self, body: bytes, kind: type[T], asked: str) -> T:
-        try:
-            return msgspec.json.decode(body, type=thread_safe(kind))
-        except msgspec.MsgspecError as error:
-            raise self._stranger(f"its answer to {asked} is not understood: {error}") from (error)
-
-    @asynccontextmanager
-    async def _stream(
-        self, method: str, path: str, **options: Any
-    ) -> AsyncIterator[httpx.Response]:
-        """Send one request; yields an answer below 400 and raises the error of any other.
-
-        A transport error while the body is read is left to the caller.
-        """
-        response = await self._answer(method, path, options)
-        try:
-            yield response
-        finally:
-            await response.aclose()
-
-    async def _answer(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
-        """An answer below 400, whose body is not read yet; logs in anew at most once."""
-        token = self.token
-        try:
-            return await self._send(method, path, options)
-        except InvalidAdminPasswordError:
-            raise
-        except AdminLoginError:
-            if self._renew is None or not await self._renewed(self._renew, token):
-                raise
-        return await self._send(method, path, options)
 
     async def _renewed(self, renew: Renew, old: str) -> bool:
         async with self._renewing:
-            # Of several calls that were refused at once, the first one sees to it.
+            # If several calls were refused at once, the first one gets the token for all.
             return self.token != old or await renew(self)
 
     async def _send(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
@@ -250,7 +247,8 @@ class Transport:
                 raise CyberError(f"The answer of {self.url} exceeds {MAX_ANSWER_BYTES} bytes.")
         return bytes(parts)
 
-    def _stranger(self, why: str) -> NoServiceError:
+    def not_our_service(self, why: str) -> NoServiceError:
+        """Return the error for an answer that no service of this version gives."""
         return NoServiceError(
             f"What answers at {self.url} is not this version's service: {why}.",
             hint="Check --host and --port, and that both have the same version.",

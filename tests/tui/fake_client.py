@@ -186,7 +186,7 @@ class FakeClient(ServiceClient):
         reply: WithHeaders[Any] = (
             result if isinstance(result, WithHeaders) else WithHeaders(result, {})
         )
-        return self._decoded(to_json(reply.value), endpoint.answer, endpoint.route), reply.headers
+        return msgspec.json.decode(to_json(reply.value), type=endpoint.answer), reply.headers
 
     # What tests do with it
 
