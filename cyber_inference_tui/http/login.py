@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import hdrs, web
 
+from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
@@ -87,7 +88,7 @@ class LoginAttempts:
         since = self._clock() - last
         if count < FREE_FAILURES or since > FORGET_AFTER:
             return 0.0
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(count - FREE_FAILURES, 32))
+        pause = backoff(FIRST_PAUSE, LONGEST_PAUSE, count - FREE_FAILURES + 1)
         return max(0.0, pause - since)
 
     def failed(self, address: str | None) -> None:
