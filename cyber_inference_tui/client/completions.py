@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from cyber_inference_tui.client.events import ServerEvent
-from cyber_inference_tui.client.problems import error_from_event
+from cyber_inference_tui.client.answer_errors import error_from_event
+from cyber_inference_tui.client.sse import ServerEvent
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.text import clean_text
@@ -28,29 +28,29 @@ class ChatDelta(msgspec.Struct, frozen=True, kw_only=True):
     """Generated, as the server measured it."""
 
 
-class _Part(msgspec.Struct):
+class _ChunkDelta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
 
 
-class _Choice(msgspec.Struct):
-    delta: _Part = msgspec.field(default_factory=_Part)
+class _ChunkChoice(msgspec.Struct):
+    delta: _ChunkDelta = msgspec.field(default_factory=_ChunkDelta)
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
+class _ChunkUsage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
 
-class _Timings(msgspec.Struct):
+class _ChunkTimings(msgspec.Struct):
     predicted_per_second: float | None = None
 
 
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    timings: _Timings | None = None
+class _ChatChunk(msgspec.Struct):
+    choices: list[_ChunkChoice] = []
+    usage: _ChunkUsage | None = None
+    timings: _ChunkTimings | None = None
     error: Any = None
 
 
@@ -65,15 +65,15 @@ def chat_delta(event: ServerEvent) -> ChatDelta | None:
         return None
     try:
         text = event.data.decode("utf-8", "replace")
-        chunk = msgspec.json.decode(text, type=thread_safe(_Chunk))
+        chunk = msgspec.json.decode(text, type=thread_safe(_ChatChunk))
     except msgspec.MsgspecError as error:
         raise CyberError(
             f"The model's server sent an event that is not understood: {error}."
         ) from error
     if chunk.error is not None:
         raise error_from_event(event.data)
-    choice = chunk.choices[0] if chunk.choices else _Choice()
-    usage = chunk.usage or _Usage()
+    choice = chunk.choices[0] if chunk.choices else _ChunkChoice()
+    usage = chunk.usage or _ChunkUsage()
     return ChatDelta(
         text=clean_text(choice.delta.content or ""),
         thinking=clean_text(choice.delta.reasoning_content or ""),

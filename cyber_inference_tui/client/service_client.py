@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cyber_inference_tui.client.completions import ChatDelta, chat_delta
-from cyber_inference_tui.client.events import ServerEvent, follow_events, read_events
+from cyber_inference_tui.client.sse import ServerEvent, follow_events, read_events
 from cyber_inference_tui.client.transport import Transport, parameters
 from cyber_inference_tui.records import ConfigCheckRecord, HubModelRecord, endpoints, queries
 from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR, Area, Endpoint

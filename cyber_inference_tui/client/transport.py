@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from cyber_inference_tui.client.problems import error_from_answer
+from cyber_inference_tui.client.answer_errors import error_from_answer
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, UpstreamError
 from cyber_inference_tui.http.access import cors_headers
-from cyber_inference_tui.http.errors import (
+from cyber_inference_tui.http.error_responses import (
     RETRY_IN_VAIN,
     ErrorEvents,
     error_event,
@@ -19,7 +19,7 @@ from cyber_inference_tui.http.errors import (
     speaks_anthropic,
 )
 from cyber_inference_tui.http.framing import BodyScanner, Framing, ResponseHead
-from cyber_inference_tui.http.renaming import Renaming
+from cyber_inference_tui.http.name_replacer import NameReplacer
 from cyber_inference_tui.http.upstream import Exchange
 from cyber_inference_tui.http.usage import BodyTap, Usage
 
@@ -44,7 +44,7 @@ class ClientResponse:
     """
 
     def __init__(
-        self, request: web.Request, stream: bool, renaming: Renaming | None = None
+        self, request: web.Request, stream: bool, renaming: NameReplacer | None = None
     ) -> None:
         self._request = request
         self._transport = request.transport

@@ -25,13 +25,13 @@ from cyber_inference_tui.errors import (
     UpstreamError,
 )
 from cyber_inference_tui.http.client_response import ClientResponse
-from cyber_inference_tui.http.errors import error_response, internal_error
+from cyber_inference_tui.http.error_responses import error_response, internal_error
 from cyber_inference_tui.http.framing import HOP_BY_HOP, BadResponseError
-from cyber_inference_tui.http.renaming import Renaming
+from cyber_inference_tui.http.name_replacer import NameReplacer
 from cyber_inference_tui.http.request_log import RequestLog
 from cyber_inference_tui.http.retry_queue import LONG_TRIAL, TRIAL, Retry, RetryQueue
-from cyber_inference_tui.http.stall import StalledError, StallWatch
-from cyber_inference_tui.http.target import BODYLESS, Target, Targets
+from cyber_inference_tui.http.stall_watch import StalledError, StallWatch
+from cyber_inference_tui.http.target import BODYLESS, Target, TargetFinder
 from cyber_inference_tui.http.upstream import ConnectionPool, UpstreamLostError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
@@ -66,12 +66,12 @@ _UNWATCHED = contextlib.nullcontext()
 _logger = logging.getLogger(__name__)
 
 
-def _renaming(model: LocalModel) -> Renaming | None:
+def _renaming(model: LocalModel) -> NameReplacer | None:
     alias = server_alias(model.id)
-    return None if alias == model.id or model.settings.command else Renaming(alias, model.id)
+    return None if alias == model.id or model.settings.command else NameReplacer(alias, model.id)
 
 
-class _Lost(NamedTuple):
+class _LostServer(NamedTuple):
     """The end of a request's server before its answer."""
 
     error: UpstreamError
@@ -79,7 +79,7 @@ class _Lost(NamedTuple):
     """It was the only request there without an answer."""
 
 
-class _Written(web.StreamResponse):
+class _WrittenResponse(web.StreamResponse):
     """Tells aiohttp that the answer is on the transport already."""
 
     def __init__(self, *, keep_alive: bool) -> None:
@@ -118,7 +118,7 @@ class Forwarder:
         self._service = service
         self._on_request = on_request
         self._now = now
-        self._targets = Targets(service)
+        self._targets = TargetFinder(service)
         self._pool = ConnectionPool(SERVER_HOST)
         self._stalls = StallWatch()
         self._retry_queue = RetryQueue()
@@ -154,7 +154,7 @@ class Forwarder:
         finally:
             self._service.active.go(number)
             self._note(target, answer, entry)
-        return _Written(keep_alive=answer.keep_alive)
+        return _WrittenResponse(keep_alive=answer.keep_alive)
 
     def _given_up(self, answer: ClientResponse, entry: RequestLog) -> None:
         """The client's connection is gone, or the service ends and waits no longer."""
@@ -202,8 +202,8 @@ class Forwarder:
         entry: RequestLog,
         *,
         turn: Retry | None = None,
-        before: _Lost | None = None,
-    ) -> _Lost | None:
+        before: _LostServer | None = None,
+    ) -> _LostServer | None:
         """How the request was lost, if another server may be tried. ``before`` = the time before,
         after which it waits for its ``turn``."""
         lease = None
@@ -225,7 +225,7 @@ class Forwarder:
         except UpstreamError as error:
             if answer.relayed or not lease.server_exited or lease.dismissed:
                 raise
-            return _Lost(error, alone=lease.was_alone)
+            return _LostServer(error, alone=lease.was_alone)
         return None
 
     async def _use(

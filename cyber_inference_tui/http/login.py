@@ -33,7 +33,7 @@ from cyber_inference_tui.errors import (
     InvalidAdminPasswordError,
     TooManyLoginsError,
 )
-from cyber_inference_tui.http.wire import json_answer, read_json
+from cyber_inference_tui.http.json_io import json_answer, read_json
 from cyber_inference_tui.records import LoginRecord
 from cyber_inference_tui.records.queries import Credentials
 

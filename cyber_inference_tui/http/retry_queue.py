@@ -26,14 +26,14 @@ class RetryQueue:
     """One line for each model whose server died."""
 
     def __init__(self) -> None:
-        self._lines: WeakValueDictionary[str, _Line] = WeakValueDictionary()
+        self._lines: WeakValueDictionary[str, _ModelQueue] = WeakValueDictionary()
 
     def of(self, model_id: str, trial: float = TRIAL, *, suspect: bool = False) -> Retry:
         """A place at the end of the model's line, once ``come`` is awaited; its trial takes at most
         ``trial`` seconds. ``suspect`` = the request was alone with the server that died."""
         line = self._lines.get(model_id)
         if line is None:
-            line = self._lines[model_id] = _Line()
+            line = self._lines[model_id] = _ModelQueue()
         return Retry(line, trial, suspect)
 
     def under_way(self, model_id: str) -> bool:
@@ -66,7 +66,7 @@ class RetryQueue:
                 line.held -= 1
 
 
-class _Line:
+class _ModelQueue:
     """The requests of one model that lost their server."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class _Line:
 class Retry:
     """One request's turn. Use it as ``with``: leaving it lets the next one come."""
 
-    def __init__(self, line: _Line, trial: float, suspect: bool) -> None:
+    def __init__(self, line: _ModelQueue, trial: float, suspect: bool) -> None:
         self.trial = trial
         """Seconds; also what the request waits at most to be the only one without an answer."""
         self.suspect = suspect

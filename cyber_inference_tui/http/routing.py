@@ -15,9 +15,9 @@ from aiohttp import web
 
 from cyber_inference_tui.errors import NotFoundError
 from cyber_inference_tui.http.access import Handler
-from cyber_inference_tui.http.errors import method_not_allowed
+from cyber_inference_tui.http.error_responses import method_not_allowed
+from cyber_inference_tui.http.json_io import decoded, json_answer, raw_tail, read_json, text_answer
 from cyber_inference_tui.http.query import is_asked_for, read_query
-from cyber_inference_tui.http.wire import decoded, json_answer, raw_tail, read_json, text_answer
 from cyber_inference_tui.records.endpoints import Area, Endpoint, Stream
 
 Q = TypeVar("Q")

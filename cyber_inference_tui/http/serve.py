@@ -21,8 +21,8 @@ from aiohttp import web
 from cyber_inference_tui import __version__, descriptors
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.files import write_problem
-from cyber_inference_tui.http.app import make_app
-from cyber_inference_tui.http.connection import Runner
+from cyber_inference_tui.http.application import make_app
+from cyber_inference_tui.http.client_connection import Runner
 from cyber_inference_tui.http.login import LOGIN_FILE, AdminLogin
 from cyber_inference_tui.llama.binary import end_questions
 from cyber_inference_tui.service.logs import LOGS, service_log

@@ -15,10 +15,16 @@ from cyber_inference_tui.errors import (
     ModelNotFoundError,
     NotFoundError,
 )
-from cyber_inference_tui.http.body import read_body
-from cyber_inference_tui.http.errors import method_not_allowed
-from cyber_inference_tui.http.fields import Peek, glance, peek, with_fields, with_model_field
-from cyber_inference_tui.http.routes import Kind, is_ours, kind_of, methods_of
+from cyber_inference_tui.http.body_fields import (
+    BodyFields,
+    read_fields,
+    try_read_fields,
+    with_fields,
+    with_model_field,
+)
+from cyber_inference_tui.http.error_responses import method_not_allowed
+from cyber_inference_tui.http.llama_paths import Kind, is_ours, kind_of, methods_of
+from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.settings.schema import RequestRules
 
@@ -55,7 +61,7 @@ class _Addressed(NamedTuple):
     path: str
 
 
-class Targets:
+class TargetFinder:
     """Finds the targets of requests among a service's models."""
 
     def __init__(self, service: Service) -> None:
@@ -80,12 +86,12 @@ class Targets:
         asks = kind_of(path) is Kind.INFERENCE
         body = await read_body(request, self._service.settings.max_body_size)
         content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
-        found = Peek()
+        found = BodyFields()
         if request.method not in BODYLESS or body:
             if refusal or (addressed and not asks):
-                found = glance(body, content_type)
+                found = try_read_fields(body, content_type)
             else:
-                found = peek(body, content_type, must_be_object=asks)
+                found = read_fields(body, content_type, must_be_object=asks)
         name = found.model or request.query.get("model") or request.headers.get("X-Model")
         if addressed is not None:
             model = addressed.model
@@ -111,7 +117,7 @@ class Targets:
                     defaults=rules.request_defaults,
                     overrides=overrides,
                 )
-                stream = peek(body, content_type, must_be_object=True).stream
+                stream = read_fields(body, content_type, must_be_object=True).stream
         elif self._is_renamed(found.model, model):
             body = with_model_field(body, content_type, model.id)
         full_path = f"{raw_path}?{self._with_id(query, model)}" if query else raw_path

@@ -39,7 +39,7 @@ class UpstreamLostError(Exception):
 class Exchange:
     """One request and its response on a connection."""
 
-    def __init__(self, connection: Connection, method: str) -> None:
+    def __init__(self, connection: UpstreamConnection, method: str) -> None:
         loop = asyncio.get_running_loop()
         self._connection = connection
         self._method = method
@@ -165,7 +165,7 @@ class Exchange:
             self._wake.set_result(None)
 
 
-class Connection(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """One TCP connection to a model's server."""
 
     def __init__(self, pool: ConnectionPool, port: int) -> None:
@@ -271,9 +271,9 @@ class ConnectionPool:
 
     def __init__(self, host: str) -> None:
         self._host = host
-        self._idle: dict[int, deque[Connection]] = {}
+        self._idle: dict[int, deque[UpstreamConnection]] = {}
 
-    async def connect(self, port: int, *, fresh: bool = False) -> Connection:
+    async def connect(self, port: int, *, fresh: bool = False) -> UpstreamConnection:
         """A connection to the server on ``port``; ``fresh`` = not one used before.
 
         Raises ``OSError`` (also ``TimeoutError``) when nobody answers there.
@@ -286,11 +286,11 @@ class ConnectionPool:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             _, connection = await loop.create_connection(
-                lambda: Connection(self, port), self._host, port
+                lambda: UpstreamConnection(self, port), self._host, port
             )
         return connection
 
-    def keep(self, connection: Connection) -> bool:
+    def keep(self, connection: UpstreamConnection) -> bool:
         """Put a connection aside for the next request; ``False`` = there are enough."""
         idle = self._idle.setdefault(connection.port, deque())
         if len(idle) >= _MAX_IDLE:
@@ -298,7 +298,7 @@ class ConnectionPool:
         idle.append(connection)
         return True
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: UpstreamConnection) -> None:
         """The connection is closed or about to be."""
         idle = self._idle.get(connection.port)
         if idle is not None and connection in idle:

@@ -62,19 +62,19 @@ class _Tokens(msgspec.Struct):
     cache_read_input_tokens: _Count | None = None
     cache_creation_input_tokens: _Count | None = None
 
-    def going_in(self) -> int | None:
+    def prompt(self) -> int | None:
         """Tokens of the prompt. Only Anthropic's ``input_tokens`` leave the cached ones out."""
         if self.prompt_tokens is not None or self.input_tokens is None:
             return self.prompt_tokens
         cached = (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
         return self.input_tokens + cached
 
-    def going_out(self) -> int | None:
+    def answer(self) -> int | None:
         """Tokens of the answer."""
         return self.output_tokens if self.completion_tokens is None else self.completion_tokens
 
 
-class _Timings(msgspec.Struct):
+class _ServerTimings(msgspec.Struct):
     """llama-server's ``timings``; ``prompt_n`` leaves out what it found in its cache."""
 
     cache_n: _Count | None = None
@@ -83,11 +83,11 @@ class _Timings(msgspec.Struct):
     predicted_per_second: _Speed | None = None
 
 
-class _Said(msgspec.Struct):
+class _AnswerFields(msgspec.Struct):
     """The fields of an answer, or of one event, that tell of tokens and errors."""
 
     usage: _Tokens | None = None
-    timings: _Timings | None = None
+    timings: _ServerTimings | None = None
     tokens_evaluated: _Count | None = None
     tokens_predicted: _Count | None = None
     # Their names are common: what is no object of the expected kind says nothing.
@@ -98,7 +98,7 @@ class _Said(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
-class _Within(msgspec.Struct):
+class _NestedUsage(msgspec.Struct):
     usage: _Tokens | None = None
 
 
@@ -106,9 +106,9 @@ class _Error(msgspec.Struct):
     message: str = ""
 
 
-_decode = msgspec.json.Decoder(thread_safe(_Said)).decode
-_decode_list = msgspec.json.Decoder(thread_safe(list[_Said])).decode
-_decode_within = msgspec.json.Decoder(thread_safe(_Within)).decode
+_decode = msgspec.json.Decoder(thread_safe(_AnswerFields)).decode
+_decode_list = msgspec.json.Decoder(thread_safe(list[_AnswerFields])).decode
+_decode_within = msgspec.json.Decoder(thread_safe(_NestedUsage)).decode
 _decode_error = msgspec.json.Decoder(thread_safe(_Error | str)).decode
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -323,17 +323,17 @@ def _from_beginning(beginning: bytes) -> Usage:
     return Usage()
 
 
-def _usage(said: _Said) -> Usage:
+def _usage(said: _AnswerFields) -> Usage:
     tokens = said.usage or _within(said.response) or _Tokens()
-    timings = said.timings or _Timings()
-    tokens_in, tokens_out = tokens.going_in(), tokens.going_out()
+    timings = said.timings or _ServerTimings()
+    tokens_in, tokens_out = tokens.prompt(), tokens.answer()
     if tokens_in is None and timings.prompt_n is not None and timings.cache_n is not None:
         tokens_in = timings.cache_n + timings.prompt_n
     if tokens_in is None:
         tokens_in = said.tokens_evaluated
     if tokens_in is None and (started := _within(said.message)) is not None:
         # Of the answer this event knows nothing yet, whatever number it gives.
-        tokens_in = started.going_in()
+        tokens_in = started.prompt()
     if tokens_out is None:
         tokens_out = timings.predicted_n
     if tokens_out is None:

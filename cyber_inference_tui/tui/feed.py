@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from cyber_inference_tui.backoff import backoff
-from cyber_inference_tui.client.events import ServerEvent
 from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.client.sse import ServerEvent
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,

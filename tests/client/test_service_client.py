@@ -14,11 +14,11 @@ import msgspec
 import pytest
 
 from cyber_inference_tui import errors
-from cyber_inference_tui.client.address import base_url, is_same_service
+from cyber_inference_tui.client.answer_errors import error_from_answer
 from cyber_inference_tui.client.completions import ChatDelta
 from cyber_inference_tui.client.model_key import model_key
-from cyber_inference_tui.client.problems import error_from_answer
 from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.client.service_url import base_url, is_same_service
 from cyber_inference_tui.client.transport import failure_reason
 from cyber_inference_tui.records import (
     ActiveRequestRecord,

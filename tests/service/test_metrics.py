@@ -371,7 +371,7 @@ async def test_scrapes_at_one_time_share_one_look() -> None:
 
 def test_the_library_is_not_imported_before_a_scrape() -> None:
     code = (
-        "import sys, cyber_inference_tui.http.app, cyber_inference_tui.service.service;"
+        "import sys, cyber_inference_tui.http.application, cyber_inference_tui.service.service;"
         "print('prometheus_client' in sys.modules, 'wsgiref' in sys.modules)"
     )
     shown = subprocess.run(

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from cyber_inference_tui.client.completions import ChatDelta
-from cyber_inference_tui.client.events import ServerEvent
 from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.client.sse import ServerEvent
 from cyber_inference_tui.errors import (
     AdminLoginError,
     CyberError,

@@ -35,7 +35,7 @@ class StallWatch:
     """Watches exchanges, and tells a stalled request from a server that hangs."""
 
     def __init__(self) -> None:
-        self._servers: WeakKeyDictionary[Server, _Pulse] = WeakKeyDictionary()
+        self._servers: WeakKeyDictionary[Server, _ServerActivity] = WeakKeyDictionary()
 
     @contextlib.contextmanager
     def over(self, exchange: Exchange, lease: Lease, seconds: float) -> Iterator[None]:
@@ -44,8 +44,8 @@ class StallWatch:
         An exchange that stalls fails with ``StalledError``. Where no other one of its server had
         a byte in the same time, the server is declared hung.
         """
-        pulse = self._servers.setdefault(lease.server, _Pulse())
-        watched = _Watched(exchange, lease, pulse, seconds)
+        pulse = self._servers.setdefault(lease.server, _ServerActivity())
+        watched = _WatchedExchange(exchange, lease, pulse, seconds)
         pulse.watched.add(watched)
         try:
             yield
@@ -54,19 +54,21 @@ class StallWatch:
             watched.end()
 
 
-class _Pulse:
+class _ServerActivity:
     """One server's signs of life."""
 
     def __init__(self) -> None:
-        self.watched: set[_Watched] = set()
+        self.watched: set[_WatchedExchange] = set()
         self.last = -math.inf
         """When a byte of any exchange was noticed last, in the loop's time."""
 
 
-class _Watched:
+class _WatchedExchange:
     """One exchange and its timer."""
 
-    def __init__(self, exchange: Exchange, lease: Lease, pulse: _Pulse, seconds: float) -> None:
+    def __init__(
+        self, exchange: Exchange, lease: Lease, pulse: _ServerActivity, seconds: float
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._exchange = exchange
         self._lease = lease

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 
-class Renaming:
+class NameReplacer:
     """Replaces a name in an answer's JSON as it passes, where it is a whole string.
 
     ``alias`` and ``model_id`` are of the same length in bytes, so the answer's framing stays

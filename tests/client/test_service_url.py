@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cyber_inference_tui.client.address import service_address
+from cyber_inference_tui.client.service_url import service_address
 from cyber_inference_tui.errors import InvalidRequestError
 
 

@@ -13,19 +13,19 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NotFoundError
 from cyber_inference_tui.http.access import ACCESS, Access, Handler
 from cyber_inference_tui.http.admin import add_admin, is_model_name
-from cyber_inference_tui.http.errors import (
+from cyber_inference_tui.http.error_responses import (
     error_response,
     from_http_exception,
     internal_error,
 )
-from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStreams
+from cyber_inference_tui.http.event_streams import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
+from cyber_inference_tui.http.json_io import NOSNIFF
 from cyber_inference_tui.http.login import AdminLogin
-from cyber_inference_tui.http.models import ModelListing
+from cyber_inference_tui.http.model_list import ModelListing
 from cyber_inference_tui.http.openapi import document
 from cyber_inference_tui.http.request_log import refusal_record
 from cyber_inference_tui.http.routing import RouteTable
-from cyber_inference_tui.http.wire import NOSNIFF
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.endpoints import Area
 from cyber_inference_tui.service.metrics import CONTENT_TYPE
@@ -103,7 +103,7 @@ def assemble(
     table.catch("/{path:.*}", Area.MODEL, forward)
 
     access = Access(service, table.areas)
-    app = web.Application(middlewares=[_border(access, login, service)])
+    app = web.Application(middlewares=[_error_boundary(access, login, service)])
     app[ACCESS] = access
     table.register(app)
 
@@ -146,7 +146,7 @@ async def _unknown(request: web.Request) -> web.StreamResponse:
     raise NotFoundError(f"There is no endpoint {request.path}.")
 
 
-def _border(access: Access, login: AdminLogin, service: Service) -> web.middleware:  # type: ignore[valid-type]
+def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.middleware:  # type: ignore[valid-type]
     def refused(request: web.Request, error: CyberError, began: float) -> web.Response:
         # Who finds no model has a client to set up, and looks for it among the requests. What a
         # browser fetches for a page (its icon) is not meant for a model.

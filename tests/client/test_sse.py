@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.client.events import EventParser, ServerEvent, follow_events
+from cyber_inference_tui.client.sse import EventParser, ServerEvent, follow_events
 from cyber_inference_tui.errors import CyberError, InvalidApiKeyError, NoServiceError
 
 STREAM = (

@@ -37,21 +37,21 @@ _TO_BRACKET = re.compile(rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+([\[\
 _END = re.compile(_BLANK + rb"([,}])")
 
 
-class _Named(msgspec.Struct):
+class _NamedFields(msgspec.Struct):
     """The fields a forwarder needs; all others are skipped without being built."""
 
     model: str | None = None
     stream: Any = None
 
 
-_decode_named = msgspec.json.Decoder(thread_safe(_Named)).decode
+_decode_named_fields = msgspec.json.Decoder(thread_safe(_NamedFields)).decode
 _decode_fields = msgspec.json.Decoder(thread_safe(dict[str, msgspec.Raw])).decode
 
 # What a decoder says of text that is no JSON, or that is nested deeper than its stack.
 _BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Peek(msgspec.Struct, frozen=True):
+class BodyFields(msgspec.Struct, frozen=True):
     """What a body says: the model's name (``None`` = it does not), and whether it streams."""
 
     model: str | None = None
@@ -62,7 +62,7 @@ class Peek(msgspec.Struct, frozen=True):
     """Why it was not possible to tell."""
 
 
-def peek(body: bytes, content_type: str, *, must_be_object: bool) -> Peek:
+def read_fields(body: bytes, content_type: str, *, must_be_object: bool) -> BodyFields:
     """Look for the model's name in a JSON or multipart body.
 
     Raises ``InvalidRequestError`` for broken JSON, for a ``model`` that is no string, and for
@@ -70,32 +70,32 @@ def peek(body: bytes, content_type: str, *, must_be_object: bool) -> Peek:
     """
     if not must_be_object and _is_form(content_type):
         value = _model_field(body, content_type)
-        return Peek(model=None if value is None else _name_in(body[value]))
+        return BodyFields(model=None if value is None else _name_in(body[value]))
     if not body:
         if must_be_object:
             raise InvalidRequestError("The request's body is empty: a JSON object was expected.")
-        return Peek()
+        return BodyFields()
     try:
-        named = _decode_named(without_bom(body))
+        named = _decode_named_fields(without_bom(body))
     except msgspec.ValidationError as error:
         if "$.model" in str(error):
             raise InvalidRequestError("model must be a string.", param="model") from None
         if must_be_object:
             raise InvalidRequestError("The request's body must be a JSON object.") from None
-        return Peek()
+        return BodyFields()
     except _BROKEN as error:
         raise _not_json(error, body) from None
-    return Peek(model=named.model or None, stream=named.stream is True, is_object=True)
+    return BodyFields(model=named.model or None, stream=named.stream is True, is_object=True)
 
 
-def glance(body: bytes, content_type: str) -> Peek:
-    """As ``peek``, for a body of any kind: one that names no model is the engine's to judge."""
+def try_read_fields(body: bytes, content_type: str) -> BodyFields:
+    """Like ``read_fields`` for any kind of body: the engine judges one that names no model."""
     if _is_form(content_type) or _OPENING.match(body):
         try:
-            return peek(body, content_type, must_be_object=False)
+            return read_fields(body, content_type, must_be_object=False)
         except InvalidRequestError as error:
-            return Peek(problem=error)
-    return Peek()
+            return BodyFields(problem=error)
+    return BodyFields()
 
 
 def without_bom(body: bytes) -> bytes | memoryview:

@@ -10,8 +10,8 @@ from aiohttp import web
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InvalidRequestError
-from cyber_inference_tui.http.body import read_body
-from cyber_inference_tui.http.fields import without_bom
+from cyber_inference_tui.http.body_fields import without_bom
+from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.records import to_json
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from cyber_inference_tui.errors import (
     RequestTooLargeError,
     UnsupportedMediaTypeError,
 )
-from cyber_inference_tui.http.errors import BrokenBodyError
+from cyber_inference_tui.http.error_responses import BrokenBodyError
 from cyber_inference_tui.text import clean_line
 
 BODY_TIMEOUT = 60.0

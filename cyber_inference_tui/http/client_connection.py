@@ -23,7 +23,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from cyber_inference_tui.errors import TooManyConnectionsError
-from cyber_inference_tui.http.errors import (
+from cyber_inference_tui.http.error_responses import (
     MAX_FIELD_BYTES,
     MAX_HEADERS,
     MAX_TARGET_BYTES,
@@ -73,7 +73,7 @@ def in_origin_form(message: RawRequestMessage) -> RawRequestMessage:
     )
 
 
-class _LastAnswer(web.Response):
+class _LastResponse(web.Response):
     """Ends a connection whose client may still be sending.
 
     Closed at once, with bytes unread, the connection would be reset, and the client might never
@@ -90,14 +90,14 @@ class _LastAnswer(web.Response):
             await asyncio.sleep(_LINGER)
 
 
-class _Connection(RequestHandler):
+class _ClientConnection(RequestHandler):
     """A client's connection."""
 
     __slots__ = ("_answered", "_body", "_head_timer")
 
-    _manager: _Server | None
+    _manager: _LimitedServer | None
 
-    def __init__(self, server: _Server, **kwargs: Any) -> None:
+    def __init__(self, server: _LimitedServer, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._answered = 0
         self._body: StreamReader | None = None
@@ -106,7 +106,7 @@ class _Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request, not for ever."""
         super().connection_made(transport)
-        server = cast("_Server", self._manager)
+        server = cast("_LimitedServer", self._manager)
         if not server.make_room():
             cast("asyncio.Transport", transport).write(_refusal())
             self.force_close()
@@ -198,22 +198,22 @@ class _Connection(RequestHandler):
             problem = from_parser(exc)
         # Nothing that follows can be told apart any more: it is dropped as it comes.
         self._close = True
-        response = error_response(problem, request.path, kind=_LastAnswer)
+        response = error_response(problem, request.path, kind=_LastResponse)
         response.force_close()
         # aiohttp takes what it could not parse for HTTP/1.0, where this goes without saying.
         response.headers[hdrs.CONNECTION] = "close"
         return response
 
 
-class _HalfClosed:
+class _HalfClosedConnections:
     """Connections whose clients send no more, looked at until they are answered or gone."""
 
     def __init__(self) -> None:
-        self._connections: set[_Connection] = set()
+        self._connections: set[_ClientConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._looked_at = float("-inf")
 
-    def add(self, connection: _Connection) -> bool:
+    def add(self, connection: _ClientConnection) -> bool:
         """Look after ``connection``; ``False`` if its client is gone already."""
         now = asyncio.get_running_loop().time()
         transport = connection.transport
@@ -230,7 +230,7 @@ class _HalfClosed:
         self._look_later(_HALF_CLOSED_PAUSE)
         return True
 
-    def discard(self, connection: _Connection) -> None:
+    def discard(self, connection: _ClientConnection) -> None:
         """It is closed."""
         self._connections.discard(connection)
 
@@ -249,7 +249,7 @@ class _HalfClosed:
         self._look_later()
 
 
-class _Server(web.Server):
+class _LimitedServer(web.Server):
     """Makes such connections, and knows which of them are idle."""
 
     head_timeout = HEAD_TIMEOUT
@@ -257,9 +257,9 @@ class _Server(web.Server):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.idle: dict[_Connection, None] = {}
+        self.idle: dict[_ClientConnection, None] = {}
         """Those without a request, the one that was used longest ago first."""
-        self.half_closed = _HalfClosed()
+        self.half_closed = _HalfClosedConnections()
         """Those whose clients send no more."""
         self._warned: float | None = None
 
@@ -282,7 +282,7 @@ class _Server(web.Server):
         return False
 
     def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        return _ClientConnection(self, loop=self._loop, **self._kwargs)
 
 
 def _refusal() -> bytes:
@@ -331,7 +331,7 @@ class Runner(web.AppRunner):
         def make(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
             return make_request(in_origin_form(message), *rest)
 
-        server = _Server(
+        server = _LimitedServer(
             plain.request_handler,
             request_factory=make,
             handler_cancellation=plain.handler_cancellation,

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from cyber_inference_tui.http.errors import MAX_FIELD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
+from cyber_inference_tui.http.error_responses import MAX_FIELD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 from tests.waiting import LIMIT
 
 from .raw import Answer, converse, head, read_answer
