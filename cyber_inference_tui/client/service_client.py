@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -161,3 +162,10 @@ _EMBEDDINGS = Endpoint(
     "POST /v1/embeddings", queries.Nothing, dict[str, Any], _Embeddings, "vectors", Area.MODEL
 )
 """Of the models' servers, so no part of the service's own table."""
+
+
+def model_key(model_id: str, key: str) -> str:
+    """Return the name of a setting in a model's table, as in TOML: ``models."a/b.c".key``."""
+    # JSON strings are TOML basic strings, except that TOML wants DEL escaped.
+    quoted = json.dumps(model_id, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"models.{quoted}.{key}"

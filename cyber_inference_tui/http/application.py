@@ -22,7 +22,7 @@ from cyber_inference_tui.http.event_streams import HEARTBEAT, SEND_TIMEOUT, Even
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.json_io import NOSNIFF
 from cyber_inference_tui.http.login import AdminLogin
-from cyber_inference_tui.http.model_list import ModelListing
+from cyber_inference_tui.http.model_list import listed_model, model_list
 from cyber_inference_tui.http.openapi import document
 from cyber_inference_tui.http.request_log import refusal_record
 from cyber_inference_tui.http.routing import RouteTable
@@ -70,7 +70,6 @@ def assemble(
 
     ``heartbeat`` and ``send_timeout`` (seconds) are those of the event streams.
     """
-    listing = ModelListing(service)
     streams = EventStreams(
         service,
         heartbeat=heartbeat,
@@ -87,8 +86,8 @@ def assemble(
         (endpoints.LIST_V1, endpoints.LISTED_V1),
         (endpoints.LIST, endpoints.LISTED),
     ):
-        table.answer(models, lambda call: listing.all())
-        table.answer(model, lambda call: listing.one(call.name))
+        table.answer(models, lambda call: model_list(service.models))
+        table.answer(model, lambda call: listed_model(service.models, call.name))
     table.handle(endpoints.METRICS, _unless_named(_metrics(service), forward))
     # A model with a command may have a document of its own, and other methods of the path.
     table.handle(endpoints.OPENAPI, _unless_named(_openapi, forward))

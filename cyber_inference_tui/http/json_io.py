@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
@@ -67,16 +66,3 @@ def _expected(kind: type[Any]) -> str:
         "" if len(needed) == len(fields) else f", of which {', '.join(needed) or 'none'} is needed"
     )
     return f"a JSON object {{{shape}}}{only}"
-
-
-def raw_tail(request: web.Request, depth: int) -> str:
-    """The path behind its first ``depth`` segments, percent-encoding untouched.
-
-    Ids may contain slashes, encoded or not; only the raw path tells where they end.
-    """
-    return request.raw_path.partition("?")[0].split("/", depth + 1)[depth + 1]
-
-
-def decoded(raw: str) -> str:
-    """A raw piece of a path as text; bytes that are not UTF-8 become replacement characters."""
-    return unquote(raw, errors="replace")

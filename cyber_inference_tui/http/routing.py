@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
@@ -16,7 +17,7 @@ from aiohttp import web
 from cyber_inference_tui.errors import NotFoundError
 from cyber_inference_tui.http.access import Handler
 from cyber_inference_tui.http.error_responses import method_not_allowed
-from cyber_inference_tui.http.json_io import decoded, json_answer, raw_tail, read_json, text_answer
+from cyber_inference_tui.http.json_io import json_answer, read_json, text_answer
 from cyber_inference_tui.http.query import is_asked_for, read_query
 from cyber_inference_tui.records.endpoints import Area, Endpoint, Stream
 
@@ -126,8 +127,21 @@ def _name(request: web.Request, path: str) -> str:
     prefix, _, rest = path.partition("{")
     if not rest:
         return ""
-    raw = raw_tail(request, prefix.count("/") - 1)
-    return decoded(raw if rest.endswith("}") else raw.rpartition("/")[0])
+    raw = _raw_tail(request, prefix.count("/") - 1)
+    return _decoded(raw if rest.endswith("}") else raw.rpartition("/")[0])
+
+
+def _raw_tail(request: web.Request, depth: int) -> str:
+    """Return the path behind its first ``depth`` segments, still percent-encoded.
+
+    Ids may contain slashes, encoded or not; only the raw path shows where they end.
+    """
+    return request.raw_path.partition("?")[0].split("/", depth + 1)[depth + 1]
+
+
+def _decoded(raw: str) -> str:
+    """Decode a piece of a raw path; bytes that are not UTF-8 become replacement characters."""
+    return unquote(raw, errors="replace")
 
 
 def _by_action(
@@ -138,16 +152,16 @@ def _by_action(
 
     async def dispatch(request: web.Request) -> web.StreamResponse:
         method = request.method
-        raw = raw_tail(request, prefix.count("/") - 1)
+        raw = _raw_tail(request, prefix.count("/") - 1)
         raw_name, _, action = raw.rpartition("/")
         handler = handlers.get((method, action)) if raw_name else None
-        if handler is None or (method in {"GET", "HEAD"} and is_name(decoded(raw))):
+        if handler is None or (method in {"GET", "HEAD"} and is_name(_decoded(raw))):
             handler = handlers.get((method, ""))
         if handler is not None:
             return await handler(request)
         if method == "POST" and raw_name and action not in actions:
             raise NotFoundError(
-                f"There is no action {decoded(action)}.",
+                f"There is no action {_decoded(action)}.",
                 hint=f"POST to {prefix}ID/ and one of {', '.join(actions)}.",
             )
         there = {other for other, its in handlers if its in ({"", action} if raw_name else {""})}

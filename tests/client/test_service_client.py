@@ -16,8 +16,7 @@ import pytest
 from cyber_inference_tui import errors
 from cyber_inference_tui.client.answer_errors import error_from_answer
 from cyber_inference_tui.client.completions import ChatDelta
-from cyber_inference_tui.client.model_key import model_key
-from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.client.service_client import ServiceClient, model_key
 from cyber_inference_tui.client.service_url import base_url, is_same_service
 from cyber_inference_tui.client.transport import failure_reason
 from cyber_inference_tui.records import (
@@ -452,7 +451,7 @@ def test_httpx_waits_for_the_first_request() -> None:
     """Importing it takes longer than a first page may."""
     code = (
         "import sys\n"
-        "from cyber_inference_tui.client.service_client import ServiceClient\n"
+        "from cyber_inference_tui.client.service_client import ServiceClient, model_key\n"
         "ServiceClient('http://127.0.0.1:1')\n"
         "print('httpx._client' in sys.modules)\n"
         "from cyber_inference_tui.client.lazy_httpx import httpx\n"
