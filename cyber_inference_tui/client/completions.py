@@ -1,4 +1,4 @@
-"""Answers of models over the public endpoints, as any OpenAI client gets them."""
+"""The events of a streamed chat completion, in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from cyber_inference_tui.text import clean_text
 
 
 class ChatDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """What one event of a streamed answer brings; everything but ``text`` may be missing."""
+    """The content of one event of a streamed answer."""
 
     text: str = ""
     thinking: str = ""
-    """Of a model that thinks aloud: kept apart from its answer."""
+    """The reasoning of a model that shows it, separate from its answer."""
     waiting: str = ""
-    """While the request waits for its model: why, in a few words."""
+    """The reason why the request waits for its model, in a few words."""
     finish_reason: str | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
     tokens_per_second: float | None = None
-    """Generated, as the server measured it."""
+    """The generation speed that the server measured."""
 
 
 class _ChunkDelta(msgspec.Struct):

@@ -28,30 +28,30 @@ if TYPE_CHECKING:
     import httpx
 
 EMBEDDING_WAIT = 600.0
-"""Seconds that vectors may take, the load of their model included."""
+"""Seconds that an embedding request may take, including the load of its model."""
 STREAM_SILENCE = 90.0
-"""Seconds without a byte after which an event stream counts as lost and is opened again."""
+"""Seconds without a byte after which a stream counts as lost."""
 
 _EVENT_STREAM = {"Accept": "text/event-stream"}
 
 
 class LogTail(msgspec.Struct, frozen=True, kw_only=True):
-    """The last lines of a log. ``event_id`` is the event after which new lines follow."""
+    """The last lines of a log. New lines come with the events after ``event_id``."""
 
     lines: tuple[str, ...]
     event_id: int | None = None
 
 
 class ServiceClient(Transport):
-    """The calls of a service that are more than ``Transport.call`` of one endpoint."""
+    """A client of the service: ``call`` for each endpoint, and methods for more complex calls."""
 
     async def search(self, query: SearchQuery) -> tuple[list[HubModelRecord], str | None]:
-        """A page of models on the hub, and the cursor of the next one, if there is one."""
+        """Return a page of models on the hub, and the cursor of the next page if there is one."""
         found, headers = await self.call_with_headers(endpoints.SEARCH, query=query)
         return found, headers.get(NEXT_CURSOR)
 
     async def check_config(self, key: str, value: Any) -> ConfigCheckRecord:
-        """Check a new value of ``key`` and return its effect; raises as a change would."""
+        """Return the effect of a new value of ``key``. Raises the errors that a change raises."""
         return await self.call(
             endpoints.CHECK_CONFIG,
             key,
@@ -60,13 +60,13 @@ class ServiceClient(Transport):
         )
 
     async def log(self, source: str, lines: int) -> LogTail:
-        """The last ``lines`` lines of a model's log, or of the service's (id ``service``)."""
+        """Return the last lines of a model's log, or of the service's own (id ``service``)."""
         text, headers = await self.call_with_headers(
             endpoints.LOG_TAIL, source, query=TailQuery(lines=lines)
         )
         position = headers.get(LOG_POSITION, "")
         return LogTail(
-            # Not splitlines(): a separator such as U+2028 inside a line is not a new line.
+            # Not splitlines(): it also splits at separators such as U+2028.
             lines=tuple(text.removesuffix("\n").split("\n")) if text else (),
             event_id=int(position) if position.isdecimal() else None,
         )
@@ -80,9 +80,9 @@ class ServiceClient(Transport):
         patience: float = 30.0,
         on_lost: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[ServerEvent, None]:
-        """Events of ``topics`` without end; see ``follow_events``. Close it with ``aclosing``.
+        """Follow the events of ``topics`` (see ``follow_events``). Close it with ``aclosing``.
 
-        ``logs`` are the ids of the logs of which ``log`` events are wanted; none means all.
+        ``logs`` restricts ``log`` events to the logs with these ids.
         """
 
         def open_stream(last: int | None) -> Any:
@@ -143,7 +143,7 @@ class ServiceClient(Transport):
                     yield delta
 
     async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
-        """The vector of each text, by a model that makes them."""
+        """Return the vector of each text, computed by an embedding model."""
         body = {"model": model, "input": list(texts)}
         answer = await self.call(_EMBEDDINGS, body=body, timeout=EMBEDDING_WAIT)
         return [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
@@ -161,7 +161,7 @@ class _Embeddings(msgspec.Struct):
 _EMBEDDINGS = Endpoint(
     "POST /v1/embeddings", queries.Nothing, dict[str, Any], _Embeddings, "vectors", Area.MODEL
 )
-"""Of the models' servers, so no part of the service's own table."""
+"""Not in the table of the service's endpoints, because the models' servers answer it."""
 
 
 def model_key(model_id: str, key: str) -> str:
