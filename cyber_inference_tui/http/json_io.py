@@ -1,4 +1,4 @@
-"""JSON in and out: bodies are read strictly and refused with what was expected."""
+"""Reads JSON bodies strictly, and writes JSON and text responses."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cyber_inference_tui.records import to_json
 T = TypeVar("T")
 
 NOSNIFF = {"X-Content-Type-Options": "nosniff"}
-"""Keeps a browser from taking an answer for something else."""
+"""Keeps browsers from guessing another content type."""
 
 
 def json_answer(
     value: Any, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """``value`` (records, lists, dicts) as a JSON answer."""
+    """Return ``value`` (records, lists, dicts) as a JSON response."""
     return web.Response(
         status=status,
         body=to_json(value),
@@ -32,7 +32,7 @@ def json_answer(
 
 
 def text_answer(text: str, *, headers: dict[str, str] | None = None) -> web.Response:
-    """``text`` as plain text that no browser takes for anything else."""
+    """Return ``text`` as a response of plain text."""
     return web.Response(
         body=text.encode("utf-8", "replace"),
         content_type="text/plain",
@@ -42,10 +42,10 @@ def text_answer(text: str, *, headers: dict[str, str] | None = None) -> web.Resp
 
 
 async def read_json(request: web.Request, kind: type[T], *, limit: int) -> T:
-    """The request's JSON body as ``kind``, a struct; an empty body counts as ``{}``.
+    """Read the request's JSON body as the struct ``kind``. An empty body counts as ``{}``.
 
-    ``limit`` is in bytes. Raises ``InvalidRequestError`` that names what was expected, or what
-    ``read_body`` raises.
+    ``limit`` is in bytes. Raises ``InvalidRequestError`` that names the expected fields, and the
+    errors of ``read_body``.
     """
     body = await read_body(request, limit)
     try:

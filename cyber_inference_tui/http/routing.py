@@ -1,7 +1,7 @@
-"""Routes from the table of endpoints: a handler takes a decoded call and returns a record.
+"""Creates routes from the table of endpoints, and decodes their requests.
 
-A path parameter may contain slashes, encoded or not. Where a segment may follow it, that segment is
-the last one: so a model may be named ``x/load``.
+A path parameter may contain slashes, encoded or not. If a segment may follow the parameter, it is
+the last segment of the path, so a model may be named ``x/load``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ A = TypeVar("A")
 
 
 class Call(msgspec.Struct, Generic[Q, B], frozen=True):
-    """One call of an endpoint; ``name`` is the parameter in its path, decoded."""
+    """A decoded call of an endpoint. ``name`` is the parameter in its path."""
 
     name: str
     query: Q
@@ -48,10 +48,10 @@ Answerer = Callable[
 
 
 class RouteTable:
-    """The routes of an application. A path answers 405 to the methods that it does not have.
+    """The routes of an application. A path answers 405 to methods that it does not have.
 
-    ``body_limit`` returns how many bytes a body may have. ``is_name`` says whether a model has
-    exactly this name: then a GET takes the last segment for part of the name.
+    ``body_limit`` returns the most bytes of a body. ``is_name`` checks whether a model has exactly
+    this name: then the last segment in the path of a GET is a part of the name.
     """
 
     def __init__(self, body_limit: Callable[[], int], is_name: Callable[[str], bool]) -> None:
@@ -69,24 +69,24 @@ class RouteTable:
             self.handle(endpoint, self._handler(same))
 
     def handle(self, endpoint: Endpoint[Any, Any, Any], handler: Handler) -> None:
-        """Handle requests for ``endpoint`` with ``handler``, which reads and writes by itself."""
+        """Pass requests for ``endpoint`` to ``handler``, undecoded."""
         prefix, _, rest = endpoint.path.partition("{")
         parameter, _, action = rest.partition("}")
         path = f"{prefix}{{{parameter}:.+}}" if parameter else prefix
         methods = self._routes.setdefault(path, {})
         methods[endpoint.method, action.removeprefix("/")] = handler
-        # A HEAD of something endless would be a stream that nobody can read.
+        # No HEAD of an endless stream.
         if endpoint.method == "GET" and endpoint.answer is not Stream:
             methods["HEAD", action.removeprefix("/")] = handler
         self.areas[handler] = endpoint.area
 
     def catch(self, path: str, area: Area, handler: Handler) -> None:
-        """Handle all other requests for ``path`` with ``handler``."""
+        """Pass all other requests for ``path`` to ``handler``."""
         self._routes.setdefault(path, {})["*", ""] = handler
         self.areas[handler] = area
 
     def register(self, app: web.Application) -> None:
-        """Add all of it to ``app``, in order."""
+        """Add all routes to ``app``, in order."""
         for path, handlers in self._routes.items():
             if any(action for _, action in handlers):
                 routes = {"*": _by_action(path.partition("{")[0], handlers, self._is_name)}
@@ -98,7 +98,7 @@ class RouteTable:
             resource = app.router.add_resource(path)
             for method, handler in routes.items():
                 self.areas[handler] = area
-                # Whether a body is welcome is for the access check to say first.
+                # The access check decides first whether the client may send its body.
                 resource.add_route(method, handler, expect_handler=_expect_later)
 
     def _handler(
@@ -147,7 +147,7 @@ def _decoded(raw: str) -> str:
 def _by_action(
     prefix: str, handlers: dict[tuple[str, str], Handler], is_name: Callable[[str], bool]
 ) -> Handler:
-    """Choose a handler by the method and the last segment of the path."""
+    """Return a handler that dispatches by the method and the last segment of the path."""
     actions = [action for method, action in handlers if method == "POST" and action]
 
     async def dispatch(request: web.Request) -> web.StreamResponse:
@@ -178,4 +178,4 @@ def _refuse_method(allow: tuple[str, ...]) -> Handler:
 
 
 async def _expect_later(request: web.Request) -> None:
-    """``Expect: 100-continue`` is answered once the request has passed the checks."""
+    """Do nothing: ``Expect: 100-continue`` is answered after the access checks."""

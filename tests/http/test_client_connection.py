@@ -87,7 +87,7 @@ NOT_HTTP = [
     (b"SECRET-\x1b[31m\r\n\r\n", "not valid HTTP"),
     (b"GET /secret HTTP/9.9\r\nHost: localhost\r\n\r\n", "not valid HTTP"),
     (b"GET /secret\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n", "not valid HTTP"),
-    (request("http://[secret/"), "its target is no URL"),
+    (request("http://[secret/"), "its target is not a URL"),
     (b"GET / HTTP/1.1\r\nHost: x\r\nX: secret\x00\r\n\r\n", "header"),
     (b"GET / HTTP/1.1\r\nHost: x\r\nSecret Header: x\r\n\r\n", "header"),
     (b"GET / HTTP/1.1\r\nHost: x\r\nSecret\x1b: x\r\n\r\n", "header"),
