@@ -63,8 +63,8 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
 
 def _attach(loaded: Loaded, url: str, *, readonly: bool) -> int:
     from cyber_inference_tui.cli.passwords import Passwords  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.client.address import service_address  # noqa: PLC0415
     from cyber_inference_tui.client.service_client import ServiceClient  # noqa: PLC0415
+    from cyber_inference_tui.client.service_url import service_address  # noqa: PLC0415
 
     address = service_address(url)
     passwords = Passwords(loaded.settings.data_dir)

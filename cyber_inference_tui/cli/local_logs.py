@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from cyber_inference_tui.client.address import base_url
+from cyber_inference_tui.client.service_url import base_url
 from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.llama.log_file import former_lines, has_log, log_file_name
 from cyber_inference_tui.service.listing import library_for

@@ -92,7 +92,7 @@ def _models(ctx: click.Context) -> list[_Model]:
 
 def _asked(options: GlobalOptions, attach: str | None) -> tuple[_Model, ...]:
     from cyber_inference_tui.cli.connection import service_url  # noqa: PLC0415 - takes its time
-    from cyber_inference_tui.client.address import service_address  # noqa: PLC0415
+    from cyber_inference_tui.client.service_url import service_address  # noqa: PLC0415
 
     try:
         settings = options.load().settings

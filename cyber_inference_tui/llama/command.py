@@ -47,8 +47,8 @@ def server_alias(model_id: str) -> str:
     """What llama-server calls the model of this id: the id, but for commas.
 
     It takes ``--alias`` for a list, and answers with the first of its names in alphabetical order.
-    So a comma becomes DEL, which no id has and JSON text holds as it is; ``http.renaming`` turns
-    it back in the answers.
+    So a comma becomes DEL, which no id has and JSON text holds as it is; ``http.name_replacer``
+    turns it back in the answers.
     """
     return model_id.replace(",", "\x7f")
 

@@ -16,11 +16,11 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import ConfigError, ConflictError, ModelNotFoundError, NotFoundError
-from cyber_inference_tui.http.app import assemble
-from cyber_inference_tui.http.body import read_body
-from cyber_inference_tui.http.connection import Runner
+from cyber_inference_tui.http.application import assemble
+from cyber_inference_tui.http.client_connection import Runner
+from cyber_inference_tui.http.json_io import json_answer
 from cyber_inference_tui.http.login import AdminLogin
-from cyber_inference_tui.http.wire import json_answer
+from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.records import (

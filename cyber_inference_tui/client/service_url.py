@@ -1,4 +1,4 @@
-"""Where a service answers, from what it is bound to. Imports little, so that asking is quick."""
+"""URLs of services. Imports little, because every command line needs it at its start."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SCHEMES = frozenset({"http", "https"})
 
 
 def base_url(host: str, port: int) -> str:
-    """The URL at which a service bound to ``host`` and ``port`` answers on this machine.
+    """Return the URL at which a service bound to ``host`` and ``port`` answers on this machine.
 
-    A wildcard address is reached over the loopback address of its family.
+    For a wildcard address it is the loopback address of the same family.
     """
     try:
         address = ipaddress.ip_address(host.strip("[]"))
@@ -29,8 +29,10 @@ def base_url(host: str, port: int) -> str:
 
 
 def service_address(text: str) -> str:
-    """The URL of the service that a person means by ``text``: a URL, or a host with or without a
-    port (8337 then). Raises ``InvalidRequestError``."""
+    """Return the URL of a service from user input: a URL, or a host with or without a port.
+
+    The port of a host without one is 8337. Raises ``InvalidRequestError``.
+    """
     text = text.strip()
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
@@ -40,7 +42,7 @@ def service_address(text: str) -> str:
     odd = not host or not host.isprintable() or " " in host or parts.scheme not in _SCHEMES
     if odd or "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
         raise InvalidRequestError(
-            f"'{clean_line(text, limit=200)}' is no address of a service.",
+            f"'{clean_line(text, limit=200)}' is not the address of a service.",
             hint="Give one such as http://jetson:8337.",
         )
     name = f"[{host}]" if ":" in host else host
@@ -50,15 +52,15 @@ def service_address(text: str) -> str:
 
 
 def reachable_url(bound: str) -> str:
-    """Where a service answers that says it listens at ``bound`` (a URL, wildcards included)."""
+    """Return a URL that reaches the service listening at the URL ``bound``, even a wildcard."""
     parts = urlsplit(bound)
     return base_url(parts.hostname or "", parts.port or 80)
 
 
 def is_same_service(bound: str, url: str) -> bool:
-    """Whether ``url`` leads to the service of this machine that listens at ``bound``.
+    """Check whether ``url`` leads to the service on this machine that listens at ``bound``.
 
-    Only what is sure counts: another name of this machine does not.
+    ``False`` for other names of this machine, because they may lead elsewhere.
     """
     try:
         ours, asked = urlsplit(reachable_url(bound)), urlsplit(url)

@@ -1,4 +1,4 @@
-"""A request's body, read within bounds and freed of its content codings."""
+"""Reads and decompresses the bodies of requests, within bounds."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from cyber_inference_tui.errors import (
     RequestTooLargeError,
     UnsupportedMediaTypeError,
 )
-from cyber_inference_tui.http.errors import BrokenBodyError
+from cyber_inference_tui.http.error_responses import BrokenBodyError
 from cyber_inference_tui.text import clean_line
 
 BODY_TIMEOUT = 60.0
 """Seconds a client may be silent while it sends a body."""
 
 _STEP = 1 << 18
-"""Bytes that are unpacked before others get their turn: about a millisecond."""
+"""Bytes decompressed before the event loop runs other tasks: about a millisecond."""
 _CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 _MAX_CODINGS = 3
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
-    """The whole body, unpacked, at most ``limit`` bytes.
+    """Return the whole body, decompressed, of at most ``limit`` bytes.
 
-    Raises ``RequestTooLargeError`` (before reading where the length is announced),
-    ``UnsupportedMediaTypeError`` for a ``Content-Encoding`` that cannot be undone,
-    ``RequestTimeoutError``, and ``BrokenBodyError`` for one that cannot be unpacked. aiohttp must
-    not unpack it first (``auto_decompress``).
+    Raises ``RequestTooLargeError`` (before reading, if the request has a ``Content-Length``),
+    ``UnsupportedMediaTypeError`` for an unknown ``Content-Encoding``, ``RequestTimeoutError``, and
+    ``BrokenBodyError`` for a body that cannot be decompressed. aiohttp must not decompress it
+    first (``auto_decompress``).
     """
     if not request.can_read_body:
         return b""
@@ -47,7 +47,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
             async with asyncio.timeout(BODY_TIMEOUT):
                 part = await content.readany()
         except web.RequestPayloadError:
-            # There is no more of it: else aiohttp would read on, and log the same error again.
+            # Mark the end. Otherwise aiohttp reads on and logs the same error again.
             content.feed_eof()
             raise BrokenBodyError("The request's body is broken.") from None
         except TimeoutError:
@@ -67,7 +67,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
 
 
 async def _unpacked(part: bytes, decoders: list[_Decoder]) -> list[bytes]:
-    """What a part of the body holds; others get their turn meanwhile."""
+    """Decompress a part of the body, and let other tasks run in between."""
     found = []
     pieces: Iterator[bytes] = iter((part,))
     for decoder in decoders:
@@ -94,7 +94,7 @@ def _too_large(limit: int) -> RequestTooLargeError:
 
 
 def _decoders(request: web.Request, limit: int) -> list[_Decoder]:
-    """The decoders for the request's content codings, the last coding first (RFC 9110, 8.4)."""
+    """Return decoders for the content codings, in the order of decoding (RFC 9110, 8.4)."""
     headers = request.headers.getall(hdrs.CONTENT_ENCODING, ())
     names = [one.strip().lower() for header in headers for one in header.split(",")]
     codings = [name for name in names if name not in {"", "identity"}]
@@ -103,13 +103,13 @@ def _decoders(request: web.Request, limit: int) -> list[_Decoder]:
         shown = clean_line(unknown or ", ".join(codings), limit=40)
         raise UnsupportedMediaTypeError(
             f"A body with Content-Encoding: {shown} is not supported.",
-            hint="Send it as it is, or packed with gzip or deflate.",
+            hint="Send it uncompressed, or with gzip or deflate.",
         )
     return [_Decoder(gzipped=coding != "deflate", limit=limit) for coding in reversed(codings)]
 
 
 class _Decoder:
-    """Undoes one coding, at most ``limit`` bytes of it."""
+    """Decompresses one content coding, to at most ``limit`` bytes."""
 
     def __init__(self, *, gzipped: bool, limit: int) -> None:
         self._gzipped = gzipped
@@ -119,7 +119,7 @@ class _Decoder:
         self._begun = False
 
     def unpacked(self, parts: Iterable[bytes]) -> Iterator[bytes]:
-        """The content of ``parts``, in steps; some are empty. Raises ``zlib.error``."""
+        """Yield the content of ``parts`` in steps, some of them empty. Raises ``zlib.error``."""
         for part in parts:
             rest = part
             while True:
@@ -130,7 +130,7 @@ class _Decoder:
                     step = self._stream.decompress(rest, _STEP)
                     rest = self._stream.unconsumed_tail
                     if self._stream.eof:
-                        # Packed files may follow one another (RFC 1952, 2.2).
+                        # Several compressed members may follow each other (RFC 1952, 2.2).
                         rest, self._stream = self._stream.unused_data, None
                 self._left -= len(step)
                 if self._left < 0:
@@ -141,15 +141,15 @@ class _Decoder:
 
     @property
     def unfinished(self) -> bool:
-        """Whether the end of what was packed has not come."""
+        """Return whether the compressed data has not ended yet."""
         return self._stream is not None
 
     def _begin(self, data: bytes) -> zlib._Decompress:
         if self._gzipped:
             return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         if self._begun:
-            raise zlib.error("something follows")
+            raise zlib.error("data after the end")
         self._begun = True
-        # Some clients send it without the zlib header that RFC 9110, 8.4.1.2, asks for.
+        # Some clients leave out the zlib header that RFC 9110, 8.4.1.2, requires.
         is_zlib = data[0] & 0x0F == zlib.DEFLATED
         return zlib.decompressobj(wbits=zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)

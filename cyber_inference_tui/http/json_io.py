@@ -1,29 +1,28 @@
-"""JSON in and out: bodies are read strictly and refused with what was expected."""
+"""Reads JSON bodies strictly, and writes JSON and text responses."""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InvalidRequestError
-from cyber_inference_tui.http.body import read_body
-from cyber_inference_tui.http.fields import without_bom
+from cyber_inference_tui.http.body_fields import without_bom
+from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.records import to_json
 
 T = TypeVar("T")
 
 NOSNIFF = {"X-Content-Type-Options": "nosniff"}
-"""Keeps a browser from taking an answer for something else."""
+"""Keeps browsers from guessing another content type."""
 
 
 def json_answer(
     value: Any, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """``value`` (records, lists, dicts) as a JSON answer."""
+    """Return ``value`` (records, lists, dicts) as a JSON response."""
     return web.Response(
         status=status,
         body=to_json(value),
@@ -33,7 +32,7 @@ def json_answer(
 
 
 def text_answer(text: str, *, headers: dict[str, str] | None = None) -> web.Response:
-    """``text`` as plain text that no browser takes for anything else."""
+    """Return ``text`` as a response of plain text."""
     return web.Response(
         body=text.encode("utf-8", "replace"),
         content_type="text/plain",
@@ -43,10 +42,10 @@ def text_answer(text: str, *, headers: dict[str, str] | None = None) -> web.Resp
 
 
 async def read_json(request: web.Request, kind: type[T], *, limit: int) -> T:
-    """The request's JSON body as ``kind``, a struct; an empty body counts as ``{}``.
+    """Read the request's JSON body as the struct ``kind``. An empty body counts as ``{}``.
 
-    ``limit`` is in bytes. Raises ``InvalidRequestError`` that names what was expected, or what
-    ``read_body`` raises.
+    ``limit`` is in bytes. Raises ``InvalidRequestError`` that names the expected fields, and the
+    errors of ``read_body``.
     """
     body = await read_body(request, limit)
     try:
@@ -67,16 +66,3 @@ def _expected(kind: type[Any]) -> str:
         "" if len(needed) == len(fields) else f", of which {', '.join(needed) or 'none'} is needed"
     )
     return f"a JSON object {{{shape}}}{only}"
-
-
-def raw_tail(request: web.Request, depth: int) -> str:
-    """The path behind its first ``depth`` segments, percent-encoding untouched.
-
-    Ids may contain slashes, encoded or not; only the raw path tells where they end.
-    """
-    return request.raw_path.partition("?")[0].split("/", depth + 1)[depth + 1]
-
-
-def decoded(raw: str) -> str:
-    """A raw piece of a path as text; bytes that are not UTF-8 become replacement characters."""
-    return unquote(raw, errors="replace")

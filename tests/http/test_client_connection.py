@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from cyber_inference_tui.http.errors import MAX_FIELD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
+from cyber_inference_tui.http.error_responses import MAX_FIELD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 from tests.waiting import LIMIT
 
 from .raw import Answer, converse, head, read_answer
@@ -87,7 +87,7 @@ NOT_HTTP = [
     (b"SECRET-\x1b[31m\r\n\r\n", "not valid HTTP"),
     (b"GET /secret HTTP/9.9\r\nHost: localhost\r\n\r\n", "not valid HTTP"),
     (b"GET /secret\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n", "not valid HTTP"),
-    (request("http://[secret/"), "its target is no URL"),
+    (request("http://[secret/"), "its target is not a URL"),
     (b"GET / HTTP/1.1\r\nHost: x\r\nX: secret\x00\r\n\r\n", "header"),
     (b"GET / HTTP/1.1\r\nHost: x\r\nSecret Header: x\r\n\r\n", "header"),
     (b"GET / HTTP/1.1\r\nHost: x\r\nSecret\x1b: x\r\n\r\n", "header"),

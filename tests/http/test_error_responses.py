@@ -11,7 +11,7 @@ from aiohttp import web
 
 from cyber_inference_tui import errors
 from cyber_inference_tui.errors import CyberError, ModelLoadError, QueueFullError
-from cyber_inference_tui.http.errors import error_body, error_event, error_response
+from cyber_inference_tui.http.error_responses import error_body, error_event, error_response
 from tests.waiting import LIMIT
 
 from .raw import ask, converse, head

@@ -1,4 +1,4 @@
-"""Errors that came over the wire, turned back into the classes that the program raises."""
+"""Turns errors in answers back into the exceptions of this program."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cyber_inference_tui.errors import (
 from cyber_inference_tui.text import clean_line
 
 MESSAGE_LINES = 200
-"""Lines kept of one error message: the reason, then a failed load's last log lines."""
+"""The most lines of an error message: the reason, then the last log lines of a failed load."""
 
 
 def _classes() -> dict[str, type[CyberError]]:
-    """The class of each code; where two share one, the one that is defined first."""
+    """Map each code to its class, or to the first one defined if several share a code."""
     found: dict[str, type[CyberError]] = {}
     for kind in vars(errors).values():
         if isinstance(kind, type) and issubclass(kind, CyberError) and kind is not CyberError:
@@ -44,10 +44,11 @@ class _ErrorAnswer(msgspec.Struct):
 
 
 def error_from_answer(url: str, status: int, headers: Any, body: bytes) -> CyberError:
-    """The error that an answer with ``status`` (400 or more) and ``body`` stands for.
+    """Return the exception for an answer with ``status`` (400 or more) and ``body``.
 
-    ``headers`` is a mapping with case-insensitive names (``Retry-After`` is read). A body that is
-    not in this program's shape means that something else listens at ``url``.
+    ``headers`` is a mapping with case-insensitive names, from which ``Retry-After`` is read. If the
+    body does not have this program's shape, another program listens at ``url``:
+    ``NoServiceError``.
     """
     try:
         answer = msgspec.json.decode(body, type=thread_safe(_ErrorAnswer)).error
@@ -73,7 +74,7 @@ def error_from_answer(url: str, status: int, headers: Any, body: bytes) -> Cyber
 
 
 def error_from_event(data: bytes) -> CyberError:
-    """The error that a stream tells of in its midst (``data: {"error": …}``)."""
+    """Return the exception for an error event of a stream (``data: {"error": …}``)."""
     try:
         answer = msgspec.json.decode(data, type=thread_safe(_ErrorAnswer)).error
     except msgspec.MsgspecError:

@@ -1,7 +1,7 @@
-"""Server-Sent Events as the service sends them: the parser, and a reader that reconnects.
+"""Server-Sent Events: a parser, and a reader that reconnects.
 
-The format is the one of the HTML standard, section "Server-sent events"; only ``\\n`` and
-``\\r\\n`` end a line here, because JSON data may hold any other separator.
+The format is that of the HTML standard, section "Server-sent events". Only ``\\n`` and ``\\r\\n``
+end a line here, because JSON data may contain every other separator.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.errors import CyberError, NoServiceError, ShuttingDownError
 
 if TYPE_CHECKING:
     import httpx
-else:
-    from cyber_inference_tui.client.lazy_httpx import httpx
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 FIRST_DELAY = 0.2
@@ -27,15 +26,22 @@ LONGEST_DELAY = 5.0
 
 
 class ServerEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One event: ``id`` is its sequence number (if it has one), ``data`` its JSON."""
+    """An event, or a comment between events."""
 
     id: int | None = None
+    """The sequence number, if the event has one."""
     topic: str = "message"
     data: bytes = b""
+    """JSON."""
+    comment: str | None = None
+    """The text of a comment, which has nothing else; ``None`` for events."""
 
 
 class EventParser:
-    """Turns chunks of bytes, cut anywhere, into events. Memory is bounded by ``limit`` bytes."""
+    """Turns chunks of bytes, cut anywhere, into events and comments.
+
+    Keeps at most ``limit`` bytes of an unfinished event.
+    """
 
     def __init__(self, *, limit: int = MAX_EVENT_BYTES) -> None:
         self._limit = limit
@@ -46,7 +52,10 @@ class EventParser:
         self._size = 0
 
     def feed(self, chunk: bytes) -> Iterator[ServerEvent]:
-        """The events completed by ``chunk``. Raises ``CyberError`` when one exceeds the limit."""
+        """Yield the events and comments that ``chunk`` completes.
+
+        Raises ``CyberError`` for an event of more than ``limit`` bytes.
+        """
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             event = self._line(line.removesuffix(b"\r"))
@@ -71,7 +80,9 @@ class EventParser:
             self._topic = value.decode("utf-8", "replace")
         elif name == b"id" and value.isdigit() and len(value) < 20:
             self._id = int(value)
-        return None  # comments (an empty name) keep the connection alive and say nothing
+        elif not name:
+            return ServerEvent(comment=value.decode("utf-8", "replace").strip())
+        return None
 
     def _finish(self) -> ServerEvent | None:
         event = None
@@ -83,8 +94,16 @@ class EventParser:
         return event
 
 
+async def read_events(response: httpx.Response) -> AsyncGenerator[ServerEvent, None]:
+    """Yield the events and comments of an answer as they arrive."""
+    parser = EventParser()
+    async for chunk in response.aiter_bytes():
+        for event in parser.feed(chunk):
+            yield event
+
+
 OpenStream = Callable[[int | None], "AbstractAsyncContextManager[httpx.Response]"]
-"""Asks for the stream after an event id; raises ``CyberError`` for an answer that refuses."""
+"""Requests the stream after an event id; raises ``CyberError`` if the service refuses."""
 
 
 async def follow_events(
@@ -96,44 +115,35 @@ async def follow_events(
     clock: Callable[[], float] = time.monotonic,
     on_lost: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[ServerEvent, None]:
-    """Events, without end, over as many connections as it takes.
+    """Yield events without end, over as many connections as needed.
 
-    ``after`` is the id of the last event already known; each new connection resumes behind the
-    last one seen. A first connection that fails raises at once. Later ones are tried again, with
-    growing pauses, for ``patience`` seconds; then the ``NoServiceError`` is raised. ``on_lost``
-    is called once each time a connection that worked is lost.
+    ``after`` is the id of the last known event; each new connection resumes behind the last event
+    seen. If the first connection fails, its error is raised at once. Lost connections are opened
+    again, with growing pauses, for ``patience`` seconds; then ``NoServiceError`` is raised.
+    ``on_lost`` is called each time a working connection is lost.
     """
     last = after
-    delay = FIRST_DELAY
+    failures = 0
     lost_at: float | None = None
     connected = False
     while True:
         problem: CyberError | None = None
         try:
-            async with open_stream(last) as response:
+            async with open_stream(last) as response, aclosing(read_events(response)) as events:
                 connected = True
-                parser = EventParser()
-                async with aclosing(_chunks(response)) as chunks:
-                    async for chunk in chunks:
-                        lost_at, delay = None, FIRST_DELAY  # bytes arrive: all is well again
-                        for event in parser.feed(chunk):
-                            last = last if event.id is None else event.id
-                            yield event
+                async for event in events:
+                    lost_at, failures = None, 0
+                    if event.comment is None:
+                        last = last if event.id is None else event.id
+                        yield event
         except (NoServiceError, ShuttingDownError) as error:
             if not connected:
                 raise
             problem = error
-        except httpx.TransportError as error:
-            problem = NoServiceError(f"The service's event stream broke off: {error}.")
         if lost_at is None:
             lost_at = clock()
             on_lost()
         elif clock() - lost_at >= patience:
             raise problem or NoServiceError("The service ends its event stream at once.")
-        await sleep(delay)
-        delay = min(delay * 2, LONGEST_DELAY)
-
-
-async def _chunks(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    async for chunk in response.aiter_bytes():
-        yield chunk
+        failures += 1
+        await sleep(backoff(FIRST_DELAY, LONGEST_DELAY, failures))

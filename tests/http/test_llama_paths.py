@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cyber_inference_tui.http.routes import Kind, kind_of, methods_of
+from cyber_inference_tui.http.llama_paths import Kind, kind_of, methods_of
 
 INFERENCE = [
     "/completion",

@@ -1,7 +1,7 @@
-"""The fields of a request's body: read for the model's name, changed where rules say so. Pure.
+"""Reads and changes the fields of a request's body. Pure.
 
-What is not to be changed keeps its bytes: a JSON object is cut at its top-level commas, and only
-the pieces at fault are replaced; nothing is decoded and encoded again.
+The rest of the body keeps its bytes: a JSON object is cut at its top-level commas, and only the
+pieces that change are replaced. Nothing else is decoded and encoded again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InvalidRequestError
 
 BOM = codecs.BOM_UTF8
-"""Some editors and PowerShell write it before UTF-8 text; llama-server skips it."""
+"""Some editors and PowerShell write it before UTF-8 text. llama-server ignores it."""
 
 # One more parameter of a header's value (RFC 9110, 5.6.6).
 _PARAMETER = re.compile(r';\s*+([^\s=;"]++)\s*+=\s*+("(?:[^"\\]|\\.)*+"|[^;,\s]++)', re.DOTALL)
@@ -27,7 +27,7 @@ _MAX_PART_HEAD = 8192
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _BEHIND_BOUNDARY = re.compile(rb"--|[ \t]{0,100}(?:\r?\n|\Z)")
 
-# Possessive, so that they never step back: one pass over the text, whatever it is.
+# Possessive, so that they never backtrack: one pass over any text.
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _BLANK = rb"[ \t\r\n]*+"
 _OPENING = re.compile(rb"(?:\xef\xbb\xbf)?+" + _BLANK + rb"\{")
@@ -37,69 +37,69 @@ _TO_BRACKET = re.compile(rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+([\[\
 _END = re.compile(_BLANK + rb"([,}])")
 
 
-class _Named(msgspec.Struct):
-    """The fields a forwarder needs; all others are skipped without being built."""
+class _NamedFields(msgspec.Struct):
+    """The fields that a forwarder needs. The decoder skips all others."""
 
     model: str | None = None
     stream: Any = None
 
 
-_decode_named = msgspec.json.Decoder(thread_safe(_Named)).decode
+_decode_named_fields = msgspec.json.Decoder(thread_safe(_NamedFields)).decode
 _decode_fields = msgspec.json.Decoder(thread_safe(dict[str, msgspec.Raw])).decode
 
-# What a decoder says of text that is no JSON, or that is nested deeper than its stack.
+# The decoder's errors for invalid JSON, and for JSON nested deeper than its stack.
 _BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Peek(msgspec.Struct, frozen=True):
-    """What a body says: the model's name (``None`` = it does not), and whether it streams."""
+class BodyFields(msgspec.Struct, frozen=True):
+    """The fields of a body: the model's name, if it has one, and whether it asks for a stream."""
 
     model: str | None = None
     stream: bool = False
     is_object: bool = False
     """Whether the body is a JSON object."""
     problem: InvalidRequestError | None = None
-    """Why it was not possible to tell."""
+    """The reason why the fields could not be read."""
 
 
-def peek(body: bytes, content_type: str, *, must_be_object: bool) -> Peek:
-    """Look for the model's name in a JSON or multipart body.
+def read_fields(body: bytes, content_type: str, *, must_be_object: bool) -> BodyFields:
+    """Read the model's name and ``stream`` from a JSON or multipart body.
 
-    Raises ``InvalidRequestError`` for broken JSON, for a ``model`` that is no string, and for
-    anything but an object where ``must_be_object``.
+    Raises ``InvalidRequestError`` for invalid JSON, for a ``model`` that is not a string, and, with
+    ``must_be_object``, for anything but an object.
     """
     if not must_be_object and _is_form(content_type):
         value = _model_field(body, content_type)
-        return Peek(model=None if value is None else _name_in(body[value]))
+        return BodyFields(model=None if value is None else _name_in(body[value]))
     if not body:
         if must_be_object:
             raise InvalidRequestError("The request's body is empty: a JSON object was expected.")
-        return Peek()
+        return BodyFields()
     try:
-        named = _decode_named(without_bom(body))
+        named = _decode_named_fields(without_bom(body))
     except msgspec.ValidationError as error:
         if "$.model" in str(error):
             raise InvalidRequestError("model must be a string.", param="model") from None
         if must_be_object:
             raise InvalidRequestError("The request's body must be a JSON object.") from None
-        return Peek()
+        return BodyFields()
     except _BROKEN as error:
         raise _not_json(error, body) from None
-    return Peek(model=named.model or None, stream=named.stream is True, is_object=True)
+    return BodyFields(model=named.model or None, stream=named.stream is True, is_object=True)
 
 
-def glance(body: bytes, content_type: str) -> Peek:
-    """As ``peek``, for a body of any kind: one that names no model is the engine's to judge."""
+def try_read_fields(body: bytes, content_type: str) -> BodyFields:
+    """Read the fields of any kind of body. A body that cannot be read names no model."""
     if _is_form(content_type) or _OPENING.match(body):
         try:
-            return peek(body, content_type, must_be_object=False)
+            return read_fields(body, content_type, must_be_object=False)
         except InvalidRequestError as error:
-            return Peek(problem=error)
-    return Peek()
+            return BodyFields(problem=error)
+    return BodyFields()
 
 
 def without_bom(body: bytes) -> bytes | memoryview:
-    """The body behind its byte order mark, which JSON itself does not know."""
+    """Return the body without a byte order mark, which is not valid in JSON."""
     return memoryview(body)[len(BOM) :] if body.startswith(BOM) else body
 
 
@@ -113,11 +113,11 @@ def with_fields(
     defaults: Mapping[str, Any],
     overrides: Mapping[str, Any],
 ) -> bytes:
-    """A JSON object without the fields in ``strip``, then with ``defaults``, then ``overrides``.
+    """Return a JSON object without the fields in ``strip``, with ``defaults`` and ``overrides``.
 
-    A default is added where the object has no such field; one that is ``null`` is there. New
-    fields stand at its beginning. Of a field that occurs twice the last occurrence counts, as for
-    llama-server. Raises ``InvalidRequestError`` for anything but an object.
+    A default is added if the field is missing; ``null`` is not missing. New fields are added at
+    the beginning. If a field occurs twice, the last occurrence counts, as in llama-server. Raises
+    ``InvalidRequestError`` for anything but an object.
     """
     try:
         values = _decode_fields(without_bom(body))
@@ -147,23 +147,22 @@ def with_fields(
 
 
 class _Member(NamedTuple):
-    """A field of an object, by offsets into its text."""
+    """A field of an object, as offsets into its text."""
 
     name: str
     start: int
-    """Behind the brace or comma in front of it."""
+    """After the brace or comma in front of the field."""
     value: int
     end: int
-    """Of its value."""
+    """The end of the value."""
     separator: int
-    """The comma or brace behind it."""
+    """The comma or brace after the field."""
 
 
 def _members(body: bytes, position: int, values: Mapping[str, msgspec.Raw]) -> Iterator[_Member]:
-    """The fields of the valid JSON object whose brace is in front of ``position``.
+    """Yield the fields of a valid JSON object. ``position`` is just after its opening brace.
 
-    ``values`` has the last value of each name: where that is what stands there, its length is
-    known, and long texts need not be looked through.
+    ``values`` has the last value of each name. Its length saves a scan of long values.
     """
     while key := _KEY.match(body, position):
         name: str = msgspec.json.decode(key[1])
@@ -195,7 +194,7 @@ def _value_end(body: bytes, position: int) -> int:
 
 
 def with_model_field(body: bytes, content_type: str, model: str) -> bytes:
-    """A multipart body with the value of its field ``model`` replaced."""
+    """Return a multipart body with another value of its field ``model``."""
     value = _model_field(body, content_type)
     if value is None:
         return body
@@ -213,9 +212,9 @@ def _name_in(value: bytes) -> str | None:
 
 
 def _model_field(body: bytes, content_type: str) -> slice | None:
-    """Where the value of the field ``model`` stands; raises ``InvalidRequestError``.
+    """Return the position of the value of the field ``model``. Raises ``InvalidRequestError``.
 
-    One that is sent as a file counts only where there is no other.
+    A field sent as a file counts only if there is no other.
     """
     file: slice | None = None
     for head, value in _parts(body, content_type):
@@ -232,7 +231,7 @@ def _model_field(body: bytes, content_type: str) -> slice | None:
 
 
 def _parameters(header: str) -> dict[str, str]:
-    """The parameters of a header's value, their names in lower case."""
+    """Return the parameters of a header's value, with names in lower case."""
     return {
         name.lower(): re.sub(r"\\(.)", r"\1", value[1:-1]) if value[0] == '"' else value
         for name, value in _PARAMETER.findall(header)
@@ -240,22 +239,22 @@ def _parameters(header: str) -> dict[str, str]:
 
 
 def _parts(body: bytes, content_type: str) -> Iterator[tuple[bytes, slice]]:
-    """Each part's head, and where its content stands (RFC 2046, 5.1.1).
+    """Yield each part's head and the position of its content (RFC 2046, 5.1.1).
 
-    Lines may end with LF alone, as those of scripts do.
+    Lines may end with LF alone, as those of some scripts do.
     """
     boundary = _parameters(content_type).get("boundary")
     if not boundary:
         raise InvalidRequestError("The multipart body has no boundary.")
     delimiter = b"--" + boundary.encode("latin-1", "replace")
     before: int | None = None
-    # The first one may stand at the very beginning, without the line end.
+    # The first delimiter may be at the very beginning, without a line end in front.
     start = 0 if body.startswith(delimiter) else _line_of(delimiter, body, 0)
     for _ in range(_MAX_PARTS):
         if start < 0:
             return
         behind = start + len(delimiter)
-        # Else it is the beginning of a longer boundary, of a body inside this one.
+        # Otherwise it is the beginning of a longer boundary, of a nested body.
         if _BEHIND_BOUNDARY.match(body, behind):
             if before is not None:
                 end = start - (2 if body.startswith(b"\r\n", start - 2) else 1)

@@ -1,11 +1,11 @@
-"""The one place where aiohttp's own protocol is bent.
+"""Connections of clients: the only place that changes aiohttp's own protocol.
 
-A request that is no HTTP never reaches an application: aiohttp answers it by itself, in HTML or
-text, and logs a traceback for what is the client's mistake. Here it gets our error shape. A
-connection on which no whole request ever arrives, which aiohttp keeps for good, is closed. A target
-in absolute form becomes a path and a ``Host`` before anything looks at it. There are never more
-connections than the limit of open files allows. And a client that closes its sending side only,
-which aiohttp takes for one that left, gets its answer.
+- aiohttp answers invalid HTTP in HTML or text, and logs a traceback. Here the client gets an error
+  in the usual shape.
+- aiohttp keeps a connection without a complete request forever. Here it is closed.
+- A target in absolute form becomes a path and a ``Host`` before any check.
+- There are never more connections than the limit of open files allows.
+- aiohttp drops a client that closes only its sending side. Here it gets its answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from cyber_inference_tui.errors import TooManyConnectionsError
-from cyber_inference_tui.http.errors import (
+from cyber_inference_tui.http.error_responses import (
     MAX_FIELD_BYTES,
     MAX_HEADERS,
     MAX_TARGET_BYTES,
@@ -35,14 +35,14 @@ from cyber_inference_tui.http.errors import (
 from cyber_inference_tui.http.peer import clients_gone
 
 HALF_CLOSED_INTERVAL = 0.5
-"""Seconds between two looks at clients that send no more: whether they still read."""
+"""Seconds between two checks whether half-closed clients still read."""
 _HALF_CLOSED_PAUSE = 0.1
-"""Seconds between two looks where many leave at once: a look reads a list of all sockets."""
+"""The least seconds between two checks, because each reads the list of all sockets."""
 HEAD_TIMEOUT = 60.0
-"""Seconds a new connection has for the head of its first request."""
+"""Seconds in which a new connection must send the head of its first request."""
 
 _LINGER = 2.0
-"""Seconds in which what a client still sends is read and dropped, after its last answer."""
+"""Seconds for which a client's further bytes are read and dropped after its last answer."""
 _WARNING_INTERVAL = 60.0
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE | re.DOTALL)
 
@@ -50,10 +50,10 @@ _logger = logging.getLogger(__name__)
 
 
 def in_origin_form(message: RawRequestMessage) -> RawRequestMessage:
-    """A request for ``http://host/path`` as one for ``/path`` whose ``Host`` is ``host``.
+    """Turn a request for ``http://host/path`` into one for ``/path`` with ``Host: host``.
 
-    The name in the target counts, whatever ``Host`` says (RFC 9112, 3.2.2). Any other target is
-    left as it is.
+    The host in the target replaces the ``Host`` header (RFC 9112, 3.2.2). Other targets do not
+    change.
     """
     absolute = _ABSOLUTE.fullmatch(message.path)
     if absolute is None:
@@ -73,40 +73,40 @@ def in_origin_form(message: RawRequestMessage) -> RawRequestMessage:
     )
 
 
-class _LastAnswer(web.Response):
-    """Ends a connection whose client may still be sending.
+class _LastResponse(web.Response):
+    """A response that ends a connection whose client may still be sending.
 
-    Closed at once, with bytes unread, the connection would be reset, and the client might never
-    see this answer (RFC 9112, 9.6).
+    If the connection were closed with unread bytes, it would be reset, and the client might never
+    see this response (RFC 9112, 9.6).
     """
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Send the answer and our end of the connection; wait a moment for the client's."""
+        """Send the response, close the sending side, and wait a moment for the client."""
         transport = self._req.transport if self._req is not None else None
         await super().write_eof(data)
         if transport is not None and transport.can_write_eof():
             transport.write_eof()
-            # Cancelled when the client is gone.
+            # aiohttp cancels this when the client is gone.
             await asyncio.sleep(_LINGER)
 
 
-class _Connection(RequestHandler):
+class _ClientConnection(RequestHandler):
     """A client's connection."""
 
     __slots__ = ("_answered", "_body", "_head_timer")
 
-    _manager: _Server | None
+    _manager: _LimitedServer | None
 
-    def __init__(self, server: _Server, **kwargs: Any) -> None:
+    def __init__(self, server: _LimitedServer, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._answered = 0
         self._body: StreamReader | None = None
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for a request, not for ever."""
+        """Start to wait for the first request, with a time limit."""
         super().connection_made(transport)
-        server = cast("_Server", self._manager)
+        server = cast("_LimitedServer", self._manager)
         if not server.make_room():
             cast("asyncio.Transport", transport).write(_refusal())
             self.force_close()
@@ -115,7 +115,7 @@ class _Connection(RequestHandler):
         self._head_timer = self._loop.call_later(server.head_timeout, self._close_if_silent)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The client left, or was sent away."""
+        """Forget the connection."""
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -125,25 +125,25 @@ class _Connection(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """With its whole head here a request is begun: its connection is in use."""
+        """Mark the connection as in use once a request's head is complete."""
         super().data_received(data)
         if self._messages and self._manager is not None:
             self._manager.idle.pop(self, None)
 
     def eof_received(self) -> bool | None:  # type: ignore[override] # as asyncio.Protocol has it
-        """The client sends no more: keep the connection (``True``) if it waits for an answer."""
+        """Keep the connection (``True``) of a half-closed client that waits for an answer."""
         unanswered = self._request_count - self._answered
         if self._manager is None or not unanswered or not self._is_whole:
             return None
         if not self._manager.half_closed.add(self):
             return None
         if unanswered == 1:
-            # No other request comes behind this one.
+            # This is the last request.
             self.close()
         return True
 
     def close_if_answered(self) -> None:
-        """The client sends no more: end the connection unless there is a whole request."""
+        """End the half-closed connection, unless a complete request waits for its answer."""
         if self._request_count == self._answered:
             self.force_close()
         elif not self._is_whole and self.transport is not None:
@@ -151,7 +151,7 @@ class _Connection(RequestHandler):
 
     @property
     def _is_whole(self) -> bool:
-        """Whether every body has come to its end, that of a request answered before it included."""
+        """Return whether all bodies are complete, including those of requests answered early."""
         bodies = [payload for _, payload in self._messages]
         bodies += [] if self._body is None else [self._body]
         return self._payload_parser is None and all(body.is_eof() for body in bodies)
@@ -175,7 +175,7 @@ class _Connection(RequestHandler):
             self.force_close()
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Log a defect; that the rest of a refused body is broken is none."""
+        """Log a defect. A broken rest of a refused body is not a defect."""
         if not isinstance(kwargs.get("exc_info"), web.RequestPayloadError):
             super().log_exception(*args, **kwargs)
 
@@ -186,9 +186,9 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what no handler answered; it ends the connection."""
+        """Return the answer to a request that no handler answered. It ends the connection."""
         if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
-            # An answer is under way, or nobody is there to take one.
+            # An answer has started, or the client is gone.
             raise ConnectionAbortedError
         if status >= 500:
             _logger.error("a request failed", exc_info=exc)
@@ -196,25 +196,25 @@ class _Connection(RequestHandler):
         else:
             _logger.debug("not HTTP from %s: %s", request.remote, message)
             problem = from_parser(exc)
-        # Nothing that follows can be told apart any more: it is dropped as it comes.
+        # The following bytes cannot be split into requests, so they are dropped.
         self._close = True
-        response = error_response(problem, request.path, kind=_LastAnswer)
+        response = error_response(problem, request.path, kind=_LastResponse)
         response.force_close()
-        # aiohttp takes what it could not parse for HTTP/1.0, where this goes without saying.
+        # aiohttp assumes HTTP/1.0 for an invalid request, and would leave this header out.
         response.headers[hdrs.CONNECTION] = "close"
         return response
 
 
-class _HalfClosed:
-    """Connections whose clients send no more, looked at until they are answered or gone."""
+class _HalfClosedConnections:
+    """Half-closed connections, checked until they are answered or their clients are gone."""
 
     def __init__(self) -> None:
-        self._connections: set[_Connection] = set()
+        self._connections: set[_ClientConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._looked_at = float("-inf")
 
-    def add(self, connection: _Connection) -> bool:
-        """Look after ``connection``; ``False`` if its client is gone already."""
+    def add(self, connection: _ClientConnection) -> bool:
+        """Start to check ``connection``; return ``False`` if its client is already gone."""
         now = asyncio.get_running_loop().time()
         transport = connection.transport
         if transport is None:
@@ -230,8 +230,8 @@ class _HalfClosed:
         self._look_later(_HALF_CLOSED_PAUSE)
         return True
 
-    def discard(self, connection: _Connection) -> None:
-        """It is closed."""
+    def discard(self, connection: _ClientConnection) -> None:
+        """Forget a closed connection."""
         self._connections.discard(connection)
 
     def _look_later(self, pause: float = HALF_CLOSED_INTERVAL) -> None:
@@ -249,22 +249,22 @@ class _HalfClosed:
         self._look_later()
 
 
-class _Server(web.Server):
-    """Makes such connections, and knows which of them are idle."""
+class _LimitedServer(web.Server):
+    """Creates the connections, limits their number, and knows the idle connections."""
 
     head_timeout = HEAD_TIMEOUT
     most_connections: int | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.idle: dict[_Connection, None] = {}
-        """Those without a request, the one that was used longest ago first."""
-        self.half_closed = _HalfClosed()
-        """Those whose clients send no more."""
+        self.idle: dict[_ClientConnection, None] = {}
+        """The connections without a request, the least recently used first."""
+        self.half_closed = _HalfClosedConnections()
+        """The connections whose clients send no more."""
         self._warned: float | None = None
 
     def make_room(self) -> bool:
-        """Whether a new connection, counted already, may stay: an idle one is closed for it."""
+        """Close an idle connection for a new one if needed; ``False`` if all are in use."""
         if self.most_connections is None or len(self._connections) <= self.most_connections:
             return True
         for connection in self.idle:
@@ -275,14 +275,14 @@ class _Server(web.Server):
         if self._warned is None or now - self._warned >= _WARNING_INTERVAL:
             self._warned = now
             _logger.warning(
-                "a client is turned away: all %d connections are in use, and the limit of open"
-                " files allows no more",
+                "refusing a client: all %d connections are in use, and the limit of open files"
+                " allows no more",
                 self.most_connections,
             )
         return False
 
     def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        return _ClientConnection(self, loop=self._loop, **self._kwargs)
 
 
 def _refusal() -> bytes:
@@ -295,11 +295,11 @@ def _refusal() -> bytes:
 
 
 class Runner(web.AppRunner):
-    """``web.AppRunner`` whose connections answer every error in one shape.
+    """A ``web.AppRunner`` with the connections of this module.
 
-    ``head_timeout`` is in seconds. ``most_connections`` may be open at once: those without a
-    request make room for new ones, those with one are never cut. All else is as with
-    ``web.AppRunner``.
+    ``head_timeout`` is in seconds. At most ``most_connections`` are open at once: idle connections
+    are closed for new ones, connections with a request never are. The other parameters are those
+    of ``web.AppRunner``.
     """
 
     __slots__ = ("_head_timeout", "_most_connections")
@@ -314,7 +314,7 @@ class Runner(web.AppRunner):
     ) -> None:
         super().__init__(
             app,
-            # Bodies are unpacked by ``read_body``, in one place and with answers of our own.
+            # ``read_body`` decompresses bodies, with our own errors.
             auto_decompress=False,
             max_line_size=MAX_TARGET_BYTES,
             max_field_size=MAX_FIELD_BYTES,
@@ -331,7 +331,7 @@ class Runner(web.AppRunner):
         def make(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
             return make_request(in_origin_form(message), *rest)
 
-        server = _Server(
+        server = _LimitedServer(
             plain.request_handler,
             request_factory=make,
             handler_cancellation=plain.handler_cancellation,

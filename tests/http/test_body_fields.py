@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import InvalidRequestError
-from cyber_inference_tui.http.fields import (
+from cyber_inference_tui.http.body_fields import (
     BOM,
-    Peek,
-    glance,
-    peek,
+    BodyFields,
+    read_fields,
+    try_read_fields,
     with_fields,
     with_model_field,
 )
@@ -33,36 +33,39 @@ json_objects = st.dictionaries(st.text(max_size=8), json_values, max_size=6)
 
 def refused(body: bytes, *, must_be_object: bool = True) -> InvalidRequestError:
     with pytest.raises(InvalidRequestError) as caught:
-        peek(body, JSON, must_be_object=must_be_object)
+        read_fields(body, JSON, must_be_object=must_be_object)
     return caught.value
 
 
 @pytest.mark.parametrize(
     ("body", "found"),
     [
-        (b'{"model":"a/b"}', Peek(model="a/b")),
-        (b' \r\n{ "x": {"model": "inner"}, "model" : "a", "stream": true } ', Peek("a", True)),
-        (b'{"model":"\\u0061\\u00e9"}', Peek(model="a\u00e9")),
-        ('{"model":"é"}'.encode(), Peek(model="é")),
-        (b'{"model":"first","model":"last"}', Peek(model="last")),
-        (b'{"model":null}', Peek()),
-        (b'{"model":""}', Peek()),
-        (b"{}", Peek()),
-        (b'{"stream":1}', Peek()),
-        (b'{"stream":"true"}', Peek()),
-        (b'{"stream":null,"model":"a"}', Peek(model="a")),
-        (b'{"stream":{"deep":[true]}}', Peek()),
-        (b'{"Model":"a","STREAM":true}', Peek()),
+        (b'{"model":"a/b"}', BodyFields(model="a/b")),
+        (
+            b' \r\n{ "x": {"model": "inner"}, "model" : "a", "stream": true } ',
+            BodyFields("a", True),
+        ),
+        (b'{"model":"\\u0061\\u00e9"}', BodyFields(model="a\u00e9")),
+        ('{"model":"é"}'.encode(), BodyFields(model="é")),
+        (b'{"model":"first","model":"last"}', BodyFields(model="last")),
+        (b'{"model":null}', BodyFields()),
+        (b'{"model":""}', BodyFields()),
+        (b"{}", BodyFields()),
+        (b'{"stream":1}', BodyFields()),
+        (b'{"stream":"true"}', BodyFields()),
+        (b'{"stream":null,"model":"a"}', BodyFields(model="a")),
+        (b'{"stream":{"deep":[true]}}', BodyFields()),
+        (b'{"Model":"a","STREAM":true}', BodyFields()),
     ],
 )
-def test_what_a_json_body_says(body: bytes, found: Peek) -> None:
+def test_what_a_json_body_says(body: bytes, found: BodyFields) -> None:
     # What stands in Content-Type does not matter: curl -d calls everything a form.
     found = msgspec.structs.replace(found, is_object=True)
     for content_type in (JSON, "application/x-www-form-urlencoded", ""):
         for text in (body, BOM + body):
             for must_be_object in (True, False):
-                assert peek(text, content_type, must_be_object=must_be_object) == found
-            assert glance(text, content_type) == found
+                assert read_fields(text, content_type, must_be_object=must_be_object) == found
+            assert try_read_fields(text, content_type) == found
 
 
 @pytest.mark.parametrize("value", [b"1", b"true", b"[]", b'["a"]', b"{}", b'{"a":1}', b"1.5"])
@@ -76,12 +79,12 @@ def test_a_model_of_a_wrong_type_is_named(value: bytes) -> None:
 @pytest.mark.parametrize("body", [b"[]", b'[{"model":"a"}]', b'"a"', b"1", b"null", b"true"])
 def test_only_an_object_asks_for_output(body: bytes) -> None:
     assert "object" in refused(body).message
-    assert peek(body, JSON, must_be_object=False) == Peek()
+    assert read_fields(body, JSON, must_be_object=False) == BodyFields()
 
 
 def test_no_body_is_no_object() -> None:
     assert "empty" in refused(b"").message
-    assert peek(b"", JSON, must_be_object=False) == Peek()
+    assert read_fields(b"", JSON, must_be_object=False) == BodyFields()
 
 
 @pytest.mark.parametrize(
@@ -130,14 +133,14 @@ def test_nesting_without_end_is_refused(body: bytes) -> None:
 def test_json_in_utf_16_is_told_by_that_name(coding: str) -> None:
     mark = "" if coding == "utf-16" else "\ufeff"
     with pytest.raises(InvalidRequestError, match="is UTF-16: send JSON as UTF-8"):
-        peek((mark + '{"model":"a"}').encode(coding), JSON, must_be_object=True)
+        read_fields((mark + '{"model":"a"}').encode(coding), JSON, must_be_object=True)
 
 
 @given(st.binary(max_size=60), st.booleans())
 def test_any_bytes_are_read_or_refused(body: bytes, must_be_object: bool) -> None:
     for text in (body, b'{"model":"' + body + b'"}', b'{"' + body + b'":1}'):
         try:
-            peek(text, JSON, must_be_object=must_be_object)
+            read_fields(text, JSON, must_be_object=must_be_object)
         except InvalidRequestError:
             continue
 
@@ -191,8 +194,8 @@ def test_the_model_is_found_wherever_it_stands(
 ) -> None:
     body = multipart(boundary, *parts)
     for kind in ("multipart/form-data", "Multipart/Form-Data"):
-        found = peek(body, f"{kind}; {parameter}", must_be_object=False)
-        assert found == Peek(model="whisper/small")
+        found = read_fields(body, f"{kind}; {parameter}", must_be_object=False)
+        assert found == BodyFields(model="whisper/small")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +219,7 @@ def test_the_model_is_found_wherever_it_stands(
 )
 def test_fields_of_a_form(disposition: str, value: bytes, model: str | None) -> None:
     body = multipart("abc", (disposition, value))
-    found = peek(body, "multipart/form-data; boundary=abc", must_be_object=False)
+    found = read_fields(body, "multipart/form-data; boundary=abc", must_be_object=False)
     assert found.model == model
 
 
@@ -225,7 +228,7 @@ def test_a_file_is_no_name_where_there_is_a_name() -> None:
     file = part("model", b"\x00" * 2000, more='; filename="voice.bin"')
     for parts in ((file, MODEL), (MODEL, file)):
         body = multipart("abc", *parts)
-        assert peek(body, kind, must_be_object=False) == Peek(model="whisper/small")
+        assert read_fields(body, kind, must_be_object=False) == BodyFields(model="whisper/small")
         assert with_model_field(body, kind, "tiny") == body.replace(MODEL[1], b"tiny")
 
 
@@ -233,35 +236,35 @@ def test_a_form_inside_a_file_of_a_form_is_not_read() -> None:
     kind = "multipart/form-data; boundary=abc"
     file = part("file", multipart("abcd", part("model", b"inner")), more='; filename="x"')
     body = multipart("abc", file, MODEL)
-    assert peek(body, kind, must_be_object=False) == Peek(model="whisper/small")
+    assert read_fields(body, kind, must_be_object=False) == BodyFields(model="whisper/small")
 
 
 def test_lines_of_a_form_may_end_with_lf_alone() -> None:
     kind = "multipart/form-data; boundary=abc"
     for parts in ((MODEL, LANGUAGE), (LANGUAGE, MODEL)):
         body = multipart("abc", *parts).replace(b"\r\n", b"\n")
-        assert peek(body, kind, must_be_object=False) == Peek(model="whisper/small")
+        assert read_fields(body, kind, must_be_object=False) == BodyFields(model="whisper/small")
         assert with_model_field(body, kind, "tiny") == body.replace(MODEL[1], b"tiny")
 
 
 def test_broken_forms() -> None:
     kind = "multipart/form-data; boundary=abc"
     with pytest.raises(InvalidRequestError, match="boundary"):
-        peek(multipart("abc", MODEL), "multipart/form-data", must_be_object=False)
+        read_fields(multipart("abc", MODEL), "multipart/form-data", must_be_object=False)
     with pytest.raises(InvalidRequestError, match="too long"):
-        peek(multipart("abc", part("model", b"x" * 2000)), kind, must_be_object=False)
+        read_fields(multipart("abc", part("model", b"x" * 2000)), kind, must_be_object=False)
     with pytest.raises(InvalidRequestError, match="JSON"):
         # Where JSON is asked for, a form is a mistake.
-        peek(multipart("abc", MODEL), kind, must_be_object=True)
+        read_fields(multipart("abc", MODEL), kind, must_be_object=True)
     for body in (b"", b"--abc", b"--abc--", b"--abc\r\n\r\n\r\n--abc--", multipart("other", MODEL)):
-        assert peek(body, kind, must_be_object=False) == Peek()
+        assert read_fields(body, kind, must_be_object=False) == BodyFields()
 
 
 @given(st.binary(max_size=80))
 def test_any_form_is_read_or_refused(data: bytes) -> None:
     kind = "multipart/form-data; boundary=abc"
     for body in (data, b"--abc\r\nContent-Disposition:" + data, b"--abc" + data + b"\r\n--abc"):
-        peek(body, kind, must_be_object=False)
+        read_fields(body, kind, must_be_object=False)
 
 
 # What is changed
@@ -370,18 +373,18 @@ def test_only_the_name_in_a_form_is_replaced() -> None:
 def test_a_delimiter_inside_a_line_is_content() -> None:
     kind = "multipart/form-data; boundary=abc"
     body = multipart("abc", part("file", b'x--abc\r\nContent-Disposition: y; name="model"'), MODEL)
-    assert peek(body, kind, must_be_object=False).model == "whisper/small"
+    assert read_fields(body, kind, must_be_object=False).model == "whisper/small"
 
 
 def test_a_form_of_parts_without_end_is_refused() -> None:
     kind = "multipart/form-data; boundary=x"
     with pytest.raises(InvalidRequestError, match="parts"):
-        peek(b"--x\r\n\r\n" + b"\r\n--x\r\n\r\n" * 100_000, kind, must_be_object=False)
+        read_fields(b"--x\r\n\r\n" + b"\r\n--x\r\n\r\n" * 100_000, kind, must_be_object=False)
 
 
 @given(st.binary(max_size=60))
 def test_other_bodies_name_no_model(body: bytes) -> None:
-    assert glance(b"\x00" + body, JSON) == Peek()
-    found = glance(b'{"model":1,' + body, "")
+    assert try_read_fields(b"\x00" + body, JSON) == BodyFields()
+    found = try_read_fields(b'{"model":1,' + body, "")
     assert (found.model, found.is_object) == (None, False)
     assert found.problem is not None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.client.events import EventParser, ServerEvent, follow_events
+from cyber_inference_tui.client.sse import EventParser, ServerEvent, follow_events
 from cyber_inference_tui.errors import CyberError, InvalidApiKeyError, NoServiceError
 
 STREAM = (
@@ -20,6 +20,7 @@ STREAM = (
     b"event: nothing\n\n"
 )
 EVENTS = [
+    ServerEvent(comment="hello"),
     ServerEvent(id=7, topic="model", data='{"id":"a\u2028b"}'.encode()),
     ServerEvent(topic="log", data=b"one\ntwo"),
     ServerEvent(topic="message", data=b"tight"),
@@ -92,7 +93,7 @@ async def test_a_new_connection_resumes_behind_the_last_event() -> None:
     script = Scripted(
         b"id: 4\ndata: a\n\nid: 5\ndata: cut",
         NoServiceError("not yet"),
-        httpx.ReadError("reset"),
+        NoServiceError("reset"),
         b"id: 5\ndata: b\n\n",
     )
     assert await script.read(lost, after=3) == [b"a", b"b"]

@@ -1,16 +1,16 @@
-"""A model's id, put where its server says another name for it."""
+"""Puts a model's id into answers of a server that uses another name."""
 
 from __future__ import annotations
 
 import json
 
 
-class Renaming:
-    """Replaces a name in an answer's JSON as it passes, where it is a whole string.
+class NameReplacer:
+    """Replaces a name in the JSON of an answer, if it is a whole string.
 
-    ``alias`` and ``model_id`` are of the same length in bytes, so the answer's framing stays
-    right. What may be the beginning of the name waits for the next piece; a name has no line end,
-    so no whole event does.
+    ``alias`` and ``model_id`` have the same length in bytes, so the answer's framing stays valid. A
+    possible beginning of the name is held back until the next piece. A name has no line end, so a
+    complete event is never held back.
     """
 
     def __init__(self, alias: str, model_id: str) -> None:
@@ -18,8 +18,8 @@ class Renaming:
         self._new = _in_json(model_id)
         self._held = b""
 
-    def of(self, data: bytes) -> bytes:
-        """A piece of the answer, as far as it can be told."""
+    def feed(self, data: bytes) -> bytes:
+        """Take a piece of the answer, and return the bytes that can be passed on."""
         data = (self._held + data).replace(self._old, self._new)
         held = next(
             length
@@ -30,7 +30,7 @@ class Renaming:
         return data[: len(data) - held]
 
     def rest(self) -> bytes:
-        """What waits; nothing follows."""
+        """Return the bytes held back, at the end of the answer."""
         held, self._held = self._held, b""
         return held
 

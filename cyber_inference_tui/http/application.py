@@ -1,4 +1,4 @@
-"""Port 8337 put together: every route, who may use it, and errors in one shape."""
+"""The HTTP application: all routes, their access checks, and one shape for errors."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NotFoundError
 from cyber_inference_tui.http.access import ACCESS, Access, Handler
 from cyber_inference_tui.http.admin import add_admin, is_model_name
-from cyber_inference_tui.http.errors import (
+from cyber_inference_tui.http.error_responses import (
     error_response,
     from_http_exception,
     internal_error,
 )
-from cyber_inference_tui.http.events import HEARTBEAT, SEND_TIMEOUT, EventStreams
+from cyber_inference_tui.http.event_streams import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
+from cyber_inference_tui.http.json_io import NOSNIFF
 from cyber_inference_tui.http.login import AdminLogin
-from cyber_inference_tui.http.models import ModelListing
+from cyber_inference_tui.http.model_list import listed_model, model_list
 from cyber_inference_tui.http.openapi import document
 from cyber_inference_tui.http.request_log import refusal_record
 from cyber_inference_tui.http.routing import RouteTable
-from cyber_inference_tui.http.wire import NOSNIFF
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.endpoints import Area
 from cyber_inference_tui.service.metrics_text import CONTENT_TYPE
@@ -47,7 +47,7 @@ _logger = logging.getLogger(__name__)
 
 
 def make_app(service: Service, login: AdminLogin) -> web.Application:
-    """The application of a service; its cleanup closes what it opened."""
+    """Return the application of a service. Its cleanup closes the forwarder."""
     forwarder = Forwarder(service, on_request=service.note_request, now=utc_now)
     app = assemble(service, forwarder.handle, login)
 
@@ -66,11 +66,11 @@ def assemble(
     heartbeat: float = HEARTBEAT,
     send_timeout: float = SEND_TIMEOUT,
 ) -> web.Application:
-    """The application with ``forward`` answering every model endpoint, ``login`` guarding the rest.
+    """Return an application that passes requests for models to ``forward``.
 
-    ``heartbeat`` and ``send_timeout`` (seconds) are those of the event streams.
+    ``login`` protects the admin endpoints. ``heartbeat`` and ``send_timeout`` are those of the
+    event streams, in seconds.
     """
-    listing = ModelListing(service)
     streams = EventStreams(
         service,
         heartbeat=heartbeat,
@@ -87,10 +87,10 @@ def assemble(
         (endpoints.LIST_V1, endpoints.LISTED_V1),
         (endpoints.LIST, endpoints.LISTED),
     ):
-        table.answer(models, lambda call: listing.all())
-        table.answer(model, lambda call: listing.one(call.name))
+        table.answer(models, lambda call: model_list(service.models))
+        table.answer(model, lambda call: listed_model(service.models, call.name))
     table.handle(endpoints.METRICS, _unless_named(_metrics(service), forward))
-    # A model with a command may have a document of its own, and other methods of the path.
+    # A model with a command may have its own document and other methods at this path.
     table.handle(endpoints.OPENAPI, _unless_named(_openapi, forward))
     table.catch(endpoints.OPENAPI.path, Area.MODEL, forward)
     table.handle(endpoints.LOGIN, login.login)
@@ -103,7 +103,7 @@ def assemble(
     table.catch("/{path:.*}", Area.MODEL, forward)
 
     access = Access(service, table.areas)
-    app = web.Application(middlewares=[_border(access, login, service)])
+    app = web.Application(middlewares=[_error_boundary(access, login, service)])
     app[ACCESS] = access
     table.register(app)
 
@@ -111,7 +111,7 @@ def assemble(
         response.headers.update(access.cors_headers(request))
 
     async def end_streams(_: web.Application) -> None:
-        # A stream without an end would hold up the shutdown.
+        # An endless stream would delay the shutdown.
         service.events.close()
 
     app.on_response_prepare.append(share)
@@ -132,7 +132,7 @@ async def _openapi(request: web.Request) -> web.StreamResponse:
 
 
 def _unless_named(own: Handler, forward: Handler) -> Handler:
-    """``own``; but ``?model=`` or ``X-Model`` ask a model's server, which is loaded if need be."""
+    """Return a handler that calls ``forward`` if the request names a model, otherwise ``own``."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         named = request.query.get("model") or request.headers.get("X-Model")
@@ -142,14 +142,14 @@ def _unless_named(own: Handler, forward: Handler) -> Handler:
 
 
 async def _unknown(request: web.Request) -> web.StreamResponse:
-    """Any other path under ``/admin/`` or ``/ws/``."""
+    """Refuse any other path under ``/admin/`` or ``/ws/``."""
     raise NotFoundError(f"There is no endpoint {request.path}.")
 
 
-def _border(access: Access, login: AdminLogin, service: Service) -> web.middleware:  # type: ignore[valid-type]
+def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.middleware:  # type: ignore[valid-type]
     def refused(request: web.Request, error: CyberError, began: float) -> web.Response:
-        # Who finds no model has a client to set up, and looks for it among the requests. What a
-        # browser fetches for a page (its icon) is not meant for a model.
+        # A refused request is recorded, because users who set up a client look for it there. A
+        # browser's requests for parts of a page, such as its icon, are not meant for a model.
         of_client = request.headers.get("Sec-Fetch-Dest", "empty") == "empty"
         if access.area_of(request) is Area.MODEL and of_client:
             seconds = time.monotonic() - began
@@ -160,7 +160,7 @@ def _border(access: Access, login: AdminLogin, service: Service) -> web.middlewa
 
     @web.middleware
     async def border(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Lets requests in, and every error out in the client's shape."""
+        """Check access, and turn every error into an answer."""
         began = time.monotonic()
         try:
             preflight = access.admit(request)
@@ -179,11 +179,11 @@ def _border(access: Access, login: AdminLogin, service: Service) -> web.middlewa
         except Exception as error:
             transport = request.transport
             if transport is None or (isinstance(error, ConnectionError) and transport.is_closing()):
-                # Nobody is left to answer.
+                # The client is gone.
                 raise ConnectionAbortedError from None
             _logger.exception("%s %s failed", request.method, request.path)
             if request.writer.output_size > 0:
-                # In the middle of an answer, only its early end can tell.
+                # In the middle of an answer, only an early end can show the error.
                 transport.abort()
                 raise ConnectionAbortedError from None
             return error_response(internal_error(), request.path)

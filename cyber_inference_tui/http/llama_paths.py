@@ -1,6 +1,6 @@
-"""The paths that llama-server serves, with their methods, and what a request there carries.
+"""The paths that llama-server serves, with their methods and the kinds of their bodies.
 
-They are those of ``tools/server/server.cpp`` in llama.cpp; ``tests/real/test_server_routes.py``
+They are the paths of ``tools/server/server.cpp`` in llama.cpp; ``tests/real/test_server_routes.py``
 compares them with a real server.
 """
 
@@ -11,12 +11,12 @@ from enum import Enum, auto
 
 
 class Kind(Enum):
-    """What stands in a request's body."""
+    """The kind of a request's body."""
 
     INFERENCE = auto()
     """A JSON object that asks for model output: the rules for requests apply."""
     OTHER = auto()
-    """Anything else; a JSON object may name the model."""
+    """Anything else. A JSON object may name the model."""
 
 
 _INFERENCE = {
@@ -68,17 +68,17 @@ ANTHROPIC_PREFIX = "/v1/messages"
 
 
 def methods_of(path: str) -> frozenset[str]:
-    """The methods that go with a path of llama-server's; empty = it does not know the path."""
+    """Return the methods of a path of llama-server; empty for unknown paths."""
     if path in _INFERENCE or _SLOT.fullmatch(path):
         return frozenset({"POST"})
     return _OTHERS.get(path, frozenset())
 
 
 def is_ours(path: str) -> bool:
-    """Whether a path is the service's own, so that no model's server ever gets it."""
+    """Check whether a path belongs to the service, so that no model's server ever gets it."""
     return path.lstrip("/").partition("/")[0] in _OURS
 
 
 def kind_of(path: str) -> Kind:
-    """What a request to this path carries."""
+    """Return the kind of body that a request to this path has."""
     return Kind.INFERENCE if path in _INFERENCE else Kind.OTHER

@@ -1,6 +1,6 @@
-"""Events on the wire: Server-Sent Events and WebSockets, from the bus's bounded rings.
+"""Sends the events of the bus to clients, as Server-Sent Events and over WebSockets.
 
-The format of the stream is the HTML standard's, section "Server-sent events".
+The format of Server-Sent Events is that of the HTML standard, section "Server-sent events".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT = 15.0
 SEND_TIMEOUT = 60.0
-"""Seconds a reader may leave what was sent to it unread; it can come back and resume."""
+"""Seconds after which a client that does not read is disconnected. It can resume later."""
 
 STATUS_TOPICS = frozenset({"model", "service", "request", "resources"})
 
@@ -36,8 +36,8 @@ _logger = logging.getLogger(__name__)
 class EventStreams:
     """The handlers of ``/admin/events``, ``/ws/logs`` and ``/ws/status``.
 
-    ``heartbeat`` and ``send_timeout`` are in seconds. ``admits`` tells whether a request may still
-    have what it was let in for: a stream ends with the login that it was opened with.
+    ``heartbeat`` and ``send_timeout`` are in seconds. ``admits`` checks whether the login of a
+    request is still valid: a stream ends with its login.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class EventStreams:
         self._admits = admits
 
     async def sse(self, request: web.Request) -> web.StreamResponse:
-        """``GET /admin/events?topics=a,b``, resumed by ``Last-Event-ID``."""
+        """Answer ``GET /admin/events?topics=a,b``; ``Last-Event-ID`` resumes a stream."""
         named = [name.strip() for name in request.query.get("topics", "").split(",")]
         topics = frozenset(filter(None, named)) or TOPICS
         subscription = self._subscribe(request, topics, self._logs(request, topics))
@@ -75,25 +75,25 @@ class EventStreams:
                     async with asyncio.timeout(self._heartbeat):
                         batch = await anext(subscription)
                 except TimeoutError:
-                    pass  # nothing happened
+                    pass  # no events: send a heartbeat
                 except StopAsyncIteration:
                     break
                 if not self._admits(request):
                     break
                 await self._send(response, b"".join(map(_as_sse, batch)) or b":\n\n")
         except ConnectionError:
-            _logger.debug("a reader of events left")
+            _logger.debug("a client of the event stream left")
         except TimeoutError:
-            _logger.info("a reader of events left them unread for %g s", self._send_timeout)
+            _logger.info("a client did not read its events for %g s", self._send_timeout)
             if request.transport is not None:
                 request.transport.abort()
         return response
 
     def _logs(self, request: web.Request, topics: frozenset[str]) -> frozenset[str] | None:
-        """The logs that ``?log=ID`` names, as often as it is given; ``None`` for all."""
+        """Return the logs that ``?log=ID`` names, which may be repeated; ``None`` for all."""
         names = request.query.getall("log", [])
         if names and "log" not in topics:
-            raise InvalidRequestError("log=ID goes with the topic log only.", param="log")
+            raise InvalidRequestError("log=ID needs the topic log.", param="log")
         if len(names) > MAX_CHOSEN_LOGS:
             raise InvalidRequestError(
                 f"At most {MAX_CHOSEN_LOGS} logs can be named; leave log out for all.", param="log"
@@ -105,13 +105,13 @@ class EventStreams:
             await response.write(data)
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
-        """``GET /ws/logs[?id=ID]``: new lines of all logs, or of one."""
+        """Answer ``GET /ws/logs[?id=ID]``: new lines of all logs, or of a single log."""
         wanted = request.query.get("id")
         logs = None if wanted is None else frozenset({self._service.log_id(wanted)})
         return await self._websocket(request, frozenset({"log"}), logs)
 
     async def status(self, request: web.Request) -> web.StreamResponse:
-        """``GET /ws/status``: models, requests, resources and the service itself."""
+        """Answer ``GET /ws/status``: models, requests, resources and the service itself."""
         return await self._websocket(request, STATUS_TOPICS)
 
     async def _websocket(
@@ -134,7 +134,7 @@ class EventStreams:
             name=f"events to {request.remote}",
         )
         try:
-            # Clients have nothing to say here; reading answers pings and sees them leave.
+            # Clients send no messages, but reading answers pings and notices when they leave.
             async for _ in socket:
                 pass
         finally:
@@ -158,7 +158,7 @@ class EventStreams:
     def _subscribe(
         self, request: web.Request, topics: frozenset[str], logs: frozenset[str] | None
     ) -> Subscription:
-        # A browser that reconnects keeps its URL, so the header is the newer of the two.
+        # The header is newer: a browser that reconnects keeps its URL.
         last = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
         after = number(last, "last_event_id") if last else None
         try:

@@ -1,10 +1,10 @@
-"""What a person means by the address of a service."""
+"""Addresses of services as users type them."""
 
 from __future__ import annotations
 
 import pytest
 
-from cyber_inference_tui.client.address import service_address
+from cyber_inference_tui.client.service_url import service_address
 from cyber_inference_tui.errors import InvalidRequestError
 
 
@@ -30,6 +30,6 @@ def test_addresses(text: str, url: str) -> None:
         *("http://x#f", "http://a b", "http://user:pw@x", "::1", "//x"),
     ],
 )
-def test_what_is_none(text: str) -> None:
-    with pytest.raises(InvalidRequestError, match="is no address of a service"):
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(InvalidRequestError, match="is not the address of a service"):
         service_address(text)

@@ -1,4 +1,4 @@
-"""Errors in the shapes that clients read: OpenAI's, and Anthropic's under ``/v1/messages``."""
+"""Turns errors into responses: in OpenAI's shape, or Anthropic's under ``/v1/messages``."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from cyber_inference_tui.text import clean_line, clean_text
 
 MAX_TARGET_BYTES = 8190
 MAX_FIELD_BYTES = 8192
-"""Of a header's value. Another number than the target's: the parser tells only which limit it was
-that a request exceeds."""
+"""The longest value of a header. It differs from the limit of the target, because aiohttp's parser
+reports only the limit that a request exceeds."""
 MAX_HEADERS = 128
 
 _MAX_MESSAGE = 64 * 1024
@@ -52,8 +52,8 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-# An event of a stream that tells an error: with its name, as llama-server sends it under
-# Anthropic's paths, or without one, as under OpenAI's.
+# An error event of a stream: llama-server names it under Anthropic's paths, and sends it without a
+# name under OpenAI's.
 _ERROR_EVENT = re.compile(
     rb'^(?:event: ?error\r?\ndata: ?|data: ?(?=\{"error"))([^\r\n]*)', re.MULTILINE
 )
@@ -61,17 +61,17 @@ _ERROR_BEGINNINGS = (b"event: error", b'data: {"error"')
 _MAX_HELD = 64 * 1024
 
 RETRY_IN_VAIN = (b"x-should-retry", b"false")
-"""What the official clients of OpenAI and Anthropic obey. Without it they try 408, 409, 429 and all
-statuses from 500 up again."""
+"""The official clients of OpenAI and Anthropic obey this header. Without it they repeat requests
+with a status of 408, 409, 429, or 500 and more."""
 
 
 def speaks_anthropic(path: str) -> bool:
-    """Whether clients of ``path`` read Anthropic's errors."""
+    """Check whether clients of ``path`` expect errors in Anthropic's shape."""
     return _ANTHROPIC_PATH.fullmatch(path) is not None
 
 
 def error_body(error: CyberError, path: str) -> bytes:
-    """``error`` as JSON, in the shape that a client of ``path`` expects."""
+    """Return ``error`` as JSON, in the shape that a client of ``path`` expects."""
     message = message_of(error)
     if speaks_anthropic(path):
         kind = _anthropic_type(error.status)
@@ -98,10 +98,10 @@ def _anthropic_type(status: int) -> str:
 
 
 def in_anthropic_shape(body: bytes, status: int) -> bytes | None:
-    """An error of llama-server in the shape that clients of Anthropic's API read.
+    """Return an error of llama-server in Anthropic's shape.
 
-    ``body`` is ``{"error": {"message", "type", "code", …}}``, or the inner object alone, as in a
-    stream. All its fields but the type stay. ``None`` for what has the shape already, or has no
+    ``body`` is ``{"error": {"message", "type", "code", …}}``, or only the inner object, as in a
+    stream. All fields except the type stay. ``None`` if the body already has this shape, or has no
     message.
     """
     try:
@@ -122,15 +122,15 @@ def in_anthropic_shape(body: bytes, status: int) -> bytes | None:
 
 
 class ErrorEvents:
-    """Puts the error events of a stream into Anthropic's shape; all else passes byte for byte."""
+    """Puts the error events of a stream into Anthropic's shape, and passes on all other bytes."""
 
     def __init__(self) -> None:
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Take a piece of the stream; what of it may be passed on.
+        """Take a piece of the stream, and return the bytes that can be passed on.
 
-        The beginning of an event that may be an error is held back, 64 KiB of it at most.
+        The beginning of a possible error event is held back, up to 64 KiB.
         """
         data, self._held = self._held + data, b""
         start = data.rfind(b"\n\n") + 2 if b"\n\n" in data else data.startswith(b"\n")
@@ -142,7 +142,7 @@ class ErrorEvents:
         return self._translated(data)
 
     def rest(self) -> bytes:
-        """The bytes held back until the stream's end."""
+        """Return the bytes held back, at the end of the stream."""
         data, self._held = self._held, b""
         return self._translated(data)
 
@@ -159,11 +159,11 @@ class ErrorEvents:
 
 
 def message_of(error: CyberError) -> str:
-    """What a person reads: the sentence, the way out, and a failed load's last log lines."""
+    """Return the message for users: the sentence, the hint, and a failed load's last log lines."""
     message = str(error)
     if isinstance(error, ModelLoadError) and error.log_tail:
         message = "\n".join((message, *error.log_tail))
-    # It may quote the request.
+    # The message may quote the request.
     message = clean_text(message)
     if len(message) > _MAX_MESSAGE:
         message = f"{message[:_MAX_MESSAGE]}…"
@@ -173,7 +173,7 @@ def message_of(error: CyberError) -> str:
 def error_response(
     error: CyberError, path: str, *, kind: type[web.Response] = web.Response
 ) -> web.Response:
-    """``error`` as an answer."""
+    """Return ``error`` as a response."""
     headers = {"X-Content-Type-Options": "nosniff"}
     if error.permanent:
         name, value = RETRY_IN_VAIN
@@ -191,24 +191,24 @@ def error_response(
         headers=headers,
     )
     if isinstance(error, RequestTooLargeError | BrokenBodyError):
-        # The rest of the body is not worth reading.
+        # The rest of the body is not read.
         response.force_close()
     return response
 
 
 def error_event(error: CyberError, path: str) -> bytes:
-    """``error`` as the event that ends a stream which has begun already."""
+    """Return ``error`` as the last event of a stream."""
     prefix = b"event: error\n" if speaks_anthropic(path) else b""
     return b"%bdata: %b\n\n" % (prefix, error_body(error, path))
 
 
 def internal_error() -> CyberError:
-    """What a client is told of a defect of ours; the log has the rest."""
+    """Return the error that a client gets for a defect of the service. Details are in the log."""
     return CyberError("The service failed to answer this request.", hint="Its log says why.")
 
 
 class BrokenBodyError(InvalidRequestError):
-    """The request's body cannot be read to its end, so nothing behind it can be told apart."""
+    """The request's body cannot be read to its end, so the connection cannot be used again."""
 
 
 class TargetTooLongError(InvalidRequestError):
@@ -237,7 +237,7 @@ class _HttpError(CyberError):
 
 
 def from_http_exception(error: web.HTTPException, method: str, path: str) -> CyberError:
-    """An error that aiohttp raised by itself, as one of ours."""
+    """Return the ``CyberError`` for an exception of aiohttp."""
     if isinstance(error, web.HTTPNotFound):
         return NotFoundError(f"There is no endpoint {path}.")
     if isinstance(error, web.HTTPMethodNotAllowed):
@@ -251,14 +251,12 @@ def from_http_exception(error: web.HTTPException, method: str, path: str) -> Cyb
 
 
 def method_not_allowed(method: str, path: str, allow: tuple[str, ...]) -> MethodNotAllowedError:
-    """A path asked with a method that does not go with it."""
-    return MethodNotAllowedError(
-        f"{path} is asked with {' or '.join(allow)}, not {method}.", allow=allow
-    )
+    """Return the error for a method that the path does not have."""
+    return MethodNotAllowedError(f"{path} takes {' or '.join(allow)}, not {method}.", allow=allow)
 
 
 def from_parser(error: BaseException | None) -> CyberError:
-    """A request that aiohttp's parser refuses; the answer repeats nothing of it."""
+    """Return the error for invalid HTTP. The message repeats nothing of the request."""
     text = "it cannot be parsed"
     match error:
         case LineTooLong(args=(_, limit, *_)) if limit == MAX_TARGET_BYTES:
@@ -271,17 +269,17 @@ def from_parser(error: BaseException | None) -> CyberError:
                 hint="Perhaps the client sends cookies of other services.",
             )
         case InvalidHeader():
-            text = "a header has characters that no header may have"
+            text = "a header has invalid characters"
         case InvalidURLError():
-            text = "its target is no URL"
+            text = "its target is not a URL"
         case BadHttpMethod(message=message) if "HTTPS" in message:
             text = "it is TLS, and this port speaks plain HTTP: use http://"
         case BadStatusLine(message=message) if message.startswith("Bad status line"):
-            text = "its first line is none of HTTP"
+            text = "its first line is not one of HTTP"
         case HttpProcessingError(message=message) if message.startswith("Too many headers"):
             return HeadTooLargeError(f"The request has more than {MAX_HEADERS} headers.")
         case HttpProcessingError(message=message):
-            # The parser's own words; what follows on the next lines is the request's text.
+            # The parser's message; its further lines quote the request.
             first = clean_line(message.strip().split("\n")[0], limit=200)
             text = first.rstrip(" .:") or text
     return InvalidRequestError(f"The request is not valid HTTP: {text}.")
