@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.llama.spec import ServerSpec, resolve
 from cyber_inference_tui.scheduler.load_history import LoadHistory
+from cyber_inference_tui.scheduler.server import ServerLauncher
 from cyber_inference_tui.settings.schema import Settings
-
-
-class Estimator(Protocol):
-    """Finds out what a server will take."""
-
-    async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
-        """What it is expected to take; without ``ask_engine`` no program is run for it."""
 
 
 class Estimates:
@@ -26,8 +19,8 @@ class Estimates:
     what was measured changes.
     """
 
-    def __init__(self, estimator: Estimator, load_history: LoadHistory) -> None:
-        self._estimator = estimator
+    def __init__(self, launcher: ServerLauncher, load_history: LoadHistory) -> None:
+        self._launcher = launcher
         self._load_history = load_history
         self._specs: dict[str, tuple[LocalModel, Settings, ServerSpec]] = {}
         self._needs: dict[str, tuple[str, Need]] = {}
@@ -52,7 +45,7 @@ class Estimates:
                 or known[0] != spec.signature
                 or measured not in {None, known[1].footprint}
             ):
-                need = await self._estimator.need(spec, ask_engine=False)
+                need = await self._launcher.need(spec, ask_engine=False)
                 self._needs[model.id] = spec.signature, need
         for model_id in self._specs.keys() - there.keys():
             del self._specs[model_id]

@@ -7,14 +7,15 @@ is done. Pure: it reads what it is given.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from cyber_inference_tui.llama.needs import Need, Source
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import Fit, MemoryRoom, ModelStatus
+from cyber_inference_tui.scheduler.load_errors import refusal_error
 from cyber_inference_tui.scheduler.memory import Amount, Memory, in_words
 from cyber_inference_tui.scheduler.plan import Plan, free_to_go
-from cyber_inference_tui.scheduler.refusal import refusal_error
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.scheduler.views import Limits, ModelView
 from cyber_inference_tui.settings.schema import Settings
@@ -55,9 +56,7 @@ class FitCheck:
         self._reading = reading
         self._settings = settings
         self._now = now
-        self._plan = self._plan_without(())
-
-        self._alone = frozenset(state.model.id for state in states if state.alone)
+        self._alone = frozenset(state.model.id for state in states if state.needs_exclusive_memory)
 
     def _candidate(self, model_id: str, need: Need) -> ModelView:
         return ModelView(
@@ -65,8 +64,12 @@ class FitCheck:
             status=ModelStatus.UNLOADED,
             need=need,
             # It ran out of memory beside others.
-            alone=model_id in self._alone,
+            needs_exclusive_memory=model_id in self._alone,
         )
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return self._plan_without(())
 
     def _plan_without(self, gone: tuple[str, ...]) -> Plan:
         return Plan(self._views, self._limits, self._memory, self._now, gone)
@@ -130,7 +133,7 @@ class FitCheck:
         if reading is None or room is None:
             return [MemoryRoom(pool="memory")]
         idle = [one for one in self._views if free_to_go(one) and not one.pinned]
-        then = sum((one.gives for one in idle), start=room)
+        then = sum((one.freed_on_unload for one in idle), start=room)
         rooms = [
             MemoryRoom(
                 pool="memory",

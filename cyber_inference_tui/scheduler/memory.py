@@ -108,7 +108,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
     unseen: Amount
     """What it holds or is about to hold and the machine's reading does not show as taken."""
-    gives: Amount
+    freed_on_unload: Amount
     """What its end brings back."""
 
 
@@ -125,8 +125,8 @@ def held_by(footprint: Footprint, process: ProcessMemory | None, *, cards: bool)
     unseen = droppable + (max(0, footprint.host - private) if process else 0)
     back = footprint.mapped + grown
     if cards:
-        return Held(unseen=Amount(unseen), gives=Amount(back, footprint.device))
-    return Held(unseen=Amount(unseen), gives=Amount(back + footprint.device))
+        return Held(unseen=Amount(unseen), freed_on_unload=Amount(back, footprint.device))
+    return Held(unseen=Amount(unseen), freed_on_unload=Amount(back + footprint.device))
 
 
 def memory_of(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.scheduler.memory import Amount, Memory, held_by, memory_of, slack
-from cyber_inference_tui.scheduler.state import MemoryReader, ModelState
+from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.scheduler.views import Awaited
 from cyber_inference_tui.settings.schema import Settings
 
@@ -16,6 +16,10 @@ RETURN_PATIENCE = 5.0
 """Seconds that the memory of an ended server is waited for."""
 _READ_LIMIT = 10.0
 """Seconds a reading may take; a driver that hangs must not hold up loads for ever."""
+
+ReadMemory = Callable[[Collection[int]], Awaitable[MemoryReading | None]]
+"""Reads the machine's memory and how much of it these processes and their children use; returns
+``None`` where the machine does not report it."""
 
 _logger = logging.getLogger(__name__)
 
@@ -26,7 +30,7 @@ class MemoryTracker:
     ``reader`` ``None`` = the machine's memory plays no part.
     """
 
-    def __init__(self, reader: MemoryReader | None) -> None:
+    def __init__(self, reader: ReadMemory | None) -> None:
         self._reader = reader
         self._reading = asyncio.Lock()
         self.memory = Memory(at=float("-inf"), room=None if reader is None else Amount())
@@ -48,9 +52,11 @@ class MemoryTracker:
         self.changed_at = now
         if state.footprint is None:
             return
-        former = state.gives
-        state.gives = held_by(state.footprint, None, cards=self.memory.cards).gives
-        taken = state.gives - former
+        former = state.freed_on_unload
+        state.freed_on_unload = held_by(
+            state.footprint, None, cards=self.memory.cards
+        ).freed_on_unload
+        taken = state.freed_on_unload - former
         if self._expected is not None:
             self._expected = self._expected.with_more(Amount() - taken, _visible(state))
         if self.awaited is not None:
@@ -59,14 +65,14 @@ class MemoryTracker:
     def server_ended(self, state: ModelState, now: float) -> None:
         """A server is gone, or a load was given up or failed: its memory is to come back."""
         self.changed_at = now
-        gives, state.gives = state.gives, Amount()
+        freed, state.freed_on_unload = state.freed_on_unload, Amount()
         if self._expected is None:
             return
-        self._expected = self._expected.with_more(gives, _visible(state))
+        self._expected = self._expected.with_more(freed, _visible(state))
         room = self._expected.room
         if room is not None:
             # Other programs go on taking and giving memory: some of it may be missing.
-            missing = Amount(slack(gives.host), slack(gives.device))
+            missing = Amount(slack(freed.host), slack(freed.device))
             self.awaited = Awaited(room=room - missing, until=now + RETURN_PATIENCE)
 
     async def read(self, states: Iterable[ModelState], settings: Settings) -> MemoryReading | None:
@@ -86,7 +92,7 @@ class MemoryTracker:
             gone = state.server is None or state.server.pid != pid
             if state.footprint is not None and not gone:
                 one = held_by(state.footprint, reading.processes.get(pid), cards=bool(reading.gpus))
-                state.gives = one.gives
+                state.freed_on_unload = one.freed_on_unload
                 held.append(one)
         self.memory = memory_of(
             reading,

@@ -22,7 +22,7 @@ def free_to_go(model: ModelView) -> bool:
     """Whether unloading it now would cut nobody off."""
     if model.status is not ModelStatus.LOADED or model.in_flight:
         return False
-    kept_out = model.closed_to is not None and model.arrival >= model.closed_to
+    kept_out = model.admit_before is not None and model.arrival >= model.admit_before
     return model.waiting == 0 or model.leaving is not None or kept_out
 
 
@@ -37,7 +37,7 @@ def loss(model: ModelView, now: float) -> tuple[float, float, str]:
 
 def rests_at(model: ModelView) -> float:
     """From when on a free model counts as idle enough to make room."""
-    if model.closed_to is not None:
+    if model.admit_before is not None:
         return model.last_used
     return model.last_used + min(_LINGER_MOST, _LINGER_SHARE * model.load_seconds)
 
@@ -62,7 +62,7 @@ class Plan:
         self._count = 0
         self._idle: list[ModelView] = []
         self._busy: list[ModelView] = []
-        self._gives = {model.id: model.gives for model in models}
+        self._freed = {model.id: model.freed_on_unload for model in models}
         self.rests: list[float] = []
         """When models that have just become free will count as idle."""
         loading: list[ModelView] = []
@@ -78,7 +78,7 @@ class Plan:
         self._idle.sort(key=lambda model: loss(model, now))
         # What is reserved for a load under way would come back with it.
         for model in loading:
-            self._gives[model.id] = self.amount(model)
+            self._freed[model.id] = self.amount(model)
             self.take(model, ())
             if not model.pinned:
                 self._busy.append(model)
@@ -107,7 +107,7 @@ class Plan:
         """The memory when those are gone."""
         memory = self._memory
         for model in gone:
-            memory = memory.with_more(self._gives[model.id], _visible(model))
+            memory = memory.with_more(self._freed[model.id], _visible(model))
         return memory
 
     def amount(self, model: ModelView) -> Amount:
@@ -127,7 +127,7 @@ class Plan:
 
     def _holds(self, model: ModelView, gone: Sequence[ModelView]) -> bool:
         """Whether ``model`` fits when those are gone."""
-        if model.alone and len(gone) < len(self._idle) + len(self._busy):
+        if model.needs_exclusive_memory and len(gone) < len(self._idle) + len(self._busy):
             return False
         return self._counts(gone) and self._remembers(model, gone)
 
@@ -166,7 +166,7 @@ class Plan:
             self._busy,
             key=lambda one: (
                 one.leaving is None,
-                one.closed_to is None,
+                one.admit_before is None,
                 one.in_flight + one.waiting,
                 loss(one, self._now),
             ),

@@ -7,6 +7,7 @@ scheduler carries it out and asks again after every change. ``plan`` has the ari
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import NamedTuple
 
 from cyber_inference_tui.records import ModelStatus
@@ -103,7 +104,7 @@ def decide(models: Sequence[ModelView], limits: Limits, memory: Memory, now: flo
         load=turns.load,
         unload=tuple(unload),
         refuse=tuple(turns.refuse),
-        close=turns.close,
+        admit_before=turns.admit_before,
         blocked=frozenset(turns.blocked),
         measure=look.measure,
         wake_at=min((time for time in deadlines if time > now), default=None),
@@ -128,21 +129,30 @@ class _Turns:
         self._now = now
         self._may_load = may_load
         self._may_unload = self._may_refuse = may_unload
-        self._plan = Plan(models, limits, memory, now, going)
-        self._at_best = Plan(models, limits, memory, now, going)
+        self._make_plan = partial(Plan, models, limits, memory, now, going)
         self.load: str | None = None
         self.unload: list[Unload] = []
         self.refuse: list[Refusal] = []
-        self.close: dict[str, int] = {}
+        self.admit_before: dict[str, int] = {}
         self.blocked: set[str] = set()
         self.deadlines: list[float] = []
+
+    @cached_property
+    def _plan(self) -> Plan:
+        """The plan with all that was taken so far."""
+        return self._make_plan()
+
+    @cached_property
+    def _at_best(self) -> Plan:
+        """The plan before anything was taken."""
+        return self._make_plan()
 
     def give(self, model: ModelView) -> None:
         """What can be done for ``model``, after all that was planned for those before it."""
         if model.need is None:
             return
         victims = self._plan.victims_for(model)
-        if model.modest and victims != ():
+        if model.only_if_free and victims != ():
             if self._may_refuse:
                 self.refuse.append(self._plan.refusal(model))
         elif victims is not None:
@@ -173,8 +183,8 @@ class _Turns:
         if victims:
             self.blocked.add(model.id)
         for victim in victims:
-            if victim.closed_to is not None or model.overtaken >= self._limits.max_overtake:
-                self.close.setdefault(victim.id, model.arrival)
+            if victim.admit_before is not None or model.overtaken >= self._limits.max_overtake:
+                self.admit_before.setdefault(victim.id, model.arrival)
 
     def _wait_for_busy(self, model: ModelView) -> None:
         self.blocked.add(model.id)
@@ -192,7 +202,7 @@ class _Turns:
                 self.deadlines += self._plan.rests
                 return
         for one in in_the_way:
-            self.close.setdefault(one.id, model.arrival)
+            self.admit_before.setdefault(one.id, model.arrival)
         # The room that comes free is for this one: nobody slips in before it.
         self._enough()
         if in_the_way:

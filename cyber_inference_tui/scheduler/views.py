@@ -45,17 +45,17 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     pinned: bool = False
     leaving: Reason | None = None
     """It is to go when its requests have ended; no new ones are let in until it is gone."""
-    closed_to: int | None = None
+    admit_before: int | None = None
     """By the last decision: requests that came after this arrival are not let in."""
     need: Need | None = Need()
     """``None`` = not known yet; somebody is finding out."""
-    modest: bool = False
+    only_if_free: bool = False
     """It is wanted only if there is room for it: nothing is unloaded for it."""
-    alone: bool = False
+    needs_exclusive_memory: bool = False
     """It ran out of memory beside others: every model that may go has to go before it loads."""
     load_seconds: float = 0.0
     """What a load of it is expected to take; 0 = unknown."""
-    gives: Amount = Amount()
+    freed_on_unload: Amount = Amount()
     """What the machine gets back when it is unloaded."""
 
 
@@ -103,7 +103,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     load: str | None = None
     unload: tuple[Unload, ...] = ()
     refuse: tuple[Refusal, ...] = ()
-    close: dict[str, int] = {}
+    admit_before: dict[str, int] = {}
     """Models that get no request that came after the given arrival: someone has waited enough."""
     blocked: frozenset[str] = frozenset()
     """Models that cannot be loaded before others are gone, which are busy or may get busy again."""

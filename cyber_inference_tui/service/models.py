@@ -211,8 +211,14 @@ class Models:
         survey = self._scheduler.survey()
         former, self._fits = self._fits, {}
         for model_id, model in self.catalog.models.items():
-            need = self._scheduler.need(model_id)
-            fit = None if model.problem else survey.fit(model_id, need)
+            state = self._scheduler.state(model_id)
+            if model.problem:
+                fit = None
+            elif state is not None and state.status in _IN_MEMORY:
+                # Its record does not say it.
+                fit = former[model_id][0] if model_id in former else None
+            else:
+                fit = survey.fit(model_id, self._scheduler.need(model_id))
             self._fits[model_id] = fit, self._scheduler.spec(model).context_size
             if self._fits[model_id] != former.get(model_id):
                 self._notifier.detail_changed(model_id)
@@ -238,7 +244,7 @@ class Models:
         if state is None:
             record = unloaded_record(model, self._scheduler.spec(model), need)
         else:
-            wait = self._scheduler.waits.of_the_next(state)
+            wait = self._scheduler.waits.seconds_of_next(state)
             record = touched_record(model, self._settings, state, need, wait=wait)
         if record.status in _IN_MEMORY or model.problem is not None:
             return record

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cyber_inference_tui.llama.needs import Footprint, Need, Source
 from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, ProcessMemory
 from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.scheduler.load_errors import refusal_error
 from cyber_inference_tui.scheduler.memory import (
     Amount,
     Memory,
@@ -23,7 +24,6 @@ from cyber_inference_tui.scheduler.memory import (
     memory_of,
 )
 from cyber_inference_tui.scheduler.plan import Plan
-from cyber_inference_tui.scheduler.refusal import refusal_error
 from cyber_inference_tui.scheduler.views import Limits, ModelView, Refusal
 from cyber_inference_tui.settings.schema import Settings
 
@@ -102,18 +102,18 @@ def test_buffers_that_were_not_touched_yet_are_not_seen_as_taken() -> None:
     footprint = Footprint(mapped=3, host=10, device=20)
     half = held_by(footprint, ProcessMemory(private=4, mapped=3), cards=False)
     assert half.unseen == Amount(3 + 6)
-    assert half.gives == Amount(3 + 10 + 20)
+    assert half.freed_on_unload == Amount(3 + 10 + 20)
     # One that took more than it said gives back more, and hides nothing but its weights.
     grown = held_by(footprint, ProcessMemory(private=15, mapped=3), cards=True)
     assert grown.unseen == Amount(3)
-    assert grown.gives == Amount(3 + 15, 20)
+    assert grown.freed_on_unload == Amount(3 + 15, 20)
 
 
 def test_locked_weights_are_seen_as_taken_already() -> None:
     process = ProcessMemory(private=10, mapped=30, locked=30)
     held = held_by(Footprint(mapped=30, host=10), process, cards=False)
     assert held.unseen == Amount()
-    assert held.gives == Amount(40)
+    assert held.freed_on_unload == Amount(40)
 
 
 def test_without_cards_what_the_driver_takes_is_main_memory() -> None:
@@ -180,7 +180,7 @@ def test_only_a_model_on_its_own_cards_goes_for_it() -> None:
             wanted(model_id, visible),
             status=ModelStatus.LOADED,
             waiting=0,
-            gives=Amount(0, taken * GB),
+            freed_on_unload=Amount(0, taken * GB),
         )
 
     full = two_cards().with_more(Amount(0, -5 * GB), "GPU-a")

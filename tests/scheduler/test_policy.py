@@ -73,11 +73,11 @@ def model_lists(draw: st.DrawFn) -> list[ModelView]:
                 leaving=draw(st.sampled_from([Reason.REQUEST, Reason.SETTINGS, None]))
                 if loaded
                 else None,
-                closed_to=draw(st.sampled_from([None, None, 200])) if loaded else None,
+                admit_before=draw(st.sampled_from([None, None, 200])) if loaded else None,
                 need=draw(st.sampled_from([None, need(size), need(size), need(size)])),
-                alone=draw(st.sampled_from([False, False, True])),
+                needs_exclusive_memory=draw(st.sampled_from([False, False, True])),
                 load_seconds=draw(st.sampled_from([0.0, 0.1, 20.0])),
-                gives=Amount(size) if loaded else Amount(),
+                freed_on_unload=Amount(size) if loaded else Amount(),
             )
         )
     return views
@@ -129,8 +129,8 @@ def test_a_pinned_or_wanted_model_goes_only_when_somebody_asked_for_it(
         if model.waiting:
             # Those who wait for it came later than somebody who has waited enough.
             assert step.reason in {Reason.ROOM, Reason.SHORTAGE, Reason.LIMIT, Reason.IDLE}
-            assert model.closed_to is not None
-            assert model.arrival >= model.closed_to
+            assert model.admit_before is not None
+            assert model.arrival >= model.admit_before
 
 
 @given(model_lists(), limit_values, memories)
@@ -141,7 +141,7 @@ def test_a_model_idles_out_exactly_at_its_time_and_never_with_0(
     idled = {step.id for step in decision.unload if step.reason is Reason.IDLE}
     for model in models:
         nobody_waits = not model.waiting or (
-            model.closed_to is not None and model.arrival >= model.closed_to
+            model.admit_before is not None and model.arrival >= model.admit_before
         )
         due = (
             model.status is ModelStatus.LOADED
@@ -200,7 +200,7 @@ def test_one_that_ran_out_of_memory_is_loaded_beside_pinned_ones_only(
     models: list[ModelView], limits: Limits, memory: Memory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
-    if decision.load is not None and by_id(models)[decision.load].alone:
+    if decision.load is not None and by_id(models)[decision.load].needs_exclusive_memory:
         assert all(model.pinned for model in models if model.status in THERE)
 
 
@@ -220,12 +220,12 @@ def test_no_more_victims_than_needed(
         count = there - len(gone) + 1
         room = None
         if memory.room is not None:
-            room = memory.room.host + sum(by_id(models)[one].gives.host for one in gone)
+            room = memory.room.host + sum(by_id(models)[one].freed_on_unload.host for one in gone)
         # Without this one nobody who waits would have found room.
         assert not all(
             (not limits.max_loaded_models or count <= limits.max_loaded_models)
             and (room is None or (m.need is not None and m.need.footprint.host <= max(0, room)))
-            and not m.alone
+            and not m.needs_exclusive_memory
             for m in wanted
         )
 
@@ -247,7 +247,7 @@ def test_only_busy_models_that_may_go_are_closed_and_for_somebody_blocked(
 ) -> None:
     decision = decide(models, limits, memory, NOW)
     arrivals = {by_id(models)[model_id].arrival for model_id in decision.blocked}
-    for model_id, arrival in decision.close.items():
+    for model_id, arrival in decision.admit_before.items():
         model = by_id(models)[model_id]
         assert model.status in {ModelStatus.LOADED, ModelStatus.LOADING}
         assert not model.pinned
@@ -272,9 +272,9 @@ def test_who_has_waited_enough_closes_the_way_or_waits_behind_another_who_has(
             if model.waiting and model.status not in THERE and model.arrival < oldest
         ]
         # Somebody who came earlier still may take the room that there is.
-        assert decision.close or any(model.id not in decision.blocked for model in before)
+        assert decision.admit_before or any(model.id not in decision.blocked for model in before)
         # A later one that has waited enough may close the way of others beside it.
-        assert min(decision.close.values(), default=oldest) <= oldest or before
+        assert min(decision.admit_before.values(), default=oldest) <= oldest or before
         assert decision.load is None or by_id(models)[decision.load] in before
 
 
@@ -291,7 +291,7 @@ def test_following_the_decisions_comes_to_rest_and_serves_whoever_can_be_served(
     """Carried out at once, with time passing and answers ending, nobody is left."""
     limits = msgspec.structs.replace(limits, awaited=None)
     models = [
-        msgspec.structs.replace(model, need=model.need or need(1), closed_to=None)
+        msgspec.structs.replace(model, need=model.need or need(1), admit_before=None)
         for model in models
     ]
     now = NOW
@@ -306,7 +306,7 @@ def test_following_the_decisions_comes_to_rest_and_serves_whoever_can_be_served(
         for model in models:
             change: dict[str, Any] = {}
             if model.status is ModelStatus.LOADED:
-                change["closed_to"] = decision.close.get(model.id)
+                change["admit_before"] = decision.admit_before.get(model.id)
             if model.id == decision.load:
                 change |= {"status": ModelStatus.LOADING}
             elif model.id in unloaded:
@@ -316,14 +316,14 @@ def test_following_the_decisions_comes_to_rest_and_serves_whoever_can_be_served(
             elif model.status is ModelStatus.LOADING:
                 size = model.need.footprint.host if model.need else 0
                 change |= {"status": ModelStatus.LOADED, "waiting": 0, "in_flight": 1}
-                change |= {"gives": Amount(size), "last_used": now}
+                change |= {"freed_on_unload": Amount(size), "last_used": now}
                 memory = _with_room(memory, -size)
             elif model.status is ModelStatus.UNLOADING:
-                change |= {"status": ModelStatus.UNLOADED, "leaving": None, "closed_to": None}
-                change |= {"gives": Amount()}
-                memory = _with_room(memory, model.gives.host)
+                change |= {"status": ModelStatus.UNLOADED, "leaving": None, "admit_before": None}
+                change |= {"freed_on_unload": Amount()}
+                memory = _with_room(memory, model.freed_on_unload.host)
             elif model.status is ModelStatus.LOADED and not acted:
-                kept_out = decision.close.get(model.id, 10**9) <= model.arrival
+                kept_out = decision.admit_before.get(model.id, 10**9) <= model.arrival
                 change |= {"in_flight": 0, "last_used": now}
                 if not kept_out and model.leaving is None:
                     change |= {"waiting": 0}
@@ -400,9 +400,9 @@ def test_one_that_takes_long_to_load_is_kept_before_one_that_was_used_a_little_l
 
 def test_one_victim_that_is_enough_goes_instead_of_several_that_are_missed_more() -> None:
     models = [
-        loaded("small", gives=Amount(1), last_used=NOW - 100),
-        loaded("other", gives=Amount(2), last_used=NOW - 90),
-        loaded("large", gives=Amount(4), last_used=NOW - 80),
+        loaded("small", freed_on_unload=Amount(1), last_used=NOW - 100),
+        loaded("other", freed_on_unload=Amount(2), last_used=NOW - 90),
+        loaded("large", freed_on_unload=Amount(4), last_used=NOW - 80),
         wanted("w", 4),
     ]
     decision = decide(models, Limits(), fresh(1), NOW)
@@ -411,8 +411,8 @@ def test_one_victim_that_is_enough_goes_instead_of_several_that_are_missed_more(
 
 def test_only_as_many_victims_as_needed() -> None:
     models = [
-        loaded("tiny", gives=Amount(1), last_used=NOW - 300),
-        loaded("large", gives=Amount(8), last_used=NOW - 200),
+        loaded("tiny", freed_on_unload=Amount(1), last_used=NOW - 300),
+        loaded("large", freed_on_unload=Amount(8), last_used=NOW - 200),
         wanted("w", 8),
     ]
     # The longest idle is looked at first, and spared when the next one alone is enough.
@@ -429,7 +429,7 @@ def test_a_load_waits_for_the_memory_of_whatever_is_on_its_way_out() -> None:
 
 def test_memory_that_was_not_seen_to_be_back_is_waited_for_before_others_have_to_go() -> None:
     limits = Limits(awaited=Awaited(room=Amount(5), until=NOW + 3))
-    models = [loaded("idle", gives=Amount(4)), wanted("w", 5)]
+    models = [loaded("idle", freed_on_unload=Amount(4)), wanted("w", 5)]
     decision = decide(models, limits, fresh(4), NOW)
     assert decision == Decision(blocked=frozenset({"w"}), wake_at=NOW + MEMORY_RETURN_POLL)
     late = decide(models, limits, fresh(4), NOW + MEMORY_RETURN_POLL)
@@ -463,9 +463,9 @@ def test_a_reading_that_failed_holds_nothing_up_and_is_tried_again_later() -> No
 
 def test_what_can_never_fit_is_refused_with_what_there_would_be() -> None:
     models = [
-        loaded("pinned", pinned=True, gives=Amount(5)),
-        busy("busy", gives=Amount(3)),
-        loaded("idle", gives=Amount(2)),
+        loaded("pinned", pinned=True, freed_on_unload=Amount(5)),
+        busy("busy", freed_on_unload=Amount(3)),
+        loaded("idle", freed_on_unload=Amount(2)),
         wanted("w", 8),
     ]
     refusal = Refusal(id="w", needed=Amount(8), at_best=Amount(7))
@@ -480,7 +480,7 @@ def test_where_pins_fill_max_loaded_models_nobody_waits_for_ever() -> None:
 
 
 def test_one_that_fits_goes_before_one_that_waits_for_busy_models() -> None:
-    models = [busy("a", gives=Amount(5)), wanted("big", 6), wanted("small", 2, arrival=2)]
+    models = [busy("a", freed_on_unload=Amount(5)), wanted("big", 6), wanted("small", 2, arrival=2)]
     decision = decide(models, Limits(), fresh(2), NOW)
     assert decision.load == "small"
     assert decision.blocked == {"big"}
@@ -488,7 +488,7 @@ def test_one_that_fits_goes_before_one_that_waits_for_busy_models() -> None:
     models[1] = wanted("big", 6, overtaken=8)
     decision = decide(models, Limits(), fresh(2), NOW)
     assert decision.load is None
-    assert decision.close == {"a": 1}
+    assert decision.admit_before == {"a": 1}
 
 
 def test_idle_models_go_one_by_one_when_other_programs_take_the_memory() -> None:
@@ -513,7 +513,7 @@ def test_on_cards_what_no_card_can_hold_lies_in_main_memory() -> None:
     cards = Memory(at=NOW, room=Amount(8, 6), cards=True)
     assert decide([w], Limits(), cards, NOW).load == "w"
     # First idle models on the cards make room, for layers there are faster.
-    models = [loaded("idle", gives=Amount(0, 4)), w]
+    models = [loaded("idle", freed_on_unload=Amount(0, 4)), w]
     assert decide(models, Limits(), cards, NOW).unload == (Unload("idle", Reason.ROOM),)
     fixed = msgspec.structs.replace(w, need=msgspec.structs.replace(spills, spills=False))
     assert decide([fixed], Limits(), cards, NOW).refuse == (
@@ -526,13 +526,13 @@ def test_a_model_whose_need_is_being_found_out_waits() -> None:
 
 
 def test_one_that_is_wanted_only_if_there_is_room_takes_nobodys_place() -> None:
-    models = [loaded("idle", gives=Amount(5)), wanted("w", 4, modest=True)]
+    models = [loaded("idle", freed_on_unload=Amount(5)), wanted("w", 4, only_if_free=True)]
     assert decide(models, Limits(), fresh(4), NOW).load == "w"
     decision = decide(models, Limits(), fresh(3), NOW)
     assert [refusal.id for refusal in decision.refuse] == ["w"]
     assert decision.unload == ()
     # Not before everything that is under way has ended.
-    models.append(ModelView(id="leaving", status=ModelStatus.UNLOADING, gives=Amount(2)))
+    models.append(ModelView(id="leaving", status=ModelStatus.UNLOADING, freed_on_unload=Amount(2)))
     assert decide(models, Limits(), fresh(3), NOW).refuse == ()
 
 
@@ -545,36 +545,39 @@ def test_a_model_that_never_rests_is_closed_for_one_that_has_waited_long_enough(
     waiting = wanted("b", waiting_since=NOW)
     limits = Limits(max_loaded_models=1)
     early = decide((busy("a"), waiting), limits, UNLIMITED, NOW + PATIENCE - 1)
-    assert early.close == {}
+    assert early.admit_before == {}
     assert early.wake_at == NOW + PATIENCE
     late = decide((busy("a"), waiting), limits, UNLIMITED, NOW + PATIENCE)
-    assert late.close == {"a": 1}
+    assert late.admit_before == {"a": 1}
     assert late.unload == ()
 
 
 def test_patience_grows_with_what_a_change_of_models_costs() -> None:
     models = (busy("a", load_seconds=20.0), wanted("b", load_seconds=10.0))
     limits = Limits(max_loaded_models=1)
-    assert decide(models, limits, UNLIMITED, NOW + 59).close == {}
-    assert decide(models, limits, UNLIMITED, NOW + 60).close == {"a": 1}
+    assert decide(models, limits, UNLIMITED, NOW + 59).admit_before == {}
+    assert decide(models, limits, UNLIMITED, NOW + 60).admit_before == {"a": 1}
 
 
 def test_closing_stays_with_its_model_and_spares_the_pinned() -> None:
     waiting = wanted("c", overtaken=8)
     limits = Limits(max_loaded_models=2)
-    models = (busy("a"), busy("b", closed_to=1), waiting)
-    assert decide(models, limits, UNLIMITED, NOW).close == {"b": 1}
+    models = (busy("a"), busy("b", admit_before=1), waiting)
+    assert decide(models, limits, UNLIMITED, NOW).admit_before == {"b": 1}
     one_pinned = (busy("a"), busy("b", pinned=True), waiting)
-    assert decide(one_pinned, limits, UNLIMITED, NOW).close == {"a": 1}
+    assert decide(one_pinned, limits, UNLIMITED, NOW).admit_before == {"a": 1}
 
 
 def test_two_that_have_waited_long_enough_each_close_a_model() -> None:
     models = (busy("a"), busy("b"), wanted("c", overtaken=8), wanted("d", overtaken=8, arrival=2))
-    assert decide(models, Limits(max_loaded_models=2), UNLIMITED, NOW).close == {"a": 1, "b": 2}
+    assert decide(models, Limits(max_loaded_models=2), UNLIMITED, NOW).admit_before == {
+        "a": 1,
+        "b": 2,
+    }
 
 
 def test_a_closed_model_makes_room_although_later_requests_wait_for_it() -> None:
-    closed = loaded("a", waiting=3, arrival=5, closed_to=1, last_used=NOW)
+    closed = loaded("a", waiting=3, arrival=5, admit_before=1, last_used=NOW)
     decision = decide(
         (closed, wanted("b", overtaken=8)), Limits(max_loaded_models=1), UNLIMITED, NOW
     )

@@ -542,7 +542,7 @@ def lets_everybody_overtake(
     models: Sequence[ModelView], limits: Limits, memory: Memory, time: float
 ) -> Decision:
     decision = decide(models, limits, memory, time)
-    return msgspec.structs.replace(decision, close={}, blocked=frozenset())
+    return msgspec.structs.replace(decision, admit_before={}, blocked=frozenset())
 
 
 def never_wakes(
@@ -570,7 +570,7 @@ def refuses_who_must_wait(
         Refusal(id=model_id, needed=memory.room, at_best=memory.room)
         for model_id in decision.blocked
     )
-    return msgspec.structs.replace(decision, refuse=refusals, blocked=frozenset(), close={})
+    return msgspec.structs.replace(decision, refuse=refusals, blocked=frozenset(), admit_before={})
 
 
 def keeps_what_others_need(

@@ -9,9 +9,14 @@ import pytest
 from cyber_inference_tui.llama.needs import Footprint, Measurement
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.load_history import LoadHistory
-from cyber_inference_tui.scheduler.outlook import Outlook, Standing, expected_wait, load_left
+from cyber_inference_tui.scheduler.wait_estimate import (
+    QueueEntry,
+    WaitEstimate,
+    expected_wait,
+    load_left,
+)
 
-QUEUED = Standing(status=ModelStatus.QUEUED, load_seconds=10.0, request_seconds=2.0, places=4)
+QUEUED = QueueEntry(status=ModelStatus.QUEUED, load_seconds=10.0, request_seconds=2.0, places=4)
 
 
 def measurement(signature: str, seconds: float, size: int | None = 1000) -> Measurement:
@@ -27,18 +32,18 @@ def measurement(signature: str, seconds: float, size: int | None = 1000) -> Meas
 
 
 def test_a_load_tells_by_its_progress_or_by_the_past() -> None:
-    loading = Standing(status=ModelStatus.LOADING, load_seconds=10.0, elapsed=4.0)
+    loading = QueueEntry(status=ModelStatus.LOADING, load_seconds=10.0, elapsed=4.0)
     assert load_left(loading) == 6.0
-    half = Standing(status=ModelStatus.LOADING, load_seconds=100.0, elapsed=4.0, progress=0.5)
+    half = QueueEntry(status=ModelStatus.LOADING, load_seconds=100.0, elapsed=4.0, progress=0.5)
     assert load_left(half) == 4.0
-    late = Standing(status=ModelStatus.LOADING, load_seconds=10.0, elapsed=40.0)
+    late = QueueEntry(status=ModelStatus.LOADING, load_seconds=10.0, elapsed=40.0)
     assert load_left(late) == 0.0
-    assert load_left(Standing(status=ModelStatus.LOADING, elapsed=4.0)) is None
+    assert load_left(QueueEntry(status=ModelStatus.LOADING, elapsed=4.0)) is None
 
 
 def test_a_wait_is_the_sum_of_what_comes_before() -> None:
-    loading = Standing(status=ModelStatus.LOADING, load_seconds=8.0, elapsed=5.0)
-    busy = Standing(status=ModelStatus.LOADED, request_seconds=7.0)
+    loading = QueueEntry(status=ModelStatus.LOADING, load_seconds=8.0, elapsed=5.0)
+    busy = QueueEntry(status=ModelStatus.LOADED, request_seconds=7.0)
     assert expected_wait(QUEUED, 1, [], []) == 10.0
     assert expected_wait(QUEUED, 1, [loading, QUEUED], [busy]) == 3.0 + 10.0 + 10.0 + 7.0
     # Four at a time: the fifth waits for one turn of requests.
@@ -47,15 +52,15 @@ def test_a_wait_is_the_sum_of_what_comes_before() -> None:
 
 
 def test_where_a_part_is_unknown_nothing_is_made_up() -> None:
-    unknown = Standing(status=ModelStatus.QUEUED)
+    unknown = QueueEntry(status=ModelStatus.QUEUED)
     assert expected_wait(unknown, 1, [], []) is None
     assert expected_wait(QUEUED, 1, [unknown], []) is None
-    assert expected_wait(QUEUED, 1, [], [Standing(status=ModelStatus.LOADED)]) is None
-    assert expected_wait(Standing(status=ModelStatus.LOADED), 1, [], []) is None
+    assert expected_wait(QUEUED, 1, [], [QueueEntry(status=ModelStatus.LOADED)]) is None
+    assert expected_wait(QueueEntry(status=ModelStatus.LOADED), 1, [], []) is None
 
 
 def test_a_full_server_serves_its_places_in_turn() -> None:
-    full = Standing(status=ModelStatus.LOADED, request_seconds=6.0, places=3)
+    full = QueueEntry(status=ModelStatus.LOADED, request_seconds=6.0, places=3)
     assert expected_wait(full, 1, [], []) == 2.0
     assert expected_wait(full, 6, [], []) == 12.0
 
@@ -65,7 +70,7 @@ def test_a_full_server_serves_its_places_in_turn() -> None:
     [(None, ""), (0.2, ", about 1 s"), (12.4, ", about 12 s"), (600.0, ", about 10 min")],
 )
 def test_words(seconds: float | None, words: str) -> None:
-    queued = Outlook(
+    queued = WaitEstimate(
         status=ModelStatus.QUEUED, progress=None, position=2, waiting=5, seconds=seconds
     )
     assert queued.in_words("tiny") == f"queued tiny, 2 of 5{words}"

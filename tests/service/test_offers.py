@@ -88,7 +88,7 @@ def test_who_would_go_is_named() -> None:
     idle = ModelView(
         id="idle",
         status=ModelStatus.LOADED,
-        gives=Amount(host=6 * GB),
+        freed_on_unload=Amount(host=6 * GB),
         need=Need(footprint=Footprint(host=6 * GB)),
     )
     found = looked(repository(), survey(1, [idle]))

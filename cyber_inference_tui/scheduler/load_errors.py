@@ -1,7 +1,8 @@
-"""What is told about a model that cannot be loaded: needed, free, and who holds the rest. Pure."""
+"""The errors of loads that are refused, stopped or tried too early, with their numbers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError, ModelLoadError
@@ -56,9 +57,10 @@ def refusal_error(
     needed = in_words(refusal.needed, cards=cards)
     best = in_words(refusal.at_best, cards=cards)
     used = int(reading.total * settings.max_memory_percent / 100)
-    others = used - refusal.at_best.host - sum(one.gives.host for one in pinned)
+    others = used - refusal.at_best.host - sum(one.freed_on_unload.host for one in pinned)
     holders = [
-        f"{one.model.id} (pinned) holds {in_words(one.gives, cards=cards)}" for one in pinned
+        f"{one.model.id} (pinned) holds {in_words(one.freed_on_unload, cards=cards)}"
+        for one in pinned
     ]
     if others > 0:
         holders.append(f"other programs hold {size_text(others)}")
@@ -71,3 +73,18 @@ def refusal_error(
         f" used (max_memory_percent){held}.",
         hint="Free some, choose a smaller context_size or quantization, or raise the limit.",
     )
+
+
+def retry_later_error(failure: CyberError, seconds: float) -> ModelLoadError:
+    """Return ``failure`` for a request that arrives so many seconds before the next try."""
+    tail = failure.log_tail if isinstance(failure, ModelLoadError) else ()
+    hint = f"The next try is possible in {math.ceil(seconds)} s."
+    error = ModelLoadError(
+        failure.message,
+        # A permanent failure makes another try useless.
+        hint=failure.hint if failure.permanent else hint,
+        log_tail=tail,
+        needs_person=failure.permanent,
+    )
+    error.retry_after = seconds
+    return error
