@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
@@ -14,21 +14,6 @@ from cyber_inference_tui.scheduler.state import ModelState, Waiter
 
 _RELIABLE_PROGRESS = 0.1
 """From this progress on, a load's own speed predicts its end better than past loads."""
-
-
-class QueueEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A model in the order of loads; ``None`` = unknown."""
-
-    status: ModelStatus
-    load_seconds: float | None = None
-    """The expected duration of its load."""
-    progress: float | None = None
-    elapsed: float = 0.0
-    """Seconds since its load began."""
-    request_seconds: float | None = None
-    """The usual duration of a request."""
-    places: float = 1
-    """Requests that it serves at once; ``inf`` = no limit."""
 
 
 class WaitEstimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,39 +42,6 @@ def _rounded(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min"
-
-
-def load_left(model: QueueEntry) -> float | None:
-    """Return the seconds until a load under way has ended."""
-    if model.progress is not None and model.progress >= _RELIABLE_PROGRESS:
-        return model.elapsed * (1 - model.progress) / model.progress
-    if model.load_seconds is None:
-        return None
-    return max(0.0, model.load_seconds - model.elapsed)
-
-
-def expected_wait(
-    model: QueueEntry, position: int, before: Sequence[QueueEntry], busy: Sequence[QueueEntry]
-) -> float | None:
-    """Return the seconds until the request at ``position`` (from 1) gets its place.
-
-    ``before`` are the models that load before this model, including a load under way; ``busy`` are
-    those whose requests have to end first. The result is ``None`` if any part is unknown.
-    """
-    if model.status is ModelStatus.LOADED:
-        if model.request_seconds is None:
-            return None
-        return model.request_seconds * position / model.places
-    parts = [
-        load_left(other) if other.status is ModelStatus.LOADING else other.load_seconds
-        for other in (model, *before)
-    ]
-    parts += [other.request_seconds for other in busy]
-    rounds = (position - 1) // model.places
-    if rounds:
-        parts.append(None if model.request_seconds is None else model.request_seconds * rounds)
-    known = [part for part in parts if part is not None]
-    return sum(known) if len(known) == len(parts) else None
 
 
 class WaitEstimator:
@@ -159,41 +111,47 @@ class WaitEstimator:
         return self.seconds(state, state.queued + 1)
 
     def seconds(self, state: ModelState, position: int) -> float | None:
-        """Return the seconds until the request at ``position`` (from 1) gets its place; ``None`` =
-        unknown."""
-        before, busy = [], []
-        if state.status is not ModelStatus.LOADED:
-            arrival = state.waiters[0].arrival if state.waiters else None
-            for other in self._states.values():
-                if other is state:
-                    continue
-                comes_first = other.waiters and (
-                    arrival is None or other.waiters[0].arrival < arrival
-                )
-                if other.status is ModelStatus.LOADING or (
-                    other.status is ModelStatus.QUEUED and comes_first
-                ):
-                    before.append(self._entry(other))
-                elif (
-                    state.model.id in self._admission.blocked
-                    and other.in_flight
-                    and not other.is_pinned
-                ):
-                    busy.append(self._entry(other))
-        return expected_wait(self._entry(state), position, before, busy)
+        """Return the seconds until the request at ``position`` (from 1) gets its place; ``None`` if
+        any part of them is unknown."""
+        request = state.request_seconds
+        if state.status is ModelStatus.LOADED:
+            return None if request is None else request * position / state.places
+        parts = [self._load_left(state), *self._before(state)]
+        rounds = (position - 1) // state.places
+        if rounds:
+            parts.append(None if request is None else request * rounds)
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
 
-    def _entry(self, state: ModelState) -> QueueEntry:
-        now = asyncio.get_running_loop().time()
-        return QueueEntry(
-            status=state.status,
-            load_seconds=self._load_history.load_seconds(
-                state.spec.signature, state.model.size_bytes
-            ),
-            progress=state.progress,
-            elapsed=now - state.session.began if state.session else 0.0,
-            request_seconds=state.request_seconds,
-            places=state.places,
-        )
+    def _before(self, state: ModelState) -> list[float | None]:
+        """The seconds of all that has to end before the model's load."""
+        parts = []
+        arrival = state.waiters[0].arrival if state.waiters else None
+        for other in self._states.values():
+            if other is state:
+                continue
+            comes_first = other.waiters and (arrival is None or other.waiters[0].arrival < arrival)
+            if other.status is ModelStatus.LOADING or (
+                other.status is ModelStatus.QUEUED and comes_first
+            ):
+                parts.append(self._load_left(other))
+            elif (
+                state.model.id in self._admission.blocked
+                and other.in_flight
+                and not other.is_pinned
+            ):
+                parts.append(other.request_seconds)
+        return parts
+
+    def _load_left(self, state: ModelState) -> float | None:
+        """The seconds that the model's load takes, or that are left of it."""
+        expected = self._load_history.load_seconds(state.spec.signature, state.model.size_bytes)
+        if state.status is not ModelStatus.LOADING or state.session is None:
+            return expected
+        elapsed = asyncio.get_running_loop().time() - state.session.began
+        if state.progress is not None and state.progress >= _RELIABLE_PROGRESS:
+            return elapsed * (1 - state.progress) / state.progress
+        return None if expected is None else max(0.0, expected - elapsed)
 
 
 def _requests(state: ModelState) -> list[Waiter]:
