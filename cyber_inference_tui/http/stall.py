@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from cyber_inference_tui.http.upstream import Exchange
 from cyber_inference_tui.scheduler.lease import Lease
-from cyber_inference_tui.scheduler.server import Server
+from cyber_inference_tui.scheduler.server_interface import Server
 
 _LOOKS = 4
 _SHORTEST_PAUSE = 0.01

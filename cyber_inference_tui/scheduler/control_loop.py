@@ -17,13 +17,13 @@ from cyber_inference_tui.llama.needs import Footprint, Measurement, Source
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.admission import Admission
+from cyber_inference_tui.scheduler.free_memory import footprint_by_change
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.load_errors import refusal_error, retry_later_error
 from cyber_inference_tui.scheduler.load_history import LoadHistory
-from cyber_inference_tui.scheduler.memory import footprint_by_change
 from cyber_inference_tui.scheduler.memory_tracker import MemoryTracker
 from cyber_inference_tui.scheduler.policy import STABLE_AFTER, Policy, backoff
-from cyber_inference_tui.scheduler.server import Server, ServerLauncher
+from cyber_inference_tui.scheduler.server_interface import Server, ServerLauncher
 from cyber_inference_tui.scheduler.server_tasks import (
     Event,
     LoadFailed,
@@ -36,16 +36,16 @@ from cyber_inference_tui.scheduler.server_tasks import (
     ServerTasks,
 )
 from cyber_inference_tui.scheduler.state import (
+    Failures,
     ModelState,
     Session,
-    Trouble,
     Waiter,
     idle_timeout,
     load_conditions,
     session_record,
     view_of,
 )
-from cyber_inference_tui.scheduler.views import Limits, ModelView, Reason, Refusal
+from cyber_inference_tui.scheduler.views import LoadLimits, ModelView, Reason, Refusal
 from cyber_inference_tui.settings.schema import Settings
 
 LEAST_CONTEXT = 2048
@@ -125,9 +125,9 @@ class ControlLoop:
             for state in self.states.values()
         )
 
-    def limits(self) -> Limits:
+    def limits(self) -> LoadLimits:
         """Return the limits for the set of loaded models."""
-        return Limits(
+        return LoadLimits(
             max_loaded_models=self.settings.max_loaded_models,
             max_overtake=self.settings.max_overtake,
             memory_changed_at=self._memory_tracker.changed_at,
@@ -155,7 +155,7 @@ class ControlLoop:
                 self.step()
             if state.waiters:
                 self._admit(state)
-        if decision.measure:
+        if decision.read_memory:
             self.read_memory()
         return decision.wake_at
 
@@ -173,7 +173,7 @@ class ControlLoop:
 
     def request_load(self, state: ModelState, reason: str) -> asyncio.Future[None]:
         """Queue an explicit load; cancelling the future leaves the queue."""
-        state.trouble.retry_at = 0.0
+        state.failures.retry_at = 0.0
         waiter = self.enqueue(state, takes_place=False, reason=reason)
 
         def ended(future: asyncio.Future[None]) -> None:
@@ -249,7 +249,7 @@ class ControlLoop:
             return False
         idle = idle_timeout(state, self.settings)
         if self._timer is None:
-            return idle > 0 or self._memory_tracker.is_read
+            return idle > 0 or self._memory_tracker.is_enabled
         return idle > 0 and self._timer.when() > state.last_used + idle
 
     # Actions
@@ -266,8 +266,8 @@ class ControlLoop:
 
     def reset(self, state: ModelState) -> None:
         """Make it an unloaded model without failures. It must have no process."""
-        state.failure, state.trouble = None, Trouble()
-        state.plan(state.wanted)
+        state.failure, state.failures = None, Failures()
+        state.plan(state.configured_spec)
         self.set_status(state, ModelStatus.UNLOADED)
 
     def restart_if_changed(self, state: ModelState) -> None:
@@ -338,7 +338,7 @@ class ControlLoop:
             self.fail_all(state, ModelLoadError(f"There is no room to preload {model_id}."))
             self.reset(state)
             return
-        if refusal.at_best is not None and self._halve_context(state):
+        if refusal.free_at_best is not None and self._halve_context(state):
             _logger.warning(
                 "%s does not fit into memory: it is tried with %d tokens of context",
                 model_id,
@@ -353,7 +353,7 @@ class ControlLoop:
             self.settings,
             at_most=state.need is not None and state.need.source is Source.UPPER_BOUND,
         )
-        state.plan(state.wanted)
+        state.plan(state.configured_spec)
         _logger.warning("%s", error)
         self._fail(state, error, error)
         # A later estimate may need less.
@@ -503,22 +503,22 @@ class ControlLoop:
         if state.server is not server or state.status is not ModelStatus.LOADED:
             return
         reason, log_tail = server.exit_reason()
-        session, trouble = state.session, state.trouble
+        session, failures = state.session, state.failures
         if session is not None:
             session.lost = session.unanswered
         if (session is not None and session.answered) or _now() - state.loaded >= STABLE_AFTER:
-            trouble.failures = 0
-            trouble.excused = False
+            failures.count = 0
+            failures.excused = False
         # A request that was lost before has most likely killed this server, too. That is excused
         # once, so that one bad request does not delay the others; a server that never works dies
         # more often.
-        counts = trouble.excused or session is None or not session.retries
-        trouble.excused = trouble.excused or not counts
+        counts = failures.excused or session is None or not session.retries
+        failures.excused = failures.excused or not counts
         error = ModelLoadError(f"{state.model.id} stopped: {reason}.", log_tail=log_tail)
         self._forget_server(state, f"stopped: {reason}")
         self._count_failure(state, counts=counts)
         _logger.warning("%s stopped: %s", state.model.id, reason)
-        pause = trouble.retry_at - _now()
+        pause = failures.retry_at - _now()
         # If it keeps dying, requests in the queue get the same error as new ones: they do not
         # wait for the end of the backoff.
         self._fail(state, error, retry_later_error(error, pause) if pause > 0 else None)
@@ -527,8 +527,8 @@ class ControlLoop:
 
     def _count_failure(self, state: ModelState, *, counts: bool = True) -> None:
         """Set the time of the next try, which is later after each failure that ``counts``."""
-        state.trouble.failures += counts
-        state.trouble.retry_at = _now() + backoff(state.trouble.failures)
+        state.failures.count += counts
+        state.failures.retry_at = _now() + backoff(state.failures.count)
 
     def _fail(self, state: ModelState, error: CyberError, for_queue: CyberError | None) -> None:
         """Fail the model with ``error``, and its queue with ``for_queue``; ``None`` keeps it.
@@ -536,7 +536,7 @@ class ControlLoop:
         The queue comes first, so that the record of a failed model has none.
         """
         state.failure = error
-        state.trouble.conditions = load_conditions(state, self.settings)
+        state.failures.conditions = load_conditions(state, self.settings)
         if for_queue is not None:
             self.fail_all(state, for_queue)
         self.set_status(state, ModelStatus.FAILED)
@@ -552,10 +552,10 @@ class ControlLoop:
     def _server_stopped(self, state: ModelState) -> None:
         self._forget_server(state, state.session.unload_reason if state.session else "")
         state.progress = None
-        state.trouble.failures = 0
+        state.failures.count = 0
         restart, state.restart = state.restart and not self.closing, False
         if not restart:
-            state.plan(state.wanted)
+            state.plan(state.configured_spec)
         if state.waiters and not self.closing:
             self.set_status(state, ModelStatus.QUEUED)
             self.estimate(state)

@@ -8,7 +8,7 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.llama.spec import ServerSpec, resolve
 from cyber_inference_tui.scheduler.load_history import LoadHistory
-from cyber_inference_tui.scheduler.server import ServerLauncher
+from cyber_inference_tui.scheduler.server_interface import ServerLauncher
 from cyber_inference_tui.settings.schema import Settings
 
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 from cyber_inference_tui.llama.needs import Need, Source
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import Fit, MemoryRoom, ModelStatus
+from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory, in_words
 from cyber_inference_tui.scheduler.load_errors import refusal_error
-from cyber_inference_tui.scheduler.memory import Amount, Memory, in_words
-from cyber_inference_tui.scheduler.plan import Plan, free_to_go
+from cyber_inference_tui.scheduler.memory_plan import MemoryPlan, can_unload
 from cyber_inference_tui.scheduler.state import ModelState
-from cyber_inference_tui.scheduler.views import Limits, ModelView
+from cyber_inference_tui.scheduler.views import LoadLimits, ModelView
 from cyber_inference_tui.settings.schema import Settings
 
 
@@ -43,8 +43,8 @@ class FitCheck:
         states: Sequence[ModelState],
         views: Sequence[ModelView],
         *,
-        limits: Limits,
-        memory: Memory,
+        limits: LoadLimits,
+        memory: FreeMemory,
         reading: MemoryReading | None,
         settings: Settings,
         now: float,
@@ -68,38 +68,38 @@ class FitCheck:
         )
 
     @cached_property
-    def _plan(self) -> Plan:
+    def _plan(self) -> MemoryPlan:
         return self._plan_without(())
 
-    def _plan_without(self, gone: tuple[str, ...]) -> Plan:
-        return Plan(self._views, self._limits, self._memory, self._now, gone)
+    def _plan_without(self, gone: tuple[str, ...]) -> MemoryPlan:
+        return MemoryPlan(self._views, self._limits, self._memory, self._now, gone)
 
     @property
-    def _room(self) -> Amount | None:
-        return None if self._reading is None else self._memory.room
+    def _free(self) -> Amount | None:
+        return None if self._reading is None else self._memory.free
 
     def fit(self, model_id: str, need: Need | None) -> Fit | None:
         """What ``verdict`` would say in a word, at less cost."""
-        if need is None or need.source is Source.UNKNOWN or self._room is None:
+        if need is None or need.source is Source.UNKNOWN or self._free is None:
             return None
         model = self._candidate(model_id, need)
-        if self._plan.holds(model):
+        if self._plan.fits(model):
             return Fit.NOW
-        return Fit.AFTER_UNLOADING if self._plan.could_hold(model) else Fit.NEVER
+        return Fit.AFTER_UNLOADING if self._plan.could_fit(model) else Fit.NEVER
 
-    def verdict(self, model_id: str, need: Need | None, *, anew: bool = False) -> Verdict | None:
+    def verdict(self, model_id: str, need: Need | None, *, reload: bool = False) -> Verdict | None:
         """Whether a model with this need fits; ``None`` = its need or the memory is not known.
 
         ``anew``: it is loaded and would be loaded again with this need, so what it holds now comes
         back first.
         """
-        if need is None or need.source is Source.UNKNOWN or self._room is None:
+        if need is None or need.source is Source.UNKNOWN or self._free is None:
             return None
-        plan = self._plan_without((model_id,)) if anew else self._plan
+        plan = self._plan_without((model_id,)) if reload else self._plan
         model = self._candidate(model_id, need)
         at_most = need.source is Source.UPPER_BOUND
         victims = plan.victims_for(model)
-        if victims is None and not plan.could_hold(model):
+        if victims is None and not plan.could_fit(model):
             error = refusal_error(
                 plan.refusal(model), self._states, self._reading, self._settings, at_most=at_most
             )
@@ -107,15 +107,15 @@ class FitCheck:
         cards = self._memory.cards_for(need.visible)
         numbers = (
             f"It needs {'up to ' if at_most else ''}{in_words(plan.amount(model), cards=cards)},"
-            f" and {in_words(plan.room_for(model) or Amount(), cards=cards)} can be had now"
+            f" and {in_words(plan.free_for(model) or Amount(), cards=cards)} can be had now"
         )
         if victims == ():
             return Verdict(Fit.NOW, f"{numbers}.")
-        if not plan.has_place():
+        if not plan.count_allows():
             most = self._limits.max_loaded_models
             numbers += f", but only {most} may be loaded at once (max_loaded_models)"
         if victims is None:
-            busy = tuple(one.id for one in plan.to_close_for(model))
+            busy = tuple(one.id for one in plan.busy_victims_for(model))
             return Verdict(
                 Fit.AFTER_UNLOADING,
                 f"{numbers}: {', '.join(busy)} would be unloaded for it after its requests.",
@@ -129,10 +129,10 @@ class FitCheck:
     def rooms(self) -> list[MemoryRoom]:
         """The memory that models may have: of the machine, and of its GPUs together if they have
         their own."""
-        reading, room = self._reading, self._room
+        reading, room = self._reading, self._free
         if reading is None or room is None:
             return [MemoryRoom(pool="memory")]
-        idle = [one for one in self._views if free_to_go(one) and not one.pinned]
+        idle = [one for one in self._views if can_unload(one) and not one.pinned]
         then = sum((one.freed_on_unload for one in idle), start=room)
         rooms = [
             MemoryRoom(

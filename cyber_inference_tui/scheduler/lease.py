@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from cyber_inference_tui.scheduler.server import Server
+from cyber_inference_tui.scheduler.server_interface import Server
 from cyber_inference_tui.scheduler.state import ModelState
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError, ModelLoadError
 from cyber_inference_tui.monitor.memory import MemoryReading, caches_in_words
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.memory import Excess, in_words
+from cyber_inference_tui.scheduler.free_memory import Excess, in_words
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.scheduler.views import Refusal
 from cyber_inference_tui.settings.schema import Settings
@@ -44,7 +44,7 @@ def refusal_error(
     """The error for those who wait for the refused model. ``at_most``: it may need less."""
     pinned = [one for one in states if one.is_pinned and one.status is ModelStatus.LOADED]
     names = ", ".join(sorted(one.model.id for one in pinned))
-    if refusal.at_best is None or reading is None:
+    if refusal.free_at_best is None or reading is None:
         return ModelLoadError(
             f"{refusal.id} cannot be loaded: max_loaded_models is {settings.max_loaded_models},"
             f" and {names} cannot be unloaded (pinned).",
@@ -55,9 +55,9 @@ def refusal_error(
     cards = bool(seen)
     own = f" with CUDA_VISIBLE_DEVICES={refusal.visible}" if refusal.visible is not None else ""
     needed = in_words(refusal.needed, cards=cards)
-    best = in_words(refusal.at_best, cards=cards)
+    best = in_words(refusal.free_at_best, cards=cards)
     used = int(reading.total * settings.max_memory_percent / 100)
-    others = used - refusal.at_best.host - sum(one.freed_on_unload.host for one in pinned)
+    others = used - refusal.free_at_best.host - sum(one.freed_on_unload.host for one in pinned)
     holders = [
         f"{one.model.id} (pinned) holds {in_words(one.freed_on_unload, cards=cards)}"
         for one in pinned

@@ -7,9 +7,15 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from cyber_inference_tui.monitor.memory import MemoryReading
-from cyber_inference_tui.scheduler.memory import Amount, Memory, held_by, memory_of, slack
+from cyber_inference_tui.scheduler.free_memory import (
+    Amount,
+    FreeMemory,
+    free_memory,
+    slack,
+    used_memory,
+)
 from cyber_inference_tui.scheduler.state import ModelState
-from cyber_inference_tui.scheduler.views import Awaited
+from cyber_inference_tui.scheduler.views import AwaitedMemory
 from cyber_inference_tui.settings.schema import Settings
 
 RETURN_PATIENCE = 5.0
@@ -33,16 +39,16 @@ class MemoryTracker:
     def __init__(self, reader: ReadMemory | None) -> None:
         self._reader = reader
         self._reading = asyncio.Lock()
-        self.memory = Memory(at=float("-inf"), room=None if reader is None else Amount())
+        self.memory = FreeMemory(at=float("-inf"), free=None if reader is None else Amount())
         self.reading: MemoryReading | None = None
         """The last one."""
         self.changed_at = 0.0
         """When a server was last started or ended."""
-        self.awaited: Awaited | None = None
-        self._expected: Memory | None = None
+        self.awaited: AwaitedMemory | None = None
+        self._expected: FreeMemory | None = None
         """The memory at the last reading, with what was started and ended since."""
 
-    def expected(self) -> Memory:
+    def expected(self) -> FreeMemory:
         """The memory as it is when all is back that is on its way: the last reading, with what
         was started and ended since."""
         return self._expected or self.memory
@@ -53,14 +59,14 @@ class MemoryTracker:
         if state.footprint is None:
             return
         former = state.freed_on_unload
-        state.freed_on_unload = held_by(
+        state.freed_on_unload = used_memory(
             state.footprint, None, cards=self.memory.cards
         ).freed_on_unload
         taken = state.freed_on_unload - former
         if self._expected is not None:
-            self._expected = self._expected.with_more(Amount() - taken, _visible(state))
+            self._expected = self._expected.plus(Amount() - taken, _visible(state))
         if self.awaited is not None:
-            self.awaited = Awaited(room=self.awaited.room - taken, until=self.awaited.until)
+            self.awaited = AwaitedMemory(free=self.awaited.free - taken, until=self.awaited.until)
 
     def server_ended(self, state: ModelState, now: float) -> None:
         """A server is gone, or a load was given up or failed: its memory is to come back."""
@@ -68,12 +74,12 @@ class MemoryTracker:
         freed, state.freed_on_unload = state.freed_on_unload, Amount()
         if self._expected is None:
             return
-        self._expected = self._expected.with_more(freed, _visible(state))
-        room = self._expected.room
+        self._expected = self._expected.plus(freed, _visible(state))
+        room = self._expected.free
         if room is not None:
             # Other programs go on taking and giving memory: some of it may be missing.
             missing = Amount(slack(freed.host), slack(freed.device))
-            self.awaited = Awaited(room=room - missing, until=now + RETURN_PATIENCE)
+            self.awaited = AwaitedMemory(free=room - missing, until=now + RETURN_PATIENCE)
 
     async def read(self, states: Iterable[ModelState], settings: Settings) -> MemoryReading | None:
         """Read the memory and note what each server holds."""
@@ -83,7 +89,7 @@ class MemoryTracker:
         there = {state.server.pid: state for state in states if state.server is not None}
         reading = await self.look(tuple(there))
         if reading is None:
-            self.memory = Memory(at=at, room=None)
+            self.memory = FreeMemory(at=at, free=None)
             self._expected = None
             return None
         self.reading = reading
@@ -91,10 +97,12 @@ class MemoryTracker:
         for pid, state in there.items():
             gone = state.server is None or state.server.pid != pid
             if state.footprint is not None and not gone:
-                one = held_by(state.footprint, reading.processes.get(pid), cards=bool(reading.gpus))
+                one = used_memory(
+                    state.footprint, reading.processes.get(pid), cards=bool(reading.gpus)
+                )
                 state.freed_on_unload = one.freed_on_unload
                 held.append(one)
-        self.memory = memory_of(
+        self.memory = free_memory(
             reading,
             held,
             at=at,
@@ -118,8 +126,8 @@ class MemoryTracker:
 
     def _compare(self, at: float) -> None:
         """A reading of everything as it is: has come back what was to?"""
-        room, awaited = self.memory.room, self.awaited
-        if awaited is not None and room is not None and room.holds(awaited.room):
+        room, awaited = self.memory.free, self.awaited
+        if awaited is not None and room is not None and room.covers(awaited.free):
             awaited = self.awaited = None
         if awaited is None or at >= awaited.until:
             self._expected = self.memory
@@ -136,7 +144,7 @@ class MemoryTracker:
         self.awaited = None
 
     @property
-    def is_read(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether the memory plays a part."""
         return self._reader is not None
 

@@ -11,11 +11,11 @@ from functools import cached_property, partial
 from typing import NamedTuple
 
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.memory import Amount, Memory
-from cyber_inference_tui.scheduler.plan import Plan, free_to_go, loss
+from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory
+from cyber_inference_tui.scheduler.memory_plan import MemoryPlan, can_unload, eviction_cost
 from cyber_inference_tui.scheduler.views import (
     Decision,
-    Limits,
+    LoadLimits,
     ModelView,
     Reason,
     Refusal,
@@ -43,11 +43,13 @@ MEMORY_RETURN_POLL = 0.1
 _BACKOFF_MOST = 60.0
 
 
-Policy = Callable[[Sequence[ModelView], Limits, Memory, float], Decision]
+Policy = Callable[[Sequence[ModelView], LoadLimits, FreeMemory, float], Decision]
 """Models, limits, memory and the time in; what to do out."""
 
 
-def decide(models: Sequence[ModelView], limits: Limits, memory: Memory, now: float) -> Decision:
+def decide(
+    models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, now: float
+) -> Decision:
     """The next steps.
 
     * A model that was asked to leave goes as soon as it is not busy; an idle one after its time.
@@ -68,7 +70,7 @@ def decide(models: Sequence[ModelView], limits: Limits, memory: Memory, now: flo
     unload = [
         Unload(model.id, model.leaving or Reason.IDLE)
         for model in models
-        if free_to_go(model) and (model.leaving or (_idles_out(model) and now >= _idle_at(model)))
+        if can_unload(model) and (model.leaving or (_idles_out(model) and now >= _idle_at(model)))
     ]
     unload += _over_limit(models, limits, {step.id for step in unload}, now)
     going = {step.id for step in unload}
@@ -78,14 +80,14 @@ def decide(models: Sequence[ModelView], limits: Limits, memory: Memory, now: flo
     deadlines = [
         _idle_at(model)
         for model in models
-        if free_to_go(model) and _idles_out(model) and model.id not in going
+        if can_unload(model) and _idles_out(model) and model.id not in going
     ]
     wanted = sorted((model for model in models if _wants_load(model)), key=lambda m: m.arrival)
 
-    look = _look_at_memory(models, limits, memory, now, in_flux=in_flux, wanted=bool(wanted))
+    look = _check_memory(models, limits, memory, now, in_flux=in_flux, wanted=bool(wanted))
     deadlines += look.again
     settled = look.fresh and not in_flux
-    turns = _Turns(
+    turns = _LoadOrder(
         models,
         limits,
         memory,
@@ -106,19 +108,19 @@ def decide(models: Sequence[ModelView], limits: Limits, memory: Memory, now: flo
         refuse=tuple(turns.refuse),
         admit_before=turns.admit_before,
         blocked=frozenset(turns.blocked),
-        measure=look.measure,
+        read_memory=look.read,
         wake_at=min((time for time in deadlines if time > now), default=None),
     )
 
 
-class _Turns:
+class _LoadOrder:
     """Gives those who want a load their turns, oldest first, and collects what follows."""
 
     def __init__(
         self,
         models: Sequence[ModelView],
-        limits: Limits,
-        memory: Memory,
+        limits: LoadLimits,
+        memory: FreeMemory,
         now: float,
         going: set[str],
         *,
@@ -129,7 +131,7 @@ class _Turns:
         self._now = now
         self._may_load = may_load
         self._may_unload = self._may_refuse = may_unload
-        self._make_plan = partial(Plan, models, limits, memory, now, going)
+        self._make_plan = partial(MemoryPlan, models, limits, memory, now, going)
         self.load: str | None = None
         self.unload: list[Unload] = []
         self.refuse: list[Refusal] = []
@@ -138,12 +140,12 @@ class _Turns:
         self.deadlines: list[float] = []
 
     @cached_property
-    def _plan(self) -> Plan:
+    def _plan(self) -> MemoryPlan:
         """The plan with all that was taken so far."""
         return self._make_plan()
 
     @cached_property
-    def _at_best(self) -> Plan:
+    def _at_best(self) -> MemoryPlan:
         """The plan before anything was taken."""
         return self._make_plan()
 
@@ -165,7 +167,7 @@ class _Turns:
             else:
                 self._hold(model, victims)
             self._plan.take(model, victims)
-        elif not self._at_best.could_hold(model):
+        elif not self._at_best.could_fit(model):
             if self._may_refuse:
                 self.refuse.append(self._at_best.refusal(model))
         else:
@@ -188,7 +190,7 @@ class _Turns:
 
     def _wait_for_busy(self, model: ModelView) -> None:
         self.blocked.add(model.id)
-        in_the_way = self._plan.to_close_for(model)
+        in_the_way = self._plan.busy_victims_for(model)
         patience = max(
             PATIENCE,
             _PATIENCE_LOADS
@@ -209,7 +211,7 @@ class _Turns:
             self._plan.take_when_free(model, in_the_way)
 
 
-class _Look(NamedTuple):
+class _MemoryCheck(NamedTuple):
     """What is known of the memory, and what to do about it."""
 
     fresh: bool = False
@@ -218,47 +220,47 @@ class _Look(NamedTuple):
     """All that ended servers held was seen to be back, or has been waited for long enough."""
     back_on_cards: bool = True
     """The same for the cards alone."""
-    measure: bool = False
+    read: bool = False
     again: tuple[float, ...] = ()
     """When to look again."""
 
 
-def _look_at_memory(
+def _check_memory(
     models: Sequence[ModelView],
-    limits: Limits,
-    memory: Memory,
+    limits: LoadLimits,
+    memory: FreeMemory,
     now: float,
     *,
     in_flux: bool,
     wanted: bool,
-) -> _Look:
+) -> _MemoryCheck:
     age = now - memory.at
-    if memory.room is None:
+    if memory.free is None:
         # A reading that failed is tried again, now and then; one that cannot be is not.
         retry = wanted and not in_flux and MEMORY_RETRY < age < float("inf")
-        return _Look(fresh=True, measure=retry)
+        return _MemoryCheck(fresh=True, read=retry)
     current = memory.at >= limits.memory_changed_at
     fresh = current and age <= MEMORY_FRESH
-    could_go = any(free_to_go(model) and not model.pinned for model in models)
+    could_go = any(can_unload(model) and not model.pinned for model in models)
     if in_flux or not (wanted or could_go):
-        return _Look(fresh)
+        return _MemoryCheck(fresh)
     awaited = limits.awaited
     if awaited is not None and now < awaited.until:
-        back = current and memory.room.holds(awaited.room)
+        back = current and memory.free.covers(awaited.free)
         if not back:
-            on_cards = current and memory.room.holds(Amount(0, awaited.room.device))
+            on_cards = current and memory.free.covers(Amount(0, awaited.free.device))
             due = memory.at + (MEMORY_RETURN_POLL if wanted else MEMORY_WATCH) if current else now
-            return _Look(fresh, back, on_cards, now >= due, (min(due, awaited.until),))
+            return _MemoryCheck(fresh, back, on_cards, now >= due, (min(due, awaited.until),))
     if wanted and not fresh:
-        return _Look(measure=True)
+        return _MemoryCheck(read=True)
     if not could_go:
-        return _Look(fresh)
+        return _MemoryCheck(fresh)
     due = memory.at + MEMORY_WATCH
-    return _Look(fresh, again=(due,)) if current and now < due else _Look(measure=True)
+    return _MemoryCheck(fresh, again=(due,)) if current and now < due else _MemoryCheck(read=True)
 
 
 def _over_limit(
-    models: Sequence[ModelView], limits: Limits, going: set[str], now: float
+    models: Sequence[ModelView], limits: LoadLimits, going: set[str], now: float
 ) -> list[Unload]:
     """The idle models that are missed least, so many as are loaded beyond the limit."""
     there = [
@@ -268,17 +270,17 @@ def _over_limit(
     ]
     if not limits.max_loaded_models or len(there) <= limits.max_loaded_models:
         return []
-    idle = [model for model in there if free_to_go(model) and not model.pinned]
-    idle.sort(key=lambda model: loss(model, now))
+    idle = [model for model in there if can_unload(model) and not model.pinned]
+    idle.sort(key=lambda model: eviction_cost(model, now))
     return [Unload(one.id, Reason.LIMIT) for one in idle[: len(there) - limits.max_loaded_models]]
 
 
 def _for_other_programs(models: Sequence[ModelView], now: float) -> list[Unload]:
     """The idle model that is missed least: one at a time, for each gives memory back."""
-    idle = [model for model in models if free_to_go(model) and not model.pinned]
+    idle = [model for model in models if can_unload(model) and not model.pinned]
     if not idle:
         return []
-    return [Unload(min(idle, key=lambda model: loss(model, now)).id, Reason.SHORTAGE)]
+    return [Unload(min(idle, key=lambda model: eviction_cost(model, now)).id, Reason.SHORTAGE)]
 
 
 def _wants_load(model: ModelView) -> bool:

@@ -31,7 +31,7 @@ from cyber_inference_tui.scheduler.load_errors import retry_later_error
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.memory_tracker import MemoryTracker, ReadMemory
 from cyber_inference_tui.scheduler.policy import Policy, decide
-from cyber_inference_tui.scheduler.server import ServerLauncher
+from cyber_inference_tui.scheduler.server_interface import ServerLauncher
 from cyber_inference_tui.scheduler.state import (
     ModelState,
     Waiter,
@@ -150,9 +150,9 @@ class Scheduler:
         """Estimate the need of these models, which are all there are, and read the memory if the
         last reading is older than ``max_age`` seconds."""
         await self._estimates.update(models, self.settings)
-        await self.look(max_age)
+        await self.refresh_memory(max_age)
 
-    def survey(self) -> FitCheck:
+    def fit_check(self) -> FitCheck:
         """Return a check of which models fit at this moment."""
         return FitCheck(
             self.states(),
@@ -164,8 +164,8 @@ class Scheduler:
             now=self._now(),
         )
 
-    async def look(self, max_age: float = 0.0) -> None:
-        """Read the memory for ``survey`` if the last reading is older than ``max_age`` seconds,
+    async def refresh_memory(self, max_age: float = 0.0) -> None:
+        """Read the memory for ``fit_check`` if the last reading is older than ``max_age`` seconds,
         but not while a load or an unload changes it."""
         if self._now() - self._memory_tracker.memory.at < max_age:
             return
@@ -173,7 +173,7 @@ class Scheduler:
             state.status in {ModelStatus.LOADING, ModelStatus.UNLOADING}
             for state in self._states.values()
         )
-        if self._memory_tracker.is_read and not busy and not self.closing:
+        if self._memory_tracker.is_enabled and not busy and not self.closing:
             await asyncio.wait({self._loop.read_memory()})
 
     # Changes of settings and models
@@ -194,14 +194,14 @@ class Scheduler:
 
     def _update(self, state: ModelState, model: LocalModel) -> None:
         state.model = model
-        state.wanted = self.spec(model)
+        state.configured_spec = self.spec(model)
         state.asked_requests = asked_requests(model.settings, self.settings)
 
     def _apply_changes(self, state: ModelState) -> None:
         self._loop.restart_if_changed(state)
         if state.status is ModelStatus.QUEUED:
             self._loop.estimate(state)
-        elif state.status is ModelStatus.FAILED and state.trouble.conditions != load_conditions(
+        elif state.status is ModelStatus.FAILED and state.failures.conditions != load_conditions(
             state, self.settings
         ):
             self._loop.reset(state)
@@ -308,7 +308,7 @@ class Scheduler:
                 f"{state.model.id} has as many waiting requests as max_queue allows ({queued}).",
                 retry_after=max(1.0, wait),
             )
-        pause = state.trouble.retry_at - self._now()
+        pause = state.failures.retry_at - self._now()
         if state.status is ModelStatus.FAILED and pause > 0 and state.failure is not None:
             raise retry_later_error(state.failure, pause)
 

@@ -14,10 +14,10 @@ from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.llama.needs import Need, Source
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.scheduler.free_memory import excess_of
 from cyber_inference_tui.scheduler.load_errors import runaway_error
-from cyber_inference_tui.scheduler.memory import excess_of
 from cyber_inference_tui.scheduler.memory_tracker import MemoryTracker
-from cyber_inference_tui.scheduler.server import Server, ServerLauncher
+from cyber_inference_tui.scheduler.server_interface import Server, ServerLauncher
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.settings.schema import Settings
 
@@ -170,7 +170,7 @@ class ServerTasks:
                 lambda value: self._report(LoadProgressed(state, value)),
                 measure=not is_measured,
                 busy=lambda: state.in_flight > 0,
-                watch=watch.run if self._memory_tracker.is_read else None,
+                watch=watch.run if self._memory_tracker.is_enabled else None,
             )
         except CyberError as error:
             if isinstance(error, ModelLoadError) and watch.exceeded:

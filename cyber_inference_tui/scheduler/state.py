@@ -15,8 +15,8 @@ from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.records import ModelStatus, SessionRecord
-from cyber_inference_tui.scheduler.memory import Amount
-from cyber_inference_tui.scheduler.server import Server
+from cyber_inference_tui.scheduler.free_memory import Amount
+from cyber_inference_tui.scheduler.server_interface import Server
 from cyber_inference_tui.scheduler.views import ModelView, Reason
 from cyber_inference_tui.settings.schema import Settings, effective
 
@@ -78,10 +78,10 @@ class Session:
 
 
 @dataclass(slots=True)
-class Trouble:
+class Failures:
     """The failures of a model in a row, and the pause that they cause."""
 
-    failures: int = 0
+    count: int = 0
     excused: bool = False
     """One failure was blamed on a request."""
     retry_at: float = 0.0
@@ -97,7 +97,7 @@ class ModelState:
 
     def __init__(self, model: LocalModel, spec: ServerSpec, asked_requests: int = 0) -> None:
         self.model = model
-        self.wanted = spec
+        self.configured_spec = spec
         """The specification by the settings in force."""
         self.spec = spec
         """The specification of the server, or of the next one."""
@@ -127,7 +127,7 @@ class ModelState:
         self.loaded_at: datetime | None = None
         self.last_used_at: datetime | None = None
         self.failure: CyberError | None = None
-        self.trouble = Trouble()
+        self.failures = Failures()
         self.changed = asyncio.Event()
         """Set when ``status`` changes or a request leaves; a reader clears it and looks again."""
         self.need: Need | None = None
@@ -146,7 +146,7 @@ class ModelState:
     @property
     def next_spec(self) -> ServerSpec:
         """The specification of a server that is started now."""
-        return self.limit(self.wanted)
+        return self.limit(self.configured_spec)
 
     def limit(self, spec: ServerSpec) -> ServerSpec:
         """Return ``spec`` with no more context than memory allowed at the last load."""
@@ -210,7 +210,7 @@ def load_conditions(state: ModelState, settings: Settings) -> object:
     """Return everything that decides whether a load succeeds, as a value to compare."""
     model = state.model
     return (
-        state.wanted.signature,
+        state.configured_spec.signature,
         model.modified,
         model.problem,
         None if model.settings.command else settings.llama_server_path,

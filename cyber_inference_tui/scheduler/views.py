@@ -9,7 +9,7 @@ import msgspec
 
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.memory import Amount
+from cyber_inference_tui.scheduler.free_memory import Amount
 
 
 class Reason(StrEnum):
@@ -59,16 +59,16 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     """What the machine gets back when it is unloaded."""
 
 
-class Awaited(msgspec.Struct, frozen=True, kw_only=True):
+class AwaitedMemory(msgspec.Struct, frozen=True, kw_only=True):
     """The memory of servers that ended, not seen to be back yet."""
 
-    room: Amount
+    free: Amount
     """There should be this much room again …"""
     until: float
     """… or, if not, loads go on at this time."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class LoadLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What bounds the set of loaded models, beside the memory."""
 
     max_loaded_models: int = 0
@@ -76,7 +76,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_overtake: int = 8
     memory_changed_at: float = 0.0
     """When a server was last started or ended: older readings of the memory say nothing."""
-    awaited: Awaited | None = None
+    awaited: AwaitedMemory | None = None
 
 
 class Unload(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     needed: Amount
-    at_best: Amount | None
+    free_at_best: Amount | None
     """The room if every model that may go were gone; ``None`` = it is not memory that lacks."""
     visible: str | None = None
     """The model's own ``CUDA_VISIBLE_DEVICES``, by which it sees less cards or others."""
@@ -107,6 +107,6 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """Models that get no request that came after the given arrival: someone has waited enough."""
     blocked: frozenset[str] = frozenset()
     """Models that cannot be loaded before others are gone, which are busy or may get busy again."""
-    measure: bool = False
+    read_memory: bool = False
     """Read the memory and ask again: what is known of it is too old."""
     wake_at: float | None = None

@@ -49,7 +49,7 @@ async def details_of(
     spec: ServerSpec,
     loaded: Loaded,
     launcher: Launcher,
-    survey: FitCheck,
+    fit_check: FitCheck,
     storages: Storages,
 ) -> ModelDetails:
     """The details of a model with this record. Files are read as they are now, unless their
@@ -61,7 +61,7 @@ async def details_of(
         facts=facts,
         files=files,
         projector=projector,
-        memory=await _memory(record, spec, launcher, survey),
+        memory=await _memory(record, spec, launcher, fit_check),
         command=tuple(command),
         command_problem=problem,
         settings=settings_of(model, state, loaded),
@@ -122,7 +122,7 @@ async def _command(
 
 
 async def _memory(
-    record: ModelRecord, spec: ServerSpec, launcher: Launcher, survey: FitCheck
+    record: ModelRecord, spec: ServerSpec, launcher: Launcher, fit_check: FitCheck
 ) -> tuple[MemoryAtContext, ...]:
     current = record.context_size or spec.context_size
     if spec.problem is not None or current is None:
@@ -132,7 +132,7 @@ async def _memory(
     for size, parts, need in await launcher.memory_at(
         spec, context_sizes(current, record.trained_context_length)
     ):
-        verdict = survey.verdict(record.id, need, anew=is_loaded)
+        verdict = fit_check.verdict(record.id, need, reload=is_loaded)
         fits = verdict.fit if verdict else None
         if size == current:
             # What is known of it beyond the formula.

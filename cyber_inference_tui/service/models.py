@@ -208,7 +208,7 @@ class Models:
         By a reading of the memory that is at most ``max_age`` seconds old.
         """
         await self._scheduler.estimate(self.catalog.models.values(), max_age)
-        survey = self._scheduler.survey()
+        fit_check = self._scheduler.fit_check()
         former, self._fits = self._fits, {}
         for model_id, model in self.catalog.models.items():
             state = self._scheduler.state(model_id)
@@ -218,7 +218,7 @@ class Models:
                 # Its record does not say it.
                 fit = former[model_id][0] if model_id in former else None
             else:
-                fit = survey.fit(model_id, self._scheduler.need(model_id))
+                fit = fit_check.fit(model_id, self._scheduler.need(model_id))
             self._fits[model_id] = fit, self._scheduler.spec(model).context_size
             if self._fits[model_id] != former.get(model_id):
                 self._notifier.detail_changed(model_id)
@@ -227,8 +227,8 @@ class Models:
 
     def records(self) -> list[ModelRecord]:
         """Every local model, by id."""
-        survey = self._scheduler.survey()
-        return [self._record(model, survey) for _, model in sorted(self.catalog.models.items())]
+        fit_check = self._scheduler.fit_check()
+        return [self._record(model, fit_check) for _, model in sorted(self.catalog.models.items())]
 
     def problems(self) -> list[ProblemRecord]:
         """Files, tables and aliases that are no usable models, each with its reason."""
@@ -238,7 +238,7 @@ class Models:
         """One model by id or alias; raises ``ModelNotFoundError``."""
         return self._record(self.catalog.resolve(model_id))
 
-    def _record(self, model: LocalModel, survey: FitCheck | None = None) -> ModelRecord:
+    def _record(self, model: LocalModel, fit_check: FitCheck | None = None) -> ModelRecord:
         state = self._scheduler.state(model.id)
         need = self._scheduler.need(model.id)
         if state is None:
@@ -248,8 +248,8 @@ class Models:
             record = touched_record(model, self._settings, state, need, wait=wait)
         if record.status in _IN_MEMORY or model.problem is not None:
             return record
-        survey = survey or self._scheduler.survey()
-        return with_fit(record, survey.verdict(model.id, need))
+        fit_check = fit_check or self._scheduler.fit_check()
+        return with_fit(record, fit_check.verdict(model.id, need))
 
     def written(self, model_id: str) -> int:
         """The time its files were last written, in seconds since 1970; 0 = not known."""
@@ -267,13 +267,13 @@ class Models:
             spec=state.next_spec if state is not None else self._scheduler.spec(model),
             loaded=self._loaded(),
             launcher=self._launcher,
-            survey=self._scheduler.survey(),
+            fit_check=self._scheduler.fit_check(),
             storages=self._storages,
         )
 
     def room(self) -> list[MemoryRoom]:
         """The memory that models may have."""
-        return self._scheduler.survey().rooms()
+        return self._scheduler.fit_check().rooms()
 
     # Acting
 

@@ -26,7 +26,7 @@ def offers(
     *,
     local: Iterable[LocalModel],
     reckon: Reckon,
-    survey: FitCheck,
+    fit_check: FitCheck,
 ) -> list[HubFilesRecord]:
     """A record for each model of the repository, in the order of their names.
 
@@ -37,7 +37,7 @@ def offers(
     records: list[HubFilesRecord] = []
     for model in repository.models:
         need = _need(model, headers.get(model.filename), reckon)
-        verdict = survey.verdict(model.filename, need) if need else None
+        verdict = fit_check.verdict(model.filename, need) if need else None
         records.append(
             HubFilesRecord(
                 name=model.filename,
@@ -58,7 +58,7 @@ def offers(
             Choice(record.quantization, record.memory_estimate_bytes, record.fits)
             for record in records
         ],
-        _room(survey.rooms()),
+        _room(fit_check.rooms()),
     )
     if best is not None:
         records[best] = msgspec.structs.replace(records[best], suggested=True)

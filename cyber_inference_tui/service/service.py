@@ -417,7 +417,7 @@ class Service:
         repository = await self.hub.browse.repository(repo, revision)
         headers = await self.hub.browse.headers(repository)
         devices = await self._launcher.devices()
-        await self.scheduler.look(_RECENT)
+        await self.scheduler.refresh_memory(_RECENT)
         return offers(
             repository,
             headers,
@@ -425,7 +425,7 @@ class Service:
             reckon=lambda model: formula_need(
                 resolve(model, self.settings), devices=devices, processor=self._launcher.processor
             ),
-            survey=self.scheduler.survey(),
+            fit_check=self.scheduler.fit_check(),
         )
 
     # Events

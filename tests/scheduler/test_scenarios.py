@@ -376,9 +376,9 @@ def test_a_server_that_does_not_report_its_memory_is_measured(
         async with world.scheduler as scheduler:
             # Nothing else has the memory read.
             scheduler.pin(A, True)
-            await scheduler.look()
+            await scheduler.refresh_memory()
             load = asyncio.ensure_future(scheduler.load(A))
-            await asyncio.gather(load, scheduler.look())
+            await asyncio.gather(load, scheduler.refresh_memory())
             assert now() == seconds
             await ticks()
             state = scheduler.state("a")

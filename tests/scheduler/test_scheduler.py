@@ -648,7 +648,7 @@ def test_backoff_grows_while_a_server_keeps_dying_and_is_forgotten_after_a_stabl
                 await ticks()
                 state = scheduler.state("a")
                 assert state is not None
-                return max(0.0, state.trouble.retry_at - now())
+                return max(0.0, state.failures.retry_at - now())
 
             assert [await crash_after(1) for _ in range(5)] == [0, 1, 2, 4, 8]
             assert await crash_after(60) == 0
@@ -674,7 +674,7 @@ def test_a_request_that_kills_twice_holds_up_nobody_else() -> None:
                     await ticks()
                 state = scheduler.state("a")
                 assert state is not None
-                return max(0.0, state.trouble.retry_at - now())
+                return max(0.0, state.failures.retry_at - now())
 
             for _ in range(3):
                 # It did its work until this request came, and once more after it.

@@ -87,7 +87,7 @@ def test_the_context_that_memory_allows_is_the_one_that_is_told() -> None:
     lengths = []
     for limit in (None, 4000):
         if limit is not None:
-            state.plan(state.wanted.with_context(limit))
+            state.plan(state.configured_spec.with_context(limit))
         record = touched_record(one, Settings(), state, None, wait=None)
         lengths.append((record.context_length, record.trained_context_length))
     assert lengths == [(4096, 32768), (2048, 32768)]

@@ -39,7 +39,7 @@ class Amount(msgspec.Struct, frozen=True):
     def __sub__(self, other: Amount) -> Amount:
         return Amount(self.host - other.host, self.device - other.device)
 
-    def holds(self, other: Amount) -> bool:
+    def covers(self, other: Amount) -> bool:
         """Whether ``other`` finds room in it; what is not needed may be overdrawn."""
         return (other.host <= 0 or other.host <= self.host) and (
             other.device <= 0 or other.device <= self.device
@@ -49,7 +49,7 @@ class Amount(msgspec.Struct, frozen=True):
 class OwnCards(msgspec.Struct, frozen=True, kw_only=True):
     """The cards that models with a ``CUDA_VISIBLE_DEVICES`` of their own see."""
 
-    room: int
+    free: int
     """Bytes of them that may still be taken under the limit."""
     has_any: bool
     shares: Mapping[str | None, float]
@@ -57,12 +57,12 @@ class OwnCards(msgspec.Struct, frozen=True, kw_only=True):
     its cards that lies on these. By size, as llama-server spreads a model over its cards."""
 
 
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
+class FreeMemory(msgspec.Struct, frozen=True, kw_only=True):
     """The machine's memory at one moment, as the policy sees it."""
 
     at: float
     """When it was read, in seconds of the scheduler's clock."""
-    room: Amount | None
+    free: Amount | None
     """What may still be taken under the limits, negative where they are passed already; ``None``
     = the machine does not tell, so that nothing is refused for it."""
     cards: bool = False
@@ -74,36 +74,36 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     short: bool = False
     """So little is left that idle models should go before anything else does."""
 
-    def room_for(self, visible: str | None) -> Amount | None:
+    def free_for(self, visible: str | None) -> Amount | None:
         """The room for a model with this ``CUDA_VISIBLE_DEVICES`` of its own."""
         own = None if visible is None else self.own_cards.get(visible)
-        if own is None or self.room is None:
-            return self.room
-        return Amount(self.room.host, own.room)
+        if own is None or self.free is None:
+            return self.free
+        return Amount(self.free.host, own.free)
 
     def cards_for(self, visible: str | None) -> bool:
         """Whether such a model sees cards with memory of their own."""
         own = None if visible is None else self.own_cards.get(visible)
         return self.cards if own is None else own.has_any
 
-    def with_more(self, amount: Amount, visible: str | None) -> Memory:
+    def plus(self, amount: Amount, visible: str | None) -> FreeMemory:
         """The same when such a model gives ``amount`` back (less than nothing = takes it)."""
-        if self.room is None:
+        if self.free is None:
             return self
         general = 1.0 if visible is None else self.general_shares.get(visible, 1.0)
         return msgspec.structs.replace(
             self,
-            room=self.room + Amount(amount.host, int(amount.device * general)),
+            free=self.free + Amount(amount.host, int(amount.device * general)),
             own_cards={
                 variable: msgspec.structs.replace(
-                    own, room=own.room + int(amount.device * own.shares.get(visible, 1.0))
+                    own, free=own.free + int(amount.device * own.shares.get(visible, 1.0))
                 )
                 for variable, own in self.own_cards.items()
             },
         )
 
 
-class Held(msgspec.Struct, frozen=True, kw_only=True):
+class UsedMemory(msgspec.Struct, frozen=True, kw_only=True):
     """One server's part of the memory."""
 
     unseen: Amount
@@ -112,7 +112,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     """What its end brings back."""
 
 
-def held_by(footprint: Footprint, process: ProcessMemory | None, *, cards: bool) -> Held:
+def used_memory(footprint: Footprint, process: ProcessMemory | None, *, cards: bool) -> UsedMemory:
     """What a loaded model's server holds.
 
     The kernel counts mapped weights as available unless they are locked, and buffers that were
@@ -125,23 +125,23 @@ def held_by(footprint: Footprint, process: ProcessMemory | None, *, cards: bool)
     unseen = droppable + (max(0, footprint.host - private) if process else 0)
     back = footprint.mapped + grown
     if cards:
-        return Held(unseen=Amount(unseen), freed_on_unload=Amount(back, footprint.device))
-    return Held(unseen=Amount(unseen), freed_on_unload=Amount(back + footprint.device))
+        return UsedMemory(unseen=Amount(unseen), freed_on_unload=Amount(back, footprint.device))
+    return UsedMemory(unseen=Amount(unseen), freed_on_unload=Amount(back + footprint.device))
 
 
-def memory_of(
+def free_memory(
     reading: MemoryReading,
-    held: Iterable[Held],
+    held: Iterable[UsedMemory],
     *,
     at: float,
     max_percent: float,
     max_gpu_percent: float,
-) -> Memory:
+) -> FreeMemory:
     """What a reading means under the limits (percent of main memory, and of each card's)."""
     available = reading.available - sum(one.unseen.host for one in held)
     may_be_used = int(reading.total * max_percent / 100)
     host = may_be_used - (reading.total - available)
-    device = sum(max(0, _card_room(gpu, max_gpu_percent)) for gpu in reading.gpus)
+    device = sum(max(0, _free_on_card(gpu, max_gpu_percent)) for gpu in reading.gpus)
     # A person who allows 98 % does not mean that the last 5 % are a shortage.
     floor = min(
         max(FLOOR_SHARE * reading.total, min(FLOOR_BYTES, _FLOOR_MOST_SHARE * reading.total)),
@@ -149,13 +149,13 @@ def memory_of(
     )
     seen: dict[str | None, tuple[GpuMemory, ...]] = {None: reading.gpus}
     seen.update(reading.gpus_by_variable)
-    return Memory(
+    return FreeMemory(
         at=at,
-        room=Amount(host, device),
+        free=Amount(host, device),
         cards=bool(reading.gpus),
         own_cards={
             variable: OwnCards(
-                room=sum(max(0, _card_room(gpu, max_gpu_percent)) for gpu in gpus),
+                free=sum(max(0, _free_on_card(gpu, max_gpu_percent)) for gpu in gpus),
                 has_any=bool(gpus),
                 shares={other: _share(cards, gpus) for other, cards in seen.items()},
             )
@@ -176,11 +176,11 @@ def _share(cards: tuple[GpuMemory, ...], among: tuple[GpuMemory, ...]) -> float:
     return sum(gpu.total for gpu in cards if gpu.uuid in there) / total if total else 0.0
 
 
-def _card_room(gpu: GpuMemory, max_percent: float) -> int:
+def _free_on_card(gpu: GpuMemory, max_percent: float) -> int:
     return int(gpu.total * max_percent / 100) - (gpu.total - gpu.free)
 
 
-def amount_of(need: Need, *, cards: bool, device_at_most: int) -> Amount:
+def needed_amount(need: Need, *, cards: bool, device_at_most: int) -> Amount:
     """What a model will take. ``device_at_most`` = what the cards could hold at best.
 
     A model whose layers may lie anywhere takes main memory for those that no card can hold.
@@ -220,7 +220,7 @@ def excess_of(
     beyond the expected amount (and beyond what an estimate may be wrong by).
     """
     known = need.source is not Source.UNKNOWN
-    expected = amount_of(
+    expected = needed_amount(
         need, cards=bool(reading.gpus), device_at_most=sum(gpu.free for gpu in reading.gpus)
     ).host
     beyond = taken - expected
