@@ -97,7 +97,7 @@ def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = Non
     )
 
 
-def touched_record(
+def record_with_state(
     model: LocalModel,
     settings: Settings,
     state: ModelState,

@@ -31,7 +31,7 @@ AskSlots = Callable[[int], Awaitable[tuple[Task, ...] | None]]
 """The tasks under way at the server on a port."""
 
 
-class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A loaded model, as far as its use is concerned."""
 
     id: str
@@ -46,10 +46,10 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """It is a llama-server."""
 
 
-def loaded_models(states: Iterable[ModelState]) -> list[Loaded]:
+def loaded_models(states: Iterable[ModelState]) -> list[LoadedModel]:
     """Those of ``states`` that have a server, by id."""
     found = [
-        Loaded(
+        LoadedModel(
             id=state.model.id,
             pid=state.server.pid,
             port=state.server.port,
@@ -103,9 +103,9 @@ class TokenMeters:
     def __init__(self, ask: AskSlots, clock: Callable[[], float]) -> None:
         self._ask = ask
         self._clock = clock
-        self._meters: dict[tuple[str, int], _Meter] = {}
+        self._meters: dict[tuple[str, int], _TokenMeter] = {}
 
-    async def read(self, models: Collection[Loaded]) -> dict[str, float | None]:
+    async def read(self, models: Collection[LoadedModel]) -> dict[str, float | None]:
         """Tokens per second by id; ``None`` = not known at the moment."""
         keys = {(model.id, model.pid) for model in models if model.has_slots}
         for key in self._meters.keys() - keys:
@@ -113,7 +113,7 @@ class TokenMeters:
         asking = []
         for model in models:
             if model.has_slots:
-                meter = self._meters.setdefault((model.id, model.pid), _Meter(self._clock))
+                meter = self._meters.setdefault((model.id, model.pid), _TokenMeter(self._clock))
                 if (task := meter.look(model, self._ask)) is not None:
                     asking.append(task)
         if asking:
@@ -127,7 +127,7 @@ class TokenMeters:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class _Meter:
+class _TokenMeter:
     """One server's."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -138,7 +138,7 @@ class _Meter:
         self._looked_at: float | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def look(self, model: Loaded, ask: AskSlots) -> asyncio.Task[None] | None:
+    def look(self, model: LoadedModel, ask: AskSlots) -> asyncio.Task[None] | None:
         """Look at it if it is time to; the task that does, if it takes one."""
         if self._task is not None and not self._task.done():
             return self._task
@@ -152,7 +152,7 @@ class _Meter:
         self._task = asyncio.create_task(self._look(model, ask), name=f"slots of {model.id}")
         return self._task
 
-    async def _look(self, model: Loaded, ask: AskSlots) -> None:
+    async def _look(self, model: LoadedModel, ask: AskSlots) -> None:
         tasks = await ask(model.port)
         if tasks is not None:
             self._take(model.tokens_out(), tasks)
@@ -173,7 +173,7 @@ class _Meter:
 
 
 def compose_usage(
-    models: Collection[Loaded],
+    models: Collection[LoadedModel],
     processes: Mapping[int, tuple[ProcessUsage, float | None]],
     gpus: Collection[GpuRecord],
     tokens: Mapping[str, float | None],

@@ -24,16 +24,16 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
-from cyber_inference_tui.service.details import details_of
 from cyber_inference_tui.service.listing import (
     configure_library,
     library_for,
     problem_records,
-    touched_record,
+    record_with_state,
     unloaded_record,
     with_fit,
     write_demo_for,
 )
+from cyber_inference_tui.service.model_details import details_of
 from cyber_inference_tui.settings.load import Loaded
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages, touch
@@ -65,14 +65,14 @@ class Models:
         demo: bool,
         scheduler: Scheduler,
         launcher: Launcher,
-        news: ChangeNotifier,
+        notifier: ChangeNotifier,
     ) -> None:
         self._loaded = loaded
         self._environ = environ
         self._demo = demo
         self._scheduler = scheduler
         self._launcher = launcher
-        self._notifier = news
+        self._notifier = notifier
         self._library = library_for(self._settings, demo=demo, environ=environ)
         self._fits: dict[str, tuple[Fit | None, int | None]] = {}
         """Whether each model fitted at the last look, and the context it would have."""
@@ -115,7 +115,7 @@ class Models:
         """Look every few seconds for what has changed on the disk, until cancelled."""
         failure = ""
         while True:
-            await self.reckon(max_age=_SCAN_INTERVAL / 2)
+            await self.update_estimates(max_age=_SCAN_INTERVAL / 2)
             await asyncio.sleep(_SCAN_INTERVAL)
             try:
                 await self.scan()
@@ -134,7 +134,7 @@ class Models:
             former = self.catalog
             self.catalog = await asyncio.to_thread(self._library.scan, limit)
         before = former.models
-        self._tell_problems(former)
+        self._log_problems(former)
         for model_id, model in self.catalog.models.items():
             if before.get(model_id) != model:
                 self._scheduler.refresh(model)
@@ -142,9 +142,9 @@ class Models:
         for model_id in before.keys() - self.catalog.models.keys():
             self._scheduler.remove(model_id)
             self._notifier.model_gone(model_id)
-        self._preload_what_came()
+        self._preload_found()
 
-    def _tell_problems(self, former: Catalog) -> None:
+    def _log_problems(self, former: Catalog) -> None:
         """Log what cannot be used, once, and when something can be read again."""
         known, now = _reasons(former), _reasons(self.catalog)
         new = [where for where in now if where not in known]
@@ -163,7 +163,7 @@ class Models:
     async def rescan(self) -> Catalog:
         """Look now, and reckon what is new; what there is then."""
         await self.scan()
-        await self.reckon(max_age=_SCAN_INTERVAL)
+        await self.update_estimates(max_age=_SCAN_INTERVAL)
         return self.catalog
 
     async def configure(self, settings: Settings) -> None:
@@ -202,7 +202,7 @@ class Models:
                 environ=self._environ,
             )
 
-    async def reckon(self, *, max_age: float = 0.0) -> None:
+    async def update_estimates(self, *, max_age: float = 0.0) -> None:
         """Find out again what models take and what fits, and publish what has changed.
 
         By a reading of the memory that is at most ``max_age`` seconds old.
@@ -245,7 +245,7 @@ class Models:
             record = unloaded_record(model, self._scheduler.spec(model), need)
         else:
             wait = self._scheduler.waits.seconds_of_next(state)
-            record = touched_record(model, self._settings, state, need, wait=wait)
+            record = record_with_state(model, self._settings, state, need, wait=wait)
         if record.status in _IN_MEMORY or model.problem is not None:
             return record
         fit_check = fit_check or self._scheduler.fit_check()
@@ -271,7 +271,7 @@ class Models:
             storages=self._storages,
         )
 
-    def room(self) -> list[MemoryRoom]:
+    def memory_rooms(self) -> list[MemoryRoom]:
         """The memory that models may have."""
         return self._scheduler.fit_check().rooms()
 
@@ -284,9 +284,9 @@ class Models:
         """
         tables = self._settings.models
         self._to_preload = [model_id for model_id, table in tables.items() if table.preload]
-        self._preload_what_came()
+        self._preload_found()
 
-    def _preload_what_came(self) -> None:
+    def _preload_found(self) -> None:
         wanted, self._to_preload = self._to_preload, []
         for model_id in wanted:
             model = self.catalog.models.get(model_id)

@@ -16,7 +16,7 @@ from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.records import Fit, HubFileRecord, HubFilesRecord, MemoryRoom
 from cyber_inference_tui.scheduler.fit import FitCheck
 
-Reckon = Callable[[LocalModel], Need]
+EstimateNeed = Callable[[LocalModel], Need]
 """What a model would take by the header's formula."""
 
 
@@ -25,7 +25,7 @@ def offers(
     headers: Mapping[str, ModelMetadata],
     *,
     local: Iterable[LocalModel],
-    reckon: Reckon,
+    estimate_need: EstimateNeed,
     fit_check: FitCheck,
 ) -> list[HubFilesRecord]:
     """A record for each model of the repository, in the order of their names.
@@ -33,10 +33,10 @@ def offers(
     ``headers`` are by ``filename``; a model without one has no estimate. The weights are as large
     as the files: those headers are of models that differ in their quantization only.
     """
-    here = _Here(local)
+    local_files = _LocalFiles(local)
     records: list[HubFilesRecord] = []
     for model in repository.models:
-        need = _need(model, headers.get(model.filename), reckon)
+        need = _need(model, headers.get(model.filename), estimate_need)
         verdict = fit_check.verdict(model.filename, need) if need else None
         records.append(
             HubFilesRecord(
@@ -50,7 +50,7 @@ def offers(
                 evicts=verdict.unloads
                 if verdict is not None and verdict.fit is Fit.AFTER_UNLOADING
                 else (),
-                local_id=here.id_of(repository.repo, model),
+                local_id=local_files.id_of(repository.repo, model),
             )
         )
     best = suggest(
@@ -65,7 +65,9 @@ def offers(
     return records
 
 
-def _need(model: RepoModel, header: ModelMetadata | None, reckon: Reckon) -> Need | None:
+def _need(
+    model: RepoModel, header: ModelMetadata | None, estimate_need: EstimateNeed
+) -> Need | None:
     size = model.weights_bytes
     projector = model.projector.size_bytes if model.projector else 0
     if header is None or header.architecture is None or size is None or projector is None:
@@ -77,7 +79,7 @@ def _need(model: RepoModel, header: ModelMetadata | None, reckon: Reckon) -> Nee
         size_bytes=size + projector,
         projector_bytes=projector,
     )
-    return reckon(as_if_here)
+    return estimate_need(as_if_here)
 
 
 def _file(file: PlannedFile) -> HubFileRecord:
@@ -91,7 +93,7 @@ def _room(rooms: Sequence[MemoryRoom]) -> int | None:
     return pool.free_after_unloading_bytes if pool else None
 
 
-class _Here:
+class _LocalFiles:
     """The local models, to be found by where they would lie, or by name and size."""
 
     def __init__(self, local: Iterable[LocalModel]) -> None:

@@ -147,7 +147,7 @@ class Service:
             demo=demo,
             scheduler=self.scheduler,
             launcher=self._launcher,
-            news=self._notifier,
+            notifier=self._notifier,
         )
         self.monitoring = Monitoring(
             make_sampler=partial(Sampler, loaded.settings.system_root, nvml=nvml),
@@ -298,7 +298,7 @@ class Service:
         """Another llama-server may be there: models take it at their next load."""
         await asyncio.to_thread(self._find_binary)
         self.scheduler.binary_changed()
-        await self.models.reckon()
+        await self.models.update_estimates()
 
     async def _recall(self) -> None:
         """What former runs learned of loads."""
@@ -323,7 +323,7 @@ class Service:
         await self.models.configure(settings)
         self.scheduler.configure(settings)
         await self._look_for_binary()
-        await self.models.reckon()
+        await self.models.update_estimates()
         for model_id in self.scheduler.loaded_ids:
             # When it idles out, and how it is configured, may have changed.
             self._notifier.detail_changed(model_id)
@@ -422,7 +422,7 @@ class Service:
             repository,
             headers,
             local=self.catalog.models.values(),
-            reckon=lambda model: formula_need(
+            estimate_need=lambda model: formula_need(
                 resolve(model, self.settings), devices=devices, processor=self._launcher.processor
             ),
             fit_check=self.scheduler.fit_check(),

@@ -54,7 +54,7 @@ def fit_check(free: int, views: Sequence[ModelView] = ()) -> FitCheck:
     )
 
 
-def reckon(model: LocalModel) -> Need:
+def estimate_need(model: LocalModel) -> Need:
     return formula_need(resolve(model, Settings()))
 
 
@@ -66,7 +66,7 @@ def looked(
     local: Sequence[LocalModel] = (),
 ) -> dict[str, HubFilesRecord]:
     headers = {model.filename: header for model in repo.models} if header else {}
-    found = offers(repo, headers, local=local, reckon=reckon, fit_check=check)
+    found = offers(repo, headers, local=local, estimate_need=estimate_need, fit_check=check)
     return {record.quantization or "": record for record in found}
 
 

@@ -68,10 +68,10 @@ async def details_of(
     )
 
 
-_Read = tuple[dict[str, Fact], tuple[FileRecord, ...], FileRecord | None]
+_Files = tuple[dict[str, Fact], tuple[FileRecord, ...], FileRecord | None]
 
 
-async def _read(model: LocalModel, storages: Storages) -> _Read:
+async def _read(model: LocalModel, storages: Storages) -> _Files:
     if model.path is None:
         return _read_files(model)
     try:
@@ -83,7 +83,7 @@ async def _read(model: LocalModel, storages: Storages) -> _Read:
         return {}, tuple(FileRecord(path=shown(path)) for path in paths), projector
 
 
-def _read_files(model: LocalModel) -> _Read:
+def _read_files(model: LocalModel) -> _Files:
     facts: dict[str, Fact] = {}
     if model.path is not None:
         try:
