@@ -1,4 +1,4 @@
-"""Decides what is loaded and has it carried out: the only place where a model's status changes.
+"""Decides which models are loaded and acts: the only place where a model's status changes.
 
 Everything that happens is a call from ``Scheduler`` (a request, other settings) or an event from
 ``ServerTasks`` (a load has ended, a process is gone). Each updates the states and ends in ``step``,
@@ -162,7 +162,7 @@ class ControlLoop:
     # Requests
 
     def enqueue(self, state: ModelState, *, takes_place: bool, reason: str) -> Waiter:
-        """Queue a request or an explicit load, and have the model loaded for it."""
+        """Queue a request or an explicit load, and load the model if necessary."""
         waiter = self.admission.enqueue(state, takes_place=takes_place, reason=reason)
         self.on_detail(state.model.id)
         if state.has_no_process:
@@ -492,7 +492,7 @@ class ControlLoop:
         return True
 
     def _evictable(self) -> list[str]:
-        """The ids of the loaded models that could make room for another."""
+        """Return the ids of the loaded models that may be evicted."""
         return sorted(
             state.model.id
             for state in self.states.values()
@@ -510,7 +510,7 @@ class ControlLoop:
             failures.count = 0
             failures.excused = False
         # A request that was lost before has most likely killed this server, too. That is excused
-        # once, so that one bad request does not delay the others; a server that never works dies
+        # once, so that one bad request does not delay the others. A server that never works dies
         # more often.
         counts = failures.excused or session is None or not session.retries
         failures.excused = failures.excused or not counts

@@ -1,7 +1,6 @@
-"""What finds room in the memory and what would have to go for it, as it is told to people.
+"""Describes whether models fit and which others would be evicted, for records and error messages.
 
-By the arithmetic by which models are loaded (``plan``), so that nobody is told otherwise than it
-is done. Pure: it reads what it is given.
+It uses the ``MemoryPlan`` of the policy, so a description always agrees with the decision. Pure.
 """
 
 from __future__ import annotations
@@ -22,20 +21,19 @@ from cyber_inference_tui.settings.schema import Settings
 
 
 class Verdict(NamedTuple):
-    """Whether a model fits."""
+    """The answer whether a model fits."""
 
     fit: Fit
     reason: str
-    """In one sentence, with the numbers."""
+    """One sentence with the numbers."""
     unloads: tuple[str, ...] = ()
-    """Models that would have to go, by id."""
+    """The ids of the models that would be evicted."""
 
 
 class FitCheck:
-    """The memory and the models at one moment.
+    """Checks models against the memory of one moment.
 
-    ``states`` are all models that were ever touched and ``views`` what the policy sees of them;
-    ``reading`` is the machine's memory, ``None`` = it was not read.
+    ``views`` are the policy's views of ``states``. Without a ``reading`` nothing is known.
     """
 
     def __init__(
@@ -56,15 +54,16 @@ class FitCheck:
         self._reading = reading
         self._settings = settings
         self._now = now
-        self._alone = frozenset(state.model.id for state in states if state.needs_exclusive_memory)
+        self._need_exclusive_memory = frozenset(
+            state.model.id for state in states if state.needs_exclusive_memory
+        )
 
     def _candidate(self, model_id: str, need: Need) -> ModelView:
         return ModelView(
             id=model_id,
             status=ModelStatus.UNLOADED,
             need=need,
-            # It ran out of memory beside others.
-            needs_exclusive_memory=model_id in self._alone,
+            needs_exclusive_memory=model_id in self._need_exclusive_memory,
         )
 
     @cached_property
@@ -79,7 +78,7 @@ class FitCheck:
         return None if self._reading is None else self._memory.free
 
     def fit(self, model_id: str, need: Need | None) -> Fit | None:
-        """What ``verdict`` would say in a word, at less cost."""
+        """Return the ``fit`` of ``verdict``, without the cost of the sentence."""
         if need is None or need.source is Source.UNKNOWN or self._free is None:
             return None
         model = self._candidate(model_id, need)
@@ -88,10 +87,9 @@ class FitCheck:
         return Fit.AFTER_UNLOADING if self._plan.could_fit(model) else Fit.NEVER
 
     def verdict(self, model_id: str, need: Need | None, *, reload: bool = False) -> Verdict | None:
-        """Whether a model with this need fits; ``None`` = its need or the memory is not known.
+        """Return whether a model with this need fits; ``None`` = its need or the memory is unknown.
 
-        ``anew``: it is loaded and would be loaded again with this need, so what it holds now comes
-        back first.
+        With ``reload`` it is loaded and would be loaded again, which first frees its memory.
         """
         if need is None or need.source is Source.UNKNOWN or self._free is None:
             return None
@@ -115,31 +113,30 @@ class FitCheck:
             most = self._limits.max_loaded_models
             numbers += f", but only {most} may be loaded at once (max_loaded_models)"
         if victims is None:
-            busy = tuple(one.id for one in plan.busy_victims_for(model))
+            busy = tuple(model.id for model in plan.busy_victims_for(model))
             return Verdict(
                 Fit.AFTER_UNLOADING,
                 f"{numbers}: {', '.join(busy)} would be unloaded for it after its requests.",
                 busy,
             )
-        names = tuple(one.id for one in victims)
+        names = tuple(victim.id for victim in victims)
         return Verdict(
             Fit.AFTER_UNLOADING, f"{numbers}: {', '.join(names)} would be unloaded for it.", names
         )
 
     def rooms(self) -> list[MemoryRoom]:
-        """The memory that models may have: of the machine, and of its GPUs together if they have
-        their own."""
-        reading, room = self._reading, self._free
-        if reading is None or room is None:
+        """Return the memory for models: of the machine, and of all GPUs that have their own."""
+        reading, free = self._reading, self._free
+        if reading is None or free is None:
             return [MemoryRoom(pool="memory")]
-        idle = [one for one in self._views if can_unload(one) and not one.pinned]
-        then = sum((one.freed_on_unload for one in idle), start=room)
+        idle = [model for model in self._views if can_unload(model) and not model.pinned]
+        later = sum((model.freed_on_unload for model in idle), start=free)
         rooms = [
             MemoryRoom(
                 pool="memory",
                 limit_bytes=int(reading.total * self._settings.max_memory_percent / 100),
-                free_bytes=max(0, room.host),
-                free_after_unloading_bytes=max(0, then.host),
+                free_bytes=max(0, free.host),
+                free_after_unloading_bytes=max(0, later.host),
             )
         ]
         if self._memory.cards:
@@ -148,8 +145,8 @@ class FitCheck:
                 MemoryRoom(
                     pool="gpu",
                     limit_bytes=sum(int(gpu.total * share) for gpu in reading.gpus),
-                    free_bytes=max(0, room.device),
-                    free_after_unloading_bytes=max(0, then.device),
+                    free_bytes=max(0, free.device),
+                    free_after_unloading_bytes=max(0, later.device),
                 )
             )
         return rooms

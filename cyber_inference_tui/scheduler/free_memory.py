@@ -1,8 +1,8 @@
-"""How much room there is for another model: a reading of the machine, told as two amounts.
+"""Works out the memory that is free for another model, from a reading of the machine. Pure.
 
-Pure: readings and footprints in, amounts out. Main memory is what matters on machines without a
-GPU and on those whose GPU has no memory of its own (Jetson); cards add a second amount, summed over
-the cards, because llama-server spreads a model over all of them.
+There are two amounts: main memory, and the memory of cards, summed over all of them because
+llama-server spreads a model over all cards. Machines without a GPU, and those whose GPU has no
+memory of its own (Jetson), have only the first.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from cyber_inference_tui.units import size_text
 
 FLOOR_SHARE = 0.05
 FLOOR_BYTES = 500_000_000
-"""Less available memory than this is a shortage: 5 % or 500 MB, whichever is more, though never
-more than 10 % of a small machine."""
+"""Less available memory than this is a shortage: 5 % or 500 MB, the larger of the two, but at most
+10 % of the memory of a small machine."""
 _FLOOR_MOST_SHARE = 0.10
 _DRIVER_BYTES = 256 << 20
 _SLACK_SHARE = 0.25
@@ -28,7 +28,7 @@ _RUNAWAY_BYTES = 1 << 30
 
 
 class Amount(msgspec.Struct, frozen=True):
-    """Bytes of main memory, and of the cards' own (0 where there are none)."""
+    """Bytes of main memory (``host``) and of the memory of cards (``device``)."""
 
     host: int = 0
     device: int = 0
@@ -40,54 +40,54 @@ class Amount(msgspec.Struct, frozen=True):
         return Amount(self.host - other.host, self.device - other.device)
 
     def covers(self, other: Amount) -> bool:
-        """Whether ``other`` finds room in it; what is not needed may be overdrawn."""
+        """Return whether ``other`` fits; an amount of which it needs nothing may be negative."""
         return (other.host <= 0 or other.host <= self.host) and (
             other.device <= 0 or other.device <= self.device
         )
 
 
 class OwnCards(msgspec.Struct, frozen=True, kw_only=True):
-    """The cards that models with a ``CUDA_VISIBLE_DEVICES`` of their own see."""
+    """The cards that models with one ``CUDA_VISIBLE_DEVICES`` of their own see."""
 
     free: int
-    """Bytes of them that may still be taken under the limit."""
+    """Bytes that are free under the limit."""
     has_any: bool
     shares: Mapping[str | None, float]
-    """By the variable of another model (``None`` = it has none): the part of what that one has on
-    its cards that lies on these. By size, as llama-server spreads a model over its cards."""
+    """By the variable of other models (``None`` = without one): the share of their memory on cards
+    that lies on these cards. llama-server spreads a model over its cards by their size."""
 
 
 class FreeMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine's memory at one moment, as the policy sees it."""
+    """The memory that is free for models at one moment."""
 
     at: float
-    """When it was read, in seconds of the scheduler's clock."""
+    """The time of the reading, in seconds of the scheduler's clock."""
     free: Amount | None
-    """What may still be taken under the limits, negative where they are passed already; ``None``
-    = the machine does not tell, so that nothing is refused for it."""
+    """The rest under the limits, negative if they are exceeded; ``None`` = unknown, so nothing is
+    refused."""
     cards: bool = False
-    """There are GPUs with memory of their own."""
+    """Whether there are GPUs with memory of their own."""
     own_cards: Mapping[str, OwnCards] = {}
-    """By the variable of the models that see them. ``room`` and ``cards`` are for all others."""
+    """By the variable of the models; ``free`` and ``cards`` are for models without one."""
     general_shares: Mapping[str, float] = {}
-    """As ``OwnCards.shares``, for the cards in ``room``."""
+    """As ``OwnCards.shares``, for the cards in ``free``."""
     short: bool = False
-    """So little is left that idle models should go before anything else does."""
+    """So little memory is available that idle models should be unloaded."""
 
     def free_for(self, visible: str | None) -> Amount | None:
-        """The room for a model with this ``CUDA_VISIBLE_DEVICES`` of its own."""
+        """Return the free memory for a model with this ``CUDA_VISIBLE_DEVICES`` of its own."""
         own = None if visible is None else self.own_cards.get(visible)
         if own is None or self.free is None:
             return self.free
         return Amount(self.free.host, own.free)
 
     def cards_for(self, visible: str | None) -> bool:
-        """Whether such a model sees cards with memory of their own."""
+        """Return whether such a model sees cards with memory of their own."""
         own = None if visible is None else self.own_cards.get(visible)
         return self.cards if own is None else own.has_any
 
     def plus(self, amount: Amount, visible: str | None) -> FreeMemory:
-        """The same when such a model gives ``amount`` back (less than nothing = takes it)."""
+        """Return the memory after such a model has freed ``amount``; negative = allocated it."""
         if self.free is None:
             return self
         general = 1.0 if visible is None else self.general_shares.get(visible, 1.0)
@@ -104,20 +104,20 @@ class FreeMemory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsedMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """One server's part of the memory."""
+    """The memory that one server uses."""
 
     unseen: Amount
-    """What it holds or is about to hold and the machine's reading does not show as taken."""
+    """The part that the reading of the machine shows as available."""
     freed_on_unload: Amount
-    """What its end brings back."""
+    """The memory that becomes free when it ends."""
 
 
 def used_memory(footprint: Footprint, process: ProcessMemory | None, *, cards: bool) -> UsedMemory:
-    """What a loaded model's server holds.
+    """Return the memory that the server of a loaded model uses.
 
-    The kernel counts mapped weights as available unless they are locked, and buffers that were
-    not touched yet are not taken yet; both belong to the model. What it took beyond its footprint
-    (a prompt cache that grew) comes back with it, too.
+    The kernel counts mapped weights as available unless they are locked, and does not count buffers
+    before their first use; both belong to the model. Memory beyond the footprint (a prompt cache
+    that grew) becomes free at the end, too.
     """
     private = process.private if process else 0
     droppable = max(0, footprint.mapped - (process.locked if process else 0))
@@ -131,18 +131,21 @@ def used_memory(footprint: Footprint, process: ProcessMemory | None, *, cards: b
 
 def free_memory(
     reading: MemoryReading,
-    held: Iterable[UsedMemory],
+    used: Iterable[UsedMemory],
     *,
     at: float,
     max_percent: float,
     max_gpu_percent: float,
 ) -> FreeMemory:
-    """What a reading means under the limits (percent of main memory, and of each card's)."""
-    available = reading.available - sum(one.unseen.host for one in held)
+    """Return the memory that is free under the limits, in percent of main memory and of each card.
+
+    ``used`` is the memory of the loaded models.
+    """
+    available = reading.available - sum(one.unseen.host for one in used)
     may_be_used = int(reading.total * max_percent / 100)
     host = may_be_used - (reading.total - available)
     device = sum(max(0, _free_on_card(gpu, max_gpu_percent)) for gpu in reading.gpus)
-    # A person who allows 98 % does not mean that the last 5 % are a shortage.
+    # For a user who allows 98 %, less than 5 % is not a shortage.
     floor = min(
         max(FLOOR_SHARE * reading.total, min(FLOOR_BYTES, _FLOOR_MOST_SHARE * reading.total)),
         reading.total - may_be_used,
@@ -170,7 +173,7 @@ def free_memory(
 
 
 def _share(cards: tuple[GpuMemory, ...], among: tuple[GpuMemory, ...]) -> float:
-    """The part of what lies on ``cards`` that lies on those that are ``among``, too."""
+    """The share of the memory of ``cards`` that is on cards in ``among``."""
     there = {gpu.uuid for gpu in among}
     total = sum(gpu.total for gpu in cards)
     return sum(gpu.total for gpu in cards if gpu.uuid in there) / total if total else 0.0
@@ -181,9 +184,9 @@ def _free_on_card(gpu: GpuMemory, max_percent: float) -> int:
 
 
 def needed_amount(need: Need, *, cards: bool, device_at_most: int) -> Amount:
-    """What a model will take. ``device_at_most`` = what the cards could hold at best.
+    """Return the memory that a model needs; ``device_at_most`` is the largest amount for cards.
 
-    A model whose layers may lie anywhere takes main memory for those that no card can hold.
+    If its layers may be anywhere, those that do not fit on the cards need main memory.
     """
     footprint = need.footprint
     host = footprint.mapped + footprint.host
@@ -196,28 +199,28 @@ def needed_amount(need: Need, *, cards: bool, device_at_most: int) -> Amount:
 
 
 class Excess(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server that is still loading took beyond what was expected; bytes of main memory."""
+    """The main memory that a loading server uses beyond its need, in bytes."""
 
     taken: int
     expected: int | None
-    """``None`` = nothing is known of it."""
+    """``None`` = unknown."""
     used_percent: float
-    """Of the main memory, by all programs."""
+    """The share of main memory that all programs use."""
     beyond_limit: bool
-    """More is used than may be, and would not be without what it took beyond the expected."""
+    """The limit is exceeded, and would not be without the excess."""
     runaway: bool
-    """The load has to end."""
+    """The load must be ended."""
 
 
 def excess_of(
     need: Need, taken: int, reading: MemoryReading, *, max_percent: float
 ) -> Excess | None:
-    """Whether a load takes more than it should; ``None`` while it does not.
+    """Return the excess of a load that uses more than it needs; ``None`` = it does not.
 
-    ``taken`` is the anonymous and shared memory of its processes: file pages do not count, since
-    the kernel can drop them. It is a runaway at 1.5 times the expected amount and 1 GiB more; or
-    when more than ``max_percent`` of the memory is used, and would not be without what it took
-    beyond the expected amount (and beyond what an estimate may be wrong by).
+    ``taken`` is the anonymous and shared memory of its processes, without file pages, which the
+    kernel can drop. A load is a runaway if it uses more than 1.5 times its need and 1 GiB; or if
+    more than ``max_percent`` of the memory is used and would not be without the excess, which must
+    be larger than the error of an estimate.
     """
     known = need.source is not Source.UNKNOWN
     expected = needed_amount(
@@ -226,24 +229,24 @@ def excess_of(
     beyond = taken - expected
     if beyond <= (slack(expected) if known else 0):
         return None
-    used = max(reading.total - reading.available, taken)
-    beyond_limit = 0 < used - int(reading.total * max_percent / 100) <= beyond
+    in_use = max(reading.total - reading.available, taken)
+    beyond_limit = 0 < in_use - int(reading.total * max_percent / 100) <= beyond
     return Excess(
         taken=taken,
         expected=expected if known else None,
-        used_percent=100 * used / reading.total,
+        used_percent=100 * in_use / reading.total,
         beyond_limit=beyond_limit,
         runaway=beyond_limit or (known and taken > _RUNAWAY_FACTOR * expected + _RUNAWAY_BYTES),
     )
 
 
 def slack(size: int) -> int:
-    """What a size of this many bytes may be wrong by."""
+    """Return the possible error of an estimate of this many bytes."""
     return max(int(size * _SLACK_SHARE), _SLACK_BYTES)
 
 
 def in_words(amount: Amount, *, cards: bool) -> str:
-    """An amount for a person: ``3.1 GiB``, with cards ``0.4 GiB and 3.1 GiB of GPU memory``."""
+    """Return ``3.1 GiB``, or with cards ``0.4 GiB and 3.1 GiB of GPU memory``."""
     host = size_text(max(0, amount.host))
     return f"{host} and {size_text(max(0, amount.device))} of GPU memory" if cards else host
 
@@ -251,12 +254,12 @@ def in_words(amount: Amount, *, cards: bool) -> str:
 def footprint_by_change(
     before: MemoryReading | None, after: MemoryReading, pid: int
 ) -> Footprint | None:
-    """What a server took that does not say so itself: its processes' memory, and what is missing
-    on the cards since the reading before its load. ``None`` = it cannot be told.
+    """Return the memory of a server that does not report it: that of its processes, and the loss
+    of free memory on the cards since before the load. ``None`` = unknown.
 
-    Without cards the driver of a GPU may have taken memory that is in none of the process's
-    figures: what is missing since before the load tells, if it is far more than those; a little
-    more is the work of other programs.
+    Without cards, the driver of a GPU may have allocated memory that no process has. It is the loss
+    of available memory, if that is far more than the memory of the processes; a small difference
+    comes from other programs.
     """
     process = after.processes.get(pid)
     if process is None:

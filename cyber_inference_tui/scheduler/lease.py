@@ -55,7 +55,7 @@ class Lease:
 
     @property
     def stopped_on_purpose(self) -> bool:
-        """Whether the service stopped the server (by force, if the request was still running)."""
+        """True if the service stopped the server (by force, if the request was still running)."""
         return self._state.stopped_on_purpose is self._server
 
     @property
@@ -65,7 +65,7 @@ class Lease:
 
     @property
     def server_exited(self) -> bool:
-        """Whether the server has exited."""
+        """True if the server has exited."""
         return self._server.exited.done()
 
     async def wait_exited(self, timeout: float) -> None:
@@ -121,7 +121,7 @@ class Lease:
 
     @property
     def was_alone(self) -> bool:
-        """Whether this was the only request without an answer when the server died."""
+        """True if no other request was without an answer when the server died."""
         return self._was_sent and self._session is not None and self._session.lost == 1
 
     def answered(self) -> None:

@@ -16,17 +16,17 @@ from cyber_inference_tui.units import size_text
 
 
 def runaway_error(model_id: str, excess: Excess, total: int, settings: Settings) -> ModelLoadError:
-    """The error for a load that was ended for what it took. ``total`` = bytes of main memory."""
-    told = f"its server had taken {size_text(excess.taken)} of memory"
+    """Return the error of a load that used too much; ``total`` = bytes of main memory."""
+    reason = f"its server had taken {size_text(excess.taken)} of memory"
     if excess.expected is not None:
-        told += f" where {size_text(excess.expected)} were expected"
+        reason += f" where {size_text(excess.expected)} were expected"
     if excess.beyond_limit:
-        told += (
+        reason += (
             f", and {excess.used_percent:.0f} % of {size_text(total)} was in use"
             f" (max_memory_percent is {settings.max_memory_percent:g})"
         )
     return ModelLoadError(
-        f"{model_id} was stopped while it loaded: {told}.",
+        f"{model_id} was stopped while it loaded: {reason}.",
         hint="Check its command and arguments; choose a smaller context_size or quantization, or"
         " raise the limit.",
         needs_person=True,
@@ -41,9 +41,9 @@ def refusal_error(
     *,
     at_most: bool,
 ) -> CyberError:
-    """The error for those who wait for the refused model. ``at_most``: it may need less."""
-    pinned = [one for one in states if one.is_pinned and one.status is ModelStatus.LOADED]
-    names = ", ".join(sorted(one.model.id for one in pinned))
+    """Return the error of a refused load; with ``at_most`` the model may need less."""
+    pinned = [state for state in states if state.is_pinned and state.status is ModelStatus.LOADED]
+    names = ", ".join(sorted(state.model.id for state in pinned))
     if refusal.free_at_best is None or reading is None:
         return ModelLoadError(
             f"{refusal.id} cannot be loaded: max_loaded_models is {settings.max_loaded_models},"
@@ -57,7 +57,7 @@ def refusal_error(
     needed = in_words(refusal.needed, cards=cards)
     best = in_words(refusal.free_at_best, cards=cards)
     used = int(reading.total * settings.max_memory_percent / 100)
-    others = used - refusal.free_at_best.host - sum(one.freed_on_unload.host for one in pinned)
+    others = used - refusal.free_at_best.host - sum(state.freed_on_unload.host for state in pinned)
     holders = [
         f"{one.model.id} (pinned) holds {in_words(one.freed_on_unload, cards=cards)}"
         for one in pinned

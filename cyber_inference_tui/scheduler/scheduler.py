@@ -385,7 +385,7 @@ class Scheduler:
 
     @property
     def closing(self) -> bool:
-        """Whether the shutdown has begun."""
+        """True if the shutdown has begun."""
         return self._loop.closing
 
     async def close(self, *, at_once: bool = False) -> None:

@@ -244,7 +244,7 @@ class _LoadWatch:
             return None
 
     async def _check(self, pids: tuple[int, ...]) -> ModelLoadError | None:
-        reading = await self._memory_tracker.look(pids)
+        reading = await self._memory_tracker.read_processes(pids)
         if reading is None:
             return None
         settings = self._settings()

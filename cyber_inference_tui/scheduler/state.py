@@ -173,12 +173,12 @@ class ModelState:
 
     @property
     def has_no_process(self) -> bool:
-        """Whether it has no process and nobody waits for it."""
+        """True if it has no process and nobody waits for a load."""
         return self.status in {ModelStatus.UNLOADED, ModelStatus.FAILED}
 
     @property
     def is_pinned(self) -> bool:
-        """Whether it is never evicted and has no idle timeout."""
+        """True if it is never evicted and has no idle timeout."""
         return self.model.settings.pinned if self.pinned is None else self.pinned
 
     @property

@@ -111,8 +111,10 @@ class WaitEstimator:
         return self.seconds(state, state.queued + 1)
 
     def seconds(self, state: ModelState, position: int) -> float | None:
-        """Return the seconds until the request at ``position`` (from 1) gets its place; ``None`` if
-        any part of them is unknown."""
+        """Return the seconds until the request at ``position`` (from 1) gets its place.
+
+        The result is ``None`` if the duration of any step before is unknown.
+        """
         request = state.request_seconds
         if state.status is ModelStatus.LOADED:
             return None if request is None else request * position / state.places
@@ -124,7 +126,7 @@ class WaitEstimator:
         return sum(known) if len(known) == len(parts) else None
 
     def _before(self, state: ModelState) -> list[float | None]:
-        """The seconds of all that has to end before the model's load."""
+        """Return the seconds of everything that has to end before the model's load."""
         parts = []
         arrival = state.waiters[0].arrival if state.waiters else None
         for other in self._states.values():
@@ -144,7 +146,7 @@ class WaitEstimator:
         return parts
 
     def _load_left(self, state: ModelState) -> float | None:
-        """The seconds that the model's load takes, or that are left of it."""
+        """Return the seconds that the model's load takes, or the rest of a load under way."""
         expected = self._load_history.load_seconds(state.spec.signature, state.model.size_bytes)
         if state.status is not ModelStatus.LOADING or state.session is None:
             return expected
