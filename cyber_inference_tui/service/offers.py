@@ -1,4 +1,4 @@
-"""What a repository on the hub offers, judged for this machine: size, memory, fit, the best one."""
+"""Judges the models of a hub repository for this machine: memory, fit, and the suggestion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cyber_inference_tui.records import Fit, HubFileRecord, HubFilesRecord, Memo
 from cyber_inference_tui.scheduler.fit import FitCheck
 
 EstimateNeed = Callable[[LocalModel], Need]
-"""What a model would take by the header's formula."""
+"""Estimates the memory of a model from its header."""
 
 
 def offers(
@@ -28,10 +28,10 @@ def offers(
     estimate_need: EstimateNeed,
     fit_check: FitCheck,
 ) -> list[HubFilesRecord]:
-    """A record for each model of the repository, in the order of their names.
+    """Return a record for each model of the repository, by name.
 
-    ``headers`` are by ``filename``; a model without one has no estimate. The weights are as large
-    as the files: those headers are of models that differ in their quantization only.
+    ``headers`` are by ``filename``; a model without a header has no estimate. The size of the
+    weights is that of the files, because a header may be that of another quantization.
     """
     local_files = _LocalFiles(local)
     records: list[HubFilesRecord] = []
@@ -72,14 +72,14 @@ def _need(
     projector = model.projector.size_bytes if model.projector else 0
     if header is None or header.architecture is None or size is None or projector is None:
         return None
-    as_if_here = LocalModel(
+    as_local = LocalModel(
         id=model.filename,
         path=Path(model.filename),
         metadata=header,
         size_bytes=size + projector,
         projector_bytes=projector,
     )
-    return estimate_need(as_if_here)
+    return estimate_need(as_local)
 
 
 def _file(file: PlannedFile) -> HubFileRecord:
@@ -87,14 +87,14 @@ def _file(file: PlannedFile) -> HubFileRecord:
 
 
 def _room(rooms: Sequence[MemoryRoom]) -> int | None:
-    """What a model may have in the end; of the GPUs where they have memory of their own."""
-    # Bytes in a GPU's memory are worth having: what spills out of it is slow.
+    """Return the free memory after unloading: that of the GPUs if they have their own."""
+    # A model that does not fit into the memory of the GPUs is slow.
     pool = next((room for room in rooms if room.pool == "gpu"), rooms[0] if rooms else None)
     return pool.free_after_unloading_bytes if pool else None
 
 
 class _LocalFiles:
-    """The local models, to be found by where they would lie, or by name and size."""
+    """Finds local models by the path that a download would have, or by name and size."""
 
     def __init__(self, local: Iterable[LocalModel]) -> None:
         self._by_name: dict[str, list[tuple[tuple[str, ...], LocalModel]]] = {}
