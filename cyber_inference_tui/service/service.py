@@ -291,7 +291,7 @@ class Service:
         """Another llama-server may be there: models take it at their next load."""
         await asyncio.to_thread(self._find_binary)
         self.scheduler.binary_changed()
-        await self.models.reckon()
+        await self.models.update_estimates()
 
     async def _recall(self) -> None:
         """Take over what earlier runs measured of loads."""
@@ -315,7 +315,7 @@ class Service:
         await self.models.configure(settings)
         self.scheduler.configure(settings)
         await self._look_for_binary()
-        await self.models.reckon()
+        await self.models.update_estimates()
         for model_id in self.scheduler.loaded_ids:
             # When it idles out, and how it is configured, may have changed.
             self._notifier.detail_changed(model_id)
@@ -398,15 +398,15 @@ class Service:
         repository = await self.hub.browse.repository(repo, revision)
         headers = await self.hub.browse.headers(repository)
         devices = await self._launcher.devices()
-        await self.scheduler.look(_RECENT)
+        await self.scheduler.refresh_memory(_RECENT)
         return offers(
             repository,
             headers,
             local=self.catalog.models.values(),
-            reckon=lambda model: formula_need(
+            estimate_need=lambda model: formula_need(
                 resolve(model, self.settings), devices=devices, processor=self._launcher.processor
             ),
-            survey=self.scheduler.survey(),
+            fit_check=self.scheduler.fit_check(),
         )
 
     # Events

@@ -8,7 +8,7 @@ import pytest
 
 from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.scheduler.state import ModelState
-from cyber_inference_tui.service.details import context_sizes, settings_of
+from cyber_inference_tui.service.model_details import context_sizes, settings_of
 from cyber_inference_tui.settings.load import Loaded, load_text
 from cyber_inference_tui.settings.schema import MODEL_KEYS
 from tests.scheduler.virtual import model

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from cyber_inference_tui.llama.needs import Footprint, Need, Source
 from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, ProcessMemory
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.memory import (
+from cyber_inference_tui.scheduler.free_memory import (
     Amount,
-    Memory,
-    amount_of,
+    FreeMemory,
     excess_of,
     footprint_by_change,
-    held_by,
+    free_memory,
     in_words,
-    memory_of,
+    needed_amount,
+    used_memory,
 )
-from cyber_inference_tui.scheduler.plan import Plan
-from cyber_inference_tui.scheduler.refusal import refusal_error
-from cyber_inference_tui.scheduler.views import Limits, ModelView, Refusal
+from cyber_inference_tui.scheduler.load_errors import refusal_error
+from cyber_inference_tui.scheduler.memory_plan import MemoryPlan
+from cyber_inference_tui.scheduler.views import LoadLimits, ModelView, Refusal
 from cyber_inference_tui.settings.schema import Settings
 
 GB = 10**9
@@ -41,15 +41,15 @@ def memory(
 ) -> tuple[int, bool]:
     """The room in main memory, and whether memory is short."""
     footprint = Footprint(mapped=held)
-    found = memory_of(
+    found = free_memory(
         reading(int(available * GB), total=int(total * GB)),
-        [held_by(footprint, None, cards=False)],
+        [used_memory(footprint, None, cards=False)],
         at=0.0,
         max_percent=percent,
         max_gpu_percent=90,
     )
-    assert found.room is not None
-    return found.room.host, found.short
+    assert found.free is not None
+    return found.free.host, found.short
 
 
 def test_the_room_is_what_the_limit_leaves() -> None:
@@ -59,8 +59,8 @@ def test_the_room_is_what_the_limit_leaves() -> None:
     room, short = memory(2)
     assert room < 0
     assert not short
-    assert not Amount(room).holds(Amount(1))
-    assert Amount(room).holds(Amount(0))
+    assert not Amount(room).covers(Amount(1))
+    assert Amount(room).covers(Amount(0))
 
 
 def test_mapped_weights_are_taken_although_they_are_called_available() -> None:
@@ -90,73 +90,73 @@ def test_what_counts_as_a_shortage(
 def test_each_card_has_its_own_limit() -> None:
     full = GpuMemory(name="full", total=10 * GB, free=0)
     half = GpuMemory(name="half", total=10 * GB, free=5 * GB)
-    found = memory_of(
+    found = free_memory(
         reading(16 * GB, gpus=(full, half)), [], at=0.0, max_percent=80, max_gpu_percent=90
     )
     # The full one is over its limit; that takes nothing from the other.
-    assert found.room == Amount(int(12.8 * GB), 4 * GB)
+    assert found.free == Amount(int(12.8 * GB), 4 * GB)
     assert found.cards
 
 
 def test_buffers_that_were_not_touched_yet_are_not_seen_as_taken() -> None:
     footprint = Footprint(mapped=3, host=10, device=20)
-    half = held_by(footprint, ProcessMemory(private=4, mapped=3), cards=False)
+    half = used_memory(footprint, ProcessMemory(private=4, mapped=3), cards=False)
     assert half.unseen == Amount(3 + 6)
-    assert half.gives == Amount(3 + 10 + 20)
+    assert half.freed_on_unload == Amount(3 + 10 + 20)
     # One that took more than it said gives back more, and hides nothing but its weights.
-    grown = held_by(footprint, ProcessMemory(private=15, mapped=3), cards=True)
+    grown = used_memory(footprint, ProcessMemory(private=15, mapped=3), cards=True)
     assert grown.unseen == Amount(3)
-    assert grown.gives == Amount(3 + 15, 20)
+    assert grown.freed_on_unload == Amount(3 + 15, 20)
 
 
 def test_locked_weights_are_seen_as_taken_already() -> None:
     process = ProcessMemory(private=10, mapped=30, locked=30)
-    held = held_by(Footprint(mapped=30, host=10), process, cards=False)
+    held = used_memory(Footprint(mapped=30, host=10), process, cards=False)
     assert held.unseen == Amount()
-    assert held.gives == Amount(40)
+    assert held.freed_on_unload == Amount(40)
 
 
 def test_without_cards_what_the_driver_takes_is_main_memory() -> None:
     need = Need(footprint=Footprint(mapped=1, host=2, device=4), source=Source.FORMULA)
-    assert amount_of(need, cards=False, device_at_most=0) == Amount(7)
-    assert amount_of(need, cards=True, device_at_most=100) == Amount(3, 4)
+    assert needed_amount(need, cards=False, device_at_most=0) == Amount(7)
+    assert needed_amount(need, cards=True, device_at_most=100) == Amount(3, 4)
 
 
 SMALL = GpuMemory(name="small", total=6 * GB, free=6 * GB, uuid="GPU-a")
 LARGE = GpuMemory(name="large", total=24 * GB, free=24 * GB, uuid="GPU-b")
 
 
-def two_cards() -> Memory:
+def two_cards() -> FreeMemory:
     found = MemoryReading(
         total=16 * GB,
         available=16 * GB,
         gpus=(SMALL, LARGE),
         gpus_by_variable={"GPU-a": (SMALL,), "1": (LARGE,), "": ()},
     )
-    return memory_of(found, [], at=0.0, max_percent=100, max_gpu_percent=100)
+    return free_memory(found, [], at=0.0, max_percent=100, max_gpu_percent=100)
 
 
 def test_a_model_has_the_room_of_the_cards_that_it_sees() -> None:
     memory = two_cards()
-    assert memory.room_for(None) == Amount(16 * GB, 30 * GB)
-    assert memory.room_for("GPU-a") == Amount(16 * GB, 6 * GB)
-    assert memory.room_for("1") == Amount(16 * GB, 24 * GB)
+    assert memory.free_for(None) == Amount(16 * GB, 30 * GB)
+    assert memory.free_for("GPU-a") == Amount(16 * GB, 6 * GB)
+    assert memory.free_for("1") == Amount(16 * GB, 24 * GB)
     assert not memory.cards_for("")
     # What one of them takes is missing where it lies, and nowhere else.
-    taken = memory.with_more(Amount(0, -5 * GB), "GPU-a")
-    assert taken.room_for(None) == Amount(16 * GB, 25 * GB)
-    assert taken.room_for("GPU-a") == Amount(16 * GB, 1 * GB)
-    assert taken.room_for("1") == Amount(16 * GB, 24 * GB)
+    taken = memory.plus(Amount(0, -5 * GB), "GPU-a")
+    assert taken.free_for(None) == Amount(16 * GB, 25 * GB)
+    assert taken.free_for("GPU-a") == Amount(16 * GB, 1 * GB)
+    assert taken.free_for("1") == Amount(16 * GB, 24 * GB)
     # What sees both lies on both, by their size.
-    spread = memory.with_more(Amount(-GB, -10 * GB), None)
-    assert spread.room_for("GPU-a") == Amount(15 * GB, 4 * GB)
-    assert spread.room_for("1") == Amount(15 * GB, 16 * GB)
+    spread = memory.plus(Amount(-GB, -10 * GB), None)
+    assert spread.free_for("GPU-a") == Amount(15 * GB, 4 * GB)
+    assert spread.free_for("1") == Amount(15 * GB, 16 * GB)
     # Cards that the others do not see take nothing from them.
     hidden = MemoryReading(
         total=16 * GB, available=16 * GB, gpus=(SMALL,), gpus_by_variable={"1": (LARGE,)}
     )
-    apart = memory_of(hidden, [], at=0.0, max_percent=100, max_gpu_percent=100)
-    assert apart.with_more(Amount(0, -9 * GB), "1").room_for(None) == Amount(16 * GB, 6 * GB)
+    apart = free_memory(hidden, [], at=0.0, max_percent=100, max_gpu_percent=100)
+    assert apart.plus(Amount(0, -9 * GB), "1").free_for(None) == Amount(16 * GB, 6 * GB)
 
 
 def wanted(model_id: str, visible: str | None, **facts: Any) -> ModelView:
@@ -165,11 +165,11 @@ def wanted(model_id: str, visible: str | None, **facts: Any) -> ModelView:
 
 
 def test_a_model_is_judged_by_its_own_cards() -> None:
-    plan = Plan([], Limits(), two_cards(), 0.0, ())
-    assert plan.holds(wanted("big", None))
-    assert plan.holds(wanted("big", "1"))
-    assert not plan.could_hold(wanted("big", "GPU-a"))
-    assert plan.refusal(wanted("big", "GPU-a")).at_best == Amount(16 * GB, 6 * GB)
+    plan = MemoryPlan([], LoadLimits(), two_cards(), 0.0, ())
+    assert plan.fits(wanted("big", None))
+    assert plan.fits(wanted("big", "1"))
+    assert not plan.could_fit(wanted("big", "GPU-a"))
+    assert plan.refusal(wanted("big", "GPU-a")).free_at_best == Amount(16 * GB, 6 * GB)
     # It sees no card at all: its layers lie in main memory.
     assert plan.amount(wanted("big", "")) == Amount(10 * GB)
 
@@ -180,13 +180,13 @@ def test_only_a_model_on_its_own_cards_goes_for_it() -> None:
             wanted(model_id, visible),
             status=ModelStatus.LOADED,
             waiting=0,
-            gives=Amount(0, taken * GB),
+            freed_on_unload=Amount(0, taken * GB),
         )
 
-    full = two_cards().with_more(Amount(0, -5 * GB), "GPU-a")
-    full = full.with_more(Amount(0, -20 * GB), "1")
+    full = two_cards().plus(Amount(0, -5 * GB), "GPU-a")
+    full = full.plus(Amount(0, -20 * GB), "1")
     models = [idle("on-small", "GPU-a", 5), idle("on-large", "1", 20)]
-    plan = Plan(models, Limits(), full, 100.0, ())
+    plan = MemoryPlan(models, LoadLimits(), full, 100.0, ())
     victims = plan.victims_for(wanted("big", "1"))
     assert victims is not None
     assert [one.id for one in victims] == ["on-large"]
@@ -194,7 +194,9 @@ def test_only_a_model_on_its_own_cards_goes_for_it() -> None:
 
 def test_a_refusal_names_the_cards_that_the_model_may_see() -> None:
     error = refusal_error(
-        Refusal(id="big", needed=Amount(0, 9 << 30), at_best=Amount(0, 2 << 30), visible="GPU-a"),
+        Refusal(
+            id="big", needed=Amount(0, 9 << 30), free_at_best=Amount(0, 2 << 30), visible="GPU-a"
+        ),
         [],
         MemoryReading(
             total=4 << 30, available=2 << 30, gpus=(LARGE,), gpus_by_variable={"GPU-a": (SMALL,)}
@@ -207,7 +209,7 @@ def test_a_refusal_names_the_cards_that_the_model_may_see() -> None:
 
 def test_a_refusal_names_the_caches_that_counted_as_free() -> None:
     error = refusal_error(
-        Refusal(id="big", needed=Amount(9 << 30), at_best=Amount(2 << 30)),
+        Refusal(id="big", needed=Amount(9 << 30), free_at_best=Amount(2 << 30)),
         [],
         MemoryReading(total=4 << 30, available=2 << 30, cache=1 << 30, zfs_cache=1 << 20),
         Settings(),
@@ -219,7 +221,7 @@ def test_a_refusal_names_the_caches_that_counted_as_free() -> None:
 @given(device=st.integers(0, 100), host=st.integers(0, 100), at_most=st.integers(-10, 100))
 def test_spilling_moves_layers_and_loses_none(device: int, host: int, at_most: int) -> None:
     need = Need(footprint=Footprint(host=host, device=device), spills=True)
-    amount = amount_of(need, cards=True, device_at_most=at_most)
+    amount = needed_amount(need, cards=True, device_at_most=at_most)
     assert amount.host + amount.device == host + device
     assert 0 <= amount.device <= max(0, at_most)
     assert amount.host >= host

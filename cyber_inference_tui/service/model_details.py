@@ -1,4 +1,4 @@
-"""Everything there is to know of one model, put together for its own page."""
+"""Collects the details of one model for its page."""
 
 from __future__ import annotations
 
@@ -48,11 +48,13 @@ async def details_of(
     spec: ServerSpec,
     loaded: Loaded,
     launcher: Launcher,
-    survey: FitCheck,
+    fit_check: FitCheck,
     storages: Storages,
 ) -> ModelDetails:
-    """The details of a model with this record. Files are read as they are now, unless their
-    storage does not answer: then nothing is known of them."""
+    """Return the details of a model with this record.
+
+    Files are read now. If their storage does not answer, the details have only their paths.
+    """
     facts, files, projector = await _read(model, storages)
     command, problem = await _command(state, spec, launcher)
     return ModelDetails(
@@ -60,35 +62,35 @@ async def details_of(
         facts=facts,
         files=files,
         projector=projector,
-        memory=await _memory(record, spec, launcher, survey),
+        memory=await _memory(record, spec, launcher, fit_check),
         command=tuple(command),
         command_problem=problem,
         settings=settings_of(model, state, loaded),
     )
 
 
-_Read = tuple[dict[str, Fact], tuple[FileRecord, ...], FileRecord | None]
+_Files = tuple[dict[str, Fact], tuple[FileRecord, ...], FileRecord | None]
 
 
-async def _read(model: LocalModel, storages: Storages) -> _Read:
+async def _read(model: LocalModel, storages: Storages) -> _Files:
     if model.path is None:
         return _read_files(model)
     try:
         return await storages.ask_async(model.path.parent, partial(_read_files, model))
     except StorageError:
-        # The list of problems says so. What needs no disk is of use all the same.
+        # The list of problems has the reason; the other details are still useful.
         projector = FileRecord(path=shown(model.mmproj)) if model.mmproj else None
         paths = model.shards or (model.path,)
         return {}, tuple(FileRecord(path=shown(path)) for path in paths), projector
 
 
-def _read_files(model: LocalModel) -> _Read:
+def _read_files(model: LocalModel) -> _Files:
     facts: dict[str, Fact] = {}
     if model.path is not None:
         try:
             facts = facts_of(read_header(model.path))
         except GGUFError:
-            # The record's error tells why; another program's model has no such header.
+            # The record's error has the reason; another program's model has no such header.
             facts = {}
     paths = model.shards or ((model.path,) if model.path else ())
     projector = _file(model.mmproj) if model.mmproj else None
@@ -106,7 +108,7 @@ def _file(path: Path) -> FileRecord:
 async def _command(
     state: ModelState | None, spec: ServerSpec, launcher: Launcher
 ) -> tuple[list[str], str | None]:
-    """Its server's command line, or why there is none; keys and tokens in it are masked."""
+    """Return the server's command line, with keys and tokens masked, or why there is none."""
     if state is not None and state.server is not None:
         return masked_words(state.server.argv), None
     if spec.problem is not None:
@@ -121,20 +123,20 @@ async def _command(
 
 
 async def _memory(
-    record: ModelRecord, spec: ServerSpec, launcher: Launcher, survey: FitCheck
+    record: ModelRecord, spec: ServerSpec, launcher: Launcher, fit_check: FitCheck
 ) -> tuple[MemoryAtContext, ...]:
     current = record.context_size or spec.context_size
     if spec.problem is not None or current is None:
-        return ()  # what it would take is not known
+        return ()  # its memory is unknown
     is_loaded = record.status is ModelStatus.LOADED
     rows = []
     for size, parts, need in await launcher.memory_at(
         spec, context_sizes(current, record.trained_context_length)
     ):
-        verdict = survey.verdict(record.id, need, anew=is_loaded)
+        verdict = fit_check.verdict(record.id, need, reload=is_loaded)
         fits = verdict.fit if verdict else None
         if size == current:
-            # What is known of it beyond the formula.
+            # The record knows more than the formula.
             fits = Fit.NOW if is_loaded else record.fits or fits
         rows.append(
             MemoryAtContext(
@@ -149,8 +151,8 @@ async def _memory(
 
 
 def context_sizes(current: int, trained: int | None) -> list[int]:
-    """Context sizes worth telling of, ascending: usual ones up to the model's own, that one, and
-    the current one."""
+    """Return the context sizes to show, ascending: usual sizes up to the trained one, the trained
+    one, and the current one."""
     sizes = {size for size in _STEPS if size <= (trained or _STEPS[-1])}
     return sorted(sizes | {current} | ({trained} if trained else set()))
 
@@ -168,7 +170,7 @@ def _parts(found: MemoryEstimate) -> tuple[MemoryPart, ...]:
 def settings_of(
     model: LocalModel, state: ModelState | None, loaded: Loaded
 ) -> tuple[ModelSettingRecord, ...]:
-    """Every key that a model's table may have, with the value in force and its source."""
+    """Return every key of a model's table, with the value in force and its source."""
     spec = resolve(model, loaded.settings)
     return tuple(_setting(key, model, state, spec, loaded) for key in MODEL_KEYS.values())
 
@@ -180,12 +182,12 @@ def _setting(
     key: Key, model: LocalModel, state: ModelState | None, spec: ServerSpec, loaded: Loaded
 ) -> ModelSettingRecord:
     own = getattr(model.settings, key.name)
-    said = own != getattr(_BLANK, key.name)
+    is_set = own != getattr(_BLANK, key.name)
     general = key.general
     if key.name == "context_size" and spec.context_size is not None:
-        # A person's argument may decide it.
-        general, said = spec.context_source, not spec.context_source
-    source = "model" if said else "default" if not general else loaded.sources[general].value
+        # An argument of the user may decide it.
+        general, is_set = spec.context_source, not spec.context_source
+    source = "model" if is_set else "default" if not general else loaded.sources[general].value
     return ModelSettingRecord(
         key=key.name,
         value=None if own == getattr(_BLANK, key.name) else _shown(key, own),
