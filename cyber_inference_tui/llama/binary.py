@@ -7,10 +7,7 @@ import errno
 import mmap
 import os
 import re
-import selectors
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,19 +18,12 @@ from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import NoLlamaServerError
 from cyber_inference_tui.files import read_file
 from cyber_inference_tui.llama.command import child_environment
-from cyber_inference_tui.llama.descendants import MARK, Family, marked
 from cyber_inference_tui.llama.footprint import is_host
-from cyber_inference_tui.llama.install.machine import listed_devices
+from cyber_inference_tui.llama.program import last_line, read_output
 from cyber_inference_tui.text import clean_line
 
 PROGRAM = "llama-server"
 _PROBE_TIMEOUT = 30.0
-_PROBE_OUTPUT = 1 << 20
-"""Bytes read of ``--help``; the real one has 60,000."""
-_KILL_TIMEOUT = 5.0
-_POLL = 0.2
-"""Seconds of silence after which a program that has ended is not listened to any more: something
-that it started holds its output open."""
 _ANOTHER = "`cyber-inference-tui install-llama --force` gets another."
 _DEVICES_TIMEOUT = 10.0
 """Seconds for the list of GPUs: a driver may take some of them, and a load waits meanwhile."""
@@ -53,6 +43,7 @@ _BUILD = re.compile(r"build\s+(\d+)")
 _TRACE_LEVEL = re.compile(r"^\s+- (\d+): trace\b", re.MULTILINE)
 # A build lists no GPU and ends well when a driver refuses (ggml-cuda.cu: ggml_cuda_init).
 _DRIVER_FAILED = re.compile(r"failed to initialize (CUDA|ROCm|MUSA): (?!no \S+-capable device).*")
+_DEVICE = re.compile(r"^\s+(\w+): (.+)$")
 _FLAG = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w-]*)")
 
 
@@ -184,93 +175,31 @@ def probe(
     return binary
 
 
-_asked: set[subprocess.Popen[bytes]] = set()
-
-
-def run_briefly(
-    path: Path,
-    *arguments: str,
-    environ: Mapping[str, str],
-    timeout: float = _PROBE_TIMEOUT,
+def ask_program(
+    path: Path, *arguments: str, environ: Mapping[str, str], timeout: float = _PROBE_TIMEOUT
 ) -> str:
-    """What the program prints (stdout and stderr, a bounded amount).
+    """Run the program for its output (stdout and stderr, at most 1 MiB).
 
     Raises ``NoLlamaServerError`` with its last line when it fails or does not end within
     ``timeout`` seconds.
     """
     called = f"{path} {' '.join(arguments)}"
-    deadline = time.monotonic() + timeout
-    environment = marked(child_environment(environ))
     try:
-        process = subprocess.Popen(
-            [path, *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+        code, output = read_output(
+            [path, *arguments], environ=child_environment(environ), time_limit=timeout
         )
+    except TimeoutError:
+        raise NoLlamaServerError(
+            f"{called} did not end within {timeout:g} s.", hint=_ANOTHER
+        ) from None
     except OSError as error:
         raise NoLlamaServerError(
             f"{path} cannot be run: {_why_not_run(error)}.", hint=_ANOTHER
         ) from error
-    family = Family(process.pid, environment[MARK])
-    _asked.add(process)
-    try:
-        output = _read_until(process, deadline).decode("utf-8", "replace")
-        code = process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        raise NoLlamaServerError(
-            f"{called} did not end within {timeout:g} s.", hint=_ANOTHER
-        ) from None
-    finally:
-        _asked.discard(process)
-        if process.returncode is None:
-            _kill(process)
-        if process.stdout is not None:
-            process.stdout.close()
-        process.wait()
-        family.end(_KILL_TIMEOUT)
     if code != 0:
-        last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
-        reason = clean_line(last.strip(), limit=300) or f"exit code {code}"
+        reason = clean_line(last_line(output), limit=300) or f"exit code {code}"
         raise NoLlamaServerError(f"{called} failed: {reason.rstrip('.')}.", hint=_ANOTHER)
     return output
-
-
-def end_questions() -> None:
-    """Kill the programs that ``run_briefly`` waits for, in all threads."""
-    for process in tuple(_asked):
-        _kill(process)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    # The group: a wrapper script has the real program as its child.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _read_until(process: subprocess.Popen[bytes], deadline: float) -> bytes:
-    """Output up to its end or that of the process; what is too much is cut.
-
-    Raises ``TimeoutExpired`` at ``deadline``.
-    """
-    assert process.stdout is not None  # noqa: S101 - it was asked for as a pipe
-    stream = process.stdout
-    kept = bytearray()
-    with selectors.DefaultSelector() as selector:
-        selector.register(stream, selectors.EVENT_READ)
-        while (left := deadline - time.monotonic()) > 0:
-            ended = process.poll() is not None
-            if not selector.select(min(left, _POLL)):
-                if ended:
-                    return bytes(kept)
-                continue
-            chunk = os.read(stream.fileno(), 65536)
-            if not chunk:
-                return bytes(kept)
-            kept += chunk[: _PROBE_OUTPUT - len(kept)]
-    raise subprocess.TimeoutExpired(process.args, 0.0)
 
 
 def _why_not_run(error: OSError) -> str:
@@ -289,8 +218,8 @@ def examine(
 
     Nothing is written. Raises ``NoLlamaServerError`` when it does not run.
     """
-    version = run_briefly(path, "--version", environ=environ, timeout=timeout)
-    options = run_briefly(path, "--help", environ=environ, timeout=timeout)
+    version = ask_program(path, "--version", environ=environ, timeout=timeout)
+    options = ask_program(path, "--help", environ=environ, timeout=timeout)
     found = _VERSION.search(version)
     trace = _TRACE_LEVEL.search(options)
     build = _BUILD.search(version) or re.search(r"version:\s*(\d{3,})", version)
@@ -316,7 +245,7 @@ def _gpus(
 ) -> tuple[tuple[str, ...] | None, str]:
     """The GPUs it would use; ``None`` and the reason when it does not tell."""
     try:
-        output = run_briefly(path, "--list-devices", environ=environ, timeout=timeout)
+        output = ask_program(path, "--list-devices", environ=environ, timeout=timeout)
     except NoLlamaServerError as error:
         # No reason not to use it: the server itself may do without.
         return None, error.message
@@ -328,6 +257,15 @@ def _gpus(
         reason = clean_line(refused[0].strip(), limit=300).rstrip(".")
         return None, f"{path} --list-devices: {reason}."
     return gpus, ""
+
+
+def listed_devices(output: str) -> tuple[str, ...]:
+    """Read the devices, a text each, from the output of ``llama-server --list-devices``."""
+    _, found, listing = output.partition("Available devices:")
+    if not found:
+        return ()
+    lines = (clean_line(line, limit=300) for line in listing.splitlines()[:64])
+    return tuple(f"{m[1]}: {m[2]}" for line in lines if (m := _DEVICE.match(line)))
 
 
 def option_names(help_text: str) -> Iterator[str]:

@@ -20,6 +20,7 @@ import contextlib
 import ctypes
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -103,6 +104,12 @@ def marked(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for one more child, with a mark of its own below that of its parent."""
     mark = f"{environment.get(MARK, '')}/{secrets.token_hex(4)}"
     return {**environment, MARK: mark}
+
+
+def signal_group(group: int, number: signal.Signals) -> None:
+    """Send a signal to a process group, if it still exists."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
 
 
 def adopt_orphans() -> None:

@@ -32,7 +32,7 @@ _OOM_MOST = 1000
 _RESTART_PAUSE_MOST = 60.0
 
 # "kill -KILL -- -N" is an error in dash, which is /bin/sh in Debian: "-s" is the portable form.
-_SCRIPT = """
+GUARD_SCRIPT = """
 trap '' INT TERM HUP
 groups=' ' known='' ended=''
 while read -r what which; do
@@ -82,7 +82,7 @@ class ProcessGuard:
             environment[MARK] = f"{self._mark}/{GUARD}"
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *("/bin/sh", "-c", _SCRIPT, "guard"),
+                *("/bin/sh", "-c", GUARD_SCRIPT, "guard"),
                 *sweep,
                 stdin=PIPE,
                 stdout=DEVNULL,

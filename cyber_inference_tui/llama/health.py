@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from cyber_inference_tui.llama.http_get import http_get
+
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 """Errors of a connection that tell of us and not of the server."""
 
@@ -23,25 +25,13 @@ async def ask_health(host: str, port: int, timeout: float) -> int | None:
     seconds. Raises ``CannotAskError``.
     """
     try:
-        async with asyncio.timeout(timeout):
-            reader, writer = await asyncio.open_connection(host, port, limit=4096)
-            try:
-                request = f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-                writer.write(request.encode("ascii"))
-                status_line = await reader.readline()
-            finally:
-                writer.close()
+        status, _ = await http_get(host, port, "/health", timeout=timeout, most_bytes=0)
     except OSError as error:
         # TimeoutError is one of them.
         if error.errno in _OURS:
             raise CannotAskError(str(error)) from error
         return None if isinstance(error, ConnectionRefusedError) else 0
-    except ValueError:
-        # A line without end.
-        return 0
-    version, _, rest = status_line.partition(b" ")
-    code = rest[:3]
-    return int(code) if version.startswith(b"HTTP/") and code.isdigit() else 0
+    return status
 
 
 class HealthLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 from typing import Protocol, cast
 
 import psutil
 
-from cyber_inference_tui.llama.descendants import Ended, Family, Known
+from cyber_inference_tui.llama.descendants import Ended, Family, Known, signal_group
 
 KILL_TIMEOUT = 10.0
 """Seconds that a process has to be gone after SIGKILL."""
@@ -91,8 +90,7 @@ class Output(asyncio.SubprocessProtocol):
         except Exception:
             # No descriptor is left, or a defect of ours: its owner must not be kept waiting.
             _logger.exception("what process %d started cannot be looked for", self.family.pid)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.family.pid, signal.SIGKILL)
+            signal_group(self.family.pid, signal.SIGKILL)
             return Ended()
 
     def _drain(self) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import signal
 import time
@@ -26,7 +25,7 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import thread_safe
-from cyber_inference_tui.llama.descendants import MARK, Ended, Known, in_words, marked
+from cyber_inference_tui.llama.descendants import MARK, Ended, Known, in_words, marked, signal_group
 from cyber_inference_tui.llama.failure import diagnose
 from cyber_inference_tui.llama.footprint import FootprintReader
 from cyber_inference_tui.llama.guard import prepare_child
@@ -325,8 +324,7 @@ class ServerProcess:
         if self.pid <= 0 or self._left.done():
             # Group 0 would be our own; a number given back may be somebody else's by now.
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        signal_group(self.pid, signal.SIGKILL)
 
     def exit_reason(self) -> tuple[str, tuple[str, ...]]:
         """Once it has ended: why, in plain words, and its last log lines."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
+from http import HTTPStatus
 
 import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
+from cyber_inference_tui.llama.http_get import http_get
 
 _MOST_BYTES = 1 << 20
-_HEAD_END = b"\r\n\r\n"
 
 
 class _Next(msgspec.Struct):
@@ -40,28 +40,15 @@ async def ask_slots(host: str, port: int, timeout: float) -> tuple[Task, ...] | 
     11669 (``tools/server/README.md`` of llama.cpp).
     """
     try:
-        async with asyncio.timeout(timeout):
-            reader, writer = await asyncio.open_connection(host, port, limit=_MOST_BYTES)
-            try:
-                request = f"GET /slots HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-                writer.write(request.encode("ascii"))
-                answer = bytearray()
-                while len(answer) < _MOST_BYTES and (part := await reader.read(65536)):
-                    answer += part
-            finally:
-                writer.close()
+        status, body = await http_get(host, port, "/slots", timeout=timeout, most_bytes=_MOST_BYTES)
     except OSError:
         # TimeoutError is one of them.
         return None
-    return parse_slots(bytes(answer))
+    return parse_slots(body) if status == HTTPStatus.OK else None
 
 
-def parse_slots(answer: bytes) -> tuple[Task, ...] | None:
-    """The tasks in a whole HTTP answer; ``None`` if it is not what was asked for."""
-    head, _, body = answer.partition(_HEAD_END)
-    words = head.split(None, 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/") or words[1] != b"200":
-        return None
+def parse_slots(body: bytes) -> tuple[Task, ...] | None:
+    """Read the tasks from the body of an answer; ``None`` if it has another form."""
     try:
         slots = msgspec.json.decode(body, type=thread_safe(list[_Slot]))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

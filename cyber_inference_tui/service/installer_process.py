@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
-from cyber_inference_tui.llama.descendants import MARK, Ended, marked
+from cyber_inference_tui.llama.descendants import MARK, Ended, marked, signal_group
 from cyber_inference_tui.llama.guard import prepare_child
 from cyber_inference_tui.llama.log_lines import LineSplitter
 from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, Output
@@ -76,8 +74,7 @@ class InstallerProcess:
 
     def _signal(self, number: signal.Signals) -> None:
         if not self._is_gone:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
+            signal_group(self.pid, number)
 
     def started(self, output: Output) -> None:
         """It runs (called by ``Output``, as all below)."""

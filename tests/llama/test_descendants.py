@@ -16,7 +16,7 @@ import pytest
 
 from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.binary import run_briefly
+from cyber_inference_tui.llama.binary import ask_program
 from cyber_inference_tui.llama.descendants import (
     MARK,
     Known,
@@ -410,7 +410,7 @@ def test_a_program_that_is_only_asked_leaves_nothing_either(
     program = tmp_path / "llama-server"
     program.write_text(f"#!/bin/bash\n{stray.script(escape)}\necho version: 1\n")
     program.chmod(0o755)
-    assert "version: 1" in run_briefly(program, "--version", environ=os.environ, timeout=20)
+    assert "version: 1" in ask_program(program, "--version", environ=os.environ, timeout=20)
     assert not is_alive(stray.pid)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cyber_inference_tui.errors import InstallError
 from cyber_inference_tui.llama.install.apt_sources import Mirror
-from cyber_inference_tui.llama.install.program import run_program
 from cyber_inference_tui.llama.install.source import Progress
+from cyber_inference_tui.llama.install.tools import run_tool
 
 _TIME_LIMIT = 900.0
 NEEDED_PROGRAMS = ("apt-get", "apt-cache", "apt-config", "dpkg-deb")
@@ -161,7 +161,7 @@ class PrivateApt:
                 watch.advance(min(1000, int(float(found[1]) * 10)), 1000)
             return found is None
 
-        ended = run_program(command, environ=environ, time_limit=_TIME_LIMIT, on_line=keep)
+        ended = run_tool(command, environ=environ, time_limit=_TIME_LIMIT, on_line=keep)
         if ended.code != 0:
             raise InstallError(f"{command[0]} failed: {_reason(ended.lines, ended.code)}.")
         return list(ended.lines)

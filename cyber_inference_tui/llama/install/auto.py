@@ -14,9 +14,15 @@ from cyber_inference_tui.errors import (
     NoLlamaServerError,
     UnusableBuildError,
 )
-from cyber_inference_tui.llama.binary import PROGRAM, find_llama_server, probe, run_briefly
+from cyber_inference_tui.llama.binary import (
+    PROGRAM,
+    ask_program,
+    find_llama_server,
+    listed_devices,
+    probe,
+)
 from cyber_inference_tui.llama.install.layout import Installed, Layout, Newest
-from cyber_inference_tui.llama.install.machine import Gpu, gpus, listed_devices, unused_gpus
+from cyber_inference_tui.llama.install.machine import Gpu, gpus, unused_gpus
 from cyber_inference_tui.llama.install.outcome import BuildName, CheckRecord, InstallRecord
 from cyber_inference_tui.llama.install.source import Offer, Progress, Source
 from cyber_inference_tui.text import clean_line
@@ -198,7 +204,7 @@ class Installer:
         """
         try:
             probe(program, data_dir=self._data_dir, environ=self._environ)
-            output = run_briefly(program, "--list-devices", environ=self._environ)
+            output = ask_program(program, "--list-devices", environ=self._environ)
         except NoLlamaServerError as error:
             raise UnusableBuildError(f"The build does not run here: {error.message}") from error
         devices = listed_devices(output)

@@ -15,7 +15,7 @@ import psutil
 from cyber_inference_tui.errors import InstallError
 from cyber_inference_tui.kernel import on_macos
 from cyber_inference_tui.llama.install.machine import Gpu, gpus, tegra_architecture
-from cyber_inference_tui.llama.install.program import run_program
+from cyber_inference_tui.llama.install.tools import run_tool
 
 _MEMORY_PER_JOB = 2 << 30
 """Bytes that one compiler may take, CUDA's above all."""
@@ -229,7 +229,7 @@ def _version(
     if program is None:
         return None
     try:
-        ended = run_program([program, *command[1:]], environ=environ, time_limit=_QUESTION_TIME)
+        ended = run_tool([program, *command[1:]], environ=environ, time_limit=_QUESTION_TIME)
     except InstallError:
         # The build itself will tell what is wrong with it.
         return None

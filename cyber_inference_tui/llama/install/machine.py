@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cyber_inference_tui.kernel import on_apple_silicon
-from cyber_inference_tui.text import clean_line
 
 _READ_LIMIT = 65536
 _VENDORS = frozenset({b"0x1002", b"0x8086", b"0x10de"})
 """PCI vendors: AMD, Intel, NVIDIA."""
-
-_DEVICE = re.compile(r"^\s+(\w+): (.+)$")
 
 
 class Gpu(StrEnum):
@@ -95,15 +92,6 @@ def vulkan_builds(root: Path) -> VulkanBuilds:
     return VulkanBuilds(
         github=both if gpu and has_vulkan_loader(root) else plain, debian=both if gpu else plain
     )
-
-
-def listed_devices(output: str) -> tuple[str, ...]:
-    """The devices in what ``llama-server --list-devices`` prints, one text each."""
-    _, found, listing = output.partition("Available devices:")
-    if not found:
-        return ()
-    lines = (clean_line(line, limit=300) for line in listing.splitlines()[:64])
-    return tuple(f"{m[1]}: {m[2]}" for line in lines if (m := _DEVICE.match(line)))
 
 
 def unused_gpus(present: tuple[Gpu, ...], devices: tuple[str, ...]) -> tuple[Gpu, ...]:

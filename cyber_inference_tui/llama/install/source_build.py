@@ -19,9 +19,9 @@ from cyber_inference_tui.llama.fit_params import PROGRAM as FIT_PARAMS
 from cyber_inference_tui.llama.install.archive import Limits, unpack_archive
 from cyber_inference_tui.llama.install.build import BuildPlan
 from cyber_inference_tui.llama.install.layout import Layout, link_program
-from cyber_inference_tui.llama.install.program import Ended, run_program
 from cyber_inference_tui.llama.install.releases import Releases, Wanted
 from cyber_inference_tui.llama.install.source import Offer, Progress
+from cyber_inference_tui.llama.install.tools import ToolResult, run_tool
 
 _ARCHIVE_LIMIT = 512 << 20
 _LIMITS = Limits(size=2 << 30, count=50_000)
@@ -197,7 +197,7 @@ class SourceBuild:
         running.unlink()
 
     def _has_target(self, build: Path, target: str) -> bool:
-        ended = run_program(
+        ended = run_tool(
             ["cmake", "--build", str(build), "--target", "help"],
             environ=self._environ,
             time_limit=_CONFIGURE_TIME,
@@ -224,7 +224,7 @@ class SourceBuild:
                 first.append(line)
             return True
 
-        ended = run_program(
+        ended = run_tool(
             command, environ=self._environ, time_limit=time_limit, folder=folder, on_line=take
         )
         if ended.code != 0:
@@ -232,7 +232,7 @@ class SourceBuild:
             raise _failure(ended, first)
 
 
-def _failure(ended: Ended, first: Sequence[str]) -> BuildError:
+def _failure(ended: ToolResult, first: Sequence[str]) -> BuildError:
     lines = [line for line in ended.lines if line.strip()]
     said = first or lines[-1:] or [f"exit code {ended.code}"]
     reason = " ".join(line.strip() for line in said)
