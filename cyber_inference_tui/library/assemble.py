@@ -9,16 +9,15 @@ from typing import NamedTuple
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
-from cyber_inference_tui.library.ids import RESERVED, Named, assign_ids
+from cyber_inference_tui.library.ids import RESERVED, NamedModel, assign_ids
 from cyber_inference_tui.library.ollama import OllamaModel
-from cyber_inference_tui.library.problems import Problem
 from cyber_inference_tui.library.projectors import (
     Candidate,
     Projector,
     is_projector_name,
     placed,
 )
-from cyber_inference_tui.library.scan import Found, ModelFile, Unread, shown
+from cyber_inference_tui.library.scan import Found, ModelFile, Unread, path_text
 from cyber_inference_tui.library.shards import (
     FileSet,
     combined,
@@ -26,7 +25,8 @@ from cyber_inference_tui.library.shards import (
     missing_sentence,
     shard_names,
 )
-from cyber_inference_tui.library.stores import Elsewhere, Place
+from cyber_inference_tui.library.stores import Elsewhere, StoreRoot
+from cyber_inference_tui.library.unusable_files import Problem
 from cyber_inference_tui.settings.schema import ModelSettings
 
 _NO_MODELS = {
@@ -161,16 +161,16 @@ class Assembly:
                 continue
             read = self._read(FileSet(one.name, one.file.path.parent, (one.file,), 0))
             projector = self._ollama_projector(one)
-            listed.append((read, projector, Place(Origin.OLLAMA, one.host)))
+            listed.append((read, projector, StoreRoot(Origin.OLLAMA, one.host)))
         usable = []
         for read, projector, place in listed:
             if read.problem is None:
                 usable.append((read, projector, place))
             else:
-                where = shown(read.files.files[0].path)
+                where = path_text(read.files.files[0].path)
                 self._problems.append(Problem(where=where, reason=read.problem))
         names = [
-            Named(read.files.name, read.files.directory, read.files.files[0].root, place.owner)
+            NamedModel(read.files.name, read.files.directory, read.files.files[0].root, place.owner)
             for read, _, place in usable
         ]
         ids = assign_ids(names, taken=taken)
@@ -190,7 +190,7 @@ class Assembly:
         try:
             return Projector(model.projector, self._read_header(model.projector))
         except GGUFError as error:
-            where = shown(model.projector.path)
+            where = path_text(model.projector.path)
             self._problems.append(Problem(where=where, reason=error.message))
             return None
 
@@ -220,7 +220,7 @@ class Assembly:
             if facts is not None and facts.is_projector:
                 projectors.append(Projector(file, facts))
             elif (reason := _no_model(read)) is not None:
-                self._problems.append(Problem(where=shown(file.path), reason=reason))
+                self._problems.append(Problem(where=path_text(file.path), reason=reason))
             else:
                 models.append(read)
         chosen = placed(
@@ -237,7 +237,7 @@ class Assembly:
         for projector in projectors:
             path = projector.file.path
             in_use = path.parent in used or path in self._projectors
-            where, reason = shown(path), _PROJECTOR if in_use else _NOBODYS
+            where, reason = path_text(path), _PROJECTOR if in_use else _NOBODYS
             (self._parts if in_use else self._problems).append(Problem(where=where, reason=reason))
         return list(zip(models, chosen, strict=True))
 
@@ -245,7 +245,7 @@ class Assembly:
         self, listed: Sequence[tuple[_Read, Projector | None]], taken: frozenset[str]
     ) -> list[LocalModel]:
         names = [
-            Named(read.files.name, read.files.directory, read.files.files[0].root)
+            NamedModel(read.files.name, read.files.directory, read.files.files[0].root)
             for read, _ in listed
         ]
         ids = assign_ids(names, taken=taken)
@@ -255,7 +255,7 @@ class Assembly:
             if model_id is None:
                 self._problems.append(
                     Problem(
-                        where=shown(read.files.files[0].path),
+                        where=path_text(read.files.files[0].path),
                         reason="another model has its name, and its path does not tell them apart",
                     )
                 )
@@ -292,7 +292,7 @@ class Assembly:
                 given.id,
                 settings,
                 path=given.path,
-                problem=f"its file {shown(given.path)} {told}",
+                problem=f"its file {path_text(given.path)} {told}",
                 origin=given.origin,
             )
         files = group_shards(given.files)[0]
@@ -365,7 +365,7 @@ class Assembly:
                 written.append(given.file.modified)
             else:
                 told = f"cannot be read: {given.unread}" if given.unread else "is missing"
-                problem = problem or f"its projector {shown(mmproj)} {told}"
+                problem = problem or f"its projector {path_text(mmproj)} {told}"
         return LocalModel(
             id=model_id,
             aliases=tuple(settings.aliases),

@@ -13,8 +13,8 @@ import msgspec
 
 from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
-from cyber_inference_tui.library.problems import Problem, Unusable
-from cyber_inference_tui.library.scan import shown as shown_path
+from cyber_inference_tui.library.scan import path_text
+from cyber_inference_tui.library.unusable_files import Problem, Unusable
 from cyber_inference_tui.settings.schema import ModelSettings, RequestRules
 from cyber_inference_tui.spelling import close_names
 from cyber_inference_tui.text import clean_line
@@ -107,7 +107,7 @@ class Catalog:
         found.sort(key=lambda problem: problem.where)
         self.problems = tuple(dict.fromkeys(problem.cleaned() for problem in found))
         broken = (
-            Problem(where=shown_path(path), reason=model.problem)
+            Problem(where=path_text(path), reason=model.problem)
             for model in models.values()
             for path in model.shards
             if model.problem is not None

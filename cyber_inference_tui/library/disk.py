@@ -68,6 +68,6 @@ class Disk:
 _ALL = 1_000_000
 
 
-def told(error: OSError | ValueError) -> str:
+def error_text(error: OSError | ValueError) -> str:
     """What kept the system from reading something, in its own words."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -12,9 +12,9 @@ import msgspec
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.files import read_file
+from cyber_inference_tui.gguf.file_writer import replace_file
 from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
-from cyber_inference_tui.gguf.writer import replace_file
-from cyber_inference_tui.library.disk import Disk, told
+from cyber_inference_tui.library.disk import Disk, error_text
 from cyber_inference_tui.library.scan import ModelFile, unread_above
 
 _logger = logging.getLogger(__name__)
@@ -25,20 +25,20 @@ _MAX_CACHE_FILE: Final = 64 * 2**20
 _SETTLED: Final = 2_000_000_000
 
 
-class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+class _CachedHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     size: int
     modified: int
     metadata: ModelMetadata | None = None
     error: str | None = None
 
 
-Fetched = dict[str, tuple[int, int, _Entry | GGUFError]]
+Fetched = dict[str, tuple[int, int, _CachedHeader | GGUFError]]
 """By path: the file's size and time of change, and what it says or why that is not known."""
 
 
 class _Stored(msgspec.Struct, frozen=True):
     version: int
-    entries: dict[str, _Entry]
+    entries: dict[str, _CachedHeader]
 
 
 class HeaderCache:
@@ -56,9 +56,9 @@ class HeaderCache:
         self._file = file
         self._clock = clock
         self._entries = self._load()
-        self._used: dict[str, _Entry] = {}
-        self._before: dict[str, _Entry] = {}
-        self._seen: dict[str, _Entry] = {}
+        self._used: dict[str, _CachedHeader] = {}
+        self._before: dict[str, _CachedHeader] = {}
+        self._seen: dict[str, _CachedHeader] = {}
         self._fetched: Fetched = {}
         self._changed = False
         self._unsettled = False
@@ -70,11 +70,11 @@ class HeaderCache:
             if self._known(file) is None:
                 try:
                     disk.reach(file.path)
-                    found: _Entry | GGUFError = self._read(file)
+                    found: _CachedHeader | GGUFError = self._read(file)
                 except GGUFError as error:
                     found = error
                 except OSError as error:
-                    found = GGUFError(f"it cannot be read: {told(error)}")
+                    found = GGUFError(f"it cannot be read: {error_text(error)}")
                 fetched[str(file.path)] = (file.size, file.modified, found)
         return fetched
 
@@ -91,9 +91,9 @@ class HeaderCache:
         entry = self._known(file)
         if entry is None:
             size, modified, found = self._fetched.get(key, (0, 0, None))
-            if isinstance(found, _Entry) and (size, modified) != (file.size, file.modified):
+            if isinstance(found, _CachedHeader) and (size, modified) != (file.size, file.modified):
                 found = None
-            if not isinstance(found, _Entry):
+            if not isinstance(found, _CachedHeader):
                 self._unsettled = True
                 before = self._before.get(key, self._entries.get(key))
                 if before is None:
@@ -113,14 +113,14 @@ class HeaderCache:
             raise GGUFError(entry.error or "it cannot be read")
         return entry.metadata
 
-    def _known(self, file: ModelFile) -> _Entry | None:
+    def _known(self, file: ModelFile) -> _CachedHeader | None:
         entry = self._entries.get(str(file.path))
         if entry is None or (entry.size, entry.modified) != (file.size, file.modified):
             return None
         return entry
 
     @staticmethod
-    def _read(file: ModelFile) -> _Entry:
+    def _read(file: ModelFile) -> _CachedHeader:
         """What the file says, or what is wrong with it; raises ``GGUFError`` if it is unreadable
         for the system."""
         try:
@@ -128,8 +128,10 @@ class HeaderCache:
         except GGUFError as error:
             if isinstance(error.__cause__, OSError):
                 raise
-            return _Entry(file.size, file.modified, error=error.message)
-        return _Entry(file.size, file.modified, msgspec.structs.replace(found, chat_template=None))
+            return _CachedHeader(file.size, file.modified, error=error.message)
+        return _CachedHeader(
+            file.size, file.modified, msgspec.structs.replace(found, chat_template=None)
+        )
 
     def settle(self, unread: Collection[Path] = ()) -> bool:
         """After a scan: forget files that were not asked for, and save what changed.
@@ -151,7 +153,7 @@ class HeaderCache:
         self._changed = self._unsettled = False
         return settled
 
-    def _load(self) -> dict[str, _Entry]:
+    def _load(self) -> dict[str, _CachedHeader]:
         if self._file is None:
             return {}
         try:

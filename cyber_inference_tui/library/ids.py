@@ -13,7 +13,7 @@ RESERVED = frozenset({"install", "service"})
 """Logs that are no model's go by these ids, so no model does."""
 
 
-class Named(NamedTuple):
+class NamedModel(NamedTuple):
     """A model's name, without shard numbers and ending, and where it was found."""
 
     name: str
@@ -23,7 +23,9 @@ class Named(NamedTuple):
     """What to put in front of it instead of its directory."""
 
 
-def assign_ids(models: Sequence[Named], *, taken: frozenset[str] = frozenset()) -> list[str | None]:
+def assign_ids(
+    models: Sequence[NamedModel], *, taken: frozenset[str] = frozenset()
+) -> list[str | None]:
     """An id for each model, in order; ``None`` where no id is left that is its own.
 
     ``Name`` where no other model has that name, else ``sub/Name`` with the path below the model

@@ -13,11 +13,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 from cyber_inference_tui.errors import ConflictError
 from cyber_inference_tui.library.assemble import Assembly, Configured, GivenProjector
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
-from cyber_inference_tui.library.disk import Disk, told
+from cyber_inference_tui.library.disk import Disk, error_text
+from cyber_inference_tui.library.folder_reader import FolderReader, wait_for
 from cyber_inference_tui.library.headers import Fetched, HeaderCache
-from cyber_inference_tui.library.looks import Looks, wait_for
 from cyber_inference_tui.library.ollama import OllamaModel
-from cyber_inference_tui.library.problems import Problem
 from cyber_inference_tui.library.scan import (
     SLOW,
     Found,
@@ -25,10 +24,11 @@ from cyber_inference_tui.library.scan import (
     Unread,
     find_files,
     model_file,
-    shown,
+    path_text,
 )
 from cyber_inference_tui.library.shards import shard_names
-from cyber_inference_tui.library.stores import Elsewhere, Place, Stores, StoreScan
+from cyber_inference_tui.library.stores import Elsewhere, StoreRoot, Stores, StoreScan
+from cyber_inference_tui.library.unusable_files import Problem
 from cyber_inference_tui.settings.schema import ModelSettings
 from cyber_inference_tui.storage import SILENT
 
@@ -81,7 +81,7 @@ class _Walked(NamedTuple):
     headers: Fetched
 
 
-class _Named(NamedTuple):
+class _NamedPath(NamedTuple):
     """What is at a path that a table names."""
 
     file: ModelFile | None = None
@@ -93,7 +93,7 @@ class _Named(NamedTuple):
 class _Statuses(NamedTuple):
     """What a look at the files that tables name in one folder gives."""
 
-    named: Mapping[Path, _Named]
+    named: Mapping[Path, _NamedPath]
     headers: Fetched
 
 
@@ -112,8 +112,8 @@ class Library:
     kept in ``cache_file``. ``clock`` gives nanoseconds since 1970. ``disk`` reads everything but
     headers.
 
-    Each directory is read by threads of its own, see ``Looks``: one whose storage hangs is one
-    that cannot be read now.
+    Each directory is read by threads of its own, see ``FolderReader``: one whose storage
+    hangs is one that cannot be read now.
     """
 
     def __init__(
@@ -132,9 +132,9 @@ class Library:
         self._headers = HeaderCache(cache_file, clock)
         self._disk = disk
         self._clock = clock
-        self._folders: dict[Path, Looks[_Walked]] = {}
-        self._tables: dict[Path, Looks[_Statuses]] = {}
-        self._stores: dict[Path, Looks[_Others]] = {}
+        self._folders: dict[Path, FolderReader[_Walked]] = {}
+        self._tables: dict[Path, FolderReader[_Statuses]] = {}
+        self._stores: dict[Path, FolderReader[_Others]] = {}
         self._scans: dict[Path, StoreScan] = {}
         self._theirs: dict[Path, Elsewhere] = {}
         self._before = _Seen()
@@ -212,7 +212,7 @@ class Library:
             table.begin(partial(self._statuses, paths[path]), self._disk)
         for path, store_looks in self._stores.items():
             store_looks.begin(partial(self._others, self._scans[path]), self._disk)
-        looks: list[Looks[Any]] = [
+        looks: list[FolderReader[Any]] = [
             *self._folders.values(),
             *self._tables.values(),
             *self._stores.values(),
@@ -236,12 +236,14 @@ class Library:
         return seen, [one.folder for one in looks if one.found is None]
 
     @staticmethod
-    def _tend(looks: dict[Path, Looks[T]], folders: Iterable[Path], *, alone: bool = False) -> None:
+    def _tend(
+        looks: dict[Path, FolderReader[T]], folders: Iterable[Path], *, alone: bool = False
+    ) -> None:
         """Have one of ``looks`` for each of ``folders``, in their order, and no others."""
         former = dict(looks)
         looks.clear()
         for path in folders:
-            looks[path] = former.get(path) or Looks(path, alone=alone)
+            looks[path] = former.get(path) or FolderReader(path, alone=alone)
 
     # In the threads of the looks
 
@@ -250,19 +252,19 @@ class Library:
         return _Walked(found, self._headers.fetch(found.files, disk))
 
     def _statuses(self, paths: Iterable[Path], disk: Disk) -> _Statuses:
-        named: dict[Path, _Named] = {}
+        named: dict[Path, _NamedPath] = {}
         for path in paths:
             try:
                 status = disk.status(path)
                 inside = self._is_inside(path)
             except OSError as error:
-                named[path] = _Named(unread=told(error))
+                named[path] = _NamedPath(unread=error_text(error))
                 continue
             mode = 0 if status is None else status.st_mode
             file = None
             if status is not None and stat.S_ISREG(mode):
                 file = model_file(path, path.parent, status, inside=inside)
-            named[path] = _Named(file, stat.S_ISDIR(mode))
+            named[path] = _NamedPath(file, stat.S_ISDIR(mode))
         files = [one.file for one in named.values() if one.file is not None]
         return _Statuses(named, self._headers.fetch(files, disk))
 
@@ -278,7 +280,7 @@ class Library:
         problems: list[Problem] = []
         unread: list[Unread] = []
         known: set[tuple[str, tuple[int, int]]] = set()
-        told: set[str] = set()
+        reported: set[str] = set()
         for root, look in self._folders.items():
             walked = look.found
             if walked is None:
@@ -290,33 +292,33 @@ class Library:
             new = [file for file in walked.found.files if (file.path.name, file.inode) not in known]
             known |= {(file.path.name, file.inode) for file in new}
             files += new
-            problems += [one for one in walked.found.problems if one.where not in told]
-            told |= {one.where for one in walked.found.problems}
+            problems += [one for one in walked.found.problems if one.where not in reported]
+            reported |= {one.where for one in walked.found.problems}
             unread += walked.found.unread
         return Found(tuple(files), tuple(problems), tuple(unread))
 
     def _named(
         self, paths: Mapping[Path, Sequence[Path]], before: Mapping[Path, ModelFile]
-    ) -> dict[Path, _Named]:
+    ) -> dict[Path, _NamedPath]:
         """What is at each path that a table names."""
-        named: dict[Path, _Named] = {}
+        named: dict[Path, _NamedPath] = {}
         for folder, look in self._tables.items():
             statuses = look.found
             if statuses is not None:
                 self._headers.take(statuses.headers)
             for path in paths[folder]:
                 one = statuses.named.get(path) if statuses is not None else None
-                one = one or _Named(unread=SILENT if look.hangs else SLOW)
+                one = one or _NamedPath(unread=SILENT if look.hangs else SLOW)
                 if one.unread and (file := before.get(path)) is not None:
                     # That a folder is slow is of interest only until its files are known.
                     unread = "" if one.unread == SLOW else one.unread
-                    one = _Named(file._replace(root=path.parent), unread=unread)
+                    one = _NamedPath(file._replace(root=path.parent), unread=unread)
                 named[path] = one
         return named
 
     def _elsewhere(self) -> Elsewhere:
         files: list[ModelFile] = []
-        places: dict[Path, Place] = {}
+        places: dict[Path, StoreRoot] = {}
         ollama: list[OllamaModel] = []
         problems: list[Problem] = []
         for path, look in self._stores.items():
@@ -362,7 +364,7 @@ class Library:
             doomed.append(model.mmproj)
         for path in doomed:
             if not self._is_inside(path):
-                raise ConflictError(f"{shown(path)} does not lie in {self._models_dir}.")
+                raise ConflictError(f"{path_text(path)} does not lie in {self._models_dir}.")
         removed: list[Path] = []
         for path in doomed:
             try:
@@ -371,7 +373,7 @@ class Library:
                 continue
             except OSError as error:
                 raise ConflictError(
-                    f"{shown(path)} cannot be deleted: {error.strerror or error}."
+                    f"{path_text(path)} cannot be deleted: {error.strerror or error}."
                 ) from error
             removed.append(path)
         with self._lock:
@@ -432,7 +434,7 @@ class Library:
         path: Path,
         settings: ModelSettings,
         origin: Origin,
-        named: Mapping[Path, _Named],
+        named: Mapping[Path, _NamedPath],
     ) -> Configured:
         shards = [named[shard] for shard in shard_names(path)]
         return Configured(

@@ -11,8 +11,8 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.library.disk import Disk
-from cyber_inference_tui.library.problems import Problem
-from cyber_inference_tui.library.scan import ModelFile, Unread, shown, stat_file
+from cyber_inference_tui.library.scan import ModelFile, Unread, path_text, stat_file
+from cyber_inference_tui.library.unusable_files import Problem
 from cyber_inference_tui.text import clean_line
 
 _MODEL: Final = "application/vnd.ollama.image.model"
@@ -82,7 +82,7 @@ def ollama_models(
             found.unread.append(Unread.because(path, error))
             continue
         if isinstance(model, str):
-            found.problems.append(Problem(where=shown(path), reason=model, name=name))
+            found.problems.append(Problem(where=path_text(path), reason=model, name=name))
         elif model is not None:
             found.models.append(model)
     return found

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cyber_inference_tui.library.disk import Disk, told
-from cyber_inference_tui.library.problems import (
+from cyber_inference_tui.library.disk import Disk, error_text
+from cyber_inference_tui.library.unusable_files import (
     OTHER_FORMATS,
     PACKED,
     PIECE,
@@ -61,13 +61,15 @@ class Unread(NamedTuple):
     @classmethod
     def because(cls, path: Path, error: OSError) -> Unread:
         """What ``error`` kept from being read."""
-        return cls(path, told(error), isinstance(error, PermissionError))
+        return cls(path, error_text(error), isinstance(error, PermissionError))
 
     def problem(self, *, kept: bool) -> Problem:
         """As something to show; ``kept``: what was found there before still counts."""
-        told = self.reason if self.reason in {SILENT, SLOW} else f"it cannot be read: {self.reason}"
+        reason = (
+            self.reason if self.reason in {SILENT, SLOW} else f"it cannot be read: {self.reason}"
+        )
         more = "; what was found there before is kept" if kept else ""
-        return Problem(where=shown(self.path), reason=f"{told}{more}", passing=True)
+        return Problem(where=path_text(self.path), reason=f"{reason}{more}", passing=True)
 
 
 class Found(NamedTuple):
@@ -106,7 +108,7 @@ class Found(NamedTuple):
             for one in unread.values()
             if one.reason and (one.path in behind or not (quiet and one.lasting))
         ]
-        folders = tuple(f"{shown(path)}/" for path in unread)
+        folders = tuple(f"{path_text(path)}/" for path in unread)
         known_problems = {problem.where for problem in (*self.problems, *problems)}
         problems += [
             problem
@@ -137,7 +139,7 @@ def find_files(
     one of ``required``. Model files in other formats are problems, but for those at or below
     ``taken``; ``None`` = they are left out. Nothing is raised: what cannot be read is ``unread``.
     """
-    walk = _Walk(
+    walk = _FileWalk(
         required=frozenset(required),
         on_directory=on_directory,
         most=most,
@@ -165,7 +167,7 @@ def stat_file(
     return model_file(path, root, status, inside=inside)
 
 
-def shown(path: Path | str) -> str:
+def path_text(path: Path | str) -> str:
     """A path as text that is safe to show: bytes that are not UTF-8 as ``\\xNN``."""
     return clean_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
@@ -187,7 +189,7 @@ class _Folder(NamedTuple):
     inside: bool
 
 
-class _Walk:
+class _FileWalk:
     def __init__(
         self,
         *,
@@ -280,7 +282,7 @@ class _Walk:
         elif not self._disk.is_gone(directory, error):
             self._unread.append(Unread.because(directory, error))
         elif directory == root and not isinstance(error, FileNotFoundError):
-            self._problem(directory, f"it cannot be read: {told(error)}")
+            self._problem(directory, f"it cannot be read: {error_text(error)}")
         elif directory in self._required:
             self._problem(directory, "there is no such directory")
 
@@ -335,7 +337,7 @@ class _Walk:
         self._unread.append(Unread(path, "", lasting=True))
 
     def _problem(self, path: Path, reason: str) -> None:
-        self._problems.append(Problem(where=shown(path), reason=reason))
+        self._problems.append(Problem(where=path_text(path), reason=reason))
 
 
 _CUT_UP: Final = "it is a piece of a file that was cut up: join its pieces in order, with cat"

@@ -17,15 +17,15 @@ from typing import Final, NamedTuple
 from cyber_inference_tui.library.catalog import Origin
 from cyber_inference_tui.library.disk import Disk
 from cyber_inference_tui.library.ollama import OllamaModel, ollama_models
-from cyber_inference_tui.library.problems import Problem
 from cyber_inference_tui.library.scan import (
     Found,
     ModelFile,
     Unread,
     find_files,
-    shown,
+    path_text,
     unread_above,
 )
+from cyber_inference_tui.library.unusable_files import Problem
 from cyber_inference_tui.settings.environment import variable
 
 _MAX_REPOS: Final = 5_000
@@ -56,7 +56,7 @@ class Stores(NamedTuple):
         ]
 
 
-class Place(NamedTuple):
+class StoreRoot(NamedTuple):
     """Whose the files below a root are."""
 
     origin: Origin
@@ -68,7 +68,7 @@ class Elsewhere(NamedTuple):
     """What other programs have."""
 
     files: tuple[ModelFile, ...] = ()
-    places: Mapping[Path, Place] = {}
+    places: Mapping[Path, StoreRoot] = {}
     """By the files' ``root``."""
     ollama: tuple[OllamaModel, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -139,7 +139,7 @@ class StoreScan:
         if self._found is None or self._timer() - self._walked_at > _ANEW or self._has_changed():
             self._watched = {}
             self._walked_at = self._timer()
-            walk = _Walk(self._stores, self._disk, self._watch, self._timer)
+            walk = _StoreWalk(self._stores, self._disk, self._watch, self._timer)
             self._found = walk.all().keeping(self._found or Elsewhere())
             now = self._clock()
             # What has just changed may do so again within one tick of its clock; and what could
@@ -165,7 +165,7 @@ class StoreScan:
             return 0
 
 
-class _Walk:
+class _StoreWalk:
     """One look at all stores."""
 
     def __init__(
@@ -181,7 +181,7 @@ class _Walk:
         self._timer = timer
         self._end = timer() + _LONGEST
         self._files: list[ModelFile] = []
-        self._places: dict[Path, Place] = {}
+        self._places: dict[Path, StoreRoot] = {}
         self._ollama: list[OllamaModel] = []
         self._problems: list[Problem] = []
         self.unread: list[Unread] = []
@@ -189,11 +189,11 @@ class _Walk:
     def all(self) -> _Whole:
         for cache in self._stores.hub_caches:
             for owner, snapshot in self._snapshots(cache):
-                self._take(snapshot, Place(Origin.HUB_CACHE, owner))
+                self._take(snapshot, StoreRoot(Origin.HUB_CACHE, owner))
         for root in self._stores.lm_studio:
             if self._has_time(root):
                 self._watch(root)
-                self._take(root, Place(Origin.LM_STUDIO))
+                self._take(root, StoreRoot(Origin.LM_STUDIO))
         for root in self._stores.ollama:
             if self._has_time(root):
                 theirs = ollama_models(root, on_directory=self._watch, disk=self._disk)
@@ -207,13 +207,13 @@ class _Walk:
         """Whether there is time for a part of a store; where not, it is ``unlooked``."""
         if self._timer() <= self._end:
             return True
-        slow = Problem(where=shown(store), reason="it is too slow to be read whole")
+        slow = Problem(where=path_text(store), reason="it is too slow to be read whole")
         if slow not in self._problems:
             self._problems.append(slow)
         self.unread.append(Unread(unlooked or store, "", lasting=True))
         return False
 
-    def _take(self, root: Path, place: Place) -> None:
+    def _take(self, root: Path, place: StoreRoot) -> None:
         found = find_files(
             (root,),
             on_directory=self._watch,
@@ -285,7 +285,7 @@ class _Whole(NamedTuple):
     """What one look has found."""
 
     found: Found
-    places: Mapping[Path, Place]
+    places: Mapping[Path, StoreRoot]
     ollama: tuple[OllamaModel, ...]
 
     def keeping(self, before: Elsewhere) -> Elsewhere:

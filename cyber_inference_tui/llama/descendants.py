@@ -53,7 +53,7 @@ def start_of(process: psutil.Process) -> float:
     return process.create_time() - psutil.boot_time()
 
 
-class Known(NamedTuple):
+class KnownProcess(NamedTuple):
     """A process that was seen: its pid, when it started (``start_of``), its program's name."""
 
     pid: int
@@ -61,7 +61,7 @@ class Known(NamedTuple):
     name: str = ""
 
     @classmethod
-    def of(cls, process: psutil.Process) -> Known:
+    def of(cls, process: psutil.Process) -> KnownProcess:
         """What to know of ``process``; raises ``psutil.NoSuchProcess``."""
         return cls(process.pid, start_of(process), process.name())
 
@@ -75,12 +75,12 @@ class Known(NamedTuple):
         return process if same else None
 
 
-class Ended(NamedTuple):
+class KillResult(NamedTuple):
     """What came of an attempt to end processes."""
 
-    found: tuple[Known, ...] = ()
+    found: tuple[KnownProcess, ...] = ()
     """Those that were running."""
-    left: tuple[Known, ...] = ()
+    left: tuple[KnownProcess, ...] = ()
     """Those that did not die: they hang in the kernel, or belong to another user."""
 
 
@@ -158,7 +158,7 @@ class Family:
     def __init__(self, pid: int, mark: str) -> None:
         self.pid = pid
         self.mark = mark
-        self.strays: tuple[Known, ...] = ()
+        self.strays: tuple[KnownProcess, ...] = ()
         """Descendants without the mark, and adopted processes that may be some, as of the last
         ``look``: after our end, nobody could tell whose they are."""
         self.roots: tuple[int, ...] = (pid,)
@@ -196,11 +196,11 @@ class Family:
                 below = process.ppid() in {self.pid, *found}
                 if not (below or self._belongs(process, me)):
                     if self._may_have_lost(process, me):
-                        strays.append(Known.of(process))
+                        strays.append(KnownProcess.of(process))
                     continue
                 found[process.pid] = process
                 if not _has_mark(process, self.mark) and process.status() != psutil.STATUS_ZOMBIE:
-                    strays.append(Known.of(process))
+                    strays.append(KnownProcess.of(process))
                 if not below:
                     roots.append(process.pid)
         self._known = dict.fromkeys(found.values())
@@ -238,7 +238,7 @@ class Family:
         others = (one for one in tuple(self._claimants) if one is not self)
         return os.getpid() == 1 or any(one._started <= start_of(process) for one in others)
 
-    def orphans(self) -> tuple[Known, ...]:
+    def orphans(self) -> tuple[KnownProcess, ...]:
         """Those that run on and were adopted when the child ended. Quick enough for the loop."""
         me = psutil.Process()
         found = []
@@ -246,10 +246,10 @@ class Family:
             with contextlib.suppress(psutil.Error, OSError):
                 process = psutil.Process(pid)
                 if pid != self.pid and self._belongs(process, me) and _runs(process):
-                    found.append(Known.of(process))
+                    found.append(KnownProcess.of(process))
         return tuple(found)
 
-    def end(self, timeout: float) -> Ended:
+    def end(self, timeout: float) -> KillResult:
         """SIGKILL to all descendants; returns when they are gone, at most after ``timeout`` s."""
         everywhere = not _adopts()
         try:
@@ -258,7 +258,7 @@ class Family:
             self._claimants.discard(self)
 
 
-def sweep(mark: str, known: Iterable[Known], timeout: float) -> Ended:
+def sweep(mark: str, known: Iterable[KnownProcess], timeout: float) -> KillResult:
     """End every process whose mark is ``mark`` or below it, those ``known``, and all below them."""
     seen = list(known)
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
@@ -282,10 +282,10 @@ def _has_mark(process: psutil.Process, mark: str) -> bool:
     return (found == mark or found.startswith(f"{mark}/")) and not found.endswith(f"/{GUARD}")
 
 
-def _end_all(find: Callable[[], list[psutil.Process]], timeout: float) -> Ended:
+def _end_all(find: Callable[[], list[psutil.Process]], timeout: float) -> KillResult:
     """Kill what ``find`` finds, again and again until it finds nothing: they may be forking."""
     deadline = time.monotonic() + timeout
-    ended: dict[psutil.Process, Known] = {}
+    ended: dict[psutil.Process, KnownProcess] = {}
     denied: set[psutil.Process] = set()
     while True:
         killed = []
@@ -293,7 +293,7 @@ def _end_all(find: Callable[[], list[psutil.Process]], timeout: float) -> Ended:
             if process in denied or not _runs(process):
                 continue
             with contextlib.suppress(psutil.NoSuchProcess):
-                ended[process] = Known.of(process)
+                ended[process] = KnownProcess.of(process)
                 try:
                     process.kill()
                 except psutil.AccessDenied:
@@ -302,12 +302,12 @@ def _end_all(find: Callable[[], list[psutil.Process]], timeout: float) -> Ended:
                     killed.append(process)
         _, left = psutil.wait_procs(killed, max(0.0, deadline - time.monotonic()))
         if left or not killed or time.monotonic() >= deadline:
-            return Ended(
+            return KillResult(
                 tuple(ended.values()), tuple(ended[process] for process in (*denied, *left))
             )
 
 
-def in_words(processes: Iterable[Known]) -> str:
+def in_words(processes: Iterable[KnownProcess]) -> str:
     """Names and pids, for a log."""
     return ", ".join(f"{process.name} (pid {process.pid})" for process in processes)
 
@@ -327,7 +327,9 @@ def _runs(process: psutil.Process) -> bool:
 
 def _main(mark: str, *known: str) -> None:
     words = (word.partition(":") for word in known)
-    sweep(mark, [Known(int(pid), float(started)) for pid, _, started in words], _SWEEP_TIMEOUT)
+    sweep(
+        mark, [KnownProcess(int(pid), float(started)) for pid, _, started in words], _SWEEP_TIMEOUT
+    )
 
 
 if __name__ == "__main__":

@@ -229,13 +229,13 @@ _ERROR_LEVEL = re.compile(r"^[\d.]+ E |\berror\b|\bfailed\b|\bfatal\b", re.IGNOR
 _HIGHEST_SIGNAL = 64
 
 
-def diagnose(returncode: int, lines: Sequence[str], *, went_on: bool = False) -> Diagnosis:
+def diagnose(returncode: int, lines: Sequence[str], *, left_running: bool = False) -> Diagnosis:
     """Why a server ended: from its return code (as ``subprocess`` gives it) and its log lines.
 
-    ``went_on`` = something that it had started was still running.
+    ``left_running`` = something that it had started was still running.
     SIGKILL during a load counts as out of memory: nobody but the kernel sends it then.
     """
-    if went_on and returncode == 0:
+    if left_running and returncode == 0:
         return _in_background(returncode)
     what = f"its server {describe_exit(returncode)}"
     killed = _signal_of(returncode) == signal.SIGKILL
@@ -261,7 +261,7 @@ def diagnose(returncode: int, lines: Sequence[str], *, went_on: bool = False) ->
             line=None,
         )
     found = _last_error(told)
-    if went_on and found is None and _signal_of(returncode) is None:
+    if left_running and found is None and _signal_of(returncode) is None:
         return _in_background(returncode)
     return Diagnosis(
         cause=Cause.UNKNOWN if _signal_of(returncode) is None else Cause.SIGNAL,

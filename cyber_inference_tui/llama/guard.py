@@ -22,7 +22,7 @@ from pathlib import Path
 from cyber_inference_tui.descriptors import LIMITS_AT_START
 from cyber_inference_tui.kernel import find_prctl
 from cyber_inference_tui.llama import descendants
-from cyber_inference_tui.llama.descendants import GUARD, MARK, Known
+from cyber_inference_tui.llama.descendants import GUARD, MARK, KnownProcess
 from cyber_inference_tui.llama.failure import describe_exit
 
 _PR_SET_PDEATHSIG = 1
@@ -65,7 +65,7 @@ class ProcessGuard:
         self._mark = mark
         self._process: Process | None = None
         self._groups: dict[int, None] = {}
-        self._known: tuple[Known, ...] = ()
+        self._known: tuple[KnownProcess, ...] = ()
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -126,7 +126,7 @@ class ProcessGuard:
         self._groups.pop(group, None)
         self._tell(f"del {group}")
 
-    def know(self, known: Iterable[Known]) -> None:
+    def know(self, known: Iterable[KnownProcess]) -> None:
         """All processes that neither their group nor their mark gives away."""
         if (new := tuple(known)) != self._known:
             self._known = new

@@ -52,25 +52,25 @@ async def watch_health(
     ask: Callable[[float], Awaitable[int | None]],
     *,
     limits: HealthLimits,
-    excused: Callable[[], bool],
+    busy: Callable[[], bool],
 ) -> None:
     """Return when the server counts as hung; until then ask on, until cancelled.
 
     ``ask`` is ``ask_health`` of the server; it gets the time limit in seconds. An answer of any
-    HTTP status will do. While ``excused`` it is not asked: a server that does one thing at a time
+    HTTP status will do. While ``busy`` it is not asked: a server that does one thing at a time
     answers nothing else meanwhile.
     """
     strikes = 0
     while strikes < limits.strikes:
         await asyncio.sleep(limits.interval)
-        if excused():
+        if busy():
             strikes = 0
             continue
         try:
             answer = await ask(limits.timeout)
         except CannotAskError:
             continue
-        if answer or excused():
+        if answer or busy():
             strikes = 0
         else:
             strikes += 1

@@ -25,7 +25,7 @@ _STEP = 1 << 20
 _MOST_PROCESSES = 64
 
 
-class LoadProgress(NamedTuple):
+class BytesRead(NamedTuple):
     """Bytes that a process and its descendants have read, by three accounts."""
 
     by_calls: int
@@ -33,9 +33,9 @@ class LoadProgress(NamedTuple):
     mapped: int
 
 
-def read_so_far(pid: int, proc: Path = PROC) -> LoadProgress | None:
+def bytes_read(pid: int, proc: Path = PROC) -> BytesRead | None:
     """What ``pid`` and its descendants have read; ``None`` where nothing tells. Blocks."""
-    total: LoadProgress | None = None
+    total: BytesRead | None = None
     waiting, seen = [pid], set[int]()
     while waiting and len(seen) < _MOST_PROCESSES:
         process = waiting.pop()
@@ -49,8 +49,8 @@ def read_so_far(pid: int, proc: Path = PROC) -> LoadProgress | None:
             told = (None, None, _resident(process))
         if all(number is None for number in told):
             continue
-        before = total or LoadProgress(0, 0, 0)
-        total = LoadProgress(*(a + (b or 0) for a, b in zip(before, told, strict=True)))
+        before = total or BytesRead(0, 0, 0)
+        total = BytesRead(*(a + (b or 0) for a, b in zip(before, told, strict=True)))
         # A command of a person's own is often a script that starts the server proper.
         waiting += child_pids(process, proc)
     return total
@@ -80,7 +80,7 @@ def _fields(path: Path) -> dict[str, int]:
     return found
 
 
-async def follow_reading(
+async def follow_load(
     pid: int,
     size: int | None,
     moved: Callable[[float | None], None],
@@ -93,13 +93,13 @@ async def follow_reading(
     It is called with the share of ``size`` bytes (0 to 0.99, only rising), or with ``None`` where
     the size is not known. Returns at once on a machine that tells nothing.
     """
-    told = LoadProgress(0, 0, 0)
+    told = BytesRead(0, 0, 0)
     while True:
         # In a thread: the kernel may hold up the reader while the process starts its program.
-        now = await asyncio.to_thread(read_so_far, pid, proc)
+        now = await asyncio.to_thread(bytes_read, pid, proc)
         if now is None:
             return
         if any(new >= old + _STEP for new, old in zip(now, told, strict=True)):
-            told = LoadProgress(*map(max, now, told))
+            told = BytesRead(*map(max, now, told))
             moved(min(_MOST, max(told) / size) if size else None)
         await asyncio.sleep(interval)

@@ -113,7 +113,7 @@ class Block:
         ]
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which lines are asked for: of the rank ``rank`` or above, with ``text`` in them.
 
     ``text`` is compared without regard to case (``str.casefold``).
@@ -128,7 +128,9 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         return self.rank == DEBUG and not self.text
 
 
-def find(block: Block, low: int, high: int, wanted: Wanted) -> tuple[Sequence[int], Sequence[str]]:
+def find(
+    block: Block, low: int, high: int, wanted: LineFilter
+) -> tuple[Sequence[int], Sequence[str]]:
     """The offsets from ``low`` to ``high`` (exclusive) of wanted lines, and all lines' texts.
 
     Both are empty when none is wanted.
@@ -160,7 +162,7 @@ def read_lines(
     stop: int,
     backwards: bool,
     limit: int,
-    wanted: Wanted,
+    wanted: LineFilter,
     give_up: Callable[[], bool] = lambda: False,
 ) -> tuple[list[NumberedLine], int]:
     """At most ``limit`` wanted lines of those numbered from ``start`` to ``stop`` (exclusive).

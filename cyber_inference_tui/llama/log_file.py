@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from cyber_inference_tui.files import has_no_room, read_tail, write_problem
-from cyber_inference_tui.llama.log import LogBatch
+from cyber_inference_tui.llama.log_ring import LogBatch
 
 _MAX_NAME = 200
 """Bytes of a log's name; file systems allow 255, and the ending and rotation need some."""
@@ -50,7 +50,7 @@ def id_of_log_file(name: str) -> str | None:
     return log_id if log_file_name(log_id) == name else None
 
 
-def former_logs(directory: Path) -> dict[str, list[tuple[datetime, str]]]:
+def read_earlier_logs(directory: Path) -> dict[str, list[tuple[datetime, str]]]:
     """The last lines of every log in ``directory`` with their times, by the file's name.
 
     At most ``RESTORED_BYTES`` of a log and ``_ALL_RESTORED_BYTES`` of all, those first that were
@@ -71,7 +71,7 @@ def former_logs(directory: Path) -> dict[str, list[tuple[datetime, str]]]:
     return found
 
 
-def former_lines(path: Path, *, limit: int = RESTORED_BYTES) -> list[tuple[datetime, str]]:
+def read_earlier_lines(path: Path, *, limit: int = RESTORED_BYTES) -> list[tuple[datetime, str]]:
     """The last lines of one log with their times, oldest first, in at most ``limit`` bytes."""
     return _timed_lines(_last_bytes(path, limit))
 

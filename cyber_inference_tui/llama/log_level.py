@@ -1,7 +1,7 @@
 """How serious a log line is, read from the line itself.
 
 llama-server tells it by a letter (``0.00.123.456 I srv …``, common/log.cpp), and so does the
-service's own log (``W llama.launch: …``). Older builds, compilers, CMake and other
+service's own log (``W llama.launcher: …``). Older builds, compilers, CMake and other
 programs' servers have only their words; a line without any sign counts as ``info``.
 """
 

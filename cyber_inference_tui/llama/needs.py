@@ -34,7 +34,7 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True):
         return self.mapped + self.host + self.device
 
 
-class Source(StrEnum):
+class NeedSource(StrEnum):
     """Where an expectation comes from, from the surest to the least sure."""
 
     MEASURED = "measured"
@@ -53,7 +53,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     """What a model is expected to take."""
 
     footprint: Footprint = Footprint()
-    source: Source = Source.UNKNOWN
+    source: NeedSource = NeedSource.UNKNOWN
     spills: bool = False
     """What finds no place on the GPUs may lie in main memory (llama-server's own choice of
     layers)."""

@@ -19,7 +19,7 @@ from cyber_inference_tui.files import read_file, write_problem
 from cyber_inference_tui.kernel import boot_id
 from cyber_inference_tui.llama.descendants import (
     MARK,
-    Known,
+    KnownProcess,
     directory_mark,
     run_mark,
     start_of,
@@ -37,7 +37,7 @@ class ServerPid(msgspec.Struct, frozen=True):
     pid: int
     started: float
     model: str
-    strays: tuple[Known, ...] = ()
+    strays: tuple[KnownProcess, ...] = ()
     """Descendants that do not have the mark of this data directory."""
     boot: str = ""
     """Which life of the machine it is of: in a later one the same numbers are another process."""
@@ -65,7 +65,7 @@ class PidRecord:
         self._servers[pid] = ServerPid(pid, started, model, boot=boot_id())
         self._write()
 
-    def note_strays(self, pid: int, strays: Sequence[Known]) -> None:
+    def note_strays(self, pid: int, strays: Sequence[KnownProcess]) -> None:
         """Note the descendants of a server that do not have the mark."""
         server = self._servers.get(pid)
         if server is not None and server.strays != (new := tuple(strays)):
@@ -95,7 +95,7 @@ class PidRecord:
             _logger.warning("cannot read %s: %s", self._path, error)
             return []
 
-    def end_orphans(self, timeout: float = 5.0) -> list[Known]:
+    def end_orphans(self, timeout: float = 5.0) -> list[KnownProcess]:
         """Kill what a former service on this data directory left behind; returns what was running.
 
         What is in no record, descendants of servers and of other programs, is found by its mark.
@@ -105,7 +105,7 @@ class PidRecord:
         known = [one for one in self._read() if one.boot == boot]
         found: list[tuple[ServerPid, psutil.Process]] = []
         for server in known:
-            process = Known(server.pid, server.started).find()
+            process = KnownProcess(server.pid, server.started).find()
             if process is None:
                 continue
             try:
@@ -125,6 +125,6 @@ class PidRecord:
         except OSError as error:
             _logger.warning("%s", write_problem(self._path, error))
         return [
-            *(Known(one.pid, one.started, f"the server of {one.model}") for one, _ in found),
+            *(KnownProcess(one.pid, one.started, f"the server of {one.model}") for one, _ in found),
             *swept.found,
         ]

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 import psutil
 
-from cyber_inference_tui.llama.descendants import Ended, Family, Known, signal_group
+from cyber_inference_tui.llama.descendants import Family, KillResult, KnownProcess, signal_group
 
 KILL_TIMEOUT = 10.0
 """Seconds that a process has to be gone after SIGKILL."""
@@ -19,10 +19,10 @@ _LAST_OUTPUT_SECONDS = 1.0
 _logger = logging.getLogger(__name__)
 
 
-class Listener(Protocol):
+class ProcessOwner(Protocol):
     """Who owns a subprocess."""
 
-    def started(self, output: Output) -> None:
+    def started(self, output: PipeProtocol) -> None:
         """It runs."""
 
     def received(self, fd: int, data: bytes) -> None:
@@ -31,7 +31,7 @@ class Listener(Protocol):
     def left(self) -> None:
         """The process itself is gone; its descendants may not be."""
 
-    def ended(self, returncode: int, descendants: Ended) -> None:
+    def ended(self, returncode: int, descendants: KillResult) -> None:
         """It and its descendants are gone and its pipes are drained.
 
         A negative ``returncode`` = that signal ended it. ``descendants`` are those that it left
@@ -39,18 +39,18 @@ class Listener(Protocol):
         """
 
 
-class Output(asyncio.SubprocessProtocol):
+class PipeProtocol(asyncio.SubprocessProtocol):
     """Hands a subprocess's output and end to its ``listener``, and ends what it leaves behind.
 
     ``mark`` is the one in the subprocess's environment.
     """
 
-    def __init__(self, listener: Listener, mark: str) -> None:
+    def __init__(self, listener: ProcessOwner, mark: str) -> None:
         self._listener = listener
         self._mark = mark
         self._drained = False
-        self._orphans: tuple[Known, ...] = ()
-        self._clearing: asyncio.Task[Ended] | None = None
+        self._orphans: tuple[KnownProcess, ...] = ()
+        self._clearing: asyncio.Task[KillResult] | None = None
         self.transport: asyncio.SubprocessTransport
         self.family: Family
 
@@ -77,21 +77,21 @@ class Output(asyncio.SubprocessProtocol):
         """It has ended, and its pipes are drained."""
         self._drain()
 
-    def clear(self) -> asyncio.Task[Ended]:
+    def clear(self) -> asyncio.Task[KillResult]:
         """End its descendants. Only for a process that is gone."""
         if self._clearing is None:
             self._clearing = asyncio.ensure_future(self._end_descendants())
         return self._clearing
 
-    async def _end_descendants(self) -> Ended:
+    async def _end_descendants(self) -> KillResult:
         try:
             ended = await asyncio.to_thread(self.family.end, KILL_TIMEOUT)
-            return Ended(tuple(dict.fromkeys((*self._orphans, *ended.found))), ended.left)
+            return KillResult(tuple(dict.fromkeys((*self._orphans, *ended.found))), ended.left)
         except Exception:
             # No descriptor is left, or a defect of ours: its owner must not be kept waiting.
             _logger.exception("what process %d started cannot be looked for", self.family.pid)
             signal_group(self.family.pid, signal.SIGKILL)
-            return Ended()
+            return KillResult()
 
     def _drain(self) -> None:
         if self._drained:
@@ -101,7 +101,7 @@ class Output(asyncio.SubprocessProtocol):
         self.transport.close()
         code = -signal.SIGKILL if returncode is None else returncode
 
-        def over(clearing: asyncio.Task[Ended]) -> None:
-            self._listener.ended(code, Ended() if clearing.cancelled() else clearing.result())
+        def over(clearing: asyncio.Task[KillResult]) -> None:
+            self._listener.ended(code, KillResult() if clearing.cancelled() else clearing.result())
 
         self.clear().add_done_callback(over)

@@ -25,7 +25,14 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import thread_safe
-from cyber_inference_tui.llama.descendants import MARK, Ended, Known, in_words, marked, signal_group
+from cyber_inference_tui.llama.descendants import (
+    MARK,
+    KillResult,
+    KnownProcess,
+    in_words,
+    marked,
+    signal_group,
+)
 from cyber_inference_tui.llama.failure import diagnose
 from cyber_inference_tui.llama.footprint import FootprintReader
 from cyber_inference_tui.llama.guard import prepare_child
@@ -35,11 +42,11 @@ from cyber_inference_tui.llama.health import (
     ask_health,
     watch_health,
 )
-from cyber_inference_tui.llama.listener import stranger
-from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts, is_protocol_line
+from cyber_inference_tui.llama.log_ring import LogRing
 from cyber_inference_tui.llama.needs import Footprint
-from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, Output
+from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, PipeProtocol
+from cyber_inference_tui.llama.port_owner import foreign_listener
 from cyber_inference_tui.records import LogLevel
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
@@ -56,7 +63,7 @@ _HEALTH_POLL_FIRST = 0.01
 _HEALTH_POLL_MOST = 0.2
 _HEALTH_TIMEOUT = 5.0
 _INSIST_AFTER = 2.0
-_OBITUARY_LINES = 12
+_EXIT_LOG_LINES = 12
 _DIAGNOSED_LINES = 400
 """A crash may print a long stack trace after the line that tells why."""
 _BUSY_READ = 32_768
@@ -65,7 +72,7 @@ _BUSY_READ = 32_768
 _logger = logging.getLogger(__name__)
 
 
-class Launch(msgspec.Struct, frozen=True, kw_only=True):
+class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything needed to start one server."""
 
     name: str
@@ -135,7 +142,7 @@ class ServerProcess:
 
     def __init__(
         self,
-        launch: Launch,
+        launch: LaunchPlan,
         *,
         log: LogRing,
         progress: Callable[[float | None], None],
@@ -157,21 +164,21 @@ class ServerProcess:
         self.exited: asyncio.Future[int] = loop.create_future()
         """The return code, once the process and all its descendants are gone (negative = killed by
         that signal)."""
-        self.went_on = False
+        self.left_running = False
         """The process ended by itself, and something that it had started went on."""
         self._launch = launch
         self._environment = marked(launch.environment)
         self._log = log
         self._progress = progress
         self._ready: asyncio.Future[None] = loop.create_future()
-        self._spoke: asyncio.Future[None] = loop.create_future()
+        self._protocol_seen: asyncio.Future[None] = loop.create_future()
         self._listening = asyncio.Event()
         self._splitters = {1: LineSplitter(), 2: LineSplitter()}
-        self._output: Output | None = None
-        self._left: asyncio.Future[None] = loop.create_future()
+        self._output: PipeProtocol | None = None
+        self._process_gone: asyncio.Future[None] = loop.create_future()
         """Done when the process itself is gone."""
         self._stopping = False
-        self._told: tuple[str, float | None] | None = None
+        self._last_progress: tuple[str, float | None] | None = None
         """The stage of its load and the progress it told last."""
         self._line_count = 0
         self._buffers: FootprintReader | None = FootprintReader()
@@ -182,7 +189,7 @@ class ServerProcess:
     @classmethod
     async def spawn(
         cls,
-        launch: Launch,
+        launch: LaunchPlan,
         *,
         log: LogRing,
         progress: Callable[[float | None], None],
@@ -191,7 +198,7 @@ class ServerProcess:
         server = cls(launch, log=log, progress=progress)
         loop = asyncio.get_running_loop()
         await loop.subprocess_exec(
-            lambda: Output(server, server._environment[MARK]),
+            lambda: PipeProtocol(server, server._environment[MARK]),
             *launch.argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -211,23 +218,23 @@ class ServerProcess:
         waiting for.
         """
         if self._launch.speaks_protocol:
-            await _first(self._spoke, self._left, timeout=_PROTOCOL_SILENCE)
-        if self._spoke.done():
-            await _first(self._ready, self._left)
-        elif not self._left.done():
+            await _first(self._protocol_seen, self._process_gone, timeout=_PROTOCOL_SILENCE)
+        if self._protocol_seen.done():
+            await _first(self._ready, self._process_gone)
+        elif not self._process_gone.done():
             # It has no such protocol, or it only has the words of it.
             poll = asyncio.ensure_future(self._poll_health())
             try:
-                await _first(poll, self._ready, self._left)
+                await _first(poll, self._ready, self._process_gone)
             finally:
                 poll.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await poll
-        if self._left.done():
+        if self._process_gone.done():
             # What it started may answer, but not for long.
             await asyncio.wait({self.exited})
             raise ServerExitedError(self.exited.result())
-        await self._refuse_stranger()
+        await self._check_port_owner()
         if not self._ready.done():
             self._ready.set_result(None)
         if self._output is not None:
@@ -244,7 +251,7 @@ class ServerProcess:
         return self._output.family.roots
 
     @property
-    def strays(self) -> tuple[Known, ...]:
+    def strays(self) -> tuple[KnownProcess, ...]:
         """Descendants, as of the last look, that do not have its mark."""
         return () if self._output is None else self._output.family.strays
 
@@ -266,17 +273,17 @@ class ServerProcess:
                 self._buffers = None
         return self._footprint
 
-    def start_watch(self, limits: HealthLimits, *, excused: Callable[[], bool]) -> None:
+    def start_watch(self, limits: HealthLimits, *, busy: Callable[[], bool]) -> None:
         """Ask from now on whether it answers; one that does not any more is killed.
 
         The watch ends with the process, and before ``stop``.
         """
         if not self.exited.done():
-            self._watch = asyncio.ensure_future(self._watch_health(limits, excused))
+            self._watch = asyncio.ensure_future(self._watch_health(limits, busy))
 
-    async def _watch_health(self, limits: HealthLimits, excused: Callable[[], bool]) -> None:
+    async def _watch_health(self, limits: HealthLimits, busy: Callable[[], bool]) -> None:
         try:
-            await watch_health(self._ask, limits=limits, excused=excused)
+            await watch_health(self._ask, limits=limits, busy=busy)
         except ForeignListenerError as error:
             self.declare_hung(str(error))
         else:
@@ -298,7 +305,7 @@ class ServerProcess:
         to call twice and at any moment of its life.
         """
         self._stopping = True
-        if self._left.done() and self._output is not None:
+        if self._process_gone.done() and self._output is not None:
             self._output.clear()
         if self._watch is not None:
             self._watch.cancel()
@@ -321,7 +328,7 @@ class ServerProcess:
 
     def kill(self) -> None:
         """SIGKILL to the whole process group, at once. Other descendants go when it is gone."""
-        if self.pid <= 0 or self._left.done():
+        if self.pid <= 0 or self._process_gone.done():
             # Group 0 would be our own; a number given back may be somebody else's by now.
             return
         signal_group(self.pid, signal.SIGKILL)
@@ -332,11 +339,15 @@ class ServerProcess:
         own = self._log.tail(min(self._line_count, _DIAGNOSED_LINES))
         lines = tuple(line.text for line in own)
         returncode = self.exited.result() if self.exited.done() else 0
-        why = self._hung or diagnose(returncode, lines, went_on=self.went_on).sentence
-        return why, lines[-_OBITUARY_LINES:]
+        why = self._hung or diagnose(returncode, lines, left_running=self.left_running).sentence
+        return why, lines[-_EXIT_LOG_LINES:]
 
     def _ask_to_exit(self) -> None:
-        if self._spoke.done() and self._ready.done() and (stdin := self._stdin()) is not None:
+        if (
+            self._protocol_seen.done()
+            and self._ready.done()
+            and (stdin := self._stdin()) is not None
+        ):
             # In this mode SIGTERM alone would wait for stdin to close.
             stdin.write(_EXIT_COMMAND)
         else:
@@ -356,8 +367,8 @@ class ServerProcess:
         pipe = self._output.transport.get_pipe_transport(0)
         return cast("asyncio.WriteTransport | None", pipe)
 
-    def started(self, output: Output) -> None:
-        """The process runs (called by ``Output``, as all below)."""
+    def started(self, output: PipeProtocol) -> None:
+        """The process runs (called by ``PipeProtocol``, as all below)."""
         self._output = output
         self.pid = output.family.pid
         output.family.claim()
@@ -377,21 +388,21 @@ class ServerProcess:
 
     def left(self) -> None:
         """The process itself is gone."""
-        if not self._left.done():
-            self._left.set_result(None)
+        if not self._process_gone.done():
+            self._process_gone.set_result(None)
         if self._stopping and self._output is not None:
             # Whoever holds its pipes open is not waited for.
             self._output.clear()
 
-    def ended(self, returncode: int, descendants: Ended) -> None:
+    def ended(self, returncode: int, descendants: KillResult) -> None:
         """It and its descendants are gone and its pipes are drained."""
         for fd, splitter in self._splitters.items():
             self._take_lines(fd, splitter.flush())
         if self._watch is not None:
             self._watch.cancel()
         name = self._launch.name
-        self.went_on = bool(descendants.found) and not self._stopping
-        if self.went_on:
+        self.left_running = bool(descendants.found) and not self._stopping
+        if self.left_running:
             _logger.warning(
                 "%s (pid %d) ended while what it had started went on: %s",
                 name,
@@ -410,14 +421,14 @@ class ServerProcess:
             lines = [line for line in lines if not is_protocol_line(line)]
         if not self._listening.is_set():
             for line in lines:
-                self._take_sign(line)
+                self._read_load_line(line)
         if texts := as_texts(lines):
             self._line_count += len(texts)
             if self._buffers is not None:
                 self._buffers.add(texts)
             self._log.add(texts)
 
-    def _take_sign(self, line: bytes) -> None:
+    def _read_load_line(self, line: bytes) -> None:
         """A line of the load: what matters of it here stands before the server listens."""
         if b"listening on" in line:
             self._listening.set()
@@ -430,8 +441,8 @@ class ServerProcess:
     def _take_protocol(self, line: bytes) -> None:
         if not line.startswith(_STATE_PREFIX):
             return
-        if not self._spoke.done():
-            self._spoke.set_result(None)
+        if not self._protocol_seen.done():
+            self._protocol_seen.set_result(None)
         body = line[len(_STATE_PREFIX) :]
         try:
             message = _decode_state(body)
@@ -446,8 +457,8 @@ class ServerProcess:
         elif message.state == "loading":
             payload = message.payload or _Payload()
             # The same again is no progress.
-            if self._told != (told := (payload.current, payload.value)):
-                self._told = told
+            if self._last_progress != (progress := (payload.current, payload.value)):
+                self._last_progress = progress
                 self._progress(payload.progress)
 
     async def _poll_health(self) -> None:
@@ -475,13 +486,13 @@ class ServerProcess:
         answer = await ask_health(self._launch.host, self._launch.port, timeout)
         if answer is not None:
             # Not before it: another program could take the port in between.
-            await self._refuse_stranger()
+            await self._check_port_owner()
         return answer
 
-    async def _refuse_stranger(self) -> None:
+    async def _check_port_owner(self) -> None:
         port, by_command = self._launch.port, self._launch.by_command
         roots = await self.processes()
-        who = await asyncio.to_thread(stranger, port, roots, by_command=by_command)
+        who = await asyncio.to_thread(foreign_listener, port, roots, by_command=by_command)
         if who is not None:
             raise ForeignListenerError(f"its port {port} is taken by {who}")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.gguf.arguments import ServerOptions, read_options, words_of_variables
-from cyber_inference_tui.gguf.memory import DEFAULT_SLOTS, context_of_a_request
+from cyber_inference_tui.gguf.memory_estimate import DEFAULT_SLOTS, context_of_a_request
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.vectors import vector_options
+from cyber_inference_tui.llama.embedding_options import embedding_options
 from cyber_inference_tui.settings.schema import ModelSettings, Settings, effective
 
 STREAMS = 256
@@ -67,7 +67,7 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """0 = llama-server decides."""
     slots: int = 0
     """Slots that ``--parallel`` asks for; 0 = llama-server decides."""
-    vector_options: tuple[tuple[str, ...], ...] = ()
+    embedding_options: tuple[tuple[str, ...], ...] = ()
     """Options that a model for vectors needs, each with its values."""
     http_threads: int = 0
     """HTTP threads that the service asks for; 0 = a variable decides."""
@@ -89,7 +89,7 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             (self.model_id, self.path, self.projector, self.size_bytes),
             (self.command, sorted(self.environment.items()), self.arguments),
             (self.context_size, self.overrides_context),
-            (self.gpu_layers, self.threads, self.slots, self.vector_options),
+            (self.gpu_layers, self.threads, self.slots, self.embedding_options),
         )
         encoded = msgspec.json.encode(facts, enc_hook=str)
         return hashlib.sha256(encoded).hexdigest()[:16]
@@ -199,7 +199,7 @@ def _context(model: LocalModel, settings: Settings, asked: ServerOptions) -> tup
 def _complete(spec: ServerSpec) -> ServerSpec:
     """Fill in what follows from the context."""
     tokens = spec.context_size or 0
-    ours = vector_options(spec.metadata, spec.asked, spec.environment, context_size=tokens)
+    ours = embedding_options(spec.metadata, spec.asked, spec.environment, context_size=tokens)
     asked = msgspec.structs.replace(
         spec.asked,
         batch_size=spec.asked.batch_size or _DEFAULTS.batch_size,
@@ -211,7 +211,7 @@ def _complete(spec: ServerSpec) -> ServerSpec:
         options = msgspec.structs.replace(options, context_size=tokens)
     return msgspec.structs.replace(
         spec,
-        vector_options=tuple(ours),
+        embedding_options=tuple(ours),
         options=options,
         most_requests=_most_requests(options, spec.http_threads),
     )

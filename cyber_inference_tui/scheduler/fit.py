@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cyber_inference_tui.llama.needs import Need, Source
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.llama.needs import Need, NeedSource
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import Fit, MemoryRoom, ModelStatus
 from cyber_inference_tui.scheduler.memory import Amount, Memory, in_words
 from cyber_inference_tui.scheduler.plan import Plan, free_to_go
@@ -77,7 +77,7 @@ class FitCheck:
 
     def fit(self, model_id: str, need: Need | None) -> Fit | None:
         """What ``verdict`` would say in a word, at less cost."""
-        if need is None or need.source is Source.UNKNOWN or self._room is None:
+        if need is None or need.source is NeedSource.UNKNOWN or self._room is None:
             return None
         model = self._candidate(model_id, need)
         if self._plan.holds(model):
@@ -90,11 +90,11 @@ class FitCheck:
         ``anew``: it is loaded and would be loaded again with this need, so what it holds now comes
         back first.
         """
-        if need is None or need.source is Source.UNKNOWN or self._room is None:
+        if need is None or need.source is NeedSource.UNKNOWN or self._room is None:
             return None
         plan = self._plan_without((model_id,)) if anew else self._plan
         model = self._candidate(model_id, need)
-        at_most = need.source is Source.UPPER_BOUND
+        at_most = need.source is NeedSource.UPPER_BOUND
         victims = plan.victims_for(model)
         if victims is None and not plan.could_hold(model):
             error = refusal_error(

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
-from cyber_inference_tui.llama.needs import Measurement, Need, Source
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.llama.needs import Measurement, Need, NeedSource
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.memory import excess_of, footprint_by_change
@@ -157,7 +157,7 @@ class Lifecycle:
             self._owner.states(),
             self._memory_tracker.reading,
             self._owner.settings,
-            at_most=state.need is not None and state.need.source is Source.UPPER_BOUND,
+            at_most=state.need is not None and state.need.source is NeedSource.UPPER_BOUND,
         )
         state.plan(state.wanted)
         _logger.warning("%s", error)
@@ -203,7 +203,7 @@ class Lifecycle:
 
         before = self._memory_tracker.reading
         watch = _Watch(state, self._memory_tracker, lambda: self._owner.settings)
-        measured = state.need is not None and state.need.source is Source.MEASURED
+        measured = state.need is not None and state.need.source is NeedSource.MEASURED
         try:
             server = await self._launcher.launch(
                 state.spec,
@@ -249,7 +249,7 @@ class Lifecycle:
                 server.pid,
             )
         state.footprint = server.footprint()
-        if state.footprint is None and state.need and state.need.source is Source.MEASURED:
+        if state.footprint is None and state.need and state.need.source is NeedSource.MEASURED:
             # It was not asked to tell this time.
             state.footprint = state.need.footprint
         self._memory_tracker.server_started(state, now)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
-from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, ProcessMemory
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
+from cyber_inference_tui.monitor.memory_reading import GpuMemory, MemoryReading, ProcessMemory
 from cyber_inference_tui.units import size_text
 
 FLOOR_SHARE = 0.05
@@ -219,7 +219,7 @@ def excess_of(
     when more than ``max_percent`` of the memory is used, and would not be without what it took
     beyond the expected amount (and beyond what an estimate may be wrong by).
     """
-    known = need.source is not Source.UNKNOWN
+    known = need.source is not NeedSource.UNKNOWN
     expected = amount_of(
         need, cards=bool(reading.gpus), device_at_most=sum(gpu.free for gpu in reading.gpus)
     ).host

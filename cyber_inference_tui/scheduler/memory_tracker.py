@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterable
 
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.scheduler.memory import Amount, Memory, held_by, memory_of, slack
 from cyber_inference_tui.scheduler.state import MemoryReader, ModelState
 from cyber_inference_tui.scheduler.views import Awaited

@@ -15,7 +15,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.spec import ServerSpec
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.estimates import Estimator
 from cyber_inference_tui.scheduler.memory import Amount

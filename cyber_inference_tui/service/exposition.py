@@ -16,7 +16,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import ModelRecord, ModelStatus, ResourceSample
 from cyber_inference_tui.service.metrics import Present, Snapshot, label
 from cyber_inference_tui.service.tallies import LOAD_REASONS, UNLOAD_REASONS, Histogram, Tally

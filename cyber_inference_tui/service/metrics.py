@@ -13,7 +13,7 @@ from datetime import datetime
 
 import msgspec
 
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import (
     ModelRecord,
     ModelStatus,

@@ -19,7 +19,7 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import ask_program
 from cyber_inference_tui.llama.descendants import (
     MARK,
-    Known,
+    KnownProcess,
     adopt_orphans,
     marked,
     run_mark,
@@ -30,7 +30,7 @@ from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.settings.schema import ModelSettings
 from tests.fakes.launcher import SCRIPT
 from tests.llama.children import LOOPS, Run, runner_on, spawn_shell, wait_gone
-from tests.llama.test_launch import Room, fake_binary
+from tests.llama.test_launcher import Room, fake_binary
 from tests.llama.test_server import OBEYS, READY
 from tests.waiting import LIMIT, is_alive
 
@@ -219,7 +219,7 @@ async def test_what_its_log_says_of_a_failure_counts_more(tmp_path: Path, stray:
 SERVICE = """
 import asyncio, sys
 from pathlib import Path
-from tests.llama.test_launch import Room, fake_binary
+from tests.llama.test_launcher import Room, fake_binary
 from tests.llama.test_descendants import wrapper
 
 async def main():
@@ -331,7 +331,7 @@ async def test_only_what_has_the_mark_and_started_then_is_swept(tmp_path: Path) 
         alike, known = sleeper(f"{mine}1/1"), sleeper("")
         reused = sleeper("")
         started = start_of(psutil.Process(known.pid))
-        seen = [Known(known.pid, started), Known(reused.pid, started - 60)]
+        seen = [KnownProcess(known.pid, started), KnownProcess(reused.pid, started - 60)]
         swept = await asyncio.to_thread(sweep, mine, seen, 20)
         assert {one.pid for one in swept.found} == {inside.pid, known.pid}
         assert swept.left == ()
@@ -381,7 +381,7 @@ def test_adopted_processes_that_ended_are_waited_for_and_ours_are_not() -> None:
 async def test_a_launcher_waits_for_adopted_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cyber_inference_tui.llama.launch._REAP_INTERVAL", 0.05)
+    monkeypatch.setattr("cyber_inference_tui.llama.launcher._REAP_INTERVAL", 0.05)
     room = Room(tmp_path, lambda: fake_binary(tmp_path))
     await room.launcher.start()
     process = await asyncio.create_subprocess_exec(

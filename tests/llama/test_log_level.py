@@ -27,7 +27,7 @@ from cyber_inference_tui.llama.log_level import LEVELS, line_level, line_ranks
         ("info", "srv  update_slots: all slots are idle"),
         ("info", "llm_load_print_meta: model params = 7.24 B"),
         # The service, and servers that use Python's logging
-        ("warning", "W llama.launch: it is slow"),
+        ("warning", "W llama.launcher: it is slow"),
         ("error", "C asyncio: nothing works"),
         ("info", "INFO:     Started server process [12]"),
         ("error", "ERROR 01-31 12:00:00 engine.py:12] no memory"),

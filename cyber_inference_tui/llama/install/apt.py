@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cyber_inference_tui.errors import InstallError
 from cyber_inference_tui.llama.install.apt_sources import Mirror
-from cyber_inference_tui.llama.install.source import Progress
+from cyber_inference_tui.llama.install.build_source import Progress
 from cyber_inference_tui.llama.install.tools import run_tool
 
 _TIME_LIMIT = 900.0

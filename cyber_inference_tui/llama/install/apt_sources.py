@@ -29,7 +29,7 @@ class Mirror(msgspec.Struct, frozen=True, kw_only=True):
     """Empty when this machine has none: then nothing may be taken from it."""
 
 
-class _Entry(msgspec.Struct, frozen=True, kw_only=True):
+class _AptSource(msgspec.Struct, frozen=True, kw_only=True):
     uris: tuple[str, ...]
     suites: tuple[str, ...]
     components: tuple[str, ...]
@@ -65,7 +65,7 @@ def is_web_address(uri: str) -> bool:
     return bool(_URI.match(uri))
 
 
-def _entries(root: Path) -> Iterator[_Entry]:
+def _entries(root: Path) -> Iterator[_AptSource]:
     apt = root / "etc/apt"
     files = [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]
     for path in files:
@@ -75,7 +75,7 @@ def _entries(root: Path) -> Iterator[_Entry]:
             yield from _deb822(_read(path), root)
 
 
-def _one_line(lines: Iterable[str], root: Path) -> Iterator[_Entry]:
+def _one_line(lines: Iterable[str], root: Path) -> Iterator[_AptSource]:
     for line in lines:
         found = _ONE_LINE.match(line.partition("#")[0].strip())
         if not found:
@@ -84,7 +84,7 @@ def _one_line(lines: Iterable[str], root: Path) -> Iterator[_Entry]:
         options = dict(
             option.split("=", 1) for option in (found["options"] or "").split() if "=" in option
         )
-        yield _Entry(
+        yield _AptSource(
             uris=(found["uri"],),
             suites=(suite,),
             components=tuple(components),
@@ -92,7 +92,7 @@ def _one_line(lines: Iterable[str], root: Path) -> Iterator[_Entry]:
         )
 
 
-def _deb822(text: str, root: Path) -> Iterator[_Entry]:
+def _deb822(text: str, root: Path) -> Iterator[_AptSource]:
     for stanza in re.split(r"\n[ \t]*\n", text):
         fields: dict[str, str] = {}
         name = ""
@@ -108,7 +108,7 @@ def _deb822(text: str, root: Path) -> Iterator[_Entry]:
         if fields.get("enabled", "yes").lower() in {"no", "false", "0", "off"}:
             continue
         if "deb" in fields.get("types", "").split():
-            yield _Entry(
+            yield _AptSource(
                 uris=tuple(fields.get("uris", "").split()),
                 suites=tuple(fields.get("suites", "").split()),
                 components=tuple(fields.get("components", "").split()),

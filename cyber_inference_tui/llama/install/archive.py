@@ -29,14 +29,14 @@ _CHUNK = 1 << 20
 _LINK_LIMIT = 4096
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class ArchiveLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How much an archive may hold: ``size`` in bytes when unpacked, ``count`` in entries."""
 
     size: int = 2 << 30
     count: int = 5000
 
 
-class _Entry(NamedTuple):
+class _ArchiveEntry(NamedTuple):
     """One entry to write: a file (``content``) or a link (``target``)."""
 
     name: str
@@ -46,7 +46,7 @@ class _Entry(NamedTuple):
 
 
 def unpack_archive(
-    archive: Path, folder: Path, *, limits: Limits | None = None, sources: bool = False
+    archive: Path, folder: Path, *, limits: ArchiveLimits | None = None, sources: bool = False
 ) -> None:
     """Unpack a tar (compressed or not) or zip file into the empty ``folder``.
 
@@ -55,7 +55,7 @@ def unpack_archive(
     then hold a part of it. In an archive of ``sources`` a link may lead to a folder, too, and one
     that leads nowhere is left out: such things are common there, and nothing depends on them.
     """
-    limits = limits or Limits()
+    limits = limits or ArchiveLimits()
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
@@ -114,14 +114,14 @@ def _decompressed(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _tar_entries(tar: tarfile.TarFile) -> Iterator[_Entry]:
+def _tar_entries(tar: tarfile.TarFile) -> Iterator[_ArchiveEntry]:
     for member in tar:
         if member.isdir():
-            yield _Entry(member.name + "/", False, None, "")
+            yield _ArchiveEntry(member.name + "/", False, None, "")
         elif member.issym():
-            yield _Entry(member.name, False, None, member.linkname)
+            yield _ArchiveEntry(member.name, False, None, member.linkname)
         elif member.isreg():
-            yield _Entry(member.name, bool(member.mode & 0o111), tar.extractfile(member), "")
+            yield _ArchiveEntry(member.name, bool(member.mode & 0o111), tar.extractfile(member), "")
         else:
             raise InstallError(
                 f"The archive holds {clean_line(member.name, limit=200)}, which is neither a "
@@ -129,18 +129,18 @@ def _tar_entries(tar: tarfile.TarFile) -> Iterator[_Entry]:
             )
 
 
-def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_Entry]:
+def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_ArchiveEntry]:
     for info in archive.infolist():
         mode = info.external_attr >> 16
         kind = stat.S_IFMT(mode)
         if info.is_dir():
-            yield _Entry(info.filename, False, None, "")
+            yield _ArchiveEntry(info.filename, False, None, "")
         elif kind == stat.S_IFLNK:
             with archive.open(info) as content:
-                yield _Entry(info.filename, False, None, content.read(_LINK_LIMIT).decode())
+                yield _ArchiveEntry(info.filename, False, None, content.read(_LINK_LIMIT).decode())
         elif kind in {0, stat.S_IFREG}:
             with archive.open(info) as content:
-                yield _Entry(info.filename, bool(mode & 0o111), content, "")
+                yield _ArchiveEntry(info.filename, bool(mode & 0o111), content, "")
         else:
             raise InstallError(
                 f"The archive holds {clean_line(info.filename, limit=200)}, which is neither a "
@@ -148,7 +148,9 @@ def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_Entry]:
             )
 
 
-def _write(entries: Iterator[_Entry], folder: Path, limits: Limits, sources: bool) -> None:
+def _write(
+    entries: Iterator[_ArchiveEntry], folder: Path, limits: ArchiveLimits, sources: bool
+) -> None:
     left = limits.size
     links: dict[str, str] = {}
     files: set[str] = set()
@@ -177,7 +179,7 @@ def _write(entries: Iterator[_Entry], folder: Path, limits: Limits, sources: boo
         path.symlink_to(posixpath.relpath(target, posixpath.dirname(name) or "."))
 
 
-def _write_file(entry: _Entry, path: Path, limit: int) -> int:
+def _write_file(entry: _ArchiveEntry, path: Path, limit: int) -> int:
     """Write one new file of at most ``limit`` bytes; returns its size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW

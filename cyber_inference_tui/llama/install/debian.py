@@ -25,8 +25,8 @@ from cyber_inference_tui.llama.install.apt_sources import (
     find_mirrors,
     is_web_address,
 )
+from cyber_inference_tui.llama.install.build_source import Offer, Progress
 from cyber_inference_tui.llama.install.layout import link_program
-from cyber_inference_tui.llama.install.source import Offer, Progress
 from cyber_inference_tui.text import clean_line
 
 SUITE = "unstable"

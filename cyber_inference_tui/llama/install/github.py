@@ -12,18 +12,18 @@ from pathlib import Path
 
 from cyber_inference_tui.errors import InstallError
 from cyber_inference_tui.llama.binary import PROGRAM
-from cyber_inference_tui.llama.install.archive import Limits, unpack_archive
-from cyber_inference_tui.llama.install.assets import Platform, asset_patterns
+from cyber_inference_tui.llama.install.archive import ArchiveLimits, unpack_archive
+from cyber_inference_tui.llama.install.build_source import Offer, Progress
+from cyber_inference_tui.llama.install.hardware import Platform, asset_patterns
 from cyber_inference_tui.llama.install.layout import link_program
 from cyber_inference_tui.llama.install.releases import (
     API,
     DOWNLOAD,
     REPOSITORY,
     Asset,
+    FileDownload,
     Releases,
-    Wanted,
 )
-from cyber_inference_tui.llama.install.source import Offer, Progress
 
 _DOWNLOAD = ".download-"
 """How the names of interrupted downloads begin."""
@@ -48,7 +48,7 @@ class GithubSource:
         api: str = API,
         download: str = DOWNLOAD,
         repository: str = REPOSITORY,
-        limits: Limits | None = None,
+        limits: ArchiveLimits | None = None,
         archive_limit: int = _ARCHIVE_LIMIT,
         keep: Path | None = None,
     ) -> None:
@@ -93,7 +93,7 @@ class GithubSource:
             raise InstallError(f"GitHub gives no SHA-256 of {asset.name}, so it cannot be trusted.")
         archive = self._archive(asset, staging)
         progress.step(f"downloading {asset.name} ({asset.size / 1e6:.1f} MB)", upto=0.9)
-        wanted = Wanted(
+        wanted = FileDownload(
             name=asset.name,
             url=f"{self._releases.base}/releases/download/{offer.version}/{asset.name}",
             limit=self._archive_limit,

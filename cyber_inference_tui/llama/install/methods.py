@@ -13,10 +13,11 @@ import msgspec
 
 from cyber_inference_tui.llama.install.apt import NEEDED_PROGRAMS
 from cyber_inference_tui.llama.install.apt_sources import find_mirrors
-from cyber_inference_tui.llama.install.assets import Platform, asset_patterns
-from cyber_inference_tui.llama.install.build import find_nvcc, missing_tools, tools_hint
-from cyber_inference_tui.llama.install.machine import (
+from cyber_inference_tui.llama.install.build_plan import find_nvcc, missing_tools, tools_hint
+from cyber_inference_tui.llama.install.hardware import (
     Gpu,
+    Platform,
+    asset_patterns,
     gpus,
     has_render_device,
     has_vulkan_driver,
@@ -29,7 +30,7 @@ _GITHUB_GLIBC = {"x86_64": (2, 35), "aarch64": (2, 39)}
 project's ``.github/workflows/release.yml``."""
 
 
-class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
+class InstallFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What decides which ways there are."""
 
     system: str
@@ -62,11 +63,11 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
         return Gpu.NVIDIA in self.gpus or Gpu.JETSON in self.gpus
 
 
-def gather_facts(root: Path, environ: Mapping[str, str]) -> MachineFacts:
+def gather_install_facts(root: Path, environ: Mapping[str, str]) -> InstallFacts:
     """Look at this machine; GPUs below ``root``. Reads some files, runs and asks nothing."""
     path = f"{environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"
     mirrors = find_mirrors(Path("/"))
-    return MachineFacts(
+    return InstallFacts(
         system=platform.system(),
         machine=platform.machine(),
         glibc=_glibc(),
@@ -82,7 +83,7 @@ def gather_facts(root: Path, environ: Mapping[str, str]) -> MachineFacts:
     )
 
 
-def ways(facts: MachineFacts) -> tuple[InstallSource, ...]:
+def install_methods(facts: InstallFacts) -> tuple[InstallSource, ...]:
     """Every way, in the order in which ``auto`` tries them; the first possible one is its choice.
 
     Whether the network lets one through shows only when it is tried.
@@ -92,7 +93,7 @@ def ways(facts: MachineFacts) -> tuple[InstallSource, ...]:
     return tuple(msgspec.structs.replace(way, recommended=way.name == choice) for way in found)
 
 
-def _github(facts: MachineFacts) -> InstallSource:
+def _github(facts: InstallFacts) -> InstallSource:
     target = Platform(facts.system, facts.machine)
     kind = _prebuilt(facts, loader=facts.has_vulkan_loader)
     problem = None
@@ -115,7 +116,7 @@ def _github(facts: MachineFacts) -> InstallSource:
     )
 
 
-def _debian(facts: MachineFacts) -> InstallSource:
+def _debian(facts: InstallFacts) -> InstallSource:
     problem = None
     if facts.system != "Linux":
         problem = "Debian's packages run on Linux only."
@@ -133,7 +134,7 @@ def _debian(facts: MachineFacts) -> InstallSource:
     )
 
 
-def _source(facts: MachineFacts) -> InstallSource:
+def _source(facts: InstallFacts) -> InstallSource:
     device = "CPU"
     if Gpu.APPLE in facts.gpus:
         device = "GPU, with Metal"
@@ -157,7 +158,7 @@ def _source(facts: MachineFacts) -> InstallSource:
     )
 
 
-def _prebuilt(facts: MachineFacts, *, loader: bool = True) -> str:
+def _prebuilt(facts: InstallFacts, *, loader: bool = True) -> str:
     """``loader``: Vulkan's loader is there, or comes along."""
     if Gpu.APPLE in facts.gpus:
         return "for the GPU, with Metal"

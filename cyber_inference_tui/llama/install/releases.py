@@ -22,7 +22,7 @@ import msgspec
 from cyber_inference_tui import __version__
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InstallError
-from cyber_inference_tui.llama.install.source import Progress
+from cyber_inference_tui.llama.install.build_source import Progress
 from cyber_inference_tui.text import clean_line
 
 API = "https://api.github.com"
@@ -62,7 +62,7 @@ class Release(msgspec.Struct, frozen=True):
     assets: list[Asset] = []
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class FileDownload(msgspec.Struct, frozen=True, kw_only=True):
     """A file to download, and what is known of it."""
 
     name: str
@@ -146,7 +146,7 @@ class Releases:
         except msgspec.MsgspecError as error:
             raise InstallError(f"{host} answers something that is no list of releases.") from error
 
-    def fetch(self, wanted: Wanted, path: Path, progress: Progress) -> None:
+    def fetch(self, wanted: FileDownload, path: Path, progress: Progress) -> None:
         """Download into ``path``; what is longer, shorter or other than announced is refused.
 
         What ``path`` holds already is gone on from, if the whole can be checked in the end; so an
@@ -182,7 +182,7 @@ class Releases:
                 f"{wanted.name} is not the file that GitHub's digest is of; it was discarded."
             )
 
-    def _download(self, wanted: Wanted, path: Path, host: str, progress: Progress) -> int:
+    def _download(self, wanted: FileDownload, path: Path, host: str, progress: Progress) -> int:
         """The file's size in the end; every byte that came is in it."""
         most = wanted.limit if wanted.size is None else wanted.size
         have = _size(path) if wanted.sha256 else 0
@@ -230,7 +230,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _said(wanted: Wanted) -> str:
+def _said(wanted: FileDownload) -> str:
     return f"{wanted.limit} bytes" if wanted.size is None else "announced"
 
 

@@ -39,7 +39,7 @@ def read_report(line: bytes) -> Report | None:
         return None
 
 
-class Meter:
+class ProgressMeter:
     """Makes reports of what a ``Progress`` is told."""
 
     def __init__(self) -> None:
@@ -73,3 +73,36 @@ class Meter:
         """What is known now."""
         done = None if self._done is None else round(self._done, 3)
         return Report(source=self._source, step=self._step, progress=done)
+
+
+class BuildName(msgspec.Struct, frozen=True, kw_only=True):
+    """One build of one source."""
+
+    version: str
+    source: str
+    """``github``, ``debian`` or ``source``."""
+
+
+class InstallResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The llama-server in use after ``install-llama`` (its ``--json``)."""
+
+    path: str
+    version: str
+    source: str
+    """``github``, ``debian`` or ``source``; ``setting`` or ``path`` for one that was there."""
+    devices: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    installed: bool = False
+    """Whether it is new; otherwise it was there already."""
+    replaced: BuildName | None = None
+    """What was in use before and is kept: ``--rollback`` goes back to it."""
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``install-llama --check`` tells."""
+
+    installed: InstallResult | None
+    newest: BuildName
+    """The newest build that the source has."""
+    up_to_date: bool | None
+    """``None`` when the one in use does not come from that source."""

@@ -16,15 +16,15 @@ from pathlib import Path
 from cyber_inference_tui.errors import BuildError, InstallError
 from cyber_inference_tui.llama.binary import PROGRAM
 from cyber_inference_tui.llama.fit_params import PROGRAM as FIT_PARAMS
-from cyber_inference_tui.llama.install.archive import Limits, unpack_archive
-from cyber_inference_tui.llama.install.build import BuildPlan
+from cyber_inference_tui.llama.install.archive import ArchiveLimits, unpack_archive
+from cyber_inference_tui.llama.install.build_plan import BuildPlan
+from cyber_inference_tui.llama.install.build_source import Offer, Progress
 from cyber_inference_tui.llama.install.layout import Layout, link_program
-from cyber_inference_tui.llama.install.releases import Releases, Wanted
-from cyber_inference_tui.llama.install.source import Offer, Progress
+from cyber_inference_tui.llama.install.releases import FileDownload, Releases
 from cyber_inference_tui.llama.install.tools import ToolResult, run_tool
 
 _ARCHIVE_LIMIT = 512 << 20
-_LIMITS = Limits(size=2 << 30, count=50_000)
+_LIMITS = ArchiveLimits(size=2 << 30, count=50_000)
 _CONFIGURE_TIME = 1800.0
 _COMPILE_TIME = 5 * 3600.0
 _WORTH = 7 * 86_400.0
@@ -147,7 +147,7 @@ class SourceBuild:
     def _get_sources(self, tag: str, folder: Path, progress: Progress) -> None:
         progress.step(f"downloading the sources of {tag}", upto=0.05)
         archive = folder / "source.tar.gz"
-        wanted = Wanted(
+        wanted = FileDownload(
             name=f"{tag}.tar.gz",
             url=f"{self._releases.base}/archive/refs/tags/{tag}.tar.gz",
             limit=_ARCHIVE_LIMIT,

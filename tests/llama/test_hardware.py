@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.llama.binary import listed_devices
-from cyber_inference_tui.llama.install.machine import (
+from cyber_inference_tui.llama.install.hardware import (
     Gpu,
     gpus,
     has_render_device,

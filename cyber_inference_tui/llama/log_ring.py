@@ -13,7 +13,7 @@ from cyber_inference_tui.llama.log_block import (
     BLOCK_CHARACTERS,
     BLOCK_LINES,
     Block,
-    Wanted,
+    LineFilter,
     microseconds,
     read_lines,
 )
@@ -228,7 +228,7 @@ class LogRing:
             return ()
         blocks = self._newest(count)
         lines, _ = read_lines(
-            blocks, start=0, stop=self.end, backwards=True, limit=count, wanted=Wanted()
+            blocks, start=0, stop=self.end, backwards=True, limit=count, wanted=LineFilter()
         )
         return tuple(LogLine(at=line.at, text=line.text, level=line.level) for line in lines)
 

@@ -23,7 +23,7 @@ _MOST_HANGING: Final = 3
 _STEP: Final = 0.1
 
 
-class Looks(Generic[T]):
+class FolderReader(Generic[T]):
     """Looks at ``folder`` again and again, each in a daemon thread.
 
     A look that hangs at some place goes on for as long as it takes, and its result counts when it
@@ -34,8 +34,8 @@ class Looks(Generic[T]):
     def __init__(self, folder: Path, *, alone: bool = False) -> None:
         self.folder = folder
         self._most = 1 if alone else _MOST_HANGING
-        self._running: list[_Look[T]] = []
-        self._late: _Look[T] | None = None
+        self._running: list[_Attempt[T]] = []
+        self._late: _Attempt[T] | None = None
         self.found: T | None = None
         """The newest result of the last scan; ``None`` = there was none in time."""
         self.hangs = False
@@ -60,7 +60,7 @@ class Looks(Generic[T]):
             and all(one.hangs for one in self._running)
             and left_out.isdisjoint(at_all)
         ):
-            self._running.append(_Look(self._work, self._disk, left_out))
+            self._running.append(_Attempt(self._work, self._disk, left_out))
 
     def pending(self) -> concurrent.futures.Future[T] | None:
         """What to wait for; ``None`` when it is done, or waiting is of no use."""
@@ -80,7 +80,7 @@ class Looks(Generic[T]):
             self.found = found.future.result()
 
 
-def wait_for(looks: Collection[Looks[T]], limit: float) -> None:
+def wait_for(looks: Collection[FolderReader[T]], limit: float) -> None:
     """Wait until all are done or hang, ``limit`` seconds at most, then ``end`` all."""
     end = time.monotonic() + limit
     while pending := _pending(looks):
@@ -92,11 +92,11 @@ def wait_for(looks: Collection[Looks[T]], limit: float) -> None:
         one.end()
 
 
-def _pending(looks: Iterable[Looks[T]]) -> list[concurrent.futures.Future[T]]:
+def _pending(looks: Iterable[FolderReader[T]]) -> list[concurrent.futures.Future[T]]:
     return [future for one in looks if (future := one.pending()) is not None]
 
 
-class _Look(Generic[T]):
+class _Attempt(Generic[T]):
     def __init__(self, work: Callable[[Disk], T], disk: Disk, left_out: Collection[Path]) -> None:
         self._watched = _WatchedDisk(disk, left_out)
         self.is_whole = not left_out

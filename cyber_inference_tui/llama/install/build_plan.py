@@ -14,7 +14,7 @@ import psutil
 
 from cyber_inference_tui.errors import InstallError
 from cyber_inference_tui.kernel import on_macos
-from cyber_inference_tui.llama.install.machine import Gpu, gpus, tegra_architecture
+from cyber_inference_tui.llama.install.hardware import Gpu, gpus, tegra_architecture
 from cyber_inference_tui.llama.install.tools import run_tool
 
 _MEMORY_PER_JOB = 2 << 30

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, StorageError
-from cyber_inference_tui.gguf.memory import MemoryEstimate
+from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
 from cyber_inference_tui.gguf.repacking import read_processor
 from cyber_inference_tui.kernel import PROC
 from cyber_inference_tui.llama.binary import LlamaBinary
@@ -30,16 +30,16 @@ from cyber_inference_tui.llama.command import (
     llama_argv,
 )
 from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
-from cyber_inference_tui.llama.expectation import (
-    Expectations,
-    formula_need,
-    memory_parts,
-)
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
-from cyber_inference_tui.llama.load_progress import follow_reading
-from cyber_inference_tui.llama.log import RUN_MARK, LogMark, LogRing
+from cyber_inference_tui.llama.load_progress import follow_load
+from cyber_inference_tui.llama.log_ring import RUN_MARK, LogMark, LogRing
+from cyber_inference_tui.llama.need_estimate import (
+    NeedEstimator,
+    formula_need,
+    memory_parts,
+)
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT
@@ -47,7 +47,7 @@ from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.server import (
     ROUTER_ENVIRONMENT,
     ForeignListenerError,
-    Launch,
+    LaunchPlan,
     ServerExitedError,
     ServerProcess,
 )
@@ -68,9 +68,9 @@ _SHORTAGES = frozenset(
 )
 """Why a program cannot be started now, and perhaps can in a moment."""
 _REAP_INTERVAL = 1.0
-_LOOK_TURNS = 5
+_LOOK_EVERY = 5
 """A look at all descendants of the servers takes longer than one at our children."""
-_STOOD_STILL = 1.0
+_PAUSED_AFTER = 1.0
 """Seconds by which we may wake up late before that counts as having been stopped ourselves."""
 
 _logger = logging.getLogger(__name__)
@@ -80,33 +80,33 @@ class _PortTakenError(ModelLoadError):
     """Another program has the server's port; another port may be free."""
 
 
-class _Signs:
+class _LoadActivity:
     """What a load shows of itself, passed on as progress."""
 
     def __init__(self, progress: Callable[[float | None], None]) -> None:
         self._progress = progress
         self._now = asyncio.get_running_loop().time
         self._last = self._now()
-        self._tells = False
+        self._has_progress = False
 
     def silence(self) -> float:
         """Seconds since the last sign."""
         return self._now() - self._last
 
-    def stood_still(self) -> None:
+    def reset(self) -> None:
         """Nobody listened for a while: the silence is counted from now."""
         self._last = self._now()
 
-    def told(self, value: float | None) -> None:
+    def server_progress(self, value: float | None) -> None:
         """The server says how far it is."""
         self._last = self._now()
-        self._tells = self._tells or value is not None
+        self._has_progress = self._has_progress or value is not None
         self._progress(value)
 
-    def read(self, share: float | None) -> None:
+    def files_read(self, share: float | None) -> None:
         """It is seen to have read this share of its files."""
         self._last = self._now()
-        if not self._tells:
+        if not self._has_progress:
             # Its own word is better, where there is one.
             self._progress(share)
 
@@ -142,7 +142,7 @@ class Launcher:
         self._folder = folder
         self.processor = read_processor(proc / "cpuinfo")
         """What this machine's processor is to llama.cpp."""
-        self._expectations = Expectations(
+        self._expectations = NeedEstimator(
             measured=measured,
             environ=self._environ,
             folder=self._working_directory,
@@ -180,7 +180,7 @@ class Launcher:
             await asyncio.sleep(_REAP_INTERVAL)
             try:
                 ended = await asyncio.to_thread(reap, ended)
-                if turn % _LOOK_TURNS == 0:
+                if turn % _LOOK_EVERY == 0:
                     for server in list(self._servers.values()):
                         await server.processes()
                 self._note_strays()
@@ -296,7 +296,7 @@ class Launcher:
                 raise
             else:
                 # llama-server answers /health beside its work: it has no excuse.
-                server.start_watch(self._health, excused=busy if binary is None else lambda: False)
+                server.start_watch(self._health, busy=busy if binary is None else lambda: False)
                 return server
             finally:
                 mark.close()
@@ -315,9 +315,9 @@ class Launcher:
 
     def _plan(
         self, spec: ServerSpec, binary: LlamaBinary | None, port: int, *, measure: bool
-    ) -> Launch:
+    ) -> LaunchPlan:
         if binary is None:
-            return Launch(
+            return LaunchPlan(
                 name=spec.model_id,
                 argv=tuple(custom_argv(spec, host=SERVER_HOST, port=port)),
                 environment=child_environment(self._environ, spec.environment),
@@ -329,7 +329,7 @@ class Launcher:
             )
         argv = self._argv(spec, binary, port, measure=measure)
         own = {name: value for name, value in spec.environment.items() if name != ALIAS_VARIABLE}
-        return Launch(
+        return LaunchPlan(
             name=spec.model_id,
             argv=tuple(argv),
             environment=child_environment(
@@ -365,7 +365,7 @@ class Launcher:
 
     async def _bring_up(
         self,
-        launch: Launch,
+        launch: LaunchPlan,
         settings: Settings,
         mark: LogMark,
         progress: Callable[[float | None], None],
@@ -377,9 +377,9 @@ class Launcher:
         log = self._log_for(launch.name)
         first = log.end
         log.add([f"{RUN_MARK}{' '.join(masked_words(launch.argv))}"], LogLevel.INFO)
-        signs = _Signs(progress)
+        activity = _LoadActivity(progress)
         try:
-            server = await ServerProcess.spawn(launch, log=log, progress=signs.told)
+            server = await ServerProcess.spawn(launch, log=log, progress=activity.server_progress)
         except (OSError, ValueError) as error:
             # ValueError: a NUL byte in an argument or in the environment.
             why = error.strerror if isinstance(error, OSError) else str(error)
@@ -395,7 +395,7 @@ class Launcher:
         server.exited.add_done_callback(lambda _: self._gone(server))
         try:
             watched = None if watch is None else watch(server.processes)
-            if not await self._wait_ready(server, signs, settings.load_timeout, size, watched):
+            if not await self._wait_ready(server, activity, settings.load_timeout, size, watched):
                 raise ModelLoadError(
                     f"{launch.name} showed no progress for {settings.load_timeout:g} s while"
                     " loading.",
@@ -408,7 +408,7 @@ class Launcher:
             server.footprint()
         except ServerExitedError as error:
             lines = mark.lines()
-            found = diagnose(error.returncode, lines, went_on=server.went_on)
+            found = diagnose(error.returncode, lines, left_running=server.left_running)
             kind = _PortTakenError if found.cause is Cause.PORT_TAKEN else ModelLoadError
             raise kind(
                 f"{launch.name} could not be loaded: {found.sentence}.",
@@ -443,7 +443,7 @@ class Launcher:
     async def _wait_ready(
         self,
         server: ServerProcess,
-        signs: _Signs,
+        activity: _LoadActivity,
         timeout: float,
         size: int | None,
         watched: Awaitable[ModelLoadError | None] | None,
@@ -455,13 +455,13 @@ class Launcher:
         loop = asyncio.get_running_loop()
         ready = asyncio.ensure_future(server.wait_ready())
         reading = asyncio.ensure_future(
-            follow_reading(server.pid, size, signs.read, proc=self._proc)
+            follow_load(server.pid, size, activity.files_read, proc=self._proc)
         )
         watching = None if watched is None else asyncio.ensure_future(watched)
         awaited: set[asyncio.Future[Any]] = {ready} if watching is None else {ready, watching}
         try:
             while not ready.done():
-                left = timeout - signs.silence()
+                left = timeout - activity.silence()
                 if left <= 0:
                     return False
                 due = loop.time() + left
@@ -472,10 +472,10 @@ class Launcher:
                         # It has to end before the memory does.
                         server.kill()
                         raise reason
-                if loop.time() > due + _STOOD_STILL:
+                if loop.time() > due + _PAUSED_AFTER:
                     # The service was stopped (SIGSTOP, a paused virtual machine). Timers run out
                     # before what the server said meanwhile is read.
-                    signs.stood_still()
+                    activity.reset()
             ready.result()
             return True
         finally:

@@ -21,13 +21,13 @@ from cyber_inference_tui.llama.binary import (
     listed_devices,
     probe,
 )
+from cyber_inference_tui.llama.install.build_source import BuildSource, Offer, Progress
+from cyber_inference_tui.llama.install.hardware import Gpu, gpus, unused_gpus
 from cyber_inference_tui.llama.install.layout import Installed, Layout, Newest
-from cyber_inference_tui.llama.install.machine import Gpu, gpus, unused_gpus
-from cyber_inference_tui.llama.install.outcome import BuildName, CheckRecord, InstallRecord
-from cyber_inference_tui.llama.install.source import Offer, Progress, Source
+from cyber_inference_tui.llama.install.report import BuildName, CheckResult, InstallResult
 from cyber_inference_tui.text import clean_line
 
-MakeSource = Callable[[], Source]
+MakeSource = Callable[[], BuildSource]
 
 _TROUBLE = re.compile(r"\b(?:fail|error|insufficient|unsupported|no CUDA)", re.IGNORECASE)
 _BUILD_ONE = (
@@ -73,7 +73,7 @@ class Installer:
         self._progress = progress
         self._now = now
 
-    def in_use(self) -> InstallRecord | None:
+    def in_use(self) -> InstallResult | None:
         """The llama-server that the service would start; ``None`` when none runs."""
         try:
             binary = find_llama_server(
@@ -83,16 +83,16 @@ class Installer:
             return None
         current = self._layout.current()
         if binary.path.is_relative_to(self._layout.root.resolve()) and current is not None:
-            return InstallRecord(
+            return InstallResult(
                 path=str(binary.path),
                 version=current.version,
                 source=current.source,
                 devices=current.devices,
             )
         source = "setting" if self._setting else "path"
-        return InstallRecord(path=str(binary.path), version=binary.version, source=source)
+        return InstallResult(path=str(binary.path), version=binary.version, source=source)
 
-    def check(self) -> CheckRecord:
+    def check(self) -> CheckResult:
         """Compare what is in use with the newest build of the first source that answers."""
         in_use = self.in_use()
         reasons: list[CyberError] = []
@@ -106,14 +106,14 @@ class Installer:
                         continue
                     self._note(offer)
                     same = in_use is not None and in_use.source == offer.source
-                    return CheckRecord(
+                    return CheckResult(
                         installed=in_use,
                         newest=BuildName(version=offer.version, source=offer.source),
                         up_to_date=in_use.version == offer.version if in_use and same else None,
                     )
         raise InstallError(f"No source answers. {_joined(reasons)}")
 
-    def install(self, *, version: str | None, force: bool, keep_any: bool) -> InstallRecord:
+    def install(self, *, version: str | None, force: bool, keep_any: bool) -> InstallResult:
         """Install the newest build, or that version, unless it is there already.
 
         ``keep_any``: any llama-server that runs is good enough (unless ``version`` asks for
@@ -148,7 +148,7 @@ class Installer:
             hint="`cyber-inference-tui install-llama --from source` builds one.",
         )
 
-    def rollback(self) -> InstallRecord:
+    def rollback(self) -> InstallResult:
         """Go back to the build that was in use before; doing it again comes back.
 
         Raises ``InstallError`` when none is kept, or when it does not run any more.
@@ -169,8 +169,8 @@ class Installer:
         )
 
     def _install_from(
-        self, source: Source, version: str | None, present: InstallRecord | None
-    ) -> InstallRecord:
+        self, source: BuildSource, version: str | None, present: InstallResult | None
+    ) -> InstallResult:
         offer = source.offer(version, self._progress)
         if version is None:
             self._note(offer)
@@ -224,14 +224,14 @@ class Installer:
         offer: Offer | Installed,
         devices: tuple[str, ...],
         replaced: Installed | None,
-    ) -> InstallRecord:
+    ) -> InstallResult:
         warnings = [_gpu_warning(gpu) for gpu in unused_gpus(gpus(self._root), devices)]
         if self._setting:
             warnings.append(
                 f"llama_server_path is {self._setting} and goes before the one just installed; "
                 "remove that setting to use it."
             )
-        return InstallRecord(
+        return InstallResult(
             path=str((final / "lib" / PROGRAM).resolve()),
             version=offer.version,
             source=offer.source,
@@ -252,7 +252,7 @@ def _gpu_warning(gpu: Gpu) -> str:
 
 
 @contextmanager
-def _opened(make: MakeSource) -> Iterator[Source]:
+def _opened(make: MakeSource) -> Iterator[BuildSource]:
     source = make()
     try:
         yield source

@@ -37,7 +37,7 @@ class Progress(Protocol):
         """A line that a program at work on this step has printed."""
 
 
-class Source(Protocol):
+class BuildSource(Protocol):
     """A place to get llama-server from. Both methods block and raise ``InstallError``."""
 
     @property

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.gguf.memory import DEFAULT_SLOTS, MemoryEstimate, estimate
+from cyber_inference_tui.gguf.memory_estimate import DEFAULT_SLOTS, MemoryEstimate, estimate
 from cyber_inference_tui.gguf.repacking import Processor
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import child_environment, llama_argv
 from cyber_inference_tui.llama.fit_params import fitted_footprint
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
 from cyber_inference_tui.llama.placement import Placement, placement
 from cyber_inference_tui.llama.spec import ServerSpec
 
 _MOST_KEPT = 512
 
 
-class Expectations:
+class NeedEstimator:
     """Finds out what servers need, and keeps it.
 
     ``measured`` gives what a server with this signature was seen to take. ``environ`` is ours.
@@ -62,7 +62,7 @@ class Expectations:
         if (measured := self._measured(spec.signature)) is not None:
             return Need(
                 footprint=measured,
-                source=Source.MEASURED,
+                source=NeedSource.MEASURED,
                 spills=not own_program and placement(spec, devices).spills,
             )
         if own_program:
@@ -74,7 +74,7 @@ class Expectations:
                 return kept
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
-            if kept.source is not Source.UNKNOWN:
+            if kept.source is not NeedSource.UNKNOWN:
                 self._kept[key] = kept
         return kept
 
@@ -82,7 +82,7 @@ class Expectations:
         self, spec: ServerSpec, binary: LlamaBinary | None, devices: tuple[str, ...] | None
     ) -> Need:
         formula = formula_need(spec, devices=devices, processor=self._processor)
-        if binary is None or formula.source is Source.UNKNOWN:
+        if binary is None or formula.source is NeedSource.UNKNOWN:
             return formula
         fitted = await self._ask_engine(spec, binary)
         if fitted is None:
@@ -99,7 +99,7 @@ class Expectations:
                 + (0 if where.projector_on_device else found.projector),
                 device=fitted.device + (found.projector if where.projector_on_device else 0),
             ),
-            source=Source.ENGINE,
+            source=NeedSource.ENGINE,
             spills=formula.spills,
         )
 
@@ -169,7 +169,7 @@ def formula_need(
             host=host,
             device=device,
         ),
-        source=Source.UPPER_BOUND if found.upper_bound else Source.FORMULA,
+        source=NeedSource.UPPER_BOUND if found.upper_bound else NeedSource.FORMULA,
         spills=where.spills,
         visible=spec.visible_gpus,
     )

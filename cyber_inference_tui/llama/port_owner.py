@@ -17,7 +17,7 @@ from typing import NamedTuple
 import psutil
 
 from cyber_inference_tui.kernel import PROC
-from cyber_inference_tui.sockets import tcp_sockets, written
+from cyber_inference_tui.sockets import hex_address, tcp_sockets
 from cyber_inference_tui.text import clean_line
 
 _ADDRESSES = ("127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0", "::")
@@ -38,7 +38,9 @@ class _Process(NamedTuple):
     """Clock ticks since boot."""
 
 
-def stranger(port: int, roots: Sequence[int], *, by_command: bool, proc: Path = PROC) -> str | None:
+def foreign_listener(
+    port: int, roots: Sequence[int], *, by_command: bool, proc: Path = PROC
+) -> str | None:
     """Another program than a server that listens on ``port`` of 127.0.0.1. Blocks.
 
     ``roots`` are the pids of the server: the process that we started comes first. The processes
@@ -103,7 +105,7 @@ def _listening(port: int, proc: Path) -> frozenset[str] | None:
     """
     if (sockets := tcp_sockets(proc / "self/net")) is None:
         return None
-    ranks: dict[bytes, set[str]] = {written(host, port): set() for host in _ADDRESSES}
+    ranks: dict[bytes, set[str]] = {hex_address(host, port): set() for host in _ADDRESSES}
     for one in sockets:
         if one.listens and one.local in ranks:
             ranks[one.local].add(one.inode.decode("ascii", "replace"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from cyber_inference_tui.gguf.architectures import WITHOUT_CACHE, makes_vectors
+from cyber_inference_tui.gguf.architectures import WITHOUT_CACHE, is_embedding_model
 from cyber_inference_tui.gguf.arguments import ServerOptions
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 
@@ -20,7 +20,7 @@ _SWITCHES: Final = frozenset({"LLAMA_ARG_EMBEDDINGS", "LLAMA_ARG_RERANKING"})
 _OF_ALL_TOKENS: Final = frozenset({"mean", "cls"})
 
 
-def vector_options(
+def embedding_options(
     facts: ModelMetadata | None,
     asked: ServerOptions,
     environment: Mapping[str, str],
@@ -46,10 +46,10 @@ def vector_options(
     with_cache = facts.architecture not in WITHOUT_CACHE
     options: list[tuple[str, ...]] = []
     for_vectors = asked.embedding
-    if not for_vectors and makes_vectors(facts) and _SWITCHES.isdisjoint(environment):
+    if not for_vectors and is_embedding_model(facts) and _SWITCHES.isdisjoint(environment):
         options.append(("--reranking" if pooling == "rank" else "--embedding",))
         for_vectors = True
-    if for_vectors and makes_vectors(facts) and with_cache and not asked.slots:
+    if for_vectors and is_embedding_model(facts) and with_cache and not asked.slots:
         options.append(("--parallel", "1"))
     whole = not with_cache or pooling in _OF_ALL_TOKENS
     tokens = min(context_size, facts.context_length or context_size)
