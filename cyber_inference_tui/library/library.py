@@ -1,4 +1,4 @@
-"""The library: scans the model directories and turns files and tables into a catalog."""
+"""Scans the model directories and turns files and tables into a catalog."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from cyber_inference_tui.storage import SILENT
 T = TypeVar("T")
 
 _LIMIT: Final = 60.0
-"""Seconds that a scan waits for storages that are slow and do answer."""
+"""Seconds that a scan waits for storages that are slow but do answer."""
 
 _WAYS_OUT = {
     Origin.HUB_CACHE: "It is in the cache of the Hugging Face tools: delete it with theirs"
@@ -48,22 +48,22 @@ _WAYS_OUT = {
 
 
 class _Seen(NamedTuple):
-    """All that a catalog follows from: equal ones give equal catalogs."""
+    """Everything that a catalog is built from: equal values give equal catalogs."""
 
     found: Found = Found()
     configured: tuple[Configured, ...] = ()
     projectors: Mapping[Path, GivenProjector] = {}
-    """Those that tables name."""
+    """The projectors that tables name."""
     elsewhere: Elsewhere = Elsewhere()
 
     def files(self) -> dict[Path, ModelFile]:
-        """Every file of our own directories and tables."""
+        """Return every file of our own directories and tables."""
         given = [file for one in self.configured for file in one.files]
         given += [one.file for one in self.projectors.values() if one.file is not None]
         return {file.path: file for file in (*given, *self.found.files)}
 
     def without(self, paths: Collection[Path]) -> _Seen:
-        """The same but for these files."""
+        """Return a copy without these files."""
 
         def left(files: Iterable[ModelFile]) -> tuple[ModelFile, ...]:
             return tuple(file for file in files if file.path not in paths)
@@ -75,45 +75,45 @@ class _Seen(NamedTuple):
 
 
 class _Walked(NamedTuple):
-    """What a look at a model directory gives."""
+    """The contents of a model directory."""
 
     found: Found
     headers: Fetched
 
 
 class _NamedPath(NamedTuple):
-    """What is at a path that a table names."""
+    """The file or directory at a path that a table names."""
 
     file: ModelFile | None = None
     is_directory: bool = False
     unread: str = ""
-    """Why that cannot be told now: ``file`` is that of before."""
+    """The reason why it cannot be read now: ``file`` is the earlier one."""
 
 
 class _Statuses(NamedTuple):
-    """What a look at the files that tables name in one folder gives."""
+    """The files of one folder that tables name."""
 
     named: Mapping[Path, _NamedPath]
     headers: Fetched
 
 
 class _Others(NamedTuple):
-    """What a look at another program's models gives."""
+    """Another program's models."""
 
     found: Elsewhere
     headers: Fetched
 
 
 class Library:
-    """The models on this machine. All methods block on files and may be called from any thread.
+    """The models on this machine. All methods block on files; any thread may call them.
 
-    ``extra`` are models by id that the program brings along, such as the demo model. ``stores``
-    are other programs' models, listed after those of our own directories. Headers are
-    kept in ``cache_file``. ``clock`` gives nanoseconds since 1970. ``disk`` reads everything but
+    ``extra`` are models by id that are part of this program, such as the demo model. ``stores`` are
+    other programs' models, listed after those in our own directories. Headers are stored in
+    ``cache_file``. ``clock`` returns nanoseconds since 1970. ``disk`` reads everything except
     headers.
 
-    Each directory is read by threads of its own, see ``FolderReader``: one whose storage
-    hangs is one that cannot be read now.
+    Each directory is read by its own threads (see ``FolderReader``): a directory on a hanging
+    storage only counts as unreadable now.
     """
 
     def __init__(
@@ -156,9 +156,9 @@ class Library:
         extra: Mapping[str, Path] | None = None,
         stores: Stores = Stores(),  # noqa: B008 - it never changes
     ) -> None:
-        """Other directories or tables, from the next scan on.
+        """Use other directories or tables from the next scan on.
 
-        Headers stay known, and so do files in what cannot be read just then.
+        Headers are kept, and so are files in places that cannot be read at that moment.
         """
         with self._lock:
             self._models_dir = models_dir
@@ -169,11 +169,11 @@ class Library:
             self._last = None
 
     def scan(self, limit: float = _LIMIT) -> Catalog:
-        """What is there now; the very same catalog as before when nothing changed.
+        """Return the present catalog; the same object as before if nothing changed.
 
-        Models in what cannot be read now are those of the last scan: only what a folder that was
-        read no longer lists is gone. Storages that hang are not waited for, and slow ones for
-        ``limit`` seconds: what they have counts in a later scan.
+        Models in unreadable places are those of the last scan: a model is gone only if its folder
+        was read and does not list it. The scan does not wait for hanging storages, and waits
+        ``limit`` seconds for slow ones: their files appear in a later scan.
         """
         with self._lock:
             seen, silent = self._look(limit)
@@ -188,14 +188,14 @@ class Library:
             )
             catalog = assembly.catalog(seen.found, seen.configured, seen.elsewhere)
             settled = self._headers.settle({*silent, *(one.path for one in seen.found.unread)})
-            # A file may still change unseen for a moment after its last change.
+            # A file may change unnoticed for a moment after its last change.
             self._last = (seen, catalog) if settled else None
             return catalog
 
     def _look(self, limit: float) -> tuple[_Seen, list[Path]]:
-        """What is there, and the folders that have not answered in time.
+        """Return everything found, and the folders that have not answered in time.
 
-        Only the threads of the looks touch the disk.
+        Only the readers' threads access the disk.
         """
         given, paths = self._given(), self._given_paths()
         taken = {path for _, path, _, _ in given}
@@ -220,7 +220,7 @@ class Library:
         wait_for(looks, limit)
         before = self._before.files()
         found = self._merged().keeping(self._before.found)
-        # The root that a kept file was found under may be none any more.
+        # The root of a kept file may have been removed from the settings.
         files = [
             file if file.root in self._roots else file._replace(root=self._root_of(file.path))
             for file in found.files
@@ -239,13 +239,13 @@ class Library:
     def _tend(
         looks: dict[Path, FolderReader[T]], folders: Iterable[Path], *, alone: bool = False
     ) -> None:
-        """Have one of ``looks`` for each of ``folders``, in their order, and no others."""
+        """Keep one reader for each of ``folders``, in their order, and no others."""
         former = dict(looks)
         looks.clear()
         for path in folders:
             looks[path] = former.get(path) or FolderReader(path, alone=alone)
 
-    # In the threads of the looks
+    # In the readers' threads
 
     def _walk(self, root: Path, required: bool, taken: Collection[Path], disk: Disk) -> _Walked:
         found = find_files((root,), required=(root,) if required else (), taken=taken, disk=disk)
@@ -272,10 +272,10 @@ class Library:
         found = scan.look(disk)
         return _Others(found, self._headers.fetch(found.all_files(), disk))
 
-    # What they have found
+    # The readers' results
 
     def _merged(self) -> Found:
-        """The files of all roots. One that several roots lead to is the first one's."""
+        """Return the files of all roots. A file below several roots belongs to the first."""
         files: list[ModelFile] = []
         problems: list[Problem] = []
         unread: list[Unread] = []
@@ -300,7 +300,7 @@ class Library:
     def _named(
         self, paths: Mapping[Path, Sequence[Path]], before: Mapping[Path, ModelFile]
     ) -> dict[Path, _NamedPath]:
-        """What is at each path that a table names."""
+        """Return the file or directory at each path that a table names."""
         named: dict[Path, _NamedPath] = {}
         for folder, look in self._tables.items():
             statuses = look.found
@@ -310,7 +310,7 @@ class Library:
                 one = statuses.named.get(path) if statuses is not None else None
                 one = one or _NamedPath(unread=SILENT if look.hangs else SLOW)
                 if one.unread and (file := before.get(path)) is not None:
-                    # That a folder is slow is of interest only until its files are known.
+                    # A slow folder is reported only until its files are known.
                     unread = "" if one.unread == SLOW else one.unread
                     one = _NamedPath(file._replace(root=path.parent), unread=unread)
                 named[path] = one
@@ -339,11 +339,10 @@ class Library:
         return next(root for root in self._roots if path.is_relative_to(root))
 
     def delete(self, catalog: Catalog, model_id: str) -> tuple[Path, ...]:
-        """Removes a model's files, and its projector unless another model uses it.
+        """Delete a model's files, and its projector unless another model uses it.
 
-        Returns the paths that were removed. Raises ``ModelNotFoundError``, and ``ConflictError``
-        when the model does not lie under ``models_dir``, when another model uses its files, or
-        when the system refuses.
+        Returns the deleted paths. Raises ``ModelNotFoundError``, and ``ConflictError`` if the model
+        is not under ``models_dir``, if another model uses its files, or if the system refuses.
         """
         model = catalog.resolve(model_id)
         others = [other for other in catalog.models.values() if other.id != model.id]
@@ -358,7 +357,7 @@ class Library:
         sharing = next((o.id for o in others if set(o.shards) & set(model.shards)), None)
         if sharing is not None:
             raise ConflictError(f"{model.id} cannot be deleted: {sharing} uses the same file.")
-        # The last shard first: what a failure half-way leaves behind is seen to be incomplete.
+        # The last shard first: after a failure half-way the rest is recognizably incomplete.
         doomed = list(reversed(model.shards))
         if model.mmproj is not None and _only_its_own(model, others):
             doomed.append(model.mmproj)
@@ -377,24 +376,24 @@ class Library:
                 ) from error
             removed.append(path)
         with self._lock:
-            # Should their folder be unreadable in the next scan, they are gone all the same.
+            # Forget them even if the next scan cannot read their folder.
             self._before = self._before.without(removed)
         for folder in {path.parent for path in removed}:
             self._tidy(folder)
         return tuple(removed)
 
     def _tidy(self, folder: Path) -> None:
-        """Remove directories that a deletion has left empty, up to ``models_dir``."""
+        """Delete directories that a deletion has left empty, up to ``models_dir``."""
         while folder != self._models_dir and folder.is_relative_to(self._models_dir):
             try:
                 folder.rmdir()
             except OSError:
-                # Something else lies in it, or it is not ours to remove.
+                # It is not empty, or we may not delete it.
                 return
             folder = folder.parent
 
     def _is_inside(self, path: Path) -> bool:
-        """Really, not only by name: no link on the way leads out of ``models_dir``."""
+        """Return whether no link on the way leads out of ``models_dir``."""
         if not path.is_relative_to(self._models_dir):
             return False
         try:
@@ -403,7 +402,7 @@ class Library:
             return False
 
     def _given(self) -> list[tuple[str, Path, ModelSettings, Origin]]:
-        """Models that the configuration or the program names by path."""
+        """Return the models that the settings or the program give by path."""
         given: list[tuple[str, Path, ModelSettings, Origin]] = []
         for model_id, path in self._extra.items():
             settings = self._model_settings.get(model_id, ModelSettings())
@@ -416,12 +415,12 @@ class Library:
         return given
 
     def _mmprojs(self) -> list[Path]:
-        """The projectors that tables name."""
+        """Return the projectors that tables name."""
         tables = self._model_settings.values()
         return [self._models_dir / one.mmproj for one in tables if one.mmproj is not None]
 
     def _given_paths(self) -> dict[Path, list[Path]]:
-        """Every file that is named, by its folder."""
+        """Return every file that is named, by its folder."""
         by_folder: dict[Path, list[Path]] = {}
         shards = [shard for _, path, _, _ in self._given() for shard in shard_names(path)]
         for path in dict.fromkeys((*shards, *self._mmprojs())):
@@ -449,7 +448,7 @@ class Library:
 
 
 def _only_its_own(model: LocalModel, others: Sequence[LocalModel]) -> bool:
-    """The projector lies beside the model, or was found above it, and no other model uses it."""
+    """Return whether the projector is beside or above the model, and no other model uses it."""
     if model.path is None or model.mmproj is None:
         return False
     folder = model.mmproj.parent

@@ -1,7 +1,7 @@
-"""Options that a llama-server needs for a model that makes vectors or ranks texts.
+"""Chooses the options of a llama-server whose model makes embeddings or ranks texts.
 
-Without ``--embedding`` a llama-server refuses requests for vectors, without ``--reranking`` those
-for ranks. Neither keeps it from writing text (build 11669).
+Without ``--embedding`` a llama-server refuses requests for embeddings, and without ``--reranking``
+requests for ranks. With them it still generates text (build 11669).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from cyber_inference_tui.gguf.metadata import ModelMetadata
 
 _DEFAULT_UBATCH: Final = ServerOptions().ubatch_size
 _SWITCHES: Final = frozenset({"LLAMA_ARG_EMBEDDINGS", "LLAMA_ARG_RERANKING"})
-# They are made of all tokens; ``last`` and ``rank`` of a model that reads from left to right need
-# only the last one, so llama-server reads its texts in parts.
+# These poolings use all tokens. ``last`` and ``rank`` of a causal model use only the last token,
+# so llama-server splits their inputs into batches.
 _OF_ALL_TOKENS: Final = frozenset({"mean", "cls"})
 
 
@@ -27,18 +27,17 @@ def embedding_options(
     *,
     context_size: int,
 ) -> list[tuple[str, ...]]:
-    """Each option with its values; empty for a model that only writes text.
+    """Return options with their values; none for a model that only generates text.
 
-    A person decides with ``asked`` and ``environment`` whether the server is for vectors, and what
-    batches and slots it has: options for these are given only where the person names none (a batch
-    of 0).
+    ``asked`` and ``environment`` hold the user's choices. An option is added only if the user has
+    not set it (a batch of 0).
 
-    A vector of all tokens is made in one batch, and an input that is longer is refused ("increase
-    the physical batch size"). So the batch holds as many tokens as an input may have, which is
-    what the context holds and no more than the model was trained for.
+    An embedding of all tokens is computed in one batch, and llama-server refuses a longer input
+    ("increase the physical batch size"). So the batch holds as many tokens as the context, but no
+    more than the model was trained with.
 
-    A model with a cache gets one slot. Several would share the cache, and a request with some long
-    inputs would fail as soon as those that are read at once exceed it.
+    A model with a cache gets one slot. Several slots would share the cache, and a request with
+    several long inputs would fail as soon as the inputs in progress exceed it.
     """
     if facts is None:
         return []

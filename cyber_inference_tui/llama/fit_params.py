@@ -1,9 +1,9 @@
-"""``llama-fit-params``: the engine's own account of what a model would take.
+"""Runs ``llama-fit-params``, the engine's own estimate of a model's memory.
 
-GitHub releases ship it beside llama-server, Debian's packages do not. With ``--fit-print on`` it
-lays out the model without reading its weights and prints, for each device and then for ``Host``,
-``NAME MODEL CONTEXT COMPUTE`` in whole MiB (``common_fit_print`` in llama.cpp's common/fit.cpp).
-That is where everything would go with these arguments, whether there is room for it or not.
+GitHub releases ship it beside llama-server; Debian's packages do not. With ``--fit-print on`` it
+lays out the model without reading its weights and prints a line ``NAME MODEL CONTEXT COMPUTE`` in
+whole MiB for each device and then for ``Host`` (``common_fit_print`` in llama.cpp's
+common/fit.cpp). The numbers do not depend on the free memory.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ async def fitted_footprint(
     needed: frozenset[str] = frozenset(),
     timeout: float = _LIMIT,
 ) -> Footprint | None:
-    """What the program beside ``llama_server`` says; ``None`` where there is none or it fails.
+    """Run the program beside ``llama_server``; return ``None`` if it is missing or fails.
 
-    ``arguments`` gives those of llama-server for the options that this build knows; those of the
-    server's alone are left out, unless they are ``needed`` for a true answer. ``mapped``: the
-    weights in main memory are mapped from their file. ``folder`` is its working directory. Takes at
+    ``arguments`` returns llama-server's arguments for the options of this build. Options that only
+    the server knows are left out, unless they are ``needed`` for a correct answer. ``mapped``: the
+    weights in main memory are mapped from their file. ``folder`` is the working directory. Takes at
     most ``timeout`` seconds.
     """
     program = llama_server.with_name(PROGRAM)
@@ -56,7 +56,7 @@ async def fitted_footprint(
         async with asyncio.timeout(timeout):
             known = frozenset(option_names(await run([program, "--help"])))
             if "--fit-print" not in known or not needed <= known:
-                _logger.debug("%s is too old to be asked", program)
+                _logger.debug("%s is too old for --fit-print", program)
                 return None
             words = known_only(arguments(known), known)
             output = await run([program, *words, "--fit-print", "on"])
@@ -70,7 +70,8 @@ async def fitted_footprint(
 
 
 def known_only(words: Sequence[str], known: frozenset[str]) -> list[str]:
-    """The options that are ``known``, with their values; others are left out with theirs."""
+    """Return the options that are ``known`` with their values, and leave out all others with
+    theirs."""
     kept: list[str] = []
     keeps = False
     for word in words:
@@ -82,7 +83,7 @@ def known_only(words: Sequence[str], known: frozenset[str]) -> list[str]:
 
 
 def read_fit_print(output: str, *, mapped: bool) -> Footprint | None:
-    """What ``--fit-print on`` printed, log lines between it left out."""
+    """Parse the output of ``--fit-print on``; log lines in between are ignored."""
     weights = host = device = 0
     complete = False
     for row in _ROW.finditer(output):

@@ -1,6 +1,6 @@
-"""A record of the servers we started, so that the next start can end those that outlived us.
+"""Records the servers that this service started, so that the next start can kill leftovers.
 
-A pid alone says little (the kernel uses it again), so each is kept with its start time.
+The kernel uses a pid again, so each is stored with its start time.
 """
 
 from __future__ import annotations
@@ -32,32 +32,33 @@ _MAX_BYTES = 1 << 20
 
 
 class ServerPid(msgspec.Struct, frozen=True):
-    """One server process: its pid (also its process group) and when it started (``start_of``)."""
+    """A server process: its pid, which is also its process group, and its start time
+    (``start_of``)."""
 
     pid: int
     started: float
     model: str
     strays: tuple[KnownProcess, ...] = ()
-    """Descendants that do not have the mark of this data directory."""
+    """Descendants without the mark of this data directory."""
     boot: str = ""
-    """Which life of the machine it is of: in a later one the same numbers are another process."""
+    """The boot during which it ran: after a reboot the same pid is another process."""
 
 
 class PidRecord:
-    """The file that lists running servers. Each method reads or writes it at once; it is tiny."""
+    """The file that lists running servers. Each method reads or writes it at once: it is tiny."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._servers: dict[int, ServerPid] = {}
         self.mark = run_mark(path.parent)
-        """What marks the children of this run of the service."""
+        """The mark of the children of this run of the service."""
 
     def marked(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Our environment as children are to inherit it."""
+        """Return our environment with the mark, for children to inherit."""
         return {**environ, MARK: self.mark}
 
     def add(self, pid: int, model: str) -> None:
-        """Note a server that was just started."""
+        """Record a server that was just started."""
         try:
             started = start_of(psutil.Process(pid))
         except psutil.NoSuchProcess:
@@ -66,14 +67,14 @@ class PidRecord:
         self._write()
 
     def note_strays(self, pid: int, strays: Sequence[KnownProcess]) -> None:
-        """Note the descendants of a server that do not have the mark."""
+        """Record the descendants of a server that do not have the mark."""
         server = self._servers.get(pid)
         if server is not None and server.strays != (new := tuple(strays)):
             self._servers[pid] = msgspec.structs.replace(server, strays=new)
             self._write()
 
     def remove(self, pid: int) -> None:
-        """Forget a server that is gone."""
+        """Remove a server that is gone."""
         if self._servers.pop(pid, None):
             self._write()
 
@@ -96,10 +97,11 @@ class PidRecord:
             return []
 
     def end_orphans(self, timeout: float = 5.0) -> list[KnownProcess]:
-        """Kill what a former service on this data directory left behind; returns what was running.
+        """Kill the processes that a former service on this data directory left; return them.
+        Blocks.
 
-        What is in no record, descendants of servers and of other programs, is found by its mark.
-        Blocking; waits at most twice ``timeout`` seconds for them to be gone.
+        Processes without a record, descendants of servers and of other programs, are found by their
+        mark. Waits at most twice ``timeout`` seconds for all to be gone.
         """
         boot = boot_id()
         known = [one for one in self._read() if one.boot == boot]

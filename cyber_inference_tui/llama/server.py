@@ -1,12 +1,13 @@
-"""One server process, from spawn to exit: readiness, load progress, output, and a sure end.
+"""Runs one server process: start, readiness, load progress, output and a reliable end.
 
-Two ways to learn that a server is ready, chosen by ``Launch.speaks_protocol``:
+Readiness is reported in two ways, chosen by ``LaunchPlan.speaks_protocol``:
 
-* llama-server's router protocol: started with ``LLAMA_SERVER_ROUTER_PORT`` in its environment it
-  prints ``cmd_child_to_router:state:{…}`` lines on stdout, progress and ``ready`` among them, and
-  obeys ``cmd_router_to_child:exit`` on stdin. No polling, ready is known within milliseconds.
-* anything else, and a server that seems to know the protocol and says nothing: ``GET /health``
-  on a short, growing interval.
+* llama-server's router protocol: with ``LLAMA_SERVER_ROUTER_PORT`` in its environment it prints
+  ``cmd_child_to_router:state:{…}`` lines on stdout, with progress and ``ready``, and obeys
+  ``cmd_router_to_child:exit`` on stdin. There is no polling: readiness is known within
+  milliseconds.
+* ``GET /health`` at short, growing intervals, for all other servers, and for a server that seems to
+  know the protocol but stays silent.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from cyber_inference_tui.llama.port_owner import foreign_listener
 from cyber_inference_tui.records import LogLevel
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
-"""Its presence makes llama-server speak the protocol; the value is not used by a child."""
+"""Makes llama-server speak the protocol; a child ignores the value."""
 
 _STATE_PREFIX = b"cmd_child_to_router:state:"
 _EXIT_COMMAND = b"cmd_router_to_child:exit\n"
@@ -65,15 +66,15 @@ _HEALTH_TIMEOUT = 5.0
 _INSIST_AFTER = 2.0
 _EXIT_LOG_LINES = 12
 _DIAGNOSED_LINES = 400
-"""A crash may print a long stack trace after the line that tells why."""
+"""A crash may print a long stack trace after the line with the reason."""
 _BUSY_READ = 32_768
-"""Bytes of one read of a pipe from which on its writer may be outrunning the event loop."""
+"""Bytes of one read from which on the writer of a pipe may outrun the event loop."""
 
 _logger = logging.getLogger(__name__)
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything needed to start one server."""
+    """Everything that is needed to start a server."""
 
     name: str
     argv: tuple[str, ...]
@@ -82,10 +83,10 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     speaks_protocol: bool
     by_command: bool = False
-    """A person's own command starts it, which need not be a llama-server."""
+    """A user's own command starts it; the server may be another program."""
     working_directory: Path | None = None
     context_size: int | None = None
-    """Tokens of context it is started with, where that is known."""
+    """Tokens of context, if known."""
     most_requests: int | None = None
     """Requests that the server takes at once; ``None`` = no limit."""
 
@@ -99,7 +100,7 @@ class ServerExitedError(Exception):
 
 
 class ForeignListenerError(Exception):
-    """Another program listens on the server's port; the text tells which."""
+    """Another program listens on the server's port; the message names it."""
 
 
 class _Meta(msgspec.Struct):
@@ -107,7 +108,7 @@ class _Meta(msgspec.Struct):
 
 
 class _Payload(msgspec.Struct):
-    """Of a load under way: the progress; of a server that is ready: facts about its model."""
+    """The progress of a load, or facts about the model of a ready server."""
 
     meta: _Meta | None = None
     stages: list[str] = []
@@ -134,10 +135,11 @@ _decode_state = msgspec.json.Decoder(thread_safe(_State)).decode
 
 
 class ServerProcess:
-    """A running server. Make it with ``ServerProcess.spawn``; it is over when ``exited`` is done.
+    """A running server. Create it with ``ServerProcess.spawn``; it has ended when ``exited`` is
+    done.
 
-    ``progress`` is called with 0 to 1 whenever the server tells that its load is farther than
-    before, and with ``None`` for a sign of life without a number.
+    ``progress`` is called with 0 to 1 whenever the server reports progress, and with ``None`` for a
+    sign of life without a number.
     """
 
     def __init__(
@@ -149,23 +151,24 @@ class ServerProcess:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.pid = 0
-        """The process id, also the id of its process group."""
+        """The process id, which is also the id of its process group."""
         self.port = launch.port
         self.context_size = launch.context_size
-        """Tokens of context it was started with; ``None`` for another program's server."""
+        """Tokens of context; ``None`` for another program's server."""
         self.most_requests = launch.most_requests
-        """Requests it takes at once, those that wait for a slot included; ``None`` = no limit."""
+        """Requests that it takes at once, including those waiting for a slot; ``None`` = no limit.
+        """
         self.argv = launch.argv
         """Its command line."""
         self.slots: int | None = None
-        """Requests it answers at once, by its own account."""
+        """Requests that it answers at once, as it reports."""
         self.context_length: int | None = None
-        """Tokens of context that one request may use, by its own account."""
+        """Tokens of context for one request, as it reports."""
         self.exited: asyncio.Future[int] = loop.create_future()
         """The return code, once the process and all its descendants are gone (negative = killed by
         that signal)."""
         self.left_running = False
-        """The process ended by itself, and something that it had started went on."""
+        """The process exited on its own, and processes that it had started kept running."""
         self._launch = launch
         self._environment = marked(launch.environment)
         self._log = log
@@ -179,7 +182,7 @@ class ServerProcess:
         """Done when the process itself is gone."""
         self._stopping = False
         self._last_progress: tuple[str, float | None] | None = None
-        """The stage of its load and the progress it told last."""
+        """The last stage and progress of its load that it reported."""
         self._line_count = 0
         self._buffers: FootprintReader | None = FootprintReader()
         self._footprint: Footprint | None = None
@@ -194,7 +197,7 @@ class ServerProcess:
         log: LogRing,
         progress: Callable[[float | None], None],
     ) -> ServerProcess:
-        """Start the process; raises ``OSError`` when the program cannot be run."""
+        """Start the process. Raises ``OSError`` if the program cannot be run."""
         server = cls(launch, log=log, progress=progress)
         loop = asyncio.get_running_loop()
         await loop.subprocess_exec(
@@ -213,16 +216,15 @@ class ServerProcess:
     async def wait_ready(self) -> None:
         """Return when the server answers requests.
 
-        Raises ``ServerExitedError`` if it ends first, and ``ForeignListenerError`` when another
-        program has its port. There is no time limit: the caller knows what progress is worth
-        waiting for.
+        Raises ``ServerExitedError`` if it exits first, and ``ForeignListenerError`` if another
+        program has its port. There is no time limit: the caller judges the progress.
         """
         if self._launch.speaks_protocol:
             await _first(self._protocol_seen, self._process_gone, timeout=_PROTOCOL_SILENCE)
         if self._protocol_seen.done():
             await _first(self._ready, self._process_gone)
         elif not self._process_gone.done():
-            # It has no such protocol, or it only has the words of it.
+            # It does not speak the protocol, or only contains its words.
             poll = asyncio.ensure_future(self._poll_health())
             try:
                 await _first(poll, self._ready, self._process_gone)
@@ -231,7 +233,7 @@ class ServerProcess:
                 with contextlib.suppress(asyncio.CancelledError):
                     await poll
         if self._process_gone.done():
-            # What it started may answer, but not for long.
+            # Processes that it started may still answer, but not for long.
             await asyncio.wait({self.exited})
             raise ServerExitedError(self.exited.result())
         await self._check_port_owner()
@@ -239,12 +241,12 @@ class ServerProcess:
             self._ready.set_result(None)
         if self._output is not None:
             with contextlib.suppress(OSError, psutil.Error):
-                # What was adopted until now is known from here on.
+                # Register the processes that were adopted during the start.
                 await self.processes()
             self._output.family.loads = False
 
     async def processes(self) -> tuple[int, ...]:
-        """The roots of its process trees now: itself, and descendants that left its own tree."""
+        """Return the roots of its process trees: itself, and descendants that left its own tree."""
         if self._output is None:
             return ()
         await asyncio.to_thread(self._output.family.look)
@@ -252,31 +254,31 @@ class ServerProcess:
 
     @property
     def strays(self) -> tuple[KnownProcess, ...]:
-        """Descendants, as of the last look, that do not have its mark."""
+        """Descendants without its mark, as of the last look."""
         return () if self._output is None else self._output.family.strays
 
     async def wait_settled(self, timeout: float) -> None:
         """Wait, at most ``timeout`` seconds, for the last log line of the load.
 
-        The log comes by another way than the word that the server is ready, and may be later.
+        The log arrives on another pipe than the report of readiness, and may be later.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._listening.wait()
 
     def footprint(self) -> Footprint | None:
-        """What it took by its own account, once it is ready; ``None`` where its log is silent."""
+        """Return the memory it reports once it is ready; ``None`` = its log does not say."""
         if self._buffers is not None:
             self._footprint = self._buffers.read()
             if self._ready.done():
-                # From here on no line is looked at for this any more.
+                # Stop parsing further lines.
                 self._buffers = None
         return self._footprint
 
     def start_watch(self, limits: HealthLimits, *, busy: Callable[[], bool]) -> None:
-        """Ask from now on whether it answers; one that does not any more is killed.
+        """Check its health from now on, and kill it when it stops answering.
 
-        The watch ends with the process, and before ``stop``.
+        The watch ends with the process, or with ``stop``.
         """
         if not self.exited.done():
             self._watch = asyncio.ensure_future(self._watch_health(limits, busy))
@@ -290,7 +292,7 @@ class ServerProcess:
             self.declare_hung("it stopped answering /health (hung)")
 
     def declare_hung(self, reason: str) -> None:
-        """It does not do its work any more: kill it; its exit_reason gives ``reason``."""
+        """Kill a server that has stopped working; ``exit_reason`` then returns ``reason``."""
         if self._hung is not None or self.exited.done():
             return
         self._hung = reason
@@ -299,10 +301,11 @@ class ServerProcess:
         self.kill()
 
     async def stop(self, timeout: float) -> int:
-        """Ask the server to end, kill its process group after ``timeout`` seconds; the exit code.
+        """Ask the server to exit, kill its process group after ``timeout`` seconds; return the exit
+        code.
 
-        Returns only when the process and its descendants are gone and its pipes are drained. Safe
-        to call twice and at any moment of its life.
+        Returns only when the process and its descendants are gone and all output is read. It may be
+        called at any time, and twice.
         """
         self._stopping = True
         if self._process_gone.done() and self._output is not None:
@@ -315,7 +318,7 @@ class ServerProcess:
             first = min(timeout / 2, _INSIST_AFTER)
             await asyncio.wait({self.exited}, timeout=first)
         if not self.exited.done():
-            # llama-server forgets a wish to exit that comes in the moment it begins to serve.
+            # llama-server may miss the request to exit at the moment it begins to serve.
             self._insist_on_exit()
             await asyncio.wait({self.exited}, timeout=timeout - first)
         if not self.exited.done():
@@ -327,15 +330,16 @@ class ServerProcess:
         return self.exited.result()
 
     def kill(self) -> None:
-        """SIGKILL to the whole process group, at once. Other descendants go when it is gone."""
+        """SIGKILL the whole process group at once. Other descendants follow when the process is
+        gone."""
         if self.pid <= 0 or self._process_gone.done():
-            # Group 0 would be our own; a number given back may be somebody else's by now.
+            # Group 0 would be our own, and a released number may belong to another process by now.
             return
         signal_group(self.pid, signal.SIGKILL)
 
     def exit_reason(self) -> tuple[str, tuple[str, ...]]:
-        """Once it has ended: why, in plain words, and its last log lines."""
-        # Not more than it printed itself: the log may hold the end of an earlier one.
+        """Return the reason of its end in plain words, and its last log lines."""
+        # Only its own lines: the log may also contain the end of an earlier process.
         own = self._log.tail(min(self._line_count, _DIAGNOSED_LINES))
         lines = tuple(line.text for line in own)
         returncode = self.exited.result() if self.exited.done() else 0
@@ -348,13 +352,13 @@ class ServerProcess:
             and self._ready.done()
             and (stdin := self._stdin()) is not None
         ):
-            # In this mode SIGTERM alone would wait for stdin to close.
+            # In this mode SIGTERM alone waits until stdin is closed.
             stdin.write(_EXIT_COMMAND)
         else:
             self._insist_on_exit()
 
     def _insist_on_exit(self) -> None:
-        """SIGTERM, and the end of its input: either is enough for most servers, in most states."""
+        """Send SIGTERM and close stdin: either suffices for most servers in most states."""
         if self._output is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._output.transport.send_signal(signal.SIGTERM)
@@ -368,34 +372,34 @@ class ServerProcess:
         return cast("asyncio.WriteTransport | None", pipe)
 
     def started(self, output: PipeProtocol) -> None:
-        """The process runs (called by ``PipeProtocol``, as all below)."""
+        """Handle the start (called by ``PipeProtocol``, like all methods below)."""
         self._output = output
         self.pid = output.family.pid
         output.family.claim()
 
     def received(self, fd: int, data: bytes) -> None:
-        """Output has come."""
-        # Not the loop's clock, which may stand still while a callback runs.
+        """Handle output."""
+        # Not the loop's clock, which may be constant during a callback.
         began = time.perf_counter()
         self._take_lines(fd, self._splitters[fd].feed(data))
         if len(data) >= _BUSY_READ and self._output is not None:
-            # Whoever writes without end waits as long as its lines took: half of the loop's
-            # time is everybody else's. The pipe holds what comes meanwhile, then its writer.
+            # Pause an endless writer for as long as its lines took: half of the loop's time is for
+            # others. Meanwhile the pipe buffers the output, and then blocks the writer.
             pipe = cast("asyncio.ReadTransport", self._output.transport.get_pipe_transport(fd))
             pipe.pause_reading()
             spent = time.perf_counter() - began
             asyncio.get_running_loop().call_later(spent, _read_on, pipe)
 
     def left(self) -> None:
-        """The process itself is gone."""
+        """Handle the exit of the process itself."""
         if not self._process_gone.done():
             self._process_gone.set_result(None)
         if self._stopping and self._output is not None:
-            # Whoever holds its pipes open is not waited for.
+            # Do not wait for descendants that hold its pipes open.
             self._output.clear()
 
     def ended(self, returncode: int, descendants: KillResult) -> None:
-        """It and its descendants are gone and its pipes are drained."""
+        """Handle the end of the process, its descendants and its output."""
         for fd, splitter in self._splitters.items():
             self._take_lines(fd, splitter.flush())
         if self._watch is not None:
@@ -404,7 +408,7 @@ class ServerProcess:
         self.left_running = bool(descendants.found) and not self._stopping
         if self.left_running:
             _logger.warning(
-                "%s (pid %d) ended while what it had started went on: %s",
+                "%s (pid %d) exited, but processes that it had started kept running: %s",
                 name,
                 self.pid,
                 in_words(descendants.found),
@@ -429,7 +433,7 @@ class ServerProcess:
             self._log.add(texts)
 
     def _read_load_line(self, line: bytes) -> None:
-        """A line of the load: what matters of it here stands before the server listens."""
+        """Read a line of the load; the relevant ones precede the line that the server listens."""
         if b"listening on" in line:
             self._listening.set()
             return
@@ -447,7 +451,7 @@ class ServerProcess:
         try:
             message = _decode_state(body)
         except msgspec.MsgspecError:
-            # A very long line (facts about the model) was cut: its beginning tells enough.
+            # A very long line (facts about the model) was cut: its start is enough.
             message = _State("ready" if body.startswith(b'{"state":"ready"') else "")
         if message.state == "ready":
             if message.payload is not None and message.payload.meta is not None:
@@ -456,7 +460,7 @@ class ServerProcess:
                 self._ready.set_result(None)
         elif message.state == "loading":
             payload = message.payload or _Payload()
-            # The same again is no progress.
+            # A repeated report is no progress.
             if self._last_progress != (progress := (payload.current, payload.value)):
                 self._last_progress = progress
                 self._progress(payload.progress)
@@ -467,25 +471,25 @@ class ServerProcess:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._listening.wait()
-                    # From here on it can be ready any moment: look often for a while.
+                    # It may be ready at any moment now: poll often for a while.
                     await asyncio.sleep(min(pause, _HEALTH_POLL_FIRST))
             pause = min(pause * 1.5, _HEALTH_POLL_MOST)
 
     async def _healthy(self) -> bool:
-        """Whether ``GET /health`` says yes. A server without that path (404) is ready, too."""
+        """Return whether ``GET /health`` succeeds. A server without that path (404) is ready."""
         try:
             return await self._ask(_HEALTH_TIMEOUT) in {200, 204, 404}
         except CannotAskError:
             return False
 
     async def _ask(self, timeout: float) -> int | None:
-        """What the server itself answers to ``GET /health``; raises as ``ask_health`` does.
+        """Return the server's own answer to ``GET /health``. Raises as ``ask_health`` does.
 
-        Raises ``ForeignListenerError`` when it would be another program's answer.
+        Raises ``ForeignListenerError`` if another program answered.
         """
         answer = await ask_health(self._launch.host, self._launch.port, timeout)
         if answer is not None:
-            # Not before it: another program could take the port in between.
+            # Checked after the answer: another program could take the port in between.
             await self._check_port_owner()
         return answer
 
@@ -498,7 +502,7 @@ class ServerProcess:
 
 
 async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:
-    """Wait until one of them is done, at most ``timeout`` seconds; none is cancelled."""
+    """Wait until one of the futures is done, at most ``timeout`` seconds; cancel none."""
     await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
 

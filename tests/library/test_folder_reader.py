@@ -102,7 +102,7 @@ def test_a_folder_that_begins_to_hang_keeps_its_models(
         kept = library.scan()
         assert kept.models == good.models
         assert [one.where for one in kept.problems] == [str(home.root / hanging)]
-        assert "is kept" in kept.problems[0].reason
+        assert "are kept" in kept.problems[0].reason
     # What the other folder has is seen as ever.
     other = home.models_dir if hanging == "nas" else nas
     write_gguf(other / "new.gguf")

@@ -291,7 +291,7 @@ async def test_the_next_start_ends_them_when_the_guard_was_killed_too(
     await room.launcher.start()
     for escape, stray in all_strays.items():
         assert wait_gone(stray.pid, 0), escape
-    assert "left by a former run" in caplog.text
+    assert "left by an earlier run" in caplog.text
     await room.launcher.close()
 
 

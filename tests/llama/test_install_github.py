@@ -363,8 +363,8 @@ RELEASES = "/repos/ggml-org/llama.cpp/releases"
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ((200, {}, b"<html>"), "no list of releases"),
-        ((200, {}, b'[{"tag_name": 5}]'), "no list of releases"),
+        ((200, {}, b"<html>"), "other than a list of releases"),
+        ((200, {}, b'[{"tag_name": 5}]'), "other than a list of releases"),
         ((200, {}, b"[]"), "no build"),
         ((200, {}, b'[{"tag_name": "../../evil", "assets": []}]'), "no build"),
         ((500, {}, b""), "status 500"),

@@ -516,7 +516,7 @@ async def test_a_start_ends_what_a_former_service_left(
         await room.launcher.start()
         assert wait_gone(orphan.pid)
         await room.launcher.close()
-    assert f"ended the server of old (pid {orphan.pid})" in caplog.text
+    assert f"killed the server of old (pid {orphan.pid})" in caplog.text
 
 
 async def test_a_watch_that_gives_a_reason_ends_the_load_at_once(room: Room, model: Make) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cyber_inference_tui.llama import log_block
 from cyber_inference_tui.llama.log_block import LineFilter, last_texts, read_lines
-from cyber_inference_tui.llama.log_level import LEVELS, line_level
+from cyber_inference_tui.llama.log_level import LEVELS, line_ranks
 from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts
 from cyber_inference_tui.llama.log_ring import LogBatch, LogRing, LogSpace
 from cyber_inference_tui.records import LogLevel, LogLine, LogRun, NumberedLine
@@ -73,7 +73,12 @@ def test_a_log_equals_a_list_whatever_is_appended_and_dropped(
             moment = at()
             for text in map(clean_line, batch):
                 model.append(
-                    NumberedLine(number=len(model), at=moment, text=text, level=line_level(text))
+                    NumberedLine(
+                        number=len(model),
+                        at=moment,
+                        text=text,
+                        level=LEVELS[line_ranks([text])[0]],
+                    )
                 )
     assert log.end == len(model)
     assert len(log) >= min(max_lines, len(model))

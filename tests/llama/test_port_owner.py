@@ -76,7 +76,7 @@ def test_the_server_itself(start: Start, by_command: bool, address: str) -> None
     server = start(*PYTHON, address, "0")
     port = server.port
     assert foreign_listener(port, [server.pid], by_command=by_command) is None
-    # To any other server it is a stranger, and told by name.
+    # To any other server it is foreign, and reported by name.
     other = start(*SHELL, "read -r word")
     told = foreign_listener(port, [other.pid], by_command=by_command)
     assert told == f"{Path(sys.executable).name} (pid {server.pid})"
@@ -119,9 +119,9 @@ def test_nobody_and_no_linux(start: Start, by_command: bool, tmp_path: Path) -> 
 def test_without_linux_the_sockets_of_each_process_tell(start: Start) -> None:
     """Where this user's processes may be looked at."""
     script = (
-        "from cyber_inference_tui.llama.port_owner import stranger\n"
+        "from cyber_inference_tui.llama.port_owner import foreign_listener\n"
         "port, *pids = map(int, sys.argv[1:])\n"
-        "for pid in pids: print(stranger(port, [pid], by_command=False))\n"
+        "for pid in pids: print(foreign_listener(port, [pid], by_command=False))\n"
     )
     wrapper = start(*SHELL, 'cat | "$@"', "sh", *PYTHON, HOST, "0")
     idle = start(*SHELL, "read -r word")

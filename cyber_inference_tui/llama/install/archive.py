@@ -1,7 +1,7 @@
-"""Unpacking an archive that somebody else made: nothing gets outside, nothing gets too large.
+"""Unpacks archives from other people: no file leaves the folder or exceeds the limits.
 
-Python's own ``tarfile`` filters came with 3.11.4, which Debian 12 does not have; what they check
-is checked here, and sizes and counts are bounded as well.
+Python's own ``tarfile`` filters came with 3.11.4, which Debian 12 does not have. This module does
+their checks, and limits sizes and counts as well.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ _LINK_LIMIT = 4096
 
 
 class ArchiveLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much an archive may hold: ``size`` in bytes when unpacked, ``count`` in entries."""
+    """The most that an archive may contain: ``size`` in bytes when unpacked, ``count`` in
+    entries."""
 
     size: int = 2 << 30
     count: int = 5000
 
 
 class _ArchiveEntry(NamedTuple):
-    """One entry to write: a file (``content``) or a link (``target``)."""
+    """An entry to write: a file (``content``) or a link (``target``)."""
 
     name: str
     executable: bool
@@ -51,9 +52,9 @@ def unpack_archive(
     """Unpack a tar (compressed or not) or zip file into the empty ``folder``.
 
     Only files, folders and links that stay inside are accepted. Raises ``InstallError`` for
-    everything else and for an archive that is damaged or goes beyond ``limits``; ``folder`` may
-    then hold a part of it. In an archive of ``sources`` a link may lead to a folder, too, and one
-    that leads nowhere is left out: such things are common there, and nothing depends on them.
+    everything else and for an archive that is damaged or exceeds ``limits``; ``folder`` may then
+    hold a part of it. In an archive of ``sources`` a link may lead to a folder, and a link to a
+    missing file is left out: such links are common there, and nothing depends on them.
     """
     limits = limits or ArchiveLimits()
     try:
@@ -102,7 +103,7 @@ class _Bounded(io.RawIOBase):
 
 
 def _decompressed(path: Path) -> IO[bytes]:
-    """The tar in a file, by the magic number that the file begins with."""
+    """Open the tar in a file; the magic number at its start gives the compression."""
     with path.open("rb") as file:
         magic = file.read(6)
     if magic.startswith(b"\x1f\x8b"):
@@ -167,8 +168,8 @@ def _write(
         else:
             files.add(name)
             left -= _write_file(entry, folder / name, left)
-    # Links come last, so that nothing was written through one; and a link leads to a file of
-    # this archive or to another link of it.
+    # Links are made last, so no file is written through a link. Each leads to a file or another
+    # link of this archive.
     for name, target in links.items():
         if target not in files and target not in links and not sources:
             raise InstallError(f"The archive's link {clean_line(name, limit=200)} leads nowhere.")
@@ -180,7 +181,7 @@ def _write(
 
 
 def _write_file(entry: _ArchiveEntry, path: Path, limit: int) -> int:
-    """Write one new file of at most ``limit`` bytes; returns its size."""
+    """Write a new file of at most ``limit`` bytes; return its size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     size = 0
@@ -195,7 +196,7 @@ def _write_file(entry: _ArchiveEntry, path: Path, limit: int) -> int:
 
 
 def _inside(name: str, said: str | None = None) -> str:
-    """The normal form of a relative name; raises ``InstallError`` if it leads outside."""
+    """Return the normal form of a relative name. Raises ``InstallError`` if it leads outside."""
     normal = posixpath.normpath(name)
     parts = name.split("/")
     bad = "\x00" in name or "\\" in name or posixpath.isabs(name)

@@ -1,4 +1,5 @@
-"""What every source of llama-server builds offers, so that they can be tried in turn."""
+"""The interface of all sources of llama-server builds, so that the installer can try them in
+turn."""
 
 from __future__ import annotations
 
@@ -9,52 +10,54 @@ import msgspec
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """One build that a source has for this machine."""
+    """A build that a source has for this machine."""
 
     source: str
     version: str
-    """As the source names it: ``b6543``, ``0.7.0+dfsg-2``."""
+    """The name that the source uses: ``b6543``, ``0.7.0+dfsg-2``."""
     backend: str = ""
-    """What it is made for (``CUDA``): a device of that name has to show, or it is no good."""
+    """The backend it is made for (``CUDA``): the build is unusable if it lists no device of that
+    name."""
 
 
 class Progress(Protocol):
-    """Who is told how far an installation is."""
+    """Receives the progress of an installation."""
 
     def begin(self, source: str) -> None:
-        """This source's turn: whatever was told of the one before it is over."""
+        """Begin with another source; earlier progress is over."""
 
     def step(self, text: str, *, upto: float | None = None) -> None:
-        """A new step begins; ``text`` is one plain line.
+        """Begin a step; ``text`` describes it in one line.
 
-        At its end ``upto`` (0 to 1) of the source's whole work is done, as far as one can guess.
+        When the step ends, ``upto`` (0 to 1) of the source's whole work is done, by estimate.
         """
 
     def advance(self, done: int, total: int | None) -> None:
-        """``done`` of ``total`` units (bytes or per mille) of this step; ``None`` = unknown."""
+        """Report ``done`` of ``total`` units of this step (bytes or per mille; ``None`` =
+        unknown)."""
 
     def line(self, text: str) -> None:
-        """A line that a program at work on this step has printed."""
+        """Report a line of output from the program that does this step."""
 
 
 class BuildSource(Protocol):
-    """A place to get llama-server from. Both methods block and raise ``InstallError``."""
+    """A source of llama-server builds. Both methods block and raise ``InstallError``."""
 
     @property
     def name(self) -> str:
-        """Short name, also the beginning of the folder's name."""
+        """The short name, which also starts the name of the build's folder."""
 
     def offer(self, version: str | None, progress: Progress) -> Offer:
-        """The build of that version, or the newest one."""
+        """Return the build of that version, or the newest one."""
 
     def unpack(self, offer: Offer, staging: Path, final: Path, progress: Progress) -> None:
-        """Put the build into ``staging``: ``lib/`` with everything, ``bin/llama-server`` into it.
+        """Put the build into ``staging``: all files in ``lib/``, and a link ``bin/llama-server``.
 
-        ``staging`` will be renamed to ``final`` afterwards, for builds that name their own place.
+        ``staging`` is renamed to ``final`` afterwards; some builds contain their own place.
         """
 
     def finished(self) -> None:
-        """The build is in use: what was kept for another try may go."""
+        """Remove the files kept for another try: the build is in use."""
 
     def close(self) -> None:
-        """Give back what ``offer`` keeps for ``unpack``."""
+        """Release what ``offer`` keeps for ``unpack``."""
