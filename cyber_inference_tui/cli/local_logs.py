@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from cyber_inference_tui.client.service_url import base_url
 from cyber_inference_tui.errors import ModelNotFoundError
-from cyber_inference_tui.llama.log_file import former_lines, has_log, log_file_name
+from cyber_inference_tui.llama.log_file import has_log, log_file_name, read_earlier_lines
 from cyber_inference_tui.service.listing import library_for
 from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG
 from cyber_inference_tui.settings.credentials import is_loopback
@@ -52,7 +52,7 @@ def local_log(loaded: Loaded, name: str, lines: int, environ: Mapping[str, str])
         path = folder / _file_name(log_id)
         if not has_log(path):
             return None
-    found = former_lines(path, limit=min(_MOST_BYTES, lines * _LINE_BYTES))
+    found = read_earlier_lines(path, limit=min(_MOST_BYTES, lines * _LINE_BYTES))
     return LocalLog(log_id, path, found[-lines:] if lines else [])
 
 

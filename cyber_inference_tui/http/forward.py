@@ -35,7 +35,7 @@ from cyber_inference_tui.http.target import BODYLESS, Target, TargetFinder
 from cyber_inference_tui.http.upstream import ConnectionPool, UpstreamLostError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
-from cyber_inference_tui.llama.launch import SERVER_HOST
+from cyber_inference_tui.llama.launcher import SERVER_HOST
 from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.state import Waiter

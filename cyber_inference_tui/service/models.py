@@ -12,7 +12,7 @@ from cyber_inference_tui.errors import ConflictError, CyberError, StorageError
 from cyber_inference_tui.files import has_no_room, write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
-from cyber_inference_tui.llama.launch import Launcher
+from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.records import (
     Fit,
     MemoryRoom,

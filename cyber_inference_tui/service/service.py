@@ -21,14 +21,15 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NoLlamaServerError, StorageError
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import Catalog
-from cyber_inference_tui.llama.binary import LlamaBinary, end_questions, locate_llama_server, probe
-from cyber_inference_tui.llama.expectation import formula_need
-from cyber_inference_tui.llama.launch import Launcher
-from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.binary import LlamaBinary, locate_llama_server, probe
+from cyber_inference_tui.llama.launcher import Launcher
+from cyber_inference_tui.llama.log_ring import LogRing
+from cyber_inference_tui.llama.need_estimate import formula_need
 from cyber_inference_tui.llama.orphans import PidRecord
+from cyber_inference_tui.llama.program import kill_programs
 from cyber_inference_tui.llama.spec import resolve
-from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sampler import Sampler
 from cyber_inference_tui.records import (
@@ -233,7 +234,7 @@ class Service:
         await self._end()
 
     async def _end(self) -> None:
-        end_questions()
+        kill_programs()
         for task in self._loop_tasks:
             task.cancel()
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)

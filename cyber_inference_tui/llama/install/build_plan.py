@@ -1,4 +1,4 @@
-"""How llama-server is built from source on this machine: decided from what is known of it."""
+"""Plans how to build llama-server from source on this machine."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ import psutil
 
 from cyber_inference_tui.errors import InstallError
 from cyber_inference_tui.kernel import on_macos
-from cyber_inference_tui.llama.install.machine import Gpu, gpus, tegra_architecture
-from cyber_inference_tui.llama.install.program import run_program
+from cyber_inference_tui.llama.install.hardware import Gpu, gpus, tegra_architecture
+from cyber_inference_tui.llama.install.tools import run_tool
 
 _MEMORY_PER_JOB = 2 << 30
-"""Bytes that one compiler may take, CUDA's above all."""
+"""Bytes that one compiler may use, CUDA's above all."""
 
 _SMALL_BOARD = 9 << 30
-"""Below this a Jetson is one with 8 GB, on which CUDA's virtual memory pool fails."""
+"""Below this size a Jetson has 8 GB, where CUDA's virtual memory pool fails."""
 
 _CMAKE = (3, 18)
-"""What llama.cpp's CUDA part and its scripts ask for; JetPack 5 brings an older one."""
+"""The oldest version for llama.cpp's CUDA part and its scripts; JetPack 5 has an older one."""
 
 _CMAKE_NATIVE = (3, 24)
-"""The first that knows ``CMAKE_CUDA_ARCHITECTURES=native``."""
+"""The first version with ``CMAKE_CUDA_ARCHITECTURES=native``."""
 
 _CUDA_FOR_110 = (13, 0)
-"""Thor's architecture is 110 from this CUDA on, and was 101 before."""
+"""Thor's architecture is 110 from this CUDA version on; it was 101 before."""
 
 _NVCC = ("usr/local/cuda/bin/nvcc", "opt/cuda/bin/nvcc")
-"""Where it is when it is not on ``PATH``: NVIDIA's packages and JetPack put no link there."""
+"""Its place when it is not on ``PATH``: NVIDIA's packages and JetPack add no link there."""
 
 _TOOLS = {
     "cmake": ("cmake",),
     "make": ("make", "gmake"),
     "a C++ compiler": ("c++", "g++", "clang++"),
 }
-"""What a build needs, and the programs of which one will do."""
+"""Tools that a build needs, with the names of suitable programs."""
 
 _MAC_TOOLS = (
     "Library/Developer/CommandLineTools/usr/bin/clang",
     "Applications/Xcode.app",
     "var/db/xcode_select_link",
 )
-"""Where Apple's compilers are, or a link to them: xcode-select(1). Without them the programs in
-macOS's ``/usr/bin`` only offer to install them."""
+"""Places of Apple's compilers, or of a link to them: xcode-select(1). Without them, the programs
+in macOS's ``/usr/bin`` only offer to install them."""
 
 _QUESTION_TIME = 20.0
 
-# Neither the programs that are not used here nor the web page: that would be fetched from
-# elsewhere, and the service hides it anyway. The build runs where it is made.
+# Without unused programs, and without the web page: it would be downloaded from another site, and
+# the service hides it anyway. The build runs on the machine that makes it.
 _OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
@@ -70,7 +70,7 @@ _OPTIONS = (
 
 
 class BuildFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides how it is built."""
+    """The facts about this machine that decide the build."""
 
     system: str
     """As ``platform.system`` has it."""
@@ -80,10 +80,10 @@ class BuildFacts(msgspec.Struct, frozen=True, kw_only=True):
     cuda: tuple[int, int] | None = None
     """Its version."""
     tegra: str | None = None
-    """A Jetson's CUDA architecture, by its device tree."""
+    """A Jetson's CUDA architecture, from its device tree."""
     cmake: tuple[int, int] | None = None
     missing: tuple[str, ...] = ()
-    """Tools that are not there."""
+    """Tools that are not installed."""
     cores: int
     memory_total: int
     memory_available: int
@@ -91,7 +91,7 @@ class BuildFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How it is built."""
+    """The options and limits of a build."""
 
     options: tuple[str, ...]
     """For cmake."""
@@ -99,15 +99,15 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
     backend: str = ""
     """``CUDA``, ``Metal``, or nothing for the CPU alone."""
     path: str = ""
-    """A further folder of programs, for the end of ``PATH``."""
+    """One more folder of programs, for the end of ``PATH``."""
     note: str = ""
-    """What a person should know before it begins."""
+    """A note for the user before the build."""
 
 
 def plan_build(facts: BuildFacts) -> BuildPlan:
-    """The options and jobs for this machine: llama.cpp's ``docs/build.md``.
+    """Choose the options and jobs for this machine: llama.cpp's ``docs/build.md``.
 
-    Raises ``InstallError`` with the command that installs what is missing.
+    Raises ``InstallError`` with the command that installs missing tools.
     """
     if facts.missing:
         raise InstallError(
@@ -129,7 +129,7 @@ def plan_build(facts: BuildFacts) -> BuildPlan:
     if nvidia and facts.nvcc is not None:
         backend = "CUDA"
         options += ["-DGGML_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={facts.nvcc}"]
-        # Not everywhere does the system's loader look there.
+        # On some systems the loader does not search there.
         rpath.append(str(facts.nvcc.parent.parent / "lib64"))
         architecture = _architecture(facts)
         if architecture is not None:
@@ -144,10 +144,10 @@ def plan_build(facts: BuildFacts) -> BuildPlan:
         )
     if Gpu.APPLE in facts.gpus:
         backend = "Metal"
-        # Within the program the GPU's code needs no compiler of Xcode's.
+        # Embedded in the program, the GPU's code does not need Xcode's compiler.
         options += ["-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON"]
     elif mac:
-        # As llama.cpp builds its own releases for Macs with Intel's processors.
+        # As in llama.cpp's own releases for Macs with Intel processors.
         options.append("-DGGML_METAL=OFF")
     options.append(f"-DCMAKE_INSTALL_RPATH={';'.join(rpath)}")
     memory = max(facts.memory_available, facts.memory_total // 4)
@@ -165,12 +165,12 @@ def _architecture(facts: BuildFacts) -> str | None:
     if facts.tegra is not None:
         old_thor = facts.tegra == "110" and facts.cuda is not None and facts.cuda < _CUDA_FOR_110
         return "101" if old_thor else facts.tegra
-    # Without the option llama.cpp builds for all common cards, which takes much longer.
+    # Without the option, llama.cpp builds for all common cards, which takes much longer.
     return "native" if facts.cmake is None or facts.cmake >= _CMAKE_NATIVE else None
 
 
 def gather_build_facts(root: Path, environ: Mapping[str, str]) -> BuildFacts:
-    """Look at this machine, and ask cmake and nvcc for their versions. Blocks for a moment."""
+    """Examine this machine, and run cmake and nvcc for their versions. Blocks for a moment."""
     found = gpus(root)
     nvcc = find_nvcc(root, environ)
     memory = psutil.virtual_memory()
@@ -189,7 +189,7 @@ def gather_build_facts(root: Path, environ: Mapping[str, str]) -> BuildFacts:
 
 
 def find_nvcc(root: Path, environ: Mapping[str, str]) -> Path | None:
-    """CUDA's compiler: on ``PATH``, or where CUDA is installed below ``root``."""
+    """Find CUDA's compiler on ``PATH``, or in CUDA's folders below ``root``."""
     on_path = shutil.which("nvcc", path=environ.get("PATH", ""))
     if on_path:
         return Path(on_path)
@@ -197,7 +197,7 @@ def find_nvcc(root: Path, environ: Mapping[str, str]) -> Path | None:
 
 
 def missing_tools(root: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """What a build needs and ``PATH`` does not have."""
+    """Return the tools of a build that are not on ``PATH``."""
     stand_ins = on_macos() and not any((root / place).exists() for place in _MAC_TOOLS)
 
     def is_there(program: str) -> bool:
@@ -210,13 +210,13 @@ def missing_tools(root: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def tools_hint(missing: Sequence[str], system: str) -> str:
-    """The commands that install them: on macOS, or on Debian, Ubuntu and JetPack."""
+    """Return the commands that install these tools on macOS, or on Debian, Ubuntu and JetPack."""
     if system == "Darwin":
         commands = dict.fromkeys(
             "brew install cmake" if name == "cmake" else "xcode-select --install"
             for name in missing
         )
-        return f"`{'; '.join(commands)}` installs what is missing."
+        return f"`{'; '.join(commands)}` installs the missing tools."
     packages = dict.fromkeys("cmake" if name == "cmake" else "build-essential" for name in missing)
     what = "it" if len(missing) == 1 else "them"
     return f"`sudo apt-get install -y {' '.join(packages)}` installs {what}."
@@ -229,9 +229,9 @@ def _version(
     if program is None:
         return None
     try:
-        ended = run_program([program, *command[1:]], environ=environ, time_limit=_QUESTION_TIME)
+        ended = run_tool([program, *command[1:]], environ=environ, time_limit=_QUESTION_TIME)
     except InstallError:
-        # The build itself will tell what is wrong with it.
+        # The build itself reports the error.
         return None
     found = re.search(pattern, "\n".join(ended.lines))
     return (int(found[1]), int(found[2])) if found else None

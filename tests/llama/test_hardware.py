@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.llama.install.machine import (
+from cyber_inference_tui.llama.binary import listed_devices
+from cyber_inference_tui.llama.install.hardware import (
     Gpu,
     gpus,
     has_render_device,
     has_vulkan_driver,
-    listed_devices,
     tegra_architecture,
     unused_gpus,
     vulkan_builds,

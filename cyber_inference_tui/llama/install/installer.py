@@ -1,4 +1,4 @@
-"""One installation from beginning to end: sources in turn, the check, the swap."""
+"""Installs a llama-server: tries the sources in turn, checks the build, and puts it in use."""
 
 from __future__ import annotations
 
@@ -14,18 +14,24 @@ from cyber_inference_tui.errors import (
     NoLlamaServerError,
     UnusableBuildError,
 )
-from cyber_inference_tui.llama.binary import PROGRAM, find_llama_server, probe, run_briefly
+from cyber_inference_tui.llama.binary import (
+    PROGRAM,
+    ask_program,
+    find_llama_server,
+    listed_devices,
+    probe,
+)
+from cyber_inference_tui.llama.install.build_source import BuildSource, Offer, Progress
+from cyber_inference_tui.llama.install.hardware import Gpu, gpus, unused_gpus
 from cyber_inference_tui.llama.install.layout import Installed, Layout, Newest
-from cyber_inference_tui.llama.install.machine import Gpu, gpus, listed_devices, unused_gpus
-from cyber_inference_tui.llama.install.outcome import BuildName, CheckRecord, InstallRecord
-from cyber_inference_tui.llama.install.source import Offer, Progress, Source
+from cyber_inference_tui.llama.install.report import BuildName, CheckResult, InstallResult
 from cyber_inference_tui.text import clean_line
 
-MakeSource = Callable[[], Source]
+MakeSource = Callable[[], BuildSource]
 
 _TROUBLE = re.compile(r"\b(?:fail|error|insufficient|unsupported|no CUDA)", re.IGNORECASE)
 _BUILD_ONE = (
-    "`cyber-inference-tui install-llama --from source` builds one that uses it, where CUDA's "
+    "`cyber-inference-tui install-llama --from source` builds one that uses it, if CUDA's "
     "compiler is installed."
 )
 _GPU_WAY_OUT = {
@@ -36,15 +42,15 @@ _GPU_WAY_OUT = {
     Gpu.APPLE: "`cyber-inference-tui install-llama --from github --force` gets one that uses it.",
 }
 _DEVICE_NAMES = {"Metal": ("Metal", "MTL")}
-"""How the devices of a backend are called where that is not its own name: older and newer builds
-of llama.cpp's ``ggml-metal``."""
+"""Names of a backend's devices that differ from its own name: older and newer builds of
+llama.cpp's ``ggml-metal``."""
 
 
 class Installer:
-    """Installs into ``data_dir``. ``setting`` is ``llama_server_path``; everything blocks.
+    """Installs into ``data_dir``. ``setting`` is ``llama_server_path``. Everything blocks.
 
-    ``sources`` are tried in order until one gives a build that runs; each is made when its turn
-    comes. ``root`` is where the machine is looked at, ``now`` the clock.
+    ``sources`` are tried in order until one gives a build that runs; each is created when it is
+    tried. GPUs are detected below ``root``; ``now`` is the clock.
     """
 
     def __init__(
@@ -67,8 +73,8 @@ class Installer:
         self._progress = progress
         self._now = now
 
-    def in_use(self) -> InstallRecord | None:
-        """The llama-server that the service would start; ``None`` when none runs."""
+    def in_use(self) -> InstallResult | None:
+        """Return the llama-server that the service would start; ``None`` = none runs."""
         try:
             binary = find_llama_server(
                 setting=self._setting, data_dir=self._data_dir, environ=self._environ
@@ -77,17 +83,17 @@ class Installer:
             return None
         current = self._layout.current()
         if binary.path.is_relative_to(self._layout.root.resolve()) and current is not None:
-            return InstallRecord(
+            return InstallResult(
                 path=str(binary.path),
                 version=current.version,
                 source=current.source,
                 devices=current.devices,
             )
         source = "setting" if self._setting else "path"
-        return InstallRecord(path=str(binary.path), version=binary.version, source=source)
+        return InstallResult(path=str(binary.path), version=binary.version, source=source)
 
-    def check(self) -> CheckRecord:
-        """Compare what is in use with the newest build of the first source that answers."""
+    def check(self) -> CheckResult:
+        """Compare the build in use with the newest one of the first source that answers."""
         in_use = self.in_use()
         reasons: list[CyberError] = []
         with self._layout.locked():
@@ -100,19 +106,19 @@ class Installer:
                         continue
                     self._note(offer)
                     same = in_use is not None and in_use.source == offer.source
-                    return CheckRecord(
+                    return CheckResult(
                         installed=in_use,
                         newest=BuildName(version=offer.version, source=offer.source),
                         up_to_date=in_use.version == offer.version if in_use and same else None,
                     )
         raise InstallError(f"No source answers. {_joined(reasons)}")
 
-    def install(self, *, version: str | None, force: bool, keep_any: bool) -> InstallRecord:
-        """Install the newest build, or that version, unless it is there already.
+    def install(self, *, version: str | None, force: bool, keep_any: bool) -> InstallResult:
+        """Install the newest build, or that version, unless it is installed.
 
-        ``keep_any``: any llama-server that runs is good enough (unless ``version`` asks for
-        another). ``force`` installs in any case. Raises ``InstallError`` with the reason of
-        every source; what was in use before then stays in use.
+        ``keep_any``: keep any llama-server that runs (unless ``version`` asks for another).
+        ``force`` installs in any case. Raises ``InstallError`` with the reasons of all sources; the
+        build in use then remains.
         """
         present = self.in_use()
         if present and keep_any and not force and version in {None, present.version}:
@@ -128,8 +134,8 @@ class Installer:
                     try:
                         return self._install_from(source, version, None if force else present)
                     except InstallError as error:
-                        # Another build of the same source is worth a try only after one that
-                        # came but did not run.
+                        # Try another build of the same source only if this one was downloaded but
+                        # did not run.
                         if not isinstance(error, UnusableBuildError):
                             given_up.add(source.name)
                         reasons.append(error)
@@ -142,10 +148,10 @@ class Installer:
             hint="`cyber-inference-tui install-llama --from source` builds one.",
         )
 
-    def rollback(self) -> InstallRecord:
-        """Go back to the build that was in use before; doing it again comes back.
+    def rollback(self) -> InstallResult:
+        """Put the previous build in use; a second call undoes the first.
 
-        Raises ``InstallError`` when none is kept, or when it does not run any more.
+        Raises ``InstallError`` if none is kept, or if it no longer runs.
         """
         with self._layout.locked():
             found = self._layout.previous()
@@ -163,8 +169,8 @@ class Installer:
         )
 
     def _install_from(
-        self, source: Source, version: str | None, present: InstallRecord | None
-    ) -> InstallRecord:
+        self, source: BuildSource, version: str | None, present: InstallResult | None
+    ) -> InstallResult:
         offer = source.offer(version, self._progress)
         if version is None:
             self._note(offer)
@@ -192,20 +198,20 @@ class Installer:
         return self._report(final, offer, devices, left)
 
     def _verify(self, program: Path, *, backend: str) -> tuple[str, ...]:
-        """Run it; returns the devices it lists. Raises ``UnusableBuildError`` with the reason.
+        """Run the build and return its devices. Raises ``UnusableBuildError`` with the reason.
 
-        One that is made for a ``backend`` and shows no device of it would silently use the CPU.
+        A build for a ``backend`` without a device of it would silently use the CPU.
         """
         try:
             probe(program, data_dir=self._data_dir, environ=self._environ)
-            output = run_briefly(program, "--list-devices", environ=self._environ)
+            output = ask_program(program, "--list-devices", environ=self._environ)
         except NoLlamaServerError as error:
             raise UnusableBuildError(f"The build does not run here: {error.message}") from error
         devices = listed_devices(output)
         names = _DEVICE_NAMES.get(backend, (backend,))
         if backend and not any(device.startswith(names) for device in devices):
-            told = next((line for line in output.splitlines() if _TROUBLE.search(line)), "")
-            why = f": {clean_line(told.strip(), limit=300).rstrip('.')}" if told else ""
+            line = next((line for line in output.splitlines() if _TROUBLE.search(line)), "")
+            why = f": {clean_line(line.strip(), limit=300).rstrip('.')}" if line else ""
             raise UnusableBuildError(
                 f"The build is made for {backend} but lists no such device{why}.",
                 hint="`cyber-inference-tui doctor` looks at the driver.",
@@ -218,14 +224,14 @@ class Installer:
         offer: Offer | Installed,
         devices: tuple[str, ...],
         replaced: Installed | None,
-    ) -> InstallRecord:
+    ) -> InstallResult:
         warnings = [_gpu_warning(gpu) for gpu in unused_gpus(gpus(self._root), devices)]
         if self._setting:
             warnings.append(
-                f"llama_server_path is {self._setting} and goes before the one just installed; "
-                "remove that setting to use it."
+                f"llama_server_path is {self._setting} and takes precedence: "
+                "remove that setting to use the installed one."
             )
-        return InstallRecord(
+        return InstallResult(
             path=str((final / "lib" / PROGRAM).resolve()),
             version=offer.version,
             source=offer.source,
@@ -246,7 +252,7 @@ def _gpu_warning(gpu: Gpu) -> str:
 
 
 @contextmanager
-def _opened(make: MakeSource) -> Iterator[Source]:
+def _opened(make: MakeSource) -> Iterator[BuildSource]:
     source = make()
     try:
         yield source

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.library import looks
+from cyber_inference_tui.library import folder_reader
 from cyber_inference_tui.library.disk import Disk
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.library.scan import SLOW
@@ -57,7 +57,7 @@ class HangingDisk(Disk):
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingDisk]:
-    monkeypatch.setattr(looks, "SILENCE", 0.2)
+    monkeypatch.setattr(folder_reader, "SILENCE", 0.2)
     one = HangingDisk()
     yield one
     one.answer()
@@ -102,7 +102,7 @@ def test_a_folder_that_begins_to_hang_keeps_its_models(
         kept = library.scan()
         assert kept.models == good.models
         assert [one.where for one in kept.problems] == [str(home.root / hanging)]
-        assert "is kept" in kept.problems[0].reason
+        assert "are kept" in kept.problems[0].reason
     # What the other folder has is seen as ever.
     other = home.models_dir if hanging == "nas" else nas
     write_gguf(other / "new.gguf")
@@ -139,7 +139,7 @@ def test_a_whole_disk_that_dies_below_a_folder_holds_few_threads(
 def test_a_slow_folder_is_no_silent_one_and_comes_when_it_is_read(
     home: Home, nas: Path, disk: HangingDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looks, "SILENCE", 30.0)
+    monkeypatch.setattr(folder_reader, "SILENCE", 30.0)
     library = home.library(model_dirs=[nas], disk=disk)
     disk.hanging.add(nas)
     catalog = library.scan(0.1)

@@ -10,13 +10,13 @@ import psutil
 import pytest
 
 from cyber_inference_tui.errors import InstallError
-from cyber_inference_tui.llama.install.program import Ended, run_program
+from cyber_inference_tui.llama.install.tools import ToolResult, run_tool
 
 ENVIRON = {"PATH": "/usr/bin:/bin"}
 
 
-def shell(text: str, *, time_limit: float = 20.0) -> Ended:
-    return run_program(["/bin/sh", "-c", text], environ=ENVIRON, time_limit=time_limit)
+def shell(text: str, *, time_limit: float = 20.0) -> ToolResult:
+    return run_tool(["/bin/sh", "-c", text], environ=ENVIRON, time_limit=time_limit)
 
 
 def named(folder: Path) -> list[psutil.Process]:
@@ -53,14 +53,14 @@ def test_what_is_not_to_be_kept() -> None:
         return line != "two"
 
     command = ["/bin/sh", "-c", "echo one; echo two; echo three"]
-    ended = run_program(command, environ=ENVIRON, time_limit=20.0, on_line=keep)
+    ended = run_tool(command, environ=ENVIRON, time_limit=20.0, on_line=keep)
     assert seen == ["one", "two", "three"]
     assert ended.lines == ("one", "three")
 
 
 def test_what_cannot_be_run(tmp_path: Path) -> None:
     with pytest.raises(InstallError, match="cannot be run: No such file"):
-        run_program([str(tmp_path / "missing")], environ=ENVIRON, time_limit=1.0)
+        run_tool([str(tmp_path / "missing")], environ=ENVIRON, time_limit=1.0)
 
 
 def test_it_is_ended_with_its_children_when_it_takes_too_long(tmp_path: Path) -> None:
@@ -87,5 +87,5 @@ def test_an_error_of_who_listens_ends_it(tmp_path: Path) -> None:
 
     command = ["/bin/sh", "-c", f"trap '' TERM; echo x; sleep 60; : {tmp_path}"]
     with pytest.raises(KeyboardInterrupt):
-        run_program(command, environ=ENVIRON, time_limit=20.0, on_line=listen)
+        run_tool(command, environ=ENVIRON, time_limit=20.0, on_line=listen)
     assert not named(tmp_path)

@@ -1,5 +1,4 @@
-"""Looks at a storage in threads that nobody has to wait for, so that one that hangs is no more
-than a folder that cannot be read."""
+"""Reads folders in daemon threads, so that a hanging storage only costs its own folder."""
 
 from __future__ import annotations
 
@@ -17,34 +16,34 @@ from cyber_inference_tui.storage import SILENT, begin
 T = TypeVar("T")
 
 SILENCE: Final = 1.5
-"""Seconds without an answer to one question after which a storage counts as hanging. A sleeping
-disk takes longer to start: what was found there before counts until it has."""
+"""Seconds without progress after which a storage counts as hanging. A sleeping disk takes longer
+to start: its earlier files count until then."""
 _MOST_HANGING: Final = 3
 _STEP: Final = 0.1
 
 
-class Looks(Generic[T]):
-    """Looks at ``folder`` again and again, each in a daemon thread.
+class FolderReader(Generic[T]):
+    """Reads ``folder`` repeatedly, each time in a daemon thread.
 
-    A look that hangs at some place goes on for as long as it takes, and its result counts when it
-    comes. Meanwhile others leave out that place: one dead mount below a folder does not hide the
-    rest. With ``alone`` there is never more than one look at once.
+    An attempt that hangs at some place continues, and its result counts when it arrives. Meanwhile
+    other attempts skip that place, so a dead mount below a folder does not hide the rest. With
+    ``alone`` there is never more than one attempt at a time.
     """
 
     def __init__(self, folder: Path, *, alone: bool = False) -> None:
         self.folder = folder
         self._most = 1 if alone else _MOST_HANGING
-        self._running: list[_Look[T]] = []
-        self._late: _Look[T] | None = None
+        self._running: list[_Attempt[T]] = []
+        self._late: _Attempt[T] | None = None
         self.found: T | None = None
-        """The newest result of the last scan; ``None`` = there was none in time."""
+        """The newest result of the last scan; ``None`` = no result arrived in time."""
         self.hangs = False
-        """Whether the storage does not answer; if not, it is only slow."""
+        """Whether the storage does not answer; otherwise it is only slow."""
         self._work: Callable[[Disk], T]
         self._disk: Disk
 
     def begin(self, work: Callable[[Disk], T], disk: Disk) -> None:
-        """Look by ``work``, unless an earlier look is still under way."""
+        """Start reading by ``work``, unless an earlier attempt is still in progress."""
         self._work, self._disk = work, disk
         late = [one for one in self._running if one.is_done and not one.is_taken]
         self._late = max(late, key=lambda one: one.is_whole, default=None)
@@ -52,7 +51,7 @@ class Looks(Generic[T]):
         self._start()
 
     def _start(self) -> None:
-        """Another look, beside those that hang; not beside one that goes on."""
+        """Start an attempt beside hanging ones, but not beside one that makes progress."""
         left_out = {one.at or self.folder for one in self._running}
         at_all = (self.folder, *self.folder.parents)
         if (
@@ -60,17 +59,17 @@ class Looks(Generic[T]):
             and all(one.hangs for one in self._running)
             and left_out.isdisjoint(at_all)
         ):
-            self._running.append(_Look(self._work, self._disk, left_out))
+            self._running.append(_Attempt(self._work, self._disk, left_out))
 
     def pending(self) -> concurrent.futures.Future[T] | None:
-        """What to wait for; ``None`` when it is done, or waiting is of no use."""
+        """Return the future to wait for; ``None`` = it is done, or waiting is useless."""
         if self._running and self._running[-1].hangs:
             self._start()
         last = self._running[-1]
         return None if last.is_done or last.hangs else last.future
 
     def end(self) -> None:
-        """Set ``found`` and ``hangs`` as they are now. Raises what ``work`` has raised."""
+        """Set ``found`` and ``hangs`` to the present state. Raises the error of ``work``."""
         last = self._running[-1]
         found = last if last.is_done else self._late
         self.hangs = found is None and last.hangs
@@ -80,8 +79,8 @@ class Looks(Generic[T]):
             self.found = found.future.result()
 
 
-def wait_for(looks: Collection[Looks[T]], limit: float) -> None:
-    """Wait until all are done or hang, ``limit`` seconds at most, then ``end`` all."""
+def wait_for(looks: Collection[FolderReader[T]], limit: float) -> None:
+    """Wait until all readers are done or hang, at most ``limit`` seconds, then ``end`` all."""
     end = time.monotonic() + limit
     while pending := _pending(looks):
         left = end - time.monotonic()
@@ -92,11 +91,11 @@ def wait_for(looks: Collection[Looks[T]], limit: float) -> None:
         one.end()
 
 
-def _pending(looks: Iterable[Looks[T]]) -> list[concurrent.futures.Future[T]]:
+def _pending(looks: Iterable[FolderReader[T]]) -> list[concurrent.futures.Future[T]]:
     return [future for one in looks if (future := one.pending()) is not None]
 
 
-class _Look(Generic[T]):
+class _Attempt(Generic[T]):
     def __init__(self, work: Callable[[Disk], T], disk: Disk, left_out: Collection[Path]) -> None:
         self._watched = _WatchedDisk(disk, left_out)
         self.is_whole = not left_out
@@ -109,7 +108,7 @@ class _Look(Generic[T]):
 
     @property
     def at(self) -> Path | None:
-        """Where it is, or hangs."""
+        """The place that it reads, or where it hangs."""
         return self._watched.at
 
     @property
@@ -118,7 +117,7 @@ class _Look(Generic[T]):
 
 
 class _WatchedDisk(Disk):
-    """Tells where its reader is, and does not touch what is at or below ``left_out``."""
+    """Records the place that is being read, and skips places at or below ``left_out``."""
 
     def __init__(self, disk: Disk, left_out: Collection[Path]) -> None:
         self._disk = disk

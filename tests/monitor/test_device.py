@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.monitor.machine import jetpack, l4t_release, read_machine, tegra_chip
+from cyber_inference_tui.monitor.device import jetpack, l4t_release, read_device, tegra_chip
 from cyber_inference_tui.monitor.sensors.rails import total_power
 from cyber_inference_tui.monitor.sensors.tegra import TegraSensor, power_mode
 from cyber_inference_tui.records import DeviceKind
@@ -66,7 +66,7 @@ from tests.monitor.trees import ORIN_COMPATIBLE, write
 )
 def test_kinds(tmp_path: Path, files: dict[str, str], kind: DeviceKind, name: str | None) -> None:
     write(tmp_path, files)
-    machine = read_machine(tmp_path)
+    machine = read_device(tmp_path)
     assert (machine.kind, machine.name) == (kind, name)
 
 

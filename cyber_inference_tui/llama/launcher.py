@@ -1,6 +1,6 @@
-"""From a model to a server that answers: port, arguments, process, readiness, and every way out.
+"""Starts and stops model servers: port, arguments, process, readiness and cleanup.
 
-``Launcher.launch`` either returns a ready server or has cleaned up everything it started.
+``Launcher.launch`` either returns a ready server or cleans up everything that it started.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, StorageError
-from cyber_inference_tui.gguf.memory import MemoryEstimate
+from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
 from cyber_inference_tui.gguf.repacking import read_processor
 from cyber_inference_tui.kernel import PROC
 from cyber_inference_tui.llama.binary import LlamaBinary
@@ -30,16 +30,16 @@ from cyber_inference_tui.llama.command import (
     llama_argv,
 )
 from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
-from cyber_inference_tui.llama.expectation import (
-    Expectations,
-    formula_need,
-    memory_parts,
-)
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
-from cyber_inference_tui.llama.load_progress import follow_reading
-from cyber_inference_tui.llama.log import RUN_MARK, LogMark, LogRing
+from cyber_inference_tui.llama.load_progress import follow_load
+from cyber_inference_tui.llama.log_ring import RUN_MARK, LogMark, LogRing
+from cyber_inference_tui.llama.need_estimate import (
+    NeedEstimator,
+    formula_need,
+    memory_parts,
+)
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT
@@ -47,7 +47,7 @@ from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.server import (
     ROUTER_ENVIRONMENT,
     ForeignListenerError,
-    Launch,
+    LaunchPlan,
     ServerExitedError,
     ServerProcess,
 )
@@ -59,19 +59,20 @@ from cyber_inference_tui.storage import Storages, touch
 
 SERVER_HOST = "127.0.0.1"
 NO_PORT = "PORT"
-"""Stands for a port that is not chosen yet."""
+"""A placeholder for a port that is not chosen yet."""
 LOG_TAIL_LINES = 12
 _PORT_TRIES = 3
 _SETTLE_TIMEOUT = 0.25
 _SHORTAGES = frozenset(
     {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY, errno.EINTR}
 )
-"""Why a program cannot be started now, and perhaps can in a moment."""
+"""Errors of a start that may succeed a moment later."""
 _REAP_INTERVAL = 1.0
-_LOOK_TURNS = 5
-"""A look at all descendants of the servers takes longer than one at our children."""
-_STOOD_STILL = 1.0
-"""Seconds by which we may wake up late before that counts as having been stopped ourselves."""
+_LOOK_EVERY = 5
+"""Rounds between two looks at all descendants of the servers, which take longer than a look at our
+children."""
+_PAUSED_AFTER = 1.0
+"""Seconds of delay after which this process counts as having been stopped itself."""
 
 _logger = logging.getLogger(__name__)
 
@@ -80,45 +81,45 @@ class _PortTakenError(ModelLoadError):
     """Another program has the server's port; another port may be free."""
 
 
-class _Signs:
-    """What a load shows of itself, passed on as progress."""
+class _LoadActivity:
+    """Records the signs of progress of a load, and passes them on."""
 
     def __init__(self, progress: Callable[[float | None], None]) -> None:
         self._progress = progress
         self._now = asyncio.get_running_loop().time
         self._last = self._now()
-        self._tells = False
+        self._has_progress = False
 
     def silence(self) -> float:
-        """Seconds since the last sign."""
+        """Return the seconds since the last sign."""
         return self._now() - self._last
 
-    def stood_still(self) -> None:
-        """Nobody listened for a while: the silence is counted from now."""
+    def reset(self) -> None:
+        """Count the silence from now: nobody was listening for a while."""
         self._last = self._now()
 
-    def told(self, value: float | None) -> None:
-        """The server says how far it is."""
+    def server_progress(self, value: float | None) -> None:
+        """Handle the server's own report of progress."""
         self._last = self._now()
-        self._tells = self._tells or value is not None
+        self._has_progress = self._has_progress or value is not None
         self._progress(value)
 
-    def read(self, share: float | None) -> None:
-        """It is seen to have read this share of its files."""
+    def files_read(self, share: float | None) -> None:
+        """Handle the share of its files that the server was seen to have read."""
         self._last = self._now()
-        if not self._tells:
-            # Its own word is better, where there is one.
+        if not self._has_progress:
+            # The server's own report is more precise.
             self._progress(share)
 
 
 class Launcher:
     """Starts and stops the servers of all models; owns their ports, pid record and guard.
 
-    ``find_binary`` (blocking, run in a thread) gives the llama-server to use now, so that a newly
-    installed one is taken at the next load. ``log_for`` gives a model's log ring. ``measured``
-    gives what a server of this signature was seen to take, if one was. ``folder`` is that of the
-    configuration file: servers run in it, because the relative paths among a person's arguments
-    start from there.
+    ``find_binary`` (blocking, called in a thread) returns the llama-server to use now, so a new
+    installation takes effect at the next load. ``log_for`` returns a model's log. ``measured``
+    returns the memory that a server with a signature was seen to use, if known. ``folder`` is the
+    directory of the configuration file: servers run in it, because relative paths in the user's
+    arguments start there.
     """
 
     def __init__(
@@ -141,8 +142,8 @@ class Launcher:
         self._available_memory = available_memory
         self._folder = folder
         self.processor = read_processor(proc / "cpuinfo")
-        """What this machine's processor is to llama.cpp."""
-        self._expectations = Expectations(
+        """The kind of this machine's processor, for llama.cpp."""
+        self._estimator = NeedEstimator(
             measured=measured,
             environ=self._environ,
             folder=self._working_directory,
@@ -155,18 +156,18 @@ class Launcher:
         self._keeper: asyncio.Task[None] | None = None
         self._storages = Storages()
         self.guard = ProcessGuard(pids.mark)
-        """Ends what was started when the service dies; also for other children of it."""
+        """Kills our children when the service dies, also those of other modules."""
 
     async def start(self) -> None:
-        """End what a former service left behind, then start the guard."""
+        """Kill leftovers of a former service, then start the guard."""
         for orphan in await asyncio.to_thread(self._pids.end_orphans):
-            _logger.warning("ended %s (pid %d), left by a former run", orphan.name, orphan.pid)
+            _logger.warning("killed %s (pid %d), left by an earlier run", orphan.name, orphan.pid)
         adopt_orphans()
         await self.guard.start()
         self._keeper = asyncio.create_task(self._keep(), name="keep descendants")
 
     async def close(self) -> None:
-        """End the guard; every server must have been stopped before."""
+        """Stop the guard. All servers must have been stopped before."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
@@ -174,18 +175,18 @@ class Launcher:
         await asyncio.to_thread(sweep, self._pids.mark, (), KILL_TIMEOUT)
 
     async def _keep(self) -> None:
-        """Know the descendants of each server, and wait for adopted ones that have ended."""
+        """Track the descendants of each server, and reap adopted ones that have exited."""
         ended: frozenset[psutil.Process] = frozenset()
-        for turn in itertools.count():
+        for round_number in itertools.count():
             await asyncio.sleep(_REAP_INTERVAL)
             try:
                 ended = await asyncio.to_thread(reap, ended)
-                if turn % _LOOK_TURNS == 0:
+                if round_number % _LOOK_EVERY == 0:
                     for server in list(self._servers.values()):
                         await server.processes()
                 self._note_strays()
             except (OSError, psutil.Error) as error:
-                # Too many open files, for one: the next look may see more.
+                # Too many open files, for example: the next look may succeed.
                 _logger.debug("cannot look at the processes: %s", error)
 
     def _note_strays(self) -> None:
@@ -194,21 +195,21 @@ class Launcher:
         self.guard.know(stray for one in self._servers.values() for stray in one.strays)
 
     async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
-        """Find out the memory that a server will take: measured, by the engine, or by the formula.
+        """Find out the memory that a server needs: measured, by the engine, or by the formula.
 
-        Without ``ask_engine`` no program is run, as is right for a look at many models.
+        Without ``ask_engine`` no program is run, which suits a look at many models.
         """
         binary: LlamaBinary | None = None
         if not spec.command:
-            # Without one the load will say so; what it would take is of interest before that.
+            # The load reports a missing llama-server; the estimate is useful before.
             with contextlib.suppress(NoLlamaServerError):
                 binary = await asyncio.to_thread(self._find_binary)
-        return await self._expectations.need(spec, binary, ask_engine=ask_engine)
+        return await self._estimator.need(spec, binary, ask_engine=ask_engine)
 
     async def command(self, spec: ServerSpec, *, measure: bool = True) -> list[str]:
-        """The command line that ``launch`` would start now, with ``PORT`` for the port.
+        """Return the command line that ``launch`` would use now, with ``PORT`` for the port.
 
-        Raises ``NoLlamaServerError`` when there is nothing to start.
+        Raises ``NoLlamaServerError`` if there is no server to start.
         """
         if spec.command:
             return custom_argv(spec, host=SERVER_HOST, port=NO_PORT)
@@ -216,9 +217,9 @@ class Launcher:
         return self._argv(spec, binary, NO_PORT, measure=measure)
 
     async def devices(self) -> tuple[str, ...] | None:
-        """The GPUs that the server would use; none where there is no server yet.
+        """Return the GPUs that the server would use; none without a llama-server.
 
-        ``None`` = it did not tell them.
+        ``None`` = the list of GPUs failed.
         """
         with contextlib.suppress(NoLlamaServerError):
             return (await asyncio.to_thread(self._find_binary)).devices
@@ -227,9 +228,9 @@ class Launcher:
     async def memory_at(
         self, spec: ServerSpec, sizes: Sequence[int]
     ) -> list[tuple[int, MemoryEstimate, Need]]:
-        """What the formula gives for these context sizes: by what it is for, and where it lies.
+        """Apply the formula to these context sizes: sizes by purpose, and needs by place.
 
-        Empty where that is not known: another program's model, unreadable files.
+        The result is empty if the memory is unknown: another program's model, unreadable files.
         """
         if spec.command or spec.weights_bytes is None:
             return []
@@ -254,15 +255,15 @@ class Launcher:
     ) -> ServerProcess:
         """Start a server and return it when it answers requests.
 
-        With ``measure`` it is asked to log more, so that ``footprint`` knows what it took. From
-        then on it is watched: one that does not answer any more is killed. ``busy`` says whether it
-        has requests; another program's server is not asked meanwhile. ``settings`` give the first
-        port and the time limits. ``watch`` runs until the server is ready; when it
-        gives a reason, the process is killed and the reason is raised.
+        With ``measure`` it logs more, so that ``footprint`` knows its memory. After its start it is
+        watched: a server that stops answering is killed. ``busy`` returns whether it has requests;
+        the server of another program is not asked meanwhile. ``settings`` give the first port and
+        the time limits. ``watch`` runs until the server is ready; if it returns a reason, the
+        process is killed and the reason is raised.
 
-        Raises ``ModelLoadError`` with the reason and the last log lines when it ends instead, or
-        when there is no sign of progress for ``load_timeout`` seconds, and ``NoLlamaServerError``
-        when there is nothing to start. Cancelling it stops the process first.
+        Raises ``ModelLoadError`` with the reason and the last log lines if the server exits
+        instead, or shows no progress for ``load_timeout`` seconds, and ``NoLlamaServerError`` if
+        there is no server to start. Cancelling stops the process first.
         """
         if spec.problem is not None:
             raise ModelLoadError(
@@ -276,7 +277,7 @@ class Launcher:
             mark = self._log_for(spec.model_id).mark()
             try:
                 launch = self._plan(spec, binary, port, measure=measure)
-                server = await self._bring_up(
+                server = await self._start_server(
                     launch,
                     settings,
                     mark,
@@ -286,7 +287,7 @@ class Launcher:
                     watch=watch,
                 )
             except _PortTakenError:
-                # Somebody took it between our look and the server's bind.
+                # Another program took it between our check and the server's bind.
                 self._ports.give_back(port)
                 avoid.add(port)
                 if len(avoid) >= _PORT_TRIES:
@@ -295,18 +296,18 @@ class Launcher:
                 self._ports.give_back(port)
                 raise
             else:
-                # llama-server answers /health beside its work: it has no excuse.
-                server.start_watch(self._health, excused=busy if binary is None else lambda: False)
+                # llama-server also answers /health while it works, so it is always asked.
+                server.start_watch(self._health, busy=busy if binary is None else lambda: False)
                 return server
             finally:
                 mark.close()
 
     async def _check_storage(self, spec: ServerSpec) -> None:
-        """Others wait for this load: one whose files do not answer does not begin."""
+        """Refuse a load whose files do not respond: other loads would wait for it."""
         if spec.path is None or not spec.files:
             return
         try:
-            # A missing file is for its server to report.
+            # The server itself reports a missing file.
             await self._storages.ask_async(spec.path.parent, partial(touch, spec.files))
         except StorageError as error:
             raise ModelLoadError(
@@ -315,9 +316,9 @@ class Launcher:
 
     def _plan(
         self, spec: ServerSpec, binary: LlamaBinary | None, port: int, *, measure: bool
-    ) -> Launch:
+    ) -> LaunchPlan:
         if binary is None:
-            return Launch(
+            return LaunchPlan(
                 name=spec.model_id,
                 argv=tuple(custom_argv(spec, host=SERVER_HOST, port=port)),
                 environment=child_environment(self._environ, spec.environment),
@@ -329,7 +330,7 @@ class Launcher:
             )
         argv = self._argv(spec, binary, port, measure=measure)
         own = {name: value for name, value in spec.environment.items() if name != ALIAS_VARIABLE}
-        return Launch(
+        return LaunchPlan(
             name=spec.model_id,
             argv=tuple(argv),
             environment=child_environment(
@@ -347,7 +348,7 @@ class Launcher:
         )
 
     def _working_directory(self) -> Path:
-        # There may be no file, and no folder: then nothing starts from it.
+        # Without a configuration file its folder may be missing: then no path is relative to it.
         return self._folder if os.access(self._folder, os.X_OK) else Path("/")
 
     def _argv(
@@ -363,9 +364,9 @@ class Launcher:
             verbosity=binary.trace_level if measure else None,
         )
 
-    async def _bring_up(
+    async def _start_server(
         self,
-        launch: Launch,
+        launch: LaunchPlan,
         settings: Settings,
         mark: LogMark,
         progress: Callable[[float | None], None],
@@ -377,9 +378,9 @@ class Launcher:
         log = self._log_for(launch.name)
         first = log.end
         log.add([f"{RUN_MARK}{' '.join(masked_words(launch.argv))}"], LogLevel.INFO)
-        signs = _Signs(progress)
+        activity = _LoadActivity(progress)
         try:
-            server = await ServerProcess.spawn(launch, log=log, progress=signs.told)
+            server = await ServerProcess.spawn(launch, log=log, progress=activity.server_progress)
         except (OSError, ValueError) as error:
             # ValueError: a NUL byte in an argument or in the environment.
             why = error.strerror if isinstance(error, OSError) else str(error)
@@ -395,7 +396,7 @@ class Launcher:
         server.exited.add_done_callback(lambda _: self._gone(server))
         try:
             watched = None if watch is None else watch(server.processes)
-            if not await self._wait_ready(server, signs, settings.load_timeout, size, watched):
+            if not await self._wait_ready(server, activity, settings.load_timeout, size, watched):
                 raise ModelLoadError(
                     f"{launch.name} showed no progress for {settings.load_timeout:g} s while"
                     " loading.",
@@ -404,11 +405,11 @@ class Launcher:
             if measure and launch.context_size is not None:
                 await server.wait_settled(_SETTLE_TIMEOUT)
             self._note_strays()
-            # Read now: later lines of the log are then not looked at for it.
+            # Read it now: later lines of the log are not parsed any more.
             server.footprint()
         except ServerExitedError as error:
             lines = mark.lines()
-            found = diagnose(error.returncode, lines, went_on=server.went_on)
+            found = diagnose(error.returncode, lines, left_running=server.left_running)
             kind = _PortTakenError if found.cause is Cause.PORT_TAKEN else ModelLoadError
             raise kind(
                 f"{launch.name} could not be loaded: {found.sentence}.",
@@ -419,8 +420,8 @@ class Launcher:
         except BaseException as error:
             if isinstance(error, ModelLoadError) and not error.log_tail:
                 error.log_tail = mark.lines()[-LOG_TAIL_LINES:]
-            # A second cancel must not leave the process behind: the stop runs to its end, which
-            # its own limits bound.
+            # A second cancel must not leave the process behind: the stop runs to its end within its
+            # own limits.
             stopping = asyncio.ensure_future(server.stop(settings.stop_timeout))
             cancelled: asyncio.CancelledError | None = None
             while not stopping.done():
@@ -443,25 +444,25 @@ class Launcher:
     async def _wait_ready(
         self,
         server: ServerProcess,
-        signs: _Signs,
+        activity: _LoadActivity,
         timeout: float,
         size: int | None,
         watched: Awaitable[ModelLoadError | None] | None,
     ) -> bool:
-        """Whether the server became ready before ``timeout`` seconds without a sign of life.
+        """Return whether the server became ready before ``timeout`` seconds without a sign of life.
 
-        Raises ``ServerExitedError`` when it ended instead, and what ``watched`` returns with.
+        Raises ``ServerExitedError`` if it exits instead, and the result of ``watched``.
         """
         loop = asyncio.get_running_loop()
         ready = asyncio.ensure_future(server.wait_ready())
         reading = asyncio.ensure_future(
-            follow_reading(server.pid, size, signs.read, proc=self._proc)
+            follow_load(server.pid, size, activity.files_read, proc=self._proc)
         )
         watching = None if watched is None else asyncio.ensure_future(watched)
         awaited: set[asyncio.Future[Any]] = {ready} if watching is None else {ready, watching}
         try:
             while not ready.done():
-                left = timeout - signs.silence()
+                left = timeout - activity.silence()
                 if left <= 0:
                     return False
                 due = loop.time() + left
@@ -469,13 +470,13 @@ class Launcher:
                 if watching in awaited and watching.done():
                     awaited.remove(watching)
                     if (reason := watching.result()) is not None and not ready.done():
-                        # It has to end before the memory does.
+                        # Kill it before memory runs out.
                         server.kill()
                         raise reason
-                if loop.time() > due + _STOOD_STILL:
-                    # The service was stopped (SIGSTOP, a paused virtual machine). Timers run out
-                    # before what the server said meanwhile is read.
-                    signs.stood_still()
+                if loop.time() > due + _PAUSED_AFTER:
+                    # The service was stopped (SIGSTOP, a paused virtual machine). Timers expire
+                    # before the server's reports are read.
+                    activity.reset()
             ready.result()
             return True
         finally:

@@ -11,15 +11,19 @@ import msgspec
 import pytest
 
 from cyber_inference_tui.errors import InstallError
-from cyber_inference_tui.llama.install.build import (
+from cyber_inference_tui.llama.install.build_plan import (
     BuildFacts,
     find_nvcc,
     gather_build_facts,
     missing_tools,
     plan_build,
 )
-from cyber_inference_tui.llama.install.machine import Gpu
-from cyber_inference_tui.llama.install.methods import MachineFacts, gather_facts, ways
+from cyber_inference_tui.llama.install.hardware import Gpu
+from cyber_inference_tui.llama.install.methods import (
+    InstallFacts,
+    gather_install_facts,
+    install_methods,
+)
 
 GIB = 1 << 30
 BOX = BuildFacts(
@@ -193,7 +197,7 @@ def test_nvcc_on_path_goes_first(tmp_path: Path) -> None:
     assert find_nvcc(tmp_path, {"PATH": str(tmp_path / "bin")}) == on_path
 
 
-DEBIAN = MachineFacts(
+DEBIAN = InstallFacts(
     system="Linux",
     machine="x86_64",
     glibc=(2, 36),
@@ -218,12 +222,12 @@ JETPACK_6 = msgspec.structs.replace(
 )
 
 
-def possible(facts: MachineFacts) -> list[str]:
-    return [way.name for way in ways(facts) if way.possible]
+def possible(facts: InstallFacts) -> list[str]:
+    return [way.name for way in install_methods(facts) if way.possible]
 
 
-def recommended(facts: MachineFacts) -> list[str]:
-    return [way.name for way in ways(facts) if way.recommended]
+def recommended(facts: InstallFacts) -> list[str]:
+    return [way.name for way in install_methods(facts) if way.recommended]
 
 
 def test_the_ways_of_an_ordinary_machine() -> None:
@@ -232,7 +236,7 @@ def test_the_ways_of_an_ordinary_machine() -> None:
 
 
 def test_on_jetpack_6_only_a_build_will_do() -> None:
-    github, debian, source = ways(JETPACK_6)
+    github, debian, source = install_methods(JETPACK_6)
     assert "2.39" in (github.problem or "")
     assert "2.35" in (github.problem or "")
     assert "no Debian mirror" in (debian.problem or "")
@@ -243,7 +247,7 @@ def test_on_jetpack_6_only_a_build_will_do() -> None:
 def test_a_jetson_without_tools_is_told_how_to_get_them() -> None:
     facts = msgspec.structs.replace(JETPACK_6, missing_tools=("cmake",))
     assert possible(facts) == recommended(facts) == []
-    assert "sudo apt-get install -y cmake" in (ways(facts)[2].problem or "")
+    assert "sudo apt-get install -y cmake" in (install_methods(facts)[2].problem or "")
 
 
 @pytest.mark.parametrize(
@@ -262,12 +266,12 @@ def test_what_takes_a_way_away(change: dict[str, object], names: list[str]) -> N
     facts = msgspec.structs.replace(DEBIAN, **change)
     assert possible(facts) == names
     assert recommended(facts) == names[:1]
-    assert all((way.problem is None) is way.possible for way in ways(facts))
+    assert all((way.problem is None) is way.possible for way in install_methods(facts))
 
 
 def test_a_mac_with_apples_chip_gets_metal() -> None:
     facts = msgspec.structs.replace(DEBIAN, system="Darwin", machine="arm64", gpus=(Gpu.APPLE,))
-    github, debian, source = ways(facts)
+    github, debian, source = install_methods(facts)
     assert "GPU, with Metal" in github.summary
     assert "GPU, with Metal" in source.summary
     assert debian.problem == "Debian's packages run on Linux only."
@@ -275,13 +279,14 @@ def test_a_mac_with_apples_chip_gets_metal() -> None:
 
 def test_vulkan_is_promised_only_where_it_would_be_taken() -> None:
     amd = msgspec.structs.replace(DEBIAN, has_render_device=True, has_vulkan_driver=True)
-    github, debian, _ = ways(amd)
+    github, debian, _ = install_methods(amd)
     assert "CPU" in github.summary
     assert "Vulkan" in debian.summary
-    assert "Vulkan" in ways(msgspec.structs.replace(amd, has_vulkan_loader=True))[0].summary
+    amd = msgspec.structs.replace(amd, has_vulkan_loader=True)
+    assert "Vulkan" in install_methods(amd)[0].summary
 
 
 def test_this_machine_has_a_way_or_a_reason(tmp_path: Path) -> None:
-    found = ways(gather_facts(tmp_path, os.environ))
+    found = install_methods(gather_install_facts(tmp_path, os.environ))
     assert [way.name for way in found] == ["github", "debian", "source"]
     assert all(way.possible or way.problem for way in found)

@@ -24,8 +24,8 @@ from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
-from cyber_inference_tui.llama.launch import Launcher
-from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.launcher import Launcher
+from cyber_inference_tui.llama.log_ring import LogRing
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch
 from cyber_inference_tui.llama.orphans import PidRecord, ServerPid
 from cyber_inference_tui.llama.server import ServerProcess
@@ -516,7 +516,7 @@ async def test_a_start_ends_what_a_former_service_left(
         await room.launcher.start()
         assert wait_gone(orphan.pid)
         await room.launcher.close()
-    assert f"ended the server of old (pid {orphan.pid})" in caplog.text
+    assert f"killed the server of old (pid {orphan.pid})" in caplog.text
 
 
 async def test_a_watch_that_gives_a_reason_ends_the_load_at_once(room: Room, model: Make) -> None:
@@ -551,7 +551,7 @@ import asyncio, sys
 from pathlib import Path
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.settings.schema import ModelSettings
-from tests.llama.test_launch import Room, fake_binary
+from tests.llama.test_launcher import Room, fake_binary
 
 async def main():
     folder = Path(sys.argv[1])

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.llama import log_block
-from cyber_inference_tui.llama.log import LogBatch, LogRing, LogSpace
-from cyber_inference_tui.llama.log_block import Wanted, last_texts, read_lines
-from cyber_inference_tui.llama.log_level import LEVELS, line_level
+from cyber_inference_tui.llama.log_block import LineFilter, last_texts, read_lines
+from cyber_inference_tui.llama.log_level import LEVELS, line_ranks
 from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts
+from cyber_inference_tui.llama.log_ring import LogBatch, LogRing, LogSpace
 from cyber_inference_tui.records import LogLevel, LogLine, LogRun, NumberedLine
 from cyber_inference_tui.text import clean_line
 
@@ -73,7 +73,12 @@ def test_a_log_equals_a_list_whatever_is_appended_and_dropped(
             moment = at()
             for text in map(clean_line, batch):
                 model.append(
-                    NumberedLine(number=len(model), at=moment, text=text, level=line_level(text))
+                    NumberedLine(
+                        number=len(model),
+                        at=moment,
+                        text=text,
+                        level=LEVELS[line_ranks([text])[0]],
+                    )
                 )
     assert log.end == len(model)
     assert len(log) >= min(max_lines, len(model))
@@ -93,7 +98,7 @@ def test_a_log_equals_a_list_whatever_is_appended_and_dropped(
         and LEVELS.index(line.level) >= rank
         and needle.casefold() in line.text.casefold()
     ]
-    question = Wanted(rank=rank, text=needle)
+    question = LineFilter(rank=rank, text=needle)
     for backwards in (True, False):
         # In one go, and in as many steps as there are when each gives up at once.
         lines, reached = read_lines(
@@ -137,7 +142,7 @@ def test_a_whole_million_of_lines_is_kept_and_no_more_than_a_block_beyond() -> N
         stop=log.end,
         backwards=True,
         limit=1,
-        wanted=Wanted(text="NUMBER 200000"),
+        wanted=LineFilter(text="NUMBER 200000"),
     )
     assert found.number == 200_000
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from cyber_inference_tui.kernel import on_apple_silicon, on_macos, sysctl
-from cyber_inference_tui.monitor.files import line, read_bytes, read_line
+from cyber_inference_tui.monitor.kernel_files import line, read_bytes, read_line
 from cyber_inference_tui.records import DeviceKind, DeviceRecord, GpuRecord
 from cyber_inference_tui.text import clean_line
 
@@ -37,7 +37,7 @@ _JETPACK = {
 _JETPACK_MAJOR = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7", 39: "7"}
 
 
-def read_machine(root: Path = Path("/")) -> DeviceRecord:
+def read_device(root: Path = Path("/")) -> DeviceRecord:
     """The machine whose ``proc/``, ``sys/`` and ``etc/`` are below ``root``.
 
     Its power mode is left out: it changes while the machine runs.

@@ -1,9 +1,9 @@
-"""Which program answers on a server's port.
+"""Finds out which program listens on a server's port.
 
-A port is chosen before its server binds it, so another program may have it in between, and again
-when the server has let go of it. Connections to 127.0.0.1 go to a socket that listens there. Linux
-lists its inode in ``/proc/net/tcp`` and among the files of the process that has it (proc(5)); on
-other systems psutil tells the sockets of each of this user's processes.
+Another program may take the port before the server binds it, or after the server has released it.
+Connections to 127.0.0.1 go to a socket that listens there. Linux lists the socket's inode in
+``/proc/net/tcp`` and among the files of its process (proc(5)); on other systems psutil lists the
+sockets of this user's processes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import NamedTuple
 import psutil
 
 from cyber_inference_tui.kernel import PROC
-from cyber_inference_tui.sockets import tcp_sockets, written
+from cyber_inference_tui.sockets import hex_address, tcp_sockets
 from cyber_inference_tui.text import clean_line
 
 _ADDRESSES = ("127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0", "::")
-"""Where a socket listens that gets connections to 127.0.0.1: an address of its own comes before all
-addresses, and IPv4 before IPv6."""
+"""Addresses whose listeners get connections to 127.0.0.1, by precedence: a specific address before
+the wildcard, and IPv4 before IPv6."""
 _FORWARDERS = frozenset(
     {"docker-proxy", "rootlessport", "rootlesskit", "slirp4netns", "pasta", "pasta.avx2"}
     | {"gvproxy", "ssh", "systemd"}
 )
-"""Programs that listen for what a command starts: in containers, beyond an SSH connection that was
-open already (ControlMaster), as a service."""
+"""Programs that listen on behalf of a command: for containers, over an open SSH connection
+(ControlMaster), or as a service."""
 
 
 class _Process(NamedTuple):
@@ -38,17 +38,19 @@ class _Process(NamedTuple):
     """Clock ticks since boot."""
 
 
-def stranger(port: int, roots: Sequence[int], *, by_command: bool, proc: Path = PROC) -> str | None:
-    """Another program than a server that listens on ``port`` of 127.0.0.1. Blocks.
+def foreign_listener(
+    port: int, roots: Sequence[int], *, by_command: bool, proc: Path = PROC
+) -> str | None:
+    """Return a program other than the server that listens on ``port`` of 127.0.0.1. Blocks.
 
-    ``roots`` are the pids of the server: the process that we started comes first. The processes
-    below them and those of its session belong to it, too. ``by_command`` = a person's command
-    started it, so that a container or a forwarder may listen for it. ``None`` = the server listens,
-    or nobody does, or it cannot be told.
+    ``roots`` are pids of the server, beginning with the process that we started. The processes
+    below them and in its session belong to the server, too. ``by_command`` = a user's command
+    started it, so a container or a forwarder may listen for it. ``None`` = the server listens,
+    nobody listens, or the listener is unknown.
     """
     sockets = _listening(port, proc)
     if sockets is None:
-        return _stranger_by_psutil(port, roots, by_command=by_command) if proc == PROC else None
+        return _find_by_psutil(port, roots, by_command=by_command) if proc == PROC else None
     if not sockets or _holders(roots, sockets, proc):
         return None
     processes = _processes(proc)
@@ -61,14 +63,14 @@ def stranger(port: int, roots: Sequence[int], *, by_command: bool, proc: Path = 
         certain = bool(others)
     else:
         certain = bool(others) or all(_sockets_of(one, proc) is not None for one in own)
-    # What has changed meanwhile says nothing; the next look will.
+    # The sockets have changed meanwhile: the next look decides.
     if not certain or _listening(port, proc) != sockets:
         return None
     return _in_words(others[0], proc) if others else "another user's program"
 
 
-def _stranger_by_psutil(port: int, roots: Sequence[int], *, by_command: bool) -> str | None:
-    """The same where there is no ``/proc``. Another user's programs do not show."""
+def _find_by_psutil(port: int, roots: Sequence[int], *, by_command: bool) -> str | None:
+    """Do the same without ``/proc``. Other users' programs are invisible here."""
     own = set(roots)
     for pid in roots:
         with contextlib.suppress(psutil.Error, OSError):
@@ -97,13 +99,13 @@ def _listens(pid: int, port: int) -> bool:
 
 
 def _listening(port: int, proc: Path) -> frozenset[str] | None:
-    """The inodes of the sockets that get connections to ``port`` of 127.0.0.1.
+    """Return the inodes of the sockets that get connections to ``port`` of 127.0.0.1.
 
-    ``None`` = nothing tells them.
+    ``None`` = the system has no such list.
     """
     if (sockets := tcp_sockets(proc / "self/net")) is None:
         return None
-    ranks: dict[bytes, set[str]] = {written(host, port): set() for host in _ADDRESSES}
+    ranks: dict[bytes, set[str]] = {hex_address(host, port): set() for host in _ADDRESSES}
     for one in sockets:
         if one.listens and one.local in ranks:
             ranks[one.local].add(one.inode.decode("ascii", "replace"))
@@ -115,7 +117,7 @@ def _holders(pids: Iterable[int], sockets: frozenset[str], proc: Path) -> list[i
 
 
 def _sockets_of(pid: int, proc: Path) -> set[str] | None:
-    """The inodes of a process's sockets; ``None`` where we may not look."""
+    """Return the inodes of a process's sockets; ``None`` = we may not look."""
     folder = proc / str(pid) / "fd"
     found = set()
     try:
@@ -142,15 +144,15 @@ def _processes(proc: Path) -> dict[int, _Process]:
             stat = (folder / "stat").read_text("ascii", "replace")
         except OSError:
             continue
-        # The name in brackets may hold anything. After it: state, ppid, pgrp, session, …, and
-        # starttime as the 22nd field.
+        # The name in brackets may contain anything. The fields after it are state, ppid, pgrp,
+        # session, …, and starttime as field 22.
         fields = stat.rpartition(")")[2].split()
         found[int(folder.name)] = _Process(int(fields[1]), int(fields[3]), int(fields[19]))
     return found
 
 
 def _family(roots: Sequence[int], processes: Mapping[int, _Process]) -> set[int]:
-    """``roots``, the session that the first of them leads, and all that descends from these."""
+    """Return ``roots``, the session that the first root leads, and all their descendants."""
     children: dict[int, list[int]] = {}
     for one, process in processes.items():
         children.setdefault(process.parent, []).append(one)
@@ -164,14 +166,14 @@ def _family(roots: Sequence[int], processes: Mapping[int, _Process]) -> set[int]
 
 
 def _may_serve(one: int, command: int, processes: Mapping[int, _Process], proc: Path) -> bool:
-    """Whether a process that is not below a command may listen for it all the same."""
+    """Return whether a process outside the command may listen for it."""
     if _name(one, proc) in _FORWARDERS:
         return True
     try:
         spaces = [(proc / name / "ns/pid").readlink() for name in (str(one), "self")]
     except OSError:
         return False
-    # In a container that is younger than the command, which may have started it.
+    # A process in a container that is younger than the command: the command may have started it.
     if spaces[0] == spaces[1] or command not in processes:
         return False
     return processes[one].started >= processes[command].started

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.gguf.memory import MemoryEstimate, estimate
+from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate, estimate
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts, RecurrentFacts
 
 MIB = 2**20

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.monitor.files import (
+from cyber_inference_tui.monitor.kernel_files import (
     READ_LIMIT,
     KeptFile,
     entries,

@@ -1,4 +1,4 @@
-"""What a model is expected to take, and where: from the surest source that knows.
+"""Estimates the memory that a server needs, and its place, from the most reliable source.
 
 Measurements with the same arguments come first, then ``llama-fit-params``, then the formula.
 """
@@ -10,23 +10,24 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.gguf.memory import DEFAULT_SLOTS, MemoryEstimate, estimate
+from cyber_inference_tui.gguf.memory_estimate import DEFAULT_SLOTS, MemoryEstimate, estimate
 from cyber_inference_tui.gguf.repacking import Processor
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import child_environment, llama_argv
 from cyber_inference_tui.llama.fit_params import fitted_footprint
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
 from cyber_inference_tui.llama.placement import Placement, placement
 from cyber_inference_tui.llama.spec import ServerSpec
 
 _MOST_KEPT = 512
 
 
-class Expectations:
-    """Finds out what servers need, and keeps it.
+class NeedEstimator:
+    """Estimates the needs of servers and keeps them.
 
-    ``measured`` gives what a server with this signature was seen to take. ``environ`` is ours.
-    ``folder`` is where servers run, ``processor`` what they run on.
+    ``measured`` returns the measured use of servers with a signature. ``environ`` is our
+    environment, ``folder`` the working directory of servers, ``processor`` the kind of this
+    machine's processor.
     """
 
     def __init__(
@@ -46,10 +47,10 @@ class Expectations:
     async def need(
         self, spec: ServerSpec, binary: LlamaBinary | None, *, ask_engine: bool = True
     ) -> Need:
-        """Find out the memory that a server takes with ``binary`` (``None`` = not installed).
+        """Estimate the memory that a server takes with ``binary`` (``None`` = not installed).
 
-        Without ``ask_engine`` no program is run for it. Never raises for what is wrong with the
-        model: its load explains that.
+        Without ``ask_engine`` no program is run. Never raises for a broken model: its load reports
+        that.
         """
         found = await self._need(spec, binary, ask_engine=ask_engine)
         return msgspec.structs.replace(found, visible=spec.visible_gpus)
@@ -62,7 +63,7 @@ class Expectations:
         if (measured := self._measured(spec.signature)) is not None:
             return Need(
                 footprint=measured,
-                source=Source.MEASURED,
+                source=NeedSource.MEASURED,
                 spills=not own_program and placement(spec, devices).spills,
             )
         if own_program:
@@ -74,7 +75,7 @@ class Expectations:
                 return kept
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
-            if kept.source is not Source.UNKNOWN:
+            if kept.source is not NeedSource.UNKNOWN:
                 self._kept[key] = kept
         return kept
 
@@ -82,13 +83,13 @@ class Expectations:
         self, spec: ServerSpec, binary: LlamaBinary | None, devices: tuple[str, ...] | None
     ) -> Need:
         formula = formula_need(spec, devices=devices, processor=self._processor)
-        if binary is None or formula.source is Source.UNKNOWN:
+        if binary is None or formula.source is NeedSource.UNKNOWN:
             return formula
         fitted = await self._ask_engine(spec, binary)
         if fitted is None:
             return formula
-        # It counts neither projectors nor weights that are repacked: common_fit_print sums up what
-        # lies in buffers of GPUs and in the CPU's plain one.
+        # llama-fit-params leaves out projectors and repacked weights: common_fit_print adds up the
+        # buffers of GPUs and the plain buffer of the CPU.
         where = placement(spec, devices)
         found = _estimate(spec, where, self._processor)
         return Need(
@@ -99,7 +100,7 @@ class Expectations:
                 + (0 if where.projector_on_device else found.projector),
                 device=fitted.device + (found.projector if where.projector_on_device else 0),
             ),
-            source=Source.ENGINE,
+            source=NeedSource.ENGINE,
             spills=formula.spills,
         )
 
@@ -109,7 +110,7 @@ class Expectations:
         def arguments(known: frozenset[str]) -> Sequence[str]:
             argv = llama_argv(spec, program="", flags=known, host="", port=0, available_bytes=0)
             if options.slots == 0:
-                # llama-server's own choice, which is not that of the other programs.
+                # llama-server's default, which other programs do not share.
                 argv += ["--parallel", str(DEFAULT_SLOTS)]
                 argv += ["--kv-unified"] if options.unified is None else []
             return argv[1:]
@@ -125,7 +126,7 @@ class Expectations:
 
 
 def _depends_on_slots(spec: ServerSpec) -> bool:
-    """Whether each slot has memory of its own, beyond its part of the whole cache."""
+    """Return whether each slot has memory of its own besides its part of the cache."""
     facts = spec.metadata
     if spec.options.slots == 1:
         return False
@@ -138,13 +139,12 @@ def formula_need(
     devices: tuple[str, ...] | None = (),
     processor: Processor = Processor.PLAIN,
 ) -> Need:
-    """What the header's formula gives, laid out over main memory and the GPUs ``devices``.
+    """Apply the formula to the header, and divide the result between main memory and ``devices``.
 
-    ``devices`` is ``None`` where they are not known (see ``placement``). The source is ``UNKNOWN``
-    where the size of the files is.
-    A layer is the unit in which llama-server places a model, so a number of layers on the GPU is
-    that share of the weights and of the cache (a GPU's own layers count one more than the model
-    has, for the output). Buffers for computing are where layers are.
+    ``devices`` is ``None`` if they are unknown (see ``placement``). The source is ``UNKNOWN`` if
+    the size of the files is. llama-server places a model by layers, so a number of layers on the
+    GPU is that share of the weights and of the cache (a GPU's layers include one more than the
+    model has, for the output). Compute buffers are on the GPU if any layer is.
     """
     if spec.weights_bytes is None:
         return Need()
@@ -169,7 +169,7 @@ def formula_need(
             host=host,
             device=device,
         ),
-        source=Source.UPPER_BOUND if found.upper_bound else Source.FORMULA,
+        source=NeedSource.UPPER_BOUND if found.upper_bound else NeedSource.FORMULA,
         spills=where.spills,
         visible=spec.visible_gpus,
     )
@@ -181,7 +181,7 @@ def memory_parts(
     devices: tuple[str, ...] | None = (),
     processor: Processor = Processor.PLAIN,
 ) -> MemoryEstimate:
-    """What the header's formula gives, by what the memory is for."""
+    """Apply the formula to the header, and return the sizes by purpose."""
     return _estimate(spec, placement(spec, devices), processor)
 
 

@@ -13,18 +13,18 @@ from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
 from cyber_inference_tui.gguf.repacking import Processor, Role
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
-from cyber_inference_tui.llama.expectation import (
-    Expectations,
+from cyber_inference_tui.llama.need_estimate import (
+    NeedEstimator,
     formula_need,
     memory_parts,
 )
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
 from cyber_inference_tui.llama.spec import ServerSpec, resolve
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.gguf.synthetic import windowed
 from tests.gguf.synthetic_projector import projector
 from tests.llama.demo import write_demo
-from tests.llama.test_launch import Room
+from tests.llama.test_launcher import Room
 
 MIB = 1 << 20
 REAL = "CYBER_TEST_LLAMA_SERVER"
@@ -71,8 +71,8 @@ def build(folder: Path, *, devices: tuple[str, ...] | None = ()) -> LlamaBinary:
 
 def expectations(
     measured: Callable[[str], Footprint | None] = lambda _: None,
-) -> Expectations:
-    return Expectations(measured=measured, environ={"PATH": os.defpath})
+) -> NeedEstimator:
+    return NeedEstimator(measured=measured, environ={"PATH": os.defpath})
 
 
 def write_fit_params(folder: Path, *, row: str = "CUDA0 7 20 30", options: str = FIT_HELP) -> None:
@@ -92,11 +92,11 @@ async def test_what_was_measured_comes_first(demo: LocalModel, tmp_path: Path) -
     write_fit_params(tmp_path)
     known = {spec_of(demo).signature: MEASURED}
     found = await expectations(known.get).need(spec_of(demo), build(tmp_path))
-    assert found == Need(footprint=MEASURED, source=Source.MEASURED)
+    assert found == Need(footprint=MEASURED, source=NeedSource.MEASURED)
     assert not (tmp_path / "asked").exists()
     # Of another context nothing was measured.
     found = await expectations(known.get).need(spec_of(demo).with_context(4096), build(tmp_path))
-    assert found.source is Source.ENGINE
+    assert found.source is NeedSource.ENGINE
 
 
 async def test_the_engine_comes_next_and_is_asked_once(demo: LocalModel, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ async def test_the_engine_comes_next_and_is_asked_once(demo: LocalModel, tmp_pat
     for _ in range(3):
         assert await known.need(spec_of(demo).with_context(1024), binary) == Need(
             footprint=Footprint(mapped=5 * MIB, host=MIB, device=57 * MIB),
-            source=Source.ENGINE,
+            source=NeedSource.ENGINE,
             spills=True,
         )
     (asked,) = (tmp_path / "asked").read_text().splitlines()
@@ -121,7 +121,7 @@ async def test_the_engine_knows_nothing_of_projectors(demo: LocalModel, tmp_path
     mmproj = projector().write(tmp_path / "mmproj.gguf")
     model = with_settings(demo, mmproj)
     on_gpu = await expectations().need(spec_of(model), build(tmp_path, devices=("CUDA0",)))
-    assert on_gpu.source is Source.ENGINE
+    assert on_gpu.source is NeedSource.ENGINE
     assert on_gpu.footprint.device > 57 * MIB + mmproj.stat().st_size
     assert on_gpu.footprint.host == MIB
 
@@ -131,12 +131,12 @@ async def test_the_engine_knows_nothing_of_weights_for_the_processor(
 ) -> None:
     write_fit_params(tmp_path)
     plain = await expectations().need(spec_of(demo), build(tmp_path))
-    room = Expectations(
+    room = NeedEstimator(
         measured=lambda _: None, environ={"PATH": os.defpath}, processor=Processor.AMX
     )
     on_amx = await room.need(spec_of(demo), build(tmp_path))
     copies = memory_parts(spec_of(demo), processor=Processor.AMX).repacked
-    assert on_amx.source is plain.source is Source.ENGINE
+    assert on_amx.source is plain.source is NeedSource.ENGINE
     assert copies > 3 * MIB
     assert on_amx.footprint.host == plain.footprint.host + copies
     assert on_amx.footprint.mapped == plain.footprint.mapped
@@ -146,17 +146,17 @@ async def test_an_engine_that_cannot_count_slots_is_not_asked_where_they_matter(
     demo: LocalModel, tmp_path: Path
 ) -> None:
     write_fit_params(tmp_path, options=FIT_HELP.replace("--parallel", "--other"))
-    assert (await expectations().need(spec_of(demo), build(tmp_path))).source is Source.ENGINE
+    assert (await expectations().need(spec_of(demo), build(tmp_path))).source is NeedSource.ENGINE
     facts = ModelMetadata(architecture="gemma3", sliding_window=512)
     windowed = LocalModel(id="w", path=demo.path, metadata=facts)
     found = await expectations().need(spec_of(windowed), build(tmp_path))
-    assert found.source is not Source.ENGINE
+    assert found.source is not NeedSource.ENGINE
 
 
 async def test_else_the_formula_is_used(demo: LocalModel, tmp_path: Path) -> None:
     for binary in (build(tmp_path), None):
         found = await expectations().need(spec_of(demo), binary)
-        assert (found.source, found.spills) == (Source.FORMULA, False)
+        assert (found.source, found.spills) == (NeedSource.FORMULA, False)
         assert found.footprint.device == 0
 
 
@@ -179,7 +179,7 @@ async def test_another_programs_server_is_unknown_until_it_was_measured(tmp_path
     assert await expectations().need(spec_of(model), None) == Need()
     known = {spec_of(model).signature: MEASURED}
     found = await expectations(known.get).need(spec_of(model), None)
-    assert found == Need(footprint=MEASURED, source=Source.MEASURED)
+    assert found == Need(footprint=MEASURED, source=NeedSource.MEASURED)
 
 
 async def test_a_model_whose_files_are_gone_is_unknown(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_cap_on_the_context_and_arguments_change_the_cache(demo: LocalModel) -
 def test_without_a_header_it_is_the_file_and_a_tenth() -> None:
     model = LocalModel(id="m", path=Path("/m.gguf"), size_bytes=101 * MIB, projector_bytes=MIB)
     found = formula_need(spec_of(model))
-    assert found.source is Source.UPPER_BOUND
+    assert found.source is NeedSource.UPPER_BOUND
     assert found.footprint == Footprint(mapped=100 * MIB, host=11 * MIB)
 
 
@@ -273,7 +273,7 @@ async def test_the_formula_is_near_what_a_real_server_takes(tmp_path: Path) -> N
     mmproj = projector().write(tmp_path / "mmproj.gguf")
     model = with_settings(LocalModel(id="m", path=path, metadata=read_metadata(path)), mmproj)
     expected = await room.launcher.need(spec_of(model))
-    assert expected.source is Source.FORMULA
+    assert expected.source is NeedSource.FORMULA
     server = await room.launch(model)
     real = server.footprint()
     await server.stop(30)

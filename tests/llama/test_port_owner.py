@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.llama.listener import stranger
+from cyber_inference_tui.llama.port_owner import foreign_listener
 from tests.llama.children import HOST
 from tests.without_linux import run_without_linux
 
@@ -75,10 +75,10 @@ def by_command(request: pytest.FixtureRequest) -> bool:
 def test_the_server_itself(start: Start, by_command: bool, address: str) -> None:
     server = start(*PYTHON, address, "0")
     port = server.port
-    assert stranger(port, [server.pid], by_command=by_command) is None
-    # To any other server it is a stranger, and told by name.
+    assert foreign_listener(port, [server.pid], by_command=by_command) is None
+    # To any other server it is foreign, and reported by name.
     other = start(*SHELL, "read -r word")
-    told = stranger(port, [other.pid], by_command=by_command)
+    told = foreign_listener(port, [other.pid], by_command=by_command)
     assert told == f"{Path(sys.executable).name} (pid {server.pid})"
 
 
@@ -95,7 +95,7 @@ def test_the_server_itself(start: Start, by_command: bool, address: str) -> None
 )
 def test_a_process_of_the_server(start: Start, by_command: bool, script: str) -> None:
     server = start(*SHELL, script, "sh", *PYTHON, HOST, "0")
-    assert stranger(server.port, [server.pid], by_command=by_command) is None
+    assert foreign_listener(server.port, [server.pid], by_command=by_command) is None
 
 
 def test_a_process_that_left_and_is_known(start: Start, by_command: bool) -> None:
@@ -103,25 +103,25 @@ def test_a_process_that_left_and_is_known(start: Start, by_command: bool) -> Non
         start(*SHELL, "read -r word"),
         start(*SHELL, 'cat | "$@"', "sh", *PYTHON, HOST, "0"),
     )
-    assert stranger(server.port, [wrapper.pid, server.pid], by_command=by_command) is None
+    assert foreign_listener(server.port, [wrapper.pid, server.pid], by_command=by_command) is None
 
 
 def test_nobody_and_no_linux(start: Start, by_command: bool, tmp_path: Path) -> None:
     with closing(socket.create_server((HOST, 0))) as listener:
         port = listener.getsockname()[1]
-        told = stranger(port, [start(*SHELL, "read -r word").pid], by_command=by_command)
+        told = foreign_listener(port, [start(*SHELL, "read -r word").pid], by_command=by_command)
         assert told is not None
         assert told.endswith(f" (pid {os.getpid()})")
-        assert stranger(port, [1], by_command=by_command, proc=tmp_path) is None
-    assert stranger(port, [os.getpid()], by_command=by_command) is None
+        assert foreign_listener(port, [1], by_command=by_command, proc=tmp_path) is None
+    assert foreign_listener(port, [os.getpid()], by_command=by_command) is None
 
 
 def test_without_linux_the_sockets_of_each_process_tell(start: Start) -> None:
     """Where this user's processes may be looked at."""
     script = (
-        "from cyber_inference_tui.llama.listener import stranger\n"
+        "from cyber_inference_tui.llama.port_owner import foreign_listener\n"
         "port, *pids = map(int, sys.argv[1:])\n"
-        "for pid in pids: print(stranger(port, [pid], by_command=False))\n"
+        "for pid in pids: print(foreign_listener(port, [pid], by_command=False))\n"
     )
     wrapper = start(*SHELL, 'cat | "$@"', "sh", *PYTHON, HOST, "0")
     idle = start(*SHELL, "read -r word")
@@ -141,16 +141,19 @@ def test_a_listener_at_another_address_gets_none_of_its_connections(
     with closing(socket.create_server(("127.0.0.2", 0))) as listener:
         port = listener.getsockname()[1]
         idle = start(*SHELL, "read -r word")
-        assert stranger(port, [idle.pid], by_command=by_command) is None
+        assert foreign_listener(port, [idle.pid], by_command=by_command) is None
         server = start(*PYTHON, HOST, str(port))
-        assert stranger(server.port, [server.pid], by_command=by_command) is None
+        assert foreign_listener(server.port, [server.pid], by_command=by_command) is None
 
 
 def test_a_server_that_has_ended_owns_nothing(by_command: bool) -> None:
     gone = subprocess.Popen(["/bin/true"])
     gone.wait()
     with closing(socket.create_server((HOST, 0))) as listener:
-        assert stranger(listener.getsockname()[1], [gone.pid], by_command=by_command) is not None
+        assert (
+            foreign_listener(listener.getsockname()[1], [gone.pid], by_command=by_command)
+            is not None
+        )
 
 
 def test_a_containers_port_is_held_by_a_proxy(start: Start, tmp_path: Path) -> None:
@@ -159,8 +162,8 @@ def test_a_containers_port_is_held_by_a_proxy(start: Start, tmp_path: Path) -> N
     forwarder = start(str(proxy), *PYTHON[1:], HOST, "0")
     port = forwarder.port
     wrapper = start(*SHELL, "read -r word")
-    assert stranger(port, [wrapper.pid], by_command=True) is None
-    told = stranger(port, [wrapper.pid], by_command=False)
+    assert foreign_listener(port, [wrapper.pid], by_command=True) is None
+    told = foreign_listener(port, [wrapper.pid], by_command=False)
     assert told == f"docker-proxy (pid {forwarder.pid})"
 
 
@@ -171,5 +174,5 @@ def test_a_container_on_the_hosts_network_listens_itself(start: Start) -> None:
     old_port = older.port
     wrapper = start(*SHELL, "read -r word")
     younger = start("unshare", "--pid", "--fork", *PYTHON, HOST, "0")
-    assert stranger(younger.port, [wrapper.pid], by_command=True) is None
-    assert stranger(old_port, [wrapper.pid], by_command=True) is not None
+    assert foreign_listener(younger.port, [wrapper.pid], by_command=True) is None
+    assert foreign_listener(old_port, [wrapper.pid], by_command=True) is not None

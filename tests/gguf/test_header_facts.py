@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.gguf.architectures import makes_vectors
-from cyber_inference_tui.gguf.facts import facts_of
+from cyber_inference_tui.gguf.architectures import is_embedding_model
+from cyber_inference_tui.gguf.header_facts import facts_of
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.gguf.reader import read_header
 from cyber_inference_tui.records import to_json
@@ -89,4 +89,4 @@ def test_facts_are_short_clean_and_fit_for_the_wire(tmp_path: Path) -> None:
     ],
 )
 def test_models_for_embeddings_are_told(facts: ModelMetadata, vectors: bool) -> None:
-    assert makes_vectors(facts) is vectors
+    assert is_embedding_model(facts) is vectors

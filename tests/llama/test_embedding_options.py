@@ -10,7 +10,7 @@ import pytest
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import llama_argv
-from cyber_inference_tui.llama.expectation import formula_need
+from cyber_inference_tui.llama.need_estimate import formula_need
 from cyber_inference_tui.llama.spec import ServerSpec, resolve
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 
@@ -51,7 +51,7 @@ def given(
         metadata=ModelMetadata(**facts),
         settings=ModelSettings(args=tuple(args.split()), env=env or {}, context_size=context),
     )
-    return list(resolve(model, Settings(llama_parallel=slots)).vector_options)
+    return list(resolve(model, Settings(llama_parallel=slots)).embedding_options)
 
 
 def encoder(**own: Any) -> ServerSpec:
@@ -74,7 +74,7 @@ def argv(spec: ServerSpec, flags: frozenset[str] = VECTOR_OPTIONS) -> list[str]:
 def test_models_for_text_are_told_nothing() -> None:
     assert given(architecture="qwen3", context_length=32768) == []
     assert given(architecture="qwen3", pooling="none") == []
-    assert resolve(LocalModel(id="m"), SETTINGS).vector_options == ()
+    assert resolve(LocalModel(id="m"), SETTINGS).embedding_options == ()
 
 
 def test_a_model_for_vectors_is_started_for_them() -> None:

@@ -1,4 +1,4 @@
-"""A log in memory: numbered lines, the older ones packed, within bounds that all logs share."""
+"""Keeps logs in memory: numbered lines, older ones packed, within limits that all logs share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cyber_inference_tui.llama.log_block import (
     BLOCK_CHARACTERS,
     BLOCK_LINES,
     Block,
-    Wanted,
+    LineFilter,
     microseconds,
     read_lines,
 )
@@ -23,19 +23,19 @@ from cyber_inference_tui.text import clean_lines
 
 MAX_LINES = 1_000_000
 MAX_BYTES = 40 << 20
-"""What all logs together keep; their bytes are those of packed lines."""
+"""The limits of all logs together; bytes are those of packed lines."""
 
 RUN_MARK = "--- starting: "
-"""How the first line of a run begins."""
+"""The start of the first line of a run."""
 
 _MAX_RUNS = 100
 _PIECE_LINES = 256
 _UNPACKED = 0
-"""zlib's level for a block that is read once: only copied."""
+"""zlib's level for a block that is read once: it only copies."""
 
 
 class LogBatch(msgspec.Struct, frozen=True, gc=False):
-    """Lines that came together. ``first`` is the number of the first, ``ranks`` their levels."""
+    """Lines that arrived together. ``first`` is the number of the first, ``ranks`` their levels."""
 
     first: int
     at: datetime
@@ -43,7 +43,7 @@ class LogBatch(msgspec.Struct, frozen=True, gc=False):
     ranks: bytes
 
     def lines(self, last: int) -> Iterable[LogLine]:
-        """The last lines as records."""
+        """Yield the last lines as records."""
         skipped = max(0, len(self.texts) - last)
         for text, rank in zip(self.texts[skipped:], self.ranks[skipped:], strict=True):
             yield LogLine(at=self.at, text=text, level=LEVELS[rank])
@@ -52,9 +52,9 @@ class LogBatch(msgspec.Struct, frozen=True, gc=False):
 class LogSpace:
     """The memory that several logs share.
 
-    At least the newest ``max_lines`` are kept where they fit into ``max_bytes``. Beyond either
-    bound the log that holds most gives up its oldest block, so that a flood in one log costs the
-    others nothing. Not counted are the newest lines of each log, a block at most.
+    At least the newest ``max_lines`` are kept if they fit into ``max_bytes``. Beyond either limit
+    the largest log drops its oldest block, so a flood in one log costs the others nothing. The
+    newest lines of each log, a block at most, are not counted.
     """
 
     def __init__(self, *, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> None:
@@ -65,11 +65,11 @@ class LogSpace:
         self._bytes = 0
 
     def join(self, log: LogRing) -> None:
-        """Count this log, too (called by it)."""
+        """Count another log (called by that log)."""
         self._logs.append(log)
 
     def take(self, block: Block) -> None:
-        """A log has packed a block (called by it): make room for it."""
+        """Count a block that a log has packed (called by that log), and make room for it."""
         self._lines += block.count
         self._bytes += block.size
         while self._bytes > self._max_bytes:
@@ -87,10 +87,10 @@ class LogSpace:
 
 
 class LogRing:
-    """The lines of one process after the other (or of the service), numbered from 0.
+    """The lines of the successive processes of a model, or of the service, numbered from 0.
 
-    ``listeners`` are called with each batch of new lines, in order, on the thread that feeds.
-    Lines are packed ``block_lines`` at a time, or fewer where they are long.
+    ``listeners`` are called with each batch of new lines, in order, on the thread that adds it.
+    Lines are packed ``block_lines`` at a time, or fewer if they are long.
     """
 
     def __init__(
@@ -103,20 +103,20 @@ class LogRing:
         self._now = now
         self._block_lines = block_lines
         self.space = space or LogSpace()
-        """The memory it shares with other logs."""
+        """The memory that it shares with other logs."""
         self.space.join(self)
         self.blocks: deque[Block] = deque()
         """All but the newest lines, packed."""
         self.packed_lines = 0
         self.packed_bytes = 0
         self.end = 0
-        """The number that the next line will get."""
+        """The number of the next line."""
         self.runs: deque[LogRun] = deque(maxlen=_MAX_RUNS)
-        """The runs whose lines are kept in part at least, oldest first."""
+        """The runs that still have lines, oldest first."""
         self.running = False
-        """Whether the last run's process is there still."""
+        """Whether the process of the last run still exists."""
         self.restored = 0
-        """How many lines, from the first on, are those of earlier runs."""
+        """The number of lines, from the first on, that are from earlier runs of the service."""
         self.last_at: datetime | None = None
         self._last_error: int | None = None
         self.listeners: list[Callable[[LogBatch], None]] = []
@@ -134,19 +134,19 @@ class LogRing:
 
     @property
     def first(self) -> int:
-        """The number of the oldest line that is kept."""
+        """The number of the oldest line."""
         return self.blocks[0].first if self.blocks else self.end - len(self._texts)
 
     @property
     def last_error(self) -> int | None:
-        """The number of the newest line of the level ``error``, while it is kept."""
+        """The number of the newest line of the level ``error``; ``None`` if it was dropped."""
         number = self._last_error
         return number if number is not None and number >= self.first else None
 
     def add(self, texts: Iterable[str], level: LogLevel | None = None) -> None:
-        """Append lines; each is made harmless first.
+        """Append lines and clean them.
 
-        ``level`` is that of all of them, where it is known; else it is read from each.
+        ``level`` is the level of all of them, if known; otherwise each line's text gives its level.
         """
         cleaned = clean_lines(list(texts))
         if not cleaned:
@@ -160,9 +160,9 @@ class LogRing:
             listener(batch)
 
     def restore(self, lines: Sequence[tuple[datetime, str]]) -> None:
-        """Take lines of earlier runs, oldest first; no listener gets them.
+        """Add lines of earlier runs, oldest first; no listener is called.
 
-        Nothing is taken when the log has lines already.
+        Does nothing if the log already has lines.
         """
         if self.end or not lines:
             return
@@ -183,7 +183,7 @@ class LogRing:
     def _append_all(self, texts: list[str], ranks: bytes, at: datetime) -> None:
         self.last_at = at
         time = microseconds(at)
-        # In pieces, because a batch may be larger than a block.
+        # A batch may be larger than a block.
         longest = max(map(len, texts)) + 1
         step = max(1, min(_PIECE_LINES, self._block_lines, BLOCK_CHARACTERS // 2 // longest))
         for first in range(0, len(texts), step):
@@ -210,30 +210,30 @@ class LogRing:
         return Block(first, self._texts, self._ranks, self._starts, self._times, **options)
 
     def drop_oldest(self) -> Block:
-        """Give up the oldest packed lines (called by the space, which counts them)."""
+        """Drop the oldest packed lines (called by the space, which counts them)."""
         block = self.blocks.popleft()
         self.packed_lines -= block.count
         self.packed_bytes -= block.size
         return block
 
     def snapshot(self) -> tuple[Block, ...]:
-        """All lines as they are now; any thread may read them."""
+        """Return all lines as they are now; any thread may read the result."""
         if not self._texts:
             return tuple(self.blocks)
         return (*self.blocks, self._pack(level=_UNPACKED))
 
     def tail(self, count: int) -> tuple[LogLine, ...]:
-        """The last ``count`` lines, oldest first. For a few hundred: it unpacks them here."""
+        """Unpack and return the last ``count`` lines, oldest first; meant for a few hundred."""
         if count <= 0:
             return ()
         blocks = self._newest(count)
         lines, _ = read_lines(
-            blocks, start=0, stop=self.end, backwards=True, limit=count, wanted=Wanted()
+            blocks, start=0, stop=self.end, backwards=True, limit=count, wanted=LineFilter()
         )
         return tuple(LogLine(at=line.at, text=line.text, level=line.level) for line in lines)
 
     def _newest(self, count: int) -> Sequence[Block]:
-        """The blocks that hold the last ``count`` lines, and maybe more."""
+        """Return blocks that contain at least the last ``count`` lines."""
         if not self._texts:
             return tuple(self.blocks)
         newest = self._pack(level=_UNPACKED)
@@ -242,29 +242,30 @@ class LogRing:
     # Runs
 
     def begin_run(self, pid: int | None, *, first: int | None = None) -> None:
-        """A process begins to write; ``first`` is the number of its first line (else the next)."""
+        """Begin the run of a process; ``first`` is the number of its first line (default: the
+        next)."""
         number = self.end if first is None else first
         self.runs.append(LogRun(first=number, started_at=self._now(), pid=pid))
         self.running = True
 
     def end_run(self, pid: int | None) -> None:
-        """The process has ended; nothing if another one has begun since."""
+        """End the run of a process, unless another run has begun since."""
         if self.runs and self.runs[-1].pid == pid:
             self.running = False
 
     def kept_runs(self) -> tuple[LogRun, ...]:
-        """The runs of which lines are kept, and the last one in any case, oldest first."""
+        """Return the runs that still have lines, and always the last run, oldest first."""
         runs = list(self.runs)
         gone = sum(later.first <= self.first for _, later in pairwise(runs))
         return tuple(islice(runs, gone, None))
 
     def mark(self) -> LogMark:
-        """A reader that later tells which lines came after this moment (a bounded number)."""
+        """Return a collector of the lines that arrive from now on (a bounded number)."""
         return LogMark(self)
 
 
 class LogMark:
-    """Collects the lines that arrive after it was made, bounded to the last ``keep``."""
+    """Collects the last ``keep`` lines that arrive after it was made."""
 
     def __init__(self, ring: LogRing, keep: int = 400) -> None:
         self._ring = ring
@@ -275,7 +276,7 @@ class LogMark:
         self._lines.extend(batch.texts)
 
     def lines(self) -> tuple[str, ...]:
-        """What has come since the mark, oldest first."""
+        """Return the collected lines, oldest first."""
         return tuple(self._lines)
 
     def close(self) -> None:
