@@ -110,7 +110,7 @@ def all_models(options: GlobalOptions) -> FoundModels:
     try:
         return with_client(settings, ask)
     except NoServiceError as error:
-        from cyber_inference_tui.cli.local_models import local_records  # noqa: PLC0415
+        from cyber_inference_tui.cli.local_models import local_records
 
         records, problems = local_records(settings, demo=options.demo, environ=options.environ)
         return FoundModels(
@@ -133,7 +133,7 @@ def deletable_model(
         records = with_client(settings, lambda client: client.call(endpoints.MODELS))
     except NoServiceError:
         check_alone(settings)
-        from cyber_inference_tui.cli.local_models import local_deletion  # noqa: PLC0415
+        from cyber_inference_tui.cli.local_models import local_deletion
 
         return local_deletion(settings, model_id, demo=options.demo, environ=options.environ)
 

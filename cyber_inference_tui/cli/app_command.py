@@ -38,13 +38,13 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
     prepare_terminal(os.environ)
     if attach is not None:
         return _attach(loaded, attach, readonly=readonly)
-    from cyber_inference_tui.cli.background import (  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.background import (
         find_or_start,
         stop_limit,
         stop_service,
     )
-    from cyber_inference_tui.cli.connection import client_of  # noqa: PLC0415
-    from cyber_inference_tui.tui.launch import Leave  # noqa: PLC0415
+    from cyber_inference_tui.cli.connection import client_of
+    from cyber_inference_tui.tui.launch import Leave
 
     service = find_or_start(options)
     client = client_of(service.url, loaded.settings)
@@ -62,9 +62,9 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
 
 
 def _attach(loaded: Loaded, url: str, *, readonly: bool) -> int:
-    from cyber_inference_tui.cli.passwords import Passwords  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.client.address import service_address  # noqa: PLC0415
-    from cyber_inference_tui.client.service_client import ServiceClient  # noqa: PLC0415
+    from cyber_inference_tui.cli.passwords import Passwords
+    from cyber_inference_tui.client.address import service_address
+    from cyber_inference_tui.client.service_client import ServiceClient
 
     address = service_address(url)
     passwords = Passwords(loaded.settings.data_dir)
@@ -89,7 +89,7 @@ def _attach(loaded: Loaded, url: str, *, readonly: bool) -> int:
 
 
 def _run(client: ServiceClient, launch: Launch, *, demo: bool) -> object:
-    from cyber_inference_tui.tui.app import CyberApp  # noqa: PLC0415 - imports Textual
+    from cyber_inference_tui.tui.app import CyberApp
 
     app = CyberApp(client, launch, add_demo=demo)
     leave = app.run()
@@ -99,10 +99,10 @@ def _run(client: ServiceClient, launch: Launch, *, demo: bool) -> object:
 
 
 def _launch(loaded: Loaded, **fields: object) -> Launch:
-    from cyber_inference_tui.terminal.charset import charset_of  # noqa: PLC0415 - as above
-    from cyber_inference_tui.tui.keymap import read_keymap  # noqa: PLC0415
-    from cyber_inference_tui.tui.launch import Launch  # noqa: PLC0415
-    from cyber_inference_tui.tui.theme import theme_for  # noqa: PLC0415
+    from cyber_inference_tui.terminal.charset import charset_of
+    from cyber_inference_tui.tui.keymap import read_keymap
+    from cyber_inference_tui.tui.launch import Launch
+    from cyber_inference_tui.tui.theme import theme_for
 
     path = loaded.config_path.with_name(KEYMAP_FILE)
     keymap = read_keymap(path)

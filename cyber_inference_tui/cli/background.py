@@ -91,7 +91,7 @@ def find_or_start(
     found = _find(loaded.settings)
     if found is not None:
         return found
-    from cyber_inference_tui.settings.credentials import make_missing  # noqa: PLC0415
+    from cyber_inference_tui.settings.credentials import make_missing
 
     with _starting_alone(loaded.settings.data_dir, deadline, clock):
         # Another one may have started it while we waited.
@@ -120,7 +120,7 @@ def stop_service(pid: int, *, limit: float) -> bool:
     ``stop_limit`` says how long a service may take. A process that is gone counts as ended, and so
     does one that its parent has yet to notice: an app that is open does not look for it.
     """
-    import psutil  # noqa: PLC0415 - knows a pid that was given away, and children from others
+    import psutil
 
     until = time.monotonic() + limit
     try:
@@ -190,7 +190,7 @@ def _known(url: str, settings: Settings, record: RuntimeRecord | None) -> Starte
     if record is not None and data_directory_holder(settings.data_dir) == record.pid:
         # It lives and says that it is the one: to ask it would only take time.
         return Started(url=url, token=record.token, pid=record.pid)
-    from cyber_inference_tui.cli.connection import client_of  # noqa: PLC0415 - imports httpx
+    from cyber_inference_tui.cli.connection import client_of
 
     async def ask() -> int | None:
         async with asyncio.timeout(_ANSWER_LIMIT), client_of(url, settings) as client:
@@ -347,7 +347,7 @@ def environment_of(environ: Mapping[str, str], loaded: Loaded) -> dict[str, str]
 
 
 def _as_text(value: Any) -> str:
-    import msgspec  # noqa: PLC0415 - is there already, for the settings
+    import msgspec
 
     if isinstance(value, tuple):
         return msgspec.json.encode([str(one) for one in value]).decode()

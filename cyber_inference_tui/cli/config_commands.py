@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @click.pass_obj
 def init(options: GlobalOptions, as_json: bool) -> None:
     """Create the directories and a commented config.toml; nothing is ever overwritten."""
-    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.settings.edit import write_default  # noqa: PLC0415
-    from cyber_inference_tui.settings.load import config_path, load  # noqa: PLC0415
+    from cyber_inference_tui.errors import CyberError
+    from cyber_inference_tui.settings.edit import write_default
+    from cyber_inference_tui.settings.load import config_path, load
 
     path = config_path(options.config, options.environ)
     try:
@@ -52,7 +52,7 @@ def init(options: GlobalOptions, as_json: bool) -> None:
 def _complete_key(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    from cyber_inference_tui.cli.suggestions import setting_keys  # noqa: PLC0415 - seldom needed
+    from cyber_inference_tui.cli.suggestions import setting_keys
 
     return setting_keys(ctx, incomplete)
 
@@ -60,7 +60,7 @@ def _complete_key(
 def _complete_value(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    from cyber_inference_tui.cli.suggestions import setting_values  # noqa: PLC0415 - as above
+    from cyber_inference_tui.cli.suggestions import setting_values
 
     return setting_values(ctx, incomplete)
 
@@ -75,7 +75,7 @@ def config() -> None:
 @click.pass_obj
 def show_path(options: GlobalOptions, as_json: bool) -> None:
     """Print which configuration file is read."""
-    from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
+    from cyber_inference_tui.settings.load import config_path
 
     path = config_path(options.config, options.environ)
     if as_json:
@@ -113,7 +113,7 @@ def show(options: GlobalOptions, as_json: bool) -> None:
 @click.pass_obj
 def get(options: GlobalOptions, key: str, reveal: bool, as_json: bool) -> None:
     """Print one setting's value; a list as one value a line."""
-    from cyber_inference_tui.settings.edit import key_in, split_key  # noqa: PLC0415
+    from cyber_inference_tui.settings.edit import key_in, split_key
 
     split_key(key)  # an unknown key is told before the mistakes of the file
     loaded = options.load()
@@ -128,8 +128,8 @@ def get(options: GlobalOptions, key: str, reveal: bool, as_json: bool) -> None:
 
 
 def _shown(value: Any) -> str:
-    from cyber_inference_tui.settings.example import toml_value  # noqa: PLC0415
-    from cyber_inference_tui.text import clean_line  # noqa: PLC0415
+    from cyber_inference_tui.settings.example import toml_value
+    from cyber_inference_tui.text import clean_line
 
     if value is None:
         return ""
@@ -150,15 +150,15 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
 
     A list is written a,b or as a TOML array. A model's settings are named models."ID".KEY.
     """
-    from cyber_inference_tui.errors import ConfigError  # noqa: PLC0415
-    from cyber_inference_tui.settings.edit import key_in, set_value, split_key  # noqa: PLC0415
-    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable  # noqa: PLC0415
-    from cyber_inference_tui.settings.load import (  # noqa: PLC0415
+    from cyber_inference_tui.errors import ConfigError
+    from cyber_inference_tui.settings.edit import key_in, set_value, split_key
+    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable
+    from cyber_inference_tui.settings.load import (
         config_path,
         load_if_there,
         load_text,
     )
-    from cyber_inference_tui.settings.masks import holds_secret, unmasked_value  # noqa: PLC0415
+    from cyber_inference_tui.settings.masks import holds_secret, unmasked_value
 
     path = config_path(options.config, options.environ)
     split_key(key)  # an unknown key is told before the mistakes of the file
@@ -182,7 +182,7 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
 
 def _from_here(key: Key, text: str) -> Any:
     """What is typed: a relative path is meant from here, though the file means its own folder."""
-    from cyber_inference_tui.settings.values import parsed  # noqa: PLC0415
+    from cyber_inference_tui.settings.values import parsed
 
     value = parsed(key, text)
     if key.is_path or (key.form == "program" and "/" in text):
@@ -202,8 +202,8 @@ def _absolute(text: str) -> str:
 @click.pass_obj
 def check(options: GlobalOptions, as_json: bool) -> int:
     """Name file, line and key of every mistake; exit code 5 if there is any."""
-    from cyber_inference_tui.errors import ConfigError  # noqa: PLC0415
-    from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
+    from cyber_inference_tui.errors import ConfigError
+    from cyber_inference_tui.settings.load import config_path
 
     path = config_path(options.config, options.environ)
     mistakes: list[str] = []

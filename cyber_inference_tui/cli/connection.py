@@ -46,7 +46,7 @@ def client_of(url: str, settings: Settings) -> ServiceClient:
     user's programs, and another one is given ``admin_password``, if there is one. A password or a
     token is never sent unasked, and the token to nobody but its service.
     """
-    from cyber_inference_tui.client.service_client import (  # noqa: PLC0415 - imports httpx
+    from cyber_inference_tui.client.service_client import (
         ServiceClient,
     )
 

@@ -46,10 +46,10 @@ def doctor(options: GlobalOptions, *, offline: bool, as_json: bool) -> int:
     Nothing is changed. Exit code 0 = no error, 5 = only the configuration is wrong,
     6 = only a usable llama-server is missing, else 1.
     """
-    from cyber_inference_tui.doctor.examination import examine  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.doctor.gather import broken_configuration  # noqa: PLC0415
-    from cyber_inference_tui.doctor.records import exit_code  # noqa: PLC0415
-    from cyber_inference_tui.errors import ConfigError  # noqa: PLC0415
+    from cyber_inference_tui.doctor.examination import examine
+    from cyber_inference_tui.doctor.gather import broken_configuration
+    from cyber_inference_tui.doctor.records import exit_code
+    from cyber_inference_tui.errors import ConfigError
 
     loaded = broken = None
     try:
@@ -96,7 +96,7 @@ def _lines_of(finding: Finding, terminal: Terminal) -> Iterable[str]:
 
 
 def _wrapped(text: str, indent: int, terminal: Terminal) -> list[str]:
-    from cyber_inference_tui.text import clean_line  # noqa: PLC0415
+    from cyber_inference_tui.text import clean_line
 
     text = clean_line(text)
     if terminal.width is None:

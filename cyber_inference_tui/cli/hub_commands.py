@@ -44,7 +44,7 @@ SORTS = ("downloads", "likes", "trending", "new")
 @click.pass_obj
 def search_models(options: GlobalOptions, query: str, sort: str, limit: int, as_json: bool) -> None:
     """Search the hub for models in GGUF format whose names hold QUERY."""
-    from cyber_inference_tui.cli.hub_calls import search  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.hub_calls import search
 
     found = search(options, query, sort=sort, limit=limit)
     if as_json:
@@ -56,7 +56,7 @@ def search_models(options: GlobalOptions, query: str, sort: str, limit: int, as_
             stderr_terminal(options.environ),
         )
         return
-    from cyber_inference_tui.cli.model_tables import hub_table  # noqa: PLC0415
+    from cyber_inference_tui.cli.model_tables import hub_table
 
     print_lines(hub_table(found, stdout_terminal(options.environ)))
 
@@ -79,9 +79,9 @@ def download_model(
     REPO is ORG/NAME or the address of its page. Without QUANT that is Q4_K_M, then Q8_0, then the
     first file. Ctrl-C keeps what has arrived; the same command goes on with it.
     """
-    from cyber_inference_tui.cli.hub_calls import download  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.hub.address import wanted_of  # noqa: PLC0415
-    from cyber_inference_tui.hub.endpoint import read_endpoint  # noqa: PLC0415
+    from cyber_inference_tui.cli.hub_calls import download
+    from cyber_inference_tui.hub.address import wanted_of
+    from cyber_inference_tui.hub.endpoint import read_endpoint
 
     endpoint = read_endpoint(options.load().settings, options.environ).url
     wanted = wanted_of(model, filename=filename, revision=revision, endpoint=endpoint)
@@ -123,7 +123,7 @@ class DownloadProgress:
 
     def stopped(self) -> str:
         """What to say when it was interrupted."""
-        from cyber_inference_tui.units import size_text  # noqa: PLC0415
+        from cyber_inference_tui.units import size_text
 
         if self._last is None or not self._last.bytes_done:
             return "Stopped before anything had arrived."
@@ -133,7 +133,7 @@ class DownloadProgress:
 
 def progress_text(record: DownloadRecord) -> str:
     """One line on a download."""
-    from cyber_inference_tui.units import duration_text, size_text  # noqa: PLC0415
+    from cyber_inference_tui.units import duration_text, size_text
 
     done = size_text(record.bytes_done)
     total = f" of {size_text(record.bytes_total)}" if record.bytes_total is not None else ""

@@ -145,7 +145,7 @@ def install_llama(
     "auto" keeps one that is there already, else takes GitHub's, else Debian's, else compiles one.
     A new one is used only after it has run here; the one before it is kept.
     """
-    from cyber_inference_tui.llama.install.auto import Installer  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.llama.install.auto import Installer
 
     if mirror is not None and source == "github":
         raise click.UsageError("--mirror is a Debian mirror and does not go with --from github.")
@@ -220,21 +220,21 @@ def _sources(
     name: str, settings: Settings, environ: Mapping[str, str], hosts: _Hosts, *, check: bool
 ) -> list[MakeSource]:
     """The sources to try, each with its build for GPUs before the plain one."""
-    from cyber_inference_tui.llama.install.build import (  # noqa: PLC0415
+    from cyber_inference_tui.llama.install.build import (
         gather_build_facts,
         plan_build,
     )
-    from cyber_inference_tui.llama.install.debian import DebianSource  # noqa: PLC0415
-    from cyber_inference_tui.llama.install.github import GithubSource  # noqa: PLC0415
-    from cyber_inference_tui.llama.install.layout import Layout  # noqa: PLC0415
-    from cyber_inference_tui.llama.install.machine import vulkan_builds  # noqa: PLC0415
-    from cyber_inference_tui.llama.install.releases import (  # noqa: PLC0415
+    from cyber_inference_tui.llama.install.debian import DebianSource
+    from cyber_inference_tui.llama.install.github import GithubSource
+    from cyber_inference_tui.llama.install.layout import Layout
+    from cyber_inference_tui.llama.install.machine import vulkan_builds
+    from cyber_inference_tui.llama.install.releases import (
         API,
         DOWNLOAD,
         REPOSITORY,
         Releases,
     )
-    from cyber_inference_tui.llama.install.source_build import SourceBuild  # noqa: PLC0415
+    from cyber_inference_tui.llama.install.source_build import SourceBuild
 
     root = settings.system_root
     layout = Layout(settings.data_dir)

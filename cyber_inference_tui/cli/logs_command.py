@@ -45,7 +45,7 @@ def logs(options: GlobalOptions, source: str, follow: bool, lines: int, as_json:
     half a minute, without losing lines that the service still has. --json prints one object a
     line, with id, at and text.
     """
-    from cyber_inference_tui.cli.actions import with_client  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.actions import with_client
 
     loaded = options.load()
     answered = False
@@ -66,7 +66,7 @@ def logs(options: GlobalOptions, source: str, follow: bool, lines: int, as_json:
     try:
         with_client(loaded.settings, show)
     except NoServiceError as error:
-        from cyber_inference_tui.cli.local_logs import local_log  # noqa: PLC0415 - seldom needed
+        from cyber_inference_tui.cli.local_logs import local_log
 
         found = None if answered else local_log(loaded, source, lines, options.environ)
         if found is None:
@@ -99,9 +99,9 @@ def _print_lines(name: str, lines: Iterable[tuple[datetime | None, str]], as_jso
 
 
 def _tell_gap(data: bytes) -> None:
-    import msgspec  # noqa: PLC0415
+    import msgspec
 
-    from cyber_inference_tui.records import GapEvent  # noqa: PLC0415
+    from cyber_inference_tui.records import GapEvent
 
     try:
         anew = msgspec.json.decode(data, type=thread_safe(GapEvent)).topic is None
@@ -116,9 +116,9 @@ def _tell_gap(data: bytes) -> None:
 
 
 async def _follow(client: ServiceClient, name: str, after: int | None, as_json: bool) -> None:
-    import msgspec  # noqa: PLC0415
+    import msgspec
 
-    from cyber_inference_tui.records import LogEvent  # noqa: PLC0415
+    from cyber_inference_tui.records import LogEvent
 
     def on_lost() -> None:
         click.echo("The connection to the service was lost; trying again.", err=True)

@@ -128,7 +128,7 @@ class LazyGroup(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Commands that begin so, without importing one, and options."""
-        from click.shell_completion import CompletionItem  # noqa: PLC0415 - seldom needed
+        from click.shell_completion import CompletionItem
 
         return [
             *(
@@ -203,10 +203,10 @@ def cli(
     if no_ui or background:
         if attach is not None:
             raise click.UsageError("--attach opens the terminal app; --no-ui runs a service.")
-        from cyber_inference_tui.cli.serve_command import run_service  # noqa: PLC0415
+        from cyber_inference_tui.cli.serve_command import run_service
 
         return run_service(ctx.obj, background=background)  # how cli.background starts it
-    from cyber_inference_tui.cli.app_command import open_app  # noqa: PLC0415
+    from cyber_inference_tui.cli.app_command import open_app
 
     return open_app(ctx.obj, attach=attach, readonly=readonly)
 
@@ -254,7 +254,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str], *, name: str = PROGRAM)
 
 def _complete(shell: str, argv: Sequence[str], environ: Mapping[str, str], name: str) -> int:
     """Tell a shell what may stand at its cursor; nothing at all where that goes wrong."""
-    from cyber_inference_tui.cli.completion import answer  # noqa: PLC0415 - seldom needed
+    from cyber_inference_tui.cli.completion import answer
 
     try:
         lines = answer(cli, name, shell, argv, GlobalOptions(environ=environ))
@@ -307,7 +307,7 @@ def main() -> None:
     called = os.path.basename(sys.argv[0])  # noqa: PTH119 - a Path takes longer
     code = run(sys.argv[1:], os.environ, name=SHORT_NAME if called == SHORT_NAME else PROGRAM)
     if COMPLETION not in os.environ:
-        from cyber_inference_tui.storage import end_process_within  # noqa: PLC0415 - takes time
+        from cyber_inference_tui.storage import end_process_within
 
         # The interpreter waits for threads, also for those that hang on a disk.
         end_process_within(_LEAVE_SECONDS, code)

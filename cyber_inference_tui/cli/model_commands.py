@@ -25,7 +25,7 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
     MEMORY is what a loaded model uses, or with a "~" what it is expected to need. With --json,
     the files that cannot be used go to stderr.
     """
-    from cyber_inference_tui.cli.actions import all_models  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.actions import all_models
 
     found = all_models(options)
     if as_json:
@@ -42,7 +42,7 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
             "get one with 'cyber-inference-tui download-model', or try --demo.",
             notes,
         )
-    from cyber_inference_tui.cli.model_tables import library_table, problem_lines  # noqa: PLC0415
+    from cyber_inference_tui.cli.model_tables import library_table, problem_lines
 
     terminal = stdout_terminal(options.environ)
     lines = library_table(found.records, terminal) if found.records else []
@@ -62,8 +62,8 @@ def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool
     Only models in the models directory can be deleted, and none that is loaded. A projector goes
     with its last model.
     """
-    from cyber_inference_tui.cli.actions import deletable_model  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.units import size_text  # noqa: PLC0415
+    from cyber_inference_tui.cli.actions import deletable_model
+    from cyber_inference_tui.units import size_text
 
     record, delete = deletable_model(options, model_id)
     if not yes:
@@ -87,7 +87,7 @@ def load(options: GlobalOptions, model_id: str, as_json: bool) -> None:
 
     When it fails, the reason and the last lines of its log are printed.
     """
-    from cyber_inference_tui.cli.actions import load_model  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.actions import load_model
 
     with ProgressLine(stderr_terminal(options.environ)) as progress:
         record = load_model(options, model_id, progress)
@@ -101,7 +101,7 @@ def load(options: GlobalOptions, model_id: str, as_json: bool) -> None:
 @click.pass_obj
 def unload(options: GlobalOptions, model_id: str, force: bool, as_json: bool) -> None:
     """Unload the model ID once its requests have finished."""
-    from cyber_inference_tui.cli.actions import unload_model  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.actions import unload_model
 
     with ProgressLine(stderr_terminal(options.environ)) as progress:
         record = unload_model(options, model_id, progress, force=force)

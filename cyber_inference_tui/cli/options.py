@@ -37,7 +37,7 @@ class GlobalOptions:
 
     def load(self) -> Loaded:
         """The effective settings. Raises ``ConfigError`` naming every mistake."""
-        from cyber_inference_tui.settings.load import load  # noqa: PLC0415
+        from cyber_inference_tui.settings.load import load
 
         return load(config=self.config, environ=self.environ, flags=self.flags)
 
@@ -190,7 +190,7 @@ def model_argument(
     def complete(
         ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        from cyber_inference_tui.cli.suggestions import model_ids  # noqa: PLC0415 - seldom needed
+        from cyber_inference_tui.cli.suggestions import model_ids
 
         return model_ids(ctx, incomplete, states=states, also=also)
 

@@ -17,7 +17,7 @@ _BAR = 24
 
 def print_json(value: Any, *, compact: bool = False) -> None:
     """Print records, or what they are made of, as JSON: indented, or as one line."""
-    import msgspec  # noqa: PLC0415 - not needed for --help
+    import msgspec
 
     text = msgspec.json.encode(value)
     click.echo((text if compact else msgspec.json.format(text, indent=2)).decode())
@@ -71,7 +71,7 @@ class ProgressLine:
         """Replace the line by ``text``, cut to the terminal."""
         if self._terminal.width is None or text == self._shown:
             return
-        from cyber_inference_tui.terminal.text_width import cut, plain  # noqa: PLC0415
+        from cyber_inference_tui.terminal.text_width import cut, plain
 
         self._shown = text
         text = cut(plain(text), self._terminal.width - 1, self._terminal.ellipsis)

@@ -26,8 +26,8 @@ def run_service(options: GlobalOptions, *, background: bool = False) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with importing():
-        from cyber_inference_tui.http.serve import serve as run  # noqa: PLC0415 - not for --help
-        from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
+        from cyber_inference_tui.http.serve import serve as run
+        from cyber_inference_tui.settings.load import config_path
 
     file = config_path(options.config, options.environ)
     loaded = Storages().ask(file.parent, options.load, START_LIMIT)
@@ -65,7 +65,7 @@ def importing() -> Iterator[None]:
 
 def _announce(line: str) -> None:
     """Print the line, unless stdout is a file on a full disk: the service runs without it."""
-    from cyber_inference_tui.files import has_no_room  # noqa: PLC0415
+    from cyber_inference_tui.files import has_no_room
 
     try:
         click.echo(line)

@@ -46,8 +46,8 @@ def install(options: GlobalOptions, system: bool, run_as: str | None, only_print
 
     The global options that are given here (--config, --data-dir, …) are the service's.
     """
-    from cyber_inference_tui.cli.background import stop_limit  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.cli.unit import UNIT_NAME, unit_text  # noqa: PLC0415
+    from cyber_inference_tui.cli.background import stop_limit
+    from cyber_inference_tui.cli.unit import UNIT_NAME, unit_text
 
     if run_as is not None and not system:
         raise click.UsageError("--run-as goes with --system.")
@@ -68,7 +68,7 @@ def install(options: GlobalOptions, system: bool, run_as: str | None, only_print
     systemd.check_there()
     _check_alone(loaded, systemd)
     if user == me:
-        from cyber_inference_tui.settings.credentials import make_missing  # noqa: PLC0415
+        from cyber_inference_tui.settings.credentials import make_missing
 
         # Here somebody reads what is told; the journal would keep it.
         make_missing(
@@ -146,8 +146,8 @@ def restart(options: GlobalOptions, as_json: bool) -> None:
     For one in the background, or of your systemd unit. After an update it then runs the new
     program.
     """
-    from cyber_inference_tui.cli.background import find_or_start, stop_limit  # noqa: PLC0415
-    from cyber_inference_tui.cli.unit import UNIT_NAME  # noqa: PLC0415
+    from cyber_inference_tui.cli.background import find_or_start, stop_limit
+    from cyber_inference_tui.cli.unit import UNIT_NAME
 
     settings = options.load().settings
     pid = _running(settings)
@@ -169,8 +169,8 @@ def restart(options: GlobalOptions, as_json: bool) -> None:
 
 def _running(settings: Settings) -> int:
     """The pid of the service that holds the data directory; ``NoServiceError`` if none does."""
-    from cyber_inference_tui.errors import CyberError, NoServiceError  # noqa: PLC0415
-    from cyber_inference_tui.service.runtime import data_directory_holder  # noqa: PLC0415
+    from cyber_inference_tui.errors import CyberError, NoServiceError
+    from cyber_inference_tui.service.runtime import data_directory_holder
 
     pid = data_directory_holder(settings.data_dir)
     if pid is None:
@@ -187,8 +187,8 @@ def _running(settings: Settings) -> int:
 
 
 def _end(pid: int, settings: Settings) -> None:
-    from cyber_inference_tui.cli.background import stop_limit, stop_service  # noqa: PLC0415
-    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415
+    from cyber_inference_tui.cli.background import stop_limit, stop_service
+    from cyber_inference_tui.errors import CyberError
 
     limit = stop_limit(settings)
     if not stop_service(pid, limit=limit):
@@ -200,7 +200,7 @@ def _end(pid: int, settings: Settings) -> None:
 
 def _unit_pid(systemd: Systemd) -> int | None:
     """The pid of the unit's service; ``None`` where it does not run, or there is no systemd."""
-    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415
+    from cyber_inference_tui.errors import CyberError
 
     try:
         return systemd.status().pid
@@ -210,10 +210,10 @@ def _unit_pid(systemd: Systemd) -> int | None:
 
 def _options_of(pid: int, options: GlobalOptions) -> GlobalOptions:
     """The options and the environment of a service that runs in the background."""
-    import psutil  # noqa: PLC0415
+    import psutil
 
-    from cyber_inference_tui.cli.main import PROGRAM, cli  # noqa: PLC0415
-    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415
+    from cyber_inference_tui.cli.main import PROGRAM, cli
+    from cyber_inference_tui.errors import CyberError
 
     try:
         process = psutil.Process(pid)
@@ -239,8 +239,8 @@ def command_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
     systemd starts it without the variables of this shell: where they lead to other files than the
     usual ones, the command line does.
     """
-    from cyber_inference_tui.settings.environment import variable  # noqa: PLC0415
-    from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Source  # noqa: PLC0415
+    from cyber_inference_tui.settings.environment import variable
+    from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Source
 
     command = [*_program(), "serve"]
     moved = variable(options.environ, "XDG_CONFIG_HOME") and loaded.config_path.exists()
@@ -258,8 +258,8 @@ def command_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
 
 def _program() -> list[str]:
     """This program by its absolute path; as a module, where it has no script of its own."""
-    import sys  # noqa: PLC0415
-    from pathlib import Path  # noqa: PLC0415
+    import sys
+    from pathlib import Path
 
     # Not resolved: in a virtual environment the link to Python is what makes it one.
     folder = Path(sys.executable).parent
@@ -273,9 +273,9 @@ def _program() -> list[str]:
 
 
 def _systemd(options: GlobalOptions, system: bool) -> Systemd:
-    from cyber_inference_tui.cli.unit import SYSTEM_UNITS, Systemd, user_units  # noqa: PLC0415
-    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415
-    from cyber_inference_tui.kernel import on_macos  # noqa: PLC0415
+    from cyber_inference_tui.cli.unit import SYSTEM_UNITS, Systemd, user_units
+    from cyber_inference_tui.errors import CyberError
+    from cyber_inference_tui.kernel import on_macos
 
     if on_macos():
         raise CyberError(
@@ -289,8 +289,8 @@ def _systemd(options: GlobalOptions, system: bool) -> Systemd:
 
 def _check_alone(loaded: Loaded, systemd: Systemd) -> None:
     """A service that runs already would keep the unit's from starting."""
-    from cyber_inference_tui.errors import ConflictError  # noqa: PLC0415
-    from cyber_inference_tui.service.runtime import data_directory_holder  # noqa: PLC0415
+    from cyber_inference_tui.errors import ConflictError
+    from cyber_inference_tui.service.runtime import data_directory_holder
 
     holder = data_directory_holder(loaded.settings.data_dir)
     if holder is not None and holder != systemd.status().pid:
@@ -301,8 +301,8 @@ def _check_alone(loaded: Loaded, systemd: Systemd) -> None:
 
 
 def _tell_variables(options: GlobalOptions) -> None:
-    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable  # noqa: PLC0415
-    from cyber_inference_tui.settings.load import CONFIG_VARIABLE  # noqa: PLC0415
+    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable
+    from cyber_inference_tui.settings.load import CONFIG_VARIABLE
 
     known = {CONFIG_VARIABLE, f"{ENV_PREFIX}DATA_DIR"}
     set_here = [name for name in sorted(options.environ) if name.startswith(ENV_PREFIX)]
@@ -316,8 +316,8 @@ def _tell_variables(options: GlobalOptions) -> None:
 
 
 def _user_name() -> str:
-    import os  # noqa: PLC0415
-    import pwd  # noqa: PLC0415
+    import os
+    import pwd
 
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
@@ -327,9 +327,9 @@ def _user_name() -> str:
 
 def _environment_of(user: str, options: GlobalOptions) -> dict[str, str]:
     """What counts of another user's environment: systemd starts the service with no more."""
-    import pwd  # noqa: PLC0415
+    import pwd
 
-    from cyber_inference_tui.errors import NotFoundError  # noqa: PLC0415
+    from cyber_inference_tui.errors import NotFoundError
 
     try:
         home = pwd.getpwnam(user).pw_dir

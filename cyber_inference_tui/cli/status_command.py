@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 @click.pass_obj
 def status(options: GlobalOptions, as_json: bool) -> None:
     """Show the running service and the models it is busy with."""
-    from cyber_inference_tui.cli.actions import service_view  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.actions import service_view
 
     view = service_view(options)
     if as_json:
-        import msgspec  # noqa: PLC0415
+        import msgspec
 
         facts = msgspec.to_builtins(view.status)
         print_json({"url": view.url, **facts, "models": view.models})
@@ -34,9 +34,9 @@ def status(options: GlobalOptions, as_json: bool) -> None:
 
 def status_lines(view: ServiceView, now: datetime, terminal: Terminal) -> list[str]:
     """The facts of the service, one a line, then the table of its busy models."""
-    from cyber_inference_tui.cli.model_tables import busy_table  # noqa: PLC0415
-    from cyber_inference_tui.text import clean_line  # noqa: PLC0415
-    from cyber_inference_tui.units import duration_text  # noqa: PLC0415
+    from cyber_inference_tui.cli.model_tables import busy_table
+    from cyber_inference_tui.text import clean_line
+    from cyber_inference_tui.units import duration_text
 
     status = view.status
     server = status.llama_server

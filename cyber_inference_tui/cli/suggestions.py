@@ -52,8 +52,8 @@ def model_ids(
 
 def setting_keys(ctx: click.Context, typed: str) -> list[CompletionItem]:
     """Keys of settings; those of models once "models." is typed."""
-    from cyber_inference_tui.settings.example import toml_value  # noqa: PLC0415 - takes its time
-    from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS  # noqa: PLC0415
+    from cyber_inference_tui.settings.example import toml_value
+    from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS
 
     found = {name: key.help for name, key in KEYS.items()}
     if typed.startswith("models."):
@@ -67,7 +67,7 @@ def setting_keys(ctx: click.Context, typed: str) -> list[CompletionItem]:
 
 def setting_values(ctx: click.Context, typed: str) -> list[CompletionItem]:
     """Values for the key that stands before: one of a few words, or a path."""
-    from cyber_inference_tui.settings.edit import split_key  # noqa: PLC0415 - takes its time
+    from cyber_inference_tui.settings.edit import split_key
 
     try:
         _, key = split_key(str(ctx.params.get("key")))
@@ -91,8 +91,8 @@ def _models(ctx: click.Context) -> list[_Model]:
 
 
 def _asked(options: GlobalOptions, attach: str | None) -> tuple[_Model, ...]:
-    from cyber_inference_tui.cli.connection import service_url  # noqa: PLC0415 - takes its time
-    from cyber_inference_tui.client.address import service_address  # noqa: PLC0415
+    from cyber_inference_tui.cli.connection import service_url
+    from cyber_inference_tui.client.address import service_address
 
     try:
         settings = options.load().settings
