@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from cyber_inference_tui.cli.connection import (
-    connect,
+    client_of,
     explain_absence,
     explain_login,
+    service_url,
 )
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
@@ -66,11 +67,13 @@ class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelRecord]
 
 
-def with_client(settings: Settings, call: Callable[[ServiceClient], Awaitable[T]]) -> T:
-    """Run ``call`` with a client of the service. Raises ``CyberError``."""
+def with_client(
+    settings: Settings, call: Callable[[ServiceClient], Awaitable[T]], *, url: str = ""
+) -> T:
+    """Run ``call`` with a client of the service, at ``url`` if given. Raises ``CyberError``."""
 
     async def run() -> T:
-        async with connect(settings) as client:
+        async with client_of(url or service_url(settings), settings) as client:
             await client.reach(ANSWER_LIMIT)
             return await call(client)
 

@@ -141,6 +141,18 @@ def stop_service(pid: int, *, limit: float) -> bool:
     return True
 
 
+def has_clients(pid: int) -> bool:
+    """Return whether a connection to the service ``pid`` is open, on any port it listens on."""
+    import psutil
+
+    try:
+        sockets = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
+        return False
+    ports = {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
+    return any(one.status == psutil.CONN_ESTABLISHED and one.laddr.port in ports for one in sockets)
+
+
 def stop_limit(settings: Settings) -> float:
     """Seconds after which a service that was told to stop has ended, with a margin."""
     return settings.shutdown_timeout + settings.stop_timeout + 20.0
@@ -296,33 +308,42 @@ def _start(
     except OSError as error:
         where = error.filename or output
         raise CyberError(f"Cannot start the service: {where}: {error.strerror}.") from error
-    patience = clock() + _RECORD_LIMIT
-    while True:
-        record = read_runtime_file(data_dir)
-        if record is not None and record != before and record.pid == pid:
-            # It wrote this down when it had begun to accept requests.
-            return Started(url=reachable_url(record.url), token=record.token, started=True, pid=pid)
-        if clock() > patience:
-            # It may have no room to write it down: then it is asked.
-            patience = clock() + _RECORD_LIMIT
-            with contextlib.suppress(NoServiceError):
-                found = _find(loaded.settings)
-                if found is not None and _end_of(pid) is None:
-                    return replace(found, started=True, pid=pid)
-        ended = _end_of(pid)
-        if ended is not None:
-            if data_directory_holder(data_dir) is not None:
-                return None
-            raise CyberError(
-                f"The service did not start: {_last_words(output) or ended}", hint=f"See {output}."
-            )
-        if clock() > deadline:
-            stop_service(pid, limit=1.0)
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            raise CyberError("The service did not start in time.", hint=f"See {output}.")
-        time.sleep(_POLL)
+    next_look = clock() + _RECORD_LIMIT
+    try:
+        while True:
+            record = read_runtime_file(data_dir)
+            if record is not None and record != before and record.pid == pid:
+                # The service writes this file when it accepts requests.
+                url = reachable_url(record.url)
+                return Started(url=url, token=record.token, started=True, pid=pid)
+            if clock() > next_look:
+                # Its disk may be full: then it answers without having written the file.
+                next_look = clock() + _RECORD_LIMIT
+                with contextlib.suppress(NoServiceError):
+                    found = _find(loaded.settings)
+                    if found is not None and _end_of(pid) is None:
+                        return replace(found, started=True, pid=pid)
+            ended = _end_of(pid)
+            if ended is not None:
+                if data_directory_holder(data_dir) is not None:
+                    return None
+                why = _last_words(output) or ended
+                raise CyberError(f"The service did not start: {why}", hint=f"See {output}.")
+            if clock() > deadline:
+                _kill(pid)
+                raise CyberError("The service did not start in time.", hint=f"See {output}.")
+            time.sleep(_POLL)
+    except KeyboardInterrupt:
+        _kill(pid)
+        raise
+
+
+def _kill(pid: int) -> None:
+    """End our child, within about a second."""
+    stop_service(pid, limit=1.0)
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def arguments_of(options: GlobalOptions, loaded: Loaded) -> list[str]:

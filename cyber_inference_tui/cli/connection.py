@@ -34,11 +34,6 @@ def service_url(settings: Settings) -> str:
     return reachable_url(record.url)
 
 
-def connect(settings: Settings) -> ServiceClient:
-    """A client of the running service; it logs in by itself as far as it can."""
-    return client_of(service_url(settings), settings)
-
-
 def client_of(url: str, settings: Settings) -> ServiceClient:
     """A client of the service at ``url``, with the first of ``api_keys``.
 

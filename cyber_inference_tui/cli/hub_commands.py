@@ -18,9 +18,16 @@ from cyber_inference_tui.terminal.stream import Terminal, stderr_terminal, stdou
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
-    from cyber_inference_tui.records import DownloadRecord
+    from cyber_inference_tui.client.service_client import ServiceClient
+    from cyber_inference_tui.hub.address import Wanted
+    from cyber_inference_tui.records import DownloadRecord, HubModelRecord
+    from cyber_inference_tui.settings.schema import Settings
 
 SORTS = ("downloads", "likes", "trending", "new")
+_POLL = 0.3
+"""Seconds between two requests for a download's record."""
+_UNDER_WAY = ("queued", "running", "verifying")
+_PAUSE_LIMIT = 20.0
 
 
 @click.command("search-models")
@@ -44,9 +51,7 @@ SORTS = ("downloads", "likes", "trending", "new")
 @click.pass_obj
 def search_models(options: GlobalOptions, query: str, sort: str, limit: int, as_json: bool) -> None:
     """Search the hub for models in GGUF format whose names hold QUERY."""
-    from cyber_inference_tui.cli.hub_calls import search
-
-    found = search(options, query, sort=sort, limit=limit)
+    found = _search(options, query, sort, limit)
     if as_json:
         print_json(found)
         return
@@ -77,9 +82,9 @@ def download_model(
     """Download a model from the hub into the models directory.
 
     REPO is ORG/NAME or the address of its page. Without QUANT that is Q4_K_M, then Q8_0, then the
-    first file. Ctrl-C keeps what has arrived; the same command goes on with it.
+    first file. Ctrl-C keeps what has arrived; the same command goes on with it. The service does
+    the downloading: if none runs, one is started, and stopped in the end.
     """
-    from cyber_inference_tui.cli.hub_calls import download
     from cyber_inference_tui.hub.address import wanted_of
     from cyber_inference_tui.hub.endpoint import read_endpoint
 
@@ -89,7 +94,7 @@ def download_model(
     with ProgressLine(terminal) as line:
         progress = DownloadProgress(terminal, line)
         try:
-            record = download(options, wanted, progress.show)
+            record = _download(options, wanted, progress)
         except KeyboardInterrupt:
             line.clear()
             click.echo(progress.stopped(), err=True)
@@ -98,6 +103,119 @@ def download_model(
         print_json(record)
         return
     click.echo(f"{record.model_id or record.filename} is here.")
+
+
+def _search(options: GlobalOptions, query: str, sort: str, limit: int) -> list[HubModelRecord]:
+    """Return the models that match, found by the service, or by this process if none answers."""
+    import asyncio
+
+    from cyber_inference_tui.cli.actions import with_client
+    from cyber_inference_tui.errors import NoServiceError
+    from cyber_inference_tui.records.queries import SearchQuery
+
+    settings = options.load().settings
+    wanted = SearchQuery(q=query, sort=sort, limit=limit)
+    try:
+        return with_client(settings, lambda client: client.search(wanted))[0]
+    except NoServiceError:
+        from cyber_inference_tui.hub.browse import Browse
+        from cyber_inference_tui.hub.endpoint import read_endpoint
+        from cyber_inference_tui.hub.transfer import Pace, open_session
+
+        async def search() -> list[HubModelRecord]:
+            async with open_session(Pace()) as session:
+                browse = Browse(
+                    endpoint=lambda: read_endpoint(settings, options.environ),
+                    session=lambda: session,
+                    environ=options.environ,
+                )
+                return (await browse.search(query, sort=sort, limit=limit))[0]
+
+        return asyncio.run(search())
+
+
+def _download(options: GlobalOptions, wanted: Wanted, progress: DownloadProgress) -> DownloadRecord:
+    """Have the service download a model, and return the download's last record.
+
+    If no service runs, start one in the background, and stop it in the end unless somebody else
+    uses it by then. Raises ``CyberError``. On ``KeyboardInterrupt`` the download is paused.
+    """
+    from cyber_inference_tui.cli.actions import with_client
+    from cyber_inference_tui.cli.background import find_or_start
+
+    service = find_or_start(options)
+    # Loaded after the start, which may have written an API key to the file.
+    settings = options.load().settings
+    try:
+        return with_client(
+            settings, lambda client: _follow(client, wanted, progress), url=service.url
+        )
+    finally:
+        if service.started and service.pid is not None:
+            _stop_if_unused(service.url, service.pid, settings)
+
+
+async def _follow(
+    client: ServiceClient, wanted: Wanted, progress: DownloadProgress
+) -> DownloadRecord:
+    """Request the download, show its progress until it ends, and return its last record."""
+    import asyncio
+    import contextlib
+
+    from cyber_inference_tui.errors import ConflictError, CyberError, HubError
+    from cyber_inference_tui.records import DownloadStatus, endpoints, queries
+
+    record = await client.call(endpoints.DOWNLOAD, body=queries.NewDownload(*wanted))
+    try:
+        if record.status is DownloadStatus.PAUSED:
+            record = await client.call(endpoints.RESUME_DOWNLOAD, record.id)
+        while record.status in _UNDER_WAY:
+            progress.show(record)
+            await asyncio.sleep(_POLL)
+            known = {one.id: one for one in await client.call(endpoints.DOWNLOADS)}
+            if record.id not in known:
+                raise ConflictError(f"The download of {record.repo} was taken from the list.")
+            record = known[record.id]
+    except asyncio.CancelledError:
+        # Ctrl-C: what has arrived stays, and the download stays in the list.
+        with contextlib.suppress(CyberError, TimeoutError):
+            async with asyncio.timeout(_PAUSE_LIMIT):
+                await client.call(endpoints.PAUSE_DOWNLOAD, record.id)
+        raise
+    if record.status is DownloadStatus.FAILED:
+        raise HubError(record.error or f"The download of {record.repo} failed.")
+    if record.status is not DownloadStatus.DONE:
+        raise ConflictError(f"The download of {record.repo} was {record.status.value} elsewhere.")
+    return record
+
+
+def _stop_if_unused(url: str, pid: int, settings: Settings) -> None:
+    """Stop a service that this command started, or say that it keeps running for others."""
+    from cyber_inference_tui.cli.actions import with_client
+    from cyber_inference_tui.cli.background import has_clients, stop_limit, stop_service
+    from cyber_inference_tui.errors import CyberError
+    from cyber_inference_tui.records import ModelStatus, endpoints
+
+    async def is_busy(client: ServiceClient) -> bool:
+        models = await client.call(endpoints.MODELS)
+        downloads = await client.call(endpoints.DOWNLOADS)
+        idle = {ModelStatus.UNLOADED, ModelStatus.FAILED}
+        return any(one.status not in idle for one in models) or any(
+            one.status in _UNDER_WAY for one in downloads
+        )
+
+    try:
+        busy = with_client(settings, is_busy, url=url)
+    except CyberError:
+        busy = False  # It has ended, or serves nobody.
+    if busy or has_clients(pid):
+        click.echo(
+            f"The service that was started for this download is in use and keeps running at {url}; "
+            "'cyber-inference-tui service stop' stops it.",
+            err=True,
+        )
+    else:
+        stop_service(pid, limit=stop_limit(settings))
 
 
 class DownloadProgress:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cyber_inference_tui.cli.main import run
+from cyber_inference_tui.service.runtime import data_directory_holder
 from tests.client.stand_in import StandIn
 
 
@@ -44,7 +46,21 @@ def environ(tmp_path: Path) -> Mapping[str, str]:
         "CYBER_INFERENCE_DATA_DIR": str(tmp_path / "data"),
         "PATH": os.environ["PATH"],
         "PYTHONUTF8": "1",
+        # Where the tests have found the program, a service in the background finds it, too.
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
     }
+
+
+@pytest.fixture
+def data_dir(environ: Mapping[str, str]) -> Iterator[Path]:
+    """The data directory; a service that runs there is killed at the end."""
+    path = Path(environ["CYBER_INFERENCE_DATA_DIR"])
+    yield path
+    pid = data_directory_holder(path)
+    if pid is not None and pid != os.getpid():
+        process = psutil.Process(pid)
+        process.kill()
+        process.wait(60)
 
 
 @pytest.fixture

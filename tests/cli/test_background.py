@@ -53,30 +53,12 @@ Find = Callable[..., Started]
 
 
 @pytest.fixture
-def data_dir(environ: Mapping[str, str]) -> Iterator[Path]:
-    """The data directory; a service that runs there is killed at the end."""
-    path = Path(environ["CYBER_INFERENCE_DATA_DIR"])
-    yield path
-    pid = data_directory_holder(path)
-    if pid is not None and pid != os.getpid():
-        process = psutil.Process(pid)
-        process.kill()
-        process.wait(60)
-
-
-@pytest.fixture
-def with_package(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment, where the program is found as it was for the tests."""
-    return {**environ, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-
-
-@pytest.fixture
-def find(with_package: Mapping[str, str], data_dir: Path, config: Path) -> Find:
+def find(environ: Mapping[str, str], data_dir: Path, config: Path) -> Find:
     """``find_or_start`` on a port of the kernel's."""
 
     def find(**options: object) -> Started:
         flags = options.pop("flags", {"port": 0})
-        given = GlobalOptions(flags=flags, environ=with_package)  # type: ignore[arg-type]
+        given = GlobalOptions(flags=flags, environ=environ)  # type: ignore[arg-type]
         return find_or_start(given, **options)  # type: ignore[arg-type]
 
     return find
@@ -84,7 +66,7 @@ def find(with_package: Mapping[str, str], data_dir: Path, config: Path) -> Find:
 
 @pytest.fixture
 def starter(
-    with_package: Mapping[str, str], data_dir: Path, config: Path
+    environ: Mapping[str, str], data_dir: Path, config: Path
 ) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Processes that call ``find_or_start``, tell what they found, and wait."""
     made: list[subprocess.Popen[str]] = []
@@ -93,7 +75,7 @@ def starter(
         given = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, **options}
         process: subprocess.Popen[str] = subprocess.Popen(
             [sys.executable, "-c", STARTER],
-            env=dict(with_package),
+            env=dict(environ),
             text=True,
             **given,  # type: ignore[call-overload]
         )
@@ -142,7 +124,7 @@ def test_one_is_started_found_again_and_stopped(find: Find, data_dir: Path) -> N
 
 
 def test_service_stop_ends_it_and_restart_keeps_its_options(
-    find: Find, data_dir: Path, call: CommandLine, with_package: Mapping[str, str]
+    find: Find, data_dir: Path, call: CommandLine
 ) -> None:
     assert call("service", "stop").code == 3
     first = find(flags={"port": 0, "log_level": "debug"})
@@ -171,9 +153,9 @@ def test_a_broken_configuration_does_not_cost_the_running_service(
 
 
 def test_one_in_the_foreground_is_stopped_but_not_restarted(
-    spawn: Spawn, data_dir: Path, call: CommandLine, with_package: Mapping[str, str]
+    spawn: Spawn, data_dir: Path, call: CommandLine
 ) -> None:
-    service = spawn("serve", "--port", "0", stdout=subprocess.PIPE, environ=with_package)
+    service = spawn("serve", "--port", "0", stdout=subprocess.PIPE)
     assert service.stdout is not None
     assert service.stdout.readline().startswith(b"listening on")
     outcome = call("service", "restart")
@@ -244,10 +226,8 @@ def take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def test_a_service_of_a_foreground_terminal_is_found(
-    spawn: Spawn, find: Find, with_package: Mapping[str, str]
-) -> None:
-    process = spawn("serve", "--port", "0", stdout=subprocess.PIPE, environ=with_package)
+def test_a_service_of_a_foreground_terminal_is_found(spawn: Spawn, find: Find) -> None:
+    process = spawn("serve", "--port", "0", stdout=subprocess.PIPE)
     assert process.stdout is not None
     url = process.stdout.readline().decode().split()[-1]
     found = find()
@@ -398,6 +378,23 @@ def test_one_that_takes_too_long_is_ended(find: Find, data_dir: Path) -> None:
 
     with pytest.raises(CyberError, match="did not start in time"):
         find(clock=clock)
+    assert data_directory_holder(data_dir) is None
+
+
+def test_ctrl_c_while_it_starts_ends_it(find: Find, data_dir: Path) -> None:
+    calls = 0
+
+    def clock() -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # after the deadline was set, and once the service has been started
+            raise KeyboardInterrupt
+        return 0.0
+
+    before = psutil.Process().children()
+    with pytest.raises(KeyboardInterrupt):
+        find(clock=clock)
+    assert psutil.Process().children() == before
     assert data_directory_holder(data_dir) is None
 
 
