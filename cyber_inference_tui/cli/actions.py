@@ -19,7 +19,6 @@ from cyber_inference_tui.cli.connection import (
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
-    ConflictError,
     CyberError,
     ModelLoadError,
     NoLlamaServerError,
@@ -34,7 +33,6 @@ from cyber_inference_tui.records import (
     endpoints,
     queries,
 )
-from cyber_inference_tui.service.runtime import data_directory_holder
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.options import GlobalOptions
@@ -85,17 +83,6 @@ def with_client(
         raise explain_login(error, settings) from error
 
 
-def check_alone(settings: Settings) -> None:
-    """To be called where no service answers: raise ``ConflictError`` if one has the files still."""
-    holder = data_directory_holder(settings.data_dir)
-    if holder is not None:
-        raise ConflictError(
-            f"A service runs in {settings.data_dir} (pid {holder or 'unknown'}) and does not "
-            "answer here.",
-            hint="Give its --host and --port, or stop it.",
-        )
-
-
 def all_models(options: GlobalOptions) -> FoundModels:
     """The local models: from the service, or from disk when none answers."""
     settings = options.load().settings
@@ -113,7 +100,7 @@ def all_models(options: GlobalOptions) -> FoundModels:
     try:
         return with_client(settings, ask)
     except NoServiceError as error:
-        from cyber_inference_tui.cli.local_models import local_records
+        from cyber_inference_tui.cli.offline import local_records
 
         records, problems = local_records(settings, demo=options.demo, environ=options.environ)
         return FoundModels(
@@ -135,8 +122,7 @@ def deletable_model(
     try:
         records = with_client(settings, lambda client: client.call(endpoints.MODELS))
     except NoServiceError:
-        check_alone(settings)
-        from cyber_inference_tui.cli.local_models import local_deletion
+        from cyber_inference_tui.cli.offline import local_deletion
 
         return local_deletion(settings, model_id, demo=options.demo, environ=options.environ)
 

@@ -23,6 +23,25 @@ _UNSAFE = re.compile(r"[^\w@%+=:,./-]")
 _UNSAFE_IN_DOUBLE_QUOTES = re.compile(r'[\\"`$]')
 
 
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print the script that completes commands, options, model ids and settings in a shell.
+
+    \b
+    bash:  eval "$(cyber-inference-tui completion bash)"      in ~/.bashrc
+    zsh:   eval "$(cyber-inference-tui completion zsh)"       in ~/.zshrc, after compinit
+    fish:  cyber-inference-tui completion fish | source       in ~/.config/fish/config.fish
+
+    It works for both names of the program. Ids come from the running service; no service is ever
+    started for them.
+    """
+    from importlib.resources import files
+
+    script = files("cyber_inference_tui.cli") / "shells" / f"completion.{shell}"
+    click.echo(script.read_text("utf-8"), nl=False)
+
+
 class TypedLine(NamedTuple):
     """A command line of bash, as far as it is typed."""
 

@@ -66,7 +66,7 @@ def logs(options: GlobalOptions, source: str, follow: bool, lines: int, as_json:
     try:
         with_client(loaded.settings, show)
     except NoServiceError as error:
-        from cyber_inference_tui.cli.local_logs import local_log
+        from cyber_inference_tui.cli.offline import local_log
 
         found = None if answered else local_log(loaded, source, lines, options.environ)
         if found is None:

@@ -70,9 +70,7 @@ SECTIONS: Mapping[str, Mapping[str, Place]] = {
         "doctor": Place("doctor_command", "doctor", "Find problems and show their fixes."),
         "service": Place("service_command", "service", "Keep it running with systemd; stop it."),
         "install-llama": Place("install_command", "install_llama", "Get a llama-server."),
-        "completion": Place(
-            "completion_command", "completion", "Print a shell's completion script."
-        ),
+        "completion": Place("completion", "completion", "Print a shell's completion script."),
     },
 }
 """The commands under their headings in ``--help``, those that are used most first."""
