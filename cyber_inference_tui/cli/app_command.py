@@ -43,7 +43,7 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
         stop_limit,
         stop_service,
     )
-    from cyber_inference_tui.cli.connection import client_of
+    from cyber_inference_tui.cli.service_access import client_of
     from cyber_inference_tui.tui.launch import Leave
 
     service = find_or_start(options)

@@ -56,7 +56,7 @@ _START_LOCK = "start.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Started:
+class FoundService:
     """A service that answers. ``started`` = by us, just now; ``pid`` is ``None`` if not known.
 
     ``token`` is good for its admin endpoints as long as it lives; it is empty for a service that
@@ -79,7 +79,7 @@ def find_or_start(
     limit: float = START_LIMIT,
     tell: Callable[[str], None] = lambda text: click.echo(text, err=True),
     clock: Callable[[], float] = time.monotonic,
-) -> Started:
+) -> FoundService:
     """The service that answers at the configured address, or in the data directory; else a new one.
 
     ``tell`` gets the key and the password, if some had to be made for the address. Raises
@@ -161,7 +161,7 @@ def stop_limit(settings: Settings) -> float:
 # Finding
 
 
-def _find(settings: Settings) -> Started | None:
+def _find(settings: Settings) -> FoundService | None:
     """The service at the configured address, else the one of the data directory.
 
     Raises ``NoServiceError`` if another program has the address and there is none here.
@@ -194,15 +194,15 @@ def _listens(url: str) -> bool:
     return True
 
 
-def _known(url: str, settings: Settings, record: RuntimeRecord | None) -> Started:
+def _known(url: str, settings: Settings, record: RuntimeRecord | None) -> FoundService:
     """The service at ``url``; raises ``NoServiceError`` if it is another program.
 
     ``record`` is what the service of this data directory has left, where that names this ``url``.
     """
     if record is not None and data_directory_holder(settings.data_dir) == record.pid:
         # It lives and says that it is the one: to ask it would only take time.
-        return Started(url=url, token=record.token, pid=record.pid)
-    from cyber_inference_tui.cli.connection import client_of
+        return FoundService(url=url, token=record.token, pid=record.pid)
+    from cyber_inference_tui.cli.service_access import client_of
 
     async def ask() -> int | None:
         async with asyncio.timeout(_ANSWER_LIMIT), client_of(url, settings) as client:
@@ -220,8 +220,8 @@ def _known(url: str, settings: Settings, record: RuntimeRecord | None) -> Starte
         ) from None
     if record is None or record.pid != pid:
         # Perhaps not even on this machine: its pid would be somebody else's here.
-        return Started(url=url)
-    return Started(url=url, token=record.token, pid=pid)
+        return FoundService(url=url)
+    return FoundService(url=url, token=record.token, pid=pid)
 
 
 @contextlib.contextmanager
@@ -258,7 +258,7 @@ def _starting_alone(data_dir: Path, deadline: float, clock: Callable[[], float])
 
 def _find_once_free(
     settings: Settings, deadline: float, clock: Callable[[], float]
-) -> Started | None:
+) -> FoundService | None:
     """Wait while a service holds the data directory: until it answers, or is gone (``None``)."""
     while True:
         found = _find(settings)
@@ -298,7 +298,7 @@ def _check_own_address(settings: Settings) -> None:
 
 def _start(
     options: GlobalOptions, loaded: Loaded, deadline: float, clock: Callable[[], float]
-) -> Started | None:
+) -> FoundService | None:
     """A new service; ``None`` when another one took the data directory in the same moment."""
     data_dir = loaded.settings.data_dir
     output = data_dir / "logs" / OUTPUT_FILE
@@ -315,7 +315,7 @@ def _start(
             if record is not None and record != before and record.pid == pid:
                 # The service writes this file when it accepts requests.
                 url = reachable_url(record.url)
-                return Started(url=url, token=record.token, started=True, pid=pid)
+                return FoundService(url=url, token=record.token, started=True, pid=pid)
             if clock() > next_look:
                 # Its disk may be full: then it answers without having written the file.
                 next_look = clock() + _RECORD_LIMIT

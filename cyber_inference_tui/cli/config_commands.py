@@ -9,7 +9,7 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
-from cyber_inference_tui.cli.tables import render_table
+from cyber_inference_tui.cli.text_table import render_table
 from cyber_inference_tui.terminal.columns import Cell, Column
 from cyber_inference_tui.terminal.stream import Terminal, stdout_terminal
 
@@ -52,7 +52,7 @@ def init(options: GlobalOptions, as_json: bool) -> None:
 def _complete_key(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    from cyber_inference_tui.cli.suggestions import setting_keys
+    from cyber_inference_tui.cli.completion_values import setting_keys
 
     return setting_keys(ctx, incomplete)
 
@@ -60,7 +60,7 @@ def _complete_key(
 def _complete_value(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    from cyber_inference_tui.cli.suggestions import setting_values
+    from cyber_inference_tui.cli.completion_values import setting_values
 
     return setting_values(ctx, incomplete)
 

@@ -19,7 +19,7 @@ from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from cyber_inference_tui.client.service_client import ServiceClient
-    from cyber_inference_tui.hub.address import Wanted
+    from cyber_inference_tui.hub.model_reference import ModelReference
     from cyber_inference_tui.records import DownloadRecord, HubModelRecord
     from cyber_inference_tui.settings.schema import Settings
 
@@ -85,11 +85,11 @@ def download_model(
     first file. Ctrl-C keeps what has arrived; the same command goes on with it. The service does
     the downloading: if none runs, one is started, and stopped in the end.
     """
-    from cyber_inference_tui.hub.address import wanted_of
     from cyber_inference_tui.hub.endpoint import read_endpoint
+    from cyber_inference_tui.hub.model_reference import parse_reference
 
     endpoint = read_endpoint(options.load().settings, options.environ).url
-    wanted = wanted_of(model, filename=filename, revision=revision, endpoint=endpoint)
+    wanted = parse_reference(model, filename=filename, revision=revision, endpoint=endpoint)
     terminal = stderr_terminal(options.environ)
     with ProgressLine(terminal) as line:
         progress = DownloadProgress(terminal, line)
@@ -109,7 +109,7 @@ def _search(options: GlobalOptions, query: str, sort: str, limit: int) -> list[H
     """Return the models that match, found by the service, or by this process if none answers."""
     import asyncio
 
-    from cyber_inference_tui.cli.actions import with_client
+    from cyber_inference_tui.cli.service_calls import with_client
     from cyber_inference_tui.errors import NoServiceError
     from cyber_inference_tui.records.queries import SearchQuery
 
@@ -120,10 +120,10 @@ def _search(options: GlobalOptions, query: str, sort: str, limit: int) -> list[H
     except NoServiceError:
         from cyber_inference_tui.hub.browse import Browse
         from cyber_inference_tui.hub.endpoint import read_endpoint
-        from cyber_inference_tui.hub.transfer import Pace, open_session
+        from cyber_inference_tui.hub.transfer import TransferLimits, open_session
 
         async def search() -> list[HubModelRecord]:
-            async with open_session(Pace()) as session:
+            async with open_session(TransferLimits()) as session:
                 browse = Browse(
                     endpoint=lambda: read_endpoint(settings, options.environ),
                     session=lambda: session,
@@ -134,14 +134,16 @@ def _search(options: GlobalOptions, query: str, sort: str, limit: int) -> list[H
         return asyncio.run(search())
 
 
-def _download(options: GlobalOptions, wanted: Wanted, progress: DownloadProgress) -> DownloadRecord:
+def _download(
+    options: GlobalOptions, wanted: ModelReference, progress: DownloadProgress
+) -> DownloadRecord:
     """Have the service download a model, and return the download's last record.
 
     If no service runs, start one in the background, and stop it in the end unless somebody else
     uses it by then. Raises ``CyberError``. On ``KeyboardInterrupt`` the download is paused.
     """
-    from cyber_inference_tui.cli.actions import with_client
     from cyber_inference_tui.cli.background import find_or_start
+    from cyber_inference_tui.cli.service_calls import with_client
 
     service = find_or_start(options)
     # Loaded after the start, which may have written an API key to the file.
@@ -156,7 +158,7 @@ def _download(options: GlobalOptions, wanted: Wanted, progress: DownloadProgress
 
 
 async def _follow(
-    client: ServiceClient, wanted: Wanted, progress: DownloadProgress
+    client: ServiceClient, wanted: ModelReference, progress: DownloadProgress
 ) -> DownloadRecord:
     """Request the download, show its progress until it ends, and return its last record."""
     import asyncio
@@ -191,8 +193,8 @@ async def _follow(
 
 def _stop_if_unused(url: str, pid: int, settings: Settings) -> None:
     """Stop a service that this command started, or say that it keeps running for others."""
-    from cyber_inference_tui.cli.actions import with_client
     from cyber_inference_tui.cli.background import has_clients, stop_limit, stop_service
+    from cyber_inference_tui.cli.service_calls import with_client
     from cyber_inference_tui.errors import CyberError
     from cyber_inference_tui.records import ModelStatus, endpoints
 

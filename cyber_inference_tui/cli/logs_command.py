@@ -45,7 +45,7 @@ def logs(options: GlobalOptions, source: str, follow: bool, lines: int, as_json:
     half a minute, without losing lines that the service still has. --json prints one object a
     line, with id, at and text.
     """
-    from cyber_inference_tui.cli.actions import with_client
+    from cyber_inference_tui.cli.service_calls import with_client
 
     loaded = options.load()
     answered = False

@@ -38,7 +38,7 @@ _LEAVE_SECONDS = 2.0
 _ROOM = "cyber_inference_tui.cli"
 
 
-class Place(NamedTuple):
+class CommandEntry(NamedTuple):
     """Where a command is, and its line in ``--help`` (so that help imports nothing)."""
 
     module: str
@@ -46,36 +46,42 @@ class Place(NamedTuple):
     summary: str
 
 
-SECTIONS: Mapping[str, Mapping[str, Place]] = {
+SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
     "Run": {
-        "serve": Place("serve_command", "serve", "Run the service in the foreground."),
+        "serve": CommandEntry("serve_command", "serve", "Run the service in the foreground."),
     },
     "Models": {
-        "list-models": Place("model_commands", "list_models", "List the local models."),
-        "load": Place("model_commands", "load", "Load a model and wait until it is ready."),
-        "unload": Place("model_commands", "unload", "Unload a model."),
-        "search-models": Place("hub_commands", "search_models", "Search the hub for models."),
-        "download-model": Place("hub_commands", "download_model", "Download a model."),
-        "delete-model": Place("model_commands", "delete_model", "Delete a model's files."),
+        "list-models": CommandEntry("model_commands", "list_models", "List the local models."),
+        "load": CommandEntry("model_commands", "load", "Load a model and wait until it is ready."),
+        "unload": CommandEntry("model_commands", "unload", "Unload a model."),
+        "search-models": CommandEntry(
+            "hub_commands", "search_models", "Search the hub for models."
+        ),
+        "download-model": CommandEntry("hub_commands", "download_model", "Download a model."),
+        "delete-model": CommandEntry("model_commands", "delete_model", "Delete a model's files."),
     },
     "Watch": {
-        "status": Place("status_command", "status", "Show the service and what is loaded."),
-        "logs": Place("logs_command", "logs", "Show a model's log, or the service's."),
+        "status": CommandEntry("status_command", "status", "Show the service and what is loaded."),
+        "logs": CommandEntry("logs_command", "logs", "Show a model's log, or the service's."),
     },
     "Settings": {
-        "config": Place("config_commands", "config", "Show, check and change settings."),
-        "init": Place("config_commands", "init", "Create directories and a config.toml."),
+        "config": CommandEntry("config_commands", "config", "Show, check and change settings."),
+        "init": CommandEntry("config_commands", "init", "Create directories and a config.toml."),
     },
     "Set up": {
-        "doctor": Place("doctor_command", "doctor", "Find problems and show their fixes."),
-        "service": Place("service_command", "service", "Keep it running with systemd; stop it."),
-        "install-llama": Place("install_command", "install_llama", "Get a llama-server."),
-        "completion": Place("completion", "completion", "Print a shell's completion script."),
+        "doctor": CommandEntry("doctor_command", "doctor", "Find problems and show their fixes."),
+        "service": CommandEntry(
+            "service_command", "service", "Keep it running with systemd; stop it."
+        ),
+        "install-llama": CommandEntry("install_command", "install_llama", "Get a llama-server."),
+        "completion": CommandEntry(
+            "completion", "completion", "Print a shell's completion script."
+        ),
     },
 }
 """The commands under their headings in ``--help``, those that are used most first."""
 
-COMMANDS: Mapping[str, Place] = {
+COMMANDS: Mapping[str, CommandEntry] = {
     name: place for section in SECTIONS.values() for name, place in section.items()
 }
 

@@ -25,7 +25,7 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
     MEMORY is what a loaded model uses, or with a "~" what it is expected to need. With --json,
     the files that cannot be used go to stderr.
     """
-    from cyber_inference_tui.cli.actions import all_models
+    from cyber_inference_tui.cli.service_calls import all_models
 
     found = all_models(options)
     if as_json:
@@ -62,7 +62,7 @@ def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool
     Only models in the models directory can be deleted, and none that is loaded. A projector goes
     with its last model.
     """
-    from cyber_inference_tui.cli.actions import deletable_model
+    from cyber_inference_tui.cli.service_calls import deletable_model
     from cyber_inference_tui.units import size_text
 
     record, delete = deletable_model(options, model_id)
@@ -87,7 +87,7 @@ def load(options: GlobalOptions, model_id: str, as_json: bool) -> None:
 
     When it fails, the reason and the last lines of its log are printed.
     """
-    from cyber_inference_tui.cli.actions import load_model
+    from cyber_inference_tui.cli.service_calls import load_model
 
     with ProgressLine(stderr_terminal(options.environ)) as progress:
         record = load_model(options, model_id, progress)
@@ -101,7 +101,7 @@ def load(options: GlobalOptions, model_id: str, as_json: bool) -> None:
 @click.pass_obj
 def unload(options: GlobalOptions, model_id: str, force: bool, as_json: bool) -> None:
     """Unload the model ID once its requests have finished."""
-    from cyber_inference_tui.cli.actions import unload_model
+    from cyber_inference_tui.cli.service_calls import unload_model
 
     with ProgressLine(stderr_terminal(options.environ)) as progress:
         record = unload_model(options, model_id, progress, force=force)

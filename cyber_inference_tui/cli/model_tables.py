@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from cyber_inference_tui.cli.tables import render_table
+from cyber_inference_tui.cli.text_table import render_table
 from cyber_inference_tui.records import HubModelRecord, ModelRecord, ModelStatus, ProblemRecord
 from cyber_inference_tui.terminal.columns import Cell, Column
 from cyber_inference_tui.terminal.stream import DIM, RED, Terminal

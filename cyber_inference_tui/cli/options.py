@@ -190,7 +190,7 @@ def model_argument(
     def complete(
         ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        from cyber_inference_tui.cli.suggestions import model_ids
+        from cyber_inference_tui.cli.completion_values import model_ids
 
         return model_ids(ctx, incomplete, states=states, also=also)
 

@@ -12,7 +12,7 @@ from cyber_inference_tui.cli.output import print_json, print_lines
 from cyber_inference_tui.terminal.stream import DIM, RED, Terminal, stdout_terminal
 
 if TYPE_CHECKING:
-    from cyber_inference_tui.cli.actions import ServiceView
+    from cyber_inference_tui.cli.service_calls import ServiceView
 
 
 @click.command()
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def status(options: GlobalOptions, as_json: bool) -> None:
     """Show the running service and the models it is busy with."""
-    from cyber_inference_tui.cli.actions import service_view
+    from cyber_inference_tui.cli.service_calls import service_view
 
     view = service_view(options)
     if as_json:

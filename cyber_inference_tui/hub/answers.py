@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Answers(Generic[T]):
+class TimedCache(Generic[T]):
     """The last ``most`` answers, each for ``seconds``. ``clock`` counts seconds."""
 
     def __init__(self, most: int, seconds: float, clock: Callable[[], float]) -> None:

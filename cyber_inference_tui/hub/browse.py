@@ -19,16 +19,16 @@ import aiohttp
 from cyber_inference_tui.errors import GGUFError, HubError, InvalidRequestError
 from cyber_inference_tui.gguf.metadata import ModelMetadata, metadata_of
 from cyber_inference_tui.gguf.reader import read_beginning
-from cyber_inference_tui.hub.answers import Answers
-from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.library import (
+from cyber_inference_tui.hub.answers import TimedCache
+from cyber_inference_tui.hub.api import (
     ask,
     check_online,
-    infos_of,
-    load_library,
-    too_slow,
+    import_library,
+    parse_models,
+    timeout_error,
 )
-from cyber_inference_tui.hub.plan import DownloadPlan, PlannedFile, check_repo
+from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile, check_repo
+from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.repository import (
     RepoModel,
     Repository,
@@ -37,7 +37,7 @@ from cyber_inference_tui.hub.repository import (
     models_of,
     plan_of,
 )
-from cyber_inference_tui.hub.request import Beyond, file_from
+from cyber_inference_tui.hub.request import PastEnd, file_from
 from cyber_inference_tui.hub.threads import Threads
 from cyber_inference_tui.records import HubModelRecord
 from cyber_inference_tui.text import clean_line
@@ -90,11 +90,11 @@ class Browse:
         self._patience = patience
         self._threads = Threads(_THREADS)
         self._loaded = False
-        self._pages: Answers[tuple[list[HubModelRecord], str | None]] = Answers(
+        self._pages: TimedCache[tuple[list[HubModelRecord], str | None]] = TimedCache(
             64, _KEPT_SECONDS, clock
         )
-        self._repositories: Answers[Repository] = Answers(64, _KEPT_SECONDS, clock)
-        self._headers: Answers[dict[str, ModelMetadata]] = Answers(64, _KEPT_SECONDS, clock)
+        self._repositories: TimedCache[Repository] = TimedCache(64, _KEPT_SECONDS, clock)
+        self._headers: TimedCache[dict[str, ModelMetadata]] = TimedCache(64, _KEPT_SECONDS, clock)
 
     async def search(
         self,
@@ -224,7 +224,7 @@ class Browse:
                     stall_timeout=_HEADER_TIME,
                 ) as part,
             ):
-                if isinstance(part, Beyond):
+                if isinstance(part, PastEnd):
                     return None
                 while len(data) < _HEADER_BYTES and await part.body.wait():
                     for block in part.body.take():
@@ -240,7 +240,7 @@ class Browse:
         """The endpoint, once the hub's library is there."""
         check_online(self._environ)
         if not self._loaded:
-            await self._threads.run(load_library, limit=_IMPORT_TIME)
+            await self._threads.run(import_library, limit=_IMPORT_TIME)
             self._loaded = True
         return await self._threads.run(self._endpoint, limit=self._patience)
 
@@ -264,9 +264,11 @@ class Browse:
                     repo=repo,
                     revision=revision,
                 )
-            found = await self._threads.run(lambda: infos_of(body, endpoint), limit=self._patience)
+            found = await self._threads.run(
+                lambda: parse_models(body, endpoint), limit=self._patience
+            )
         except TimeoutError as error:
-            raise too_slow(endpoint.url) from error
+            raise timeout_error(endpoint.url) from error
         return found, next_url
 
 

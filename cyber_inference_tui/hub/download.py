@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from cyber_inference_tui.errors import CyberError, HubError
-from cyber_inference_tui.hub.journal import Entry
+from cyber_inference_tui.hub.download_plan import PlannedFile
+from cyber_inference_tui.hub.journal import JournalEntry
 from cyber_inference_tui.hub.partial import require_space
-from cyber_inference_tui.hub.plan import PlannedFile
-from cyber_inference_tui.hub.rate import Rate
-from cyber_inference_tui.hub.staging import Claim, Copy, Staging
-from cyber_inference_tui.hub.transfer import Transfer, Transport
+from cyber_inference_tui.hub.rate import TransferRate
+from cyber_inference_tui.hub.staging import LocalCopy, PathLock, Staging
+from cyber_inference_tui.hub.transfer import Transfer, TransferContext
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ _LOOK = 0.5
 class Download:
     """What is known of one download, and how it is carried out. The queue changes ``entry``."""
 
-    def __init__(self, entry: Entry, transport: Transport) -> None:
+    def __init__(self, entry: JournalEntry, transport: TransferContext) -> None:
         self.entry = entry
         self.task: asyncio.Task[None] | None = None
         """Carries it out, or is ending."""
@@ -47,10 +47,10 @@ class Download:
         self._unlike: set[tuple[str, Path, int, int]] = set()
         """What was compared with a file, and is another."""
         self._verifying = False
-        self._rate = Rate()
+        self._rate = TransferRate()
         self._followed = 0
         """Bytes of this model that came by another download while this one waited for it."""
-        self._claim = Claim()
+        self._claim = PathLock()
 
     @property
     def staging(self) -> Staging:
@@ -148,7 +148,7 @@ class Download:
         ``save`` makes the entry outlive a crash; ``needed`` counts the bytes that this download
         and the others that run have still to write. Cancelled, it keeps what is here.
         """
-        self._transfers, self._waits, self._rate = {}, {}, Rate()
+        self._transfers, self._waits, self._rate = {}, {}, TransferRate()
         self._left_to_others, self._followed = set(), 0
         try:
             await self._begin(save)
@@ -226,7 +226,7 @@ class Download:
                 return True
         return False
 
-    async def _is_same(self, file: PlannedFile, copy: Copy) -> bool:
+    async def _is_same(self, file: PlannedFile, copy: LocalCopy) -> bool:
         if copy.verified:
             return True
         try:
@@ -269,7 +269,7 @@ class Download:
 
         Whoever else needs it waits, sees how far it is, and then takes a copy.
         """
-        staging, claim = self.staging, Claim()
+        staging, claim = self.staging, PathLock()
         lock = staging.lock_of(file)
         try:
             while lock is not None and not await self._in_thread(claim.take_lock, lock):

@@ -21,9 +21,9 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
 )
 from cyber_inference_tui.hub.download import Download
-from cyber_inference_tui.hub.journal import Entry, Journal, encoded
-from cyber_inference_tui.hub.plan import DownloadPlan, Resolve, check_plan
-from cyber_inference_tui.hub.transfer import Transport
+from cyber_inference_tui.hub.download_plan import DownloadPlan, Resolve, check_plan
+from cyber_inference_tui.hub.journal import Journal, JournalEntry, encoded
+from cyber_inference_tui.hub.transfer import TransferContext
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus
 from cyber_inference_tui.text import clean_line
 
@@ -59,7 +59,7 @@ class Downloads:
         *,
         journal: Path,
         models_dir: Callable[[], Path],
-        transport: Transport,
+        transport: TransferContext,
         resolve: Resolve,
         now: Callable[[], datetime],
         on_change: Callable[[DownloadRecord], None] = lambda _: None,
@@ -161,7 +161,7 @@ class Downloads:
             raise ConflictError(
                 f"There are {active} downloads already.", hint="Wait for some, or cancel some."
             )
-        entry = Entry(
+        entry = JournalEntry(
             id=secrets.token_hex(4),
             plan=plan,
             models_dir=str(self._models_dir()),
@@ -221,7 +221,7 @@ class Downloads:
 
     # The queue
 
-    def _place_anew(self, entry: Entry) -> None:
+    def _place_anew(self, entry: JournalEntry) -> None:
         """Into the directory of models as it is now: its disk may have been full, or be gone.
 
         What lies in the former one stays, for whoever goes back to it.

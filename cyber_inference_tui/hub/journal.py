@@ -16,8 +16,8 @@ import msgspec
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import HubError
 from cyber_inference_tui.files import read_file
+from cyber_inference_tui.hub.download_plan import DownloadPlan, check_plan
 from cyber_inference_tui.hub.partial import write_durably
-from cyber_inference_tui.hub.plan import DownloadPlan, check_plan
 from cyber_inference_tui.records import DownloadStatus
 
 _LIMIT = 64 << 20
@@ -26,7 +26,7 @@ _ID = re.compile(r"[0-9a-f]{8,32}")
 _logger = logging.getLogger(__name__)
 
 
-class Entry(msgspec.Struct, kw_only=True):
+class JournalEntry(msgspec.Struct, kw_only=True):
     """One download; ``status`` is what is wanted of it: ``queued`` also while it runs."""
 
     id: str
@@ -46,7 +46,7 @@ class Entry(msgspec.Struct, kw_only=True):
 
 class _File(msgspec.Struct):
     version: int
-    downloads: list[Entry]
+    downloads: list[JournalEntry]
 
 
 class Journal:
@@ -55,7 +55,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def load(self) -> list[Entry]:
+    def load(self) -> list[JournalEntry]:
         """What was saved last. A file that makes no sense is set aside, and told of in the log."""
         try:
             content = read_file(self._path, _LIMIT)
@@ -86,12 +86,12 @@ class Journal:
         write_durably(self._path, content)
 
 
-def encoded(entries: Iterable[Entry]) -> bytes:
+def encoded(entries: Iterable[JournalEntry]) -> bytes:
     """The journal's content."""
     return msgspec.json.encode(_File(version=1, downloads=list(entries)))
 
 
-def _check(entry: Entry) -> None:
+def _check(entry: JournalEntry) -> None:
     # The id is the name of a directory.
     if not _ID.fullmatch(entry.id):
         raise HubError(f"{entry.id!r} is no download.")

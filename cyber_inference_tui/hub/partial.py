@@ -38,7 +38,7 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _NOT_OFFERED: Final = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
-class Origin(msgspec.Struct, frozen=True, kw_only=True):
+class HubFile(msgspec.Struct, frozen=True, kw_only=True):
     """Which file of the hub it is; what is not known is ``None``."""
 
     repo: str
@@ -48,7 +48,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None = None
     git_sha1: str | None = None
 
-    def same_content(self, other: Origin) -> bool:
+    def same_content(self, other: HubFile) -> bool:
         """Whether the beginning of one is the beginning of the other."""
         for one, another in ((self.sha256, other.sha256), (self.git_sha1, other.git_sha1)):
             if one and another:
@@ -58,7 +58,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
         return place == (other.repo, other.revision, other.path) and len(sizes) < 2
 
 
-class Mark(NamedTuple):
+class Checkpoint(NamedTuple):
     """How far a file is, and the SHA-256 up to there."""
 
     offset: int
@@ -66,7 +66,7 @@ class Mark(NamedTuple):
 
 
 class _Note(msgspec.Struct, kw_only=True):
-    origin: Origin
+    origin: HubFile
     synced_bytes: int = 0
     synced_sha256: str = ""
     boot: str = ""
@@ -165,11 +165,11 @@ class Partial:
                 self._hash(block[:count])
             self.offset += count
 
-    def mark(self) -> Mark:
+    def mark(self) -> Checkpoint:
         """The present state, for ``force``; not while something is written."""
-        return Mark(self.offset, self.digest)
+        return Checkpoint(self.offset, self.digest)
 
-    def force(self, mark: Mark) -> None:
+    def force(self, mark: Checkpoint) -> None:
         """Have the file up to ``mark`` survive a power cut; may run beside ``write``."""
         with _writing(self):
             flush_to_disk(self._file)
@@ -252,7 +252,7 @@ class Partial:
             self._git = hashlib.sha1(b"blob %d\0" % origin.size, usedforsecurity=False)
 
 
-def open_partial(target: Path, origin: Origin, *, boot: str) -> Partial:
+def open_partial(target: Path, origin: HubFile, *, boot: str) -> Partial:
     """Go on with ``target``, or begin it. ``boot`` names this life of the system; empty = unknown.
 
     Raises ``ConflictError`` while another process has it, and ``CyberError``.
@@ -282,7 +282,7 @@ def open_partial(target: Path, origin: Origin, *, boot: str) -> Partial:
     return partial
 
 
-def is_whole(target: Path, origin: Origin) -> bool:
+def is_whole(target: Path, origin: HubFile) -> bool:
     """Whether ``target`` is here, complete, and the very file that ``origin`` names."""
     try:
         size = target.stat().st_size
@@ -294,7 +294,7 @@ def is_whole(target: Path, origin: Origin) -> bool:
     return note.origin.same_content(origin) and origin.size in {None, size}
 
 
-def bytes_begun(target: Path, origin: Origin) -> int:
+def bytes_begun(target: Path, origin: HubFile) -> int:
     """How many bytes of the file that ``origin`` names lie at ``target``, whole or on their way."""
     with contextlib.suppress(OSError):
         note = _read_note(target)
@@ -303,7 +303,7 @@ def bytes_begun(target: Path, origin: Origin) -> int:
     return 0
 
 
-def link_whole(source: Path, target: Path, origin: Origin) -> bool:
+def link_whole(source: Path, target: Path, origin: HubFile) -> bool:
     """Give ``source``, which is the file that ``origin`` names, the name ``target`` as well.
 
     ``False`` for a symbolic link, and where the file system or the source's owner does not let it.
@@ -329,7 +329,7 @@ def link_whole(source: Path, target: Path, origin: Origin) -> bool:
     return True
 
 
-def copy_beginning(source: Path, target: Path, origin: Origin, *, boot: str) -> Iterator[None]:
+def copy_beginning(source: Path, target: Path, origin: HubFile, *, boot: str) -> Iterator[None]:
     """Begin ``target`` with what another download, or another model, has of the same file.
 
     ``source`` is a whole file, or a target of which only the beginning is there. A few MiB are
@@ -442,7 +442,7 @@ def _free(directory: Path) -> int:
     return there.f_bavail * there.f_frsize
 
 
-def _both(origin: Origin, known: Origin) -> Origin:
+def _both(origin: HubFile, known: HubFile) -> HubFile:
     """What a plan says of a file, else what was learned of it before."""
     digests = origin.sha256 is None and origin.git_sha1 is None
     return msgspec.structs.replace(

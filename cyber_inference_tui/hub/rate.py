@@ -9,7 +9,7 @@ _SHORTEST = 0.2
 _MAX_SAMPLES = 64
 
 
-class Rate:
+class TransferRate:
     """Give it a count that only goes up, a few times a second; ``now`` is in seconds."""
 
     def __init__(self) -> None:

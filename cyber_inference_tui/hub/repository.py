@@ -16,7 +16,7 @@ import msgspec
 from cyber_inference_tui.errors import HubError, HubNotFoundError
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.gguf.quantization import named_quantization
-from cyber_inference_tui.hub.plan import DownloadPlan, PlannedFile, safe_path
+from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile, safe_path
 from cyber_inference_tui.library.projectors import (
     Candidate,
     Projector,

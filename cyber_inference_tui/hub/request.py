@@ -20,9 +20,9 @@ from yarl import URL
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import HubAnswerError, HubError, HubUnreachableError
-from cyber_inference_tui.hub.body import Body, Unpacked, body_of
 from cyber_inference_tui.hub.endpoint import HubEndpoint, proxy_for
-from cyber_inference_tui.hub.problems import MAX_REASON, hub_error, wait_seconds
+from cyber_inference_tui.hub.hub_errors import MAX_REASON, hub_error, wait_seconds
+from cyber_inference_tui.hub.response_body import Body, GzipBody, body_of
 from cyber_inference_tui.text import clean_line
 
 _MAX_REDIRECTS = 6
@@ -35,7 +35,7 @@ _SIZE = re.compile(r"\d{1,18}")
 _DIGEST = re.compile(r'(?:W/)?"?(?:([0-9a-f]{64})|([0-9a-f]{40}))"?')
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class FileResponse(msgspec.Struct, frozen=True, kw_only=True):
     """An answer whose body is to be read: the file from ``start`` on."""
 
     body: Body
@@ -49,13 +49,13 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     git_sha1: str | None = None
 
 
-class Beyond(msgspec.Struct, frozen=True, kw_only=True):
+class PastEnd(msgspec.Struct, frozen=True, kw_only=True):
     """The hub has nothing at this offset; ``total`` are the bytes of the whole file, if told."""
 
     total: int | None
 
 
-class Reply(NamedTuple):
+class HubResponse(NamedTuple):
     """What an address answers with, in the end: a status below 400, or 416."""
 
     answer: aiohttp.ClientResponse
@@ -76,7 +76,7 @@ async def follow(
     repo: str = "",
     revision: str = "",
     path: str = "",
-) -> AsyncIterator[Reply]:
+) -> AsyncIterator[HubResponse]:
     """``GET`` an address of the hub, and where it leads to. Raises ``HubError``s, also while the
     body is read.
 
@@ -121,7 +121,7 @@ async def follow(
                         retry_after=wait_seconds(answer.headers),
                     )
                 handed = True
-                yield Reply(answer, url, told)
+                yield HubResponse(answer, url, told)
                 return
         raise HubError(f"{endpoint.url} leads from one address to the next without end.")
     except TimeoutError as error:
@@ -157,7 +157,7 @@ async def file_from(
     length: int | None = None,
     environ: Mapping[str, str],
     stall_timeout: float,
-) -> AsyncIterator[Part | Beyond]:
+) -> AsyncIterator[FileResponse | PastEnd]:
     """Ask for a file from ``offset`` on. Raises ``HubError``s, also while the body is read.
 
     With ``length`` only so many bytes are asked for; a hub may send more all the same.
@@ -204,12 +204,12 @@ def unreachable(host: str, error: Exception) -> HubUnreachableError:
     return HubUnreachableError(f"{host} cannot be reached{via}: {reason}.")
 
 
-def _part(reply: Reply, offset: int, stall_timeout: float) -> Part | Beyond:
+def _part(reply: HubResponse, offset: int, stall_timeout: float) -> FileResponse | PastEnd:
     answer, host = reply.answer, reply.url.host_port_subcomponent
     headers = answer.headers
     if answer.status == 416:
         size = headers.get(hdrs.CONTENT_RANGE, "").removeprefix("bytes */")
-        return Beyond(total=int(size) if _SIZE.fullmatch(size) else None)
+        return PastEnd(total=int(size) if _SIZE.fullmatch(size) else None)
     coding = headers.get(hdrs.CONTENT_ENCODING, "").lower() or "identity"
     total: int | None
     if answer.status == 206 and coding == "identity":
@@ -225,8 +225,8 @@ def _part(reply: Reply, offset: int, stall_timeout: float) -> Part | Beyond:
     else:
         raise HubAnswerError(f"{host} answers with status {answer.status}.")
     body = body_of(answer, stall_timeout)
-    return Part(
-        body=body if coding == "identity" else Unpacked(body),
+    return FileResponse(
+        body=body if coding == "identity" else GzipBody(body),
         start=start,
         total=total,
         framed=coding != "identity" or hdrs.TRANSFER_ENCODING in headers,

@@ -19,10 +19,11 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile, local_path
 from cyber_inference_tui.hub.partial import (
     NOTE,
     PART,
-    Origin,
+    HubFile,
     bytes_begun,
     bytes_of,
     copy_beginning,
@@ -31,7 +32,6 @@ from cyber_inference_tui.hub.partial import (
     sync_directory,
     write_error,
 )
-from cyber_inference_tui.hub.plan import DownloadPlan, PlannedFile, local_path
 
 STAGING = ".downloads"
 _LOCK = ".lock"
@@ -75,7 +75,7 @@ class Staging:
                     path.unlink()
         for lock in self.root.parent.glob(f"*{_LOCK}"):
             with contextlib.suppress(CyberError):
-                claim = Claim()
+                claim = PathLock()
                 claim.take_lock(lock)
                 claim.release()
 
@@ -87,9 +87,9 @@ class Staging:
         """How many bytes of each file are here."""
         return {file.path: bytes_of(self.staged(file)) for file in self._plan.files}
 
-    def origin(self, file: PlannedFile) -> Origin:
+    def origin(self, file: PlannedFile) -> HubFile:
         """Which file of the hub it is."""
-        return Origin(
+        return HubFile(
             repo=self._plan.repo,
             revision=self._plan.revision,
             path=file.path,
@@ -108,7 +108,7 @@ class Staging:
         digest = file.sha256 or file.git_sha1
         return self.root.parent / f"{digest}{_LOCK}" if digest else None
 
-    def copies(self, file: PlannedFile, *, everywhere: bool) -> list[Copy]:
+    def copies(self, file: PlannedFile, *, everywhere: bool) -> list[LocalCopy]:
         """Files in the directory of models that are, or may be, this one, whole; best first.
 
         Without ``everywhere`` only those that a link will do for. None where the hub gives no
@@ -119,7 +119,7 @@ class Staging:
         place, origin = self.place_of(file), self.origin(file)
         here = place.relative_to(self._models_dir)
         found = [
-            Copy(target, linkable=goes_to == here, verified=True)
+            LocalCopy(target, linkable=goes_to == here, verified=True)
             for target, goes_to in self._others()
             if is_whole(target, origin)
         ]
@@ -131,7 +131,7 @@ class Staging:
                 # A link in the very place may lead to another disk.
                 status = path.stat() if path == place else path.lstat()
                 if stat.S_ISREG(status.st_mode) and status.st_size == file.size_bytes:
-                    found.append(Copy(path, linkable=path == place, verified=False))
+                    found.append(LocalCopy(path, linkable=path == place, verified=False))
         found = [copy for copy in found if copy.linkable or everywhere]
         return sorted(found, key=lambda copy: (not copy.linkable, not copy.verified))
 
@@ -225,7 +225,7 @@ class Staging:
             self.root.parent.rmdir()
 
 
-class Copy(NamedTuple):
+class LocalCopy(NamedTuple):
     """A file that is, or may be, one that a download needs."""
 
     path: Path
@@ -235,7 +235,7 @@ class Copy(NamedTuple):
     """Its digest was checked when it arrived."""
 
 
-class Claim:
+class PathLock:
     """That one process, and one download in it, has a directory or a file. ``take`` it, and
     ``release`` it in the end."""
 

@@ -60,7 +60,7 @@ _COMFORT: Final = 0.75
 _LAVISH: Final = 0.25
 
 
-class Choice(NamedTuple):
+class QuantizationOption(NamedTuple):
     """One model to choose from."""
 
     quantization: str | None
@@ -68,7 +68,7 @@ class Choice(NamedTuple):
     fits: Fit | None
 
 
-def suggest(choices: Sequence[Choice], room_bytes: int | None) -> int | None:
+def suggest(choices: Sequence[QuantizationOption], room_bytes: int | None) -> int | None:
     """The index of the best one; ``None`` where nothing fits, or nothing is known of any.
 
     ``room_bytes`` is the memory that models may have here in the end; ``None`` = unknown.

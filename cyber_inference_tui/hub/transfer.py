@@ -24,12 +24,12 @@ from cyber_inference_tui.errors import (
     HubError,
     HubUnreachableError,
 )
-from cyber_inference_tui.hub.body import Body
+from cyber_inference_tui.hub.block_writer import BlockWriter
 from cyber_inference_tui.hub.connector import Connector
 from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.partial import Mark, Origin, Partial, open_partial, write_error
-from cyber_inference_tui.hub.request import Beyond, Part, file_from, unreachable
-from cyber_inference_tui.hub.writer import Writer
+from cyber_inference_tui.hub.partial import Checkpoint, HubFile, Partial, open_partial, write_error
+from cyber_inference_tui.hub.request import FileResponse, PastEnd, file_from, unreachable
+from cyber_inference_tui.hub.response_body import Body
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ def _backoff(tries: int) -> float:
     return min(60.0, 0.5 * 2.0**tries)
 
 
-class Pace(msgspec.Struct, frozen=True, kw_only=True):
+class TransferLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How patient a transfer is; seconds and bytes."""
 
     connect_timeout: float = 15.0
@@ -60,7 +60,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """That stay free."""
 
 
-class Transport(msgspec.Struct, frozen=True, kw_only=True):
+class TransferContext(msgspec.Struct, frozen=True, kw_only=True):
     """What transfers share."""
 
     session: aiohttp.ClientSession
@@ -71,7 +71,7 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
     """For proxies."""
     boot: str
     """Names this life of the system."""
-    pace: Pace = Pace()
+    pace: TransferLimits = TransferLimits()
     clock: Callable[[], float] = time.monotonic
 
     async def in_thread(self, work: Callable[..., T], *arguments: object) -> T:
@@ -85,7 +85,7 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
             raise
 
 
-def open_session(pace: Pace) -> aiohttp.ClientSession:
+def open_session(pace: TransferLimits) -> aiohttp.ClientSession:
     """A session for transfers; the caller closes it."""
     return aiohttp.ClientSession(
         connector=Connector(),
@@ -108,8 +108,8 @@ class Transfer:
 
     def __init__(
         self,
-        transport: Transport,
-        origin: Origin,
+        transport: TransferContext,
+        origin: HubFile,
         target: Path,
         *,
         on_wait: Callable[[HubError | None], None] = lambda _: None,
@@ -232,7 +232,7 @@ class Transfer:
             environ=self._transport.environ,
             stall_timeout=self._pace.stall_timeout,
         ) as answer:
-            if isinstance(answer, Beyond):
+            if isinstance(answer, PastEnd):
                 if partial.origin.size is None and answer.total == partial.offset:
                     return True
                 raise await self._another_length(partial, answer.total)
@@ -264,11 +264,11 @@ class Transfer:
             hint="Look at its list of files again; the download may need another revision.",
         )
 
-    async def _receive(self, answer: Part, partial: Partial) -> None:
-        wanted = _Wanted(
+    async def _receive(self, answer: FileResponse, partial: Partial) -> None:
+        wanted = _NewBytes(
             self._origin.path, skip=partial.offset - answer.start, left=partial.remaining
         )
-        writer = Writer(partial, self._transport.executor)
+        writer = BlockWriter(partial, self._transport.executor)
         self._on_wait(None)
         try:
             while await _more(answer.body, self._origin.path):
@@ -287,7 +287,7 @@ class Transfer:
         self.received += partial.offset - self.done
         self.done = partial.offset
 
-    def _force_if_due(self, partial: Partial, mark: Mark | None) -> None:
+    def _force_if_due(self, partial: Partial, mark: Checkpoint | None) -> None:
         """Have what is there forced to the disk if it is time."""
         now = self._transport.clock()
         if self._forcing is not None and self._forcing.done():
@@ -304,7 +304,7 @@ class Transfer:
                 self._force(partial, mark), name=f"force {self._target.name}"
             )
 
-    async def _force(self, partial: Partial, mark: Mark) -> None:
+    async def _force(self, partial: Partial, mark: Checkpoint) -> None:
         await self._in_thread(partial.force, mark)
         await self._in_thread(partial.check_space, self._pace.disk_margin)
 
@@ -344,7 +344,7 @@ class Transfer:
         return await self._transport.in_thread(work, *arguments)
 
 
-class _Wanted:
+class _NewBytes:
     """What of an answer is new: ``left`` bytes after the first ``skip``."""
 
     def __init__(self, path: str, *, skip: int, left: int | None) -> None:
@@ -371,7 +371,7 @@ class _Wanted:
         return wanted
 
 
-async def _write_rest(writer: Writer, body: Body, wanted: _Wanted) -> None:
+async def _write_rest(writer: BlockWriter, body: Body, wanted: _NewBytes) -> None:
     await writer.finish()
     if blocks := wanted.of(body.take()):
         writer.put(blocks)

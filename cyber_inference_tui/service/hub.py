@@ -15,7 +15,7 @@ from cyber_inference_tui.errors import ShuttingDownError
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.hub.endpoint import HubEndpoint, read_endpoint
-from cyber_inference_tui.hub.transfer import Pace, Transport, open_session
+from cyber_inference_tui.hub.transfer import TransferContext, TransferLimits, open_session
 from cyber_inference_tui.kernel import boot_id
 from cyber_inference_tui.library.catalog import Catalog
 from cyber_inference_tui.records import DownloadRecord
@@ -66,11 +66,11 @@ class Hub:
 
     async def start(self) -> None:
         """Go on with what a former service has left."""
-        pace = Pace()
+        pace = TransferLimits()
         # Threads of its own: a card that hangs holds up nothing else.
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="download")
         self._session = open_session(pace)
-        transport = Transport(
+        transport = TransferContext(
             session=self._session,
             endpoint=self._endpoint,
             executor=self._executor,

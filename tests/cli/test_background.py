@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from cyber_inference_tui.cli.background import (
-    Started,
+    FoundService,
     arguments_of,
     environment_of,
     find_or_start,
@@ -49,14 +49,14 @@ print(found.pid, found.url, found.started, flush=True)
 sys.stdin.read()
 """
 
-Find = Callable[..., Started]
+Find = Callable[..., FoundService]
 
 
 @pytest.fixture
 def find(environ: Mapping[str, str], data_dir: Path, config: Path) -> Find:
     """``find_or_start`` on a port of the kernel's."""
 
-    def find(**options: object) -> Started:
+    def find(**options: object) -> FoundService:
         flags = options.pop("flags", {"port": 0})
         given = GlobalOptions(flags=flags, environ=environ)  # type: ignore[arg-type]
         return find_or_start(given, **options)  # type: ignore[arg-type]
@@ -251,9 +251,9 @@ def test_another_directorys_service_is_attached_to_without_its_pid(
     find: Find, stand_in: StandIn
 ) -> None:
     found = find(flags={"port": stand_in.port})
-    assert found == Started(url=stand_in.url)
+    assert found == FoundService(url=stand_in.url)
     stand_in.password = "sesame"
-    assert find(flags={"port": stand_in.port}) == Started(url=stand_in.url)
+    assert find(flags={"port": stand_in.port}) == FoundService(url=stand_in.url)
 
 
 def test_another_program_on_the_port_is_named(find: Find, data_dir: Path) -> None:

@@ -589,7 +589,7 @@ def silent_port() -> Iterator[int]:
 def test_what_listens_and_never_answers_is_no_service(
     call: CommandLine, silent_port: int, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cyber_inference_tui.cli.actions.ANSWER_LIMIT", 0.2)
+    monkeypatch.setattr("cyber_inference_tui.cli.service_calls.ANSWER_LIMIT", 0.2)
     outcome = call(*words, "--port", str(silent_port))
     assert outcome.code == 3
     assert outcome.err == (
@@ -601,7 +601,7 @@ def test_what_listens_and_never_answers_is_no_service(
 def test_nothing_is_deleted_behind_a_service_that_does_not_answer(
     call: CommandLine, silent_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cyber_inference_tui.cli.actions.ANSWER_LIMIT", 0.2)
+    monkeypatch.setattr("cyber_inference_tui.cli.service_calls.ANSWER_LIMIT", 0.2)
     with DataDirectoryLock(tmp_path / "data"):
         outcome = call("delete-model", "m", "--yes", "--port", str(silent_port))
     assert outcome.code == 1

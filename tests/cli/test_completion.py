@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cyber_inference_tui.cli import main, suggestions
+from cyber_inference_tui.cli import completion_values, main
 from cyber_inference_tui.cli.completion import SHELLS, typed_line
 from cyber_inference_tui.service.runtime import RuntimeRecord, write_runtime_file
 from tests.cli.conftest import CommandLine, Spawn
@@ -52,8 +52,8 @@ def shell_environ(environ: Mapping[str, str], config: Path, ids: StandIn) -> dic
         program = folder / name
         program.write_text(
             f"#!{sys.executable}\n"
-            "from cyber_inference_tui.cli import main, suggestions\n"
-            f"suggestions.ANSWER_LIMIT = suggestions.WHOLE_LIMIT = {LIMIT}\n"
+            "from cyber_inference_tui.cli import main, completion_values\n"
+            f"completion_values.ANSWER_LIMIT = completion_values.WHOLE_LIMIT = {LIMIT}\n"
             "main.main()\n"
         )
         program.chmod(0o755)
@@ -258,7 +258,7 @@ def complete(
 ) -> Complete:
     """The values that may stand in place of the last word."""
     for name in ("ANSWER_LIMIT", "WHOLE_LIMIT"):
-        monkeypatch.setattr(suggestions, name, LIMIT)
+        monkeypatch.setattr(completion_values, name, LIMIT)
 
     def complete(*words: str) -> list[str]:
         code = main.run(words, {**environ, main.COMPLETION: "zsh"})
@@ -369,7 +369,7 @@ def test_what_goes_wrong_completes_nothing(
 def test_what_takes_connections_and_says_nothing_keeps_nobody_waiting(
     complete: Complete, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suggestions, "ANSWER_LIMIT", 0.05)
+    monkeypatch.setattr(completion_values, "ANSWER_LIMIT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert complete("--port", str(silent.getsockname()[1]), "load", "") == []
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import msgspec
 
+from cyber_inference_tui.hub.download_plan import DownloadPlan
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.plan import DownloadPlan
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus
 
 from .transfers import QUICK, transport

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cyber_inference_tui.errors import HubNotFoundError
+from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile
 from cyber_inference_tui.hub.downloads import Downloads
-from cyber_inference_tui.hub.plan import DownloadPlan, PlannedFile
-from cyber_inference_tui.hub.transfer import Pace
+from cyber_inference_tui.hub.transfer import TransferLimits
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus
 from tests.waiting import LIMIT
 
@@ -91,7 +91,7 @@ async def queue(
     hub: StandInHub,
     folder: Path,
     *,
-    pace: Pace = QUICK,
+    pace: TransferLimits = QUICK,
     boot: str = "this",
     journal: str = "downloads.json",
     models_dir: str = "models",

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cyber_inference_tui.hub.transfer import Transfer, Transport, open_session
+from cyber_inference_tui.hub.transfer import Transfer, TransferContext, open_session
 from cyber_inference_tui.records import DownloadStatus as Status
 
 from .queue import models, queue
@@ -110,7 +110,7 @@ async def test_memory_and_files_are_bounded_however_slow_the_disk(
     threads = SlowThreads()
     session = open_session(QUICK)
     endpoint = endpoint_of(hub)
-    shared = Transport(
+    shared = TransferContext(
         session=session,
         endpoint=lambda: endpoint,
         executor=threads,

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from cyber_inference_tui.errors import DamagedDownloadError, HubAnswerError, HubError
-from cyber_inference_tui.hub.partial import Origin
+from cyber_inference_tui.hub.partial import HubFile
 from cyber_inference_tui.hub.transfer import Transfer
 
 from .browsing import browsing
@@ -30,7 +30,7 @@ def repo(hub: StandInHub) -> Repo:
     return hub.add("owner/tiny", {PATH: noise(SIZE)})
 
 
-async def bring(hub: StandInHub, origin: Origin, target: Path) -> list[HubError]:
+async def bring(hub: StandInHub, origin: HubFile, target: Path) -> list[HubError]:
     """Bring a file; why it was tried again."""
     waits: list[HubError] = []
     async with transport(endpoint_of(hub)) as shared:
@@ -185,7 +185,7 @@ async def test_a_length_that_no_list_has_may_change(
     hub: StandInHub, repo: Repo, tmp_path: Path
 ) -> None:
     """Only an earlier answer told it: the file is another by now."""
-    origin = Origin(repo=repo.name, revision="main", path=PATH)
+    origin = HubFile(repo=repo.name, revision="main", path=PATH)
     hub.faults[PATH].extend([Fault("cut", CUT) for _ in range(2)])
     other = noise(SIZE + 1000, seed=2)
     target = tmp_path / "a.gguf"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cyber_inference_tui.errors import HubError, HubNotFoundError
-from cyber_inference_tui.hub.plan import PlannedFile, check_plan
+from cyber_inference_tui.hub.download_plan import PlannedFile, check_plan
 from cyber_inference_tui.hub.repository import (
     Repository,
     choose,

@@ -27,8 +27,8 @@ from cyber_inference_tui.errors import (
     HubUnreachableError,
 )
 from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.partial import Origin
-from cyber_inference_tui.hub.transfer import Pace, Transfer
+from cyber_inference_tui.hub.partial import HubFile
+from cyber_inference_tui.hub.transfer import Transfer, TransferLimits
 
 from .stand_in_hub import Fault, Repo, StandInHub
 from .transfers import MIB, QUICK, endpoint_of, noise, origin_of, transport
@@ -44,7 +44,7 @@ def repo(hub: StandInHub) -> Repo:
 
 async def bring(
     hub: StandInHub,
-    origin: Origin,
+    origin: HubFile,
     target: Path,
     *,
     token: str = "",
@@ -52,7 +52,7 @@ async def bring(
     boot: str = "this",
     waits: list[HubError | None] | None = None,
     environ: dict[str, str] | None = None,
-    pace: Pace = QUICK,
+    pace: TransferLimits = QUICK,
 ) -> Transfer:
     async with transport(
         endpoint or endpoint_of(hub, token=token), boot=boot, environ=environ, pace=pace
@@ -113,14 +113,14 @@ async def test_what_the_plan_does_not_say_the_hub_does(
     hub: StandInHub, repo: Repo, tmp_path: Path
 ) -> None:
     for path in repo.files:
-        origin = Origin(repo=repo.name, revision=repo.sha, path=path)
+        origin = HubFile(repo=repo.name, revision=repo.sha, path=path)
         transfer = await bring(hub, origin, tmp_path / Path(path).name)
         assert (tmp_path / Path(path).name).read_bytes() == repo.files[path]
         assert transfer.size == len(repo.files[path])
     # Its digest, too: a wrong byte is noticed.
     for path in repo.files:
         hub.faults[path].extend([Fault("corrupt", 3), Fault("corrupt", 3)])
-        origin = Origin(repo=repo.name, revision=repo.sha, path=path)
+        origin = HubFile(repo=repo.name, revision=repo.sha, path=path)
         with pytest.raises(DamagedDownloadError):
             await bring(hub, origin, tmp_path / "again")
         assert not list(tmp_path.glob("again*"))
@@ -220,7 +220,7 @@ async def test_a_refusal_says_the_way_out_and_is_not_repeated(
 
 
 async def test_what_is_not_there(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
-    origin = Origin(repo=repo.name, revision=repo.sha, path="gone.gguf", size=5)
+    origin = HubFile(repo=repo.name, revision=repo.sha, path="gone.gguf", size=5)
     with pytest.raises(HubNotFoundError, match=r"no file gone\.gguf"):
         await bring(hub, origin, tmp_path / "a.gguf")
     origin = msgspec.structs.replace(origin, revision="0" * 40)

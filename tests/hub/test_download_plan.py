@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import HubError
-from cyber_inference_tui.hub.plan import (
+from cyber_inference_tui.hub.download_plan import (
     DownloadPlan,
     PlannedFile,
     check_plan,

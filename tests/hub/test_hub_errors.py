@@ -16,7 +16,7 @@ from cyber_inference_tui.errors import (
     HubUnreachableError,
 )
 from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.problems import MAX_WAIT, hub_error
+from cyber_inference_tui.hub.hub_errors import MAX_WAIT, hub_error
 
 HUB = HubEndpoint(url="https://huggingface.co")
 TOKEN = HubEndpoint(url="https://huggingface.co", token="hf_x", token_source="HF_TOKEN")

@@ -45,7 +45,7 @@ _GZIP: Final = b"\x1f\x8b"
 _TRUE: Final = {"1", "on", "yes", "true"}
 
 
-def load_library() -> None:
+def import_library() -> None:
     """Import the library, told to report nothing about its users and to look for no token."""
     for name, value in list(os.environ.items()):
         if name.startswith("HF_") and not value.strip():
@@ -93,14 +93,14 @@ async def ask(
         return bytes(body), found[1] if found else None
 
 
-def too_slow(url: str) -> HubUnreachableError:
+def timeout_error(url: str) -> HubUnreachableError:
     """The hub took too long."""
     return HubUnreachableError(
         f"{url} does not answer in time.", hint="See that this machine has a way to it."
     )
 
 
-def infos_of(body: bytes, endpoint: HubEndpoint) -> list[ModelInfo]:
+def parse_models(body: bytes, endpoint: HubEndpoint) -> list[ModelInfo]:
     """One repository, or a list of them, as the library understands an answer; may take long.
 
     Raises ``HubError``.

@@ -91,7 +91,7 @@ def _models(ctx: click.Context) -> list[_Model]:
 
 
 def _asked(options: GlobalOptions, attach: str | None) -> tuple[_Model, ...]:
-    from cyber_inference_tui.cli.connection import service_url
+    from cyber_inference_tui.cli.service_access import service_url
     from cyber_inference_tui.client.address import service_address
 
     try:

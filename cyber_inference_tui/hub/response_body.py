@@ -11,7 +11,7 @@ from typing import Final, Protocol, cast
 import aiohttp
 from aiohttp import hdrs
 
-from cyber_inference_tui.hub.writer import AT_ONCE
+from cyber_inference_tui.hub.block_writer import AT_ONCE
 
 ENOUGH: Final = 256 * 1024
 """Bytes that are worth being hashed and written."""
@@ -46,19 +46,19 @@ def body_of(answer: aiohttp.ClientResponse, stall_timeout: float) -> Body:
         or connection.transport is None
         or connection.protocol is None
     ):
-        return _Stream(answer.content)
+        return _AiohttpBody(answer.content)
     early = []
     while data := answer.content.read_nowait():
         early.append(data)
     if answer.content.is_eof():
-        return _Stream(answer.content, early)
+        return _AiohttpBody(answer.content, early)
     left = answer.content_length - answer.content.total_bytes
     # Stops its clock as well.
     connection.protocol.pause_reading()
-    return _Inlet(connection.transport, early, left, stall_timeout)
+    return _DirectBody(connection.transport, early, left, stall_timeout)
 
 
-class _Stream:
+class _AiohttpBody:
     """As aiohttp hands it on, in many small pieces, each copied twice."""
 
     def __init__(self, content: aiohttp.StreamReader, early: Sequence[bytes] = ()) -> None:
@@ -81,7 +81,7 @@ class _Stream:
         return here
 
 
-class _Inlet(asyncio.BufferedProtocol):
+class _DirectBody(asyncio.BufferedProtocol):
     """Has the connection read into blocks of its own, past aiohttp, which has read the head.
 
     aiohttp hears of the end of the connection, and closes it: it is not used again.
@@ -160,7 +160,7 @@ class _Inlet(asyncio.BufferedProtocol):
             self._waiter.set_result(None)
 
 
-class Unpacked:
+class GzipBody:
     """The body that ``body`` is, packed by gzip; some servers pack whatever was asked for."""
 
     def __init__(self, body: Body) -> None:

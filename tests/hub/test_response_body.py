@@ -16,13 +16,13 @@ import uvloop
 
 from cyber_inference_tui.errors import HubUnreachableError
 from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.partial import Origin
-from cyber_inference_tui.hub.transfer import Pace, Transfer, Transport, open_session
+from cyber_inference_tui.hub.partial import HubFile
+from cyber_inference_tui.hub.transfer import Transfer, TransferContext, TransferLimits, open_session
 
 from .transfers import MIB, QUICK, noise
 
 CONTENT = noise(9 * MIB + 12_345)
-ORIGIN = Origin(repo="o/n", revision="0" * 40, path="a.gguf")
+ORIGIN = HubFile(repo="o/n", revision="0" * 40, path="a.gguf")
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 ENDLESS = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
@@ -78,14 +78,14 @@ async def bring(
     send: Send,
     target: Path,
     *,
-    origin: Origin = ORIGIN,
-    pace: Pace = QUICK,
+    origin: HubFile = ORIGIN,
+    pace: TransferLimits = QUICK,
     server_tls: ssl.SSLContext | None = None,
 ) -> Transfer:
     executor = ThreadPoolExecutor(4)
     async with serving(send, server_tls) as port, open_session(pace) as session:
         endpoint = HubEndpoint(url=f"http{'s' if server_tls else ''}://127.0.0.1:{port}")
-        shared = Transport(
+        shared = TransferContext(
             session=session,
             endpoint=lambda: endpoint,
             executor=executor,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from cyber_inference_tui.cli.model_tables import library_table
-from cyber_inference_tui.cli.tables import render_table
+from cyber_inference_tui.cli.text_table import render_table
 from cyber_inference_tui.records import ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.terminal.columns import Cell, Column

@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Final
 
-from cyber_inference_tui.hub.partial import Mark, Partial
+from cyber_inference_tui.hub.partial import Checkpoint, Partial
 
 AT_ONCE: Final = 2
 """One is written and one waits, so that the thread need not wait for the event loop."""
 
 
-class Writer:
+class BlockWriter:
     """Writes in the order of ``put``, in one thread at a time and in none while there is nothing.
 
     ``finish`` has to be awaited in the end. Nothing is written after a failure.
     """
 
     def __init__(self, partial: Partial, executor: Executor) -> None:
-        self.mark: Mark | None = None
+        self.mark: Checkpoint | None = None
         """How far it was after the last block."""
         self._partial = partial
         self._executor = executor

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from cyber_inference_tui.cli.connection import (
+from cyber_inference_tui.cli.service_access import (
     client_of,
     explain_absence,
     explain_login,
