@@ -514,7 +514,7 @@ def test_starting_imports_no_hub_library() -> None:
 
 def test_the_library_is_imported_whatever_is_set_to_nothing() -> None:
     code = (
-        "from cyber_inference_tui.hub.api import load_library; load_library();"
+        "from cyber_inference_tui.hub.api import import_library; import_library();"
         "from huggingface_hub import constants;"
         "print(constants.HF_HUB_ETAG_TIMEOUT > 0, constants.HF_HUB_DISABLE_TELEMETRY)"
     )
