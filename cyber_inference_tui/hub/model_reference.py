@@ -1,4 +1,4 @@
-"""What a person means by the model they type: a name, a name and a quantization, or an address."""
+"""Parse the model that a user types: a name, a name with a quantization, or an address."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _NO_MODELS: Final = {"datasets", "spaces", "papers", "collections", "docs"}
 
 
 class ModelReference(NamedTuple):
-    """A model on the hub."""
+    """Names a model on the hub."""
 
     repo: str
     filename: str | None = None
-    """A path, a name or a quantization; ``None`` = the usual one."""
+    """A path, a file name or a quantization; ``None`` = the default one."""
     revision: str | None = None
     """A commit, a branch or a tag; ``None`` = the newest commit."""
 
@@ -32,10 +32,10 @@ def parse_reference(
     revision: str | None = None,
     endpoint: str = PUBLIC_HUB,
 ) -> ModelReference:
-    """``ORG/NAME``, ``ORG/NAME:QUANT`` or the address of one of the hub's pages.
+    """Parse ``ORG/NAME``, ``ORG/NAME:QUANT`` or the address of a page on the hub.
 
-    ``filename`` and ``revision`` are said beside it. Raises ``InvalidRequestError`` for anything
-    else, and where both say something different.
+    ``filename`` and ``revision`` come from separate options. Raises ``InvalidRequestError`` for any
+    other text, and if an option contradicts it.
     """
     text = text.strip()
     shown = clean_line(text, limit=200)
@@ -68,7 +68,7 @@ def parse_reference(
 
 
 def _host_of(address: str) -> str | None:
-    """With its port; ``None`` where it is no address."""
+    """Return the host and port of an address; ``None`` if it is not an address."""
     try:
         return urlsplit(address).netloc.lower() or None
     except ValueError:

@@ -29,7 +29,7 @@ async def browsing(
     *,
     token: str = "",
     environ: Mapping[str, str] | None = None,
-    patience: float = 10.0,
+    timeout: float = 10.0,
     clock: Clock | None = None,
 ) -> AsyncIterator[Browse]:
     endpoint = HubEndpoint(url=hub) if isinstance(hub, str) else endpoint_of(hub, token=token)
@@ -38,6 +38,6 @@ async def browsing(
             endpoint=lambda: endpoint,
             session=lambda: session,
             environ=environ or {},
-            patience=patience,
+            timeout=timeout,
             clock=clock or Clock(),
         )

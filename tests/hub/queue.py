@@ -67,7 +67,7 @@ class World:
         self.told.append(record)
         self._notifier.set()
 
-    def note_removed(self, download_id: str) -> None:
+    def mark_removed(self, download_id: str) -> None:
         self.removed.append(download_id)
         self._notifier.set()
 
@@ -110,7 +110,7 @@ async def queue(
             resolve=resolve,
             now=lambda: datetime(2026, 1, 31, tzinfo=UTC),
             on_change=world.note,
-            on_removed=world.note_removed,
+            on_removed=world.mark_removed,
             on_done=world.note_done,
         )
         await world.downloads.start()

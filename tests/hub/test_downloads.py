@@ -295,10 +295,10 @@ async def test_a_crash_between_two_moves_is_made_good(hub: StandInHub, folder: P
         journal.write_bytes(msgspec.json.encode(content))
         staging = Staging(folder / "models", plan_of(hub, REPO, None)).root
         for number, (path, data) in enumerate(files):
-            place, staged = folder / "models" / path, staging / path
-            (place if number < moved else staged).parent.mkdir(parents=True, exist_ok=True)
+            place, staged_path = folder / "models" / path, staging / path
+            (place if number < moved else staged_path).parent.mkdir(parents=True, exist_ok=True)
             place.unlink(missing_ok=True)
-            (place if number < moved else staged).write_bytes(data)
+            (place if number < moved else staged_path).write_bytes(data)
         asked = len(hub.asked)
         async with queue(hub, folder) as world:
             await world.until(added.id, Status.DONE)
@@ -318,7 +318,7 @@ async def test_a_disk_that_is_not_there_is_not_filled_elsewhere(
     (folder / "models").rename(folder / "taken out")
     async with queue(hub, folder) as world:
         failed = await world.until(added.id, Status.FAILED)
-        assert "is gone" in (failed.error or "")
+        assert "are gone" in (failed.error or "")
         assert not (folder / "models").exists()
         (folder / "taken out").rename(folder / "models")
         await world.downloads.retry(added.id)

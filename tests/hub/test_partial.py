@@ -35,7 +35,7 @@ def test_after_half_a_write_the_digest_is_of_that_half(tmp_path: Path, *, git: b
             partial.write([DATA[:100], memoryview(DATA)[100:]])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert partial.mark() == (1000, hashlib.sha256(DATA[:1000]).hexdigest())
+    assert partial.checkpoint() == (1000, hashlib.sha256(DATA[:1000]).hexdigest())
     partial.write([DATA[1000:]])
     assert partial.problem() is None
     partial.complete()

@@ -173,7 +173,7 @@ def test_silence_ends_a_try_and_keeps_what_has_come(
     origin = msgspec.structs.replace(ORIGIN, size=len(CONTENT))
 
     async def work() -> None:
-        with pytest.raises(HubUnreachableError, match=r"no byte has come|has not sent a byte"):
+        with pytest.raises(HubUnreachableError, match=r"no byte has arrived|has not sent a byte"):
             await bring(send, target, origin=origin, pace=pace)
 
     run(work())

@@ -27,7 +27,7 @@ HALF = MIB
 
 @pytest.fixture
 def folder(tmp_path: Path, hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(module, "_LOOK", 0.01)
+    monkeypatch.setattr(module, "_LOCK_POLL", 0.01)
     hub.add(REPO, FILES)
     return tmp_path
 
@@ -136,7 +136,7 @@ async def test_a_failure_is_not_passed_on(hub: StandInHub, folder: Path) -> None
         await reached(stall)
         second = await world.downloads.add(REPO, Q8)
         failed = await world.until(first.id, Status.FAILED)
-        assert "no byte has come" in (failed.error or "")
+        assert "no byte has arrived" in (failed.error or "")
         await world.until(second.id, Status.DONE)
         await world.downloads.retry(first.id)
         await world.until(first.id, Status.DONE)

@@ -262,7 +262,7 @@ async def test_what_waits_to_be_verified_outlives_a_power_cut(
 
             return super().submit(held)
 
-    pace = msgspec.structs.replace(QUICK, force_interval=1e9, force_bytes=1 << 40)
+    pace = msgspec.structs.replace(QUICK, sync_interval=1e9, sync_bytes=1 << 40)
     with Late(4) as executor:
         async with transport(endpoint_of(hub), pace=pace) as shared:
             slow = msgspec.structs.replace(shared, executor=executor)
@@ -349,11 +349,11 @@ async def test_a_part_that_is_a_link_is_not_followed(
 @pytest.mark.parametrize(
     ("to", "words"),
     [
-        ("http://127.0.0.1:1/x", "none of the hub's hosts"),
-        ("http://evil.example/x", "none of the hub's hosts"),
-        ("ftp://127.0.0.1/x", "none of the web"),
-        ("file:///etc/passwd", "none of the web"),
-        ("https://hf.co.evil.example/x", "none of the hub's hosts"),
+        ("http://127.0.0.1:1/x", "not one of the hub's hosts"),
+        ("http://evil.example/x", "not one of the hub's hosts"),
+        ("ftp://127.0.0.1/x", "not a web address"),
+        ("file:///etc/passwd", "not a web address"),
+        ("https://hf.co.evil.example/x", "not one of the hub's hosts"),
     ],
 )
 async def test_it_is_not_led_astray(
@@ -367,7 +367,7 @@ async def test_it_is_not_led_astray(
 
 async def test_a_circle_of_redirects_ends(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
     hub.redirect_to = f"/owner/tiny/resolve/{repo.sha}/{PATH}"
-    with pytest.raises(HubError, match="without end"):
+    with pytest.raises(HubError, match="redirects more than"):
         await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
     assert len(hub.asked) < 10
 

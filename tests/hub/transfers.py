@@ -19,7 +19,7 @@ QUICK = TransferLimits(
     stall_timeout=10.0,
     tries=4,
     backoff=lambda tries: 0.001,
-    force_interval=0.0,
+    sync_interval=0.0,
     disk_margin=0,
 )
 
