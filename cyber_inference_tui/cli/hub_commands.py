@@ -37,7 +37,7 @@ _PAUSE_LIMIT = 20.0
     type=click.Choice(SORTS),
     default=SORTS[0],
     show_default=True,
-    help="What comes first; 'new' is what changed last.",
+    help="The order; 'new' sorts by the last change.",
 )
 @click.option(
     "--limit",
@@ -45,12 +45,12 @@ _PAUSE_LIMIT = 20.0
     default=20,
     show_default=True,
     metavar="N",
-    help="How many at most.",
+    help="The most results to show.",
 )
 @json_option
 @click.pass_obj
 def search_models(options: GlobalOptions, query: str, sort: str, limit: int, as_json: bool) -> None:
-    """Search the hub for models in GGUF format whose names hold QUERY."""
+    """Search the hub for models in GGUF format with QUERY in their names."""
     found = _search(options, query, sort, limit)
     if as_json:
         print_json(found)
@@ -68,7 +68,7 @@ def search_models(options: GlobalOptions, query: str, sort: str, limit: int, as_
 
 @click.command("download-model")
 @click.argument("model", metavar="REPO[:QUANT]", type=FilledText())
-@click.option("--filename", metavar="F", help="The file to take, by its path or name.")
+@click.option("--filename", metavar="F", help="The file to download, by its path or name.")
 @click.option("--revision", metavar="R", help="A commit, branch or tag; else the newest commit.")
 @json_option
 @click.pass_obj
@@ -82,8 +82,8 @@ def download_model(
     """Download a model from the hub into the models directory.
 
     REPO is ORG/NAME or the address of its page. Without QUANT that is Q4_K_M, then Q8_0, then the
-    first file. Ctrl-C keeps what has arrived; the same command goes on with it. The service does
-    the downloading: if none runs, one is started, and stopped in the end.
+    first file. Ctrl-C keeps the bytes that have arrived; the same command continues from there.
+    The service downloads the model; if none runs, this command starts one and stops it afterwards.
     """
     from cyber_inference_tui.hub.endpoint import read_endpoint
     from cyber_inference_tui.hub.model_reference import parse_reference
@@ -106,7 +106,7 @@ def download_model(
 
 
 def _search(options: GlobalOptions, query: str, sort: str, limit: int) -> list[HubModelRecord]:
-    """Return the models that match, found by the service, or by this process if none answers."""
+    """Return the matching models, found by the service, or by this process if none answers."""
     import asyncio
 
     from cyber_inference_tui.cli.service_calls import with_client
@@ -179,7 +179,7 @@ async def _follow(
                 raise ConflictError(f"The download of {record.repo} was taken from the list.")
             record = known[record.id]
     except asyncio.CancelledError:
-        # Ctrl-C: what has arrived stays, and the download stays in the list.
+        # Ctrl-C: the bytes that have arrived stay, and the download stays in the list.
         with contextlib.suppress(CyberError, TimeoutError):
             async with asyncio.timeout(_PAUSE_LIMIT):
                 await client.call(endpoints.PAUSE_DOWNLOAD, record.id)
@@ -221,38 +221,38 @@ def _stop_if_unused(url: str, pid: int, settings: Settings) -> None:
 
 
 class DownloadProgress:
-    """On standard error: a bar on a terminal, elsewhere a plain line every ten percent."""
+    """Progress on standard error: a bar on a terminal, else a plain line every ten percent."""
 
     def __init__(self, terminal: Terminal, line: ProgressLine) -> None:
         self._terminal = terminal
         self._line = line
         self._last: DownloadRecord | None = None
-        self._told: tuple[str, int, str | None] | None = None
+        self._printed: tuple[str, int, str | None] | None = None
 
     def show(self, record: DownloadRecord) -> None:
-        """Where it stands."""
+        """Show the state of the download."""
         self._last = record
         if self._line.visible:
             bar = bar_text(_share(record), self._terminal)
             self._line.show(f"{bar} {progress_text(record)}")
             return
         step = (record.status.value, int(10 * _share(record)), record.error)
-        if step != self._told:
-            self._told = step
+        if step != self._printed:
+            self._printed = step
             click.echo(progress_text(record), err=True)
 
     def stopped(self) -> str:
-        """What to say when it was interrupted."""
+        """Return the message for an interrupted download."""
         from cyber_inference_tui.units import size_text
 
         if self._last is None or not self._last.bytes_done:
             return "Stopped before anything had arrived."
         kept = size_text(self._last.bytes_done)
-        return f"Stopped; {kept} of it are kept. The same command goes on from there."
+        return f"Stopped; {kept} are kept. The same command continues the download."
 
 
 def progress_text(record: DownloadRecord) -> str:
-    """One line on a download."""
+    """Return a line about a download."""
     from cyber_inference_tui.units import duration_text, size_text
 
     done = size_text(record.bytes_done)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def list_models(options: GlobalOptions, as_json: bool) -> None:
-    """List the local models and their states, then the files that cannot be used, and why.
+    """List the local models and their states, then unusable files with the reason.
 
     Without a running service the model directories are read, and every model is unloaded.
-    MEMORY is what a loaded model uses, or with a "~" what it is expected to need. With --json,
-    the files that cannot be used go to stderr.
+    MEMORY is the memory that a loaded model uses, or with a "~" its estimate. With --json,
+    unusable files go to stderr.
     """
     from cyber_inference_tui.cli.service_calls import all_models
 
@@ -35,7 +35,7 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
         return
     notes = stderr_terminal(options.environ)
     if found.absence and notes.interactive:
-        print_note(f"{found.absence} This is what lies on disk.", notes)
+        print_note(f"{found.absence} These are the models on the disk.", notes)
     if not found.records:
         print_note(
             f"There are no models in {clean_line(found.directory)} yet: put .gguf files there, "
@@ -59,8 +59,8 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
 def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool) -> None:
     """Delete the files of the model ID.
 
-    Only models in the models directory can be deleted, and none that is loaded. A projector goes
-    with its last model.
+    Only models in the models directory can be deleted, and none that is loaded. A projector is
+    deleted with its last model.
     """
     from cyber_inference_tui.cli.service_calls import deletable_model
     from cyber_inference_tui.units import size_text
@@ -68,7 +68,7 @@ def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool
     record, delete = deletable_model(options, model_id)
     if not yes:
         if not stderr_terminal(options.environ).interactive:
-            raise click.UsageError("Nobody can be asked here: give --yes.")
+            raise click.UsageError("There is no terminal to ask on: give --yes.")
         size = f" ({size_text(record.size_bytes)})" if record.size_bytes is not None else ""
         click.confirm(f"Delete {record.id}{size}?", abort=True, err=True)
     deleted = delete()
@@ -85,7 +85,7 @@ def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool
 def load(options: GlobalOptions, model_id: str, as_json: bool) -> None:
     """Load the model ID and wait until it can answer.
 
-    When it fails, the reason and the last lines of its log are printed.
+    If that fails, the reason and the last lines of its log are printed.
     """
     from cyber_inference_tui.cli.service_calls import load_model
 
@@ -96,7 +96,7 @@ def load(options: GlobalOptions, model_id: str, as_json: bool) -> None:
 
 @click.command()
 @model_argument(states=("loaded", "loading", "queued", "unloading"))
-@click.option("--force", is_flag=True, help="Do not wait for its requests: end them.")
+@click.option("--force", is_flag=True, help="End its requests instead of waiting for them.")
 @json_option
 @click.pass_obj
 def unload(options: GlobalOptions, model_id: str, force: bool, as_json: bool) -> None:

@@ -83,8 +83,8 @@ def local_deletion(
 def local_log(loaded: Loaded, name: str, lines: int, environ: Mapping[str, str]) -> LocalLog | None:
     """Return the last ``lines`` of a log; ``name`` is a log's id, or a model's id or alias.
 
-    Return ``None`` where there is no such file, and where ``--host`` names another machine: its
-    logs are not on this disk.
+    Return ``None`` if there is no such file, or if ``--host`` names another machine, whose logs
+    are not on this disk.
     """
     settings = loaded.settings
     host = urlsplit(base_url(settings.host, settings.port)).hostname or ""

@@ -1,7 +1,7 @@
-"""The options every command understands: they may stand before the command or after it.
+"""The global options, which may come before the command or after it.
 
-``GlobalOptions`` is what a command receives with ``@click.pass_obj``. Nothing heavy is imported
-here: ``--help`` has to answer at once.
+``GlobalOptions`` is the object that a command receives with ``@click.pass_obj``. Nothing heavy is
+imported here, since ``--help`` has to answer at once.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalOptions:
-    """What was said on the command line for the whole program, and the environment it runs in.
+    """The global options of a command line, and the environment.
 
-    ``flags`` holds the settings given as flags, by their key (``host``, ``port``, …), and only
-    those that were given.
+    ``flags`` holds the settings given as flags, by their key (``host``, ``port``, …); absent flags
+    are not in it.
     """
 
     config: Path | None = None
@@ -36,7 +36,7 @@ class GlobalOptions:
     demo: bool = False
 
     def load(self) -> Loaded:
-        """The effective settings. Raises ``ConfigError`` naming every mistake."""
+        """Load the effective settings. Raises ``ConfigError``, which names every mistake."""
         from cyber_inference_tui.settings.load import load
 
         return load(config=self.config, environ=self.environ, flags=self.flags)
@@ -55,24 +55,24 @@ class PortNumber(click.IntRange):
 
 
 class FilledText(click.types.StringParamType):
-    """A text that is not empty, as it is where a script's variable is not set."""
+    """A text that is not empty; an unset variable of a script gives an empty one."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text as it is."""
+        """Return the text unchanged; fail if it is empty."""
         if not value.strip():
             self.fail("it is empty.", param, ctx)
         return str(value)
 
 
 class TypedPath(FilledText):
-    """A path as it is meant from where it is typed, whatever the settings make of other paths."""
+    """A path relative to the working directory, unlike paths in the configuration file."""
 
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The path with its ``~`` and the working directory, absolute."""
+        """Return the absolute path, with ``~`` expanded."""
         path = Path(super().convert(value, param, ctx))
         try:
             return str(path.expanduser().absolute())
@@ -83,7 +83,7 @@ class TypedPath(FilledText):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Directories: all of these options name one."""
+        """Return the type of completion for directories, which all these options name."""
         return click.Path(file_okay=False).shell_complete(ctx, param, incomplete)
 
 
@@ -111,7 +111,7 @@ def _setting(key: str) -> Callable[[GlobalOptions, Any], GlobalOptions]:
 
 
 def global_options(*, hidden: bool = False) -> list[click.Parameter]:
-    """New option objects for one command; ``hidden`` leaves them out of its ``--help``."""
+    """Return new option objects for one command; ``hidden`` leaves them out of its ``--help``."""
     return [
         GlobalOption(
             "--config",
@@ -157,7 +157,7 @@ def global_options(*, hidden: bool = False) -> list[click.Parameter]:
         GlobalOption(
             "--log-level",
             type=click.Choice(LOG_LEVELS, case_sensitive=False),
-            help="How much the service tells.",
+            help="The service's log level.",
             hidden=hidden,
             change=_setting("log_level"),
         ),
@@ -172,7 +172,7 @@ def global_options(*, hidden: bool = False) -> list[click.Parameter]:
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--json``, for every command that prints data; the parameter is ``as_json``."""
+    """Add ``--json``, for every command that prints data; the parameter is ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")(
         function
     )
@@ -181,10 +181,10 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def model_argument(
     name: str = "model_id", *, states: Collection[str] = (), also: Sequence[str] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The argument ID: a model's id or alias.
+    """Add the argument ID: a model's id or alias.
 
-    The shell completes it with the ids of the service's models in ``states`` (in any, if none is
-    given), and with the words ``also``.
+    The shell completes it with the ids of the service's models in one of ``states`` (in any, if
+    empty) and with the words in ``also``.
     """
 
     def complete(

@@ -1,4 +1,4 @@
-"""``status``: the service in one glance."""
+"""``status``: show the service and its busy models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def status(options: GlobalOptions, as_json: bool) -> None:
 
 
 def status_lines(view: ServiceView, now: datetime, terminal: Terminal) -> list[str]:
-    """The facts of the service, one a line, then the table of its busy models."""
+    """Return the facts of the service, one a line, then the table of its busy models."""
     from cyber_inference_tui.cli.model_tables import busy_table
     from cyber_inference_tui.text import clean_line
     from cyber_inference_tui.units import duration_text
@@ -44,7 +44,7 @@ def status_lines(view: ServiceView, now: datetime, terminal: Terminal) -> list[s
     if server.path:
         binary = clean_line(f"{server.version or 'unknown version'}, {server.path}")
     if server.devices_problem:
-        binary += f"; its GPUs are not known: {clean_line(server.devices_problem)}"
+        binary += f"; its GPUs are unknown: {clean_line(server.devices_problem)}"
     facts = {
         "service": f"{view.url}, version {clean_line(status.version)}, pid {status.pid}, "
         f"up {duration_text(status.uptime_seconds)}",

@@ -287,7 +287,7 @@ def test_why_one_does_not_start_is_said_in_its_own_words(find: Find, data_dir: P
         taken.bind(("0.0.0.0", 0))  # nobody answers there, and nobody else can listen
         port = taken.getsockname()[1]
         with pytest.raises(CyberError) as error:
-            find(flags={"host": "0.0.0.0", "port": port}, tell=heard.append)
+            find(flags={"host": "0.0.0.0", "port": port}, notify=heard.append)
     assert error.value.message == (
         f"The service did not start: Port {port} on 0.0.0.0 is in use by another program. "
         "Choose another with --port."
@@ -312,14 +312,14 @@ def test_one_that_others_reach_is_started_with_what_it_needs(
 ) -> None:
     config.write_text("host = '0.0.0.0'\n")
     heard: list[str] = []
-    found = find(tell=heard.append)
+    found = find(notify=heard.append)
     assert len(heard) == 1
     assert found.started
     assert found.url.startswith("http://127.0.0.1:")
     assert not answers(found.url)
     assert answers(found.url, found.token)
     assert "made" not in (data_dir / "logs" / "service-output.log").read_text()
-    assert find(tell=heard.append).token == found.token
+    assert find(notify=heard.append).token == found.token
     assert len(heard) == 1
 
 

@@ -154,7 +154,7 @@ def test_status_tells_that_the_gpus_are_not_known(
 ) -> None:
     stand_in.devices_problem = "it did not end within 10 s."
     told = call("status", *at).out.splitlines()[1]
-    assert told.endswith("/opt/llama-server; its GPUs are not known: it did not end within 10 s.")
+    assert told.endswith("/opt/llama-server; its GPUs are unknown: it did not end within 10 s.")
 
 
 def test_status_as_json(call: CommandLine, at: list[str], stand_in: StandIn) -> None:
@@ -250,13 +250,13 @@ def test_the_password_of_the_settings_is_used_where_one_is_wanted(
     outcome = call("status", *at)
     assert outcome.code == 1
     assert outcome.err == (
-        f"The service at {stand_in.url} wants its admin password. Give it as "
+        f"The service at {stand_in.url} needs its admin password. Give it as "
         "CYBER_INFERENCE_ADMIN_PASSWORD, or set admin_password here.\n"
     )
     assert not [path for _, path, _, _ in stand_in.requests if path == "/admin/login"]
     config.write_text('admin_password = "another"\n')
     outcome = call("status", *at)
-    assert (outcome.code, "another admin password" in outcome.err) == (1, True)
+    assert (outcome.code, "a different admin password" in outcome.err) == (1, True)
     config.write_text('admin_password = "sesame"\n')
     assert call("status", *at).code == 0
 
@@ -615,5 +615,5 @@ def test_a_login_says_why_no_token_is_there(
     with DataDirectoryLock(tmp_path / "data"):
         outcome = call("status", "--port", str(stand_in.port))
     assert outcome.code == 1
-    assert f"Without {tmp_path / 'data' / 'service.json'} no command gets in" in outcome.err
+    assert f"Without {tmp_path / 'data' / 'service.json'} commands have no token" in outcome.err
     assert "service.json" not in call("status", "--port", str(stand_in.port)).err

@@ -200,7 +200,7 @@ def test_set_means_paths_from_here(
 
 def test_set_says_what_keeps_it_from_working(call: CommandLine, config: Path) -> None:
     outcome = call("config", "set", "data_dir", "/elsewhere")
-    assert "CYBER_INFERENCE_DATA_DIR is set as well" in outcome.err
+    assert "CYBER_INFERENCE_DATA_DIR is also set" in outcome.err
     config.chmod(0o644)
     assert "others may read this secret" in call("config", "set", "admin_password", "x").err
     config.chmod(0o600)

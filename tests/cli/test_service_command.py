@@ -167,7 +167,7 @@ def test_without_systemd_one_sentence_says_so(
 
 def test_without_systemctl_one_sentence_says_so(tmp_path: Path) -> None:
     systemd = Systemd(environ={"PATH": str(tmp_path)}, folder=tmp_path)
-    with pytest.raises(CyberError, match="There is no systemctl here"):
+    with pytest.raises(CyberError, match="There is no systemctl on this machine"):
         systemd.check_there()
 
 
