@@ -10,8 +10,10 @@ import click
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
 from cyber_inference_tui.cli.text_table import render_table
+from cyber_inference_tui.errors import ConfigError, CyberError
 from cyber_inference_tui.terminal.columns import Cell, Column
 from cyber_inference_tui.terminal.stream import Terminal, stdout_terminal
+from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 @click.pass_obj
 def init(options: GlobalOptions, as_json: bool) -> None:
     """Create the directories and a commented config.toml; nothing is ever overwritten."""
-    from cyber_inference_tui.errors import CyberError
     from cyber_inference_tui.settings.edit import write_default
     from cyber_inference_tui.settings.load import config_path, load
 
@@ -129,7 +130,6 @@ def get(options: GlobalOptions, key: str, reveal: bool, as_json: bool) -> None:
 
 def _shown(value: Any) -> str:
     from cyber_inference_tui.settings.example import toml_value
-    from cyber_inference_tui.text import clean_line
 
     if value is None:
         return ""
@@ -150,7 +150,6 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
 
     A list is written a,b or as a TOML array. A model's settings are named models."ID".KEY.
     """
-    from cyber_inference_tui.errors import ConfigError
     from cyber_inference_tui.settings.edit import key_in, set_value, split_key
     from cyber_inference_tui.settings.environment import ENV_PREFIX, variable
     from cyber_inference_tui.settings.load import (
@@ -205,7 +204,6 @@ def _absolute(text: str) -> str:
 @click.pass_obj
 def check(options: GlobalOptions, as_json: bool) -> int:
     """Name file, line and key of every mistake; exit code 5 if there is any."""
-    from cyber_inference_tui.errors import ConfigError
     from cyber_inference_tui.settings.load import config_path
 
     path = config_path(options.config, options.environ)

@@ -10,6 +10,7 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.terminal.stream import (
     BOLD,
     DIM,
@@ -19,6 +20,7 @@ from cyber_inference_tui.terminal.stream import (
     Terminal,
     stdout_terminal,
 )
+from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,7 +51,6 @@ def doctor(options: GlobalOptions, *, offline: bool, as_json: bool) -> int:
     from cyber_inference_tui.doctor.examination import examine
     from cyber_inference_tui.doctor.gather import broken_configuration
     from cyber_inference_tui.doctor.records import exit_code
-    from cyber_inference_tui.errors import ConfigError
 
     loaded = broken = None
     try:
@@ -96,8 +97,6 @@ def _lines_of(finding: Finding, terminal: Terminal) -> Iterable[str]:
 
 
 def _wrapped(text: str, indent: int, terminal: Terminal) -> list[str]:
-    from cyber_inference_tui.text import clean_line
-
     text = clean_line(text)
     if terminal.width is None:
         return [text]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import click
@@ -14,8 +15,10 @@ from cyber_inference_tui.cli.output import (
     print_lines,
     print_note,
 )
+from cyber_inference_tui.errors import ConflictError, CyberError, HubError, NoServiceError
 from cyber_inference_tui.terminal.stream import Terminal, stderr_terminal, stdout_terminal
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.units import duration_text, size_text
 
 if TYPE_CHECKING:
     from cyber_inference_tui.client.service_client import ServiceClient
@@ -110,7 +113,6 @@ def _search(options: GlobalOptions, query: str, sort: str, limit: int) -> list[H
     import asyncio
 
     from cyber_inference_tui.cli.service_calls import with_client
-    from cyber_inference_tui.errors import NoServiceError
     from cyber_inference_tui.records.queries import SearchQuery
 
     settings = options.load().settings
@@ -162,9 +164,7 @@ async def _follow(
 ) -> DownloadRecord:
     """Request the download, show its progress until it ends, and return its last record."""
     import asyncio
-    import contextlib
 
-    from cyber_inference_tui.errors import ConflictError, CyberError, HubError
     from cyber_inference_tui.records import DownloadStatus, endpoints, queries
 
     record = await client.call(endpoints.DOWNLOAD, body=queries.NewDownload(*wanted))
@@ -195,7 +195,6 @@ def _stop_if_unused(url: str, pid: int, settings: Settings) -> None:
     """Stop a service that this command started, or say that it keeps running for others."""
     from cyber_inference_tui.cli.background import has_clients, stop_limit, stop_service
     from cyber_inference_tui.cli.service_calls import with_client
-    from cyber_inference_tui.errors import CyberError
     from cyber_inference_tui.records import ModelStatus, endpoints
 
     async def is_busy(client: ServiceClient) -> bool:
@@ -243,7 +242,6 @@ class DownloadProgress:
 
     def stopped(self) -> str:
         """Return the message for an interrupted download."""
-        from cyber_inference_tui.units import size_text
 
         if self._last is None or not self._last.bytes_done:
             return "Stopped before anything had arrived."
@@ -253,7 +251,6 @@ class DownloadProgress:
 
 def progress_text(record: DownloadRecord) -> str:
     """Return a line about a download."""
-    from cyber_inference_tui.units import duration_text, size_text
 
     done = size_text(record.bytes_done)
     total = f" of {size_text(record.bytes_total)}" if record.bytes_total is not None else ""

@@ -6,12 +6,13 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option, model_argument
 from cyber_inference_tui.cli.output import print_json, print_lines, print_note
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import ModelNotFoundError, NoServiceError
-from cyber_inference_tui.records import endpoints
+from cyber_inference_tui.records import GapEvent, LogEvent, endpoints
 from cyber_inference_tui.terminal.stream import stderr_terminal
 from cyber_inference_tui.text import clean_line
 
@@ -100,10 +101,6 @@ def _print_lines(name: str, lines: Iterable[tuple[datetime | None, str]], as_jso
 
 
 def _print_gap(data: bytes) -> None:
-    import msgspec
-
-    from cyber_inference_tui.records import GapEvent
-
     try:
         restarted = msgspec.json.decode(data, type=thread_safe(GapEvent)).topic is None
     except msgspec.MsgspecError:
@@ -117,10 +114,6 @@ def _print_gap(data: bytes) -> None:
 
 
 async def _follow(client: ServiceClient, name: str, after: int | None, as_json: bool) -> None:
-    import msgspec
-
-    from cyber_inference_tui.records import LogEvent
-
     def on_lost() -> None:
         click.echo("The connection to the service was lost; trying again.", err=True)
 

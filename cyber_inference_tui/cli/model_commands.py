@@ -10,6 +10,7 @@ from cyber_inference_tui.cli.options import GlobalOptions, json_option, model_ar
 from cyber_inference_tui.cli.output import ProgressLine, print_json, print_lines, print_note
 from cyber_inference_tui.terminal.stream import DIM, stderr_terminal, stdout_terminal
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.units import size_text
 
 if TYPE_CHECKING:
     from cyber_inference_tui.records import ModelRecord
@@ -63,7 +64,6 @@ def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool
     deleted with its last model.
     """
     from cyber_inference_tui.cli.service_calls import deletable_model
-    from cyber_inference_tui.units import size_text
 
     record, delete = deletable_model(options, model_id)
     if not yes:

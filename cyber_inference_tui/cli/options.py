@@ -88,13 +88,20 @@ class TypedPath(FilledText):
 
 
 class GlobalOption(click.Option):
-    """An option of the whole program: it changes the context's ``GlobalOptions``."""
+    """An option of the whole program: it changes the context's ``GlobalOptions``.
+
+    Without ``change`` it is the flag for the setting of its name.
+    """
 
     def __init__(
-        self, *names: str, change: Callable[[GlobalOptions, Any], GlobalOptions], **attrs: Any
+        self,
+        name: str,
+        *,
+        change: Callable[[GlobalOptions, Any], GlobalOptions] | None = None,
+        **attrs: Any,
     ) -> None:
-        super().__init__(list(names), expose_value=False, callback=self._apply, **attrs)
-        self._change = change
+        super().__init__([name], expose_value=False, callback=self._apply, **attrs)
+        self._change = change or self._set_flag
 
     def _apply(self, ctx: click.Context, param: click.Parameter, value: Any) -> None:
         if value is None or value is False:
@@ -102,73 +109,48 @@ class GlobalOption(click.Option):
         options = ctx.obj if isinstance(ctx.obj, GlobalOptions) else GlobalOptions()
         ctx.obj = self._change(options, value)
 
-
-def _setting(key: str) -> Callable[[GlobalOptions, Any], GlobalOptions]:
-    def change(options: GlobalOptions, value: Any) -> GlobalOptions:
-        return replace(options, flags={**options.flags, key: value})
-
-    return change
+    def _set_flag(self, options: GlobalOptions, value: Any) -> GlobalOptions:
+        return replace(options, flags={**options.flags, str(self.name): value})
 
 
 def global_options(*, hidden: bool = False) -> list[click.Parameter]:
     """Return new option objects for one command; ``hidden`` leaves them out of its ``--help``."""
-    return [
+    made = [
         GlobalOption(
             "--config",
             type=FilledText(),
             metavar="FILE",
             help="Read settings from FILE.",
             shell_complete=click.Path().shell_complete,
-            hidden=hidden,
             change=lambda options, value: replace(options, config=Path(value)),
         ),
         GlobalOption(
-            "--host",
-            type=FilledText(),
-            metavar="ADDRESS",
-            help="Address the service listens on.",
-            hidden=hidden,
-            change=_setting("host"),
+            "--host", type=FilledText(), metavar="ADDRESS", help="Address the service listens on."
         ),
         GlobalOption(
-            "--port",
-            type=PortNumber(),
-            metavar="PORT",
-            help="Port the service listens on.",
-            hidden=hidden,
-            change=_setting("port"),
+            "--port", type=PortNumber(), metavar="PORT", help="Port the service listens on."
         ),
         GlobalOption(
-            "--data-dir",
-            type=TypedPath(),
-            metavar="DIR",
-            help="Where state and logs are kept.",
-            hidden=hidden,
-            change=_setting("data_dir"),
+            "--data-dir", type=TypedPath(), metavar="DIR", help="Where state and logs are kept."
         ),
         GlobalOption(
-            "--models-dir",
-            type=TypedPath(),
-            metavar="DIR",
-            help="Where models are kept.",
-            hidden=hidden,
-            change=_setting("models_dir"),
+            "--models-dir", type=TypedPath(), metavar="DIR", help="Where models are kept."
         ),
         GlobalOption(
             "--log-level",
             type=click.Choice(LOG_LEVELS, case_sensitive=False),
             help="The service's log level.",
-            hidden=hidden,
-            change=_setting("log_level"),
         ),
         GlobalOption(
             "--demo",
             is_flag=True,
             help="Add the built-in model 'demo'.",
-            hidden=hidden,
             change=lambda options, _: replace(options, demo=True),
         ),
     ]
+    for option in made:
+        option.hidden = hidden
+    return [*made]
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from functools import partial
 import click
 
 from cyber_inference_tui.cli.options import GlobalOptions
+from cyber_inference_tui.files import has_no_room
 from cyber_inference_tui.storage import START_LIMIT, Storages
 
 
@@ -65,7 +66,6 @@ def importing() -> Iterator[None]:
 
 def _announce(line: str) -> None:
     """Print the line; on a full disk the service runs without it."""
-    from cyber_inference_tui.files import has_no_room
 
     try:
         click.echo(line)

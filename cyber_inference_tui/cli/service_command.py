@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.errors import ConflictError, CyberError, NoServiceError, NotFoundError
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.unit import Systemd
@@ -169,7 +174,6 @@ def restart(options: GlobalOptions, as_json: bool) -> None:
 
 def _running(settings: Settings) -> int:
     """Return the pid of the data directory's service. Raises ``NoServiceError`` if none runs."""
-    from cyber_inference_tui.errors import CyberError, NoServiceError
     from cyber_inference_tui.service.runtime import data_directory_holder
 
     pid = data_directory_holder(settings.data_dir)
@@ -188,7 +192,6 @@ def _running(settings: Settings) -> int:
 
 def _end(pid: int, settings: Settings) -> None:
     from cyber_inference_tui.cli.background import stop_limit, stop_service
-    from cyber_inference_tui.errors import CyberError
 
     limit = stop_limit(settings)
     if not stop_service(pid, limit=limit):
@@ -200,7 +203,6 @@ def _end(pid: int, settings: Settings) -> None:
 
 def _unit_pid(systemd: Systemd) -> int | None:
     """Return the pid of the unit's service; ``None`` if it does not run, or without systemd."""
-    from cyber_inference_tui.errors import CyberError
 
     try:
         return systemd.status().pid
@@ -213,7 +215,6 @@ def _options_of(pid: int, options: GlobalOptions) -> GlobalOptions:
     import psutil
 
     from cyber_inference_tui.cli.main import PROGRAM, cli
-    from cyber_inference_tui.errors import CyberError
 
     try:
         process = psutil.Process(pid)
@@ -257,8 +258,6 @@ def command_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
 
 def _program() -> list[str]:
     """Return this program by its absolute path, or as a module if it has no script."""
-    import sys
-    from pathlib import Path
 
     # Not resolved: the link to Python identifies a virtual environment.
     folder = Path(sys.executable).parent
@@ -273,7 +272,6 @@ def _program() -> list[str]:
 
 def _systemd(options: GlobalOptions, system: bool) -> Systemd:
     from cyber_inference_tui.cli.unit import SYSTEM_UNITS, Systemd, user_units
-    from cyber_inference_tui.errors import CyberError
     from cyber_inference_tui.kernel import on_macos
 
     if on_macos():
@@ -288,7 +286,6 @@ def _systemd(options: GlobalOptions, system: bool) -> Systemd:
 
 def _check_alone(loaded: Loaded, systemd: Systemd) -> None:
     """Raise ``ConflictError`` if another service runs, since the unit's could not start."""
-    from cyber_inference_tui.errors import ConflictError
     from cyber_inference_tui.service.runtime import data_directory_holder
 
     holder = data_directory_holder(loaded.settings.data_dir)
@@ -315,9 +312,6 @@ def _warn_of_variables(options: GlobalOptions) -> None:
 
 
 def _user_name() -> str:
-    import os
-    import pwd
-
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -326,9 +320,6 @@ def _user_name() -> str:
 
 def _environment_of(user: str, options: GlobalOptions) -> dict[str, str]:
     """Return the few variables that systemd starts a service of ``user`` with."""
-    import pwd
-
-    from cyber_inference_tui.errors import NotFoundError
 
     try:
         home = pwd.getpwnam(user).pw_dir

@@ -10,6 +10,8 @@ import click
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
 from cyber_inference_tui.terminal.stream import DIM, RED, Terminal, stdout_terminal
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.units import duration_text
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.service_calls import ServiceView
@@ -35,8 +37,6 @@ def status(options: GlobalOptions, as_json: bool) -> None:
 def status_lines(view: ServiceView, now: datetime, terminal: Terminal) -> list[str]:
     """Return the facts of the service, one a line, then the table of its busy models."""
     from cyber_inference_tui.cli.model_tables import busy_table
-    from cyber_inference_tui.text import clean_line
-    from cyber_inference_tui.units import duration_text
 
     status = view.status
     server = status.llama_server
