@@ -10,6 +10,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -40,31 +41,20 @@ class Threads:
                 "Earlier requests to the hub are still waiting for an answer.",
                 hint="Try again in a moment.",
             )
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
-
-        def deliver(result: T | None, error: BaseException | None) -> None:
-            if answer.done():
-                return
-            if error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(result)  # type: ignore[arg-type]  # set if error is None
+        result: Future[T] = Future()
+        # From now on a caller that gives up cannot cancel it.
+        result.set_running_or_notify_cancel()
 
         def work_in_thread() -> None:
-            result: T | None = None
-            problem: BaseException | None = None
             try:
-                result = work()
+                try:
+                    value = work()
+                finally:
+                    self._free.release()
             except BaseException as error:  # noqa: BLE001 - raised in the caller
-                problem = error
-            finally:
-                self._free.release()
-            try:
-                loop.call_soon_threadsafe(deliver, result, problem)
-            except RuntimeError:
-                # The loop is closed, so no caller waits.
-                return
+                result.set_exception(error)
+            else:
+                result.set_result(value)
 
         thread = threading.Thread(target=work_in_thread, name="hub", daemon=True)
         try:
@@ -73,7 +63,7 @@ class Threads:
             self._free.release()
             raise HubUnreachableError("This machine has no thread left for the hub.") from error
         async with asyncio.timeout(limit):
-            return await answer
+            return await asyncio.wrap_future(result)
 
 
 class Resolver(AbstractResolver):
