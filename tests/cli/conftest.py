@@ -17,7 +17,7 @@ from tests.client.stand_in import StandIn
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one command line did."""
+    """The exit code and the output of one command line."""
 
     code: int
     out: str
@@ -36,7 +36,7 @@ def stand_in() -> Iterator[StandIn]:
 
 @pytest.fixture
 def environ(tmp_path: Path) -> Mapping[str, str]:
-    """The environment of a user who has never run the program; nothing of the machine's."""
+    """The environment of a user who has never run the program, without this machine's variables."""
     return {
         "HOME": str(tmp_path),
         "XDG_CONFIG_HOME": str(tmp_path / "config"),
@@ -46,7 +46,7 @@ def environ(tmp_path: Path) -> Mapping[str, str]:
         "CYBER_INFERENCE_DATA_DIR": str(tmp_path / "data"),
         "PATH": os.environ["PATH"],
         "PYTHONUTF8": "1",
-        # Where the tests have found the program, a service in the background finds it, too.
+        # A service in the background imports the program from where the tests do.
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
     }
 
@@ -88,7 +88,7 @@ def call(
 
 @pytest.fixture
 def spawn(environ: Mapping[str, str], config: Path) -> Iterator[Spawn]:
-    """Start a command line as a process; what still runs at the end of the test is killed."""
+    """Start a command line as a process; kill it at the end of the test if it still runs."""
     started: list[subprocess.Popen[bytes]] = []
 
     def spawn(*argv: str, **options: object) -> subprocess.Popen[bytes]:

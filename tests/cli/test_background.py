@@ -1,4 +1,4 @@
-"""A service in the background: found, started once, left alone by whatever ends its starter."""
+"""A service in the background: it is found, started once, and survives the end of its starter."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Find = Callable[..., FoundService]
 
 @pytest.fixture
 def find(environ: Mapping[str, str], data_dir: Path, config: Path) -> Find:
-    """``find_or_start`` on a port of the kernel's."""
+    """``find_or_start`` on a port that the kernel chooses."""
 
     def find(**options: object) -> FoundService:
         flags = options.pop("flags", {"port": 0})
@@ -68,7 +68,7 @@ def find(environ: Mapping[str, str], data_dir: Path, config: Path) -> Find:
 def starter(
     environ: Mapping[str, str], data_dir: Path, config: Path
 ) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Processes that call ``find_or_start``, tell what they found, and wait."""
+    """Processes that call ``find_or_start``, print the result, and wait."""
     made: list[subprocess.Popen[str]] = []
 
     def start(**options: object) -> subprocess.Popen[str]:
@@ -91,8 +91,8 @@ def starter(
                 stream.close()
 
 
-def told(process: subprocess.Popen[str]) -> tuple[int, str, bool]:
-    """What a starter found: pid, URL, and whether it started it."""
+def printed(process: subprocess.Popen[str]) -> tuple[int, str, bool]:
+    """Return the printed pid and URL, and whether the process started the service."""
     assert process.stdout is not None
     pid, url, started = process.stdout.readline().split()
     return int(pid), url, started == "True"
@@ -192,7 +192,7 @@ def test_the_token_opens_a_service_with_a_password(find: Find, config: Path) -> 
 def test_starters_at_once_share_one_service(
     starter: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    found = [told(process) for process in [starter() for _ in range(3)]]
+    found = [printed(process) for process in [starter() for _ in range(3)]]
     assert len({(pid, url) for pid, url, _ in found}) == 1
     assert sorted(started for _, _, started in found) == [False, False, True]
 
@@ -201,7 +201,7 @@ def test_it_survives_the_death_of_its_starter(
     starter: Callable[..., subprocess.Popen[str]], find: Find
 ) -> None:
     process = starter()
-    pid, url, _ = told(process)
+    pid, url, _ = printed(process)
     process.kill()
     process.wait(60)
     assert answers(url)
@@ -213,10 +213,10 @@ def test_it_survives_a_terminal_that_hangs_up(
     starter: Callable[..., subprocess.Popen[str]],
 ) -> None:
     master, slave = pty.openpty()
-    # The controlling terminal of a session of its own, as a login over SSH has it.
+    # The controlling terminal of its own session, as in a login over SSH.
     process = starter(stdin=slave, start_new_session=True, preexec_fn=take_terminal)
     os.close(slave)
-    _, url, _ = told(process)
+    _, url, _ = printed(process)
     os.close(master)
     assert process.wait(60) == -signal.SIGHUP
     assert answers(url)
@@ -284,7 +284,7 @@ def test_another_program_on_the_port_is_named(find: Find, data_dir: Path) -> Non
 def test_why_one_does_not_start_is_said_in_its_own_words(find: Find, data_dir: Path) -> None:
     heard: list[str] = []
     with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))  # nobody answers there, and nobody else can listen
+        taken.bind(("0.0.0.0", 0))  # nothing answers there, and nothing else can listen
         port = taken.getsockname()[1]
         with pytest.raises(CyberError) as error:
             find(flags={"host": "0.0.0.0", "port": port}, notify=heard.append)
@@ -294,7 +294,7 @@ def test_why_one_does_not_start_is_said_in_its_own_words(find: Find, data_dir: P
     )
     output = data_dir / "logs" / "service-output.log"
     assert str(output) in error.value.hint
-    # What was made for the address was told here, not written to a log.
+    # The secrets made for the address were printed here, not logged.
     (text,) = heard
     password = text.split("admin password")[1].split()[0]
     assert password not in output.read_text()
@@ -302,7 +302,7 @@ def test_why_one_does_not_start_is_said_in_its_own_words(find: Find, data_dir: P
 
 def test_none_is_started_on_another_machine(find: Find, data_dir: Path, config: Path) -> None:
     with pytest.raises(NoServiceError, match="no address of this machine"):
-        # A network for documentation: no machine is in it.
+        # A network for documentation, without machines.
         find(flags={"host": "2001:db8::1", "port": 1})
     assert config.read_text() == ""
 
@@ -343,7 +343,7 @@ def test_a_directory_whose_service_does_not_answer_is_waited_for(
     def clock() -> float:
         nonlocal looks
         looks += 1
-        if looks == 3:  # the old service has come to its end
+        if looks == 3:  # the old service has ended
             lock.__exit__(None, None, None)
         return time.monotonic()
 
@@ -352,7 +352,7 @@ def test_a_directory_whose_service_does_not_answer_is_waited_for(
 
 
 def test_one_that_cannot_leave_its_address_is_found_by_it(find: Find, data_dir: Path) -> None:
-    # As on a full disk: the file cannot be written.
+    # The file cannot be written, as on a full disk.
     (data_dir / "service.json").mkdir(parents=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

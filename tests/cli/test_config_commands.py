@@ -155,7 +155,7 @@ def test_a_mask_that_is_set_keeps_what_it_hides(
 def test_a_mask_that_hides_nothing_is_no_value(
     call: CommandLine, environ: dict[str, str], config: Path
 ) -> None:
-    # What the environment has is not copied into the file.
+    # Values from the environment are not copied into the file.
     environ["CYBER_INFERENCE_HF_TOKEN"] = "hf_x"
     for key in ("hf_token", "api_keys", "models.m.env", "llama_args"):
         value = {"models.m.env": '{A = "********"}', "llama_args": '["--hf-token", "********"]'}

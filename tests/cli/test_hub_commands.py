@@ -1,4 +1,4 @@
-"""Searching, downloading and deleting models from the command line."""
+"""Search, download and delete models from the command line."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ Interrupted = Callable[[], str]
 def stalled(
     spawn: Spawn, tiny: Repo, hub: StandInHub, data_dir: Path, tmp_path: Path
 ) -> tuple[Fault, Interrupted]:
-    """A download that stalls at 3 MB, and a function that ends it by Ctrl-C: what it wrote."""
+    """A download that stalls at 3 MB, and a function that sends Ctrl-C and returns its output."""
     fault = Fault("stall", 3_000_000)
     hub.faults[FILE].append(fault)
     errors = tmp_path / "errors"
@@ -246,7 +246,7 @@ def test_deleting_needs_a_yes(call: CommandLine, config: Path, models: Path) -> 
     assert (models / "owner/tiny" / FILE).exists()
     done = call("delete-model", "tiny-q4_k_m", "--yes")
     assert (done.code, done.out) == (0, "Tiny-Q4_K_M is deleted.\n")
-    # The folder that it empties goes with it.
+    # The empty folder is removed, too.
     assert not (models / "owner").exists()
 
 

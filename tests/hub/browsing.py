@@ -1,4 +1,4 @@
-"""A look at a stand-in hub, as a service or a command takes it."""
+"""Open a ``Browse`` on a stand-in hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .transfers import QUICK, endpoint_of
 
 
 class Clock:
-    """Stands still until it is moved."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0

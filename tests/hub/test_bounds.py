@@ -1,4 +1,4 @@
-"""What a download may take: disk, memory, files."""
+"""The resources of a download are bounded: disk, memory, files."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ async def test_a_disk_that_fills_up_keeps_what_is_here(
         await world.downloads.retry(added.id)
         await world.until(added.id, Status.DONE)
     assert models(small_disk) == {"o/big/big.gguf": hub.repos["o/big"].files["big.gguf"]}
-    # What was on its way when the disk was full comes again, but not the whole file.
+    # Only the bytes in memory when the disk was full are fetched again.
     assert hub.sent["big.gguf"] < 12 * MIB
 
 
 class SlowThreads(ThreadPoolExecutor):
-    """Threads of a machine with a slow disk; ``most`` is how much work waited at once."""
+    """Threads of a machine with a slow disk; ``most`` is the largest number of waiting jobs."""
 
     def __init__(self) -> None:
         super().__init__(4)
@@ -128,7 +128,7 @@ async def test_memory_and_files_are_bounded_however_slow_the_disk(
         await session.close()
         threads.shutdown()
     assert peak < 8 * MIB
-    # One writes, one that has written may just be ending; forcing to the disk runs beside them.
+    # One writes, another may just be ending; a sync runs beside them.
     assert threads.most <= 3
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4
     assert (tmp_path / "big.gguf").read_bytes() == repo.files["big.gguf"]

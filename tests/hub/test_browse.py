@@ -1,4 +1,4 @@
-"""Searching and looking into repositories, over the hub's own library, on a stand-in hub."""
+"""Search the hub and read repositories, with the hub's own library and a stand-in hub."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .browsing import Clock, browsing
 from .stand_in_hub import Repo, StandInHub
 from .transfers import noise
 
-# What huggingface.co answers to a search with ``expand`` and to a look at a repository with
+# Answers of huggingface.co to a search with ``expand`` and to a repository request with
 # ``blobs``, in the shapes that huggingface_hub 2.4.0 reads; names and numbers are made up.
 SEARCHED = {
     "_id": "6789abcdef0123456789abcd",
@@ -114,7 +114,7 @@ def run(
     call: Callable[[Browse], Any],
     **more: Any,
 ) -> Any:
-    """What ``call`` gives with a ``Browse`` of the hub."""
+    """Return the result of ``call`` with a ``Browse`` of the hub."""
 
     async def work() -> Any:
         async with asyncio.timeout(LIMIT), browsing(hub, **more) as browse:
@@ -439,7 +439,7 @@ def test_proxies_are_those_of_downloads(hub: StandInHub, tiny: Repo) -> None:
         run(hub, search, environ={"ALL_PROXY": "socks5://127.0.0.1:1"})
     around = {"ALL_PROXY": "socks5://127.0.0.1:1", "NO_PROXY": "127.0.0.0/8"}
     assert run(hub, search, environ=around)[0]
-    # The stand-in is the proxy as well: only that knows the way to the name.
+    # The stand-in is also the proxy: only the proxy can resolve the name.
     assert run("http://hub.invalid", search, environ={"http_proxy": hub.url})[0]
     assert hub.api[-1][1]["Host"] == "hub.invalid"
 
@@ -452,7 +452,7 @@ def test_a_token_opens_what_is_private(hub: StandInHub, tiny: Repo) -> None:
 
 @pytest.mark.parametrize("repo", ["", "../x", "a/b/c", "a b", "a/..", "http://x"])
 def test_what_is_no_name_is_not_asked_for(hub: StandInHub, repo: str) -> None:
-    # A mistake of who asks, not of the hub.
+    # A mistake of the caller, not of the hub.
     with pytest.raises(InvalidRequestError, match="not the name"):
         run(hub, lambda browse: browse.repository(repo))
     assert hub.api == []

@@ -1,4 +1,4 @@
-"""What the hub says of names is not believed."""
+"""Names and sizes from the hub are checked."""
 
 from __future__ import annotations
 

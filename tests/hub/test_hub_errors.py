@@ -1,4 +1,4 @@
-"""What the hub's refusals mean: recorded and likely answers, and the errors that they stand for."""
+"""The errors for the hub's refusals, by recorded and likely answers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ HTML = b"<!doctype html><html><title>404</title></html>"
 @pytest.mark.parametrize(
     ("endpoint", "status", "headers", "body", "kind", "words"),
     [
-        # A repository that does not exist, without a token: whatever reason is given.
+        # A repository that does not exist, without a token; the reason does not matter.
         (
             HUB,
             401,
@@ -79,7 +79,7 @@ HTML = b"<!doctype html><html><title>404</title></html>"
         (TOKEN, 403, RIGHTS, b"", HubGatedError, "what the token from HF_TOKEN may read is set"),
         (HUB, 403, {}, HTML, HubGatedError, r"huggingface.co refuses o/n\. See"),
         (HUB, 403, DISABLED, b"", HubGatedError, "has disabled o/n"),
-        # What is there has no such part.
+        # The repository exists, but not the file or the revision.
         (HUB, 404, NO_ENTRY, b"", HubNotFoundError, r"o/n has no file a\.gguf"),
         (HUB, 404, NO_REVISION, b"", HubNotFoundError, "o/n has no revision dev"),
         (HUB, 400, {}, b'{"error":"Invalid repo name"}', HubError, "status 400: Invalid repo"),

@@ -1,4 +1,4 @@
-"""What people type for a model on the hub."""
+"""The ways to type a model of the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file on its way, by itself."""
+"""A partial file without a transfer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_after_half_a_write_the_digest_is_of_that_half(tmp_path: Path, *, git: b
 
 
 def test_whole_is_what_was_verified_and_is_the_very_file(tmp_path: Path) -> None:
-    """Of one size: a quantization made anew has that."""
+    """A new quantization of a model may have the same size."""
     target = tmp_path / "a.gguf"
     other = hashlib.sha256(noise(4096, 2)).hexdigest()
     another = HubFile(repo="o/n", revision="2" * 40, path="a.gguf", size=len(DATA), sha256=other)
@@ -55,7 +55,7 @@ def test_whole_is_what_was_verified_and_is_the_very_file(tmp_path: Path) -> None
     partial.close()
     assert is_whole(target, ORIGIN)
     assert not is_whole(target, another)
-    # From the moment on that another one is begun it is neither.
+    # Once another file is begun, it is neither.
     open_partial(target, another, boot="this").close()
     assert not is_whole(target, another)
     assert not is_whole(target, ORIGIN)

@@ -1,4 +1,4 @@
-"""Which models a repository holds, by the names of its files."""
+"""The models of a repository, by the names of its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies of answers, however they are sent, on both event loops."""
+"""Read bodies, however they are framed, on both event loops."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def bring(
 
 def sending(head: bytes, body: Sequence[bytes]) -> Send:
     async def send(writer: asyncio.StreamWriter) -> None:
-        # The first bytes come together with the head.
+        # The first bytes arrive together with the head.
         writer.write(head + b"".join(body[:1]))
         for piece in body[1:]:
             writer.write(piece)
@@ -165,7 +165,7 @@ def test_silence_ends_a_try_and_keeps_what_has_come(
         else:
             writer.write(CHUNKED + b"".join(chunks(CONTENT[:after], MIB)[:-1]))
         await writer.drain()
-        # Nothing more, until the other side has had enough.
+        # Send nothing more until the other side gives up.
         await asyncio.wait_for(writer.wait_closed(), 20)
         ended.set()
 

@@ -1,4 +1,4 @@
-"""What tests of transfers share."""
+"""Helpers for tests of transfers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUICK = TransferLimits(
 
 
 def noise(size: int, seed: int = 1) -> bytes:
-    """Bytes that no part of is like another."""
+    """Return random bytes without repetitions."""
     return random.Random(seed).randbytes(size)
 
 
