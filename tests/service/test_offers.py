@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cyber_inference_tui.gguf.metadata import ModelMetadata
-from cyber_inference_tui.hub.plan import PlannedFile
+from cyber_inference_tui.hub.download_plan import PlannedFile
 from cyber_inference_tui.hub.repository import Repository, models_of
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.need_estimate import formula_need

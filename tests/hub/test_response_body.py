@@ -1,4 +1,4 @@
-"""Bodies of answers, however they are sent, on both event loops."""
+"""Read bodies, however they are framed, on both event loops."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import uvloop
 
 from cyber_inference_tui.errors import HubUnreachableError
 from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.partial import Origin
-from cyber_inference_tui.hub.transfer import Pace, Transfer, Transport, open_session
+from cyber_inference_tui.hub.partial import HubFile
+from cyber_inference_tui.hub.transfer import Transfer, TransferContext, TransferLimits, open_session
 
 from .transfers import MIB, QUICK, noise
 
 CONTENT = noise(9 * MIB + 12_345)
-ORIGIN = Origin(repo="o/n", revision="0" * 40, path="a.gguf")
+ORIGIN = HubFile(repo="o/n", revision="0" * 40, path="a.gguf")
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 ENDLESS = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
@@ -78,14 +78,14 @@ async def bring(
     send: Send,
     target: Path,
     *,
-    origin: Origin = ORIGIN,
-    pace: Pace = QUICK,
+    origin: HubFile = ORIGIN,
+    pace: TransferLimits = QUICK,
     server_tls: ssl.SSLContext | None = None,
 ) -> Transfer:
     executor = ThreadPoolExecutor(4)
     async with serving(send, server_tls) as port, open_session(pace) as session:
         endpoint = HubEndpoint(url=f"http{'s' if server_tls else ''}://127.0.0.1:{port}")
-        shared = Transport(
+        shared = TransferContext(
             session=session,
             endpoint=lambda: endpoint,
             executor=executor,
@@ -103,7 +103,7 @@ async def bring(
 
 def sending(head: bytes, body: Sequence[bytes]) -> Send:
     async def send(writer: asyncio.StreamWriter) -> None:
-        # The first bytes come together with the head.
+        # The first bytes arrive together with the head.
         writer.write(head + b"".join(body[:1]))
         for piece in body[1:]:
             writer.write(piece)
@@ -165,7 +165,7 @@ def test_silence_ends_a_try_and_keeps_what_has_come(
         else:
             writer.write(CHUNKED + b"".join(chunks(CONTENT[:after], MIB)[:-1]))
         await writer.drain()
-        # Nothing more, until the other side has had enough.
+        # Send nothing more until the other side gives up.
         await asyncio.wait_for(writer.wait_closed(), 20)
         ended.set()
 
@@ -173,7 +173,7 @@ def test_silence_ends_a_try_and_keeps_what_has_come(
     origin = msgspec.structs.replace(ORIGIN, size=len(CONTENT))
 
     async def work() -> None:
-        with pytest.raises(HubUnreachableError, match=r"no byte has come|has not sent a byte"):
+        with pytest.raises(HubUnreachableError, match=r"no byte has arrived|has not sent a byte"):
             await bring(send, target, origin=origin, pace=pace)
 
     run(work())

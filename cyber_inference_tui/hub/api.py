@@ -1,10 +1,9 @@
-"""The only door to the hub's library, and questions to the hub's API.
+"""Query the hub's API, and parse its answers with the hub's library.
 
-The library is imported when it is first needed; that takes up to a second. Only its understanding
-of answers is used. Its client follows redirects anywhere, reads the proxies of the environment in
-a way of its own and ends in a traceback at those it does not know; its ``HfApi`` keeps the cursor
-of the next page to itself, knows no limit of time or size for a list, and tries a dead hub for a
-minute.
+This is the only module that imports the library, on first use, since that takes up to a second. It
+only parses answers. Its own client follows redirects to any host, reads proxies in its own way and
+fails with a traceback on unknown ones. Its ``HfApi`` hides the cursor of the next page, has no
+limits of time or size for a list, and retries a dead hub for a minute.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import aiohttp
 from aiohttp import hdrs
@@ -23,15 +22,17 @@ from yarl import URL
 
 from cyber_inference_tui.errors import HubError, HubUnreachableError
 from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.request import follow
+from cyber_inference_tui.hub.request import get_with_redirects
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
-# All that is of interest: what else a repository tells is not even looked at.
+T = TypeVar("T")
+
+# The library gets no other keys of an answer.
 _KEYS: Final = {"id", "sha", "downloads", "likes", "gated", "lastModified", "gguf", "siblings"}
 _MAX_ANSWER: Final = 32 << 20
-"""Bytes; the list of files of the largest repositories has a few."""
+"""Bytes; the file lists of the largest repositories have a few MiB."""
 # https://www.rfc-editor.org/rfc/rfc8288#section-3
 _NEXT: Final = re.compile(r'<([^<>]*)>\s*;[^<>]*\brel="?next\b')
 # https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
@@ -45,11 +46,35 @@ _GZIP: Final = b"\x1f\x8b"
 _TRUE: Final = {"1", "on", "yes", "true"}
 
 
-def load_library() -> None:
-    """Import the library, told to report nothing about its users and to look for no token."""
+class TimedCache(Generic[T]):
+    """Keeps the last ``most`` answers, each for ``seconds``. ``clock`` counts seconds."""
+
+    def __init__(self, most: int, seconds: float, clock: Callable[[], float]) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: dict[Hashable, tuple[float, T]] = {}
+
+    def get(self, key: Hashable) -> T | None:
+        """Return the answer, unless its time is over."""
+        kept = self._kept.get(key)
+        if kept is None or self._clock() - kept[0] > self._seconds:
+            return None
+        return kept[1]
+
+    def put(self, key: Hashable, answer: T) -> None:
+        """Keep an answer, in place of the oldest."""
+        self._kept.pop(key, None)
+        while len(self._kept) >= self._most:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = (self._clock(), answer)
+
+
+def import_library() -> None:
+    """Import the library, with telemetry, progress bars and its token lookup turned off."""
     for name, value in list(os.environ.items()):
         if name.startswith("HF_") and not value.strip():
-            # The library cannot be imported where a number is set to nothing.
+            # The library fails at import if a numeric variable is empty.
             del os.environ[name]
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -57,16 +82,16 @@ def load_library() -> None:
 
 
 def check_online(environ: Mapping[str, str]) -> None:
-    """Raise ``HubError`` where the hub's tools are told to stay offline."""
+    """Raise ``HubError`` if a variable tells the hub's tools to stay offline."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if environ.get(name, "").strip().lower() in _TRUE:
             raise HubError(
-                f"The hub is not asked, because {name} is set.",
+                f"The hub is not contacted, because {name} is set.",
                 hint="Unset it to search and download.",
             )
 
 
-async def ask(
+async def get_page(
     session: aiohttp.ClientSession,
     endpoint: HubEndpoint,
     path: str,
@@ -76,12 +101,12 @@ async def ask(
     repo: str,
     revision: str = "",
 ) -> tuple[bytes, str | None]:
-    """``GET`` a path of the hub's API: the body, and the address of the next page.
+    """``GET`` a path of the hub's API; return the body and the address of the next page.
 
-    ``repo`` is the repository that it is about, empty for a search. Raises ``HubError``s.
+    ``repo`` is the repository in question, empty for a search. Raises ``HubError``.
     """
     url = URL(f"{endpoint.url}{path}", encoded=True).with_query(params)
-    async with follow(
+    async with get_with_redirects(
         session, endpoint, url, environ=environ, repo=repo, revision=revision
     ) as reply:
         body = bytearray()
@@ -93,15 +118,15 @@ async def ask(
         return bytes(body), found[1] if found else None
 
 
-def too_slow(url: str) -> HubUnreachableError:
-    """The hub took too long."""
+def timeout_error(url: str) -> HubUnreachableError:
+    """Return the error for a hub that takes too long."""
     return HubUnreachableError(
-        f"{url} does not answer in time.", hint="See that this machine has a way to it."
+        f"{url} does not answer in time.", hint="Check that this machine can reach it."
     )
 
 
-def infos_of(body: bytes, endpoint: HubEndpoint) -> list[ModelInfo]:
-    """One repository, or a list of them, as the library understands an answer; may take long.
+def parse_models(body: bytes, endpoint: HubEndpoint) -> list[ModelInfo]:
+    """Parse an answer, one repository or a list, with the library; this may take long.
 
     Raises ``HubError``.
     """
@@ -109,7 +134,7 @@ def infos_of(body: bytes, endpoint: HubEndpoint) -> list[ModelInfo]:
 
     try:
         if body.startswith(_GZIP):
-            # Some servers pack whatever was asked for.
+            # Some servers send gzip whatever the request accepts.
             body = zlib.decompressobj(wbits=31).decompress(body, _MAX_ANSWER)
         answer: Any = json.loads(body)
         items = answer if isinstance(answer, list) else [answer]
@@ -121,5 +146,5 @@ def infos_of(body: bytes, endpoint: HubEndpoint) -> list[ModelInfo]:
         ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error) as error:
         raise HubError(
-            f"{endpoint.url} does not answer as a hub does.", hint="Check hf_endpoint."
+            f"{endpoint.url} does not answer like a model hub.", hint="Check hf_endpoint."
         ) from error

@@ -1,4 +1,4 @@
-"""Blocks on their way to a partial file: written in a thread while more of them come."""
+"""Write blocks to a partial file in a thread, while more blocks arrive."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Final
 
-from cyber_inference_tui.hub.partial import Mark, Partial
+from cyber_inference_tui.hub.partial import Checkpoint, Partial
 
-AT_ONCE: Final = 2
-"""One is written and one waits, so that the thread need not wait for the event loop."""
+MAX_BLOCKS: Final = 2
+"""One block is written and one waits, so that the thread need not wait for the event loop."""
 
 
-class Writer:
-    """Writes in the order of ``put``, in one thread at a time and in none while there is nothing.
+class BlockWriter:
+    """Writes blocks in the order of ``put``, in one thread at a time and in none while it is idle.
 
-    ``finish`` has to be awaited in the end. Nothing is written after a failure.
+    Await ``finish`` in the end. After a failure nothing more is written.
     """
 
     def __init__(self, partial: Partial, executor: Executor) -> None:
-        self.mark: Mark | None = None
-        """How far it was after the last block."""
+        self.checkpoint: Checkpoint | None = None
+        """The state of the file after the last block."""
         self._partial = partial
         self._executor = executor
         self._loop = asyncio.get_running_loop()
@@ -33,7 +33,7 @@ class Writer:
         self._notifier = asyncio.Event()
 
     def put(self, block: Sequence[memoryview]) -> None:
-        """Have a block written, after ``room``. It is in use until ``AT_ONCE`` more were put."""
+        """Queue a block, after ``ready``. Keep its memory until ``MAX_BLOCKS`` more were put."""
         with self._lock:
             self._blocks.append(block)
             idle = len(self._blocks) == 1
@@ -41,12 +41,12 @@ class Writer:
             self._working = self._loop.run_in_executor(self._executor, self._work)
             self._working.add_done_callback(lambda _: self._notifier.set())
 
-    async def room(self) -> None:
-        """Until there is room for one more. Raises what ``Partial.write`` raised."""
-        await self._until(AT_ONCE - 1)
+    async def ready(self) -> None:
+        """Wait until one more block can be queued. Raises the error of ``Partial.write``."""
+        await self._until(MAX_BLOCKS - 1)
 
     async def finish(self) -> None:
-        """Until all are written. Raises what ``Partial.write`` raised."""
+        """Wait until all blocks are written. Raises the error of ``Partial.write``."""
         await self._until(0)
 
     async def _until(self, most: int) -> None:
@@ -62,8 +62,9 @@ class Writer:
         left = True
         while left:
             self._partial.write(self._blocks[0])
-            self.mark = self._partial.mark()
-            # It stays in its place until it is written, so that ``put`` knows of this thread.
+            self.checkpoint = self._partial.checkpoint()
+            # A block leaves the queue when it is written, so that ``put`` sees that this thread
+            # runs.
             with self._lock:
                 self._blocks.popleft()
                 left = bool(self._blocks)

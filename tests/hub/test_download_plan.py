@@ -1,4 +1,4 @@
-"""What the hub says of names is not believed."""
+"""Names and sizes from the hub are checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import HubError
-from cyber_inference_tui.hub.plan import (
+from cyber_inference_tui.hub.download_plan import (
     DownloadPlan,
     PlannedFile,
     check_plan,

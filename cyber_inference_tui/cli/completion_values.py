@@ -1,6 +1,6 @@
-"""Values for shell completion: ids of the running service's models, keys and values of settings.
+"""Values for shell completion: model ids from the running service, keys and values of settings.
 
-A completion must never make anybody wait, so whatever goes wrong here gives no suggestions.
+Completion must never make the user wait, so every failure gives no suggestions.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, NotFoundError
 
 ANSWER_LIMIT = 0.5
-"""Seconds in which the service has to answer."""
+"""Seconds for the service to answer."""
 WHOLE_LIMIT = 2.0
-"""Seconds for all of it: the settings may lie on a mount that hangs."""
+"""Seconds in all: the settings may be on a mount that hangs."""
 
 _MOST_BYTES = 4 << 20
 
 
 class _Model(msgspec.Struct):
-    """An entry of ``/v1/models``, as far as it matters here."""
+    """An entry of ``/v1/models``, with the fields that completion needs."""
 
     id: str
     status: str
@@ -41,7 +41,7 @@ class _Models(msgspec.Struct):
 def model_ids(
     ctx: click.Context, typed: str, *, states: Collection[str] = (), also: Sequence[str] = ()
 ) -> list[CompletionItem]:
-    """Ids of the models in one of ``states`` (in any, if none is given), and ``also``."""
+    """Return the ids of the models in one of ``states`` (in any, if empty), and ``also``."""
     items = [
         CompletionItem(model.id, help=model.status)
         for model in _models(ctx)
@@ -51,9 +51,9 @@ def model_ids(
 
 
 def setting_keys(ctx: click.Context, typed: str) -> list[CompletionItem]:
-    """Keys of settings; those of models once "models." is typed."""
-    from cyber_inference_tui.settings.example import toml_value  # noqa: PLC0415 - takes its time
-    from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS  # noqa: PLC0415
+    """Return the keys of settings; those of models once "models." is typed."""
+    from cyber_inference_tui.settings.example import toml_value
+    from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS
 
     found = {name: key.help for name, key in KEYS.items()}
     if typed.startswith("models."):
@@ -66,8 +66,8 @@ def setting_keys(ctx: click.Context, typed: str) -> list[CompletionItem]:
 
 
 def setting_values(ctx: click.Context, typed: str) -> list[CompletionItem]:
-    """Values for the key that stands before: one of a few words, or a path."""
-    from cyber_inference_tui.settings.edit import split_key  # noqa: PLC0415 - takes its time
+    """Return values for the key before the cursor: a few words, or a path."""
+    from cyber_inference_tui.settings.edit import split_key
 
     try:
         _, key = split_key(str(ctx.params.get("key")))
@@ -80,7 +80,7 @@ def setting_values(ctx: click.Context, typed: str) -> list[CompletionItem]:
 
 
 def _models(ctx: click.Context) -> list[_Model]:
-    """The models of the service that this command line means; none where it does not answer."""
+    """Return the models of the service of this command line; none if it does not answer."""
     options = ctx.find_object(GlobalOptions) or GlobalOptions()
     attach = ctx.find_root().params.get("attach")
     found: list[_Model] = []
@@ -91,18 +91,18 @@ def _models(ctx: click.Context) -> list[_Model]:
 
 
 def _asked(options: GlobalOptions, attach: str | None) -> tuple[_Model, ...]:
-    from cyber_inference_tui.cli.connection import service_url  # noqa: PLC0415 - takes its time
-    from cyber_inference_tui.client.service_url import service_address  # noqa: PLC0415
+    from cyber_inference_tui.cli.service_access import service_url
+    from cyber_inference_tui.client.service_url import service_address
 
     try:
         settings = options.load().settings
         place = urlsplit(service_address(attach) if attach else service_url(settings))
-        if place.scheme != "http":  # the key must not go in the clear to a service with TLS
+        if place.scheme != "http":  # a service with TLS must not get the key unencrypted
             return ()
         lines = ["GET /v1/models HTTP/1.0", f"Host: {place.netloc}"]
         lines += [f"Authorization: Bearer {key}" for key in settings.api_keys[:1]]
         head = "".join(f"{line}\r\n" for line in [*lines, ""])
-        # Any HTTP library takes longer to import than all the rest of a completion.
+        # Importing an HTTP library would take longer than the rest of a completion.
         address = (place.hostname or "", place.port or 80)
         with socket.create_connection(address, ANSWER_LIMIT) as connection:
             connection.sendall(head.encode())

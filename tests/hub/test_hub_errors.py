@@ -1,4 +1,4 @@
-"""What the hub's refusals mean: recorded and likely answers, and the errors that they stand for."""
+"""The errors for the hub's refusals, by recorded and likely answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cyber_inference_tui.errors import (
     HubUnreachableError,
 )
 from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.problems import MAX_WAIT, hub_error
+from cyber_inference_tui.hub.hub_errors import MAX_WAIT, hub_error
 
 HUB = HubEndpoint(url="https://huggingface.co")
 TOKEN = HubEndpoint(url="https://huggingface.co", token="hf_x", token_source="HF_TOKEN")
@@ -42,7 +42,7 @@ HTML = b"<!doctype html><html><title>404</title></html>"
 @pytest.mark.parametrize(
     ("endpoint", "status", "headers", "body", "kind", "words"),
     [
-        # A repository that does not exist, without a token: whatever reason is given.
+        # A repository that does not exist, without a token; the reason does not matter.
         (
             HUB,
             401,
@@ -79,14 +79,14 @@ HTML = b"<!doctype html><html><title>404</title></html>"
         (TOKEN, 403, RIGHTS, b"", HubGatedError, "what the token from HF_TOKEN may read is set"),
         (HUB, 403, {}, HTML, HubGatedError, r"huggingface.co refuses o/n\. See"),
         (HUB, 403, DISABLED, b"", HubGatedError, "has disabled o/n"),
-        # What is there has no such part.
+        # The repository exists, but not the file or the revision.
         (HUB, 404, NO_ENTRY, b"", HubNotFoundError, r"o/n has no file a\.gguf"),
         (HUB, 404, NO_REVISION, b"", HubNotFoundError, "o/n has no revision dev"),
         (HUB, 400, {}, b'{"error":"Invalid repo name"}', HubError, "status 400: Invalid repo"),
         (HUB, 403, {"x-error-message": "No\x1b[31m."}, b"", HubGatedError, r"refuses o/n: No\."),
         (HUB, 429, {"ratelimit": '"api";r=0;t=55'}, b"", HubRateLimitError, r"again in 55\.0 s"),
-        (HUB, 429, {}, b"", HubRateLimitError, "for now.*raises the limit"),
-        (TOKEN, 429, {}, b"", HubRateLimitError, r"for now\.$"),
+        (HUB, 429, {}, b"", HubRateLimitError, "rate limit.*raises the limit"),
+        (TOKEN, 429, {}, b"", HubRateLimitError, r"rate limit\.$"),
         (HUB, 500, {}, b"", HubUnreachableError, "status 500"),
         (HUB, 503, {"x-error-message": "down"}, b"", HubUnreachableError, "status 503: down"),
         (HUB, 451, {}, b"", HubError, "status 451"),
@@ -127,10 +127,10 @@ def test_a_file_of_a_mirror_that_gives_no_reason() -> None:
         (TOKEN, 401, LOGIN, b"", HubTokenError, "the token from HF_TOKEN is not valid"),
         (TOKEN, 401, {}, b"", HubTokenError, "the token from HF_TOKEN is not valid"),
         (MIRROR, 401, {}, HTML, HubTokenError, r"answers only with a token\. Set hf_token"),
-        (MIRROR, 404, {}, HTML, HubError, "does not answer as a hub does .*Check hf_endpoint"),
-        (MIRROR, 403, {}, HTML, HubError, "does not answer as a hub does .*Check hf_endpoint"),
+        (MIRROR, 404, {}, HTML, HubError, "does not answer like a model hub .*Check hf_endpoint"),
+        (MIRROR, 403, {}, HTML, HubError, "does not answer like a model hub .*Check hf_endpoint"),
         (HUB, 400, {"x-error-message": "Bad sort"}, b"", HubError, "status 400: Bad sort"),
-        (HUB, 429, {}, b"", HubRateLimitError, "for now"),
+        (HUB, 429, {}, b"", HubRateLimitError, "rate limit"),
         (HUB, 502, {}, HTML, HubUnreachableError, "status 502"),
     ],
 )

@@ -1,4 +1,4 @@
-"""From the settings to a client of the running service."""
+"""Find the service of the settings, and log in to it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def service_url(settings: Settings) -> str:
-    """Where the service of these settings answers.
+    """Return the address of the service.
 
-    With port 0 the kernel chose the port, and the service wrote it into its data directory.
-    Raises ``NoServiceError`` when that says nothing.
+    With port 0 the kernel has chosen the port, and the service has written it to its data
+    directory. Raises ``NoServiceError`` if there is no such file.
     """
     if settings.port:
         return base_url(settings.host, settings.port)
@@ -34,19 +34,14 @@ def service_url(settings: Settings) -> str:
     return reachable_url(record.url)
 
 
-def connect(settings: Settings) -> ServiceClient:
-    """A client of the running service; it logs in by itself as far as it can."""
-    return client_of(service_url(settings), settings)
-
-
 def client_of(url: str, settings: Settings) -> ServiceClient:
-    """A client of the service at ``url``, with the first of ``api_keys``.
+    """Return a client of the service at ``url``, with the first of ``api_keys``.
 
-    Where that service wants a login: the service of this data directory has left a token for its
-    user's programs, and another one is given ``admin_password``, if there is one. A password or a
-    token is never sent unasked, and the token to nobody but its service.
+    If the service asks for a login, the client uses the token that the service of this data
+    directory has left for its user's programs, else ``admin_password``. It sends a password or a
+    token only when asked, and the token only to its own service.
     """
-    from cyber_inference_tui.client.service_client import (  # noqa: PLC0415 - imports httpx
+    from cyber_inference_tui.client.service_client import (
         ServiceClient,
     )
 
@@ -70,25 +65,25 @@ def _token_for(url: str, settings: Settings) -> str:
 
 
 def explain_login(error: AdminLoginError, settings: Settings) -> AdminLoginError:
-    """The error, with the way out for a person at the command line."""
+    """Return the error with a way out for the command line."""
     url, file = service_url(settings), settings.data_dir / RUNTIME_FILE
     lost = not file.exists() and data_directory_holder(settings.data_dir) is not None
     return type(error)(
-        f"The service at {url} wants its admin password."
+        f"The service at {url} needs its admin password."
         if type(error) is AdminLoginError
-        else f"The service at {url} has another admin password.",
+        else f"The service at {url} has a different admin password.",
         hint="Give it as CYBER_INFERENCE_ADMIN_PASSWORD, or set admin_password here."
-        + (f" (Without {file} no command gets in by itself: is its disk full?)" if lost else ""),
+        + (f" (Without {file} commands have no token: is its disk full?)" if lost else ""),
     )
 
 
 def explain_absence(error: NoServiceError, settings: Settings) -> NoServiceError:
-    """The error, with a better way out when a service of this data directory is elsewhere."""
+    """Return the error; if the service of this data directory is elsewhere, the hint names it."""
     record = read_runtime_file(settings.data_dir)
     if record is None or not settings.port or is_same_service(record.url, service_url(settings)):
         return error
     return NoServiceError(
         error.message,
-        hint=f"The last service of {settings.data_dir} listened at {record.url}; if that one "
+        hint=f"The last service of {settings.data_dir} listened at {record.url}; if it "
         "still runs, give its --host and --port.",
     )

@@ -1,4 +1,4 @@
-"""The body of an answer: bytes that are taken in blocks, while more of them come."""
+"""Read a response's body in blocks, while more of it arrives."""
 
 from __future__ import annotations
 
@@ -11,32 +11,34 @@ from typing import Final, Protocol, cast
 import aiohttp
 from aiohttp import hdrs
 
-from cyber_inference_tui.hub.writer import AT_ONCE
+from cyber_inference_tui.hub.block_writer import MAX_BLOCKS
 
 ENOUGH: Final = 256 * 1024
-"""Bytes that are worth being hashed and written."""
+"""Bytes that make a block worth hashing and writing."""
 _BLOCK: Final = 2 << 20
-"""Bytes that may come while what was taken before is written."""
+"""Bytes that may arrive while earlier ones are written."""
 
 
 class Body(Protocol):
-    """Use ``wait`` and ``take`` in turns."""
+    """A body to read: call ``wait`` and ``take`` alternately."""
 
     async def wait(self) -> bool:
-        """Until there is enough to take, or the rest; whether there is anything.
+        """Wait for a block or the rest of the body, and return whether there is anything to take.
 
-        Raises ``TimeoutError`` if no byte came for too long, ``aiohttp.ClientError`` and
-        ``OSError``. What came before can be taken all the same.
+        Raises ``TimeoutError`` if no byte arrived for too long, ``aiohttp.ClientError`` and
+        ``OSError``. The bytes that arrived before an error can still be taken.
         """
         ...
 
     def take(self) -> Sequence[bytes | memoryview]:
-        """What is here. Its memory is used again by the take after the next ``AT_ONCE``."""
+        """Return the bytes that have arrived. Their memory is reused after ``MAX_BLOCKS`` more
+        takes."""
         ...
 
 
 def body_of(answer: aiohttp.ClientResponse, stall_timeout: float) -> Body:
-    """The fast way where the length is known, over TLS and proxies, too; else aiohttp's."""
+    """Return the fast reader if the body's length is known, else aiohttp's. Proxies and TLS are
+    fine."""
     connection = answer.connection
     if (
         answer.content_length is None
@@ -46,45 +48,45 @@ def body_of(answer: aiohttp.ClientResponse, stall_timeout: float) -> Body:
         or connection.transport is None
         or connection.protocol is None
     ):
-        return _Stream(answer.content)
+        return _AiohttpBody(answer.content)
     early = []
     while data := answer.content.read_nowait():
         early.append(data)
     if answer.content.is_eof():
-        return _Stream(answer.content, early)
+        return _AiohttpBody(answer.content, early)
     left = answer.content_length - answer.content.total_bytes
-    # Stops its clock as well.
+    # This also stops aiohttp's read timeout.
     connection.protocol.pause_reading()
-    return _Inlet(connection.transport, early, left, stall_timeout)
+    return _DirectBody(connection.transport, early, left, stall_timeout)
 
 
-class _Stream:
-    """As aiohttp hands it on, in many small pieces, each copied twice."""
+class _AiohttpBody:
+    """Reads through aiohttp, which gives many small pieces and copies each twice."""
 
     def __init__(self, content: aiohttp.StreamReader, early: Sequence[bytes] = ()) -> None:
         self._content = content
-        self._here = list(early)
+        self._bytes_here = list(early)
         self._size = sum(map(len, early))
 
     async def wait(self) -> bool:
         while self._size < ENOUGH:
-            # As it came: any other way of reading joins and copies.
+            # Every other method of the reader joins and copies the pieces.
             data, boundary = await self._content.readchunk()
             if not data and not boundary:
                 break
-            self._here.append(data)
+            self._bytes_here.append(data)
             self._size += len(data)
         return self._size > 0
 
     def take(self) -> Sequence[bytes]:
-        here, self._here, self._size = self._here, [], 0
+        here, self._bytes_here, self._size = self._bytes_here, [], 0
         return here
 
 
-class _Inlet(asyncio.BufferedProtocol):
-    """Has the connection read into blocks of its own, past aiohttp, which has read the head.
+class _DirectBody(asyncio.BufferedProtocol):
+    """Reads from the connection into blocks of its own, after aiohttp has parsed the head.
 
-    aiohttp hears of the end of the connection, and closes it: it is not used again.
+    aiohttp learns of the connection's end and closes it: the connection is not used again.
     """
 
     def __init__(
@@ -98,12 +100,12 @@ class _Inlet(asyncio.BufferedProtocol):
         self._stall_timeout = stall_timeout
         size = min(_BLOCK, left)
         self._block = memoryview(bytearray(size))
-        self._others = deque(memoryview(bytearray(size)) for _ in range(AT_ONCE))
+        self._spare_blocks = deque(memoryview(bytearray(size)) for _ in range(MAX_BLOCKS))
         self._filled = 0
-        self._heard_at = self._loop.time()
+        self._last_byte_at = self._loop.time()
         self._lost: aiohttp.ClientPayloadError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        # uvloop chooses the way to read when it begins to.
+        # uvloop chooses how to read when reading starts.
         transport.pause_reading()
         transport.set_protocol(self)
         transport.resume_reading()
@@ -114,10 +116,10 @@ class _Inlet(asyncio.BufferedProtocol):
                 raise self._lost
             self._waiter = self._loop.create_future()
             try:
-                async with asyncio.timeout_at(self._heard_at + self._stall_timeout):
+                async with asyncio.timeout_at(self._last_byte_at + self._stall_timeout):
                     await self._waiter
             except TimeoutError:
-                if self._loop.time() >= self._heard_at + self._stall_timeout:
+                if self._loop.time() >= self._last_byte_at + self._stall_timeout:
                     raise
             finally:
                 self._waiter = None
@@ -125,10 +127,10 @@ class _Inlet(asyncio.BufferedProtocol):
 
     def take(self) -> Sequence[bytes | memoryview]:
         here: list[bytes | memoryview] = [*self._early, self._block[: self._filled]]
-        self._others.append(self._block)
-        self._block = self._others.popleft()
+        self._spare_blocks.append(self._block)
+        self._block = self._spare_blocks.popleft()
         self._early, self._filled = [], 0
-        self._heard_at = self._loop.time()
+        self._last_byte_at = self._loop.time()
         if self._left and not self._transport.is_closing():
             self._transport.resume_reading()
         return here
@@ -143,7 +145,7 @@ class _Inlet(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._filled += nbytes
         self._left -= nbytes
-        self._heard_at = self._loop.time()
+        self._last_byte_at = self._loop.time()
         if not self._left or self._filled == len(self._block):
             self._transport.pause_reading()
         if self._enough:
@@ -160,35 +162,36 @@ class _Inlet(asyncio.BufferedProtocol):
             self._waiter.set_result(None)
 
 
-class Unpacked:
-    """The body that ``body`` is, packed by gzip; some servers pack whatever was asked for."""
+class GzipBody:
+    """Decompresses ``body``: some servers send gzip whatever the request accepts."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
         self._gzip = zlib.decompressobj(wbits=31)
         self._packed = b""
-        self._here = b""
+        self._bytes_here = b""
 
     async def wait(self) -> bool:
-        """As ``Body`` has it."""
-        while not self._here:
+        """Wait for bytes; see ``Body.wait``."""
+        while not self._bytes_here:
             try:
-                self._here = self._gzip.decompress(self._packed, _BLOCK)
+                self._bytes_here = self._gzip.decompress(self._packed, _BLOCK)
             except zlib.error as error:
-                raise aiohttp.ClientPayloadError("it is not packed as it says") from error
+                raise aiohttp.ClientPayloadError("the body is not valid gzip") from error
             self._packed = self._gzip.unconsumed_tail or self._gzip.unused_data
             if self._gzip.eof and self._packed:
-                # https://www.rfc-editor.org/rfc/rfc1952#section-2.2: several members in a row.
+                # https://www.rfc-editor.org/rfc/rfc1952#section-2.2: a gzip file may have several
+                # members.
                 self._gzip = zlib.decompressobj(wbits=31)
-            elif not self._here and not self._packed:
+            elif not self._bytes_here and not self._packed:
                 if not await self._body.wait():
                     if not self._gzip.eof:
-                        raise aiohttp.ClientPayloadError("the packed body has ended too early")
+                        raise aiohttp.ClientPayloadError("the gzip body ended too early")
                     return False
                 self._packed = b"".join(self._body.take())
         return True
 
     def take(self) -> Sequence[bytes]:
-        """As ``Body`` has it."""
-        here, self._here = self._here, b""
+        """Return the decompressed bytes; see ``Body.take``."""
+        here, self._bytes_here = self._bytes_here, b""
         return [here] if here else []

@@ -1,4 +1,4 @@
-"""Tables for a terminal: aligned by what the eye sees, cut to the width, plain in a pipe."""
+"""Render tables for a terminal: aligned, cut to its width; plain and complete in a pipe."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from cyber_inference_tui.text import clean_line
 def render_table(
     columns: Sequence[Column[Record, Terminal]], records: Iterable[Record], terminal: Terminal
 ) -> list[str]:
-    """The lines of a table: a dim heading, then a row for each record.
+    """Return the lines of a table: a dim heading, then a row for each record.
 
-    On a terminal columns are cut and, at last, left out so that a row fits one line. A pipe
-    gets everything. Cells are cleaned of control sequences.
+    On a terminal columns are cut, and the least important left out, so that a row fits one line. A
+    pipe gets all columns. Control sequences are removed from cells.
     """
     rows = [[Cell(column.title, "dim") for column in columns]]
     rows += [[_cell(column, one, terminal) for column in columns] for one in records]
@@ -45,7 +45,7 @@ def _cell(column: Column[Record, Terminal], record: Record, terminal: Terminal) 
 
 
 def _fit(columns: Sequence[Column[Any, Any]], widths: list[int], room: int) -> list[int]:
-    """The columns to show; narrows ``widths`` of those that may be cut, the widest first."""
+    """Return the columns that fit; narrow ``widths`` of those that may be cut, the widest first."""
     least = [
         min(width, column.least or width) for column, width in zip(columns, widths, strict=True)
     ]

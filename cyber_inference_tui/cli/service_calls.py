@@ -1,4 +1,4 @@
-"""What the commands do with the service; each function runs one event loop to its end."""
+"""Call the service for the commands; each function runs an event loop until it has the answer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from cyber_inference_tui.cli.connection import (
-    connect,
+from cyber_inference_tui.cli.service_access import (
+    client_of,
     explain_absence,
     explain_login,
+    service_url,
 )
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
-    ConflictError,
     CyberError,
     ModelLoadError,
     NoLlamaServerError,
@@ -33,7 +33,6 @@ from cyber_inference_tui.records import (
     endpoints,
     queries,
 )
-from cyber_inference_tui.service.runtime import data_directory_holder
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.options import GlobalOptions
@@ -44,13 +43,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_LIMIT = 5.0
-"""Seconds in which a service has to answer anything at all."""
+"""Seconds for the first answer; what takes longer is no service."""
 _DAY = 86400.0
 _MARGIN = 60.0
 
 
 class FoundModels(msgspec.Struct, frozen=True, kw_only=True):
-    """The local models; ``absence`` says why they come from disk instead of from a service."""
+    """The local models; ``absence`` says why they come from the disk instead of from a service."""
 
     records: list[ModelRecord]
     problems: list[ProblemRecord]
@@ -59,18 +58,20 @@ class FoundModels(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``status`` shows; ``models`` are those that are not simply unloaded."""
+    """The data of ``status``; ``models`` leaves out those that are simply unloaded."""
 
     url: str
     status: StatusRecord
     models: list[ModelRecord]
 
 
-def with_client(settings: Settings, call: Callable[[ServiceClient], Awaitable[T]]) -> T:
-    """Run ``call`` with a client of the service. Raises ``CyberError``."""
+def with_client(
+    settings: Settings, call: Callable[[ServiceClient], Awaitable[T]], *, url: str = ""
+) -> T:
+    """Run ``call`` with a client of the service, at ``url`` if given. Raises ``CyberError``."""
 
     async def run() -> T:
-        async with connect(settings) as client:
+        async with client_of(url or service_url(settings), settings) as client:
             await client.reach(ANSWER_LIMIT)
             return await call(client)
 
@@ -82,19 +83,8 @@ def with_client(settings: Settings, call: Callable[[ServiceClient], Awaitable[T]
         raise explain_login(error, settings) from error
 
 
-def check_alone(settings: Settings) -> None:
-    """To be called where no service answers: raise ``ConflictError`` if one has the files still."""
-    holder = data_directory_holder(settings.data_dir)
-    if holder is not None:
-        raise ConflictError(
-            f"A service runs in {settings.data_dir} (pid {holder or 'unknown'}) and does not "
-            "answer here.",
-            hint="Give its --host and --port, or stop it.",
-        )
-
-
 def all_models(options: GlobalOptions) -> FoundModels:
-    """The local models: from the service, or from disk when none answers."""
+    """Return the local models from the service, or from the disk if none answers."""
     settings = options.load().settings
 
     async def ask(client: ServiceClient) -> FoundModels:
@@ -110,7 +100,7 @@ def all_models(options: GlobalOptions) -> FoundModels:
     try:
         return with_client(settings, ask)
     except NoServiceError as error:
-        from cyber_inference_tui.cli.local_models import local_records  # noqa: PLC0415
+        from cyber_inference_tui.cli.offline import local_records
 
         records, problems = local_records(settings, demo=options.demo, environ=options.environ)
         return FoundModels(
@@ -124,16 +114,15 @@ def all_models(options: GlobalOptions) -> FoundModels:
 def deletable_model(
     options: GlobalOptions, model_id: str
 ) -> tuple[ModelRecord, Callable[[], ModelRecord]]:
-    """A model's record, and what deletes its files: by the service, or here if none answers.
+    """Return a model's record, and a function that deletes its files.
 
-    Raises ``CyberError``s, both at once and when it is deleted.
+    The service deletes them, or this process if none answers. Both raise ``CyberError``.
     """
     settings = options.load().settings
     try:
         records = with_client(settings, lambda client: client.call(endpoints.MODELS))
     except NoServiceError:
-        check_alone(settings)
-        from cyber_inference_tui.cli.local_models import local_deletion  # noqa: PLC0415
+        from cyber_inference_tui.cli.offline import local_deletion
 
         return local_deletion(settings, model_id, demo=options.demo, environ=options.environ)
 
@@ -141,12 +130,12 @@ def deletable_model(
         return with_client(settings, lambda client: client.call(endpoints.DELETE_MODEL, model_id))
 
     found = next((record for record in records if is_called(record, model_id)), None)
-    # An unknown one is refused with the nearest names, by who knows them.
+    # The service refuses an unknown name, and suggests similar ones.
     return found or ModelRecord(id=model_id), delete
 
 
 def service_view(options: GlobalOptions) -> ServiceView:
-    """The service and its models."""
+    """Return the status of the service and its models."""
 
     async def look(client: ServiceClient) -> ServiceView:
         status = await client.call(endpoints.STATUS)
@@ -169,7 +158,7 @@ def load_model(options: GlobalOptions, model_id: str, progress: ProgressLine) ->
             try:
                 return await client.call(endpoints.LOAD, model_id, timeout=timeout)
             except ModelLoadError as error:
-                # The wire has one code for all failed loads, the exit code tells this one apart.
+                # All failed loads have one error code, but this one has its own exit code.
                 if (await client.call(endpoints.STATUS)).llama_server.path is None:
                     raise NoLlamaServerError(error.message, hint=error.hint) from error
                 raise
@@ -180,7 +169,7 @@ def load_model(options: GlobalOptions, model_id: str, progress: ProgressLine) ->
 def unload_model(
     options: GlobalOptions, model_id: str, progress: ProgressLine, *, force: bool
 ) -> ModelRecord:
-    """Unload a model, after its requests unless ``force``; waits a day at most."""
+    """Unload a model, after its requests unless ``force``; wait a day at most."""
 
     async def act(client: ServiceClient) -> ModelRecord:
         progress.show(f"unloading {model_id}")
@@ -193,7 +182,7 @@ def unload_model(
 
 
 def is_called(record: ModelRecord, name: str) -> bool:
-    """Whether ``name`` is an id or alias of the record, in any case."""
+    """Return whether ``name`` is an id or alias of the record, in any case."""
     return name.casefold() in {record.id.casefold(), *(a.casefold() for a in record.aliases)}
 
 
@@ -201,7 +190,7 @@ def is_called(record: ModelRecord, name: str) -> bool:
 async def _watched(
     client: ServiceClient, model_id: str, progress: ProgressLine
 ) -> AsyncIterator[None]:
-    """Show on ``progress`` what the service tells about the model meanwhile."""
+    """Show the service's events about the model on ``progress`` meanwhile."""
     if not progress.visible:
         yield
         return
@@ -214,20 +203,20 @@ async def _watched(
 
 
 async def _watch(client: ServiceClient, model_id: str, progress: ProgressLine) -> None:
-    # Progress is decoration: what goes wrong with it is told by the call itself.
+    # Only decoration: the call itself reports errors.
     with contextlib.suppress(CyberError):
         async with aclosing(client.events({"model"})) as events:
             async for event in events:
                 try:
                     record = msgspec.json.decode(event.data, type=thread_safe(ModelRecord))
                 except msgspec.MsgspecError:
-                    continue  # a gap, or a model that is gone
+                    continue  # a gap, or a model that was removed
                 if is_called(record, model_id):
                     progress.show(progress_text(record))
 
 
 def progress_text(record: ModelRecord) -> str:
-    """One line on a model that is on its way."""
+    """Return a line about a model that is being loaded or unloaded."""
     text = f"{record.status.value} {record.id}"
     if record.status is ModelStatus.LOADING and record.progress is not None:
         return f"{text} {record.progress:.0%}"

@@ -1,4 +1,4 @@
-"""What the hub's refusals mean, as errors with a sentence and a way out.
+"""Turn the hub's refusals into errors with a sentence and a way out.
 
 Its answers carry ``X-Error-Code`` and ``X-Error-Message``, as its own client library reads them:
 https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/utils/_http.py
@@ -27,10 +27,10 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.units import duration_text
 
 MAX_WAIT = 900.0
-"""Seconds: no hub makes anyone wait longer for the next try."""
+"""Seconds: a longer wait that a hub asks for is cut to this."""
 
 MAX_REASON = 8192
-"""Bytes of an answer's body that ``hub_error`` looks for a reason in."""
+"""Bytes of an answer's body in which ``hub_error`` looks for a reason."""
 
 _RESET = re.compile(r";\s*t=(\d{1,9})\b")
 _BAD_TOKEN = re.compile(r"invalid credentials|invalid user token|expired", re.IGNORECASE)
@@ -51,12 +51,12 @@ def hub_error(
     body: bytes = b"",
     now: datetime | None = None,
 ) -> HubError:
-    """The error that the answer ``status`` (400 or more) of the hub to our request stands for.
+    """Return the error for an answer of the hub with ``status`` 400 or more.
 
-    ``headers`` has case-insensitive names; ``body`` is the beginning of the answer's body, which
-    some mirrors put the reason into. The request carried the token of ``endpoint``, and asked for
-    ``repo``, or for a search where that is empty, at ``revision`` and for its file ``path``.
-    ``now`` is compared with a ``Retry-After`` that is a date.
+    ``headers`` has case-insensitive names; ``body`` is the beginning of the body, where some
+    mirrors put the reason. The request carried the token of ``endpoint`` and asked for the file
+    ``path`` of ``repo`` at ``revision``; an empty ``repo`` means a search. ``now`` is compared with
+    a ``Retry-After`` date.
     """
     url, code = endpoint.url, headers.get("X-Error-Code", "")
     said = _reason(headers, body)
@@ -65,23 +65,23 @@ def hub_error(
     token = f"the token from {endpoint.token_source}" if endpoint.token else ""
     if status == 429:
         wait = wait_seconds(headers, now=now)
-        again = "" if wait is None else f", again in {duration_text(wait)}"
+        again = "" if wait is None else f"; try again in {duration_text(wait)}"
         return HubRateLimitError(
-            f"{url} takes no more requests for now{again}.",
+            f"{url} has reached its rate limit{again}.",
             hint="" if token else "A token (hf_token) raises the limit.",
             retry_after=wait,
         )
     if status >= 500 or status == 408:
         return HubUnreachableError(
-            f"{url} has a failure of its own (status {status}{because}).",
+            f"{url} has failed (status {status}{because}).",
             retry_after=wait_seconds(headers, now=now),
         )
     if said == "Access to this resource is disabled":
         return HubGatedError(
             f"{url} has disabled {repo or 'this page'}.", hint=f"See {page} for the reason."
         )
-    # Without a token a 401 only says that nobody sees this without logging in: the public hub
-    # answers so for every repository that it does not have, whatever reason it gives.
+    # Without a token a 401 only says that a login is needed: the public hub answers this for every
+    # repository that does not exist, whatever reason it gives.
     hidden = code in {"GatedRepo", "RepoNotFound"}
     if status == 401 and token and (not hidden or _BAD_TOKEN.search(said)):
         return HubTokenError(
@@ -120,7 +120,7 @@ def hub_error(
         return HubTokenError(f"{url} answers only with a token{because}.", hint="Set hf_token.")
     if not repo and not said:
         return HubError(
-            f"{url} does not answer as a hub does (status {status}).", hint="Check hf_endpoint."
+            f"{url} does not answer like a model hub (status {status}).", hint="Check hf_endpoint."
         )
     if status == 403:
         rights = f"; what {token} may read is set there, too" if token else ""
@@ -131,7 +131,7 @@ def hub_error(
 
 
 def _reason(headers: Mapping[str, str], body: bytes) -> str:
-    """Why, in the hub's own words: of the header, else of the JSON in the body; may be empty."""
+    """Return the hub's own reason from the header, else from the JSON body; it may be empty."""
     text: object = headers.get("X-Error-Message", "")
     if not text:
         try:
@@ -146,9 +146,9 @@ def _capital(text: str) -> str:
 
 
 def wait_seconds(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:
-    """How long the hub asks to wait: ``Retry-After``, else the ``t`` of ``RateLimit``.
+    """Return the seconds the hub asks to wait: ``Retry-After``, else the ``t`` of ``RateLimit``.
 
-    https://www.rfc-editor.org/rfc/rfc9110#name-retry-after and, for the latter,
+    https://www.rfc-editor.org/rfc/rfc9110#name-retry-after and
     https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
     """
     text = headers.get("Retry-After", "").strip()

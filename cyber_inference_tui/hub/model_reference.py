@@ -1,4 +1,4 @@
-"""What a person means by the model they type: a name, a name and a quantization, or an address."""
+"""Parse the model that a user types: a name, a name with a quantization, or an address."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from cyber_inference_tui.errors import HubError, InvalidRequestError
+from cyber_inference_tui.hub.download_plan import check_repo
 from cyber_inference_tui.hub.endpoint import PUBLIC_HUB
-from cyber_inference_tui.hub.plan import check_repo
 from cyber_inference_tui.text import clean_line
 
 _HOSTS: Final = {"huggingface.co", "www.huggingface.co", "hf.co"}
@@ -15,27 +15,27 @@ _FILE_PAGES: Final = {"blob", "resolve", "raw", "tree"}
 _NO_MODELS: Final = {"datasets", "spaces", "papers", "collections", "docs"}
 
 
-class Wanted(NamedTuple):
-    """A model on the hub."""
+class ModelReference(NamedTuple):
+    """Names a model on the hub."""
 
     repo: str
     filename: str | None = None
-    """A path, a name or a quantization; ``None`` = the usual one."""
+    """A path, a file name or a quantization; ``None`` = the default one."""
     revision: str | None = None
     """A commit, a branch or a tag; ``None`` = the newest commit."""
 
 
-def wanted_of(
+def parse_reference(
     text: str,
     *,
     filename: str | None = None,
     revision: str | None = None,
     endpoint: str = PUBLIC_HUB,
-) -> Wanted:
-    """``ORG/NAME``, ``ORG/NAME:QUANT`` or the address of one of the hub's pages.
+) -> ModelReference:
+    """Parse ``ORG/NAME``, ``ORG/NAME:QUANT`` or the address of a page on the hub.
 
-    ``filename`` and ``revision`` are said beside it. Raises ``InvalidRequestError`` for anything
-    else, and where both say something different.
+    ``filename`` and ``revision`` come from separate options. Raises ``InvalidRequestError`` for any
+    other text, and if an option contradicts it.
     """
     text = text.strip()
     shown = clean_line(text, limit=200)
@@ -60,7 +60,7 @@ def wanted_of(
             hint="It looks like ORG/NAME or ORG/NAME:Q4_K_M; search-models finds some.",
             param="repo",
         ) from error
-    return Wanted(
+    return ModelReference(
         found.repo,
         _one_of(found.filename, filename, "file"),
         _one_of(found.revision, revision, "revision"),
@@ -68,26 +68,26 @@ def wanted_of(
 
 
 def _host_of(address: str) -> str | None:
-    """With its port; ``None`` where it is no address."""
+    """Return the host and port of an address; ``None`` if it is not an address."""
     try:
         return urlsplit(address).netloc.lower() or None
     except ValueError:
         return None
 
 
-def _from_path(path: str, shown: str) -> Wanted:
+def _from_path(path: str, shown: str) -> ModelReference:
     parts = [unquote(part) for part in path.split("/") if part]
     if len(parts) < 2 or parts[0] in _NO_MODELS:
         raise InvalidRequestError(f"{shown} is not the page of a model.", param="repo")
     if len(parts) >= 4 and parts[2] in _FILE_PAGES:
         file = "/".join(parts[4:]) if parts[2] != "tree" else ""
-        return Wanted(f"{parts[0]}/{parts[1]}", file or None, parts[3])
+        return ModelReference(f"{parts[0]}/{parts[1]}", file or None, parts[3])
     return _with_quantization(f"{parts[0]}/{parts[1]}")
 
 
-def _with_quantization(text: str) -> Wanted:
+def _with_quantization(text: str) -> ModelReference:
     repo, _, quantization = text.partition(":")
-    return Wanted(repo, quantization or None)
+    return ModelReference(repo, quantization or None)
 
 
 def _one_of(one: str | None, other: str | None, what: str) -> str | None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from cyber_inference_tui.cli.model_tables import library_table
-from cyber_inference_tui.cli.tables import render_table
+from cyber_inference_tui.cli.text_table import render_table
 from cyber_inference_tui.records import ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.terminal.columns import Cell, Column
@@ -19,7 +19,7 @@ Texts = tuple[Cell | str, ...]
 
 
 def columns(*titles: str, least: int = 0) -> list[Column[Texts, Terminal]]:
-    """Columns that show the texts of a row as they are."""
+    """Columns that show the texts of a row unchanged."""
     return [
         Column(title, title, least=least, cell=lambda row, _, at=at: row[at])  # type: ignore[misc]
         for at, title in enumerate(titles)
@@ -110,13 +110,13 @@ def test_an_encoding_without_the_signs_gets_ascii() -> None:
     assert terminal.width == 100
     assert terminal.ellipsis == "..."
     assert all(text.isascii() for text in states(terminal))
-    # The terminal app has the same.
+    # The terminal app has the same signs.
     signs = {name: sign for sign, name in (text.split() for text in states(terminal))}
     assert signs == ASCII.signs
 
 
 def states(terminal: Terminal) -> list[str]:
-    """The cells of the state, as a table of models shows them."""
+    """Return the cells of the state, as in a table of models."""
     records = [ModelRecord(id="a", status=status) for status in ModelStatus]
     words = [line.split() for line in library_table(records, terminal)[1:]]
     return [" ".join(line[1 : 3 if terminal.interactive else 2]) for line in words]
