@@ -8,7 +8,7 @@ from cyber_inference_tui.client.completions import ChatDelta
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.records import Fit, ModelStatus
 from cyber_inference_tui.tui.pages.chat import turns
-from cyber_inference_tui.tui.pages.chat.models import first_choice, in_order, invitation
+from cyber_inference_tui.tui.pages.chat.models import chat_models, invitation
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling, read_sampling, sampling_text
 from cyber_inference_tui.tui.pages.chat.turns import Conversation, Turn, TurnState
 from tests.tui.world import model
@@ -138,7 +138,7 @@ def test_values_that_mean_nothing_are_refused(name: str, text: str, says: str) -
     assert caught.value.param == name
 
 
-def test_loaded_models_come_first_and_those_that_make_text_are_chosen() -> None:
+def test_loaded_models_come_first_and_embedding_models_are_left_out() -> None:
     models = [
         model("a-too-big", fits=Fit.NEVER),
         model("b-asleep"),
@@ -146,11 +146,8 @@ def test_loaded_models_come_first_and_those_that_make_text_are_chosen() -> None:
         model("d-loading", status=ModelStatus.LOADING),
         model("e-failed", status=ModelStatus.FAILED),
     ]
-    ids = [one.id for one in in_order(models)]
-    assert ids == ["c-vectors", "d-loading", "b-asleep", "a-too-big", "e-failed"]
-    assert first_choice(models) == "d-loading"
-    assert first_choice(models[2:3]) == "c-vectors"
-    assert first_choice([]) is None
+    ids = [one.id for one in chat_models(models)]
+    assert ids == ["d-loading", "b-asleep", "a-too-big", "e-failed"]
 
 
 def test_an_empty_page_says_what_a_message_would_do() -> None:
@@ -162,5 +159,4 @@ def test_an_empty_page_says_what_a_message_would_do() -> None:
         model("m", status=ModelStatus.FAILED, error="It is out of memory."), url
     )
     assert "too big" in invitation(model("m", fits=Fit.NEVER, fits_reason="needs 20 GiB"), url)
-    assert "two texts" in invitation(model("m", embedding=True), url)
     assert f"{url}/v1" in invitation(model("m"), url)

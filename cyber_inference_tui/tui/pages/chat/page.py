@@ -14,7 +14,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.events import DescendantBlur, DescendantFocus
 from textual.timer import Timer
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ModelRecord
@@ -23,7 +23,7 @@ from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.dialogs.sampling import SamplingForm
 from cyber_inference_tui.tui.pages.chat.models import (
     COLUMNS,
-    first_choice,
+    chat_models,
     invitation,
     model_rows,
     title_content,
@@ -36,7 +36,6 @@ from cyber_inference_tui.tui.pages.chat.turns import (
     Turn,
     TurnState,
 )
-from cyber_inference_tui.tui.pages.chat.vectors import VectorsPane
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.message_input import MessageInput
@@ -51,7 +50,7 @@ _GROUP = "answer"
 
 
 class ChatPage(Page):
-    """The conversation over the line to write in; two lines for a model that makes vectors.
+    """The conversation over the line to write in.
 
     ``clock`` gives seconds that only grow.
     """
@@ -102,7 +101,6 @@ class ChatPage(Page):
         with Vertical(classes="body"):
             yield Static(id="title")
             yield TextView(id="talk")
-            yield VectorsPane(self.client, self.cyber.launch.charset)
             yield Static(id="state")
             yield MessageInput(placeholder="a message; enter sends it", id="message")
 
@@ -115,28 +113,17 @@ class ChatPage(Page):
     def show(self, snapshot: Snapshot) -> None:
         """Draw the title; the conversation changes by itself."""
         if self._chosen is None or (snapshot.live and snapshot.model(self._chosen) is None):
-            self._chosen = first_choice(snapshot.models)
-        model = self._model
-        readonly = self.cyber.launch.readonly
-        embedding = model is not None and model.embedding
-        self.set_class(embedding and not readonly, "-vectors")
-        self._display("VectorsPane", embedding and not readonly)
-        self._display("#message", model is not None and not embedding and not readonly)
-        self._display("#state", not embedding)
-        if model is not None:
-            self.query_one(VectorsPane).ask_of(model.id)
-        self._update("title", title_content(model, self._sampling, self.cyber.launch.charset))
+            self._chosen = next((model.id for model in chat_models(snapshot.models)), None)
+        model, launch = self._model, self.cyber.launch
+        self._show_message(model is not None and not launch.readonly)
+        self._update("title", title_content(model, self._sampling, launch.charset))
         self._paint()
 
-    def _display(self, what: str, shown: bool) -> None:
-        widget = self.query_one(what)
-        if widget.display != shown:
-            widget.display = shown
-            if (
-                not shown
-                and self.focused is not None
-                and widget in self.focused.ancestors_with_self
-            ):
+    def _show_message(self, shown: bool) -> None:
+        message = self.query_one(MessageInput)
+        if message.display != shown:
+            message.display = shown
+            if not shown and message.has_focus:
                 self.screen.set_focus(self.query_one(TextView))
             self.refresh_bindings()
 
@@ -174,11 +161,10 @@ class ChatPage(Page):
 
     def _all_rows(self, width: int) -> list[TextRow]:
         turns = self._conversation.turns
-        model = self._model
         if self.cyber.launch.readonly:
             return TextFlow(width, "dim").rows(_READONLY)
-        if not turns or (model is not None and model.embedding):
-            return TextFlow(width, "dim").rows(invitation(model, self.client.url))
+        if not turns:
+            return TextFlow(width, "dim").rows(invitation(self._model, self.client.url))
         charset = self.cyber.launch.charset
         for turn in turns:
             if id(turn) not in self._rows:
@@ -211,32 +197,29 @@ class ChatPage(Page):
         if not self.is_mounted:
             return super().check_action(action, parameters)
         model, last = self._model, self._conversation.last
-        embedding = model is not None and model.embedding
         possible = {
             "write": model is not None and not self._writing,
-            "stop": self._turn is not None or self.query_one(VectorsPane).asking,
+            "stop": self._turn is not None,
             "leave": self._writing,
-            "model": bool(self.cyber.snapshot.models),
-            "again": self._turn is None
-            and (self.query_one(VectorsPane).has_text if embedding else last is not None),
-            "thinking": not embedding and any(t.thinking for t in self._conversation.turns),
-            "copy": not embedding and bool(self._last_answer),
-            "sampling": model is not None and not embedding,
-            "clear": not embedding and last is not None and self._turn is None,
+            "model": model is not None,
+            "again": last is not None and self._turn is None,
+            "thinking": any(turn.thinking for turn in self._conversation.turns),
+            "copy": bool(self._last_answer),
+            "sampling": model is not None,
+            "clear": last is not None and self._turn is None,
         }
         return super().check_action(action, parameters) if possible.get(action, True) else False
 
     @property
     def _writing(self) -> bool:
-        return isinstance(self.focused, MessageInput | Input)
+        return isinstance(self.focused, MessageInput)
 
     # Asking
 
     def action_write(self) -> None:
         """Write a message."""
-        model = self._model
-        if model is not None and not self.cyber.launch.readonly:
-            self.screen.set_focus(self.query_one("#one" if model.embedding else "#message"))
+        if self._model is not None and not self.cyber.launch.readonly:
+            self.screen.set_focus(self.query_one(MessageInput))
 
     def action_leave(self) -> None:
         """Leave the message, so that the page's keys hold."""
@@ -299,9 +282,6 @@ class ChatPage(Page):
 
     def action_stop(self) -> None:
         """End the answer here."""
-        vectors = self.query_one(VectorsPane)
-        if vectors.asking:
-            vectors.stop()
         if self._turn is not None:
             self._turn.end(TurnState.STOPPED)
             self._over()
@@ -309,10 +289,7 @@ class ChatPage(Page):
 
     def action_again(self) -> None:
         """Ask the last question again."""
-        model = self._model
-        if model is not None and model.embedding:
-            self.query_one(VectorsPane).ask()
-        elif self._turn is None and self._chosen is not None:
+        if self._turn is None and self._chosen is not None:
             turn = self._conversation.again(self._chosen, self._clock())
             if turn is not None:
                 self._ask(turn)

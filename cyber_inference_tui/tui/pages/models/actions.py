@@ -50,6 +50,8 @@ class ModelActions(Page):
             return model.status in RESTING
         if action == "unload":
             return model.status not in RESTING | {ModelStatus.UNLOADING}
+        if action == "chat":
+            return not model.embedding
         if action == "copy_command":
             details = self.chosen_details()
             return details is not None and bool(details.command)

@@ -75,7 +75,8 @@ def state_cell(model: ModelRecord, context: RenderContext) -> Cell:
     return Cell(text, STATUS_TONES[model.status])
 
 
-def _memory_cell(model: ModelRecord, context: RenderContext) -> Cell:
+def memory_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    """Return the memory that it takes, or dimmed the estimate of what it would take."""
     estimate = model.memory_bytes is None
     text = memory_text(memory_of(model), estimate=estimate, charset=context.charset)
     return Cell(text, "dim" if estimate else "none")
@@ -89,7 +90,8 @@ def _marks_cell(model: ModelRecord, context: RenderContext) -> Cell:
     return Cell(marks_text(model, context.charset), "accent")
 
 
-def _fits_cell(model: ModelRecord, context: RenderContext) -> Cell:
+def fits_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    """Return whether it fits, as sign and word."""
     return fit_cell(model.fits, context.charset)
 
 
@@ -127,8 +129,8 @@ COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
         text=context_size_text,
     ),
     Column("marks", "", 8, priority=6, cell=_marks_cell),
-    Column("fits", "FITS", 9, _fit_rank, priority=1, cell=_fits_cell),
-    Column("memory", "MEMORY", 10, memory_of, right=True, priority=2, cell=_memory_cell),
+    Column("fits", "FITS", 9, _fit_rank, priority=1, cell=fits_cell),
+    Column("memory", "MEMORY", 10, memory_of, right=True, priority=2, cell=memory_cell),
     # By age, so that ascending begins with the last used one.
     Column(
         "used", "USED", 6, _age_order, right=True, priority=7, cell=_used_cell, largest_first=False
