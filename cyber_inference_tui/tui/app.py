@@ -33,6 +33,7 @@ from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 from cyber_inference_tui.tui.widgets.scroll_bar import choose_scroll_bars
+from cyber_inference_tui.units import counted
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
 _PAGE_CHANGE_SECONDS = 0.005
@@ -175,10 +176,6 @@ class CyberApp(App[Leave]):
     def on_page_tabs_chosen(self, message: PageTabs.Chosen) -> None:
         """A page was clicked."""
         self.switch_mode(message.mode)
-
-    async def open_hub(self, query: str) -> None:
-        """Open the hub and search it for ``query``."""
-        await self._open_at("hub", "search", query)
 
     async def on_event(self, event: events.Event) -> None:
         """Make what is pasted harmless, wherever it goes: it may come from anywhere."""
@@ -329,16 +326,12 @@ def would_be_lost(snapshot: Snapshot) -> str:
     """What stopping the service would end, in a sentence; empty if nothing."""
     parts = []
     if snapshot.active:
-        parts.append(_count(len(snapshot.active), "request"))
+        parts.append(counted(len(snapshot.active), "request"))
     moving = {DownloadStatus.QUEUED, DownloadStatus.RUNNING, DownloadStatus.VERIFYING}
     if running := sum(one.status in moving for one in snapshot.downloads):
-        parts.append(_count(running, "download"))
+        parts.append(counted(running, "download"))
     if awake := len(snapshot.awake):
-        parts.append(_count(awake, "loaded model"))
+        parts.append(counted(awake, "loaded model"))
     if not parts:
         return ""
     return f"Stopping ends {' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -385,18 +385,6 @@ async def test_on_a_small_terminal_one_pane_is_shown() -> None:
         await until(pilot, lambda: "REPO" in screen_text(app) and "MiB/s" in screen_text(app))
 
 
-async def test_another_page_opens_the_hub_with_a_search() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await app.open_hub("gemma")
-        await until(pilot, lambda: "Found for gemma" in screen_text(app))
-        await until(pilot, lambda: client.searches[-1][0] == "gemma")
-        await pilot.press("enter")
-        await until(pilot, lambda: "QUANT" in screen_text(app))
-        await app.open_hub("qwen")
-        await until(pilot, lambda: QWEN in repos(app))
-        assert "REPO" in screen_text(app)
-
-
 async def test_no_downloads_are_explained() -> None:
     async with on_page(empty_world(), size=SMALL, charset=ASCII) as (app, _, pilot):
         await in_downloads(pilot, app)

@@ -15,7 +15,7 @@ def test_what_it_is() -> None:
         "a", vision=True, pinned=True, aliases=("one", "two"), origin="hub cache", size_bytes=GIB
     )
     assert what_it_is(record, UNICODE) == (
-        "qwen3 · 4.0 B parameters · Q4_K_M · trained with 40K of context · 1.0 GiB · reads images"
+        "qwen3 · 4.0B parameters · Q4_K_M · trained with 40K of context · 1.0 GiB · reads images"
         " · pinned · also one, two · from hub cache"
     )
     assert what_it_is(ModelRecord(id="x"), ASCII) == "Nothing is known of it."

@@ -11,7 +11,6 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.terminal.tone import STATUS_TONES
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.figures import status_text
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling, sampling_text
 from cyber_inference_tui.tui.pages.models.table import fits_cell, memory_cell, state_cell
 from cyber_inference_tui.tui.widgets.table import Row, row_of
@@ -61,7 +60,7 @@ def title_content(model: ModelRecord | None, sampling: Sampling, charset: Charse
         (clean_line(model.id, limit=60), "bold"),
         "  ",
         (
-            status_text(model.status, model.progress, charset=charset),
+            charset.status_text(model.status, model.progress),
             colour.get(tone, "$text-muted"),
         ),
         (f"   {f' {charset.dot} '.join(filter(None, remarks))}", "$text-muted"),

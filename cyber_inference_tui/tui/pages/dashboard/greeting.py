@@ -27,7 +27,7 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.chrome import device_line
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.suggestions import Suggestion, suggest
-from cyber_inference_tui.units import duration_text, size_text
+from cyber_inference_tui.units import counted, duration_text, size_text
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
@@ -307,7 +307,7 @@ def _server_problem(snapshot: Snapshot) -> str:
 def _model_step(snapshot: Snapshot, charset: Charset, free: int | None, width: int) -> Parts:
     number = len(snapshot.models)
     if number:
-        have = f"{charset.check} {number} model" + ("" if number == 1 else "s")
+        have = f"{charset.check} {counted(number, 'model')}"
         parts = _step("2", "a model", have, "$success")
     else:
         missing = f"{charset.signs[ModelStatus.FAILED]} none"

@@ -18,18 +18,17 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
-from cyber_inference_tui.tui.figures import (
-    age_text,
-    countdown_text,
-    memory_text,
-    number_text,
-    speed_text,
-)
 from cyber_inference_tui.tui.pages.models.sentences import STYLES, model_sentence
-from cyber_inference_tui.tui.pages.models.table import STATE_ORDER, memory_of, state_cell
+from cyber_inference_tui.tui.pages.models.table import STATE_ORDER, memory_cell, state_cell
 from cyber_inference_tui.tui.pages.requests.words import clock, kind_of, status_cell
 from cyber_inference_tui.tui.snapshot import Happening
 from cyber_inference_tui.tui.widgets.table import Row, row_of
+from cyber_inference_tui.units import (
+    age_text,
+    countdown_text,
+    number_text,
+    speed_text,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +67,6 @@ def _waiting_cell(line: ModelLine, context: RenderContext) -> str:
     return f"{model.queued}" if wait is None else f"{model.queued} {about} {age_text(wait)}"
 
 
-def _memory_cell(line: ModelLine, context: RenderContext) -> str:
-    estimate = line.model.memory_bytes is None
-    return memory_text(memory_of(line.model), estimate=estimate, charset=context.charset)
-
-
 def _idle_cell(line: ModelLine, context: RenderContext) -> str:
     model, charset = line.model, context.charset
     if model.pinned:
@@ -83,7 +77,7 @@ def _idle_cell(line: ModelLine, context: RenderContext) -> str:
         return "busy"
     if model.unload_at is None:
         return charset.missing
-    return countdown_text((model.unload_at - context.now).total_seconds(), charset=charset)
+    return countdown_text((model.unload_at - context.now).total_seconds())
 
 
 def _took_cell(one: Request, context: RenderContext) -> str:
@@ -116,7 +110,13 @@ MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
     ),
     Column("running", "RUNNING", 7, _running, right=True, priority=2, text=number_text),
     Column("waiting", "WAITING", 9, right=True, cell=_waiting_cell),
-    Column("memory", "MEMORY", 9, right=True, cell=_memory_cell),
+    Column(
+        "memory",
+        "MEMORY",
+        9,
+        right=True,
+        cell=lambda line, context: memory_cell(line.model, context),
+    ),
     Column("idle", "IDLE OUT", 8, right=True, priority=1, cell=_idle_cell),
 )
 REQUEST_COLUMNS: tuple[Column[Request, RenderContext], ...] = (

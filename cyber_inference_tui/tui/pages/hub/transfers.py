@@ -25,10 +25,10 @@ from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.figures import countdown_text, memory_text
 from cyber_inference_tui.tui.pages.models.actions import RESTING
 from cyber_inference_tui.tui.pages.models.sentences import model_sentence
 from cyber_inference_tui.tui.widgets.table import LiveTable, Row, row_of
+from cyber_inference_tui.units import countdown_text, memory_text
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
@@ -48,9 +48,9 @@ _STATES: dict[DownloadStatus, tuple[ModelStatus | None, Tone]] = {
 }
 
 
-def percent_text(part: float | None, *, charset: Charset) -> str:
-    """Percent, rounded down: 100 % is told only where all is there."""
-    return charset.missing if part is None else f"{int(part * 100)} %"
+def percent_text(part: float) -> str:
+    """Format a part of 1 as percent, rounded down: only a whole is 100 %."""
+    return f"{int(part * 100)} %"
 
 
 def part_done(one: DownloadRecord) -> float | None:
@@ -130,8 +130,8 @@ def transfer_sentence(one: DownloadRecord | None, charset: Charset, *, keys: boo
         name = clean_line(one.model_id, limit=200) if one.model_id else ""
         loads = "; l loads it" if keys else ""
         return f"It is here as {name}{loads}." if name else "It is here."
-    done = memory_text(one.bytes_done, charset=charset)
-    here = f"{done} of {memory_text(one.bytes_total, charset=charset)}"
+    done = memory_text(one.bytes_done)
+    here = f"{done} of {charset.known(one.bytes_total, memory_text)}"
     come = f"{here}, from {clean_line(one.repo, limit=200)}"
     if one.status is DownloadStatus.VERIFYING:
         return f"All of it is here and is compared with its checksum: {come}"
@@ -259,7 +259,7 @@ class TransferPane(Vertical):
                     )
                 )
 
-        here = memory_text(one.bytes_done, charset=self._charset)
+        here = memory_text(one.bytes_done)
         self.app.push_screen(
             Question(
                 f"Cancel the download of {name_of(one)}?",

@@ -36,6 +36,7 @@ from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from cyber_inference_tui.tui.pages.logs.file import save_log
 from cyber_inference_tui.tui.pages.logs.title import PaneState, empty_text, title_content
 from cyber_inference_tui.tui.widgets.log_view import LogView
+from cyber_inference_tui.units import counted
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
@@ -450,7 +451,7 @@ class LogPane(Vertical):
         top = view.top_number
         lines = [line for line in view.lines if line.number >= top][:rows]
         self.app.copy_to_clipboard("\n".join(line.text for line in lines))
-        self._say(f"{len(lines)} line{'' if len(lines) == 1 else 's'} copied")
+        self._say(f"{counted(len(lines), 'line')} copied")
 
     def action_save(self) -> None:
         """Write all that is kept of the log to a file, on this machine."""

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, endpoints, queries
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.figures import memory_text, requests_text
 from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.units import counted, memory_text
 
 RESTING = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 """The states in which a model has no server and waits for none."""
@@ -80,9 +80,9 @@ class ModelActions(Page):
                 query = queries.UnloadQuery(force=value == "now")
                 self.cyber.do(self.client.call(endpoints.UNLOAD, model.id, query=query))
 
-        text = f"It is serving {requests_text(running)}" if running else ""
+        text = f"It is serving {counted(running, 'request')}" if running else ""
         if waiting:
-            many = requests_text(waiting) if not running else f"{waiting} more"
+            many = counted(waiting, "request") if not running else f"{waiting} more"
             verb = "is" if waiting == 1 else "are"
             text += f"{' and ' if running else ''}{many} {verb} waiting"
         self.app.push_screen(
@@ -132,7 +132,7 @@ class ModelActions(Page):
         if not self.is_current:
             return  # meanwhile something else was asked for
         name = clean_line(model.id, limit=200)
-        size = memory_text(model.size_bytes, charset=self.cyber.launch.charset)
+        size = self.cyber.launch.charset.known(model.size_bytes, memory_text)
         files = doomed_text(details) or clean_line(model.path or "", limit=300)
 
         def answered(value: str | None) -> None:

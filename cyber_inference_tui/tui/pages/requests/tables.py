@@ -8,12 +8,12 @@ from typing import Any
 
 from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, RequestRecord
 from cyber_inference_tui.terminal.charset import Charset
-from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext, shown
+from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
-from cyber_inference_tui.tui.figures import age_text, number_text, speed_text
 from cyber_inference_tui.tui.pages.requests.history import Identity, identity
 from cyber_inference_tui.tui.pages.requests.words import clock, kind_of, outcome, status_cell
 from cyber_inference_tui.tui.widgets.table import Row, row_of
+from cyber_inference_tui.units import age_text, number_text, seconds_text, speed_text
 
 AnyRequest = ActiveRequestRecord | RequestRecord
 
@@ -24,22 +24,17 @@ def first_token(record: AnyRequest) -> float | None:
     return record.time_to_first_token_seconds if record.stream else None
 
 
-def seconds_text(seconds: float | None, *, charset: Charset) -> str:
-    """Seconds with two decimals, all down the column."""
-    return number_text(seconds, decimals=2, unit="s", charset=charset)
-
-
 def _finished(name: str) -> Callable[[AnyRequest], Any]:
     """What only a finished request has."""
     return lambda record: getattr(record, name, None)
 
 
 def _model_cell(record: AnyRequest, context: RenderContext) -> str:
-    return shown(record.model, charset=context.charset)
+    return plain(record.model) or context.charset.missing
 
 
 def _failures_cell(totals: ModelTotals, context: RenderContext) -> Cell:
-    text = number_text(totals.failures, charset=context.charset)
+    text = number_text(totals.failures)
     return Cell(text, "bad" if totals.failures else "dim")
 
 
@@ -54,7 +49,7 @@ def _time_cell(record: AnyRequest, context: RenderContext) -> Cell:
 
 def _took_cell(record: AnyRequest, context: RenderContext) -> Cell | str:
     if isinstance(record, RequestRecord):
-        return seconds_text(record.duration_seconds, charset=context.charset)
+        return seconds_text(record.duration_seconds)
     age = max(0.0, (context.now - record.at).total_seconds())
     return Cell(f"{int(age):,} s", "busy")
 
@@ -62,7 +57,7 @@ def _took_cell(record: AnyRequest, context: RenderContext) -> Cell | str:
 def _queued_cell(record: AnyRequest, context: RenderContext) -> str:
     if isinstance(record, ActiveRequestRecord) and record.position is not None:
         return f"{int(record.queue_seconds):,} s"
-    return seconds_text(record.queue_seconds, charset=context.charset)
+    return context.charset.known(record.queue_seconds, seconds_text)
 
 
 def _client_cell(record: AnyRequest, context: RenderContext) -> Cell:
