@@ -74,11 +74,13 @@ class CyberApp(App[Leave]):
             "Help",
             key_display="?",
             id="app.help",
-            tooltip="What the keys do here",
+            tooltip="The keys of this page",
         ),
         Binding("q", "leave", "Quit", id="app.quit", tooltip="Leave the app"),
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit-anywhere"),
-        Binding("ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="Draw all anew"),
+        Binding(
+            "ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="Repaint the screen"
+        ),
     ]
 
     def __init__(

@@ -19,10 +19,10 @@ from cyber_inference_tui.tui.chrome import PAGES
 EVERYWHERE = "Everywhere"
 THIS_PAGE = "This page"
 _OURS = {
-    "app.focus_next": ("Next part", "of the page"),
-    "app.focus_previous": ("Part before", ""),
-    "screen.copy_text": ("Copy", "what is marked with the mouse"),
-    "command_palette": ("Every action", "by its name"),
+    "app.focus_next": ("Next field", "go to the next part of the page"),
+    "app.focus_previous": ("Previous field", ""),
+    "screen.copy_text": ("Copy", "the text selected with the mouse"),
+    "command_palette": ("Command palette", "find any action by its name"),
 }
 """What Textual's own keys do, in the words of this program."""
 _PLAIN_KEYS = {"⏎": "enter", "↑": "up", "↓": "down", "←": "left", "→": "right"}

@@ -126,7 +126,7 @@ async def test_the_palette_knows_the_actions_of_the_pane_in_which_one_is() -> No
         await pilot.press("3", "right_square_bracket")
         await until(pilot, lambda: "x Cancel" in screen_text(app))
         await pilot.press("ctrl+p", *"pause")
-        await until(pilot, lambda: "pause it, or let it go on" in screen_text(app))
+        await until(pilot, lambda: "pause the download" in screen_text(app))
         await pilot.press("enter", "enter")
         await until(pilot, lambda: ("pause_download", "d1") in client.calls)
 

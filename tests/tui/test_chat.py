@@ -133,7 +133,7 @@ async def test_what_is_written_and_sent() -> None:
         # Digits are written, and open pages once the line is left.
         await pilot.press("1", "q")
         assert app.screen.query_one(MessageInput).text == "1q"
-        assert "esc Page keys" in footer(app)
+        assert "esc Leave field" in footer(app)
         await pilot.press("escape", "1")
         await until(pilot, lambda: app.current_mode == "dashboard")
 

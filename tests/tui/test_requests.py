@@ -305,7 +305,7 @@ async def test_space_holds_the_display() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         await open_page(app, pilot)
         await pilot.press("space")
-        await until(pilot, lambda: "held: space lets it go on" in screen_text(app))
+        await until(pilot, lambda: "held: space continues" in screen_text(app))
         client.publish("request", request(900, at=ago(0)))
         await until(pilot, lambda: app.snapshot.finished[0].id == 900)
         assert len(table(app).rows) == 43

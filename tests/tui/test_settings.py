@@ -61,7 +61,7 @@ async def test_what_is_typed_is_judged_before_it_is_written() -> None:
         for key in ("default_context_size", "api_keys"):
             await on_setting(pilot, app, key)
             await pilot.press("enter")
-            await until(pilot, lambda: "esc Leave" in screen_text(app))
+            await until(pilot, lambda: "esc Cancel" in screen_text(app))
             assert "enter" not in screen_text(app).splitlines()[-1]
             await pilot.press("enter")
             await until(pilot, lambda: not app.screen.query_one("#value").display)

@@ -31,7 +31,7 @@ class Choice(ModalScreen[str | None]):
     Choice Input { margin: 1 0; background: $surface; }
     Choice LiveTable { height: auto; min-height: 5; max-height: 18; background: $panel; }
     """
-    KEYS_TITLE = "Choosing"
+    KEYS_TITLE = "List"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="choice.cancel"),
         Binding("up", "move(-1)", "Up", show=False, id="choice.up"),

@@ -20,7 +20,7 @@ class SamplingForm(ModalScreen[Sampling | None]):
     """Returns what was typed, or ``None`` for escape."""
 
     CSS_PATH = "sampling.tcss"
-    KEYS_TITLE = "The form"
+    KEYS_TITLE = "Sampling"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="sampling.cancel"),
         Binding("ctrl+s", "save", "Save", id="sampling.save"),

@@ -62,12 +62,20 @@ class ChatPage(Page):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,i", "write", "Write", id="chat.write", tooltip="write a message"),
-        Binding("escape", "stop", "Stop", id="chat.stop", tooltip="end the answer here"),
-        Binding("escape", "leave", "Page keys", id="chat.leave", tooltip="out of the message"),
-        Binding("m,ctrl+o", "model", "Model", id="chat.model", tooltip="choose another model"),
-        Binding("r,ctrl+r", "again", "Retry", id="chat.retry", tooltip="the last question again"),
+        Binding("escape", "stop", "Stop", id="chat.stop", tooltip="stop the answer"),
         Binding(
-            "t,ctrl+t", "thinking", "Thinking", id="chat.thinking", tooltip="show what it thought"
+            "escape", "leave", "Leave field", id="chat.leave", tooltip="make letters keys again"
+        ),
+        Binding("m,ctrl+o", "model", "Model", id="chat.model", tooltip="choose another model"),
+        Binding(
+            "r,ctrl+r", "again", "Retry", id="chat.retry", tooltip="ask the last question again"
+        ),
+        Binding(
+            "t,ctrl+t",
+            "thinking",
+            "Thinking",
+            id="chat.thinking",
+            tooltip="show or hide the model's thinking",
         ),
         Binding("c,ctrl+g", "copy", "Copy", id="chat.copy", tooltip="copy the last answer"),
         Binding(
@@ -75,9 +83,9 @@ class ChatPage(Page):
             "sampling",
             "Sampling",
             id="chat.sampling",
-            tooltip="system prompt, temperature and the like",
+            tooltip="system prompt, temperature and more",
         ),
-        Binding("x,ctrl+n", "clear", "Clear", id="chat.clear", tooltip="begin a new conversation"),
+        Binding("x,ctrl+n", "clear", "Clear", id="chat.clear", tooltip="start a new conversation"),
     ]
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

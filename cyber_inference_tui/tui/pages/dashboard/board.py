@@ -44,7 +44,13 @@ class ModelList(LiveTable):
 
     KEYS_TITLE = "Models"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Details", id="dashboard.details", tooltip="all about it"),
+        Binding(
+            "enter",
+            "choose",
+            "Details",
+            id="dashboard.details",
+            tooltip="open the model on the Models page",
+        ),
     ]
 
 
@@ -75,7 +81,7 @@ class Board(Vertical):
                 yield Static(classes="caption")
                 yield Meter(charset=charset)
                 yield Static(classes="room")
-        yield FilterLine("show only models whose name has this in it", id="filter")
+        yield FilterLine("part of a model's name", id="filter")
         yield ModelList(MODEL_COLUMNS, charset=charset, id="models")
         yield Static(id="explanation")
         with Horizontal(id="lists"):

@@ -65,16 +65,28 @@ class Greeting(VerticalScroll, can_focus=True):
     Greeting #text { height: auto; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("i", "install(0)", "Install", id="greeting.install", tooltip="get a llama-server"),
-        Binding("u", "install(1)", "Other build", show=False, tooltip="the second way to get one"),
-        Binding("y", "install(2)", "Third build", show=False, tooltip="the third way to get one"),
-        Binding("p", "path", "I have one", id="greeting.path", tooltip="use one that is here"),
+        Binding(
+            "i", "install(0)", "Install", id="greeting.install", tooltip="install llama-server"
+        ),
+        Binding(
+            "u", "install(1)", "Second option", show=False, tooltip="install it the second way"
+        ),
+        Binding("y", "install(2)", "Third option", show=False, tooltip="install it the third way"),
+        Binding(
+            "p",
+            "path",
+            "I have one",
+            id="greeting.path",
+            tooltip="use a llama-server that you have",
+        ),
         Binding("x", "stop", "Stop", id="greeting.stop", tooltip="stop the installation"),
-        Binding("a", "model(0)", "Get model", id="greeting.model", tooltip="download the first"),
-        Binding("b", "model(1)", "Second model", show=False, tooltip="download the second"),
-        Binding("c", "model(2)", "Third model", show=False, tooltip="download the third"),
+        Binding(
+            "a", "model(0)", "Get model", id="greeting.model", tooltip="download the first model"
+        ),
+        Binding("b", "model(1)", "Second model", show=False, tooltip="download the second model"),
+        Binding("c", "model(2)", "Third model", show=False, tooltip="download the third model"),
         Binding("h", "hub", "Hub", id="greeting.hub", tooltip="search for other models"),
-        Binding("d", "demo", "Demo", id="greeting.demo", tooltip="add the built-in toy model"),
+        Binding("d", "demo", "Demo", id="greeting.demo", tooltip="add the built-in demo model"),
         Binding("j", "scroll_down", "Down", show=False),
         Binding("k", "scroll_up", "Up", show=False),
     ]

@@ -52,9 +52,11 @@ FOUND_KEPT = 600
 class Results(LiveTable):
     """What a search found."""
 
-    KEYS_TITLE = "What was found"
+    KEYS_TITLE = "Search results"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Files", id="hub.files", tooltip="what is in this repository"),
+        Binding(
+            "enter", "choose", "Files", id="hub.files", tooltip="list the files of this repository"
+        ),
     ]
 
 
@@ -71,17 +73,19 @@ class HubPage(Page):
     STEERING: ClassVar[frozenset[str]] = frozenset({"download"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search", key_display="/", id="hub.search"),
-        Binding("d", "download", "Download", id="hub.download", tooltip="download this model"),
+        Binding(
+            "d", "download", "Download", id="hub.download", tooltip="download the selected model"
+        ),
         Binding("escape", "back", "Back", id="hub.back", tooltip="one level up"),
         Binding("s", "sort", "Sort", id="hub.sort", tooltip="by downloads, likes, trend or age"),
-        Binding("r", "again", "Retry", id="hub.retry", tooltip="ask the hub again"),
+        Binding("r", "again", "Retry", id="hub.retry", tooltip="repeat the failed search"),
         Binding(
             "right_square_bracket",
             "pane(1)",
             "Downloads",
             key_display="]",
             id="hub.downloads",
-            tooltip="to the downloads",
+            tooltip="go to the downloads",
         ),
         Binding(
             "left_square_bracket",
@@ -89,7 +93,7 @@ class HubPage(Page):
             "Search results",
             key_display="[",
             id="hub.results",
-            tooltip="to what was found",
+            tooltip="go to the search results",
         ),
     ]
 

@@ -143,11 +143,11 @@ class TransferPane(Vertical):
 
     KEYS_TITLE = "Downloads"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p", "pause", "Pause", id="hub.pause", tooltip="pause it, or let it go on"),
-        Binding("p", "resume", "Resume", id="hub.resume", tooltip="let it go on"),
-        Binding("x", "cancel", "Cancel", id="hub.cancel", tooltip="end it"),
-        Binding("r", "retry", "Retry", id="hub.retry-download", tooltip="try it again"),
-        Binding("l", "load", "Load", id="hub.load", tooltip="load the model it became"),
+        Binding("p", "pause", "Pause", id="hub.pause", tooltip="pause the download"),
+        Binding("p", "resume", "Resume", id="hub.resume", tooltip="continue the download"),
+        Binding("x", "cancel", "Cancel", id="hub.cancel", tooltip="cancel the download"),
+        Binding("r", "retry", "Retry", id="hub.retry-download", tooltip="start the download again"),
+        Binding("l", "load", "Load", id="hub.load", tooltip="load the downloaded model"),
     ]
 
     def __init__(self, charset: Charset) -> None:

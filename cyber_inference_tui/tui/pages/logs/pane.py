@@ -63,18 +63,24 @@ class LogPane(Vertical):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search", key_display="/", id="pane.search"),
-        Binding("n", "match(1)", "Next", id="pane.next", tooltip="next line with the text"),
-        Binding("N", "match(-1)", "Before", show=False, tooltip="the one before"),
-        Binding("l", "level", "Level", id="pane.level", tooltip="all, info, warnings, errors"),
-        Binding("e", "error", "Last error", id="pane.error", tooltip="jump to the last error"),
+        Binding("n", "match(1)", "Next", id="pane.next", tooltip="go to the next match"),
+        Binding("N", "match(-1)", "Previous", show=False, tooltip="go to the previous match"),
+        Binding(
+            "l",
+            "level",
+            "Level",
+            id="pane.level",
+            tooltip="least level shown: all, info, warning, error",
+        ),
+        Binding("e", "error", "Last error", id="pane.error", tooltip="go to the last error"),
         Binding(
             "left_square_bracket",
             "run(-1)",
-            "Run before",
+            "Previous run",
             show=False,
             key_display="[",
             id="pane.run-before",
-            tooltip="to the start of this run, then of the one before",
+            tooltip="go to the start of this run or of the previous run",
         ),
         Binding(
             "right_square_bracket",
@@ -83,14 +89,16 @@ class LogPane(Vertical):
             show=False,
             key_display="]",
             id="pane.run-after",
-            tooltip="to the start of the next run",
+            tooltip="go to the start of the next run",
         ),
-        Binding("space", "pause", "Pause", id="pane.pause", tooltip="stand still"),
-        Binding("space", "resume", "Follow", id="pane.resume", tooltip="follow the log's end"),
-        Binding("c", "copy", "Copy", id="pane.copy", tooltip="copy the lines on the screen"),
+        Binding("space", "pause", "Pause", id="pane.pause", tooltip="stop following"),
+        Binding("space", "resume", "Follow", id="pane.resume", tooltip="follow the end of the log"),
+        Binding("c", "copy", "Copy", id="pane.copy", tooltip="copy the visible lines"),
         Binding("ctrl+s", "save", "Save", id="pane.save", tooltip="write the log to a file"),
-        Binding("r", "reload", "Reload", show=False, id="pane.reload", tooltip="read it anew"),
-        Binding("escape", "clear", "Clear", show=False, id="pane.clear"),
+        Binding(
+            "r", "reload", "Reload", show=False, id="pane.reload", tooltip="read the log again"
+        ),
+        Binding("escape", "clear", "Clear search", show=False, id="pane.clear"),
     ]
 
     def __init__(self, source: str, **arguments: Any) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from textual.binding import Binding, BindingType
+
 from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, endpoints, queries
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.page import Page
@@ -17,6 +19,16 @@ RESTING = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 _ON_MODEL = frozenset(
     {"load", "unload", "pin", "details", "edit", "log", "chat", "copy_command", "copy_id", "delete"}
 )
+
+
+def model_bindings(page: str) -> list[BindingType]:
+    """Return the keys that every page with models has; ``page`` begins their ids."""
+    return [
+        Binding("l", "load", "Load", id=f"{page}.load", tooltip="start the model's server"),
+        Binding("u", "unload", "Unload", id=f"{page}.unload", tooltip="stop the model's server"),
+        Binding("p", "pin", "Pin", id=f"{page}.pin", tooltip="keep the model loaded, or unpin it"),
+        Binding("o", "log", "Log", id=f"{page}.log", tooltip="open the log of its server"),
+    ]
 
 
 class ModelActions(Page):

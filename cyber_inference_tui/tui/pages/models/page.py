@@ -15,7 +15,7 @@ from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.columns import Order
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.pages.models.actions import ModelActions
+from cyber_inference_tui.tui.pages.models.actions import ModelActions, model_bindings
 from cyber_inference_tui.tui.pages.models.details import details_content
 from cyber_inference_tui.tui.pages.models.details_pane import DetailsPane, DetailsReader
 from cyber_inference_tui.tui.pages.models.sentences import chosen_content, problems_content
@@ -36,9 +36,7 @@ class ModelsPage(ModelActions):
     # No key that comes early may be taken for text.
     AUTO_FOCUS = "#table"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("l", "load", "Load", id="models.load", tooltip="start its server"),
-        Binding("u", "unload", "Unload", id="models.unload", tooltip="stop its server"),
-        Binding("p", "pin", "Pin", id="models.pin", tooltip="never evict it, or let it go again"),
+        *model_bindings("models"),
         Binding(
             "enter,d",
             "details",
@@ -54,9 +52,8 @@ class ModelsPage(ModelActions):
             id="models.filter",
             tooltip="by name, alias, architecture or quantization",
         ),
-        Binding("e", "edit", "Edit", id="models.edit", tooltip="its table in the settings file"),
-        Binding("o", "log", "Log", id="models.log", tooltip="what its server said"),
-        Binding("t", "chat", "Try", id="models.chat", tooltip="chat with it"),
+        Binding("e", "edit", "Edit", id="models.edit", tooltip="change the model's own settings"),
+        Binding("t", "chat", "Chat", id="models.chat", tooltip="try the model"),
         Binding(
             "y",
             "copy_command",
@@ -65,16 +62,18 @@ class ModelsPage(ModelActions):
             tooltip="the command line of its server",
         ),
         Binding("s", "sort", "Sort", id="models.sort", tooltip="by the next column"),
-        Binding("S", "turn", "Turn", show=False, id="models.turn", tooltip="the order round"),
+        Binding("S", "reverse", "Reverse order", show=False, id="models.turn"),
         Binding(
             "c",
             "copy_id",
             "Copy id",
             show=False,
             id="models.copy-id",
-            tooltip="the name that requests ask for",
+            tooltip="the name to use in requests",
         ),
-        Binding("x,delete", "delete", "Delete", id="models.delete", tooltip="remove its files"),
+        Binding(
+            "x,delete", "delete", "Delete", id="models.delete", tooltip="delete the model's files"
+        ),
         Binding(
             "escape",
             "back",
@@ -281,8 +280,8 @@ class ModelsPage(ModelActions):
         """Sort by the next column that is shown."""
         self._sort(self._order.next(self._table.shown_columns))
 
-    def action_turn(self) -> None:
-        """Turn the order round."""
+    def action_reverse(self) -> None:
+        """Reverse the order."""
         self._sort(self._order.reversed())
 
     def _sort(self, order: Order[ModelRecord]) -> None:
@@ -382,5 +381,5 @@ class ModelsPage(ModelActions):
         )
 
 
-_FOR_ALL = frozenset({"filter", "sort", "turn"})
+_FOR_ALL = frozenset({"filter", "sort", "reverse"})
 """Actions on the table, which one has to see."""

@@ -51,7 +51,7 @@ class RequestList(LiveTable):
 
     KEYS_TITLE = "Requests"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Details", id="requests.details", tooltip="all of it"),
+        Binding("enter", "choose", "Details", id="requests.details", tooltip="open all details"),
     ]
 
 
@@ -60,7 +60,13 @@ class TotalsList(LiveTable):
 
     KEYS_TITLE = "Totals"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Requests", id="requests.of-model", tooltip="of this model"),
+        Binding(
+            "enter",
+            "choose",
+            "Requests",
+            id="requests.of-model",
+            tooltip="show the requests to this model",
+        ),
     ]
 
 
@@ -71,26 +77,48 @@ class RequestsPage(Page):
     CSS_PATH = "page.tcss"
     AUTO_FOCUS = "#requests"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f", "failures", "Failed", id="requests.failures", tooltip="only failed ones"),
+        Binding(
+            "f",
+            "failures",
+            "Failed",
+            id="requests.failures",
+            tooltip="show only failed requests, or all",
+        ),
         Binding(
             "m",
             "model",
             "Model",
             id="requests.model",
-            tooltip="only its model's, or all",
+            tooltip="show only requests to this model, or all",
         ),
         Binding("slash", "filter", "Filter", key_display="/", id="requests.filter"),
         Binding("s", "sort", "Sort", id="requests.sort", tooltip="by the next column"),
-        Binding(
-            "S", "turn", "Reverse", show=False, id="requests.reverse", tooltip="turn the order"
-        ),
+        Binding("S", "reverse", "Reverse order", show=False, id="requests.reverse"),
         Binding("t", "totals", "Totals", id="requests.totals", tooltip="sums by model"),
-        Binding("o", "log", "Log", id="requests.log", tooltip="the log of its model"),
-        Binding("c", "copy", "Copy", id="requests.copy", tooltip="copy its details"),
-        Binding("space", "freeze", "Freeze", id="requests.freeze", tooltip="hold the display"),
-        Binding("escape", "back", "Back", id="requests.back", tooltip="one step back"),
-        Binding("j", "step(1)", "Next", id="requests.next", tooltip="the next request"),
-        Binding("k", "step(-1)", "Previous", id="requests.previous", tooltip="the one before"),
+        Binding("o", "log", "Log", id="requests.log", tooltip="open the log of its model"),
+        Binding("c", "copy", "Copy", id="requests.copy", tooltip="copy the details"),
+        Binding(
+            "space",
+            "freeze",
+            "Freeze",
+            id="requests.freeze",
+            tooltip="hold the display still, or continue",
+        ),
+        Binding(
+            "escape",
+            "back",
+            "Back",
+            id="requests.back",
+            tooltip="close the details, or show all again",
+        ),
+        Binding("j", "step(1)", "Next", id="requests.next", tooltip="go to the next request"),
+        Binding(
+            "k",
+            "step(-1)",
+            "Previous",
+            id="requests.previous",
+            tooltip="go to the previous request",
+        ),
     ]
 
     def __init__(self) -> None:
@@ -117,7 +145,7 @@ class RequestsPage(Page):
         charset = self.cyber.launch.charset
         with Vertical(id="page", classes="body"):
             yield Static(id="title", classes="heading")
-            yield FilterLine("show only requests with this in them", id="filter")
+            yield FilterLine("part of a model, path, client or error", id="filter")
             yield RequestList(COLUMNS, charset=charset, id="requests")
             yield TotalsList(TOTAL_COLUMNS, charset=charset, id="totals")
             with VerticalScroll(id="pane", can_focus=False):
@@ -236,7 +264,7 @@ class RequestsPage(Page):
             filters.append(f"with '{plain(needle, limit=40)}'")
         parts = [("REQUESTS", ""), (counts, "not bold")]
         if self._frozen is not None:
-            parts.append(("   held: space lets it go on", "$warning"))
+            parts.append(("   held: space continues", "$warning"))
         if filters:
             parts.append((f"   {', '.join(filters)}", "$accent"))
         if self._order != NEWEST_FIRST:
@@ -373,8 +401,8 @@ class RequestsPage(Page):
         """Sort by the next column that is shown."""
         self._sort(self._order.next(self.query_one("#requests", LiveTable).shown_columns))
 
-    def action_turn(self) -> None:
-        """Sort the other way round."""
+    def action_reverse(self) -> None:
+        """Reverse the order."""
         self._sort(self._order.reversed())
 
     def _sort(self, order: Order[RequestRecord]) -> None:
@@ -447,4 +475,4 @@ class RequestsPage(Page):
             self._choose(Choice())
 
 
-_IN_LIST = {"failures", "model", "filter", "sort", "turn", "log", "copy", "freeze"}
+_IN_LIST = {"failures", "model", "filter", "sort", "reverse", "log", "copy", "freeze"}

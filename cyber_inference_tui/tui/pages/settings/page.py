@@ -51,7 +51,7 @@ class SettingTable(LiveTable):
 
     KEYS_TITLE = "Settings"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Edit", id="settings.edit", tooltip="change this value"),
+        Binding("enter", "choose", "Edit", id="settings.edit", tooltip="change the value"),
     ]
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -64,10 +64,12 @@ class SettingTable(LiveTable):
 class ValueLine(Input):
     """Where a value is typed."""
 
-    KEYS_TITLE = "The value"
+    KEYS_TITLE = "Value"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Save", id="settings.save", tooltip="write it to the file"),
-        Binding("escape", "screen.back", "Leave", id="settings.leave", tooltip="without saving"),
+        Binding(
+            "escape", "screen.back", "Cancel", id="settings.leave", tooltip="leave without saving"
+        ),
     ]
 
 
@@ -80,14 +82,14 @@ class SettingsPage(Page):
     AUTO_FOCUS = "#table"
     STEERING: ClassVar[frozenset[str]] = frozenset({"edit", "reset", "file", "key_map"})
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("x", "reset", "Default", id="settings.reset", tooltip="back to its default"),
+        Binding("x", "reset", "Default", id="settings.reset", tooltip="reset to the default"),
         Binding("slash", "filter", "Filter", key_display="/", id="settings.filter"),
         Binding(
             "e", "file", "Whole file", id="settings.file", tooltip="the file itself, in $EDITOR"
         ),
         Binding("t", "theme", "Theme", id="settings.theme", tooltip="choose the colours"),
         Binding(
-            "m", "key_map", "Key map", id="settings.keys", tooltip="keys of your own, in $EDITOR"
+            "m", "key_map", "Key map", id="settings.keys", tooltip="change the keys, in $EDITOR"
         ),
         Binding("escape", "back", "Back", show=False, id="settings.back", tooltip="show all again"),
     ]
@@ -120,7 +122,7 @@ class SettingsPage(Page):
                 value.cursor_blink = False
                 yield value
                 yield Static(id="effect")
-            yield FilterLine("show only settings with this in their name or help", id="filter")
+            yield FilterLine("part of a setting's name or help", id="filter")
 
     def on_mount(self) -> None:
         """Begin with the table."""
