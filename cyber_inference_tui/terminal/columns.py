@@ -120,7 +120,7 @@ class Order(Generic[Record]):
 
 
 @dataclass(frozen=True)
-class Place:
+class PlacedColumn:
     """A column that is shown: its index, and its cells from ``start`` on."""
 
     index: int
@@ -144,7 +144,9 @@ def fitting(columns: Sequence[Column[Any, Any]], widths: Sequence[int], room: in
     return shown
 
 
-def places(columns: Sequence[Column[Any, Any]], width: int, start: int = 0) -> list[Place]:
+def place_columns(
+    columns: Sequence[Column[Any, Any]], width: int, start: int = 0
+) -> list[PlacedColumn]:
     """The columns that fit between the cells ``start`` and ``width``, from left to right."""
     least = [column.least if column.width is None else column.width for column in columns]
     shown = fitting(columns, least, width - start)
@@ -156,7 +158,7 @@ def places(columns: Sequence[Column[Any, Any]], width: int, start: int = 0) -> l
         size = min(size, width - start)
         if size <= 0:
             break
-        placed.append(Place(index, start, size))
+        placed.append(PlacedColumn(index, start, size))
         start += size + GAP
     return placed
 

@@ -73,8 +73,8 @@ def key_lines(screen: Screen[Any]) -> list[KeyLine]:
 def shown_key(screen: Screen[Any], binding: Binding) -> str:
     """The name of a key as people know it; empty where the focused widget takes it as text."""
     shown = screen.app.get_key_display(binding)
-    launch = getattr(screen.app, "launch", None)
-    if not shown.isascii() and launch is not None and not launch.charset.unicode:
+    options = getattr(screen.app, "options", None)
+    if not shown.isascii() and options is not None and not options.charset.unicode:
         shown = _PLAIN_KEYS.get(shown, binding.key)
     focused = screen.focused
     if focused is None or not _is_typed(focused, binding.key, shown):

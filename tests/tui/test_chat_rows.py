@@ -8,6 +8,7 @@ from rich.cells import cell_len
 
 from cyber_inference_tui.client.completions import ChatDelta
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
+from cyber_inference_tui.tui.pages.chat.conversation import Turn, TurnState
 from cyber_inference_tui.tui.pages.chat.rows import (
     TEXT_WIDTH,
     TextFlow,
@@ -15,7 +16,6 @@ from cyber_inference_tui.tui.pages.chat.rows import (
     state_content,
     wrap,
 )
-from cyber_inference_tui.tui.pages.chat.turns import Turn, TurnState
 from cyber_inference_tui.tui.widgets.text_view import TextRow
 
 _TEXTS = st.text(st.sampled_from("ab -*#`\n漢é "), max_size=200)

@@ -18,8 +18,8 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.pages.hub import page as hub_module
-from cyber_inference_tui.tui.pages.hub.tables import RESULT_COLUMNS
-from cyber_inference_tui.tui.widgets.table import LiveTable
+from cyber_inference_tui.tui.pages.hub.table import RESULT_COLUMNS
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import GIB, World, ago, busy_world, empty_world

@@ -7,7 +7,7 @@ from rich.cells import cell_len
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
-from cyber_inference_tui.terminal.columns import Order, RenderContext, places
+from cyber_inference_tui.terminal.columns import Order, RenderContext, place_columns
 from cyber_inference_tui.tui.pages.models.table import (
     COLUMNS,
     Rows,
@@ -105,7 +105,7 @@ def test_no_cell_is_wider_than_its_column(charset: Charset) -> None:
     ],
 )
 def test_columns_go_by_their_worth(width: int, keys: set[str]) -> None:
-    assert {COLUMNS[place.index].key for place in places(COLUMNS, width, 2)} == keys
+    assert {COLUMNS[place.index].key for place in place_columns(COLUMNS, width, 2)} == keys
 
 
 def test_marks() -> None:

@@ -15,7 +15,7 @@ from textual.widgets import Input
 from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.tui.pages.settings.groups import GROUPS, OTHER, grouped
-from cyber_inference_tui.tui.widgets.table import LiveTable
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import busy_world, setting

@@ -18,10 +18,15 @@ from textual.widgets import Static
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ModelRecord
-from cyber_inference_tui.tui.dialogs.choice import Choice
+from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.dialogs.sampling import SamplingForm
-from cyber_inference_tui.tui.pages.chat.models import (
+from cyber_inference_tui.tui.pages.chat.conversation import (
+    QUESTION_CHARACTERS,
+    Conversation,
+    Turn,
+    TurnState,
+)
+from cyber_inference_tui.tui.pages.chat.model_choice import (
     COLUMNS,
     chat_models,
     invitation,
@@ -30,12 +35,7 @@ from cyber_inference_tui.tui.pages.chat.models import (
 )
 from cyber_inference_tui.tui.pages.chat.rows import TextFlow, TurnRows, state_content
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling
-from cyber_inference_tui.tui.pages.chat.turns import (
-    QUESTION_CHARACTERS,
-    Conversation,
-    Turn,
-    TurnState,
-)
+from cyber_inference_tui.tui.pages.chat.sampling_form import SamplingForm
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.message_input import MessageInput
@@ -122,9 +122,9 @@ class ChatPage(Page):
         """Draw the title; the conversation changes by itself."""
         if self._chosen is None or (snapshot.live and snapshot.model(self._chosen) is None):
             self._chosen = next((model.id for model in chat_models(snapshot.models)), None)
-        model, launch = self._model, self.cyber.launch
-        self._show_message(model is not None and not launch.readonly)
-        self._update("title", title_content(model, self._sampling, launch.charset))
+        model, options = self._model, self.cyber.options
+        self._show_message(model is not None and not options.readonly)
+        self._update("title", title_content(model, self._sampling, options.charset))
         self._paint()
 
     def _show_message(self, shown: bool) -> None:
@@ -159,7 +159,7 @@ class ChatPage(Page):
         view = self.query_one(TextView)
         if view.text_width:
             view.show(self._all_rows(view.text_width))
-        charset = self.cyber.launch.charset
+        charset = self.cyber.options.charset
         # Numbers that change eight times a second cannot be read.
         now = self._clock()
         if self._turn is None or now - self._stated >= STATE_SECONDS:
@@ -169,11 +169,11 @@ class ChatPage(Page):
 
     def _all_rows(self, width: int) -> list[TextRow]:
         turns = self._conversation.turns
-        if self.cyber.launch.readonly:
+        if self.cyber.options.readonly:
             return TextFlow(width, "dim").rows(_READONLY)
         if not turns:
             return TextFlow(width, "dim").rows(invitation(self._model, self.client.url))
-        charset = self.cyber.launch.charset
+        charset = self.cyber.options.charset
         for turn in turns:
             if id(turn) not in self._rows:
                 self._rows[id(turn)] = TurnRows(turn, width, charset)
@@ -226,7 +226,7 @@ class ChatPage(Page):
 
     def action_write(self) -> None:
         """Write a message."""
-        if self._model is not None and not self.cyber.launch.readonly:
+        if self._model is not None and not self.cyber.options.readonly:
             self.screen.set_focus(self.query_one(MessageInput))
 
     def action_leave(self) -> None:
@@ -237,7 +237,7 @@ class ChatPage(Page):
     def _send(self) -> None:
         message = self.query_one(MessageInput)
         text = message.text.strip()
-        if not text or self._chosen is None or self.cyber.launch.readonly:
+        if not text or self._chosen is None or self.cyber.options.readonly:
             return
         if self._turn is not None:
             self.cyber.tell("An answer is on its way; esc ends it.", "warning")
@@ -327,11 +327,11 @@ class ChatPage(Page):
             if model_id is not None:
                 self.choose(model_id)
 
-        charset = self.cyber.launch.charset
-        context = self.cyber.launch.render_context()
+        charset = self.cyber.options.charset
+        context = self.cyber.options.render_context()
         rows = model_rows(self.cyber.snapshot.models, context)
         self.app.push_screen(
-            Choice("Talk to", COLUMNS, rows, chosen=self._chosen, charset=charset), chosen
+            ChoiceDialog("Talk to", COLUMNS, rows, chosen=self._chosen, charset=charset), chosen
         )
 
     def action_sampling(self) -> None:

@@ -8,7 +8,7 @@ from textual.content import Content
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.text_width import fold, head, plain
-from cyber_inference_tui.tui.pages.chat.turns import ANSWER_CHARACTERS, Turn, TurnState
+from cyber_inference_tui.tui.pages.chat.conversation import ANSWER_CHARACTERS, Turn, TurnState
 from cyber_inference_tui.tui.widgets.text_view import Role, TextRow
 from cyber_inference_tui.units import counted, number_text
 

@@ -26,7 +26,7 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.chrome import device_line
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.suggestions import Suggestion, suggest
+from cyber_inference_tui.tui.suggested_models import Suggestion, suggest
 from cyber_inference_tui.units import counted, duration_text, size_text
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def free_for_models(snapshot: Snapshot) -> int | None:
     return room.free_after_unloading_bytes if room else None
 
 
-def install_ways(install: InstallRecord | None) -> tuple[InstallSource, ...]:
+def install_options(install: InstallRecord | None) -> tuple[InstallSource, ...]:
     """The ways to get a llama-server that are possible here, the recommended one first."""
     if install is None:
         return ()
@@ -112,7 +112,7 @@ class Greeting(VerticalScroll, can_focus=True):
         before, self._snapshot = self._snapshot, snapshot
         content = greeting_content(
             snapshot,
-            self._app.launch.charset,
+            self._app.options.charset,
             self._app.client.url,
             max(30, self.scrollable_content_region.width or self.app.size.width - 4),
         )
@@ -129,13 +129,13 @@ class Greeting(VerticalScroll, can_focus=True):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done now."""
-        if action in self.STEERING and self._app.launch.readonly:
+        if action in self.STEERING and self._app.options.readonly:
             return False
         install = self._snapshot.install
         running = install is not None and install.state is InstallState.RUNNING
         if action == "install":
             place = parameters[0] if parameters else 0
-            return not running and int(str(place)) < len(install_ways(install))
+            return not running and int(str(place)) < len(install_options(install))
         if action == "stop":
             return running
         if action == "demo":
@@ -144,7 +144,7 @@ class Greeting(VerticalScroll, can_focus=True):
 
     def action_install(self, place: int) -> None:
         """Get a llama-server, in the way with this number."""
-        ways = install_ways(self._snapshot.install)
+        ways = install_options(self._snapshot.install)
         if place < len(ways):
             self._app.do(
                 self._app.client.call(
@@ -289,7 +289,7 @@ def _server_step(snapshot: Snapshot, charset: Charset, width: int) -> Parts:
         return [*parts, ("\n\n", "")]
     missing = f"{charset.signs[ModelStatus.FAILED]} not found"
     parts = _step("1", "llama-server", missing, "$error")
-    for key, way in zip(_SOURCE_KEYS, install_ways(install), strict=False):
+    for key, way in zip(_SOURCE_KEYS, install_options(install), strict=False):
         told = _folded(way.summary, width, _INDENT + 3)
         parts += [*_key(key, told), ("\n" + " " * _INDENT, "")]
     parts += [*_key("p", "I have one"), ("\n", "")]

@@ -26,7 +26,8 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.pages.hub.tables import (
+from cyber_inference_tui.tui.pages.hub.downloads_pane import DownloadsPane
+from cyber_inference_tui.tui.pages.hub.table import (
     FILE_COLUMNS,
     RESULT_COLUMNS,
     SORTS,
@@ -38,10 +39,9 @@ from cyber_inference_tui.tui.pages.hub.tables import (
     result_sentence,
     under_way,
 )
-from cyber_inference_tui.tui.pages.hub.transfers import TransferPane
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.widgets.table import LiveTable
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
 SEARCH_DELAY = 0.3
 """Seconds without a key until the hub is asked."""
@@ -116,7 +116,7 @@ class HubPage(Page):
 
     def body(self) -> ComposeResult:
         """The search over the downloads."""
-        charset = self.cyber.launch.charset
+        charset = self.cyber.options.charset
         with Vertical(classes="body"):
             yield Static(id="title")
             with Vertical(id="finding"):
@@ -126,7 +126,7 @@ class HubPage(Page):
                 yield Results(RESULT_COLUMNS, charset=charset, id="results")
                 yield LiveTable(FILE_COLUMNS, charset=charset, id="files")
                 yield Static(id="note")
-            yield TransferPane(charset)
+            yield DownloadsPane(charset)
 
     def on_mount(self) -> None:
         """Begin with what is wanted most."""
@@ -150,7 +150,7 @@ class HubPage(Page):
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw the downloads; what was found changes by itself."""
-        self.query_one(TransferPane).show(snapshot.downloads)
+        self.query_one(DownloadsPane).show(snapshot.downloads)
         done = frozenset(one.id for one in snapshot.downloads if one.status is DownloadStatus.DONE)
         news, self._done = done - self._done, done
         if self._repo is not None and any(
@@ -162,7 +162,7 @@ class HubPage(Page):
     def _draw(self, downloads: Sequence[DownloadRecord] | None = None) -> None:
         if downloads is None:
             downloads = self.cyber.snapshot.downloads
-        context = self.cyber.launch.render_context()
+        context = self.cyber.options.render_context()
         self._results.show(result_rows(list(self._found.values()), context))
         if self._repo is not None:
             files = list(self._files.values())
@@ -213,9 +213,9 @@ class HubPage(Page):
             if self._found:
                 more = "+" if self._more_to_ask else ""
                 told.append(f"{len(self._found)}{more} found")
-        parts.append((f"   {f' {self.cyber.launch.charset.dot} '.join(told)}", "$text-muted"))
+        parts.append((f"   {f' {self.cyber.options.charset.dot} '.join(told)}", "$text-muted"))
         if self._doing:
-            dots = "…" if self.cyber.launch.charset.unicode else "..."
+            dots = "…" if self.cyber.options.charset.unicode else "..."
             parts.append((f"   {self._doing} {dots}", "$text-warning"))
         return Content.assemble(*parts)
 
@@ -473,7 +473,7 @@ class HubPage(Page):
     @on(DescendantFocus)
     def _focus_changed(self) -> None:
         focused = self.focused
-        inside = focused is not None and self.query_one(TransferPane) in focused.ancestors
+        inside = focused is not None and self.query_one(DownloadsPane) in focused.ancestors
         if inside != self._in_downloads:
             self.query_one(".body").set_class(inside, "-downloads")
             self._draw()

@@ -16,7 +16,7 @@ from cyber_inference_tui.tui.pages.logs.pane import LogPane
 from cyber_inference_tui.tui.pages.logs.table import COLUMNS, SERVICE, source_rows
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.widgets.table import LiveTable
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
 MAX_PANES = 3
 LEAST_PANE = 50
@@ -56,7 +56,7 @@ class LogsPage(Page):
             yield LiveTable(
                 COLUMNS,
                 empty="There is no log yet.",
-                charset=self.cyber.launch.charset,
+                charset=self.cyber.options.charset,
                 id="sources",
             )
             with Horizontal(id="panes"):
@@ -95,7 +95,7 @@ class LogsPage(Page):
 
     def _show_sources(self) -> None:
         opened = [pane.source for pane in self._panes]
-        context = self.cyber.launch.render_context()
+        context = self.cyber.options.render_context()
         rows = source_rows(self._logs, self.cyber.snapshot, opened, context)
         self.query_one("#sources", LiveTable).show(rows)
 

@@ -33,7 +33,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
-from cyber_inference_tui.tui.pages.logs.file import save_log
+from cyber_inference_tui.tui.pages.logs.save import save_log
 from cyber_inference_tui.tui.pages.logs.title import PaneState, empty_text, title_content
 from cyber_inference_tui.tui.widgets.log_view import LogView
 from cyber_inference_tui.units import counted
@@ -134,10 +134,10 @@ class LogPane(Vertical):
         """A title over the lines."""
         yield Static(classes="pane-title")
         yield LogView(
-            timezone=self._app.launch.now().tzinfo,
-            empty=f"reading {self._app.launch.charset.ellipsis}",
+            timezone=self._app.options.now().tzinfo,
+            empty=f"reading {self._app.options.charset.ellipsis}",
             gap_hint="r reads them",
-            charset=self._app.launch.charset,
+            charset=self._app.options.charset,
         )
         line = Input(placeholder="text to search for")
         line.cursor_blink = False
@@ -174,7 +174,7 @@ class LogPane(Vertical):
     def action_reload(self) -> None:
         """Read the log's end anew, and follow it."""
         self.view.clear()
-        self.view.show_empty(f"reading {self._app.launch.charset.ellipsis}")
+        self.view.show_empty(f"reading {self._app.options.charset.ellipsis}")
         self._waiting.clear()
         self._former = False
         self._begin()
@@ -527,4 +527,4 @@ class LogPane(Vertical):
             remark=self._remark,
             problem=self._problem,
         )
-        return title_content(state, self.size.width, self._app.launch.charset.ellipsis)
+        return title_content(state, self.size.width, self._app.options.charset.ellipsis)

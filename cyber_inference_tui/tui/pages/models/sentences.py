@@ -37,7 +37,7 @@ STYLES: dict[Tone, str] = {
 _LONGEST = 1000
 
 
-def what_it_is(model: ModelRecord, charset: Charset) -> str:
+def description_text(model: ModelRecord, charset: Charset) -> str:
     """Its nature in one line, what is not known left out."""
     trained = model.trained_context_length
     parts = [
@@ -70,7 +70,7 @@ def chosen_content(
     room = width - len(hint) - 2
     name = cut(plain(model.id), room, charset.ellipsis)
     left = room - cell_len(name) - 2
-    what = cut(plain(what_it_is(model, charset)), left, charset.ellipsis) if left > 3 else ""
+    what = cut(plain(description_text(model, charset)), left, charset.ellipsis) if left > 3 else ""
     gap = " " * (room - cell_len(name) - (cell_len(what) + 2 if what else 0) + 2)
     text, tone = model_sentence(model, now, charset)
     return Content.assemble(

@@ -12,7 +12,7 @@ from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderCont
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.terminal.tone import STATUS_TONES, Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.widgets.table import Row, row_of
+from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 from cyber_inference_tui.units import (
     age_text,
     context_text,

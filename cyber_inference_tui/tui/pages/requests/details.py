@@ -10,7 +10,7 @@ from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, Reque
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.pages.requests.words import CLIENT_LEFT, failed
+from cyber_inference_tui.tui.pages.requests.request_status import CLIENT_LEFT, failed
 from cyber_inference_tui.units import number_text, seconds_text, speed_text
 
 _NAME = 14

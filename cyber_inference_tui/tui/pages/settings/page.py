@@ -23,7 +23,7 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.dialogs.choice import Choice
+from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.editor import edit_text, run_editor
 from cyber_inference_tui.tui.key_table import every_binding
@@ -40,7 +40,7 @@ from cyber_inference_tui.tui.pages.settings.table import (
 from cyber_inference_tui.tui.setting_text import parse, to_text
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
-from cyber_inference_tui.tui.widgets.table import LiveTable, row_of
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
 
 CHECK_DELAY = 0.3
 """Seconds without a key until the service is asked what a value would do."""
@@ -113,7 +113,7 @@ class SettingsPage(Page):
             yield SettingTable(
                 COLUMNS,
                 empty="Waiting for the service.",
-                charset=self.cyber.launch.charset,
+                charset=self.cyber.options.charset,
                 id="table",
             )
             with Vertical(id="pane"):
@@ -157,7 +157,7 @@ class SettingsPage(Page):
         ]
         table = self.query_one("#table", LiveTable)
         table.show_empty("No setting has this in its name or help. esc shows all again.")
-        table.show(setting_rows(chosen, self.cyber.launch.render_context()))
+        table.show(setting_rows(chosen, self.cyber.options.render_context()))
         keys = [row.key for row in table.rows]
         if table.cursor_key is not None and table.cursor_key.startswith(GROUP):
             # At once: a key that comes now is meant for a setting.
@@ -345,7 +345,7 @@ class SettingsPage(Page):
     def _take_theme(self, key: str, record: ConfigValueRecord) -> None:
         """This app's own colours follow, unless the service is another machine's."""
         name = record.value
-        if key == "theme" and not self.cyber.launch.attached and name in self.app.available_themes:
+        if key == "theme" and not self.cyber.options.attached and name in self.app.available_themes:
             self.app.theme = name
 
     # The filter, and going back
@@ -406,29 +406,29 @@ class SettingsPage(Page):
             if name is None:
                 return
             self.app.theme = name
-            launch = self.cyber.launch
-            if not (launch.readonly or launch.attached):
+            options = self.cyber.options
+            if not (options.readonly or options.attached):
                 self.cyber.do(
                     self.client.call(endpoints.SET_CONFIG, "theme", body=queries.NewValue(name))
                 )
 
-        context = self.cyber.launch.render_context()
+        context = self.cyber.options.render_context()
         names = sorted(self.app.available_themes, key=_own_first)
         rows = [row_of(name, name, (_THEME,), context) for name in names]
         self.app.push_screen(
-            Choice(
+            ChoiceDialog(
                 "Colours",
                 (_THEME,),
                 rows,
                 chosen=self.app.theme,
-                charset=self.cyber.launch.charset,
+                charset=self.cyber.options.charset,
             ),
             chosen,
         )
 
     def action_key_map(self) -> None:
         """The key map in the person's editor."""
-        path = self.cyber.launch.keymap_path
+        path = self.cyber.options.keymap_path
         if path is None:
             self.cyber.tell("There is no place for a key map here.", "warning")
             return

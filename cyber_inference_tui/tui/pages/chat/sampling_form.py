@@ -19,7 +19,7 @@ from cyber_inference_tui.tui.pages.chat.sampling import FIELDS, Sampling, read_s
 class SamplingForm(ModalScreen[Sampling | None]):
     """Returns what was typed, or ``None`` for escape."""
 
-    CSS_PATH = "sampling.tcss"
+    CSS_PATH = "sampling_form.tcss"
     KEYS_TITLE = "Sampling"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="sampling.cancel"),

@@ -13,7 +13,7 @@ from cyber_inference_tui.terminal.tone import STATUS_TONES
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling, sampling_text
 from cyber_inference_tui.tui.pages.models.table import fits_cell, memory_cell, state_cell
-from cyber_inference_tui.tui.widgets.table import Row, row_of
+from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 
 _ORDER = (
     ModelStatus.LOADED,

@@ -17,7 +17,7 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.models.table import fit_cell
-from cyber_inference_tui.tui.widgets.table import Row, row_of
+from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 from cyber_inference_tui.units import (
     age_text,
     context_text,

@@ -10,9 +10,14 @@ from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, Reques
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
-from cyber_inference_tui.tui.pages.requests.history import Identity, identity
-from cyber_inference_tui.tui.pages.requests.words import clock, kind_of, outcome, status_cell
-from cyber_inference_tui.tui.widgets.table import Row, row_of
+from cyber_inference_tui.tui.pages.requests.known_requests import Identity, identity
+from cyber_inference_tui.tui.pages.requests.request_status import (
+    clock_text,
+    outcome_text,
+    request_kind,
+    status_cell,
+)
+from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 from cyber_inference_tui.units import age_text, number_text, seconds_text, speed_text
 
 AnyRequest = ActiveRequestRecord | RequestRecord
@@ -44,7 +49,7 @@ def _used_cell(totals: ModelTotals, context: RenderContext) -> str:
 
 def _time_cell(record: AnyRequest, context: RenderContext) -> Cell:
     dim = isinstance(record, RequestRecord)
-    return Cell(clock(record.at, context.now), "dim" if dim else "none")
+    return Cell(clock_text(record.at, context.now), "dim" if dim else "none")
 
 
 def _took_cell(record: AnyRequest, context: RenderContext) -> Cell | str:
@@ -69,7 +74,7 @@ def _client_cell(record: AnyRequest, context: RenderContext) -> Cell:
 COLUMNS: tuple[Column[Any, RenderContext], ...] = (
     Column("time", "TIME", 8, lambda r: r.at.timestamp(), cell=_time_cell, largest_first=True),
     Column("model", "MODEL", least=18, value=lambda r: r.model.lower(), cell=_model_cell),
-    Column("kind", "KIND", 10, lambda r: kind_of(r.path), priority=4),
+    Column("kind", "KIND", 10, lambda r: request_kind(r.path), priority=4),
     Column(
         "status",
         "STATUS",
@@ -113,9 +118,9 @@ TOTAL_COLUMNS: tuple[Column[ModelTotals, RenderContext], ...] = (
 
 def words_of(record: AnyRequest, charset: Charset) -> str:
     """What a text filter looks in, in lower case."""
-    parts = [record.model, record.path, kind_of(record.path), record.client or ""]
+    parts = [record.model, record.path, request_kind(record.path), record.client or ""]
     if isinstance(record, RequestRecord):
-        parts += [outcome(record, charset), record.error or ""]
+        parts += [outcome_text(record, charset), record.error or ""]
     else:
         parts.append(record.phase.value)
     return " ".join(plain(part) for part in parts).lower()

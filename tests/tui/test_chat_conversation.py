@@ -7,10 +7,10 @@ import pytest
 from cyber_inference_tui.client.completions import ChatDelta
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.records import Fit, ModelStatus
-from cyber_inference_tui.tui.pages.chat import turns
-from cyber_inference_tui.tui.pages.chat.models import chat_models, invitation
+from cyber_inference_tui.tui.pages.chat import conversation
+from cyber_inference_tui.tui.pages.chat.conversation import Conversation, Turn, TurnState
+from cyber_inference_tui.tui.pages.chat.model_choice import chat_models, invitation
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling, read_sampling, sampling_text
-from cyber_inference_tui.tui.pages.chat.turns import Conversation, Turn, TurnState
 from tests.tui.world import model
 
 
@@ -51,7 +51,7 @@ def test_one_piece_has_no_rate() -> None:
 
 def test_an_answer_without_end_is_ended() -> None:
     one = turn()
-    for _ in range(turns.ANSWER_CHARACTERS // 1000 + 1):
+    for _ in range(conversation.ANSWER_CHARACTERS // 1000 + 1):
         one.take(ChatDelta(text="x" * 1000), 11.0)
     assert one.state is TurnState.STOPPED
     assert one.finish_reason == "too long"
@@ -98,13 +98,13 @@ def test_asking_again_forgets_the_answer() -> None:
 
 def test_a_conversation_is_bounded() -> None:
     talk = Conversation()
-    for number in range(turns.TURNS_KEPT + 5):
+    for number in range(conversation.TURNS_KEPT + 5):
         talk.begin(f"{number}", "m", 0)
-    assert len(talk.turns) == turns.TURNS_KEPT
+    assert len(talk.turns) == conversation.TURNS_KEPT
     assert talk.dropped == 5
     talk.clear()
     for _ in range(8):
-        talk.begin("x" * (turns.CHARACTERS_KEPT // 4), "m", 0)
+        talk.begin("x" * (conversation.CHARACTERS_KEPT // 4), "m", 0)
     assert len(talk.turns) == 4
     assert talk.dropped == 4
 

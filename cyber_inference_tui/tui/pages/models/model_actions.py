@@ -138,14 +138,14 @@ class ModelActions(Page):
 
     async def _ask_delete(self, model: ModelRecord) -> None:
         from cyber_inference_tui.tui.dialogs.question import Answer, Question  # noqa: PLC0415
-        from cyber_inference_tui.tui.pages.models.details import doomed_text  # noqa: PLC0415
+        from cyber_inference_tui.tui.pages.models.details import files_to_delete_text  # noqa: PLC0415
 
         details = await self.client.call(endpoints.DETAILS, model.id)
         if not self.is_current:
             return  # meanwhile something else was asked for
         name = clean_line(model.id, limit=200)
-        size = self.cyber.launch.charset.known(model.size_bytes, memory_text)
-        files = doomed_text(details) or clean_line(model.path or "", limit=300)
+        size = self.cyber.options.charset.known(model.size_bytes, memory_text)
+        files = files_to_delete_text(details) or clean_line(model.path or "", limit=300)
 
         def answered(value: str | None) -> None:
             if value == "delete":
