@@ -11,7 +11,7 @@ import pytest
 
 from cyber_inference_tui.cli.main import COMMANDS, run
 from cyber_inference_tui.settings.load import load
-from cyber_inference_tui.tui.suggestions import SUGGESTIONS
+from cyber_inference_tui.tui.suggested_models import SUGGESTIONS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

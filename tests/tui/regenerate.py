@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "tui.md"
 README = ROOT / "README.md"
 _BEGIN = "<!-- keys: made from the bindings by python -m tests.tui.regenerate -->\n"
 _END = "<!-- end of keys -->\n"
-_DIALOGS = {"Keys", "Password", "Prompt", "Question", "ModelForm", "Choosing", "The form"}
+_DIALOGS = {"Keys", "Password", "Prompt", "Question", "ModelForm", "List", "Sampling"}
 _PARTS = {"Logs": "Log"}
 """Groups of keys that are most of what a page is for."""
 _SHOWN = {"slash": "/", "left_square_bracket": "[", "right_square_bracket": "]"}
