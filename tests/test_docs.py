@@ -17,11 +17,7 @@ from cyber_inference_tui.tui.suggestions import SUGGESTIONS
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-WRAPPED = [
-    page
-    for page in PAGES
-    if page.name not in {"architecture.md", "CHANGELOG.md", "CONTRIBUTING.md"}
-]
+WRAPPED = [page for page in PAGES if page.name != "architecture.md"]
 
 _FENCE = re.compile(r"^(`{3,}|~{3,})\s*([\w-]*)[^\n]*\n(.*?)^\1\s*$", re.MULTILINE | re.DOTALL)
 _INLINE_CODE = re.compile(r"`+[^`]*`+")
