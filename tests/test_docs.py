@@ -17,7 +17,6 @@ from cyber_inference_tui.tui.suggestions import SUGGESTIONS
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-WRAPPED = [page for page in PAGES if page.name != "architecture.md"]
 
 _FENCE = re.compile(r"^(`{3,}|~{3,})\s*([\w-]*)[^\n]*\n(.*?)^\1\s*$", re.MULTILINE | re.DOTALL)
 _INLINE_CODE = re.compile(r"`+[^`]*`+")
@@ -105,7 +104,7 @@ def test_readme_is_short_and_names_the_version() -> None:
 def test_prose_is_wrapped() -> None:
     long = [
         f"{page.relative_to(ROOT)}:{number}"
-        for page in WRAPPED
+        for page in PAGES
         for number, line in enumerate(_FENCE.sub(_empty, page.read_text("utf-8")).split("\n"), 1)
         if len(line) > 100 and not re.match(r"\||#|<|!|\s*\S+$", line)
     ]
