@@ -1,8 +1,8 @@
 """The endpoints of the service, one line each: server, client, docs and tests use this table.
 
-The server registers a handler for each (``http.app``, ``http.admin``), ``ServiceClient.call`` calls
-them, and ``GET /openapi.json`` describes them. To add an endpoint, add a line here and a line in
-``http.admin``.
+The server registers a handler for each (``http.application``, ``http.admin``),
+``ServiceClient.call`` calls them, and ``GET /openapi.json`` describes them. To add an endpoint, add
+a line here and a line in ``http.admin``.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from cyber_inference_tui.llama.log import LogBatch
+from cyber_inference_tui.llama.log_ring import LogBatch
 from cyber_inference_tui.records import LogEvent, LogLine, ModelRecord, ServiceEvent
 from cyber_inference_tui.service.events import EventBus
 

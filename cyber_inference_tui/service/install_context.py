@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from cyber_inference_tui.llama.install.layout import Layout, update_of
-from cyber_inference_tui.llama.install.methods import gather_facts, ways
+from cyber_inference_tui.llama.install.methods import gather_install_facts, install_methods
 from cyber_inference_tui.records import InstallSource
 from cyber_inference_tui.service.update_check import NewerVersion
 from cyber_inference_tui.settings.load import CONFIG_VARIABLE, CurrentSettings
@@ -78,7 +78,9 @@ def install_context(
     return InstallContext(
         argv=argv,
         environ=environment,
-        sources=lambda: ways(gather_facts(current.settings.system_root, environ)),
+        sources=lambda: install_methods(
+            gather_install_facts(current.settings.system_root, environ)
+        ),
         known=known,
         check_argv=lambda: [*argv(AUTO), "--check"],
         clean_up=clean_up,

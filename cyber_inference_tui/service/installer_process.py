@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
-from cyber_inference_tui.llama.descendants import MARK, Ended, marked
+from cyber_inference_tui.llama.descendants import MARK, KillResult, marked, signal_group
 from cyber_inference_tui.llama.guard import prepare_child
 from cyber_inference_tui.llama.log_lines import LineSplitter
-from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, Output
+from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, PipeProtocol
 
 _RESULT_LIMIT = 1 << 16
 
@@ -44,7 +42,7 @@ class InstallerProcess:
         process = cls(on_lines)
         environment = marked(environ)
         await asyncio.get_running_loop().subprocess_exec(
-            lambda: Output(process, environment[MARK]),
+            lambda: PipeProtocol(process, environment[MARK]),
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -76,26 +74,25 @@ class InstallerProcess:
 
     def _signal(self, number: signal.Signals) -> None:
         if not self._is_gone:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
+            signal_group(self.pid, number)
 
-    def started(self, output: Output) -> None:
-        """Called by ``Output`` when the process runs."""
+    def started(self, output: PipeProtocol) -> None:
+        """Called by ``PipeProtocol`` when the process runs."""
         self.pid = output.family.pid
 
     def received(self, fd: int, data: bytes) -> None:
-        """Called by ``Output`` for each piece of output."""
+        """Called by ``PipeProtocol`` for each piece of output."""
         if fd == 1:
             self._result += data[: _RESULT_LIMIT - len(self._result)]
         else:
             self._on_lines(self._splitter.feed(data))
 
     def left(self) -> None:
-        """Called by ``Output`` when the process is gone; its descendants may still run."""
+        """Called by ``PipeProtocol`` when the process is gone; its descendants may still run."""
         self._is_gone = True
 
-    def ended(self, returncode: int, descendants: Ended) -> None:
-        """Called by ``Output`` when all descendants are gone, too, and the pipes are drained."""
+    def ended(self, returncode: int, descendants: KillResult) -> None:
+        """Called by ``PipeProtocol`` when all descendants are gone and the pipes are drained."""
         self._on_lines(self._splitter.flush())
         if not self.exited.done():
             self.exited.set_result(returncode)

@@ -13,16 +13,16 @@ from datetime import datetime
 from pathlib import Path
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.llama.log import RUN_MARK, LogBatch, LogRing, LogSpace
-from cyber_inference_tui.llama.log_block import Block, Wanted, last_texts, read_lines
+from cyber_inference_tui.llama.log_block import Block, LineFilter, last_texts, read_lines
 from cyber_inference_tui.llama.log_file import (
     LogWriter,
-    former_lines,
-    former_logs,
     id_of_log_file,
     log_file_name,
+    read_earlier_lines,
+    read_earlier_logs,
 )
 from cyber_inference_tui.llama.log_level import DEBUG, LEVELS
+from cyber_inference_tui.llama.log_ring import RUN_MARK, LogBatch, LogRing, LogSpace
 from cyber_inference_tui.records import (
     LogLevel,
     LogPage,
@@ -52,7 +52,7 @@ _READERS = _SEARCHES + 1
 def service_log(directory: Path, now: Callable[[], datetime]) -> LogRing:
     """The service's own log: the last lines of earlier runs, and the first of this one. Blocks."""
     ring = LogRing(now=now)
-    ring.restore(former_lines(directory / _SERVICE_FILE))
+    ring.restore(read_earlier_lines(directory / _SERVICE_FILE))
     ring.add([f"{RUN_MARK}version {__version__}, pid {os.getpid()}"], LogLevel.INFO)
     return ring
 
@@ -90,7 +90,7 @@ class Logs:
 
         To be awaited before anything is written to a log.
         """
-        for name, lines in (await asyncio.to_thread(former_logs, self._directory)).items():
+        for name, lines in (await asyncio.to_thread(read_earlier_logs, self._directory)).items():
             if name == _SERVICE_FILE:
                 continue
             log_id = id_of_log_file(name)
@@ -187,7 +187,7 @@ class Logs:
         if not limit or start == stop:
             reached = stop if backwards else start
             return LogPage(log=record, lines=(), searched_to=reached)
-        wanted = Wanted(rank=DEBUG if level is None else LEVELS.index(level), text=query.q)
+        wanted = LineFilter(rank=DEBUG if level is None else LEVELS.index(level), text=query.q)
         left = threading.Event()
 
         def read(blocks: tuple[Block, ...]) -> tuple[list[NumberedLine], int]:

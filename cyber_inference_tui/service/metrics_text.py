@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 import psutil
 
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import ModelRecord, ModelStatus, ResourceSample, SessionRecord
 from cyber_inference_tui.service.metric_counters import (
     COUNTERS,

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.llama.launch import SERVER_HOST
+from cyber_inference_tui.llama.launcher import SERVER_HOST
 from cyber_inference_tui.llama.slots import Task, ask_slots
 from cyber_inference_tui.monitor.processes import ProcessUsage
 from cyber_inference_tui.monitor.ring import THINNED, SampleRing

@@ -21,14 +21,15 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NoLlamaServerError, StorageError
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import Catalog
-from cyber_inference_tui.llama.binary import LlamaBinary, end_questions, locate_llama_server, probe
-from cyber_inference_tui.llama.expectation import formula_need
-from cyber_inference_tui.llama.launch import Launcher
-from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.binary import LlamaBinary, locate_llama_server, probe
+from cyber_inference_tui.llama.launcher import Launcher
+from cyber_inference_tui.llama.log_ring import LogRing
+from cyber_inference_tui.llama.need_estimate import formula_need
 from cyber_inference_tui.llama.orphans import PidRecord
+from cyber_inference_tui.llama.program import kill_programs
 from cyber_inference_tui.llama.spec import resolve
-from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sampler import Sampler
 from cyber_inference_tui.records import (
@@ -233,7 +234,7 @@ class Service:
         await self._end()
 
     async def _end(self) -> None:
-        end_questions()
+        kill_programs()
         for task in self._loop_tasks:
             task.cancel()
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
@@ -291,7 +292,7 @@ class Service:
         """Another llama-server may be there: models take it at their next load."""
         await asyncio.to_thread(self._find_binary)
         self.scheduler.binary_changed()
-        await self.models.reckon()
+        await self.models.update_estimates()
 
     async def _recall(self) -> None:
         """Take over what earlier runs measured of loads."""
@@ -315,7 +316,7 @@ class Service:
         await self.models.configure(settings)
         self.scheduler.configure(settings)
         await self._look_for_binary()
-        await self.models.reckon()
+        await self.models.update_estimates()
         for model_id in self.scheduler.loaded_ids:
             # When it idles out, and how it is configured, may have changed.
             self._notifier.detail_changed(model_id)
@@ -398,15 +399,15 @@ class Service:
         repository = await self.hub.browse.repository(repo, revision)
         headers = await self.hub.browse.headers(repository)
         devices = await self._launcher.devices()
-        await self.scheduler.look(_RECENT)
+        await self.scheduler.refresh_memory(_RECENT)
         return offers(
             repository,
             headers,
             local=self.catalog.models.values(),
-            reckon=lambda model: formula_need(
+            estimate_need=lambda model: formula_need(
                 resolve(model, self.settings), devices=devices, processor=self._launcher.processor
             ),
-            survey=self.scheduler.survey(),
+            fit_check=self.scheduler.fit_check(),
         )
 
     # Events

@@ -16,11 +16,11 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import ConfigError, ConflictError, ModelNotFoundError, NotFoundError
-from cyber_inference_tui.http.app import assemble
-from cyber_inference_tui.http.body import read_body
-from cyber_inference_tui.http.connection import Runner
+from cyber_inference_tui.http.application import assemble
+from cyber_inference_tui.http.client_connection import Runner
+from cyber_inference_tui.http.json_io import json_answer
 from cyber_inference_tui.http.login import AdminLogin
-from cyber_inference_tui.http.wire import json_answer
+from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.records import (
@@ -201,7 +201,7 @@ class StandInModels(Models):
     def problems(self) -> list[ProblemRecord]:
         return [ProblemRecord(where="/models/lora.gguf", reason="it is an adapter")]
 
-    def room(self) -> list[MemoryRoom]:
+    def memory_rooms(self) -> list[MemoryRoom]:
         return [MemoryRoom(pool="memory", limit_bytes=8, free_bytes=4)]
 
     async def load(self, model_id: str, *, wait: bool) -> ModelRecord:

@@ -18,7 +18,7 @@ from cyber_inference_tui.errors import ConflictError, NoLlamaServerError, Shutti
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.install.layout import Layout, Newest
 from cyber_inference_tui.llama.install.report import Report
-from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.log_ring import LogRing
 from cyber_inference_tui.records import InstallRecord, InstallSource, InstallState, ServiceEvent
 from cyber_inference_tui.service.install import Installation
 from cyber_inference_tui.service.install_context import InstallContext, install_context

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.library.ids import RESERVED
-from cyber_inference_tui.llama.log import LogSpace
+from cyber_inference_tui.llama.log_ring import LogSpace
 from cyber_inference_tui.records import LogEvent, LogLevel, LogPage, LogRecord, LogRun
 from cyber_inference_tui.records.queries import LinesQuery
 from cyber_inference_tui.service.change_notifier import ChangeNotifier

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from cyber_inference_tui.client.completions import ChatDelta
-from cyber_inference_tui.client.events import ServerEvent
 from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.client.sse import ServerEvent
 from cyber_inference_tui.errors import (
     AdminLoginError,
     CyberError,
@@ -182,7 +182,7 @@ class FakeClient(ServiceClient):
         reply: WithHeaders[Any] = (
             result if isinstance(result, WithHeaders) else WithHeaders(result, {})
         )
-        return self._decoded(to_json(reply.value), endpoint.answer, endpoint.route), reply.headers
+        return msgspec.json.decode(to_json(reply.value), type=endpoint.answer), reply.headers
 
     # What tests do with it
 
@@ -501,11 +501,6 @@ class FakeClient(ServiceClient):
             )
         finally:
             self.chats_open -= 1
-
-    async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
-        self._do("embed", model, list(texts))
-        await self.first_piece.wait()
-        return [[float(len(text)), 1.0, 0.5] for text in texts]
 
 
 def _table(key: str) -> str:
