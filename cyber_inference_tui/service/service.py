@@ -19,8 +19,6 @@ from typing import Any, Self
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NoLlamaServerError, StorageError
-from cyber_inference_tui.hub.downloads import Downloads
-from cyber_inference_tui.library.catalog import Catalog
 from cyber_inference_tui.llama.binary import LlamaBinary, locate_llama_server, probe
 from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.llama.log_ring import LogRing
@@ -156,7 +154,7 @@ class Service:
             now=utc_now,
         )
         self.hub = Hub(
-            settings=lambda: current.settings,
+            current=current,
             environ=environ,
             events=self.events,
             now=utc_now,
@@ -181,17 +179,7 @@ class Service:
         """The settings in force."""
         return self._current.settings
 
-    @property
-    def catalog(self) -> Catalog:
-        """The models that lie on the disk."""
-        return self.models.catalog
-
-    @property
-    def downloads(self) -> Downloads:
-        """Models on their way from the hub."""
-        return self.hub.downloads
-
-    # Life
+    # Start and end
 
     async def __aenter__(self) -> Self:
         try:
@@ -349,7 +337,7 @@ class Service:
         )
 
     def _record(self, model_id: str) -> ModelRecord | None:
-        return self.models.record(model_id) if model_id in self.catalog.models else None
+        return self.models.record(model_id) if model_id in self.models.catalog.models else None
 
     def active_requests(self) -> list[ActiveRequestRecord]:
         """Every request that is not finished, the oldest first."""
@@ -360,7 +348,7 @@ class Service:
 
         Raises ``ModelNotFoundError``.
         """
-        return name if name in self.logs else self.catalog.resolve(name).id
+        return name if name in self.logs else self.models.catalog.resolve(name).id
 
     async def log_tail(self, name: str, lines: int) -> str:
         """The last lines of a log as text; raises ``ModelNotFoundError``."""
@@ -403,7 +391,7 @@ class Service:
         return offers(
             repository,
             headers,
-            local=self.catalog.models.values(),
+            local=self.models.catalog.models.values(),
             estimate_need=lambda model: formula_need(
                 resolve(model, self.settings), devices=devices, processor=self._launcher.processor
             ),

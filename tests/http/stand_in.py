@@ -308,14 +308,14 @@ class StandInHub(Hub):
 
     def __init__(self, service: StandInService) -> None:
         self.browse = StandInBrowse(service)
+        self._downloads = service.downloads
 
 
 class StandInService(Service):
     """Keeps its models in a dictionary and notes what it was asked."""
 
-    # Those are properties of the real one, so the class has to have something in their place.
+    # A property of the real one, so the class has to have something in its place.
     settings: Settings = make_settings()
-    downloads: StandInDownloads = StandInDownloads()
     configuration: StandInConfiguration
     installation: StandInInstallation
     models: StandInModels
