@@ -165,7 +165,7 @@ class EventBus:
         return any(topic in subscription.topics for subscription in self._waiting)
 
     def close(self) -> None:
-        """End all subscriptions once they have delivered what was published until now."""
+        """End all subscriptions once they have delivered all events."""
         self.closed = True
         for subscription in list(self._waiting):
             subscription.wake()

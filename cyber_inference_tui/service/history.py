@@ -109,7 +109,7 @@ class History:
             _logger.warning("the history is not ready yet: %s", error)
 
     async def stop(self) -> None:
-        """Write what is pending and close the file; gives up after some seconds."""
+        """Write the pending records and close the file; gives up after some seconds."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
@@ -131,7 +131,7 @@ class History:
                 self._changed.notify()
 
     async def flush(self) -> None:
-        """Wait until what was added so far is written, or a try to write it has failed.
+        """Wait until all records so far are written, or an attempt to write them has failed.
 
         Raises ``CyberError`` if the disk does not answer.
         """

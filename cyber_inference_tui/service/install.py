@@ -113,7 +113,7 @@ class Installation:
         return await self.state()
 
     async def close(self) -> None:
-        """End what is running; nothing can be started afterwards."""
+        """End an installation and a check that are running; none can be started afterwards."""
         self._closed = True
         await self._updates.stop()
         task, self._task = self._task, None

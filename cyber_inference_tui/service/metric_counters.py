@@ -93,7 +93,7 @@ class Histogram:
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        """For each bound the values up to it and above the one before; last, those above all."""
+        """Values up to each bound, without those of lower buckets; last, values above all."""
         self.total = 0.0
 
     def observe(self, value: float | None) -> None:

@@ -57,7 +57,7 @@ class MetricsState(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Sample(NamedTuple):
     value: float | None
-    """``None`` = not known: there is no line for it."""
+    """``None`` = not known: the sample is left out."""
     labels: Mapping[str, str] = {}
     suffix: str = ""
     """Of the family's name."""
@@ -89,7 +89,7 @@ def render(
 
 
 def label(text: str) -> str:
-    """Return ``text`` as a label's value: what is not UTF-8 in a file's name is spelled out."""
+    """Return ``text`` as a label's value; bytes of a file's name that are not UTF-8 are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

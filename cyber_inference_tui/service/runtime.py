@@ -77,7 +77,7 @@ class DataDirectoryLock:
             self.close()
             raise ConflictError(
                 f"{self._path.parent} is in use by another service (pid {holder}).",
-                hint="Stop that one, or choose another directory with --data-dir.",
+                hint="Stop that service, or choose another directory with --data-dir.",
             ) from None
 
     def __exit__(

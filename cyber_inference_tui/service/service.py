@@ -1,6 +1,6 @@
-"""The service: settings, library, servers, scheduler and events, composed and kept going.
+"""The service: composes settings, library, servers, scheduler and events, and runs them.
 
-It is what the HTTP layer talks to; it knows nothing of HTTP itself.
+The HTTP layer calls it; it knows nothing of HTTP itself.
 """
 
 from __future__ import annotations
@@ -64,20 +64,20 @@ from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages
 
 _FIRST_SCAN = 10.0
-"""Seconds that the start waits for storages that are slow and do answer."""
+"""Seconds that the start waits for slow storages."""
 _RECENT = 3.0
-"""Seconds for which a reading of the memory is good enough to judge a repository by."""
+"""Seconds for which a reading of the memory is recent enough to judge a repository."""
 
 _logger = logging.getLogger(__name__)
 
 
 def utc_now() -> datetime:
-    """The present, with its zone."""
+    """Return the present time with its zone."""
     return datetime.now(UTC)
 
 
 class Service:
-    """Everything below the HTTP layer. Use it as ``async with``; one event loop owns it all."""
+    """Everything below the HTTP layer. Use it as ``async with``, on one event loop."""
 
     def __init__(
         self,
@@ -112,7 +112,8 @@ class Service:
         self._binary_problem: str | None = None
         self._load_history = LoadHistory(on_new=self.history.add)
         nvml = Nvml()
-        self._memory_reader = MemoryReader(loaded.settings.system_root, nvml, environment=environ)
+        root = loaded.settings.system_root
+        self._memory_reader = MemoryReader(root, nvml, environment=environ)
         self._launcher = Launcher(
             find_binary=self._find_binary,
             log_for=self.logs.ring,
@@ -140,7 +141,7 @@ class Service:
         )
         self.monitoring = Monitoring(
             current=current,
-            make_sampler=partial(Sampler, loaded.settings.system_root, nvml=nvml),
+            make_sampler=lambda disks: Sampler(root, nvml=nvml, disks=disks).sample,
             states=self.scheduler.states,
             events=self.events,
             now=utc_now,
@@ -238,7 +239,7 @@ class Service:
         await self.logs.stop()
 
     def close_events(self) -> None:
-        """Tell all who watch that the service ends, and end their streams."""
+        """Publish that the service ends, and end all event streams."""
         self._notifier.flush()
         self.events.publish("service", ServiceEvent(state="stopping"))
         self.events.close()
@@ -272,12 +273,12 @@ class Service:
         return binary
 
     async def _look_for_binary(self) -> None:
-        """Find it for the status; why there is none is said there, and again by a load."""
+        """Find the llama-server for the status, which also reports why there is none."""
         with contextlib.suppress(CyberError):
             await asyncio.to_thread(self._find_binary)
 
     async def _binary_changed(self) -> None:
-        """Another llama-server may be there: models take it at their next load."""
+        """Find the llama-server again; models use it from their next load on."""
         await asyncio.to_thread(self._find_binary)
         self.scheduler.binary_changed()
         await self.models.update_estimates()
@@ -306,18 +307,18 @@ class Service:
         await self._look_for_binary()
         await self.models.update_estimates()
         for model_id in self.scheduler.loaded_ids:
-            # When it idles out, and how it is configured, may have changed.
+            # Its idle timeout and its other settings may have changed.
             self._notifier.detail_changed(model_id)
 
     # Reading
 
     def status(self) -> StatusRecord:
-        """The service in one glance."""
+        """Return the state of the service."""
         binary = self._binary
         return StatusRecord(
             version=__version__,
             pid=os.getpid(),
-            # Not by the time of day: a board without a clock of its own gets it from the network.
+            # Not by the time of day: a board without a clock sets it late, from the network.
             uptime_seconds=round(time.monotonic() - self._began, 3),
             host=self.address[0],
             port=self.address[1],
@@ -340,24 +341,24 @@ class Service:
         return self.models.record(model_id) if model_id in self.models.catalog.models else None
 
     def active_requests(self) -> list[ActiveRequestRecord]:
-        """Every request that is not finished, the oldest first."""
+        """Return the requests in progress, oldest first."""
         return self.active.records(self.scheduler.waits.positions())
 
     def log_id(self, name: str) -> str:
-        """The id of the log of ``name``: a log's id, or a model's id or alias.
+        """Return the id of the log of ``name``: a log's id, or a model's id or alias.
 
         Raises ``ModelNotFoundError``.
         """
         return name if name in self.logs else self.models.catalog.resolve(name).id
 
     async def log_tail(self, name: str, lines: int) -> str:
-        """The last lines of a log as text; raises ``ModelNotFoundError``."""
-        # What is in the answer must not come again as an event after it.
+        """Return the last lines of a log as text; raises ``ModelNotFoundError``."""
+        # Lines of the answer must not come as events after it.
         self._notifier.flush()
         return await self.logs.tail(self.log_id(name), lines)
 
     async def sessions(self, query: HistoryQuery) -> list[SessionRecord]:
-        """Sessions, newest first: those that have not ended stand before all others."""
+        """Return sessions, newest first; running sessions come before all others."""
         ended = await self.history.sessions(query)
         if query.before is not None:
             return ended
@@ -366,7 +367,7 @@ class Service:
         return [*running, *ended][: query.limit]
 
     def queue(self) -> list[WaitingRecord]:
-        """Every request that waits for its model."""
+        """Return the requests that wait for their model."""
         return self.scheduler.waits.records()
 
     def _metrics_state(self) -> MetricsState:
@@ -401,13 +402,13 @@ class Service:
     # Events
 
     def note_request(self, record: RequestRecord, error_code: str | None) -> None:
-        """A request is finished: keep it, count it, and tell whoever watches."""
+        """Keep, count and publish a finished request."""
         self.history.add(record)
         self.metrics.note_request(record, error_code)
         self.events.publish("request", record)
 
     def note_refusal(self, record: RequestRecord, code: str) -> None:
-        """A request was refused before its model was known: count it, and keep some of them."""
+        """Count a request that was refused before its model was known; keep a limited number."""
         self.metrics.note_refusal(code)
         if self._refusals.keeps(code):
             self.history.add(record)

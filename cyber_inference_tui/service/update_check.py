@@ -15,7 +15,7 @@ from cyber_inference_tui.service.installer_process import InstallerProcess
 _TIME_LIMIT = 180.0
 """Seconds for a check: Debian's package lists are long."""
 _RETRY = 3600.0
-"""Seconds from a check to the next, whatever came of it."""
+"""Seconds from a check to the next, also after a failure."""
 _GRACE = 0.3
 
 _logger = logging.getLogger(__name__)

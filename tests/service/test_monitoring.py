@@ -61,9 +61,9 @@ class World:
         settings = msgspec.structs.replace(self.current.settings, **changes)
         self.current.replace(msgspec.structs.replace(self.current.loaded, settings=settings))
 
-    def make(self, *, disks: Collection[Path]) -> World:
+    def make(self, disks: Collection[Path]) -> Callable[[], ResourceSample]:
         self.made.append(tuple(disks))
-        return self
+        return self.sample
 
     def time(self) -> datetime:
         return START + timedelta(seconds=self.now - 1000)
