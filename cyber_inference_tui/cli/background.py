@@ -107,7 +107,7 @@ def find_or_start(
                 loaded.settings.host,
                 environ=options.environ,
                 flags=options.flags,
-                tell=notify,
+                announce=notify,
             )
             found = _start(options, loaded, deadline, clock)
             if found is not None:

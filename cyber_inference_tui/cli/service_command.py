@@ -81,7 +81,7 @@ def install(options: GlobalOptions, system: bool, run_as: str | None, only_print
             loaded.settings.host,
             environ=options.environ,
             flags=options.flags,
-            tell=partial(click.echo, err=True),
+            announce=partial(click.echo, err=True),
         )
     _warn_of_variables(options)
     systemd.install(text)

@@ -107,7 +107,7 @@ def serve(
             listener.getsockname()[0],
             environ=environ,
             flags=flags,
-            tell=tell,
+            announce=tell,
             reveal=not goes_to_journal(environ),
         )
 

@@ -1,7 +1,7 @@
-"""The records that travel the wire between the service and its clients: one definition for both.
+"""The records that the service and its clients exchange.
 
 Sizes are bytes, durations seconds, times ISO 8601 in UTC (``datetime`` with a zone). A field is
-``None`` where the machine or the file does not tell; a number is never made up.
+``None`` if the machine or the file does not provide it; no number is made up.
 """
 
 from cyber_inference_tui.records.hub import (

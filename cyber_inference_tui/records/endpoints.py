@@ -58,9 +58,9 @@ from cyber_inference_tui.records.service import (
 )
 
 NEXT_CURSOR = "X-Next-Cursor"
-"""Header of a page of a search: the ``cursor`` of the next one; it is missing on the last page."""
+"""Header of a page of a search: the ``cursor`` of the next page; missing on the last page."""
 LOG_POSITION = "X-Last-Event-ID"
-"""Header of a log: the newest event when it was read, to follow the log from there."""
+"""Header of a log: the id of the newest event when it was read, to follow the log from there."""
 
 Q = TypeVar("Q")
 B = TypeVar("B")
@@ -68,33 +68,33 @@ A = TypeVar("A")
 
 
 class Area(Enum):
-    """Who may call an endpoint."""
+    """The clients that may call an endpoint."""
 
     OPEN = auto()
-    """Everybody, without a key: health and the front page."""
+    """All clients, without a key: health and the front page."""
     MODEL = auto()
-    """Clients of models: with a key, when ``api_keys`` is set."""
+    """Clients of models, with a key if ``api_keys`` is set."""
     LOGIN = auto()
-    """Where the password is sent: no foreign pages, writes only as JSON."""
+    """The login: no pages of other sites, and only JSON bodies."""
     ADMIN = auto()
-    """The owner: as ``LOGIN``, and with a token, when ``admin_password`` is set."""
+    """The owner: as ``LOGIN``, and with a token if ``admin_password`` is set."""
 
 
 class Endpoint(msgspec.Struct, Generic[Q, B, A], frozen=True):
-    """One method of one path: what it takes and what it answers.
+    """A method of a path, with the types of its query, body and answer.
 
     ``route`` is the method and the path. A path has at most one parameter, which may contain
-    slashes; one segment may follow it. Where two endpoints have the same route, the first whose
-    required query parameters are given (a flag: is 1) answers.
+    slashes; one segment may follow it. Where two endpoints have the same route, the first
+    whose required query parameters are given answers (for a flag: is 1).
     """
 
     route: str
     query: type[Q]
-    """Its fields are the query parameters."""
+    """A struct whose fields are the query parameters."""
     body: type[B]
-    """Of a write, the JSON body; an empty body counts as ``{}``."""
+    """The JSON body of a write; an empty body counts as ``{}``."""
     answer: type[A]
-    """What the JSON of the answer decodes to; ``str`` is plain text."""
+    """The type of the answer's JSON; ``str`` is plain text."""
     summary: str
     area: Area = Area.ADMIN
     status: int = 200
@@ -111,7 +111,7 @@ class Endpoint(msgspec.Struct, Generic[Q, B, A], frozen=True):
 
     @property
     def writes(self) -> bool:
-        """Whether it has a body."""
+        """Whether the request has a body."""
         return self.method != "GET"
 
 
@@ -149,7 +149,7 @@ OPENAPI = _asking(
 LOGIN = Endpoint(
     "POST /admin/login", Nothing, Credentials, LoginRecord, "the password for a token", Area.LOGIN
 )
-STATUS = _plain("GET /admin/status", StatusRecord, "the service in one glance")
+STATUS = _plain("GET /admin/status", StatusRecord, "the state of the service")
 RESOURCE_HISTORY = _asking(
     "GET /admin/resources", TimeQuery, list[ResourceSample], "samples, oldest first"
 )
@@ -182,9 +182,9 @@ UNLOAD = _asking(
 PIN = _plain(
     "POST /admin/models/{id}/pin",
     ModelRecord,
-    "keeps a model from being evicted and idled out, until the service ends",
+    "keeps a model from being evicted or unloaded when idle, until the service ends",
 )
-UNPIN = _plain("POST /admin/models/{id}/unpin", ModelRecord, "takes that back")
+UNPIN = _plain("POST /admin/models/{id}/unpin", ModelRecord, "undoes `pin`")
 SEARCH = _asking("GET /admin/hub/search", SearchQuery, list[HubModelRecord], "models on the hub")
 HUB_FILES = _asking(
     "GET /admin/hub/files",
@@ -205,7 +205,7 @@ CANCEL_DOWNLOAD = _asking(
     "DELETE /admin/downloads/{id}",
     CancelQuery,
     DownloadRecord,
-    "cancels a download and removes what is here of it; `keep=1` leaves that for a later try",
+    "cancels a download and removes its files; `keep=1` keeps them for a later try",
 )
 PAUSE_DOWNLOAD = _plain("POST /admin/downloads/{id}/pause", DownloadRecord, "pauses a download")
 RESUME_DOWNLOAD = _plain("POST /admin/downloads/{id}/resume", DownloadRecord, "resumes a download")
@@ -223,7 +223,7 @@ LOG_LINES = _asking(
 ACTIVE_REQUESTS = _plain(
     "GET /admin/requests/active",
     list[ActiveRequestRecord],
-    "every request that is not finished, oldest first",
+    "the requests in progress, oldest first",
 )
 REQUESTS = _asking(
     "GET /admin/requests", RequestQuery, list[RequestRecord], "finished requests, newest first"
@@ -257,7 +257,7 @@ SET_CONFIG = Endpoint(
 UNSET_CONFIG = _plain(
     "DELETE /admin/config/{key}",
     ConfigValueRecord,
-    "takes a setting out of the file, so that its default holds again",
+    "removes a setting from the file, so that its default applies again",
 )
 INSTALLATION = _plain(
     "GET /admin/install",
@@ -288,4 +288,4 @@ STATUS_EVENTS = _asking(
 ENDPOINTS: dict[str, Endpoint[Any, Any, Any]] = {
     name: value for name, value in list(globals().items()) if isinstance(value, Endpoint)
 }
-"""All of them by name, in this order."""
+"""All endpoints by name, in this order."""

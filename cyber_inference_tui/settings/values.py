@@ -1,7 +1,6 @@
-"""One setting's value: made from text or from a parsed value, checked, typed. Pure.
+"""Convert and check a setting's value, given as text or as a parsed value. Pure.
 
-Refusals say what was expected and what was found, except for secrets: those never appear in a
-message, which may end in a log.
+Errors name the expected and the found value, but never a secret: messages are logged.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from cyber_inference_tui.text import clean_line
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 _SHOWN = 60
-"""Characters of a wrong value that a message repeats."""
+"""Characters of an invalid value that a message repeats."""
 _INT64 = range(-(2**63), 2**64)
 """Whole numbers that JSON on the wire can carry."""
 
 _NAME = (re.compile(r"(?!\s)[^\x00-\x1f\x7f-\x9f]+(?<!\s)"), "a name")
 
-# What a text has to look like, beyond being text; the words complete "expected …".
+# The patterns of texts; the words complete "expected …".
 _FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "name": _NAME,
     ALIASES: _NAME,
@@ -56,10 +55,10 @@ _NOT_MODEL = "expected no field model: the service finds the model by it, and se
 
 
 class InvalidValueError(ValueError):
-    """The value does not fit.
+    """The value is invalid.
 
-    ``item`` is the number (from 0) of the array's item at fault; ``table`` names the tables inside
-    the value that lead to it, from the outside in.
+    ``item`` is the number (from 0) of the invalid item of an array; ``table`` names the tables
+    inside the value that lead to it, from the outside in.
     """
 
     def __init__(self, message: str, item: int | None = None, table: tuple[str, ...] = ()) -> None:
@@ -68,15 +67,15 @@ class InvalidValueError(ValueError):
         self.table = table
 
     def inside(self, *table: str) -> InvalidValueError:
-        """The same, of a value that stands in ``table``."""
+        """Return the same error for a value inside ``table``."""
         return InvalidValueError(str(self), self.item, (*table, *self.table))
 
 
 def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bool) -> Any:
-    """``value`` as the setting's type; raises ``InvalidValueError``.
+    """Return ``value`` as the setting's type; raises ``InvalidValueError``.
 
-    ``is_text`` tells that a text stands for a value of any type, as in a variable. ``folder`` is
-    what relative paths start from (``None`` = the working directory), ``home`` what ``~`` is.
+    ``is_text``: a text may represent a value of any type, as in a variable. Relative paths start
+    from ``folder`` (``None`` = the working directory); ``home`` replaces ``~``.
     """
     given = value
     if key.choices and isinstance(value, str):
@@ -123,7 +122,7 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
 def items(
     key: Key, value: Sequence[Any], *, folder: Path | None, home: str
 ) -> tuple[tuple[Any, ...], list[InvalidValueError]]:
-    """The items of an array, and all mistakes in it."""
+    """Return the items of an array, and all mistakes in it."""
     found: list[Any] = []
     mistakes: list[InvalidValueError] = []
     for number, one in enumerate(value):
@@ -137,7 +136,7 @@ def items(
 def alias_tables(
     value: Mapping[str, Any], *, folder: Path | None, home: str
 ) -> tuple[dict[str, RequestRules], list[InvalidValueError]]:
-    """The table form of ``aliases``, and all mistakes in it."""
+    """Return the table form of ``aliases``, and all mistakes in it."""
     tables: dict[str, RequestRules] = {}
     mistakes: list[InvalidValueError] = []
     pattern, words = _NAME
@@ -163,7 +162,7 @@ def alias_tables(
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean …?`` when a known name is spelt much like ``name``, else nothing."""
+    """Return ``; did you mean …?`` if a known name is spelt like ``name``, or an empty text."""
     close = close_names(name, known, 1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -184,7 +183,7 @@ def _item(key: Key, value: Any, number: int, *, folder: Path | None, home: str) 
             )
         return expanded(Path(value), folder, home)
     _check_form(key, value, number)
-    # As a shell does: the programs that get these words know no ~.
+    # As a shell does: programs do not expand ~ in their arguments.
     return home + value[1:] if key.is_arguments and home and value[:2] == "~/" else value
 
 
@@ -218,7 +217,7 @@ def _check_table(key: Key, table: dict[str, Any]) -> None:
 
 
 def _not_json(value: Any) -> str | None:
-    """The first thing in ``value`` that a JSON request cannot hold."""
+    """Describe the first part of ``value`` that JSON cannot hold."""
     if isinstance(value, dict):
         return next((bad for one in value.values() if (bad := _not_json(one))), None)
     if isinstance(value, list):
@@ -233,7 +232,7 @@ def _not_json(value: Any) -> str | None:
 
 
 def _is_text(text: str) -> bool:
-    """Whether files, arguments and JSON can all hold it: no NUL, no bytes that are not UTF-8."""
+    """Return whether files, arguments and JSON can hold it: UTF-8 without NUL."""
     return "\0" not in text and not any("\ud800" <= one <= "\udfff" for one in text)
 
 
@@ -244,9 +243,9 @@ def _decode_path(kind: type, value: Any) -> Any:
 
 
 def parsed(key: Key, text: Any) -> Any:
-    """What a variable or a command line means: text only where the setting is text.
+    """Parse the text of a variable or a command line by the setting's type.
 
-    Anything but a ``str`` is given back as it is; nothing is checked yet.
+    Anything but a ``str`` is returned as it is. Nothing is checked.
     """
     if not isinstance(text, str):
         return text
@@ -272,7 +271,7 @@ def parsed(key: Key, text: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """A TOML or JSON value; the text itself if it is neither."""
+    """Return the TOML or JSON value of a text, or the text if it is neither."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
@@ -285,8 +284,8 @@ def _literal(text: str) -> Any:
 
 
 def expanded(path: Path, folder: Path | None, home: str) -> Path:
-    """``path`` with its ``~`` and its folder, made absolute; raises ``InvalidValueError``."""
-    # Not resolve(): a symbolic link in a path is there for a reason.
+    """Return ``path`` absolute, with ``~`` expanded; raises ``InvalidValueError``."""
+    # Not resolve(): it would replace symbolic links.
     first = path.parts[0] if path.parts else ""
     if first == "~":
         if not home:
@@ -301,7 +300,7 @@ def expanded(path: Path, folder: Path | None, home: str) -> Path:
 
 
 def in_words(value: Any, key: Key | None = None) -> str:
-    """A wrong value in words; a secret's only by its kind."""
+    """Describe an invalid value; a secret only by its type."""
     secret = key is not None and key.secret
     if isinstance(value, str):
         return "a string" if secret else f'"{clean_line(value, limit=_SHOWN)}"'

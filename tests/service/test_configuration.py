@@ -162,7 +162,7 @@ async def test_masks_of_secrets_stand_for_what_they_hide(path: Path) -> None:
         (key, {"D": "********"}),
         (key, 'A = "********"'),
     ):
-        with pytest.raises(ConfigError, match="stands for no value"):
+        with pytest.raises(ConfigError, match="replaces no secret"):
             await desk.configuration.set(secret, value)
 
 
@@ -187,7 +187,7 @@ async def test_a_secret_of_a_variable_never_goes_to_the_file(path: Path, key: st
     }
     desk = Desk(path, text="port = 1\n", environ=environ)
     shown = next(one.value for one in desk.configuration.values() if one.key == key)
-    with pytest.raises(ConfigError, match="stands for no value"):
+    with pytest.raises(ConfigError, match="replaces no secret"):
         await desk.configuration.set(key, shown)
     assert path.read_text() == "port = 1\n"
 
@@ -200,7 +200,7 @@ async def test_secrets_among_arguments_are_masked_and_kept(path: Path) -> None:
     assert check.value == ["-c", "2", "--hf-token", "********"]
     await desk.configuration.set("llama_args", ["-c", "2", "--hf-token", "********"])
     assert desk.configuration.loaded.settings.llama_args == ("-c", "2", "--hf-token", "sk-1")
-    with pytest.raises(ConfigError, match="stands for no value"):
+    with pytest.raises(ConfigError, match="replaces no secret"):
         await desk.configuration.set('models."m".args', ["--hf-token", "********"])
 
 

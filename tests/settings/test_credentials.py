@@ -41,7 +41,9 @@ def make(
     path: Path, tell: Told, host: str = "0.0.0.0", environ: Mapping[str, str] | None = None
 ) -> LoadedSettings:
     environ = environ or {"HOME": str(path.parent)}
-    return make_credentials(settings_of(path, environ), host, environ=environ, flags={}, tell=tell)
+    return make_credentials(
+        settings_of(path, environ), host, environ=environ, flags={}, announce=tell
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,12 @@ def test_where_it_would_be_kept_nothing_is_revealed(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     told = Told()
     loaded = make_credentials(
-        settings_of(path), "::", environ={"HOME": str(tmp_path)}, flags={}, tell=told, reveal=False
+        settings_of(path),
+        "::",
+        environ={"HOME": str(tmp_path)},
+        flags={},
+        announce=told,
+        reveal=False,
     )
     assert loaded.settings.admin_password not in told[0]
     assert loaded.settings.api_keys[0] not in told[0]

@@ -220,9 +220,9 @@ def test_quotes_that_were_removed_are_told_without_the_value() -> None:
     environ = {**HOME, "CYBER_INFERENCE_API_KEYS": '"sk-1"', "CYBER_INFERENCE_PORT": "1"}
     environ |= {"CYBER_INFERENCE_CONFIG": "'/x'", "HF_TOKEN": '"hf_x"', "OTHER": '"y"'}
     assert read("", environ).warnings == (
-        "CYBER_INFERENCE_API_KEYS: the quotes around its value are no part of it, and were removed",
-        "CYBER_INFERENCE_CONFIG: the quotes around its value are no part of it, and were removed",
-        "HF_TOKEN: the quotes around its value are no part of it, and were removed",
+        "CYBER_INFERENCE_API_KEYS: the quotes around its value were removed",
+        "CYBER_INFERENCE_CONFIG: the quotes around its value were removed",
+        "HF_TOKEN: the quotes around its value were removed",
     )
     assert config_path(None, environ) == Path("/x")
 
