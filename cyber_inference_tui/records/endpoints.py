@@ -111,7 +111,7 @@ class Endpoint(msgspec.Struct, Generic[Q, B, A], frozen=True):
 
     @property
     def writes(self) -> bool:
-        """Whether the request has a body."""
+        """True if the request has a body."""
         return self.method != "GET"
 
 
@@ -135,9 +135,9 @@ HEALTH = _plain("GET /health", dict[str, str], "whether the service is up", Area
 HEALTH_V1 = _plain("GET /v1/health", dict[str, str], "the same as `/health`", Area.OPEN)
 FRONT_PAGE = _plain("GET /", str, "a page that says what this is", Area.OPEN)
 LIST_V1 = _plain("GET /v1/models", dict[str, Any], "the models, as OpenAI lists them", Area.MODEL)
-LISTED_V1 = _plain("GET /v1/models/{id}", dict[str, Any], "one of them", Area.MODEL)
+LISTED_V1 = _plain("GET /v1/models/{id}", dict[str, Any], "one model", Area.MODEL)
 LIST = _plain("GET /models", dict[str, Any], "the same as `/v1/models`", Area.MODEL)
-LISTED = _plain("GET /models/{id}", dict[str, Any], "one of them", Area.MODEL)
+LISTED = _plain("GET /models/{id}", dict[str, Any], "one model", Area.MODEL)
 METRICS = _asking("GET /metrics", ServerQuery, str, "figures for Prometheus", Area.MODEL)
 OPENAPI = _asking(
     "GET /openapi.json",

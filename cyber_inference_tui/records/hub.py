@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub, and downloads of them."""
+"""Models on the Hugging Face Hub, and their downloads."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class ModelStatus(StrEnum):
 
 
 class Fit(StrEnum):
-    """Whether a model fits into this machine's memory."""
+    """The way in which a model fits into this machine's memory."""
 
     NOW = "now"
     """In the free memory."""

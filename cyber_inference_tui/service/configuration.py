@@ -217,7 +217,7 @@ class Configuration:
     def _check_whole(self, text: str, new: LoadedSettings) -> None:
         """Raise ``ConfigError`` for a file that looks like a part of the previous one.
 
-        Such a file is a beginning of it, still being written or cut off. If a key or a password
+        Such a file is a beginning, still being written or cut off. If a key or a password
         is missing, it is also a file that sets nothing, or one that replaces a file that was gone.
         """
         old = self.loaded.settings

@@ -66,7 +66,7 @@ class History:
     """Keeps records in the file ``path``; ``start`` and ``stop`` it on the event loop that uses it.
 
     Records are written after ``batch_seconds``, or sooner when many are pending. Requests and
-    sessions older than ``max_age_days`` are removed, and the oldest ones while the file exceeds
+    sessions older than ``max_age_days`` are removed, and the oldest while the file exceeds
     ``max_bytes``: at the start, every hour and when it has grown. An unusable file is set aside
     at the start. If no file can be opened, that is logged and nothing is kept. ``now`` is called
     on the history's thread.

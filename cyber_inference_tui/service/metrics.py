@@ -49,7 +49,7 @@ class Metrics:
     async def scrape(self) -> bytes:
         """Return the metrics in Prometheus' text format.
 
-        Scrapes at the same time share one text: there is never more than one thread for it.
+        Scrapes at the same time share a text, so at most one thread formats it.
         """
         if self._scrape is None:
             self._scrape = asyncio.create_task(self._render(), name="make the metrics' text")

@@ -91,7 +91,7 @@ class Monitoring:
         self._stopped = False
         self._loop_task: asyncio.Task[None] | None = None
         self._taking: asyncio.Task[None] | None = None
-        """The one sample under way."""
+        """The sample in progress; there is at most one."""
 
     def start(self) -> None:
         """Begin to sample."""
@@ -146,7 +146,7 @@ class Monitoring:
         return self._interval if watched else max(UNWATCHED_INTERVAL, self._interval)
 
     async def _take(self, timeout: float | None = None) -> None:
-        """Wait for a new sample, or for the one that is being taken; ``timeout`` is in seconds."""
+        """Wait for a new sample, or that in progress; ``timeout`` is in seconds."""
         if self._taking is None or self._taking.done():
             self._taking = asyncio.create_task(self._sample(), name="a sample")
         # Cancelling this wait does not cancel the sample: others may wait for it, too.

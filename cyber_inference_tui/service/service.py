@@ -384,7 +384,7 @@ class Service:
     # The hub
 
     async def hub_files(self, repo: str, revision: str | None = None) -> list[HubFilesRecord]:
-        """What a repository has, and how it would fit here now."""
+        """Return the models in a repository, and how they would fit here."""
         repository = await self.hub.browse.repository(repo, revision)
         headers = await self.hub.browse.headers(repository)
         devices = await self._launcher.devices()

@@ -30,7 +30,7 @@ class NewerVersion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpdateCheck:
-    """Runs ``argv`` if the result of ``known`` is old and somebody asks; nobody waits for it.
+    """Runs ``argv`` in the background when a client asks and the result of ``known`` is old.
 
     ``known``, ``argv`` and ``environ`` block, and are called in a thread.
     """

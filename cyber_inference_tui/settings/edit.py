@@ -146,7 +146,7 @@ def _check_syntax(text: str, path: Path) -> None:
 def _checked(new: str | None, path: Path, key: str) -> str:
     if new is None:
         raise ConfigError(
-            f"{path}: {key} cannot be changed without disturbing what is around it.",
+            f"{path}: {key} cannot be changed without changing more of the file.",
             hint="Please edit the file by hand.",
         )
     load_text(new, path, environ={}, flags={})

@@ -92,7 +92,7 @@ _Defaults = Annotated[
 _Overrides = Annotated[
     dict[str, Any],
     setting(
-        "Fields put into every request, whatever the client sets.",
+        "Fields set in every request, even if the client sets them.",
         form=FIELDS,
         example={"reasoning_format": "none"},
     ),
@@ -537,22 +537,22 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_table(self) -> bool:
-        """Whether its value is a table of its own."""
+        """True if its value is a table."""
         return get_origin(self.bare_type) is dict
 
     @property
     def is_list(self) -> bool:
-        """Whether its value is a list; that of ``aliases`` may be a table as well."""
+        """True if its value is a list; that of ``aliases`` may be a table, too."""
         return self.form == ALIASES or get_origin(self.bare_type) is tuple
 
     @property
     def is_arguments(self) -> bool:
-        """Whether its value is a command line, words of which may be secrets (see ``masks``)."""
+        """True if its value is a command line, whose words may be secrets (see ``masks``)."""
         return self.form in {ARGUMENTS, LLAMA_ARGUMENTS}
 
     @property
     def is_path(self) -> bool:
-        """Whether its value is a path, or a list of paths."""
+        """True if its value is a path, or a list of paths."""
         return self.bare_type is Path or Path in get_args(self.bare_type)
 
     @property

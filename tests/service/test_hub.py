@@ -1,4 +1,4 @@
-"""Downloads in the service: the settings' hub, events, and the model that comes of one."""
+"""Downloads in the service: settings, events, and the downloaded model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.hub.stand_in_hub import StandInHub
 from tests.waiting import LIMIT
 
 
-async def test_a_download_becomes_a_model_and_is_told_of(tmp_path: Path) -> None:
+async def test_a_download_becomes_a_model_and_is_published(tmp_path: Path) -> None:
     write_demo(tmp_path / "demo.gguf")
     events = EventBus(first_id=1)
     watching = events.subscribe({"download"})

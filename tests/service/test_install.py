@@ -81,7 +81,7 @@ class Bench:
             raise self.found_error
 
     def looks(self, then: str = "") -> None:
-        """What a look for a newer version does, after it was noted."""
+        """Set the code of a check for a newer version."""
         self.check.write_text(f"import time\nopen({str(self.looked)!r}, 'a').write('x')\n{then}\n")
 
     @property
@@ -89,7 +89,7 @@ class Bench:
         return self.folder / "looked"
 
     def says(self, *lines: str | Report, then: str = "") -> None:
-        """What the installer prints on standard error, and the code that follows."""
+        """Set the lines that the installer prints on standard error, and the code after them."""
         texts = [line.line() if isinstance(line, Report) else line for line in lines]
         self.script.write_text(
             "import os, signal, subprocess, sys, time\n"
@@ -134,7 +134,7 @@ SUCCESS = f"print({json.dumps(OUTCOME)!r})"
 HANGS = "time.sleep(60)"
 
 
-async def test_it_installs_and_tells(tmp_path: Path) -> None:
+async def test_it_installs_and_publishes_events(tmp_path: Path) -> None:
     async with bench_in(tmp_path) as bench:
         assert (await bench.installation.state()) == InstallRecord(sources=WAYS)
         bench.says(
@@ -160,7 +160,7 @@ async def test_it_installs_and_tells(tmp_path: Path) -> None:
         assert "b1 (github) is installed. No GPU." in bench.events[-1].message
 
 
-async def test_progress_is_told_while_it_runs(tmp_path: Path) -> None:
+async def test_progress_is_published_while_it_runs(tmp_path: Path) -> None:
     async with bench_in(tmp_path) as bench:
         bench.says(Report(source="source", step="compiling", progress=0.25), then=HANGS)
         await bench.installation.start("source")

@@ -196,7 +196,7 @@ async def test_samples_that_last_long_never_pile_up() -> None:
     assert world.most_inside == 1
 
 
-async def test_errors_are_told_once_and_end_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_errors_are_logged_once_and_stop_nothing(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     world.fails = True
     with caplog.at_level(logging.ERROR):
@@ -213,7 +213,7 @@ async def test_errors_are_told_once_and_end_nothing(caplog: pytest.LogCaptureFix
 
 async def test_the_history_is_what_was_published() -> None:
     async with World() as world:
-        told = world.events.subscribe({"resources"}, after=0)
+        published = world.events.subscribe({"resources"}, after=0)
         await world.pass_time(40)
         history = world.monitoring.history(25)
         assert [msgspec.json.decode(sample)["at"] for sample in history] == [
@@ -221,7 +221,7 @@ async def test_the_history_is_what_was_published() -> None:
             "2026-01-31T12:00:30Z",
             "2026-01-31T12:00:40Z",
         ]
-        assert [event.json for event in told.take()][-3:] == history
+        assert [event.json for event in published.take()][-3:] == history
         assert len(world.monitoring.history(10**18)) == 5
         assert world.monitoring.history(0) == history[-1:]
 

@@ -67,7 +67,7 @@ async def test_a_guard_cannot_be_emptied_while_others_reach_it(config: Path, val
         assert service.settings.api_keys == ("other",)
 
 
-async def test_what_cannot_be_used_is_logged_once_and_told_of(
+async def test_unusable_files_are_logged_once_and_listed(
     config: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = config.parent / "data" / "models"

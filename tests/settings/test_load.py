@@ -107,8 +107,8 @@ def test_models_follow_the_data_folder() -> None:
     assert read("data_dir = '/d'\nmodels_dir = '/m'").settings.models_dir == Path("/m")
     settings = read("", {**HOME, "XDG_DATA_HOME": "/x"}).settings
     assert settings.models_dir == settings.data_dir / "models"
-    told = {one.key: one for one in read("data_dir = '/d'\nmodels_dir = '/m'").records()}
-    assert (told["models_dir"].value, told["models_dir"].default) == ("/m", "/d/models")
+    records = {one.key: one for one in read("data_dir = '/d'\nmodels_dir = '/m'").records()}
+    assert (records["models_dir"].value, records["models_dir"].default) == ("/m", "/d/models")
 
 
 def test_paths_count_from_where_they_are_written() -> None:
@@ -216,7 +216,7 @@ def test_quotes_around_a_variable_are_no_part_of_it(key: str, text: str, value: 
     assert getattr(loaded.settings, key) == value
 
 
-def test_quotes_that_were_removed_are_told_without_the_value() -> None:
+def test_removed_quotes_are_reported_without_the_value() -> None:
     environ = {**HOME, "CYBER_INFERENCE_API_KEYS": '"sk-1"', "CYBER_INFERENCE_PORT": "1"}
     environ |= {"CYBER_INFERENCE_CONFIG": "'/x'", "HF_TOKEN": '"hf_x"', "OTHER": '"y"'}
     assert read("", environ).warnings == (
@@ -551,7 +551,7 @@ def test_names_of_levels_may_be_in_any_case() -> None:
     assert read("", environ).settings.log_level == "warning"
 
 
-def test_wrong_texts_are_told_on_one_harmless_line() -> None:
+def test_wrong_texts_are_reported_on_one_harmless_line() -> None:
     with pytest.raises(ConfigError, match=r'^theme: expected a name, found "ab"\.$'):
         check_value("theme", "\x1b[31ma\nb")
     with pytest.raises(ConfigError, match="host: expected a string that is not empty, found"):
