@@ -56,9 +56,7 @@ class Installation:
         self._publish = publish
         self._on_installed = on_installed
         self._now = now
-        self._updates = UpdateCheck(
-            known=context.known, argv=context.check_argv, environ=context.environ, guard=guard
-        )
+        self._updates = UpdateCheck(context, guard)
         self._record = InstallRecord()
         self._process: InstallerProcess | None = None
         self._task: asyncio.Task[None] | None = None

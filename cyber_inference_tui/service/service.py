@@ -51,7 +51,7 @@ from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import INSTALL_LOG, Installation
-from cyber_inference_tui.service.install_context import install_context
+from cyber_inference_tui.service.install_context import InstallContext
 from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG, Logs
 from cyber_inference_tui.service.metrics import Metrics
 from cyber_inference_tui.service.metrics_text import MetricsState
@@ -147,7 +147,7 @@ class Service:
             now=utc_now,
         )
         self.installation = Installation(
-            install_context(current, environ, utc_now),
+            InstallContext(current, environ, utc_now),
             guard=self._launcher.guard,
             log=self.logs.ring(INSTALL_LOG),
             publish=partial(self.events.publish, "service"),

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-
-import msgspec
 
 from cyber_inference_tui.llama.guard import ProcessGuard
+from cyber_inference_tui.service.install_context import InstallContext
 from cyber_inference_tui.service.installer_process import InstallerProcess
 
 _TIME_LIMIT = 180.0
@@ -21,38 +19,18 @@ _GRACE = 0.3
 _logger = logging.getLogger(__name__)
 
 
-class NewerVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """The newer version, if one is known."""
-
-    version: str | None = None
-    due: bool = False
-    """It is time for another check."""
-
-
 class UpdateCheck:
-    """Runs ``argv`` in the background when a client asks and the result of ``known`` is old.
+    """Looks for a newer version in the background when a client asks and the last check is old."""
 
-    ``known``, ``argv`` and ``environ`` block, and are called in a thread.
-    """
-
-    def __init__(
-        self,
-        *,
-        known: Callable[[], NewerVersion],
-        argv: Callable[[], Sequence[str]],
-        environ: Callable[[], Mapping[str, str]],
-        guard: ProcessGuard,
-    ) -> None:
-        self._known = known
-        self._argv = argv
-        self._environ = environ
+    def __init__(self, context: InstallContext, guard: ProcessGuard) -> None:
+        self._context = context
         self._guard = guard
         self._task: asyncio.Task[None] | None = None
         self._not_before = 0.0
 
     async def version(self, *, look: bool) -> str | None:
         """Return the newer version, if one is known; ``look`` starts a check that is due."""
-        known = await asyncio.to_thread(self._known)
+        known = await asyncio.to_thread(self._context.newer_version)
         now = asyncio.get_running_loop().time()
         if look and known.due and self._task is None and now >= self._not_before:
             self._not_before = now + _RETRY
@@ -71,8 +49,8 @@ class UpdateCheck:
             await asyncio.wait({task})
 
     async def _look(self) -> None:
-        argv = await asyncio.to_thread(self._argv)
-        environ = await asyncio.to_thread(self._environ)
+        argv = await asyncio.to_thread(self._context.check_argv)
+        environ = await asyncio.to_thread(self._context.environ)
         try:
             process = await InstallerProcess.spawn(argv, environ, lambda _: None)
         except OSError as error:

@@ -21,8 +21,7 @@ from cyber_inference_tui.llama.install.report import Report
 from cyber_inference_tui.llama.log_ring import LogRing
 from cyber_inference_tui.records import InstallRecord, InstallSource, InstallState, ServiceEvent
 from cyber_inference_tui.service.install import Installation
-from cyber_inference_tui.service.install_context import InstallContext, install_context
-from cyber_inference_tui.service.update_check import NewerVersion
+from cyber_inference_tui.service.install_context import InstallContext, NewerVersion
 from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings, load
 from tests.waiting import LIMIT, until
 
@@ -57,23 +56,13 @@ class Bench:
         self.log = LogRing(now=now)
         self.guard = ProcessGuard()
         self.installation = Installation(
-            InstallContext(
-                argv=lambda source: [self.program, str(self.script), source],
-                environ=lambda: {"PATH": "/usr/bin:/bin"},
-                sources=lambda: WAYS,
-                known=lambda: self.known,
-                check_argv=lambda: [self.program, str(self.check), str(folder)],
-                clean_up=self._tidy,
-            ),
+            BenchContext(self),
             guard=self.guard,
             log=self.log,
             publish=self.events.append,
             on_installed=self._found,
             now=now,
         )
-
-    def _tidy(self) -> None:
-        self.tidied += 1
 
     async def _found(self) -> None:
         self.found += 1
@@ -117,6 +106,31 @@ class Bench:
                 if running and str(self.folder) in " ".join(process.cmdline()):
                     found.append(process)
         return found
+
+
+class BenchContext(InstallContext):
+    """Commands that run the scripts of a bench."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    def argv(self, source: str) -> list[str]:
+        return [self._bench.program, str(self._bench.script), source]
+
+    def check_argv(self) -> list[str]:
+        return [self._bench.program, str(self._bench.check), str(self._bench.folder)]
+
+    def environ(self) -> dict[str, str]:
+        return {"PATH": "/usr/bin:/bin"}
+
+    def sources(self) -> tuple[InstallSource, ...]:
+        return WAYS
+
+    def newer_version(self) -> NewerVersion:
+        return self._bench.known
+
+    def clean_up(self) -> None:
+        self._bench.tidied += 1
 
 
 @asynccontextmanager
@@ -357,7 +371,7 @@ class Home:
         environ = {"PATH": "/usr/bin:/bin", "CYBER_INFERENCE_CONFIG": str(self.config)}
         flags = {"data_dir": str(folder / "data")}
         loaded: LoadedSettings = load(config=self.config, environ=environ, flags=flags)
-        self.context = install_context(CurrentSettings(loaded), environ, now)
+        self.context = InstallContext(CurrentSettings(loaded), environ, now)
 
     def install(self, source: str, version: str) -> None:
         layout = Layout(self.folder.parent)
@@ -394,21 +408,21 @@ def test_a_configuration_file_that_was_removed(tmp_path: Path) -> None:
 
 def test_when_it_is_time_to_look(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    assert home.context.known() == NewerVersion()
+    assert home.context.newer_version() == NewerVersion()
     home.install("github", "b1")
-    assert home.context.known() == NewerVersion(due=True)
+    assert home.context.newer_version() == NewerVersion(due=True)
     home.saw("debian", "9")
-    assert home.context.known() == NewerVersion(due=True)
+    assert home.context.newer_version() == NewerVersion(due=True)
     home.saw("github", "b1")
-    assert home.context.known() == NewerVersion()
+    assert home.context.newer_version() == NewerVersion()
     home.saw("github", "b2")
-    assert home.context.known() == NewerVersion(version="b2")
+    assert home.context.newer_version() == NewerVersion(version="b2")
     home.saw("github", "b1", ago=timedelta(days=2))
-    assert home.context.known() == NewerVersion(due=True)
+    assert home.context.newer_version() == NewerVersion(due=True)
 
 
 def test_anothers_llama_server_is_not_looked_after(tmp_path: Path) -> None:
     home = Home(tmp_path, config='llama_server_path = "/opt/llama-server"\n')
     home.install("github", "b1")
     home.saw("github", "b2")
-    assert home.context.known() == NewerVersion()
+    assert home.context.newer_version() == NewerVersion()
