@@ -14,7 +14,7 @@ import msgspec
 
 from cyber_inference_tui.records.hub import DownloadRecord, HubFilesRecord, HubModelRecord
 from cyber_inference_tui.records.logs import LogPage, LogRecord
-from cyber_inference_tui.records.machine import MemoryRoom, ResourceSample
+from cyber_inference_tui.records.machine import MemoryPool, ResourceSample
 from cyber_inference_tui.records.models import (
     ModelDetails,
     ModelRecord,
@@ -154,7 +154,7 @@ RESOURCE_HISTORY = _asking(
     "GET /admin/resources", TimeQuery, list[ResourceSample], "samples, oldest first"
 )
 RESOURCES = _plain("GET /admin/resources", ResourceSample, "the machine and its models now")
-MEMORY = _plain("GET /admin/memory", list[MemoryRoom], "the memory that models may have")
+MEMORY = _plain("GET /admin/memory", list[MemoryPool], "the memory that models may have")
 QUEUE = _plain("GET /admin/queue", list[WaitingRecord], "the requests that wait for a model")
 PROBLEMS = _plain(
     "GET /admin/problems", list[ProblemRecord], "files and settings that are no models, and why"

@@ -90,7 +90,7 @@ class GpuRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Memory by pid, if the driver reports it (in a container the pids are the host's)."""
 
 
-class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
+class MemoryPool(msgspec.Struct, frozen=True, kw_only=True):
     """The scheduler's limits for a memory that models are loaded into (``GET /admin/memory``)."""
 
     pool: str

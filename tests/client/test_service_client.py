@@ -30,8 +30,8 @@ from cyber_inference_tui.records import (
     LogPage,
     LogRecord,
     LogRun,
+    MemoryPool,
     MemoryRecord,
-    MemoryRoom,
     ModelDetails,
     ModelRecord,
     ModelStatus,
@@ -402,7 +402,7 @@ def test_the_key_of_a_models_setting_is_what_toml_reads(model_id: str) -> None:
 async def test_details_memory_and_active_requests(stand_in: StandIn) -> None:
     at = datetime(2026, 1, 31, 12, tzinfo=UTC)
     details = ModelDetails(model=ModelRecord(id="a/b c"), facts={"layers": 2})
-    room = MemoryRoom(pool="gpu", free_bytes=3)
+    room = MemoryPool(pool="gpu", free_bytes=3)
     problem = ProblemRecord(where="/m/lora.gguf", reason="it is an adapter")
     active = ActiveRequestRecord(
         number=1, at=at, model="m", path="/", phase=RequestPhase.ANSWERING, stream=True

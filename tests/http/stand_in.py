@@ -39,8 +39,8 @@ from cyber_inference_tui.records import (
     LlamaServerRecord,
     LogPage,
     LogRecord,
+    MemoryPool,
     MemoryRecord,
-    MemoryRoom,
     ModelDetails,
     ModelRecord,
     ModelStatus,
@@ -201,8 +201,8 @@ class StandInModels(Models):
     def problems(self) -> list[ProblemRecord]:
         return [ProblemRecord(where="/models/lora.gguf", reason="it is an adapter")]
 
-    def memory_rooms(self) -> list[MemoryRoom]:
-        return [MemoryRoom(pool="memory", limit_bytes=8, free_bytes=4)]
+    def memory_rooms(self) -> list[MemoryPool]:
+        return [MemoryPool(pool="memory", limit_bytes=8, free_bytes=4)]
 
     async def load(self, model_id: str, *, wait: bool) -> ModelRecord:
         self._service.fail()
