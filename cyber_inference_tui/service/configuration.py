@@ -101,7 +101,7 @@ class Configuration:
             try:
                 await self.reload()
             except ConfigError as error:
-                _logger.error("the changed configuration is refused, the old one stays: %s", error)
+                _logger.error("the changed configuration is refused: %s", error)
                 self._publish({"error": str(error)})
 
     async def reload(self) -> None:
@@ -190,7 +190,9 @@ class Configuration:
         """Return the settings of the changed file alone, and those that would apply. Blocks."""
         text = self._check_before_writing()
         text = with_key(text, self._path, key, value)
-        ours = {name: one for name, one in self._environ.items() if not name.startswith(ENV_PREFIX)}
+        ours = {
+            name: value for name, value in self._environ.items() if not name.startswith(ENV_PREFIX)
+        }
         return (
             load_text(text, self._path, environ=ours, flags={}),
             load_text(text, self._path, environ=self._environ, flags=self._flags),
@@ -218,7 +220,7 @@ class Configuration:
         """Raise ``ConfigError`` for a file that looks like a part of the previous one.
 
         Such a file is a beginning, still being written or cut off. If a key or a password
-        is missing, it is also a file that sets nothing, or one that replaces a file that was gone.
+        is missing, it is also a file that sets nothing, or that replaces a missing file.
         """
         old = self.loaded.settings
         left_out = [

@@ -85,7 +85,9 @@ class Hub:
             resolve=self.browse.resolve,
             now=self._now,
             on_change=lambda record: self._events.publish("download", record),
-            on_removed=lambda one: self._events.publish("download", {"id": one, "status": None}),
+            on_removed=lambda download_id: self._events.publish(
+                "download", {"id": download_id, "status": None}
+            ),
             on_done=self._model_of,
         )
         # The storage of partial files may not answer.
@@ -125,5 +127,5 @@ class Hub:
             _logger.warning("what %s has become is not known: %s", record.repo, error.strerror)
             return None
         files = set(paths)
-        found = (one.id for one in catalog.models.values() if files.intersection(one.shards))
+        found = (model.id for model in catalog.models.values() if files.intersection(model.shards))
         return next(found, None)

@@ -41,7 +41,7 @@ class InstallContext:
         data_dir, path = self._current.settings.data_dir, self._current.loaded.config_path
         installed = Layout(data_dir).current()
         if source == AUTO and installed is not None:
-            # ``auto`` would keep any that is installed: ask for a newer one of the same source.
+            # ``auto`` would keep any that is installed: ask for a newer version of the same source.
             source = installed.source
         return [
             *(sys.executable, "-m", "cyber_inference_tui", "install-llama"),

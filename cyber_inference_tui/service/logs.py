@@ -204,7 +204,7 @@ class Logs:
 
         loop = asyncio.get_running_loop()
         try:
-            # Taken when the search begins: one that waits keeps no memory.
+            # Taken when the search begins: a waiting search keeps no memory.
             async with contextlib.nullcontext() if wanted.everything else self._searching:
                 blocks = self._blocks(log_id)
                 lines, reached = await loop.run_in_executor(self._readers, read, blocks)

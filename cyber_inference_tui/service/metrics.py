@@ -73,8 +73,10 @@ class Metrics:
         state = msgspec.structs.replace(state, models=self._most_used(state.models))
         there = {label(model.id) for model in state.models}
         there.update(label(session.model) for session in state.running)
-        self._counters = {name: one for name, one in self._counters.items() if name in there}
-        counters = {name: one.copy() for name, one in self._counters.items()}
+        self._counters = {
+            name: model_counters for name, model_counters in self._counters.items() if name in there
+        }
+        counters = {name: model_counters.copy() for name, model_counters in self._counters.items()}
         for session in state.running[:MAX_MODELS]:
             # Counted for good when it ends.
             counters.setdefault(label(session.model), ModelCounters()).add_load(session)

@@ -142,16 +142,16 @@ def _counted(counters: Mapping[str, ModelCounters]) -> Iterator[_Family]:
             text,
             [
                 _Sample(count, {"model": model, **dict(zip(labels, values, strict=True))})
-                for model, one in counters.items()
-                for values, count in one.counters[name].items()
+                for model, model_counters in counters.items()
+                for values, count in model_counters.counters[name].items()
             ],
         )
     for name, (text, _) in HISTOGRAMS.items():
         samples = [
             sample
-            for model, one in counters.items()
-            if any(one.histograms[name].counts)
-            for sample in _histogram(model, one.histograms[name])
+            for model, model_counters in counters.items()
+            if any(model_counters.histograms[name].counts)
+            for sample in _histogram(model, model_counters.histograms[name])
         ]
         yield _Family(PREFIX + name, "histogram", text, samples)
 

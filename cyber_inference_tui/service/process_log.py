@@ -83,7 +83,7 @@ def configure_logging(level: str, ring: LogRing) -> RingHandler:
 def leave_stderr() -> None:
     """Send log records to the ring alone, and through it to the log's file."""
     root = logging.getLogger()
-    root.handlers[:] = [one for one in root.handlers if isinstance(one, RingHandler)]
+    root.handlers[:] = [handler for handler in root.handlers if isinstance(handler, RingHandler)]
 
 
 def goes_to_journal(environ: Mapping[str, str]) -> bool:

@@ -362,8 +362,10 @@ class Service:
         ended = await self.history.sessions(query)
         if query.before is not None:
             return ended
-        running = [one for one in self.scheduler.sessions() if query.model in {None, one.model}]
-        running.sort(key=lambda one: one.loaded_at, reverse=True)
+        running = [
+            session for session in self.scheduler.sessions() if query.model in {None, session.model}
+        ]
+        running.sort(key=lambda session: session.loaded_at, reverse=True)
         return [*running, *ended][: query.limit]
 
     def queue(self) -> list[WaitingRecord]:

@@ -81,9 +81,9 @@ def toml_value(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, list | tuple):
-        return f"[{', '.join(toml_value(one) for one in value)}]"
+        return f"[{', '.join(toml_value(item) for item in value)}]"
     if isinstance(value, dict):
-        inner = ", ".join(f"{toml_key(name)} = {toml_value(one)}" for name, one in value.items())
+        inner = ", ".join(f"{toml_key(name)} = {toml_value(item)}" for name, item in value.items())
         return f"{{ {inner} }}" if inner else "{}"
     # JSON's escapes are also TOML's, but TOML escapes DEL, too.
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

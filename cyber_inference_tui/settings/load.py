@@ -247,7 +247,7 @@ class _Reader:
         self._check_names()
         if self._mistakes:
             # Names and values are outside text: keep each mistake on one harmless line.
-            raise ConfigError("\n".join(clean_line(one) for one in self._mistakes))
+            raise ConfigError("\n".join(clean_line(mistake) for mistake in self._mistakes))
         if "data_dir" not in self._values:
             # ``load`` refuses it without a home.
             with contextlib.suppress(ConfigError):
@@ -403,7 +403,7 @@ class _Reader:
         """Note a mistake in the file at the line of ``at``, or of ``path``."""
         where = path if at is None else at
         known = (self._lines.get(where[:end]) for end in range(len(where), 0, -1))
-        line = next((one for one in known if one is not None), None)
+        line = next((line for line in known if line is not None), None)
         place = str(self._path) if line is None else f"{self._path}:{line}"
         if value is not msgspec.UNSET:
             message += in_words(value)

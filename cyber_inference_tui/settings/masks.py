@@ -94,18 +94,19 @@ def unmasked_value(name: str, key: Key, value: Any, old: Any) -> Any:
     if isinstance(value, dict):
         kept = old if isinstance(old, dict) else {}
         value = {
-            one: kept.get(one, given) if given == MASK else given for one, given in value.items()
+            variable: kept.get(variable, given) if given == MASK else given
+            for variable, given in value.items()
         }
         masks = list(value.values())
     elif isinstance(value, list):
         masks = value
-    if any(isinstance(one, str) and MASK in one for one in masks):
+    if any(isinstance(mask, str) and MASK in mask for mask in masks):
         raise _no_secret(name)
     return value
 
 
 def _is_words(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    return isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
 
 
 def _unmasked_words(name: str, words: Sequence[str], old: Sequence[str]) -> list[str]:

@@ -325,7 +325,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     llama_server_path: Annotated[
         str,
         setting(
-            "The llama-server to use; empty = the installed one, else the one on PATH.",
+            "The llama-server to use; empty = the installed one, else that on PATH.",
             Group.LLAMA_SERVER,
             form="program",
         ),
@@ -592,13 +592,13 @@ def _bare(annotated: Any) -> Any:
 
 
 def _meta(annotated: Any) -> Meta | None:
-    return next((one for one in get_args(annotated)[1:] if isinstance(one, Meta)), None)
+    return next((part for part in get_args(annotated)[1:] if isinstance(part, Meta)), None)
 
 
 def _without_none(annotated: Any, meta: Meta) -> Any:
     """Return the type of a value that is set: TOML has no null, and bounds need a plain type."""
     bare = _bare(annotated)
-    inner = [one for one in get_args(bare) if one is not type(None)]
+    inner = [part for part in get_args(bare) if part is not type(None)]
     if type(None) in get_args(bare) and len(inner) == 1:
         return Annotated[inner[0], meta]
     return annotated

@@ -101,7 +101,7 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
         typed = msgspec.convert(value, thread_safe(key.type), dec_hook=_decode_path)
     except (msgspec.ValidationError, TypeError, ValueError, OverflowError):
         if key.form == "variable" and isinstance(value, dict):
-            name = next((one for one in value if not isinstance(value[one], str)), "")
+            name = next((name for name in value if not isinstance(value[name], str)), "")
             raise InvalidValueError(f"{name[:_SHOWN]}: expected a string in quotes") from None
         near = nearest(str(value), key.choices)
         raise InvalidValueError(
@@ -125,9 +125,9 @@ def items(
     """Return the items of an array, and all mistakes in it."""
     found: list[Any] = []
     mistakes: list[InvalidValueError] = []
-    for number, one in enumerate(value):
+    for number, item in enumerate(value):
         try:
-            found.append(_item(key, one, number, folder=folder, home=home))
+            found.append(_item(key, item, number, folder=folder, home=home))
         except InvalidValueError as error:
             mistakes.append(error)
     return tuple(found), mistakes
@@ -149,12 +149,12 @@ def alias_tables(
         if pattern.fullmatch(alias) is None or not _is_text(alias):
             mistakes.append(InvalidValueError(f"expected {words}", None, (alias,)))
         values = {}
-        for name, one in table.items():
+        for name, item in table.items():
             key = ALIAS_KEYS.get(name)
             try:
                 if key is None:
                     raise InvalidValueError(f"unknown setting{nearest(name, ALIAS_KEYS)}")
-                values[name] = convert(key, one, folder=folder, home=home, is_text=False)
+                values[name] = convert(key, item, folder=folder, home=home, is_text=False)
             except InvalidValueError as error:
                 mistakes.append(error.inside(alias, name))
         tables[alias] = RequestRules(**values)
@@ -219,9 +219,9 @@ def _check_table(key: Key, table: dict[str, Any]) -> None:
 def _not_json(value: Any) -> str | None:
     """Describe the first part of ``value`` that JSON cannot hold."""
     if isinstance(value, dict):
-        return next((bad for one in value.values() if (bad := _not_json(one))), None)
+        return next((bad for item in value.values() if (bad := _not_json(item))), None)
     if isinstance(value, list):
-        return next((bad for one in value if (bad := _not_json(one))), None)
+        return next((bad for item in value if (bad := _not_json(item))), None)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, int) and value not in _INT64:
@@ -233,7 +233,7 @@ def _not_json(value: Any) -> str | None:
 
 def _is_text(text: str) -> bool:
     """Return whether files, arguments and JSON can hold it: UTF-8 without NUL."""
-    return "\0" not in text and not any("\ud800" <= one <= "\udfff" for one in text)
+    return "\0" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _decode_path(kind: type, value: Any) -> Any:
