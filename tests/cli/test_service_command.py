@@ -183,7 +183,7 @@ def test_uninstall_stops_it_and_removes_the_unit(
     assert not unit.exists()
 
 
-def test_status_tells_whether_it_runs(
+def test_status_shows_whether_it_runs(
     call: CommandLine, unit: Path, systemctl: FakeSystemctl
 ) -> None:
     outcome = call("service", "status")
@@ -209,7 +209,7 @@ def test_status_tells_whether_it_runs(
     assert call("service", "status", "--system", "--json").out.count("/etc/systemd/system/") == 1
 
 
-def test_a_service_that_runs_already_is_said_to_be_in_the_way(
+def test_install_is_refused_while_another_service_runs(
     call: CommandLine, unit: Path, systemctl: FakeSystemctl, tmp_path: Path
 ) -> None:
     data_dir = tmp_path / "data"
@@ -223,7 +223,7 @@ def test_a_service_that_runs_already_is_said_to_be_in_the_way(
         assert call("service", "install", "--data-dir", str(data_dir)).code == 0
 
 
-def test_what_an_open_address_needs_is_made_and_told_here(
+def test_install_prints_the_key_and_password_of_an_open_address(
     call: CommandLine, config: Path, systemctl: FakeSystemctl
 ) -> None:
     config.write_text("host = '0.0.0.0'\n")

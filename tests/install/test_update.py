@@ -118,7 +118,7 @@ def test_a_failed_update_keeps_the_program(checkout: Checkout, python_with_pip: 
     assert checkout.version() == "3"
 
 
-def test_a_killed_update_keeps_the_program_and_the_next_one_tidies_up(
+def test_a_killed_update_keeps_the_program_and_the_next_update_cleans_up(
     checkout: Checkout, tmp_path: Path, python: Path, python_with_pip: Path
 ) -> None:
     checkout.install()
