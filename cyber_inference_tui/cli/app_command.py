@@ -65,8 +65,8 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
 
 def _attach(loaded: Loaded, url: str, *, readonly: bool) -> int:
     from cyber_inference_tui.cli.passwords import Passwords
-    from cyber_inference_tui.client.address import service_address
     from cyber_inference_tui.client.service_client import ServiceClient
+    from cyber_inference_tui.client.service_url import service_address
 
     address = service_address(url)
     passwords = Passwords(loaded.settings.data_dir)

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from cyber_inference_tui.client.address import base_url, is_same_service, reachable_url
+from cyber_inference_tui.client.service_url import base_url, is_same_service, reachable_url
 from cyber_inference_tui.errors import AdminLoginError, ConflictError, CyberError, NoServiceError
 from cyber_inference_tui.files import has_no_room
 from cyber_inference_tui.records import endpoints

@@ -92,7 +92,7 @@ def _models(ctx: click.Context) -> list[_Model]:
 
 def _asked(options: GlobalOptions, attach: str | None) -> tuple[_Model, ...]:
     from cyber_inference_tui.cli.service_access import service_url
-    from cyber_inference_tui.client.address import service_address
+    from cyber_inference_tui.client.service_url import service_address
 
     try:
         settings = options.load().settings

@@ -17,14 +17,14 @@ import click
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import ProgressLine, bar_text, print_json
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.llama.install.report import Meter, Report
+from cyber_inference_tui.llama.install.report import ProgressMeter, Report
 from cyber_inference_tui.terminal.stream import YELLOW, Terminal, stderr_terminal
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
-    from cyber_inference_tui.llama.install.auto import MakeSource
-    from cyber_inference_tui.llama.install.outcome import CheckRecord, InstallRecord
-    from cyber_inference_tui.llama.install.source import Progress, Source
+    from cyber_inference_tui.llama.install.build_source import BuildSource, Progress
+    from cyber_inference_tui.llama.install.installer import MakeSource
+    from cyber_inference_tui.llama.install.report import CheckResult, InstallResult
     from cyber_inference_tui.settings.schema import Settings
 
 SOURCES = ("auto", "github", "debian", "source")
@@ -75,7 +75,7 @@ class InstallReports:
     """Progress for the parent process: reports on standard error, five a second at most."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._meter = Meter()
+        self._meter = ProgressMeter()
         self._clock = clock
         self._next = 0.0
 
@@ -145,7 +145,7 @@ def install_llama(
     "auto" keeps one that is there already, else takes GitHub's, else Debian's, else compiles one.
     A new version is used only after it has run here; the former version is kept.
     """
-    from cyber_inference_tui.llama.install.auto import Installer
+    from cyber_inference_tui.llama.install.installer import Installer
 
     if mirror is not None and source == "github":
         raise click.UsageError("--mirror is a Debian mirror and cannot be used with --from github.")
@@ -220,14 +220,14 @@ def _sources(
     name: str, settings: Settings, environ: Mapping[str, str], hosts: _Hosts, *, check: bool
 ) -> list[MakeSource]:
     """Return the sources to try, each with its GPU build before the plain one."""
-    from cyber_inference_tui.llama.install.build import (
+    from cyber_inference_tui.llama.install.build_plan import (
         gather_build_facts,
         plan_build,
     )
     from cyber_inference_tui.llama.install.debian import DebianSource
     from cyber_inference_tui.llama.install.github import GithubSource
+    from cyber_inference_tui.llama.install.hardware import vulkan_builds
     from cyber_inference_tui.llama.install.layout import Layout
-    from cyber_inference_tui.llama.install.machine import vulkan_builds
     from cyber_inference_tui.llama.install.releases import (
         API,
         DOWNLOAD,
@@ -241,10 +241,10 @@ def _sources(
     api, download = hosts.api or API, hosts.download or DOWNLOAD
     vulkan = vulkan_builds(root)
 
-    def github(gpu: bool) -> Source:
+    def github(gpu: bool) -> BuildSource:
         return GithubSource(gpu=gpu, api=api, download=download, keep=layout.root)
 
-    def debian(gpu: bool) -> Source:
+    def debian(gpu: bool) -> BuildSource:
         return DebianSource(
             work=layout.scratch("apt"),
             # Always this machine's own apt: the packages have to run here.
@@ -254,7 +254,7 @@ def _sources(
             vulkan=gpu,
         )
 
-    def source() -> Source:
+    def source() -> BuildSource:
         return SourceBuild(
             layout=layout,
             releases=Releases(api=api, download=download, repository=REPOSITORY),
@@ -272,7 +272,7 @@ def _sources(
     return makers[name] if name in makers else [make for some in makers.values() for make in some]
 
 
-def _show(record: InstallRecord, *, restored: bool) -> None:
+def _show(record: InstallResult, *, restored: bool) -> None:
     state = "Restored" if restored else "Installed" if record.installed else "Already there:"
     click.echo(f"{state} llama-server {record.version} ({record.source}): {record.path}")
     if record.replaced:
@@ -282,7 +282,7 @@ def _show(record: InstallRecord, *, restored: bool) -> None:
         click.echo(f"Devices: {', '.join(record.devices) or 'CPU'}")
 
 
-def _show_check(record: CheckRecord, *, as_json: bool) -> None:
+def _show_check(record: CheckResult, *, as_json: bool) -> None:
     if as_json:
         print_json(record)
         return

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from cyber_inference_tui.client.address import base_url
+from cyber_inference_tui.client.service_url import base_url
 from cyber_inference_tui.errors import ConflictError, ModelNotFoundError
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Origin
-from cyber_inference_tui.llama.log_file import former_lines, has_log, log_file_name
+from cyber_inference_tui.llama.log_file import has_log, log_file_name, read_earlier_lines
 from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.records import ModelRecord, ProblemRecord
 from cyber_inference_tui.service.listing import library_for, problem_records, unloaded_record
@@ -100,7 +100,7 @@ def local_log(loaded: Loaded, name: str, lines: int, environ: Mapping[str, str])
         path = folder / _file_name(log_id)
         if not has_log(path):
             return None
-    found = former_lines(path, limit=min(_MOST_BYTES, lines * _LINE_BYTES))
+    found = read_earlier_lines(path, limit=min(_MOST_BYTES, lines * _LINE_BYTES))
     return LocalLog(log_id, path, found[-lines:] if lines else [])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cyber_inference_tui.client.address import base_url, is_same_service, reachable_url
+from cyber_inference_tui.client.service_url import base_url, is_same_service, reachable_url
 from cyber_inference_tui.errors import AdminLoginError, NoServiceError
 from cyber_inference_tui.service.runtime import (
     RUNTIME_FILE,

@@ -17,6 +17,7 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
+from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.errors import (
     CyberError,
     DamagedDownloadError,
@@ -39,7 +40,7 @@ _PROGRESS = 256 * 1024
 
 
 def _backoff(tries: int) -> float:
-    return min(60.0, 0.5 * 2.0**tries)
+    return backoff(1.0, 60.0, tries)
 
 
 class TransferLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cyber_inference_tui.client.events import ServerEvent
+from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.client.sse import ServerEvent
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
@@ -127,7 +128,7 @@ class Feed:
     # The connection
 
     async def _follow(self) -> None:
-        pause = _FIRST_PAUSE
+        failures = 0
         while True:
             problem: Exception | None = None
             try:
@@ -135,14 +136,14 @@ class Feed:
             except* (CyberError, _LostError) as group:
                 problem = _first(group)
             if self.snapshot.live:
-                pause = _FIRST_PAUSE
+                failures = 0
             if isinstance(problem, AdminLoginError):
                 await self._on_login()
             else:
                 told = str(problem) if isinstance(problem, CyberError) else ""
                 self._set(link=Link.LOST, problem=told or "The connection was lost.")
-                await self._sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                failures += 1
+                await self._sleep(backoff(_FIRST_PAUSE, _LONGEST_PAUSE, failures))
 
     async def _session(self) -> None:
         """Read all and follow, until something goes wrong: raises a group of what did."""
@@ -182,6 +183,7 @@ class Feed:
             finished=tuple(finished),
             happenings=happenings,
             config_version=self.snapshot.config_version + 1,
+            config_problem="",
         )
         await self._read_rooms()
         await self._read_active()
@@ -331,6 +333,7 @@ class Feed:
         text = news.error or "took up changed settings"
         self._set(
             config_version=self.snapshot.config_version + 1,
+            config_problem=news.error or "",
             happenings=self._with_happening("service", text, tone),
         )
         self._wanted.add(self._read_status)

@@ -87,7 +87,9 @@ class Snapshot:
     install: InstallRecord | None = None
     """How getting a llama-server stands; ``None`` where the service does not know of it."""
     config_version: int = 0
-    """Grows with every change of the settings that the service tells of."""
+    """Grows with each change of the settings that the service reports."""
+    config_problem: str = ""
+    """Why the service refused the last change of its configuration file; empty if it did not."""
 
     @property
     def live(self) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.cli.main import run
-from cyber_inference_tui.llama.install import assets
+from cyber_inference_tui.llama.install import hardware
 from cyber_inference_tui.llama.install.report import read_report
 from tests.llama.install_stand_ins import X64
 from tests.llama.release_server import ReleaseServer, good_tar
@@ -19,7 +19,7 @@ Install = Callable[..., int]
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseServer]:
-    monkeypatch.setattr(assets.Platform, "here", classmethod(lambda cls: X64))
+    monkeypatch.setattr(hardware.Platform, "here", classmethod(lambda cls: X64))
     with ReleaseServer() as started:
         started.add("b6543", "llama-b6543-bin-ubuntu-x64.tar.gz", good_tar())
         yield started
