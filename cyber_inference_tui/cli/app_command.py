@@ -16,7 +16,7 @@ from cyber_inference_tui.errors import CyberError, InvalidRequestError
 if TYPE_CHECKING:
     from cyber_inference_tui.client.service_client import ServiceClient
     from cyber_inference_tui.settings.load import Loaded
-    from cyber_inference_tui.tui.launch import Launch
+    from cyber_inference_tui.tui.app_options import AppOptions
 
 KEYMAP_FILE = "keys.toml"
 """In the folder of the configuration file."""
@@ -44,17 +44,17 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
         stop_service,
     )
     from cyber_inference_tui.cli.service_access import client_of
-    from cyber_inference_tui.tui.launch import Leave
+    from cyber_inference_tui.tui.app_options import AfterExit
 
     service = find_or_start(options)
     client = client_of(service.url, loaded.settings)
     launch = _launch(loaded, owned=service.started, readonly=readonly)
     leave = _run(client, launch, demo=options.demo and not service.started)
-    if leave is Leave.KEEP and service.started:
+    if leave is AfterExit.KEEP and service.started:
         click.echo(
             f"The service keeps running at {service.url}; 'kill {service.pid}' stops it.", err=True
         )
-    if leave is Leave.STOP and service.pid is not None:
+    if leave is AfterExit.STOP and service.pid is not None:
         click.echo("Stopping the service …", err=True)
         if not stop_service(service.pid, limit=stop_limit(loaded.settings)):
             raise CyberError(
@@ -90,7 +90,7 @@ def _attach(loaded: Loaded, url: str, *, readonly: bool) -> int:
     return 0
 
 
-def _run(client: ServiceClient, launch: Launch, *, demo: bool) -> object:
+def _run(client: ServiceClient, launch: AppOptions, *, demo: bool) -> object:
     from cyber_inference_tui.tui.app import CyberApp
 
     app = CyberApp(client, launch, add_demo=demo)
@@ -100,15 +100,15 @@ def _run(client: ServiceClient, launch: Launch, *, demo: bool) -> object:
     return leave
 
 
-def _launch(loaded: Loaded, **fields: object) -> Launch:
+def _launch(loaded: Loaded, **fields: object) -> AppOptions:
     from cyber_inference_tui.terminal.charset import charset_of
+    from cyber_inference_tui.tui.app_options import AppOptions
     from cyber_inference_tui.tui.keymap import read_keymap
-    from cyber_inference_tui.tui.launch import Launch
     from cyber_inference_tui.tui.theme import theme_for
 
     path = loaded.config_path.with_name(KEYMAP_FILE)
     keymap = read_keymap(path)
-    return Launch(
+    return AppOptions(
         theme=loaded.settings.theme or theme_for(os.environ),
         charset=charset_of(os.environ, sys.stdout.encoding),
         rate=loaded.settings.refresh_rate,

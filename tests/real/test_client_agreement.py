@@ -15,7 +15,7 @@ from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import ModelNotFoundError, NoServiceError, NotFoundError
 from cyber_inference_tui.records import ModelDetails, ModelStatus, SettingEffect, endpoints, queries
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.launch import Launch
+from cyber_inference_tui.tui.app_options import AppOptions
 from tests.real.conftest import Starter
 from tests.tui.driving import screen_text, until
 from tests.tui.fake_client import FakeClient
@@ -222,7 +222,7 @@ async def _drive(app: CyberApp, pilot: Pilot[Any]) -> None:
 
 async def test_the_app_is_driven_on_both(serving: Serving) -> None:
     async with serving() as (client, stop):
-        app = CyberApp(client, Launch())
+        app = CyberApp(client, AppOptions())
         async with app.run_test(size=(120, 40), notifications=True) as pilot:
             await _drive(app, pilot)
             await asyncio.to_thread(stop)

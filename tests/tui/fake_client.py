@@ -502,11 +502,6 @@ class FakeClient(ServiceClient):
         finally:
             self.chats_open -= 1
 
-    async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
-        self._do("embed", model, list(texts))
-        await self.first_piece.wait()
-        return [[float(len(text)), 1.0, 0.5] for text in texts]
-
 
 def _table(key: str) -> str:
     return key.removeprefix("models.").rpartition(".")[0].strip('"')

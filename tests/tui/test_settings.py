@@ -13,7 +13,7 @@ import pytest
 from textual.widgets import Input
 
 from cyber_inference_tui.errors import ConfigError
-from cyber_inference_tui.tui.widgets.table import LiveTable
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import World, busy_world
@@ -53,7 +53,7 @@ async def test_what_is_typed_is_judged_before_it_is_written() -> None:
         for key in ("default_context_size", "api_keys"):
             await on_setting(pilot, app, key)
             await pilot.press("enter")
-            await until(pilot, lambda: "esc Leave" in screen_text(app))
+            await until(pilot, lambda: "esc Cancel" in screen_text(app))
             assert "enter" not in screen_text(app).splitlines()[-1]
             await pilot.press("enter")
             await until(pilot, lambda: not app.screen.query_one("#value").display)

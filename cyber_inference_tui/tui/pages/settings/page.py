@@ -24,7 +24,7 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.dialogs.choice import Choice
+from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.editor import run_editor
 from cyber_inference_tui.tui.key_table import every_binding
@@ -41,7 +41,7 @@ from cyber_inference_tui.tui.pages.settings.table import (
 from cyber_inference_tui.tui.setting_text import parse, to_text
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
-from cyber_inference_tui.tui.widgets.table import LiveTable, row_of
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
 
 CHECK_DELAY = 0.3
 """Seconds without a key until the service is asked what a value would do."""
@@ -52,7 +52,7 @@ class SettingTable(LiveTable):
 
     KEYS_TITLE = "Settings"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Edit", id="settings.edit", tooltip="change this value"),
+        Binding("enter", "choose", "Edit", id="settings.edit", tooltip="change the value"),
     ]
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -65,10 +65,12 @@ class SettingTable(LiveTable):
 class ValueLine(Input):
     """Where a value is typed."""
 
-    KEYS_TITLE = "The value"
+    KEYS_TITLE = "Value"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Save", id="settings.save", tooltip="write it to the file"),
-        Binding("escape", "screen.back", "Leave", id="settings.leave", tooltip="without saving"),
+        Binding(
+            "escape", "screen.back", "Cancel", id="settings.leave", tooltip="leave without saving"
+        ),
     ]
 
 
@@ -81,14 +83,14 @@ class SettingsPage(Page):
     AUTO_FOCUS = "#table"
     STEERING: ClassVar[frozenset[str]] = frozenset({"edit", "reset", "file", "key_map"})
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("x", "reset", "Default", id="settings.reset", tooltip="back to its default"),
+        Binding("x", "reset", "Default", id="settings.reset", tooltip="reset to the default"),
         Binding("slash", "filter", "Filter", key_display="/", id="settings.filter"),
         Binding(
             "e", "file", "Edit file", id="settings.file", tooltip="the file itself, in $EDITOR"
         ),
         Binding("t", "theme", "Theme", id="settings.theme", tooltip="choose the colours"),
         Binding(
-            "m", "key_map", "Key map", id="settings.keys", tooltip="keys of your own, in $EDITOR"
+            "m", "key_map", "Key map", id="settings.keys", tooltip="change the keys, in $EDITOR"
         ),
         Binding("escape", "back", "Back", show=False, id="settings.back", tooltip="show all again"),
     ]
@@ -114,7 +116,7 @@ class SettingsPage(Page):
             yield SettingTable(
                 COLUMNS,
                 empty="Waiting for the service.",
-                charset=self.cyber.launch.charset,
+                charset=self.cyber.options.charset,
                 id="table",
             )
             with Vertical(id="pane"):
@@ -123,7 +125,7 @@ class SettingsPage(Page):
                 value.cursor_blink = False
                 yield value
                 yield Static(id="effect")
-            yield FilterLine("show only settings with this in their name or help", id="filter")
+            yield FilterLine("part of a setting's name or help", id="filter")
 
     def on_mount(self) -> None:
         """Begin with the table."""
@@ -161,14 +163,14 @@ class SettingsPage(Page):
         ]
         table = self.query_one("#table", LiveTable)
         table.show_empty("No setting has this in its name or help. esc shows all again.")
-        table.show(setting_rows(chosen, self.cyber.launch.render_context()))
+        table.show(setting_rows(chosen, self.cyber.options.render_context()))
         keys = [row.key for row in table.rows]
         if table.cursor_key is not None and table.cursor_key.startswith(GROUP):
             # At once: a key that comes now is meant for a setting.
             table.move_to(keys[keys.index(table.cursor_key) + 1])
         snapshot = self.cyber.snapshot
         path = snapshot.status.config_path if snapshot.status else None
-        there = "edit the file on the service's machine: " if self.cyber.launch.attached else ""
+        there = "edit the file on the service's machine: " if self.cyber.options.attached else ""
         title = f"Settings  {there}{clean_line(path)}" if path else "Settings"
         if self._filter:
             among = sum(record.key != "models" for record in self._settings.values())
@@ -353,7 +355,7 @@ class SettingsPage(Page):
     def _take_theme(self, key: str, record: ConfigValueRecord) -> None:
         """This app's own colours follow, unless the service is another machine's."""
         name = record.value
-        if key == "theme" and not self.cyber.launch.attached and name in self.app.available_themes:
+        if key == "theme" and not self.cyber.options.attached and name in self.app.available_themes:
             self.app.theme = name
 
     # The filter, and going back
@@ -379,7 +381,7 @@ class SettingsPage(Page):
     def _config_path(self) -> Path | None:
         """The configuration file, if it is on this machine."""
         status = self.cyber.snapshot.status
-        if status is None or not status.config_path or self.cyber.launch.attached:
+        if status is None or not status.config_path or self.cyber.options.attached:
             return None
         return Path(status.config_path)
 
@@ -418,29 +420,29 @@ class SettingsPage(Page):
             if name is None:
                 return
             self.app.theme = name
-            launch = self.cyber.launch
-            if not (launch.readonly or launch.attached):
+            options = self.cyber.options
+            if not (options.readonly or options.attached):
                 self.cyber.do(
                     self.client.call(endpoints.SET_CONFIG, "theme", body=queries.NewValue(name))
                 )
 
-        context = self.cyber.launch.render_context()
+        context = self.cyber.options.render_context()
         names = sorted(self.app.available_themes, key=_own_first)
         rows = [row_of(name, name, (_THEME,), context) for name in names]
         self.app.push_screen(
-            Choice(
+            ChoiceDialog(
                 "Colours",
                 (_THEME,),
                 rows,
                 chosen=self.app.theme,
-                charset=self.cyber.launch.charset,
+                charset=self.cyber.options.charset,
             ),
             chosen,
         )
 
     def action_key_map(self) -> None:
         """The key map in the person's editor."""
-        path = self.cyber.launch.keymap_path
+        path = self.cyber.options.keymap_path
         if path is None:
             self.cyber.tell("There is no place for a key map here.", "warning")
             return

@@ -13,7 +13,7 @@ from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.setting_text import to_text
-from cyber_inference_tui.tui.widgets.table import Row, row_of
+from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 
 GROUP = "group:"
 """Before the key of a row that is a group's title."""

@@ -27,10 +27,10 @@ from cyber_inference_tui.terminal.columns import (
     GAP,
     Cell,
     Column,
-    Place,
+    PlacedColumn,
     Record,
     RenderContext,
-    places,
+    place_columns,
 )
 from cyber_inference_tui.terminal.text_width import Align, fit, plain
 from cyber_inference_tui.terminal.tone import Tone
@@ -178,7 +178,7 @@ class LiveTable(ScrollView, can_focus=True):
         self._rows: tuple[Row, ...] = ()
         self._cursor = 0
         self._sort: tuple[str, bool] | None = None
-        self._places: list[Place] = []
+        self._places: list[PlacedColumn] = []
         self._clicked: str | None = None
         self.keeps_top = False
         """A cursor on the first row stays there, whatever comes to be the first."""
@@ -358,7 +358,7 @@ class LiveTable(ScrollView, can_focus=True):
         start = _GUTTER if self._has_cursor else 0
         # The scrollbar covers the right edge of what Textual calls the size.
         width = self.scrollable_content_region.width
-        self._places = places(self._columns, width, start)
+        self._places = place_columns(self._columns, width, start)
         self._reveal()
         self.refresh()
 
@@ -383,7 +383,7 @@ class LiveTable(ScrollView, can_focus=True):
         cursor = self.get_component_rich_style("livetable--cursor") if at_cursor else None
         return self._line(texts, width, cursor)
 
-    def _header_texts(self) -> Iterable[tuple[Place, str, Tone | None]]:
+    def _header_texts(self) -> Iterable[tuple[PlacedColumn, str, Tone | None]]:
         for place in self._places:
             column = self._columns[place.index]
             title = plain(column.title)
@@ -395,7 +395,10 @@ class LiveTable(ScrollView, can_focus=True):
             yield place, fit(title, place.width, _align(column), self._charset.ellipsis), None
 
     def _line(
-        self, texts: Iterable[tuple[Place, str, Tone | None]], width: int, cursor: Style | None
+        self,
+        texts: Iterable[tuple[PlacedColumn, str, Tone | None]],
+        width: int,
+        cursor: Style | None,
     ) -> Strip:
         """One line out of its cells: neighbours of one style become one piece."""
         ground = self.rich_style if cursor is None else cursor

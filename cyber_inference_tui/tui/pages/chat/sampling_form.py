@@ -19,8 +19,8 @@ from cyber_inference_tui.tui.pages.chat.sampling import FIELDS, Sampling, read_s
 class SamplingForm(ModalScreen[Sampling | None]):
     """Returns what was typed, or ``None`` for escape."""
 
-    CSS_PATH = "sampling.tcss"
-    KEYS_TITLE = "The form"
+    CSS_PATH = "sampling_form.tcss"
+    KEYS_TITLE = "Sampling"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="sampling.cancel"),
         Binding("ctrl+s", "save", "Save", id="sampling.save"),

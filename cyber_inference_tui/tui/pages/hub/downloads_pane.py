@@ -25,10 +25,10 @@ from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.figures import countdown_text, memory_text
-from cyber_inference_tui.tui.pages.models.actions import RESTING
+from cyber_inference_tui.tui.pages.models.model_actions import RESTING
 from cyber_inference_tui.tui.pages.models.sentences import model_sentence
-from cyber_inference_tui.tui.widgets.table import LiveTable, Row, row_of
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
+from cyber_inference_tui.units import countdown_text, memory_text
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
@@ -48,9 +48,9 @@ _STATES: dict[DownloadStatus, tuple[ModelStatus | None, Tone]] = {
 }
 
 
-def percent_text(part: float | None, *, charset: Charset) -> str:
-    """Percent, rounded down: 100 % is told only where all is there."""
-    return charset.missing if part is None else f"{int(part * 100)} %"
+def percent_text(part: float) -> str:
+    """Format a part of 1 as percent, rounded down: only a whole is 100 %."""
+    return f"{int(part * 100)} %"
 
 
 def part_done(one: DownloadRecord) -> float | None:
@@ -110,14 +110,14 @@ COLUMNS: tuple[Column[DownloadRecord, RenderContext], ...] = (
 )
 
 
-def transfer_rows(downloads: Sequence[DownloadRecord], context: RenderContext) -> list[Row]:
+def download_rows(downloads: Sequence[DownloadRecord], context: RenderContext) -> list[Row]:
     """The newest first."""
     first = datetime.min.replace(tzinfo=UTC)
     ordered = sorted(downloads, key=lambda one: one.created_at or first, reverse=True)
     return [row_of(one.id, one, COLUMNS, context) for one in ordered]
 
 
-def transfer_sentence(one: DownloadRecord | None, charset: Charset, *, keys: bool = True) -> str:
+def download_sentence(one: DownloadRecord | None, charset: Charset, *, keys: bool = True) -> str:
     """What there is to say of a download: why it failed or waits, where it comes from.
 
     ``keys``: name the key that loads what it became.
@@ -130,24 +130,24 @@ def transfer_sentence(one: DownloadRecord | None, charset: Charset, *, keys: boo
         name = clean_line(one.model_id, limit=200) if one.model_id else ""
         loads = "; l loads it" if keys else ""
         return f"It is here as {name}{loads}." if name else "It is here."
-    done = memory_text(one.bytes_done, charset=charset)
-    here = f"{done} of {memory_text(one.bytes_total, charset=charset)}"
+    done = memory_text(one.bytes_done)
+    here = f"{done} of {charset.known(one.bytes_total, memory_text)}"
     come = f"{here}, from {clean_line(one.repo, limit=200)}"
     if one.status is DownloadStatus.VERIFYING:
         return f"All of it is here and is compared with its checksum: {come}"
     return come
 
 
-class TransferPane(Vertical):
+class DownloadsPane(Vertical):
     """The downloads, and what can be done with the chosen one."""
 
     KEYS_TITLE = "Downloads"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p", "pause", "Pause", id="hub.pause", tooltip="pause it, or let it go on"),
-        Binding("p", "resume", "Resume", id="hub.resume", tooltip="let it go on"),
-        Binding("x", "cancel", "Cancel", id="hub.cancel", tooltip="end it"),
-        Binding("r", "retry", "Retry", id="hub.retry-download", tooltip="try it again"),
-        Binding("l", "load", "Load", id="hub.load", tooltip="load the model it became"),
+        Binding("p", "pause", "Pause", id="hub.pause", tooltip="pause the download"),
+        Binding("p", "resume", "Resume", id="hub.resume", tooltip="continue the download"),
+        Binding("x", "cancel", "Cancel", id="hub.cancel", tooltip="cancel the download"),
+        Binding("r", "retry", "Retry", id="hub.retry-download", tooltip="start the download again"),
+        Binding("l", "load", "Load", id="hub.load", tooltip="load the downloaded model"),
     ]
 
     def __init__(self, charset: Charset) -> None:
@@ -162,7 +162,7 @@ class TransferPane(Vertical):
         yield LiveTable(
             COLUMNS,
             empty="Nothing is downloaded."
-            if self._cyber.launch.readonly
+            if self._cyber.options.readonly
             else "Nothing is downloaded. d on a file of a repository begins a download.",
             charset=self._charset,
             id="downloads",
@@ -174,8 +174,8 @@ class TransferPane(Vertical):
         before = {key: one.status for key, one in self._downloads.items()}
         self._downloads = {one.id: one for one in downloads}
         self.set_class(not downloads, "-empty")
-        context = self._cyber.launch.render_context()
-        self.query_one(LiveTable).show(transfer_rows(downloads, context))
+        context = self._cyber.options.render_context()
+        self.query_one(LiveTable).show(download_rows(downloads, context))
         self._tell()
         if before != {key: one.status for key, one in self._downloads.items()}:
             self.refresh_bindings()
@@ -192,14 +192,14 @@ class TransferPane(Vertical):
         self.refresh_bindings()
 
     def _tell(self) -> None:
-        one, launch = self.chosen, self._cyber.launch
+        one, options = self.chosen, self._cyber.options
         model = None
         if one is not None and one.status is DownloadStatus.DONE and one.model_id is not None:
             model = self._cyber.snapshot.model(one.model_id)
-        keys = not launch.readonly and (model is None or model.status in RESTING)
-        told = transfer_sentence(one, self._charset, keys=keys)
+        keys = not options.readonly and (model is None or model.status in RESTING)
+        told = download_sentence(one, self._charset, keys=keys)
         if model is not None:
-            told += f"  {model_sentence(model, launch.now(), self._charset)[0]}"
+            told += f"  {model_sentence(model, options.now(), self._charset)[0]}"
         if told != self._told:
             self._told = told
             style = "$text-error" if one is not None and one.error else "$text-muted"
@@ -220,7 +220,7 @@ class TransferPane(Vertical):
         }
         if action in goes and self.is_mounted:
             one = self.chosen
-            if one is None or one.status not in goes[action] or self._cyber.launch.readonly:
+            if one is None or one.status not in goes[action] or self._cyber.options.readonly:
                 return False
             if action == "load" and one.model_id is None:
                 return False
@@ -259,7 +259,7 @@ class TransferPane(Vertical):
                     )
                 )
 
-        here = memory_text(one.bytes_done, charset=self._charset)
+        here = memory_text(one.bytes_done)
         self.app.push_screen(
             Question(
                 f"Cancel the download of {name_of(one)}?",

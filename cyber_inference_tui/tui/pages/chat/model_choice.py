@@ -8,13 +8,12 @@ from textual.content import Content
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
-from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
+from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.terminal.tone import STATUS_TONES
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.figures import memory_text, status_text
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling, sampling_text
-from cyber_inference_tui.tui.pages.models.table import memory_of, state_cell
-from cyber_inference_tui.tui.widgets.table import Row, row_of
+from cyber_inference_tui.tui.pages.models.table import fits_cell, memory_cell, state_cell
+from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 
 _ORDER = (
     ModelStatus.LOADED,
@@ -25,53 +24,28 @@ _ORDER = (
     ModelStatus.FAILED,
 )
 
-_FITS = {
-    None: "",
-    Fit.NOW: "fits",
-    Fit.AFTER_UNLOADING: "after unloading",
-    Fit.NEVER: "too big",
-}
-
-
-def _memory_cell(one: ModelRecord, context: RenderContext) -> str:
-    estimate = one.memory_bytes is None and one.memory_estimate_source != "measured"
-    return memory_text(memory_of(one), estimate=estimate, charset=context.charset)
-
-
-def _fits_cell(model: ModelRecord, _: RenderContext) -> Cell:
-    return Cell(_FITS[model.fits], "bad" if model.fits is Fit.NEVER else "dim")
-
-
 COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
     Column("model", "MODEL", least=20, value=lambda m: m.id),
     Column("state", "STATE", 16, cell=state_cell),
-    Column(
-        "kind", "KIND", 8, lambda m: "vectors" if m.embedding else "chat", priority=2, tone="dim"
-    ),
-    Column("memory", "MEMORY", 10, right=True, priority=1, cell=_memory_cell),
-    Column("fits", "FITS", 15, cell=_fits_cell),
+    Column("memory", "MEMORY", 10, right=True, priority=1, cell=memory_cell),
+    Column("fits", "FITS", 9, cell=fits_cell),
 )
 
 
-def in_order(models: Sequence[ModelRecord]) -> list[ModelRecord]:
-    """Those that answer soonest first: loaded, then those that fit, by id."""
+def chat_models(models: Sequence[ModelRecord]) -> list[ModelRecord]:
+    """Return the models that can chat, the fastest to answer first.
+
+    Loaded models come first, then those that fit in memory, each by id.
+    """
     return sorted(
-        models,
-        key=lambda one: (_ORDER.index(one.status), one.fits is Fit.NEVER, one.id),
-    )
-
-
-def first_choice(models: Sequence[ModelRecord]) -> str | None:
-    """The model to begin with: one that makes text, if there is any."""
-    ordered = in_order(models)
-    return next(
-        (one.id for one in ordered if not one.embedding), ordered[0].id if ordered else None
+        (model for model in models if not model.embedding),
+        key=lambda model: (_ORDER.index(model.status), model.fits is Fit.NEVER, model.id),
     )
 
 
 def model_rows(models: Sequence[ModelRecord], context: RenderContext) -> list[Row]:
     """The rows to choose from."""
-    return [row_of(one.id, one, COLUMNS, context) for one in in_order(models)]
+    return [row_of(model.id, model, COLUMNS, context) for model in chat_models(models)]
 
 
 def title_content(model: ModelRecord | None, sampling: Sampling, charset: Charset) -> Content:
@@ -86,7 +60,7 @@ def title_content(model: ModelRecord | None, sampling: Sampling, charset: Charse
         (clean_line(model.id, limit=60), "bold"),
         "  ",
         (
-            status_text(model.status, model.progress, charset=charset),
+            charset.status_text(model.status, model.progress),
             colour.get(tone, "$text-muted"),
         ),
         (f"   {f' {charset.dot} '.join(filter(None, remarks))}", "$text-muted"),
@@ -111,8 +85,6 @@ def invitation(model: ModelRecord | None, url: str) -> str:
         ready = f"{name} is too big: {clean_line(model.fits_reason or '', limit=400)}."
     else:
         ready = f"{name} is {model.status.value}: the first message loads it, which takes a while."
-    if model.embedding:
-        return f"{ready}\n\nIt makes vectors, not text: type two texts, and see how alike they are."
     return (
         f"Write to try a model.\n\n{ready}\n\n"
         f"It is asked as any client asks, at {clean_line(url, limit=200)}/v1/chat/completions."

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from cyber_inference_tui.records import MemoryRoom, ModelRecord, ModelStatus, ResourceSample
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import plain
-from cyber_inference_tui.tui.figures import memory_text
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.widgets.meter import Part
+from cyber_inference_tui.tui.widgets.stacked_bar import BarPart
+from cyber_inference_tui.units import memory_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Pool:
     """What another model could take now."""
     more: str
     """What it could take if idle ones went, where that is more."""
-    parts: tuple[Part, ...]
+    parts: tuple[BarPart, ...]
     total: float
     limit: float | None = None
     """Up to where models may take it."""
@@ -67,14 +67,14 @@ def _pool(
     if used is not None and free is not None:
         system = used - sum(int(part.value) for part in parts)
         if system > 0:
-            parts.append(Part("system", system, "system", _figure(system, charset)))
-        parts.append(Part("free", free, "free", _figure(free, charset)))
+            parts.append(BarPart("system", system, "system", _figure(system, charset)))
+        parts.append(BarPart("free", free, "free", _figure(free, charset)))
     told = charset.missing if used is None else _figure(used, charset)
     limit = room.limit_bytes if room else None
     free_text, more = _room_texts(room, charset)
     return Pool(
         title=title,
-        caption=f"{told} of {memory_text(total, charset=charset)}",
+        caption=f"{told} of {memory_text(total)}",
         room=free_text,
         more=more,
         parts=tuple(parts),
@@ -84,19 +84,19 @@ def _pool(
     )
 
 
-def _part(label: str, size: int, charset: Charset) -> Part:
-    return Part(label, size, "model", _figure(size, charset))
+def _part(label: str, size: int, charset: Charset) -> BarPart:
+    return BarPart(label, size, "model", _figure(size, charset))
 
 
 def _figure(size: int, charset: Charset) -> str:
-    return memory_text(size, charset=charset).removesuffix(" GiB")
+    return memory_text(size).removesuffix(" GiB")
 
 
 def _room_texts(room: MemoryRoom | None, charset: Charset) -> tuple[str, str]:
     if room is None or room.free_bytes is None:
         return "", ""
     free, after = max(0, room.free_bytes), room.free_after_unloading_bytes
-    now = f"room for {memory_text(free, charset=charset)}"
+    now = f"room for {memory_text(free)}"
     if after is None or _figure(after, charset) == _figure(free, charset):
         return now, ""
     return now, f", {_figure(after, charset)} without idle"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cyber_inference_tui.records import (
     DownloadRecord,
@@ -15,15 +16,15 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.figures import (
+from cyber_inference_tui.tui.pages.models.table import fit_cell
+from cyber_inference_tui.tui.widgets.live_table import Row, row_of
+from cyber_inference_tui.units import (
     age_text,
-    context_size_text,
+    context_text,
+    count_text,
     memory_text,
     number_text,
-    params_text,
 )
-from cyber_inference_tui.tui.pages.models.table import fit_cell
-from cyber_inference_tui.tui.widgets.table import Row, row_of
 
 SORTS = ("downloads", "likes", "trending", "new")
 """The orders that the service can be asked for."""
@@ -53,7 +54,7 @@ def _gated_cell(model: HubModelRecord, _: RenderContext) -> Cell:
 
 def _memory_cell(line: FileLine, context: RenderContext) -> str:
     needed = line.file.memory_estimate_bytes
-    return memory_text(needed, estimate=True, charset=context.charset)
+    return context.charset.known(needed, partial(memory_text, estimate=True))
 
 
 def _vision_cell(line: FileLine, _: RenderContext) -> Cell:
@@ -62,7 +63,7 @@ def _vision_cell(line: FileLine, _: RenderContext) -> Cell:
 
 def _updated_cell(one: HubModelRecord, context: RenderContext) -> Cell:
     age = None if one.updated_at is None else (context.now - one.updated_at).total_seconds()
-    return Cell(age_text(age, charset=context.charset), "dim")
+    return Cell(context.charset.known(age, age_text), "dim")
 
 
 def _note_cell(line: FileLine, context: RenderContext) -> Cell:
@@ -77,16 +78,16 @@ def _note_cell(line: FileLine, context: RenderContext) -> Cell:
 RESULT_COLUMNS: tuple[Column[HubModelRecord, RenderContext], ...] = (
     Column("repo", "REPO", least=28, value=lambda m: m.repo),
     Column("gated", "ACCESS", 6, priority=1, cell=_gated_cell),
-    Column("parameters", "PARAMS", 7, lambda m: m.parameters, right=True, text=params_text),
+    Column("parameters", "PARAMS", 7, lambda m: m.parameters, right=True, text=count_text),
     Column("architecture", "ARCH", 10, lambda m: m.architecture, priority=4),
     Column(
         "context",
         "CONTEXT",
         8,
-        lambda m: m.context_length,
+        lambda m: m.context_length or None,
         right=True,
         priority=5,
-        text=context_size_text,
+        text=context_text,
     ),
     Column("downloads", "DOWNLOADS", 11, lambda m: m.downloads, right=True, text=number_text),
     Column("likes", "LIKES", 7, lambda m: m.likes, right=True, priority=3, text=number_text),

@@ -8,12 +8,17 @@ from typing import Any
 
 from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, RequestRecord
 from cyber_inference_tui.terminal.charset import Charset
-from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext, shown
+from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
-from cyber_inference_tui.tui.figures import age_text, number_text, speed_text
-from cyber_inference_tui.tui.pages.requests.history import Identity, identity
-from cyber_inference_tui.tui.pages.requests.words import clock, kind_of, outcome, status_cell
-from cyber_inference_tui.tui.widgets.table import Row, row_of
+from cyber_inference_tui.tui.pages.requests.known_requests import Identity, identity
+from cyber_inference_tui.tui.pages.requests.request_status import (
+    clock_text,
+    outcome_text,
+    request_kind,
+    status_cell,
+)
+from cyber_inference_tui.tui.widgets.live_table import Row, row_of
+from cyber_inference_tui.units import age_text, number_text, seconds_text, speed_text
 
 AnyRequest = ActiveRequestRecord | RequestRecord
 
@@ -24,22 +29,17 @@ def first_token(record: AnyRequest) -> float | None:
     return record.time_to_first_token_seconds if record.stream else None
 
 
-def seconds_text(seconds: float | None, *, charset: Charset) -> str:
-    """Seconds with two decimals, all down the column."""
-    return number_text(seconds, decimals=2, unit="s", charset=charset)
-
-
 def _finished(name: str) -> Callable[[AnyRequest], Any]:
     """What only a finished request has."""
     return lambda record: getattr(record, name, None)
 
 
 def _model_cell(record: AnyRequest, context: RenderContext) -> str:
-    return shown(record.model, charset=context.charset)
+    return plain(record.model) or context.charset.missing
 
 
 def _failures_cell(totals: ModelTotals, context: RenderContext) -> Cell:
-    text = number_text(totals.failures, charset=context.charset)
+    text = number_text(totals.failures)
     return Cell(text, "bad" if totals.failures else "dim")
 
 
@@ -49,12 +49,12 @@ def _used_cell(totals: ModelTotals, context: RenderContext) -> str:
 
 def _time_cell(record: AnyRequest, context: RenderContext) -> Cell:
     dim = isinstance(record, RequestRecord)
-    return Cell(clock(record.at, context.now), "dim" if dim else "none")
+    return Cell(clock_text(record.at, context.now), "dim" if dim else "none")
 
 
 def _took_cell(record: AnyRequest, context: RenderContext) -> Cell | str:
     if isinstance(record, RequestRecord):
-        return seconds_text(record.duration_seconds, charset=context.charset)
+        return seconds_text(record.duration_seconds)
     age = max(0.0, (context.now - record.at).total_seconds())
     return Cell(f"{int(age):,} s", "busy")
 
@@ -62,7 +62,7 @@ def _took_cell(record: AnyRequest, context: RenderContext) -> Cell | str:
 def _queued_cell(record: AnyRequest, context: RenderContext) -> str:
     if isinstance(record, ActiveRequestRecord) and record.position is not None:
         return f"{int(record.queue_seconds):,} s"
-    return seconds_text(record.queue_seconds, charset=context.charset)
+    return context.charset.known(record.queue_seconds, seconds_text)
 
 
 def _client_cell(record: AnyRequest, context: RenderContext) -> Cell:
@@ -74,7 +74,7 @@ def _client_cell(record: AnyRequest, context: RenderContext) -> Cell:
 COLUMNS: tuple[Column[Any, RenderContext], ...] = (
     Column("time", "TIME", 8, lambda r: r.at.timestamp(), cell=_time_cell, largest_first=True),
     Column("model", "MODEL", least=18, value=lambda r: r.model.lower(), cell=_model_cell),
-    Column("kind", "KIND", 10, lambda r: kind_of(r.path), priority=4),
+    Column("kind", "KIND", 10, lambda r: request_kind(r.path), priority=4),
     Column(
         "status",
         "STATUS",
@@ -118,9 +118,9 @@ TOTAL_COLUMNS: tuple[Column[ModelTotals, RenderContext], ...] = (
 
 def words_of(record: AnyRequest, charset: Charset) -> str:
     """What a text filter looks in, in lower case."""
-    parts = [record.model, record.path, kind_of(record.path), record.client or ""]
+    parts = [record.model, record.path, request_kind(record.path), record.client or ""]
     if isinstance(record, RequestRecord):
-        parts += [outcome(record, charset), record.error or ""]
+        parts += [outcome_text(record, charset), record.error or ""]
     else:
         parts.append(record.phase.value)
     return " ".join(plain(part) for part in parts).lower()

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
-from cyber_inference_tui.tui.pages.requests.words import failed
+from cyber_inference_tui.tui.pages.requests.request_status import failed
 
 MOST_KEPT = 2_000
 Identity = tuple[datetime, str, str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RequestFilter:
     """Which requests are wanted of the service."""
 
     model: str | None = None
@@ -30,10 +30,10 @@ def identity(record: ActiveRequestRecord | RequestRecord) -> Identity:
     return record.at, record.model, record.path, record.client
 
 
-class RequestHistory:
+class KnownRequests:
     """The requests of a choice, newest first; at most ``MOST_KEPT``, of which the oldest go."""
 
-    def __init__(self, choice: Choice) -> None:
+    def __init__(self, choice: RequestFilter) -> None:
         self.choice = choice
         self.complete = False
         """There are no older ones, or no more are kept."""

@@ -36,7 +36,7 @@ _KINDS = (
 )
 
 
-def kind_of(path: str) -> str:
+def request_kind(path: str) -> str:
     """A short word for what is asked: ``chat``, ``embeddings``; else the end of the path."""
     path = plain(path, limit=200).partition("?")[0].rstrip("/")
     for ending, word in _KINDS:
@@ -50,7 +50,7 @@ def failed(record: RequestRecord) -> bool:
     return record.status >= 400 or record.error is not None
 
 
-def outcome(record: RequestRecord, charset: Charset) -> str:
+def outcome_text(record: RequestRecord, charset: Charset) -> str:
     """How it ended: sign and status, or ``gone`` where the client did not wait for the end."""
     if not failed(record):
         return f"{charset.check} {record.status}"
@@ -67,7 +67,7 @@ def outcome_tone(record: RequestRecord) -> Tone:
     return "dim" if record.status == CLIENT_LEFT else "bad"
 
 
-def phase_sign(record: ActiveRequestRecord, charset: Charset) -> str:
+def phase_text(record: ActiveRequestRecord, charset: Charset) -> str:
     """Where one that is not finished stands, with its place while it waits."""
     if record.phase is RequestPhase.WAITING:
         place = "" if record.position is None else f" {record.position}"
@@ -78,11 +78,11 @@ def phase_sign(record: ActiveRequestRecord, charset: Charset) -> str:
 def status_cell(record: ActiveRequestRecord | RequestRecord, context: RenderContext) -> Cell:
     """Where a running request stands, or how a finished one ended."""
     if isinstance(record, RequestRecord):
-        return Cell(outcome(record, context.charset), outcome_tone(record))
-    return Cell(phase_sign(record, context.charset), "busy")
+        return Cell(outcome_text(record, context.charset), outcome_tone(record))
+    return Cell(phase_text(record, context.charset), "busy")
 
 
-def clock(at: datetime, now: datetime) -> str:
+def clock_text(at: datetime, now: datetime) -> str:
     """The time of day where ``now`` is; of another day, the day."""
     local = at.astimezone(now.tzinfo)
     if local.date() == now.date():

@@ -6,23 +6,25 @@ from datetime import datetime
 
 from cyber_inference_tui.records import ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.tone import Tone
-from cyber_inference_tui.tui.snapshot import Happening
+from cyber_inference_tui.tui.snapshot import RecentEvent
 from cyber_inference_tui.units import size_text
 
 
-def told_change(
+def model_change_event(
     before: ModelRecord | None, after: ModelRecord | None, at: datetime
-) -> Happening | None:
+) -> RecentEvent | None:
     """What is worth telling of the change from ``before`` to ``after``; mostly nothing is."""
     if after is None:
-        return Happening(at=at, subject=before.id, text="is gone from the disk") if before else None
+        return (
+            RecentEvent(at=at, subject=before.id, text="is gone from the disk") if before else None
+        )
     if before is None:
-        return Happening(at=at, subject=after.id, text="was found", tone="good")
+        return RecentEvent(at=at, subject=after.id, text="was found", tone="good")
     if before.status is not after.status:
         text, tone = _new_status(before, after)
-        return Happening(at=at, subject=after.id, text=text, tone=tone) if text else None
+        return RecentEvent(at=at, subject=after.id, text=text, tone=tone) if text else None
     if before.pinned != after.pinned:
-        return Happening(at=at, subject=after.id, text="pinned" if after.pinned else "unpinned")
+        return RecentEvent(at=at, subject=after.id, text="pinned" if after.pinned else "unpinned")
     return None
 
 

@@ -11,7 +11,7 @@ from textual.strip import Strip
 
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
-from cyber_inference_tui.tui.widgets.table import LiveTable, Row
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 from tests.tui.driving import until
 
 

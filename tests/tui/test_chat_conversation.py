@@ -7,10 +7,10 @@ import pytest
 from cyber_inference_tui.client.completions import ChatDelta
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.records import Fit, ModelStatus
-from cyber_inference_tui.tui.pages.chat import turns
-from cyber_inference_tui.tui.pages.chat.models import first_choice, in_order, invitation
+from cyber_inference_tui.tui.pages.chat import conversation
+from cyber_inference_tui.tui.pages.chat.conversation import Conversation, Turn, TurnState
+from cyber_inference_tui.tui.pages.chat.model_choice import chat_models, invitation
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling, read_sampling, sampling_text
-from cyber_inference_tui.tui.pages.chat.turns import Conversation, Turn, TurnState
 from tests.tui.world import model
 
 
@@ -51,7 +51,7 @@ def test_one_piece_has_no_rate() -> None:
 
 def test_an_answer_without_end_is_ended() -> None:
     one = turn()
-    for _ in range(turns.ANSWER_CHARACTERS // 1000 + 1):
+    for _ in range(conversation.ANSWER_CHARACTERS // 1000 + 1):
         one.take(ChatDelta(text="x" * 1000), 11.0)
     assert one.state is TurnState.STOPPED
     assert one.finish_reason == "too long"
@@ -98,13 +98,13 @@ def test_asking_again_forgets_the_answer() -> None:
 
 def test_a_conversation_is_bounded() -> None:
     talk = Conversation()
-    for number in range(turns.TURNS_KEPT + 5):
+    for number in range(conversation.TURNS_KEPT + 5):
         talk.begin(f"{number}", "m", 0)
-    assert len(talk.turns) == turns.TURNS_KEPT
+    assert len(talk.turns) == conversation.TURNS_KEPT
     assert talk.dropped == 5
     talk.clear()
     for _ in range(8):
-        talk.begin("x" * (turns.CHARACTERS_KEPT // 4), "m", 0)
+        talk.begin("x" * (conversation.CHARACTERS_KEPT // 4), "m", 0)
     assert len(talk.turns) == 4
     assert talk.dropped == 4
 
@@ -138,7 +138,7 @@ def test_values_that_mean_nothing_are_refused(name: str, text: str, says: str) -
     assert caught.value.param == name
 
 
-def test_loaded_models_come_first_and_those_that_make_text_are_chosen() -> None:
+def test_loaded_models_come_first_and_embedding_models_are_left_out() -> None:
     models = [
         model("a-too-big", fits=Fit.NEVER),
         model("b-asleep"),
@@ -146,11 +146,8 @@ def test_loaded_models_come_first_and_those_that_make_text_are_chosen() -> None:
         model("d-loading", status=ModelStatus.LOADING),
         model("e-failed", status=ModelStatus.FAILED),
     ]
-    ids = [one.id for one in in_order(models)]
-    assert ids == ["c-vectors", "d-loading", "b-asleep", "a-too-big", "e-failed"]
-    assert first_choice(models) == "d-loading"
-    assert first_choice(models[2:3]) == "c-vectors"
-    assert first_choice([]) is None
+    ids = [one.id for one in chat_models(models)]
+    assert ids == ["d-loading", "b-asleep", "a-too-big", "e-failed"]
 
 
 def test_an_empty_page_says_what_a_message_would_do() -> None:
@@ -162,5 +159,4 @@ def test_an_empty_page_says_what_a_message_would_do() -> None:
         model("m", status=ModelStatus.FAILED, error="It is out of memory."), url
     )
     assert "too big" in invitation(model("m", fits=Fit.NEVER, fits_reason="needs 20 GiB"), url)
-    assert "two texts" in invitation(model("m", embedding=True), url)
     assert f"{url}/v1" in invitation(model("m"), url)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cyber_inference_tui.terminal.columns import RenderContext
 
 
-class Leave(StrEnum):
+class AfterExit(StrEnum):
     """How the app was left: what its caller has to do with the service."""
 
     KEEP = "keep"
@@ -31,7 +31,7 @@ def local_now() -> datetime:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Launch:
+class AppOptions:
     """How the app is to run."""
 
     attached: bool = False

@@ -7,16 +7,28 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from textual.binding import Binding, BindingType
+
 from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, endpoints, queries
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.figures import memory_text, requests_text
 from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.units import counted, memory_text
 
 RESTING = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 """The states in which a model has no server and waits for none."""
 _ON_MODEL = frozenset(
     {"load", "unload", "pin", "details", "edit", "log", "chat", "copy_command", "copy_id", "delete"}
 )
+
+
+def model_bindings(page: str) -> list[BindingType]:
+    """Return the keys that every page with models has; ``page`` begins their ids."""
+    return [
+        Binding("l", "load", "Load", id=f"{page}.load", tooltip="start the model's server"),
+        Binding("u", "unload", "Unload", id=f"{page}.unload", tooltip="stop the model's server"),
+        Binding("p", "pin", "Pin", id=f"{page}.pin", tooltip="keep the model loaded, or unpin it"),
+        Binding("o", "log", "Log", id=f"{page}.log", tooltip="open the log of its server"),
+    ]
 
 
 class ModelActions(Page):
@@ -50,6 +62,8 @@ class ModelActions(Page):
             return model.status in RESTING
         if action == "unload":
             return model.status not in RESTING | {ModelStatus.UNLOADING}
+        if action == "chat":
+            return not model.embedding
         if action == "copy_command":
             details = self.chosen_details()
             return details is not None and bool(details.command)
@@ -78,9 +92,9 @@ class ModelActions(Page):
                 query = queries.UnloadQuery(force=value == "now")
                 self.cyber.do(self.client.call(endpoints.UNLOAD, model.id, query=query))
 
-        text = f"It is serving {requests_text(running)}" if running else ""
+        text = f"It is serving {counted(running, 'request')}" if running else ""
         if waiting:
-            many = requests_text(waiting) if not running else f"{waiting} more"
+            many = counted(waiting, "request") if not running else f"{waiting} more"
             verb = "is" if waiting == 1 else "are"
             text += f"{' and ' if running else ''}{many} {verb} waiting"
         self.app.push_screen(
@@ -124,14 +138,14 @@ class ModelActions(Page):
 
     async def _ask_delete(self, model: ModelRecord) -> None:
         from cyber_inference_tui.tui.dialogs.question import Answer, Question  # noqa: PLC0415
-        from cyber_inference_tui.tui.pages.models.details import doomed_text  # noqa: PLC0415
+        from cyber_inference_tui.tui.pages.models.details import files_to_delete_text  # noqa: PLC0415
 
         details = await self.client.call(endpoints.DETAILS, model.id)
         if not self.is_current:
             return  # meanwhile something else was asked for
         name = clean_line(model.id, limit=200)
-        size = memory_text(model.size_bytes, charset=self.cyber.launch.charset)
-        files = doomed_text(details) or clean_line(model.path or "", limit=300)
+        size = self.cyber.options.charset.known(model.size_bytes, memory_text)
+        files = files_to_delete_text(details) or clean_line(model.path or "", limit=300)
 
         def answered(value: str | None) -> None:
             if value == "delete":

@@ -17,7 +17,7 @@ from textual.widget import Widget
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.text_width import cut, plain
 
-PartKind = Literal["model", "system", "free"]
+BarPartKind = Literal["model", "system", "free"]
 SpanKind = Literal["model", "other-model", "system", "free", "rest", "mark", "label"]
 
 # Each kind has a filling of its own, so that the bar can be read without colour. Models take two
@@ -40,12 +40,12 @@ _SHORTEST_NAME = 4
 
 
 @dataclass(frozen=True)
-class Part:
+class BarPart:
     """One part: ``value`` in the unit of the total, ``figure`` as it is written (``3.1``)."""
 
     label: str
     value: float
-    kind: PartKind
+    kind: BarPartKind
     figure: str = ""
 
 
@@ -89,7 +89,7 @@ def shares(values: Sequence[float], total: float, width: int) -> list[int]:
 
 
 def layout(
-    parts: Sequence[Part], total: float, width: int, mark: float | None, charset: Charset
+    parts: Sequence[BarPart], total: float, width: int, mark: float | None, charset: Charset
 ) -> list[Span]:
     """The bar as spans that take ``width`` cells together."""
     cells = shares([part.value for part in parts], total, width)
@@ -121,7 +121,7 @@ def _mark_cell(mark: float | None, total: float, width: int) -> int | None:
     return min(width - 1, int(min(1.0, mark / total) * width))
 
 
-def _label(part: Part, room: int, charset: Charset) -> str:
+def _label(part: BarPart, room: int, charset: Charset) -> str:
     """What of the label fits beside a space at each side and a bit of the filling."""
     room -= 3
     figure, name = plain(part.figure), plain(part.label)
@@ -136,29 +136,29 @@ def _filled(fill: str, kind: SpanKind, size: int, label: str) -> list[Span]:
     return [Span(fill * (size - cell_len(label)), kind), Span(label, "label")]
 
 
-class Meter(Widget):
+class StackedBar(Widget):
     """Shows parts of a total, each as wide as its share, with their labels where they fit."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "meter--model",
-        "meter--other-model",
-        "meter--system",
-        "meter--free",
-        "meter--rest",
-        "meter--mark",
-        "meter--label",
+        "stackedbar--model",
+        "stackedbar--other-model",
+        "stackedbar--system",
+        "stackedbar--free",
+        "stackedbar--rest",
+        "stackedbar--mark",
+        "stackedbar--label",
     }
     DEFAULT_CSS = """
-    Meter {
+    StackedBar {
         height: 1;
         width: 1fr;
-        & > .meter--model { color: $accent; }
-        & > .meter--other-model { color: $accent; }
-        & > .meter--system { color: $text-muted; }
-        & > .meter--free { color: $text-disabled; }
-        & > .meter--rest { color: $text-disabled; }
-        & > .meter--mark { color: $text-warning; text-style: bold; }
-        & > .meter--label { color: $foreground; }
+        & > .stackedbar--model { color: $accent; }
+        & > .stackedbar--other-model { color: $accent; }
+        & > .stackedbar--system { color: $text-muted; }
+        & > .stackedbar--free { color: $text-disabled; }
+        & > .stackedbar--rest { color: $text-disabled; }
+        & > .stackedbar--mark { color: $text-warning; text-style: bold; }
+        & > .stackedbar--label { color: $foreground; }
     }
     """
     ALLOW_SELECT = False
@@ -172,12 +172,12 @@ class Meter(Widget):
     ) -> None:
         super().__init__(id=id, classes=classes)
         self._charset = charset
-        self._parts: tuple[Part, ...] = ()
+        self._parts: tuple[BarPart, ...] = ()
         self._total = 0.0
         self._mark: float | None = None
         self._spans: list[Span] = []
 
-    def show(self, parts: Sequence[Part], total: float, mark: float | None = None) -> None:
+    def show(self, parts: Sequence[BarPart], total: float, mark: float | None = None) -> None:
         """Show ``parts`` of ``total`` in order, with a tick at ``mark`` (in the same unit)."""
         self._parts, self._total, self._mark = tuple(parts), total, mark
         self._compute()
@@ -202,5 +202,5 @@ class Meter(Widget):
             return Strip.blank(width, self.rich_style)
         style = self.get_component_rich_style
         return Strip(
-            [Segment(span.text, style(f"meter--{span.kind}")) for span in self._spans], width
+            [Segment(span.text, style(f"stackedbar--{span.kind}")) for span in self._spans], width
         )

@@ -18,18 +18,21 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
-from cyber_inference_tui.tui.figures import (
+from cyber_inference_tui.tui.pages.models.sentences import STYLES, model_sentence
+from cyber_inference_tui.tui.pages.models.table import STATE_ORDER, memory_cell, state_cell
+from cyber_inference_tui.tui.pages.requests.request_status import (
+    clock_text,
+    request_kind,
+    status_cell,
+)
+from cyber_inference_tui.tui.snapshot import RecentEvent
+from cyber_inference_tui.tui.widgets.live_table import Row, row_of
+from cyber_inference_tui.units import (
     age_text,
     countdown_text,
-    memory_text,
     number_text,
     speed_text,
 )
-from cyber_inference_tui.tui.pages.models.sentences import STYLES, model_sentence
-from cyber_inference_tui.tui.pages.models.table import STATE_ORDER, memory_of, state_cell
-from cyber_inference_tui.tui.pages.requests.words import clock, kind_of, status_cell
-from cyber_inference_tui.tui.snapshot import Happening
-from cyber_inference_tui.tui.widgets.table import Row, row_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,6 @@ def _waiting_cell(line: ModelLine, context: RenderContext) -> str:
     return f"{model.queued}" if wait is None else f"{model.queued} {about} {age_text(wait)}"
 
 
-def _memory_cell(line: ModelLine, context: RenderContext) -> str:
-    estimate = line.model.memory_bytes is None
-    return memory_text(memory_of(line.model), estimate=estimate, charset=context.charset)
-
-
 def _idle_cell(line: ModelLine, context: RenderContext) -> str:
     model, charset = line.model, context.charset
     if model.pinned:
@@ -83,7 +81,7 @@ def _idle_cell(line: ModelLine, context: RenderContext) -> str:
         return "busy"
     if model.unload_at is None:
         return charset.missing
-    return countdown_text((model.unload_at - context.now).total_seconds(), charset=charset)
+    return countdown_text((model.unload_at - context.now).total_seconds())
 
 
 def _took_cell(one: Request, context: RenderContext) -> str:
@@ -99,7 +97,7 @@ def _tokens_cell(one: Request, _: RenderContext) -> str:
     return "" if tokens is None else f"{tokens:,} tok"
 
 
-def _event_cell(one: Happening, context: RenderContext) -> Cell:
+def _event_cell(one: RecentEvent, context: RenderContext) -> Cell:
     """What happened; what went wrong has a sign."""
     bad = one.tone == "bad"
     sign = f"{context.charset.status_sign(ModelStatus.FAILED)} " if bad else ""
@@ -116,20 +114,29 @@ MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
     ),
     Column("running", "RUNNING", 7, _running, right=True, priority=2, text=number_text),
     Column("waiting", "WAITING", 9, right=True, cell=_waiting_cell),
-    Column("memory", "MEMORY", 9, right=True, cell=_memory_cell),
+    Column(
+        "memory",
+        "MEMORY",
+        9,
+        right=True,
+        cell=lambda line, context: memory_cell(line.model, context),
+    ),
     Column("idle", "IDLE OUT", 8, right=True, priority=1, cell=_idle_cell),
 )
 REQUEST_COLUMNS: tuple[Column[Request, RenderContext], ...] = (
-    Column("time", "TIME", 8, cell=lambda request, context: clock(request.at, context.now)),
+    Column("time", "TIME", 8, cell=lambda request, context: clock_text(request.at, context.now)),
     Column("model", "MODEL", least=8, cell=lambda request, _: plain(request.model)),
-    Column("kind", "KIND", 10, lambda request: kind_of(request.path), priority=1),
+    Column("kind", "KIND", 10, lambda request: request_kind(request.path), priority=1),
     Column("status", "STATUS", 12, cell=status_cell),
     Column("took", "TOOK", 8, right=True, cell=_took_cell),
     Column("tokens", "TOKENS", 9, right=True, priority=2, cell=_tokens_cell),
 )
-EVENT_COLUMNS: tuple[Column[Happening, RenderContext], ...] = (
+EVENT_COLUMNS: tuple[Column[RecentEvent, RenderContext], ...] = (
     Column(
-        "time", "TIME", 8, cell=lambda event, context: Cell(clock(event.at, context.now), "dim")
+        "time",
+        "TIME",
+        8,
+        cell=lambda event, context: Cell(clock_text(event.at, context.now), "dim"),
     ),
     Column("subject", "SUBJECT", 14, cell=lambda event, _: plain(event.subject)),
     Column("text", "TEXT", least=10, cell=_event_cell),
@@ -189,17 +196,17 @@ def request_rows(
 
 
 def event_rows(
-    happenings: Sequence[Happening], context: RenderContext, needle: str = ""
+    recent_events: Sequence[RecentEvent], context: RenderContext, needle: str = ""
 ) -> list[Row]:
     """What happened, the newest first."""
     return [
         row_of(
-            f"{one.at.timestamp()} {one.subject} {len(happenings) - place}",
+            f"{one.at.timestamp()} {one.subject} {len(recent_events) - place}",
             one,
             EVENT_COLUMNS,
             context,
         )
-        for place, one in enumerate(happenings[:_MOST_LISTED])
+        for place, one in enumerate(recent_events[:_MOST_LISTED])
         if _matches(one.subject, needle)
     ]
 
