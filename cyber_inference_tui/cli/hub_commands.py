@@ -96,6 +96,7 @@ def download_model(
     terminal = stderr_terminal(options.environ)
     with ProgressLine(terminal) as line:
         progress = DownloadProgress(terminal, line)
+        line.show("connecting to the service")
         try:
             record = _download(options, wanted, progress)
         except KeyboardInterrupt:
