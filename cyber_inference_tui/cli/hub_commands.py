@@ -175,7 +175,7 @@ async def _follow(
         while record.status in _UNDER_WAY:
             progress.show(record)
             await asyncio.sleep(_POLL)
-            known = {one.id: one for one in await client.call(endpoints.DOWNLOADS)}
+            known = {download.id: download for download in await client.call(endpoints.DOWNLOADS)}
             if record.id not in known:
                 raise ConflictError(f"The download of {record.repo} was taken from the list.")
             record = known[record.id]
@@ -202,8 +202,8 @@ def _stop_if_unused(url: str, pid: int, settings: Settings) -> None:
         models = await client.call(endpoints.MODELS)
         downloads = await client.call(endpoints.DOWNLOADS)
         idle = {ModelStatus.UNLOADED, ModelStatus.FAILED}
-        return any(one.status not in idle for one in models) or any(
-            one.status in _UNDER_WAY for one in downloads
+        return any(model.status not in idle for model in models) or any(
+            download.status in _UNDER_WAY for download in downloads
         )
 
     try:

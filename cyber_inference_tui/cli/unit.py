@@ -66,7 +66,7 @@ def unit_text(command: Sequence[str], *, stop_seconds: float, user: str | None) 
     if user is not None:
         lines += [f"User={user}", "ProtectSystem=yes"]
     lines += [
-        f"ExecStart={' '.join(word(one) for one in command)}",
+        f"ExecStart={' '.join(word(argument) for argument in command)}",
         "Restart=on-failure",
         "RestartSec=5",
         "# A restart does not help against wrong usage or a broken configuration.",
@@ -89,7 +89,7 @@ def word(text: str) -> str:
     escaped = text
     for sign, written in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("%", "%%"), ("$", "$$")):
         escaped = escaped.replace(sign, written)
-    plain = text and all(one.isalnum() or one in "-_./:=@+," for one in text)
+    plain = text and all(sign.isalnum() or sign in "-_./:=@+," for sign in text)
     return text if plain else f'"{escaped}"'
 
 

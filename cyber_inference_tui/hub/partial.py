@@ -50,9 +50,9 @@ class HubFile(msgspec.Struct, frozen=True, kw_only=True):
 
     def same_content(self, other: HubFile) -> bool:
         """Return whether both have the same bytes, as far as they are known."""
-        for one, another in ((self.sha256, other.sha256), (self.git_sha1, other.git_sha1)):
-            if one and another:
-                return one == another
+        for ours, theirs in ((self.sha256, other.sha256), (self.git_sha1, other.git_sha1)):
+            if ours and theirs:
+                return ours == theirs
         place = (self.repo, self.revision, self.path)
         sizes = {self.size, other.size} - {None}
         return place == (other.repo, other.revision, other.path) and len(sizes) < 2
