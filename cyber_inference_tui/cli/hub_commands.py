@@ -100,7 +100,7 @@ def download_model(
         try:
             record = _download(options, wanted, progress)
         except KeyboardInterrupt:
-            line.clear()
+            progress.clear()
             click.echo(progress.stopped(), err=True)
             raise
     if as_json:
@@ -156,6 +156,7 @@ def _download(
             settings, lambda client: _follow(client, wanted, progress), url=service.url
         )
     finally:
+        progress.clear()
         if service.started and service.pid is not None:
             _stop_if_unused(service.url, service.pid, settings)
 
@@ -240,6 +241,10 @@ class DownloadProgress:
         if step != self._printed:
             self._printed = step
             click.echo(progress_text(record), err=True)
+
+    def clear(self) -> None:
+        """Erase the bar before other output."""
+        self._line.clear()
 
     def stopped(self) -> str:
         """Return the message for an interrupted download."""

@@ -313,8 +313,7 @@ class Downloads:
         self._publish(download)
 
     async def _remove_files(self, download: Download) -> None:
-        """Remove the files once nothing writes to them, unless the download is queued again by
-        then."""
+        """Remove the files once nothing writes to them, unless it is queued again by then."""
         while download.task is not None and download.entry.status not in _ACTIVE:
             await asyncio.wait([download.task], timeout=_END_TIME)
         if download.entry.status not in _ACTIVE:

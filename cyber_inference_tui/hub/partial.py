@@ -75,10 +75,11 @@ class _Note(msgspec.Struct, kw_only=True):
 
 
 class Partial:
-    """Get one from ``open_partial``, then call ``hash_more`` until it returns true; ``close`` it at
-    the end.
+    """A partial file: get one from ``open_partial``, call ``hash_more`` until it is true, then
+    write.
 
-    Methods raise ``DiskFullError``, or ``CyberError`` if the file cannot be read or written.
+    ``close`` it at the end. Methods raise ``DiskFullError``, or ``CyberError`` if the file cannot
+    be read or written.
     """
 
     def __init__(self, target: Path, file: int, note: _Note, boot: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from cyber_inference_tui.cli import service_command
 from cyber_inference_tui.cli.options import GlobalOptions
-from cyber_inference_tui.cli.unit import UNIT_NAME, Systemd, unit_text, user_units, word
+from cyber_inference_tui.cli.unit import UNIT_NAME, Systemd, quoted, unit_text, user_units
 from cyber_inference_tui.errors import CyberError, NotFoundError
 from cyber_inference_tui.service.runtime import DataDirectoryLock
 from tests.cli.conftest import CommandLine
@@ -303,7 +303,7 @@ def test_other_variables_are_pointed_out(
     ],
 )
 def test_arguments_are_written_as_systemd_reads_them(text: str, written: str) -> None:
-    assert word(text) == written
+    assert quoted(text) == written
 
 
 def test_the_text_has_every_section_once() -> None:
