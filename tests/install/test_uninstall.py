@@ -97,7 +97,7 @@ def test_purging_wants_a_yes_and_removes_everything_of_the_program(installed: Ch
     process.communicate(timeout=60)
     said = said_on(ours)
     assert process.returncode == 1
-    assert "Remove all of it?" in said
+    assert "Remove all this?" in said
     assert f"{installed.app.parent}/models" in said
     assert below(installed.home) == before
     assert installed.run("--uninstall", "--yes").returncode == 2
