@@ -10,6 +10,7 @@ import math
 import sqlite3
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -62,21 +63,8 @@ A released step is never changed: a new version is a new step."""
 
 Record = RequestRecord | SessionRecord | Measurement
 
-_INSERT_REQUEST = """INSERT INTO requests (at, model, path, status, stream, tokens_in, tokens_out,
-    tokens_per_second, time_to_first_token_seconds, queue_seconds, duration_seconds, client, error)
-    VALUES (:at, :model, :path, :status, :stream, :tokens_in, :tokens_out, :tokens_per_second,
-    :time_to_first_token_seconds, :queue_seconds, :duration_seconds, :client, :error)"""
-_INSERT_SESSION = """INSERT INTO sessions (model, load_reason, unload_reason, loaded_at,
-    unloaded_at, load_seconds, requests, tokens_in, tokens_out, context_size,
-    memory_estimate_bytes, memory_bytes)
-    VALUES (:model, :load_reason, :unload_reason, :loaded_at, :unloaded_at, :load_seconds,
-    :requests, :tokens_in, :tokens_out, :context_size, :memory_estimate_bytes, :memory_bytes)"""
-_INSERT_MEASUREMENT = """INSERT OR REPLACE INTO measurements (signature, model, mapped, host,
-    device, context_size, load_seconds, size_bytes, at)
-    VALUES (:signature, :model, :mapped, :host, :device, :context_size, :load_seconds,
-    :size_bytes, :at)"""
-
-
+_TABLES = {RequestRecord: "requests", SessionRecord: "sessions", Measurement: "measurements"}
+"""A new field of one of these records needs a new step."""
 _AGES = {"requests": "at", "sessions": "coalesce(unloaded_at, loaded_at)"}
 # By table: the newest row that is too old, the oldest one that is not, and the removal.
 _PRUNE = {
@@ -95,12 +83,14 @@ def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
     """Add records in order, within the present transaction."""
     for record in records:
         values = {name: _storable(value) for name, value in _fields(record)}
-        if isinstance(record, RequestRecord):
-            connection.execute(_INSERT_REQUEST, values)
-        elif isinstance(record, SessionRecord):
-            connection.execute(_INSERT_SESSION, values)
-        else:
-            connection.execute(_INSERT_MEASUREMENT, values)
+        connection.execute(_insertion(type(record), tuple(values)), values)
+
+
+@cache
+def _insertion(kind: type[Record], columns: tuple[str, ...]) -> str:
+    places = ", ".join(f":{column}" for column in columns)
+    table = _TABLES[kind]
+    return f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({places})"  # noqa: S608
 
 
 def samples(at: datetime) -> tuple[Record, ...]:
@@ -244,6 +234,8 @@ def _filters(query: HistoryQuery) -> dict[str, Any]:
 def _fields(record: Record) -> Iterable[tuple[str, Any]]:
     for name in record.__struct_fields__:
         value = getattr(record, name)
+        if name == "id":
+            continue  # SQLite gives it
         if isinstance(value, Footprint):
             yield from (("mapped", value.mapped), ("host", value.host), ("device", value.device))
         else:

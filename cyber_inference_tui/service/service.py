@@ -285,10 +285,11 @@ class Service:
 
     async def _recall(self) -> None:
         """Take over what earlier runs measured of loads."""
-        # The history itself logs why there is none.
-        with contextlib.suppress(CyberError):
+        try:
             for measurement in reversed(await self.history.measurements()):
                 self._load_history.recall(measurement)
+        except CyberError as error:
+            _logger.warning("earlier measurements of loads are not known: %s", error)
 
     async def _read_memory(self, pids: Collection[int]) -> MemoryReading | None:
         variables = {

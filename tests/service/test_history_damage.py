@@ -315,8 +315,7 @@ async def test_where_nothing_can_be_written_nothing_is_kept(
             history.add(request(number))
             history.add(session(number))
             history.add(measurement())
-            with pytest.raises(CyberError, match="cannot be opened"):
-                await history.requests()
+            assert await history.requests() == []
     (said,) = caplog.records
     assert "no history is kept" in said.getMessage()
 
