@@ -133,7 +133,7 @@ class Forwarder:
         log = RequestLog(request, self._now)
         target = await self._targets.find(request)
         answer = ClientResponse(request, target.stream, _name_replacer(target.model))
-        number = self._service.active.come(log.start(target, answer))
+        number = self._service.active.add(log.start(target, answer).active)
         try:
             await self._serve(request, target, answer, log)
         except CyberError as error:
@@ -153,7 +153,7 @@ class Forwarder:
             _logger.exception("forwarding %s failed", target.path)
             answer.cut()
         finally:
-            self._service.active.go(number)
+            self._service.active.remove(number)
             self._note(target, answer, log)
         return _WrittenResponse(keep_alive=answer.keep_alive)
 

@@ -30,7 +30,7 @@ from cyber_inference_tui.records import (
     endpoints,
 )
 from cyber_inference_tui.records.endpoints import LOG_POSITION
-from cyber_inference_tui.records.queries import InstallWish
+from cyber_inference_tui.records.queries import InstallRequest
 
 
 class StandIn:
@@ -165,7 +165,7 @@ class StandIn:
         )
 
     async def _begin_install(self, request: web.Request) -> web.Response:
-        wish = msgspec.json.decode(await request.read(), type=InstallWish)
+        wish = msgspec.json.decode(await request.read(), type=InstallRequest)
         return as_json(self._install(InstallState.RUNNING, wish.source))
 
     def _install(self, state: InstallState, source: str | None) -> InstallRecord:

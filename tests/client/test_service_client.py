@@ -30,8 +30,8 @@ from cyber_inference_tui.records import (
     LogPage,
     LogRecord,
     LogRun,
+    MemoryPool,
     MemoryRecord,
-    MemoryRoom,
     ModelDetails,
     ModelRecord,
     ModelStatus,
@@ -383,7 +383,7 @@ async def test_a_stream_cut_by_the_service_goes_on_without_loss(stand_in: StandI
 async def test_getting_a_llama_server_and_the_demo(stand_in: StandIn) -> None:
     async with ServiceClient(stand_in.url) as client:
         assert (await client.call(endpoints.INSTALLATION)).state is InstallState.IDLE
-        begun = await client.call(endpoints.INSTALL, body=queries.InstallWish("debian"))
+        begun = await client.call(endpoints.INSTALL, body=queries.InstallRequest("debian"))
         assert (begun.state, begun.source) == (InstallState.RUNNING, "debian")
         assert (await client.call(endpoints.INSTALLATION)).state is InstallState.RUNNING
         assert (await client.call(endpoints.CANCEL_INSTALL)).state is InstallState.CANCELLED
@@ -402,7 +402,7 @@ def test_the_key_of_a_models_setting_is_what_toml_reads(model_id: str) -> None:
 async def test_details_memory_and_active_requests(stand_in: StandIn) -> None:
     at = datetime(2026, 1, 31, 12, tzinfo=UTC)
     details = ModelDetails(model=ModelRecord(id="a/b c"), facts={"layers": 2})
-    room = MemoryRoom(pool="gpu", free_bytes=3)
+    room = MemoryPool(pool="gpu", free_bytes=3)
     problem = ProblemRecord(where="/m/lora.gguf", reason="it is an adapter")
     active = ActiveRequestRecord(
         number=1, at=at, model="m", path="/", phase=RequestPhase.ANSWERING, stream=True

@@ -39,8 +39,8 @@ from cyber_inference_tui.records import (
     LlamaServerRecord,
     LogPage,
     LogRecord,
+    MemoryPool,
     MemoryRecord,
-    MemoryRoom,
     ModelDetails,
     ModelRecord,
     ModelStatus,
@@ -56,7 +56,7 @@ from cyber_inference_tui.records import (
     to_json,
 )
 from cyber_inference_tui.records.queries import HistoryQuery, LinesQuery, RequestQuery
-from cyber_inference_tui.service.configuring import Configuration
+from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
@@ -201,8 +201,8 @@ class StandInModels(Models):
     def problems(self) -> list[ProblemRecord]:
         return [ProblemRecord(where="/models/lora.gguf", reason="it is an adapter")]
 
-    def memory_rooms(self) -> list[MemoryRoom]:
-        return [MemoryRoom(pool="memory", limit_bytes=8, free_bytes=4)]
+    def memory_rooms(self) -> list[MemoryPool]:
+        return [MemoryPool(pool="memory", limit_bytes=8, free_bytes=4)]
 
     async def load(self, model_id: str, *, wait: bool) -> ModelRecord:
         self._service.fail()
@@ -308,14 +308,14 @@ class StandInHub(Hub):
 
     def __init__(self, service: StandInService) -> None:
         self.browse = StandInBrowse(service)
+        self._downloads = service.downloads
 
 
 class StandInService(Service):
     """Keeps its models in a dictionary and notes what it was asked."""
 
-    # Those are properties of the real one, so the class has to have something in their place.
+    # A property of the real one, so the class has to have something in its place.
     settings: Settings = make_settings()
-    downloads: StandInDownloads = StandInDownloads()
     configuration: StandInConfiguration
     installation: StandInInstallation
     models: StandInModels

@@ -89,7 +89,9 @@ async def test_the_client_has_a_call_for_each() -> None:
     service = StandInService()
     async with serving(service) as front, ServiceClient(front.url) as client:
         assert (
-            await client.call(endpoints.DOWNLOAD, body=queries.NewDownload("o/n", revision="main"))
+            await client.call(
+                endpoints.DOWNLOAD, body=queries.DownloadRequest("o/n", revision="main")
+            )
         ).id == "abc"
         assert (await client.call(endpoints.PAUSE_DOWNLOAD, "abc")).status is DownloadStatus.PAUSED
         assert (await client.call(endpoints.RESUME_DOWNLOAD, "abc")).status is DownloadStatus.QUEUED

@@ -26,8 +26,8 @@ from cyber_inference_tui.records import (
     LogRun,
     MemoryAtContext,
     MemoryPart,
+    MemoryPool,
     MemoryRecord,
-    MemoryRoom,
     ModelDetails,
     ModelRecord,
     ModelSettingRecord,
@@ -64,7 +64,7 @@ class World:
     models: dict[str, ModelRecord] = field(default_factory=dict)
     problems: list[ProblemRecord] = field(default_factory=list)
     samples: list[ResourceSample] = field(default_factory=list)
-    rooms: list[MemoryRoom] = field(default_factory=list)
+    rooms: list[MemoryPool] = field(default_factory=list)
     active: list[ActiveRequestRecord] = field(default_factory=list)
     requests: list[RequestRecord] = field(default_factory=list)
     sessions: list[SessionRecord] = field(default_factory=list)
@@ -213,7 +213,7 @@ def empty_world() -> World:
         status=status(llama_server=LlamaServerRecord(), uptime_seconds=3.0),
         samples=idle,
         rooms=[
-            MemoryRoom(
+            MemoryPool(
                 pool="memory",
                 limit_bytes=int(5.9 * GIB),
                 free_bytes=int(5.8 * GIB),
@@ -317,7 +317,7 @@ def busy_world() -> World:
         models={one.id: one for one in sorted(models, key=lambda one: one.id)},
         samples=[jetson_sample(number) for number in range(200, -1, -1)],
         rooms=[
-            MemoryRoom(
+            MemoryPool(
                 pool="memory",
                 limit_bytes=int(5.9 * GIB),
                 free_bytes=int(0.8 * GIB),

@@ -148,7 +148,7 @@ class Greeting(VerticalScroll, can_focus=True):
         if place < len(ways):
             self._app.do(
                 self._app.client.call(
-                    endpoints.INSTALL, body=queries.InstallWish(ways[place].name)
+                    endpoints.INSTALL, body=queries.InstallRequest(ways[place].name)
                 ),
                 group="install",
             )
@@ -196,7 +196,7 @@ class Greeting(VerticalScroll, can_focus=True):
         if place < len(chosen):
             self._app.do(
                 self._app.client.call(
-                    endpoints.DOWNLOAD, body=queries.NewDownload(chosen[place].repo)
+                    endpoints.DOWNLOAD, body=queries.DownloadRequest(chosen[place].repo)
                 ),
                 group="download",
             )
