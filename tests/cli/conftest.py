@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.cli.main import run
-from tests.client.stand_in import StandIn
+from tests.cli.stand_in import StandIn
 
 
 @dataclass(frozen=True)

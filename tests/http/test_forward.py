@@ -12,9 +12,9 @@ import pytest
 from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.http import client_response as answers
 from cyber_inference_tui.http import forward
+from tests.fakes.service import make_settings
 from tests.http.client_side import CHAT, events_of, post, stream, to_the_end, unchunked
 from tests.http.raw import ask, converse, head, read_answer
-from tests.http.stand_in import make_settings
 from tests.http.upstream import EVENTS, LAST, Recorder, Talk, World, answer, event, forwarding
 from tests.scheduler.virtual import model
 from tests.waiting import LIMIT

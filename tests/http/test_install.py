@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from .stand_in import StandInService, serving
+from tests.fakes.service import FakeService, serving
 
 
 async def test_begin_look_and_cancel() -> None:
-    async with serving(StandInService()) as front:
+    async with serving(FakeService()) as front:
         async with front.client.get("/admin/install") as answer:
             assert (answer.status, (await answer.json())["state"]) == (200, "idle")
         async with front.client.post("/admin/install", json={"from": "github"}) as answer:
@@ -24,7 +24,7 @@ async def test_begin_look_and_cancel() -> None:
 
 async def test_without_a_word_it_is_auto() -> None:
     async with (
-        serving(StandInService()) as front,
+        serving(FakeService()) as front,
         front.client.post("/admin/install") as answer,
     ):
         assert (await answer.json())["source"] == "auto"
@@ -35,7 +35,7 @@ async def test_without_a_word_it_is_auto() -> None:
     [{"from": "elsewhere"}, {"from": None}, {"from": "--config"}, {"form": "auto"}, ["auto"]],
 )
 async def test_what_is_no_source(body: object) -> None:
-    service = StandInService()
+    service = FakeService()
     async with (
         serving(service) as front,
         front.client.post("/admin/install", json=body) as answer,
@@ -46,7 +46,7 @@ async def test_what_is_no_source(body: object) -> None:
 
 
 async def test_a_page_elsewhere_begins_nothing() -> None:
-    service = StandInService()
+    service = FakeService()
     async with serving(service) as front:
         headers = {"Content-Type": "text/plain"}
         async with front.client.post("/admin/install", data="{}", headers=headers) as answer:
@@ -55,9 +55,9 @@ async def test_a_page_elsewhere_begins_nothing() -> None:
 
 
 async def test_the_demo_is_added_once() -> None:
-    service = StandInService("other")
+    service = FakeService("other")
     async with serving(service) as front:
         for _ in range(2):
             async with front.client.post("/admin/demo", json={}) as answer:
                 assert (answer.status, (await answer.json())["id"]) == (200, "demo")
-    assert sorted(service.records) == ["demo", "other"]
+    assert sorted(service.world.models) == ["demo", "other"]

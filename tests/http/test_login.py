@@ -25,8 +25,7 @@ from cyber_inference_tui.http.login import (
     kept_secret,
 )
 from cyber_inference_tui.records.endpoints import ENDPOINTS, Area
-
-from .stand_in import Front, StandInService, make_settings, serving
+from tests.fakes.service import FakeService, Front, make_settings, serving
 
 PASSWORD = "öpen sesame"
 
@@ -46,7 +45,7 @@ class World:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         given = {"admin_password": PASSWORD, **settings}
-        self.service = StandInService("m", settings=make_settings(**given))
+        self.service = FakeService("m", settings=make_settings(**given))
         self.now = Clock()
         self.clock = Clock()
         self.secret_file = folder / "login.secret"
@@ -138,7 +137,7 @@ async def test_everything_of_the_owners_needs_it(world: World, method: str, path
             if method != "HEAD":
                 assert (await answer.json())["error"]["code"] == "admin_login_required"
     assert world.service.calls == []
-    assert world.service.configuration.stored == {"max_queue": 128}
+    assert world.service.world.config["max_queue"].value == 128
 
 
 def test_all_of_the_owners_paths_are_for_the_owner() -> None:

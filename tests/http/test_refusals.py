@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cyber_inference_tui.errors import QueueFullError
+from tests.fakes.service import FakeService, make_settings, serving
 from tests.http.client_side import CHAT, post
 from tests.http.raw import ask, converse, head
-from tests.http.stand_in import StandInService, make_settings, serving
 from tests.http.upstream import Recorder, answer, forwarding
 from tests.scheduler.virtual import model as a_model
 
@@ -65,7 +65,7 @@ async def test_what_came_to_a_model_is_not_noted_twice() -> None:
 
 
 async def test_a_wrong_key_is_noted() -> None:
-    service = StandInService("m", settings=make_settings(api_keys=("right",)))
+    service = FakeService("m", settings=make_settings(api_keys=("right",)))
     async with serving(service) as front:
         got = await ask(front.port, "GET /v1/models HTTP/1.1", "Host: localhost", "X-Api-Key: bad")
         assert got.status == 401

@@ -18,7 +18,7 @@ from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active import ActiveRequests
 from cyber_inference_tui.service.service import Service
 from cyber_inference_tui.settings.schema import Settings
-from tests.http.stand_in import Front, StandInService, serving
+from tests.fakes.service import FakeService, Front, serving
 from tests.scheduler.virtual import model
 
 
@@ -249,7 +249,7 @@ async def forwarding(
                 on_request=note,
                 now=lambda: datetime.now(UTC),
             )
-            service = StandInService("m", settings=front_settings)
+            service = FakeService("m", settings=front_settings)
             async with serving(service, forwarder.handle) as front:
                 world = World(front, scheduler, launcher, records)
                 world.refusals = service.refusals

@@ -126,7 +126,7 @@ async def test_a_default_that_restarts_models_is_asked_for() -> None:
     old = world.config["default_context_size"]
     world.config[old.key] = msgspec.structs.replace(old, source="file", value=4096)
     async with on_page(world) as (app, client, pilot):
-        client.restarts = ("qwen3-4b-q4_k_m",)
+        client.service.restarts = ("qwen3-4b-q4_k_m",)
         await on_setting(pilot, app, old.key)
         await pilot.press("x")
         await until(pilot, lambda: "Loads qwen3-4b-q4_k_m again" in screen_text(app))
