@@ -28,7 +28,7 @@ from cyber_inference_tui.http.request_log import refusal_record
 from cyber_inference_tui.http.routing import RouteTable
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.endpoints import Area
-from cyber_inference_tui.service.metrics import CONTENT_TYPE
+from cyber_inference_tui.service.metrics_text import CONTENT_TYPE
 from cyber_inference_tui.service.service import utc_now
 
 if TYPE_CHECKING:

@@ -35,9 +35,10 @@ from cyber_inference_tui.http.target import BODYLESS, Target, TargetFinder
 from cyber_inference_tui.http.upstream import ConnectionPool, UpstreamLostError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
-from cyber_inference_tui.llama.launch import SERVER_HOST
+from cyber_inference_tui.llama.launcher import SERVER_HOST
 from cyber_inference_tui.records import RequestRecord
-from cyber_inference_tui.scheduler.state import Lease, Waiter
+from cyber_inference_tui.scheduler.lease import Lease
+from cyber_inference_tui.scheduler.state import Waiter
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -226,7 +227,7 @@ class Forwarder:
         try:
             await self._use(lease, request, target, answer, log=log, retry=retry)
         except UpstreamError as error:
-            if answer.relayed or not lease.server_exited or lease.dismissed:
+            if answer.relayed or not lease.server_exited or lease.stopped_on_purpose:
                 raise
             return _LostServer(error, alone=lease.was_alone)
         return None
@@ -244,7 +245,7 @@ class Forwarder:
         """Have the request answered by the server of ``lease``."""
         with lease:
             if retry is not None:
-                lease.again()
+                lease.mark_retry()
                 await lease.wait_alone(retry.trial)
                 retry.begin_trial()
             lease.sent()
@@ -314,7 +315,7 @@ class Forwarder:
     def _wait_text(self, model: LocalModel, waiter: Waiter | None) -> str:
         outlook = None
         if waiter is not None:
-            outlook = self._service.scheduler.waits.outlook(model.id, waiter)
+            outlook = self._service.scheduler.waits.estimate(model.id, waiter)
         return outlook.in_words(model.id) if outlook else f"queued {model.id}"
 
     # The exchange
@@ -337,7 +338,7 @@ class Forwarder:
                 raise await self._upstream_error(lease, "its server does not answer") from None
             exchange = connection.begin(request.method, head, target.body)
             end = partial(exchange.fail, UpstreamLostError(untouched=False))
-            lease.at_dismissal(end)
+            lease.on_forced_unload.add(end)
             try:
                 with self._stalls.watch(exchange, lease, limit) if limit else _UNWATCHED:
                     response = await exchange.head()
@@ -359,7 +360,7 @@ class Forwarder:
             except BadResponseError as error:
                 raise await self._upstream_error(lease, str(error)) from None
             finally:
-                lease.stays(end)
+                lease.on_forced_unload.discard(end)
                 exchange.finish()
             return
 
@@ -367,11 +368,11 @@ class Forwarder:
         """Return the error of a lost server. Its exit is noticed a moment after its connection."""
         if self._service.scheduler.closing:
             return ShuttingDownError("The service is shutting down.")
-        if lease.dismissed:
+        if lease.stopped_on_purpose:
             return UpstreamError(f"{lease.model_id} was unloaded by force before it had answered.")
         await lease.wait_exited(_EXIT_NOTICE)
         if lease.server_exited:
-            what = lease.failure()
+            what = lease.exit_reason()
         return UpstreamError(f"{lease.model_id} failed to answer: {what}.")
 
     async def _stall_error(self, lease: Lease, stalled: StalledError) -> CyberError:

@@ -16,7 +16,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from cyber_inference_tui.sockets import PROC_NET, tcp_sockets, written
+from cyber_inference_tui.sockets import PROC_NET, hex_address, tcp_sockets
 
 _TCP_CLOSE = 7  # include/net/tcp_states.h of Linux
 
@@ -79,5 +79,5 @@ def _keys(host: str, port: int) -> tuple[bytes, bytes]:
     """Return an address in the forms of the two lists: as IPv4, and as IPv4 in IPv6."""
     host = host.partition("%")[0].removeprefix("::ffff:")
     if ":" in host:
-        return (b"", written(host, port))
-    return (written(host, port), written(f"::ffff:{host}", port))
+        return (b"", hex_address(host, port))
+    return (hex_address(host, port), hex_address(f"::ffff:{host}", port))

@@ -24,7 +24,7 @@ from cyber_inference_tui.files import write_problem
 from cyber_inference_tui.http.application import make_app
 from cyber_inference_tui.http.client_connection import Runner
 from cyber_inference_tui.http.login import LOGIN_FILE, AdminLogin
-from cyber_inference_tui.llama.binary import end_questions
+from cyber_inference_tui.llama.program import kill_programs
 from cyber_inference_tui.service.logs import LOGS, service_log
 from cyber_inference_tui.service.process_log import (
     configure_logging,
@@ -219,7 +219,7 @@ async def _run(
 
 def _end_within(seconds: float) -> None:
     # The guard and the kernel end the servers of a process that has ended.
-    end_process_within(seconds, first=end_questions)
+    end_process_within(seconds, first=kill_programs)
 
 
 async def _started(service: Service, stop: asyncio.Event) -> bool:

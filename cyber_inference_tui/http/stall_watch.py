@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
 from cyber_inference_tui.http.upstream import Exchange
-from cyber_inference_tui.scheduler.state import Lease, Server
+from cyber_inference_tui.scheduler.lease import Lease
+from cyber_inference_tui.scheduler.server_interface import Server
 
 _CHECKS = 4
 _SHORTEST_PAUSE = 0.01

@@ -32,7 +32,6 @@ from cyber_inference_tui.records.queries import (
     LoadQuery,
     LogEventsQuery,
     NewDownload,
-    NewFile,
     NewValue,
     Nothing,
     RepositoryQuery,
@@ -52,7 +51,6 @@ from cyber_inference_tui.records.requests import (
 )
 from cyber_inference_tui.records.service import (
     ConfigCheckRecord,
-    ConfigFileRecord,
     ConfigValueRecord,
     InstallRecord,
     LoginRecord,
@@ -255,14 +253,6 @@ UNSET_CONFIG = _plain(
     "DELETE /admin/config/{key}",
     ConfigValueRecord,
     "takes a setting out of the file, so that its default holds again",
-)
-CONFIG_FILE = _plain("GET /admin/config-file", ConfigFileRecord, "the configuration file")
-SET_CONFIG_FILE = Endpoint(
-    "PUT /admin/config-file",
-    Nothing,
-    NewFile,
-    ConfigFileRecord,
-    "replaces the configuration file, if it is still that of `digest`",
 )
 INSTALLATION = _plain(
     "GET /admin/install",

@@ -224,12 +224,6 @@ async def test_another_program_on_the_port_is_told_apart(status: int, content: b
             await client.call(endpoints.STATUS)
 
 
-async def test_vectors_come_in_the_order_of_their_texts() -> None:
-    content = b'{"data":[{"embedding":[2.0],"index":1},{"embedding":[1.0],"index":0}]}'
-    async with answering(200, content) as client:
-        assert await client.embed("m", ["a", "b"]) == [[1.0], [2.0]]
-
-
 CHAT = (
     b": loading m 42%\n\n"
     b'data: {"choices":[{"delta":{"reasoning_content":"Hm."}}]}\n\n'
@@ -430,7 +424,7 @@ async def test_details_memory_and_active_requests(front: Front) -> None:
         assert await client.call(endpoints.ACTIVE_REQUESTS) == world.active
 
 
-async def test_settings_are_checked_reset_and_replaced(front: Front) -> None:
+async def test_settings_are_checked_and_reset(front: Front) -> None:
     check = ConfigCheckRecord(
         key='models."a/b".threads',
         value=3,
@@ -441,10 +435,7 @@ async def test_settings_are_checked_reset_and_replaced(front: Front) -> None:
     async with ServiceClient(front.url) as client:
         assert await client.check_config(key, 3) == check
         assert (await client.call(endpoints.UNSET_CONFIG, key)).value is None
-        file = await client.call(endpoints.CONFIG_FILE)
-        new = queries.NewFile("port = 1", file.digest)
-        assert (await client.call(endpoints.SET_CONFIG_FILE, body=new)).text == "port = 1"
-    assert front.service.calls == [("unset_config", key), ("set_config_file", "port = 1")]
+    assert front.service.calls == [("unset_config", key)]
 
 
 def test_httpx_waits_for_the_first_request() -> None:

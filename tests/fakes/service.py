@@ -6,7 +6,6 @@ Each part is a subclass of the real part that it replaces, so mypy compares thei
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -36,7 +35,6 @@ from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ConfigCheckRecord,
-    ConfigFileRecord,
     ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
@@ -113,7 +111,6 @@ class World:
     logs: dict[str, list[NumberedLine]] = field(default_factory=dict)
     runs: dict[str, tuple[LogRun, ...]] = field(default_factory=dict)
     config: dict[str, ConfigValueRecord] = field(default_factory=dict)
-    config_text: str = ""
     found: list[HubModelRecord] = field(default_factory=list)
     hub_files: dict[str, list[HubFilesRecord]] = field(default_factory=dict)
     downloads: dict[str, DownloadRecord] = field(default_factory=dict)
@@ -151,7 +148,6 @@ def small_world(*ids: str) -> World:
                 key="max_queue", value=128, source="file", default=128, help="", live=True
             )
         },
-        config_text="max_queue = 128\n",
     )
 
 
@@ -289,20 +285,6 @@ class _Configuration(Configuration):
             ),
         )
 
-    async def file(self) -> ConfigFileRecord:
-        world = self._service.world
-        digest = hashlib.sha256(world.config_text.encode()).hexdigest()
-        path = world.status.config_path or "config.toml"
-        record = ConfigFileRecord(path=path, text=world.config_text, digest=digest)
-        return self._service.read("config_file", record)
-
-    async def set_file(self, text: str, digest: str) -> ConfigFileRecord:
-        if digest != (await self.file()).digest:
-            raise ConflictError("It has changed.")
-        self._service.change("set_config_file", text)
-        self._service.world.config_text = text
-        return await self.file()
-
 
 class _Models(Models):
     def __init__(self, service: FakeService) -> None:
@@ -336,7 +318,7 @@ class _Models(Models):
     def problems(self) -> list[ProblemRecord]:
         return self._service.read("problems", list(self._service.world.problems))
 
-    def room(self) -> list[MemoryRoom]:
+    def memory_rooms(self) -> list[MemoryRoom]:
         return self._service.read("memory_room", list(self._service.world.rooms))
 
     async def load(self, model_id: str, *, wait: bool) -> ModelRecord:
@@ -574,14 +556,9 @@ class FakeService(Service):
         return "".join(f"{line.text}\n" for line in kept[max(0, len(kept) - lines) :])
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Answer a chat or an embedding request, in place of a model's server."""
+        """Answer a chat, in place of a model's server."""
         body = await request.json()
         model = self.models.record(body.pop("model"))
-        if request.path == "/v1/embeddings":
-            self.change("embed", model.id, body["input"])
-            await self.first_piece.wait()
-            vectors = [[float(len(text)), 1.0, 0.5] for text in body["input"]]
-            return json_answer({"data": [{"embedding": vector} for vector in vectors]})
         messages = body.pop("messages")
         del body["stream"], body["stream_options"]
         self.change("chat", model.id, messages, body)

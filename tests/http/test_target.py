@@ -503,7 +503,7 @@ PATHS = [
     *("/admin/hub/search", "/admin/hub/files", "/admin/downloads", "/admin/downloads/abc"),
     *("/admin/downloads/abc/pause", "/admin/logs", "/admin/logs/m", "/admin/log-lines/m"),
     *("/admin/requests", "/admin/requests/active", "/admin/sessions", "/admin/totals"),
-    *("/admin/config", "/admin/config/max_queue", "/admin/config-file", "/admin/install"),
+    *("/admin/config", "/admin/config/max_queue", "/admin/install"),
     "/admin/demo",
     *(CHAT, "/completion", "/props", "/slots", "/slots/0", "/lora-adapters", "/tools"),
     *("/v1/stream", "/v1/streams/lookup", "/v1/systemone", "/cors-proxy", "/tokenize"),

@@ -41,6 +41,7 @@ from cyber_inference_tui.records import (
     StatusRecord,
     SwapRecord,
 )
+from cyber_inference_tui.settings.schema import KEYS
 from tests.fakes.service import World
 
 NOW = datetime(2026, 3, 5, 12, 4, 31, tzinfo=UTC)
@@ -174,6 +175,7 @@ def setting(key: str, value: object, **changes: object) -> ConfigValueRecord:
         "default": value,
         "help": f"What {key} is for.",
         "live": True,
+        "group": KEYS[key].group if key in KEYS else "",
     }
     return ConfigValueRecord(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -193,7 +195,6 @@ def empty_world() -> World:
             )
         ],
         config=_config(),
-        config_text="# settings\n",
         install=InstallRecord(
             sources=(
                 InstallSource(
@@ -403,7 +404,6 @@ def busy_world() -> World:
             )
         },
         config=_config(),
-        config_text='# settings\nport = 8337\n\n[models."qwen3-4b-q4_k_m"]\ncontext_size = 8192\n',
         found=_found(),
         hub_files=_hub_files(),
         downloads={
@@ -526,10 +526,6 @@ def _logs() -> dict[str, list[NumberedLine]]:
 
 def _config() -> dict[str, ConfigValueRecord]:
     settings = [
-        setting("host", "127.0.0.1", live=False, help="Address to listen on."),
-        setting(
-            "port", 8337, source="file", live=False, help="Port to listen on; 0 = any free one."
-        ),
         setting("default_context_size", 8192, help="Tokens of context; 0 = the model's own."),
         setting(
             "model_idle_timeout",
@@ -540,6 +536,10 @@ def _config() -> dict[str, ConfigValueRecord]:
         ),
         setting("max_memory_percent", 80.0, help="How full memory may be after a load."),
         setting("llama_args", [], help="Further arguments for every server."),
+        setting("host", "127.0.0.1", live=False, help="Address to listen on."),
+        setting(
+            "port", 8337, source="file", live=False, help="Port to listen on; 0 = any free one."
+        ),
         setting("api_keys", ["********"], source="file", default=[], secret=True),
         setting("theme", "", help="The terminal app's theme."),
     ]

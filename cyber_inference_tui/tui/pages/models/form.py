@@ -114,7 +114,7 @@ class Lines(VerticalScroll, can_focus=False, inherit_bindings=False):
 
     KEYS_TITLE = "Form"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "app.focus_previous", "Line before", show=False),
+        Binding("up", "app.focus_previous", "Previous line", show=False),
         Binding("down", "app.focus_next", "Next line", show=False),
     ]
 
