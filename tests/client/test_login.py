@@ -70,7 +70,7 @@ async def test_a_wrong_password_is_an_error_of_its_own(front: Front) -> None:
             await client.login("wrong")
 
 
-async def test_each_path_gets_what_belongs_to_it() -> None:
+async def test_each_path_gets_its_credentials() -> None:
     seen: dict[str, str | None] = {}
 
     def answer(request: httpx.Request) -> httpx.Response:

@@ -149,7 +149,7 @@ async def test_samples_come_back_typed(front: Front) -> None:
     assert front.service.reads == [("resource_history", 900)]
 
 
-async def test_ids_with_slashes_and_odd_characters_arrive_whole(front: Front) -> None:
+async def test_ids_with_slashes_and_odd_characters_arrive_unchanged(front: Front) -> None:
     for name in ("sub/Name-Q4", "a b?c#d%2F", "模型", "../up"):
         front.service.world.models[name] = ModelRecord(id=name)
         async with ServiceClient(front.url) as client:
@@ -171,7 +171,7 @@ async def test_writes_say_that_they_are_json(front: Front) -> None:
     assert "Authorization" not in request.headers
 
 
-async def test_nobody_there_is_one_sentence_with_the_way_out() -> None:
+async def test_a_missing_service_is_an_error_with_a_hint() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -187,13 +187,13 @@ async def test_nobody_there_is_one_sentence_with_the_way_out() -> None:
     )
 
 
-def test_a_failed_connection_is_told_by_its_reason() -> None:
+def test_a_failed_connection_has_its_reason() -> None:
     error = httpx.ConnectError("All connection attempts failed")
     error.__cause__ = OSError(errno.ENETUNREACH, "Connect call failed ('192.0.2.1', 8337)")
     assert failure_reason(error) == "network is unreachable"
 
 
-async def test_the_environments_proxy_is_not_asked(
+async def test_the_environments_proxy_is_not_used(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -218,7 +218,7 @@ def answering(status: int, content: bytes, **headers: str) -> ServiceClient:
         (403, b'{"error": "no"}'),
     ],
 )
-async def test_another_program_on_the_port_is_told_apart(status: int, content: bytes) -> None:
+async def test_another_program_on_the_port_is_recognized(status: int, content: bytes) -> None:
     async with answering(status, content) as client:
         with pytest.raises(errors.NoServiceError, match=r"http://127\.0\.0\.1:1"):
             await client.call(endpoints.STATUS)
@@ -270,7 +270,7 @@ async def test_an_endless_answer_is_not_kept(monkeypatch: pytest.MonkeyPatch) ->
             await client.call(endpoints.MODELS)
 
 
-async def test_an_event_stream_that_is_none_is_refused() -> None:
+async def test_an_answer_that_is_no_event_stream_is_refused() -> None:
     async with answering(200, b"{}", **{"content-type": "application/json"}) as client:
         with pytest.raises(errors.NoServiceError, match="application/json"):
             async with aclosing(client.events()) as events:
@@ -306,7 +306,7 @@ def test_a_failed_load_brings_its_log_along_cleaned() -> None:
     assert back.log_tail == ("error: no such file", "bye")
 
 
-def test_a_full_queue_tells_when_to_come_back() -> None:
+def test_a_full_queue_has_its_retry_after() -> None:
     back = error_from_answer("http://x", 429, {"retry-after": "7"}, body("queue_full"))
     assert isinstance(back, errors.QueueFullError)
     assert back.retry_after == 7
@@ -402,7 +402,7 @@ async def test_getting_a_llama_server_and_the_demo(front: Front) -> None:
 @pytest.mark.parametrize(
     "model_id", ["m", "a.b/c", 'say "hi" \\ there', "with blank", "sub/Name-Q4_K_M", "ä", "x\x7fy"]
 )
-def test_the_key_of_a_models_setting_is_what_toml_reads(model_id: str) -> None:
+def test_the_key_of_a_models_setting_is_toml(model_id: str) -> None:
     key = model_key(model_id, "context_size")
     assert tomllib.loads(f"{key} = 1") == {"models": {model_id: {"context_size": 1}}}
 
@@ -439,7 +439,7 @@ async def test_settings_are_checked_and_reset(front: Front) -> None:
 
 
 def test_httpx_waits_for_the_first_request() -> None:
-    """Importing it takes longer than a first page may."""
+    """Its import takes longer than a first page may take."""
     code = (
         "import sys\n"
         "from cyber_inference_tui.client.service_client import ServiceClient, model_key\n"

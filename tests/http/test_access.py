@@ -1,4 +1,4 @@
-"""Who is let in: hosts, origins, content types, keys, CORS."""
+"""Access checks: hosts, origins, content types, keys, CORS."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ async def test_a_rebound_name_is_refused_everywhere(path: str) -> None:
 
 async def test_a_host_must_be_there_and_only_once() -> None:
     async with serving(FakeService()) as front:
-        # RFC 9112 wants 400 here, and aiohttp's parser sees to it.
+        # RFC 9112 requires 400 here, from aiohttp's parser.
         assert (await ask(front.port, "GET /health HTTP/1.1")).status == 400
         assert (await ask(front.port, "GET /health HTTP/1.0")).status == 200
         twice = await ask(front.port, "GET /health HTTP/1.1", "Host: localhost", "Host: evil")
@@ -192,14 +192,14 @@ async def test_a_target_with_a_name_goes_by_that_name(target: str, status: int) 
     async with serving(FakeService("m")) as front:
         answer = await ask(front.port, f"GET {target} HTTP/1.1", "Host: localhost")
         assert answer.status in ({status, 403} if status == 400 else {status}), answer.body
-        # What Host says does not count beside it, but it has to be there.
+        # The value of Host does not count beside it, but the header is required.
         answer = await ask(front.port, f"GET {target} HTTP/1.1", "Host: evil.example")
         assert answer.status in ({status, 403} if status == 400 else {status}), answer.body
         answer = await ask(front.port, f"GET {target} HTTP/1.1")
         assert answer.status in {400, 403}
 
 
-async def test_a_password_in_the_target_is_not_told_back() -> None:
+async def test_a_password_in_the_target_is_not_repeated() -> None:
     async with serving(FakeService("m")) as front:
         target = "http://me:secret@localhost/v1/models"
         answer = await ask(front.port, f"GET {target} HTTP/1.1", "Host: localhost")
@@ -244,7 +244,7 @@ async def test_foreign_pages_get_nothing_from_admin_and_websockets() -> None:
         own = {"Origin": front.url}
         async with front.client.get("/admin/status", headers=own) as answer:
             assert answer.status == 200
-        # Model endpoints answer; that the page may not read it is the browser's part.
+        # Model endpoints answer. The browser keeps the answer from the page.
         async with front.client.get("/v1/models", headers={"Origin": EVIL}) as answer:
             assert answer.status == 200
             assert "Access-Control-Allow-Origin" not in answer.headers
@@ -377,7 +377,7 @@ async def test_cors_for_listed_sites_only() -> None:
         async with front.client.get("/admin/status", headers={"Origin": site}) as answer:
             assert answer.status == 200
             assert answer.headers["Access-Control-Allow-Origin"] == site
-        # The page may read why it was refused, too.
+        # The page may read the reason of a refusal, too.
         async with front.client.get("/v1/models", headers={"Origin": site}) as answer:
             assert answer.status == 401
             assert answer.headers["Access-Control-Allow-Origin"] == site

@@ -154,7 +154,7 @@ async def test_actions_and_their_parameters() -> None:
         ("GET", "/ws/logs", None, 400, "invalid_request_error"),
     ],
 )
-async def test_what_is_wrong_is_said(
+async def test_wrong_requests_get_errors(
     method: str, path: str, body: str | None, status: int, code: str
 ) -> None:
     service = FakeService("m", "busy")
@@ -269,7 +269,7 @@ async def test_models_as_openai_lists_them(tmp_path: Path) -> None:
             assert first["status"] == "loaded"
             assert first["context_length"] == 4096
             assert (second["created"], third["created"]) == (0, 0)
-            # Where things lie on the disk is for the owner.
+            # Paths on the disk are only for the owner.
             assert str(tmp_path) not in msgspec.json.encode(listed).decode()
             assert "pid" not in first
         async with front.client.get("/v1/models/beta") as answer:
@@ -310,14 +310,14 @@ async def test_everything_else_is_forwarded() -> None:
                 assert (await answer.json())["path"] == path
 
 
-async def test_details_of_a_model_whatever_it_is_called() -> None:
+async def test_details_of_a_model_with_any_name() -> None:
     service = FakeService("x", "y/details", "sub/z")
     async with serving(service) as front:
         for path, model_id, has_facts in (
             ("x/details", "x", True),
             ("sub/z/details", "sub/z", True),
             ("sub%2Fz/details", "sub/z", True),
-            # A model of that very name is meant before the details of another one.
+            # A model with exactly this name comes before the details of another model.
             ("y/details", "y/details", False),
             ("y%2Fdetails", "y/details", False),
             ("y/details/details", "y/details", True),

@@ -1,4 +1,4 @@
-"""Connections: what is refused before it is a request, and how many there may be."""
+"""Connections of clients: invalid HTTP, and the limit of their number."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_a_target_that_comes_in_pieces(size: int) -> None:
 
 
 def tells_nothing(answer: Answer) -> None:
-    """Nothing of the request, and nothing of Python, is in the answer."""
+    """The answer repeats nothing of the request, and nothing of Python."""
     text = answer.body.decode().lower()
     for part in ("secret", "aaaa", "bytearray", "b'", "\\x", "\\u00", "aiohttp"):
         assert part not in text
@@ -96,7 +96,7 @@ NOT_HTTP = [
 
 
 @pytest.mark.parametrize(("data", "words"), NOT_HTTP, ids=range(len(NOT_HTTP)))
-async def test_what_is_no_http_is_not_told_back(data: bytes, words: str) -> None:
+async def test_invalid_http_is_not_repeated(data: bytes, words: str) -> None:
     async with serving(FakeService()) as front:
         (answer,) = await converse(front.port, data, count=1)
     assert answer.status == 400
@@ -127,7 +127,7 @@ async def test_a_broken_body_is_no_line_in_the_log(
         async with asyncio.timeout(LIMIT):
             answer = await read_answer(reader)
             writer.write(content)
-            # Until the service has read that, too.
+            # Until the service has read this, too.
             writer.write_eof()
             await reader.read()
         writer.close()
@@ -136,7 +136,7 @@ async def test_a_broken_body_is_no_line_in_the_log(
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
-# How many
+# The limit
 
 
 @contextlib.asynccontextmanager
@@ -159,7 +159,7 @@ async def test_idle_connections_make_room_the_oldest_first() -> None:
         begun_writer.write(b"GET /health HTTP/1.1\r\nHost:")
         first_writer.write(request())
         assert (await read_answer(first)).status == 200
-        # The first one was used last: the silent one goes, then the one with half a head.
+        # The first was used last: the silent connection is closed, then that with half a head.
         for gone in (silent, begun):
             async with connected(front.port) as (reader, writer):
                 writer.write(request())
@@ -195,7 +195,7 @@ async def test_a_connection_in_use_is_never_cut(caplog: pytest.LogCaptureFixture
         go.set()
         assert (await read_answer(one)).body == b"done"
         assert (await read_answer(two)).body == b"done"
-        # Idle now, they make room.
+        # Idle connections are closed for new ones.
         async with connected(front.port) as (reader, writer):
             writer.write(request())
             assert (await read_answer(reader)).status == 200

@@ -1,4 +1,4 @@
-"""The table of endpoints is what the service serves, what the docs list and what OpenAPI says."""
+"""The service, the docs and the OpenAPI document have exactly the endpoints of the table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def test_the_service_serves_the_table_and_nothing_else() -> None:
     async with serving(FakeService()) as front:
         served = {resource.canonical for resource in front.app.router.resources()}
     paths = {
-        # What may follow a name is told apart by the handler.
+        # The handler distinguishes the actions after a name.
         re.sub(r"(\{\w+\}).*", r"\1", endpoint.path)
         for endpoint in ENDPOINTS.values()
     }

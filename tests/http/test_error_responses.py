@@ -1,4 +1,4 @@
-"""Errors in the clients' shapes, whatever went wrong."""
+"""Errors of every kind have the shapes that clients expect."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_which_paths_speak_anthropic(path: str, anthropic: bool) -> None:
     assert event.count(b"\n") == (3 if anthropic else 2)
 
 
-def test_a_failed_load_tells_its_last_lines() -> None:
+def test_a_failed_load_has_its_last_lines() -> None:
     error = ModelLoadError("It did not start.", hint="Try less.", log_tail=("one", "two"))
     body = msgspec.json.decode(error_body(error, "/x"))
     assert body["error"]["message"] == "It did not start. Try less.\none\ntwo"
@@ -82,7 +82,7 @@ def test_messages_are_bounded_and_always_encodable() -> None:
     assert b'"ab"' in error_body(CyberError("a\udcffb"), "/x")
 
 
-def test_what_a_message_quotes_is_harmless() -> None:
+def test_quotes_in_messages_are_harmless() -> None:
     body = error_body(CyberError("no /x\x1b[31my\x07\u202ez\nthere"), "/x")
     assert msgspec.json.decode(body)["error"]["message"] == "no /xyz\nthere"
 
@@ -99,7 +99,9 @@ async def test_headers_that_belong_to_errors() -> None:
             assert (await answer.json())["error"]["type"] == "rate_limit_error"
 
 
-async def test_a_defect_is_logged_and_told_in_general(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_defect_is_logged_in_full(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     service = FakeService("m")
     service.failure = RuntimeError("secret detail")
     async with serving(service) as front:
@@ -176,7 +178,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("data", HOSTILE)
-async def test_what_is_no_http_gets_an_error_in_shape(
+async def test_invalid_http_gets_an_error_in_shape(
     data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(FakeService()) as front:
@@ -187,7 +189,7 @@ async def test_what_is_no_http_gets_an_error_in_shape(
         assert "Traceback" not in answer.body.decode()
         async with front.client.get("/health") as other:
             assert other.status == 200
-    # A stranger must not be able to fill the log.
+    # A client must not be able to fill the log.
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 

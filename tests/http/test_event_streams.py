@@ -18,7 +18,7 @@ from .raw import head
 
 
 class Reader:
-    """Reads a stream block by block (the text between two empty lines)."""
+    """Reads a stream by blocks, the texts between empty lines."""
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._answer = answer
@@ -43,7 +43,7 @@ def log(log_id: str, *texts: str) -> LogEvent:
     return LogEvent(id=log_id, lines=tuple(LogLine(at=now, text=text) for text in texts))
 
 
-async def test_a_stream_begins_at_once_and_brings_what_happens() -> None:
+async def test_a_stream_begins_at_once_and_has_all_events() -> None:
     service = FakeService()
     async with serving(service) as front, front.client.get("/admin/events") as answer:
         assert answer.status == 200
@@ -59,7 +59,7 @@ async def test_a_stream_begins_at_once_and_brings_what_happens() -> None:
         assert [line["text"] for line in data["lines"]] == ["two\u2028lines", "x"]
 
 
-async def test_only_the_topics_asked_for() -> None:
+async def test_only_requested_topics_are_sent() -> None:
     service = FakeService()
     path = "/admin/events?topics=model,%20config,"
     async with serving(service) as front, front.client.get(path) as answer:
@@ -71,7 +71,7 @@ async def test_only_the_topics_asked_for() -> None:
 
 
 @pytest.mark.parametrize("by_header", [True, False])
-async def test_resuming_brings_what_was_missed(by_header: bool) -> None:
+async def test_a_resumed_stream_has_the_missed_events(by_header: bool) -> None:
     service = FakeService()
     for number in range(5):
         service.events.publish("model", {"n": number})
@@ -121,7 +121,7 @@ async def test_a_reader_that_sleeps_gets_a_gap_and_holds_no_memory() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", front.port, limit=1024)
         writer.write(head("GET /admin/events?topics=log HTTP/1.1", "Host: localhost"))
         await reader.readuntil(b": connected\n\n")
-        # Far more than all socket buffers and the ring hold; the reader reads none of it yet.
+        # Far more than all socket buffers and the ring hold. The client does not read yet.
         for _ in range(200):
             for _ in range(50):
                 service.events.publish("log", log("m", "x" * 4000))
@@ -152,7 +152,7 @@ async def test_a_reader_that_never_reads_is_dropped() -> None:
         writer.transport.abort()
 
 
-async def test_the_stream_ends_whole_when_the_service_stops() -> None:
+async def test_the_stream_ends_complete_when_the_service_stops() -> None:
     service = FakeService()
     async with serving(service) as front, front.client.get("/admin/events") as answer:
         reader = Reader(answer)

@@ -1,4 +1,4 @@
-"""The admin endpoints that look back, over the wire."""
+"""The admin endpoints of the history, over HTTP."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_lists_and_sums_are_plain_arrays() -> None:
         ("?unknown=1", (100, None, None, None, None)),
     ],
 )
-async def test_what_is_asked_for_arrives(query: str, call: tuple[Any, ...]) -> None:
+async def test_queries_reach_the_service(query: str, call: tuple[Any, ...]) -> None:
     service = FakeService()
     async with serving(service) as front:
         async with front.client.get(f"/admin/requests{query}") as answer:
@@ -90,7 +90,7 @@ async def test_what_is_asked_for_arrives(query: str, call: tuple[Any, ...]) -> N
         ("failed", ""),
     ],
 )
-async def test_what_is_not_understood_is_refused(param: str, value: str) -> None:
+async def test_invalid_requests_are_refused(param: str, value: str) -> None:
     service = FakeService()
     async with serving(service) as front:
         for path in ("requests", "sessions"):

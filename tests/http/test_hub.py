@@ -1,4 +1,4 @@
-"""``/admin/hub`` and ``/admin/downloads`` over the wire, and the client's calls for them."""
+"""``/admin/hub`` and ``/admin/downloads`` over HTTP, and the client's calls of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cyber_inference_tui.records import (
 from tests.fakes.service import FakeService, serving
 
 
-async def test_a_download_is_asked_for_and_acted_on() -> None:
+async def test_a_download_is_queued_and_controlled() -> None:
     service = FakeService()
     async with serving(service) as front:
         wanted = {"repo": "o/n", "filename": "a/b.gguf", "revision": "main"}
@@ -67,7 +67,7 @@ async def test_a_download_is_asked_for_and_acted_on() -> None:
         ("DELETE", "/admin/downloads/xyz", b"", 404),
     ],
 )
-async def test_what_is_not_understood_is_refused(
+async def test_invalid_requests_are_refused(
     method: str, path: str, body: bytes, status: int
 ) -> None:
     service = FakeService()

@@ -1,4 +1,4 @@
-"""Getting a llama-server and the built-in model, over the wire."""
+"""Installing a llama-server, and adding the built-in model, over HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def test_begin_look_and_cancel() -> None:
                 assert (answer.status, (await answer.json())["state"]) == (200, "cancelled")
 
 
-async def test_without_a_word_it_is_auto() -> None:
+async def test_the_default_source_is_auto() -> None:
     async with (
         serving(FakeService()) as front,
         front.client.post("/admin/install") as answer,
@@ -34,7 +34,7 @@ async def test_without_a_word_it_is_auto() -> None:
     "body",
     [{"from": "elsewhere"}, {"from": None}, {"from": "--config"}, {"form": "auto"}, ["auto"]],
 )
-async def test_what_is_no_source(body: object) -> None:
+async def test_invalid_sources_are_refused(body: object) -> None:
     service = FakeService()
     async with (
         serving(service) as front,

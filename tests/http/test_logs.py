@@ -1,4 +1,4 @@
-"""The logs over HTTP: what is asked of the service, and what is refused."""
+"""The logs over HTTP: queries, and refused queries."""
 
 from __future__ import annotations
 

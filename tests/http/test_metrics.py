@@ -1,4 +1,4 @@
-"""``GET /metrics``: whose metrics, in which form, and for whom."""
+"""``GET /metrics``: those of the service or of a model's server, and access to them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_a_key_is_needed_when_there_are_keys() -> None:
                 assert got.status == status
 
 
-async def test_a_named_model_is_asked_itself() -> None:
+async def test_a_named_models_server_answers() -> None:
     async def forward(request: web.Request) -> web.StreamResponse:
         return json_answer("forwarded")
 

@@ -1,4 +1,4 @@
-"""``/admin/resources`` over the wire."""
+"""``/admin/resources`` over HTTP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cyber_inference_tui.records import ResourceSample
 from tests.fakes.service import SAMPLE, FakeService, serving
 
 
-async def test_one_sample_or_those_of_a_time() -> None:
+async def test_the_newest_sample_or_those_of_a_time() -> None:
     service = FakeService()
     later = msgspec.structs.replace(SAMPLE, at=SAMPLE.at + timedelta(seconds=1))
     service.world.samples = [SAMPLE, later]
@@ -42,7 +42,7 @@ async def test_a_bad_time_is_refused(text: str) -> None:
     assert service.reads == []
 
 
-async def test_what_cannot_be_read_is_an_error_in_one_shape() -> None:
+async def test_a_missing_sample_is_an_error_in_shape() -> None:
     service = FakeService()
     service.failure = CyberError("The machine has not been read yet.", hint="Try again.")
     async with serving(service) as front, front.client.get("/admin/resources") as answer:

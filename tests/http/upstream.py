@@ -1,4 +1,4 @@
-"""Servers of models as raw sockets, so that they can answer with any fault at any byte."""
+"""Models' servers as raw sockets, so that they can fail at any byte."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.scheduler.virtual import model
 
 
 class Got:
-    """A request as it reached the server."""
+    """A request that reached the server."""
 
     def __init__(self, head: bytes, body: bytes) -> None:
         first, *lines = head.decode("latin-1").split("\r\n")
@@ -35,7 +35,7 @@ class Got:
 
 
 class Talk:
-    """One connection to the server: read requests, write whatever the test wants."""
+    """A connection to the server, to read requests and write any bytes."""
 
     def __init__(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -45,7 +45,7 @@ class Talk:
         self.writer = writer
 
     async def request(self) -> Got:
-        """The next request. Raises ``IncompleteReadError`` when the peer is gone."""
+        """Read the next request. Raises ``IncompleteReadError`` if the peer is gone."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         got = Got(head[:-4], b"")
         got.body = await self.reader.readexactly(int(got.headers.get("content-length", "0")))
@@ -58,7 +58,7 @@ class Talk:
         await self.writer.drain()
 
     def reset(self) -> None:
-        """End the connection the hard way."""
+        """Abort the connection."""
         self.writer.transport.abort()
 
 
@@ -66,7 +66,7 @@ Script = Callable[[Talk], Awaitable[None]]
 
 
 def answer(*lines: str, body: bytes = b"", status: str = "200 OK") -> bytes:
-    """A response; without a Content-Length in ``lines`` one is added."""
+    """Return a response. Adds a Content-Length if ``lines`` has none."""
     head = [f"HTTP/1.1 {status}", *lines]
     if not any(line.lower().startswith(("content-length", "transfer")) for line in lines):
         head.append(f"Content-Length: {len(body)}")
@@ -77,7 +77,7 @@ EVENTS = "Content-Type: text/event-stream", "Transfer-Encoding: chunked"
 
 
 def event(text: str) -> bytes:
-    """One chunk with one event."""
+    """Return a chunk with an event."""
     data = f"data: {text}\n\n".encode()
     return b"%x\r\n%b\r\n" % (len(data), data)
 
@@ -86,7 +86,7 @@ LAST = b"0\r\n\r\n"
 
 
 class Recorder:
-    """Answers every request with the same bytes and keeps what came."""
+    """Answers every request with the same bytes, and keeps the requests."""
 
     def __init__(self, reply: bytes = answer(body=b"{}")) -> None:
         self.reply = reply
@@ -99,7 +99,7 @@ class Recorder:
 
 
 class FakeServer:
-    """What the scheduler sees of a model's server."""
+    """A model's server for the scheduler."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -112,7 +112,7 @@ class FakeServer:
         self.context_length: int | None = None
         self.most_requests: int | None = None
         self.lingers: asyncio.Event | None = None
-        """What it waits for before it exits."""
+        """Set to let it exit."""
 
     def footprint(self) -> Footprint | None:
         return None
@@ -134,7 +134,7 @@ class FakeServer:
 
 
 class FakeLauncher:
-    """Loads a model when the test lets it."""
+    """Loads a model when the test allows it."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -166,7 +166,7 @@ class FakeLauncher:
 
 
 class World:
-    """The whole: front, forwarder, scheduler, and the script behind them."""
+    """The front, the forwarder, the scheduler, and their script."""
 
     def __init__(
         self,
@@ -177,10 +177,10 @@ class World:
     ) -> None:
         self.records = records
         self.active: Callable[[], list[ActiveRequestRecord]] = list
-        """The requests in the house, as they stand."""
+        """Returns the records of the running requests."""
         self.on_request = records.append
         self.refusals: list[tuple[RequestRecord, str]] = []
-        """What the border noted, with the errors' codes."""
+        """The recorded refusals, with the codes of their errors."""
         self.codes: list[str | None] = []
         self.front = front
         self.scheduler = scheduler
@@ -189,7 +189,7 @@ class World:
 
 
 class _Service(Service):
-    """What the forwarder needs of a service."""
+    """A service with the parts that the forwarder needs."""
 
     # Properties of the real one, so the class has to have something in their place.
     settings: Settings = Settings()
@@ -209,7 +209,7 @@ async def forwarding(
     front_settings: Settings | None = None,
     **settings: Any,
 ) -> AsyncIterator[World]:
-    """Models (``m`` unless given) behind a real front; ``script`` plays every connection."""
+    """Serve models (``m`` by default) with a real front. ``script`` plays every connection."""
     world: World
     failures: list[BaseException] = []
     records: list[RequestRecord] = []
