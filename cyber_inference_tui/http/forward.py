@@ -313,10 +313,10 @@ class Forwarder:
         return waiting.result()
 
     def _wait_text(self, model: LocalModel, waiter: Waiter | None) -> str:
-        outlook = None
+        estimate = None
         if waiter is not None:
-            outlook = self._service.scheduler.waits.estimate(model.id, waiter)
-        return outlook.in_words(model.id) if outlook else f"queued {model.id}"
+            estimate = self._service.scheduler.waits.estimate(model.id, waiter)
+        return estimate.in_words(model.id) if estimate else f"queued {model.id}"
 
     # The exchange
 
