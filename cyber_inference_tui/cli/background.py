@@ -149,8 +149,10 @@ def has_clients(pid: int) -> bool:
         sockets = psutil.Process(pid).net_connections("tcp")
     except psutil.Error:
         return False
-    ports = {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
-    return any(one.status == psutil.CONN_ESTABLISHED and one.laddr.port in ports for one in sockets)
+    ports = {sock.laddr.port for sock in sockets if sock.status == psutil.CONN_LISTEN}
+    return any(
+        sock.status == psutil.CONN_ESTABLISHED and sock.laddr.port in ports for sock in sockets
+    )
 
 
 def stop_limit(settings: Settings) -> float:
@@ -371,7 +373,7 @@ def _as_text(value: Any) -> str:
     import msgspec
 
     if isinstance(value, tuple):
-        return msgspec.json.encode([str(one) for one in value]).decode()
+        return msgspec.json.encode([str(item) for item in value]).decode()
     return str(value)
 
 
