@@ -13,8 +13,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
-from cyber_inference_tui.llama.needs import Footprint, Measurement, Source
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.llama.needs import Footprint, Measurement, NeedSource
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.admission import Admission
 from cyber_inference_tui.scheduler.free_memory import footprint_by_change
@@ -351,7 +351,7 @@ class ControlLoop:
             list(self.states.values()),
             self._memory_tracker.reading,
             self.settings,
-            at_most=state.need is not None and state.need.source is Source.UPPER_BOUND,
+            at_most=state.need is not None and state.need.source is NeedSource.UPPER_BOUND,
         )
         state.plan(state.configured_spec)
         _logger.warning("%s", error)
@@ -408,7 +408,7 @@ class ControlLoop:
             seconds = state.session.load_seconds = now - state.session.began
             _logger.info("%s loaded in %.2f s (pid %d)", state.model.id, seconds, server.pid)
         footprint = server.footprint()
-        if footprint is None and state.need and state.need.source is Source.MEASURED:
+        if footprint is None and state.need and state.need.source is NeedSource.MEASURED:
             # It was not asked to report this time.
             footprint = state.need.footprint
         self._note_footprint(state, footprint)

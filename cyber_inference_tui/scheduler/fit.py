@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from cyber_inference_tui.llama.needs import Need, Source
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.llama.needs import Need, NeedSource
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import Fit, MemoryRoom, ModelStatus
 from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory, in_words
 from cyber_inference_tui.scheduler.load_errors import refusal_error
@@ -79,7 +79,7 @@ class FitCheck:
 
     def fit(self, model_id: str, need: Need | None) -> Fit | None:
         """Return the ``fit`` of ``verdict``, without the cost of the sentence."""
-        if need is None or need.source is Source.UNKNOWN or self._free is None:
+        if need is None or need.source is NeedSource.UNKNOWN or self._free is None:
             return None
         model = self._candidate(model_id, need)
         if self._plan.fits(model):
@@ -91,11 +91,11 @@ class FitCheck:
 
         With ``reload`` it is loaded and would be loaded again, which first frees its memory.
         """
-        if need is None or need.source is Source.UNKNOWN or self._free is None:
+        if need is None or need.source is NeedSource.UNKNOWN or self._free is None:
             return None
         plan = self._plan_without((model_id,)) if reload else self._plan
         model = self._candidate(model_id, need)
-        at_most = need.source is Source.UPPER_BOUND
+        at_most = need.source is NeedSource.UPPER_BOUND
         victims = plan.victims_for(model)
         if victims is None and not plan.could_fit(model):
             error = refusal_error(

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
-from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, ProcessMemory
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
+from cyber_inference_tui.monitor.memory_reading import GpuMemory, MemoryReading, ProcessMemory
 from cyber_inference_tui.units import size_text
 
 FLOOR_SHARE = 0.05
@@ -222,7 +222,7 @@ def excess_of(
     more than ``max_percent`` of the memory is used and would not be without the excess, which must
     be larger than the error of an estimate.
     """
-    known = need.source is not Source.UNKNOWN
+    known = need.source is not NeedSource.UNKNOWN
     expected = needed_amount(
         need, cards=bool(reading.gpus), device_at_most=sum(gpu.free for gpu in reading.gpus)
     ).host

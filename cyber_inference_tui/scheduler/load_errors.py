@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError, ModelLoadError
-from cyber_inference_tui.monitor.memory import MemoryReading, caches_in_words
+from cyber_inference_tui.monitor.memory_reading import MemoryReading, caches_in_words
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.free_memory import Excess, in_words
 from cyber_inference_tui.scheduler.state import ModelState

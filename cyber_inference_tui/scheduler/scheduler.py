@@ -21,7 +21,7 @@ from cyber_inference_tui.errors import (
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.llama.spec import ServerSpec, asked_requests, resolve
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.control_loop import ControlLoop
 from cyber_inference_tui.scheduler.estimates import Estimates

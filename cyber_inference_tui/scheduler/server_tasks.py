@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import NamedTuple
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
-from cyber_inference_tui.llama.needs import Need, Source
+from cyber_inference_tui.llama.needs import Need, NeedSource
 from cyber_inference_tui.llama.spec import ServerSpec
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.scheduler.free_memory import excess_of
 from cyber_inference_tui.scheduler.load_errors import runaway_error
 from cyber_inference_tui.scheduler.memory_tracker import MemoryTracker
@@ -162,7 +162,7 @@ class ServerTasks:
 
     async def _load(self, state: ModelState, settings: Callable[[], Settings]) -> None:
         watch = _LoadWatch(state, self._memory_tracker, settings)
-        is_measured = state.need is not None and state.need.source is Source.MEASURED
+        is_measured = state.need is not None and state.need.source is NeedSource.MEASURED
         try:
             server = await self._launcher.launch(
                 state.spec,

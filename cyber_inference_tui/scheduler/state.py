@@ -13,7 +13,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.spec import ServerSpec
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.free_memory import Amount
 from cyber_inference_tui.scheduler.server_interface import Server

@@ -10,12 +10,12 @@ import msgspec
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.files import write_problem
-from cyber_inference_tui.gguf.architectures import makes_vectors
+from cyber_inference_tui.gguf.architectures import is_embedding_model
 from cyber_inference_tui.gguf.demo import DEMO_ID, write_demo
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.library.stores import Stores, find_stores
-from cyber_inference_tui.llama.needs import Need, Source
+from cyber_inference_tui.llama.needs import Need, NeedSource
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ModelRecord, ModelStatus, ProblemRecord
 from cyber_inference_tui.scheduler.fit import Verdict
@@ -73,7 +73,7 @@ def disk_paths(settings: Settings) -> tuple[Path, ...]:
 
 def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = None) -> ModelRecord:
     """Return the record of a model that nobody has asked for yet; ``need`` is its estimate."""
-    estimated = need is not None and need.source is not Source.UNKNOWN
+    estimated = need is not None and need.source is not NeedSource.UNKNOWN
     facts = model.metadata
     return ModelRecord(
         id=model.id,
@@ -90,7 +90,7 @@ def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = Non
         memory_estimate_source=need.source.value if need and estimated else None,
         slots=spec.options.slots or None,
         vision=model.mmproj is not None,
-        embedding=spec.options.embedding or (facts is not None and makes_vectors(facts)),
+        embedding=spec.options.embedding or (facts is not None and is_embedding_model(facts)),
         origin=model.origin.value,
         pinned=model.settings.pinned,
         error=model.problem,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from cyber_inference_tui.errors import GGUFError, NoLlamaServerError, StorageError
-from cyber_inference_tui.gguf.facts import Fact, facts_of
-from cyber_inference_tui.gguf.memory import MemoryEstimate
+from cyber_inference_tui.gguf.header_facts import Fact, facts_of
+from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
 from cyber_inference_tui.gguf.reader import read_header
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.library.scan import shown
-from cyber_inference_tui.llama.launch import Launcher
-from cyber_inference_tui.llama.needs import Source
+from cyber_inference_tui.library.scan import path_text
+from cyber_inference_tui.llama.launcher import Launcher
+from cyber_inference_tui.llama.needs import NeedSource
 from cyber_inference_tui.llama.spec import ServerSpec, resolve
 from cyber_inference_tui.records import (
     FileRecord,
@@ -30,7 +30,6 @@ from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.settings.load import Loaded, plain_value
 from cyber_inference_tui.settings.masks import masked_value, masked_words
 from cyber_inference_tui.settings.schema import (
-    GENERAL_KEYS,
     MODEL_KEYS,
     Key,
     ModelSettings,
@@ -80,9 +79,9 @@ async def _read(model: LocalModel, storages: Storages) -> _Files:
         return await storages.ask_async(model.path.parent, partial(_read_files, model))
     except StorageError:
         # The list of problems has the reason; the other details are still useful.
-        projector = FileRecord(path=shown(model.mmproj)) if model.mmproj else None
+        projector = FileRecord(path=path_text(model.mmproj)) if model.mmproj else None
         paths = model.shards or (model.path,)
-        return {}, tuple(FileRecord(path=shown(path)) for path in paths), projector
+        return {}, tuple(FileRecord(path=path_text(path)) for path in paths), projector
 
 
 def _read_files(model: LocalModel) -> _Files:
@@ -103,7 +102,7 @@ def _file(path: Path) -> FileRecord:
         size = path.stat().st_size if path.is_file() else None
     except OSError:
         size = None
-    return FileRecord(path=shown(path), size_bytes=size)
+    return FileRecord(path=path_text(path), size_bytes=size)
 
 
 async def _command(
@@ -115,7 +114,7 @@ async def _command(
     if spec.problem is not None:
         return [], spec.problem
     need = state.need if state else None
-    measure = need is None or need.source is not Source.MEASURED
+    measure = need is None or need.source is not NeedSource.MEASURED
     try:
         argv = await launcher.command(spec, measure=measure)
     except NoLlamaServerError as error:
@@ -184,11 +183,11 @@ def _setting(
 ) -> ModelSettingRecord:
     own = getattr(model.settings, key.name)
     is_set = own != getattr(_BLANK, key.name)
-    general = GENERAL_KEYS.get(key.name)
+    general = key.general
     if key.name == "context_size" and spec.context_size is not None:
         # An argument of the user may decide it.
         general, is_set = spec.context_source, not spec.context_source
-    source = "model" if is_set else "default" if general is None else loaded.sources[general].value
+    source = "model" if is_set else "default" if not general else loaded.sources[general].value
     return ModelSettingRecord(
         key=key.name,
         value=None if own == getattr(_BLANK, key.name) else _shown(key, own),

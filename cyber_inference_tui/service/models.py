@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from cyber_inference_tui.errors import ConflictError, CyberError, StorageError
 from cyber_inference_tui.files import has_no_room, write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
-from cyber_inference_tui.llama.launch import Launcher
+from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.records import (
     Fit,
     MemoryRoom,
@@ -34,7 +34,7 @@ from cyber_inference_tui.service.listing import (
     write_demo_for,
 )
 from cyber_inference_tui.service.model_details import details_of
-from cyber_inference_tui.settings.load import Loaded
+from cyber_inference_tui.settings.load import CurrentSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages, touch
 
@@ -54,20 +54,20 @@ _logger = logging.getLogger(__name__)
 class Models:
     """Combines the library's catalog with the scheduler's states.
 
-    ``loaded`` returns the settings in force. ``demo`` adds the built-in model.
+    ``demo`` adds the built-in model.
     """
 
     def __init__(
         self,
         *,
-        loaded: Callable[[], Loaded],
+        current: CurrentSettings,
         environ: Mapping[str, str],
         demo: bool,
         scheduler: Scheduler,
         launcher: Launcher,
         notifier: ChangeNotifier,
     ) -> None:
-        self._loaded = loaded
+        self._current = current
         self._environ = environ
         self._demo = demo
         self._scheduler = scheduler
@@ -85,7 +85,7 @@ class Models:
 
     @property
     def _settings(self) -> Settings:
-        return self._loaded().settings
+        return self._current.settings
 
     async def prepare_directories(self) -> None:
         """Create the directory for models; raises ``OSError``.
@@ -265,7 +265,7 @@ class Models:
             self._record(model),
             state=state,
             spec=state.next_spec if state is not None else self._scheduler.spec(model),
-            loaded=self._loaded(),
+            loaded=self._current.loaded,
             launcher=self._launcher,
             fit_check=self._scheduler.fit_check(),
             storages=self._storages,

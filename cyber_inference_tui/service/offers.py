@@ -8,9 +8,9 @@ from pathlib import Path, PurePath
 import msgspec
 
 from cyber_inference_tui.gguf.metadata import ModelMetadata
-from cyber_inference_tui.hub.plan import PlannedFile
+from cyber_inference_tui.hub.download_plan import PlannedFile
 from cyber_inference_tui.hub.repository import RepoModel, Repository
-from cyber_inference_tui.hub.suggestion import Choice, suggest
+from cyber_inference_tui.hub.suggestion import QuantizationOption, suggest
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.records import Fit, HubFileRecord, HubFilesRecord, MemoryRoom
@@ -55,7 +55,7 @@ def offers(
         )
     best = suggest(
         [
-            Choice(record.quantization, record.memory_estimate_bytes, record.fits)
+            QuantizationOption(record.quantization, record.memory_estimate_bytes, record.fits)
             for record in records
         ],
         _room(fit_check.rooms()),

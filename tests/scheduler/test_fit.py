@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from cyber_inference_tui.errors import InsufficientMemoryError
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
 from cyber_inference_tui.records import Fit
 from cyber_inference_tui.scheduler.fit import Verdict
 from tests.scheduler.virtual import VirtualLauncher, VirtualMachine, World, model, run, ticks
@@ -20,7 +20,7 @@ A, B, C = model("a"), model("b"), model("c")
 
 def need(size: float, **more: Any) -> Need:
     footprint = Footprint(host=int(size * GIB), device=int(more.pop("device", 0) * GIB))
-    return Need(footprint=footprint, **{"source": Source.FORMULA, **more})
+    return Need(footprint=footprint, **{"source": NeedSource.FORMULA, **more})
 
 
 NEEDS = {"a": need(9), "b": need(5), "c": need(2)}
@@ -140,7 +140,7 @@ def test_there_is_no_answer_without_a_need_or_a_reading() -> None:
             fit_check = world.scheduler.fit_check()
             assert fit_check.verdict("a", None) is None
             assert fit_check.verdict("a", Need()) is None
-            maybe = fit_check.verdict("a", need(1, source=Source.UPPER_BOUND))
+            maybe = fit_check.verdict("a", need(1, source=NeedSource.UPPER_BOUND))
             assert maybe is not None
             assert "up to 1.0 GiB" in maybe.reason
         without = World()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
-from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, ProcessMemory
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
+from cyber_inference_tui.monitor.memory_reading import GpuMemory, MemoryReading, ProcessMemory
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.free_memory import (
     Amount,
@@ -117,7 +117,7 @@ def test_the_kernel_counts_locked_weights() -> None:
 
 
 def test_without_cards_the_memory_of_the_driver_is_main_memory() -> None:
-    need = Need(footprint=Footprint(mapped=1, host=2, device=4), source=Source.FORMULA)
+    need = Need(footprint=Footprint(mapped=1, host=2, device=4), source=NeedSource.FORMULA)
     assert needed_amount(need, cards=False, device_at_most=0) == Amount(7)
     assert needed_amount(need, cards=True, device_at_most=100) == Amount(3, 4)
 
@@ -160,7 +160,7 @@ def test_a_model_has_the_free_memory_of_the_cards_that_it_sees() -> None:
 
 
 def wanted(model_id: str, visible: str | None, **facts: Any) -> ModelView:
-    need = Need(footprint=Footprint(device=10 * GB), source=Source.FORMULA, visible=visible)
+    need = Need(footprint=Footprint(device=10 * GB), source=NeedSource.FORMULA, visible=visible)
     return ModelView(id=model_id, status=ModelStatus.QUEUED, need=need, waiting=1, **facts)
 
 
@@ -259,7 +259,7 @@ def runs_away(
     need = Need()
     if expected is not None:
         footprint = Footprint(mapped=int(expected * GB / 2), host=int(expected * GB / 2))
-        need = Need(footprint=footprint, source=Source.FORMULA)
+        need = Need(footprint=footprint, source=NeedSource.FORMULA)
     found = excess_of(need, int(taken * GB), reading(int(available * GB)), max_percent=percent)
     return None if found is None else found.runaway
 
@@ -300,6 +300,6 @@ def test_a_load_runs_away_by_its_own_growth_alone(
 def test_a_load_within_its_need_never_runs_away(
     expected: int, taken: int, available: int, percent: float
 ) -> None:
-    need = Need(footprint=Footprint(host=expected), source=Source.FORMULA)
+    need = Need(footprint=Footprint(host=expected), source=NeedSource.FORMULA)
     found = excess_of(need, min(taken, expected), reading(available), max_percent=percent)
     assert found is None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory
 from cyber_inference_tui.scheduler.memory_plan import evictable_at
@@ -38,7 +38,7 @@ sizes = st.integers(0, 6)
 
 
 def need(host: int, **more: Any) -> Need:
-    return Need(footprint=Footprint(host=host), source=Source.FORMULA, **more)
+    return Need(footprint=Footprint(host=host), source=NeedSource.FORMULA, **more)
 
 
 def fresh(room: int, **more: Any) -> FreeMemory:
@@ -513,7 +513,7 @@ def test_the_memory_is_watched_while_a_model_could_be_unloaded() -> None:
 
 
 def test_layers_that_do_not_fit_on_cards_are_in_main_memory() -> None:
-    spills = Need(footprint=Footprint(device=10, mapped=1), source=Source.FORMULA, spills=True)
+    spills = Need(footprint=Footprint(device=10, mapped=1), source=NeedSource.FORMULA, spills=True)
     w = msgspec.structs.replace(wanted("w"), need=spills)
     cards = FreeMemory(at=NOW, free=Amount(8, 6), cards=True)
     assert decide([w], LoadLimits(), cards, NOW).load == "w"

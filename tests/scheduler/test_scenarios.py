@@ -11,8 +11,8 @@ import pytest
 
 from cyber_inference_tui.errors import InsufficientMemoryError, ModelLoadError, QueueFullError
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.memory_tracker import RETURN_PATIENCE
 from cyber_inference_tui.scheduler.state import Waiter
@@ -32,7 +32,7 @@ A, B, C = model("a"), model("b"), model("c")
 
 
 def need(size: float) -> Need:
-    return Need(footprint=Footprint(host=int(size * GB)), source=Source.FORMULA)
+    return Need(footprint=Footprint(host=int(size * GB)), source=NeedSource.FORMULA)
 
 
 def make_world(
@@ -77,7 +77,7 @@ def test_a_model_that_does_not_fit_replaces_an_idle_one() -> None:
 
 def test_mapped_weights_count_although_the_kernel_calls_them_available() -> None:
     async def main() -> None:
-        mapped = Need(footprint=Footprint(mapped=9 * GB, host=GB // 10), source=Source.FORMULA)
+        mapped = Need(footprint=Footprint(mapped=9 * GB, host=GB // 10), source=NeedSource.FORMULA)
         world = make_world(sizes={"a": mapped, "b": mapped})
         async with world.scheduler:
             await world.use(A)

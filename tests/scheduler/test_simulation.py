@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.free_memory import FreeMemory
 from cyber_inference_tui.scheduler.memory_tracker import RETURN_PATIENCE
@@ -98,7 +98,7 @@ class Watched(World):
         for one, size, mapped in zip(self.models, fleet.sizes, fleet.mapped, strict=True):
             main = "device" if fleet.cards else "mapped" if mapped else "host"
             parts = {main: size * GB, "host": size * GB if main == "host" else GB // 8}
-            needs[one.id] = Need(footprint=Footprint(**parts), source=Source.FORMULA)
+            needs[one.id] = Need(footprint=Footprint(**parts), source=NeedSource.FORMULA)
         machine = VirtualMachine(
             TOTAL, cards=(TOTAL,) if fleet.cards else (), back_seconds=fleet.back_seconds
         )

@@ -17,7 +17,7 @@ from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.spec import ServerSpec
-from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, ProcessMemory
+from cyber_inference_tui.monitor.memory_reading import GpuMemory, MemoryReading, ProcessMemory
 from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.policy import Policy, decide
 from cyber_inference_tui.scheduler.scheduler import Scheduler

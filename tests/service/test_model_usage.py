@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from cyber_inference_tui.llama.slots import Task
-from cyber_inference_tui.monitor.memory import ProcessMemory
+from cyber_inference_tui.monitor.memory_reading import ProcessMemory
 from cyber_inference_tui.monitor.processes import ProcessUsage
 from cyber_inference_tui.records import GpuRecord, ModelUsage
 from cyber_inference_tui.service.model_usage import (

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cyber_inference_tui.gguf.metadata import ModelMetadata
-from cyber_inference_tui.hub.plan import PlannedFile
+from cyber_inference_tui.hub.download_plan import PlannedFile
 from cyber_inference_tui.hub.repository import Repository, models_of
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.expectation import formula_need
+from cyber_inference_tui.llama.need_estimate import formula_need
 from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.spec import resolve
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import Fit, HubFilesRecord, ModelStatus
 from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory
