@@ -48,7 +48,7 @@ class Admission:
         )
 
     def enqueue(self, state: ModelState, *, takes_place: bool, reason: str) -> Waiter:
-        """Append to the model's queue; the waiter's future is done when it is admitted."""
+        """Append to the model's queue; the future of the waiter ends when it is admitted."""
         loop = asyncio.get_running_loop()
         waiter = Waiter(
             loop.create_future(),
@@ -83,8 +83,10 @@ class Admission:
             state.overtaken = 0
 
     def pop_loads(self, state: ModelState) -> list[Waiter]:
-        """Take the explicit loads out of the queue of a loaded model: they have ended, however
-        many requests wait before them."""
+        """Take the explicit loads out of the queue of a loaded model.
+
+        They end with the load, without regard to the requests before them.
+        """
         if not _is_open(state):
             return []
         loads = [waiter for waiter in state.waiters if not waiter.takes_place]
@@ -165,7 +167,7 @@ class Admission:
 
 
 def _is_open(state: ModelState) -> bool:
-    # After the death of a server a moment ago, the next server serves the queue.
+    # If the server died a moment ago, the queue waits for the next server.
     return (
         state.status is ModelStatus.LOADED
         and state.leaving is None

@@ -415,7 +415,7 @@ class ControlLoop:
         state.touch(now)
         self.set_status(state, ModelStatus.LOADED)
         self.restart_if_changed(state)
-        # The policy first says who is blocked by it now; then requests are admitted.
+        # First the policy decides which models it blocks now, then requests are admitted.
         self.step()
         self._admit(state)
         self.on_detail(state.model.id)
