@@ -201,7 +201,7 @@ class StandInModels(Models):
     def problems(self) -> list[ProblemRecord]:
         return [ProblemRecord(where="/models/lora.gguf", reason="it is an adapter")]
 
-    def room(self) -> list[MemoryRoom]:
+    def memory_rooms(self) -> list[MemoryRoom]:
         return [MemoryRoom(pool="memory", limit_bytes=8, free_bytes=4)]
 
     async def load(self, model_id: str, *, wait: bool) -> ModelRecord:
