@@ -586,6 +586,23 @@ def test_an_unload_waits_for_the_requests_in_the_queue_of_a_load() -> None:
     run(main())
 
 
+def test_an_unload_cancels_a_load_when_its_last_request_gives_up() -> None:
+    async def main() -> None:
+        world = World(launcher=VirtualLauncher(load_seconds=50))
+        async with world.scheduler as scheduler:
+            request = asyncio.ensure_future(scheduler.acquire(A))
+            await asyncio.sleep(0.5)
+            unload = asyncio.ensure_future(scheduler.unload(A))
+            await ticks()
+            request.cancel()
+            await unload
+            assert now() == 0.5 + world.launcher.stop_seconds
+            assert world.status("a") is ModelStatus.UNLOADED
+            world.assert_at_rest()
+
+    run(main())
+
+
 def test_a_forced_unload_fails_the_queue_of_a_load() -> None:
     async def main() -> None:
         world = World(max_loaded_models=1)
