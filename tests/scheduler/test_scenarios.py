@@ -233,6 +233,12 @@ def test_after_running_out_of_memory_others_are_evicted_for_a_retry() -> None:
             assert world.launcher.launched == ["a", "b", "b"]
             assert scheduler.loaded_ids == ["b"]
             assert world.sessions[0].model == "a"
+            # Its next load needs no eviction.
+            world.launcher.real.clear()
+            await scheduler.unload(B)
+            await world.use(A)
+            await world.use(B)
+            assert scheduler.loaded_ids == ["a", "b"]
 
     run(main())
 
