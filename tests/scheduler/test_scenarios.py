@@ -307,8 +307,9 @@ def test_running_out_of_memory_alone_is_a_failure_unless_less_context_is_allowed
         real = {"real": {"a": Footprint(host=20 * GB)}}
         world = make_world(sizes={"a": need(1)}, launcher=real)
         async with world.scheduler as scheduler:
-            with pytest.raises(ModelLoadError, match="out of memory"):
+            with pytest.raises(ModelLoadError, match="out of memory") as error:
                 await scheduler.acquire(A)
+            assert error.value.permanent
             assert world.launcher.launched == ["a"]
         world = make_world(sizes={"a": need(1)}, launcher=real, allow_smaller_context=True)
         async with world.scheduler as scheduler:
@@ -719,5 +720,10 @@ def test_the_memory_of_a_load_is_known_for_the_next_one() -> None:
             assert state.freed_on_unload.host == 2 * GB or state.freed_on_unload.host == 0
             await asyncio.sleep(5)
             assert state.freed_on_unload.host == 2 * GB
+            # The next load asks for its need again.
+            world.launcher.needs["a"] = need(30)
+            await scheduler.unload(A)
+            with pytest.raises(InsufficientMemoryError):
+                await scheduler.acquire(A)
 
     run(main())

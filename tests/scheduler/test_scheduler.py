@@ -159,6 +159,12 @@ def test_backoff_grows_while_loads_fail_and_is_reset_by_an_unload() -> None:
             await scheduler.unload(A)
             assert world.status("a") is ModelStatus.UNLOADED
             await world.use(A)
+            # So is the count of the load that follows a working server.
+            await scheduler.unload(A)
+            world.launcher.failures["a"] = [load_error()]
+            with pytest.raises(ModelLoadError):
+                await scheduler.acquire(A)
+            await world.use(A)
 
     run(main())
 
@@ -568,6 +574,22 @@ def test_a_load_that_ends_well_although_it_was_cancelled_leaves_no_server() -> N
             await scheduler.unload(A)
             assert not world.launcher.alive
             assert world.status("a") is ModelStatus.UNLOADED
+
+    run(main())
+
+
+def test_a_load_that_fails_because_it_was_cancelled_is_no_failure() -> None:
+    async def main() -> None:
+        world = World()
+        world.launcher.fails_on_cancel = True
+        async with world.scheduler as scheduler:
+            scheduler.request_load(A)
+            await asyncio.sleep(0.5)
+            await scheduler.unload(A)
+            state = scheduler.state("a")
+            assert state is not None
+            assert (state.status, state.failure) == (ModelStatus.UNLOADED, None)
+            await world.use(A)
 
     run(main())
 

@@ -219,7 +219,7 @@ class VirtualLauncher:
         self.loading: set[str] = set()
         self.alive: list[VirtualServer] = []
         self.most_alive = 0
-        self.swallows_cancel = False
+        self.swallows_cancel = self.fails_on_cancel = False
         self.silent: set[str] = set()
         """Models whose servers do not report the memory that they use."""
         self.grows: dict[str, Sequence[int]] = {}
@@ -279,6 +279,9 @@ class VirtualLauncher:
         except asyncio.CancelledError:
             # As in the real launcher, the process has ended before the cancellation continues.
             await asyncio.shield(asyncio.sleep(self.stop_seconds))
+            if self.fails_on_cancel:
+                self._free(pid)
+                raise load_error("it was killed") from None
             if not self.swallows_cancel:
                 self._free(pid)
                 raise
