@@ -12,6 +12,7 @@ import pytest
 from cyber_inference_tui.errors import InsufficientMemoryError, ModelLoadError, QueueFullError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
+from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.memory_tracker import RETURN_PATIENCE
@@ -356,6 +357,29 @@ def test_models_are_preloaded_into_free_memory_and_evict_nobody() -> None:
             # A request still loads it.
             await world.use(B)
             assert set(scheduler.loaded_ids) == {"b", "c"}
+
+    run(main())
+
+
+class SlowEstimates(VirtualLauncher):
+    """A launcher whose estimates take a second; any argument of the user makes a model large."""
+
+    async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
+        await asyncio.sleep(1)
+        return need(30 if spec.arguments else 5)
+
+
+def test_an_estimate_that_a_change_of_settings_overtakes_is_repeated() -> None:
+    async def main() -> None:
+        world = World(launcher=SlowEstimates(machine=VirtualMachine(16 * GB)))
+        async with world.scheduler as scheduler:
+            request = asyncio.ensure_future(scheduler.acquire(A))
+            await asyncio.sleep(0.5)
+            scheduler.configure(msgspec.structs.replace(world.settings, llama_args=("--mlock",)))
+            with pytest.raises(InsufficientMemoryError):
+                await request
+            assert now() == 2.0
+            assert world.launcher.launched == []
 
     run(main())
 

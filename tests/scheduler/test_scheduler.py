@@ -159,7 +159,13 @@ def test_backoff_grows_while_loads_fail_and_is_reset_by_an_unload() -> None:
             await scheduler.unload(A)
             assert world.status("a") is ModelStatus.UNLOADED
             await world.use(A)
-            # So is the count of the load that follows a working server.
+            await scheduler.unload(A)
+            # The unload of a working server forgets failures, too.
+            world.launcher.failures["a"] = [load_error(), load_error()]
+            for _ in range(2):
+                with pytest.raises(ModelLoadError):
+                    await scheduler.load(A)
+            await scheduler.load(A)
             await scheduler.unload(A)
             world.launcher.failures["a"] = [load_error()]
             with pytest.raises(ModelLoadError):
