@@ -123,15 +123,14 @@ class Admission:
             if (other := self._states.get(model_id)) is not None
         )
 
-    def take_place(self, state: ModelState, arrival: int) -> bool:
-        """Count an admitted request; return whether it was the last that may overtake a head."""
+    def take_place(self, state: ModelState, arrival: int) -> None:
+        """Count an admitted request, and the heads that it overtakes."""
         state.in_flight += 1
         self.in_flight += 1
         if state.session is not None:
             state.session.requests += 1
         if not self.waiting or state.is_pinned:
-            return False
-        was_last = False
+            return
         for other in self._states.values():
             if (
                 other is not state
@@ -140,8 +139,6 @@ class Admission:
                 and other.waiters[0].arrival < arrival
             ):
                 other.overtaken += 1
-                was_last |= other.overtaken == self.max_overtake
-        return was_last
 
     def free_place(self, state: ModelState, seconds: float) -> None:
         """Count the end of a request that held a place for so many seconds."""
