@@ -253,6 +253,24 @@ def test_more_requests_than_connections_wait_in_order() -> None:
     run(main())
 
 
+def test_a_request_that_is_being_cancelled_gets_no_place() -> None:
+    async def main() -> None:
+        world = World(max_concurrent_requests=1)
+        async with world.scheduler as scheduler:
+            first = await scheduler.acquire(A)
+            second, third = (asyncio.ensure_future(scheduler.acquire(A)) for _ in range(2))
+            await ticks()
+            second.cancel()
+            # It is still in the queue at this moment.
+            first.release()
+            (await third).release()
+            await asyncio.wait({second})
+            assert second.cancelled()
+            world.assert_at_rest()
+
+    run(main())
+
+
 def test_an_explicit_load_ends_before_the_requests_in_the_queue() -> None:
     async def main() -> None:
         world = World(max_concurrent_requests=1)
