@@ -1,4 +1,4 @@
-"""Describes whether models fit and which others would be evicted, for records and error messages.
+"""Describes whether models fit and which others would be evicted, for records and errors.
 
 It uses the ``MemoryPlan`` of the policy, so a description always agrees with the decision. Pure.
 """

@@ -37,7 +37,7 @@ from cyber_inference_tui.service.runtime import (
 )
 from cyber_inference_tui.settings.schema import Settings
 from tests.cli.conftest import CommandLine, Spawn
-from tests.client.stand_in import StandIn
+from tests.cli.stand_in import StandIn
 from tests.waiting import is_alive
 
 STARTER = """

@@ -28,7 +28,7 @@ from cyber_inference_tui.service.runtime import (
 )
 from cyber_inference_tui.settings.schema import Settings
 from tests.cli.conftest import CommandLine
-from tests.client.stand_in import StandIn
+from tests.cli.stand_in import StandIn
 
 LOADED = ModelRecord(
     id="sub/Tiny-Q4_K_M",

@@ -22,7 +22,7 @@ from cyber_inference_tui.cli import completion_values, main
 from cyber_inference_tui.cli.completion import SHELLS, typed_line
 from cyber_inference_tui.service.runtime import RuntimeRecord, write_runtime_file
 from tests.cli.conftest import CommandLine, Spawn
-from tests.client.stand_in import StandIn
+from tests.cli.stand_in import StandIn
 
 Complete = Callable[..., list[str]]
 ODD_IDS = ("my model", "org/tiny:q4", "org/tiny:q8", "it's", 'say "$HOME"', "模型 q8", "Plain-Q4")

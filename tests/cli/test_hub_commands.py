@@ -17,7 +17,7 @@ import tomli_w
 from cyber_inference_tui.service.runtime import data_directory_holder, read_runtime_file
 from cyber_inference_tui.units import count_text
 from tests.cli.conftest import CommandLine, Spawn
-from tests.client.stand_in import StandIn
+from tests.cli.stand_in import StandIn
 from tests.gguf.demo_file import demo_bytes
 from tests.hub.stand_in_hub import Fault, Repo, StandInHub
 

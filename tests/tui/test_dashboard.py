@@ -341,7 +341,7 @@ async def test_l_loads_and_u_unloads_the_selected_model() -> None:
         await pilot.press("u")
         assert client.calls == []
         await pilot.press("l")
-        await until(pilot, lambda: ("load", "qwen3-32b-q4_k_m") in client.calls)
+        await until(pilot, lambda: ("load", "qwen3-32b-q4_k_m", False) in client.calls)
         models_table(app).move_to("nomic-embed-text-v2")
         await pilot.pause()
         await pilot.press("l")
