@@ -1,4 +1,4 @@
-"""Judges the program's own side: llama-server, settings, directories, ports, models, the hub."""
+"""Judges the software: llama-server, settings, directories, ports, models, the hub."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LEAST_FREE = 200 << 20
 _LITTLE_FREE = 2 << 30
 _FEW_PORTS = 4
 _MOST_LISTED = 10
-# What is said of a file system depends on its type alone, as Linux or macOS ("msdos") names it.
+# Types of file systems, as Linux or macOS ("msdos") names them.
 _FOUR_GIB = frozenset({"vfat", "msdos"})
 _NO_LINKS = frozenset({"vfat", "msdos", "exfat"})
 
 
 def check_llama(facts: LlamaFacts) -> list[Finding]:
-    """Whether there is a llama-server that runs."""
+    """Judge whether there is a llama-server that runs."""
     finding = finding_of("llama-server")
     if facts.binary is None:
         return [
@@ -37,11 +37,11 @@ def check_llama(facts: LlamaFacts) -> list[Finding]:
             )
         ]
     if "--model" not in facts.binary.flags:
-        # Whatever it is, it ran: only its own help tells what it takes.
+        # The program runs: only its help shows whether it is a llama-server.
         return [
             finding(
                 level=Level.ERROR,
-                message=f"{facts.binary.path} is no llama-server: its --help tells of no --model.",
+                message=f"{facts.binary.path} is not a llama-server: its --help lists no --model.",
                 fix="Set llama_server_path to a llama-server, or remove it to use the installed "
                 "one.",
             )
@@ -64,13 +64,13 @@ def check_llama(facts: LlamaFacts) -> list[Finding]:
 
 
 def check_configuration(facts: ConfigurationFacts) -> list[Finding]:
-    """Mistakes, oddities, and what the service would refuse to start with."""
+    """Report mistakes, warnings, and settings with which the service would not start."""
     finding = finding_of("configuration")
     found = [
         finding(
             level=Level.ERROR,
             message=mistake,
-            fix="Correct it and ask again; what depends on the settings was not looked at.",
+            fix="Correct it and run doctor again: checks that need the settings were left out.",
         )
         for mistake in facts.mistakes
     ]
@@ -93,7 +93,7 @@ def check_configuration(facts: ConfigurationFacts) -> list[Finding]:
 
 
 def check_security(facts: ConfigurationFacts, *, root_user: bool) -> list[Finding]:
-    """Who may read our secrets, use the service, and what it may do itself."""
+    """Judge who can read our secrets and use the service, and the rights of the service."""
     finding = finding_of("security")
     found = []
     if facts.secrets and facts.mode is not None and facts.mode & 0o077:
@@ -139,14 +139,14 @@ def _open_address(facts: ConfigurationFacts) -> list[Finding]:
         finding(
             level=Level.WARNING,
             message=f"host is {facts.open_host}, insecure_no_auth is set, and {names} not: "
-            f"whoever reaches this machine may {right}.",
+            f"anybody who can reach this machine can {right}.",
             fix=f"Set {names}, or bind to 127.0.0.1 and use an SSH tunnel.",
         )
     ]
 
 
 def check_directories(directories: tuple[DirectoryFacts, ...]) -> list[Finding]:
-    """Whether they are there, may be written to, have room, and are on a fit file system."""
+    """Judge whether they exist, are writable, have space, and are on a suitable file system."""
     return [finding for facts in directories for finding in _directory(facts)]
 
 
@@ -221,7 +221,7 @@ def _file_system(facts: DirectoryFacts, place: str) -> list[Finding]:
 
 
 def check_service(facts: ServiceFacts) -> list[Finding]:
-    """The ports, and the service if one runs."""
+    """Judge the ports, and a running service."""
     return [*_port(facts), *_running(facts), *_model_ports(facts)]
 
 
@@ -254,7 +254,7 @@ def _port(facts: ServiceFacts) -> list[Finding]:
 
 
 def _holder(port: int) -> str:
-    """A command that tells which program listens on ``port``."""
+    """Return a command that shows which program listens on ``port``."""
     if on_macos():
         return f"lsof -nP -iTCP:{port} -sTCP:LISTEN"
     return f"ss -ltnp 'sport = :{port}'"
@@ -318,7 +318,7 @@ def _model_ports(facts: ServiceFacts) -> list[Finding]:
 
 
 def check_models(facts: ModelsFacts) -> list[Finding]:
-    """How many there are, and which cannot be used."""
+    """Count the models, and report unusable ones."""
     finding = finding_of("models")
     broken = [f"{one.id}: {one.problem}" for one in facts.models if one.problem]
     usable = len(facts.models) - len(broken)
@@ -357,7 +357,7 @@ def check_models(facts: ModelsFacts) -> list[Finding]:
 
 
 def check_hub(facts: HubFacts) -> list[Finding]:
-    """Whether downloads will work."""
+    """Judge whether downloads will work."""
     finding = finding_of("hub")
     if not facts.problem:
         return [finding(level=Level.OK, message=f"{facts.url} answers.")]

@@ -1,4 +1,4 @@
-"""Judges the machine itself: what it is, its GPUs, its memory, how a Jetson is set."""
+"""Judges the machine itself: its GPUs, its memory, and a Jetson's configuration."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from cyber_inference_tui.units import size_text
 
 GIB = 1 << 30
 _SMALL_BOARD = 9 * GIB
-"""Boards of 8 GB and less; what the kernel sees is always a little under the label."""
+"""Boards with 8 GB or less; the kernel sees a little less than the label."""
 _LITTLE_MEMORY = 1 * GIB
 _NVMAP_SINCE = (36, 4, 7)
-"""The first L4T of whose allocator people report failures although memory is free."""
+"""The first L4T whose allocator is reported to fail although memory is free."""
 _WATTS = re.compile(r"([0-9]{1,3})\s*W", re.IGNORECASE)
 
 
 def finding_of(check: str) -> Callable[..., Finding]:
-    """Makes findings of one check: ``said("gpu")(level=…, message=…, fix=…)``."""
+    """Return a function that makes findings of one check: ``finding_of("gpu")(level=…, …)``."""
     return partial(Finding, check=check)
 
 
 def check_machine(facts: DeviceFacts) -> list[Finding]:
-    """What it is; there is nothing to repair here."""
+    """Describe the machine; there is nothing to repair here."""
     device = facts.device
     system = [
         device.os,
@@ -45,13 +45,13 @@ def check_machine(facts: DeviceFacts) -> list[Finding]:
         facts.architecture,
         f"Python {facts.python}",
     ]
-    name = device.name or "A machine that does not tell its name"
-    told = ", ".join(part for part in system if part)
-    return [Finding(check="machine", level=Level.OK, message=f"{name}: {told}.")]
+    name = device.name or "An unknown machine"
+    details = ", ".join(part for part in system if part)
+    return [Finding(check="machine", level=Level.OK, message=f"{name}: {details}.")]
 
 
 def check_jetson(facts: DeviceFacts) -> list[Finding]:
-    """How a Jetson is set; nothing of any other machine."""
+    """Judge a Jetson's configuration; no findings on other machines."""
     if facts.device.kind is not DeviceKind.JETSON:
         return []
     finding = finding_of("jetson")
@@ -97,7 +97,7 @@ def _power_mode(facts: DeviceFacts) -> Finding | None:
 
 
 def _power(name: str) -> float | None:
-    """Watts of a mode by its name; ``MAXN`` and its like have no bound."""
+    """Return the watts of a mode from its name; ``MAXN`` and similar modes have no limit."""
     if name.upper().startswith("MAXN"):
         return float("inf")
     found = _WATTS.search(name)
@@ -109,7 +109,7 @@ def _release(text: str) -> tuple[int, ...]:
 
 
 def check_gpus(facts: GpuFacts, llama: LlamaFacts | None) -> list[Finding]:
-    """The GPUs, their drivers, and whether llama-server was built for them."""
+    """Judge the GPUs, their drivers, and whether llama-server was built for them."""
     finding = finding_of("gpu")
     found = [
         finding(
@@ -187,8 +187,8 @@ def _amd(facts: GpuFacts) -> list[Finding]:
         found.append(
             finding(
                 level=Level.HINT,
-                message="The AMD GPU's compute device /dev/kfd is not open to this user.",
-                fix="`sudo usermod -aG render,video $USER`, then log in anew. Builds with ROCm "
+                message="This user may not open the AMD GPU's compute device /dev/kfd.",
+                fix="`sudo usermod -aG render,video $USER`, then log in again. Builds with ROCm "
                 "need it, those with Vulkan do not.",
             )
         )
@@ -224,13 +224,13 @@ def _unused(present: tuple[Gpu, ...], llama: LlamaFacts, *, offered: bool) -> Fi
 
 
 def check_memory(facts: MemoryFacts, models: ModelsFacts | None, *, board: bool) -> list[Finding]:
-    """Main memory, its limit, and swap. ``board`` = it is a small computer with shared memory."""
+    """Judge main memory, its limit, and swap. ``board`` = a small computer with shared memory."""
     finding = finding_of("memory")
     if facts.total is None:
         return [
             finding(
                 level=Level.WARNING,
-                message="The machine does not tell how much memory it has.",
+                message="The size of the memory is unknown.",
                 fix="Check that system_root has the machine's proc/ in it.",
             )
         ]

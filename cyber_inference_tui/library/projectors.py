@@ -17,7 +17,7 @@ from cyber_inference_tui.library.scan import ModelFile
 
 _WORDS: Final = re.compile(r"[^a-z0-9]+")
 _SIZE: Final = re.compile(r"(?:\d+x)?\d+(?:b|m)")
-# Half precision is what llama-server computes projectors in; larger files gain nothing.
+# llama-server computes projectors in half precision: larger files have no advantage.
 _PREFERRED: Final = ("F16", "BF16", "Q8_0", "F32")
 # Names of draft models, small models that speed up a large one, in repositories.
 _DRAFT: Final = re.compile(r"^(?:mtp|eagle\d*|dflash)\b|\b(?:draft|drafter)\b")
@@ -152,7 +152,7 @@ class _Form(NamedTuple):
             return False
         if shared == shorter:
             return True  # Name and Name-imat
-        # Name-Quality and Name-Compact: one network, and the name as far as its size in common.
+        # Name-Quality and Name-Compact: one network, and a common name up to the size.
         rest = (*self.words[shared:], *other.words[shared:])
         return None not in {*self.network, *other.network} and not any(map(_SIZE.fullmatch, rest))
 

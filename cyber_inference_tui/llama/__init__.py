@@ -1,1 +1,2 @@
-"""llama-server: finding it, its arguments, and one process from spawn to exit."""
+"""llama-server: finding and installing it, its arguments, its processes, its logs and its
+memory."""

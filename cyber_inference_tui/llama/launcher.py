@@ -303,7 +303,8 @@ class Launcher:
                 mark.close()
 
     async def _check_storage(self, spec: ServerSpec) -> None:
-        """Refuse a load whose files do not respond: other loads would wait for it."""
+        """Raise ``ModelLoadError`` if the storage of the files hangs: other loads would wait for
+        this one."""
         if spec.path is None or not spec.files:
             return
         try:

@@ -145,7 +145,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _guard(group: int) -> Iterator[None]:
-    """Have a shell end the process group if this process is killed meanwhile."""
+    """Start a shell that kills the process group if this process is killed meanwhile."""
     shell = subprocess.Popen(
         ["/bin/sh", "-c", GUARD_SCRIPT, "guard"],
         env={"PATH": os.defpath},

@@ -169,7 +169,7 @@ def resolve(model: LocalModel, settings: Settings) -> ServerSpec:
 
 
 def asked_requests(own: ModelSettings, settings: Settings) -> int:
-    """Requests that a model may get at once by the settings; 0 = as many as its server takes."""
+    """Return the settings' limit of a model's concurrent requests; 0 = the server's limit."""
     return int(effective(own, settings, "max_concurrent_requests"))
 
 

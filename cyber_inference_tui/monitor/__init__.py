@@ -1,1 +1,2 @@
-"""What this machine is doing: memory, processors, heat and power, read without root."""
+"""Reads the state of this machine without root: memory, processors, temperatures, power and
+GPUs."""

@@ -1,4 +1,4 @@
-"""One sample of the machine, composed of what the sensors read."""
+"""Composes a sample of the machine from the readings of the sensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cyber_inference_tui.records import (
 _TOTAL = "total"
 _GPU_ZONE = "gpu"
 _GPU_RAILS = ("VDD_GPU", "GPU")
-"""Rails that feed the GPU and nothing else."""
+"""Rails that feed only the GPU."""
 
 
 def compose(
@@ -34,7 +34,7 @@ def compose(
     nvidia: Sequence[GpuRecord],
     others: Sequence[GpuRecord],
 ) -> ResourceSample:
-    """The sample that was taken at ``at``."""
+    """Return the sample taken at ``at``."""
     temperatures = host.temperatures or {}
     power: dict[str, float | None] = {}
     gpus = [*nvidia, *others]
@@ -42,7 +42,7 @@ def compose(
         device = msgspec.structs.replace(device, power_mode=tegra.power_mode)
         if tegra.power is not None:
             power = {_TOTAL: tegra.power.total, **tegra.power.rails}
-        # NVML lists a Jetson's GPU as well, under the same roof as cards that are plugged in.
+        # NVML lists a Jetson's own GPU as well as cards that are plugged in.
         own = next((gpu for gpu in nvidia if is_tegra(gpu.name)), None)
         cards = [gpu for gpu in gpus if not is_tegra(gpu.name)]
         gpus = [_jetson_gpu(tegra, own, temperatures.get(_GPU_ZONE), power), *cards]
@@ -70,7 +70,7 @@ def _jetson_gpu(
     temperature: float | None,
     power: dict[str, float | None],
 ) -> GpuRecord:
-    # Thor's driver writes no load; NVML tells it instead.
+    # Thor's driver has no file with the load; NVML reports it.
     load = tegra.gpu_percent
     return GpuRecord(
         name=tegra.gpu_name,

@@ -18,11 +18,11 @@ from cyber_inference_tui.records import ResourceSample
 
 
 class Sampler:
-    """``sample`` reads everything once. It blocks: call it in a thread, one at a time.
+    """Samples the machine. ``sample`` blocks: call it in a thread, one call at a time.
 
-    ``root`` is where the machine's ``proc/``, ``sys/``, ``etc/`` and ``var/`` are, ``container``
-    where those of this process are, with its memory limits. ``disks`` are paths whose file systems
-    are of interest. ``clock`` is monotonic, in seconds; ``now`` gives the time of day.
+    ``root`` contains the machine's ``proc/``, ``sys/``, ``etc/`` and ``var/``, ``container`` those
+    of this process, with its memory limits. ``disks`` are paths whose file systems are sampled.
+    ``clock`` is monotonic, in seconds; ``now`` returns the time of day.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class Sampler:
         self._amd = AmdSensor(root, clock)
 
     def sample(self) -> ResourceSample:
-        """The machine now; percentages of processors and rates are since the sample before.
+        """Return a sample; percentages of processors and rates are since the last sample.
 
-        It never raises. What the machine does not tell is ``None``.
+        Never raises. Values that the machine does not report are ``None``.
         """
         return compose(
             at=self._now(),

@@ -1,4 +1,4 @@
-"""GGUF files made to measure: whole ones by the package's writer, odd ones byte by byte."""
+"""GGUF files for tests: complete ones by the package's writer, odd ones byte by byte."""
 
 from __future__ import annotations
 

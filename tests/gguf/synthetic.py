@@ -42,7 +42,7 @@ def zeros(name: str, *shape: int, kind: int | None = None) -> Tensor:
 
 
 def with_noise(model: Synthetic) -> Synthetic:
-    """The same with random weights, always the same ones: what it says depends on what it reads."""
+    """Return the model with fixed random weights, so that its output depends on its input."""
     chance = random.Random(1)
     tensors = []
     for tensor in model.tensors:
@@ -69,7 +69,7 @@ def quantized(model: Synthetic, kind: str) -> Synthetic:
 
 
 def with_ranks(encoder: Synthetic) -> Synthetic:
-    """A ``bert`` that tells how well two texts fit."""
+    """Return a ``bert`` that ranks how well two texts fit."""
     width = encoder.metadata["bert.embedding_length"]
     assert isinstance(width, int)
     head = [

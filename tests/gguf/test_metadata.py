@@ -1,4 +1,4 @@
-"""What headers tell of models."""
+"""The metadata of models in headers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_per_layer_heads_windows_and_experts(tmp_path: Path) -> None:
     assert facts.chat_template == "{{ x }}"
 
 
-def test_what_memory_estimates_need(tmp_path: Path) -> None:
+def test_inputs_of_memory_estimates(tmp_path: Path) -> None:
     facts = read_metadata(
         write_gguf(
             tmp_path / "a.gguf",

@@ -1,8 +1,4 @@
-"""Which weights llama.cpp repacks for a processor, and how large the copies are.
-
-The numbers are llama.cpp's own, see ``cyber_inference_tui.gguf.repacking`` for the places in its
-source; tests/real/test_memory_estimate.py compares with a server on the processor at hand.
-"""
+"""The weights that llama.cpp repacks for a processor, and the sizes of the copies."""
 
 from __future__ import annotations
 
@@ -76,7 +72,7 @@ def test_a_processor_is_known_by_its_features(
     assert processor_of(core * 4) is processor
 
 
-def test_what_tells_nothing_is_a_plain_processor(tmp_path: Path) -> None:
+def test_unknown_text_is_a_plain_processor(tmp_path: Path) -> None:
     assert processor_of("") is Processor.PLAIN
     assert read_processor(tmp_path / "cpuinfo") is Processor.PLAIN
     (tmp_path / "cpuinfo").write_text(f"flags : {_HASWELL}\n")
@@ -112,7 +108,7 @@ def test_what_tells_nothing_is_a_plain_processor(tmp_path: Path) -> None:
         ("x", (), None),
     ],
 )
-def test_what_is_multiplied_by(name: str, shape: tuple[int, ...], role: Role | None) -> None:
+def test_matrices_of_multiplications(name: str, shape: tuple[int, ...], role: Role | None) -> None:
     found = matrix_kind(name, F16, shape)
     assert found == (None if role is None else ("F16", role, 32))
 
@@ -205,7 +201,7 @@ def test_embeddings_are_copied_where_they_are_the_output_and_stay_as_well() -> N
     assert repacked([layer, embeddings], Processor.AVX2, has_output=False) == (size, size)
 
 
-def test_a_header_tells_its_matrices(tmp_path: Path) -> None:
+def test_a_header_has_its_matrices(tmp_path: Path) -> None:
     model = synthetic.dense(layers=2, width=512, vocabulary=1000, feed_forward=1536)
     path = synthetic.quantized(model, "Q4_K").write(tmp_path / "m.gguf")
     found = metadata_of(read_header(path))

@@ -22,7 +22,7 @@ from tests.library.conftest import Home
 
 
 class HangingDisk(Disk):
-    """What asks for something at or below ``hanging`` waits until ``answer`` is called."""
+    """A disk whose calls at or below ``hanging`` block until ``answer`` is called."""
 
     def __init__(self) -> None:
         self.hanging: set[Path] = set()
@@ -164,7 +164,7 @@ def test_a_header_that_cannot_be_read_in_time_is_the_folders_matter(
     library = home.library(model_dirs=[nas], cache_file=cache, clock=lambda: 1 << 62, disk=disk)
     disk.hanging.add(nas)
     assert list(library.scan().models) == ["own"]
-    # A start while a folder hangs does not forget what was read of it.
+    # A start while a folder hangs keeps its cached headers.
     assert cache.read_bytes() == known
     disk.answer()
     new = write_gguf(nas / "new.gguf")

@@ -43,7 +43,7 @@ def runner_on(kind: str) -> Run:
 
 
 def wait_gone(pid: int, seconds: float = LIMIT) -> bool:
-    """Whether a process (not necessarily our child) ends within ``seconds``."""
+    """Return whether a process (not necessarily our child) ends within ``seconds``."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -61,23 +61,23 @@ class Child:
         self.log = LogRing(now=lambda: datetime.now(UTC), space=LogSpace(max_lines=20_000))
         self.progress: list[float | None] = []
         self.server: ServerProcess
-        self._heard = asyncio.Event()
-        self.log.listeners.append(lambda _: self._heard.set())
+        self._new_lines = asyncio.Event()
+        self.log.listeners.append(lambda _: self._new_lines.set())
 
     @property
     def lines(self) -> list[str]:
         """Its output so far."""
         return [line.text for line in self.log.tail(10**6)]
 
-    async def heard(self, beginning: str) -> str:
+    async def line_after(self, beginning: str) -> str:
         """Wait for a line that begins so; what follows it."""
         async with asyncio.timeout(LIMIT):
             while True:
                 for line in self.lines:
                     if line.startswith(beginning):
                         return line[len(beginning) :].strip()
-                self._heard.clear()
-                await self._heard.wait()
+                self._new_lines.clear()
+                await self._new_lines.wait()
 
 
 async def spawn(

@@ -151,7 +151,7 @@ class ReleaseServer:
         self.files[f"/ggml-org/llama.cpp/archive/refs/tags/{tag}.tar.gz"] = content
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """What a path gives."""
+        """Return status, headers and body for a path."""
         releases = "/repos/ggml-org/llama.cpp/releases"
         bare = path.partition("?")[0]
         if bare in self.answers:

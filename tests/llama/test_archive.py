@@ -1,4 +1,4 @@
-"""Archives made by somebody else: what is accepted, and everything that must not be."""
+"""Other people's archives: accepted ones, and everything that must be refused."""
 
 from __future__ import annotations
 

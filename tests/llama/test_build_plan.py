@@ -1,4 +1,4 @@
-"""How llama-server would be built, by what is known of the machine; and which ways there are."""
+"""The plan of a build of llama-server, by facts about the machine; and the possible methods."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ def test_jobs_by_memory(total: int, available: int, jobs: int) -> None:
         (("cmake", "make"), "sudo apt-get install -y cmake build-essential`"),
     ],
 )
-def test_what_is_missing_is_told_with_its_command(missing: tuple[str, ...], command: str) -> None:
+def test_missing_tools_are_reported_with_their_command(
+    missing: tuple[str, ...], command: str
+) -> None:
     with pytest.raises(InstallError) as caught:
         plan_build(msgspec.structs.replace(BOX, missing=missing))
     assert command in str(caught.value)
@@ -140,7 +142,7 @@ def test_macos() -> None:
         (("cmake", "make"), "`brew install cmake; xcode-select --install`"),
     ],
 )
-def test_what_is_missing_on_macos(missing: tuple[str, ...], command: str) -> None:
+def test_missing_tools_on_macos(missing: tuple[str, ...], command: str) -> None:
     with pytest.raises(InstallError) as caught:
         plan_build(msgspec.structs.replace(BOX, system="Darwin", missing=missing))
     assert command in caught.value.hint
@@ -244,7 +246,7 @@ def test_on_jetpack_6_only_a_build_will_do() -> None:
     assert "CUDA" in source.summary
 
 
-def test_a_jetson_without_tools_is_told_how_to_get_them() -> None:
+def test_a_jetson_without_tools_gets_the_command_for_them() -> None:
     facts = msgspec.structs.replace(JETPACK_6, missing_tools=("cmake",))
     assert possible(facts) == recommended(facts) == []
     assert "sudo apt-get install -y cmake" in (install_methods(facts)[2].problem or "")
@@ -262,7 +264,7 @@ def test_a_jetson_without_tools_is_told_how_to_get_them() -> None:
         ({"system": "Darwin", "machine": "arm64"}, ["github", "source"]),
     ],
 )
-def test_what_takes_a_way_away(change: dict[str, object], names: list[str]) -> None:
+def test_conditions_that_exclude_a_method(change: dict[str, object], names: list[str]) -> None:
     facts = msgspec.structs.replace(DEBIAN, **change)
     assert possible(facts) == names
     assert recommended(facts) == names[:1]

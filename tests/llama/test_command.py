@@ -88,7 +88,7 @@ def test_the_command_line_of_a_plain_model() -> None:
 
 
 @pytest.mark.parametrize("model_id", ["a,b", ",", "x, y,", "plain"])
-def test_a_server_is_told_of_one_name_whatever_the_id(model_id: str) -> None:
+def test_a_server_gets_a_single_name_for_any_id(model_id: str) -> None:
     """llama-server splits what ``--alias`` says at commas, and adds up all that it is given."""
     own = local(args=("--alias", "mine", "-c", "1", "-a", "other"))
     words = argv(msgspec.structs.replace(own, id=model_id), llama_args=["-a", "general"])
@@ -176,7 +176,7 @@ def test_a_verbosity_is_asked_for_unless_the_person_asks_for_one() -> None:
     assert "--verbosity" not in argv(by_variable, flags, verbosity=4)
 
 
-def test_a_signature_changes_with_what_a_server_depends_on() -> None:
+def test_a_signature_changes_with_everything_a_server_depends_on() -> None:
     settings = Settings()
     base = signature(local(131_072), settings)
     assert base == signature(local(131_072, pinned=True, idle_timeout=1), settings)
@@ -197,7 +197,7 @@ def test_a_signature_changes_with_what_a_server_depends_on() -> None:
 
 
 @given(st.integers(0, 1 << 50))
-def test_the_prompt_cache_takes_at_most_a_tenth_of_what_is_free(available: int) -> None:
+def test_the_prompt_cache_takes_at_most_a_tenth_of_the_free_memory(available: int) -> None:
     size = cache_ram_mib(available)
     assert 0 <= size <= 8192
     assert size * MIB <= available / 10

@@ -122,7 +122,7 @@ async def test_a_stranger_that_begins_beside_a_loaded_server_is_left_alone() -> 
         stranger.kill()
 
 
-async def test_what_hides_after_the_load_ends_with_the_last_that_may_have_started_it(
+async def test_a_process_that_hides_after_the_load_ends_with_the_last_possible_parent(
     stray: Stray, tmp_path: Path
 ) -> None:
     adopt_orphans()
@@ -133,12 +133,12 @@ async def test_what_hides_after_the_load_ends_with_the_last_that_may_have_starte
     for one in (before, child):
         await one.server.wait_ready()
     go.touch()
-    await child.heard("hidden")
+    await child.line_after("hidden")
     after = await spawn_shell(f"{READY}; {OBEYS}")
     await after.server.wait_ready()
     await before.server.stop(20)
     assert is_alive(stray.pid)
-    # A guard could not tell either: it is to end it, whoever started it.
+    # A guard cannot find out its origin either, so it has to kill it.
     await child.server.processes()
     assert stray.pid in {one.pid for one in child.server.strays}
     await child.server.stop(20)
@@ -161,7 +161,7 @@ def wrapper(folder: Path, script: str) -> LocalModel:
     )
 
 
-# It would end by itself when its script does.
+# It would exit with its script.
 OUTLIVES = {"FAKE_LLAMA": '{"outlive_parent": 100}'}
 SERVER = f'{sys.executable} -I -S {SCRIPT} --host "$1" --port "$2"'
 
@@ -181,8 +181,8 @@ async def test_a_command_that_leaves_its_server_in_the_background_is_a_failed_lo
     room = Room(tmp_path, lambda: fake_binary(tmp_path))
     await room.launcher.start()
     before = {process.pid for process in psutil.Process().children(recursive=True)}
-    told = r"went on in the background: .*`exec`.*`wait`"
-    with pytest.raises(ModelLoadError, match=told) as error:
+    message = r"went on in the background: .*`exec`.*`wait`"
+    with pytest.raises(ModelLoadError, match=message) as error:
         await room.launch(wrapper(tmp_path, script.replace("SERVER", SERVER)))
     assert not error.value.out_of_memory
     left = [one.pid for one in psutil.Process().children(recursive=True)]
@@ -206,7 +206,7 @@ async def test_a_command_that_leaves_its_loaded_server_ends_the_model_with_that_
     assert "went on in the background" in server.exit_reason()[0]
 
 
-async def test_what_its_log_says_of_a_failure_counts_more(tmp_path: Path, stray: Stray) -> None:
+async def test_a_failure_in_its_log_counts_more(tmp_path: Path, stray: Stray) -> None:
     room = Room(tmp_path, lambda: fake_binary(tmp_path))
     script = f"{stray.script('session')}; echo 'error: invalid argument: --nope' >&2; exit 1"
     with pytest.raises(ModelLoadError, match="wrong argument"):
@@ -295,7 +295,7 @@ async def test_the_next_start_ends_them_when_the_guard_was_killed_too(
     await room.launcher.close()
 
 
-async def test_a_guard_that_is_killed_is_replaced_and_knows_what_the_first_one_knew(
+async def test_a_killed_guard_is_replaced_with_the_same_knowledge(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     room = Room(tmp_path, lambda: fake_binary(tmp_path))
@@ -317,7 +317,7 @@ async def test_a_guard_that_is_killed_is_replaced_and_knows_what_the_first_one_k
 # Marks and start times
 
 
-async def test_only_what_has_the_mark_and_started_then_is_swept(tmp_path: Path) -> None:
+async def test_only_processes_with_the_mark_and_the_start_time_are_killed(tmp_path: Path) -> None:
     mine, other = run_mark(tmp_path), run_mark(tmp_path.parent)
     with contextlib.ExitStack() as stack:
 

@@ -33,7 +33,7 @@ async def guard() -> AsyncIterator[ProcessGuard]:
     await made.stop()
 
 
-async def test_stopping_it_ends_what_is_still_watched_and_nothing_else(
+async def test_stopping_it_kills_only_watched_groups(
     guard: ProcessGuard, sleepers: list[subprocess.Popen[bytes]]
 ) -> None:
     watched, removed, stranger = sleepers

@@ -1,4 +1,4 @@
-"""Compiling llama-server: with a stand-in for cmake, and for real where there is one."""
+"""Compiling llama-server: with a stand-in for cmake, and with the real one if it is installed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Bench:
         self.says("")
 
     def says(self, text: str) -> None:
-        """What is run for each file (``$1``), after it was noted."""
+        """Set the script that is run for each file (``$1``), after it was recorded."""
         self.compile.write_text(f"echo $1 >> {self.log}\n{text}\n")
 
     def serve(self, tag: str, script: bytes = SCRIPT) -> None:
@@ -154,7 +154,7 @@ def test_it_compiles_and_installs(bench: Bench) -> None:
     assert (record.source, record.version) == ("source", "b6543")
 
 
-def test_a_failure_tells_why_and_the_next_try_goes_on(bench: Bench) -> None:
+def test_a_failure_gives_the_reason_and_the_next_try_continues(bench: Bench) -> None:
     bench.says(
         "[ $1 = 3 ] || exit 0\n"
         "echo 'common/x.cpp:12:3: error: no such thing'\n"
@@ -183,7 +183,7 @@ def test_a_release_that_failed_is_left_for_a_newer_one(bench: Bench) -> None:
     assert bench.kept() == []
 
 
-def test_cmakes_own_errors_are_told_with_their_reason(bench: Bench) -> None:
+def test_cmakes_own_errors_are_quoted_with_their_reason(bench: Bench) -> None:
     bench.says("printf 'CMake Error at x:1 (message):\\n\\n  CUDA Toolkit not found\\n'; exit 1")
     with pytest.raises(BuildError, match=r"CMake Error at x:1 \(message\): CUDA Toolkit not found"):
         bench.build()
@@ -195,7 +195,7 @@ def test_memory_that_ran_out_is_said(bench: Bench) -> None:
         bench.build()
 
 
-def test_other_options_begin_anew(bench: Bench) -> None:
+def test_other_options_start_a_new_build(bench: Bench) -> None:
     bench.says("[ $1 = 1 ]")
     with pytest.raises(BuildError):
         bench.build()
@@ -245,7 +245,7 @@ def test_hostile_sources_are_not_built(bench: Bench, name: str) -> None:
     # Not their bytes: a tar.gz holds the time at which it was made.
     ids=["empty", "text", "no sources"],
 )
-def test_what_are_no_sources(bench: Bench, content: bytes) -> None:
+def test_archives_without_sources(bench: Bench, content: bytes) -> None:
     bench.server.add_sources("b6543", content)
     with pytest.raises(InstallError):
         bench.build()
@@ -254,7 +254,7 @@ def test_what_are_no_sources(bench: Bench, content: bytes) -> None:
     bench.build()
 
 
-def test_a_check_tells_the_newest_not_the_begun_one(bench: Bench) -> None:
+def test_a_check_reports_the_newest_release_not_the_begun_one(bench: Bench) -> None:
     (bench.folder / "data/llama/.build-b6543/source").mkdir(parents=True)
     bench.serve("b6600")
     assert bench.installer(resume=False).check().newest.version == "b6600"
@@ -289,7 +289,7 @@ def start(bench: Bench) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_build_leaves_no_process_and_goes_on(
+def test_an_interrupted_build_leaves_no_process_and_continues(
     bench: Bench, number: signal.Signals
 ) -> None:
     # A compiler that ignores what it is asked, with a child of its own.
@@ -315,7 +315,7 @@ def test_an_interrupted_build_leaves_no_process_and_goes_on(
     build = bench.folder / "data/llama/.build-b6543/build"
     os.utime(build / "1.o", (0, 0))
     (build / "2.o").write_text("half")
-    # By now there is a newer release: what was begun is finished first.
+    # By now there is a newer release: the unfinished build comes first.
     bench.serve("b6600")
     again = start(bench)
     _, errors = again.communicate(timeout=LIMIT)
@@ -325,7 +325,7 @@ def test_an_interrupted_build_leaves_no_process_and_goes_on(
     assert b"[ 50%] Built object 2" in errors
 
 
-def test_what_is_missing_is_said_as_it_is_typed(bench: Bench) -> None:
+def test_a_missing_release_is_quoted_as_typed(bench: Bench) -> None:
     for name in ("cmake", "make"):
         (bench.tools / name).unlink()
     bench.path = str(bench.tools)

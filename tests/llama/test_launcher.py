@@ -287,7 +287,7 @@ async def test_a_port_in_use_is_stepped_over_and_given_back_after_the_end(
     room.assert_nothing_left()
 
 
-async def test_progress_is_passed_on_where_the_build_tells_it(room: Room, model: Make) -> None:
+async def test_progress_is_passed_on_if_the_build_reports_it(room: Room, model: Make) -> None:
     server = await room.launch(model(load_seconds=0.5))
     values = [value for value in room.progress if value is not None]
     assert values == sorted(values)
@@ -309,7 +309,7 @@ def reading_model(tmp_path: Path, **switches: Any) -> LocalModel:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-async def test_a_server_that_tells_nothing_is_watched_reading(room: Room, tmp_path: Path) -> None:
+async def test_a_server_without_reports_is_watched_reading(room: Room, tmp_path: Path) -> None:
     read = {"path": str(tmp_path / "m.gguf"), "mib": 25}
     model = reading_model(tmp_path, read=read, hang_load=True)
     launch = asyncio.ensure_future(room.launch(model))
@@ -343,7 +343,7 @@ async def test_a_server_that_only_floods_its_log_is_given_up(room: Room, tmp_pat
 # What it took
 
 
-async def test_a_server_tells_its_context_and_what_it_took(room: Room, model: Make) -> None:
+async def test_a_server_reports_its_context_and_its_memory(room: Room, model: Make) -> None:
     lines = [
         "0.00.024.243 I load_tensors:   CPU_Mapped model buffer size =     2.00 MiB",
         "0.00.024.243 I load_tensors:        CUDA0 model buffer size =     1.00 MiB",
@@ -424,10 +424,10 @@ async def test_another_programs_server_may_be_silent_while_it_works(
 
 async def test_a_server_can_be_declared_hung(room: Room, model: Make) -> None:
     server = await room.launch(model())
-    server.declare_hung("its slots stood still (hung)")
+    server.declare_hung("its slots stopped (hung)")
     server.declare_hung("another reason")
     assert await ended(server) == -signal.SIGKILL
-    assert server.exit_reason()[0] == "its slots stood still (hung)"
+    assert server.exit_reason()[0] == "its slots stopped (hung)"
     # What ended in another way did not hang.
     other = await room.launch(model())
     assert await other.stop(30) == 0
@@ -435,7 +435,7 @@ async def test_a_server_can_be_declared_hung(room: Room, model: Make) -> None:
     assert other.exit_reason()[0] == "its server exited with code 0"
 
 
-async def test_no_watch_is_left_when_a_server_ends_by_itself(
+async def test_no_watch_is_left_when_a_server_exits(
     room: Room, model: Make, tmp_path: Path
 ) -> None:
     server = await room.launch(model(exit_when=str(tmp_path / "now")))
@@ -448,7 +448,7 @@ async def test_no_watch_is_left_when_a_server_ends_by_itself(
     ]
 
 
-# What is started, and what is not
+# Plans of launches
 
 
 async def test_a_model_with_a_command_of_its_own_needs_no_llama_server(tmp_path: Path) -> None:
@@ -498,7 +498,7 @@ async def test_a_model_with_a_problem_is_refused_and_nothing_is_started(tmp_path
     assert room.logs == {}
 
 
-async def test_without_a_llama_server_the_way_out_is_told(tmp_path: Path) -> None:
+async def test_without_a_llama_server_there_is_a_hint(tmp_path: Path) -> None:
     def find() -> LlamaBinary:
         raise NoLlamaServerError("No llama-server was found.", hint="Run install-llama.")
 
@@ -507,7 +507,7 @@ async def test_without_a_llama_server_the_way_out_is_told(tmp_path: Path) -> Non
         await room.launch(LocalModel(id="m", path=tmp_path / "m.gguf"))
 
 
-async def test_a_start_ends_what_a_former_service_left(
+async def test_a_start_kills_leftovers_of_a_former_service(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as orphan:
@@ -656,7 +656,7 @@ async def test_the_real_llama_servers_failures_are_understood(tmp_path: Path, ki
 
 @pytest.mark.real
 @pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no llama-server")
-async def test_the_real_llama_server_that_stands_still_is_noticed(tmp_path: Path) -> None:
+async def test_a_stopped_real_llama_server_is_noticed(tmp_path: Path) -> None:
     write_demo(tmp_path / "demo.gguf")
     room = Room(
         tmp_path,

@@ -52,11 +52,11 @@ def test_different_ids_have_different_log_files(one: str, other: str) -> None:
 
 
 @given(hostile)
-def test_a_name_tells_its_id_or_nothing(model_id: str) -> None:
+def test_a_name_gives_its_id_or_nothing(model_id: str) -> None:
     assert id_of_log_file(log_file_name(model_id)) in {model_id, None}
 
 
-def test_names_that_tell_their_id() -> None:
+def test_names_that_contain_their_id() -> None:
     for model_id in ("m", "sub/Name Q4_K_M", ".x", "Straße"):
         assert id_of_log_file(log_file_name(model_id)) == model_id
     assert id_of_log_file(log_file_name("m" * 500)) is None
@@ -142,7 +142,7 @@ def test_stopping_a_writer_that_was_never_started_is_nothing(tmp_path: Path) -> 
     LogWriter(tmp_path).stop()
 
 
-def test_what_follows_a_part_of_a_line_is_a_line_of_its_own(tmp_path: Path) -> None:
+def test_text_after_a_part_of_a_line_is_a_new_line(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_bytes(b"2026-01-01T00:00:00.000000Z cut of")
     for text in ("one", "two"):
         writer = LogWriter(tmp_path)

@@ -155,7 +155,7 @@ def test_the_log_that_holds_most_makes_room() -> None:
         noisy.add(f"noisy {number}" for number in range(1_000))
     assert len(quiet) == 4_000
     assert 10_000 <= len(quiet) + len(noisy) <= 10_000 + 3 * log_block.BLOCK_LINES
-    # Both hold half of it once the other floods, too.
+    # Once the other log floods as well, each has half of the space.
     for _ in range(30):
         quiet.add(f"quiet {number}" for number in range(1_000))
     assert abs(len(quiet) - len(noisy)) <= 2 * log_block.BLOCK_LINES
@@ -182,7 +182,7 @@ def test_a_log_without_any_place_still_has_its_newest_lines() -> None:
     assert (log.first, log.packed_lines, log.packed_bytes) == (log.end - len(log), 0, 0)
 
 
-def test_a_log_cleans_what_enters_it() -> None:
+def test_a_log_cleans_its_lines() -> None:
     log = ring()
     log.add(
         ["\x1b[31mred\x1b[0m \x9b1mbold\x07", "a\tb\x00", "right\u202eleft", "\x1b]0;title\x07ok"]
@@ -260,7 +260,7 @@ def test_listeners_get_every_line_once_with_its_number() -> None:
     assert [line.text for line in seen[1].lines(2)] == ["4998", "4999"]
 
 
-def test_a_mark_has_what_came_since_and_nothing_after_it_was_closed() -> None:
+def test_a_mark_collects_lines_until_it_is_closed() -> None:
     log = ring()
     log.add(["before"])
     mark = log.mark()
@@ -283,8 +283,8 @@ def test_a_mark_is_bounded_too() -> None:
 
 def test_lines_of_earlier_runs_come_first_and_go_to_nobody() -> None:
     log = ring()
-    told: list[LogBatch] = []
-    log.listeners.append(told.append)
+    batches: list[LogBatch] = []
+    log.listeners.append(batches.append)
     early = NOW - timedelta(days=1)
     later = early + timedelta(hours=1)
     former = [
@@ -293,7 +293,7 @@ def test_lines_of_earlier_runs_come_first_and_go_to_nobody() -> None:
         (later, "--- starting: a\x1b[31m b"),
     ]
     log.restore([*former, (later, "I fine")])
-    assert told == []
+    assert batches == []
     assert (log.first, log.end, log.restored, log.last_error) == (0, 4, 4, 1)
     assert log.last_at == later
     assert log.kept_runs() == (LogRun(first=2, started_at=later),)
@@ -307,7 +307,7 @@ def test_lines_of_earlier_runs_come_first_and_go_to_nobody() -> None:
         (later, "I fine", LogLevel.INFO),
         (NOW, "--- starting: c", LogLevel.INFO),
     ]
-    assert [batch.first for batch in told] == [4]
+    assert [batch.first for batch in batches] == [4]
     # It is too late now.
     log.restore(former)
     assert log.end == 5

@@ -1,4 +1,4 @@
-"""What a model is expected to take: which source is asked, and how it is laid out."""
+"""Estimates of needs: their sources, and their division between memories."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def write_fit_params(folder: Path, *, row: str = "CUDA0 7 20 30", options: str =
 # Which source
 
 
-async def test_what_was_measured_comes_first(demo: LocalModel, tmp_path: Path) -> None:
+async def test_measurements_come_first(demo: LocalModel, tmp_path: Path) -> None:
     write_fit_params(tmp_path)
     known = {spec_of(demo).signature: MEASURED}
     found = await expectations(known.get).need(spec_of(demo), build(tmp_path))
@@ -266,7 +266,7 @@ def test_nothing_is_known_without_the_size_of_the_files() -> None:
 
 @pytest.mark.real
 @pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no llama-server")
-async def test_the_formula_is_near_what_a_real_server_takes(tmp_path: Path) -> None:
+async def test_the_formula_is_close_to_a_real_server(tmp_path: Path) -> None:
     binary = find_llama_server(setting=os.environ[REAL], data_dir=tmp_path, environ=os.environ)
     room = Room(tmp_path, lambda: binary)
     path = windowed().write(tmp_path / "m.gguf")

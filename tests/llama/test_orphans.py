@@ -1,4 +1,4 @@
-"""What a former service left behind is ended; what only has an old number is not."""
+"""Leftovers of a former service are killed; other processes with their pids are not."""
 
 from __future__ import annotations
 

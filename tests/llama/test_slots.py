@@ -161,7 +161,7 @@ def test_a_cancelled_request_is_given_up() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=40))
-def test_what_is_counted_adds_up_over_time(steps: list[tuple[int, bool]]) -> None:
+def test_counts_add_up_over_time(steps: list[tuple[int, bool]]) -> None:
     """One slot whose task sometimes finishes just before the look, without delay."""
     rate = TokenRate()
     rate.look(0, [Task(0, 0, 0)], 0.0)

@@ -1,4 +1,4 @@
-"""Damaged files: whatever is done to one of them, nothing raises and no number is made up."""
+"""Damaged files: whatever happens to a file, nothing raises and no number is invented."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def two_samples(root: Path, between: Callable[[], None] = lambda: None) -> list[
     trees.write(root, {"proc/stat": trees.STAT_LATER}) if (root / "proc/stat").is_file() else None
     between()
     second = taker.sample()
-    clock.advance(40)  # everything is looked for anew
+    clock.advance(40)  # the sensors look for all files again
     return [first, second, taker.sample()]
 
 
 def check(record: ResourceSample) -> Numbers:
-    """What holds for every sample of any machine; its numbers."""
+    """Check the invariants of every sample; return its numbers."""
     wire = to_json(record)
     assert msgspec.json.decode(wire, type=ResourceSample) == record
     return checked(wire)
@@ -173,7 +173,7 @@ def test_numbers_too_large_for_the_wire(tmp_path: Path) -> None:
         assert record.swap.percent == 100.0
 
 
-# Files that only say how another one's number is called, or that it is told elsewhere.
+# Files with only the name of another file's number, or its source.
 NAMES = re.compile(r"name|type|.*_label")
 DISK = 30.0
 """A temperature that is left out for its chip's name."""
@@ -196,7 +196,7 @@ def each_damaged(root: Path, names: list[str], damage: Callable[[Path], None]) -
 
 @DAMAGES
 @pytest.mark.parametrize("tree", TREES)
-def test_a_file_that_tells_nothing(
+def test_a_file_without_values(
     tmp_path: Path,
     machines: Machines,
     tree: Callable[[Path], None],

@@ -1,4 +1,4 @@
-"""What every Linux machine tells: processors, swap, disks, networks, heat."""
+"""The values of every Linux machine: processors, swap, disks, networks, temperatures."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_swap(tmp_path: Path, lines: str, disk: SwapRecord, zram: SwapRecord | N
 @pytest.mark.parametrize(
     "content", ["", "x", SWAPS + "/swap file 10\n", SWAPS + "/swap file a b 1"]
 )
-def test_swap_that_is_not_told(tmp_path: Path, content: str) -> None:
+def test_unknown_swap(tmp_path: Path, content: str) -> None:
     write(tmp_path, {"proc/swaps": content})
     assert SwapSensor(tmp_path).read() is None
 

@@ -184,7 +184,7 @@ NO_LIMIT = "9223372036854771712\n"
             GIB,
             GIB - 2 * MIB,
         ),
-        # More is taken than the limit allows; nobody tells how much is taken.
+        # The use exceeds the limit; the use is unknown.
         (
             {
                 "sys/fs/cgroup/memory.max": f"{GIB}\n",
@@ -194,7 +194,7 @@ NO_LIMIT = "9223372036854771712\n"
             0,
         ),
         ({"sys/fs/cgroup/memory.max": f"{GIB}\n"}, GIB, 0),
-        # A path that leads out of what is seen.
+        # A path that leads out of the visible groups.
         (
             {"proc/self/cgroup": "0::/../../x\n", "sys/memory.max": "4096\n"},
             8_000_000 * KIB,
@@ -319,7 +319,7 @@ Pages occupied by compressor:            442179.
 """
 
 
-def test_macos_gives_back_files_and_what_is_purgeable_and_no_programs_data() -> None:
+def test_macos_frees_files_and_purgeable_pages_but_no_programs_data() -> None:
     reading = vm_stat(VM_STAT, 24 * GIB)
     assert reading is not None
     # psutil would say 3857 + 443760 pages: 2 GB more, most of it programs' own.
@@ -330,7 +330,7 @@ def test_macos_gives_back_files_and_what_is_purgeable_and_no_programs_data() -> 
     )
 
 
-def test_a_mac_with_other_pages_and_what_is_not_understood() -> None:
+def test_a_mac_with_other_pages_and_unknown_output() -> None:
     intel = VM_STAT.replace("16384", "4096")
     assert vm_stat(intel, 8 * GIB) == MainMemoryReading(
         total=8 * GIB, available=316091 * 4096, cache=312234 * 4096
@@ -537,7 +537,7 @@ def test_the_driver_is_asked_for_at_most_every_30_seconds() -> None:
     assert asked == [1000, 1030, 1060, 1090]
 
 
-def test_after_a_fork_it_starts_anew() -> None:
+def test_after_a_fork_it_starts_again() -> None:
     fake = FakeNvml(FakeGpu())
     nvml = Nvml(load=lambda: fake, clock=Clock())
     assert len(nvml.gpus()) == 1
@@ -576,6 +576,6 @@ def test_amd(tmp_path: Path) -> None:
     memory = reader(tmp_path)
     card = GpuMemory(name="AMD GPU 744c", total=24 * GIB, free=22 * GIB, uuid="amd-1")
     assert memory.read().gpus == (card,)
-    # Somebody set aside most of an APU's memory for it: the rest of the system has it no more.
+    # Most of the memory is reserved for an APU and hidden from the rest of the system.
     amd(tmp_path, "card0", {"mem_info_vram_total": f"{64 * GIB}\n"})
     assert [gpu.total // GIB for gpu in memory.read().gpus] == [64, 24]

@@ -1,4 +1,4 @@
-"""What a sample says of each kind of machine: exactly what its files say."""
+"""Samples of each kind of machine: exactly the content of its files."""
 
 from __future__ import annotations
 
@@ -394,7 +394,7 @@ def test_nothing_at_all(tmp_path: Path) -> None:
     )
 
 
-def test_what_changes_between_samples(tmp_path: Path) -> None:
+def test_changes_between_samples(tmp_path: Path) -> None:
     trees.orin_nano_jetpack5(tmp_path)
     clock = Clock()
     taker = sampler(tmp_path, clock=clock)
@@ -425,7 +425,7 @@ def test_what_changes_between_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("late", [31, 3600])
-def test_what_appears_late_is_found(tmp_path: Path, late: float) -> None:
+def test_late_devices_are_found(tmp_path: Path, late: float) -> None:
     whole, early = tmp_path / "whole", tmp_path / "early"
     trees.orin_nano_jetpack5(whole)
     trees.write(

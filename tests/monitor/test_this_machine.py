@@ -1,4 +1,4 @@
-"""Samples of the machine that the tests run on, against what other tools say of it."""
+"""Samples of the machine that runs the tests, compared with other tools."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def test_processors_that_have_something_to_do() -> None:
     total = sum(after) - sum(before) - (after.guest - before.guest)
     idle = after.idle - before.idle + after.iowait - before.iowait
     assert sample.cpu.percent is not None
-    # The process had half a second of processor time, which shows whoever else is busy.
+    # The process used half a second of processor time, so the load is not 0.
     assert sample.cpu.percent > 0
-    # No core is less busy than all of them are, but each is rounded by itself.
+    # Some core is at least as busy as the average; each value is rounded on its own.
     assert max(core or 0 for core in sample.cpu.per_core) >= sample.cpu.percent - 1
     assert abs(sample.cpu.percent - 100 * (total - idle) / total) < 15
 

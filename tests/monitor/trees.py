@@ -62,7 +62,7 @@ ORIN_COMPATIBLE = (
 
 
 def write(root: Path, *trees: Files) -> None:
-    """Write the files, later ones in the place of earlier ones of the same name."""
+    """Write the files; a later file replaces an earlier one with its name."""
     for name, content in {k: v for tree in trees for k, v in tree.items()}.items():
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)

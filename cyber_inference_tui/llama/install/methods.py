@@ -160,7 +160,8 @@ def _source(facts: InstallFacts) -> InstallSource:
 
 
 def _prebuilt(facts: InstallFacts, *, loader: bool = True) -> str:
-    """``loader``: Vulkan's loader is installed, or part of the build."""
+    """Describe the device of a prebuilt server. ``loader``: Vulkan's loader is installed or
+    included."""
     if Gpu.APPLE in facts.gpus:
         return "for the GPU, with Metal"
     return "for the GPU, with Vulkan" if facts.vulkan and loader else "for the CPU"

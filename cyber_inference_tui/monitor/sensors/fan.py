@@ -1,4 +1,4 @@
-"""The fan of a small board: the kernel's ``pwm-fan``, and NVIDIA's tachometer beside it."""
+"""Reads the fan of a small board: the kernel's ``pwm-fan``, and NVIDIA's tachometer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_RPM = 100_000
 class FanSensor:
     """Reads the hwmon devices ``pwmfan`` and ``pwm_tach`` below ``root``.
 
-    They are looked for every 30 s of ``clock``.
+    It looks for them every 30 s of ``clock``.
     """
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,7 +28,7 @@ class FanSensor:
         self._tachometers: list[KeptFile] = []
 
     def read(self) -> FanRecord | None:
-        """The fan, or ``None`` if there is none that tells anything."""
+        """Return the fan; ``None`` = there is none with values."""
         if (now := self._clock()) >= self._next_probe:
             self._next_probe = now + _PROBE_SECONDS
             self._probe()
