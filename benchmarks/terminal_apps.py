@@ -21,9 +21,9 @@ from cyber_inference_tui.records import LogLevel, NumberedLine
 from cyber_inference_tui.terminal.charset import UNICODE
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.tui.widgets.graph import Graph
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
 from cyber_inference_tui.tui.widgets.log_view import LogView
-from cyber_inference_tui.tui.widgets.meter import Meter, Part
-from cyber_inference_tui.tui.widgets.table import LiveTable, row_of
+from cyber_inference_tui.tui.widgets.stacked_bar import BarPart, StackedBar
 from cyber_inference_tui.tui.widgets.text_view import TextRow, TextView
 
 
@@ -85,14 +85,14 @@ def _graph() -> BenchmarkApp:
 
 
 def _meter() -> BenchmarkApp:
-    meter = Meter()
+    meter = StackedBar()
 
     def step(count: int) -> None:
         system = 1.6 + count % 10 / 10
         parts = [
-            Part("qwen3-4b", 3.1, "model", "3.1"),
-            Part("system", system, "system", f"{system:.1f}"),
-            Part("free", 2.7 - count % 10 / 10, "free", f"{2.7 - count % 10 / 10:.1f}"),
+            BarPart("qwen3-4b", 3.1, "model", "3.1"),
+            BarPart("system", system, "system", f"{system:.1f}"),
+            BarPart("free", 2.7 - count % 10 / 10, "free", f"{2.7 - count % 10 / 10:.1f}"),
         ]
         meter.show(parts, 7.4, 5.9)
 

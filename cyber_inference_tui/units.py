@@ -42,8 +42,59 @@ def duration_text(seconds: float) -> str:
 def count_text(number: int) -> str:
     """Format a count of parameters like model names: ``494M``, ``1.2B``, ``70B``."""
     for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if number >= size:
+        # 999.6M would round up to "1000M", which belongs to the next unit.
+        if number >= 0.9995 * size:
             value = number / size
             # Two digits are enough.
             return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
     return str(number)
+
+
+def memory_text(size: int, *, estimate: bool = False) -> str:
+    """Format bytes in GiB with one decimal, whatever the size: ``3.1 GiB``, ``~2.9 GiB``.
+
+    ``estimate`` puts the ``~`` before it. A size that would round to nothing is ``<0.1 GiB``.
+    """
+    gib = size / 1024**3
+    return "<0.1 GiB" if 0 < gib < 0.05 else f"{'~' if estimate else ''}{gib:.1f} GiB"
+
+
+def number_text(value: float, *, decimals: int = 0, unit: str = "") -> str:
+    """Format a number with thousands separators: ``8,192``, ``21.4``, ``63 %``, ``4.8 W``."""
+    return f"{value:,.{decimals}f}" + (f" {unit}" if unit else "")
+
+
+def speed_text(speed: float) -> str:
+    """Format tokens per second with one decimal."""
+    return number_text(speed, decimals=1)
+
+
+def seconds_text(seconds: float) -> str:
+    """Format seconds with two decimals: ``31.40 s``."""
+    return number_text(seconds, decimals=2, unit="s")
+
+
+def counted(number: int, noun: str) -> str:
+    """Format a number of things: ``1 request``, ``1,204 requests``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def countdown_text(seconds: float) -> str:
+    """Format the time left as a clock: ``0:07``, ``3:12``, ``2:05:00``, ``3 d 04 h``."""
+    # Rounded up: "0:00" means that the time is over, not that a part of a second is left.
+    whole = max(0, -int(-seconds // 1))
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24} d {hours % 24:02} h"
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def age_text(seconds: float) -> str:
+    """Format an age in its largest unit: ``now``, ``12 s``, ``5 min``, ``3 h``, ``4 d``."""
+    if seconds < 1:
+        return "now"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"

@@ -17,7 +17,7 @@ import psutil
 from yarl import URL
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.client.address import base_url
+from cyber_inference_tui.client.service_url import base_url
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.doctor.facts import HubFacts, PortState, ServiceFacts
 from cyber_inference_tui.errors import HubError

@@ -47,7 +47,7 @@ def server_alias(model_id: str) -> str:
     """Return llama-server's name for the model with this id: the id without commas.
 
     llama-server reads ``--alias`` as a list and reports the first name in alphabetical order. So a
-    comma becomes DEL, which no id contains and JSON text holds unescaped; ``http.renaming``
+    comma becomes DEL, which no id contains and JSON text holds unescaped; ``http.name_replacer``
     restores it in responses.
     """
     return model_id.replace(",", "\x7f")

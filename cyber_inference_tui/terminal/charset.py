@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from cyber_inference_tui.records import ModelStatus
 
 CharsetChoice = Literal["auto", "unicode", "ascii"]
+Value = TypeVar("Value")
 
 # The kernel's console has a font of at most 512 glyphs, without braille; `dumb` promises nothing.
 _PLAIN_TERMINALS = frozenset({"linux", "dumb", "vt100", "vt102", "vt220", "unknown"})
@@ -52,6 +53,18 @@ class Charset:
     def status_sign(self, status: ModelStatus) -> str:
         """The sign of a model's state; a word always stands beside it."""
         return self.signs[status]
+
+    def status_text(self, status: ModelStatus, progress: float | None = None) -> str:
+        """Return a state as sign and word, with a load's progress (0 to 1): ``◐ loading 64 %``."""
+        text = f"{self.status_sign(status)} {status.value}"
+        if status == "loading" and progress is not None:
+            # Rounded down: 100 % would mean that the model is loaded.
+            text += f" {min(99, int(progress * 100))} %"
+        return text
+
+    def known(self, value: Value | None, text: Callable[[Value], str]) -> str:
+        """Return ``text(value)``, or the sign for a missing value."""
+        return self.missing if value is None else text(value)
 
     def bar_text(self, share: float, width: int) -> str:
         """A bar of ``width`` cells, filled up to ``share`` (0 to 1), rounded down."""

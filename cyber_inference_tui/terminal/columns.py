@@ -39,11 +39,6 @@ Record = TypeVar("Record")
 Context = TypeVar("Context", RenderContext, Terminal)
 
 
-def shown(value: object, *, charset: Charset) -> str:
-    """A value as it is, safe to show; the sign for what is missing where there is none."""
-    return charset.missing if value is None or value == "" else plain(str(value))
-
-
 @dataclass(frozen=True)
 class Column(Generic[Record, Context]):
     """A column of a table of ``Record``, shown as ``text`` of ``value`` or as ``cell`` draws it.
@@ -65,8 +60,8 @@ class Column(Generic[Record, Context]):
     right: bool = False
     """Aligned to the right, as numbers are."""
     priority: int = 0
-    text: Callable[..., str] = shown
-    """The value in words or figures; also gets the ``charset``."""
+    text: Callable[[Any], str] = str
+    """Formats the value."""
     tone: Tone = "none"
     cell: Callable[[Record, Context], Cell | str] | None = None
     """What it shows where that takes more than the value."""
@@ -78,7 +73,8 @@ class Column(Generic[Record, Context]):
         if self.cell is not None:
             return self.cell(record, context)
         value = None if self.value is None else self.value(record)
-        return Cell(self.text(value, charset=context.charset), self.tone)
+        known = value is not None and value != ""
+        return Cell(plain(self.text(value)) if known else context.charset.missing, self.tone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +120,7 @@ class Order(Generic[Record]):
 
 
 @dataclass(frozen=True)
-class Place:
+class PlacedColumn:
     """A column that is shown: its index, and its cells from ``start`` on."""
 
     index: int
@@ -148,7 +144,9 @@ def fitting(columns: Sequence[Column[Any, Any]], widths: Sequence[int], room: in
     return shown
 
 
-def places(columns: Sequence[Column[Any, Any]], width: int, start: int = 0) -> list[Place]:
+def place_columns(
+    columns: Sequence[Column[Any, Any]], width: int, start: int = 0
+) -> list[PlacedColumn]:
     """The columns that fit between the cells ``start`` and ``width``, from left to right."""
     least = [column.least if column.width is None else column.width for column in columns]
     shown = fitting(columns, least, width - start)
@@ -160,7 +158,7 @@ def places(columns: Sequence[Column[Any, Any]], width: int, start: int = 0) -> l
         size = min(size, width - start)
         if size <= 0:
             break
-        placed.append(Place(index, start, size))
+        placed.append(PlacedColumn(index, start, size))
         start += size + GAP
     return placed
 

@@ -26,13 +26,14 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import DownloadStatus, endpoints
 from cyber_inference_tui.terminal.text_width import pasted_text
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
 from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
-from cyber_inference_tui.tui.launch import Launch, Leave
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 from cyber_inference_tui.tui.widgets.scroll_bar import choose_scroll_bars
+from cyber_inference_tui.units import counted
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
 _PAGE_CHANGE_SECONDS = 0.005
@@ -47,7 +48,7 @@ def _page(mode: str) -> Screen[None]:
     return page
 
 
-class CyberApp(App[Leave]):
+class CyberApp(App[AfterExit]):
     """The terminal app on the service of ``client``. Returns how it was left."""
 
     TITLE = NAME
@@ -73,36 +74,38 @@ class CyberApp(App[Leave]):
             "Help",
             key_display="?",
             id="app.help",
-            tooltip="What the keys do here",
+            tooltip="The keys of this page",
         ),
         Binding("q", "leave", "Quit", id="app.quit", tooltip="Leave the app"),
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit-anywhere"),
-        Binding("ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="Draw all anew"),
+        Binding(
+            "ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="Repaint the screen"
+        ),
     ]
 
     def __init__(
-        self, client: ServiceClient, launch: Launch | None = None, *, add_demo: bool = False
+        self, client: ServiceClient, options: AppOptions | None = None, *, add_demo: bool = False
     ) -> None:
         super().__init__()
         self.client = client
-        self.launch = launch or Launch()
+        self.options = options or AppOptions()
         self.painted = False
         """Whether a first frame is on the screen: what it need not wait for is made after it."""
         self._add_demo = add_demo
-        choose_scroll_bars(self.launch.charset)
+        choose_scroll_bars(self.options.charset)
         self.feed = Feed(
             client,
             on_change=self._show,
             on_login=self._login,
-            now=self.launch.now,
-            rate=self.launch.rate,
+            now=self.options.now,
+            rate=self.options.rate,
         )
         for theme in THEMES:
             self.register_theme(theme)
-        known = self.launch.theme in self.available_themes
-        self.theme = self.launch.theme if known else DEFAULT
-        self._unknown_theme = "" if known else self.launch.theme
-        self.set_keymap(self.launch.keymap)
+        known = self.options.theme in self.available_themes
+        self.theme = self.options.theme if known else DEFAULT
+        self._unknown_theme = "" if known else self.options.theme
+        self.set_keymap(self.options.keymap)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -115,13 +118,13 @@ class CyberApp(App[Leave]):
 
     async def on_mount(self) -> None:
         """Open the first page."""
-        await self.switch_mode(self.launch.first_page)
-        if self.launch.signals:
+        await self.switch_mode(self.options.first_page)
+        if self.options.signals:
             loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGTERM, self.exit, Leave.KEEP)
-        if self.launch.ticking:
+            loop.add_signal_handler(signal.SIGTERM, self.exit, AfterExit.KEEP)
+        if self.options.ticking:
             self.set_interval(1.0, self._tick)
-        for notice in self.launch.notices:
+        for notice in self.options.notices:
             self.tell(notice, "warning")
         if self._unknown_theme:
             self.tell(f"There is no theme '{self._unknown_theme}'.", "warning")
@@ -151,7 +154,7 @@ class CyberApp(App[Leave]):
         error = sys.exc_info()[1] or self._exception
         kind = f"{type(error).__name__}: {error}" if error else "unknown"
         message = f"The terminal app ended by a fault of its own ({clean_line(kind)})."
-        path = self.launch.crash_path
+        path = self.options.crash_path
         if path is not None and error is not None:
             with contextlib.suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,10 +178,6 @@ class CyberApp(App[Leave]):
     def on_page_tabs_chosen(self, message: PageTabs.Chosen) -> None:
         """A page was clicked."""
         self.switch_mode(message.mode)
-
-    async def open_hub(self, query: str) -> None:
-        """Open the hub and search it for ``query``."""
-        await self._open_at("hub", "search", query)
 
     async def on_event(self, event: events.Event) -> None:
         """Make what is pasted harmless, wherever it goes: it may come from anywhere."""
@@ -217,16 +216,16 @@ class CyberApp(App[Leave]):
             Password(
                 self.client.url,
                 self.client.login,
-                can_keep=self.launch.save_password is not None,
+                can_keep=self.options.save_password is not None,
             )
         )
         if answer is None:
-            self.exit(Leave.KEEP)
+            self.exit(AfterExit.KEEP)
             return
         password, keep = answer
-        if keep and self.launch.save_password is not None:
+        if keep and self.options.save_password is not None:
             try:
-                self.launch.save_password(password)
+                self.options.save_password(password)
             except CyberError as error:
                 self.tell(str(error), "error")
 
@@ -268,10 +267,10 @@ class CyberApp(App[Leave]):
 
     async def action_leave(self) -> None:
         """Leave; asks what to do with a service that was started for this app, if it works."""
-        if not self.launch.owned:
-            self.exit(Leave.KEEP)
+        if not self.options.owned:
+            self.exit(AfterExit.KEEP)
         elif not (lost := would_be_lost(self.snapshot)):
-            self.exit(Leave.STOP)
+            self.exit(AfterExit.STOP)
         else:
             self._ask_leave(lost)
 
@@ -282,16 +281,16 @@ class CyberApp(App[Leave]):
             return
 
         def answered(value: str | None) -> None:
-            if value in {Leave.KEEP, Leave.STOP}:
-                self.exit(Leave(value))
+            if value in {AfterExit.KEEP, AfterExit.STOP}:
+                self.exit(AfterExit(value))
 
         self.push_screen(
             Question(
                 "Stop the service as well?",
                 f"It was started for this app. {lost}",
                 (
-                    Answer(Leave.KEEP, "l", "Leave it running"),
-                    Answer(Leave.STOP, "s", "Stop it", grave=True),
+                    Answer(AfterExit.KEEP, "l", "Leave it running"),
+                    Answer(AfterExit.STOP, "s", "Stop it", grave=True),
                     Answer("cancel", "c", "Cancel"),
                 ),
             ),
@@ -300,7 +299,7 @@ class CyberApp(App[Leave]):
 
     def get_key_display(self, binding: Binding) -> str:
         """The key in signs that the terminal has."""
-        return self.launch.charset.key(super().get_key_display(binding))
+        return self.options.charset.key(super().get_key_display(binding))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every action that can be had now, for the palette."""
@@ -329,16 +328,12 @@ def would_be_lost(snapshot: Snapshot) -> str:
     """What stopping the service would end, in a sentence; empty if nothing."""
     parts = []
     if snapshot.active:
-        parts.append(_count(len(snapshot.active), "request"))
+        parts.append(counted(len(snapshot.active), "request"))
     moving = {DownloadStatus.QUEUED, DownloadStatus.RUNNING, DownloadStatus.VERIFYING}
     if running := sum(one.status in moving for one in snapshot.downloads):
-        parts.append(_count(running, "download"))
+        parts.append(counted(running, "download"))
     if awake := len(snapshot.awake):
-        parts.append(_count(awake, "loaded model"))
+        parts.append(counted(awake, "loaded model"))
     if not parts:
         return ""
     return f"Stopping ends {' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

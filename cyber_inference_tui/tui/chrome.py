@@ -15,7 +15,7 @@ from textual.widget import Widget
 from cyber_inference_tui.records import DeviceKind, DeviceRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.launch import Launch
+from cyber_inference_tui.tui.app_options import AppOptions
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from cyber_inference_tui.units import duration_text
 
@@ -51,14 +51,14 @@ class StatusBar(Widget):
     StatusBar { height: 1; padding: 0 1; background: $surface; }
     """
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, options: AppOptions) -> None:
         super().__init__()
-        self._launch = launch
+        self._options = options
         self._content = Content("")
 
     def show(self, snapshot: Snapshot, now: datetime, url: str) -> None:
         """Draw the line anew if it says something else; ``url`` is where the service is asked."""
-        content = status_line(snapshot, self._launch, now, max(0, self.size.width), url)
+        content = status_line(snapshot, self._options, now, max(0, self.size.width), url)
         if not content.is_same(self._content):
             self._content = content
             self.refresh()
@@ -69,20 +69,20 @@ class StatusBar(Widget):
 
 
 def status_line(
-    snapshot: Snapshot, launch: Launch, now: datetime, width: int, url: str = ""
+    snapshot: Snapshot, options: AppOptions, now: datetime, width: int, url: str = ""
 ) -> Content:
     """The line of ``StatusBar``, ``width`` cells wide; what matters least goes first."""
     where = snapshot.status
     # Elsewhere, the address that the service has there tells nothing about where that is.
-    known = where is not None and not launch.attached
+    known = where is not None and not options.attached
     address = f"{where.host}:{where.port}" if where and known else clean_line(urlsplit(url).netloc)
-    charset = launch.charset
+    charset = options.charset
     told, colour = _link(snapshot, charset, now)
     parts = {
         "name": (NAME, "bold $accent"),
         "address": (f"   {address}" if address else "", ""),
-        "kind": ("  attached" if launch.attached else "  local", "$text-muted"),
-        "readonly": ("  read-only" if launch.readonly else "", "$text-muted"),
+        "kind": ("  attached" if options.attached else "  local", "$text-muted"),
+        "readonly": ("  read-only" if options.readonly else "", "$text-muted"),
         "link": (told, colour),
         "time": (now.strftime("  %H:%M:%S"), ""),
     }
@@ -104,11 +104,11 @@ def status_line(
 
 
 def _link(snapshot: Snapshot, charset: Charset, now: datetime) -> tuple[str, str]:
-    age = (now - snapshot.heard_at).total_seconds() if snapshot.heard_at else 0.0
+    age = (now - snapshot.updated_at).total_seconds() if snapshot.updated_at else 0.0
     if snapshot.link is Link.CONNECTING:
         return f"  {charset.signs[ModelStatus.QUEUED]} connecting", "$warning"
     if snapshot.link is Link.LOST:
-        since = f", values {_age(age)} old" if snapshot.heard_at else ""
+        since = f", values {_age(age)} old" if snapshot.updated_at else ""
         return f"  {charset.signs[ModelStatus.FAILED]} no connection{since}", "bold $error"
     sign = charset.signs[ModelStatus.QUEUED]
     if is_old(snapshot, now):
@@ -123,9 +123,9 @@ def _link(snapshot: Snapshot, charset: Charset, now: datetime) -> tuple[str, str
 
 def is_old(snapshot: Snapshot, now: datetime) -> bool:
     """What ``snapshot`` holds is from before: the connection is lost, or nothing is heard."""
-    if snapshot.link is not Link.LIVE or snapshot.heard_at is None:
+    if snapshot.link is not Link.LIVE or snapshot.updated_at is None:
         return snapshot.link is Link.LOST
-    return (now - snapshot.heard_at).total_seconds() > STALE_SECONDS
+    return (now - snapshot.updated_at).total_seconds() > STALE_SECONDS
 
 
 def _age(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A text in the person's own editor, with the app out of the way meanwhile."""
+"""Open a file in the person's own editor, and suspend the app meanwhile."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,24 +28,6 @@ def editor_command(environ: Mapping[str, str]) -> list[str]:
     raise CyberError("There is no editor.", hint="Set EDITOR.")
 
 
-def edit_text(app: App[Any], text: str, *, name: str) -> str | None:
-    """Let the person edit ``text`` in a file called ``name``; ``None`` if nothing was changed.
-
-    Raises ``CyberError`` where there is no editor or it fails. The file is gone afterwards, and
-    nobody else can read it meanwhile.
-    """
-    with tempfile.TemporaryDirectory(prefix="cyber-inference-") as directory:
-        path = Path(directory) / name
-        path.touch(mode=0o600)
-        path.write_text(text, encoding="utf-8")
-        run_editor(app, path)
-        try:
-            edited = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CyberError(f"What the editor left cannot be read: {error}.") from error
-    return None if edited == text else edited
-
-
 def run_editor(app: App[Any], path: Path) -> None:
     """Open ``path`` in the person's editor and wait until it is closed; raises ``CyberError``."""
     command = editor_command(os.environ)
@@ -63,4 +44,4 @@ def run_editor(app: App[Any], path: Path) -> None:
     finally:
         app.refresh()
     if ended.returncode != 0:
-        raise CyberError(f"{command[0]} ended with {ended.returncode}; nothing was changed.")
+        raise CyberError(f"{command[0]} ended with {ended.returncode}.")

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cyber_inference_tui.client.events import ServerEvent
+from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.client.sse import ServerEvent
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
@@ -35,8 +36,8 @@ from cyber_inference_tui.records import (
     queries,
 )
 from cyber_inference_tui.terminal.tone import Tone
-from cyber_inference_tui.tui.happenings import told_change
-from cyber_inference_tui.tui.snapshot import Happening, Link, Snapshot, trend_point
+from cyber_inference_tui.tui.model_changes import model_change_event
+from cyber_inference_tui.tui.snapshot import Link, RecentEvent, Snapshot, trend_point
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -44,7 +45,7 @@ E = TypeVar("E")
 
 TOPICS = ("model", "resources", "request", "download", "config", "service")
 FINISHED_KEPT = 200
-HAPPENINGS_KEPT = 200
+EVENTS_KEPT = 200
 TREND_SECONDS = 900
 TREND_KEPT = 1800
 _FIRST_PAUSE = 0.5
@@ -127,7 +128,7 @@ class Feed:
     # The connection
 
     async def _follow(self) -> None:
-        pause = _FIRST_PAUSE
+        failures = 0
         while True:
             problem: Exception | None = None
             try:
@@ -135,14 +136,14 @@ class Feed:
             except* (CyberError, _LostError) as group:
                 problem = _first(group)
             if self.snapshot.live:
-                pause = _FIRST_PAUSE
+                failures = 0
             if isinstance(problem, AdminLoginError):
                 await self._on_login()
             else:
                 told = str(problem) if isinstance(problem, CyberError) else ""
                 self._set(link=Link.LOST, problem=told or "The connection was lost.")
-                await self._sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                failures += 1
+                await self._sleep(backoff(_FIRST_PAUSE, _LONGEST_PAUSE, failures))
 
     async def _session(self) -> None:
         """Read all and follow, until something goes wrong: raises a group of what did."""
@@ -164,24 +165,25 @@ class Feed:
             client.call(endpoints.RESOURCE_HISTORY, query=queries.TimeQuery(history=TREND_SECONDS)),
             client.call(endpoints.REQUESTS, query=queries.RequestQuery(limit=FINISHED_KEPT)),
         )
-        happenings = self.snapshot.happenings
+        recent_events = self.snapshot.recent_events
         known = self.snapshot.status
         if known is not None:
             again = "is back" if known.pid == status.pid else "was started anew"
-            happenings = self._with_happening("service", again, "good")
+            recent_events = self._with_event("service", again, "good")
         now = self._now()
         self._set(
             link=Link.LIVE,
             problem="",
-            heard_at=now,
+            updated_at=now,
             status=status,
             status_at=now,
             models=tuple(models),
             sample=samples[-1] if samples else None,
             trend=tuple(trend_point(sample) for sample in samples[-TREND_KEPT:]),
             finished=tuple(finished),
-            happenings=happenings,
+            recent_events=recent_events,
             config_version=self.snapshot.config_version + 1,
+            config_problem="",
         )
         await self._read_rooms()
         await self._read_active()
@@ -196,8 +198,8 @@ class Feed:
             if self.snapshot.active or any(m.in_flight or m.queued for m in self.snapshot.models):
                 await self._read_active()
             wanted, self._wanted = self._wanted, set()
-            heard_at = self.snapshot.heard_at
-            if heard_at and (self._now() - heard_at).total_seconds() >= _QUIET_SECONDS:
+            updated_at = self.snapshot.updated_at
+            if updated_at and (self._now() - updated_at).total_seconds() >= _QUIET_SECONDS:
                 wanted.add(self._read_status)
             for read in wanted:
                 await read()
@@ -246,7 +248,7 @@ class Feed:
     async def _read_status(self) -> None:
         status = await self._client.call(endpoints.STATUS)
         now = self._now()
-        self._set(status=status, status_at=now, heard_at=now)
+        self._set(status=status, status_at=now, updated_at=now)
 
     async def _part(self, name: str, call: Awaitable[T], before: D, otherwise: E) -> T | D | E:
         """A part of the whole: what stood there ``before`` stays where the service has a fault in
@@ -279,7 +281,7 @@ class Feed:
             handle(event.data)
         except msgspec.MsgspecError as error:
             raise CyberError(f"The service is of another version: {error}.") from error
-        self._set(heard_at=self._now())
+        self._set(updated_at=self._now())
 
     def _model(self, data: bytes) -> None:
         news = msgspec.json.decode(data, type=thread_safe(_News))
@@ -293,10 +295,10 @@ class Feed:
         models.pop(news.id, None)
         if after is not None:
             models[after.id] = after
-        told = told_change(before, after, self._now())
+        told = model_change_event(before, after, self._now())
         changes: dict[str, Any] = {"models": tuple(models[key] for key in sorted(models))}
         if told is not None:
-            changes["happenings"] = (told, *self.snapshot.happenings)[:HAPPENINGS_KEPT]
+            changes["recent_events"] = (told, *self.snapshot.recent_events)[:EVENTS_KEPT]
             self._wanted |= {self._read_rooms, self._read_status}
         self._set(**changes)
 
@@ -331,14 +333,15 @@ class Feed:
         text = news.error or "took up changed settings"
         self._set(
             config_version=self.snapshot.config_version + 1,
-            happenings=self._with_happening("service", text, tone),
+            config_problem=news.error or "",
+            recent_events=self._with_event("service", text, tone),
         )
         self._wanted.add(self._read_status)
 
     def _service(self, data: bytes) -> None:
         news = msgspec.json.decode(data, type=thread_safe(ServiceEvent))
         if news.state == "stopping":
-            self._set(happenings=self._with_happening("service", "is stopping", "busy"))
+            self._set(recent_events=self._with_event("service", "is stopping", "busy"))
         elif news.state == "problems":
             self._wanted.add(self._read_problems)
         elif news.state.startswith("install"):
@@ -346,11 +349,11 @@ class Feed:
             if news.state != "installing":
                 tone: Tone = "good" if news.state == "installed" else "bad"
                 text = news.message or news.state
-                self._set(happenings=self._with_happening("llama-server", text, tone))
+                self._set(recent_events=self._with_event("llama-server", text, tone))
 
-    def _with_happening(self, subject: str, text: str, tone: Tone) -> tuple[Happening, ...]:
-        new = Happening(at=self._now(), subject=subject, text=text, tone=tone)
-        return (new, *self.snapshot.happenings)[:HAPPENINGS_KEPT]
+    def _with_event(self, subject: str, text: str, tone: Tone) -> tuple[RecentEvent, ...]:
+        new = RecentEvent(at=self._now(), subject=subject, text=text, tone=tone)
+        return (new, *self.snapshot.recent_events)[:EVENTS_KEPT]
 
 
 def _name(record: ActiveRequestRecord | RequestRecord) -> tuple[object, ...]:

@@ -19,10 +19,10 @@ from cyber_inference_tui.tui.chrome import PAGES
 EVERYWHERE = "Everywhere"
 THIS_PAGE = "This page"
 _OURS = {
-    "app.focus_next": ("Next part", "of the page"),
-    "app.focus_previous": ("Part before", ""),
-    "screen.copy_text": ("Copy", "what is marked with the mouse"),
-    "command_palette": ("Every action", "by its name"),
+    "app.focus_next": ("Next field", "go to the next part of the page"),
+    "app.focus_previous": ("Previous field", ""),
+    "screen.copy_text": ("Copy", "the text selected with the mouse"),
+    "command_palette": ("Command palette", "find any action by its name"),
 }
 """What Textual's own keys do, in the words of this program."""
 _PLAIN_KEYS = {"⏎": "enter", "↑": "up", "↓": "down", "←": "left", "→": "right"}
@@ -73,8 +73,8 @@ def key_lines(screen: Screen[Any]) -> list[KeyLine]:
 def shown_key(screen: Screen[Any], binding: Binding) -> str:
     """The name of a key as people know it; empty where the focused widget takes it as text."""
     shown = screen.app.get_key_display(binding)
-    launch = getattr(screen.app, "launch", None)
-    if not shown.isascii() and launch is not None and not launch.charset.unicode:
+    options = getattr(screen.app, "options", None)
+    if not shown.isascii() and options is not None and not options.charset.unicode:
         shown = _PLAIN_KEYS.get(shown, binding.key)
     focused = screen.focused
     if focused is None or not _is_typed(focused, binding.key, shown):

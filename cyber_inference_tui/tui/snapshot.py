@@ -32,7 +32,7 @@ class Link(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Happening:
+class RecentEvent:
     """Something that happened, in a few words."""
 
     at: datetime
@@ -61,7 +61,7 @@ class Snapshot:
     link: Link = Link.CONNECTING
     problem: str = ""
     """Why there is no connection, in one sentence."""
-    heard_at: datetime | None = None
+    updated_at: datetime | None = None
     """When the last news came, by this machine's clock."""
     outdated: frozenset[str] = frozenset()
     """Parts that the service could not answer for the last time, in plain words (``memory``): they
@@ -81,13 +81,15 @@ class Snapshot:
     """Requests that are not finished, oldest first."""
     finished: tuple[RequestRecord, ...] = ()
     """The last ones, newest first."""
-    happenings: tuple[Happening, ...] = ()
+    recent_events: tuple[RecentEvent, ...] = ()
     """Newest first."""
     downloads: tuple[DownloadRecord, ...] = ()
     install: InstallRecord | None = None
     """How getting a llama-server stands; ``None`` where the service does not know of it."""
     config_version: int = 0
-    """Grows with every change of the settings that the service tells of."""
+    """Grows with each change of the settings that the service reports."""
+    config_problem: str = ""
+    """Why the service refused the last change of its configuration file; empty if it did not."""
 
     @property
     def live(self) -> bool:

@@ -1,4 +1,4 @@
-"""``install-llama`` as it is typed, with a local server in GitHub's place."""
+"""``install-llama`` as a user types it, with a local server in place of GitHub."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_auto_falls_through_to_debian_and_tells_every_reason(
     install: Install, server: ReleaseServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.answers["/repos/ggml-org/llama.cpp/releases"] = (500, {}, b"")
-    # A mirror that is there and holds nothing.
+    # A mirror that answers but has no files.
     assert install("--mirror", server.url) == 1
     error = capsys.readouterr().err
     assert "status 500" in error

@@ -15,7 +15,7 @@ from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import ModelNotFoundError, NoServiceError, NotFoundError
 from cyber_inference_tui.records import ModelDetails, ModelStatus, SettingEffect, endpoints, queries
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.launch import Launch
+from cyber_inference_tui.tui.app_options import AppOptions
 from tests.real.conftest import Starter
 from tests.tui.driving import screen_text, until
 from tests.tui.fake_client import FakeClient
@@ -46,7 +46,6 @@ def small_world() -> World:
             "max_queue": setting("max_queue", 128),
             "host": setting("host", "127.0.0.1", live=False),
         },
-        config_text="# mine\n",
     )
 
 
@@ -131,12 +130,6 @@ async def test_settings(serving: Serving) -> None:
             await client.check_config("no_such_key", 1)
         with pytest.raises(NotFoundError):
             await client.call(endpoints.SET_CONFIG, "no_such_key", body=queries.NewValue(1))
-        file = await client.call(endpoints.CONFIG_FILE)
-        again = await client.call(
-            endpoints.SET_CONFIG_FILE, body=queries.NewFile(file.text + "# more\n", file.digest)
-        )
-        assert again.text.endswith("# more\n")
-        assert again.digest != file.digest
 
 
 async def test_logs(serving: Serving) -> None:
@@ -229,7 +222,7 @@ async def _drive(app: CyberApp, pilot: Pilot[Any]) -> None:
 
 async def test_the_app_is_driven_on_both(serving: Serving) -> None:
     async with serving() as (client, stop):
-        app = CyberApp(client, Launch())
+        app = CyberApp(client, AppOptions())
         async with app.run_test(size=(120, 40), notifications=True) as pilot:
             await _drive(app, pilot)
             await asyncio.to_thread(stop)

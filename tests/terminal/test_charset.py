@@ -41,3 +41,15 @@ def test_every_status_has_a_sign_of_its_own(charset: object) -> None:
 def test_ascii_is_ascii() -> None:
     texts = [ASCII.ellipsis, ASCII.missing, ASCII.cursor, ASCII.mark, *ASCII.signs.values()]
     assert all(text.isascii() for text in texts)
+
+
+def test_a_state_is_sign_and_word() -> None:
+    assert UNICODE.status_text(ModelStatus.LOADED) == "● loaded"
+    assert UNICODE.status_text(ModelStatus.LOADING, 0.999) == "◐ loading 99 %"
+    assert ASCII.status_text(ModelStatus.FAILED, 0.5) == "x failed"
+
+
+def test_a_value_that_is_not_known_is_a_dash() -> None:
+    assert UNICODE.known(3, str) == "3"
+    assert UNICODE.known(None, str) == "–"  # noqa: RUF001 - the dash is meant
+    assert ASCII.known(None, str) == "-"

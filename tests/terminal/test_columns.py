@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.terminal.columns import GAP, Column, RenderContext, places
+from cyber_inference_tui.terminal.columns import GAP, Column, RenderContext, place_columns
 
 
 def _column(
@@ -23,7 +23,7 @@ _COLUMNS = (
 
 
 def _shown(width: int) -> list[str]:
-    return [_COLUMNS[place.index].key for place in places(_COLUMNS, width, 2)]
+    return [_COLUMNS[place.index].key for place in place_columns(_COLUMNS, width, 2)]
 
 
 def test_less_important_columns_go_first() -> None:
@@ -34,7 +34,7 @@ def test_less_important_columns_go_first() -> None:
 
 
 def test_one_column_takes_the_rest() -> None:
-    wide = places(_COLUMNS, 120, 2)
+    wide = place_columns(_COLUMNS, 120, 2)
     assert wide[-1].end == 120
     assert wide[0].width == 120 - 2 - 16 - 8 - 9 - 3 * GAP
 
@@ -54,7 +54,7 @@ def test_one_column_takes_the_rest() -> None:
 def test_columns_never_overlap_nor_leave_the_table(
     columns: list[Column[str, RenderContext]], width: int, start: int
 ) -> None:
-    placed = places(columns, width, start)
+    placed = place_columns(columns, width, start)
     ends = [start, *(place.end + GAP for place in placed)]
     assert all(place.start == end for place, end in zip(placed, ends, strict=False))
     assert all(place.width > 0 and place.end <= width for place in placed)

@@ -12,12 +12,12 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.launch import Launch, Leave
+from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
 from tests import waiting
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import NOW, World
 
-LAUNCH = Launch(now=lambda: NOW, ticking=False, rate=50.0)
+LAUNCH = AppOptions(now=lambda: NOW, ticking=False, rate=50.0)
 """A clock that stands still, and no wait between updates."""
 WIDE = (120, 40)
 SMALL = (80, 24)
@@ -25,15 +25,15 @@ SMALL = (80, 24)
 
 def app_on(client: FakeClient, **changes: Any) -> CyberApp:
     """The app; ``changes`` of ``LAUNCH``. Its first page is the only one it makes at its start."""
-    launch = replace(LAUNCH, **changes)
-    with mock.patch.object(CyberApp, "DEFAULT_MODE", launch.first_page):
-        return CyberApp(client, launch)
+    options = replace(LAUNCH, **changes)
+    with mock.patch.object(CyberApp, "DEFAULT_MODE", options.first_page):
+        return CyberApp(client, options)
 
 
 @asynccontextmanager
 async def running(
     world: World | FakeClient, *, size: tuple[int, int] = WIDE, **changes: Any
-) -> AsyncIterator[tuple[CyberApp, FakeClient, Pilot[Leave]]]:
+) -> AsyncIterator[tuple[CyberApp, FakeClient, Pilot[AfterExit]]]:
     """The app, once it shows what the service tells."""
     client = world if isinstance(world, FakeClient) else FakeClient(world)
     app = app_on(client, **changes)

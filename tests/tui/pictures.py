@@ -19,7 +19,7 @@ from textual.pilot import Pilot
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.launch import Launch
+from cyber_inference_tui.tui.app_options import AppOptions
 from tests.real.service_process import ServiceProcess
 from tests.tui.driving import screen_text, until
 
@@ -89,7 +89,7 @@ async def _ask(client: ServiceClient) -> None:
 
 
 async def _take(client: ServiceClient) -> None:
-    app = CyberApp(client, Launch())
+    app = CyberApp(client, AppOptions())
     async with app.run_test(size=SIZE, notifications=False) as pilot:
         await until(pilot, lambda: app.snapshot.live)
         await asyncio.sleep(BUSY_SECONDS)

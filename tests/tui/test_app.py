@@ -32,7 +32,7 @@ async def test_the_service_goes_and_comes_back() -> None:
         assert len(app.snapshot.models) == 5
         client.start(pid=4712)
         await until(pilot, lambda: app.snapshot.live)
-        assert app.snapshot.happenings[0].text == "was started anew"
+        assert app.snapshot.recent_events[0].text == "was started anew"
         await until(pilot, lambda: "no connection" not in screen_text(app))
 
 
@@ -51,7 +51,7 @@ async def test_a_password_is_asked_for_until_it_is_right() -> None:
 async def test_events_change_what_is_known() -> None:
     async with running(busy_world()) as (app, client, pilot):
         client.set_model("qwen3-32b-q4_k_m", pinned=True)
-        await until(pilot, lambda: app.snapshot.happenings[0].text == "pinned")
+        await until(pilot, lambda: app.snapshot.recent_events[0].text == "pinned")
         client.publish("model", {"id": "qwen3-32b-q4_k_m", "status": None})
         await until(pilot, lambda: app.snapshot.model("qwen3-32b-q4_k_m") is None)
 
@@ -126,7 +126,7 @@ async def test_the_palette_knows_the_actions_of_the_pane_in_which_one_is() -> No
         await pilot.press("3", "right_square_bracket")
         await until(pilot, lambda: "x Cancel" in screen_text(app))
         await pilot.press("ctrl+p", *"pause")
-        await until(pilot, lambda: "pause it, or let it go on" in screen_text(app))
+        await until(pilot, lambda: "pause the download" in screen_text(app))
         await pilot.press("enter", "enter")
         await until(pilot, lambda: ("pause_download", "d1") in client.calls)
 

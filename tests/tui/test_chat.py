@@ -9,7 +9,7 @@ import pytest
 from textual import events
 from textual.widgets import Input, TextArea
 
-from cyber_inference_tui.errors import CyberError, ModelLoadError
+from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.widgets.message_input import MessageInput
@@ -133,7 +133,7 @@ async def test_what_is_written_and_sent() -> None:
         # Digits are written, and open pages once the line is left.
         await pilot.press("1", "q")
         assert app.screen.query_one(MessageInput).text == "1q"
-        assert "esc Page keys" in footer(app)
+        assert "esc Leave field" in footer(app)
         await pilot.press("escape", "1")
         await until(pilot, lambda: app.current_mode == "dashboard")
 
@@ -223,7 +223,8 @@ async def test_the_values_are_sent_with_every_question() -> None:
         await pilot.press("m")
         await until(pilot, lambda: "Talk to" in screen_text(app))
         shown = screen_text(app).split("Talk to")[1]
-        assert shown.index("nomic-embed") < shown.index("gemma-3-4b") < shown.index("phi-4")
+        assert "nomic-embed" not in shown
+        assert shown.index("qwen3-4b") < shown.index("gemma-3-4b") < shown.index("phi-4")
         await pilot.press(*"PHI")
         await until(pilot, lambda: "gemma-3-4b" not in screen_text(app).split("Talk to")[1])
         await pilot.press("enter")
@@ -240,44 +241,11 @@ async def test_another_page_opens_the_chat_with_a_model() -> None:
         await app.open_chat("qwen3-32b-q4_k_m")
         await until(pilot, lambda: "is too big" in screen_text(app))
         assert isinstance(app.focused, MessageInput)
-        await app.open_chat("nomic-embed-text-v2")
-        await until(pilot, lambda: "two texts" in screen_text(app))
-        assert app.focused is app.screen.query_one("#one")
-        # Asking for vectors is stopped.
-        client.first_piece.clear()
-        await pilot.press(*"cat", "enter")
-        await until(pilot, lambda: "asking nomic-embed-text-v2" in screen_text(app))
-        assert "esc Stop" in footer(app)
-        await pilot.press("escape")
-        await until(pilot, lambda: "stopped" in screen_text(app))
-        await until(pilot, lambda: "esc Page keys" in footer(app))
-        client.first_piece.set()
         # A model that goes is replaced.
         await app.open_chat("phi-4-mini-q4_k_m")
         await until(pilot, lambda: "phi-4-mini" in screen_text(app))
         client.publish("model", {"id": "phi-4-mini-q4_k_m", "status": None})
         await until(pilot, lambda: QWEN in screen_text(app).splitlines()[3])
-
-
-async def test_vectors_of_two_texts_are_compared() -> None:
-    async with on_page(busy_world(), size=SMALL) as (app, client, pilot):
-        await app.open_chat("nomic-embed-text-v2")
-        await until(pilot, lambda: "two texts" in screen_text(app))
-        await pilot.press(*"cat1", "enter")
-        await until(pilot, lambda: "3 values   4.0000  1.0000  0.5000" in screen_text(app))
-        assert "similarity" not in screen_text(app)
-        await pilot.press("tab", *"kitten", "enter")
-        await until(pilot, lambda: "cosine similarity  0.996" in screen_text(app))
-        assert client.calls == [
-            ("embed", "nomic-embed-text-v2", ["cat1"]),
-            ("embed", "nomic-embed-text-v2", ["cat1", "kitten"]),
-        ]
-        client.fail["embed"] = CyberError("The server is gone.")
-        await pilot.press("ctrl+r")
-        await until(pilot, lambda: "The server is gone. ctrl+r tries again." in screen_text(app))
-        client.fail.clear()
-        await pilot.press("escape", "r")
-        await until(pilot, lambda: "cosine similarity" in screen_text(app))
 
 
 async def test_an_answer_is_stopped_before_its_first_word() -> None:

@@ -1,16 +1,14 @@
-"""A conversation as rows, and vectors as numbers."""
+"""A conversation as rows."""
 
 from __future__ import annotations
 
-import math
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from cyber_inference_tui.client.completions import ChatDelta
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
+from cyber_inference_tui.tui.pages.chat.conversation import Turn, TurnState
 from cyber_inference_tui.tui.pages.chat.rows import (
     TEXT_WIDTH,
     TextFlow,
@@ -18,8 +16,6 @@ from cyber_inference_tui.tui.pages.chat.rows import (
     state_content,
     wrap,
 )
-from cyber_inference_tui.tui.pages.chat.turns import Turn, TurnState
-from cyber_inference_tui.tui.pages.chat.vectors import cosine_similarity, vector_text
 from cyber_inference_tui.tui.widgets.text_view import TextRow
 
 _TEXTS = st.text(st.sampled_from("ab -*#`\n漢é "), max_size=200)
@@ -109,25 +105,3 @@ def test_the_state_counts_whole_seconds_until_the_first_word() -> None:
     turn.take(ChatDelta(text="a"), 15.0)
     assert "first text after 5.00 s" in state_content(turn, 16.0, UNICODE).plain
     assert state_content(None, 0.0, UNICODE).plain == ""
-
-
-def test_similarity_of_vectors() -> None:
-    assert cosine_similarity([1, 0], [5, 0]) == pytest.approx(1)
-    assert cosine_similarity([1, 0], [0, 2]) == pytest.approx(0)
-    assert cosine_similarity([1, 1], [-1, -1]) == pytest.approx(-1)
-    assert cosine_similarity([3, 4], [4, 3]) == pytest.approx(24 / 25)
-    assert cosine_similarity([1e300, 1e300], [1e-300, 0]) == pytest.approx(math.sqrt(0.5))
-
-
-def test_similarity_that_is_not_defined() -> None:
-    assert cosine_similarity([], []) is None
-    assert cosine_similarity([1], [1, 2]) is None
-    assert cosine_similarity([0, 0], [1, 2]) is None
-    assert cosine_similarity([math.nan, 1], [1, 2]) is None
-    assert cosine_similarity([math.inf, 1], [1, 2]) is None
-
-
-def test_a_vector_is_told_by_its_size_and_its_beginning() -> None:
-    assert vector_text([0.5], "…") == "1 value   0.5000"
-    assert vector_text([0.25] * 768, "…").startswith("768 values   0.2500  0.2500")
-    assert vector_text([0.25] * 768, "…").endswith("  …")

@@ -25,8 +25,8 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.terminal.columns import RenderContext
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.pages.dashboard.memory import pools
-from cyber_inference_tui.tui.pages.dashboard.tables import (
+from cyber_inference_tui.tui.pages.dashboard.memory_pools import pools
+from cyber_inference_tui.tui.pages.dashboard.table import (
     event_rows,
     explanation,
     model_row,
@@ -35,8 +35,8 @@ from cyber_inference_tui.tui.pages.dashboard.tables import (
 )
 from cyber_inference_tui.tui.pages.dashboard.trends import gauge, history, trends
 from cyber_inference_tui.tui.pages.page import Page
-from cyber_inference_tui.tui.snapshot import Happening, Snapshot, TrendPoint, trend_point
-from cyber_inference_tui.tui.widgets.table import LiveTable
+from cyber_inference_tui.tui.snapshot import RecentEvent, Snapshot, TrendPoint, trend_point
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import LAUNCH, SMALL, WIDE, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import GIB, NOW, ago, busy_world, empty_world, jetson_sample, model
@@ -263,7 +263,7 @@ def test_hostile_texts_make_harmless_rows() -> None:
     bad = model("a", status=ModelStatus.FAILED, error=HOSTILE)
     assert explanation(bad, NOW, UNICODE).plain.isprintable()
     active = [msgspec.structs.replace(busy_world().active[0], model=HOSTILE, path=HOSTILE)]
-    events = [Happening(at=NOW, subject=HOSTILE, text=HOSTILE, tone="bad")]
+    events = [RecentEvent(at=NOW, subject=HOSTILE, text=HOSTILE, tone="bad")]
     for row in (
         *request_rows(active, [], RenderContext(UNICODE, NOW)),
         *event_rows(events, RenderContext(UNICODE, NOW)),
@@ -317,7 +317,7 @@ async def test_brackets_switch_between_requests_and_events() -> None:
         client.set_model("qwen3-32b-q4_k_m", status=ModelStatus.FAILED, error="too big")
         await until(pilot, lambda: "◐ answering" in screen_text(app))
         # Nothing more happens: the list is drawn for the key alone.
-        await until(pilot, lambda: bool(app.snapshot.happenings))
+        await until(pilot, lambda: bool(app.snapshot.recent_events))
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: "✖ too big" in screen_text(app))
         assert "◐ answering" not in screen_text(app)

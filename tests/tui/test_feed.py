@@ -12,9 +12,9 @@ import pytest
 
 from cyber_inference_tui.errors import UpstreamError
 from cyber_inference_tui.records import RequestRecord, StatusRecord
+from cyber_inference_tui.tui.app_options import AppOptions
 from cyber_inference_tui.tui.chrome import STALE_SECONDS, status_line
 from cyber_inference_tui.tui.feed import Feed
-from cyber_inference_tui.tui.launch import Launch
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import busy_world
@@ -79,7 +79,7 @@ async def happens(condition: Callable[[], bool]) -> None:
 
 def header(feed: Feed, clock: Clock) -> str:
     """The line at the top of every page."""
-    return status_line(feed.snapshot, Launch(), clock.now, 120).plain
+    return status_line(feed.snapshot, AppOptions(), clock.now, 120).plain
 
 
 async def test_a_service_without_news_is_asked_and_not_called_old() -> None:
@@ -88,8 +88,8 @@ async def test_a_service_without_news_is_asked_and_not_called_old() -> None:
         await happens(lambda: feed.snapshot.live)
         began = clock.now
         await happens(lambda: clock.now - began > timedelta(seconds=10 * STALE_SECONDS))
-        assert feed.snapshot.heard_at is not None
-        assert (clock.now - feed.snapshot.heard_at).total_seconds() < STALE_SECONDS
+        assert feed.snapshot.updated_at is not None
+        assert (clock.now - feed.snapshot.updated_at).total_seconds() < STALE_SECONDS
         assert "old" not in header(feed, clock)
 
 
@@ -158,14 +158,14 @@ def test_the_first_line_fits_and_tells_what_is_wrong(lost: bool) -> None:
     for attached in (False, True):
         snapshot = Snapshot(
             link=Link.LOST if lost else Link.LIVE,
-            heard_at=now - timedelta(seconds=72 if lost else 0),
+            updated_at=now - timedelta(seconds=72 if lost else 0),
             status=world.status,
             status_at=now,
             sample=world.samples[-1],
         )
-        launch = Launch(attached=attached, readonly=attached)
+        options = AppOptions(attached=attached, readonly=attached)
         for width in range(58, 200):
-            line = status_line(snapshot, launch, now, width).plain
+            line = status_line(snapshot, options, now, width).plain
             assert len(line) <= width
             if lost:
                 assert "no connection, values 1 min 12 s old" in line

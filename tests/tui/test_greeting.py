@@ -19,11 +19,11 @@ from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.pages.dashboard.greeting import (
     free_for_models,
     greeting_content,
-    install_ways,
+    install_options,
 )
 from cyber_inference_tui.tui.pages.dashboard.page import needs_greeting
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.suggestions import SUGGESTIONS, suggest
+from cyber_inference_tui.tui.suggested_models import SUGGESTIONS, suggest
 from tests.tui.driving import SMALL, WIDE, running, screen_text, until
 from tests.tui.world import GIB, World, busy_world, empty_world, setting
 
@@ -81,8 +81,8 @@ def test_the_memory_of_a_gpu_counts_where_it_has_its_own() -> None:
 
 
 def test_ways_that_are_not_possible_are_left_out_and_the_best_comes_first() -> None:
-    assert [one.name for one in install_ways(empty_world().install)] == ["source", "debian"]
-    assert install_ways(None) == ()
+    assert [one.name for one in install_options(empty_world().install)] == ["source", "debian"]
+    assert install_options(None) == ()
 
 
 def test_it_tells_the_progress_and_the_failure_of_what_was_begun() -> None:

@@ -18,8 +18,8 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.pages.hub import page as hub_module
-from cyber_inference_tui.tui.pages.hub.tables import RESULT_COLUMNS
-from cyber_inference_tui.tui.widgets.table import LiveTable
+from cyber_inference_tui.tui.pages.hub.table import RESULT_COLUMNS
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import GIB, World, ago, busy_world, empty_world
@@ -383,18 +383,6 @@ async def test_on_a_small_terminal_one_pane_is_shown() -> None:
         await pilot.press("right_square_bracket")
         await pilot.resize_terminal(120, 40)
         await until(pilot, lambda: "REPO" in screen_text(app) and "MiB/s" in screen_text(app))
-
-
-async def test_another_page_opens_the_hub_with_a_search() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await app.open_hub("gemma")
-        await until(pilot, lambda: "Found for gemma" in screen_text(app))
-        await until(pilot, lambda: client.searches[-1][0] == "gemma")
-        await pilot.press("enter")
-        await until(pilot, lambda: "QUANT" in screen_text(app))
-        await app.open_hub("qwen")
-        await until(pilot, lambda: QWEN in repos(app))
-        assert "REPO" in screen_text(app)
 
 
 async def test_no_downloads_are_explained() -> None:

@@ -14,7 +14,14 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.terminal.columns import RenderContext
-from cyber_inference_tui.tui.pages.hub.tables import (
+from cyber_inference_tui.tui.pages.hub.downloads_pane import (
+    download_rows,
+    download_sentence,
+    name_of,
+    part_done,
+    percent_text,
+)
+from cyber_inference_tui.tui.pages.hub.table import (
     file_rows,
     file_sentence,
     in_order,
@@ -22,14 +29,7 @@ from cyber_inference_tui.tui.pages.hub.tables import (
     result_sentence,
     under_way,
 )
-from cyber_inference_tui.tui.pages.hub.transfers import (
-    name_of,
-    part_done,
-    percent_text,
-    transfer_rows,
-    transfer_sentence,
-)
-from cyber_inference_tui.tui.widgets.table import Row
+from cyber_inference_tui.tui.widgets.live_table import Row
 from tests.tui.world import GIB, NOW, ago
 
 CONTEXT = RenderContext(ASCII, NOW)
@@ -81,7 +81,7 @@ def test_what_a_repository_does_not_tell_is_a_dash() -> None:
         CONTEXT,
     )
     assert texts(bare) == ["org/bare", "", "-", "-", "-", "-", "-", "-"]
-    assert texts(full) == ["org/full", "gated", "3.0 B", "llama", "128K", "0", "3", "1 d"]
+    assert texts(full) == ["org/full", "gated", "3.0B", "llama", "128K", "0", "3", "1 d"]
 
 
 def test_files_stand_by_quantization_the_smallest_first() -> None:
@@ -145,12 +145,11 @@ def test_bars_are_full_only_at_the_end() -> None:
     assert UNICODE.bar_text(0.999, 4) == "███░"
     assert ASCII.bar_text(1.0, 4) == "####"
     assert ASCII.bar_text(0.5, 4) == "##.."
-    assert percent_text(0.999, charset=ASCII) == "99 %"
-    assert percent_text(None, charset=ASCII) == "-"
+    assert percent_text(0.999) == "99 %"
 
 
 def test_a_download_tells_its_rate_only_while_it_moves() -> None:
-    row = texts(transfer_rows([download()], CONTEXT)[0])
+    row = texts(download_rows([download()], CONTEXT)[0])
     assert row == [
         "model-Q4_K_M",
         "~ running",
@@ -161,7 +160,7 @@ def test_a_download_tells_its_rate_only_while_it_moves() -> None:
         "2.5 MiB/s",
         "1:15",
     ]
-    paused = texts(transfer_rows([download(status=DownloadStatus.PAUSED)], CONTEXT)[0])
+    paused = texts(download_rows([download(status=DownloadStatus.PAUSED)], CONTEXT)[0])
     assert paused[1] == "o paused"
     assert paused[-2:] == ["-", "-"]
     assert part_done(download(bytes_total=None)) is None
@@ -174,7 +173,7 @@ def test_the_newest_download_stands_first() -> None:
         download(id="unknown"),
         download(id="new", created_at=ago(1)),
     ]
-    assert [row.key for row in transfer_rows(downloads, CONTEXT)] == ["new", "old", "unknown"]
+    assert [row.key for row in download_rows(downloads, CONTEXT)] == ["new", "old", "unknown"]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +187,7 @@ def test_the_newest_download_stands_first() -> None:
     ],
 )
 def test_a_download_explains_itself(changes: dict[str, object], says: str) -> None:
-    assert says in transfer_sentence(download(**changes), ASCII)
+    assert says in download_sentence(download(**changes), ASCII)
 
 
 def test_a_download_without_a_file_is_named_by_its_repository() -> None:

@@ -14,7 +14,7 @@ from cyber_inference_tui.records import LogEvent, LogLevel, LogLine, LogRun
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.logs.page import LogsPage
 from cyber_inference_tui.tui.pages.logs.pane import LogPane
-from cyber_inference_tui.tui.widgets.table import LiveTable
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import NOW, ago, busy_world, line

@@ -22,7 +22,7 @@ from cyber_inference_tui.tui.pages.models.details import (
     command_line,
     command_lines,
     details_content,
-    doomed_text,
+    files_to_delete_text,
 )
 from tests.tui.world import GIB, NOW, busy_world, model
 
@@ -164,7 +164,7 @@ def test_facts_and_files() -> None:
 def test_what_deleting_removes() -> None:
     files = tuple(FileRecord(path=f"/m/{number}.gguf") for number in range(9))
     details = ModelDetails(model=model("a"), files=files, projector=FileRecord(path="/m/p.gguf"))
-    lines = doomed_text(details).splitlines()
+    lines = files_to_delete_text(details).splitlines()
     assert lines[:2] == ["/m/0.gguf", "/m/1.gguf"]
     assert lines[-2:] == ["and 4 more", "/m/p.gguf (unless another model uses it)"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
-from cyber_inference_tui.tui.pages.models.sentences import model_sentence, what_it_is
+from cyber_inference_tui.tui.pages.models.sentences import description_text, model_sentence
 from tests.tui.world import GIB, NOW, ago, model
 
 
@@ -14,11 +14,11 @@ def test_what_it_is() -> None:
     record = model(
         "a", vision=True, pinned=True, aliases=("one", "two"), origin="hub cache", size_bytes=GIB
     )
-    assert what_it_is(record, UNICODE) == (
-        "qwen3 · 4.0 B parameters · Q4_K_M · trained with 40K of context · 1.0 GiB · reads images"
+    assert description_text(record, UNICODE) == (
+        "qwen3 · 4.0B parameters · Q4_K_M · trained with 40K of context · 1.0 GiB · reads images"
         " · pinned · also one, two · from hub cache"
     )
-    assert what_it_is(ModelRecord(id="x"), ASCII) == "Nothing is known of it."
+    assert description_text(ModelRecord(id="x"), ASCII) == "Nothing is known of it."
 
 
 @pytest.mark.parametrize(

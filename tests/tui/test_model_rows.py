@@ -7,8 +7,7 @@ from rich.cells import cell_len
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
-from cyber_inference_tui.terminal.columns import Order, RenderContext, places
-from cyber_inference_tui.tui.figures import params_text
+from cyber_inference_tui.terminal.columns import Order, RenderContext, place_columns
 from cyber_inference_tui.tui.pages.models.table import (
     COLUMNS,
     Rows,
@@ -47,7 +46,7 @@ def test_a_row_says_everything_in_its_columns() -> None:
         "state": "◐ loading 64 %",
         "quant": "Q4_K_M",
         "size": "2.3 GiB",
-        "params": "4.0 B",
+        "params": "4.0B",
         "context": "8K",
         "marks": "  vision",
         "fits": "◍ evicts",
@@ -106,28 +105,13 @@ def test_no_cell_is_wider_than_its_column(charset: Charset) -> None:
     ],
 )
 def test_columns_go_by_their_worth(width: int, keys: set[str]) -> None:
-    assert {COLUMNS[place.index].key for place in places(COLUMNS, width, 2)} == keys
+    assert {COLUMNS[place.index].key for place in place_columns(COLUMNS, width, 2)} == keys
 
 
 def test_marks() -> None:
     assert marks_text(model("a", pinned=True, embedding=True), UNICODE) == "◆ embed"
     assert marks_text(model("a", pinned=True), ASCII) == "P"
     assert marks_text(model("a"), ASCII) == ""
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (1_040_000_000_000, "1.0 T"),
-        (671_000_000_000, "671.0 B"),
-        (4_022_468_096, "4.0 B"),
-        (475_000_000, "475 M"),
-        (999_600_000, "1.0 B"),
-        (1200, "1,200"),
-    ],
-)
-def test_parameters(number: int, text: str) -> None:
-    assert params_text(number, charset=UNICODE) == text
 
 
 def ids(models: list[ModelRecord]) -> list[str]:

@@ -14,7 +14,7 @@ from cyber_inference_tui.records import Fit, ModelStatus, ProblemRecord, Service
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.models.page import ModelsPage
-from cyber_inference_tui.tui.widgets.table import LiveTable
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import World, busy_world, empty_world, model

@@ -13,17 +13,25 @@ from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, Reque
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.terminal.columns import Order, RenderContext
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.launch import Leave
+from cyber_inference_tui.tui.app_options import AfterExit
 from cyber_inference_tui.tui.pages.requests.details import details, details_text
-from cyber_inference_tui.tui.pages.requests.history import MOST_KEPT, Choice, RequestHistory
-from cyber_inference_tui.tui.pages.requests.tables import (
+from cyber_inference_tui.tui.pages.requests.known_requests import (
+    MOST_KEPT,
+    KnownRequests,
+    RequestFilter,
+)
+from cyber_inference_tui.tui.pages.requests.request_status import (
+    outcome_text,
+    outcome_tone,
+    request_kind,
+)
+from cyber_inference_tui.tui.pages.requests.table import (
     COLUMNS,
     NEWEST_FIRST,
     FinishedRows,
     request_row,
 )
-from cyber_inference_tui.tui.pages.requests.words import kind_of, outcome, outcome_tone
-from cyber_inference_tui.tui.widgets.table import LiveTable
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import NOW, World, ago, busy_world, empty_world, request
@@ -48,7 +56,7 @@ def cell(app: CyberApp, row: int, column: int) -> str:
     return table(app).rows[row].cell(column)[0]
 
 
-async def open_page(app: CyberApp, pilot: Pilot[Leave]) -> None:
+async def open_page(app: CyberApp, pilot: Pilot[AfterExit]) -> None:
     if app.current_mode != "requests":
         await pilot.press("5")
     await until(pilot, lambda: app.current_mode == "requests" and "TIME" in screen_text(app))
@@ -86,15 +94,15 @@ def long_world(number: int) -> World:
     ],
 )
 def test_a_path_has_a_short_word(path: str, word: str) -> None:
-    assert kind_of(path) == word
+    assert request_kind(path) == word
 
 
 def test_how_a_request_ended_has_sign_word_and_colour() -> None:
-    assert outcome(request(1), UNICODE) == "✔ 200"
-    assert outcome(request(1, status=503), ASCII) == "x 503"
-    assert outcome(request(1, status=499), UNICODE) == "✖ gone"
+    assert outcome_text(request(1), UNICODE) == "✔ 200"
+    assert outcome_text(request(1, status=503), ASCII) == "x 503"
+    assert outcome_text(request(1, status=499), UNICODE) == "✖ gone"
     assert outcome_tone(request(1, status=499)) == "dim"
-    assert outcome(request(1, error="The stream broke off."), UNICODE) == "✖ broke off"
+    assert outcome_text(request(1, error="The stream broke off."), UNICODE) == "✖ broke off"
     assert outcome_tone(request(1, error="The stream broke off.")) == "bad"
 
 
@@ -116,7 +124,7 @@ def test_a_day_before_today_is_told_as_the_day() -> None:
 
 
 def test_the_history_knows_a_request_with_and_without_its_number() -> None:
-    history = RequestHistory(Choice())
+    history = KnownRequests(RequestFilter())
     told = request(0, at=ago(5))
     history.follow((told,))
     history.add_older([msgspec.structs.replace(told, id=7), request(6)], 2)
@@ -128,13 +136,13 @@ def test_the_history_knows_a_request_with_and_without_its_number() -> None:
 
 
 def test_the_history_ends_where_the_service_has_no_more() -> None:
-    history = RequestHistory(Choice())
+    history = KnownRequests(RequestFilter())
     history.add_older([request(number) for number in range(50, 0, -1)], 200)
     assert history.complete
 
 
 def test_the_history_is_bounded_and_keeps_the_newest() -> None:
-    history = RequestHistory(Choice())
+    history = KnownRequests(RequestFilter())
     history.add_older([request(number) for number in range(1, MOST_KEPT + 500)], MOST_KEPT + 499)
     assert len(history.records) == MOST_KEPT
     assert history.records[0].id == MOST_KEPT + 499
@@ -142,7 +150,7 @@ def test_the_history_is_bounded_and_keeps_the_newest() -> None:
 
 
 def test_the_history_takes_up_only_what_is_wanted() -> None:
-    history = RequestHistory(Choice("a", only_failures=True))
+    history = KnownRequests(RequestFilter("a", only_failures=True))
     history.follow(
         (
             request(3, model="a", status=500),
@@ -305,7 +313,7 @@ async def test_space_holds_the_display() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         await open_page(app, pilot)
         await pilot.press("space")
-        await until(pilot, lambda: "held: space lets it go on" in screen_text(app))
+        await until(pilot, lambda: "held: space continues" in screen_text(app))
         client.publish("request", request(900, at=ago(0)))
         await until(pilot, lambda: app.snapshot.finished[0].id == 900)
         assert len(table(app).rows) == 43

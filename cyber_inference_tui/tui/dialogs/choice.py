@@ -15,23 +15,23 @@ from textual.widgets import Input, Static
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
-from cyber_inference_tui.tui.widgets.table import LiveTable, Row
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 
 
-class Choice(ModalScreen[str | None]):
+class ChoiceDialog(ModalScreen[str | None]):
     """Returns the key of the chosen row, or ``None`` for escape.
 
     Typing leaves the rows that have the text in their first cell or in their key.
     """
 
     DEFAULT_CSS = """
-    Choice { align: center middle; background: $background 60%; }
-    Choice #box { width: 84; max-width: 96%; height: auto; max-height: 90%; padding: 1 2;
+    ChoiceDialog { align: center middle; background: $background 60%; }
+    ChoiceDialog #box { width: 84; max-width: 96%; height: auto; max-height: 90%; padding: 1 2;
         background: $panel; }
-    Choice Input { margin: 1 0; background: $surface; }
-    Choice LiveTable { height: auto; min-height: 5; max-height: 18; background: $panel; }
+    ChoiceDialog Input { margin: 1 0; background: $surface; }
+    ChoiceDialog LiveTable { height: auto; min-height: 5; max-height: 18; background: $panel; }
     """
-    KEYS_TITLE = "Choosing"
+    KEYS_TITLE = "List"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="choice.cancel"),
         Binding("up", "move(-1)", "Up", show=False, id="choice.up"),

@@ -40,11 +40,11 @@ class Page(Screen[None]):
         # Told before there is anything on the page: later it would all be styled once more.
         size = self.app.size
         self.add_class(_step(size.width, WIDTHS), _step(size.height, HEIGHTS))
-        yield StatusBar(self.cyber.launch)
+        yield StatusBar(self.cyber.options)
         yield PageTabs(self.MODE)
         yield from self.body()
         yield TooSmall()
-        yield KeyBar(self.cyber.launch.charset)
+        yield KeyBar(self.cyber.options.charset)
 
     def body(self) -> ComposeResult:
         """What the page is made of."""
@@ -66,7 +66,7 @@ class Page(Screen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Whether an action is to be had."""
-        if action in self.STEERING and self.cyber.launch.readonly:
+        if action in self.STEERING and self.cyber.options.readonly:
             return False
         return super().check_action(action, parameters)
 
@@ -74,7 +74,7 @@ class Page(Screen[None]):
         """Draw the chrome and the page (called by the app)."""
         if not self.is_mounted:
             return
-        now = self.cyber.launch.now()
+        now = self.cyber.options.now()
         self.set_class(is_old(snapshot, now), "-stale")
         self.query_one(StatusBar).show(snapshot, now, self.client.url)
         self.show(snapshot)
@@ -97,7 +97,7 @@ def _step(size: int, steps: list[tuple[int, str]]) -> str:
     return [name for least, name in steps if least <= size][-1]
 
 
-def say(place: Static, content: Content, layout: bool = False) -> None:
+def update_static(place: Static, content: Content, layout: bool = False) -> None:
     """Show ``content`` where it is another one than before; ``layout`` where its size counts."""
     before = place.content
     if not (isinstance(before, Content) and before.is_same(content)):

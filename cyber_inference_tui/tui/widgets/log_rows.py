@@ -13,6 +13,7 @@ from cyber_inference_tui.records import LogLevel, NumberedLine
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.text_width import beyond, cut, fold, folded_count, plain
 from cyber_inference_tui.tui.widgets.log_window import Entry, Gap
+from cyber_inference_tui.units import counted
 
 LONGEST_LINE = 2_000
 """Characters of a line that are shown, even where lines wrap; the rest is counted."""
@@ -76,9 +77,8 @@ class RowFormat:
         """The row number ``part`` of an entry; ``target`` puts the cursor's sign on its first."""
         if isinstance(entry, Gap):
             dots = "…" if self.charset.unicode else "..."
-            lines = "line" if entry.count == 1 else "lines"
             hint = f": {self.gap_hint}" if self.gap_hint else ""
-            text = f"{dots} {entry.count:,} {lines} not shown{hint}"
+            text = f"{dots} {counted(entry.count, 'line')} not shown{hint}"
             return [(" " * self.text_start + text, "gap")]
         sign, level = _LEVELS[entry.level]
         text = line_text(entry)

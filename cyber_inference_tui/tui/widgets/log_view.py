@@ -38,7 +38,7 @@ class LogView(LogSheet, can_focus=True):
     ``gap_hint`` ends the line that stands for missing lines, such as ``r reads them``.
     """
 
-    KEYS_TITLE = "Lines"
+    KEYS_TITLE = "Log lines"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "scroll_rows(-1)", "Up", show=False, id="log.up"),
         Binding("down,j", "scroll_rows(1)", "Down", show=False, id="log.down"),
@@ -51,15 +51,17 @@ class LogView(LogSheet, can_focus=True):
             "Follow",
             show=False,
             id="log.follow",
-            tooltip="follow the log's end",
+            tooltip="follow the end of the log",
         ),
         Binding(
-            "left", "shift(-1)", "Left", show=False, id="log.left", tooltip="where lines are cut"
+            "left", "shift(-1)", "Left", show=False, id="log.left", tooltip="scroll cut lines left"
         ),
-        Binding("right", "shift(1)", "Right", show=False, id="log.right", tooltip="of a cut line"),
-        Binding("w", "toggle_wrap", "Wrap", id="log.wrap", tooltip="wrap long lines"),
         Binding(
-            "t", "toggle_time", "Time", show=False, id="log.time", tooltip="the time of each line"
+            "right", "shift(1)", "Right", show=False, id="log.right", tooltip="scroll cut lines"
+        ),
+        Binding("w", "toggle_wrap", "Wrap", id="log.wrap", tooltip="wrap or cut long lines"),
+        Binding(
+            "t", "toggle_time", "Time", show=False, id="log.time", tooltip="show or hide the times"
         ),
     ]
     ALLOW_SELECT = False

@@ -17,7 +17,7 @@ from textual.widgets import TextArea
 class MessageInput(TextArea):
     """A few lines of text; ``Sent`` tells that enter was pressed."""
 
-    KEYS_TITLE = "The message"
+    KEYS_TITLE = "Message"
     BINDINGS: ClassVar[list[BindingType]] = [
         # Before the keys of the text itself, where enter makes a new line.
         Binding("enter", "send", "Send", priority=True, id="message.send"),
@@ -26,7 +26,7 @@ class MessageInput(TextArea):
             "new_line",
             "New line",
             id="message.new-line",
-            tooltip="go on in the next line",
+            tooltip="begin a new line",
         ),
     ]
     DEFAULT_CSS = """

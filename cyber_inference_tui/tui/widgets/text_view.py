@@ -27,7 +27,7 @@ class TextView(ScrollView, can_focus=True):
     ``WidthChanged`` tells that the rows have to be made for another ``text_width``.
     """
 
-    KEYS_TITLE = "The text"
+    KEYS_TITLE = "Conversation"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "scroll_rows(-1)", "Up", show=False, id="text.up"),
         Binding("down,j", "scroll_rows(1)", "Down", show=False, id="text.down"),

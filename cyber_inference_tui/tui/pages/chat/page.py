@@ -14,29 +14,28 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.events import DescendantBlur, DescendantFocus
 from textual.timer import Timer
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ModelRecord
-from cyber_inference_tui.tui.dialogs.choice import Choice
+from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.dialogs.sampling import SamplingForm
-from cyber_inference_tui.tui.pages.chat.models import (
+from cyber_inference_tui.tui.pages.chat.conversation import (
+    QUESTION_CHARACTERS,
+    Conversation,
+    Turn,
+    TurnState,
+)
+from cyber_inference_tui.tui.pages.chat.model_choice import (
     COLUMNS,
-    first_choice,
+    chat_models,
     invitation,
     model_rows,
     title_content,
 )
 from cyber_inference_tui.tui.pages.chat.rows import TextFlow, TurnRows, state_content
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling
-from cyber_inference_tui.tui.pages.chat.turns import (
-    QUESTION_CHARACTERS,
-    Conversation,
-    Turn,
-    TurnState,
-)
-from cyber_inference_tui.tui.pages.chat.vectors import VectorsPane
+from cyber_inference_tui.tui.pages.chat.sampling_form import SamplingForm
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.message_input import MessageInput
@@ -51,7 +50,7 @@ _GROUP = "answer"
 
 
 class ChatPage(Page):
-    """The conversation over the line to write in; two lines for a model that makes vectors.
+    """The conversation over the line to write in.
 
     ``clock`` gives seconds that only grow.
     """
@@ -63,12 +62,20 @@ class ChatPage(Page):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,i", "write", "Write", id="chat.write", tooltip="write a message"),
-        Binding("escape", "stop", "Stop", id="chat.stop", tooltip="end the answer here"),
-        Binding("escape", "leave", "Page keys", id="chat.leave", tooltip="out of the message"),
-        Binding("m,ctrl+o", "model", "Model", id="chat.model", tooltip="choose another model"),
-        Binding("r,ctrl+r", "again", "Retry", id="chat.retry", tooltip="the last question again"),
+        Binding("escape", "stop", "Stop", id="chat.stop", tooltip="stop the answer"),
         Binding(
-            "t,ctrl+t", "thinking", "Thinking", id="chat.thinking", tooltip="show what it thought"
+            "escape", "leave", "Leave field", id="chat.leave", tooltip="make letters keys again"
+        ),
+        Binding("m,ctrl+o", "model", "Model", id="chat.model", tooltip="choose another model"),
+        Binding(
+            "r,ctrl+r", "again", "Retry", id="chat.retry", tooltip="ask the last question again"
+        ),
+        Binding(
+            "t,ctrl+t",
+            "thinking",
+            "Thinking",
+            id="chat.thinking",
+            tooltip="show or hide the model's thinking",
         ),
         Binding("c,ctrl+g", "copy", "Copy", id="chat.copy", tooltip="copy the last answer"),
         Binding(
@@ -76,9 +83,9 @@ class ChatPage(Page):
             "sampling",
             "Sampling",
             id="chat.sampling",
-            tooltip="system prompt, temperature and the like",
+            tooltip="system prompt, temperature and more",
         ),
-        Binding("x,ctrl+n", "clear", "Clear", id="chat.clear", tooltip="begin a new conversation"),
+        Binding("x,ctrl+n", "clear", "Clear", id="chat.clear", tooltip="start a new conversation"),
     ]
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -102,7 +109,6 @@ class ChatPage(Page):
         with Vertical(classes="body"):
             yield Static(id="title")
             yield TextView(id="talk")
-            yield VectorsPane(self.client, self.cyber.launch.charset)
             yield Static(id="state")
             yield MessageInput(placeholder="a message; enter sends it", id="message")
 
@@ -115,28 +121,17 @@ class ChatPage(Page):
     def show(self, snapshot: Snapshot) -> None:
         """Draw the title; the conversation changes by itself."""
         if self._chosen is None or (snapshot.live and snapshot.model(self._chosen) is None):
-            self._chosen = first_choice(snapshot.models)
-        model = self._model
-        readonly = self.cyber.launch.readonly
-        embedding = model is not None and model.embedding
-        self.set_class(embedding and not readonly, "-vectors")
-        self._display("VectorsPane", embedding and not readonly)
-        self._display("#message", model is not None and not embedding and not readonly)
-        self._display("#state", not embedding)
-        if model is not None:
-            self.query_one(VectorsPane).ask_of(model.id)
-        self._update("title", title_content(model, self._sampling, self.cyber.launch.charset))
+            self._chosen = next((model.id for model in chat_models(snapshot.models)), None)
+        model, options = self._model, self.cyber.options
+        self._show_message(model is not None and not options.readonly)
+        self._update("title", title_content(model, self._sampling, options.charset))
         self._paint()
 
-    def _display(self, what: str, shown: bool) -> None:
-        widget = self.query_one(what)
-        if widget.display != shown:
-            widget.display = shown
-            if (
-                not shown
-                and self.focused is not None
-                and widget in self.focused.ancestors_with_self
-            ):
+    def _show_message(self, shown: bool) -> None:
+        message = self.query_one(MessageInput)
+        if message.display != shown:
+            message.display = shown
+            if not shown and message.has_focus:
                 self.screen.set_focus(self.query_one(TextView))
             self.refresh_bindings()
 
@@ -164,7 +159,7 @@ class ChatPage(Page):
         view = self.query_one(TextView)
         if view.text_width:
             view.show(self._all_rows(view.text_width))
-        charset = self.cyber.launch.charset
+        charset = self.cyber.options.charset
         # Numbers that change eight times a second cannot be read.
         now = self._clock()
         if self._turn is None or now - self._stated >= STATE_SECONDS:
@@ -174,12 +169,11 @@ class ChatPage(Page):
 
     def _all_rows(self, width: int) -> list[TextRow]:
         turns = self._conversation.turns
-        model = self._model
-        if self.cyber.launch.readonly:
+        if self.cyber.options.readonly:
             return TextFlow(width, "dim").rows(_READONLY)
-        if not turns or (model is not None and model.embedding):
-            return TextFlow(width, "dim").rows(invitation(model, self.client.url))
-        charset = self.cyber.launch.charset
+        if not turns:
+            return TextFlow(width, "dim").rows(invitation(self._model, self.client.url))
+        charset = self.cyber.options.charset
         for turn in turns:
             if id(turn) not in self._rows:
                 self._rows[id(turn)] = TurnRows(turn, width, charset)
@@ -211,32 +205,29 @@ class ChatPage(Page):
         if not self.is_mounted:
             return super().check_action(action, parameters)
         model, last = self._model, self._conversation.last
-        embedding = model is not None and model.embedding
         possible = {
             "write": model is not None and not self._writing,
-            "stop": self._turn is not None or self.query_one(VectorsPane).asking,
+            "stop": self._turn is not None,
             "leave": self._writing,
-            "model": bool(self.cyber.snapshot.models),
-            "again": self._turn is None
-            and (self.query_one(VectorsPane).has_text if embedding else last is not None),
-            "thinking": not embedding and any(t.thinking for t in self._conversation.turns),
-            "copy": not embedding and bool(self._last_answer),
-            "sampling": model is not None and not embedding,
-            "clear": not embedding and last is not None and self._turn is None,
+            "model": model is not None,
+            "again": last is not None and self._turn is None,
+            "thinking": any(turn.thinking for turn in self._conversation.turns),
+            "copy": bool(self._last_answer),
+            "sampling": model is not None,
+            "clear": last is not None and self._turn is None,
         }
         return super().check_action(action, parameters) if possible.get(action, True) else False
 
     @property
     def _writing(self) -> bool:
-        return isinstance(self.focused, MessageInput | Input)
+        return isinstance(self.focused, MessageInput)
 
     # Asking
 
     def action_write(self) -> None:
         """Write a message."""
-        model = self._model
-        if model is not None and not self.cyber.launch.readonly:
-            self.screen.set_focus(self.query_one("#one" if model.embedding else "#message"))
+        if self._model is not None and not self.cyber.options.readonly:
+            self.screen.set_focus(self.query_one(MessageInput))
 
     def action_leave(self) -> None:
         """Leave the message, so that the page's keys hold."""
@@ -246,7 +237,7 @@ class ChatPage(Page):
     def _send(self) -> None:
         message = self.query_one(MessageInput)
         text = message.text.strip()
-        if not text or self._chosen is None or self.cyber.launch.readonly:
+        if not text or self._chosen is None or self.cyber.options.readonly:
             return
         if self._turn is not None:
             self.cyber.tell("An answer is on its way; esc ends it.", "warning")
@@ -299,9 +290,6 @@ class ChatPage(Page):
 
     def action_stop(self) -> None:
         """End the answer here."""
-        vectors = self.query_one(VectorsPane)
-        if vectors.asking:
-            vectors.stop()
         if self._turn is not None:
             self._turn.end(TurnState.STOPPED)
             self._over()
@@ -309,10 +297,7 @@ class ChatPage(Page):
 
     def action_again(self) -> None:
         """Ask the last question again."""
-        model = self._model
-        if model is not None and model.embedding:
-            self.query_one(VectorsPane).ask()
-        elif self._turn is None and self._chosen is not None:
+        if self._turn is None and self._chosen is not None:
             turn = self._conversation.again(self._chosen, self._clock())
             if turn is not None:
                 self._ask(turn)
@@ -342,11 +327,11 @@ class ChatPage(Page):
             if model_id is not None:
                 self.choose(model_id)
 
-        charset = self.cyber.launch.charset
-        context = self.cyber.launch.render_context()
+        charset = self.cyber.options.charset
+        context = self.cyber.options.render_context()
         rows = model_rows(self.cyber.snapshot.models, context)
         self.app.push_screen(
-            Choice("Talk to", COLUMNS, rows, chosen=self._chosen, charset=charset), chosen
+            ChoiceDialog("Talk to", COLUMNS, rows, chosen=self._chosen, charset=charset), chosen
         )
 
     def action_sampling(self) -> None:

@@ -8,9 +8,9 @@ from textual.content import Content
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.text_width import fold, head, plain
-from cyber_inference_tui.tui.figures import number_text
-from cyber_inference_tui.tui.pages.chat.turns import ANSWER_CHARACTERS, Turn, TurnState
+from cyber_inference_tui.tui.pages.chat.conversation import ANSWER_CHARACTERS, Turn, TurnState
 from cyber_inference_tui.tui.widgets.text_view import Role, TextRow
+from cyber_inference_tui.units import counted, number_text
 
 TEXT_WIDTH = 100
 """Cells of a line of text: longer ones are hard to read."""
@@ -118,8 +118,7 @@ def thinking_text(turn: Turn, charset: Charset) -> str:
     dots = "…" if charset.unicode else "..."
     busy = turn.state is TurnState.ANSWERING and not turn.answer
     word = f"thinking {dots}" if busy else "thought "
-    count = f"{turn.thought_pieces:,} token{'' if turn.thought_pieces == 1 else 's'}"
-    return f"{word} {count}"
+    return f"{word} {counted(turn.thought_pieces, 'token')}"
 
 
 def figures(turn: Turn, charset: Charset) -> str:
@@ -136,12 +135,16 @@ def figures(turn: Turn, charset: Charset) -> str:
     if turn.state is TurnState.DONE and not turn.pieces:
         parts.append("an empty answer")
     if turn.pieces:
-        parts.append(f"{turn.tokens:,} token{'' if turn.tokens == 1 else 's'}")
+        parts.append(counted(turn.tokens, "token"))
     if turn.rate is not None:
-        parts.append(number_text(turn.rate, decimals=1, unit="tok/s"))
+        parts.append(_rate_text(turn.rate))
     if turn.first_seconds is not None:
         parts.append(f"first text after {turn.first_seconds:.2f} s")
     return f" {charset.dot} ".join(parts)
+
+
+def _rate_text(rate: float) -> str:
+    return number_text(rate, decimals=1, unit="tok/s")
 
 
 def state_content(turn: Turn | None, now: float, charset: Charset, more: str = "") -> Content:
@@ -155,7 +158,7 @@ def state_content(turn: Turn | None, now: float, charset: Charset, more: str = "
         parts = [(f"{sign} {doing}", "$text-warning"), (f"  {int(now - turn.began)} s", "")]
     else:
         doing = "answering" if turn.answer else "thinking"
-        rate = number_text(turn.rate, decimals=1, unit="tok/s", charset=charset)
+        rate = charset.known(turn.rate, _rate_text)
         parts = [
             (f"{sign} {doing}", "$text-warning"),
             (f"  {turn.tokens:>5,} tokens  {rate:>11}  first text after ", ""),

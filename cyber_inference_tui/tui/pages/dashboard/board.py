@@ -16,8 +16,8 @@ from textual.widgets import Static
 from cyber_inference_tui.records import ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
-from cyber_inference_tui.tui.pages.dashboard.memory import Pool, pools
-from cyber_inference_tui.tui.pages.dashboard.tables import (
+from cyber_inference_tui.tui.pages.dashboard.memory_pools import Pool, pools
+from cyber_inference_tui.tui.pages.dashboard.table import (
     EVENT_COLUMNS,
     MODEL_COLUMNS,
     REQUEST_COLUMNS,
@@ -28,12 +28,12 @@ from cyber_inference_tui.tui.pages.dashboard.tables import (
     request_rows,
 )
 from cyber_inference_tui.tui.pages.dashboard.trends import Trend, gauge, history, trends
-from cyber_inference_tui.tui.pages.page import say
+from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.graph import Graph
-from cyber_inference_tui.tui.widgets.meter import Meter
-from cyber_inference_tui.tui.widgets.table import LiveTable, Row
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
+from cyber_inference_tui.tui.widgets.stacked_bar import StackedBar
 
 _GRAPHS = 4
 _POOLS = 2
@@ -44,7 +44,13 @@ class ModelList(LiveTable):
 
     KEYS_TITLE = "Models"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Details", id="dashboard.details", tooltip="all about it"),
+        Binding(
+            "enter",
+            "choose",
+            "Details",
+            id="dashboard.details",
+            tooltip="open the model on the Models page",
+        ),
     ]
 
 
@@ -73,9 +79,9 @@ class Board(Vertical):
         for number in range(_POOLS):
             with Horizontal(id=f"pool-{number}", classes="pool"):
                 yield Static(classes="caption")
-                yield Meter(charset=charset)
+                yield StackedBar(charset=charset)
                 yield Static(classes="room")
-        yield FilterLine("show only models whose name has this in it", id="filter")
+        yield FilterLine("part of a model's name", id="filter")
         yield ModelList(MODEL_COLUMNS, charset=charset, id="models")
         yield Static(id="explanation")
         with Horizontal(id="lists"):
@@ -122,7 +128,7 @@ class Board(Vertical):
 
     def tell(self, notice: Content) -> None:
         """Say something above everything else; empty to say nothing."""
-        say(self.query_one("#notice", Static), notice)
+        update_static(self.query_one("#notice", Static), notice)
 
     def _draw_trends(self, snapshot: Snapshot) -> None:
         charset = self._charset
@@ -143,7 +149,7 @@ class Board(Vertical):
                 continue
             if meters:
                 content = gauge(trend, snapshot.trend, small.size.width, charset)
-                say(small, content)
+                update_static(small, content)
             else:
                 count = graph.size.width * (2 if charset.unicode else 1)
                 values = history(snapshot.trend, trend.name, count)
@@ -167,11 +173,11 @@ class Board(Vertical):
             said = Content.assemble(
                 (f"{pool.title.ljust(title)}  ", "$text-muted"), pool.caption.rjust(caption)
             )
-            say(line.query_one(".caption", Static), said, True)
-            line.query_one(Meter).show(pool.parts, pool.total, pool.limit)
+            update_static(line.query_one(".caption", Static), said, True)
+            line.query_one(StackedBar).show(pool.parts, pool.total, pool.limit)
             tone = "$warning" if pool.full else ""
             free = Content.styled(rooms[pool.title].ljust(room), tone)
-            say(line.query_one(".room", Static), free, True)
+            update_static(line.query_one(".room", Static), free, True)
 
     def _draw_models(self, snapshot: Snapshot, now: datetime) -> None:
         context = RenderContext(self._charset, now)
@@ -196,7 +202,7 @@ class Board(Vertical):
             return
         model = self.selected
         content = explanation(model, self._now, self._charset)
-        say(self.query_one("#explanation", Static), content, True)
+        update_static(self.query_one("#explanation", Static), content, True)
         state = None if model is None else model.status
         if state is not self._selected_state:
             # What check_action goes by: to look at all keys anew costs more than all the rest.
@@ -217,8 +223,8 @@ class Board(Vertical):
         narrow, events = (self.screen.has_class(one) for one in ("-narrow", "-events"))
         waiting = sum(one.position is not None for one in snapshot.active)
         counts = f"  {len(snapshot.active) - waiting} running, {waiting} waiting"
-        requests, happenings = self.query_one("#requests"), self.query_one("#events")
-        for place, name in ((requests, "REQUESTS"), (happenings, "EVENTS")):
+        requests, recent_events = self.query_one("#requests"), self.query_one("#events")
+        for place, name in ((requests, "REQUESTS"), (recent_events, "EVENTS")):
             title = place.query_one(".list-title", Static)
             told = counts if snapshot.active and name == "REQUESTS" else ""
             if narrow:
@@ -228,12 +234,12 @@ class Board(Vertical):
                 text = Content.assemble((first, one), "   ", (second, two), (told, "not bold"))
             else:
                 text = Content.assemble(name, (told, "not bold"))
-            say(title, text)
+            update_static(title, text)
         if not narrow or not events:
             rows = request_rows(snapshot.active, snapshot.finished, context, needle)
             _show_list(self.query_one("#request-list", LiveTable), rows, len(snapshot.active))
         if not narrow or events:
-            rows = event_rows(snapshot.happenings, context, needle)
+            rows = event_rows(snapshot.recent_events, context, needle)
             _show_list(self.query_one("#event-list", LiveTable), rows)
 
 

@@ -26,8 +26,8 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.chrome import device_line
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.suggestions import Suggestion, suggest
-from cyber_inference_tui.units import duration_text, size_text
+from cyber_inference_tui.tui.suggested_models import Suggestion, suggest
+from cyber_inference_tui.units import counted, duration_text, size_text
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
@@ -48,7 +48,7 @@ def free_for_models(snapshot: Snapshot) -> int | None:
     return room.free_after_unloading_bytes if room else None
 
 
-def install_ways(install: InstallRecord | None) -> tuple[InstallSource, ...]:
+def install_options(install: InstallRecord | None) -> tuple[InstallSource, ...]:
     """The ways to get a llama-server that are possible here, the recommended one first."""
     if install is None:
         return ()
@@ -65,16 +65,28 @@ class Greeting(VerticalScroll, can_focus=True):
     Greeting #text { height: auto; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("i", "install(0)", "Install", id="greeting.install", tooltip="get a llama-server"),
-        Binding("u", "install(1)", "Other build", show=False, tooltip="the second way to get one"),
-        Binding("y", "install(2)", "Third build", show=False, tooltip="the third way to get one"),
-        Binding("p", "path", "I have one", id="greeting.path", tooltip="use one that is here"),
+        Binding(
+            "i", "install(0)", "Install", id="greeting.install", tooltip="install llama-server"
+        ),
+        Binding(
+            "u", "install(1)", "Second option", show=False, tooltip="install it the second way"
+        ),
+        Binding("y", "install(2)", "Third option", show=False, tooltip="install it the third way"),
+        Binding(
+            "p",
+            "path",
+            "I have one",
+            id="greeting.path",
+            tooltip="use a llama-server that you have",
+        ),
         Binding("x", "stop", "Stop", id="greeting.stop", tooltip="stop the installation"),
-        Binding("a", "model(0)", "Get model", id="greeting.model", tooltip="download the first"),
-        Binding("b", "model(1)", "Second model", show=False, tooltip="download the second"),
-        Binding("c", "model(2)", "Third model", show=False, tooltip="download the third"),
+        Binding(
+            "a", "model(0)", "Get model", id="greeting.model", tooltip="download the first model"
+        ),
+        Binding("b", "model(1)", "Second model", show=False, tooltip="download the second model"),
+        Binding("c", "model(2)", "Third model", show=False, tooltip="download the third model"),
         Binding("h", "hub", "Hub", id="greeting.hub", tooltip="search for other models"),
-        Binding("d", "demo", "Demo", id="greeting.demo", tooltip="add the built-in toy model"),
+        Binding("d", "demo", "Demo", id="greeting.demo", tooltip="add the built-in demo model"),
         Binding("j", "scroll_down", "Down", show=False),
         Binding("k", "scroll_up", "Up", show=False),
     ]
@@ -100,7 +112,7 @@ class Greeting(VerticalScroll, can_focus=True):
         before, self._snapshot = self._snapshot, snapshot
         content = greeting_content(
             snapshot,
-            self._app.launch.charset,
+            self._app.options.charset,
             self._app.client.url,
             max(30, self.scrollable_content_region.width or self.app.size.width - 4),
         )
@@ -117,13 +129,13 @@ class Greeting(VerticalScroll, can_focus=True):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done now."""
-        if action in self.STEERING and self._app.launch.readonly:
+        if action in self.STEERING and self._app.options.readonly:
             return False
         install = self._snapshot.install
         running = install is not None and install.state is InstallState.RUNNING
         if action == "install":
             place = parameters[0] if parameters else 0
-            return not running and int(str(place)) < len(install_ways(install))
+            return not running and int(str(place)) < len(install_options(install))
         if action == "stop":
             return running
         if action == "demo":
@@ -132,7 +144,7 @@ class Greeting(VerticalScroll, can_focus=True):
 
     def action_install(self, place: int) -> None:
         """Get a llama-server, in the way with this number."""
-        ways = install_ways(self._snapshot.install)
+        ways = install_options(self._snapshot.install)
         if place < len(ways):
             self._app.do(
                 self._app.client.call(
@@ -277,7 +289,7 @@ def _server_step(snapshot: Snapshot, charset: Charset, width: int) -> Parts:
         return [*parts, ("\n\n", "")]
     missing = f"{charset.signs[ModelStatus.FAILED]} not found"
     parts = _step("1", "llama-server", missing, "$error")
-    for key, way in zip(_SOURCE_KEYS, install_ways(install), strict=False):
+    for key, way in zip(_SOURCE_KEYS, install_options(install), strict=False):
         told = _folded(way.summary, width, _INDENT + 3)
         parts += [*_key(key, told), ("\n" + " " * _INDENT, "")]
     parts += [*_key("p", "I have one"), ("\n", "")]
@@ -307,7 +319,7 @@ def _server_problem(snapshot: Snapshot) -> str:
 def _model_step(snapshot: Snapshot, charset: Charset, free: int | None, width: int) -> Parts:
     number = len(snapshot.models)
     if number:
-        have = f"{charset.check} {number} model" + ("" if number == 1 else "s")
+        have = f"{charset.check} {counted(number, 'model')}"
         parts = _step("2", "a model", have, "$success")
     else:
         missing = f"{charset.signs[ModelStatus.FAILED]} none"

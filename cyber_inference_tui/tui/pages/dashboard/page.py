@@ -11,13 +11,13 @@ from textual.content import Content
 
 from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.chrome import TooSmall
-from cyber_inference_tui.tui.pages.models.actions import ModelActions
+from cyber_inference_tui.tui.pages.models.model_actions import ModelActions, model_bindings
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.pages.dashboard.board import Board
     from cyber_inference_tui.tui.pages.dashboard.greeting import Greeting
-    from cyber_inference_tui.tui.widgets.table import LiveTable
+    from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
 _ON_BOARD = {"load", "unload", "pin", "log", "filter", "other_list", "freeze"}
 
@@ -29,20 +29,30 @@ class DashboardPage(ModelActions):
     CSS_PATH = "page.tcss"
     AUTO_FOCUS = "#models"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("l", "load", "Load", id="dashboard.load", tooltip="load the selected model"),
-        Binding("u", "unload", "Unload", id="dashboard.unload", tooltip="unload it"),
-        Binding("p", "pin", "Pin", id="dashboard.pin", tooltip="keep it loaded, or no longer"),
-        Binding("o", "log", "Log", id="dashboard.log", tooltip="the log of its server"),
-        Binding("slash", "filter", "Filter", key_display="/", id="dashboard.filter"),
+        *model_bindings("dashboard"),
+        Binding(
+            "slash",
+            "filter",
+            "Filter",
+            key_display="/",
+            id="dashboard.filter",
+            tooltip="by part of a model's name",
+        ),
         Binding(
             "left_square_bracket,right_square_bracket",
             "other_list",
             "Events",
             key_display="[ ]",
             id="dashboard.list",
-            tooltip="requests or events",
+            tooltip="switch between requests and events",
         ),
-        Binding("space", "freeze", "Freeze", id="dashboard.freeze", tooltip="hold the display"),
+        Binding(
+            "space",
+            "freeze",
+            "Freeze",
+            id="dashboard.freeze",
+            tooltip="hold the display still, or continue",
+        ),
         Binding("escape", "back", "Show all", show=False, id="dashboard.back"),
     ]
 
@@ -60,7 +70,7 @@ class DashboardPage(ModelActions):
     async def _furnish(self) -> None:
         from cyber_inference_tui.tui.pages.dashboard.board import Board  # noqa: PLC0415 - as above
 
-        board = Board(self.cyber.launch.charset)
+        board = Board(self.cyber.options.charset)
         board.display = False
         await self.mount(board, before=self.query_one(TooSmall))
         if board.children:  # else the app is being left
@@ -81,7 +91,7 @@ class DashboardPage(ModelActions):
         """Draw what ``snapshot`` tells."""
         if snapshot.link is Link.CONNECTING or self._board is None:
             return
-        now = self.cyber.launch.now()
+        now = self.cyber.options.now()
         if needs_greeting(snapshot):
             self._greet(self._board).show(snapshot)
         else:
@@ -143,8 +153,8 @@ class DashboardPage(ModelActions):
         if self._board is None:
             return
         if self._frozen is None:
-            self._frozen = self.cyber.launch.now()
-            told = f"FROZEN at {self._frozen:%H:%M:%S}  space lets it go on"
+            self._frozen = self.cyber.options.now()
+            told = f"FROZEN at {self._frozen:%H:%M:%S}  space continues"
             self._board.tell(Content.styled(told, "bold $warning"))
         else:
             self._frozen = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from textual.content import Content
@@ -12,9 +13,9 @@ from textual.content import Content
 from cyber_inference_tui.records import ResourceSample
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import fit
-from cyber_inference_tui.tui.figures import number_text
 from cyber_inference_tui.tui.snapshot import Snapshot, TrendPoint, hottest, total_power
 from cyber_inference_tui.tui.widgets.graph import rows
+from cyber_inference_tui.units import counted, number_text
 
 TrendName = Literal["gpu", "cpu", "memory", "power", "temperature"]
 
@@ -73,7 +74,7 @@ def _gpu(sample: ResourceSample, charset: Charset) -> Trend:
     mean = sum(told) / len(told) if told else None
     note = ""
     if len(known) > 1:
-        note = "each " + " ".join(number_text(value, charset=charset) for value in known)
+        note = "each " + " ".join(charset.known(value, number_text) for value in known)
     elif (clock := sample.gpus[0].clock_hz) is not None:
         note = f"{clock / 1e9:.2f} GHz"
     return Trend(name="gpu", title="GPU", figure=_percent(mean, charset), note=note, value=mean)
@@ -81,7 +82,7 @@ def _gpu(sample: ResourceSample, charset: Charset) -> Trend:
 
 def _cpu(sample: ResourceSample, charset: Charset) -> Trend:
     cores = sample.cpu.count
-    note = "" if cores is None else f"{cores} core" + ("" if cores == 1 else "s")
+    note = "" if cores is None else counted(cores, "core")
     value = sample.cpu.percent
     return Trend(name="cpu", title="CPU", figure=_percent(value, charset), note=note, value=value)
 
@@ -103,7 +104,8 @@ def _power(snapshot: Snapshot, sample: ResourceSample, charset: Charset) -> Tren
     limit = float(mode[1]) if mode else 0.0
     if highest > limit:
         limit = next((scale for scale in _SCALES if scale >= highest), highest)
-    figure = number_text(value, decimals=1 if limit < 100 else 0, unit="W", charset=charset)
+    watts = partial(number_text, decimals=1 if limit < 100 else 0, unit="W")
+    figure = charset.known(value, watts)
     note = f"of {limit:.0f}"
     return Trend(name="power", title="Power", figure=figure, note=note, value=value, maximum=limit)
 
@@ -113,7 +115,7 @@ def _temperature(snapshot: Snapshot, sample: ResourceSample, charset: Charset) -
     if value is None and all(point.temperature is None for point in snapshot.trend):
         return None
     unit = "°C" if charset.unicode else "C"
-    figure = number_text(value, unit=unit, charset=charset)
+    figure = charset.known(value, partial(number_text, unit=unit))
     note = ""
     if sample.fan is not None and sample.fan.percent is not None:
         note = f"fan {sample.fan.percent:.0f} %"
@@ -123,7 +125,7 @@ def _temperature(snapshot: Snapshot, sample: ResourceSample, charset: Charset) -
 
 
 def _percent(value: float | None, charset: Charset) -> str:
-    return number_text(value, unit="%", charset=charset)
+    return charset.known(value, partial(number_text, unit="%"))
 
 
 def history(points: Sequence[TrendPoint], name: TrendName, count: int) -> list[float | None]:

@@ -26,7 +26,8 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.pages.hub.tables import (
+from cyber_inference_tui.tui.pages.hub.downloads_pane import DownloadsPane
+from cyber_inference_tui.tui.pages.hub.table import (
     FILE_COLUMNS,
     RESULT_COLUMNS,
     SORTS,
@@ -38,10 +39,9 @@ from cyber_inference_tui.tui.pages.hub.tables import (
     result_sentence,
     under_way,
 )
-from cyber_inference_tui.tui.pages.hub.transfers import TransferPane
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.widgets.table import LiveTable
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
 SEARCH_DELAY = 0.3
 """Seconds without a key until the hub is asked."""
@@ -52,9 +52,11 @@ FOUND_KEPT = 600
 class Results(LiveTable):
     """What a search found."""
 
-    KEYS_TITLE = "What was found"
+    KEYS_TITLE = "Search results"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Files", id="hub.files", tooltip="what is in this repository"),
+        Binding(
+            "enter", "choose", "Files", id="hub.files", tooltip="list the files of this repository"
+        ),
     ]
 
 
@@ -71,17 +73,19 @@ class HubPage(Page):
     STEERING: ClassVar[frozenset[str]] = frozenset({"download"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search", key_display="/", id="hub.search"),
-        Binding("d", "download", "Download", id="hub.download", tooltip="download this model"),
+        Binding(
+            "d", "download", "Download", id="hub.download", tooltip="download the selected model"
+        ),
         Binding("escape", "back", "Back", id="hub.back", tooltip="one level up"),
         Binding("s", "sort", "Sort", id="hub.sort", tooltip="by downloads, likes, trend or age"),
-        Binding("r", "again", "Retry", id="hub.retry", tooltip="ask the hub again"),
+        Binding("r", "again", "Retry", id="hub.retry", tooltip="repeat the failed search"),
         Binding(
             "right_square_bracket",
             "pane(1)",
             "Downloads",
             key_display="]",
             id="hub.downloads",
-            tooltip="to the downloads",
+            tooltip="go to the downloads",
         ),
         Binding(
             "left_square_bracket",
@@ -89,7 +93,7 @@ class HubPage(Page):
             "Search results",
             key_display="[",
             id="hub.results",
-            tooltip="to what was found",
+            tooltip="go to the search results",
         ),
     ]
 
@@ -112,7 +116,7 @@ class HubPage(Page):
 
     def body(self) -> ComposeResult:
         """The search over the downloads."""
-        charset = self.cyber.launch.charset
+        charset = self.cyber.options.charset
         with Vertical(classes="body"):
             yield Static(id="title")
             with Vertical(id="finding"):
@@ -122,7 +126,7 @@ class HubPage(Page):
                 yield Results(RESULT_COLUMNS, charset=charset, id="results")
                 yield LiveTable(FILE_COLUMNS, charset=charset, id="files")
                 yield Static(id="note")
-            yield TransferPane(charset)
+            yield DownloadsPane(charset)
 
     def on_mount(self) -> None:
         """Begin with what is wanted most."""
@@ -146,7 +150,7 @@ class HubPage(Page):
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw the downloads; what was found changes by itself."""
-        self.query_one(TransferPane).show(snapshot.downloads)
+        self.query_one(DownloadsPane).show(snapshot.downloads)
         done = frozenset(one.id for one in snapshot.downloads if one.status is DownloadStatus.DONE)
         news, self._done = done - self._done, done
         if self._repo is not None and any(
@@ -158,7 +162,7 @@ class HubPage(Page):
     def _draw(self, downloads: Sequence[DownloadRecord] | None = None) -> None:
         if downloads is None:
             downloads = self.cyber.snapshot.downloads
-        context = self.cyber.launch.render_context()
+        context = self.cyber.options.render_context()
         self._results.show(result_rows(list(self._found.values()), context))
         if self._repo is not None:
             files = list(self._files.values())
@@ -209,9 +213,9 @@ class HubPage(Page):
             if self._found:
                 more = "+" if self._more_to_ask else ""
                 told.append(f"{len(self._found)}{more} found")
-        parts.append((f"   {f' {self.cyber.launch.charset.dot} '.join(told)}", "$text-muted"))
+        parts.append((f"   {f' {self.cyber.options.charset.dot} '.join(told)}", "$text-muted"))
         if self._doing:
-            dots = "…" if self.cyber.launch.charset.unicode else "..."
+            dots = "…" if self.cyber.options.charset.unicode else "..."
             parts.append((f"   {self._doing} {dots}", "$text-warning"))
         return Content.assemble(*parts)
 
@@ -469,7 +473,7 @@ class HubPage(Page):
     @on(DescendantFocus)
     def _focus_changed(self) -> None:
         focused = self.focused
-        inside = focused is not None and self.query_one(TransferPane) in focused.ancestors
+        inside = focused is not None and self.query_one(DownloadsPane) in focused.ancestors
         if inside != self._in_downloads:
             self.query_one(".body").set_class(inside, "-downloads")
             self._draw()

@@ -16,7 +16,7 @@ from cyber_inference_tui.tui.pages.logs.pane import LogPane
 from cyber_inference_tui.tui.pages.logs.table import COLUMNS, SERVICE, source_rows
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.widgets.table import LiveTable
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
 MAX_PANES = 3
 LEAST_PANE = 50
@@ -30,10 +30,18 @@ class LogsPage(Page):
     MODE: ClassVar[str] = "logs"
     CSS_PATH = "page.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "beside", "Beside", id="logs.beside", tooltip="open one more beside"),
+        Binding(
+            "s", "split", "Split", id="logs.beside", tooltip="open another log beside this one"
+        ),
         Binding("x", "close", "Close", id="logs.close", tooltip="close this log"),
-        Binding("f", "full", "Full", id="logs.full", tooltip="this log alone, or all again"),
-        Binding("b", "list", "List", id="logs.list", tooltip="to the list of logs and back"),
+        Binding(
+            "f",
+            "maximize",
+            "Maximize",
+            id="logs.full",
+            tooltip="show only this log, or all open ones",
+        ),
+        Binding("b", "list", "List", id="logs.list", tooltip="switch between the list and the log"),
     ]
 
     def __init__(self) -> None:
@@ -48,7 +56,7 @@ class LogsPage(Page):
             yield LiveTable(
                 COLUMNS,
                 empty="There is no log yet.",
-                charset=self.cyber.launch.charset,
+                charset=self.cyber.options.charset,
                 id="sources",
             )
             with Horizontal(id="panes"):
@@ -87,7 +95,7 @@ class LogsPage(Page):
 
     def _show_sources(self) -> None:
         opened = [pane.source for pane in self._panes]
-        context = self.cyber.launch.render_context()
+        context = self.cyber.options.render_context()
         rows = source_rows(self._logs, self.cyber.snapshot, opened, context)
         self.query_one("#sources", LiveTable).show(rows)
 
@@ -131,7 +139,7 @@ class LogsPage(Page):
     def _chosen(self, event: LiveTable.RowChosen) -> None:
         self.open(event.key)
 
-    async def action_beside(self) -> None:
+    async def action_split(self) -> None:
         """Open the log under the list's cursor beside the others."""
         panes = self._panes
         source = self.query_one("#sources", LiveTable).cursor_key
@@ -160,11 +168,11 @@ class LogsPage(Page):
             self._show_sources()
             self.refresh_bindings()
 
-    def action_full(self) -> None:
+    def action_maximize(self) -> None:
         """The log in use alone, or all again."""
         active = self._active
-        full = not self.has_class("-full")
-        self.set_class(full, "-full")
+        full = not self.has_class("-maximized")
+        self.set_class(full, "-maximized")
         for pane in self._panes:
             pane.display = not full or pane is active
         self.screen.set_focus(active.view)
@@ -176,8 +184,8 @@ class LogsPage(Page):
             self.set_focus(self._active.view)
             return
         self.remove_class("-crowded")
-        if self.has_class("-full"):
-            self.action_full()
+        if self.has_class("-maximized"):
+            self.action_maximize()
         # At once: the next key may be here already.
         self.set_focus(sources)
 

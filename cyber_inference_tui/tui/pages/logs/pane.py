@@ -19,6 +19,7 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import Input, Static
 
+from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, NoServiceError
@@ -33,9 +34,10 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
-from cyber_inference_tui.tui.pages.logs.file import save_log
+from cyber_inference_tui.tui.pages.logs.save import save_log
 from cyber_inference_tui.tui.pages.logs.title import PaneState, empty_text, title_content
 from cyber_inference_tui.tui.widgets.log_view import LogView
+from cyber_inference_tui.units import counted
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
@@ -62,18 +64,24 @@ class LogPane(Vertical):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search", key_display="/", id="pane.search"),
-        Binding("n", "match(1)", "Next", id="pane.next", tooltip="next line with the text"),
-        Binding("N", "match(-1)", "Before", show=False, tooltip="the one before"),
-        Binding("l", "level", "Level", id="pane.level", tooltip="all, info, warnings, errors"),
-        Binding("e", "error", "Last error", id="pane.error", tooltip="jump to the last error"),
+        Binding("n", "match(1)", "Next", id="pane.next", tooltip="go to the next match"),
+        Binding("N", "match(-1)", "Previous", show=False, tooltip="go to the previous match"),
+        Binding(
+            "l",
+            "level",
+            "Level",
+            id="pane.level",
+            tooltip="least level shown: all, info, warning, error",
+        ),
+        Binding("e", "error", "Last error", id="pane.error", tooltip="go to the last error"),
         Binding(
             "left_square_bracket",
             "run(-1)",
-            "Run before",
+            "Previous run",
             show=False,
             key_display="[",
             id="pane.run-before",
-            tooltip="to the start of this run, then of the one before",
+            tooltip="go to the start of this run or of the previous run",
         ),
         Binding(
             "right_square_bracket",
@@ -82,14 +90,16 @@ class LogPane(Vertical):
             show=False,
             key_display="]",
             id="pane.run-after",
-            tooltip="to the start of the next run",
+            tooltip="go to the start of the next run",
         ),
-        Binding("space", "pause", "Pause", id="pane.pause", tooltip="stand still"),
-        Binding("space", "resume", "Follow", id="pane.resume", tooltip="follow the log's end"),
-        Binding("c", "copy", "Copy", id="pane.copy", tooltip="copy the lines on the screen"),
+        Binding("space", "pause", "Pause", id="pane.pause", tooltip="stop following"),
+        Binding("space", "resume", "Follow", id="pane.resume", tooltip="follow the end of the log"),
+        Binding("c", "copy", "Copy", id="pane.copy", tooltip="copy the visible lines"),
         Binding("ctrl+s", "save", "Save", id="pane.save", tooltip="write the log to a file"),
-        Binding("r", "reload", "Reload", show=False, id="pane.reload", tooltip="read it anew"),
-        Binding("escape", "clear", "Clear", show=False, id="pane.clear"),
+        Binding(
+            "r", "reload", "Reload", show=False, id="pane.reload", tooltip="read the log again"
+        ),
+        Binding("escape", "clear", "Clear search", show=False, id="pane.clear"),
     ]
 
     def __init__(self, source: str, **arguments: Any) -> None:
@@ -125,10 +135,10 @@ class LogPane(Vertical):
         """A title over the lines."""
         yield Static(classes="pane-title")
         yield LogView(
-            timezone=self._app.launch.now().tzinfo,
-            empty=f"reading {self._app.launch.charset.ellipsis}",
+            timezone=self._app.options.now().tzinfo,
+            empty=f"reading {self._app.options.charset.ellipsis}",
             gap_hint="r reads them",
-            charset=self._app.launch.charset,
+            charset=self._app.options.charset,
         )
         line = Input(placeholder="text to search for")
         line.cursor_blink = False
@@ -165,7 +175,7 @@ class LogPane(Vertical):
     def action_reload(self) -> None:
         """Read the log's end anew, and follow it."""
         self.view.clear()
-        self.view.show_empty(f"reading {self._app.launch.charset.ellipsis}")
+        self.view.show_empty(f"reading {self._app.options.charset.ellipsis}")
         self._waiting.clear()
         self._former = False
         self._begin()
@@ -175,7 +185,7 @@ class LogPane(Vertical):
         self.run_worker(self._follow(), group="follow", exclusive=True, exit_on_error=False)
 
     async def _follow(self) -> None:
-        pause = 0.5
+        failures = 0
         while True:
             try:
                 status = await self._client.call(endpoints.STATUS)
@@ -191,7 +201,7 @@ class LogPane(Vertical):
                 self._service_pid = status.pid
                 if not self._former:
                     await self._catch_up()
-                pause = 0.5
+                failures = 0
                 events = self._client.events(
                     ("log",), after=status.last_event_id, logs=(self.source,), patience=0.0
                 )
@@ -205,8 +215,8 @@ class LogPane(Vertical):
             except (CyberError, msgspec.MsgspecError) as error:
                 self._problem = clean_line(str(error))
                 self._show_title()
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 3.0)
+            failures += 1
+            await asyncio.sleep(backoff(0.5, 3.0, failures))
 
     async def _catch_up(self) -> None:
         """Read the end; who stands still is told how much came, and keeps the place."""
@@ -450,7 +460,7 @@ class LogPane(Vertical):
         top = view.top_number
         lines = [line for line in view.lines if line.number >= top][:rows]
         self.app.copy_to_clipboard("\n".join(line.text for line in lines))
-        self._say(f"{len(lines)} line{'' if len(lines) == 1 else 's'} copied")
+        self._say(f"{counted(len(lines), 'line')} copied")
 
     def action_save(self) -> None:
         """Write all that is kept of the log to a file, on this machine."""
@@ -518,4 +528,4 @@ class LogPane(Vertical):
             remark=self._remark,
             problem=self._problem,
         )
-        return title_content(state, self.size.width, self._app.launch.charset.ellipsis)
+        return title_content(state, self.size.width, self._app.options.charset.ellipsis)

@@ -10,14 +10,14 @@ from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.terminal.tone import STATUS_TONES
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.widgets.table import Row, row_of
+from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 
 SERVICE = "service"
 INSTALL = "install"
 
 
 @dataclass(frozen=True, slots=True)
-class LogLine:
+class LogItem:
     """A log to choose, its model if it has one, and whether a pane shows it."""
 
     log: LogRecord
@@ -25,22 +25,22 @@ class LogLine:
     opened: bool
 
 
-def _sign_cell(line: LogLine, context: RenderContext) -> Cell:
+def _sign_cell(line: LogItem, context: RenderContext) -> Cell:
     if line.model is None:
         return Cell(context.charset.dot)
     status = line.model.status
     return Cell(context.charset.status_sign(status), STATUS_TONES[status])
 
 
-def _name_cell(line: LogLine, _: RenderContext) -> Cell:
+def _name_cell(line: LogItem, _: RenderContext) -> Cell:
     return Cell(plain(line.log.id), "accent" if line.opened else "none")
 
 
-def _error_cell(line: LogLine, _: RenderContext) -> Cell:
+def _error_cell(line: LogItem, _: RenderContext) -> Cell:
     return Cell("" if line.log.last_error is None else "error", "bad")
 
 
-COLUMNS: tuple[Column[LogLine, RenderContext], ...] = (
+COLUMNS: tuple[Column[LogItem, RenderContext], ...] = (
     Column("sign", "", 1, cell=_sign_cell),
     Column("id", "LOG", least=22, cell=_name_cell),
     Column("error", "", 5, priority=1, cell=_error_cell),
@@ -67,7 +67,7 @@ def source_rows(
     """One row for each log; those in ``opened`` are marked."""
     by_id = {log.id: log for log in logs}
     lines = (
-        LogLine(by_id[name], snapshot.model(name), name in opened)
+        LogItem(by_id[name], snapshot.model(name), name in opened)
         for name in source_ids(logs, snapshot)
     )
     return [row_of(line.log.id, line, COLUMNS, context) for line in lines]

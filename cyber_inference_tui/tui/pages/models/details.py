@@ -14,10 +14,10 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import cut, fit, fold, plain
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line, clean_text
-from cyber_inference_tui.tui.figures import memory_text
 from cyber_inference_tui.tui.pages.models.form_values import SOURCES, setting_text
-from cyber_inference_tui.tui.pages.models.sentences import STYLES, model_sentence, what_it_is
+from cyber_inference_tui.tui.pages.models.sentences import STYLES, description_text, model_sentence
 from cyber_inference_tui.tui.pages.models.table import FIT_TONES, fit_cell
+from cyber_inference_tui.units import memory_text
 
 Parts = list[tuple[str, str]]
 
@@ -71,7 +71,7 @@ def _head(record: ModelRecord, now: datetime, charset: Charset, width: int) -> P
     name = plain(record.id, limit=400)
     return [
         *((f"{piece}\n", "bold") for piece in fold(name, width)),
-        (f"{what_it_is(record, charset)}\n", _MUTED),
+        (f"{description_text(record, charset)}\n", _MUTED),
         # The error stands in full below.
         *([] if record.error else [(f"{text}\n", STYLES[tone])]),
     ]
@@ -147,7 +147,7 @@ def _aligned(
 
 
 def _gib(size: int | None, charset: Charset) -> str:
-    return memory_text(size, charset=charset).removesuffix(" GiB")
+    return charset.known(size, memory_text).removesuffix(" GiB")
 
 
 # The command
@@ -256,7 +256,7 @@ def _files(details: ModelDetails, charset: Charset, width: int) -> Parts:
 
 
 def _file(file: FileRecord, remark: str, charset: Charset, width: int) -> Parts:
-    size = memory_text(file.size_bytes, charset=charset).rjust(9)
+    size = charset.known(file.size_bytes, memory_text).rjust(9)
     first, *more = fold(plain(file.path), max(8, width - 11))
     parts: Parts = [(f"{size}  ", _MUTED), (f"{first}\n", "")]
     parts += [(f"{' ' * 11}{piece}\n", "") for piece in more]
@@ -265,7 +265,7 @@ def _file(file: FileRecord, remark: str, charset: Charset, width: int) -> Parts:
     return parts
 
 
-def doomed_text(details: ModelDetails, *, most: int = 6) -> str:
+def files_to_delete_text(details: ModelDetails, *, most: int = 6) -> str:
     """What deleting it removes, a path on each line; of very many the rest only by number."""
     paths = [clean_line(file.path, limit=300) for file in details.files]
     if len(paths) > most:

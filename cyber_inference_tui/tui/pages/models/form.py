@@ -15,7 +15,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from cyber_inference_tui.client.model_key import model_key
+from cyber_inference_tui.client.service_client import model_key
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import (
     ModelDetails,
@@ -114,7 +114,7 @@ class Lines(VerticalScroll, can_focus=False, inherit_bindings=False):
 
     KEYS_TITLE = "Form"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "app.focus_previous", "Line before", show=False),
+        Binding("up", "app.focus_previous", "Previous line", show=False),
         Binding("down", "app.focus_next", "Next line", show=False),
     ]
 

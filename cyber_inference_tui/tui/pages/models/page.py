@@ -15,14 +15,14 @@ from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.columns import Order
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.pages.models.actions import ModelActions
 from cyber_inference_tui.tui.pages.models.details import details_content
 from cyber_inference_tui.tui.pages.models.details_pane import DetailsPane, DetailsReader
+from cyber_inference_tui.tui.pages.models.model_actions import ModelActions, model_bindings
 from cyber_inference_tui.tui.pages.models.sentences import chosen_content, problems_content
 from cyber_inference_tui.tui.pages.models.table import COLUMNS, Rows, title_text
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
-from cyber_inference_tui.tui.widgets.table import LiveTable
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
 BESIDE = 110
 """Columns from which on the details stand beside the table, not in its place."""
@@ -36,9 +36,7 @@ class ModelsPage(ModelActions):
     # No key that comes early may be taken for text.
     AUTO_FOCUS = "#table"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("l", "load", "Load", id="models.load", tooltip="start its server"),
-        Binding("u", "unload", "Unload", id="models.unload", tooltip="stop its server"),
-        Binding("p", "pin", "Pin", id="models.pin", tooltip="never evict it, or let it go again"),
+        *model_bindings("models"),
         Binding(
             "enter,d",
             "details",
@@ -54,9 +52,8 @@ class ModelsPage(ModelActions):
             id="models.filter",
             tooltip="by name, alias, architecture or quantization",
         ),
-        Binding("e", "edit", "Edit", id="models.edit", tooltip="its table in the settings file"),
-        Binding("o", "log", "Log", id="models.log", tooltip="what its server said"),
-        Binding("t", "chat", "Try", id="models.chat", tooltip="chat with it"),
+        Binding("e", "edit", "Edit", id="models.edit", tooltip="change the model's own settings"),
+        Binding("t", "chat", "Chat", id="models.chat", tooltip="try the model"),
         Binding(
             "y",
             "copy_command",
@@ -65,16 +62,18 @@ class ModelsPage(ModelActions):
             tooltip="the command line of its server",
         ),
         Binding("s", "sort", "Sort", id="models.sort", tooltip="by the next column"),
-        Binding("S", "turn", "Turn", show=False, id="models.turn", tooltip="the order round"),
+        Binding("S", "reverse", "Reverse order", show=False, id="models.turn"),
         Binding(
             "c",
             "copy_id",
             "Copy id",
             show=False,
             id="models.copy-id",
-            tooltip="the name that requests ask for",
+            tooltip="the name to use in requests",
         ),
-        Binding("x,delete", "delete", "Delete", id="models.delete", tooltip="remove its files"),
+        Binding(
+            "x,delete", "delete", "Delete", id="models.delete", tooltip="delete the model's files"
+        ),
         Binding(
             "escape",
             "back",
@@ -96,7 +95,7 @@ class ModelsPage(ModelActions):
 
     def body(self) -> ComposeResult:
         """The table with the pane beside it, the filter, and the words about the chosen one."""
-        charset = self.cyber.launch.charset
+        charset = self.cyber.options.charset
         self._rows = Rows(charset)
         with Vertical(classes="body"):
             yield Static(id="title", classes="heading")
@@ -157,7 +156,7 @@ class ModelsPage(ModelActions):
         box = self.query_one("#problems", Static)
         box.display = bool(snapshot.problems) and (self._beside or not self._open)
         if snapshot.problems:
-            room, charset = box.content_size.width or self.size.width, self.cyber.launch.charset
+            room, charset = box.content_size.width or self.size.width, self.cyber.options.charset
             lines = 3 if self.has_class("-tall") else 1
             self._update("#problems", problems_content(snapshot.problems, lines, room, charset))
 
@@ -166,7 +165,7 @@ class ModelsPage(ModelActions):
             snapshot.models,
             wanted=self._wanted,
             order=self._order,
-            now=self.cyber.launch.now(),
+            now=self.cyber.options.now(),
         )
         self._table.show(rows)
         self._table.show_sort(self._order.column.key, descending=self._order.descending)
@@ -176,7 +175,7 @@ class ModelsPage(ModelActions):
         shown = self._table.shown_columns
         if not shown or self._order.column in shown:
             return ""
-        charset = self.cyber.launch.charset
+        charset = self.cyber.options.charset
         arrow = charset.descending if self._order.descending else charset.ascending
         return f"  by {self._order.column.title.lower()} {arrow}"
 
@@ -236,7 +235,7 @@ class ModelsPage(ModelActions):
     def _line(self, model: ModelRecord | None) -> Content:
         if model is None:
             return Content("\n")
-        launch = self.cyber.launch
+        options = self.cyber.options
         if self._open:
             hint = "esc closes its details"
         elif not self._beside:
@@ -247,7 +246,7 @@ class ModelsPage(ModelActions):
             hint = "enter opens its details"
         room = self.query_one("#line").content_size.width
         return chosen_content(
-            model, now=launch.now(), charset=launch.charset, width=max(20, room), hint=hint
+            model, now=options.now(), charset=options.charset, width=max(20, room), hint=hint
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -281,8 +280,8 @@ class ModelsPage(ModelActions):
         """Sort by the next column that is shown."""
         self._sort(self._order.next(self._table.shown_columns))
 
-    def action_turn(self) -> None:
-        """Turn the order round."""
+    def action_reverse(self) -> None:
+        """Reverse the order."""
         self._sort(self._order.reversed())
 
     def _sort(self, order: Order[ModelRecord]) -> None:
@@ -364,7 +363,7 @@ class ModelsPage(ModelActions):
                 exit_on_error=False,
             )
         problem = self._reader.problem_of(model) if snapshot.live else snapshot.problem
-        launch = self.cyber.launch
+        options = self.cyber.options
         pane = self.query_one(DetailsPane)
         if pane.room <= 0:
             return  # it has no place on the screen yet
@@ -374,13 +373,13 @@ class ModelsPage(ModelActions):
                 model,
                 self._reader.details_of(model),
                 problem=problem,
-                now=launch.now(),
-                charset=launch.charset,
+                now=options.now(),
+                charset=options.charset,
                 width=max(20, pane.room),
-                keys=not launch.readonly,
+                keys=not options.readonly,
             ),
         )
 
 
-_FOR_ALL = frozenset({"filter", "sort", "turn"})
+_FOR_ALL = frozenset({"filter", "sort", "reverse"})
 """Actions on the table, which one has to see."""

@@ -13,15 +13,16 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.terminal.tone import STATUS_TONES, Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.figures import (
-    age_text,
-    countdown_text,
-    memory_text,
-    params_text,
-    requests_text,
-)
 from cyber_inference_tui.tui.pages.models.table import FIT_TONES, fit_cell
-from cyber_inference_tui.units import context_text, duration_text
+from cyber_inference_tui.units import (
+    age_text,
+    context_text,
+    count_text,
+    countdown_text,
+    counted,
+    duration_text,
+    memory_text,
+)
 
 STYLES: dict[Tone, str] = {
     "none": "",
@@ -36,16 +37,15 @@ STYLES: dict[Tone, str] = {
 _LONGEST = 1000
 
 
-def what_it_is(model: ModelRecord, charset: Charset) -> str:
+def description_text(model: ModelRecord, charset: Charset) -> str:
     """Its nature in one line, what is not known left out."""
     trained = model.trained_context_length
-    weights = params_text(model.parameters, charset=charset)
     parts = [
         model.architecture,
-        f"{weights} parameters" if model.parameters else None,
+        f"{count_text(model.parameters)} parameters" if model.parameters else None,
         model.quantization,
         f"trained with {context_text(trained)} of context" if trained else None,
-        memory_text(model.size_bytes, charset=charset) if model.size_bytes is not None else None,
+        memory_text(model.size_bytes) if model.size_bytes is not None else None,
         "reads images" if model.vision else None,
         "makes embeddings" if model.embedding else None,
         "pinned" if model.pinned else None,
@@ -70,7 +70,7 @@ def chosen_content(
     room = width - len(hint) - 2
     name = cut(plain(model.id), room, charset.ellipsis)
     left = room - cell_len(name) - 2
-    what = cut(plain(what_it_is(model, charset)), left, charset.ellipsis) if left > 3 else ""
+    what = cut(plain(description_text(model, charset)), left, charset.ellipsis) if left > 3 else ""
     gap = " " * (room - cell_len(name) - (cell_len(what) + 2 if what else 0) + 2)
     text, tone = model_sentence(model, now, charset)
     return Content.assemble(
@@ -113,7 +113,7 @@ def _state(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, To
     if status is ModelStatus.FAILED:
         return f"{sign} {_first(model.error or 'failed')}", tone
     if status is ModelStatus.UNLOADING:
-        after = f" after its {requests_text(model.in_flight)}" if model.in_flight else ""
+        after = f" after its {counted(model.in_flight, 'request')}" if model.in_flight else ""
         return f"{sign} unloading{after}", tone
     if status is ModelStatus.LOADED:
         return f"{sign} {_loaded(model, now, charset)}", tone
@@ -141,16 +141,16 @@ def _loaded(model: ModelRecord, now: datetime, charset: Charset) -> str:
     since = (now - model.loaded_at).total_seconds() if model.loaded_at else None
     parts = ["loaded" + (f" for {age_text(max(1.0, since))}" if since is not None else "")]
     if model.memory_bytes is not None:
-        parts.append(f"takes {memory_text(model.memory_bytes, charset=charset)}")
+        parts.append(f"takes {memory_text(model.memory_bytes)}")
     if model.context_length:
         parts.append(f"context {model.context_length:,}")
     if model.in_flight:
         of = f" in {model.slots} slots" if model.slots else ""
-        parts.append(f"{requests_text(model.in_flight)}{of}")
+        parts.append(f"{counted(model.in_flight, 'request')}{of}")
     elif model.pinned:
         parts.append("stays: pinned")
     elif model.unload_at is not None:
-        left = countdown_text((model.unload_at - now).total_seconds(), charset=charset)
+        left = countdown_text((model.unload_at - now).total_seconds())
         parts.append(f"idle, unloads in {left}")
     if model.port:
         parts.append(f"port {model.port}")
@@ -166,7 +166,9 @@ def _waiting(model: ModelRecord) -> str:
     else:
         parts.append(f"loading {min(99, int(model.progress * 100))} %")
     if model.queued:
-        parts.append(f"{requests_text(model.queued)} {'waits' if model.queued == 1 else 'wait'}")
+        parts.append(
+            f"{counted(model.queued, 'request')} {'waits' if model.queued == 1 else 'wait'}"
+        )
     if model.expected_wait_seconds is not None:
         parts.append(f"about {duration_text(model.expected_wait_seconds)} to go")
     if model.status is ModelStatus.QUEUED and model.fits_reason:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
@@ -11,14 +12,13 @@ from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderCont
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.terminal.tone import STATUS_TONES, Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.figures import (
+from cyber_inference_tui.tui.widgets.live_table import Row, row_of
+from cyber_inference_tui.units import (
     age_text,
-    context_size_text,
+    context_text,
+    count_text,
     memory_text,
-    params_text,
-    status_text,
 )
-from cyber_inference_tui.tui.widgets.table import Row, row_of
 
 FIT_WORDS: dict[Fit, str] = {
     Fit.NOW: "fits",
@@ -71,13 +71,14 @@ def state_cell(model: ModelRecord, context: RenderContext) -> Cell:
     charset = context.charset
     if _unreadable(model):
         return Cell(f"{charset.status_sign(ModelStatus.FAILED)} unreadable", "bad")
-    text = status_text(model.status, model.progress, charset=charset)
+    text = charset.status_text(model.status, model.progress)
     return Cell(text, STATUS_TONES[model.status])
 
 
-def _memory_cell(model: ModelRecord, context: RenderContext) -> Cell:
+def memory_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    """Return the memory that it takes, or dimmed the estimate of what it would take."""
     estimate = model.memory_bytes is None
-    text = memory_text(memory_of(model), estimate=estimate, charset=context.charset)
+    text = context.charset.known(memory_of(model), partial(memory_text, estimate=estimate))
     return Cell(text, "dim" if estimate else "none")
 
 
@@ -89,7 +90,8 @@ def _marks_cell(model: ModelRecord, context: RenderContext) -> Cell:
     return Cell(marks_text(model, context.charset), "accent")
 
 
-def _fits_cell(model: ModelRecord, context: RenderContext) -> Cell:
+def fits_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    """Return whether it fits, as sign and word."""
     return fit_cell(model.fits, context.charset)
 
 
@@ -108,7 +110,7 @@ def _used_cell(model: ModelRecord, context: RenderContext) -> Cell:
 def _age_text(model: ModelRecord, context: RenderContext) -> str:
     used = model.last_used_at
     seconds = None if used is None else max(0.0, (context.now - used).total_seconds())
-    return age_text(seconds, charset=context.charset)
+    return context.charset.known(seconds, age_text)
 
 
 COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
@@ -116,19 +118,19 @@ COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
     Column("state", "STATE", 14, lambda m: STATE_ORDER.index(m.status), cell=state_cell),
     Column("quant", "QUANT", 7, lambda m: m.quantization, priority=4),
     Column("size", "SIZE", 9, lambda m: m.size_bytes, right=True, priority=3, text=memory_text),
-    Column("params", "PARAMS", 7, lambda m: m.parameters, right=True, priority=8, text=params_text),
+    Column("params", "PARAMS", 7, lambda m: m.parameters, right=True, priority=8, text=count_text),
     Column(
         "context",
         "CONTEXT",
         7,
-        lambda m: m.context_length,
+        lambda m: m.context_length or None,
         right=True,
         priority=5,
-        text=context_size_text,
+        text=context_text,
     ),
     Column("marks", "", 8, priority=6, cell=_marks_cell),
-    Column("fits", "FITS", 9, _fit_rank, priority=1, cell=_fits_cell),
-    Column("memory", "MEMORY", 10, memory_of, right=True, priority=2, cell=_memory_cell),
+    Column("fits", "FITS", 9, _fit_rank, priority=1, cell=fits_cell),
+    Column("memory", "MEMORY", 10, memory_of, right=True, priority=2, cell=memory_cell),
     # By age, so that ascending begins with the last used one.
     Column(
         "used", "USED", 6, _age_order, right=True, priority=7, cell=_used_cell, largest_first=False

@@ -10,9 +10,8 @@ from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, Reque
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.figures import number_text
-from cyber_inference_tui.tui.pages.requests.tables import seconds_text
-from cyber_inference_tui.tui.pages.requests.words import CLIENT_LEFT, failed
+from cyber_inference_tui.tui.pages.requests.request_status import CLIENT_LEFT, failed
+from cyber_inference_tui.units import number_text, seconds_text, speed_text
 
 _NAME = 14
 _LONGEST_ERROR = 4000
@@ -37,18 +36,18 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
         place = "" if record.position is None else f", place {record.position}"
         lines.append(("status", f"{_PHASES[record.phase]}{place}"))
     if isinstance(record, RequestRecord):
-        lines.append(("took", seconds_text(record.duration_seconds, charset=charset)))
+        lines.append(("took", seconds_text(record.duration_seconds)))
     # What grows every second stands in the table: here it would be sent over and over.
     waits = isinstance(record, ActiveRequestRecord) and record.phase is RequestPhase.WAITING
     if not waits:
-        lines.append(("queued", seconds_text(record.queue_seconds, charset=charset)))
-        first = seconds_text(record.time_to_first_token_seconds, charset=charset)
+        lines.append(("queued", charset.known(record.queue_seconds, seconds_text)))
+        first = charset.known(record.time_to_first_token_seconds, seconds_text)
         lines.append(("first token" if record.stream else "answer after", first))
     if isinstance(record, RequestRecord):
         lines += [
-            ("tokens in", number_text(record.tokens_in, charset=charset)),
-            ("tokens out", number_text(record.tokens_out, charset=charset)),
-            ("tokens/s", number_text(record.tokens_per_second, decimals=1, charset=charset)),
+            ("tokens in", charset.known(record.tokens_in, number_text)),
+            ("tokens out", charset.known(record.tokens_out, number_text)),
+            ("tokens/s", charset.known(record.tokens_per_second, speed_text)),
         ]
     local = record.at.astimezone(now.tzinfo)
     lines += [

@@ -23,10 +23,10 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.terminal.columns import Order, RenderContext
 from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.tui.feed import FINISHED_KEPT
-from cyber_inference_tui.tui.pages.page import Page, say
+from cyber_inference_tui.tui.pages.page import Page, update_static
 from cyber_inference_tui.tui.pages.requests.details import details, details_content, details_text
-from cyber_inference_tui.tui.pages.requests.history import Choice, RequestHistory
-from cyber_inference_tui.tui.pages.requests.tables import (
+from cyber_inference_tui.tui.pages.requests.known_requests import KnownRequests, RequestFilter
+from cyber_inference_tui.tui.pages.requests.table import (
     COLUMNS,
     NEWEST_FIRST,
     TOTAL_COLUMNS,
@@ -38,7 +38,7 @@ from cyber_inference_tui.tui.pages.requests.tables import (
 )
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
-from cyber_inference_tui.tui.widgets.table import LiveTable, Row
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 
 PAGE = 200
 """Requests that are asked for at once."""
@@ -51,7 +51,7 @@ class RequestList(LiveTable):
 
     KEYS_TITLE = "Requests"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Details", id="requests.details", tooltip="all of it"),
+        Binding("enter", "choose", "Details", id="requests.details", tooltip="open all details"),
     ]
 
 
@@ -60,7 +60,13 @@ class TotalsList(LiveTable):
 
     KEYS_TITLE = "Totals"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Requests", id="requests.of-model", tooltip="of this model"),
+        Binding(
+            "enter",
+            "choose",
+            "Requests",
+            id="requests.of-model",
+            tooltip="show the requests to this model",
+        ),
     ]
 
 
@@ -71,31 +77,53 @@ class RequestsPage(Page):
     CSS_PATH = "page.tcss"
     AUTO_FOCUS = "#requests"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f", "failures", "Failed", id="requests.failures", tooltip="only failed ones"),
+        Binding(
+            "f",
+            "failures",
+            "Failed",
+            id="requests.failures",
+            tooltip="show only failed requests, or all",
+        ),
         Binding(
             "m",
             "model",
             "Model",
             id="requests.model",
-            tooltip="only its model's, or all",
+            tooltip="show only requests to this model, or all",
         ),
         Binding("slash", "filter", "Filter", key_display="/", id="requests.filter"),
         Binding("s", "sort", "Sort", id="requests.sort", tooltip="by the next column"),
-        Binding(
-            "S", "turn", "Reverse", show=False, id="requests.reverse", tooltip="turn the order"
-        ),
+        Binding("S", "reverse", "Reverse order", show=False, id="requests.reverse"),
         Binding("t", "totals", "Totals", id="requests.totals", tooltip="sums by model"),
-        Binding("o", "log", "Log", id="requests.log", tooltip="the log of its model"),
-        Binding("c", "copy", "Copy", id="requests.copy", tooltip="copy its details"),
-        Binding("space", "freeze", "Freeze", id="requests.freeze", tooltip="hold the display"),
-        Binding("escape", "back", "Back", id="requests.back", tooltip="one step back"),
-        Binding("j", "step(1)", "Next", id="requests.next", tooltip="the next request"),
-        Binding("k", "step(-1)", "Previous", id="requests.previous", tooltip="the one before"),
+        Binding("o", "log", "Log", id="requests.log", tooltip="open the log of its model"),
+        Binding("c", "copy", "Copy", id="requests.copy", tooltip="copy the details"),
+        Binding(
+            "space",
+            "freeze",
+            "Freeze",
+            id="requests.freeze",
+            tooltip="hold the display still, or continue",
+        ),
+        Binding(
+            "escape",
+            "back",
+            "Back",
+            id="requests.back",
+            tooltip="close the details, or show all again",
+        ),
+        Binding("j", "step(1)", "Next", id="requests.next", tooltip="go to the next request"),
+        Binding(
+            "k",
+            "step(-1)",
+            "Previous",
+            id="requests.previous",
+            tooltip="go to the previous request",
+        ),
     ]
 
     def __init__(self) -> None:
         super().__init__()
-        self._history = RequestHistory(Choice())
+        self._history = KnownRequests(RequestFilter())
         self._order = NEWEST_FIRST
         self._made: tuple[Any, ...] = ()
         self._finished: list[Row] = []
@@ -114,10 +142,10 @@ class RequestsPage(Page):
 
     def body(self) -> ComposeResult:
         """The table with its pane, and the sums in their place."""
-        charset = self.cyber.launch.charset
+        charset = self.cyber.options.charset
         with Vertical(id="page", classes="body"):
             yield Static(id="title", classes="heading")
-            yield FilterLine("show only requests with this in them", id="filter")
+            yield FilterLine("part of a model, path, client or error", id="filter")
             yield RequestList(COLUMNS, charset=charset, id="requests")
             yield TotalsList(TOTAL_COLUMNS, charset=charset, id="totals")
             with VerticalScroll(id="pane", can_focus=False):
@@ -145,16 +173,16 @@ class RequestsPage(Page):
             self._summed = snapshot.finished
             self.run_worker(self._add_up(), exclusive=True, group="totals", exit_on_error=False)
 
-    def _start(self, choice: Choice) -> None:
+    def _start(self, choice: RequestFilter) -> None:
         """Begin to collect the requests of ``choice``."""
-        self._history = RequestHistory(choice)
+        self._history = KnownRequests(choice)
         self._problem = ""
         self._fetching = False
         self._made = ()
 
     def _draw_requests(self, snapshot: Snapshot) -> None:
-        launch = self.cyber.launch
-        now, charset = self._now(), launch.charset
+        options = self.cyber.options
+        now, charset = self._now(), options.charset
         needle = self.query_one(FilterLine).needle
         table = self.query_one("#requests", LiveTable)
         choice = self._history.choice
@@ -186,12 +214,12 @@ class RequestsPage(Page):
         table.show_empty(self._empty(needle))
 
     def _now(self) -> datetime:
-        return self._frozen[1] if self._frozen is not None else self.cyber.launch.now()
+        return self._frozen[1] if self._frozen is not None else self.cyber.options.now()
 
     def _empty(self, needle: str) -> Content:
         if self._fetching:
             return Content.styled("Looking …", "$text-muted")
-        if self._history.choice != Choice() or needle:
+        if self._history.choice != RequestFilter() or needle:
             return Content.styled("No request is like that. esc shows all again.", "$text-muted")
         return Content.assemble(
             ("No requests yet.\n\n", "bold"),
@@ -205,22 +233,22 @@ class RequestsPage(Page):
         )
 
     def _draw_totals(self) -> None:
-        launch = self.cyber.launch
+        options = self.cyber.options
         table = self.query_one("#totals", LiveTable)
         if self._totals is None:
             table.show_empty(Content.styled(self._problem or "Adding up …", "$text-muted"))
         else:
-            table.show(total_rows(self._totals, launch.render_context()))
+            table.show(total_rows(self._totals, options.render_context()))
             table.show_empty(Content.styled("No requests yet.", "$text-muted"))
 
     def _draw_title(self, snapshot: Snapshot) -> None:
         choice, needle = self._history.choice, self.query_one(FilterLine).needle
-        dot = f" {self.cyber.launch.charset.dot} "
+        dot = f" {self.cyber.options.charset.dot} "
         if self.has_class("-totals"):
             text = Content.assemble(
                 "TOTALS", ("  by model, as far back as the history goes", "not bold")
             )
-            say(self.query_one("#title", Static), text)
+            update_static(self.query_one("#title", Static), text)
             return
         counts = f"  {len(self._live)} live{dot}{len(self._finished):,} done"
         if not self._history.complete:
@@ -230,30 +258,30 @@ class RequestsPage(Page):
             filters.append("only failures")
         if choice.model is not None:
             filters.append(
-                f"only {cut(plain(choice.model), 40, self.cyber.launch.charset.ellipsis)}"
+                f"only {cut(plain(choice.model), 40, self.cyber.options.charset.ellipsis)}"
             )
         if needle:
             filters.append(f"with '{plain(needle, limit=40)}'")
         parts = [("REQUESTS", ""), (counts, "not bold")]
         if self._frozen is not None:
-            parts.append(("   held: space lets it go on", "$warning"))
+            parts.append(("   held: space continues", "$warning"))
         if filters:
             parts.append((f"   {', '.join(filters)}", "$accent"))
         if self._order != NEWEST_FIRST:
             parts.append((f"   by {self._order.column.title.lower()}", "not bold"))
         if self._problem:
             parts.append((f"   {plain(self._problem, limit=200)}", "$error"))
-        say(self.query_one("#title", Static), Content.assemble(*parts))
+        update_static(self.query_one("#title", Static), Content.assemble(*parts))
 
     def _draw_details(self) -> None:
         record = self._selected()
         content = Content("")
         if record is not None:
-            launch = self.cyber.launch
-            lines = details(record, launch.now(), launch.charset)
+            options = self.cyber.options
+            lines = details(record, options.now(), options.charset)
             width = self.query_one("#details").size.width or self.size.width - 6
             content = details_content(lines, width)
-        say(self.query_one("#details", Static), content, layout=True)
+        update_static(self.query_one("#details", Static), content, layout=True)
 
     def _selected(self) -> ActiveRequestRecord | RequestRecord | None:
         key = self.query_one("#requests", LiveTable).cursor_key
@@ -279,7 +307,7 @@ class RequestsPage(Page):
                 self._fetch(history), exclusive=True, group="older", exit_on_error=False
             )
 
-    async def _fetch(self, history: RequestHistory) -> None:
+    async def _fetch(self, history: KnownRequests) -> None:
         choice = history.choice
         try:
             page = await self.client.call(
@@ -316,7 +344,7 @@ class RequestsPage(Page):
     @on(LiveTable.RowChosen, "#totals")
     def _chosen_model(self, message: LiveTable.RowChosen) -> None:
         self._close_totals()
-        self._choose(Choice(model=message.key))
+        self._choose(RequestFilter(model=message.key))
 
     @on(LiveTable.HeaderSelected, "#requests")
     def _header(self, message: LiveTable.HeaderSelected) -> None:
@@ -345,10 +373,10 @@ class RequestsPage(Page):
     @property
     def _can_go_back(self) -> bool:
         inside = self.has_class("-details") or self.has_class("-totals")
-        chosen = self._history.choice != Choice() or self._frozen is not None
+        chosen = self._history.choice != RequestFilter() or self._frozen is not None
         return inside or chosen or bool(self.query_one(FilterLine).value)
 
-    def _choose(self, choice: Choice) -> None:
+    def _choose(self, choice: RequestFilter) -> None:
         self._start(choice)
         self.redraw()
         self.refresh_bindings()
@@ -356,14 +384,14 @@ class RequestsPage(Page):
     def action_failures(self) -> None:
         """Show only failed requests, or all again."""
         choice = self._history.choice
-        self._choose(Choice(choice.model, not choice.only_failures))
+        self._choose(RequestFilter(choice.model, not choice.only_failures))
 
     def action_model(self) -> None:
         """Show only the requests of the selected one's model, or all again."""
         choice = self._history.choice
         record = self._selected()
         model = record.model if record is not None and choice.model is None else None
-        self._choose(Choice(model or None, choice.only_failures))
+        self._choose(RequestFilter(model or None, choice.only_failures))
 
     def action_filter(self) -> None:
         """Let a text be typed."""
@@ -373,8 +401,8 @@ class RequestsPage(Page):
         """Sort by the next column that is shown."""
         self._sort(self._order.next(self.query_one("#requests", LiveTable).shown_columns))
 
-    def action_turn(self) -> None:
-        """Sort the other way round."""
+    def action_reverse(self) -> None:
+        """Reverse the order."""
         self._sort(self._order.reversed())
 
     def _sort(self, order: Order[RequestRecord]) -> None:
@@ -415,15 +443,15 @@ class RequestsPage(Page):
     def action_copy(self) -> None:
         """Copy what is known of the selected request."""
         if (record := self._selected()) is not None:
-            launch = self.cyber.launch
+            options = self.cyber.options
             self.cyber.copy_to_clipboard(
-                details_text(details(record, launch.now(), launch.charset))
+                details_text(details(record, options.now(), options.charset))
             )
             self.cyber.tell("Copied.")
 
     def action_freeze(self) -> None:
         """Hold the display, or let it go on."""
-        held = (self.cyber.snapshot, self.cyber.launch.now())
+        held = (self.cyber.snapshot, self.cyber.options.now())
         self._frozen = held if self._frozen is None else None
         self.redraw()
         self.refresh_bindings()
@@ -443,8 +471,11 @@ class RequestsPage(Page):
             self._close_totals()
         elif self._frozen is not None:
             self.action_freeze()
-        elif not self.query_one(FilterLine).clear_filter() and self._history.choice != Choice():
-            self._choose(Choice())
+        elif (
+            not self.query_one(FilterLine).clear_filter()
+            and self._history.choice != RequestFilter()
+        ):
+            self._choose(RequestFilter())
 
 
-_IN_LIST = {"failures", "model", "filter", "sort", "turn", "log", "copy", "freeze"}
+_IN_LIST = {"failures", "model", "filter", "sort", "reverse", "log", "copy", "freeze"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import on
@@ -23,9 +24,9 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.dialogs.choice import Choice
+from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.editor import edit_text, run_editor
+from cyber_inference_tui.tui.editor import run_editor
 from cyber_inference_tui.tui.key_table import every_binding
 from cyber_inference_tui.tui.keymap import example_text, read_keymap
 from cyber_inference_tui.tui.pages.page import Page
@@ -40,7 +41,7 @@ from cyber_inference_tui.tui.pages.settings.table import (
 from cyber_inference_tui.tui.setting_text import parse, to_text
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
-from cyber_inference_tui.tui.widgets.table import LiveTable, row_of
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
 
 CHECK_DELAY = 0.3
 """Seconds without a key until the service is asked what a value would do."""
@@ -51,7 +52,7 @@ class SettingTable(LiveTable):
 
     KEYS_TITLE = "Settings"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Edit", id="settings.edit", tooltip="change this value"),
+        Binding("enter", "choose", "Edit", id="settings.edit", tooltip="change the value"),
     ]
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -64,10 +65,12 @@ class SettingTable(LiveTable):
 class ValueLine(Input):
     """Where a value is typed."""
 
-    KEYS_TITLE = "The value"
+    KEYS_TITLE = "Value"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Save", id="settings.save", tooltip="write it to the file"),
-        Binding("escape", "screen.back", "Leave", id="settings.leave", tooltip="without saving"),
+        Binding(
+            "escape", "screen.back", "Cancel", id="settings.leave", tooltip="leave without saving"
+        ),
     ]
 
 
@@ -80,14 +83,14 @@ class SettingsPage(Page):
     AUTO_FOCUS = "#table"
     STEERING: ClassVar[frozenset[str]] = frozenset({"edit", "reset", "file", "key_map"})
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("x", "reset", "Default", id="settings.reset", tooltip="back to its default"),
+        Binding("x", "reset", "Default", id="settings.reset", tooltip="reset to the default"),
         Binding("slash", "filter", "Filter", key_display="/", id="settings.filter"),
         Binding(
-            "e", "file", "Whole file", id="settings.file", tooltip="the file itself, in $EDITOR"
+            "e", "file", "Edit file", id="settings.file", tooltip="the file itself, in $EDITOR"
         ),
         Binding("t", "theme", "Theme", id="settings.theme", tooltip="choose the colours"),
         Binding(
-            "m", "key_map", "Key map", id="settings.keys", tooltip="keys of your own, in $EDITOR"
+            "m", "key_map", "Key map", id="settings.keys", tooltip="change the keys, in $EDITOR"
         ),
         Binding("escape", "back", "Back", show=False, id="settings.back", tooltip="show all again"),
     ]
@@ -101,6 +104,8 @@ class SettingsPage(Page):
         self._told = Content("")
         self._shown_first = ""
         """What stood in the line when it was opened."""
+        self._file_edited = False
+        """The file was opened in the editor, and no change of it has been reported since."""
         self._at = 0
         """The place of the setting that was under the cursor last."""
 
@@ -111,7 +116,7 @@ class SettingsPage(Page):
             yield SettingTable(
                 COLUMNS,
                 empty="Waiting for the service.",
-                charset=self.cyber.launch.charset,
+                charset=self.cyber.options.charset,
                 id="table",
             )
             with Vertical(id="pane"):
@@ -120,7 +125,7 @@ class SettingsPage(Page):
                 value.cursor_blink = False
                 yield value
                 yield Static(id="effect")
-            yield FilterLine("show only settings with this in their name or help", id="filter")
+            yield FilterLine("part of a setting's name or help", id="filter")
 
     def on_mount(self) -> None:
         """Begin with the table."""
@@ -134,6 +139,9 @@ class SettingsPage(Page):
             self.query_one("#table", LiveTable).show_empty(told)
         if snapshot.live and snapshot.config_version != self._version:
             self._version = snapshot.config_version
+            if self._file_edited and snapshot.config_problem:
+                self._show_refusal(snapshot.config_problem)
+            self._file_edited = False
             self.run_worker(self._read(), group="settings", exclusive=True, exit_on_error=False)
 
     async def _read(self) -> None:
@@ -155,19 +163,21 @@ class SettingsPage(Page):
         ]
         table = self.query_one("#table", LiveTable)
         table.show_empty("No setting has this in its name or help. esc shows all again.")
-        table.show(setting_rows(chosen, self.cyber.launch.render_context()))
+        table.show(setting_rows(chosen, self.cyber.options.render_context()))
         keys = [row.key for row in table.rows]
         if table.cursor_key is not None and table.cursor_key.startswith(GROUP):
             # At once: a key that comes now is meant for a setting.
             table.move_to(keys[keys.index(table.cursor_key) + 1])
         snapshot = self.cyber.snapshot
         path = snapshot.status.config_path if snapshot.status else None
-        title = f"Settings  {clean_line(path)}" if path else "Settings"
+        there = "edit the file on the service's machine: " if self.cyber.options.attached else ""
+        title = f"Settings  {there}{clean_line(path)}" if path else "Settings"
         if self._filter:
             among = sum(record.key != "models" for record in self._settings.values())
             title += f"   {len(chosen)} of {among}  /{self._filter}"
         self.query_one("#title", Static).update(Content(title))
         self._show_pane()
+        self.refresh_bindings()
 
     @staticmethod
     def _has(record: ConfigValueRecord, wanted: str) -> bool:
@@ -206,7 +216,9 @@ class SettingsPage(Page):
             self.action_edit()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """No editing of a heading, and no default for what has it already."""
+        """No editing of a heading, of a file elsewhere, and no default for what has it already."""
+        if action == "file" and self.is_mounted and self._config_path() is None:
+            return False
         if action in {"edit", "reset"} and self.is_mounted:
             record = self._chosen()
             if record is None or (action == "reset" and record.source != "file"):
@@ -343,7 +355,7 @@ class SettingsPage(Page):
     def _take_theme(self, key: str, record: ConfigValueRecord) -> None:
         """This app's own colours follow, unless the service is another machine's."""
         name = record.value
-        if key == "theme" and not self.cyber.launch.attached and name in self.app.available_themes:
+        if key == "theme" and not self.cyber.options.attached and name in self.app.available_themes:
             self.app.theme = name
 
     # The filter, and going back
@@ -366,36 +378,40 @@ class SettingsPage(Page):
 
     # The file, the theme and the keys
 
-    def action_file(self) -> None:
-        """The whole file in the person's editor."""
-        self.run_worker(self._edit_file(), group="file", exclusive=True, exit_on_error=False)
+    def _config_path(self) -> Path | None:
+        """The configuration file, if it is on this machine."""
+        status = self.cyber.snapshot.status
+        if status is None or not status.config_path or self.cyber.options.attached:
+            return None
+        return Path(status.config_path)
 
-    async def _edit_file(self) -> None:
+    def action_file(self) -> None:
+        """Open the configuration file in the person's editor; the service applies what changes."""
+        path = self._config_path()
+        if path is None:
+            return
+        if not path.is_file():
+            hint = "`cyber-inference-tui init` makes one."
+            self.cyber.tell(f"There is no file {path} on this machine. {hint}", "error")
+            return
+        self._file_edited = True
         try:
-            before = await self.client.call(endpoints.CONFIG_FILE)
-            text: str | None = before.text
-            while True:
-                text = edit_text(self.app, text or "", name="config.toml")
-                if text is None:
-                    return
-                problem = await self._try_file(text, before.digest)
-                if problem is None:
-                    self.cyber.tell("The file is saved.")
-                    return
-                answers = (Answer("again", "e", "Edit again"), Answer("drop", "d", "Drop it"))
-                asked = Question("The file is not saved", problem, answers)
-                if await self.app.push_screen_wait(asked) != "again":
-                    return
+            run_editor(self.app, path)
         except CyberError as error:
             self.cyber.tell(str(error), "error")
 
-    async def _try_file(self, text: str, digest: str) -> str | None:
-        """Save the file; what is wrong with it, if it was refused."""
-        try:
-            await self.client.call(endpoints.SET_CONFIG_FILE, body=queries.NewFile(text, digest))
-        except CyberError as error:
-            return "\n".join(clean_line(line) for line in str(error).splitlines()[:20])
-        return None
+    def _show_refusal(self, problem: str) -> None:
+        """Show why the service refused the edited file, each mistake with its line."""
+        text = "\n".join(clean_line(line) for line in problem.splitlines()[:20])
+        again = Answer("again", "e", "Edit again")
+        later = Answer("later", "l", "Later")
+
+        def answered(value: str | None) -> None:
+            if value == "again":
+                self.action_file()
+
+        asked = Question("The service refused the file; its settings stay", text, (again, later))
+        self.app.push_screen(asked, answered)
 
     def action_theme(self) -> None:
         """Choose a theme, and keep it."""
@@ -404,29 +420,29 @@ class SettingsPage(Page):
             if name is None:
                 return
             self.app.theme = name
-            launch = self.cyber.launch
-            if not (launch.readonly or launch.attached):
+            options = self.cyber.options
+            if not (options.readonly or options.attached):
                 self.cyber.do(
                     self.client.call(endpoints.SET_CONFIG, "theme", body=queries.NewValue(name))
                 )
 
-        context = self.cyber.launch.render_context()
+        context = self.cyber.options.render_context()
         names = sorted(self.app.available_themes, key=_own_first)
         rows = [row_of(name, name, (_THEME,), context) for name in names]
         self.app.push_screen(
-            Choice(
+            ChoiceDialog(
                 "Colours",
                 (_THEME,),
                 rows,
                 chosen=self.app.theme,
-                charset=self.cyber.launch.charset,
+                charset=self.cyber.options.charset,
             ),
             chosen,
         )
 
     def action_key_map(self) -> None:
         """The key map in the person's editor."""
-        path = self.cyber.launch.keymap_path
+        path = self.cyber.options.keymap_path
         if path is None:
             self.cyber.tell("There is no place for a key map here.", "warning")
             return

@@ -1,0 +1,91 @@
+"""The models to talk to: which comes first, and how they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.content import Content
+
+from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.columns import Column, RenderContext
+from cyber_inference_tui.terminal.tone import STATUS_TONES
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.pages.chat.sampling import Sampling, sampling_text
+from cyber_inference_tui.tui.pages.models.table import fits_cell, memory_cell, state_cell
+from cyber_inference_tui.tui.widgets.live_table import Row, row_of
+
+_ORDER = (
+    ModelStatus.LOADED,
+    ModelStatus.LOADING,
+    ModelStatus.QUEUED,
+    ModelStatus.UNLOADING,
+    ModelStatus.UNLOADED,
+    ModelStatus.FAILED,
+)
+
+COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
+    Column("model", "MODEL", least=20, value=lambda m: m.id),
+    Column("state", "STATE", 16, cell=state_cell),
+    Column("memory", "MEMORY", 10, right=True, priority=1, cell=memory_cell),
+    Column("fits", "FITS", 9, cell=fits_cell),
+)
+
+
+def chat_models(models: Sequence[ModelRecord]) -> list[ModelRecord]:
+    """Return the models that can chat, the fastest to answer first.
+
+    Loaded models come first, then those that fit in memory, each by id.
+    """
+    return sorted(
+        (model for model in models if not model.embedding),
+        key=lambda model: (_ORDER.index(model.status), model.fits is Fit.NEVER, model.id),
+    )
+
+
+def model_rows(models: Sequence[ModelRecord], context: RenderContext) -> list[Row]:
+    """The rows to choose from."""
+    return [row_of(model.id, model, COLUMNS, context) for model in chat_models(models)]
+
+
+def title_content(model: ModelRecord | None, sampling: Sampling, charset: Charset) -> Content:
+    """The page's first line: the model, how it stands with it, what is sent along."""
+    if model is None:
+        return Content.styled("Chat", "bold $text-muted")
+    colour = {"good": "$text-success", "busy": "$text-warning", "bad": "$text-error"}
+    tone = STATUS_TONES[model.status]
+    context = f"context {model.context_length:,}" if model.context_length else ""
+    remarks = [context, sampling_text(sampling, charset.dot)]
+    return Content.assemble(
+        (clean_line(model.id, limit=60), "bold"),
+        "  ",
+        (
+            charset.status_text(model.status, model.progress),
+            colour.get(tone, "$text-muted"),
+        ),
+        (f"   {f' {charset.dot} '.join(filter(None, remarks))}", "$text-muted"),
+    )
+
+
+def invitation(model: ModelRecord | None, url: str) -> str:
+    """What an empty page says, a paragraph a line."""
+    if model is None:
+        return (
+            "There is no model to talk to yet.\n\n"
+            "3 opens the Hub, where models are found and downloaded; "
+            "on the dashboard (1) a demo model can be added without a download."
+        )
+    name = clean_line(model.id, limit=200)
+    if model.status is ModelStatus.LOADED:
+        ready = f"{name} is loaded: it answers at once."
+    elif model.status is ModelStatus.FAILED:
+        reason = clean_line(model.error or "", limit=400)
+        ready = f"{name} failed the last time: {reason} A message tries to load it again."
+    elif model.fits is Fit.NEVER:
+        ready = f"{name} is too big: {clean_line(model.fits_reason or '', limit=400)}."
+    else:
+        ready = f"{name} is {model.status.value}: the first message loads it, which takes a while."
+    return (
+        f"Write to try a model.\n\n{ready}\n\n"
+        f"It is asked as any client asks, at {clean_line(url, limit=200)}/v1/chat/completions."
+    )

@@ -1,0 +1,85 @@
+"""A form for what is sent with every question."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static, TextArea
+
+from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.tui.pages.chat.sampling import FIELDS, Sampling, read_sampling
+
+
+class SamplingForm(ModalScreen[Sampling | None]):
+    """Returns what was typed, or ``None`` for escape."""
+
+    CSS_PATH = "sampling_form.tcss"
+    KEYS_TITLE = "Sampling"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "Cancel", id="sampling.cancel"),
+        Binding("ctrl+s", "save", "Save", id="sampling.save"),
+    ]
+
+    def __init__(self, sampling: Sampling) -> None:
+        super().__init__()
+        self._sampling = sampling
+
+    def compose(self) -> ComposeResult:
+        """The prompt and a line for each value."""
+        with Vertical(id="box"):
+            yield Static(Content.styled("With every question", "bold"), id="title")
+            yield Static("system prompt", classes="name")
+            prompt = TextArea(
+                self._sampling.system,
+                id="system",
+                compact=True,
+                highlight_cursor_line=False,
+                placeholder="none",
+            )
+            prompt.cursor_blink = False
+            yield prompt
+            for name, means in FIELDS.items():
+                value = getattr(self._sampling, name)
+                with Horizontal(classes="line"):
+                    yield Static(name, classes="name")
+                    line = Input(
+                        ""
+                        if value is None
+                        else f"{value:g}"
+                        if isinstance(value, float)
+                        else f"{value}",
+                        placeholder="server's own",
+                        id=name,
+                    )
+                    line.cursor_blink = False
+                    yield line
+                    yield Static(Content(means), classes="means")
+            yield Static(id="problem")
+            yield Static(
+                "tab moves, ctrl+s or enter in a line saves, esc drops it", classes="means"
+            )
+
+    def on_mount(self) -> None:
+        """Begin with the prompt."""
+        self.query_one("#system").focus()
+
+    @on(Input.Submitted)
+    def _entered(self) -> None:
+        self.action_save()
+
+    def action_save(self) -> None:
+        """Return what was typed, if it can be meant."""
+        typed = {name: self.query_one(f"#{name}", Input).value for name in FIELDS}
+        try:
+            sampling = read_sampling(self.query_one("#system", TextArea).text, typed)
+        except InvalidRequestError as error:
+            self.query_one("#problem", Static).update(Content.styled(str(error), "$text-error"))
+            self.query_one(f"#{error.param}").focus()
+            return
+        self.dismiss(sampling)

@@ -1,0 +1,145 @@
+"""How the machine's memory is shared out: by model, everything else, and what is free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cyber_inference_tui.records import MemoryRoom, ModelRecord, ModelStatus, ResourceSample
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.widgets.stacked_bar import BarPart
+from cyber_inference_tui.units import memory_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """One memory: its parts in bytes, and what stands before and after its bar."""
+
+    title: str
+    """``Memory`` or ``GPU memory``."""
+    caption: str
+    room: str
+    """What another model could take now."""
+    more: str
+    """What it could take if idle ones went, where that is more."""
+    parts: tuple[BarPart, ...]
+    total: float
+    limit: float | None = None
+    """Up to where models may take it."""
+    full: bool = False
+    """Nothing is left for another model."""
+
+
+def pools(snapshot: Snapshot, charset: Charset) -> list[Pool]:
+    """Main memory, and that of the GPUs where they have their own."""
+    sample = snapshot.sample
+    if sample is None:
+        return []
+    found = []
+    own = [gpu for gpu in sample.gpus if gpu.memory_total is not None and not gpu.shared_memory]
+    if own:
+        total = sum(gpu.memory_total or 0 for gpu in own)
+        used = [gpu.memory_used for gpu in own if gpu.memory_used is not None]
+        models = [(one, _gpu_bytes(one, sample)) for one in _loaded(snapshot)]
+        free = total - sum(used) if len(used) == len(own) else None
+        room = _room(snapshot, "gpu")
+        found.append(_pool("GPU memory", models, total, free, room, charset=charset))
+    if sample.memory.total is not None:
+        models = [(one, _main_bytes(one, sample, bool(own))) for one in _loaded(snapshot)]
+        room = _room(snapshot, "memory")
+        total, free = sample.memory.total, _free(sample, room)
+        found.append(_pool("Memory", models, total, free, room, charset=charset))
+    return found
+
+
+def _pool(
+    title: str,
+    models: list[tuple[ModelRecord, int | None]],
+    total: int,
+    free: int | None,
+    room: MemoryRoom | None,
+    *,
+    charset: Charset,
+) -> Pool:
+    parts = [_part(plain(one.id), size, charset) for one, size in models if size]
+    used = None if free is None else max(0, total - free)
+    if used is not None and free is not None:
+        system = used - sum(int(part.value) for part in parts)
+        if system > 0:
+            parts.append(BarPart("system", system, "system", _figure(system, charset)))
+        parts.append(BarPart("free", free, "free", _figure(free, charset)))
+    told = charset.missing if used is None else _figure(used, charset)
+    limit = room.limit_bytes if room else None
+    free_text, more = _room_texts(room, charset)
+    return Pool(
+        title=title,
+        caption=f"{told} of {memory_text(total)}",
+        room=free_text,
+        more=more,
+        parts=tuple(parts),
+        total=total,
+        limit=limit if limit is not None and limit < total else None,
+        full=room is not None and room.free_bytes is not None and room.free_bytes <= 0,
+    )
+
+
+def _part(label: str, size: int, charset: Charset) -> BarPart:
+    return BarPart(label, size, "model", _figure(size, charset))
+
+
+def _figure(size: int, charset: Charset) -> str:
+    return memory_text(size).removesuffix(" GiB")
+
+
+def _room_texts(room: MemoryRoom | None, charset: Charset) -> tuple[str, str]:
+    if room is None or room.free_bytes is None:
+        return "", ""
+    free, after = max(0, room.free_bytes), room.free_after_unloading_bytes
+    now = f"room for {memory_text(free)}"
+    if after is None or _figure(after, charset) == _figure(free, charset):
+        return now, ""
+    return now, f", {_figure(after, charset)} without idle"
+
+
+def _loaded(snapshot: Snapshot) -> list[ModelRecord]:
+    up = {ModelStatus.LOADED, ModelStatus.UNLOADING}
+    return [model for model in snapshot.models if model.status in up]
+
+
+def _room(snapshot: Snapshot, pool: str) -> MemoryRoom | None:
+    return next((room for room in snapshot.rooms if room.pool == pool), None)
+
+
+def _main_bytes(model: ModelRecord, sample: ResourceSample, own_gpus: bool) -> int | None:
+    """What it takes of main memory. Without GPUs that have their own, that is all it takes."""
+    if not own_gpus and model.memory_bytes is not None:
+        return model.memory_bytes
+    usage = next((one for one in sample.models if one.id == model.id), None)
+    if usage is None:
+        return None
+    sizes = [usage.memory_private_bytes, usage.memory_mapped_bytes]
+    if not own_gpus:
+        sizes.append(usage.gpu_memory_bytes)
+    told = [size for size in sizes if size is not None]
+    return sum(told) if told else None
+
+
+def _gpu_bytes(model: ModelRecord, sample: ResourceSample) -> int | None:
+    usage = next((one for one in sample.models if one.id == model.id), None)
+    return None if usage is None else usage.gpu_memory_bytes
+
+
+def _free(sample: ResourceSample, room: MemoryRoom | None) -> int | None:
+    """What is free of main memory.
+
+    The kernel counts mapped weights as available though a model that is used needs them. The
+    service's own reckoning knows better, as long as it is not over its limit.
+    """
+    total = sample.memory.total
+    if room is not None and room.limit_bytes is not None and room.free_bytes and total is not None:
+        return min(total, room.free_bytes + max(0, total - room.limit_bytes))
+    if sample.memory.available is None:
+        return None
+    mapped = sum(usage.memory_mapped_bytes or 0 for usage in sample.models)
+    return max(0, sample.memory.available - mapped)

@@ -1,0 +1,285 @@
+"""The pane of the downloads: how far they are, and what can be done with the chosen one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Static
+
+from cyber_inference_tui.records import (
+    DownloadRecord,
+    DownloadStatus,
+    ModelStatus,
+    endpoints,
+    queries,
+)
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
+from cyber_inference_tui.terminal.tone import Tone
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.dialogs.question import Answer, Question
+from cyber_inference_tui.tui.pages.models.model_actions import RESTING
+from cyber_inference_tui.tui.pages.models.sentences import model_sentence
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
+from cyber_inference_tui.units import countdown_text, memory_text
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.tui.app import CyberApp
+
+_BAR = 10
+_MIB = 1024**2
+_MOVING = frozenset({DownloadStatus.QUEUED, DownloadStatus.RUNNING})
+_OPEN = _MOVING | {DownloadStatus.PAUSED, DownloadStatus.VERIFYING, DownloadStatus.FAILED}
+_STATES: dict[DownloadStatus, tuple[ModelStatus | None, Tone]] = {
+    DownloadStatus.QUEUED: (ModelStatus.QUEUED, "busy"),
+    DownloadStatus.RUNNING: (ModelStatus.LOADING, "busy"),
+    DownloadStatus.PAUSED: (ModelStatus.UNLOADED, "dim"),
+    DownloadStatus.VERIFYING: (ModelStatus.LOADING, "busy"),
+    DownloadStatus.DONE: (None, "good"),
+    DownloadStatus.FAILED: (ModelStatus.FAILED, "bad"),
+    DownloadStatus.CANCELLED: (ModelStatus.UNLOADED, "dim"),
+}
+
+
+def percent_text(part: float) -> str:
+    """Format a part of 1 as percent, rounded down: only a whole is 100 %."""
+    return f"{int(part * 100)} %"
+
+
+def part_done(one: DownloadRecord) -> float | None:
+    """From 0 to 1; ``None`` while the whole is not known."""
+    if one.status is DownloadStatus.DONE:
+        return 1.0
+    return min(1.0, one.bytes_done / one.bytes_total) if one.bytes_total else None
+
+
+def name_of(one: DownloadRecord) -> str:
+    """What is downloaded, in one word."""
+    name = (one.filename or one.repo).rpartition("/")[2]
+    return clean_line(name.removesuffix(".gguf"), limit=200)
+
+
+def _state_cell(one: DownloadRecord, context: RenderContext) -> Cell:
+    sign, tone = _STATES[one.status]
+    charset = context.charset
+    shown = charset.check if sign is None else charset.status_sign(sign)
+    return Cell(f"{shown} {one.status.value}", tone)
+
+
+def _bar_cell(one: DownloadRecord, context: RenderContext) -> Cell | str:
+    part = part_done(one)
+    if part is None:
+        return ""
+    return Cell(context.charset.bar_text(part, _BAR), "good" if part == 1 else "accent")
+
+
+def _rate_cell(one: DownloadRecord, context: RenderContext) -> str:
+    rate = one.bytes_per_second if one.status in _MOVING else None
+    return context.charset.missing if rate is None else f"{rate / _MIB:.1f} MiB/s"
+
+
+def _left(one: DownloadRecord) -> float | None:
+    return one.seconds_left if one.status in _MOVING else None
+
+
+COLUMNS: tuple[Column[DownloadRecord, RenderContext], ...] = (
+    Column("model", "DOWNLOAD", least=16, value=name_of),
+    Column("state", "STATE", 11, cell=_state_cell),
+    Column("bar", "", _BAR, priority=2, cell=_bar_cell),
+    Column("percent", "", 5, part_done, right=True, text=percent_text),
+    Column("done", "DONE", 9, lambda d: d.bytes_done, right=True, priority=3, text=memory_text),
+    Column(
+        "total",
+        "OF",
+        9,
+        lambda d: d.bytes_total,
+        right=True,
+        priority=3,
+        text=memory_text,
+        tone="dim",
+    ),
+    Column("rate", "RATE", 11, right=True, priority=1, cell=_rate_cell),
+    Column("left", "LEFT", 8, _left, right=True, text=countdown_text),
+)
+
+
+def download_rows(downloads: Sequence[DownloadRecord], context: RenderContext) -> list[Row]:
+    """The newest first."""
+    first = datetime.min.replace(tzinfo=UTC)
+    ordered = sorted(downloads, key=lambda one: one.created_at or first, reverse=True)
+    return [row_of(one.id, one, COLUMNS, context) for one in ordered]
+
+
+def download_sentence(one: DownloadRecord | None, charset: Charset, *, keys: bool = True) -> str:
+    """What there is to say of a download: why it failed or waits, where it comes from.
+
+    ``keys``: name the key that loads what it became.
+    """
+    if one is None:
+        return ""
+    if one.error:
+        return clean_line(" ".join(one.error.split()), limit=600)
+    if one.status is DownloadStatus.DONE:
+        name = clean_line(one.model_id, limit=200) if one.model_id else ""
+        loads = "; l loads it" if keys else ""
+        return f"It is here as {name}{loads}." if name else "It is here."
+    done = memory_text(one.bytes_done)
+    here = f"{done} of {charset.known(one.bytes_total, memory_text)}"
+    come = f"{here}, from {clean_line(one.repo, limit=200)}"
+    if one.status is DownloadStatus.VERIFYING:
+        return f"All of it is here and is compared with its checksum: {come}"
+    return come
+
+
+class DownloadsPane(Vertical):
+    """The downloads, and what can be done with the chosen one."""
+
+    KEYS_TITLE = "Downloads"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "pause", "Pause", id="hub.pause", tooltip="pause the download"),
+        Binding("p", "resume", "Resume", id="hub.resume", tooltip="continue the download"),
+        Binding("x", "cancel", "Cancel", id="hub.cancel", tooltip="cancel the download"),
+        Binding("r", "retry", "Retry", id="hub.retry-download", tooltip="start the download again"),
+        Binding("l", "load", "Load", id="hub.load", tooltip="load the downloaded model"),
+    ]
+
+    def __init__(self, charset: Charset) -> None:
+        super().__init__(id="transfers")
+        self._charset = charset
+        self._downloads: dict[str, DownloadRecord] = {}
+        self._told = ""
+
+    def compose(self) -> ComposeResult:
+        """The table and the line of the chosen one."""
+        yield Static("Downloads", classes="heading")
+        yield LiveTable(
+            COLUMNS,
+            empty="Nothing is downloaded."
+            if self._cyber.options.readonly
+            else "Nothing is downloaded. d on a file of a repository begins a download.",
+            charset=self._charset,
+            id="downloads",
+        )
+        yield Static(id="download-note")
+
+    def show(self, downloads: Sequence[DownloadRecord]) -> None:
+        """Draw what changed."""
+        before = {key: one.status for key, one in self._downloads.items()}
+        self._downloads = {one.id: one for one in downloads}
+        self.set_class(not downloads, "-empty")
+        context = self._cyber.options.render_context()
+        self.query_one(LiveTable).show(download_rows(downloads, context))
+        self._tell()
+        if before != {key: one.status for key, one in self._downloads.items()}:
+            self.refresh_bindings()
+
+    @property
+    def chosen(self) -> DownloadRecord | None:
+        """The one under the cursor."""
+        key = self.query_one(LiveTable).cursor_key
+        return self._downloads.get(key) if key is not None else None
+
+    @on(LiveTable.RowHighlighted)
+    def _moved(self) -> None:
+        self._tell()
+        self.refresh_bindings()
+
+    def _tell(self) -> None:
+        one, options = self.chosen, self._cyber.options
+        model = None
+        if one is not None and one.status is DownloadStatus.DONE and one.model_id is not None:
+            model = self._cyber.snapshot.model(one.model_id)
+        keys = not options.readonly and (model is None or model.status in RESTING)
+        told = download_sentence(one, self._charset, keys=keys)
+        if model is not None:
+            told += f"  {model_sentence(model, options.now(), self._charset)[0]}"
+        if told != self._told:
+            self._told = told
+            style = "$text-error" if one is not None and one.error else "$text-muted"
+            self.query_one("#download-note", Static).update(Content.styled(told, style))
+
+    @property
+    def _cyber(self) -> CyberApp:
+        return cast("CyberApp", self.app)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What goes with the chosen one's state."""
+        goes = {
+            "pause": _MOVING,
+            "resume": {DownloadStatus.PAUSED},
+            "cancel": _OPEN,
+            "retry": {DownloadStatus.FAILED, DownloadStatus.CANCELLED},
+            "load": {DownloadStatus.DONE},
+        }
+        if action in goes and self.is_mounted:
+            one = self.chosen
+            if one is None or one.status not in goes[action] or self._cyber.options.readonly:
+                return False
+            if action == "load" and one.model_id is None:
+                return False
+        return super().check_action(action, parameters)
+
+    def action_pause(self) -> None:
+        """Stop it for now."""
+        if (one := self.chosen) is not None:
+            self._cyber.do(self._cyber.client.call(endpoints.PAUSE_DOWNLOAD, one.id))
+
+    def action_resume(self) -> None:
+        """Let it go on."""
+        if (one := self.chosen) is not None:
+            self._cyber.do(self._cyber.client.call(endpoints.RESUME_DOWNLOAD, one.id))
+
+    def action_retry(self) -> None:
+        """Try it again."""
+        if (one := self.chosen) is not None:
+            self._cyber.do(self._cyber.client.call(endpoints.RETRY_DOWNLOAD, one.id))
+
+    def action_cancel(self) -> None:
+        """End it, once the person has said what is to become of the part that is there."""
+        one = self.chosen
+        if one is None:
+            return
+        download_id = one.id
+
+        def answered(value: str | None) -> None:
+            if value in {"keep", "remove"}:
+                client = self._cyber.client
+                self._cyber.do(
+                    client.call(
+                        endpoints.CANCEL_DOWNLOAD,
+                        download_id,
+                        query=queries.CancelQuery(keep=value == "keep"),
+                    )
+                )
+
+        here = memory_text(one.bytes_done)
+        self.app.push_screen(
+            Question(
+                f"Cancel the download of {name_of(one)}?",
+                f"{here} of it are here. A kept part is used when it is downloaded again.",
+                (
+                    Answer("on", "g", "Go on"),
+                    Answer("keep", "k", "Keep the part"),
+                    Answer("remove", "r", "Remove it", grave=True),
+                ),
+            ),
+            answered,
+        )
+
+    def action_load(self) -> None:
+        """Load what it became, and show it on the models page."""
+        one = self.chosen
+        if one is not None and one.model_id is not None:
+            self._cyber.do(self._load(one.model_id))
+
+    async def _load(self, model_id: str) -> None:
+        query = queries.LoadQuery(wait=False)
+        await self._cyber.client.call(endpoints.LOAD, model_id, query=query)
+        await self._cyber.open_model(model_id)

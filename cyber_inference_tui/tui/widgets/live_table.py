@@ -1,0 +1,463 @@
+"""A table that repaints what changed and nothing else.
+
+Textual paints what is marked as dirty, whether it changed or not; on a slow line every cell that
+is not sent counts. So this table compares what it is given with what it shows, and marks only the
+cells that differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+from textual.visual import Visual
+
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.columns import (
+    GAP,
+    Cell,
+    Column,
+    PlacedColumn,
+    Record,
+    RenderContext,
+    place_columns,
+)
+from cyber_inference_tui.terminal.text_width import Align, fit, plain
+from cyber_inference_tui.terminal.tone import Tone
+
+_GUTTER = 2
+_LONGEST = 1000
+"""Characters of a cell that are looked at; no screen is that wide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row: ``key`` says which thing it is for as long as the thing lives."""
+
+    key: str
+    cells: tuple[Cell | str, ...]
+    tone: Tone = "none"
+    """For the cells that have none of their own."""
+
+    def cell(self, index: int) -> tuple[str, Tone]:
+        """Text and tone of a cell; a row may be shorter than the table."""
+        if index >= len(self.cells):
+            return "", "none"
+        cell = self.cells[index]
+        if isinstance(cell, str):
+            return cell, self.tone
+        return cell.text, self.tone if cell.tone == "none" else cell.tone
+
+
+def row_of(
+    key: str,
+    record: Record,
+    columns: Sequence[Column[Record, RenderContext]],
+    context: RenderContext,
+    tone: Tone = "none",
+) -> Row:
+    """The row of ``record``: what each column shows of it."""
+    return Row(key, tuple(column.draw(record, context) for column in columns), tone)
+
+
+class LiveTable(ScrollView, can_focus=True):
+    """Rows under a header, with a cursor that stays on its thing when the order changes.
+
+    ``empty`` is shown where there are no rows. Without ``cursor`` it is a list to look at.
+    """
+
+    KEYS_TITLE = "Table"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "Up", show=False, id="table.up"),
+        Binding("down,j", "move(1)", "Down", show=False, id="table.down"),
+        Binding("pageup", "page(-1)", "Page up", show=False, id="table.page-up"),
+        Binding("pagedown", "page(1)", "Page down", show=False, id="table.page-down"),
+        Binding("home,g", "first", "First", show=False, id="table.first"),
+        Binding("end,G", "last", "Last", show=False, id="table.last"),
+        Binding("enter", "choose", "Open", show=False, id="table.choose"),
+    ]
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "livetable--header",
+        "livetable--cursor",
+        "livetable--good",
+        "livetable--busy",
+        "livetable--bad",
+        "livetable--dim",
+        "livetable--accent",
+        "livetable--strong",
+    }
+    DEFAULT_CSS = """
+    LiveTable {
+        height: 1fr;
+        overflow-x: hidden;
+        overflow-y: auto;
+        scrollbar-gutter: stable;
+        scrollbar-size-vertical: 1;
+        & > .livetable--header { color: $text-muted; text-style: bold; }
+        & > .livetable--cursor { background: $foreground 8%; }
+        & > .livetable--good { color: $text-success; }
+        & > .livetable--busy { color: $text-warning; }
+        & > .livetable--bad { color: $text-error; }
+        & > .livetable--dim { color: $text-muted; }
+        & > .livetable--accent { color: $text-accent; }
+        & > .livetable--strong { text-style: bold; }
+        &:focus > .livetable--cursor { background: $primary 20%; }
+        &:nocolor > .livetable--cursor { text-style: bold; }
+        &:nocolor:focus > .livetable--cursor { text-style: reverse; }
+    }
+    """
+    ALLOW_SELECT = False
+
+    class RowHighlighted(Message):
+        """The cursor went to another thing (``None``: there are no rows)."""
+
+        def __init__(self, table: LiveTable, key: str | None) -> None:
+            super().__init__()
+            self.table = table
+            self.key = key
+
+        @property
+        def control(self) -> LiveTable:
+            """The table, for ``@on`` with a selector."""
+            return self.table
+
+    class RowChosen(Message):
+        """Enter was pressed, or a row clicked twice."""
+
+        def __init__(self, table: LiveTable, key: str) -> None:
+            super().__init__()
+            self.table = table
+            self.key = key
+
+        @property
+        def control(self) -> LiveTable:
+            """The table, for ``@on`` with a selector."""
+            return self.table
+
+    class HeaderSelected(Message):
+        """The title of a column was clicked."""
+
+        def __init__(self, table: LiveTable, column: Column[Any, RenderContext]) -> None:
+            super().__init__()
+            self.table = table
+            self.column = column
+
+        @property
+        def control(self) -> LiveTable:
+            """The table, for ``@on`` with a selector."""
+            return self.table
+
+    def __init__(
+        self,
+        columns: Sequence[Column[Any, RenderContext]],
+        *,
+        empty: Content | str = "",
+        header: bool = True,
+        cursor: bool = True,
+        charset: Charset = UNICODE,
+        id: str | None = None,  # noqa: A002 - Textual's name
+        classes: str | None = None,
+    ) -> None:
+        super().__init__(id=id, classes=classes)
+        self._columns = tuple(columns)
+        self._empty = _content(empty)
+        self._told: tuple[object, list[Strip]] | None = None
+        self._header = int(header)
+        self._has_cursor = cursor
+        self._charset = charset
+        self._rows: tuple[Row, ...] = ()
+        self._cursor = 0
+        self._sort: tuple[str, bool] | None = None
+        self._places: list[PlacedColumn] = []
+        self._clicked: str | None = None
+        self.keeps_top = False
+        """A cursor on the first row stays there, whatever comes to be the first."""
+        self.set_reactive(LiveTable.virtual_size, Size(1, self._header))
+
+    # What is shown
+
+    def show(self, rows: Sequence[Row]) -> None:
+        """Show ``rows`` in this order; their keys differ. What is as it was costs nothing."""
+        new, old = tuple(rows), self._rows
+        if new == old:
+            return
+        before, key = self._cursor, self.cursor_key
+        seen = self._is_visible(before)
+        self._rows = new
+        at_top = self.keeps_top and not before and not self.scroll_offset.y
+        self._cursor = 0 if at_top else self._place_of(key, before)
+        if len(new) != len(old):
+            self.virtual_size = Size(1, len(new) + self._header)
+        if not new or not old:
+            self.refresh()
+        else:
+            if seen:
+                self._reveal()
+            self._refresh_changes(old, before)
+        if self.cursor_key != key:
+            self.post_message(self.RowHighlighted(self, self.cursor_key))
+
+    def show_sort(self, column: str | None, *, descending: bool = False) -> None:
+        """Put the arrow at ``column``; sorting itself is the page's."""
+        sort = None if column is None else (column, descending)
+        if sort != self._sort:
+            self._sort = sort
+            self.refresh(Region(0, 0, self.size.width, 1))
+
+    def show_empty(self, empty: Content | str) -> None:
+        """What is shown where there are no rows."""
+        content = _content(empty)
+        if not content.is_same(self._empty):
+            self._empty, self._told = content, None
+            if not self._rows:
+                self.refresh()
+
+    @property
+    def cursor_key(self) -> str | None:
+        """The key of the row under the cursor."""
+        return self._rows[self._cursor].key if self._rows else None
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """What is shown, in order."""
+        return self._rows
+
+    @property
+    def shown_columns(self) -> tuple[Column[Any, RenderContext], ...]:
+        """The columns that the width leaves."""
+        return tuple(self._columns[place.index] for place in self._places)
+
+    def move_to(self, key: str) -> bool:
+        """Put the cursor on a row and show it; ``False`` where there is none of that key."""
+        for index, row in enumerate(self._rows):
+            if row.key == key:
+                self._move(index)
+                return True
+        return False
+
+    def _place_of(self, key: str | None, before: int) -> int:
+        """Where the row of ``key`` is now; where it is gone, the row that took its place."""
+        if before < len(self._rows) and self._rows[before].key == key:
+            return before
+        for index, row in enumerate(self._rows):
+            if row.key == key:
+                return index
+        return max(0, min(before, len(self._rows) - 1))
+
+    def _refresh_changes(self, old: tuple[Row, ...], old_cursor: int) -> None:
+        """Mark the cells on the screen that are not what they were."""
+        top = self.scroll_offset.y
+        regions = []
+        for y in range(self._page_size):
+            index = top + y
+            was = old[index] if index < len(old) else None
+            now = self._rows[index] if index < len(self._rows) else None
+            moved = (index == old_cursor) != (index == self._cursor)
+            if was is not None and now is not None and not moved:
+                if was is now or was == now:
+                    continue
+                end = max(
+                    (p.end for p in self._places if was.cell(p.index) != now.cell(p.index)),
+                    default=0,
+                )
+            else:
+                end = 0 if was is now else self.size.width
+                end = self.size.width if moved else end
+            if end:
+                regions.append(Region(0, y + self._header, end, 1))
+        if regions:
+            self.refresh(*regions)
+
+    # Moving
+
+    @property
+    def _page_size(self) -> int:
+        return max(0, self.size.height - self._header)
+
+    def _is_visible(self, index: int) -> bool:
+        top = self.scroll_offset.y
+        return top <= index < top + self._page_size
+
+    def _reveal(self) -> None:
+        """Scroll as little as needed to see the cursor."""
+        top, size = self.scroll_offset.y, self._page_size
+        if not self._has_cursor or size <= 0 or self._is_visible(self._cursor):
+            return
+        y = self._cursor if self._cursor < top else self._cursor - size + 1
+        self.scroll_to(y=y, animate=False, force=True)
+
+    def _move(self, index: int) -> None:
+        if not self._rows:
+            return
+        index = max(0, min(index, len(self._rows) - 1))
+        before, self._cursor = self._cursor, index
+        if index != before:
+            for line in (before, index):
+                if self._is_visible(line):
+                    y = line - self.scroll_offset.y + self._header
+                    self.refresh(Region(0, y, self.size.width, 1))
+            self.post_message(self.RowHighlighted(self, self.cursor_key))
+        self._reveal()
+
+    def action_move(self, rows: int) -> None:
+        """Move the cursor; a list without one scrolls."""
+        if self._has_cursor:
+            self._move(self._cursor + rows)
+        else:
+            self.scroll_to(y=self.scroll_offset.y + rows, animate=False)
+
+    def action_page(self, pages: int) -> None:
+        """Move the cursor by screens, leaving a line for the eye."""
+        self.action_move(pages * max(1, self._page_size - 1))
+
+    def action_first(self) -> None:
+        """To the first row."""
+        self.action_move(-len(self._rows))
+
+    def action_last(self) -> None:
+        """To the last row."""
+        self.action_move(len(self._rows))
+
+    def action_choose(self) -> None:
+        """Tell that the row under the cursor was chosen."""
+        if self._has_cursor and self.cursor_key is not None:
+            self.post_message(self.RowChosen(self, self.cursor_key))
+
+    def on_click(self, event: events.Click) -> None:
+        """A row takes the cursor, a second click chooses it; a title asks for its order."""
+        offset = event.get_content_offset(self)
+        if event.widget is not self or offset is None:
+            return
+        if offset.y < self._header:
+            for place in self._places:
+                if place.start <= offset.x < place.end + GAP:
+                    self.post_message(self.HeaderSelected(self, self._columns[place.index]))
+            return
+        index = self.scroll_offset.y + offset.y - self._header
+        if not self._has_cursor or index >= len(self._rows):
+            return
+        self._move(index)
+        # The order may change between two clicks: both must have hit the same thing.
+        if event.chain > 1 and self._clicked == self.cursor_key:
+            self.action_choose()
+        self._clicked = self.cursor_key
+
+    # Painting
+
+    def _on_resize(self, event: events.Resize) -> None:
+        start = _GUTTER if self._has_cursor else 0
+        # The scrollbar covers the right edge of what Textual calls the size.
+        width = self.scrollable_content_region.width
+        self._places = place_columns(self._columns, width, start)
+        self._reveal()
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """A line of the screen: the header, a row or nothing."""
+        width = self.size.width
+        if y < self._header:
+            return self._line(self._header_texts(), width, None)
+        if not self._rows:
+            return self._empty_line(y - self._header)
+        index = self.scroll_offset.y + y - self._header
+        if index >= len(self._rows):
+            return Strip.blank(width, self.rich_style)
+        row, ellipsis = self._rows[index], self._charset.ellipsis
+        texts = (
+            (place, fit(plain(text, limit=_LONGEST), place.width, align, ellipsis), tone)
+            for place in self._places
+            for text, tone in (row.cell(place.index),)
+            for align in (_align(self._columns[place.index]),)
+        )
+        at_cursor = self._has_cursor and index == self._cursor
+        cursor = self.get_component_rich_style("livetable--cursor") if at_cursor else None
+        return self._line(texts, width, cursor)
+
+    def _header_texts(self) -> Iterable[tuple[PlacedColumn, str, Tone | None]]:
+        for place in self._places:
+            column = self._columns[place.index]
+            title = plain(column.title)
+            if self._sort is not None and self._sort[0] == column.key:
+                arrow = self._charset.descending if self._sort[1] else self._charset.ascending
+                room = max(0, place.width - 2)
+                title = fit(title, min(len(title), room), "left", self._charset.ellipsis)
+                title = f"{title} {arrow}" if room else arrow
+            yield place, fit(title, place.width, _align(column), self._charset.ellipsis), None
+
+    def _line(
+        self,
+        texts: Iterable[tuple[PlacedColumn, str, Tone | None]],
+        width: int,
+        cursor: Style | None,
+    ) -> Strip:
+        """One line out of its cells: neighbours of one style become one piece."""
+        ground = self.rich_style if cursor is None else cursor
+        pieces: list[tuple[str, Style]] = []
+        at = 0
+        if self._has_cursor:
+            sign = " " if cursor is None else self._charset.cursor
+            pieces.append((f"{sign} "[:width], ground))
+            at = min(_GUTTER, width)
+        for place, text, tone in texts:
+            pieces.append((" " * (place.start - at), ground))
+            pieces.append((text, self._style(tone, ground, cursor is not None)))
+            at = place.end
+        pieces.append((" " * (width - at), ground))
+        segments: list[Segment] = []
+        for text, style in pieces:
+            if not text:
+                continue
+            # Spaces are the same in every colour of the foreground.
+            if segments and (segments[-1].style == style or text.isspace()):
+                segments[-1] = Segment(segments[-1].text + text, segments[-1].style)
+            else:
+                segments.append(Segment(text, style))
+        return Strip(segments, width)
+
+    def _style(self, tone: Tone | None, ground: Style, at_cursor: bool) -> Style:
+        if tone == "none":
+            return ground
+        style = self.get_component_rich_style(f"livetable--{tone or 'header'}")
+        if not at_cursor:
+            return style
+        return style + Style(bgcolor=ground.bgcolor, bold=ground.bold, reverse=ground.reverse)
+
+    def _empty_line(self, y: int) -> Strip:
+        told = self._empty_told()
+        return told[y] if y < len(told) else Strip.blank(self.size.width, self.rich_style)
+
+    def _empty_told(self) -> list[Strip]:
+        """The lines of what an empty table says; laid out once, not for each line of it."""
+        width, height = self.size
+        ground = self.rich_style
+        laid_out_for = (width, height, ground)
+        if self._told is not None and self._told[0] == laid_out_for:
+            return self._told[1]
+        indent = min(_GUTTER, width - 1) if self._has_cursor else 0
+        strips = []
+        for strip in Visual.to_strips(
+            self, self._empty, width - indent, None, self.visual_style, apply_selection=False
+        )[:height]:
+            safe = [Segment(plain(text), style) for text, style, _ in strip]
+            whole = Strip([Segment(" " * indent, ground), *safe])
+            strips.append(whole.adjust_cell_length(width, ground))
+        self._told = (laid_out_for, strips)
+        return strips
+
+
+def _content(empty: Content | str) -> Content:
+    return Content(empty) if isinstance(empty, str) else empty
+
+
+def _align(column: Column[Any, RenderContext]) -> Align:
+    return "right" if column.right else "left"

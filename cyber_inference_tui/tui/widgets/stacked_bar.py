@@ -1,0 +1,206 @@
+"""A bar of one line that shows the parts of a whole, such as a machine's memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual import events
+from textual.geometry import Size
+from textual.strip import Strip
+from textual.widget import Widget
+
+from cyber_inference_tui.terminal.charset import UNICODE, Charset
+from cyber_inference_tui.terminal.text_width import cut, plain
+
+BarPartKind = Literal["model", "system", "free"]
+SpanKind = Literal["model", "other-model", "system", "free", "rest", "mark", "label"]
+
+# Each kind has a filling of its own, so that the bar can be read without colour. Models take two
+# in turn: neighbours must be told apart even where no label fits.
+_UNICODE_FILL: dict[SpanKind, str] = {
+    "model": "█",
+    "other-model": "▓",
+    "system": "░",
+    "free": "·",
+    "rest": " ",
+}
+_ASCII_FILL: dict[SpanKind, str] = {
+    "model": "#",
+    "other-model": "%",
+    "system": "=",
+    "free": ".",
+    "rest": " ",
+}
+_SHORTEST_NAME = 4
+
+
+@dataclass(frozen=True)
+class BarPart:
+    """One part: ``value`` in the unit of the total, ``figure`` as it is written (``3.1``)."""
+
+    label: str
+    value: float
+    kind: BarPartKind
+    figure: str = ""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of the bar: a text of one kind."""
+
+    text: str
+    kind: SpanKind
+
+
+def shares(values: Sequence[float], total: float, width: int) -> list[int]:
+    """Cells for each of ``values`` out of ``total``, and last those for the rest of it.
+
+    They sum up to ``width`` exactly: the largest remainders get the cells that rounding leaves. A
+    value above nothing gets a cell while there are enough. Where the values are more than the
+    total, they share the width among themselves.
+    """
+    width = max(0, width)
+    clean = [value if value > 0 and math.isfinite(value) else 0.0 for value in values]
+    total = total if total > 0 and math.isfinite(total) else 0.0
+    largest_value = max([*clean, total])
+    if largest_value <= 0:
+        return [0] * len(clean) + [width]
+    # Divided by the largest first: sums of huge numbers would be infinite.
+    clean = [value / largest_value for value in clean]
+    used = sum(clean)
+    whole = max(used, total / largest_value)
+    parts = [*clean, whole - used]
+    exact = [value / whole * width for value in parts]
+    cells = [int(part) for part in exact]
+    by_remainder = sorted(range(len(parts)), key=lambda at: cells[at] - exact[at])
+    left = width - sum(cells)
+    for at in (by_remainder * 2)[: max(0, left)]:
+        cells[at] += 1
+    for at, value in enumerate(clean):
+        largest = max(range(len(cells)), key=cells.__getitem__)
+        if value > 0 and cells[at] == 0 and cells[largest] > 1:
+            cells[at], cells[largest] = 1, cells[largest] - 1
+    return cells
+
+
+def layout(
+    parts: Sequence[BarPart], total: float, width: int, mark: float | None, charset: Charset
+) -> list[Span]:
+    """The bar as spans that take ``width`` cells together."""
+    cells = shares([part.value for part in parts], total, width)
+    fill = _UNICODE_FILL if charset.unicode else _ASCII_FILL
+    tick = _mark_cell(mark, max(total, 0.0), width)
+    spans: list[Span] = []
+    start = 0
+    models = 0
+    for part, size in zip([*parts, None], cells, strict=True):
+        kind: SpanKind = "rest" if part is None else part.kind
+        if kind == "model":
+            models += 1
+            kind = "model" if models % 2 else "other-model"
+        before = size if tick is None or not start <= tick < start + size else tick - start
+        after = size - before - (before < size)
+        # The label goes where there is more room: the tick may stand inside of the part.
+        label = "" if part is None else _label(part, max(before, after), charset)
+        spans += _filled(fill[kind], kind, before, label if before >= after else "")
+        if before < size:
+            spans.append(Span(charset.mark, "mark"))
+            spans += _filled(fill[kind], kind, after, "" if before >= after else label)
+        start += size
+    return [span for span in spans if span.text]
+
+
+def _mark_cell(mark: float | None, total: float, width: int) -> int | None:
+    if mark is None or not (mark >= 0 and total > 0 and width > 0):
+        return None
+    return min(width - 1, int(min(1.0, mark / total) * width))
+
+
+def _label(part: BarPart, room: int, charset: Charset) -> str:
+    """What of the label fits beside a space at each side and a bit of the filling."""
+    room -= 3
+    figure, name = plain(part.figure), plain(part.label)
+    beside = f" {figure}" if figure else ""
+    name_room = room - cell_len(beside)
+    if name and name_room >= min(_SHORTEST_NAME, cell_len(name)):
+        return f" {cut(name, name_room, charset.ellipsis)}{beside} "
+    return f" {figure} " if figure and cell_len(figure) <= room else ""
+
+
+def _filled(fill: str, kind: SpanKind, size: int, label: str) -> list[Span]:
+    return [Span(fill * (size - cell_len(label)), kind), Span(label, "label")]
+
+
+class StackedBar(Widget):
+    """Shows parts of a total, each as wide as its share, with their labels where they fit."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "stackedbar--model",
+        "stackedbar--other-model",
+        "stackedbar--system",
+        "stackedbar--free",
+        "stackedbar--rest",
+        "stackedbar--mark",
+        "stackedbar--label",
+    }
+    DEFAULT_CSS = """
+    StackedBar {
+        height: 1;
+        width: 1fr;
+        & > .stackedbar--model { color: $accent; }
+        & > .stackedbar--other-model { color: $accent; }
+        & > .stackedbar--system { color: $text-muted; }
+        & > .stackedbar--free { color: $text-disabled; }
+        & > .stackedbar--rest { color: $text-disabled; }
+        & > .stackedbar--mark { color: $text-warning; text-style: bold; }
+        & > .stackedbar--label { color: $foreground; }
+    }
+    """
+    ALLOW_SELECT = False
+
+    def __init__(
+        self,
+        *,
+        charset: Charset = UNICODE,
+        id: str | None = None,  # noqa: A002 - Textual's name
+        classes: str | None = None,
+    ) -> None:
+        super().__init__(id=id, classes=classes)
+        self._charset = charset
+        self._parts: tuple[BarPart, ...] = ()
+        self._total = 0.0
+        self._mark: float | None = None
+        self._spans: list[Span] = []
+
+    def show(self, parts: Sequence[BarPart], total: float, mark: float | None = None) -> None:
+        """Show ``parts`` of ``total`` in order, with a tick at ``mark`` (in the same unit)."""
+        self._parts, self._total, self._mark = tuple(parts), total, mark
+        self._compute()
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """One line."""
+        return 1
+
+    def _on_resize(self, event: events.Resize) -> None:
+        self._compute()
+
+    def _compute(self) -> None:
+        spans = layout(self._parts, self._total, self.size.width, self._mark, self._charset)
+        if spans != self._spans:
+            self._spans = spans
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """The bar as it was laid out."""
+        width = self.size.width
+        if y or not self._spans:
+            return Strip.blank(width, self.rich_style)
+        style = self.get_component_rich_style
+        return Strip(
+            [Segment(span.text, style(f"stackedbar--{span.kind}")) for span in self._spans], width
+        )

@@ -1,0 +1,74 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import pytest
+
+from cyber_inference_tui import units
+
+_GIB = 1024**3
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0.0 GiB"),
+        (1, "<0.1 GiB"),
+        (_GIB // 10, "0.1 GiB"),
+        (int(3.14 * _GIB), "3.1 GiB"),
+        (1200 * _GIB, "1200.0 GiB"),
+    ],
+)
+def test_memory(size: int, text: str) -> None:
+    assert units.memory_text(size) == text
+
+
+def test_an_estimate_is_marked_as_one() -> None:
+    assert units.memory_text(3 * _GIB, estimate=True) == "~3.0 GiB"
+
+
+def test_numbers() -> None:
+    assert units.number_text(8192) == "8,192"
+    assert units.number_text(21.44, decimals=1) == "21.4"
+    assert units.number_text(63, unit="%") == "63 %"
+    assert units.counted(1, "request") == "1 request"
+    assert units.counted(1204, "request") == "1,204 requests"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5, "0:00"),
+        (0, "0:00"),
+        (0.2, "0:01"),
+        (192, "3:12"),
+        (3599.5, "1:00:00"),
+        (7500, "2:05:00"),
+        (3 * 86400 + 4 * 3600, "3 d 04 h"),
+    ],
+)
+def test_countdown(seconds: float, text: str) -> None:
+    assert units.countdown_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.5, "now"), (12.9, "12 s"), (60, "1 min"), (3 * 3600, "3 h"), (4 * 86400 + 5, "4 d")],
+)
+def test_age(seconds: float, text: str) -> None:
+    assert units.age_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (1_040_000_000_000, "1.0T"),
+        (671_000_000_000, "671B"),
+        (4_022_468_096, "4.0B"),
+        (999_600_000, "1.0B"),
+        (475_000_000, "475M"),
+        (999, "999"),
+    ],
+)
+def test_parameters(number: int, text: str) -> None:
+    assert units.count_text(number) == text
