@@ -10,7 +10,7 @@ Nothing is trained. The weights encode statistics of a short text by hand:
   share of each topic.
 
 So an answer is a walk through the text that picks up the subject of the question, differs between
-seeds, is always the same at temperature 0, and ends without a limit.
+seeds, is always the same at temperature 0, and ends on its own.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class PidRecord:
         self._servers[pid] = ServerPid(pid, started, model, boot=boot_id())
         self._write()
 
-    def note_strays(self, pid: int, strays: Sequence[KnownProcess]) -> None:
+    def record_strays(self, pid: int, strays: Sequence[KnownProcess]) -> None:
         """Record the descendants of a server that do not have the mark."""
         server = self._servers.get(pid)
         if server is not None and server.strays != (new := tuple(strays)):
@@ -96,7 +96,7 @@ class PidRecord:
             _logger.warning("cannot read %s: %s", self._path, error)
             return []
 
-    def end_orphans(self, timeout: float = 5.0) -> list[KnownProcess]:
+    def kill_orphans(self, timeout: float = 5.0) -> list[KnownProcess]:
         """Kill the processes that a former service on this data directory left; return them.
         Blocks.
 

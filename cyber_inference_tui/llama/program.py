@@ -56,8 +56,8 @@ def run_program(
         start_new_session=True,
         preexec_fn=prepare_child(),  # noqa: PLW1509 - it takes no lock
     )
-    family = Family(process.pid, environment[MARK])
     _running.add(process)
+    family = Family(process.pid, environment[MARK])
     try:
         with _guard(process.pid) if guarded else contextlib.nullcontext():
             _pass_output(process, deadline, on_output, stop or threading.Event())

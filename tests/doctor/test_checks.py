@@ -158,7 +158,7 @@ def test_an_open_address_without_keys() -> None:
     assert "api_keys" not in (found.fix or "")
     guarded = msgspec.structs.replace(keyed, has_password=True)
     assert check_security(guarded, root_user=False) == []
-    # What is refused anyway is said once.
+    # A refused setting is reported once.
     refused = msgspec.structs.replace(facts, refusal="no")
     assert check_security(refused, root_user=False) == []
 

@@ -31,7 +31,7 @@ def environ(tmp_path: Path) -> Mapping[str, str]:
 
 @pytest.fixture
 def settings(tmp_path: Path, environ: Mapping[str, str]) -> Callable[..., Loaded]:
-    """Settings of a machine with a llama-server for the CPU, below ``root``."""
+    """Return the settings of a machine with a llama-server for the CPU, below ``root``."""
 
     def settings(root: Path, text: str = "") -> Loaded:
         program = write_fake_llama(tmp_path / "bin/llama-server")

@@ -60,7 +60,7 @@ def levels(findings: list[Finding]) -> list[Level]:
 
 
 def bad(findings: list[Finding]) -> Finding:
-    """The one finding that is not ok; it has its fix."""
+    """Return the only finding that is not ok; it has a fix."""
     (found,) = [finding for finding in findings if finding.level is not Level.OK]
     assert found.fix
     return found
@@ -170,7 +170,7 @@ def test_a_build_that_fails_to_list_its_devices() -> None:
     assert found.message.startswith("There is an NVIDIA GPU, but llama-server did not list its")
     assert found.message.endswith("devices: too slow.")
     assert "driver" in (found.fix or "")
-    # There may be a GPU that nothing else here knows.
+    # There may be a GPU that only llama-server knows.
     found = bad(check_gpus(GpuFacts(), llama))
     assert (found.level, found.message) == (
         Level.HINT,

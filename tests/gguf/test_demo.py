@@ -1,4 +1,4 @@
-"""The demo model's file; what it says on a real llama-server is tested in tests/real."""
+"""The demo model's file; tests/real tests its answers on a real llama-server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates of memory by arithmetic alone; tests/real/test_memory_estimate.py has the truth."""
+"""Estimates of memory by arithmetic alone; tests/real compares them with a real server."""
 
 from __future__ import annotations
 
@@ -401,7 +401,7 @@ def test_more_slots_of_one_cache_never_need_less(
 def test_a_bigger_cache_type_never_needs_less(
     model: ModelMetadata, settings: dict[str, Any]
 ) -> None:
-    # Rows of whole blocks: llama-server takes no others.
+    # Rows of whole blocks: llama-server accepts no others.
     model = msgspec.structs.replace(
         model, key_length=64, value_length=128, window_key_length=32, window_value_length=96
     )

@@ -118,7 +118,7 @@ def test_values_of_the_wrong_type_count_as_not_there(tmp_path: Path) -> None:
     assert facts.heads is None
     assert facts.kv_heads is None
     assert facts.chat_template is None
-    # Without a file type, the type of most bytes names the quantization.
+    # Without a file type, the type with the most bytes names the quantization.
     assert facts.quantization == "F32"
 
 

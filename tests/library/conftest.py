@@ -1,4 +1,4 @@
-"""A models directory to fill, and a library on it."""
+"""A models directory to fill, and its library."""
 
 from __future__ import annotations
 

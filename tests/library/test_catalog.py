@@ -1,4 +1,4 @@
-"""Looking names up."""
+"""Lookups of names."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def read(cache: HeaderCache, file: ModelFile) -> ModelMetadata:
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_file_that_could_not_be_read_is_tried_again(home: Home, *, restart: bool) -> None:
-    """Rights and disks change without a file's time."""
+    """Permissions and disks change without a change of the file's time."""
     path = home.model("Tiny.gguf")
     file = stat_file(path, home.models_dir)
     assert file is not None

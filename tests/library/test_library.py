@@ -310,7 +310,7 @@ def test_a_file_that_changed_just_now_is_read_again(home: Home) -> None:
     cache = home.root / "headers.json"
     library = home.library(cache_file=cache, clock=lambda: changed + 1000)
     assert library.scan().models["a"].problem is None
-    # Same size and, as far as a coarse clock tells, the same time.
+    # The same size and, by a coarse clock, the same time.
     path.write_bytes(bytes(path.stat().st_size))
     os.utime(path, ns=(changed, changed))
     assert library.scan().models["a"].problem is not None

@@ -17,7 +17,7 @@ TEXT = {"general.name": "Story", "llama.embedding_length": 128}
 
 
 def eyes(home: Home) -> dict[str, str | None]:
-    """Each model's projector, by its path below ``models_dir``."""
+    """Return each model's projector, by its path below ``models_dir``."""
     return {
         model_id: str(model.mmproj.relative_to(home.models_dir)) if model.mmproj else None
         for model_id, model in home.scan().models.items()
@@ -59,7 +59,7 @@ def test_models_beside_the_projector_do_not_keep_it_from_models_below(home: Home
 def test_another_model_beside_it_does_not_take_it_from_models_below(
     home: Home, architecture: str
 ) -> None:
-    """By what the model is made for, else by the folder's name."""
+    """By the model's purpose, else by the folder's name."""
     big = {"general.architecture": architecture, "general.name": "Big"}
     home.projector("Big-VL-GGUF/mmproj-F16.gguf", {"general.name": "mmproj"})
     home.model("Big-VL-GGUF/Q4_K_M/Big-VL-Q4_K_M.gguf", big)

@@ -19,7 +19,7 @@ from tests.library.conftest import PROJECTOR, Home
 
 
 class HubCache:
-    """A cache as the Hugging Face tools make it."""
+    """A cache like that of the Hugging Face tools."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -37,7 +37,7 @@ class HubCache:
 
 
 class Ollama:
-    """A directory of models as Ollama makes it."""
+    """A directory of models like Ollama's."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

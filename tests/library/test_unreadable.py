@@ -1,4 +1,4 @@
-""" "Cannot be read" is not "gone": what a scan keeps when the disk or the system fails."""
+""" "Cannot be read" is not "gone": scans keep models when the disk or the system fails."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_root_that_is_missing_is_gone_when_the_folder_around_it_says_so(
     library = home.library(model_dirs=[more], disk=disk)
     assert list(library.scan().models) == ["x"]
     shutil.rmtree(more)
-    # The folder around it cannot be listed: a mount that is away looks like this.
+    # Its parent folder cannot be listed: a missing mount looks like this.
     disk.faults[more.parent] = errno.EACCES
     assert list(library.scan().models) == ["x"]
     disk.faults.clear()
@@ -249,7 +249,7 @@ def test_models_that_were_not_looked_at_are_kept(home: Home, disk: FaultyDisk) -
 
 
 class Elsewhere:
-    """A model in each store, and where a fault takes it away."""
+    """Make a model in each store; return the places whose faults hide them."""
 
     def __init__(self, home: Home) -> None:
         cache = HubCache(home.root / "hub")
@@ -306,7 +306,7 @@ def test_other_programs_models_are_kept(
 ) -> None:
     there = Elsewhere(home)
     assert set(there.places) == set(PLACES)
-    # Another commit is newer than the current one: without the ref it would be taken.
+    # Another commit is newer than the current one: without the ref it would be chosen.
     HubCache(home.root / "hub").add("org/vl", "2", "Other-Q8_0.gguf", ref=False)
     library = home.library(stores=there.stores, disk=disk)
     good = library.scan()

@@ -1,4 +1,4 @@
-"""Real child processes for the tests of this room: started, watched to their end, never left."""
+"""Real child processes for the tests of this package: started, watched, and never left behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 def runner_on(kind: str) -> Run:
-    """A function that runs a coroutine on that kind of loop; what the loop logs is a failure."""
+    """Return a function that runs a coroutine on this kind of loop; messages of the loop fail."""
 
     def run(work: Coroutine[Any, Any, T]) -> T:
         problems: list[dict[str, Any]] = []
@@ -55,7 +55,7 @@ def wait_gone(pid: int, seconds: float = LIMIT) -> bool:
 
 
 class Child:
-    """One ``ServerProcess`` with what it said."""
+    """A ``ServerProcess`` with its output."""
 
     def __init__(self) -> None:
         self.log = LogRing(now=lambda: datetime.now(UTC), space=LogSpace(max_lines=20_000))
@@ -66,11 +66,11 @@ class Child:
 
     @property
     def lines(self) -> list[str]:
-        """Its output so far."""
+        """Return its output so far."""
         return [line.text for line in self.log.tail(10**6)]
 
     async def line_after(self, beginning: str) -> str:
-        """Wait for a line that begins so; what follows it."""
+        """Wait for a line with this beginning; return the rest of it."""
         async with asyncio.timeout(LIMIT):
             while True:
                 for line in self.lines:

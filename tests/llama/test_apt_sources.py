@@ -1,4 +1,4 @@
-"""Reading the mirror out of apt's own files, as Debian, Ubuntu and others have them."""
+"""Reading the mirror from apt's own files, as on Debian, Ubuntu and others."""
 
 from __future__ import annotations
 

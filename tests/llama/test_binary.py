@@ -112,7 +112,7 @@ ASKS = '[ "$1" = --list-devices ] && '
 
 
 class Clock:
-    """Asks for the GPUs of a build at times of a test's choice."""
+    """Probes the GPUs of a build at times that a test chooses."""
 
     def __init__(self, path: Path, folder: Path) -> None:
         self.path = path
@@ -183,7 +183,7 @@ def test_a_day_later_it_is_asked_again(make: Make, tmp_path: Path) -> None:
     assert runs(tmp_path) == asked
     probe(path, data_dir=data, environ=environ(), now=lambda: 1024 * hour)
     assert runs(tmp_path) == 2 * asked
-    # The clock was put back.
+    # The clock was set back.
     probe(path, data_dir=data, environ=environ(), now=lambda: 1 * hour)
     assert runs(tmp_path) == 3 * asked
 
@@ -208,7 +208,7 @@ def test_learns_the_gpus_that_a_build_would_use(make: Make, tmp_path: Path) -> N
     assert found(none, "none").devices == ()
     no_card = f"{failed}no CUDA-capable device is detected\n"
     assert found(no_card + none, "no card").devices == ()
-    # Another driver may do.
+    # Another driver may work.
     old = f"{failed}CUDA driver version is insufficient for CUDA runtime version\n"
     assert found(old + LISTED, "other").devices == ("CUDA0", "RPC0")
     refused = found(old + none, "refused")

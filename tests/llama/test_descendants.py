@@ -1,4 +1,4 @@
-"""Whatever a server's command starts, and however that hides, it ends with the server."""
+"""All descendants of a server's command end with the server, however they hide."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ESCAPES = {
 
 
 class Stray:
-    """A program that a server's script starts, and that notes its pid."""
+    """A program that a server's script starts, and that writes down its pid."""
 
     def __init__(self, folder: Path) -> None:
         self._program = folder / "stray"
@@ -63,7 +63,8 @@ class Stray:
         self._program.chmod(0o755)
 
     def script(self, escape: str) -> str:
-        """Shell commands that start it so and go on when it runs and its parent is done."""
+        """Return shell commands that start it in this way, and continue when its parent has
+        exited."""
         started = ESCAPES[escape].replace("STRAY", str(self._program))
         return f"{started}\nwhile [ ! -s {self._note} ]; do sleep 0.02; done; sleep 0.05"
 
@@ -146,7 +147,7 @@ async def test_a_process_that_hides_after_the_load_ends_with_the_last_possible_p
     assert await after.server.stop(20) == 0
 
 
-# A command that does not stay
+# Commands that exit while their server runs
 
 
 def wrapper(folder: Path, script: str) -> LocalModel:
@@ -236,7 +237,7 @@ asyncio.run(main())
 
 @contextlib.contextmanager
 def service(folder: Path, script: str) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
-    """A process with a launcher and one server; it, the pids of the server and of the guard."""
+    """Start a process with a launcher and a server; return it and the pids of server and guard."""
     with subprocess.Popen(
         [sys.executable, "-c", SERVICE, str(folder), script],
         stdout=subprocess.PIPE,
@@ -251,7 +252,7 @@ def service(folder: Path, script: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 @pytest.fixture
 def all_strays(tmp_path: Path) -> Iterator[dict[str, Stray]]:
-    """A stray for each way to hide."""
+    """Return a stray process for each way to hide."""
     made = {}
     for number, escape in enumerate(ESCAPES):
         (folder := tmp_path / f"stray{number}").mkdir()
@@ -262,7 +263,7 @@ def all_strays(tmp_path: Path) -> Iterator[dict[str, Stray]]:
 
 
 def hide_all(strays: dict[str, Stray]) -> str:
-    """A server's script that starts all of them first."""
+    """Return a server's script that first starts all stray processes."""
     return "\n".join(
         [*(stray.script(escape) for escape, stray in strays.items()), f"exec {SERVER}"]
     )
@@ -281,7 +282,7 @@ async def test_the_next_start_ends_them_when_the_guard_was_killed_too(
     tmp_path: Path, all_strays: dict[str, Stray], caplog: pytest.LogCaptureFixture
 ) -> None:
     with service(tmp_path, hide_all(all_strays)) as (process, server, guard):
-        # It would start another guard.
+        # It would start a new guard.
         process.send_signal(signal.SIGSTOP)
         os.kill(guard, signal.SIGKILL)
         process.kill()
@@ -400,7 +401,7 @@ async def test_a_launcher_waits_for_adopted_processes(
     await room.launcher.close()
 
 
-# Programs that are only asked something
+# Short programs
 
 
 @pytest.mark.parametrize("escape", ["background job", "session", "daemon"])

@@ -94,7 +94,7 @@ def test_a_batch_holds_the_longest_input_where_it_has_to() -> None:
         ONE_SLOT,
         *batch(4096),
     ]
-    # A longer input than it was trained for is refused anyway.
+    # Inputs beyond the trained length are refused anyway.
     assert given(architecture="nomic-bert", context_length=2048) == [EMBEDDING, *batch(2048)]
     assert given(architecture="nomic-bert", context=1000) == [EMBEDDING, *batch(1000)]
 
@@ -134,7 +134,7 @@ def test_another_pooling_decides_the_mode() -> None:
         ONE_SLOT,
         *batch(4096),
     ]
-    # A model for text stays one until somebody says otherwise.
+    # A model for text stays one unless the user changes it.
     assert given("--pooling mean", **facts) == []
     assert given("--embedding --pooling mean", **facts) == batch(4096)
 

@@ -250,12 +250,12 @@ UNSUPPORTED = "error: the supplied chat template is not supported: {% for"
             " While executing CallExpression at line 1, column 19 in source:"
             ' ...{{ raise_exception("no way") }}... Error: Jinja Exception: no way',
         ),
-        # Where a line of the template is very long, the reason is what matters.
+        # If a line of the template is very long, only the reason is quoted.
         ([*RAISES[:3], "x" * 400, *RAISES[4:], *HINTS], "Error: Jinja Exception: no way"),
-        # Its own lines come in another order than those of its log.
+        # Its output has another order than its log.
         ([UNSUPPORTED, "", *UNFINISHED], "parser: Parser Error: Unexpected EOF ...{% for..."),
         ([UNSUPPORTED, "note: started"], "the supplied chat template is not supported: {% for"),
-        # Builds whose log lines have no time and no level.
+        # Builds without time and level in their log lines.
         (
             ["main: chat template parsing error: Expected value at row 1, column 5:", "main: bye"],
             "Expected value at row 1, column 5:",
@@ -368,7 +368,7 @@ def test_the_trial_before_the_load_does_not_mislead() -> None:
     ]
     found = diagnose(1, [*trial, "E srv start: couldn't bind HTTP server socket"])
     assert found.cause is Cause.PORT_TAKEN
-    # Where nothing else is said, it is the best there is.
+    # Without another message, it is the best line.
     assert diagnose(1, [*trial, AFTER[2]]).cause is Cause.OUT_OF_GPU_MEMORY
     # A failed trial is not a reason.
     assert diagnose(1, [trial[2], "0.1 E odd thing"]).line == "0.1 E odd thing"
@@ -404,7 +404,7 @@ def test_a_kill_out_of_the_blue_is_the_kernels_for_want_of_memory(returncode: in
     assert found.sentence == (
         "its server was killed by SIGKILL (the kernel does that when memory runs out)"
     )
-    # A sign of another lack of memory is more exact.
+    # A specific message about memory wins.
     found = diagnose(returncode, ["NvMapMemAllocInternalTagged: 1075072515 error 12"])
     assert found.cause is Cause.NVMAP
 

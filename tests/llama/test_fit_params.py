@@ -1,4 +1,4 @@
-"""Asking llama-fit-params, with small programs that print what the real one prints."""
+"""Running llama-fit-params, with small programs that print the same as the real one."""
 
 from __future__ import annotations
 

@@ -122,8 +122,8 @@ def test_other_kinds_of_buffers_count_too() -> None:
     assert read_footprint(lines) == Footprint(device=mib(40))
 
 
-# A model in Q8_0 with tied embeddings on a processor with AMX; what stays mapped lies between what
-# is copied, so there is a buffer for each piece.
+# A model in Q8_0 with tied embeddings on a processor with AMX. Mapped weights are between copied
+# ones, so each piece has its own buffer.
 AMX = """\
 0.00.180.283 I load_tensors:          AMX model buffer size =    43.34 MiB
 0.00.180.357 I load_tensors:   CPU_Mapped model buffer size =     2.13 MiB

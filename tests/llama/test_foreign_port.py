@@ -21,7 +21,7 @@ from tests.llama.children import HOST
 from tests.llama.test_launcher import Room, ended, get
 from tests.waiting import LIMIT, is_alive
 
-# It never counts as hung: what ends a server here is that its port is another's.
+# It never counts as hung: servers end here because another program has their port.
 PATIENT = HealthLimits(interval=0.05, timeout=1.0, strikes=10**6)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 CHILD = """
@@ -95,7 +95,7 @@ class Starts:
 
 
 class Foreign:
-    """A program (this one) that answers on somebody's port."""
+    """A program (this one) that answers on a server's port."""
 
     def __init__(self, answer: bytes) -> None:
         self.answer = answer
@@ -159,7 +159,7 @@ async def test_a_cancelled_load_does_not_go_on_at_another_port(make: Make) -> No
     starts, foreign = make(9), Foreign(OK)
     launch = asyncio.ensure_future(starts.room.launch(starts.model, stop_timeout=0.5))
     async with foreign.at(int(await starts.wait_for("not yet at "))):
-        # It is being stopped for the sake of another port.
+        # It is being stopped, to try another port.
         await starts.wait_for("asked to end")
         launch.cancel()
         with pytest.raises(asyncio.CancelledError):

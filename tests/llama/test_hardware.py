@@ -56,7 +56,7 @@ def test_a_mac_with_apples_chip_has_a_gpu(
     monkeypatch.setattr(platform, "system", lambda: system)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     assert tuple(gpu for gpu in gpus(Path("/")) if gpu is Gpu.APPLE) == found
-    # A mount of another machine's files is no Mac.
+    # A mount of another machine's files is not a Mac.
     assert Gpu.APPLE not in gpus(Path("/nonexistent"))
 
 

@@ -1,4 +1,4 @@
-"""Installing from Debian's packages: for real where this machine's apt has a mirror."""
+"""Installing from Debian's packages: with the real archive if this machine's apt has a mirror."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_packages_become_a_server_that_answers(tmp_path: Path) -> None:
 
 
 def loaded_libraries(server: subprocess.Popen[bytes], log: Path) -> set[str]:
-    """The shared objects of a server that answered a chat."""
+    """Return the shared objects of a server that answered a chat."""
     url = ""
     while not url:
         assert server.poll() is None, log.read_text()
@@ -114,7 +114,7 @@ def write_keyring(root: Path) -> None:
 def test_another_version_than_the_archive_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without an archive: to read its lists takes apt five seconds."""
+    """Without an archive: apt takes five seconds to read its lists."""
     write_keyring(tmp_path)
     monkeypatch.setattr(PrivateApt, "update", lambda self: None)
     monkeypatch.setattr(PrivateApt, "candidate", lambda self, package: "1:5882+dfsg-2")

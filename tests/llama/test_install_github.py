@@ -1,4 +1,4 @@
-"""Installing from releases, against a local server that looks like GitHub."""
+"""Installing from releases, with a local server in place of GitHub."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def test_more_than_the_file_has_is_not_taken_for_it(server: ReleaseServer, tmp_p
 def test_an_end_in_the_very_last_step_leaves_a_build_in_use(
     server: ReleaseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C while builds that are older still are being removed."""
+    """Ctrl-C during the removal of older builds."""
     server.add("b6543", NAME, good_tar())
 
     def interrupted(*_: object) -> None:
@@ -302,7 +302,7 @@ def test_rolling_back_and_forth(server: ReleaseServer, tmp_path: Path) -> None:
         now = installing.in_use()
         assert now is not None
         assert now.version == tag
-    # An update after it keeps the one that it replaces.
+    # A later update keeps the build that it replaces.
     server.add("b7000", "llama-b7000-bin-ubuntu-x64.tar.gz", good_tar())
     installing.install(version=None, force=False, keep_any=False)
     assert installing.rollback().version == "b1"

@@ -26,7 +26,7 @@ from tests.llama.test_archive import HOSTILE
 from tests.tools import tool
 from tests.waiting import LIMIT, eventually
 
-# It compiles four files: each is one run of the project's compile.sh, and done once only.
+# It compiles four files: each runs the project's compile.sh, and only once.
 CMAKE = r"""#!/bin/sh
 [ "$1" = --version ] && echo "cmake version 3.25.1" && exit 0
 if [ "$1" = -S ]; then
@@ -57,7 +57,7 @@ echo other > "$build/bin/llama-bench"
 
 
 class Bench:
-    """A stand-in cmake, sources to serve, and what the compiler is to do: ``compile``."""
+    """A stand-in for cmake, sources to serve, and the compiler's script: ``compile``."""
 
     def __init__(self, folder: Path, server: ReleaseServer) -> None:
         self.folder = folder
@@ -208,7 +208,7 @@ def test_a_silent_fall_to_the_cpu_is_a_failure(bench: Bench) -> None:
     with pytest.raises(UnusableBuildError, match="made for CUDA but lists no such device"):
         bench.build(backend="CUDA")
     assert not (bench.folder / "data/llama/current").exists()
-    # Once the driver is put right the objects are worth having.
+    # Once the driver is repaired, the objects are useful.
     assert bench.kept() == [".build-b6543"]
     bench.serve("b6543", SCRIPT.replace(b"Vulkan0", b"CUDA0"))
     shutil.rmtree(bench.folder / "data/llama/.build-b6543")
@@ -242,14 +242,14 @@ def test_hostile_sources_are_not_built(bench: Bench, name: str) -> None:
 @pytest.mark.parametrize(
     "content",
     [b"", b"not an archive", tar(member("file", b"x"))],
-    # Not their bytes: a tar.gz holds the time at which it was made.
+    # Not their bytes: a tar.gz contains its time of creation.
     ids=["empty", "text", "no sources"],
 )
 def test_archives_without_sources(bench: Bench, content: bytes) -> None:
     bench.server.add_sources("b6543", content)
     with pytest.raises(InstallError):
         bench.build()
-    # The next try does not take the broken ones for whole.
+    # The next try does not take the broken sources for complete ones.
     bench.serve("b6543")
     bench.build()
 
@@ -261,7 +261,7 @@ def test_a_check_reports_the_newest_release_not_the_begun_one(bench: Bench) -> N
 
 
 def running(folder: Path) -> list[psutil.Process]:
-    """Every process whose command line names the folder."""
+    """Return every process whose command line contains the folder."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -272,7 +272,7 @@ def running(folder: Path) -> list[psutil.Process]:
 
 
 def start(bench: Bench) -> subprocess.Popen[bytes]:
-    """``install-llama --from source`` as it is typed."""
+    """Run ``install-llama --from source`` as a command."""
     config = bench.folder / "config.toml"
     config.write_text(f'system_root = "{bench.folder}"\n')
     return subprocess.Popen(
@@ -292,7 +292,7 @@ def start(bench: Bench) -> subprocess.Popen[bytes]:
 def test_an_interrupted_build_leaves_no_process_and_continues(
     bench: Bench, number: signal.Signals
 ) -> None:
-    # A compiler that ignores what it is asked, with a child of its own.
+    # A compiler that ignores SIGTERM, with a child of its own.
     hold = bench.folder / "hold"
     hold.touch()
     bench.says(
@@ -377,7 +377,7 @@ def test_a_real_cmake(bench: Bench) -> None:
     assert b"Installed llama-server b6543 (source)" in output
     assert b"[100%]" in errors
     program = bench.folder / "data/llama/current/bin/llama-server"
-    # Its library is found although the build's folder is gone.
+    # Its library is found without the build's folder.
     assert bench.kept() == []
     version = subprocess.run([program, "--version"], capture_output=True, check=True)
     assert version.stdout == b"version: 6543 (abc)\n"

@@ -19,7 +19,7 @@ MIB = 1 << 20
 def show(
     proc: Path, pid: int, *, rchar: int = 0, read: int = 0, mapped: int = 0, children: str = ""
 ) -> None:
-    """Write what the kernel would show of a process."""
+    """Write a process's files like the kernel."""
     folder = proc / str(pid)
     (folder / "task" / str(pid)).mkdir(parents=True, exist_ok=True)
     (folder / "io").write_text(f"rchar: {rchar}\nwchar: 9999999999\nread_bytes: {read}\n")
@@ -118,7 +118,7 @@ async def test_the_share_rises_with_the_bytes_read_and_never_reaches_the_end(
         follow_load(7, 100 * MIB, follower.move, proc=tmp_path, interval=0.001)
     )
     assert await follower.next(rchar=20 * MIB) == pytest.approx(0.2)
-    # Another account that is still behind is a sign of life, but does not take back the share.
+    # Another count that is still lower is a sign of life, but does not reduce the share.
     assert await follower.next(rchar=20 * MIB, mapped=10 * MIB) == pytest.approx(0.2)
     # Less than before, and a few bytes more, are no progress.
     show(tmp_path, 7, rchar=MIB)

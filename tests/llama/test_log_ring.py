@@ -29,7 +29,7 @@ def texts(lines: tuple[LogLine, ...]) -> list[str]:
 
 
 class Clock:
-    """A second later each time it is asked, now and then earlier."""
+    """Return a clock that advances a second with each call, and sometimes goes back."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -100,7 +100,7 @@ def test_a_log_equals_a_list_whatever_is_appended_and_dropped(
     ]
     question = LineFilter(rank=rank, text=needle)
     for backwards in (True, False):
-        # In one go, and in as many steps as there are when each gives up at once.
+        # In one call, and in as many calls as possible when each gives up at once.
         lines, reached = read_lines(
             blocks, start=start, stop=stop, backwards=backwards, limit=limit, wanted=question
         )
@@ -227,14 +227,14 @@ def test_a_log_of_several_runs() -> None:
     first = log.end
     log.add(["--- starting"])
     log.begin_run(12, first=first)
-    # The end of one that another has followed.
+    # The end of a run that another run has followed.
     log.end_run(11)
     assert [*running, log.running] == [False, True, False, True]
     assert log.kept_runs() == (
         LogRun(first=0, started_at=NOW, pid=11),
         LogRun(first=1, started_at=NOW, pid=12),
     )
-    # A run of which no line is left is forgotten, the last one never.
+    # A run without lines is forgotten, but never the last run.
     log.add(str(number) for number in range(10_000))
     assert [run.pid for run in log.kept_runs()] == [12]
     for pid in range(1_000):
@@ -308,7 +308,7 @@ def test_lines_of_earlier_runs_come_first_and_go_to_nobody() -> None:
         (NOW, "--- starting: c", LogLevel.INFO),
     ]
     assert [batch.first for batch in batches] == [4]
-    # It is too late now.
+    # The log has lines now.
     log.restore(former)
     assert log.end == 5
 

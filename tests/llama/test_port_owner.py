@@ -33,7 +33,7 @@ SHELL = ("/bin/sh", "-c")
 
 
 class Started:
-    """A program in a session of its own that says the port which it listens on."""
+    """A program in a session of its own that prints the port it listens on."""
 
     def __init__(self, *argv: str) -> None:
         pipe = subprocess.PIPE

@@ -1,4 +1,4 @@
-"""One server process from spawn to exit: small scripts with every fault, on both kinds of loop."""
+"""A server process from start to exit: small scripts with every fault, on both kinds of loop."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_a_program_that_cannot_be_run_is_an_os_error(run: Run, tmp_path: Path) -
     run(main())
 
 
-# What the child gets
+# The child's environment
 
 
 SHOWS_ITSELF = """
@@ -212,7 +212,8 @@ def test_the_child_has_exactly_the_given_environment_its_own_session_and_no_file
     async def main() -> None:
         environment = {"ONLY": "this", "LC_ALL": "C.UTF-8"}
         with (tmp_path / "ours").open("w"):
-            # Another one beside it: were its pipes inherited, its end would not be seen.
+            # With a second child: if it inherited the pipes, the end of the first would go
+            # unnoticed.
             other = await spawn_shell(OBEYS)
             child = await spawn(
                 *(sys.executable, "-I", "-S", "-c", SHOWS_ITSELF), environment=environment
@@ -292,7 +293,7 @@ def test_a_process_group_that_is_gone_is_not_killed_again(
         await child.server.stop(0)
         killed: list[int] = []
         monkeypatch.setattr(os, "killpg", lambda group, _: killed.append(group))
-        # By now the number may belong to somebody else.
+        # By now the number may belong to another process.
         await child.server.stop(0)
         child.server.kill()
         assert killed == []
@@ -368,7 +369,7 @@ import asyncio, sys
 from tests.llama.children import LOOPS, spawn_shell
 
 async def main():
-    # Neither its stdin nor a signal ends this one: only the kernel does.
+    # It ignores its stdin and signals: only the kernel ends it.
     child = await spawn_shell("trap '' TERM INT HUP; echo up; exec sleep 1000")
     await child.line_after("up")
     print(child.server.pid, flush=True)

@@ -72,7 +72,7 @@ def test_it_is_ended_with_its_children_when_it_takes_too_long(tmp_path: Path) ->
 
 
 def test_processes_left_in_its_group_are_killed(tmp_path: Path) -> None:
-    # It holds none of our pipes, so that its parent's end is seen at once.
+    # It holds none of our pipes, so the end of its parent is noticed at once.
     ended = shell(f"sh -c 'sleep 60; : {tmp_path}' >/dev/null 2>&1 </dev/null & exit 0")
     assert ended.code == 0
     deadline = time.monotonic() + 10

@@ -1,4 +1,4 @@
-"""A stand-in for the module ``pynvml`` with switches for what drivers do."""
+"""A stand-in for the module ``pynvml`` with switches for the behaviour of drivers."""
 
 # ruff: noqa: N802 - the names are pynvml's.
 
@@ -150,5 +150,5 @@ def supported(value: int | None) -> int:
 
 
 def functions() -> list[str]:
-    """The names of all functions that the stand-in has."""
+    """Return the names of all functions of the stand-in."""
     return [name for name in vars(FakeNvml) if name.startswith("nvml")]

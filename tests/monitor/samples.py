@@ -1,4 +1,4 @@
-"""Samples of a tree: at once, and one second later, when two cores had something to do."""
+"""Samples of a tree: at once, and one second later with load on two cores."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from tests.monitor.trees import ORIN_COMPATIBLE, write
             DeviceKind.JETSON,
             "Orin",
         ),
-        # A mount of the host's files, where the link of /proc leads nowhere.
+        # A mount of the host's files, where the link in /proc is broken.
         (
             {
                 "sys/firmware/devicetree/base/compatible": ORIN_COMPATIBLE,

@@ -56,7 +56,7 @@ def test_processors_without_ticks_or_with_fewer_than_before(tmp_path: Path) -> N
     sensor.read()
     assert sensor.read() == CpuRecord(per_core=(None,), count=1)
     write(tmp_path, {"proc/stat": "cpu  5 0 0 43 1\ncpu0 1 0 0 1 0\n"})
-    # The time spent waiting went back by 4 ticks, so that all together did not move on.
+    # The waiting time went back by 4 ticks, so the total did not change.
     assert sensor.read() == CpuRecord(per_core=(None,), count=1)
     write(tmp_path, {"proc/stat": "cpu  6 0 0 44 1\ncpu0 2 0 0 1 0\n"})
     assert sensor.read() == CpuRecord(percent=50.0, per_core=(100.0,), count=1)

@@ -69,7 +69,7 @@ def test_files_are_read_whole(tmp_path: Path, size: int) -> None:
 
 
 def test_a_file_of_the_kernel_that_comes_in_pieces() -> None:
-    # Longer than a page, handed out a page at a time.
+    # Longer than a page, returned a page at a time.
     name = Path("/proc/self/smaps")
     if not name.exists():
         pytest.skip("this kernel has no smaps")

@@ -104,7 +104,7 @@ def test_orin_nano_jetpack5(tmp_path: Path) -> None:
 
 def test_orin_nano_jetpack6(tmp_path: Path) -> None:
     trees.orin_nano_jetpack6(tmp_path)
-    # NVML lists the GPU there as well, with figures that mean nothing.
+    # NVML also lists the GPU there, with meaningless values.
     fake = FakeNvml(FakeGpu(name="Orin (nvgpu)", total=1, used=1, utilization=3))
     assert sample(tmp_path, fake) == expected(
         device=DeviceRecord(
@@ -448,7 +448,7 @@ def test_the_record_on_the_wire(tmp_path: Path) -> None:
     record = sample(tmp_path, FakeNvml(FakeGpu()))
     assert msgspec.json.decode(to_json(record), type=ResourceSample) == record
     wire = msgspec.json.decode(to_json(record))
-    # What is promised to scripts.
+    # The keys that scripts rely on.
     assert set(wire) >= {
         "at", "device", "cpu", "memory", "swap", "gpus", "temperatures", "power", "disks"
     }  # fmt: skip
