@@ -55,6 +55,16 @@ def _opened(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write ``path`` atomically: a reader sees the old file, none, or the complete new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def flush_to_disk(descriptor: int) -> None:
     """Flush a file so that its content survives a power cut. Raises ``OSError``.
 

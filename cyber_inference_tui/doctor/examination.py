@@ -11,7 +11,7 @@ from typing import Any
 
 from cyber_inference_tui.doctor import checks, gather, gather_network, hardware_checks
 from cyber_inference_tui.doctor.facts import ConfigurationFacts, MachineReport
-from cyber_inference_tui.doctor.records import Finding, Level
+from cyber_inference_tui.doctor.records import Finding
 from cyber_inference_tui.records import DeviceKind
 from cyber_inference_tui.settings.load import Loaded
 
@@ -126,11 +126,10 @@ def judge(report: MachineReport) -> tuple[Finding, ...]:
     if report.hub is not None:
         found += checks.check_hub(report.hub)
     found += [
-        Finding(
-            check=_NAMES[name],
-            level=Level.WARNING,
-            message="This could not be checked in time.",
-            fix="Try again; look for a disk or a driver that hangs (`dmesg`).",
+        Finding.warning(
+            _NAMES[name],
+            "This could not be checked in time.",
+            "Try again; look for a disk or a driver that hangs (`dmesg`).",
         )
         for name in report.late
     ]

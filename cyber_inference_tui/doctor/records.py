@@ -29,6 +29,26 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     fix: str | None = None
     """The remedy; ``None`` only if nothing is wrong."""
 
+    @classmethod
+    def ok(cls, check: str, message: str) -> Finding:
+        """Make a finding that needs no fix."""
+        return cls(check=check, level=Level.OK, message=message)
+
+    @classmethod
+    def hint(cls, check: str, message: str, fix: str) -> Finding:
+        """Make a finding of the level ``hint``."""
+        return cls(check=check, level=Level.HINT, message=message, fix=fix)
+
+    @classmethod
+    def warning(cls, check: str, message: str, fix: str) -> Finding:
+        """Make a finding of the level ``warning``."""
+        return cls(check=check, level=Level.WARNING, message=message, fix=fix)
+
+    @classmethod
+    def error(cls, check: str, message: str, fix: str | None) -> Finding:
+        """Make a finding of the level ``error``."""
+        return cls(check=check, level=Level.ERROR, message=message, fix=fix)
+
 
 def exit_code(findings: tuple[Finding, ...]) -> int:
     """Return the exit code of the command: 0 = there is no error.

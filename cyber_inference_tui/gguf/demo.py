@@ -24,7 +24,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-from cyber_inference_tui.files import read_file
+from cyber_inference_tui.files import read_file, replace_file
 from cyber_inference_tui.gguf.demo_text import JSON_SAMPLES, TOPICS
 from cyber_inference_tui.gguf.file_writer import (
     Row,
@@ -32,7 +32,6 @@ from cyber_inference_tui.gguf.file_writer import (
     f32_vector,
     gguf_bytes,
     q8_0_matrix,
-    replace_file,
 )
 
 DEMO_ID = "demo"
@@ -97,6 +96,7 @@ def write_demo(path: Path) -> None:
     with contextlib.suppress(OSError):
         if hashlib.sha256(read_file(path, _SIZE + 1)).hexdigest() == _SHA256:
             return
+    path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, demo_bytes())
 
 

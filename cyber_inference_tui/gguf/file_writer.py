@@ -5,10 +5,8 @@ Layout: github.com/ggml-org/ggml/blob/master/docs/gguf.md (version 3, little-end
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 ALIGNMENT = 32
@@ -81,17 +79,6 @@ def gguf_bytes(metadata: Mapping[str, object], tensors: Sequence[Tensor]) -> byt
     parts = [bytes(header).ljust(_padded(len(header)), b"\0")]
     parts += [tensor.data.ljust(_padded(len(tensor.data)), b"\0") for tensor in tensors]
     return b"".join(parts)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write ``path`` atomically: a reader sees the old file, none, or the complete new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _padded(size: int) -> int:

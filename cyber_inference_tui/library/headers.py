@@ -11,8 +11,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import GGUFError
-from cyber_inference_tui.files import read_file
-from cyber_inference_tui.gguf.file_writer import replace_file
+from cyber_inference_tui.files import read_file, replace_file
 from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
 from cyber_inference_tui.library.disk import Disk, error_text
 from cyber_inference_tui.library.scan import ModelFile, unread_above
@@ -173,6 +172,7 @@ class HeaderCache:
         if self._file is None:
             return
         try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self._file, msgspec.json.encode(_Stored(_VERSION, self._entries)))
         except OSError as error:
             _logger.warning("cannot keep model headers in %s: %s", self._file, error.strerror)

@@ -17,7 +17,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import NoLlamaServerError
-from cyber_inference_tui.files import read_file
+from cyber_inference_tui.files import read_file, replace_file
 from cyber_inference_tui.llama.command import child_environment
 from cyber_inference_tui.llama.footprint import is_host
 from cyber_inference_tui.llama.program import last_line, read_output
@@ -314,6 +314,4 @@ def _write_record(path: Path, record: _Probe) -> None:
     # The record only saves time: without it the next start probes again.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-        temporary.write_bytes(msgspec.json.encode(record, enc_hook=str))
-        temporary.replace(path)
+        replace_file(path, msgspec.json.encode(record, enc_hook=str))

@@ -15,7 +15,7 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import thread_safe
-from cyber_inference_tui.files import read_file, write_problem
+from cyber_inference_tui.files import read_file, replace_file, write_problem
 from cyber_inference_tui.kernel import boot_id
 from cyber_inference_tui.llama.descendants import (
     MARK,
@@ -79,10 +79,8 @@ class PidRecord:
             self._write()
 
     def _write(self) -> None:
-        temporary = self._path.with_name(f"{self._path.name}.new")
         try:
-            temporary.write_bytes(msgspec.json.encode(list(self._servers.values())))
-            temporary.replace(self._path)
+            replace_file(self._path, msgspec.json.encode(list(self._servers.values())))
         except OSError as error:
             _logger.warning("cannot write %s: %s", self._path, error.strerror)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from cyber_inference_tui.text import clean_line
@@ -19,11 +20,29 @@ LIST_LIMIT = 4096
 LARGEST = 1 << 56
 """All values here (bytes, Hz, µW) are below this, so their sums fit into 64 bits."""
 
+_PROBE_SECONDS = 30.0
 _CHUNK = 65536
 # The kernel returns such files in whole lines, up to a page at a time. Lines are shorter than 1
 # KiB, so a read that leaves more space than that in its page was the last one.
 _LAST_CHUNK = 3072
 _INTEGER = re.compile(rb"\s*(-?[0-9]{1,19})\s*\Z")
+
+
+class ProbeTimer:
+    """Decides when a sensor looks for its files: at first, and then every 30 s of ``clock``."""
+
+    __slots__ = ("_clock", "_next")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next = float("-inf")
+
+    def is_due(self) -> bool:
+        """Return whether to look now, and count the next 30 s if so."""
+        due = (now := self._clock()) >= self._next
+        if due:
+            self._next = now + _PROBE_SECONDS
+        return due
 
 
 class KeptFile:

@@ -18,7 +18,7 @@ from cyber_inference_tui.llama.install.build_plan import (
     missing_tools,
     plan_build,
 )
-from cyber_inference_tui.llama.install.hardware import Gpu
+from cyber_inference_tui.llama.install.hardware import Gpu, VulkanBuilds
 from cyber_inference_tui.llama.install.methods import (
     InstallFacts,
     gather_install_facts,
@@ -207,9 +207,7 @@ DEBIAN = InstallFacts(
     has_mirror=True,
     has_keys=True,
     gpus=(),
-    has_vulkan_driver=False,
-    has_vulkan_loader=False,
-    has_render_device=False,
+    vulkan=VulkanBuilds(github=(False,), debian=(False,)),
     has_nvcc=False,
     missing_tools=(),
 )
@@ -225,14 +223,14 @@ JETPACK_6 = msgspec.structs.replace(
 
 
 def possible(facts: InstallFacts) -> list[str]:
-    return [way.name for way in install_methods(facts) if way.possible]
+    return [method.name for method in install_methods(facts) if method.possible]
 
 
 def recommended(facts: InstallFacts) -> list[str]:
-    return [way.name for way in install_methods(facts) if way.recommended]
+    return [method.name for method in install_methods(facts) if method.recommended]
 
 
-def test_the_ways_of_an_ordinary_machine() -> None:
+def test_the_methods_of_an_ordinary_machine() -> None:
     assert possible(DEBIAN) == ["github", "debian", "source"]
     assert recommended(DEBIAN) == ["github"]
 
@@ -268,7 +266,7 @@ def test_conditions_that_exclude_a_method(change: dict[str, object], names: list
     facts = msgspec.structs.replace(DEBIAN, **change)
     assert possible(facts) == names
     assert recommended(facts) == names[:1]
-    assert all((way.problem is None) is way.possible for way in install_methods(facts))
+    assert all((method.problem is None) is method.possible for method in install_methods(facts))
 
 
 def test_a_mac_with_apples_chip_gets_metal() -> None:
@@ -280,15 +278,16 @@ def test_a_mac_with_apples_chip_gets_metal() -> None:
 
 
 def test_vulkan_is_promised_only_where_it_would_be_taken() -> None:
-    amd = msgspec.structs.replace(DEBIAN, has_render_device=True, has_vulkan_driver=True)
-    github, debian, _ = install_methods(amd)
+    vulkan = VulkanBuilds(github=(False,), debian=(True, False))
+    github, debian, _ = install_methods(msgspec.structs.replace(DEBIAN, vulkan=vulkan))
     assert "CPU" in github.summary
     assert "Vulkan" in debian.summary
-    amd = msgspec.structs.replace(amd, has_vulkan_loader=True)
-    assert "Vulkan" in install_methods(amd)[0].summary
+    vulkan = VulkanBuilds(github=(True, False), debian=(True, False))
+    github, *_ = install_methods(msgspec.structs.replace(DEBIAN, vulkan=vulkan))
+    assert "Vulkan" in github.summary
 
 
-def test_this_machine_has_a_way_or_a_reason(tmp_path: Path) -> None:
+def test_this_machine_has_a_method_or_a_reason(tmp_path: Path) -> None:
     found = install_methods(gather_install_facts(tmp_path, os.environ))
-    assert [way.name for way in found] == ["github", "debian", "source"]
-    assert all(way.possible or way.problem for way in found)
+    assert [method.name for method in found] == ["github", "debian", "source"]
+    assert all(method.possible or method.problem for method in found)

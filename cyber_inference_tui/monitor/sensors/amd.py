@@ -16,6 +16,7 @@ import msgspec
 from cyber_inference_tui.monitor.kernel_files import (
     LARGEST,
     KeptFile,
+    ProbeTimer,
     celsius,
     entries,
     read_bytes,
@@ -25,7 +26,6 @@ from cyber_inference_tui.records import GpuRecord
 
 _AMD = "0x1002"
 _MOST_CARDS = 64
-_PROBE_SECONDS = 30.0
 # By default, firmware reserves up to 4 GiB of main memory for an APU. A larger reservation is a
 # user's choice: that memory belongs to the GPU and is hidden from the rest of the system.
 _CARVED_OUT = 8 << 30
@@ -36,9 +36,8 @@ class AmdSensor:
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._drm = root / "sys/class/drm"
-        self._clock = clock
+        self._timer = ProbeTimer(clock)
         self._cards: dict[str, _Card] = {}
-        self._next_probe = float("-inf")
 
     def read(self) -> tuple[GpuRecord, ...] | None:
         """Return all GPUs in the order of their cards; ``None`` = there is none."""
@@ -49,8 +48,7 @@ class AmdSensor:
         return tuple(card.read_memory() for card in self._probed())
 
     def _probed(self) -> list[_Card]:
-        if (now := self._clock()) >= self._next_probe:
-            self._next_probe = now + _PROBE_SECONDS
+        if self._timer.is_due():
             names = [n for n in entries(self._drm) if n.startswith("card") and n[4:].isdigit()]
             found = [
                 name

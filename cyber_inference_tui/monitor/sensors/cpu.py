@@ -14,14 +14,13 @@ from pathlib import Path
 
 import psutil
 
-from cyber_inference_tui.monitor.kernel_files import KeptFile, entries
+from cyber_inference_tui.monitor.kernel_files import KeptFile, ProbeTimer, entries
 from cyber_inference_tui.monitor.rates import percent
 from cyber_inference_tui.records import CpuRecord
 
 _MOST_CORES = 1024
 # Some kernels of x86 machines take 10 ms for each of these.
 _MOST_FREQUENCIES = 16
-_PROBE_SECONDS = 30.0
 _LINE = re.compile(rb"^cpu([0-9]{0,4})[ ]+((?:[0-9]{1,18} ){3,15}[0-9]{1,18})$", re.MULTILINE)
 # user nice system idle iowait irq softirq steal; what follows is part of "user" and "nice".
 _COLUMNS = 8
@@ -43,8 +42,7 @@ class CpuSensor:
         self._load = KeptFile(root / "proc/loadavg")
         self._policies = root / "sys/devices/system/cpu/cpufreq"
         self._frequencies: list[KeptFile] = []
-        self._clock = clock
-        self._next_probe = float("-inf")
+        self._timer = ProbeTimer(clock)
         self._before: dict[int, Times] = {}
 
     def read(self) -> CpuRecord | None:
@@ -67,8 +65,7 @@ class CpuSensor:
         return None if record == CpuRecord() else record
 
     def _probed(self) -> list[KeptFile]:
-        if (now := self._clock()) >= self._next_probe:
-            self._next_probe = now + _PROBE_SECONDS
+        if self._timer.is_due():
             names = [name for name in entries(self._policies) if name.startswith("policy")]
             self._frequencies = [
                 KeptFile(self._policies / name / "scaling_cur_freq")

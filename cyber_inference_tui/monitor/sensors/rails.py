@@ -12,9 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.monitor.kernel_files import KeptFile, entries, read_line
+from cyber_inference_tui.monitor.kernel_files import KeptFile, ProbeTimer, entries, read_line
 
-_PROBE_SECONDS = 30.0
 _MOST_MONITORS = 16
 _CHANNELS = (1, 2, 3)
 """An INA3221 measures three rails; ``in4`` to ``in7`` are shunt voltages and their sum."""
@@ -43,15 +42,13 @@ class RailSensor:
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._bus = root / "sys/bus/i2c/devices"
-        self._clock = clock
-        self._next_probe = float("-inf")
+        self._timer = ProbeTimer(clock)
         self._rails: dict[str, tuple[KeptFile, KeptFile]] = {}
         self._board: KeptFile | None = None
 
     def read(self) -> PowerReading | None:
         """Return all rails; ``None`` = there are no monitors."""
-        if (now := self._clock()) >= self._next_probe:
-            self._next_probe = now + _PROBE_SECONDS
+        if self._timer.is_due():
             self._probe()
         rails = {
             label: _watts(voltage.number(), current.number())

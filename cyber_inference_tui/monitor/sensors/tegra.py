@@ -13,10 +13,15 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.monitor.device import device_tree, tegra_chip
-from cyber_inference_tui.monitor.kernel_files import KeptFile, entries, read_bytes, read_line
+from cyber_inference_tui.monitor.kernel_files import (
+    KeptFile,
+    ProbeTimer,
+    entries,
+    read_bytes,
+    read_line,
+)
 from cyber_inference_tui.monitor.sensors.rails import PowerReading, RailSensor
 
-_PROBE_SECONDS = 30.0
 _GPU_NODES = frozenset({"gv11b", "gp10b", "ga10b", "gb10b", "gpu"})
 """Names of the GPU in the device tree: Xavier, TX2, Orin, Thor; ``gpu`` since JetPack 6."""
 # Places of the load if devfreq has none: Xavier and JetPack 5, then Orin since JetPack 6.
@@ -62,10 +67,9 @@ class TegraSensor:
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._root = root
-        self._clock = clock
+        self._timer = ProbeTimer(clock)
         self._chip = tegra_chip(device_tree(root, "compatible"))
         self._rails = RailSensor(root, clock)
-        self._next_probe = float("-inf")
         self._load: KeptFile | None = None
         self._gpu_clock: KeptFile | None = None
         self._memory_clock: KeptFile | None = None
@@ -75,8 +79,7 @@ class TegraSensor:
         """Return a reading; ``None`` = this is no Jetson."""
         if self._chip is None:
             return None
-        if (now := self._clock()) >= self._next_probe:
-            self._next_probe = now + _PROBE_SECONDS
+        if self._timer.is_due():
             self._probe()
         load = self._load.number() if self._load else None
         return TegraReading(

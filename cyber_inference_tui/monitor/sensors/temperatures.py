@@ -12,13 +12,13 @@ from pathlib import Path
 
 from cyber_inference_tui.monitor.kernel_files import (
     KeptFile,
+    ProbeTimer,
     celsius,
     entries,
     read_bytes,
     read_line,
 )
 
-_PROBE_SECONDS = 30.0
 _MOST_SENSORS = 64
 _SUFFIX = re.compile(r"[-_]therm(?:al)?$")
 _INPUT = re.compile(r"temp([0-9]{1,3})_input")
@@ -35,8 +35,7 @@ class TemperatureSensor:
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._thermal = root / "sys/class/thermal"
         self._hwmon = root / "sys/class/hwmon"
-        self._clock = clock
-        self._next_probe = float("-inf")
+        self._timer = ProbeTimer(clock)
         self._files: dict[str, KeptFile] = {}
 
     def read(self) -> dict[str, float | None] | None:
@@ -45,8 +44,7 @@ class TemperatureSensor:
         A zone is named after its type, in lower case and without ``-therm`` or ``-thermal``
         (``cpu``, ``gpu``, ``tj``); a chip's sensor after the chip and its own label.
         """
-        if (now := self._clock()) >= self._next_probe:
-            self._next_probe = now + _PROBE_SECONDS
+        if self._timer.is_due():
             self._probe()
         return {name: celsius(file.number()) for name, file in self._files.items()} or None
 
