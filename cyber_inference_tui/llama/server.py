@@ -46,7 +46,7 @@ from cyber_inference_tui.llama.health import (
 from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts, is_protocol_line
 from cyber_inference_tui.llama.log_ring import LogRing
 from cyber_inference_tui.llama.needs import Footprint
-from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, PipeProtocol
+from cyber_inference_tui.llama.pipe_protocol import PipeProtocol, wait_killed
 from cyber_inference_tui.llama.port_owner import foreign_listener
 from cyber_inference_tui.records import LogLevel
 
@@ -324,10 +324,7 @@ class ServerProcess:
         if not self.exited.done():
             _logger.warning("%s did not stop within %g s: killing it", self._launch.name, timeout)
             self.kill()
-            await asyncio.wait({self.exited}, timeout=2 * KILL_TIMEOUT)
-        if not self.exited.done():
-            raise TimeoutError(f"process {self.pid} does not die (it hangs in the kernel)")
-        return self.exited.result()
+        return await wait_killed(self.exited, self.pid)
 
     def kill(self) -> None:
         """SIGKILL the whole process group at once. Other descendants follow when the process is
