@@ -31,7 +31,7 @@ _GPU_RAILS = ("VDD_GPU", "GPU")
 """Rails that feed only the GPU."""
 
 
-class Sampler:
+class MachineSampler:
     """Samples the machine. ``sample`` blocks: call it in a thread, one call at a time.
 
     ``root`` contains the machine's ``proc/``, ``sys/``, ``etc/`` and ``var/``, ``container`` those

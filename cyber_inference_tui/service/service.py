@@ -31,7 +31,7 @@ from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.monitor.nvml import Nvml
-from cyber_inference_tui.monitor.sampler import Sampler
+from cyber_inference_tui.monitor.sampler import MachineSampler
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     HubFilesRecord,
@@ -142,7 +142,7 @@ class Service:
         )
         self.monitoring = Monitoring(
             current=current,
-            make_sampler=partial(Sampler, loaded.settings.system_root, nvml=nvml),
+            make_sampler=partial(MachineSampler, loaded.settings.system_root, nvml=nvml),
             states=self.scheduler.states,
             events=self.events,
             now=utc_now,

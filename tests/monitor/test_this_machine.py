@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from cyber_inference_tui.monitor.nvml import Nvml
-from cyber_inference_tui.monitor.sampler import Sampler
+from cyber_inference_tui.monitor.sampler import MachineSampler
 
 BUSY = """\
 import time
@@ -22,8 +22,8 @@ print("done", flush=True)
 """
 
 
-def taker(*disks: Path) -> Sampler:
-    return Sampler(disks=disks, nvml=Nvml(load=lambda: None))
+def taker(*disks: Path) -> MachineSampler:
+    return MachineSampler(disks=disks, nvml=Nvml(load=lambda: None))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
