@@ -31,8 +31,7 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 def read_tail(path: Path, limit: int) -> bytes:
-    """Return whole lines from the end of a regular file, at most ``limit`` bytes; see
-    ``read_file``."""
+    """Return whole lines from the end of a file, at most ``limit`` bytes; see ``read_file``."""
     with _opened(path) as file:
         cut = max(0, os.fstat(file.fileno()).st_size - limit)
         file.seek(cut)
@@ -86,8 +85,7 @@ _NO_ROOM = {
 
 
 def has_no_room(error: OSError) -> bool:
-    """Return whether the disk is full or read-only: the program can continue without it for a
-    while."""
+    """Return whether the disk is full or read-only: the program can do without for a while."""
     return error.errno in _NO_ROOM
 
 

@@ -83,8 +83,7 @@ def on_apple_silicon() -> bool:
 
 
 def sysctl(name: str) -> str | None:
-    """Return a value of macOS's ``sysctl(8)``; ``None`` on other systems, and without such a
-    value."""
+    """Return a value of macOS's ``sysctl(8)``; ``None`` = another system, or no such value."""
     return output_of("sysctl", "-n", name) if on_macos() else None
 
 

@@ -46,8 +46,7 @@ def tcp_sockets(proc_net: Path = PROC_NET) -> list[TcpSocket] | None:
 
 
 def hex_address(host: str, port: int) -> bytes:
-    """Encode an address like the list: words of four bytes in the machine's order, then the
-    port."""
+    """Encode an address like the list: four-byte words in the machine's order, then the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     address = socket.inet_pton(family, host)
     words = (address[at : at + 4] for at in range(0, len(address), 4))

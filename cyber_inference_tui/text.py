@@ -27,8 +27,7 @@ MAX_CHARACTERS = 4096
 
 
 def clean_line(text: str, *, limit: int = MAX_CHARACTERS) -> str:
-    """Return ``text`` as one line without escape sequences, controls or bidi marks; tabs become
-    spaces.
+    """Return ``text`` as a line without escape sequences, controls or bidi marks; tabs are spaces.
 
     ``limit`` is in characters; a cut line ends with ``… (+N characters)``.
     """

@@ -41,8 +41,7 @@ def examine(
     container: Path = Path("/"),
     limit: float = LIMIT,
 ) -> tuple[Finding, ...]:
-    """Return every finding. Without the settings ``loaded``, only facts that do not need them are
-    gathered.
+    """Return every finding; without the settings ``loaded`` only those that do not need them.
 
     ``broken`` describes a configuration that cannot be read. ``container`` contains this process's
     own ``proc/`` and ``sys/``. Blocks for at most ``limit`` seconds.

@@ -74,8 +74,7 @@ def machine_facts(root: Path) -> DeviceFacts:
 
 
 def _clocks_pinned(root: Path) -> bool | None:
-    """Return whether every clock of the processors is fixed at its maximum, as jetson_clocks
-    does."""
+    """Return whether every processor clock is fixed at its maximum, as by jetson_clocks."""
     folder = root / "sys/devices/system/cpu/cpufreq"
     bounds = [
         (
@@ -186,8 +185,7 @@ def configuration_facts(loaded: Loaded) -> ConfigurationFacts:
 def broken_configuration(
     error: ConfigError, config: Path | None, environ: Mapping[str, str]
 ) -> ConfigurationFacts:
-    """Describe a configuration that cannot be read. Raises ``ConfigError`` if its path is
-    invalid."""
+    """Describe an unreadable configuration. Raises ``ConfigError`` if its path is invalid."""
     path = config_path(config, environ)
     return ConfigurationFacts(
         path=path, exists=path.exists(), mistakes=tuple(str(error).splitlines())
@@ -246,8 +244,7 @@ def _directory(key: str, path: Path, mounts: Mapping[str, str], *, write: bool) 
 
 
 def mount_table(content: bytes) -> dict[str, str]:
-    """Return file system types by mount point (``proc_mounts(5)``); a later mount hides an
-    earlier one."""
+    """Return file system types by mount point (``proc_mounts(5)``); later mounts win."""
     table = {}
     for line in content.decode("utf-8", "surrogateescape").splitlines():
         fields = line.split(" ")

@@ -40,8 +40,7 @@ class _Health(msgspec.Struct):
 
 
 def service_facts(settings: Settings) -> ServiceFacts:
-    """Examine the service's port and the program that answers there; ports are tested by binding
-    them."""
+    """Examine the service's port and its program. Ports are tested by binding them."""
     record = read_runtime_file(settings.data_dir)
     error = _bind_error(settings.host.strip("[]"), settings.port)
     base = settings.llama_server_base_port
@@ -118,8 +117,7 @@ def _bind_error(host: str, port: int) -> OSError | None:
 
 
 async def _ask(url: str, token: str) -> tuple[bool, StatusRecord | None]:
-    """Return whether ``GET /health`` is answered like a service, and the service's status if
-    available."""
+    """Return whether ``GET /health`` is answered like a service, and its status, if any."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     healthy, status = False, None
     # A program that does not answer like a service is none; earlier results count.

@@ -17,8 +17,7 @@ _AUTO: Final = object()
 
 
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The options that decide a server's memory, context and requests; defaults are
-    llama-server's."""
+    """Options that decide a server's memory, context and requests, with llama-server's defaults."""
 
     context_size: int | None = None
     """Tokens; 0 = the model's own length; ``None`` = not named."""

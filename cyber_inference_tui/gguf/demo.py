@@ -362,8 +362,7 @@ def _up_to_block(columns: int) -> int:
 
 
 def _escaped(token: str) -> str:
-    r"""Return a token in the spelling of the "rwkv" vocabulary: other bytes than ASCII as
-    ``\xNN``."""
+    r"""Return a token in the "rwkv" spelling: other bytes than printable ASCII as ``\xNN``."""
     return "".join(
         "\\\\" if char == "\\" else char if " " <= char <= "~" else f"\\x{ord(char):02x}"
         for char in token

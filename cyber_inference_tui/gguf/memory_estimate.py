@@ -304,8 +304,7 @@ def _reach(metadata: ModelMetadata, kept: list[Layer], batch: _Batch) -> list[in
 
 
 def _attention_numbers(metadata: ModelMetadata) -> int:
-    """Count for each token the queries, keys and values of a layer, some before and after
-    rotation."""
+    """Count for each token the queries, keys and values of a layer, some before rotation, too."""
     heads, kv_heads = metadata.heads or 0, max(metadata.kv_heads or (), default=0)
     key, value = _head_lengths(metadata, windowed=False)
     window_key, window_value = _head_lengths(metadata, windowed=True)
@@ -330,8 +329,7 @@ def _feed_forward_numbers(metadata: ModelMetadata) -> int:
 
 
 def _beside_numbers(metadata: ModelMetadata, kept: list[Layer], largest: int) -> int:
-    """Count for each token what gemma3n and gemma4 hold besides ``largest``, a layer's largest
-    part.
+    """Count for each token the values of gemma3n and gemma4 besides ``largest``, a layer's part.
 
     These are embeddings for all layers at once, several copies at the start. gemma3n also has four
     streams, with their predictions and corrections.
@@ -380,8 +378,7 @@ def _is_latent(metadata: ModelMetadata) -> bool:
 
 
 def _row_bytes(numbers: int, cache_type: str) -> int:
-    """Return the size of a cache row in whole blocks (``ggml_row_size``). Unknown types count as
-    F32."""
+    """Return the size of a cache row in blocks (``ggml_row_size``). Unknown types count as F32."""
     kind = _CACHE_TYPES.get(cache_type.lower(), _CACHE_TYPES["f32"])
     return -(-numbers // kind.values) * kind.bytes
 

@@ -97,8 +97,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_beginning(data: bytes) -> Header:
-    """Return the header in the first bytes of a file, as far as they go: no tensors, and the first
-    keys.
+    """Return the header in the first bytes of a file: no tensors, and only the first keys.
 
     Writers put the architecture's keys before the vocabulary, so 64 KiB contain them all. Raises
     ``GGUFError`` if the bytes are not the start of a GGUF file.
@@ -279,8 +278,7 @@ def _read(cursor: _Cursor) -> Header:
 def _read_metadata(
     cursor: _Cursor, entries: int, values: dict[str, Value], lengths: dict[str, int]
 ) -> None:
-    """Fill in ``values`` and ``lengths``; an array gets its length even if its items are cut
-    off."""
+    """Fill in ``values`` and ``lengths``; an array has a length even if its items are cut off."""
     kept = 0
     for _ in range(entries):
         key = cursor.key()

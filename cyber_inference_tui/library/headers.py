@@ -81,8 +81,7 @@ class HeaderCache:
         self._fetched |= fetched
 
     def read(self, file: ModelFile) -> ModelMetadata:
-        """Return the file's header without its chat template, from the cache or the fetched
-        results.
+        """Return the file's header without chat template, from the cache or the fetched results.
 
         Raises ``GGUFError``. Reads no file.
         """
@@ -120,8 +119,7 @@ class HeaderCache:
 
     @staticmethod
     def _read(file: ModelFile) -> _CachedHeader:
-        """Read the header, or the error in the file. Raises ``GGUFError`` if the system cannot
-        read it."""
+        """Read the header, or the error in the file. Raises ``GGUFError`` for system errors."""
         try:
             found = read_metadata(file.path)
         except GGUFError as error:

@@ -236,8 +236,7 @@ def _folder_name(folder: Path) -> str:
 
 
 def _is_of_kind(model: Candidate, projector: Projector) -> bool:
-    """Return whether the projector's kind (``gemma3``, ``qwen2vl_merger``) names the
-    architecture."""
+    """Return whether the projector's kind (``qwen2vl_merger``) names the architecture."""
     kind = projector.metadata.projector.kind if projector.metadata.projector else None
     architecture = model.metadata.architecture
     return bool(kind and architecture and kind.startswith(architecture))
@@ -255,8 +254,7 @@ def _rank(pair: tuple[int, Projector]) -> tuple[int, int, str]:
 
 
 def _closeness(model: Candidate, projector: Projector, *, alone: bool) -> int:
-    """Rate how certainly the two belong together: 0 = unknown; else the length of the common
-    name."""
+    """Rate how certainly they belong together: 0 = unknown, else the common name's length."""
     named = _projector_base(projector.file.stem)
     base = _base(model.name)
     if named:

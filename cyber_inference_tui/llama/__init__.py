@@ -1,2 +1,1 @@
-"""llama-server: finding and installing it, its arguments, its processes, its logs and its
-memory."""
+"""llama-server: its installation, arguments, processes, logs and memory."""

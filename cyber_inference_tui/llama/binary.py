@@ -1,5 +1,4 @@
-"""Finds llama-server, and probes each build once for its version, options and GPUs. Everything
-blocks."""
+"""Finds llama-server, and probes the abilities of each build once. Everything blocks."""
 
 from __future__ import annotations
 
@@ -100,8 +99,7 @@ def find_llama_server(*, setting: str, data_dir: Path, environ: Mapping[str, str
 
 
 def locate_llama_server(*, setting: str, data_dir: Path, environ: Mapping[str, str]) -> Path:
-    """Return the path of llama-server: from the setting, else the installed one, else from
-    ``PATH``.
+    """Return the path of llama-server: by the setting, else installed, else on ``PATH``.
 
     Raises ``NoLlamaServerError``. The setting is binding: if it names no file, that is an error.
     """

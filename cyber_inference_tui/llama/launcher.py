@@ -303,8 +303,7 @@ class Launcher:
                 mark.close()
 
     async def _check_storage(self, spec: ServerSpec) -> None:
-        """Raise ``ModelLoadError`` if the storage of the files hangs: other loads would wait for
-        this one."""
+        """Raise ``ModelLoadError`` if the files' storage hangs: other loads would have to wait."""
         if spec.path is None or not spec.files:
             return
         try:

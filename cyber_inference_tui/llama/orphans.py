@@ -32,8 +32,7 @@ _MAX_BYTES = 1 << 20
 
 
 class ServerPid(msgspec.Struct, frozen=True):
-    """A server process: its pid, which is also its process group, and its start time
-    (``start_of``)."""
+    """A server process: its pid (also its process group) and start time (``start_of``)."""
 
     pid: int
     started: float
@@ -95,8 +94,7 @@ class PidRecord:
             return []
 
     def kill_orphans(self, timeout: float = 5.0) -> list[KnownProcess]:
-        """Kill the processes that a former service on this data directory left; return them.
-        Blocks.
+        """Kill and return the processes left by a former service on this data directory. Blocks.
 
         Processes without a record, descendants of servers and of other programs, are found by their
         mark. Waits at most twice ``timeout`` seconds for all to be gone.

@@ -135,8 +135,7 @@ _decode_state = msgspec.json.Decoder(thread_safe(_State)).decode
 
 
 class ServerProcess:
-    """A running server. Create it with ``ServerProcess.spawn``; it has ended when ``exited`` is
-    done.
+    """A running server, made by ``ServerProcess.spawn``; it has ended when ``exited`` is done.
 
     ``progress`` is called with 0 to 1 whenever the server reports progress, and with ``None`` for a
     sign of life without a number.
@@ -301,8 +300,7 @@ class ServerProcess:
         self.kill()
 
     async def stop(self, timeout: float) -> int:
-        """Ask the server to exit, kill its process group after ``timeout`` seconds; return the exit
-        code.
+        """Ask the server to exit, kill its group after ``timeout`` seconds; return the exit code.
 
         Returns only when the process and its descendants are gone and all output is read. It may be
         called at any time, and twice.
@@ -327,8 +325,7 @@ class ServerProcess:
         return await wait_killed(self.exited, self.pid)
 
     def kill(self) -> None:
-        """SIGKILL the whole process group at once. Other descendants follow when the process is
-        gone."""
+        """SIGKILL the process group at once. Other descendants follow when the process is gone."""
         if self.pid <= 0 or self._process_gone.done():
             # Group 0 would be our own, and a released number may belong to another process by now.
             return

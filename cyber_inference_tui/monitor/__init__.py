@@ -1,2 +1,1 @@
-"""Reads the state of this machine without root: memory, processors, temperatures, power and
-GPUs."""
+"""Reads the state of this machine without root: memory, processors, heat, power and GPUs."""

@@ -120,8 +120,7 @@ def _reclaimable(stat: bytes, version: _Version) -> int:
 
 
 def _own_groups(content: bytes) -> tuple[str, str]:
-    """Return this process's paths below the mounts of version 1's memory controller and of
-    version 2."""
+    """Return our paths below the mounts of version 1's memory controller and of version 2."""
     v1 = v2 = "/"
     for entry in content.decode("utf-8", "surrogateescape").splitlines()[:64]:
         number, _, rest = entry.partition(":")

@@ -104,8 +104,7 @@ def l4t_release(content: bytes) -> str | None:
 
 
 def jetpack(release: str) -> str | None:
-    """Return the JetPack for a release of Linux for Tegra; only its major version if that is all
-    we know."""
+    """Return the JetPack for a release of Linux for Tegra, or only its major version."""
     exact = _JETPACK.get(release) or _JETPACK.get(release.removesuffix(".0"))
     return exact or _JETPACK_MAJOR.get(int(release.partition(".")[0]))
 

@@ -40,8 +40,7 @@ class MemoryReader:
         self._visible = visible_gpus(environment.get("CUDA_VISIBLE_DEVICES"))
 
     def read(self, pids: Collection[int] = (), variables: Collection[str] = ()) -> MemoryReading:
-        """Return the memory of the machine, its GPUs, and those of the processes ``pids`` that
-        still run.
+        """Return the memory of the machine, its GPUs, and those of ``pids`` that still run.
 
         ``variables`` are the values of ``CUDA_VISIBLE_DEVICES`` of single models. Raises nothing. A
         machine that does not report its memory has 0 bytes.

@@ -85,8 +85,7 @@ class Nvml:
             return None
 
     def is_unsupported(self, function: str, *arguments: Any) -> bool:
-        """Return whether the driver reports that this GPU lacks the function, rather than an
-        error."""
+        """Return whether the driver reports that this GPU lacks the function."""
         module = self._module
         try:
             getattr(module, function)(*arguments)
@@ -139,8 +138,7 @@ def _errors(module: Any) -> tuple[type[BaseException], ...]:
 
 
 def visible_gpus(variable: str | None) -> Sequence[str] | None:
-    """Return the entries of ``CUDA_VISIBLE_DEVICES``; ``None`` = it is not set: all GPUs are
-    visible.
+    """Return the entries of ``CUDA_VISIBLE_DEVICES``; ``None`` = not set: all GPUs are visible.
 
     As in the CUDA programming guide, entries are indexes or (shortened) UUIDs; the first other
     entry hides itself and all that follow.

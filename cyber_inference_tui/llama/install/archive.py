@@ -30,8 +30,7 @@ _LINK_LIMIT = 4096
 
 
 class ArchiveLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The most that an archive may contain: ``size`` in bytes when unpacked, ``count`` in
-    entries."""
+    """The limits of an archive: ``size`` in bytes when unpacked, ``count`` in entries."""
 
     size: int = 2 << 30
     count: int = 5000

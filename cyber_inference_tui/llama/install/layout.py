@@ -262,8 +262,7 @@ def _force_file(path: Path) -> None:
 
 
 def link_program(folder: Path) -> None:
-    """Make ``bin/llama-server`` for ``lib/llama-server``. Raises ``InstallError`` if it is
-    missing."""
+    """Make ``bin/llama-server`` for ``lib/llama-server``. Raises ``InstallError`` without it."""
     program = folder / "lib" / PROGRAM
     if not program.is_file():
         raise InstallError(f"The build holds no {PROGRAM}.")

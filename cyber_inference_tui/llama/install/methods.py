@@ -79,8 +79,7 @@ def gather_install_facts(root: Path, environ: Mapping[str, str]) -> InstallFacts
 
 
 def install_methods(facts: InstallFacts) -> tuple[InstallSource, ...]:
-    """Return all methods in the order in which ``auto`` tries them; it chooses the first possible
-    one.
+    """Return all methods in the order of ``auto``, which chooses the first possible one.
 
     Network errors only show when a method is tried.
     """

@@ -1,5 +1,7 @@
-"""Reads the space and the traffic of the disks with our files. Source:
-``admin-guide/iostats.rst``."""
+"""Reads the space and the traffic of the disks with our files.
+
+Source: ``admin-guide/iostats.rst``.
+"""
 
 from __future__ import annotations
 

@@ -29,8 +29,7 @@ class NetworkSensor:
         self._rates: dict[str, tuple[Rate, Rate]] = {}
 
     def read(self) -> tuple[NetworkRecord, ...] | None:
-        """Return the interfaces that lead out of the machine; ``None`` = the file cannot be
-        read."""
+        """Return the interfaces that lead out of the machine; ``None`` = the file is unreadable."""
         content = self._file.read()
         if content is None:
             return None
