@@ -1,4 +1,4 @@
-"""Rows of models: what the columns say, their order, the filter."""
+"""The table of models: its cells, its order and its filter."""
 
 from __future__ import annotations
 
