@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 from cyber_inference_tui.gguf import demo
-from cyber_inference_tui.gguf.writer import Tensor, f32_vector, gguf_bytes
+from cyber_inference_tui.gguf.file_writer import Tensor, f32_vector, gguf_bytes
 
 _Q8_0 = 8
 _LAYER_BYTES = 50_000_000

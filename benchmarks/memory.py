@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cyber_inference_tui.gguf.demo import write_demo
-from cyber_inference_tui.gguf.memory import MemoryEstimate
+from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
 from tests.gguf import synthetic, synthetic_recurrent
 from tests.gguf.synthetic import Synthetic
 from tests.gguf.synthetic_projector import projector

@@ -32,8 +32,8 @@ import psutil
 import uvloop
 
 from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.partial import Origin
-from cyber_inference_tui.hub.transfer import Pace, Transfer, Transport, open_session
+from cyber_inference_tui.hub.partial import HubFile
+from cyber_inference_tui.hub.transfer import Transfer, TransferContext, TransferLimits, open_session
 
 _TICK = 0.001
 
@@ -68,12 +68,12 @@ def serve(source: Path) -> None:
         threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
 
 
-async def _transfer(port: int, origin: Origin, target: Path) -> Outcome:
-    pace = Pace()
+async def _transfer(port: int, origin: HubFile, target: Path) -> Outcome:
+    pace = TransferLimits()
     executor = ThreadPoolExecutor(4)
     session = open_session(pace)
     endpoint = HubEndpoint(url=f"http://127.0.0.1:{port}")
-    transport = Transport(
+    transport = TransferContext(
         session=session,
         endpoint=lambda: endpoint,
         executor=executor,
@@ -118,7 +118,7 @@ async def _watch_loop() -> float:
         return late
 
 
-def _ours(port: int, origin: Origin, target: Path) -> Outcome:
+def _ours(port: int, origin: HubFile, target: Path) -> Outcome:
     command = [sys.executable, "-m", "benchmarks.transfer", "--child", str(port), str(target)]
     run = subprocess.run(
         command, input=msgspec.json.encode(origin), stdout=subprocess.PIPE, check=True
@@ -126,7 +126,7 @@ def _ours(port: int, origin: Origin, target: Path) -> Outcome:
     return msgspec.json.decode(run.stdout, type=Outcome)
 
 
-def _curl(port: int, origin: Origin, target: Path) -> Outcome:
+def _curl(port: int, origin: HubFile, target: Path) -> Outcome:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     subprocess.run(["curl", "-sS", "-o", target, f"http://127.0.0.1:{port}/"], check=True)
@@ -157,7 +157,7 @@ def main() -> int:
     if options.serve:
         serve(options.serve)
     if options.child:
-        origin = msgspec.json.decode(sys.stdin.buffer.read(), type=Origin)
+        origin = msgspec.json.decode(sys.stdin.buffer.read(), type=HubFile)
         outcome = uvloop.run(_transfer(int(options.child[0]), origin, Path(options.child[1])))
         sys.stdout.buffer.write(msgspec.json.encode(outcome))
         return 0
@@ -166,7 +166,7 @@ def main() -> int:
         folder = Path(name)
         source = folder / "source"
         size = options.megabytes * 1_000_000
-        origin = Origin(
+        origin = HubFile(
             repo="o/n", revision="0" * 40, path="a.gguf", size=size, sha256=_make(source, size)
         )
         command = [sys.executable, "-m", "benchmarks.transfer", "--serve", str(source)]

@@ -1,15 +1,57 @@
 """The program's errors: each has a stable code, an HTTP status, an exit code and a sentence.
 
-The command line prints ``message`` (and ``hint``), the HTTP layer renders it in the shape the
-client expects, and logs show it. Nothing else is raised on purpose for a user to read.
+The command line prints ``message`` and ``hint``, the HTTP layer sends it in the shape that the
+client expects, and logs show it. Nothing else is raised on purpose for a user to read::
+
+    CyberError
+    ├── InvalidRequestError            the request
+    ├── ModelNotFoundError
+    ├── NotFoundError
+    ├── MethodNotAllowedError
+    ├── ConflictError
+    ├── UnsupportedMediaTypeError
+    ├── RequestTimeoutError
+    ├── RequestTooLargeError
+    ├── TooManyConnectionsError
+    ├── InvalidApiKeyError             access
+    ├── AdminLoginError
+    │   └── InvalidAdminPasswordError
+    ├── TooManyLoginsError
+    ├── ForbiddenHostError
+    │   └── ForbiddenOriginError
+    ├── QueueFullError                 models and their servers
+    ├── QueueTimeoutError
+    ├── ModelLoadError
+    ├── InsufficientMemoryError
+    ├── NoLlamaServerError
+    ├── UpstreamError
+    ├── GGUFError
+    ├── ShuttingDownError              the service
+    ├── NoServiceError
+    ├── ConfigError
+    │   └── ConfigWriteError
+    ├── StorageError
+    ├── DiskFullError
+    ├── InstallError                   getting a llama-server
+    │   ├── UnusableBuildError
+    │   └── BuildError
+    └── HubError                       the model hub
+        ├── HubUnreachableError
+        ├── HubAnswerError
+        ├── HubRateLimitError
+        ├── HubGatedError
+        ├── HubTokenError
+        ├── HubNotFoundError
+        └── DamagedDownloadError
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 _PASSING = frozenset({408, 409, 429})
-"""Statuses below 500 of what may be over by itself: silence, a conflict, too many requests."""
+"""Statuses below 500 of failures that may pass: a timeout, a conflict, too many requests."""
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 class CyberError(Exception):
@@ -17,7 +59,8 @@ class CyberError(Exception):
 
     ``message`` is one plain sentence that names what is wrong; ``hint`` (may be empty) says the
     way out. ``code`` is the machine-readable name, ``status`` the HTTP status, ``type`` OpenAI's
-    error family, ``exit_code`` what the command line ends with.
+    error family, which follows from the status, and ``exit_code`` that of the command line.
+    A subclass names what differs from its base in its class statement.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -26,10 +69,19 @@ class CyberError(Exception):
     exit_code: ClassVar[int] = 1
 
     retry_after: float | None = None
-    """Seconds after which another try may succeed, where that is known."""
+    """Seconds after which another try may succeed, if known."""
     needs_person: bool = False
-    """Whether the same request fails until somebody changes something, though its status is one
-    of a passing failure."""
+    """Whether the same request fails until somebody changes something, though the failure's status
+    is one that may pass."""
+
+    def __init_subclass__(cls, *, status: int = 0, **differing: Any) -> None:
+        super().__init_subclass__()
+        if status:
+            cls.status = status
+            client = "invalid_request_error" if status < 500 else "server_error"
+            cls.type = _TYPES.get(status, client)
+        for name, value in differing.items():
+            setattr(cls, name, value)
 
     def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
         super().__init__(message)
@@ -46,22 +98,15 @@ class CyberError(Exception):
         return self.needs_person or (400 <= self.status < 500 and self.status not in _PASSING)
 
 
-class InvalidRequestError(CyberError):
+# The request
+
+
+class InvalidRequestError(CyberError, code="invalid_request_error", status=400, exit_code=2):
     """The request itself is wrong: broken JSON, a wrong type, no model named."""
 
-    code = "invalid_request_error"
-    status = 400
-    type = "invalid_request_error"
-    exit_code = 2
 
-
-class ModelNotFoundError(CyberError):
+class ModelNotFoundError(CyberError, code="model_not_found", status=404, exit_code=4):
     """No local model has this id or alias, ``name``."""
-
-    code = "model_not_found"
-    status = 404
-    type = "invalid_request_error"
-    exit_code = 4
 
     def __init__(
         self, message: str, *, hint: str = "", param: str | None = None, name: str = ""
@@ -70,21 +115,12 @@ class ModelNotFoundError(CyberError):
         self.name = name
 
 
-class NotFoundError(CyberError):
+class NotFoundError(CyberError, code="not_found", status=404, exit_code=4):
     """A path, key or other named thing does not exist."""
 
-    code = "not_found"
-    status = 404
-    type = "invalid_request_error"
-    exit_code = 4
 
-
-class MethodNotAllowedError(CyberError):
-    """The path exists, the HTTP method does not go with it."""
-
-    code = "method_not_allowed"
-    status = 405
-    type = "invalid_request_error"
+class MethodNotAllowedError(CyberError, code="method_not_allowed", status=405):
+    """The path exists, but not for this HTTP method; ``allow`` lists those it exists for."""
 
     def __init__(
         self,
@@ -96,117 +132,77 @@ class MethodNotAllowedError(CyberError):
     ) -> None:
         super().__init__(message, hint=hint, param=param)
         self.allow = allow
-        """The methods that do go with it."""
 
 
-class ConflictError(CyberError):
-    """What was asked does not go with the present state (a second service, a loaded model)."""
-
-    code = "conflict"
-    status = 409
-    type = "invalid_request_error"
+class ConflictError(CyberError, code="conflict", status=409):
+    """The request conflicts with the present state (a second service, a loaded model)."""
 
 
-class InvalidApiKeyError(CyberError):
-    """``api_keys`` is set and the request carries none of them."""
-
-    code = "invalid_api_key"
-    status = 401
-    type = "authentication_error"
+class UnsupportedMediaTypeError(CyberError, code="unsupported_media_type", status=415):
+    """An admin write that is not ``application/json``, or an unknown content coding."""
 
 
-class AdminLoginError(CyberError):
-    """``admin_password`` is set, and the request carries no token (or an old one): log in."""
-
-    code = "admin_login_required"
-    status = 401
-    type = "authentication_error"
-
-
-class InvalidAdminPasswordError(AdminLoginError):
-    """A login with another password than ``admin_password``."""
-
-    code = "invalid_admin_password"
-
-
-class TooManyLoginsError(CyberError):
-    """Too many logins from one address had a wrong password; it has to wait."""
-
-    code = "too_many_logins"
-    status = 429
-    type = "rate_limit_error"
-
-
-class ForbiddenHostError(CyberError):
-    """The ``Host`` (or the ``Origin``) is not one this service answers to."""
-
-    code = "forbidden_host"
-    status = 403
-    type = "permission_error"
-
-
-class ForbiddenOriginError(ForbiddenHostError):
-    """A web page from another site asked for something only the owner's pages may have."""
-
-    code = "forbidden_origin"
-
-
-class UnsupportedMediaTypeError(CyberError):
-    """An admin write that is not ``application/json``, or a content coding that is not known."""
-
-    code = "unsupported_media_type"
-    status = 415
-    type = "invalid_request_error"
-
-
-class RequestTimeoutError(CyberError):
+class RequestTimeoutError(CyberError, code="request_timeout", status=408):
     """The client began a request and stopped sending it."""
 
-    code = "request_timeout"
-    status = 408
-    type = "invalid_request_error"
 
-
-class RequestTooLargeError(CyberError):
+class RequestTooLargeError(CyberError, code="request_too_large", status=413):
     """The body is larger than ``max_body_size``."""
 
-    code = "request_too_large"
-    status = 413
-    type = "invalid_request_error"
 
-
-class TooManyConnectionsError(CyberError):
+class TooManyConnectionsError(CyberError, code="too_many_connections", status=503, retry_after=1.0):
     """As many clients are being answered as the limit of open files allows."""
 
-    code = "too_many_connections"
-    status = 503
-    type = "server_error"
-    retry_after = 1.0
+
+# Access
 
 
-class QueueFullError(CyberError):
+class InvalidApiKeyError(CyberError, code="invalid_api_key", status=401):
+    """``api_keys`` is set and the request carries none of them."""
+
+
+class AdminLoginError(CyberError, code="admin_login_required", status=401):
+    """``admin_password`` is set and the request carries no valid token: log in."""
+
+
+class InvalidAdminPasswordError(AdminLoginError, code="invalid_admin_password"):
+    """A login with another password than ``admin_password``."""
+
+
+class TooManyLoginsError(CyberError, code="too_many_logins", status=429):
+    """Too many logins from one address had a wrong password; it has to wait."""
+
+
+class ForbiddenHostError(CyberError, code="forbidden_host", status=403):
+    """This service does not answer to the request's ``Host`` or ``Origin``."""
+
+
+class ForbiddenOriginError(ForbiddenHostError, code="forbidden_origin"):
+    """A web page of another site asked for something that only the owner's pages may have."""
+
+
+# Models and their servers
+
+
+class QueueFullError(CyberError, code="queue_full", status=429):
     """``max_queue`` requests wait for this model already."""
-
-    code = "queue_full"
-    status = 429
-    type = "rate_limit_error"
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
-class ModelLoadError(CyberError):
-    """The model's server did not come up, or did not stay.
+class QueueTimeoutError(CyberError, code="queue_timeout", status=503):
+    """The request waited ``queue_timeout`` seconds in vain."""
 
-    ``log_tail`` holds its last lines (plain text); ``out_of_memory`` = it wanted more memory than
-    there was, so that it may come up once there is more; ``needs_person`` = it will not come up
-    before somebody changes its files, its settings or its program.
+
+class ModelLoadError(CyberError, code="model_load_failed", status=503):
+    """The model's server did not start, or ended.
+
+    ``log_tail`` holds its last lines (plain text). ``out_of_memory``: it wanted more memory than
+    there was, and may start once there is more. ``needs_person``: it will not start before
+    somebody changes its files, its settings or its program.
     """
-
-    code = "model_load_failed"
-    status = 503
-    type = "server_error"
 
     def __init__(
         self,
@@ -223,88 +219,66 @@ class ModelLoadError(CyberError):
         self.needs_person = needs_person
 
 
-class InsufficientMemoryError(CyberError):
+class InsufficientMemoryError(
+    CyberError, code="insufficient_memory", status=503, needs_person=True
+):
     """The model does not fit into memory, however many others are unloaded for it."""
 
-    code = "insufficient_memory"
-    status = 503
-    type = "server_error"
-    needs_person = True
 
-
-class QueueTimeoutError(CyberError):
-    """The request waited ``queue_timeout`` seconds in vain."""
-
-    code = "queue_timeout"
-    status = 503
-    type = "server_error"
-
-
-class ShuttingDownError(CyberError):
-    """The service is stopping and takes no new work."""
-
-    code = "shutting_down"
-    status = 503
-    type = "server_error"
-
-
-class UpstreamError(CyberError):
-    """The model's server died or hung while it had the request."""
-
-    code = "upstream_failed"
-    status = 502
-    type = "server_error"
-
-
-class NoServiceError(CyberError):
-    """No service answers at the configured address."""
-
-    code = "no_service"
-    exit_code = 3
-
-
-class ConfigError(CyberError):
-    """The configuration is invalid; the message lists every mistake, one a line."""
-
-    code = "config_invalid"
-    status = 400
-    type = "invalid_request_error"
-    exit_code = 5
-
-
-class ConfigWriteError(ConfigError):
-    """The configuration file cannot be written; nothing is wrong with what was asked."""
-
-    code = "config_not_written"
-    status = 409
-    exit_code = 1
-
-
-class NoLlamaServerError(CyberError):
+class NoLlamaServerError(
+    CyberError, code="model_load_failed", status=503, exit_code=6, needs_person=True
+):
     """No usable ``llama-server`` was found."""
 
-    code = "model_load_failed"
-    status = 503
-    exit_code = 6
-    needs_person = True
+
+class UpstreamError(CyberError, code="upstream_failed", status=502):
+    """The model's server died or hung while it had the request."""
 
 
-class InstallError(CyberError):
-    """A ``llama-server`` could not be fetched or installed; what was installed before stays."""
-
-    code = "install_failed"
+class GGUFError(CyberError, code="unreadable_model", status=400, type="server_error"):
+    """A file is not a readable GGUF model: truncated, hostile or of an unknown version."""
 
 
-class UnusableBuildError(InstallError):
+# The service
+
+
+class ShuttingDownError(CyberError, code="shutting_down", status=503):
+    """The service is stopping and takes no new work."""
+
+
+class NoServiceError(CyberError, code="no_service", exit_code=3):
+    """No service answers at the configured address."""
+
+
+class ConfigError(CyberError, code="config_invalid", status=400, exit_code=5):
+    """The configuration is invalid; the message lists every mistake, one a line."""
+
+
+class ConfigWriteError(ConfigError, code="config_not_written", status=409, exit_code=1):
+    """The configuration file cannot be written; the change itself is valid."""
+
+
+class StorageError(CyberError, code="storage_silent", status=503):
+    """A folder's disk or network mount does not answer."""
+
+
+class DiskFullError(CyberError, code="disk_full", status=507, needs_person=True):
+    """A disk has not enough room for what is to be written to it."""
+
+
+# Getting a llama-server
+
+
+class InstallError(CyberError, code="install_failed"):
+    """A ``llama-server`` could not be fetched or installed; the one installed before stays."""
+
+
+class UnusableBuildError(InstallError, code="install_unusable"):
     """The fetched ``llama-server`` does not run on this machine."""
 
-    code = "install_unusable"
 
-
-class BuildError(InstallError):
+class BuildError(InstallError, code="build_failed"):
     """llama-server could not be compiled; ``log_tail`` holds the last lines of the build."""
-
-    code = "build_failed"
 
     def __init__(
         self,
@@ -318,21 +292,14 @@ class BuildError(InstallError):
         self.log_tail = log_tail
 
 
-class GGUFError(CyberError):
-    """A file is not a readable GGUF model: truncated, hostile or of an unknown version."""
-
-    code = "unreadable_model"
-    status = 400
+# The model hub
 
 
-class HubError(CyberError):
-    """The model hub, or what it sends, is in the way."""
-
-    code = "hub_failed"
-    status = 502
+class HubError(CyberError, code="hub_failed", status=502):
+    """The model hub failed, or what it sends is unusable."""
 
     passing: ClassVar[bool] = False
-    """Whether it may be over by itself after a while."""
+    """Whether another try after a while may succeed."""
 
     def __init__(
         self,
@@ -346,67 +313,29 @@ class HubError(CyberError):
         self.retry_after = retry_after
 
 
-class HubUnreachableError(HubError):
-    """The hub cannot be reached, broke off, or has a failure of its own."""
-
-    code = "hub_unreachable"
-    passing = True
+class HubUnreachableError(HubError, code="hub_unreachable", passing=True):
+    """The hub cannot be reached, closed the connection, or failed itself."""
 
 
 class HubAnswerError(HubError):
-    """An answer that does not go with what was asked for, or with the hub's own list of files."""
+    """An answer that does not match the question, or the hub's own list of files."""
 
 
-class HubRateLimitError(HubError):
+class HubRateLimitError(HubError, code="hub_rate_limited", status=429, passing=True):
     """The hub wants fewer requests from this address or token."""
 
-    code = "hub_rate_limited"
-    status = 429
-    type = "rate_limit_error"
-    passing = True
+
+class HubGatedError(HubError, code="hub_gated", status=403):
+    """The model's licence has to be accepted first, or access to be granted."""
 
 
-class HubGatedError(HubError):
-    """The licence of a model has to be accepted first, or access to it be granted."""
-
-    code = "hub_gated"
-    status = 403
-    type = "permission_error"
-
-
-class HubTokenError(HubError):
+class HubTokenError(HubError, code="hub_token_invalid", status=403):
     """The hub does not know the token."""
 
-    code = "hub_token_invalid"
-    status = 403
-    type = "permission_error"
 
-
-class HubNotFoundError(HubError):
+class HubNotFoundError(HubError, code="hub_not_found", status=404, exit_code=4):
     """The hub has no such repository, version or file, or does not show it."""
 
-    code = "hub_not_found"
-    status = 404
-    type = "invalid_request_error"
-    exit_code = 4
 
-
-class DamagedDownloadError(HubError):
-    """What arrived is not the file that the hub has the digest of."""
-
-    code = "download_damaged"
-
-
-class StorageError(CyberError):
-    """A folder's disk or network mount does not answer."""
-
-    code = "storage_silent"
-    status = 503
-
-
-class DiskFullError(CyberError):
-    """A disk has not enough room for what is to be written to it."""
-
-    code = "disk_full"
-    status = 507
-    needs_person = True
+class DamagedDownloadError(HubError, code="download_damaged"):
+    """The downloaded file does not have the digest that the hub lists."""

@@ -18,7 +18,7 @@ _LISTEN = b"0A"
 
 
 class TcpSocket(NamedTuple):
-    """One socket; addresses are as ``written`` has them."""
+    """One socket; addresses are as ``hex_address`` has them."""
 
     local: bytes
     remote: bytes
@@ -45,7 +45,7 @@ def tcp_sockets(proc_net: Path = PROC_NET) -> list[TcpSocket] | None:
     return found
 
 
-def written(host: str, port: int) -> bytes:
+def hex_address(host: str, port: int) -> bytes:
     """An address as the list has it: words of four bytes in the machine's order, then the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     address = socket.inet_pton(family, host)

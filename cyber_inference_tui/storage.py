@@ -98,7 +98,7 @@ class Storages:
             }
             running = self._running.setdefault(folder, [])
             if len(running) >= self._most or any(due <= now for _, due in running):
-                raise silent(folder)
+                raise silent_storage(folder)
             future = begin(work)
             running.append((future, now + limit))
         return future
@@ -106,7 +106,7 @@ class Storages:
     @staticmethod
     def _result(folder: Path, future: Future[T]) -> T:
         if not future.done():
-            raise silent(folder)
+            raise silent_storage(folder)
         return future.result()
 
 
@@ -131,7 +131,7 @@ def touch(files: Iterable[Path]) -> None:
             path.stat()
 
 
-def silent(folder: Path) -> StorageError:
+def silent_storage(folder: Path) -> StorageError:
     """The error for a folder that does not answer."""
     return StorageError(
         f"{clean_line(str(folder))} does not answer.", hint="Is its disk or network mount there?"

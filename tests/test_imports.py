@@ -58,7 +58,6 @@ def test_the_app_loads_no_server(module: str) -> None:
         "uvloop",
         "huggingface_hub",
         "tomlkit",
-        "prometheus_client",
         "textual.markdown",
     )
     assert loaded(f"cyber_inference_tui.{module}", heavy) == []

@@ -1,4 +1,4 @@
-"""The terminal app, opened: a service found or started for it, or one elsewhere."""
+"""Open the terminal app, on a service that is found, started or elsewhere."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from cyber_inference_tui.tui.app_options import AppOptions
 
 KEYMAP_FILE = "keys.toml"
-"""Beside the configuration file."""
+"""In the folder of the configuration file."""
 
 
 def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> int:
-    """Open the terminal app until it is left; returns the exit code.
+    """Run the terminal app and return the exit code.
 
-    ``attach`` is the URL of a service elsewhere; without it one is found or started here. Raises
-    ``CyberError`` for what keeps it from opening.
+    ``attach`` is the URL of a service elsewhere; without it a service is found or started here.
+    Raises ``CyberError`` if the app cannot open.
     """
     _need_terminal()
-    # Nothing that is made for the start is garbage: looking for it there would take a tenth of the
-    # time. The app has it looked for again once its first page is up.
+    # The start makes no garbage, and collecting it would take a tenth of the time. The app turns
+    # the collector on again once its first page is shown.
     gc.disable()
     loaded = options.load()
     for warning in loaded.warnings:
@@ -38,39 +38,41 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
     prepare_terminal(os.environ)
     if attach is not None:
         return _attach(loaded, attach, readonly=readonly)
-    from cyber_inference_tui.cli.background import (  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.background import (
         find_or_start,
         stop_limit,
         stop_service,
     )
-    from cyber_inference_tui.cli.connection import client_of  # noqa: PLC0415
-    from cyber_inference_tui.tui.app_options import AfterExit  # noqa: PLC0415
+    from cyber_inference_tui.cli.service_access import client_of
+    from cyber_inference_tui.tui.app_options import AfterExit
 
     service = find_or_start(options)
     client = client_of(service.url, loaded.settings)
     launch = _launch(loaded, owned=service.started, readonly=readonly)
     leave = _run(client, launch, demo=options.demo and not service.started)
     if leave is AfterExit.KEEP and service.started:
-        click.echo(f"The service goes on at {service.url}; 'kill {service.pid}' ends it.", err=True)
+        click.echo(
+            f"The service keeps running at {service.url}; 'kill {service.pid}' stops it.", err=True
+        )
     if leave is AfterExit.STOP and service.pid is not None:
         click.echo("Stopping the service …", err=True)
         if not stop_service(service.pid, limit=stop_limit(loaded.settings)):
             raise CyberError(
-                f"The service (pid {service.pid}) does not end.", hint="See the end of its log."
+                f"The service (pid {service.pid}) does not stop.", hint="See the end of its log."
             )
     return 0
 
 
 def _attach(loaded: Loaded, url: str, *, readonly: bool) -> int:
-    from cyber_inference_tui.cli.passwords import Passwords  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.client.address import service_address  # noqa: PLC0415
-    from cyber_inference_tui.client.service_client import ServiceClient  # noqa: PLC0415
+    from cyber_inference_tui.cli.passwords import Passwords
+    from cyber_inference_tui.client.service_client import ServiceClient
+    from cyber_inference_tui.client.service_url import service_address
 
     address = service_address(url)
     passwords = Passwords(loaded.settings.data_dir)
 
     async def renew(client: ServiceClient) -> bool:
-        # Each is tried once: with a wrong one the person is asked.
+        # A kept password is tried once; if it is wrong, the app asks for one.
         for password in passwords.take(address):
             await client.login(password)
             return True
@@ -89,20 +91,20 @@ def _attach(loaded: Loaded, url: str, *, readonly: bool) -> int:
 
 
 def _run(client: ServiceClient, launch: AppOptions, *, demo: bool) -> object:
-    from cyber_inference_tui.tui.app import CyberApp  # noqa: PLC0415 - imports Textual
+    from cyber_inference_tui.tui.app import CyberApp
 
     app = CyberApp(client, launch, add_demo=demo)
     leave = app.run()
     if app.return_code:
-        raise SystemExit(app.return_code)  # it has said why
+        raise SystemExit(app.return_code)  # the app has printed the error
     return leave
 
 
 def _launch(loaded: Loaded, **fields: object) -> AppOptions:
-    from cyber_inference_tui.terminal.charset import charset_of  # noqa: PLC0415 - as above
-    from cyber_inference_tui.tui.app_options import AppOptions  # noqa: PLC0415
-    from cyber_inference_tui.tui.keymap import read_keymap  # noqa: PLC0415
-    from cyber_inference_tui.tui.theme import theme_for  # noqa: PLC0415
+    from cyber_inference_tui.terminal.charset import charset_of
+    from cyber_inference_tui.tui.app_options import AppOptions
+    from cyber_inference_tui.tui.keymap import read_keymap
+    from cyber_inference_tui.tui.theme import theme_for
 
     path = loaded.config_path.with_name(KEYMAP_FILE)
     keymap = read_keymap(path)
@@ -120,9 +122,9 @@ def _launch(loaded: Loaded, **fields: object) -> AppOptions:
 
 
 def prepare_terminal(environ: Mapping[str, str]) -> None:
-    """Tell Textual, before it is imported, to send no more than it must.
+    """Set environment variables that make Textual send less; call it before the import.
 
-    It reads these from the environment; what a person has set stays.
+    Variables that are set already stay.
     """
     wanted = {"TEXTUAL_ANIMATIONS": "none", "TEXTUAL_SMOOTH_SCROLL": "0"}
     if "SSH_CONNECTION" in environ:

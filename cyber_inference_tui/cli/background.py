@@ -1,7 +1,7 @@
-"""A service in the background: found where one runs, else started, and stopped again.
+"""Find a running service, else start one in the background; and stop it again.
 
-Everything here blocks. The service is started in a session of its own, so that no hang-up of a
-terminal reaches it, and it does not depend on whoever started it.
+Everything here blocks. The service is started in a session of its own: it survives the terminal and
+the process that started it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from cyber_inference_tui.client.address import base_url, is_same_service, reachable_url
+from cyber_inference_tui.client.service_url import base_url, is_same_service, reachable_url
 from cyber_inference_tui.errors import AdminLoginError, ConflictError, CyberError, NoServiceError
 from cyber_inference_tui.files import has_no_room
 from cyber_inference_tui.records import endpoints
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from cyber_inference_tui.settings.schema import Settings
 
 START_LIMIT = 20.0
-"""Seconds that a service has from its start until it answers."""
+"""Seconds between the start of a service and its first answer, at most."""
 OUTPUT_FILE = "service-output.log"
-"""In ``data_dir/logs``: what the service prints until it listens, and if it crashes."""
+"""In ``data_dir/logs``: the service's output until it listens, and its traceback if it crashes."""
 
 _POLL = 0.02
 _RECORD_LIMIT = 2.0
-"""Seconds after which a service that wrote nothing down is looked for at its address."""
+"""Seconds without a runtime file after which the service's address is tried."""
 _CONNECT_LIMIT = 2.0
 _ANSWER_LIMIT = 5.0
 _TAIL_BYTES = 4096
@@ -56,11 +56,11 @@ _START_LOCK = "start.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Started:
-    """A service that answers. ``started`` = by us, just now; ``pid`` is ``None`` if not known.
+class FoundService:
+    """A service that answers; ``started`` = by us, just now. ``pid`` is ``None`` if unknown.
 
-    ``token`` is good for its admin endpoints as long as it lives; it is empty for a service that
-    another user or another data directory has.
+    ``token`` opens its admin endpoints while it runs; it is empty for the service of another user
+    or another data directory.
     """
 
     url: str
@@ -69,7 +69,7 @@ class Started:
     pid: int | None = None
 
     def __repr__(self) -> str:
-        # The token is a secret, and this may be logged.
+        # The token is a secret, and a representation may be logged.
         return f"Started(url={self.url!r}, started={self.started}, pid={self.pid})"
 
 
@@ -77,37 +77,37 @@ def find_or_start(
     options: GlobalOptions,
     *,
     limit: float = START_LIMIT,
-    tell: Callable[[str], None] = lambda text: click.echo(text, err=True),
+    notify: Callable[[str], None] = lambda text: click.echo(text, err=True),
     clock: Callable[[], float] = time.monotonic,
-) -> Started:
-    """The service that answers at the configured address, or in the data directory; else a new one.
+) -> FoundService:
+    """Return the service at the configured address or of the data directory, else start one.
 
-    ``tell`` gets the key and the password, if some had to be made for the address. Raises
-    ``CyberError`` with the service's own last words when it does not come up, and
-    ``NoServiceError`` when another program has the port. Not for a running event loop's thread.
+    ``notify`` gets the key and the password, if some had to be made for the address. Raises
+    ``CyberError`` with the service's last output if it does not start, and ``NoServiceError`` if
+    another program has the port. Do not call it on the thread of a running event loop.
     """
     deadline = clock() + limit
     loaded = options.load()
     found = _find(loaded.settings)
     if found is not None:
         return found
-    from cyber_inference_tui.settings.credentials import make_missing  # noqa: PLC0415
+    from cyber_inference_tui.settings.credentials import make_missing
 
     with _starting_alone(loaded.settings.data_dir, deadline, clock):
-        # Another one may have started it while we waited.
+        # Another process may have started it while we waited.
         loaded = options.load()
         while True:
             found = _find_once_free(loaded.settings, deadline, clock)
             if found is not None:
                 return found
             _check_own_address(loaded.settings)
-            # Here somebody reads what is told; the service's own output goes to a file.
+            # Made here, where somebody reads it: the service's output goes to a file.
             loaded = make_missing(
                 loaded,
                 loaded.settings.host,
                 environ=options.environ,
                 flags=options.flags,
-                tell=tell,
+                tell=notify,
             )
             found = _start(options, loaded, deadline, clock)
             if found is not None:
@@ -115,12 +115,12 @@ def find_or_start(
 
 
 def stop_service(pid: int, *, limit: float) -> bool:
-    """Send SIGTERM and wait for the end, ``limit`` seconds at most; whether it came.
+    """Send SIGTERM and wait ``limit`` seconds at most; return whether the process ended.
 
-    ``stop_limit`` says how long a service may take. A process that is gone counts as ended, and so
-    does one that its parent has yet to notice: an app that is open does not look for it.
+    ``stop_limit`` says how long a service may take. A process that does not exist, or is a zombie,
+    has ended: an open app does not reap the service that it started.
     """
-    import psutil  # noqa: PLC0415 - knows a pid that was given away, and children from others
+    import psutil
 
     until = time.monotonic() + limit
     try:
@@ -136,43 +136,55 @@ def stop_service(pid: int, *, limit: float) -> bool:
         return True
     except psutil.AccessDenied as error:
         raise CyberError(
-            f"The service (pid {pid}) belongs to another user.", hint="Ask that one to stop it."
+            f"The service (pid {pid}) belongs to another user.", hint="Ask that user to stop it."
         ) from error
     return True
 
 
+def has_clients(pid: int) -> bool:
+    """Return whether a connection to the service ``pid`` is open, on any port it listens on."""
+    import psutil
+
+    try:
+        sockets = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
+        return False
+    ports = {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
+    return any(one.status == psutil.CONN_ESTABLISHED and one.laddr.port in ports for one in sockets)
+
+
 def stop_limit(settings: Settings) -> float:
-    """Seconds after which a service that was told to stop has ended, with a margin."""
+    """Return the seconds within which a service ends after SIGTERM, with a margin."""
     return settings.shutdown_timeout + settings.stop_timeout + 20.0
 
 
 # Finding
 
 
-def _find(settings: Settings) -> Started | None:
-    """The service at the configured address, else the one of the data directory.
+def _find(settings: Settings) -> FoundService | None:
+    """Return the service at the configured address, else that of the data directory.
 
-    Raises ``NoServiceError`` if another program has the address and there is none here.
+    Raises ``NoServiceError`` if another program has the address and the directory has no service.
     """
     record = read_runtime_file(settings.data_dir)
     foreign: NoServiceError | None = None
     if settings.port and _listens(url := base_url(settings.host, settings.port)):
         ours = record is not None and is_same_service(record.url, url)
         try:
-            return _known(url, settings, record if ours else None)
+            return _identify(url, settings, record if ours else None)
         except NoServiceError as error:
             foreign = error
     if record is not None and _listens(url := reachable_url(record.url)):
-        # A file may have been left behind: by now the port may be anybody's.
+        # The file may be stale, and the port may belong to another program by now.
         with contextlib.suppress(NoServiceError):
-            return _known(url, settings, record)
+            return _identify(url, settings, record)
     if foreign is not None:
         raise foreign
     return None
 
 
 def _listens(url: str) -> bool:
-    """Whether anybody accepts a connection there: quick to tell, before anything is imported."""
+    """Return whether a port accepts connections; this is quick, and imports nothing."""
     parts = urlsplit(url)
     try:
         address = (parts.hostname or "", parts.port or 80)
@@ -182,45 +194,45 @@ def _listens(url: str) -> bool:
     return True
 
 
-def _known(url: str, settings: Settings, record: RuntimeRecord | None) -> Started:
-    """The service at ``url``; raises ``NoServiceError`` if it is another program.
+def _identify(url: str, settings: Settings, record: RuntimeRecord | None) -> FoundService:
+    """Return the service at ``url``; raises ``NoServiceError`` if it is another program.
 
-    ``record`` is what the service of this data directory has left, where that names this ``url``.
+    ``record`` is the runtime file of this data directory, if it names ``url``.
     """
     if record is not None and data_directory_holder(settings.data_dir) == record.pid:
-        # It lives and says that it is the one: to ask it would only take time.
-        return Started(url=url, token=record.token, pid=record.pid)
-    from cyber_inference_tui.cli.connection import client_of  # noqa: PLC0415 - imports httpx
+        # The lock's holder wrote the file: no need to ask it.
+        return FoundService(url=url, token=record.token, pid=record.pid)
+    from cyber_inference_tui.cli.service_access import client_of
 
     async def ask() -> int | None:
         async with asyncio.timeout(_ANSWER_LIMIT), client_of(url, settings) as client:
             try:
                 return (await client.call(endpoints.STATUS)).pid
             except AdminLoginError:
-                return None  # one of ours, with a password that is not known here
+                return None  # a service of ours with a different password
 
     try:
         pid = asyncio.run(ask())
     except TimeoutError:
         raise NoServiceError(
-            f"What listens at {url} does not answer.",
+            f"The program that listens at {url} does not answer.",
             hint="Stop that program, or choose another address with --host and --port.",
         ) from None
     if record is None or record.pid != pid:
-        # Perhaps not even on this machine: its pid would be somebody else's here.
-        return Started(url=url)
-    return Started(url=url, token=record.token, pid=pid)
+        # It may run on another machine, where its pid means another process.
+        return FoundService(url=url)
+    return FoundService(url=url, token=record.token, pid=pid)
 
 
 @contextlib.contextmanager
 def _starting_alone(data_dir: Path, deadline: float, clock: Callable[[], float]) -> Iterator[None]:
-    """One starter at a time for each data directory; the others find what it started."""
+    """Lock the start for this data directory; others that wait find the started service."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(data_dir / _START_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         if has_no_room(error):
-            # The service starts there all the same, and holds its own lock if it can.
+            # The service starts all the same, and takes its own lock if it can.
             yield
             return
         raise CyberError(
@@ -246,8 +258,8 @@ def _starting_alone(data_dir: Path, deadline: float, clock: Callable[[], float])
 
 def _find_once_free(
     settings: Settings, deadline: float, clock: Callable[[], float]
-) -> Started | None:
-    """Wait while a service holds the data directory: until it answers, or is gone (``None``)."""
+) -> FoundService | None:
+    """Wait until the service of the data directory answers, or has ended (``None``)."""
     while True:
         found = _find(settings)
         if found is not None:
@@ -268,7 +280,7 @@ def _find_once_free(
 
 
 def _check_own_address(settings: Settings) -> None:
-    """A service cannot be started on another machine. Raises ``NoServiceError``."""
+    """Raise ``NoServiceError`` if ``host`` is an address of another machine."""
     host = settings.host.strip("[]")
     try:
         (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
@@ -286,8 +298,8 @@ def _check_own_address(settings: Settings) -> None:
 
 def _start(
     options: GlobalOptions, loaded: Loaded, deadline: float, clock: Callable[[], float]
-) -> Started | None:
-    """A new service; ``None`` when another one took the data directory in the same moment."""
+) -> FoundService | None:
+    """Start a service; ``None`` if another one took the data directory at the same moment."""
     data_dir = loaded.settings.data_dir
     output = data_dir / "logs" / OUTPUT_FILE
     before = read_runtime_file(data_dir)
@@ -296,37 +308,46 @@ def _start(
     except OSError as error:
         where = error.filename or output
         raise CyberError(f"Cannot start the service: {where}: {error.strerror}.") from error
-    patience = clock() + _RECORD_LIMIT
-    while True:
-        record = read_runtime_file(data_dir)
-        if record is not None and record != before and record.pid == pid:
-            # It wrote this down when it had begun to accept requests.
-            return Started(url=reachable_url(record.url), token=record.token, started=True, pid=pid)
-        if clock() > patience:
-            # It may have no room to write it down: then it is asked.
-            patience = clock() + _RECORD_LIMIT
-            with contextlib.suppress(NoServiceError):
-                found = _find(loaded.settings)
-                if found is not None and _end_of(pid) is None:
-                    return replace(found, started=True, pid=pid)
-        ended = _end_of(pid)
-        if ended is not None:
-            if data_directory_holder(data_dir) is not None:
-                return None
-            raise CyberError(
-                f"The service did not start: {_last_words(output) or ended}", hint=f"See {output}."
-            )
-        if clock() > deadline:
-            stop_service(pid, limit=1.0)
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            raise CyberError("The service did not start in time.", hint=f"See {output}.")
-        time.sleep(_POLL)
+    next_look = clock() + _RECORD_LIMIT
+    try:
+        while True:
+            record = read_runtime_file(data_dir)
+            if record is not None and record != before and record.pid == pid:
+                # The service writes the file once it accepts requests.
+                url = reachable_url(record.url)
+                return FoundService(url=url, token=record.token, started=True, pid=pid)
+            if clock() > next_look:
+                # Its disk may be full: then it answers without having written the file.
+                next_look = clock() + _RECORD_LIMIT
+                with contextlib.suppress(NoServiceError):
+                    found = _find(loaded.settings)
+                    if found is not None and _end_of(pid) is None:
+                        return replace(found, started=True, pid=pid)
+            ended = _end_of(pid)
+            if ended is not None:
+                if data_directory_holder(data_dir) is not None:
+                    return None
+                why = _last_words(output) or ended
+                raise CyberError(f"The service did not start: {why}", hint=f"See {output}.")
+            if clock() > deadline:
+                _kill(pid)
+                raise CyberError("The service did not start in time.", hint=f"See {output}.")
+            time.sleep(_POLL)
+    except KeyboardInterrupt:
+        _kill(pid)
+        raise
+
+
+def _kill(pid: int) -> None:
+    """End our child, within about a second."""
+    stop_service(pid, limit=1.0)
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def arguments_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
-    """The command line of the service, with the same global options; paths are absolute."""
+    """Return the command line of the service, with the same global options and absolute paths."""
     arguments = [sys.executable, "-P", "-m", "cyber_inference_tui", "--no-ui", "--background"]
     if options.config is not None:
         arguments += ["--config", str(loaded.config_path)]
@@ -336,7 +357,7 @@ def arguments_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
 
 
 def environment_of(environ: Mapping[str, str], loaded: Loaded) -> dict[str, str]:
-    """The environment of the service: ours, with paths that do not count from this directory."""
+    """Return our environment for the service, with relative paths made absolute."""
     result = dict(environ)
     if variable(environ, CONFIG_VARIABLE):
         result[CONFIG_VARIABLE] = str(loaded.config_path)
@@ -347,7 +368,7 @@ def environment_of(environ: Mapping[str, str], loaded: Loaded) -> dict[str, str]
 
 
 def _as_text(value: Any) -> str:
-    import msgspec  # noqa: PLC0415 - is there already, for the settings
+    import msgspec
 
     if isinstance(value, tuple):
         return msgspec.json.encode([str(one) for one in value]).decode()
@@ -355,7 +376,7 @@ def _as_text(value: Any) -> str:
 
 
 def _spawn(arguments: list[str], environ: Mapping[str, str], output: Path) -> int:
-    """Start a process that is not tied to this one; its pid. Raises ``OSError``."""
+    """Start a detached process and return its pid. Raises ``OSError``."""
     null = os.open(os.devnull, os.O_RDWR)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -368,7 +389,7 @@ def _spawn(arguments: list[str], environ: Mapping[str, str], output: Path) -> in
             raise
         file = os.dup(null)
     try:
-        # Not Popen: it would want to be told of the end, which is none of our business later.
+        # Not Popen, which expects us to wait for the end.
         return os.posix_spawn(
             arguments[0],
             arguments,
@@ -379,7 +400,7 @@ def _spawn(arguments: list[str], environ: Mapping[str, str], output: Path) -> in
                 (os.POSIX_SPAWN_DUP2, file, 2),
             ],
             setsid=True,
-            # Python ignores these for itself, and what is ignored would stay so.
+            # Python ignores these signals, and a child inherits that.
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
         )
     finally:
@@ -388,7 +409,7 @@ def _spawn(arguments: list[str], environ: Mapping[str, str], output: Path) -> in
 
 
 def _end_of(pid: int) -> str | None:
-    """How our child ended, in words; ``None`` while it runs."""
+    """Describe how our child ended; ``None`` while it runs."""
     try:
         ended, status = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
@@ -400,7 +421,7 @@ def _end_of(pid: int) -> str | None:
 
 
 def _last_words(output: Path) -> str:
-    """The end of what the service printed, as one line."""
+    """Return the end of the service's output as one line."""
     try:
         with output.open("rb") as file:
             file.seek(max(0, output.stat().st_size - _TAIL_BYTES))

@@ -1,9 +1,9 @@
-"""Answers for the shells' completion scripts: the words that fit at the cursor.
+"""The ``completion`` command, and the answers to the scripts that it prints.
 
-The script starts the program with the shell's name in ``_CYBER_INFERENCE_TUI_COMPLETE``.
-bash gives the line up to the cursor and its ``COMP_WORDBREAKS``, the others give the words
-before the cursor, unquoted. Each line of the answer is a kind (``plain``, ``file`` or ``dir``), a
-tab and a value; zsh and fish also get a tab and a description.
+The script starts the program with the shell's name in ``_CYBER_INFERENCE_TUI_COMPLETE``. bash
+passes the line up to the cursor and its ``COMP_WORDBREAKS``, the other shells pass the words before
+the cursor, unquoted. Each line of the answer is a kind (``plain``, ``file`` or ``dir``), a tab and
+a value; zsh and fish also get a tab and a description.
 """
 
 from __future__ import annotations
@@ -23,15 +23,34 @@ _UNSAFE = re.compile(r"[^\w@%+=:,./-]")
 _UNSAFE_IN_DOUBLE_QUOTES = re.compile(r'[\\"`$]')
 
 
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print the script that completes commands, options, model ids and settings in a shell.
+
+    \b
+    bash:  eval "$(cyber-inference-tui completion bash)"      in ~/.bashrc
+    zsh:   eval "$(cyber-inference-tui completion zsh)"       in ~/.zshrc, after compinit
+    fish:  cyber-inference-tui completion fish | source       in ~/.config/fish/config.fish
+
+    It works for both names of the program. Ids come from the running service; completion
+    never starts one.
+    """
+    from importlib.resources import files
+
+    script = files("cyber_inference_tui.cli") / "shells" / f"completion.{shell}"
+    click.echo(script.read_text("utf-8"), nl=False)
+
+
 class TypedLine(NamedTuple):
-    """A command line of bash, as far as it is typed."""
+    """A command line of bash, up to the cursor."""
 
     words: list[str]
-    """Unquoted; the last one is being typed and may be empty."""
+    """Unquoted; the last word is being typed and may be empty."""
     quote: str
-    """The quote that is open in the last word, or nothing."""
+    """The open quote in the last word, or nothing."""
     kept: int
-    """Characters of the last word that readline leaves alone: up to a quote, a ":" or a "="."""
+    """Characters of the last word that readline does not replace: up to a quote, ":" or "="."""
 
 
 def typed_line(line: str, breaks: str) -> TypedLine:
@@ -63,20 +82,20 @@ def typed_line(line: str, breaks: str) -> TypedLine:
 
 
 def bash_text(value: str, typed: TypedLine) -> str:
-    """The replacement for the typed word, escaped so that bash reads ``value``."""
+    """Return the replacement for the typed word, escaped so that bash reads ``value``."""
     rest = value[typed.kept :]
     if typed.quote == "'":
         text = rest.replace("'", "'\\''")
     else:
         text = (_UNSAFE_IN_DOUBLE_QUOTES if typed.quote else _UNSAFE).sub(r"\\\g<0>", rest)
-    # readline closes a quote, but not behind what looks like the closing one.
+    # readline closes the quote itself, except after a value that ends with a quote.
     return text + typed.quote if typed.quote and text.endswith(typed.quote) else text
 
 
 def answer(
     command: click.Command, program: str, shell: str, argv: Sequence[str], options: GlobalOptions
 ) -> list[str]:
-    """The lines for the script of ``shell``, which gave ``argv``."""
+    """Return the lines for the script of ``shell``, which passed ``argv``."""
     if shell == "bash":
         typed = typed_line(argv[0], argv[1])
         words = typed.words[1:]
@@ -92,7 +111,7 @@ def answer(
 
 
 def _option_of(current: str) -> str:
-    """``--option=`` where a value follows it in the same word: click completes the value alone."""
+    """Return ``--option=`` if a value follows in the same word: click completes the value alone."""
     match = re.match(r"--[^=]+=", current)
     return match[0] if match else ""
 
@@ -102,7 +121,7 @@ def _line(*fields: str) -> str:
 
 
 def matching(items: Sequence[CompletionItem], typed: str) -> list[CompletionItem]:
-    """Those that begin with what is typed, in any case, and that fit on a line."""
+    """Return the items that begin with ``typed``, in any case, and are printable."""
     begun = typed.casefold()
     return [
         item

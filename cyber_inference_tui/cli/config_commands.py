@@ -1,4 +1,4 @@
-"""``init`` and ``config``: making, showing, changing and checking the settings."""
+"""``init`` and ``config``: make, show, change and check the settings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
-from cyber_inference_tui.cli.tables import render_table
+from cyber_inference_tui.cli.text_table import render_table
+from cyber_inference_tui.errors import ConfigError, CyberError
 from cyber_inference_tui.terminal.columns import Cell, Column
 from cyber_inference_tui.terminal.stream import Terminal, stdout_terminal
+from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -25,9 +27,8 @@ if TYPE_CHECKING:
 @click.pass_obj
 def init(options: GlobalOptions, as_json: bool) -> None:
     """Create the directories and a commented config.toml; nothing is ever overwritten."""
-    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.settings.edit import write_default  # noqa: PLC0415
-    from cyber_inference_tui.settings.load import config_path, load  # noqa: PLC0415
+    from cyber_inference_tui.settings.edit import write_default
+    from cyber_inference_tui.settings.load import config_path, load
 
     path = config_path(options.config, options.environ)
     try:
@@ -52,7 +53,7 @@ def init(options: GlobalOptions, as_json: bool) -> None:
 def _complete_key(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    from cyber_inference_tui.cli.suggestions import setting_keys  # noqa: PLC0415 - seldom needed
+    from cyber_inference_tui.cli.completion_values import setting_keys
 
     return setting_keys(ctx, incomplete)
 
@@ -60,7 +61,7 @@ def _complete_key(
 def _complete_value(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    from cyber_inference_tui.cli.suggestions import setting_values  # noqa: PLC0415 - as above
+    from cyber_inference_tui.cli.completion_values import setting_values
 
     return setting_values(ctx, incomplete)
 
@@ -74,8 +75,8 @@ def config() -> None:
 @json_option
 @click.pass_obj
 def show_path(options: GlobalOptions, as_json: bool) -> None:
-    """Print which configuration file is read."""
-    from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
+    """Print the path of the configuration file."""
+    from cyber_inference_tui.settings.load import config_path
 
     path = config_path(options.config, options.environ)
     if as_json:
@@ -84,11 +85,11 @@ def show_path(options: GlobalOptions, as_json: bool) -> None:
         click.echo(path)
 
 
-@config.command(short_help="Print all settings, and where they come from.")
+@config.command(short_help="Print all settings and their sources.")
 @json_option
 @click.pass_obj
 def show(options: GlobalOptions, as_json: bool) -> None:
-    """Print every setting with its value and where that comes from; secrets are masked."""
+    """Print every setting with its value and source; secrets are masked."""
     records = options.load().records()
     if as_json:
         print_json(records)
@@ -108,14 +109,14 @@ def show(options: GlobalOptions, as_json: bool) -> None:
 
 @config.command(short_help="Print one setting's value.")
 @click.argument("key", shell_complete=_complete_key)
-@click.option("--reveal", is_flag=True, help="Print a secret as it is.")
+@click.option("--reveal", is_flag=True, help="Print a secret unmasked.")
 @json_option
 @click.pass_obj
 def get(options: GlobalOptions, key: str, reveal: bool, as_json: bool) -> None:
     """Print one setting's value; a list as one value a line."""
-    from cyber_inference_tui.settings.edit import key_in, split_key  # noqa: PLC0415
+    from cyber_inference_tui.settings.edit import key_in, split_key
 
-    split_key(key)  # an unknown key is told before the mistakes of the file
+    split_key(key)  # report an unknown key before mistakes in the file
     loaded = options.load()
     _, model_id, known = key_in(loaded.settings.models, key)
     record = loaded.record(known, model_id, reveal=reveal)
@@ -128,15 +129,14 @@ def get(options: GlobalOptions, key: str, reveal: bool, as_json: bool) -> None:
 
 
 def _shown(value: Any) -> str:
-    from cyber_inference_tui.settings.example import toml_value  # noqa: PLC0415
-    from cyber_inference_tui.text import clean_line  # noqa: PLC0415
+    from cyber_inference_tui.settings.example import toml_value
 
     if value is None:
         return ""
     return clean_line(value if isinstance(value, str) else toml_value(value))
 
 
-# Unknown options are let through as values: -1 is one.
+# Unknown options count as values, such as -1.
 @config.command(
     "set",
     short_help="Set KEY in the configuration file.",
@@ -150,24 +150,23 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
 
     A list is written a,b or as a TOML array. A model's settings are named models."ID".KEY.
     """
-    from cyber_inference_tui.errors import ConfigError  # noqa: PLC0415
-    from cyber_inference_tui.settings.edit import key_in, set_value, split_key  # noqa: PLC0415
-    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable  # noqa: PLC0415
-    from cyber_inference_tui.settings.load import (  # noqa: PLC0415
+    from cyber_inference_tui.settings.edit import key_in, set_value, split_key
+    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable
+    from cyber_inference_tui.settings.load import (
         config_path,
         load_if_there,
         load_text,
     )
-    from cyber_inference_tui.settings.masks import holds_secret, unmasked_value  # noqa: PLC0415
+    from cyber_inference_tui.settings.masks import holds_secret, unmasked_value
 
     path = config_path(options.config, options.environ)
-    split_key(key)  # an unknown key is told before the mistakes of the file
-    # Of the file alone: a secret of a variable is never copied into it.
+    split_key(key)  # report an unknown key before mistakes in the file
+    # From the file alone, so that a secret in a variable is not copied into it.
     environ = {one: v for one, v in options.environ.items() if not one.startswith(ENV_PREFIX)}
     try:
         present = load_if_there(path, environ=environ, flags={})
     except ConfigError:
-        # What is wrong in it may be what is set here; else it is told when it is written.
+        # This command may correct the mistake; others are reported when the file is written.
         present = load_text("", path, environ=environ, flags={})
     key, model_id, known = key_in(present.settings.models, key)
     new = unmasked_value(key, known, _from_here(known, value), present.value(known, model_id))
@@ -175,14 +174,17 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
     click.echo(f"{path}: {key} is set", err=True)
     name = f"{ENV_PREFIX}{known.name.upper()}"
     if model_id is None and variable(options.environ, name):
-        click.echo(f"warning: {name} is set as well, and wins over the file", err=True)
+        click.echo(f"warning: {name} is also set, and overrides the file", err=True)
     if holds_secret(known, new) and path.stat().st_mode & 0o077:
         click.echo(f"warning: others may read this secret; `chmod 600 {path}` helps", err=True)
 
 
 def _from_here(key: Key, text: str) -> Any:
-    """What is typed: a relative path is meant from here, though the file means its own folder."""
-    from cyber_inference_tui.settings.values import parsed  # noqa: PLC0415
+    """Return the value, with relative paths resolved from the working directory.
+
+    In the file they would be relative to the file's folder.
+    """
+    from cyber_inference_tui.settings.values import parsed
 
     value = parsed(key, text)
     if key.is_path or (key.form == "program" and "/" in text):
@@ -202,8 +204,7 @@ def _absolute(text: str) -> str:
 @click.pass_obj
 def check(options: GlobalOptions, as_json: bool) -> int:
     """Name file, line and key of every mistake; exit code 5 if there is any."""
-    from cyber_inference_tui.errors import ConfigError  # noqa: PLC0415
-    from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
+    from cyber_inference_tui.settings.load import config_path
 
     path = config_path(options.config, options.environ)
     mistakes: list[str] = []

@@ -1,4 +1,4 @@
-"""``doctor``: what would keep this machine from working, each finding with its fix."""
+"""``doctor``: show problems of this machine, each with its fix."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.terminal.stream import (
     BOLD,
     DIM,
@@ -19,6 +20,7 @@ from cyber_inference_tui.terminal.stream import (
     Terminal,
     stdout_terminal,
 )
+from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,30 +28,29 @@ if TYPE_CHECKING:
     from cyber_inference_tui.doctor.records import Finding
 
 _LEVELS = {
-    # level: the word and the colour
+    # level: word, colour
     "ok": ("ok", GREEN),
     "hint": ("hint", DIM),
     "warning": ("warn", YELLOW),
     "error": ("error", RED),
 }
 _LEAST_TEXT = 20
-"""Columns that a text gets at least, however narrow the terminal."""
+"""Minimum columns of a text, however narrow the terminal is."""
 
 
 @click.command()
-@click.option("--offline", is_flag=True, help="Do not ask whether the model hub can be reached.")
+@click.option("--offline", is_flag=True, help="Do not check whether the model hub can be reached.")
 @json_option
 @click.pass_obj
 def doctor(options: GlobalOptions, *, offline: bool, as_json: bool) -> int:
-    """Tell what would keep this machine from working, each finding with its fix.
+    """Show what would keep this machine from working, each finding with its fix.
 
     Nothing is changed. Exit code 0 = no error, 5 = only the configuration is wrong,
     6 = only a usable llama-server is missing, else 1.
     """
-    from cyber_inference_tui.doctor.examination import examine  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.doctor.gather import broken_configuration  # noqa: PLC0415
-    from cyber_inference_tui.doctor.records import exit_code  # noqa: PLC0415
-    from cyber_inference_tui.errors import ConfigError  # noqa: PLC0415
+    from cyber_inference_tui.doctor.examination import examine
+    from cyber_inference_tui.doctor.gather import broken_configuration
+    from cyber_inference_tui.doctor.records import exit_code
 
     loaded = broken = None
     try:
@@ -65,12 +66,12 @@ def doctor(options: GlobalOptions, *, offline: bool, as_json: bool) -> int:
 
 
 def finding_lines(findings: Sequence[Finding], terminal: Terminal) -> list[str]:
-    """The findings by what they are about, and a last line that counts them.
+    """Return the findings grouped by check, and a last line that counts them.
 
-    Texts are wrapped at the terminal's width; a pipe gets each on one line.
+    Texts are wrapped at the terminal's width; in a pipe each is one line.
     """
     lines: list[str] = []
-    # A late finding belongs with the others of its check.
+    # Findings of one check may come separately.
     order = list(dict.fromkeys(finding.check for finding in findings))
     ordered = sorted(findings, key=lambda finding: order.index(finding.check))
     for check, group in groupby(ordered, key=lambda finding: finding.check):
@@ -96,13 +97,11 @@ def _lines_of(finding: Finding, terminal: Terminal) -> Iterable[str]:
 
 
 def _wrapped(text: str, indent: int, terminal: Terminal) -> list[str]:
-    from cyber_inference_tui.text import clean_line  # noqa: PLC0415
-
     text = clean_line(text)
     if terminal.width is None:
         return [text]
     room = max(_LEAST_TEXT, terminal.width - indent)
-    # A path or a command is not broken at its hyphens: it is there to be copied.
+    # Paths and commands are not broken at hyphens, so that they can be copied.
     return textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False) or [""]
 
 
@@ -111,5 +110,5 @@ def _summary(findings: Sequence[Finding]) -> str:
         name: sum(finding.level.value == name for finding in findings)
         for name in ("error", "warning", "hint")
     }
-    told = [f"{n} {name}" if n == 1 else f"{n} {name}s" for name, n in counts.items() if n]
-    return f"{', '.join(told)}." if told else "Nothing is wrong."
+    found = [f"{n} {name}" if n == 1 else f"{n} {name}s" for name, n in counts.items() if n]
+    return f"{', '.join(found)}." if found else "Nothing is wrong."

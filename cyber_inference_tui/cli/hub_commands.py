@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import click
@@ -14,13 +15,22 @@ from cyber_inference_tui.cli.output import (
     print_lines,
     print_note,
 )
+from cyber_inference_tui.errors import ConflictError, CyberError, HubError, NoServiceError
 from cyber_inference_tui.terminal.stream import Terminal, stderr_terminal, stdout_terminal
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.units import duration_text, size_text
 
 if TYPE_CHECKING:
-    from cyber_inference_tui.records import DownloadRecord
+    from cyber_inference_tui.client.service_client import ServiceClient
+    from cyber_inference_tui.hub.model_reference import ModelReference
+    from cyber_inference_tui.records import DownloadRecord, HubModelRecord
+    from cyber_inference_tui.settings.schema import Settings
 
 SORTS = ("downloads", "likes", "trending", "new")
+_POLL = 0.3
+"""Seconds between two requests for a download's record."""
+_UNDER_WAY = ("queued", "running", "verifying")
+_PAUSE_LIMIT = 20.0
 
 
 @click.command("search-models")
@@ -30,7 +40,7 @@ SORTS = ("downloads", "likes", "trending", "new")
     type=click.Choice(SORTS),
     default=SORTS[0],
     show_default=True,
-    help="What comes first; 'new' is what changed last.",
+    help="The order; 'new' sorts by the last change.",
 )
 @click.option(
     "--limit",
@@ -38,15 +48,13 @@ SORTS = ("downloads", "likes", "trending", "new")
     default=20,
     show_default=True,
     metavar="N",
-    help="How many at most.",
+    help="The most results to show.",
 )
 @json_option
 @click.pass_obj
 def search_models(options: GlobalOptions, query: str, sort: str, limit: int, as_json: bool) -> None:
-    """Search the hub for models in GGUF format whose names hold QUERY."""
-    from cyber_inference_tui.cli.hub_calls import search  # noqa: PLC0415 - not for --help
-
-    found = search(options, query, sort=sort, limit=limit)
+    """Search the hub for models in GGUF format with QUERY in their names."""
+    found = _search(options, query, sort, limit)
     if as_json:
         print_json(found)
         return
@@ -56,14 +64,14 @@ def search_models(options: GlobalOptions, query: str, sort: str, limit: int, as_
             stderr_terminal(options.environ),
         )
         return
-    from cyber_inference_tui.cli.model_tables import hub_table  # noqa: PLC0415
+    from cyber_inference_tui.cli.model_tables import hub_table
 
     print_lines(hub_table(found, stdout_terminal(options.environ)))
 
 
 @click.command("download-model")
 @click.argument("model", metavar="REPO[:QUANT]", type=FilledText())
-@click.option("--filename", metavar="F", help="The file to take, by its path or name.")
+@click.option("--filename", metavar="F", help="The file to download, by its path or name.")
 @click.option("--revision", metavar="R", help="A commit, branch or tag; else the newest commit.")
 @json_option
 @click.pass_obj
@@ -77,19 +85,19 @@ def download_model(
     """Download a model from the hub into the models directory.
 
     REPO is ORG/NAME or the address of its page. Without QUANT that is Q4_K_M, then Q8_0, then the
-    first file. Ctrl-C keeps what has arrived; the same command goes on with it.
+    first file. Ctrl-C keeps the bytes that have arrived; the same command continues from there.
+    The service downloads the model; if none runs, this command starts one and stops it afterwards.
     """
-    from cyber_inference_tui.cli.hub_calls import download  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.hub.address import wanted_of  # noqa: PLC0415
-    from cyber_inference_tui.hub.endpoint import read_endpoint  # noqa: PLC0415
+    from cyber_inference_tui.hub.endpoint import read_endpoint
+    from cyber_inference_tui.hub.model_reference import parse_reference
 
     endpoint = read_endpoint(options.load().settings, options.environ).url
-    wanted = wanted_of(model, filename=filename, revision=revision, endpoint=endpoint)
+    wanted = parse_reference(model, filename=filename, revision=revision, endpoint=endpoint)
     terminal = stderr_terminal(options.environ)
     with ProgressLine(terminal) as line:
         progress = DownloadProgress(terminal, line)
         try:
-            record = download(options, wanted, progress.show)
+            record = _download(options, wanted, progress)
         except KeyboardInterrupt:
             line.clear()
             click.echo(progress.stopped(), err=True)
@@ -100,40 +108,149 @@ def download_model(
     click.echo(f"{record.model_id or record.filename} is here.")
 
 
+def _search(options: GlobalOptions, query: str, sort: str, limit: int) -> list[HubModelRecord]:
+    """Return the matching models, found by the service, or by this process if none answers."""
+    import asyncio
+
+    from cyber_inference_tui.cli.service_calls import with_client
+    from cyber_inference_tui.records.queries import SearchQuery
+
+    settings = options.load().settings
+    wanted = SearchQuery(q=query, sort=sort, limit=limit)
+    try:
+        return with_client(settings, lambda client: client.search(wanted))[0]
+    except NoServiceError:
+        from cyber_inference_tui.hub.browse import Browse
+        from cyber_inference_tui.hub.endpoint import read_endpoint
+        from cyber_inference_tui.hub.transfer import TransferLimits, open_session
+
+        async def search() -> list[HubModelRecord]:
+            async with open_session(TransferLimits()) as session:
+                browse = Browse(
+                    endpoint=lambda: read_endpoint(settings, options.environ),
+                    session=lambda: session,
+                    environ=options.environ,
+                )
+                return (await browse.search(query, sort=sort, limit=limit))[0]
+
+        return asyncio.run(search())
+
+
+def _download(
+    options: GlobalOptions, wanted: ModelReference, progress: DownloadProgress
+) -> DownloadRecord:
+    """Have the service download a model, and return the download's last record.
+
+    If no service runs, start one in the background, and stop it in the end unless somebody else
+    uses it by then. Raises ``CyberError``. On ``KeyboardInterrupt`` the download is paused.
+    """
+    from cyber_inference_tui.cli.background import find_or_start
+    from cyber_inference_tui.cli.service_calls import with_client
+
+    service = find_or_start(options)
+    # Loaded after the start, which may have written an API key to the file.
+    settings = options.load().settings
+    try:
+        return with_client(
+            settings, lambda client: _follow(client, wanted, progress), url=service.url
+        )
+    finally:
+        if service.started and service.pid is not None:
+            _stop_if_unused(service.url, service.pid, settings)
+
+
+async def _follow(
+    client: ServiceClient, wanted: ModelReference, progress: DownloadProgress
+) -> DownloadRecord:
+    """Request the download, show its progress until it ends, and return its last record."""
+    import asyncio
+
+    from cyber_inference_tui.records import DownloadStatus, endpoints, queries
+
+    record = await client.call(endpoints.DOWNLOAD, body=queries.NewDownload(*wanted))
+    try:
+        if record.status is DownloadStatus.PAUSED:
+            record = await client.call(endpoints.RESUME_DOWNLOAD, record.id)
+        while record.status in _UNDER_WAY:
+            progress.show(record)
+            await asyncio.sleep(_POLL)
+            known = {one.id: one for one in await client.call(endpoints.DOWNLOADS)}
+            if record.id not in known:
+                raise ConflictError(f"The download of {record.repo} was taken from the list.")
+            record = known[record.id]
+    except asyncio.CancelledError:
+        # Ctrl-C: the bytes that have arrived stay, and the download stays in the list.
+        with contextlib.suppress(CyberError, TimeoutError):
+            async with asyncio.timeout(_PAUSE_LIMIT):
+                await client.call(endpoints.PAUSE_DOWNLOAD, record.id)
+        raise
+    if record.status is DownloadStatus.FAILED:
+        raise HubError(record.error or f"The download of {record.repo} failed.")
+    if record.status is not DownloadStatus.DONE:
+        raise ConflictError(f"The download of {record.repo} was {record.status.value} elsewhere.")
+    return record
+
+
+def _stop_if_unused(url: str, pid: int, settings: Settings) -> None:
+    """Stop a service that this command started, or say that it keeps running for others."""
+    from cyber_inference_tui.cli.background import has_clients, stop_limit, stop_service
+    from cyber_inference_tui.cli.service_calls import with_client
+    from cyber_inference_tui.records import ModelStatus, endpoints
+
+    async def is_busy(client: ServiceClient) -> bool:
+        models = await client.call(endpoints.MODELS)
+        downloads = await client.call(endpoints.DOWNLOADS)
+        idle = {ModelStatus.UNLOADED, ModelStatus.FAILED}
+        return any(one.status not in idle for one in models) or any(
+            one.status in _UNDER_WAY for one in downloads
+        )
+
+    try:
+        busy = with_client(settings, is_busy, url=url)
+    except CyberError:
+        busy = False  # It has ended, or serves nobody.
+    if busy or has_clients(pid):
+        click.echo(
+            f"The service that was started for this download is in use and keeps running at {url}; "
+            "'cyber-inference-tui service stop' stops it.",
+            err=True,
+        )
+    else:
+        stop_service(pid, limit=stop_limit(settings))
+
+
 class DownloadProgress:
-    """On standard error: a bar on a terminal, elsewhere a plain line every ten percent."""
+    """Progress on standard error: a bar on a terminal, else a plain line every ten percent."""
 
     def __init__(self, terminal: Terminal, line: ProgressLine) -> None:
         self._terminal = terminal
         self._line = line
         self._last: DownloadRecord | None = None
-        self._told: tuple[str, int, str | None] | None = None
+        self._printed: tuple[str, int, str | None] | None = None
 
     def show(self, record: DownloadRecord) -> None:
-        """Where it stands."""
+        """Show the state of the download."""
         self._last = record
         if self._line.visible:
             bar = bar_text(_share(record), self._terminal)
             self._line.show(f"{bar} {progress_text(record)}")
             return
         step = (record.status.value, int(10 * _share(record)), record.error)
-        if step != self._told:
-            self._told = step
+        if step != self._printed:
+            self._printed = step
             click.echo(progress_text(record), err=True)
 
     def stopped(self) -> str:
-        """What to say when it was interrupted."""
-        from cyber_inference_tui.units import size_text  # noqa: PLC0415
+        """Return the message for an interrupted download."""
 
         if self._last is None or not self._last.bytes_done:
             return "Stopped before anything had arrived."
         kept = size_text(self._last.bytes_done)
-        return f"Stopped; {kept} of it are kept. The same command goes on from there."
+        return f"Stopped; {kept} are kept. The same command continues the download."
 
 
 def progress_text(record: DownloadRecord) -> str:
-    """One line on a download."""
-    from cyber_inference_tui.units import duration_text, size_text  # noqa: PLC0415
+    """Return a line about a download."""
 
     done = size_text(record.bytes_done)
     total = f" of {size_text(record.bytes_total)}" if record.bytes_total is not None else ""

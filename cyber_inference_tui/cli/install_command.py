@@ -1,4 +1,4 @@
-"""``install-llama``: get a llama-server without touching the system."""
+"""``install-llama``: install a llama-server into the data directory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import click
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import ProgressLine, bar_text, print_json
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.llama.install.report import Meter, Report
+from cyber_inference_tui.llama.install.report import ProgressMeter, Report
 from cyber_inference_tui.terminal.stream import YELLOW, Terminal, stderr_terminal
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
-    from cyber_inference_tui.llama.install.auto import MakeSource
-    from cyber_inference_tui.llama.install.outcome import CheckRecord, InstallRecord
-    from cyber_inference_tui.llama.install.source import Progress, Source
+    from cyber_inference_tui.llama.install.build_source import BuildSource, Progress
+    from cyber_inference_tui.llama.install.installer import MakeSource
+    from cyber_inference_tui.llama.install.report import CheckResult, InstallResult
     from cyber_inference_tui.settings.schema import Settings
 
 SOURCES = ("auto", "github", "debian", "source")
@@ -33,7 +33,7 @@ _REPORT_INTERVAL = 0.2
 
 
 class InstallProgress:
-    """Progress on standard error: a bar on a terminal, one plain line per step elsewhere."""
+    """Progress on standard error: a bar on a terminal, else one plain line per step."""
 
     def __init__(self, terminal: Terminal, line: ProgressLine) -> None:
         self._terminal = terminal
@@ -42,10 +42,10 @@ class InstallProgress:
         self._percent = -1
 
     def begin(self, source: str) -> None:
-        """Another source: its first step tells."""
+        """Do nothing: the first step of a source names it."""
 
     def step(self, text: str, *, upto: float | None = None) -> None:
-        """A new step."""
+        """Show a new step."""
         self._step = self._shown = clean_line(text, limit=500)
         self._percent = -1
         if self._line.visible:
@@ -54,7 +54,7 @@ class InstallProgress:
             click.echo(self._step, err=True)
 
     def advance(self, done: int, total: int | None) -> None:
-        """Draw the bar anew when it would look different."""
+        """Redraw the bar if its percentage has changed."""
         if not total or not self._line.visible:
             return
         percent = 100 * done // total
@@ -64,7 +64,7 @@ class InstallProgress:
             self._line.show(self._shown)
 
     def line(self, text: str) -> None:
-        """What a program prints: a glimpse of it on a terminal, all of it elsewhere."""
+        """Show a line of a program's output: briefly on a terminal, else print it."""
         if not self._line.visible:
             click.echo(clean_line(text), err=True)
         elif text.strip():
@@ -72,37 +72,37 @@ class InstallProgress:
 
 
 class InstallReports:
-    """Progress for another process: reports on standard error, five a second at most."""
+    """Progress for the parent process: reports on standard error, five a second at most."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._meter = Meter()
+        self._meter = ProgressMeter()
         self._clock = clock
         self._next = 0.0
 
     def begin(self, source: str) -> None:
-        """Another source."""
+        """Begin with another source."""
         self._meter.begin(source)
 
     def step(self, text: str, *, upto: float | None = None) -> None:
-        """A new step, told at once."""
+        """Report a new step at once."""
         self._meter.step(text, upto)
-        self._tell(self._meter.report)
+        self._report(self._meter.report)
 
     def advance(self, done: int, total: int | None) -> None:
-        """Told now and then."""
+        """Report progress, at most five times a second."""
         self._meter.advance(done, total)
         if self._clock() >= self._next:
-            self._tell(self._meter.report)
+            self._report(self._meter.report)
 
     def line(self, text: str) -> None:
-        """A line for the log."""
+        """Print a line for the log."""
         click.echo(clean_line(text), err=True)
 
     def failed(self, error: CyberError) -> None:
-        """The end."""
-        self._tell(Report(error=str(error)))
+        """Report the error."""
+        self._report(Report(error=str(error)))
 
-    def _tell(self, report: Report) -> None:
+    def _report(self, report: Report) -> None:
         self._next = self._clock() + _REPORT_INTERVAL
         click.echo(report.line(), err=True)
 
@@ -118,9 +118,9 @@ class InstallReports:
 )
 @click.option("--version", "version", metavar="V", help="This version instead of the newest.")
 @click.option("--force", is_flag=True, help="Install even if there is one already.")
-@click.option("--check", is_flag=True, help="Only tell what is installed and what is newest.")
-@click.option("--rollback", is_flag=True, help="Go back to the one that was in use before.")
-@click.option("--mirror", metavar="URL", help="Debian mirror, if not the one that apt uses.")
+@click.option("--check", is_flag=True, help="Only show the installed and the newest version.")
+@click.option("--rollback", is_flag=True, help="Go back to the version that was in use before.")
+@click.option("--mirror", metavar="URL", help="Debian mirror in place of the one that apt uses.")
 @click.option("--github-api", metavar="URL", help="GitHub's API, or a mirror of it.")
 @click.option("--github-url", metavar="URL", help="GitHub's downloads, or a mirror of them.")
 @click.option("--reports", is_flag=True, hidden=True)
@@ -143,17 +143,17 @@ def install_llama(
     """Get a llama-server into the data directory; nothing is installed system-wide.
 
     "auto" keeps one that is there already, else takes GitHub's, else Debian's, else compiles one.
-    A new one is used only after it has run here; the one before it is kept.
+    A new version is used only after it has run here; the former version is kept.
     """
-    from cyber_inference_tui.llama.install.auto import Installer  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.llama.install.installer import Installer
 
     if mirror is not None and source == "github":
-        raise click.UsageError("--mirror is a Debian mirror and does not go with --from github.")
+        raise click.UsageError("--mirror is a Debian mirror and cannot be used with --from github.")
     if rollback and (check or force or version is not None or source != "auto"):
-        raise click.UsageError("--rollback goes alone.")
+        raise click.UsageError("--rollback cannot be combined with other options.")
     settings = options.load().settings
     terminal = stderr_terminal(options.environ)
-    with ProgressLine(terminal) as line, _told(reports, terminal, line) as progress:
+    with ProgressLine(terminal) as line, _progress(reports, terminal, line) as progress:
         installer = Installer(
             data_dir=settings.data_dir,
             setting=settings.llama_server_path,
@@ -188,20 +188,20 @@ def install_llama(
 
 
 @contextmanager
-def _told(reports: bool, terminal: Terminal, line: ProgressLine) -> Iterator[Progress]:
-    """Who is told of the progress: a person, or with ``reports`` the process that started us.
+def _progress(reports: bool, terminal: Terminal, line: ProgressLine) -> Iterator[Progress]:
+    """Show progress to a person, or with ``reports`` to the process that started us.
 
-    A SIGTERM inside is as a Ctrl-C: what was begun is cleaned up.
+    Inside, SIGTERM works like Ctrl-C: what was begun is cleaned up.
     """
-    told = InstallReports()
+    reporter = InstallReports()
     former = None
     if threading.current_thread() is threading.main_thread():
         former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield told if reports else InstallProgress(terminal, line)
+        yield reporter if reports else InstallProgress(terminal, line)
     except CyberError as error:
         if reports:
-            told.failed(error)
+            reporter.failed(error)
         raise
     finally:
         if former is not None:
@@ -209,7 +209,7 @@ def _told(reports: bool, terminal: Terminal, line: ProgressLine) -> Iterator[Pro
 
 
 class _Hosts(NamedTuple):
-    """Where things are fetched from, if not from where they usually are."""
+    """Mirrors in place of the default hosts."""
 
     mirror: str | None
     api: str | None
@@ -219,42 +219,42 @@ class _Hosts(NamedTuple):
 def _sources(
     name: str, settings: Settings, environ: Mapping[str, str], hosts: _Hosts, *, check: bool
 ) -> list[MakeSource]:
-    """The sources to try, each with its build for GPUs before the plain one."""
-    from cyber_inference_tui.llama.install.build import (  # noqa: PLC0415
+    """Return the sources to try, each with its GPU build before the plain one."""
+    from cyber_inference_tui.llama.install.build_plan import (
         gather_build_facts,
         plan_build,
     )
-    from cyber_inference_tui.llama.install.debian import DebianSource  # noqa: PLC0415
-    from cyber_inference_tui.llama.install.github import GithubSource  # noqa: PLC0415
-    from cyber_inference_tui.llama.install.layout import Layout  # noqa: PLC0415
-    from cyber_inference_tui.llama.install.machine import vulkan_builds  # noqa: PLC0415
-    from cyber_inference_tui.llama.install.releases import (  # noqa: PLC0415
+    from cyber_inference_tui.llama.install.debian import DebianSource
+    from cyber_inference_tui.llama.install.github import GithubSource
+    from cyber_inference_tui.llama.install.hardware import vulkan_builds
+    from cyber_inference_tui.llama.install.layout import Layout
+    from cyber_inference_tui.llama.install.releases import (
         API,
         DOWNLOAD,
         REPOSITORY,
         Releases,
     )
-    from cyber_inference_tui.llama.install.source_build import SourceBuild  # noqa: PLC0415
+    from cyber_inference_tui.llama.install.source_build import SourceBuild
 
     root = settings.system_root
     layout = Layout(settings.data_dir)
     api, download = hosts.api or API, hosts.download or DOWNLOAD
     vulkan = vulkan_builds(root)
 
-    def github(gpu: bool) -> Source:
+    def github(gpu: bool) -> BuildSource:
         return GithubSource(gpu=gpu, api=api, download=download, keep=layout.root)
 
-    def debian(gpu: bool) -> Source:
+    def debian(gpu: bool) -> BuildSource:
         return DebianSource(
             work=layout.scratch("apt"),
-            # Always this machine's own apt: what is fetched has to run here.
+            # Always this machine's own apt: the packages have to run here.
             root=Path("/"),
             environ=environ,
             mirror=hosts.mirror,
             vulkan=gpu,
         )
 
-    def source() -> Source:
+    def source() -> BuildSource:
         return SourceBuild(
             layout=layout,
             releases=Releases(api=api, download=download, repository=REPOSITORY),
@@ -263,7 +263,7 @@ def _sources(
             resume=not check,
         )
 
-    # A build for GPUs that does not even start here is followed by the plain one.
+    # If a GPU build does not start here, the plain one is tried.
     makers: dict[str, list[MakeSource]] = {
         "github": [partial(github, gpu) for gpu in vulkan.github],
         "debian": [partial(debian, gpu) for gpu in vulkan.debian],
@@ -272,7 +272,7 @@ def _sources(
     return makers[name] if name in makers else [make for some in makers.values() for make in some]
 
 
-def _show(record: InstallRecord, *, restored: bool) -> None:
+def _show(record: InstallResult, *, restored: bool) -> None:
     state = "Restored" if restored else "Installed" if record.installed else "Already there:"
     click.echo(f"{state} llama-server {record.version} ({record.source}): {record.path}")
     if record.replaced:
@@ -282,7 +282,7 @@ def _show(record: InstallRecord, *, restored: bool) -> None:
         click.echo(f"Devices: {', '.join(record.devices) or 'CPU'}")
 
 
-def _show_check(record: CheckRecord, *, as_json: bool) -> None:
+def _show_check(record: CheckResult, *, as_json: bool) -> None:
     if as_json:
         print_json(record)
         return

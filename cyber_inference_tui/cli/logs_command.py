@@ -1,4 +1,4 @@
-"""``logs``: the last lines of a log, and with ``-f`` the new ones as they come."""
+"""``logs``: print the last lines of a log, and with ``-f`` new lines as they come."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option, model_argument
 from cyber_inference_tui.cli.output import print_json, print_lines, print_note
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import ModelNotFoundError, NoServiceError
-from cyber_inference_tui.records import endpoints
+from cyber_inference_tui.records import GapEvent, LogEvent, endpoints
 from cyber_inference_tui.terminal.stream import stderr_terminal
 from cyber_inference_tui.text import clean_line
 
@@ -26,7 +27,7 @@ SERVICE = "service"
 
 @click.command()
 @model_argument("source", also=(SERVICE, "install"))
-@click.option("-f", "--follow", is_flag=True, help="Go on with new lines as they come.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines as they come.")
 @click.option(
     "-n",
     "--lines",
@@ -34,18 +35,18 @@ SERVICE = "service"
     default=100,
     show_default=True,
     metavar="N",
-    help="How many of the last lines to show.",
+    help="The number of last lines to print.",
 )
 @json_option
 @click.pass_obj
 def logs(options: GlobalOptions, source: str, follow: bool, lines: int, as_json: bool) -> None:
     """Show the log of the model ID, or of the service when ID is "service".
 
-    Without a running service the log's file is read. With -f a lost connection is made again for
-    half a minute, without losing lines that the service still has. --json prints one object a
-    line, with id, at and text.
+    Without a running service the log's file is read. With -f a lost connection is retried for half
+    a minute, without losing lines that the service still has. --json prints one object a line, with
+    id, at and text.
     """
-    from cyber_inference_tui.cli.actions import with_client  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.service_calls import with_client
 
     loaded = options.load()
     answered = False
@@ -66,7 +67,7 @@ def logs(options: GlobalOptions, source: str, follow: bool, lines: int, as_json:
     try:
         with_client(loaded.settings, show)
     except NoServiceError as error:
-        from cyber_inference_tui.cli.local_logs import local_log  # noqa: PLC0415 - seldom needed
+        from cyber_inference_tui.cli.offline import local_log
 
         found = None if answered else local_log(loaded, source, lines, options.environ)
         if found is None:
@@ -81,13 +82,14 @@ def logs(options: GlobalOptions, source: str, follow: bool, lines: int, as_json:
 
 
 async def _proper_id(client: ServiceClient, name: str) -> str:
-    """The id under which the service publishes the log of ``name`` (an alias, another case)."""
+    """Return the id of the log that the service publishes for ``name``, an alias or another
+    case."""
     if name == SERVICE:
         return name
     try:
         return (await client.call(endpoints.MODEL, name)).id
     except ModelNotFoundError:
-        return name  # a model that was removed may have left its log
+        return name  # the log of a removed model may still exist
 
 
 def _print_lines(name: str, lines: Iterable[tuple[datetime | None, str]], as_json: bool) -> None:
@@ -98,28 +100,20 @@ def _print_lines(name: str, lines: Iterable[tuple[datetime | None, str]], as_jso
     print_lines(clean_line(text) for _, text in lines)
 
 
-def _tell_gap(data: bytes) -> None:
-    import msgspec  # noqa: PLC0415
-
-    from cyber_inference_tui.records import GapEvent  # noqa: PLC0415
-
+def _print_gap(data: bytes) -> None:
     try:
-        anew = msgspec.json.decode(data, type=thread_safe(GapEvent)).topic is None
+        restarted = msgspec.json.decode(data, type=thread_safe(GapEvent)).topic is None
     except msgspec.MsgspecError:
-        anew = False
+        restarted = False
     click.echo(
-        "The service was started anew."
-        if anew
+        "The service has restarted."
+        if restarted
         else "Some lines are missing here: the service no longer has them.",
         err=True,
     )
 
 
 async def _follow(client: ServiceClient, name: str, after: int | None, as_json: bool) -> None:
-    import msgspec  # noqa: PLC0415
-
-    from cyber_inference_tui.records import LogEvent  # noqa: PLC0415
-
     def on_lost() -> None:
         click.echo("The connection to the service was lost; trying again.", err=True)
 
@@ -128,12 +122,12 @@ async def _follow(client: ServiceClient, name: str, after: int | None, as_json: 
     ) as events:
         async for event in events:
             if event.topic == "gap":
-                _tell_gap(event.data)
+                _print_gap(event.data)
                 continue
             try:
                 news = msgspec.json.decode(event.data, type=thread_safe(LogEvent))
             except msgspec.MsgspecError:
-                continue  # an event of a later version
+                continue  # an event of a newer version
             if news.id != name:
                 continue
             _print_lines(name, ((line.at, line.text) for line in news.lines), as_json)

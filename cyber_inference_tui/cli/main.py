@@ -1,6 +1,6 @@
-"""The command line: one group whose commands are imported only when they are used.
+"""The command line: a group of commands, each imported when it is used.
 
-Errors end here, each as one plain sentence on stderr and the exit code that goes with it.
+All errors end here, as one plain sentence on stderr and an exit code.
 """
 
 from __future__ import annotations
@@ -29,71 +29,75 @@ if TYPE_CHECKING:
 PROGRAM = "cyber-inference-tui"
 SHORT_NAME = "citui"
 INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
+"""Exit code after Ctrl-C: 128 plus the signal's number, as in shells."""
 PIPE_CLOSED = 141
-"""Exit code when the reader of our output went away (``| head``), as with SIGPIPE."""
+"""Exit code when the reader of our output has gone (``| head``), as after SIGPIPE."""
 COMPLETION = "_CYBER_INFERENCE_TUI_COMPLETE"
-"""The variable in which a completion script names its shell (see ``cli.completion``)."""
+"""The variable with which a completion script names its shell (see ``cli.completion``)."""
 _LEAVE_SECONDS = 2.0
 _ROOM = "cyber_inference_tui.cli"
 
 
-class Place(NamedTuple):
-    """Where a command is, and its line in ``--help`` (so that help imports nothing)."""
+class CommandEntry(NamedTuple):
+    """The module of a command, and its line in ``--help``, so that help imports no command."""
 
     module: str
     attribute: str
     summary: str
 
 
-SECTIONS: Mapping[str, Mapping[str, Place]] = {
+SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
     "Run": {
-        "serve": Place("serve_command", "serve", "Run the service in the foreground."),
+        "serve": CommandEntry("serve_command", "serve", "Run the service in the foreground."),
     },
     "Models": {
-        "list-models": Place("model_commands", "list_models", "List the local models."),
-        "load": Place("model_commands", "load", "Load a model and wait until it is ready."),
-        "unload": Place("model_commands", "unload", "Unload a model."),
-        "search-models": Place("hub_commands", "search_models", "Search the hub for models."),
-        "download-model": Place("hub_commands", "download_model", "Download a model."),
-        "delete-model": Place("model_commands", "delete_model", "Delete a model's files."),
+        "list-models": CommandEntry("model_commands", "list_models", "List the local models."),
+        "load": CommandEntry("model_commands", "load", "Load a model and wait until it is ready."),
+        "unload": CommandEntry("model_commands", "unload", "Unload a model."),
+        "search-models": CommandEntry(
+            "hub_commands", "search_models", "Search the hub for models."
+        ),
+        "download-model": CommandEntry("hub_commands", "download_model", "Download a model."),
+        "delete-model": CommandEntry("model_commands", "delete_model", "Delete a model's files."),
     },
     "Watch": {
-        "status": Place("status_command", "status", "Show the service and what is loaded."),
-        "logs": Place("logs_command", "logs", "Show a model's log, or the service's."),
+        "status": CommandEntry("status_command", "status", "Show the service and its busy models."),
+        "logs": CommandEntry("logs_command", "logs", "Show a model's log, or the service's."),
     },
     "Settings": {
-        "config": Place("config_commands", "config", "Show, check and change settings."),
-        "init": Place("config_commands", "init", "Create directories and a config.toml."),
+        "config": CommandEntry("config_commands", "config", "Show, check and change settings."),
+        "init": CommandEntry("config_commands", "init", "Create directories and a config.toml."),
     },
     "Set up": {
-        "doctor": Place("doctor_command", "doctor", "Find problems and show their fixes."),
-        "service": Place("service_command", "service", "Keep it running with systemd; stop it."),
-        "install-llama": Place("install_command", "install_llama", "Get a llama-server."),
-        "completion": Place(
-            "completion_command", "completion", "Print a shell's completion script."
+        "doctor": CommandEntry("doctor_command", "doctor", "Find problems and show their fixes."),
+        "service": CommandEntry(
+            "service_command", "service", "Keep it running with systemd; stop it."
+        ),
+        "install-llama": CommandEntry("install_command", "install_llama", "Get a llama-server."),
+        "completion": CommandEntry(
+            "completion", "completion", "Print a shell's completion script."
         ),
     },
 }
-"""The commands under their headings in ``--help``, those that are used most first."""
+"""The commands under their headings in ``--help``, the most used first."""
 
-COMMANDS: Mapping[str, Place] = {
+COMMANDS: Mapping[str, CommandEntry] = {
     name: place for section in SECTIONS.values() for name, place in section.items()
 }
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name and imports one when it is asked for.
+    """A group that knows its commands by name and imports them on use.
 
     Every command also takes the global options, because people type them after it.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, in the order of the table."""
+        """Return all names, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, with the global options added; ``None`` if there is none of that name."""
+        """Return the command with the global options; ``None`` if there is none of that name."""
         place = COMMANDS.get(cmd_name)
         if place is None:
             return None
@@ -104,7 +108,8 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that ``args`` begins with; an unknown one is told with the nearest."""
+        """Return the command that ``args`` begins with; suggest a similar one for an unknown
+        name."""
         if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
             near = close_names(args[0], COMMANDS, 1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
@@ -112,23 +117,23 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands, then the options: commands are looked for more often."""
+        """Write the commands before the options: people look for commands more often."""
         self.format_commands(ctx, formatter)
         click.Command.format_options(self, ctx, formatter)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The lists in ``--help``, without importing a single command."""
+        """Write the sections of ``--help``, without importing a command."""
         longest = max(map(len, COMMANDS))
         for title, section in SECTIONS.items():
             with formatter.section(title):
-                # Of one width, so that all summaries begin in the same column.
+                # Padded, so that all summaries begin in the same column.
                 formatter.write_dl(
                     [(f"{name:<{longest}}", place.summary) for name, place in section.items()]
                 )
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Commands that begin so, without importing one, and options."""
-        from click.shell_completion import CompletionItem  # noqa: PLC0415 - seldom needed
+        """Return the commands and options that begin with ``incomplete``."""
+        from click.shell_completion import CompletionItem
 
         return [
             *(
@@ -141,9 +146,9 @@ class LazyGroup(click.Group):
 
 
 def with_global_options(command: click.Command) -> click.Command:
-    """A copy of ``command`` (and of its subcommands) that also takes the global options.
+    """Return a copy of ``command`` and its subcommands that also takes the global options.
 
-    Names the command uses itself stay its own.
+    Options that the command defines itself stay its own.
     """
     own = {name for param in command.params for name in param.opts}
     added = [p for p in global_options(hidden=True) if not own.intersection(p.opts)]
@@ -185,7 +190,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 def cli(
     ctx: click.Context, no_ui: bool, background: bool, attach: str | None, readonly: bool
 ) -> int:
-    """Run local models: an OpenAI-compatible service that loads and unloads them by itself.
+    """Run local models: an OpenAI-compatible service that loads and unloads them on demand.
 
     Without a command the terminal app opens.
     """
@@ -203,19 +208,19 @@ def cli(
     if no_ui or background:
         if attach is not None:
             raise click.UsageError("--attach opens the terminal app; --no-ui runs a service.")
-        from cyber_inference_tui.cli.serve_command import run_service  # noqa: PLC0415
+        from cyber_inference_tui.cli.serve_command import run_service
 
-        return run_service(ctx.obj, background=background)  # how cli.background starts it
-    from cyber_inference_tui.cli.app_command import open_app  # noqa: PLC0415
+        return run_service(ctx.obj, background=background)
+    from cyber_inference_tui.cli.app_command import open_app
 
     return open_app(ctx.obj, attach=attach, readonly=readonly)
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str], *, name: str = PROGRAM) -> int:
-    """Run one command line; returns the exit code. Whatever goes wrong is said on stderr.
+    """Run one command line and return the exit code; errors go to stderr.
 
-    ``name`` is what the program was called by. Python's development mode (``PYTHONDEVMODE=1``)
-    shows tracebacks of unexpected errors.
+    ``name`` is the name that the program was called by. Python's development mode
+    (``PYTHONDEVMODE=1``) shows tracebacks of unexpected errors.
     """
     if shell := environ.get(COMPLETION):
         return _complete(shell, argv, environ, name)
@@ -241,7 +246,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str], *, name: str = PROGRAM)
         where = f"{error.filename}: " if error.filename else ""
         _say(clean_line(f"{where}{error.strerror or error}."))
         return 1
-    except Exception as error:  # noqa: BLE001 - the last resort: a sentence, not a traceback
+    except Exception as error:  # noqa: BLE001 - the last resort: a sentence, no traceback
         if sys.flags.dev_mode:
             traceback.print_exc()
         _say(
@@ -253,12 +258,12 @@ def run(argv: Sequence[str], environ: Mapping[str, str], *, name: str = PROGRAM)
 
 
 def _complete(shell: str, argv: Sequence[str], environ: Mapping[str, str], name: str) -> int:
-    """Tell a shell what may stand at its cursor; nothing at all where that goes wrong."""
-    from cyber_inference_tui.cli.completion import answer  # noqa: PLC0415 - seldom needed
+    """Print completions for a shell; print nothing if that fails."""
+    from cyber_inference_tui.cli.completion import answer
 
     try:
         lines = answer(cli, name, shell, argv, GlobalOptions(environ=environ))
-    except Exception:  # noqa: BLE001 - somebody is typing: no message may come between
+    except Exception:  # noqa: BLE001 - a message would disturb the line being typed
         if sys.flags.dev_mode:
             traceback.print_exc()
         return 1
@@ -267,7 +272,7 @@ def _complete(shell: str, argv: Sequence[str], environ: Mapping[str, str], name:
 
 
 def _explained(error: CyberError) -> str:
-    """The sentence, its way out, and under a failed load or build the last lines of its log."""
+    """Return the sentence, its hint, and for a failed load or build the end of its log."""
     tail = error.log_tail if isinstance(error, ModelLoadError | BuildError) else ()
     return "\n".join([str(error), *(f"  {line}" for line in tail)])
 
@@ -276,7 +281,7 @@ def _usage(error: click.ClickException) -> str:
     message = error.format_message()
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return message
-    message = " ".join(message.split())  # the choices for an argument come on lines of their own
+    message = " ".join(message.split())  # click puts each choice of an argument on its own line
     if not message.endswith((".", "?")):
         message += "."
     if isinstance(error, click.UsageError) and error.ctx is not None:
@@ -285,13 +290,13 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _say(text: str) -> None:
-    # Standard error may be closed as well: then there is nobody to tell.
+    # Standard error may be closed, too.
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
 
 
 def _discard_stdout() -> None:
-    """Nobody reads any more: keep Python from complaining when it flushes at the end."""
+    """Point stdout to ``/dev/null``, so that Python's flush at exit does not fail."""
     with contextlib.suppress(OSError, ValueError):
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, sys.stdout.fileno())
@@ -299,16 +304,16 @@ def _discard_stdout() -> None:
 
 
 def main() -> None:
-    """Entry point of the installed program."""
+    """Run the installed program."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A name that the terminal's encoding lacks is no reason to fail.
+            # Replace characters that the terminal's encoding lacks.
             stream.reconfigure(errors="replace")
-    called = os.path.basename(sys.argv[0])  # noqa: PTH119 - a Path takes longer
+    called = os.path.basename(sys.argv[0])  # noqa: PTH119 - quicker than a Path
     code = run(sys.argv[1:], os.environ, name=SHORT_NAME if called == SHORT_NAME else PROGRAM)
     if COMPLETION not in os.environ:
-        from cyber_inference_tui.storage import end_process_within  # noqa: PLC0415 - takes time
+        from cyber_inference_tui.storage import end_process_within
 
-        # The interpreter waits for threads, also for those that hang on a disk.
+        # The interpreter would wait for threads that hang on a disk.
         end_process_within(_LEAVE_SECONDS, code)
     sys.exit(code)

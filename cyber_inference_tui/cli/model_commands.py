@@ -10,6 +10,7 @@ from cyber_inference_tui.cli.options import GlobalOptions, json_option, model_ar
 from cyber_inference_tui.cli.output import ProgressLine, print_json, print_lines, print_note
 from cyber_inference_tui.terminal.stream import DIM, stderr_terminal, stdout_terminal
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.units import size_text
 
 if TYPE_CHECKING:
     from cyber_inference_tui.records import ModelRecord
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def list_models(options: GlobalOptions, as_json: bool) -> None:
-    """List the local models and their states, then the files that cannot be used, and why.
+    """List the local models and their states, then unusable files with the reason.
 
     Without a running service the model directories are read, and every model is unloaded.
-    MEMORY is what a loaded model uses, or with a "~" what it is expected to need. With --json,
-    the files that cannot be used go to stderr.
+    MEMORY is the memory that a loaded model uses, or with a "~" its estimate. With --json,
+    unusable files go to stderr.
     """
-    from cyber_inference_tui.cli.actions import all_models  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.service_calls import all_models
 
     found = all_models(options)
     if as_json:
@@ -35,14 +36,14 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
         return
     notes = stderr_terminal(options.environ)
     if found.absence and notes.interactive:
-        print_note(f"{found.absence} This is what lies on disk.", notes)
+        print_note(f"{found.absence} These are the models on the disk.", notes)
     if not found.records:
         print_note(
             f"There are no models in {clean_line(found.directory)} yet: put .gguf files there, "
             "get one with 'cyber-inference-tui download-model', or try --demo.",
             notes,
         )
-    from cyber_inference_tui.cli.model_tables import library_table, problem_lines  # noqa: PLC0415
+    from cyber_inference_tui.cli.model_tables import library_table, problem_lines
 
     terminal = stdout_terminal(options.environ)
     lines = library_table(found.records, terminal) if found.records else []
@@ -59,16 +60,15 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
 def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool) -> None:
     """Delete the files of the model ID.
 
-    Only models in the models directory can be deleted, and none that is loaded. A projector goes
-    with its last model.
+    Only models in the models directory can be deleted, and none that is loaded. A projector is
+    deleted with its last model.
     """
-    from cyber_inference_tui.cli.actions import deletable_model  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.units import size_text  # noqa: PLC0415
+    from cyber_inference_tui.cli.service_calls import deletable_model
 
     record, delete = deletable_model(options, model_id)
     if not yes:
         if not stderr_terminal(options.environ).interactive:
-            raise click.UsageError("Nobody can be asked here: give --yes.")
+            raise click.UsageError("There is no terminal to ask on: give --yes.")
         size = f" ({size_text(record.size_bytes)})" if record.size_bytes is not None else ""
         click.confirm(f"Delete {record.id}{size}?", abort=True, err=True)
     deleted = delete()
@@ -85,9 +85,9 @@ def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool
 def load(options: GlobalOptions, model_id: str, as_json: bool) -> None:
     """Load the model ID and wait until it can answer.
 
-    When it fails, the reason and the last lines of its log are printed.
+    If that fails, the reason and the last lines of its log are printed.
     """
-    from cyber_inference_tui.cli.actions import load_model  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.service_calls import load_model
 
     with ProgressLine(stderr_terminal(options.environ)) as progress:
         record = load_model(options, model_id, progress)
@@ -96,12 +96,12 @@ def load(options: GlobalOptions, model_id: str, as_json: bool) -> None:
 
 @click.command()
 @model_argument(states=("loaded", "loading", "queued", "unloading"))
-@click.option("--force", is_flag=True, help="Do not wait for its requests: end them.")
+@click.option("--force", is_flag=True, help="End its requests instead of waiting for them.")
 @json_option
 @click.pass_obj
 def unload(options: GlobalOptions, model_id: str, force: bool, as_json: bool) -> None:
     """Unload the model ID once its requests have finished."""
-    from cyber_inference_tui.cli.actions import unload_model  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.service_calls import unload_model
 
     with ProgressLine(stderr_terminal(options.environ)) as progress:
         record = unload_model(options, model_id, progress, force=force)

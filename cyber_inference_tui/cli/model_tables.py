@@ -1,11 +1,11 @@
-"""Model records as tables: the library, and what the service is busy with."""
+"""Tables of models: the library, the busy models and search results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
 
-from cyber_inference_tui.cli.tables import render_table
+from cyber_inference_tui.cli.text_table import render_table
 from cyber_inference_tui.records import HubModelRecord, ModelRecord, ModelStatus, ProblemRecord
 from cyber_inference_tui.terminal.columns import Cell, Column
 from cyber_inference_tui.terminal.stream import DIM, RED, Terminal
@@ -17,7 +17,7 @@ _NOTHING = Cell("-", "dim")
 
 
 def library_table(records: Sequence[ModelRecord], terminal: Terminal) -> list[str]:
-    """All local models: id, state, quantization, size, context, memory, origin, what is wrong."""
+    """Return all local models: id, state, quantization, size, context, memory, origin, problem."""
     columns: list[Column[ModelRecord, Terminal]] = [
         _ID,
         _STATE,
@@ -32,7 +32,7 @@ def library_table(records: Sequence[ModelRecord], terminal: Terminal) -> list[st
 
 
 def problem_lines(problems: Sequence[ProblemRecord], terminal: Terminal) -> list[str]:
-    """Files that cannot be used, with two uncut lines each: the place and the reason."""
+    """Return two uncut lines for each unusable file: its path and the reason."""
     lines = [terminal.paint("CANNOT BE USED", DIM)]
     for problem in problems:
         lines.append(clean_line(problem.where))
@@ -41,12 +41,13 @@ def problem_lines(problems: Sequence[ProblemRecord], terminal: Terminal) -> list
 
 
 def hub_table(records: Sequence[HubModelRecord], terminal: Terminal) -> list[str]:
-    """What a search found: name, parameters, architecture, downloads, likes, last change, gate."""
+    """Return search results: name, parameters, architecture, downloads, likes, last change,
+    gate."""
     return render_table(_HUB, records, terminal)
 
 
 def busy_table(records: Sequence[ModelRecord], now: datetime, terminal: Terminal) -> list[str]:
-    """Models in use: id, state, requests, waiting, port, memory, last use, and what is wrong."""
+    """Return models in use: id, state, requests, waiting, port, memory, last use, problem."""
     columns: list[Column[ModelRecord, Terminal]] = [
         _ID,
         _STATE,
@@ -112,7 +113,7 @@ def _memory_cell(record: ModelRecord, _: Terminal) -> Cell | str:
 
 
 def _problem_columns(records: Sequence[ModelRecord]) -> list[Column[ModelRecord, Terminal]]:
-    """A column for what is wrong, where anything is."""
+    """Return a column for problems if any model has one."""
     if not any(record.error for record in records):
         return []
     return [

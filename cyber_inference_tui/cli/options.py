@@ -1,7 +1,7 @@
-"""The options every command understands: they may stand before the command or after it.
+"""The global options, which may come before the command or after it.
 
-``GlobalOptions`` is what a command receives with ``@click.pass_obj``. Nothing heavy is imported
-here: ``--help`` has to answer at once.
+``GlobalOptions`` is the object that a command receives with ``@click.pass_obj``. Nothing heavy is
+imported here, since ``--help`` has to answer at once.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalOptions:
-    """What was said on the command line for the whole program, and the environment it runs in.
+    """The global options of a command line, and the environment.
 
-    ``flags`` holds the settings given as flags, by their key (``host``, ``port``, …), and only
-    those that were given.
+    ``flags`` holds the settings given as flags, by their key (``host``, ``port``, …); absent flags
+    are not in it.
     """
 
     config: Path | None = None
@@ -36,8 +36,8 @@ class GlobalOptions:
     demo: bool = False
 
     def load(self) -> Loaded:
-        """The effective settings. Raises ``ConfigError`` naming every mistake."""
-        from cyber_inference_tui.settings.load import load  # noqa: PLC0415
+        """Load the effective settings. Raises ``ConfigError``, which names every mistake."""
+        from cyber_inference_tui.settings.load import load
 
         return load(config=self.config, environ=self.environ, flags=self.flags)
 
@@ -55,24 +55,24 @@ class PortNumber(click.IntRange):
 
 
 class FilledText(click.types.StringParamType):
-    """A text that is not empty, as it is where a script's variable is not set."""
+    """A text that is not empty; an unset variable of a script gives an empty one."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text as it is."""
+        """Return the text unchanged; fail if it is empty."""
         if not value.strip():
             self.fail("it is empty.", param, ctx)
         return str(value)
 
 
 class TypedPath(FilledText):
-    """A path as it is meant from where it is typed, whatever the settings make of other paths."""
+    """A path relative to the working directory, unlike paths in the configuration file."""
 
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The path with its ``~`` and the working directory, absolute."""
+        """Return the absolute path, with ``~`` expanded."""
         path = Path(super().convert(value, param, ctx))
         try:
             return str(path.expanduser().absolute())
@@ -83,18 +83,25 @@ class TypedPath(FilledText):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Directories: all of these options name one."""
+        """Return the type of completion for directories, which all these options name."""
         return click.Path(file_okay=False).shell_complete(ctx, param, incomplete)
 
 
 class GlobalOption(click.Option):
-    """An option of the whole program: it changes the context's ``GlobalOptions``."""
+    """An option of the whole program: it changes the context's ``GlobalOptions``.
+
+    Without ``change`` it is the flag for the setting of its name.
+    """
 
     def __init__(
-        self, *names: str, change: Callable[[GlobalOptions, Any], GlobalOptions], **attrs: Any
+        self,
+        name: str,
+        *,
+        change: Callable[[GlobalOptions, Any], GlobalOptions] | None = None,
+        **attrs: Any,
     ) -> None:
-        super().__init__(list(names), expose_value=False, callback=self._apply, **attrs)
-        self._change = change
+        super().__init__([name], expose_value=False, callback=self._apply, **attrs)
+        self._change = change or self._set_flag
 
     def _apply(self, ctx: click.Context, param: click.Parameter, value: Any) -> None:
         if value is None or value is False:
@@ -102,77 +109,52 @@ class GlobalOption(click.Option):
         options = ctx.obj if isinstance(ctx.obj, GlobalOptions) else GlobalOptions()
         ctx.obj = self._change(options, value)
 
-
-def _setting(key: str) -> Callable[[GlobalOptions, Any], GlobalOptions]:
-    def change(options: GlobalOptions, value: Any) -> GlobalOptions:
-        return replace(options, flags={**options.flags, key: value})
-
-    return change
+    def _set_flag(self, options: GlobalOptions, value: Any) -> GlobalOptions:
+        return replace(options, flags={**options.flags, str(self.name): value})
 
 
 def global_options(*, hidden: bool = False) -> list[click.Parameter]:
-    """New option objects for one command; ``hidden`` leaves them out of its ``--help``."""
-    return [
+    """Return new option objects for one command; ``hidden`` leaves them out of its ``--help``."""
+    made = [
         GlobalOption(
             "--config",
             type=FilledText(),
             metavar="FILE",
             help="Read settings from FILE.",
             shell_complete=click.Path().shell_complete,
-            hidden=hidden,
             change=lambda options, value: replace(options, config=Path(value)),
         ),
         GlobalOption(
-            "--host",
-            type=FilledText(),
-            metavar="ADDRESS",
-            help="Address the service listens on.",
-            hidden=hidden,
-            change=_setting("host"),
+            "--host", type=FilledText(), metavar="ADDRESS", help="Address the service listens on."
         ),
         GlobalOption(
-            "--port",
-            type=PortNumber(),
-            metavar="PORT",
-            help="Port the service listens on.",
-            hidden=hidden,
-            change=_setting("port"),
+            "--port", type=PortNumber(), metavar="PORT", help="Port the service listens on."
         ),
         GlobalOption(
-            "--data-dir",
-            type=TypedPath(),
-            metavar="DIR",
-            help="Where state and logs are kept.",
-            hidden=hidden,
-            change=_setting("data_dir"),
+            "--data-dir", type=TypedPath(), metavar="DIR", help="Where state and logs are kept."
         ),
         GlobalOption(
-            "--models-dir",
-            type=TypedPath(),
-            metavar="DIR",
-            help="Where models are kept.",
-            hidden=hidden,
-            change=_setting("models_dir"),
+            "--models-dir", type=TypedPath(), metavar="DIR", help="Where models are kept."
         ),
         GlobalOption(
             "--log-level",
             type=click.Choice(LOG_LEVELS, case_sensitive=False),
-            help="How much the service tells.",
-            hidden=hidden,
-            change=_setting("log_level"),
+            help="The service's log level.",
         ),
         GlobalOption(
             "--demo",
             is_flag=True,
             help="Add the built-in model 'demo'.",
-            hidden=hidden,
             change=lambda options, _: replace(options, demo=True),
         ),
     ]
+    for option in made:
+        option.hidden = hidden
+    return [*made]
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--json``, for every command that prints data; the parameter is ``as_json``."""
+    """Add ``--json``, for every command that prints data; the parameter is ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")(
         function
     )
@@ -181,16 +163,16 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def model_argument(
     name: str = "model_id", *, states: Collection[str] = (), also: Sequence[str] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The argument ID: a model's id or alias.
+    """Add the argument ID: a model's id or alias.
 
-    The shell completes it with the ids of the service's models in ``states`` (in any, if none is
-    given), and with the words ``also``.
+    The shell completes it with the ids of the service's models in one of ``states`` (in any, if
+    empty) and with the words in ``also``.
     """
 
     def complete(
         ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        from cyber_inference_tui.cli.suggestions import model_ids  # noqa: PLC0415 - seldom needed
+        from cyber_inference_tui.cli.completion_values import model_ids
 
         return model_ids(ctx, incomplete, states=states, also=also)
 

@@ -1,4 +1,4 @@
-"""Admin passwords of services elsewhere, for those who want them kept: one file, mode 0600."""
+"""Keep admin passwords of services elsewhere, on request, in one file with mode 0600."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Passwords:
         self._tried: set[str] = set()
 
     def take(self, url: str) -> Iterator[str]:
-        """The password for ``url``, the first time it is asked for; nothing afterwards."""
+        """Yield the password for ``url`` on the first call for it; nothing afterwards."""
         if url in self._tried:
             return
         self._tried.add(url)
@@ -53,4 +53,4 @@ class Passwords:
             data = read_file(self._path, _MAX_BYTES)
             return msgspec.json.decode(data, type=thread_safe(dict[str, str]))
         except (OSError, msgspec.MsgspecError):
-            return {}  # none is kept, or somebody wrote something else there
+            return {}  # no file, or an invalid one

@@ -1,4 +1,4 @@
-"""``serve``: the service itself."""
+"""``serve``: run the service."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from functools import partial
 import click
 
 from cyber_inference_tui.cli.options import GlobalOptions
+from cyber_inference_tui.files import has_no_room
 from cyber_inference_tui.storage import START_LIMIT, Storages
 
 
 def run_service(options: GlobalOptions, *, background: bool = False) -> int:
-    """Run the service until a signal ends it; returns the exit code.
+    """Run the service until a signal ends it, and return the exit code.
 
-    In the ``background`` it is nobody's child for long: it leaves the directory it was started in,
-    and once it listens its log goes to its file alone.
+    In the ``background`` it leaves its working directory, and once it listens, it logs only to its
+    file.
     """
-    # Until the event loop takes signals there is nothing to end in order.
+    # Before the event loop handles signals, there is nothing to shut down.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with importing():
-        from cyber_inference_tui.http.serve import serve as run  # noqa: PLC0415 - not for --help
-        from cyber_inference_tui.settings.load import config_path  # noqa: PLC0415
+        from cyber_inference_tui.http.serve import serve as run
+        from cyber_inference_tui.settings.load import config_path
 
     file = config_path(options.config, options.environ)
     loaded = Storages().ask(file.parent, options.load, START_LIMIT)
@@ -46,10 +47,10 @@ def run_service(options: GlobalOptions, *, background: bool = False) -> int:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import a service's code in it: that spares a quarter of the time."""
-    # Nothing that is imported is garbage, now or later.
+    """Import a service's code inside, in three quarters of the time."""
+    # Imports make no garbage.
     gc.disable()
-    # aiohttp reads the certificates of all authorities twice. ``hub.connector`` reads its own.
+    # Keep aiohttp from reading all CA certificates, twice: ``hub.connector`` reads them.
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
     before = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.update(dict.fromkeys(names, os.devnull))
@@ -64,15 +65,14 @@ def importing() -> Iterator[None]:
 
 
 def _announce(line: str) -> None:
-    """Print the line, unless stdout is a file on a full disk: the service runs without it."""
-    from cyber_inference_tui.files import has_no_room  # noqa: PLC0415
+    """Print the line; on a full disk the service runs without it."""
 
     try:
         click.echo(line)
     except OSError as error:
         if not has_no_room(error):
             raise
-        # What could not be written must not be tried again at the end.
+        # Keep Python from writing the line again at exit.
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.close(null)

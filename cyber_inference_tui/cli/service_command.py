@@ -1,15 +1,20 @@
-"""``service``: the service as a unit of systemd; and the running service stopped or restarted."""
+"""``service``: manage the systemd unit, and stop or restart a running service."""
 
 from __future__ import annotations
 
+import os
+import pwd
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.errors import ConflictError, CyberError, NoServiceError, NotFoundError
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.unit import Systemd
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
     from cyber_inference_tui.settings.schema import Settings
 
 NOT_RUNNING = 3
-"""Exit code of ``service status``: as of every command that finds no service."""
+"""Exit code of ``service status``, as of every command that finds no service."""
 
 _system_option = click.option(
     "--system", is_flag=True, help="The whole machine's unit, started at boot; needs root."
@@ -26,9 +31,9 @@ _system_option = click.option(
 
 @click.group()
 def service() -> None:
-    """Keep the service running with systemd, and stop or restart one that runs in the background.
+    """Run the service with systemd, and stop or restart a running service.
 
-    The unit is yours, or with --system the machine's.
+    The unit is your own, or with --system the machine's.
     """
 
 
@@ -37,17 +42,17 @@ def service() -> None:
 @click.option(
     "--run-as",
     metavar="USER",
-    help="Whom a --system unit runs as: you, or who called sudo, if not given.",
+    help="The user that runs a --system unit; the default is you, or the caller of sudo.",
 )
 @click.option("--print", "only_print", is_flag=True, help="Print the unit, and change nothing.")
 @click.pass_obj
 def install(options: GlobalOptions, system: bool, run_as: str | None, only_print: bool) -> None:
-    """Write the unit, start the service, and have it started from now on.
+    """Write the unit, start the service, and enable it.
 
-    The global options that are given here (--config, --data-dir, …) are the service's.
+    The global options (--config, --data-dir, …) become those of the service.
     """
-    from cyber_inference_tui.cli.background import stop_limit  # noqa: PLC0415 - not for --help
-    from cyber_inference_tui.cli.unit import UNIT_NAME, unit_text  # noqa: PLC0415
+    from cyber_inference_tui.cli.background import stop_limit
+    from cyber_inference_tui.cli.unit import UNIT_NAME, unit_text
 
     if run_as is not None and not system:
         raise click.UsageError("--run-as goes with --system.")
@@ -68,9 +73,9 @@ def install(options: GlobalOptions, system: bool, run_as: str | None, only_print
     systemd.check_there()
     _check_alone(loaded, systemd)
     if user == me:
-        from cyber_inference_tui.settings.credentials import make_missing  # noqa: PLC0415
+        from cyber_inference_tui.settings.credentials import make_missing
 
-        # Here somebody reads what is told; the journal would keep it.
+        # Made here, where somebody reads it: the journal would keep the secrets.
         make_missing(
             loaded,
             loaded.settings.host,
@@ -78,7 +83,7 @@ def install(options: GlobalOptions, system: bool, run_as: str | None, only_print
             flags=options.flags,
             tell=partial(click.echo, err=True),
         )
-    _tell_variables(options)
+    _warn_of_variables(options)
     systemd.install(text)
     click.echo(f"wrote    {systemd.path}")
     click.echo(f"started  {UNIT_NAME}")
@@ -99,7 +104,7 @@ def uninstall(options: GlobalOptions, system: bool) -> None:
     click.echo(f"removed  {systemd.path}")
 
 
-@service.command(short_help="Show whether it is installed and runs.")
+@service.command(short_help="Show whether the unit is installed and runs.")
 @_system_option
 @json_option
 @click.pass_obj
@@ -120,11 +125,11 @@ def status(options: GlobalOptions, system: bool, as_json: bool) -> int:
     return 0 if found.active else NOT_RUNNING
 
 
-@service.command(short_help="End the service of the data directory.")
+@service.command(short_help="Stop the service of the data directory.")
 @json_option
 @click.pass_obj
 def stop(options: GlobalOptions, as_json: bool) -> None:
-    """End the service of the data directory, however it was started.
+    """Stop the service of the data directory, however it was started.
 
     Requests in flight may finish first, for as long as shutdown_timeout says.
     """
@@ -137,17 +142,17 @@ def stop(options: GlobalOptions, as_json: bool) -> None:
         click.echo(f"stopped  pid {pid}")
 
 
-@service.command(short_help="Start it again, with the same options.")
+@service.command(short_help="Restart it with the same options.")
 @json_option
 @click.pass_obj
 def restart(options: GlobalOptions, as_json: bool) -> None:
-    """Start the service again, with the options that it was started with.
+    """Restart the service of the data directory with the same options.
 
-    For one in the background, or of your systemd unit. After an update it then runs the new
-    program.
+    It has to run in the background or as your systemd unit. After an update, this starts the new
+    version.
     """
-    from cyber_inference_tui.cli.background import find_or_start, stop_limit  # noqa: PLC0415
-    from cyber_inference_tui.cli.unit import UNIT_NAME  # noqa: PLC0415
+    from cyber_inference_tui.cli.background import find_or_start, stop_limit
+    from cyber_inference_tui.cli.unit import UNIT_NAME
 
     settings = options.load().settings
     pid = _running(settings)
@@ -157,7 +162,7 @@ def restart(options: GlobalOptions, as_json: bool) -> None:
         found = {"pid": _unit_pid(systemd), "unit": UNIT_NAME}
     else:
         same = _options_of(pid, options)
-        same.load()  # a mistake in the settings must not cost the running service
+        same.load()  # check the settings before the running service is stopped
         _end(pid, settings)
         started = find_or_start(same)
         found = {"pid": started.pid, "url": started.url}
@@ -168,39 +173,36 @@ def restart(options: GlobalOptions, as_json: bool) -> None:
 
 
 def _running(settings: Settings) -> int:
-    """The pid of the service that holds the data directory; ``NoServiceError`` if none does."""
-    from cyber_inference_tui.errors import CyberError, NoServiceError  # noqa: PLC0415
-    from cyber_inference_tui.service.runtime import data_directory_holder  # noqa: PLC0415
+    """Return the pid of the data directory's service. Raises ``NoServiceError`` if none runs."""
+    from cyber_inference_tui.service.runtime import data_directory_holder
 
     pid = data_directory_holder(settings.data_dir)
     if pid is None:
         raise NoServiceError(
             f"No service runs in {settings.data_dir}.",
-            hint="One with another data directory is named with --data-dir.",
+            hint="Name another data directory with --data-dir.",
         )
     if pid == 0:
         raise CyberError(
-            f"A service runs in {settings.data_dir}, but its pid is not known.",
+            f"A service runs in {settings.data_dir}, but its pid is unknown.",
             hint="Its disk was full when it started: find it with ps, and stop it with kill.",
         )
     return pid
 
 
 def _end(pid: int, settings: Settings) -> None:
-    from cyber_inference_tui.cli.background import stop_limit, stop_service  # noqa: PLC0415
-    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415
+    from cyber_inference_tui.cli.background import stop_limit, stop_service
 
     limit = stop_limit(settings)
     if not stop_service(pid, limit=limit):
         raise CyberError(
-            f"The service (pid {pid}) did not end within {limit:g} s.",
-            hint=f"A second signal ends it at once: kill {pid}",
+            f"The service (pid {pid}) did not stop within {limit:g} s.",
+            hint=f"A second signal stops it at once: kill {pid}",
         )
 
 
 def _unit_pid(systemd: Systemd) -> int | None:
-    """The pid of the unit's service; ``None`` where it does not run, or there is no systemd."""
-    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415
+    """Return the pid of the unit's service; ``None`` if it does not run, or without systemd."""
 
     try:
         return systemd.status().pid
@@ -209,21 +211,20 @@ def _unit_pid(systemd: Systemd) -> int | None:
 
 
 def _options_of(pid: int, options: GlobalOptions) -> GlobalOptions:
-    """The options and the environment of a service that runs in the background."""
-    import psutil  # noqa: PLC0415
+    """Return the options and the environment of a background service."""
+    import psutil
 
-    from cyber_inference_tui.cli.main import PROGRAM, cli  # noqa: PLC0415
-    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415
+    from cyber_inference_tui.cli.main import PROGRAM, cli
 
     try:
         process = psutil.Process(pid)
         command, environ = process.cmdline(), process.environ()
     except psutil.Error as error:
-        raise CyberError(f"The service (pid {pid}) cannot be looked at ({error}).") from error
+        raise CyberError(f"The service (pid {pid}) cannot be inspected ({error}).") from error
     if "--background" not in command:
         raise CyberError(
             f"The service (pid {pid}) does not run in the background.",
-            hint="Stop it and start it again where it was started.",
+            hint="Restart it in the terminal or by the supervisor that started it.",
         )
     arguments = command[command.index("--background") :]
     with cli.make_context(
@@ -234,13 +235,12 @@ def _options_of(pid: int, options: GlobalOptions) -> GlobalOptions:
 
 
 def command_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
-    """The command line of the unit, by absolute paths.
+    """Return the command line of the unit, with absolute paths.
 
-    systemd starts it without the variables of this shell: where they lead to other files than the
-    usual ones, the command line does.
+    systemd starts it without this shell's variables: files that the variables name become options.
     """
-    from cyber_inference_tui.settings.environment import variable  # noqa: PLC0415
-    from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Source  # noqa: PLC0415
+    from cyber_inference_tui.settings.environment import variable
+    from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Source
 
     command = [*_program(), "serve"]
     moved = variable(options.environ, "XDG_CONFIG_HOME") and loaded.config_path.exists()
@@ -257,14 +257,12 @@ def command_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
 
 
 def _program() -> list[str]:
-    """This program by its absolute path; as a module, where it has no script of its own."""
-    import sys  # noqa: PLC0415
-    from pathlib import Path  # noqa: PLC0415
+    """Return this program by its absolute path, or as a module if it has no script."""
 
-    # Not resolved: in a virtual environment the link to Python is what makes it one.
+    # Not resolved: the link to Python identifies a virtual environment.
     folder = Path(sys.executable).parent
     if folder.parent.parent.name == "versions":
-        # install.sh puts each version into a folder of its own, and into bin the one to run.
+        # install.sh installs each version into its own folder, and links bin to the current one.
         lasting = folder.parent.parent.parent / "bin" / "cyber-inference-tui"
         if lasting.is_symlink():
             return [str(lasting)]
@@ -273,9 +271,8 @@ def _program() -> list[str]:
 
 
 def _systemd(options: GlobalOptions, system: bool) -> Systemd:
-    from cyber_inference_tui.cli.unit import SYSTEM_UNITS, Systemd, user_units  # noqa: PLC0415
-    from cyber_inference_tui.errors import CyberError  # noqa: PLC0415
-    from cyber_inference_tui.kernel import on_macos  # noqa: PLC0415
+    from cyber_inference_tui.cli.unit import SYSTEM_UNITS, Systemd, user_units
+    from cyber_inference_tui.kernel import on_macos
 
     if on_macos():
         raise CyberError(
@@ -288,9 +285,8 @@ def _systemd(options: GlobalOptions, system: bool) -> Systemd:
 
 
 def _check_alone(loaded: Loaded, systemd: Systemd) -> None:
-    """A service that runs already would keep the unit's from starting."""
-    from cyber_inference_tui.errors import ConflictError  # noqa: PLC0415
-    from cyber_inference_tui.service.runtime import data_directory_holder  # noqa: PLC0415
+    """Raise ``ConflictError`` if another service runs, since the unit's could not start."""
+    from cyber_inference_tui.service.runtime import data_directory_holder
 
     holder = data_directory_holder(loaded.settings.data_dir)
     if holder is not None and holder != systemd.status().pid:
@@ -300,25 +296,22 @@ def _check_alone(loaded: Loaded, systemd: Systemd) -> None:
         )
 
 
-def _tell_variables(options: GlobalOptions) -> None:
-    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable  # noqa: PLC0415
-    from cyber_inference_tui.settings.load import CONFIG_VARIABLE  # noqa: PLC0415
+def _warn_of_variables(options: GlobalOptions) -> None:
+    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable
+    from cyber_inference_tui.settings.load import CONFIG_VARIABLE
 
     known = {CONFIG_VARIABLE, f"{ENV_PREFIX}DATA_DIR"}
     set_here = [name for name in sorted(options.environ) if name.startswith(ENV_PREFIX)]
     others = [name for name in set_here if name not in known and variable(options.environ, name)]
     if others:
         click.echo(
-            f"The unit does not have the variables of this shell ({', '.join(others)}): "
+            f"The unit does not get the variables of this shell ({', '.join(others)}): "
             "'cyber-inference-tui config set' puts their values into the file.",
             err=True,
         )
 
 
 def _user_name() -> str:
-    import os  # noqa: PLC0415
-    import pwd  # noqa: PLC0415
-
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -326,10 +319,7 @@ def _user_name() -> str:
 
 
 def _environment_of(user: str, options: GlobalOptions) -> dict[str, str]:
-    """What counts of another user's environment: systemd starts the service with no more."""
-    import pwd  # noqa: PLC0415
-
-    from cyber_inference_tui.errors import NotFoundError  # noqa: PLC0415
+    """Return the few variables that systemd starts a service of ``user`` with."""
 
     try:
         home = pwd.getpwnam(user).pw_dir

@@ -1,4 +1,4 @@
-"""``status``: the service in one glance."""
+"""``status``: show the service and its busy models."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import click
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
 from cyber_inference_tui.terminal.stream import DIM, RED, Terminal, stdout_terminal
+from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.units import duration_text
 
 if TYPE_CHECKING:
-    from cyber_inference_tui.cli.actions import ServiceView
+    from cyber_inference_tui.cli.service_calls import ServiceView
 
 
 @click.command()
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
 @click.pass_obj
 def status(options: GlobalOptions, as_json: bool) -> None:
     """Show the running service and the models it is busy with."""
-    from cyber_inference_tui.cli.actions import service_view  # noqa: PLC0415 - not for --help
+    from cyber_inference_tui.cli.service_calls import service_view
 
     view = service_view(options)
     if as_json:
-        import msgspec  # noqa: PLC0415
+        import msgspec
 
         facts = msgspec.to_builtins(view.status)
         print_json({"url": view.url, **facts, "models": view.models})
@@ -33,10 +35,8 @@ def status(options: GlobalOptions, as_json: bool) -> None:
 
 
 def status_lines(view: ServiceView, now: datetime, terminal: Terminal) -> list[str]:
-    """The facts of the service, one a line, then the table of its busy models."""
-    from cyber_inference_tui.cli.model_tables import busy_table  # noqa: PLC0415
-    from cyber_inference_tui.text import clean_line  # noqa: PLC0415
-    from cyber_inference_tui.units import duration_text  # noqa: PLC0415
+    """Return the facts of the service, one a line, then the table of its busy models."""
+    from cyber_inference_tui.cli.model_tables import busy_table
 
     status = view.status
     server = status.llama_server
@@ -44,7 +44,7 @@ def status_lines(view: ServiceView, now: datetime, terminal: Terminal) -> list[s
     if server.path:
         binary = clean_line(f"{server.version or 'unknown version'}, {server.path}")
     if server.devices_problem:
-        binary += f"; its GPUs are not known: {clean_line(server.devices_problem)}"
+        binary += f"; its GPUs are unknown: {clean_line(server.devices_problem)}"
     facts = {
         "service": f"{view.url}, version {clean_line(status.version)}, pid {status.pid}, "
         f"up {duration_text(status.uptime_seconds)}",

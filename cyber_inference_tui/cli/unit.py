@@ -1,6 +1,6 @@
-"""The systemd unit of the service: its text, and the calls of ``systemctl`` around it.
+"""The systemd unit of the service: write its text, and call ``systemctl``.
 
-What the directives mean: systemd.service(5), systemd.exec(5) and systemd.kill(5).
+The directives are documented in systemd.service(5), systemd.exec(5) and systemd.kill(5).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ UNIT_NAME = "cyber-inference-tui.service"
 SYSTEM_UNITS = Path("/etc/systemd/system")
 
 _CALL_LIMIT = 60.0
-"""Seconds for a call of systemctl, besides what a service may take to stop."""
+"""Seconds for a call of systemctl, plus the time that a service may take to stop."""
 
 
 class UnitStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The unit as systemd has it; ``pid`` is that of a running service."""
+    """The unit's state by systemd; ``pid`` is that of a running service."""
 
     unit: str
     path: str
@@ -37,12 +37,12 @@ class UnitStatus(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool
     active: bool
     state: str
-    """systemd's words: ``active (running)``, ``failed (failed)``, …"""
+    """In systemd's words: ``active (running)``, ``failed (failed)``, …"""
     pid: int | None
 
 
 def user_units(environ: Mapping[str, str]) -> Path:
-    """Where a user's own units are. systemd.unit(5), "Unit File Load Path"."""
+    """Return the folder of a user's own units. systemd.unit(5), "Unit File Load Path"."""
     named = Path(variable(environ, "XDG_CONFIG_HOME"))
     if not named.is_absolute():
         named = needed_home(environ, hint="Set HOME, or give --system.") / ".config"
@@ -50,10 +50,10 @@ def user_units(environ: Mapping[str, str]) -> Path:
 
 
 def unit_text(command: Sequence[str], *, stop_seconds: float, user: str | None) -> str:
-    """The unit's file. ``user`` = whom a system unit runs as; ``None`` for a user's own unit.
+    """Return the text of the unit. ``user`` is the user that runs a system unit; else ``None``.
 
-    Of the sandboxing directives it has only what needs no new privileges to be taken away: the
-    NVIDIA driver's ``nvidia-modprobe``, which is set-uid, makes device files on first use.
+    It has only sandboxing directives that leave privileges alone: the NVIDIA driver's set-uid
+    ``nvidia-modprobe`` makes device files on first use.
     """
     lines = [
         "# Written by `cyber-inference-tui service install`; `… service uninstall` removes it.",
@@ -69,13 +69,13 @@ def unit_text(command: Sequence[str], *, stop_seconds: float, user: str | None) 
         f"ExecStart={' '.join(word(one) for one in command)}",
         "Restart=on-failure",
         "RestartSec=5",
-        "# Wrong usage and a broken configuration do not mend by themselves.",
+        "# A restart does not help against wrong usage or a broken configuration.",
         "RestartPreventExitStatus=2 5",
         "# The service lets requests finish and stops its servers itself, in that order.",
         "KillMode=mixed",
         "# shutdown_timeout and stop_timeout with a margin.",
         f"TimeoutStopSec={math.ceil(stop_seconds)}",
-        "# A server that the kernel ends for want of memory is not the end of the service.",
+        "# If the kernel kills a server for lack of memory, the service continues.",
         "OOMPolicy=continue",
         "",
         "[Install]",
@@ -85,7 +85,7 @@ def unit_text(command: Sequence[str], *, stop_seconds: float, user: str | None) 
 
 
 def word(text: str) -> str:
-    """One argument of ``ExecStart``: systemd.service(5), "Command lines"."""
+    """Quote one argument of ``ExecStart``: systemd.service(5), "Command lines"."""
     escaped = text
     for sign, written in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("%", "%%"), ("$", "$$")):
         escaped = escaped.replace(sign, written)
@@ -95,11 +95,11 @@ def word(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Systemd:
-    """``systemctl`` for a user's manager, or the system's; the program is the one on PATH."""
+    """Calls ``systemctl`` from PATH, for a user's manager or the system's."""
 
     environ: Mapping[str, str]
     folder: Path
-    """Where its units are written."""
+    """The folder that its units are written to."""
     system: bool = False
 
     @property
@@ -108,10 +108,11 @@ class Systemd:
         return self.folder / UNIT_NAME
 
     def call(self, *arguments: str, limit: float = _CALL_LIMIT) -> str:
-        """What ``systemctl`` prints. Raises ``CyberError`` when it fails or takes too long."""
+        """Return the output of ``systemctl``. Raises ``CyberError`` if it fails or takes too
+        long."""
         program = shutil.which("systemctl", path=self.environ.get("PATH"))
         if program is None:
-            raise CyberError("There is no systemctl here, so no systemd.", hint=_WITHOUT)
+            raise CyberError("There is no systemctl on this machine.", hint=_WITHOUT)
         scope = [] if self.system else ["--user"]
         shown = " ".join(["systemctl", *scope, *arguments])
         try:
@@ -134,11 +135,11 @@ class Systemd:
         return done.stdout.decode("utf-8", "replace")
 
     def check_there(self) -> None:
-        """Raise ``CyberError`` when this systemd cannot be asked."""
+        """Raise ``CyberError`` if this systemd does not answer."""
         self.call("show", "--property=Version")
 
     def status(self) -> UnitStatus:
-        """The unit as it is now."""
+        """Return the present state of the unit."""
         names = ("LoadState", "ActiveState", "SubState", "UnitFileState", "MainPID")
         text = self.call("show", UNIT_NAME, f"--property={','.join(names)}")
         found = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
@@ -156,7 +157,7 @@ class Systemd:
         )
 
     def install(self, text: str) -> None:
-        """Write the unit, enable it, and start it, or start it anew if it is another one now."""
+        """Write the unit, enable it, and start it; restart it if its text has changed."""
         before = self._read()
         self._write(text)
         self.call("daemon-reload")
@@ -165,7 +166,7 @@ class Systemd:
             self.call("restart", UNIT_NAME, limit=_CALL_LIMIT + _stop_seconds(before))
 
     def uninstall(self) -> None:
-        """Stop it, and remove the unit. Raises ``NotFoundError`` where there is none."""
+        """Stop and remove the unit. Raises ``NotFoundError`` if there is none."""
         text = self._read()
         if text is None:
             raise NotFoundError(f"There is no unit {self.path}.")
@@ -208,12 +209,12 @@ class Systemd:
 
 _WITHOUT = (
     "Where there is no systemd (or no login of this user, as after su), run 'cyber-inference-tui "
-    "serve' under what supervises services there."
+    "serve' under your own supervisor."
 )
 
 
 def _stop_seconds(text: str) -> float:
-    """How long the unit's service may take to stop."""
+    """Return the seconds that the unit's service may take to stop."""
     for line in text.splitlines():
         name, _, value = line.partition("=")
         if name == "TimeoutStopSec" and value.isdecimal():

@@ -1,1 +1,1 @@
-"""The admin API from the other side, for the command line and the terminal app."""
+"""A typed client of the service, for the command line and the terminal app."""

@@ -1,4 +1,4 @@
-"""Answers of models over the public endpoints, as any OpenAI client gets them."""
+"""The events of a streamed chat completion, in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -6,76 +6,74 @@ from typing import Any
 
 import msgspec
 
-from cyber_inference_tui.client.problems import error_from_event
+from cyber_inference_tui.client.answer_errors import error_from_event
+from cyber_inference_tui.client.sse import ServerEvent
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.text import clean_text
 
 
 class ChatDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """What one event of a streamed answer brings; everything but ``text`` may be missing."""
+    """The content of one event of a streamed answer."""
 
     text: str = ""
     thinking: str = ""
-    """Of a model that thinks aloud: kept apart from its answer."""
+    """The reasoning of a model that shows it, separate from its answer."""
     waiting: str = ""
-    """While the request waits for its model: why, in a few words."""
+    """The reason why the request waits for its model, in a few words."""
     finish_reason: str | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
     tokens_per_second: float | None = None
-    """Generated, as the server measured it."""
+    """The generation speed that the server measured."""
 
 
-class _Part(msgspec.Struct):
+class _ChunkDelta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
 
 
-class _Choice(msgspec.Struct):
-    delta: _Part = msgspec.field(default_factory=_Part)
+class _ChunkChoice(msgspec.Struct):
+    delta: _ChunkDelta = msgspec.field(default_factory=_ChunkDelta)
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
+class _ChunkUsage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
 
-class _Timings(msgspec.Struct):
+class _ChunkTimings(msgspec.Struct):
     predicted_per_second: float | None = None
 
 
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    timings: _Timings | None = None
+class _ChatChunk(msgspec.Struct):
+    choices: list[_ChunkChoice] = []
+    usage: _ChunkUsage | None = None
+    timings: _ChunkTimings | None = None
     error: Any = None
 
 
-def chat_delta(line: str) -> ChatDelta | None:
-    """What one line of the stream says; ``None`` for lines that say nothing, and for the end.
+def chat_delta(event: ServerEvent) -> ChatDelta | None:
+    """Return what an event of the stream adds to the answer; ``None`` for one that adds nothing.
 
-    Raises the ``CyberError`` that an error event stands for.
+    Raises the ``CyberError`` of an error event.
     """
-    if line.startswith(":"):
-        waiting = line.removeprefix(":").strip()
-        return ChatDelta(waiting=clean_text(waiting, limit=200)) if waiting else None
-    if not line.startswith("data:"):
-        return None
-    data = line.removeprefix("data:").strip()
-    if data == "[DONE]":
+    if event.comment is not None:
+        return ChatDelta(waiting=clean_text(event.comment, limit=200)) if event.comment else None
+    if event.data.strip() == b"[DONE]":
         return None
     try:
-        chunk = msgspec.json.decode(data, type=thread_safe(_Chunk))
+        text = event.data.decode("utf-8", "replace")
+        chunk = msgspec.json.decode(text, type=thread_safe(_ChatChunk))
     except msgspec.MsgspecError as error:
         raise CyberError(
             f"The model's server sent an event that is not understood: {error}."
-        ) from (error)
+        ) from error
     if chunk.error is not None:
-        raise error_from_event(data.encode())
-    choice = chunk.choices[0] if chunk.choices else _Choice()
-    usage = chunk.usage or _Usage()
+        raise error_from_event(event.data)
+    choice = chunk.choices[0] if chunk.choices else _ChunkChoice()
+    usage = chunk.usage or _ChunkUsage()
     return ChatDelta(
         text=clean_text(choice.delta.content or ""),
         thinking=clean_text(choice.delta.reasoning_content or ""),

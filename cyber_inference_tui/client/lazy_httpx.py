@@ -1,4 +1,4 @@
-"""httpx, loaded when something of it is used for the first time: no screen has to wait for it."""
+"""httpx, imported at its first use, so that no screen waits for the import."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 from types import ModuleType
 
 
-def _late(name: str) -> ModuleType:
-    """The module ``name``, whose code runs when something is read from it."""
+def _lazy(name: str) -> ModuleType:
+    """Return the module ``name``. Its code runs when an attribute is first read."""
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.find_spec(name)
@@ -21,7 +21,7 @@ def _late(name: str) -> ModuleType:
     return module
 
 
-# The command line of httpx is its greatest part: it brings Pygments and half of Rich with it. None
-# stands for a module that cannot be imported, and httpx does without.
+# httpx's own command line imports Pygments and half of Rich. With None the module cannot be
+# imported, and httpx works without it.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
-httpx = _late("httpx")
+httpx = _lazy("httpx")

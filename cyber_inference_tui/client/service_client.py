@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -10,22 +11,14 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from cyber_inference_tui.client.completions import ChatDelta, chat_delta
-from cyber_inference_tui.client.events import (
-    MAX_EVENT_BYTES,
-    ServerEvent,
-    follow_events,
-)
-from cyber_inference_tui.client.transport import Transport, failure_reason, parameters
-from cyber_inference_tui.errors import (
-    CyberError,
-    NoServiceError,
-)
+from cyber_inference_tui.client.sse import ServerEvent, follow_events, read_events
+from cyber_inference_tui.client.transport import Transport, parameters
 from cyber_inference_tui.records import ConfigCheckRecord, HubModelRecord, endpoints, queries
 from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR, Area, Endpoint
 from cyber_inference_tui.records.queries import EventsQuery, SearchQuery, TailQuery
@@ -33,32 +26,32 @@ from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     import httpx
-else:
-    from cyber_inference_tui.client.lazy_httpx import httpx
 
 EMBEDDING_WAIT = 600.0
-"""Seconds that vectors may take, the load of their model included."""
+"""Seconds that an embedding request may take, including the load of its model."""
 STREAM_SILENCE = 90.0
-"""Seconds without a byte after which an event stream counts as lost and is opened again."""
+"""Seconds without a byte after which a stream counts as lost."""
+
+_EVENT_STREAM = {"Accept": "text/event-stream"}
 
 
 class LogTail(msgspec.Struct, frozen=True, kw_only=True):
-    """The last lines of a log. ``event_id`` is the event after which new lines follow."""
+    """The last lines of a log. New lines come with the events after ``event_id``."""
 
     lines: tuple[str, ...]
     event_id: int | None = None
 
 
 class ServiceClient(Transport):
-    """The calls of a service that are more than ``Transport.call`` of one endpoint."""
+    """A client of the service: ``call`` for each endpoint, and methods for more complex calls."""
 
     async def search(self, query: SearchQuery) -> tuple[list[HubModelRecord], str | None]:
-        """A page of models on the hub, and the cursor of the next one, if there is one."""
+        """Return a page of models on the hub, and the cursor of the next page if there is one."""
         found, headers = await self.call_with_headers(endpoints.SEARCH, query=query)
         return found, headers.get(NEXT_CURSOR)
 
     async def check_config(self, key: str, value: Any) -> ConfigCheckRecord:
-        """Check a new value of ``key`` and return its effect; raises as a change would."""
+        """Return the effect of a new value of ``key``. Raises the errors that a change raises."""
         return await self.call(
             endpoints.CHECK_CONFIG,
             key,
@@ -67,13 +60,13 @@ class ServiceClient(Transport):
         )
 
     async def log(self, source: str, lines: int) -> LogTail:
-        """The last ``lines`` lines of a model's log, or of the service's (id ``service``)."""
+        """Return the last lines of a model's log, or of the service's own (id ``service``)."""
         text, headers = await self.call_with_headers(
             endpoints.LOG_TAIL, source, query=TailQuery(lines=lines)
         )
         position = headers.get(LOG_POSITION, "")
         return LogTail(
-            # Not splitlines(): a separator such as U+2028 inside a line is not a new line.
+            # Not splitlines(): it also splits at separators such as U+2028.
             lines=tuple(text.removesuffix("\n").split("\n")) if text else (),
             event_id=int(position) if position.isdecimal() else None,
         )
@@ -87,9 +80,9 @@ class ServiceClient(Transport):
         patience: float = 30.0,
         on_lost: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[ServerEvent, None]:
-        """Events of ``topics`` without end; see ``follow_events``. Close it with ``aclosing``.
+        """Follow the events of ``topics`` (see ``follow_events``). Close it with ``aclosing``.
 
-        ``logs`` are the ids of the logs of which ``log`` events are wanted; none means all.
+        ``logs`` restricts ``log`` events to the logs with these ids.
         """
 
         def open_stream(last: int | None) -> Any:
@@ -101,21 +94,18 @@ class ServiceClient(Transport):
     async def _open_events(
         self, topics: Collection[str], logs: Collection[str], last: int | None
     ) -> AsyncIterator[httpx.Response]:
-        headers = {"Accept": "text/event-stream"}
-        if last is not None:
-            headers["Last-Event-ID"] = str(last)
-        async with self._stream(
+        query = EventsQuery(topics=",".join(sorted(topics)), log=tuple(sorted(logs)))
+        headers = {} if last is None else {"Last-Event-ID": str(last)}
+        async with self.stream(
             "GET",
             endpoints.EVENTS.path,
-            params=parameters(
-                EventsQuery(topics=",".join(sorted(topics)), log=tuple(sorted(logs)))
-            ),
-            headers=headers,
-            timeout=self._limits(STREAM_SILENCE),
+            timeout=STREAM_SILENCE,
+            params=parameters(query),
+            headers={**_EVENT_STREAM, **headers},
         ) as response:
             kind = clean_line(response.headers.get("content-type", ""), limit=60)
             if not kind.startswith("text/event-stream"):
-                raise self._stranger(f"it answers {kind or 'nothing'} where events should be")
+                raise self.not_our_service(f"it answers {kind or 'nothing'} where events should be")
             yield response
 
     async def chat(
@@ -125,9 +115,10 @@ class ServiceClient(Transport):
         *,
         sampling: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[ChatDelta, None]:
-        """A model's answer to ``messages``, streamed; ``sampling`` goes into the request as it is.
+        """Stream a model's answer to ``messages``; ``sampling`` is merged into the request.
 
-        Loads the model if need be. Close it with ``aclosing``: that ends the request.
+        Loads the model if it is not loaded. Close the generator with ``aclosing``: that ends the
+        request.
         """
         body = {
             **(sampling or {}),
@@ -136,25 +127,23 @@ class ServiceClient(Transport):
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        try:
-            async with self._stream(
+        async with (
+            self.stream(
                 "POST",
                 "/v1/chat/completions",
+                timeout=STREAM_SILENCE,
                 json=body,
-                headers={"Accept": "text/event-stream"},
-                timeout=self._limits(STREAM_SILENCE),
-            ) as response:
-                async for line in _lines(response):
-                    delta = chat_delta(line)
-                    if delta is not None:
-                        yield delta
-        except httpx.TransportError as error:
-            raise NoServiceError(
-                f"The answer of {self.url} broke off ({failure_reason(error)})."
-            ) from error
+                headers=_EVENT_STREAM,
+            ) as response,
+            aclosing(read_events(response)) as events,
+        ):
+            async for event in events:
+                delta = chat_delta(event)
+                if delta is not None:
+                    yield delta
 
     async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
-        """The vector of each text, by a model that makes them."""
+        """Return the vector of each text, computed by an embedding model."""
         body = {"model": model, "input": list(texts)}
         answer = await self.call(_EMBEDDINGS, body=body, timeout=EMBEDDING_WAIT)
         return [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
@@ -172,15 +161,11 @@ class _Embeddings(msgspec.Struct):
 _EMBEDDINGS = Endpoint(
     "POST /v1/embeddings", queries.Nothing, dict[str, Any], _Embeddings, "vectors", Area.MODEL
 )
-"""Of the models' servers, so no part of the service's own table."""
+"""Not in the table of the service's endpoints, because the models' servers answer it."""
 
 
-async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
-    """The lines of an event stream; one alone may have ``MAX_EVENT_BYTES``."""
-    rest = b""
-    async for chunk in response.aiter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.decode("utf-8", "replace").rstrip("\r")
-        if len(rest) > MAX_EVENT_BYTES:
-            raise CyberError(f"The service sent a line of more than {MAX_EVENT_BYTES} bytes.")
+def model_key(model_id: str, key: str) -> str:
+    """Return the name of a setting in a model's table, as in TOML: ``models."a/b.c".key``."""
+    # JSON strings are TOML basic strings, except that TOML wants DEL escaped.
+    quoted = json.dumps(model_id, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"models.{quoted}.{key}"

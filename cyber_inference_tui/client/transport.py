@@ -1,4 +1,4 @@
-"""How calls travel: one HTTP client, its logins, and what answers are read as."""
+"""Sends calls to the service: one HTTP client, its logins, and typed answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from cyber_inference_tui.client.problems import error_from_answer
+from cyber_inference_tui.client.answer_errors import error_from_answer
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
@@ -41,20 +41,20 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _ADMIN_PATHS = ("/admin/", "/ws/")
 
 Renew = Callable[[Any], Awaitable[bool]]
-"""Gets the client it is called with another token; ``False`` = there is none to be had."""
+"""Gives the client that it is called with another token; ``False`` if it has none."""
 
 
 class Transport:
-    """Sends calls to the service at ``url``; use with ``async with``.
+    """Sends calls to the service at ``url``. Use it with ``async with``.
 
-    Every call raises a ``CyberError``: the one the service sent, by its code, or
-    ``NoServiceError`` when nothing (or something else) answers. ``timeout`` is in seconds and
-    limits each wait for bytes; calls that wait for a model take their own.
+    A call that fails raises a ``CyberError``: the class for the code in the answer, or
+    ``NoServiceError`` if nothing or another program answers. ``timeout`` is in seconds and limits
+    each wait for bytes. Calls that wait for a model have a ``timeout`` of their own.
 
-    ``token`` is sent with the calls of the admin API and ``api_key`` with all others. Where the
-    service asks for a login (it has none yet, or no longer), ``renew`` is called: it sets
-    ``token`` or calls ``login``, and returns whether there is another one now, with which the
-    call is made again. Else ``AdminLoginError`` is raised: ask for the password, and ``login``.
+    Calls of the admin API carry ``token``, all others carry ``api_key``. If the service requires
+    a login, ``renew`` is called. It sets ``token`` or calls ``login``, and returns whether there
+    is a new token; then the call is repeated. Otherwise ``AdminLoginError`` is raised, and the
+    caller can ask for the password and call ``login``.
     """
 
     def __init__(
@@ -84,22 +84,22 @@ class Transport:
 
     @cached_property
     def _http(self) -> httpx.AsyncClient:
-        # Without TLS there is no need for the certificates of the world, which take their time.
+        # Loading the certificates of all authorities is slow, and useless without TLS.
         secure = self.url.startswith("https:")
         return httpx.AsyncClient(
             base_url=self.url,
             timeout=self._limits(self._seconds),
             transport=self._given_transport,
-            # Proxies of the environment are for the internet, not for a service of one's own.
+            # Proxies in the environment are for the internet, not for the user's own service.
             trust_env=False,
             verify=True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         )
 
     async def reach(self, limit: float) -> None:
-        """Raise ``NoServiceError`` when what listens there answers nothing in ``limit`` seconds.
+        """Raise ``NoServiceError`` if a program listens there but does not answer in time.
 
-        A call may have to wait long, which is right only where somebody answers. Any answer will
-        do, and so will a refused connection: the call itself says what is wrong then.
+        Use it before a call that may take long. ``limit`` is in seconds. Any answer is enough. A
+        refused connection passes too, because the call itself reports it.
         """
         try:
             async with asyncio.timeout(limit):
@@ -113,10 +113,10 @@ class Transport:
             ) from None
 
     async def login(self, password: str) -> LoginRecord:
-        """Log in; the token is kept for all later calls.
+        """Log in, and keep the token for all later calls.
 
         Raises ``InvalidAdminPasswordError``, ``TooManyLoginsError`` (with ``retry_after``), or
-        ``ConflictError`` where the service has no password.
+        ``ConflictError`` if the service has no password.
         """
         answer = await self.call(endpoints.LOGIN, body=queries.Credentials(password))
         self.token = answer.access_token
@@ -131,7 +131,7 @@ class Transport:
         body: B | None = None,
         timeout: float | None = None,
     ) -> A:
-        """Call an endpoint; ``name`` is the parameter in its path.
+        """Call an endpoint and return its answer. ``name`` is the parameter in the path.
 
         ``timeout`` (seconds) limits each wait for bytes of the answer.
         """
@@ -149,63 +149,60 @@ class Transport:
         body: B | None = None,
         timeout: float | None = None,
     ) -> tuple[A, Mapping[str, str]]:
-        """As ``call``; with the headers of the answer."""
+        """Call an endpoint and return its answer and headers; see ``call``."""
         prefix, brace, rest = endpoint.path.partition("{")
         path = prefix + quote(name, safe="") + rest.partition("}")[2] if brace else prefix
-        # A write says that it is JSON even where it has nothing to say: the service asks for it.
+        # The service accepts a write only as JSON, even one without content.
         empty: dict[str, Any] | None = None if endpoint.method in {"GET", "DELETE"} else {}
         content = empty if body is None else msgspec.to_builtins(body)
         options: dict[str, Any] = {} if content is None else {"json": content}
-        limits = self._limits(self._seconds if timeout is None else timeout)
+        async with self.stream(
+            endpoint.method, path, timeout=timeout, params=parameters(query), **options
+        ) as response:
+            data = await self._read(response)
+        if endpoint.answer is str:
+            data = to_json(data.decode("utf-8", "replace"))
         try:
-            async with self._stream(
-                endpoint.method, path, params=parameters(query), timeout=limits, **options
-            ) as response:
-                data, headers = await self._read(response), response.headers
+            answer = msgspec.json.decode(data, type=thread_safe(endpoint.answer))
+        except msgspec.MsgspecError as error:
+            raise self.not_our_service(
+                f"its answer to {endpoint.method} {path} is not understood: {error}"
+            ) from error
+        return answer, response.headers
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, path: str, *, timeout: float | None = None, **options: Any
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request and yield its answer, whose body is not read yet.
+
+        Logs in again at most once. Raises the ``CyberError`` of an answer with a status of 400 or
+        more, and ``NoServiceError`` for a connection that fails, while the body is read as well.
+        """
+        options["timeout"] = self._limits(self._seconds if timeout is None else timeout)
+        token = self.token
+        try:
+            try:
+                response = await self._send(method, path, options)
+            except InvalidAdminPasswordError:
+                raise
+            except AdminLoginError:
+                if self._renew is None or not await self._renewed(self._renew, token):
+                    raise
+                response = await self._send(method, path, options)
+            try:
+                yield response
+            finally:
+                await response.aclose()
         except httpx.TransportError as error:
             raise NoServiceError(
                 f"The service at {self.url} broke off its answer ({failure_reason(error)}).",
                 hint="See the end of its log.",
             ) from error
-        if endpoint.answer is str:
-            data = to_json(data.decode("utf-8", "replace"))
-        return self._decoded(data, endpoint.answer, f"{endpoint.method} {path}"), headers
-
-    def _decoded(self, body: bytes, kind: type[T], asked: str) -> T:
-        try:
-            return msgspec.json.decode(body, type=thread_safe(kind))
-        except msgspec.MsgspecError as error:
-            raise self._stranger(f"its answer to {asked} is not understood: {error}") from (error)
-
-    @asynccontextmanager
-    async def _stream(
-        self, method: str, path: str, **options: Any
-    ) -> AsyncIterator[httpx.Response]:
-        """Send one request; yields an answer below 400 and raises the error of any other.
-
-        A transport error while the body is read is left to the caller.
-        """
-        response = await self._answer(method, path, options)
-        try:
-            yield response
-        finally:
-            await response.aclose()
-
-    async def _answer(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
-        """An answer below 400, whose body is not read yet; logs in anew at most once."""
-        token = self.token
-        try:
-            return await self._send(method, path, options)
-        except InvalidAdminPasswordError:
-            raise
-        except AdminLoginError:
-            if self._renew is None or not await self._renewed(self._renew, token):
-                raise
-        return await self._send(method, path, options)
 
     async def _renewed(self, renew: Renew, old: str) -> bool:
         async with self._renewing:
-            # Of several calls that were refused at once, the first one sees to it.
+            # If several calls were refused at once, the first one gets the token for all.
             return self.token != old or await renew(self)
 
     async def _send(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
@@ -250,7 +247,8 @@ class Transport:
                 raise CyberError(f"The answer of {self.url} exceeds {MAX_ANSWER_BYTES} bytes.")
         return bytes(parts)
 
-    def _stranger(self, why: str) -> NoServiceError:
+    def not_our_service(self, why: str) -> NoServiceError:
+        """Return the error for an answer that no service of this version gives."""
         return NoServiceError(
             f"What answers at {self.url} is not this version's service: {why}.",
             hint="Check --host and --port, and that both have the same version.",
@@ -258,7 +256,7 @@ class Transport:
 
 
 def parameters(query: Any) -> Parameters:
-    """The query parameters of a struct; fields with their defaults are left out."""
+    """Return the fields of a struct as query parameters, without those that have their default."""
     if query is None:
         return {}
     chosen: Parameters = {}
@@ -275,7 +273,7 @@ def parameters(query: Any) -> Parameters:
 
 
 def failure_reason(error: httpx.TransportError) -> str:
-    """Why a connection failed, in a few words; httpx's own texts name its internals."""
+    """Return why a connection failed, in a few words. httpx's own messages name its internals."""
     if isinstance(error, httpx.TimeoutException):
         return "timed out"
     cause: BaseException | None = error
@@ -284,7 +282,7 @@ def failure_reason(error: httpx.TransportError) -> str:
             return "connection refused"
         if isinstance(cause, OSError) and cause.strerror:
             text = cause.strerror.lower()
-            # asyncio's own words for it hold an address and no reason.
+            # asyncio's message has an address and no reason.
             if cause.errno and text.startswith("connect call"):
                 return os.strerror(cause.errno).lower()
             return text

@@ -11,7 +11,7 @@ from cyber_inference_tui.doctor.facts import (
     PortState,
     ServiceFacts,
 )
-from cyber_inference_tui.doctor.hardware_checks import said
+from cyber_inference_tui.doctor.hardware_checks import finding_of
 from cyber_inference_tui.doctor.records import Finding, Level
 from cyber_inference_tui.kernel import on_macos
 from cyber_inference_tui.units import size_text
@@ -27,7 +27,7 @@ _NO_LINKS = frozenset({"vfat", "msdos", "exfat"})
 
 def check_llama(facts: LlamaFacts) -> list[Finding]:
     """Whether there is a llama-server that runs."""
-    finding = said("llama-server")
+    finding = finding_of("llama-server")
     if facts.binary is None:
         return [
             finding(
@@ -65,7 +65,7 @@ def check_llama(facts: LlamaFacts) -> list[Finding]:
 
 def check_configuration(facts: ConfigurationFacts) -> list[Finding]:
     """Mistakes, oddities, and what the service would refuse to start with."""
-    finding = said("configuration")
+    finding = finding_of("configuration")
     found = [
         finding(
             level=Level.ERROR,
@@ -94,7 +94,7 @@ def check_configuration(facts: ConfigurationFacts) -> list[Finding]:
 
 def check_security(facts: ConfigurationFacts, *, root_user: bool) -> list[Finding]:
     """Who may read our secrets, use the service, and what it may do itself."""
-    finding = said("security")
+    finding = finding_of("security")
     found = []
     if facts.secrets and facts.mode is not None and facts.mode & 0o077:
         found.append(
@@ -119,7 +119,7 @@ def check_security(facts: ConfigurationFacts, *, root_user: bool) -> list[Findin
 
 
 def _open_address(facts: ConfigurationFacts) -> list[Finding]:
-    finding = said("security")
+    finding = finding_of("security")
     if facts.to_be_made:
         names = " and ".join(facts.to_be_made)
         return [
@@ -151,7 +151,7 @@ def check_directories(directories: tuple[DirectoryFacts, ...]) -> list[Finding]:
 
 
 def _directory(facts: DirectoryFacts) -> list[Finding]:
-    finding = said("directories")
+    finding = finding_of("directories")
     place = f"{facts.key} {facts.path}"
     is_state = facts.key == "data_dir"
     bad = Level.ERROR if is_state else Level.WARNING
@@ -198,7 +198,7 @@ def _room(facts: DirectoryFacts, place: str) -> list[Finding]:
 
 
 def _file_system(facts: DirectoryFacts, place: str) -> list[Finding]:
-    finding = said("directories")
+    finding = finding_of("directories")
     kind = facts.file_system
     if kind in _FOUR_GIB:
         return [
@@ -226,7 +226,7 @@ def check_service(facts: ServiceFacts) -> list[Finding]:
 
 
 def _port(facts: ServiceFacts) -> list[Finding]:
-    finding = said("ports")
+    finding = finding_of("ports")
     place = f"Port {facts.port} on {facts.host}"
     if facts.state is PortState.FREE:
         text = f"{place} is free." if facts.port else "The system chooses the port (port 0)."
@@ -261,7 +261,7 @@ def _holder(port: int) -> str:
 
 
 def _running(facts: ServiceFacts) -> list[Finding]:
-    finding = said("service")
+    finding = finding_of("service")
     if facts.answers and facts.state is not PortState.FOREIGN:
         found = [finding(level=Level.OK, message=f"A service answers at {facts.url}.")]
         if facts.running_version not in {None, facts.own_version}:
@@ -299,7 +299,7 @@ def _running(facts: ServiceFacts) -> list[Finding]:
 
 
 def _model_ports(facts: ServiceFacts) -> list[Finding]:
-    finding = said("ports")
+    finding = finding_of("ports")
     if facts.base_port == 0:
         return [finding(level=Level.OK, message="The system chooses the ports of models.")]
     if facts.free_model_ports >= _FEW_PORTS:
@@ -319,7 +319,7 @@ def _model_ports(facts: ServiceFacts) -> list[Finding]:
 
 def check_models(facts: ModelsFacts) -> list[Finding]:
     """How many there are, and which cannot be used."""
-    finding = said("models")
+    finding = finding_of("models")
     broken = [f"{one.id}: {one.problem}" for one in facts.models if one.problem]
     usable = len(facts.models) - len(broken)
     found = []
@@ -358,7 +358,7 @@ def check_models(facts: ModelsFacts) -> list[Finding]:
 
 def check_hub(facts: HubFacts) -> list[Finding]:
     """Whether downloads will work."""
-    finding = said("hub")
+    finding = finding_of("hub")
     if not facts.problem:
         return [finding(level=Level.OK, message=f"{facts.url} answers.")]
     return [

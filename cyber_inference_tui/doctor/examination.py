@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cyber_inference_tui.doctor import checks, gather, hardware_checks, network
+from cyber_inference_tui.doctor import checks, gather, gather_network, hardware_checks
 from cyber_inference_tui.doctor.facts import ConfigurationFacts, MachineReport
 from cyber_inference_tui.doctor.records import Finding, Level
 from cyber_inference_tui.records import DeviceKind
@@ -60,11 +60,11 @@ def examine(
             "configuration": partial(gather.configuration_facts, loaded),
             "llama": partial(gather.llama_facts, settings, environ),
             "directories": partial(gather.directory_facts, settings, container),
-            "service": partial(network.service_facts, settings),
+            "service": partial(gather_network.service_facts, settings),
             "models": partial(gather.models_facts, settings, environ),
         }
         if not offline:
-            groups["hub"] = partial(network.hub_facts, settings, environ)
+            groups["hub"] = partial(gather_network.hub_facts, settings, environ)
     return judge(gather_all(groups, limit))
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.llama.binary import LlamaBinary
-from cyber_inference_tui.llama.install.machine import Gpu
-from cyber_inference_tui.monitor.memory import GpuMemory
+from cyber_inference_tui.llama.install.hardware import Gpu
+from cyber_inference_tui.monitor.memory_reading import GpuMemory
 from cyber_inference_tui.records import DeviceRecord
 
 
-class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What machine this is, and for a Jetson how it is set."""
 
     device: DeviceRecord
@@ -177,7 +177,7 @@ class HubFacts(msgspec.Struct, frozen=True, kw_only=True):
 class MachineReport(msgspec.Struct, frozen=True, kw_only=True):
     """All that was gathered; a group is ``None`` if it was not asked for or did not come."""
 
-    machine: MachineFacts | None = None
+    machine: DeviceFacts | None = None
     gpus: GpuFacts | None = None
     llama: LlamaFacts | None = None
     configuration: ConfigurationFacts | None = None

@@ -18,10 +18,10 @@ import psutil
 
 from cyber_inference_tui.doctor.facts import (
     ConfigurationFacts,
+    DeviceFacts,
     DirectoryFacts,
     GpuFacts,
     LlamaFacts,
-    MachineFacts,
     MemoryFacts,
     ModelFact,
     ModelsFacts,
@@ -31,11 +31,11 @@ from cyber_inference_tui.library.catalog import Origin
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.library.stores import Stores, find_stores
 from cyber_inference_tui.llama.binary import examine, locate_llama_server
+from cyber_inference_tui.llama.install.hardware import gpus, has_vulkan_driver
 from cyber_inference_tui.llama.install.layout import Layout, update_of
-from cyber_inference_tui.llama.install.machine import gpus, has_vulkan_driver
-from cyber_inference_tui.monitor.files import entries, read_bytes, read_integer, read_line
+from cyber_inference_tui.monitor.device import read_device
 from cyber_inference_tui.monitor.gpu_memory import amd_memory, nvidia_memory
-from cyber_inference_tui.monitor.machine import read_machine
+from cyber_inference_tui.monitor.kernel_files import entries, read_bytes, read_integer, read_line
 from cyber_inference_tui.monitor.main_memory import MainMemory, meminfo
 from cyber_inference_tui.monitor.nvml import Nvml, load_pynvml, visible_gpus
 from cyber_inference_tui.monitor.sensors.amd import AmdSensor
@@ -59,11 +59,11 @@ _MOST_POLICIES = 64
 _OTHER_PROGRAMS = frozenset({Origin.HUB_CACHE, Origin.LM_STUDIO, Origin.OLLAMA})
 
 
-def machine_facts(root: Path) -> MachineFacts:
+def machine_facts(root: Path) -> DeviceFacts:
     """What machine this is."""
     modes = read_bytes(root / "etc/nvpmodel.conf") or b""
-    return MachineFacts(
-        device=read_machine(root),
+    return DeviceFacts(
+        device=read_device(root),
         architecture=platform.machine(),
         python=platform.python_version(),
         root_user=os.geteuid() == 0,

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from cyber_inference_tui.doctor.facts import (
+    DeviceFacts,
     GpuFacts,
     LlamaFacts,
-    MachineFacts,
     MemoryFacts,
     ModelsFacts,
 )
 from cyber_inference_tui.doctor.records import Finding, Level
-from cyber_inference_tui.llama.install.machine import Gpu
+from cyber_inference_tui.llama.install.hardware import Gpu
 from cyber_inference_tui.monitor.gpu_memory import is_integrated
-from cyber_inference_tui.monitor.memory import caches_in_words
+from cyber_inference_tui.monitor.memory_reading import caches_in_words
 from cyber_inference_tui.records import DeviceKind
 from cyber_inference_tui.units import size_text
 
@@ -29,12 +29,12 @@ _NVMAP_SINCE = (36, 4, 7)
 _WATTS = re.compile(r"([0-9]{1,3})\s*W", re.IGNORECASE)
 
 
-def said(check: str) -> Callable[..., Finding]:
+def finding_of(check: str) -> Callable[..., Finding]:
     """Makes findings of one check: ``said("gpu")(level=…, message=…, fix=…)``."""
     return partial(Finding, check=check)
 
 
-def check_machine(facts: MachineFacts) -> list[Finding]:
+def check_machine(facts: DeviceFacts) -> list[Finding]:
     """What it is; there is nothing to repair here."""
     device = facts.device
     system = [
@@ -50,11 +50,11 @@ def check_machine(facts: MachineFacts) -> list[Finding]:
     return [Finding(check="machine", level=Level.OK, message=f"{name}: {told}.")]
 
 
-def check_jetson(facts: MachineFacts) -> list[Finding]:
+def check_jetson(facts: DeviceFacts) -> list[Finding]:
     """How a Jetson is set; nothing of any other machine."""
     if facts.device.kind is not DeviceKind.JETSON:
         return []
-    finding = said("jetson")
+    finding = finding_of("jetson")
     found = [_power_mode(facts)]
     if facts.clocks_pinned is False:
         found.append(
@@ -78,8 +78,8 @@ def check_jetson(facts: MachineFacts) -> list[Finding]:
     return [one for one in found if one is not None]
 
 
-def _power_mode(facts: MachineFacts) -> Finding | None:
-    finding = said("jetson")
+def _power_mode(facts: DeviceFacts) -> Finding | None:
+    finding = finding_of("jetson")
     if facts.power_mode is None:
         return None
     now = _power(facts.power_mode)
@@ -110,7 +110,7 @@ def _release(text: str) -> tuple[int, ...]:
 
 def check_gpus(facts: GpuFacts, llama: LlamaFacts | None) -> list[Finding]:
     """The GPUs, their drivers, and whether llama-server was built for them."""
-    finding = said("gpu")
+    finding = finding_of("gpu")
     found = [
         finding(
             level=Level.OK,
@@ -150,7 +150,7 @@ def _present(facts: GpuFacts) -> tuple[Gpu, ...]:
 
 
 def _nvidia(facts: GpuFacts) -> list[Finding]:
-    finding = said("gpu")
+    finding = finding_of("gpu")
     if facts.nvidia_names:
         shared = [name for name in facts.nvidia_names if is_integrated(name)]
         return [
@@ -178,7 +178,7 @@ def _nvidia(facts: GpuFacts) -> list[Finding]:
 
 
 def _amd(facts: GpuFacts) -> list[Finding]:
-    finding = said("gpu")
+    finding = finding_of("gpu")
     found = []
     if facts.amd_names and not any(gpu.name in facts.amd_names for gpu in facts.memory):
         names = ", ".join(facts.amd_names)
@@ -197,7 +197,7 @@ def _amd(facts: GpuFacts) -> list[Finding]:
 
 def _unlisted(present: tuple[Gpu, ...], problem: str) -> Finding:
     beginning = f"There is an {' and an '.join(present)}, but llama-server" if present else ""
-    return said("gpu")(
+    return finding_of("gpu")(
         level=Level.WARNING if present else Level.HINT,
         message=f"{beginning or 'llama-server'} did not list its devices: {problem}",
         fix="Check the driver, or set llama_server_path to a build that fits it.",
@@ -205,7 +205,7 @@ def _unlisted(present: tuple[Gpu, ...], problem: str) -> Finding:
 
 
 def _unused(present: tuple[Gpu, ...], llama: LlamaFacts, *, offered: bool) -> Finding:
-    finding = said("gpu")
+    finding = finding_of("gpu")
     names = " and an ".join(present)
     kind = "ROCm or Vulkan" if present == (Gpu.AMD,) else "CUDA"
     fix = f"Set llama_server_path to a build with {kind}"
@@ -225,7 +225,7 @@ def _unused(present: tuple[Gpu, ...], llama: LlamaFacts, *, offered: bool) -> Fi
 
 def check_memory(facts: MemoryFacts, models: ModelsFacts | None, *, board: bool) -> list[Finding]:
     """Main memory, its limit, and swap. ``board`` = it is a small computer with shared memory."""
-    finding = said("memory")
+    finding = finding_of("memory")
     if facts.total is None:
         return [
             finding(
@@ -264,7 +264,7 @@ def check_memory(facts: MemoryFacts, models: ModelsFacts | None, *, board: bool)
 def _swap(
     facts: MemoryFacts, total: int, models: ModelsFacts | None, *, board: bool
 ) -> list[Finding]:
-    finding = said("memory")
+    finding = finding_of("memory")
     if facts.swap is None:
         return []
     if facts.swap or facts.zram:

@@ -116,7 +116,7 @@ def is_understood(architecture: str | None) -> bool:
     )
 
 
-def makes_vectors(metadata: ModelMetadata) -> bool:
+def is_embedding_model(metadata: ModelMetadata) -> bool:
     """Whether it is for embeddings or reranking rather than for text.
 
     Encoders are, by their architecture. Others are converted from a model for text and have that

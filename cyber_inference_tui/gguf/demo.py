@@ -27,7 +27,7 @@ from pathlib import Path
 
 from cyber_inference_tui.files import read_file
 from cyber_inference_tui.gguf.demo_text import JSON_SAMPLES, TOPICS
-from cyber_inference_tui.gguf.writer import (
+from cyber_inference_tui.gguf.file_writer import (
     Row,
     Tensor,
     f32_vector,

@@ -1,9 +1,9 @@
-"""Who may ask: the ``Host``, ``Origin``, content type and key of each request.
+"""Access checks: the ``Host``, ``Origin``, content type and key of each request.
 
-A web page from anywhere can make a browser send requests to this machine, and DNS rebinding even
-lets it read the answers. The ``Host`` says which name the browser believes in, the ``Origin``
-which site asks: both must be ones we know. Settings are read at each request; what follows from
-them is computed once for each settings object.
+Any web page can make a browser send requests to this machine, and DNS rebinding even lets it read
+the answers. ``Host`` is the name that the browser used, ``Origin`` is the site that sent the
+request: both must be known. The settings are read at each request, but their rules are computed
+only once for each settings object.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _OWNERS = frozenset({Area.LOGIN, Area.ADMIN})
 
 
 def parse_host(text: str) -> tuple[str, int | None] | None:
-    """A ``Host`` value as name (lower case, no brackets, no final dot) and port; ``None`` = bad."""
+    """Return the name (lower case, no brackets, no final dot) and port of a ``Host``, if valid."""
     match = _HOST.fullmatch(text)
     if match is None:
         return None
@@ -61,7 +61,7 @@ def parse_host(text: str) -> tuple[str, int | None] | None:
 
 
 def parse_origin(text: str) -> tuple[str, str, int] | None:
-    """An ``Origin`` as scheme, name and port; ``None`` for ``null`` and anything malformed."""
+    """Return scheme, name and port of an ``Origin``; ``None`` for ``null`` and malformed values."""
     match = _ORIGIN.fullmatch(text)
     host = parse_host(match[2]) if match else None
     if match is None or host is None:
@@ -71,7 +71,7 @@ def parse_origin(text: str) -> tuple[str, str, int] | None:
 
 
 def _plain_ip(text: str) -> str | None:
-    """An IP address in its one normal form (v4 in v6 as v4); ``None`` if it is none."""
+    """Return an IP address in normal form (v4 in v6 as v4); ``None`` for other text."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -91,11 +91,11 @@ def _is_loopback(name: str) -> bool:
 
 
 def _is_private(name: str) -> bool:
-    """Whether ``name`` belongs to a network of one's own: no name that anybody can register.
+    """Check whether ``name`` belongs to a private network, so that nobody can register it.
 
-    The names are those of RFC 6762 (``.local``, mDNS) and of ICANN's reservation of ``.internal``,
-    which Docker uses, too (``host.docker.internal``). An address is none that DNS rebinding can
-    use. ``0.0.0.0`` is left out: pages of public sites reach this machine by it.
+    Private names are ``.local`` (mDNS, RFC 6762) and ``.internal`` (reserved by ICANN; Docker uses
+    ``host.docker.internal``). Private addresses are safe too, because DNS rebinding needs a name.
+    ``0.0.0.0`` is not private: pages of public sites can reach this machine with it.
     """
     if name.endswith((".local", ".internal")):
         return True
@@ -112,17 +112,17 @@ def _digest(text: str) -> bytes:
 
 
 class AccessRules:
-    """What one settings object allows, at one bound address."""
+    """The access rules of one settings object at one bound address."""
 
     def __init__(self, settings: Settings, bound: str) -> None:
         machine = socket.gethostname().lower()
         self._names = {machine, machine.partition(".")[0]} - {""}
         self._names_with_port: set[tuple[str, int]] = set()
         for entry in (bound, settings.host, *settings.allowed_hosts):
-            # An IPv6 address may be written without its brackets here.
+            # Here an IPv6 address needs no brackets.
             host = parse_host(entry) or (parse_host(f"[{entry}]") if ":" in entry else None)
             if host is None:
-                _logger.warning("%r is no host name or address; it is ignored", entry)
+                _logger.warning("ignoring %r: it is not a host name or address", entry)
             elif host[1] is None:
                 self._names.add(host[0])
             else:
@@ -135,7 +135,7 @@ class AccessRules:
         self._hosts: dict[tuple[str, str], bool] = {}
 
     def allows_host(self, host: str, local: str) -> bool:
-        """Whether a ``Host`` is ours; ``local`` is the IP address the connection came in on."""
+        """Check a ``Host``; ``local`` is the IP address on which the connection arrived."""
         known = self._hosts.get((host, local))
         if known is None:
             if len(self._hosts) >= _CACHE_SIZE:
@@ -157,24 +157,24 @@ class AccessRules:
         )
 
     def allows_origin(self, origin: str, host: str) -> bool:
-        """Whether a page of ``origin`` may use the admin endpoints at ``host``."""
+        """Check whether pages of ``origin`` may use the admin endpoints at ``host``."""
         parsed = parse_origin(origin)
         if parsed is None:
             return False
         if parsed in self._origins:
             return True
         own = parse_host(host)
-        # This port speaks plain HTTP only: the same name over https is another site.
+        # This port serves plain HTTP only: the same name with https is another site.
         return own is not None and parsed == ("http", own[0], own[1] or 80)
 
     def shares_with(self, origin: str, area: Area) -> str | None:
-        """The ``Access-Control-Allow-Origin`` for a page of ``origin``; ``None`` = not shared."""
+        """Return the ``Access-Control-Allow-Origin`` for ``origin``; ``None`` = not shared."""
         if self._origins and parse_origin(origin) in self._origins:
             return origin
         return "*" if self._any_origin and area not in _OWNERS else None
 
     def allows_key(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request carries one of the keys; all are compared, in constant time."""
+        """Check whether a request has a valid key. Compares with all keys, in constant time."""
         if not self._keys:
             return True
         found = False
@@ -189,10 +189,10 @@ class AccessRules:
 
 
 class Access:
-    """Checks requests against the service's present settings; logins are checked by ``login``.
+    """Checks requests against the current settings. Logins are checked by ``http.login``.
 
-    ``areas`` says of each route's handler what it is; all others are model endpoints, so that
-    what somebody forgot to list is guarded.
+    ``areas`` has the area of each route's handler. Other handlers count as model endpoints, so
+    that a forgotten handler is protected too.
     """
 
     def __init__(self, service: Service, areas: Mapping[Handler, Area]) -> None:
@@ -204,7 +204,7 @@ class Access:
 
     @property
     def rules(self) -> AccessRules:
-        """The rules in force."""
+        """The rules of the current settings."""
         settings, address = self._service.settings, self._service.address
         if settings is not self._settings or address is not self._address:
             self._rules = AccessRules(settings, address[0])
@@ -212,11 +212,11 @@ class Access:
         return self._rules
 
     def area_of(self, request: web.Request) -> Area:
-        """What the endpoint that was found for the request is."""
+        """Return the area of the endpoint that handles the request."""
         return self._areas.get(request.match_info.handler, Area.MODEL)
 
     def admit(self, request: web.Request) -> web.Response | None:
-        """Let a request pass (``None``), or answer a CORS preflight.
+        """Check a request. Return the answer to a CORS preflight, otherwise ``None``.
 
         Raises ``ForbiddenHostError``, ``ForbiddenOriginError``, ``UnsupportedMediaTypeError`` or
         ``InvalidApiKeyError``.
@@ -248,19 +248,19 @@ class Access:
 
     def _check_host(self, rules: AccessRules, request: web.Request, host: str | None) -> None:
         if host is None:
-            # No browser leaves it out; HTTP/1.0 programs do.
+            # Browsers always send it, programs with HTTP/1.0 may not.
             if request.version >= (1, 1):
                 raise ForbiddenHostError("The request has no Host header.")
             return
         if not rules.allows_host(host, _local_ip(request) if rules.wildcard else ""):
-            # Without a password that stands in front of it.
+            # Without a user name and password in front.
             shown = host.rpartition("@")[2][:253]
             raise ForbiddenHostError(
                 f"This service does not answer as {shown!r}.",
                 hint="Add the name to allowed_hosts if it is yours.",
             )
         if not request.raw_path.startswith("/") and request.raw_path != "*":
-            # A target with a name of its own would be a second Host that nobody checked.
+            # A target with a host name would be a second, unchecked Host.
             raise InvalidRequestError("The request's target must be a path.")
 
     def _preflight(
@@ -274,16 +274,16 @@ class Access:
             hdrs.ACCESS_CONTROL_MAX_AGE: "600",
         }
         if _HEADER_NAMES.fullmatch(asked):
-            # Client libraries add headers of their own; a site that is let in may send any.
+            # Client libraries add their own headers; an admitted site may send any header.
             headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked
         if request.headers.get("Access-Control-Request-Private-Network") == "true":
-            # A page of a public site that asks a machine of a private network, or this one:
+            # A page of a public site calls a machine in a private network:
             # https://wicg.github.io/private-network-access/
             headers["Access-Control-Allow-Private-Network"] = "true"
         return web.Response(status=204, headers=headers)
 
     def cors_headers(self, request: web.Request) -> Mapping[str, str]:
-        """What tells a browser that the asking page may read the answer; mostly nothing."""
+        """Return the headers that let a browser show the answer to the page; usually none."""
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is None:
             return _NOTHING
@@ -303,7 +303,7 @@ ACCESS = web.AppKey("access", Access)
 
 
 def cors_headers(request: web.Request) -> Mapping[str, str]:
-    """The CORS headers for an answer that is written without aiohttp."""
+    """Return the CORS headers for an answer that is written without aiohttp."""
     if hdrs.ORIGIN not in request.headers:
         return _NOTHING
     return request.app[ACCESS].cors_headers(request)
@@ -317,12 +317,12 @@ def _foreign(origin: str) -> ForbiddenOriginError:
 
 
 def _check_content_type(request: web.Request) -> None:
-    """Forms and plain text are what a foreign page can send without asking: refuse them."""
+    """Refuse forms and plain text, which any page can send without a preflight."""
     kind = request.content_type
     if kind == "application/json":
         return
-    # Without a header aiohttp says octet-stream, and so does its client when there is no body. No
-    # page can send that type without asking first.
+    # aiohttp reports octet-stream if there is no header, and its client sends it if there is no
+    # body. No page can send that type without a preflight.
     if kind == "application/octet-stream" and not request.can_read_body:
         return
     raise UnsupportedMediaTypeError("Send the body as application/json.")

@@ -1,6 +1,6 @@
-"""The admin endpoints: each calls the service. Nothing here knows HTTP.
+"""The admin endpoints. Each calls the service; nothing here depends on HTTP.
 
-Names in paths are looked up, never used as file names.
+Names in paths are looked up. They are never used as file names.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def add_admin(table: RouteTable, service: Service) -> None:
-    """Add the owner's endpoints, but for the login and the streams."""
+    """Add the admin endpoints, except for the login and the event streams."""
     models = service.models
     config = service.configuration
     table.answer(endpoints.STATUS, lambda call: service.status())
     table.answer(endpoints.RESOURCE_HISTORY, lambda call: _samples(service, call.query.history))
     table.answer(endpoints.RESOURCES, lambda call: service.monitoring.latest())
-    table.answer(endpoints.MEMORY, lambda call: models.room())
+    table.answer(endpoints.MEMORY, lambda call: models.memory_rooms())
     table.answer(endpoints.QUEUE, lambda call: service.queue())
     table.answer(endpoints.PROBLEMS, lambda call: models.problems())
     table.answer(endpoints.MODELS, lambda call: models.records())
@@ -76,17 +76,13 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.CHECK_CONFIG, lambda call: config.check(call.name, call.body.value))
     table.answer(endpoints.SET_CONFIG, lambda call: config.set(call.name, call.body.value))
     table.answer(endpoints.UNSET_CONFIG, lambda call: config.unset(call.name))
-    table.answer(endpoints.CONFIG_FILE, lambda call: config.file())
-    table.answer(
-        endpoints.SET_CONFIG_FILE, lambda call: config.set_file(call.body.text, call.body.digest)
-    )
     table.answer(endpoints.INSTALLATION, lambda call: service.installation.state())
     table.answer(endpoints.INSTALL, lambda call: service.installation.start(call.body.source))
     table.answer(endpoints.CANCEL_INSTALL, lambda call: service.installation.cancel())
 
 
 def is_model_name(service: Service, name: str) -> bool:
-    """Whether a model has exactly this id or alias."""
+    """Check whether a model has exactly this id or alias."""
     try:
         record = service.models.record(name)
     except ModelNotFoundError:
@@ -110,7 +106,7 @@ async def _search(service: Service, query: SearchQuery) -> WithHeaders[list[HubM
 
 
 async def _log_tail(service: Service, call: Call[TailQuery, queries.Nothing]) -> WithHeaders[str]:
-    # Taken first: a line that arrives meanwhile is sent twice rather than never.
+    # Read first: a line that arrives in between is sent twice rather than never.
     position = service.events.last_id
     tail = await service.log_tail(call.name, call.query.lines)
     return WithHeaders(tail, {LOG_POSITION: str(position)})

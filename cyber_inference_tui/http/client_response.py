@@ -1,4 +1,4 @@
-"""The client's side of one request: its answer on the transport, in a framing that can end well."""
+"""Writes the answer to a client's request, in a framing that shows its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, UpstreamError
 from cyber_inference_tui.http.access import cors_headers
-from cyber_inference_tui.http.errors import (
+from cyber_inference_tui.http.error_responses import (
     RETRY_IN_VAIN,
     ErrorEvents,
     error_event,
@@ -19,7 +19,7 @@ from cyber_inference_tui.http.errors import (
     speaks_anthropic,
 )
 from cyber_inference_tui.http.framing import BodyScanner, Framing, ResponseHead
-from cyber_inference_tui.http.renaming import Renaming
+from cyber_inference_tui.http.name_replacer import NameReplacer
 from cyber_inference_tui.http.upstream import Exchange
 from cyber_inference_tui.http.usage import BodyTap, Usage
 
@@ -28,8 +28,8 @@ SEND_TIMEOUT = 300.0
 
 _MAX_ERROR_BODY = 1 << 20
 _EVENT_STREAM = b"text/event-stream"
-# Reverse proxies hold an answer back until they have a few KiB of it. nginx, and others after its
-# example, pass a stream on as it comes if its head has this:
+# Reverse proxies buffer a few KiB of an answer. nginx and proxies that follow its example pass a
+# stream on at once if its head has this header:
 # https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering
 _UNBUFFERED = (b"X-Accel-Buffering", b"no")
 _NOT_IMPLEMENTED = 501
@@ -38,27 +38,27 @@ _logger = logging.getLogger(__name__)
 
 
 class ClientResponse:
-    """The client's side of one request: what has been said, and how the rest is framed.
+    """The answer to one request: what the client was sent, and the framing of the rest.
 
-    ``renaming`` puts the model's id where its server cannot say it.
+    ``replacer`` restores the model's id if its server uses another name.
     """
 
     def __init__(
-        self, request: web.Request, stream: bool, renaming: Renaming | None = None
+        self, request: web.Request, stream: bool, replacer: NameReplacer | None = None
     ) -> None:
         self._request = request
         self._transport = request.transport
         self._http11 = request.version >= (1, 1)
-        self._renaming = renaming
+        self._replacer = replacer
         self._commented = False
         self._scanner: BodyScanner | None = None
         self._head: ResponseHead | None = None
         self._body_tap: BodyTap | None = None
         self._event_stream = False
         self._framing = Framing.NONE
-        """The framing that shows the client where the body ends, once the head is written."""
+        """The framing that shows the client the end of the body, once the head is written."""
         self._rechunk = False
-        """Whether what comes for the body is put into chunks of ours."""
+        """Whether the body is put into our own chunks."""
         self._error_events: ErrorEvents | None = None
         self._held_head = b""
         self._answered = False
@@ -66,43 +66,43 @@ class ClientResponse:
         if self._transport is not None:
             self._most_unsent = self._transport.get_write_buffer_limits()[1]
         self.begun = False
-        """Whether anything was said to the client."""
+        """Whether anything was sent to the client."""
         self.status = 0
         """The HTTP status that the client was sent, once it has begun."""
         self.keep_alive = bool(request.keep_alive)
         self.may_comment = request.method in {"GET", "POST"} and (
             stream or request.headers.get(hdrs.ACCEPT) == "text/event-stream"
         )
-        """Whether the client reads events, of which comments can be a part."""
+        """Whether the client reads Server-Sent Events, so that comments can be sent."""
 
     @property
     def relayed(self) -> bool:
-        """Whether the client has anything of the server's answer: then no other can give one."""
+        """Return whether the client has a part of the answer, so no other server can answer."""
         body_tap = self._body_tap
         return self._answered or (body_tap is not None and body_tap.first_at is not None)
 
     @property
     def complete(self) -> bool:
-        """Whether the server's answer passed to its end."""
+        """Return whether the whole answer of the server was passed on."""
         return self._scanner is not None and self._scanner.done
 
     @property
     def refused(self) -> bool:
-        """Whether the server's answer is an error."""
+        """Return whether the server's answer is an error."""
         return self._head is not None and self._head.status >= 400
 
     @property
     def first_byte_at(self) -> float | None:
-        """When the answer's body began to pass, in the loop's time; ``None`` for an error's."""
+        """The loop's time at the first byte of the answer's body; ``None`` for errors."""
         return None if self._body_tap is None or self.refused else self._body_tap.first_at
 
     @property
     def says_done(self) -> bool:
-        """The client has the stream's last event: many do not wait for the end of the body."""
+        """Return whether the client has the last event. Many clients do not wait for the end."""
         return self._body_tap is not None and self._body_tap.says_done
 
     def usage(self) -> Usage:
-        """What the server said of its answer; read anew at each call, so ask at the end."""
+        """Parse the server's figures from the answer. Call it once, at the end."""
         head, body_tap = self._head, self._body_tap
         if head is None or body_tap is None:
             return Usage()
@@ -115,9 +115,9 @@ class ClientResponse:
         return usage
 
     def comment(self, text: str) -> None:
-        """An SSE comment, so that the client sees that its request is alive.
+        """Send an SSE comment, so that the client does not time out.
 
-        HTTP/1.0 has no chunks: there the end of the connection is the end of the stream.
+        HTTP/1.0 has no chunks: there the stream ends with its connection.
         """
         if not self._commented:
             self._commented = self._event_stream = True
@@ -134,8 +134,8 @@ class ClientResponse:
             )
         self._write_part(f": {text}\n\n".encode())
 
-    def forget(self) -> None:
-        """Its server is lost and nothing it said is with the client: another one will answer."""
+    def reset(self) -> None:
+        """Prepare for the answer of another server, after the first was lost before its answer."""
         self._scanner = self._head = self._body_tap = self._error_events = None
         self._held_head = b""
         self._event_stream = self._commented
@@ -144,9 +144,9 @@ class ClientResponse:
             self.keep_alive = bool(self._request.keep_alive)
 
     async def relay(self, head: ResponseHead, exchange: Exchange) -> None:
-        """Pass a response on, whole.
+        """Pass a whole response to the client.
 
-        Its body passes byte for byte, but for errors under Anthropic's paths: they get its shape.
+        The body does not change, except that errors under Anthropic's paths get Anthropic's shape.
         """
         self._head = head
         is_events = head.content_type.startswith(_EVENT_STREAM)
@@ -167,8 +167,8 @@ class ClientResponse:
         framed = head.framing is Framing.CHUNKED and not decode
         clock = asyncio.get_running_loop().time
         self._body_tap = BodyTap(self._scanner if framed else None, clock=clock)
-        # A body that ends with its connection gets a framing in which its end can be seen. One
-        # behind comments keeps to theirs, and one that may change to none that tells a length.
+        # Chunks show the end of a body that ends with its connection. A body after comments keeps
+        # their framing, and a body that may change cannot have a length.
         self._rechunk = self._http11 and (
             decode
             or head.framing is Framing.CLOSE
@@ -181,20 +181,20 @@ class ClientResponse:
                 framing = Framing.CHUNKED
             elif decode or (self._error_events is not None and framing is Framing.LENGTH):
                 framing = Framing.CLOSE
-            # A body with a length is on its way already: its beginning goes out with the head.
+            # A body with a length follows at once: the head is sent together with its first bytes.
             hold = framing is Framing.LENGTH and not self._scanner.done
             self._answered = not hold
             headers = _headers(head, with_length=framing is head.framing)
             self._write_head(head.status, head.reason, headers, framing, hold=hold)
         await exchange.copy(self._scanner, self._take, self._drain)
         rest = b"" if self._error_events is None else self._error_events.rest()
-        if self._renaming is not None:
-            rest = self._renaming.of(rest) + self._renaming.rest()
+        if self._replacer is not None:
+            rest = self._replacer.feed(rest) + self._replacer.rest()
         self._pass(rest)
         self._end_stream()
 
     async def _relay_error(self, head: ResponseHead, exchange: Exchange) -> None:
-        """The server refuses: what it says, in the shape that the client reads."""
+        """Pass on an error of the server, in the shape that the client reads."""
         body = await self._collect(head, exchange)
         body = in_anthropic_shape(body, head.status) or body
         headers = _headers(head, with_length=False)
@@ -203,17 +203,17 @@ class ClientResponse:
         self._write(body)
 
     async def _relay_as_event(self, head: ResponseHead, exchange: Exchange) -> None:
-        """The stream has begun with comments already, and the server answers with an error."""
+        """Pass on an answer that is not a stream, after the stream has started with comments."""
         body = (await self._collect(head, exchange)).strip()
         if head.status == 200:
-            # It answered a streaming request with plain JSON: that is one event.
+            # Plain JSON as the answer to a streaming request becomes one event.
             self._write_part(b"data: " + body.replace(b"\n", b" ") + b"\n\n")
         else:
             self._write_part(self._event_of(body, head.status))
         self._end_stream()
 
     async def _collect(self, head: ResponseHead, exchange: Exchange) -> bytes:
-        """The whole body, as content."""
+        """Return the whole body without its framing, at most ``_MAX_ERROR_BODY`` bytes."""
         parts: list[bytes] = []
         size = 0
         scanner = BodyScanner(head.framing, head.length, decode=True)
@@ -230,10 +230,10 @@ class ClientResponse:
         await exchange.copy(scanner, collect, self._drain)
         self._scanner, self._body_tap, self._answered = scanner, body_tap, True
         body = b"".join(parts)
-        return body if self._renaming is None else self._renaming.of(body) + self._renaming.rest()
+        return body if self._replacer is None else self._replacer.feed(body) + self._replacer.rest()
 
     def _event_of(self, body: bytes, status: int) -> bytes:
-        """The event for an error of the server."""
+        """Return the event for an error of the server."""
         path = self._request.path
         try:
             data = msgspec.json.encode(
@@ -247,7 +247,7 @@ class ClientResponse:
         return b"data: %b\n\n" % data
 
     def fail(self, error: CyberError) -> None:
-        """Something went wrong after the answer had begun: say so in the stream, or cut it."""
+        """Report an error after the start of the answer: as an event if possible, else by a cut."""
         scanner = self._scanner
         at_boundary = scanner is not None and scanner.at_boundary
         sound = self._rechunk or self._framing is Framing.CLOSE or at_boundary
@@ -260,12 +260,12 @@ class ClientResponse:
             self._write_part(event)
             self._end_stream()
             return
-        # A body with a length, or in the middle of a chunk: an early end is the only honest sign.
+        # In a body with a length, or in the middle of a chunk, only an early end can show it.
         _logger.warning("an answer was cut short: %s", error)
         self.cut()
 
     def cut(self) -> None:
-        """End the connection: the client sees that its answer is not whole."""
+        """Close the connection, so that the client sees that its answer is incomplete."""
         self.keep_alive = False
         if self._transport is not None:
             self._transport.close()
@@ -280,8 +280,8 @@ class ClientResponse:
                 return True
         if self._body_tap is not None:
             self._body_tap.take(data)
-        if self._renaming is not None:
-            data = self._renaming.of(data)
+        if self._replacer is not None:
+            data = self._replacer.feed(data)
         self._pass(data)
         return transport.get_write_buffer_size() <= self._most_unsent
 
@@ -297,12 +297,12 @@ class ClientResponse:
             transport.write(data)
 
     async def _drain(self) -> None:
-        """Wait until the client has read enough of what was written."""
+        """Wait until the client has read enough."""
         try:
             async with asyncio.timeout(SEND_TIMEOUT):
                 await self._request.writer.drain()
         except TimeoutError:
-            # Nothing more can be said to it, and what is written already would wait for ever.
+            # Not close(): that would wait forever for the client to read.
             if self._transport is not None:
                 self._transport.abort()
             raise UpstreamError(
@@ -339,7 +339,7 @@ class ClientResponse:
         self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._rechunk else data)
 
     def _end_stream(self) -> None:
-        """The last chunk, where the chunks are ours."""
+        """Write the last chunk, if the chunks are our own."""
         if self._rechunk:
             self._write(b"0\r\n\r\n")
 
@@ -349,7 +349,7 @@ class ClientResponse:
 
 
 def _headers(head: ResponseHead, *, with_length: bool) -> list[tuple[bytes, bytes]]:
-    """The server's headers as the client gets them."""
+    """Return the server's headers in the form that the client gets."""
     found = [
         (name, value)
         for name, value in head.headers
@@ -359,13 +359,13 @@ def _headers(head: ResponseHead, *, with_length: bool) -> list[tuple[bytes, byte
         if all(name.lower() != b"x-accel-buffering" for name, _ in found):
             found.append(_UNBUFFERED)
     elif head.status == _NOT_IMPLEMENTED:
-        # What the server cannot do it will not do the next time: clients try 5xx again.
+        # Clients repeat requests with a 5xx status, which is useless for this one.
         found.append(RETRY_IN_VAIN)
     return found
 
 
 def _is_cors(name: bytes) -> bool:
-    # Which sites may read an answer is the service's to say, not the model server's.
+    # The service decides which sites may read an answer, not the model's server.
     return name.lower().startswith(b"access-control-")
 
 

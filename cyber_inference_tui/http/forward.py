@@ -1,8 +1,8 @@
-"""The hot path: a request for a model in, the model's server's own bytes out.
+"""Forwards requests to the models' servers. This is the hot path.
 
-For a loaded model a request costs one look at its JSON, one look-up in the scheduler, and then
-bytes are written from the server's connection straight to the client's transport, with
-back-pressure both ways. The lease that keeps the model loaded ends with the last byte.
+For a loaded model, a request costs one scan of its JSON and one look-up in the scheduler. Then the
+server's bytes are written straight to the client's transport, with back-pressure in both
+directions. The lease that keeps the model loaded ends with the last byte.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from cyber_inference_tui.errors import (
     UpstreamError,
 )
 from cyber_inference_tui.http.client_response import ClientResponse
-from cyber_inference_tui.http.errors import error_response, internal_error
+from cyber_inference_tui.http.error_responses import error_response, internal_error
 from cyber_inference_tui.http.framing import HOP_BY_HOP, BadResponseError
-from cyber_inference_tui.http.renaming import Renaming
+from cyber_inference_tui.http.name_replacer import NameReplacer
 from cyber_inference_tui.http.request_log import RequestLog
 from cyber_inference_tui.http.retry_queue import LONG_TRIAL, TRIAL, Retry, RetryQueue
-from cyber_inference_tui.http.stall import StalledError, StallWatch
-from cyber_inference_tui.http.target import BODYLESS, Target, Targets
+from cyber_inference_tui.http.stall_watch import StalledError, StallWatch
+from cyber_inference_tui.http.target import BODYLESS, Target, TargetFinder
 from cyber_inference_tui.http.upstream import ConnectionPool, UpstreamLostError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
-from cyber_inference_tui.llama.launch import SERVER_HOST
+from cyber_inference_tui.llama.launcher import SERVER_HOST
 from cyber_inference_tui.records import RequestRecord
-from cyber_inference_tui.scheduler.state import Lease, Waiter
+from cyber_inference_tui.scheduler.lease import Lease
+from cyber_inference_tui.scheduler.state import Waiter
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -50,8 +51,8 @@ _MOST_TRIES = 5
 _EXIT_NOTICE = 0.5
 # A killed process gives back its memory first, which may be much.
 _KILL_NOTICE = 10.0
-# The body is passed on as it was read: unpacked. With a conversation's id llama-server goes on
-# generating for whoever may ask again (/v1/stream) when the client is gone, unseen from here.
+# The body is passed on decompressed. With a conversation's id, llama-server would continue to
+# generate after the client has left, for a later request to /v1/stream, unknown to the service.
 _DROPPED = HOP_BY_HOP | {
     b"host",
     b"content-length",
@@ -66,21 +67,21 @@ _UNWATCHED = contextlib.nullcontext()
 _logger = logging.getLogger(__name__)
 
 
-def _renaming(model: LocalModel) -> Renaming | None:
+def _name_replacer(model: LocalModel) -> NameReplacer | None:
     alias = server_alias(model.id)
-    return None if alias == model.id or model.settings.command else Renaming(alias, model.id)
+    return None if alias == model.id or model.settings.command else NameReplacer(alias, model.id)
 
 
-class _Lost(NamedTuple):
-    """The end of a request's server before its answer."""
+class _LostServer(NamedTuple):
+    """The loss of a request's server before its answer."""
 
     error: UpstreamError
     alone: bool
-    """It was the only request there without an answer."""
+    """Whether it was the only request at the server without an answer."""
 
 
-class _Written(web.StreamResponse):
-    """Tells aiohttp that the answer is on the transport already."""
+class _WrittenResponse(web.StreamResponse):
+    """Shows aiohttp that the answer is already written to the transport."""
 
     def __init__(self, *, keep_alive: bool) -> None:
         super().__init__()
@@ -88,24 +89,24 @@ class _Written(web.StreamResponse):
 
     @property
     def keep_alive(self) -> bool | None:
-        """Whether the connection serves another request."""
+        """Return whether the connection can serve another request."""
         return self._stays_open
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing: the head is written."""
+        """Do nothing: the head is already written."""
 
     async def write_eof(self, data: object = b"") -> None:
-        """Nothing: the end is written."""
+        """Do nothing: the end is already written."""
 
 
 class Forwarder:
-    """Answers every model endpoint. ``close`` it when the service ends.
+    """Answers every model endpoint. Call ``close`` when the service ends.
 
-    ``on_request`` is told of finished requests, each once, with a code for what went wrong if
-    anything did: all that asked a model for something (the inference endpoints and any POST under
-    ``/v1/``), and of the others (``/props``, ``/tokenize``, the files of a server's web page …)
-    those that failed. An error that it raises is one of a request that has no record: its model is
-    not known. ``now`` gives the time of day with its zone.
+    ``on_request`` is called once for each finished request that asked a model for output (the
+    inference endpoints, and any POST under ``/v1/``), with the code of its error if it failed. For
+    other requests (``/props``, ``/tokenize``, files of a server's web page …) it is called only if
+    they failed. A request whose model is not known raises an error instead, and has no record.
+    ``now`` returns the time with its zone.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Forwarder:
         self._service = service
         self._on_request = on_request
         self._now = now
-        self._targets = Targets(service)
+        self._targets = TargetFinder(service)
         self._pool = ConnectionPool(SERVER_HOST)
         self._stalls = StallWatch()
         self._retry_queue = RetryQueue()
@@ -128,104 +129,107 @@ class Forwarder:
         self._pool.close()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Find the model, get a place at it, pass the request on and its answer back."""
-        entry = RequestLog(request, self._now)
+        """Find the model, wait for a place, pass on the request, and pass back the answer."""
+        log = RequestLog(request, self._now)
         target = await self._targets.find(request)
-        answer = ClientResponse(request, target.stream, _renaming(target.model))
-        number = self._service.active.come(entry.of(target, answer))
+        answer = ClientResponse(request, target.stream, _name_replacer(target.model))
+        number = self._service.active.come(log.start(target, answer))
         try:
-            await self._serve(request, target, answer, entry)
+            await self._serve(request, target, answer, log)
         except CyberError as error:
-            entry.error = error
+            log.error = error
             if not answer.begun:
-                # Not raised: whoever meets it outside takes the request for one without a record.
+                # Not raised: the middleware would record the request a second time.
                 return error_response(error, request.path)
             answer.fail(error)
         except (asyncio.CancelledError, ConnectionError):
-            self._given_up(answer, entry)
+            self._client_gone(answer, log)
             raise
         except Exception:
-            entry.error = internal_error()
+            log.error = internal_error()
             if not answer.begun:
                 raise
-            # A defect of ours; a second answer inside the first would make it worse.
+            # Our own defect. A second answer inside the first would make it worse.
             _logger.exception("forwarding %s failed", target.path)
             answer.cut()
         finally:
             self._service.active.go(number)
-            self._note(target, answer, entry)
-        return _Written(keep_alive=answer.keep_alive)
+            self._note(target, answer, log)
+        return _WrittenResponse(keep_alive=answer.keep_alive)
 
-    def _given_up(self, answer: ClientResponse, entry: RequestLog) -> None:
-        """The client's connection is gone, or the service ends and waits no longer."""
+    def _client_gone(self, answer: ClientResponse, log: RequestLog) -> None:
+        """Note that the client has left, or that the service ends."""
         if self._service.scheduler.closing:
-            entry.error = ShuttingDownError("The service is shutting down.")
+            log.error = ShuttingDownError("The service is shutting down.")
         elif not (answer.complete or answer.says_done):
-            entry.client_left = True
+            log.client_left = True
         answer.cut()
 
-    def _note(self, target: Target, answer: ClientResponse, entry: RequestLog) -> None:
-        if not (target.is_work or answer.refused or entry.failed):
+    def _note(self, target: Target, answer: ClientResponse, log: RequestLog) -> None:
+        if not (target.is_work or answer.refused or log.failed):
             return
         try:
-            self._on_request(entry.record(), entry.error_code)
+            self._on_request(log.record(), log.error_code)
         except Exception:
-            # Whoever keeps the books must not spoil an answer.
+            # An error in recording must not break the answer.
             _logger.exception("a request was not recorded")
 
     async def _serve(
-        self, request: web.Request, target: Target, answer: ClientResponse, entry: RequestLog
+        self, request: web.Request, target: Target, answer: ClientResponse, log: RequestLog
     ) -> None:
-        """Have the request answered; by the next server, where the first one dies.
+        """Have the request answered, by the next server if the first one crashes.
 
-        That is possible while the client has nothing of an answer but comments. A request that was
-        alone with a second server when that died has killed it, and fails. One that had company is
-        tried again, at most ``_MOST_TRIES`` times in all.
+        That is possible as long as the client has received only comments. If the request was the
+        only one at a second server that crashed, it caused the crash, and fails. Otherwise it is
+        sent again, at most ``_MOST_TRIES`` times in total.
         """
-        lost = await self._try(request, target, answer, entry)
+        lost = await self._try(request, target, answer, log)
         tries = 1
         while lost is not None:
             if tries > 1 and (lost.alone or tries >= _MOST_TRIES):
                 raise lost.error
-            _logger.warning("%s The request is sent once more.", lost.error.message)
-            answer.forget()
+            _logger.warning("%s Sending the request again.", lost.error.message)
+            answer.reset()
             tries += 1
             trial = TRIAL if tries == 2 else LONG_TRIAL
-            with self._retry_queue.of(target.model.id, trial, suspect=lost.alone) as turn:
-                lost = await self._try(request, target, answer, entry, turn=turn, before=lost)
+            with self._retry_queue.retry(target.model.id, trial, suspect=lost.alone) as retry:
+                lost = await self._try(request, target, answer, log, retry=retry, before=lost)
 
     async def _try(
         self,
         request: web.Request,
         target: Target,
         answer: ClientResponse,
-        entry: RequestLog,
+        log: RequestLog,
         *,
-        turn: Retry | None = None,
-        before: _Lost | None = None,
-    ) -> _Lost | None:
-        """How the request was lost, if another server may be tried. ``before`` = the time before,
-        after which it waits for its ``turn``."""
+        retry: Retry | None = None,
+        before: _LostServer | None = None,
+    ) -> _LostServer | None:
+        """Have the request answered by a server.
+
+        Return its loss, if another server may be tried. After a loss ``before``, the request waits
+        for its ``retry``.
+        """
         lease = None
-        if not self._retry_queue.under_way(target.model.id):
+        if not self._retry_queue.is_active(target.model.id):
             lease = self._service.scheduler.try_acquire(target.model)
         if lease is None:
             try:
-                lease = await self._place(target, answer, entry, turn)
+                lease = await self._place(target, answer, log, retry)
             except CyberError as error:
                 if before is None or isinstance(error, ShuttingDownError):
                     raise
                 failed = UpstreamError(
-                    f"{before.error.message} It was not possible to try again: {error.message}"
+                    f"{before.error.message} It could not be sent again: {error.message}"
                 )
                 failed.needs_person = error.permanent
                 raise failed from error
         try:
-            await self._use(lease, request, target, answer, entry=entry, turn=turn)
+            await self._use(lease, request, target, answer, log=log, retry=retry)
         except UpstreamError as error:
-            if answer.relayed or not lease.server_exited or lease.dismissed:
+            if answer.relayed or not lease.server_exited or lease.stopped_on_purpose:
                 raise
-            return _Lost(error, alone=lease.was_alone)
+            return _LostServer(error, alone=lease.was_alone)
         return None
 
     async def _use(
@@ -235,81 +239,83 @@ class Forwarder:
         target: Target,
         answer: ClientResponse,
         *,
-        entry: RequestLog,
-        turn: Retry | None = None,
+        log: RequestLog,
+        retry: Retry | None = None,
     ) -> None:
-        """Have the request answered by this server."""
+        """Have the request answered by the server of ``lease``."""
         with lease:
-            if turn is not None:
-                lease.again()
-                await lease.wait_alone(turn.trial)
-                turn.begin_trial()
+            if retry is not None:
+                lease.mark_retry()
+                await lease.wait_alone(retry.trial)
+                retry.begin_trial()
             lease.sent()
             try:
-                await self._exchange(request, target, lease, answer, turn)
+                await self._exchange(request, target, lease, answer, retry)
                 lease.answered()
             finally:
                 if target.is_work or answer.refused:
-                    usage = entry.usage = answer.usage()
+                    usage = log.usage = answer.usage()
                     lease.count(usage.tokens_in, usage.tokens_out)
 
     # A place at the model
 
     async def _place(
-        self, target: Target, answer: ClientResponse, entry: RequestLog, turn: Retry | None = None
+        self, target: Target, answer: ClientResponse, log: RequestLog, retry: Retry | None = None
     ) -> Lease:
-        """Wait for a place, and before that for the ``turn``."""
-        entry.waits()
+        """Wait for the ``retry``, if any, and for a place at the model."""
+        log.start_waiting()
         try:
-            return await self._wait_for_place(target, answer, entry, turn)
+            return await self._wait_for_place(target, answer, log, retry)
         finally:
-            entry.has_place()
+            log.stop_waiting()
 
-    async def _acquire(self, target: Target, entry: RequestLog, turn: Retry | None) -> Lease:
+    async def _acquire(self, target: Target, log: RequestLog, retry: Retry | None) -> Lease:
         limit = self._service.settings.queue_timeout
-        if turn is not None:
+        if retry is not None:
             try:
                 async with asyncio.timeout(limit or None):
-                    await turn.come()
+                    await retry.wait_turn()
             except TimeoutError:
-                raise QueueTimeoutError(f"Its turn did not come within {limit:g} s.") from None
+                raise QueueTimeoutError(
+                    f"Other requests of a crashed server took longer than {limit:g} s."
+                ) from None
         else:
-            await self._retry_queue.wait_over(
+            await self._retry_queue.wait_until_empty(
                 target.model.id, timeout=limit, most=self._service.settings.max_queue
             )
         while True:
             try:
-                return await self._service.scheduler.acquire(target.model, on_wait=entry.stands_at)
+                return await self._service.scheduler.acquire(target.model, on_wait=log.set_waiter)
             except ModelLoadError as error:
                 pause = error.retry_after
-                if turn is None or turn.suspect or pause is None or pause > TRIAL:
+                if retry is None or retry.suspect or pause is None or pause > TRIAL:
                     raise
-                # Others killed the servers before, and it is its turn now.
+                # Other requests crashed the servers before, so the pause is short.
                 await asyncio.sleep(pause)
 
     async def _wait_for_place(
-        self, target: Target, answer: ClientResponse, entry: RequestLog, turn: Retry | None
+        self, target: Target, answer: ClientResponse, log: RequestLog, retry: Retry | None
     ) -> Lease:
         if not answer.may_comment:
-            return await self._acquire(target, entry, turn)
-        waiting = asyncio.ensure_future(self._acquire(target, entry, turn))
+            return await self._acquire(target, log, retry)
+        waiting = asyncio.ensure_future(self._acquire(target, log, retry))
         try:
             pause = FIRST_COMMENT_AFTER
             while not (await asyncio.wait({waiting}, timeout=pause))[0]:
-                answer.comment(self._outlook_of(target.model, entry.waiter))
+                answer.comment(self._wait_text(target.model, log.waiter))
                 pause = COMMENT_INTERVAL
         except BaseException:
             waiting.cancel()
-            # It may have got its place in this very moment: then that is given back.
+            # If it has got its place in this moment, give it back.
             with contextlib.suppress(asyncio.CancelledError, CyberError):
                 (await waiting).release()
             raise
         return waiting.result()
 
-    def _outlook_of(self, model: LocalModel, waiter: Waiter | None) -> str:
+    def _wait_text(self, model: LocalModel, waiter: Waiter | None) -> str:
         outlook = None
         if waiter is not None:
-            outlook = self._service.scheduler.waits.outlook(model.id, waiter)
+            outlook = self._service.scheduler.waits.estimate(model.id, waiter)
         return outlook.in_words(model.id) if outlook else f"queued {model.id}"
 
     # The exchange
@@ -320,7 +326,7 @@ class Forwarder:
         target: Target,
         lease: Lease,
         answer: ClientResponse,
-        turn: Retry | None,
+        retry: Retry | None,
     ) -> None:
         head = self._request_head(request, target, lease.port)
         limit = self._service.settings.stall_timeout
@@ -332,18 +338,18 @@ class Forwarder:
                 raise await self._upstream_error(lease, "its server does not answer") from None
             exchange = connection.begin(request.method, head, target.body)
             end = partial(exchange.fail, UpstreamLostError(untouched=False))
-            lease.at_dismissal(end)
+            lease.on_forced_unload.add(end)
             try:
-                with self._stalls.over(exchange, lease, limit) if limit else _UNWATCHED:
+                with self._stalls.watch(exchange, lease, limit) if limit else _UNWATCHED:
                     response = await exchange.head()
                     lease.begun()
-                    if turn is not None:
-                        turn.end()
+                    if retry is not None:
+                        retry.end()
                     await answer.relay(response, exchange)
             except UpstreamLostError as error:
                 if connection.reused and error.untouched and not fresh:
-                    # The server closed a kept connection in the moment we used it again; it
-                    # cannot have begun to work on a request that it never answered a byte to.
+                    # The server closed a kept connection just as it was used again, and sent no
+                    # byte, so it cannot have started to work on the request.
                     fresh = True
                     continue
                 raise await self._upstream_error(
@@ -354,19 +360,19 @@ class Forwarder:
             except BadResponseError as error:
                 raise await self._upstream_error(lease, str(error)) from None
             finally:
-                lease.stays(end)
+                lease.on_forced_unload.discard(end)
                 exchange.finish()
             return
 
     async def _upstream_error(self, lease: Lease, what: str) -> CyberError:
-        """Why the server failed the request; its exit is noticed a moment after its connection."""
+        """Return the error of a lost server. Its exit is noticed a moment after its connection."""
         if self._service.scheduler.closing:
             return ShuttingDownError("The service is shutting down.")
-        if lease.dismissed:
+        if lease.stopped_on_purpose:
             return UpstreamError(f"{lease.model_id} was unloaded by force before it had answered.")
         await lease.wait_exited(_EXIT_NOTICE)
         if lease.server_exited:
-            what = lease.failure()
+            what = lease.exit_reason()
         return UpstreamError(f"{lease.model_id} failed to answer: {what}.")
 
     async def _stall_error(self, lease: Lease, stalled: StalledError) -> CyberError:

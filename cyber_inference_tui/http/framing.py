@@ -1,6 +1,6 @@
-"""HTTP/1.1 as far as a forwarder must understand it: a response's head and where its body ends.
+"""Parses the heads of HTTP/1.1 responses, and finds the ends of their bodies (RFC 9112).
 
-Bodies are not decoded: the bytes a server sends are the bytes a client gets (RFC 9112).
+Bodies are not decoded: the client gets the bytes that the server sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LINE_FEED = 0x0A
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\n]*)?\r?")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n]*))?")
 
-# RFC 9110, 7.6.1: they concern one connection only and are never passed on.
+# RFC 9110, 7.6.1: they concern a single connection and are never passed on.
 HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization"}
     | {b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
@@ -24,11 +24,11 @@ HOP_BY_HOP = frozenset(
 
 
 class BadResponseError(Exception):
-    """The server sent something that is no HTTP/1.1 response."""
+    """The server sent something other than an HTTP/1.1 response."""
 
 
 class Framing(Enum):
-    """How a body ends."""
+    """The sign for the end of a body."""
 
     NONE = auto()
     LENGTH = auto()
@@ -37,7 +37,7 @@ class Framing(Enum):
 
 
 class ResponseHead(NamedTuple):
-    """A parsed head: ``headers`` as sent, in order, without those of one connection only."""
+    """A parsed head. ``headers`` are as sent, in order, without those of a single connection."""
 
     status: int
     reason: bytes
@@ -58,7 +58,7 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
     if match is None:
         raise BadResponseError("it did not answer in HTTP/1.1")
     if not head.count(b"\r") == head.count(b"\n") == len(lines):
-        # A client could take the rest for a header, or a response, of its own.
+        # A client could read the rest as another header or response.
         raise BadResponseError("it sent a broken header line")
     status = int(match[2])
     keep_alive = match[1] == b"1"
@@ -97,36 +97,35 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
 
 
 class BodyScanner:
-    """Follows a body to its end, chunk by chunk, without copying it.
+    """Finds the end of a body, without copying it.
 
-    ``feed`` gives the bytes that may be passed on now. With chunked framing they end at a chunk's
-    boundary wherever chunks are small, so that after a server's death something of our own can
-    still be said to the client within the framing. With ``decode`` they are the content without
-    its chunk framing.
+    ``feed`` returns the bytes that can be passed on. With chunked framing and small chunks they end
+    at a chunk's boundary, so that the service can still send an error in a chunk of its own if the
+    server dies. With ``decode`` they are the content without the chunk framing.
     """
 
     def __init__(self, framing: Framing, length: int, *, decode: bool = False) -> None:
         self.done = framing is Framing.NONE or (framing is Framing.LENGTH and length == 0)
         self._framing = framing
         self.left = length
-        """How many bytes of the body, or of the present chunk with its line end, are to come."""
+        """The missing bytes of the body, or of the current chunk with its line end."""
         self._decode = decode
         self._held = b""
 
     @property
     def at_boundary(self) -> bool:
-        """Whether what was passed on ends where another chunk may begin."""
+        """Return whether another chunk may follow the bytes that were passed on."""
         return self._framing is Framing.CLOSE or (
             self._framing is Framing.CHUNKED and self.left == 0
         )
 
     def ended(self, reset: bool) -> None:
-        """The connection is closed: the end of a body without a length, unless it was cut."""
+        """Note the end of the connection, which ends a body without a length unless ``reset``."""
         if self._framing is Framing.CLOSE and not reset:
             self.done = True
 
     def feed(self, data: bytes) -> bytes:
-        """Take what the server sent; return what to pass on. Raises ``BadResponseError``."""
+        """Take bytes of the server, and return those to pass on. Raises ``BadResponseError``."""
         if self._framing is Framing.CHUNKED:
             return self._feed_chunked(data)
         if self._framing is Framing.CLOSE:
@@ -144,7 +143,7 @@ class BodyScanner:
         size = len(data)
         while position < size and not self.done:
             if self.left:
-                # The chunk's bytes and the CRLF behind them.
+                # The chunk's bytes and the CRLF after them.
                 step = min(self.left, size - position)
                 if self._decode and self.left > 2:
                     content.append(data[position : position + min(step, self.left - 2)])
@@ -172,7 +171,7 @@ class BodyScanner:
                 position = end + 1
                 self.left = length + 2
         if self.done and position < size:
-            # Nothing of this data is passed on, so what the client has is not whole.
+            # This data is not passed on, so the client's body is incomplete.
             self.done = False
             raise BadResponseError("it sent more than one response")
         self._held = data[position:]
@@ -182,7 +181,7 @@ class BodyScanner:
 
     @staticmethod
     def _end_of_trailers(data: bytes, start: int) -> int:
-        """Where the body ends whose last chunk's line ends at ``start``; -1 = not here yet."""
+        """Return the end of the body after the last chunk's line; -1 = not received yet."""
         if data.startswith(b"\r\n", start):
             return start + 2
         found = data.find(b"\r\n\r\n", start)

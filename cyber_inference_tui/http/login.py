@@ -1,8 +1,9 @@
-"""The admin login: a password for a token that expires, and who may use the admin endpoints.
+"""The admin login: exchanges the password for a token, and checks the tokens of requests.
 
-A token is a JWT (RFC 7519), signed by HS256 with a key made of a secret of the data directory and
-the password: another password makes all tokens worthless. Besides, there is one token that is
-good as long as the process lives; it is written down for commands of the same user.
+A token is a JWT (RFC 7519), signed with HS256. Its key is derived from a secret in the data
+directory and the password, so a new password invalidates all tokens. In addition, the token of the
+process is valid until the process ends. It is written to the runtime file, for commands of the same
+user.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import hdrs, web
 
+from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
@@ -32,7 +34,7 @@ from cyber_inference_tui.errors import (
     InvalidAdminPasswordError,
     TooManyLoginsError,
 )
-from cyber_inference_tui.http.wire import json_answer, read_json
+from cyber_inference_tui.http.json_io import json_answer, read_json
 from cyber_inference_tui.records import LoginRecord
 from cyber_inference_tui.records.queries import Credentials
 
@@ -40,58 +42,58 @@ if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
 
 LOGIN_FILE = "login.secret"
-"""Its name in the data directory."""
+"""The file of the secret, in the data directory."""
 TOKEN_LIFETIME = 12 * 3600
-"""Seconds until one has to log in anew."""
+"""Seconds until a login expires."""
 
 FREE_FAILURES = 5
-"""Wrong passwords that an address may send without a pause."""
+"""Wrong passwords that an address may send before it has to wait."""
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 FORGET_AFTER = 900.0
-"""Seconds after which an address that sent wrong passwords is an address like any other."""
+"""Seconds after which the wrong passwords of an address are forgotten."""
 MAX_CLIENTS = 1024
 
 _SECRET_BYTES = 32
 _MAX_BODY = 4096
 _CLOCK_LEEWAY = 300
-"""Seconds by which a token of an earlier process may be from the future: clocks are adjusted."""
+"""Seconds by which an earlier process's token may be from the future, for adjusted clocks."""
 _PURPOSE = b"cyber-inference admin login\0"
 
 _logger = logging.getLogger(__name__)
 
 
 def _uptime() -> float:
-    """Seconds on a clock that nobody sets, and that goes on while the machine is suspended."""
+    """Return the seconds of a clock that is never set and runs while the machine is suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class LoginAttempts:
-    """How long an address has to wait after wrong passwords: nothing, then 1, 2, 4 … 60 s.
+    """Makes addresses wait after wrong passwords: 0 s at first, then 1, 2, 4 … 60 s.
 
-    An IPv6 address counts for its network of 64 bits, which is what one customer has. At most
-    ``MAX_CLIENTS`` are remembered, the newest ones.
+    IPv6 addresses are counted by their 64-bit network, the size that a customer gets. Only the
+    newest ``MAX_CLIENTS`` are remembered.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """Number of failures and the time of the last one, by address; the oldest first."""
+        """The number of failures and the time of the last failure, by address, oldest first."""
 
     def __len__(self) -> int:
         return len(self._failures)
 
     def wait(self, address: str | None) -> float:
-        """Seconds until the address may try again; 0 = now."""
+        """Return the seconds until the address may try again; 0 = now."""
         count, last = self._failures.get(_network(address), (0, 0.0))
         since = self._clock() - last
         if count < FREE_FAILURES or since > FORGET_AFTER:
             return 0.0
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(count - FREE_FAILURES, 32))
+        pause = backoff(FIRST_PAUSE, LONGEST_PAUSE, count - FREE_FAILURES + 1)
         return max(0.0, pause - since)
 
     def failed(self, address: str | None) -> None:
-        """The address sent a wrong password."""
+        """Count a wrong password."""
         now = self._clock()
         count, last = self._failures.pop(_network(address), (0, now))
         self._failures[_network(address)] = (1 if now - last > FORGET_AFTER else count + 1, now)
@@ -99,7 +101,7 @@ class LoginAttempts:
             self._failures.popitem(last=False)
 
     def succeeded(self, address: str | None) -> None:
-        """The address knows the password."""
+        """Forget the address's failures."""
         self._failures.pop(_network(address), None)
 
 
@@ -116,11 +118,11 @@ def _network(address: str | None) -> str:
 
 
 class AdminLogin:
-    """Gives tokens for the password, and knows its own.
+    """Issues tokens for the password, and checks them.
 
-    ``secret_file`` is made when the first token is. ``now`` is the wall clock, ``clock`` one that
-    never jumps, both in seconds. The age of this process's own tokens is taken from ``clock``: the
-    wall clock of a machine without a battery may jump by decades once it is set.
+    ``secret_file`` is created with the first token. ``now`` is the wall clock, ``clock`` a
+    monotonic clock, both in seconds. The age of this process's own tokens is measured with
+    ``clock``, because the wall clock of a machine without a battery may jump by decades.
     """
 
     def __init__(
@@ -139,12 +141,12 @@ class AdminLogin:
         self._signer: _Signer | None = None
         self._preparing = asyncio.Lock()
         self.process_token = secrets.token_urlsafe(32)
-        """Good until the process ends, whatever the password."""
+        """Valid until the process ends, with any password."""
         self._process_digest = _digest(self.process_token)
         self._process_id = secrets.token_hex(8)
 
     async def check(self, headers: Mapping[str, str]) -> None:
-        """Let a request to an admin endpoint pass, or raise ``AdminLoginError``."""
+        """Raise ``AdminLoginError`` unless a request may use the admin endpoints."""
         if not self._service.settings.admin_password:
             return
         token = _bearer(headers)
@@ -160,18 +162,18 @@ class AdminLogin:
             )
 
     def admits(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request that passed ``check`` would pass it again now."""
+        """Check again whether a request may use the admin endpoints, after ``check``."""
         password = self._service.settings.admin_password
         token = _bearer(headers)
         return not password or self._is_own(token) or self._is_valid(token, password)
 
     async def login(self, request: web.Request) -> web.Response:
-        """``POST /admin/login``."""
+        """Answer ``POST /admin/login``."""
         given = await read_json(request, Credentials, limit=_MAX_BODY)
         if not self._service.settings.admin_password:
             raise ConflictError("No admin_password is set, so nothing here needs a login.")
         signer = await self._prepare()
-        # From here on nothing is awaited: many attempts at once count as many.
+        # No await from here on, so that concurrent attempts are all counted.
         password = self._service.settings.admin_password
         pause = self._attempts.wait(request.remote)
         if pause > 0:
@@ -205,11 +207,11 @@ class AdminLogin:
             return False
         if claims.process == self._process_id:
             return 0 <= self._clock() - claims.clock < TOKEN_LIFETIME
-        # One from the future was given by a clock that was wrong, and would be good for years.
+        # A token from the future comes from a wrong clock, and would be valid for years.
         return claims.iat - _CLOCK_LEEWAY <= self._now() < claims.exp
 
     async def _prepare(self) -> _Signer:
-        """Have the secret and the library; a service without a password needs neither."""
+        """Load the secret and the library, which a service without a password never needs."""
         async with self._preparing:
             if self._signer is None:
                 self._signer = await asyncio.to_thread(self._make_signer)
@@ -220,7 +222,7 @@ class AdminLogin:
             return _Signer(kept_secret(self._secret_file))
         except OSError as error:
             _logger.warning(
-                "%s cannot be used (%s): logins last until the service ends",
+                "cannot use %s (%s): logins end with the service",
                 self._secret_file,
                 error.strerror,
             )
@@ -228,7 +230,7 @@ class AdminLogin:
 
 
 class _Claims(msgspec.Struct, frozen=True):
-    """What a token says."""
+    """The claims of a token."""
 
     iat: int
     exp: int
@@ -237,18 +239,18 @@ class _Claims(msgspec.Struct, frozen=True):
 
 
 class _Signer:
-    """Signs tokens and reads them back; making one imports the library for it (blocking)."""
+    """Signs and verifies tokens. The constructor blocks, because it imports the library."""
 
     def __init__(self, secret: bytes) -> None:
-        import jwt  # noqa: PLC0415 - takes memory, more still where it finds 'cryptography'
+        import jwt  # noqa: PLC0415 - needs memory, and more with 'cryptography'
 
         self._jwt = jwt
         self._secret = secret
 
     def token(self, password: str, now: int, *, process: str, clock: int) -> str:
-        """A token that is good from ``now`` (seconds since 1970) on, for ``TOKEN_LIFETIME``.
+        """Return a token valid from ``now`` (seconds since 1970) for ``TOKEN_LIFETIME``.
 
-        ``process`` names the process that gives it, ``clock`` is its monotonic clock in seconds.
+        ``process`` names the process that issues it, ``clock`` is its monotonic clock in seconds.
         """
         claims = {
             "sub": "admin",
@@ -260,9 +262,9 @@ class _Signer:
         return self._jwt.encode(claims, self._key(password), algorithm="HS256")
 
     def claims(self, token: str, password: str) -> _Claims | None:
-        """What the token says, expired or not; ``None`` if it is none of ours."""
+        """Return the claims of a token, even if expired; ``None`` if the signature is not ours."""
         try:
-            # Whoever asks compares the time, by a clock that may be passed in.
+            # The caller checks the times, with its own clocks.
             claims = self._jwt.decode(
                 token,
                 self._key(password),
@@ -278,7 +280,7 @@ class _Signer:
 
 
 def kept_secret(path: Path) -> bytes:
-    """The secret in a file; a new one where there is none that only its owner could read.
+    """Read the secret from a file. Create a new one if others could read it or there is none.
 
     Blocks. Raises ``OSError``.
     """

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the table of endpoints (https://spec.openapis.org/oas/v3.1.1)."""
+"""Creates the OpenAPI document from the endpoints (https://spec.openapis.org/oas/v3.1.1)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ERROR = {
         }
     },
 }
-# Without api_keys and admin_password nothing is needed.
+# The empty alternative: without api_keys and admin_password no credentials are needed.
 _SECURITY: dict[Area, list[dict[str, list[str]]]] = {
     Area.OPEN: [],
     Area.LOGIN: [],
@@ -44,7 +44,7 @@ _SECURITY: dict[Area, list[dict[str, list[str]]]] = {
 
 @cache
 def document() -> bytes:
-    """All endpoints of the table, as JSON."""
+    """Return the document for all endpoints, as JSON."""
     kinds: set[Any] = {
         kind
         for endpoint in ENDPOINTS.values()
@@ -119,7 +119,7 @@ def _answer(
 
 
 def _merge(first: dict[str, Any], second: dict[str, Any]) -> None:
-    """Make ``first`` also describe ``second``, which answers where its parameters are missing."""
+    """Extend ``first`` by ``second``, which answers if the parameters of ``first`` are missing."""
     for parameter in first["parameters"]:
         parameter["required"] = parameter["in"] == "path"
     first["operationId"] = second["operationId"]

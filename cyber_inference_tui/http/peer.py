@@ -1,12 +1,12 @@
-"""Whether a client that sends no more still reads.
+"""Finds half-closed clients that do not read their answers any more.
 
-TCP says the same (FIN) of a program that has closed its connection and of one that has closed its
-sending side only (``nc -N``, ``socat``) and waits for its answer. Where the client is on this
-machine the kernel's list of sockets tells them apart: a socket that no program holds has no inode.
-A client on another machine is taken to read until it resets the connection.
+TCP sends the same FIN for a closed connection and for one whose client has closed only its sending
+side (``nc -N``, ``socat``) and still waits for its answer. For a client on this machine, the
+kernel's list of sockets shows the difference: a socket that no program holds has no inode. A client
+on another machine is assumed to read until it resets the connection.
 
-Without such a list (macOS) a client on this machine that sends no more counts as gone: most are,
-and to look through the files of all processes would hold up the event loop.
+Without such a list (macOS), a half-closed client on this machine counts as gone. Most are, and a
+search through the files of all processes would block the event loop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from cyber_inference_tui.sockets import PROC_NET, tcp_sockets, written
+from cyber_inference_tui.sockets import PROC_NET, hex_address, tcp_sockets
 
 _TCP_CLOSE = 7  # include/net/tcp_states.h of Linux
 
@@ -24,22 +24,22 @@ _TCP_CLOSE = 7  # include/net/tcp_states.h of Linux
 def clients_gone(
     transports: list[asyncio.BaseTransport], proc_net: Path = PROC_NET
 ) -> list[asyncio.BaseTransport]:
-    """Those of ``transports``, whose clients send no more, that nobody reads from any more."""
+    """Return the half-closed ``transports`` whose clients do not read any more."""
     sockets = _Sockets(proc_net)
     return [transport for transport in transports if _is_gone(transport, sockets)]
 
 
 class _Sockets:
-    """The TCP sockets of this machine, read when they are first asked for."""
+    """The TCP sockets of this machine, read at the first use."""
 
     def __init__(self, proc_net: Path) -> None:
         self._proc_net = proc_net
         self._held: dict[tuple[bytes, bytes], bool] | None = None
 
     def is_held(self, address: tuple[str, int], other: tuple[str, int]) -> bool | None:
-        """Whether a program here holds the socket at ``address`` that is connected to ``other``.
+        """Check whether a program here holds the socket from ``address`` to ``other``.
 
-        ``None`` = there is no such socket.
+        ``None`` if there is no such socket.
         """
         if self._held is None:
             self._held = {
@@ -60,13 +60,13 @@ def _is_gone(transport: asyncio.BaseTransport, sockets: _Sockets) -> bool:
         return True
     held = sockets.is_held(client[:2], address[:2])
     if held is None:
-        # Not on this machine, unless its address is ours.
+        # The client is on another machine, unless its address is ours.
         return bool(client[0] == address[0])
     return not held
 
 
 def _state(own: Any) -> int | None:
-    """The first byte of Linux's ``struct tcp_info``; ``None`` on other systems."""
+    """Return the TCP state, from Linux's ``struct tcp_info``; ``None`` on other systems."""
     if not hasattr(socket, "TCP_INFO"):
         return None
     try:
@@ -76,8 +76,8 @@ def _state(own: Any) -> int | None:
 
 
 def _keys(host: str, port: int) -> tuple[bytes, bytes]:
-    """An address as the two lists have it: IPv4, and the same within IPv6."""
+    """Return an address in the forms of the two lists: as IPv4, and as IPv4 in IPv6."""
     host = host.partition("%")[0].removeprefix("::ffff:")
     if ":" in host:
-        return (b"", written(host, port))
-    return (written(host, port), written(f"::ffff:{host}", port))
+        return (b"", hex_address(host, port))
+    return (hex_address(host, port), hex_address(f"::ffff:{host}", port))

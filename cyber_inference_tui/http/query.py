@@ -1,4 +1,4 @@
-"""Query parameters as a struct, read strictly and refused with what was expected."""
+"""Reads query parameters strictly into structs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _known: dict[Any, Sequence[inspect.Field]] = {}
 
 
 def read_query(kind: type[T], query: MultiMapping[str]) -> T:
-    """The parameters of a URL as ``kind``, a struct; unknown ones are ignored.
+    """Read the parameters of a URL into the struct ``kind``. Unknown parameters are ignored.
 
     Raises ``InvalidRequestError``.
     """
@@ -37,7 +37,7 @@ def read_query(kind: type[T], query: MultiMapping[str]) -> T:
 
 
 def is_asked_for(kind: type[Any], query: MultiMapping[str]) -> bool:
-    """Whether the required parameters of ``kind`` are given, and the flags among them are 1."""
+    """Check that the required parameters of ``kind`` are given, and that its flags are 1."""
     return all(
         field.encode_name in query
         and _value(field.type, query[field.encode_name], field.encode_name) is not False
@@ -77,7 +77,7 @@ def _value(kind: inspect.Type, text: str, name: str) -> Any:
             if longest is not None and len(text) > longest:
                 raise InvalidRequestError(f"{name} takes at most {longest} characters.", param=name)
             return text
-    raise TypeError(f"{name} is no type of a query parameter: {kind}")
+    raise TypeError(f"{name} has a type that no query parameter can have: {kind}")
 
 
 def _missing(name: str) -> InvalidRequestError:
@@ -92,14 +92,14 @@ def _flag(text: str, name: str) -> bool:
 
 
 def number(text: str, name: str) -> int:
-    """A parameter that is a whole number, 0 or more. Raises ``InvalidRequestError``."""
+    """Read a whole number, 0 or more. Raises ``InvalidRequestError``."""
     if not _NUMBER.fullmatch(text):
         raise InvalidRequestError(f"{name} takes a whole number, 0 or more.", param=name)
     return int(text)
 
 
 def _time(text: str, name: str) -> datetime:
-    """A time in ISO 8601; without a zone it is UTC."""
+    """Read a time in ISO 8601; without a zone it is UTC."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What is written down of a request: when it came, how long it waited, and how it ended."""
+"""Records a request: its arrival, its time in the queue, and its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cyber_inference_tui.scheduler.state import Waiter
 from cyber_inference_tui.text import clean_line
 
 CLIENT_LEFT = 499
-"""The status of a request whose client went away first (as nginx has it)."""
+"""The status of a request whose client left before the answer (as in nginx)."""
 
 _MAX_NAME_CHARACTERS = 200
 _MAX_PATH_CHARACTERS = 200
@@ -28,9 +28,10 @@ _MAX_ERROR_CHARACTERS = 500
 def refusal_record(
     request: web.Request, error: CyberError, *, at: datetime, seconds: float
 ) -> RequestRecord:
-    """A request that came ``at`` and was refused, ``seconds`` later, before its model was known.
+    """Return the record of a request that was refused before its model was known.
 
-    Its ``model`` is the name that the client asked for, empty where it gave none that was read.
+    It arrived ``at`` and was refused ``seconds`` later. Its ``model`` is the name in the request,
+    empty if no name was read.
     """
     name = error.name if isinstance(error, ModelNotFoundError) else ""
     name = name or request.query.get("model") or request.headers.get("X-Model") or ""
@@ -50,7 +51,7 @@ def _sentence(error: CyberError) -> str:
 
 
 class RequestLog:
-    """One request, from its arrival on. ``now`` gives the time of day with its zone."""
+    """The log of a request from its arrival to its end. ``now`` returns the time with its zone."""
 
     def __init__(self, request: web.Request, now: Callable[[], datetime]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -60,45 +61,45 @@ class RequestLog:
         self._queue_seconds = 0.0
         self._waits_since: float | None = None
         self.waiter: Waiter | None = None
-        """Its place in the queue, while it waits."""
+        """The request's place in the queue, while it waits."""
         self._target: Target
         self._answer: ClientResponse
         self.error: CyberError | None = None
-        """What it failed with, by this service's account."""
+        """The service's error, if the request failed with one."""
         self.client_left = False
         self.usage = Usage()
-        """What the server said of its answer."""
+        """The figures that the server reported."""
 
     @property
     def failed(self) -> bool:
-        """Whether it did not end as it should, by this service's account or for the client."""
+        """Return whether the service reported an error, or the client left."""
         return self.error is not None or self.client_left
 
     @property
     def error_code(self) -> str | None:
-        """What went wrong, in a word of a small set; ``None`` = nothing did."""
+        """The code of the error, from a small set for the metrics; ``None`` = no error."""
         if self.client_left:
             return "client_left"
         if self.error is not None:
             return self.error.code
         return "server_error" if self.usage.error is not None else None
 
-    def of(self, target: Target, answer: ClientResponse) -> Self:
-        """It is known where it goes, and by what it is answered: call this before all below."""
+    def start(self, target: Target, answer: ClientResponse) -> Self:
+        """Note the target and the answer. Call this before all methods below."""
         self._target = target
         self._answer = answer
         return self
 
-    def waits(self) -> None:
-        """It waits for a place at its model from now on."""
+    def start_waiting(self) -> None:
+        """Note that the request waits for a place at its model."""
         self._waits_since = self._loop.time()
 
-    def stands_at(self, waiter: Waiter) -> None:
-        """This is its place in the queue."""
+    def set_waiter(self, waiter: Waiter) -> None:
+        """Note the place in the queue."""
         self.waiter = waiter
 
-    def has_place(self) -> None:
-        """Its wait is over, in whichever way."""
+    def stop_waiting(self) -> None:
+        """Note the end of the wait, successful or not."""
         self._queue_seconds = self._waited()
         self._waits_since = self.waiter = None
 
@@ -111,7 +112,7 @@ class RequestLog:
         return None if first is None else round(first - self._came, 6)
 
     def active(self, number: int, positions: Mapping[Waiter, int]) -> ActiveRequestRecord:
-        """The request as it stands at this moment."""
+        """Return the record of the running request."""
         first = self._first_byte_after()
         phase = RequestPhase.PROCESSING if first is None else RequestPhase.ANSWERING
         if self._waits_since is not None:
@@ -130,7 +131,7 @@ class RequestLog:
         )
 
     def record(self) -> RequestRecord:
-        """The finished request; call it at its end."""
+        """Return the record of the finished request. Call it at the end."""
         target, answer = self._target, self._answer
         status = answer.status
         if self.client_left:

@@ -1,8 +1,8 @@
-"""Requests whose server died go to the next one by turns, and new requests wait for them.
+"""Retries the requests of a crashed server one at a time, while new requests wait.
 
-One of them may be what killed it. Together they would all be lost once more; one by one, the
-others are answered, and the one that kills again has had its second try. A new request could kill
-the server as well, so it waits until the last turn is over.
+One of the requests may have crashed the server. Sent together, all would be lost again. Sent one at
+a time, the others are answered, and the culprit has used up its retry. New requests wait until the
+last retry is over, because they could be lost too.
 """
 
 from __future__ import annotations
@@ -15,42 +15,45 @@ from weakref import WeakValueDictionary
 from cyber_inference_tui.errors import QueueFullError, QueueTimeoutError
 
 TRIAL = 5.0
-"""Seconds a server has to live with a request before the next one comes, if there is no answer
-before. What kills a server mostly does so at once."""
+"""Seconds after which the next request may be sent although there is no answer yet. A request that
+crashes a server mostly does so at once."""
 
 LONG_TRIAL = 60.0
-"""The same for a request that was lost again, in company: this time it should be clear."""
+"""The same for a request that was lost again together with others, to find the culprit."""
 
 
 class RetryQueue:
-    """One line for each model whose server died."""
+    """The retries of each model whose server crashed."""
 
     def __init__(self) -> None:
-        self._lines: WeakValueDictionary[str, _Line] = WeakValueDictionary()
+        self._lines: WeakValueDictionary[str, _ModelQueue] = WeakValueDictionary()
 
-    def of(self, model_id: str, trial: float = TRIAL, *, suspect: bool = False) -> Retry:
-        """A place at the end of the model's line, once ``come`` is awaited; its trial takes at most
-        ``trial`` seconds. ``suspect`` = the request was alone with the server that died."""
+    def retry(self, model_id: str, trial: float = TRIAL, *, suspect: bool = False) -> Retry:
+        """Return a retry for a lost request. ``Retry.wait_turn`` puts it into the model's queue.
+
+        Its trial takes at most ``trial`` seconds. ``suspect`` means that the request was the only
+        one at the server that crashed.
+        """
         line = self._lines.get(model_id)
         if line is None:
-            line = self._lines[model_id] = _Line()
+            line = self._lines[model_id] = _ModelQueue()
         return Retry(line, trial, suspect)
 
-    def under_way(self, model_id: str) -> bool:
-        """Whether a request of the model's line waits for its turn or is on trial."""
+    def is_active(self, model_id: str) -> bool:
+        """Check whether a request of the model waits for its retry or is being retried."""
         line = self._lines.get(model_id)
         return line is not None and line.turns > 0
 
-    async def wait_over(self, model_id: str, *, timeout: float, most: int) -> None:
-        """Let a new request wait until the line is empty.
+    async def wait_until_empty(self, model_id: str, *, timeout: float, most: int) -> None:
+        """Wait, with a new request, until the model's queue is empty.
 
         Raises ``QueueTimeoutError`` after ``timeout`` seconds (0 = no limit), and
-        ``QueueFullError`` when ``most`` others wait already.
+        ``QueueFullError`` if ``most`` new requests wait already.
         """
         while (line := self._lines.get(model_id)) is not None and line.turns:
             if line.held >= most:
                 raise QueueFullError(
-                    f"{model_id} recovers from a crash, and as many requests wait for that as"
+                    f"{model_id} is recovering from a crash, and as many requests wait for it as"
                     f" max_queue allows ({line.held}).",
                     retry_after=TRIAL,
                 )
@@ -66,45 +69,45 @@ class RetryQueue:
                 line.held -= 1
 
 
-class _Line:
-    """The requests of one model that lost their server."""
+class _ModelQueue:
+    """The retries of one model."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.turns = 0
-        """Requests that wait for their turn or are on trial."""
+        """Requests that wait for their retry or are being retried."""
         self.held = 0
-        """New requests that wait for the last turn to be over."""
+        """New requests that wait for the end of the last retry."""
         self.over = asyncio.Event()
 
 
 class Retry:
-    """One request's turn. Use it as ``with``: leaving it lets the next one come."""
+    """The retry of a request. Use it with ``with``: at the end the next retry may start."""
 
-    def __init__(self, line: _Line, trial: float, suspect: bool) -> None:
+    def __init__(self, line: _ModelQueue, trial: float, suspect: bool) -> None:
         self.trial = trial
-        """Seconds; also what the request waits at most to be the only one without an answer."""
+        """Seconds. The request also waits at most this long for others at the server to end."""
         self.suspect = suspect
         self._line = line
         self._is_over = False
-        self._has_come = False
+        self._has_turn = False
         self._timer: asyncio.TimerHandle | None = None
 
-    async def come(self) -> None:
-        """Return when nobody else of the line is on trial."""
+    async def wait_turn(self) -> None:
+        """Wait until no other request of the model is on trial."""
         await self._line.lock.acquire()
-        self._has_come = True
+        self._has_turn = True
 
     def begin_trial(self) -> None:
-        """The request is sent now."""
+        """Start the trial: the request is about to be sent."""
         self._timer = asyncio.get_running_loop().call_later(self.trial, self.end)
 
     def end(self) -> None:
-        """The server lives: the next one may come. Once counts."""
+        """Let the next retry start. Further calls do nothing."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._has_come:
-            self._has_come = False
+        if self._has_turn:
+            self._has_turn = False
             self._line.lock.release()
         if not self._is_over:
             self._is_over = True

@@ -1,7 +1,7 @@
-"""Routes from the table of endpoints: a handler takes a decoded call and returns a record.
+"""Creates routes from the table of endpoints, and decodes their requests.
 
-A path parameter may contain slashes, encoded or not. Where a segment may follow it, that segment is
-the last one: so a model may be named ``x/load``.
+A path parameter may contain slashes, encoded or not. If a segment may follow the parameter, it is
+the last segment of the path, so a model may be named ``x/load``.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import NotFoundError
 from cyber_inference_tui.http.access import Handler
-from cyber_inference_tui.http.errors import method_not_allowed
+from cyber_inference_tui.http.error_responses import method_not_allowed
+from cyber_inference_tui.http.json_io import json_answer, read_json, text_answer
 from cyber_inference_tui.http.query import is_asked_for, read_query
-from cyber_inference_tui.http.wire import decoded, json_answer, raw_tail, read_json, text_answer
 from cyber_inference_tui.records.endpoints import Area, Endpoint, Stream
 
 Q = TypeVar("Q")
@@ -26,7 +27,7 @@ A = TypeVar("A")
 
 
 class Call(msgspec.Struct, Generic[Q, B], frozen=True):
-    """One call of an endpoint; ``name`` is the parameter in its path, decoded."""
+    """A decoded call of an endpoint. ``name`` is the parameter in its path."""
 
     name: str
     query: Q
@@ -47,10 +48,10 @@ Answerer = Callable[
 
 
 class RouteTable:
-    """The routes of an application. A path answers 405 to the methods that it does not have.
+    """The routes of an application. A path answers 405 to methods that it does not have.
 
-    ``body_limit`` returns how many bytes a body may have. ``is_name`` says whether a model has
-    exactly this name: then a GET takes the last segment for part of the name.
+    ``body_limit`` returns the most bytes of a body. ``is_name`` checks whether a model has exactly
+    this name: then the last segment in the path of a GET is a part of the name.
     """
 
     def __init__(self, body_limit: Callable[[], int], is_name: Callable[[str], bool]) -> None:
@@ -68,24 +69,24 @@ class RouteTable:
             self.handle(endpoint, self._handler(same))
 
     def handle(self, endpoint: Endpoint[Any, Any, Any], handler: Handler) -> None:
-        """Handle requests for ``endpoint`` with ``handler``, which reads and writes by itself."""
+        """Pass requests for ``endpoint`` to ``handler``, undecoded."""
         prefix, _, rest = endpoint.path.partition("{")
         parameter, _, action = rest.partition("}")
         path = f"{prefix}{{{parameter}:.+}}" if parameter else prefix
         methods = self._routes.setdefault(path, {})
         methods[endpoint.method, action.removeprefix("/")] = handler
-        # A HEAD of something endless would be a stream that nobody can read.
+        # No HEAD of an endless stream.
         if endpoint.method == "GET" and endpoint.answer is not Stream:
             methods["HEAD", action.removeprefix("/")] = handler
         self.areas[handler] = endpoint.area
 
     def catch(self, path: str, area: Area, handler: Handler) -> None:
-        """Handle all other requests for ``path`` with ``handler``."""
+        """Pass all other requests for ``path`` to ``handler``."""
         self._routes.setdefault(path, {})["*", ""] = handler
         self.areas[handler] = area
 
     def register(self, app: web.Application) -> None:
-        """Add all of it to ``app``, in order."""
+        """Add all routes to ``app``, in order."""
         for path, handlers in self._routes.items():
             if any(action for _, action in handlers):
                 routes = {"*": _by_action(path.partition("{")[0], handlers, self._is_name)}
@@ -97,7 +98,7 @@ class RouteTable:
             resource = app.router.add_resource(path)
             for method, handler in routes.items():
                 self.areas[handler] = area
-                # Whether a body is welcome is for the access check to say first.
+                # The access check decides first whether the client may send its body.
                 resource.add_route(method, handler, expect_handler=_expect_later)
 
     def _handler(
@@ -126,28 +127,41 @@ def _name(request: web.Request, path: str) -> str:
     prefix, _, rest = path.partition("{")
     if not rest:
         return ""
-    raw = raw_tail(request, prefix.count("/") - 1)
-    return decoded(raw if rest.endswith("}") else raw.rpartition("/")[0])
+    raw = _raw_tail(request, prefix.count("/") - 1)
+    return _decoded(raw if rest.endswith("}") else raw.rpartition("/")[0])
+
+
+def _raw_tail(request: web.Request, depth: int) -> str:
+    """Return the path behind its first ``depth`` segments, still percent-encoded.
+
+    Ids may contain slashes, encoded or not; only the raw path shows where they end.
+    """
+    return request.raw_path.partition("?")[0].split("/", depth + 1)[depth + 1]
+
+
+def _decoded(raw: str) -> str:
+    """Decode a piece of a raw path; bytes that are not UTF-8 become replacement characters."""
+    return unquote(raw, errors="replace")
 
 
 def _by_action(
     prefix: str, handlers: dict[tuple[str, str], Handler], is_name: Callable[[str], bool]
 ) -> Handler:
-    """Choose a handler by the method and the last segment of the path."""
+    """Return a handler that dispatches by the method and the last segment of the path."""
     actions = [action for method, action in handlers if method == "POST" and action]
 
     async def dispatch(request: web.Request) -> web.StreamResponse:
         method = request.method
-        raw = raw_tail(request, prefix.count("/") - 1)
+        raw = _raw_tail(request, prefix.count("/") - 1)
         raw_name, _, action = raw.rpartition("/")
         handler = handlers.get((method, action)) if raw_name else None
-        if handler is None or (method in {"GET", "HEAD"} and is_name(decoded(raw))):
+        if handler is None or (method in {"GET", "HEAD"} and is_name(_decoded(raw))):
             handler = handlers.get((method, ""))
         if handler is not None:
             return await handler(request)
         if method == "POST" and raw_name and action not in actions:
             raise NotFoundError(
-                f"There is no action {decoded(action)}.",
+                f"There is no action {_decoded(action)}.",
                 hint=f"POST to {prefix}ID/ and one of {', '.join(actions)}.",
             )
         there = {other for other, its in handlers if its in ({"", action} if raw_name else {""})}
@@ -164,4 +178,4 @@ def _refuse_method(allow: tuple[str, ...]) -> Handler:
 
 
 async def _expect_later(request: web.Request) -> None:
-    """``Expect: 100-continue`` is answered once the request has passed the checks."""
+    """Do nothing: ``Expect: 100-continue`` is answered after the access checks."""

@@ -1,4 +1,4 @@
-"""The service in the foreground: bind, announce, run until a signal, end in good order."""
+"""Runs the service in the foreground: binds, announces, runs until a signal, shuts down."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from aiohttp import web
 from cyber_inference_tui import __version__, descriptors
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.files import write_problem
-from cyber_inference_tui.http.app import make_app
-from cyber_inference_tui.http.connection import Runner
+from cyber_inference_tui.http.application import make_app
+from cyber_inference_tui.http.client_connection import Runner
 from cyber_inference_tui.http.login import LOGIN_FILE, AdminLogin
-from cyber_inference_tui.llama.binary import end_questions
+from cyber_inference_tui.llama.program import kill_programs
 from cyber_inference_tui.service.logs import LOGS, service_log
 from cyber_inference_tui.service.process_log import (
     configure_logging,
@@ -48,7 +48,7 @@ _BACKLOG = 512
 _KEEP_ALIVE = 75.0
 _HANDLERS_GRACE = 2.0
 _LONGEST_END = 30.0
-"""Seconds for all that ends after the answers and the servers."""
+"""Seconds for the shutdown after the end of the answers and the servers."""
 _AT_ONCE = 2.0
 _LEAVE_SECONDS = 2.0
 
@@ -65,12 +65,12 @@ def serve(
     flags: Mapping[str, Any],
     quiet: bool = False,
 ) -> int:
-    """Run the service until SIGTERM or SIGINT; returns the exit code.
+    """Run the service until SIGTERM or SIGINT, and return the exit code.
 
-    ``announce`` gets the one line ``listening on http://HOST:PORT`` once requests are accepted,
-    ``tell`` the key and the password that had to be made. ``environ`` and ``flags`` are kept for
-    reading the configuration anew when its file changes. ``quiet`` = once it listens, its log no
-    longer goes to stderr. Raises ``CyberError`` for whatever keeps it from starting.
+    ``announce`` is called with the line ``listening on http://HOST:PORT`` once requests are
+    accepted, ``tell`` with a new key and password. ``environ`` and ``flags`` are used again when
+    the configuration file changes. With ``quiet`` the log stops going to stderr once the service
+    listens. Raises ``CyberError`` if the service cannot start.
     """
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     try:
@@ -80,7 +80,7 @@ def serve(
     except ImportError:
         pass
     if sys.stderr is not None:
-        # Should a library bring the process down, what each thread did then goes where it logs.
+        # If a library crashes the process, print the stack of each thread to stderr.
         faulthandler.enable()
     limit = descriptors.raise_limit()
     if limit < descriptors.LEAST:
@@ -101,7 +101,7 @@ def serve(
         log_handler = configure_logging(loaded.settings.log_level, ring)
         for warning in (*loaded.warnings, *([lock.problem] if lock.problem else [])):
             _logger.warning("%s", warning)
-        # What counts is the address that a name led to. Nobody is served before this is done.
+        # The address is the one that the name resolved to. No request is served before this.
         loaded = make_missing(
             loaded,
             listener.getsockname()[0],
@@ -124,7 +124,7 @@ def serve(
             return code
 
         code = runner.run(run())
-        # Threads that hang would hold up the end of the loop.
+        # Threads that hang would delay the end of the loop.
         _end_within(_LEAVE_SECONDS)
         return code
 
@@ -168,7 +168,7 @@ async def _run(
     service.address = (host, port)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
-    # The directory that is locked: what the file says of it later counts from the next start.
+    # The locked directory: a new data_dir in the file takes effect at the next start.
     data_dir = service.settings.data_dir
     if not await _started(service, stop):
         return 0
@@ -202,7 +202,7 @@ async def _run(
                     "where that is set.",
                     write_problem(data_dir / RUNTIME_FILE, error),
                 )
-            # What is there now stays for good: the collector need not look at it again.
+            # All present objects live until the end, so the collector can ignore them.
             gc.collect()
             gc.freeze()
             on_ready(url)
@@ -218,14 +218,14 @@ async def _run(
 
 
 def _end_within(seconds: float) -> None:
-    # Its guard and the kernel end the servers of a service that is gone.
-    end_process_within(seconds, first=end_questions)
+    # The guard and the kernel end the servers of a process that has ended.
+    end_process_within(seconds, first=kill_programs)
 
 
 async def _started(service: Service, stop: asyncio.Event) -> bool:
-    """Start it; ``False`` when a signal came first: then nothing of it is left.
+    """Start the service. Return ``False`` after a signal; then everything is stopped again.
 
-    Raises what keeps it from starting.
+    Raises the error that keeps the service from starting.
     """
     starting = asyncio.ensure_future(service.__aenter__())
     stopping = asyncio.ensure_future(stop.wait())
@@ -240,7 +240,7 @@ async def _started(service: Service, stop: asyncio.Event) -> bool:
 
 
 async def _wind_down(service: Service, site: web.SockSite, hurry: asyncio.Event) -> None:
-    """Let running answers end, unless they take too long or a second signal comes."""
+    """Wait for running answers, with a time limit, or until a second signal."""
     await site.stop()
     service.scheduler.begin_shutdown()
     _logger.info("shutting down: %d requests in flight", service.scheduler.in_flight)
@@ -250,7 +250,7 @@ async def _wind_down(service: Service, site: web.SockSite, hurry: asyncio.Event)
     for waiting in (drained, hurried):
         waiting.cancel()
     await asyncio.gather(drained, hurried, return_exceptions=True)
-    # With their servers gone, answers that took too long end with an error that says why.
+    # Stopping the servers ends the other answers with an error that gives the reason.
     await service.scheduler.close(at_once=hurry.is_set())
     service.close_events()
 
@@ -258,7 +258,7 @@ async def _wind_down(service: Service, site: web.SockSite, hurry: asyncio.Event)
 def _on_signals(service: Service, stop: asyncio.Event, hurry: asyncio.Event) -> None:
     data_dir = service.settings.data_dir
 
-    def told() -> None:
+    def on_signal() -> None:
         if not stop.is_set():
             settings = service.settings
             _end_within(settings.shutdown_timeout + settings.stop_timeout + _LONGEST_END)
@@ -269,17 +269,17 @@ def _on_signals(service: Service, stop: asyncio.Event, hurry: asyncio.Event) -> 
         stop.set()
 
     loop = asyncio.get_running_loop()
-    # Shells have what a script starts with & ignore SIGINT; whoever sends it means it all the same.
+    # A shell script starts background programs with SIGINT ignored; handle it all the same.
     wanted = [signal.SIGTERM, signal.SIGINT]
-    # A hang-up that somebody chose to ignore (nohup) stays ignored.
+    # A hang-up that is ignored on purpose (nohup) stays ignored.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         wanted.append(signal.SIGHUP)
     for number in wanted:
-        loop.add_signal_handler(number, told)
+        loop.add_signal_handler(number, on_signal)
 
 
 def _ignore_signals() -> None:
-    """All is done: a further signal must not change the exit code when the loop is closed."""
+    """Ignore further signals, which could change the exit code while the loop closes."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.remove_signal_handler(number)

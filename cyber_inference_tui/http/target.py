@@ -1,4 +1,4 @@
-"""Where a request goes: its model, found by what it names, and what is sent there."""
+"""Finds the model of a request, and changes the request by the model's rules."""
 
 from __future__ import annotations
 
@@ -15,57 +15,63 @@ from cyber_inference_tui.errors import (
     ModelNotFoundError,
     NotFoundError,
 )
-from cyber_inference_tui.http.body import read_body
-from cyber_inference_tui.http.errors import method_not_allowed
-from cyber_inference_tui.http.fields import Peek, glance, peek, with_fields, with_model_field
-from cyber_inference_tui.http.routes import Kind, is_ours, kind_of, methods_of
+from cyber_inference_tui.http.body_fields import (
+    BodyFields,
+    read_fields,
+    try_read_fields,
+    with_fields,
+    with_model_field,
+)
+from cyber_inference_tui.http.error_responses import method_not_allowed
+from cyber_inference_tui.http.llama_paths import Kind, is_ours, kind_of, methods_of
+from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.settings.schema import RequestRules
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
 
-# Methods whose requests mostly have no body: an empty one says nothing then.
+# Methods whose requests mostly have no body. An empty body is not an error then.
 BODYLESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _NAME_IT = (
-    'A model with a command takes any path, from a request that names it (in the field "model" of'
-    " JSON or a form, in ?model= or in the header X-Model)."
+    "A model with a command takes any path from a request that names the model (in the field"
+    ' "model" of JSON or a form, in ?model= or in the header X-Model).'
 )
 _LISTED = 10
-"""Models that a message lists."""
+"""The most models that a message lists."""
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where a request goes, and what is sent there."""
+    """A request's model, and the request that its server gets."""
 
     model: LocalModel
     path: str
-    """Path and query as the server gets them, percent-encoding untouched."""
+    """Path and query, with the percent-encoding unchanged."""
     body: bytes
     stream: bool
     is_work: bool
-    """Whether it asks the model for something, and not only its server about itself."""
+    """Whether it asks the model for output, not only its server for information."""
 
 
 class _Addressed(NamedTuple):
-    """``/upstream/NAME/PATH``, taken apart."""
+    """The parts of ``/upstream/NAME/PATH``."""
 
     model: LocalModel
     name: str
     path: str
 
 
-class Targets:
-    """Finds the targets of requests among a service's models."""
+class TargetFinder:
+    """Finds the targets of requests among the models of a service."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def find(self, request: web.Request) -> Target:
-        """Read the request, find its model, and put into it what is configured for the model.
+        """Read the request, find its model, and apply the rules of the model.
 
-        Raises ``ModelNotFoundError``, ``NotFoundError`` (no such endpoint) or
-        ``MethodNotAllowedError``, and what ``read_body`` and ``fields`` raise for a body.
+        Raises ``ModelNotFoundError``, ``NotFoundError`` (no such endpoint),
+        ``MethodNotAllowedError``, and the errors of ``read_body`` and ``body_fields``.
         """
         raw_path, _, query = request.raw_path.partition("?")
         addressed = None
@@ -80,16 +86,16 @@ class Targets:
         asks = kind_of(path) is Kind.INFERENCE
         body = await read_body(request, self._service.settings.max_body_size)
         content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
-        found = Peek()
+        found = BodyFields()
         if request.method not in BODYLESS or body:
             if refusal or (addressed and not asks):
-                found = glance(body, content_type)
+                found = try_read_fields(body, content_type)
             else:
-                found = peek(body, content_type, must_be_object=asks)
+                found = read_fields(body, content_type, must_be_object=asks)
         name = found.model or request.query.get("model") or request.headers.get("X-Model")
         if addressed is not None:
             model = addressed.model
-            # A name inside may be the engine's own; an alias of this model's is this model.
+            # The body's name may be the engine's own. An alias of this model is this model.
             name = name if name and self._means(name, model) else addressed.name
         else:
             if isinstance(refusal, NotFoundError):
@@ -111,7 +117,7 @@ class Targets:
                     defaults=rules.request_defaults,
                     overrides=overrides,
                 )
-                stream = peek(body, content_type, must_be_object=True).stream
+                stream = read_fields(body, content_type, must_be_object=True).stream
         elif self._is_renamed(found.model, model):
             body = with_model_field(body, content_type, model.id)
         full_path = f"{raw_path}?{self._with_id(query, model)}" if query else raw_path
@@ -119,17 +125,16 @@ class Targets:
         return Target(model, full_path, body, stream, is_work)
 
     def _is_renamed(self, name: str | None, model: LocalModel) -> bool:
-        """Whether the model's id goes in the place of this name in a body.
+        """Check whether the model's id replaces this name in a body.
 
-        A llama-server gives back the name that it is sent, whatever it is; another engine may
-        know names of its own.
+        A llama-server repeats any name in its answer. Another engine may have its own names.
         """
         if name is None or name == model.id:
             return False
         return not model.settings.command or self._means(name, model)
 
     def _with_id(self, query: str, model: LocalModel) -> str:
-        """The query with the model's id in place of another name of its own."""
+        """Return the query with the model's id in place of an alias."""
         if "model" not in query:
             return query
         return "&".join(
@@ -142,14 +147,14 @@ class Targets:
         )
 
     def _means(self, name: str, model: LocalModel) -> bool:
-        """Whether ``name`` is this model's."""
+        """Check whether ``name`` is a name of this model."""
         try:
             return self._service.catalog.resolve(name).id == model.id
         except ModelNotFoundError:
             return False
 
     def _addressed(self, rest: str) -> _Addressed:
-        """``NAME/PATH`` taken apart; names may contain slashes: the longest that exists wins."""
+        """Split ``NAME/PATH``. Names may contain slashes: the longest known name wins."""
         end = len(rest)
         while end > 0:
             name = unquote(rest[:end])
@@ -169,9 +174,9 @@ class Targets:
         return any(model.settings.command for model in self._service.catalog.models.values())
 
     def _resolve(self, name: str | None, refusal: CyberError | None) -> LocalModel:
-        """The model of this name; without one the only model that can be meant.
+        """Return the model with this name, or without a name the only candidate.
 
-        A path with a ``refusal`` needs a name, unless there is just one model.
+        A path with a ``refusal`` needs a name, unless there is only one model.
         """
         catalog = self._service.catalog
         if name:
@@ -197,7 +202,7 @@ class Targets:
 
 
 def _refusal(method: str, path: str) -> CyberError | None:
-    """Why a llama-server would not take a request to this path; ``None`` = it would."""
+    """Return the error for a path that llama-server does not serve, or for a wrong method."""
     methods = methods_of(path)
     if not methods:
         return NotFoundError(

@@ -1,7 +1,8 @@
-"""Connections to the models' servers: raw, reused with care, one exchange at a time.
+"""Raw connections to the models' servers, reused for one exchange at a time.
 
-llama-server (cpp-httplib) closes a connection after 100 requests and after 5 s without one, and
-every open connection holds one of its threads. So few idle ones are kept, for less than that.
+llama-server (cpp-httplib) closes a connection after 100 requests and after 5 s without a request,
+and each open connection occupies one of its threads. So only a few idle connections are kept, for a
+shorter time.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _MAX_USES = 90
 _CONNECT_TIMEOUT = 10.0
 
 Sink = Callable[[bytes], bool]
-"""Takes bytes of a body; ``False`` asks to pause until ``Exchange.resume``."""
+"""Takes bytes of a body. Returns ``False`` to pause until the client has read enough."""
 
 
 class UpstreamLostError(Exception):
-    """The connection ended before the response did; ``untouched`` = not one byte had come."""
+    """The connection ended before the response; ``untouched`` means before its first byte."""
 
     def __init__(self, *, untouched: bool) -> None:
         super().__init__("the connection to the model's server was lost")
@@ -37,9 +38,9 @@ class UpstreamLostError(Exception):
 
 
 class Exchange:
-    """One request and its response on a connection."""
+    """A request and its response on a connection."""
 
-    def __init__(self, connection: Connection, method: str) -> None:
+    def __init__(self, connection: UpstreamConnection, method: str) -> None:
         loop = asyncio.get_running_loop()
         self._connection = connection
         self._method = method
@@ -51,25 +52,25 @@ class Exchange:
         self._wake: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self._touched = False
-        self.heard = False
-        """Bytes came since the last ``notice``."""
+        self.has_new_bytes = False
+        """Whether bytes have arrived since the last ``take_new_bytes``."""
         self.paused = False
-        """Nothing is read: the client is slower than the server."""
+        """Whether reading is paused, because the client is slower than the server."""
 
     async def head(self) -> ResponseHead:
-        """The response's head. Raises ``UpstreamLostError`` or ``BadResponseError``.
+        """Wait for the response's head. Raises ``UpstreamLostError`` or ``BadResponseError``.
 
-        The body waits unread until ``copy``.
+        The body stays unread until ``copy``.
         """
         return await self._head
 
     async def copy(
         self, scanner: BodyScanner, sink: Sink, drain: Callable[[], Awaitable[None]]
     ) -> None:
-        """Pass the body to ``sink`` as it comes, until it ends.
+        """Pass the body to ``sink`` as it arrives, until its end.
 
-        Where the sink asks for a pause, ``drain`` is awaited before more is read. Raises
-        ``UpstreamLostError``, ``BadResponseError`` or whatever ``drain`` raises.
+        If the sink asks for a pause, ``drain`` is awaited before more is read. Raises
+        ``UpstreamLostError``, ``BadResponseError`` and the errors of ``drain``.
         """
         self._scanner = scanner
         self._sink = sink
@@ -80,8 +81,8 @@ class Exchange:
         while not scanner.done and self._error is None:
             if self.paused:
                 await drain()
-                # The server's time to send something begins now.
-                self.paused, self.heard = False, True
+                # The server could not send before, so its time limit starts now.
+                self.paused, self.has_new_bytes = False, True
                 self._connection.resume_reading()
             else:
                 self._wake = asyncio.get_running_loop().create_future()
@@ -90,14 +91,14 @@ class Exchange:
             raise self._error
 
     def finish(self) -> None:
-        """The exchange is over: keep the connection if it can serve another, else close it."""
-        # After an error (more came than the body had) the next bytes would not be the next answer.
+        """End the exchange. Keep the connection if it can serve another, otherwise close it."""
+        # After an error, such as excess bytes, the next bytes may not be the next answer.
         complete = self._scanner is not None and self._scanner.done and self._error is None
         self._connection.exchange_over(reusable=complete and self._keep_alive)
 
     def received(self, data: bytes) -> None:
-        """Bytes from the server (called by the connection)."""
-        self.heard = True
+        """Take bytes from the server (called by the connection)."""
+        self.has_new_bytes = True
         if self._sink is not None:
             self._pass_on(data)
             return
@@ -107,17 +108,17 @@ class Exchange:
         if self._head.done():
             self._connection.pause_reading()
 
-    def notice(self) -> bool:
-        """Whether bytes came since this was asked last."""
-        heard, self.heard = self.heard, False
+    def take_new_bytes(self) -> bool:
+        """Return whether bytes have arrived since the last call."""
+        heard, self.has_new_bytes = self.has_new_bytes, False
         self._touched = self._touched or heard
         return heard
 
     def fail(self, error: Exception) -> None:
-        """Somebody else's reason to end it: whoever waits for it gets ``error``."""
+        """End the exchange: the waiting caller gets ``error``."""
         if not self._head.done():
             self._head.set_exception(error)
-            # Whoever asked may be gone already.
+            # Mark it as retrieved, because the caller may be gone.
             self._head.exception()
         self._error = self._error or error
         self._wake_up()
@@ -155,18 +156,18 @@ class Exchange:
             self._wake_up()
 
     def lost(self, reset: bool) -> None:
-        """The connection is gone (called by the connection)."""
+        """Note the end of the connection (called by the connection)."""
         if self._scanner is not None:
             self._scanner.ended(reset)
-        self.fail(UpstreamLostError(untouched=not (self.heard or self._touched)))
+        self.fail(UpstreamLostError(untouched=not (self.has_new_bytes or self._touched)))
 
     def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
 
-class Connection(asyncio.Protocol):
-    """One TCP connection to a model's server."""
+class UpstreamConnection(asyncio.Protocol):
+    """A TCP connection to a model's server."""
 
     def __init__(self, pool: ConnectionPool, port: int) -> None:
         self._pool = pool
@@ -179,12 +180,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def reused(self) -> bool:
-        """Whether it has served a request before the present one."""
+        """Return whether it has served a request before the current one."""
         return self._uses > 1
 
     @property
     def usable(self) -> bool:
-        """Whether a request can be sent on it now."""
+        """Return whether a request can be sent now."""
         return self._transport is not None and not self._transport.is_closing()
 
     def begin(self, method: str, head: bytes, body: bytes) -> Exchange:
@@ -204,7 +205,7 @@ class Connection(asyncio.Protocol):
         return exchange
 
     def exchange_over(self, *, reusable: bool) -> None:
-        """The exchange does not need the connection any more."""
+        """Keep the connection for the next exchange, or close it."""
         self._exchange = None
         if self._transport is None:
             return
@@ -213,12 +214,12 @@ class Connection(asyncio.Protocol):
             loop = asyncio.get_running_loop()
             self._idle_timer = loop.call_later(_IDLE_SECONDS, self.close)
         else:
-            # Not close(): that would wait for a big request body that is still being sent. The
-            # server must notice at once that nobody wants its answer.
+            # Not close(): that would first send the rest of a large request body. The server must
+            # notice at once that nobody reads its answer.
             self._transport.abort()
 
     def close(self) -> None:
-        """Close it (idle ones only)."""
+        """Close the idle connection."""
         self._pool.forget(self)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -232,13 +233,13 @@ class Connection(asyncio.Protocol):
         return self._port
 
     def pause_reading(self) -> None:
-        """Let the server wait: the client is slower."""
+        """Stop reading, because the client is slower."""
         if self._reading and self.usable and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Continue to read."""
         if not self._reading and self.usable and self._transport is not None:
             self._reading = True
             self._transport.resume_reading()
@@ -252,7 +253,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.received(data)
         else:
-            # Something unasked for: whatever it is, the next answer could not be trusted.
+            # Unexpected bytes: the next answer could not be trusted.
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -267,16 +268,16 @@ class Connection(asyncio.Protocol):
 
 
 class ConnectionPool:
-    """Idle connections by port, a few each, the last used first."""
+    """A few idle connections for each port, the most recently used first."""
 
     def __init__(self, host: str) -> None:
         self._host = host
-        self._idle: dict[int, deque[Connection]] = {}
+        self._idle: dict[int, deque[UpstreamConnection]] = {}
 
-    async def connect(self, port: int, *, fresh: bool = False) -> Connection:
-        """A connection to the server on ``port``; ``fresh`` = not one used before.
+    async def connect(self, port: int, *, fresh: bool = False) -> UpstreamConnection:
+        """Return a connection to the server on ``port``, with ``fresh`` a new connection.
 
-        Raises ``OSError`` (also ``TimeoutError``) when nobody answers there.
+        Raises ``OSError`` (also ``TimeoutError``) if it cannot connect.
         """
         idle = self._idle.get(port)
         while idle and not fresh:
@@ -286,20 +287,20 @@ class ConnectionPool:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             _, connection = await loop.create_connection(
-                lambda: Connection(self, port), self._host, port
+                lambda: UpstreamConnection(self, port), self._host, port
             )
         return connection
 
-    def keep(self, connection: Connection) -> bool:
-        """Put a connection aside for the next request; ``False`` = there are enough."""
+    def keep(self, connection: UpstreamConnection) -> bool:
+        """Keep a connection for the next request; return ``False`` if there are enough."""
         idle = self._idle.setdefault(connection.port, deque())
         if len(idle) >= _MAX_IDLE:
             return False
         idle.append(connection)
         return True
 
-    def forget(self, connection: Connection) -> None:
-        """The connection is closed or about to be."""
+    def forget(self, connection: UpstreamConnection) -> None:
+        """Remove a connection that is closed or about to be."""
         idle = self._idle.get(connection.port)
         if idle is not None and connection in idle:
             idle.remove(connection)

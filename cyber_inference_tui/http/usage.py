@@ -1,10 +1,11 @@
-"""Tokens and speed of an answer, read from the bytes that pass by.
+"""Reads the numbers of tokens and the speed of an answer from its bytes.
 
-While a body passes, references to its last pieces are kept and its beginning is copied, nothing
-else; what stands in them is read once, after the answer's end. Only what the server says counts:
-a number that it does not give is ``None``. Where the numbers stand was seen on llama-server
-(build 11669) and is described by OpenAI (``usage`` of chat completions, completions, embeddings
-and responses) and Anthropic (``usage`` of messages, https://docs.anthropic.com/en/api/messages).
+While a body passes, its beginning is copied and references to its last pieces are kept. They are
+parsed once, after the end of the answer, from the end backwards: that is why the parser of
+``client.sse`` is no use here. Only numbers that the server reports count; others are ``None``. The
+fields are those of llama-server (build 11669), OpenAI (``usage`` of chat completions, completions,
+embeddings and responses) and Anthropic (``usage`` of messages,
+https://docs.anthropic.com/en/api/messages).
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ TAIL_BYTES = 16 << 10
 
 _TRIM_AT = 2 * TAIL_BYTES
 _MAX_ERROR_CHARACTERS = 300
-# How often a number's place is guessed where a body is not here whole.
+# The most positions that are tried in an incomplete body.
 _TRIES = 16
 _BRACES = 4
 
-# A key of that name: in text, which stands in a string, its quotes would have backslashes.
+# A key of such a name. Inside a string its quotes would have backslashes.
 _KEY = re.compile(rb'"(?:usage|timings|tokens_predicted|tokens_evaluated|error)"[ \t\r\n]*:')
 
 
@@ -37,15 +38,15 @@ _END_BYTES = 64
 
 
 class Usage(NamedTuple):
-    """What the server said of one answer; ``None`` = it did not say."""
+    """The figures of an answer; ``None`` if the server did not report them."""
 
     tokens_in: int | None = None
-    """Of the prompt, those found in its cache included."""
+    """Tokens of the prompt, including cached tokens."""
     tokens_out: int | None = None
     tokens_per_second: float | None = None
-    """While answering, by the server's own clock."""
+    """The generation speed, by the server's own clock."""
     error: str | None = None
-    """What went wrong, in its words."""
+    """The server's error message."""
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
@@ -53,7 +54,7 @@ _Speed = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
 class _Tokens(msgspec.Struct):
-    """``usage``: OpenAI's two shapes and Anthropic's."""
+    """``usage`` in OpenAI's two shapes, or Anthropic's."""
 
     prompt_tokens: _Count | None = None
     completion_tokens: _Count | None = None
@@ -62,20 +63,20 @@ class _Tokens(msgspec.Struct):
     cache_read_input_tokens: _Count | None = None
     cache_creation_input_tokens: _Count | None = None
 
-    def going_in(self) -> int | None:
-        """Tokens of the prompt. Only Anthropic's ``input_tokens`` leave the cached ones out."""
+    def tokens_in(self) -> int | None:
+        """Return the tokens of the prompt. Anthropic's ``input_tokens`` exclude cached tokens."""
         if self.prompt_tokens is not None or self.input_tokens is None:
             return self.prompt_tokens
         cached = (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
         return self.input_tokens + cached
 
-    def going_out(self) -> int | None:
-        """Tokens of the answer."""
+    def tokens_out(self) -> int | None:
+        """Return the tokens of the answer."""
         return self.output_tokens if self.completion_tokens is None else self.completion_tokens
 
 
-class _Timings(msgspec.Struct):
-    """llama-server's ``timings``; ``prompt_n`` leaves out what it found in its cache."""
+class _ServerTimings(msgspec.Struct):
+    """llama-server's ``timings``; ``prompt_n`` excludes cached tokens."""
 
     cache_n: _Count | None = None
     prompt_n: _Count | None = None
@@ -83,14 +84,14 @@ class _Timings(msgspec.Struct):
     predicted_per_second: _Speed | None = None
 
 
-class _Said(msgspec.Struct):
-    """The fields of an answer, or of one event, that tell of tokens and errors."""
+class _AnswerFields(msgspec.Struct):
+    """The fields of an answer, or of an event, with tokens and errors."""
 
     usage: _Tokens | None = None
-    timings: _Timings | None = None
+    timings: _ServerTimings | None = None
     tokens_evaluated: _Count | None = None
     tokens_predicted: _Count | None = None
-    # Their names are common: what is no object of the expected kind says nothing.
+    # These names are common, so values of other types are ignored.
     message: msgspec.Raw = msgspec.Raw()
     """Anthropic's ``message_start``."""
     response: msgspec.Raw = msgspec.Raw()
@@ -98,7 +99,7 @@ class _Said(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
-class _Within(msgspec.Struct):
+class _NestedUsage(msgspec.Struct):
     usage: _Tokens | None = None
 
 
@@ -106,20 +107,20 @@ class _Error(msgspec.Struct):
     message: str = ""
 
 
-_decode = msgspec.json.Decoder(thread_safe(_Said)).decode
-_decode_list = msgspec.json.Decoder(thread_safe(list[_Said])).decode
-_decode_within = msgspec.json.Decoder(thread_safe(_Within)).decode
+_decode = msgspec.json.Decoder(thread_safe(_AnswerFields)).decode
+_decode_list = msgspec.json.Decoder(thread_safe(list[_AnswerFields])).decode
+_decode_within = msgspec.json.Decoder(thread_safe(_NestedUsage)).decode
 _decode_error = msgspec.json.Decoder(thread_safe(_Error | str)).decode
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class BodyTap:
-    """One body on its way: keeps its first ``HEAD_BYTES`` and, by reference, its last pieces.
+    """Keeps the first ``HEAD_BYTES`` of a passing body, and references to its last pieces.
 
-    What it holds is at most these, twice ``TAIL_BYTES`` and one read of the server's connection.
-    Where the pieces are as the server framed them, in chunks, ``scanner`` is the one that they
-    came through; ``None`` = they are content. ``clock`` gives seconds.
+    It holds at most ``HEAD_BYTES``, twice ``TAIL_BYTES`` and one read of the server's connection.
+    For pieces with chunked framing, ``scanner`` is the scanner that they passed; ``None`` means
+    that they are content. ``clock`` returns seconds.
     """
 
     __slots__ = (
@@ -142,13 +143,13 @@ class BodyTap:
         self._kept: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
-        # By the number of a piece: how much of a chunk that began before it is in it.
+        # By the number of a piece: the rest of an earlier chunk at its beginning, in bytes.
         self._cuts: dict[int, int] = {}
         self.first_at: float | None = None
-        """When the first byte passed."""
+        """The time of the first byte."""
 
     def take(self, data: bytes) -> None:
-        """A piece passes, just fed to the scanner. The hot path: once for every chunk."""
+        """Take a piece that the scanner has just taken. Hot path: called for every chunk."""
         self._kept.append(data)
         self._size += len(data)
         if self._room > 0:
@@ -175,15 +176,15 @@ class BodyTap:
 
     @property
     def says_done(self) -> bool:
-        """The event that ends an OpenAI stream was the last that passed."""
+        """Return whether the last event was the one that ends a stream of OpenAI's API."""
         last = b"".join(self._kept)[-_END_BYTES:]
         if self._scanner is not None:
-            # The end of the body may be on its way, or be here: the last chunk is empty.
+            # The empty last chunk may have passed already.
             last = last.removesuffix(b"0\r\n\r\n")
         return last.rstrip().endswith(b"data: [DONE]")
 
     def usage(self, *, events: bool) -> Usage:
-        """What the body says, read now; ``events`` = it is a stream of server-sent events."""
+        """Parse the body; ``events`` means that it is a stream of Server-Sent Events."""
         first, last = self._beginning, b"".join(self._kept)
         if self._scanner is not None:
             first = without_framing(first, 0)
@@ -194,10 +195,10 @@ class BodyTap:
 
 
 def without_framing(data: bytes, left: int) -> bytes:
-    """The content of a piece of a chunked body (RFC 9112, 7.1) that passed a ``BodyScanner``.
+    """Return the content of a piece of a chunked body (RFC 9112, 7.1) from a ``BodyScanner``.
 
-    ``left`` is how many of its first bytes belong to a chunk that began before it, the line end
-    behind that chunk included.
+    ``left`` is the number of its first bytes that belong to an earlier chunk, including the line
+    end of that chunk.
     """
     content: list[bytes] = []
     position = 0
@@ -214,10 +215,10 @@ def without_framing(data: bytes, left: int) -> bytes:
 
 
 def usage_of(beginning: bytes, end: bytes | None, *, events: bool) -> Usage:
-    """What a body says, from its first and its last bytes; without ``end`` it is all there.
+    """Parse a body from its first and its last bytes; without ``end`` it is complete.
 
-    Text inside of the answer is never taken for it: only keys of the outermost object (of an
-    event, or of the whole body) count.
+    Only keys of the outermost object of an event, or of the whole body, count, so text in the
+    answer cannot be mistaken for a key.
     """
     if events:
         return _usage_of_events(beginning, end)
@@ -233,7 +234,7 @@ def _usage_of_whole(body: bytes) -> Usage:
         parts = [_usage(said) for said in _decode_list(body)]
     except _UNREADABLE:
         return Usage()
-    # One for each prompt of a request that had several.
+    # An element for each prompt of the request.
     return Usage(
         tokens_in=_sum([part.tokens_in for part in parts]),
         tokens_out=_sum([part.tokens_out for part in parts]),
@@ -246,11 +247,11 @@ def _sum(counts: list[int | None]) -> int | None:
 
 
 def _usage_of_events(beginning: bytes, end: bytes | None) -> Usage:
-    """The last word of a stream on each number."""
+    """Return the last value of each number in a stream."""
     lines = beginning.splitlines()
     cut = b""
     if end is not None:
-        # Of the event at the gap maybe only the end is here.
+        # The first event after the gap may be incomplete.
         cut, *rest = end.splitlines() or [b""]
         lines += [cut, *rest]
     known = Usage()
@@ -264,7 +265,7 @@ def _usage_of_events(beginning: bytes, end: bytes | None) -> Usage:
             if line.startswith(b"data:"):
                 known = _joined(known, _from_json(line[5:]))
             if line is cut:
-                # The Responses API has its usage one object deeper.
+                # The Responses API has its usage in a nested object.
                 known = _joined(known, _from_end(line, (b"{", b'{"response":{')))
             if None not in known[:3]:
                 break
@@ -272,7 +273,7 @@ def _usage_of_events(beginning: bytes, end: bytes | None) -> Usage:
 
 
 def _joined(known: Usage, other: Usage) -> Usage:
-    """``known``, and from ``other`` what it lacks."""
+    """Return ``known``, with missing values from ``other``."""
     return Usage(
         other.tokens_in if known.tokens_in is None else known.tokens_in,
         other.tokens_out if known.tokens_out is None else known.tokens_out,
@@ -289,11 +290,11 @@ def _from_json(text: bytes) -> Usage:
 
 
 def _from_end(end: bytes, openings: tuple[bytes, ...]) -> Usage:
-    """From the last bytes of a JSON object.
+    """Parse the last bytes of a JSON object.
 
-    A key belongs to the outermost object if all from there on, with one brace before it, is one
-    object: inside of another object a brace would be left over. ``openings`` are what is put
-    before it.
+    A key belongs to the outermost object if the text from the key on, with an opening brace in
+    front, is a complete object. In a nested object a closing brace would be left over.
+    ``openings`` are the texts to try in front.
     """
     for match in list(_KEY.finditer(end))[-_TRIES:]:
         for opening in openings:
@@ -305,10 +306,10 @@ def _from_end(end: bytes, openings: tuple[bytes, ...]) -> Usage:
 
 
 def _from_beginning(beginning: bytes) -> Usage:
-    """From the first bytes of a JSON object.
+    """Parse the first bytes of a JSON object.
 
-    A value belongs to the outermost object if all up to its end, with one brace behind it, is one
-    object.
+    A value belongs to the outermost object if the text up to its end, with a closing brace added,
+    is a complete object.
     """
     for match in list(_KEY.finditer(beginning))[:_TRIES]:
         end = match.end()
@@ -323,22 +324,22 @@ def _from_beginning(beginning: bytes) -> Usage:
     return Usage()
 
 
-def _usage(said: _Said) -> Usage:
+def _usage(said: _AnswerFields) -> Usage:
     tokens = said.usage or _within(said.response) or _Tokens()
-    timings = said.timings or _Timings()
-    tokens_in, tokens_out = tokens.going_in(), tokens.going_out()
+    timings = said.timings or _ServerTimings()
+    tokens_in, tokens_out = tokens.tokens_in(), tokens.tokens_out()
     if tokens_in is None and timings.prompt_n is not None and timings.cache_n is not None:
         tokens_in = timings.cache_n + timings.prompt_n
     if tokens_in is None:
         tokens_in = said.tokens_evaluated
     if tokens_in is None and (started := _within(said.message)) is not None:
-        # Of the answer this event knows nothing yet, whatever number it gives.
-        tokens_in = started.going_in()
+        # The first event has no valid number for the answer yet.
+        tokens_in = started.tokens_in()
     if tokens_out is None:
         tokens_out = timings.predicted_n
     if tokens_out is None:
         tokens_out = said.tokens_predicted
-    # The time is that between tokens: with a single one there is none.
+    # The server measures the time between tokens, so a single token has no speed.
     measured = (timings.predicted_n or 0) > 1
     speed = timings.predicted_per_second if measured else None
     return Usage(tokens_in, tokens_out, speed, _error(said.error))

@@ -1,7 +1,7 @@
-"""Looking around on the hub: searching for models, and what a repository has.
+"""Search the hub for models, and read the contents of a repository.
 
-Nothing here blocks the event loop or waits without end, and answers are kept for some minutes.
-What the hub says is cleaned and checked where it enters; none of it is believed to be a path.
+Nothing here blocks the event loop or waits without limit, and answers are cached for five minutes.
+The hub's texts are cleaned and checked where they enter; none of them is used as a path.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import aiohttp
 from cyber_inference_tui.errors import GGUFError, HubError, InvalidRequestError
 from cyber_inference_tui.gguf.metadata import ModelMetadata, metadata_of
 from cyber_inference_tui.gguf.reader import read_beginning
-from cyber_inference_tui.hub.answers import Answers
-from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.library import (
-    ask,
+from cyber_inference_tui.hub.api import (
+    TimedCache,
     check_online,
-    infos_of,
-    load_library,
-    too_slow,
+    get_page,
+    import_library,
+    parse_models,
+    timeout_error,
 )
-from cyber_inference_tui.hub.plan import DownloadPlan, PlannedFile, check_repo
+from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile, check_repo
+from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.repository import (
     RepoModel,
     Repository,
@@ -37,7 +37,7 @@ from cyber_inference_tui.hub.repository import (
     models_of,
     plan_of,
 )
-from cyber_inference_tui.hub.request import Beyond, file_from
+from cyber_inference_tui.hub.request import PastEnd, get_file
 from cyber_inference_tui.hub.threads import Threads
 from cyber_inference_tui.records import HubModelRecord
 from cyber_inference_tui.text import clean_line
@@ -51,10 +51,10 @@ SORTS: Final = {
     "trending": "trendingScore",
     "new": "lastModified",
 }
-"""Our names of the orders, and the hub's."""
+"""Our names of the sort orders, and the hub's."""
 MAX_LIMIT: Final = 100
-PATIENCE: Final = 10.0
-"""Seconds that one question may take."""
+TIMEOUT: Final = 10.0
+"""Seconds for one request to the hub."""
 _IMPORT_TIME: Final = 60.0
 _HEADER_TIME: Final = 6.0
 _HEADER_BYTES: Final = 64 * 1024
@@ -70,9 +70,10 @@ _logger = logging.getLogger(__name__)
 
 
 class Browse:
-    """Knows the hub that ``endpoint`` names (it may read files: it is asked in a thread).
+    """Browses the hub that ``endpoint`` returns; it is called in a thread, since it may read files.
 
-    ``session`` is for parts of files and belongs to the caller. Methods raise ``CyberError``s.
+    ``session`` returns the session for all requests, which belongs to the caller. Methods raise
+    ``CyberError``.
     """
 
     def __init__(
@@ -81,20 +82,20 @@ class Browse:
         endpoint: Callable[[], HubEndpoint],
         session: Callable[[], aiohttp.ClientSession],
         environ: Mapping[str, str],
-        patience: float = PATIENCE,
+        timeout: float = TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._endpoint = endpoint
         self._session = session
         self._environ = environ
-        self._patience = patience
+        self._timeout = timeout
         self._threads = Threads(_THREADS)
         self._loaded = False
-        self._pages: Answers[tuple[list[HubModelRecord], str | None]] = Answers(
+        self._pages: TimedCache[tuple[list[HubModelRecord], str | None]] = TimedCache(
             64, _KEPT_SECONDS, clock
         )
-        self._repositories: Answers[Repository] = Answers(64, _KEPT_SECONDS, clock)
-        self._headers: Answers[dict[str, ModelMetadata]] = Answers(64, _KEPT_SECONDS, clock)
+        self._repositories: TimedCache[Repository] = TimedCache(64, _KEPT_SECONDS, clock)
+        self._headers: TimedCache[dict[str, ModelMetadata]] = TimedCache(64, _KEPT_SECONDS, clock)
 
     async def search(
         self,
@@ -105,9 +106,10 @@ class Browse:
         cursor: str | None = None,
         author: str | None = None,
     ) -> tuple[list[HubModelRecord], str | None]:
-        """A page of repositories with GGUF files whose names hold ``query``, and the next cursor.
+        """Return a page of repositories with GGUF files whose names hold ``query``, and the next
+        cursor.
 
-        ``limit`` is at most 100; ``None`` as the cursor = there are no more.
+        ``limit`` is at most 100; the cursor is ``None`` after the last page.
         """
         if sort not in SORTS:
             raise InvalidRequestError(
@@ -138,23 +140,23 @@ class Browse:
         asked = (endpoint, tuple(sorted((key, str(value)) for key, value in params.items())))
         if (kept := self._pages.get(asked)) is not None:
             return kept
-        found, next_url = await self._ask(endpoint, "/api/models", params)
+        found, next_url = await self._get(endpoint, "/api/models", params)
         records = [record for info in found[:limit] if (record := _record(info))]
         page = records, _cursor(next_url)
-        self._pages.keep(asked, page)
+        self._pages.put(asked, page)
         return page
 
     async def repository(self, repo: str, revision: str | None = None) -> Repository:
-        """The models of a repository, at its newest commit or at ``revision``."""
+        """Return the models of a repository, at its newest commit or at ``revision``."""
         try:
             check_repo(repo)
         except HubError as error:
-            # Not the hub's fault, as it is where its answers have such a name.
+            # The caller's mistake; in the hub's answers such a name is the hub's mistake.
             raise InvalidRequestError(
                 error.message, hint="It looks like ORG/NAME.", param="repo"
             ) from error
         if revision is not None and (not revision or clean_line(revision, limit=200) != revision):
-            raise InvalidRequestError("This is no name of a revision.", param="revision")
+            raise InvalidRequestError("This is not a valid revision.", param="revision")
         endpoint = await self._ready()
         asked = endpoint, repo, revision
         if (kept := self._repositories.get(asked)) is not None:
@@ -162,26 +164,26 @@ class Browse:
         path = f"/api/models/{quote(repo)}"
         if revision is not None:
             path += f"/revision/{quote(revision, safe='')}"
-        found, _ = await self._ask(endpoint, path, {"blobs": "true"}, repo, revision or "")
+        found, _ = await self._get(endpoint, path, {"blobs": "true"}, repo, revision or "")
         info = found[0] if found else None
         name, commit = _text(info and info.id), _text(info and info.sha)
         if info is None or name is None or commit is None:
-            raise HubError(f"{endpoint.url} does not tell the version of {repo}.")
+            raise HubError(f"{endpoint.url} does not give the commit of {repo}.")
         check_repo(name)
         repository = Repository(repo=name, revision=commit, models=models_of(_files(info)))
-        self._repositories.keep(asked, repository)
+        self._repositories.put(asked, repository)
         return repository
 
     async def resolve(self, repo: str, filename: str | None, revision: str | None) -> DownloadPlan:
-        """What to download for a file's path or name, or for a quantization; see ``choose``."""
+        """Return the plan for a file's path or name, or for a quantization; see ``choose``."""
         repository = await self.repository(repo, revision)
         return plan_of(repository, choose(repository, filename))
 
     async def headers(self, repository: Repository) -> dict[str, ModelMetadata]:
-        """What the files' headers say of the models, by the models' ``filename``.
+        """Return the metadata from the files' GGUF headers, by the models' ``filename``.
 
-        Models that differ in their quantization only have one header between them: its 64 KiB of
-        one file are read. Empty where the hub does not give them.
+        Models that differ only in their quantization share one header, read from 64 KiB of one
+        file. Models whose header cannot be read are left out.
         """
         endpoint = await self._ready()
         asked = endpoint, repository.repo, repository.revision
@@ -190,7 +192,7 @@ class Browse:
         families: dict[str, list[RepoModel]] = {}
         for model in repository.models:
             families.setdefault(family(model), []).append(model)
-        # The largest families first: one repository is one model, nearly always.
+        # The largest families first: nearly every repository is one model.
         chosen = sorted(families.values(), key=len, reverse=True)[:_MAX_HEADERS]
         read = await asyncio.gather(
             *(self._header(endpoint, repository, models[0]) for models in chosen)
@@ -202,7 +204,7 @@ class Browse:
             for model in models
         }
         if all(header is not None for header in read):
-            self._headers.keep(asked, found)
+            self._headers.put(asked, found)
         return found
 
     async def _header(
@@ -211,8 +213,8 @@ class Browse:
         data = bytearray()
         try:
             async with (
-                asyncio.timeout(min(_HEADER_TIME, self._patience)),
-                file_from(
+                asyncio.timeout(min(_HEADER_TIME, self._timeout)),
+                get_file(
                     self._session(),
                     endpoint,
                     repo=repository.repo,
@@ -224,27 +226,27 @@ class Browse:
                     stall_timeout=_HEADER_TIME,
                 ) as part,
             ):
-                if isinstance(part, Beyond):
+                if isinstance(part, PastEnd):
                     return None
                 while len(data) < _HEADER_BYTES and await part.body.wait():
                     for block in part.body.take():
                         data += block
-            # A hub may send more than it was asked for.
+            # A hub may send more than the requested range.
             return metadata_of(read_beginning(bytes(data[:_HEADER_BYTES])))
         except (HubError, GGUFError, TimeoutError) as error:
-            # Gated, slow, no GGUF: what it needs is not known then, everything else is.
+            # Gated, slow or no GGUF: then only the memory estimate is missing.
             _logger.info("no header of %s of %s: %s", model.filename, repository.repo, error)
             return None
 
     async def _ready(self) -> HubEndpoint:
-        """The endpoint, once the hub's library is there."""
+        """Import the hub's library on first use, and return the endpoint."""
         check_online(self._environ)
         if not self._loaded:
-            await self._threads.run(load_library, limit=_IMPORT_TIME)
+            await self._threads.run(import_library, limit=_IMPORT_TIME)
             self._loaded = True
-        return await self._threads.run(self._endpoint, limit=self._patience)
+        return await self._threads.run(self._endpoint, limit=self._timeout)
 
-    async def _ask(
+    async def _get(
         self,
         endpoint: HubEndpoint,
         path: str,
@@ -252,10 +254,10 @@ class Browse:
         repo: str = "",
         revision: str = "",
     ) -> tuple[list[ModelInfo], str | None]:
-        """What the hub's API has, and the address of the next page."""
+        """Return the models in an answer of the hub's API, and the address of the next page."""
         try:
-            async with asyncio.timeout(self._patience):
-                body, next_url = await ask(
+            async with asyncio.timeout(self._timeout):
+                body, next_url = await get_page(
                     self._session(),
                     endpoint,
                     path,
@@ -264,9 +266,11 @@ class Browse:
                     repo=repo,
                     revision=revision,
                 )
-            found = await self._threads.run(lambda: infos_of(body, endpoint), limit=self._patience)
+            found = await self._threads.run(
+                lambda: parse_models(body, endpoint), limit=self._timeout
+            )
         except TimeoutError as error:
-            raise too_slow(endpoint.url) from error
+            raise timeout_error(endpoint.url) from error
         return found, next_url
 
 
@@ -304,7 +308,7 @@ def _files(info: ModelInfo) -> list[PlannedFile]:
 
 
 def _cursor(url: str | None) -> str | None:
-    """Of the next page; nothing else of the address is of interest."""
+    """Return the cursor in the address of the next page; the rest of the address is ignored."""
     try:
         found = parse_qs(urlsplit(url or "").query).get("cursor", [])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Connections to the hub: names are looked up and certificates read in threads, when needed."""
+"""Connect to the hub: look up names and read certificates in threads, on first use."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 
 
 class Connector(aiohttp.TCPConnector):
-    """Reads the certificates of this machine's authorities before the first connection.
+    """Reads the system's CA certificates before the first TLS connection.
 
-    That takes a good while on a small machine, and most services never ask the hub anything.
-    aiohttp's own are not used: those it reads whenever it is imported, and ``cli.serve_command``
-    keeps it from that.
+    That takes long on a small machine, and most services never contact the hub. aiohttp would read
+    them at import; ``cli.serve_command`` prevents that, so aiohttp's own contexts are not used.
     """
 
     def __init__(self) -> None:
-        # A folder without any stands for the default ones, which come later.
+        # An empty folder: the default certificates are loaded later.
         self._trust = ssl.create_default_context(capath=os.devnull)
         self._trust.set_alpn_protocols(["http/1.1"])
         self._reading: asyncio.Future[None] | None = None
@@ -35,12 +34,12 @@ class Connector(aiohttp.TCPConnector):
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """As every connector has it."""
+        """Connect as ``TCPConnector`` does, after loading the certificates for TLS."""
         if req.is_ssl() or (req.proxy is not None and req.proxy.scheme == "https"):
             if self._reading is None:
                 self._reading = asyncio.ensure_future(
                     asyncio.to_thread(self._trust.load_default_certs)
                 )
-            # One caller that gives up ends it for no other.
+            # A caller that is cancelled must not cancel it for the others.
             await asyncio.shield(self._reading)
         return await super().connect(req, traces, timeout)

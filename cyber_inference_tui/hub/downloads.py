@@ -1,7 +1,7 @@
-"""The queue of downloads: a few at a time, paused, resumed, cancelled, carried on after a crash.
+"""The queue of downloads: run a few at a time; pause, resume, cancel; continue after a crash.
 
-What is wanted of each stands in a journal before anybody is told so; what is here stands on the
-disk. So a service that starts again goes on where the last one was, however that one ended.
+The journal records each request before the caller gets an answer; the disk holds the progress. So
+the next service continues, however the last one ended.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
 )
 from cyber_inference_tui.hub.download import Download
-from cyber_inference_tui.hub.journal import Entry, Journal, encoded
-from cyber_inference_tui.hub.plan import DownloadPlan, Resolve, check_plan
-from cyber_inference_tui.hub.transfer import Transport
+from cyber_inference_tui.hub.download_plan import DownloadPlan, Resolve, check_plan
+from cyber_inference_tui.hub.journal import Journal, JournalEntry, encoded
+from cyber_inference_tui.hub.transfer import TransferContext
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus
 from cyber_inference_tui.text import clean_line
 
@@ -32,9 +32,9 @@ AT_ONCE = 2
 MAX_ACTIVE = 100
 """Downloads that run, wait or are paused."""
 MAX_FINISHED = 50
-"""Others that are remembered; the oldest are forgotten, with what is left of them on the disk."""
+"""Other downloads in the list; the oldest are removed, with their staged files."""
 TICK = 0.25
-"""Seconds between two reports of one download's progress."""
+"""Seconds between two progress events of one download."""
 _END_TIME = 15.0
 _REMOVAL_TIME = 0.4
 
@@ -42,16 +42,16 @@ _ACTIVE = {DownloadStatus.QUEUED, DownloadStatus.PAUSED}
 
 _logger = logging.getLogger(__name__)
 
-Done = Callable[[DownloadRecord, tuple[Path, ...]], Awaitable[str | None]]
-"""Told of a model's files once they are in place; gives the id it has here."""
+OnDone = Callable[[DownloadRecord, tuple[Path, ...]], Awaitable[str | None]]
+"""Called with the final paths of a model's files; returns the model's id."""
 
 
 class Downloads:
-    """Owns every download. ``start`` it, and ``stop`` it: what runs goes on the next time.
+    """Owns all downloads. ``start`` it, and ``stop`` it; the next start continues what was running.
 
-    ``models_dir`` is asked for each new download. ``on_change`` is told of every change, and of
-    progress at most four times a second for each; ``on_removed`` of ids that are forgotten.
-    Methods raise ``CyberError``s.
+    ``models_dir`` is called for each new download. ``on_change`` gets every change, and progress at
+    most four times a second for each download; ``on_removed`` gets the ids of removed ones. Methods
+    raise ``CyberError``.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Downloads:
         *,
         journal: Path,
         models_dir: Callable[[], Path],
-        transport: Transport,
+        transport: TransferContext,
         resolve: Resolve,
         now: Callable[[], datetime],
         on_change: Callable[[DownloadRecord], None] = lambda _: None,
         on_removed: Callable[[str], None] = lambda _: None,
-        on_done: Done,
+        on_done: OnDone,
     ) -> None:
         self._journal = Journal(journal)
         self._models_dir = models_dir
@@ -75,34 +75,34 @@ class Downloads:
         self._on_removed = on_removed
         self._on_done = on_done
         self._downloads: dict[str, Download] = {}
-        self._told: dict[str, DownloadRecord] = {}
+        self._published: dict[str, DownloadRecord] = {}
         self._saving = asyncio.Lock()
         self._saved = encoded([])
         self._running = False
         self._busy = asyncio.Event()
-        """Something runs."""
+        """Set while a download runs."""
         self._background: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
 
-    # Life
+    # Start and stop
 
     async def start(self) -> None:
-        """Take up what the journal has."""
+        """Load the journal, and continue its downloads."""
         for entry in await self._transport.in_thread(self._journal.load):
             self._downloads[entry.id] = Download(entry, self._transport)
-        # All are known from here on: what is saved is complete.
+        # The list is complete now, so it may be saved.
         for download in self._known():
             entry = download.entry
             await self._transport.in_thread(download.measure)
             if entry.status is DownloadStatus.CANCELLED and not entry.kept:
-                # The last service may have ended before it was done with that.
+                # The last service may have ended before it had removed the files.
                 await self._remove(download)
         self._running = True
         self._ticker = asyncio.create_task(self._tick(), name="progress of downloads")
-        self._pump()
+        self._start_next()
 
     async def stop(self) -> None:
-        """Interrupt what runs; it stays in the journal as it is."""
+        """Interrupt the running downloads; the journal keeps them as queued."""
         self._running = False
         tasks = [one.task for one in self._downloads.values() if one.task is not None]
         tasks += self._background
@@ -113,13 +113,13 @@ class Downloads:
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=_END_TIME)
             if late:
-                _logger.warning("%d downloads do not let go of their disk", len(late))
+                _logger.warning("%d downloads are still waiting for their disk", len(late))
         await self._save()
 
     # Reading
 
     def records(self) -> list[DownloadRecord]:
-        """Every download that is known, the oldest first."""
+        """Return all downloads, the oldest first."""
         return [download.record() for download in self._known()]
 
     # Acting
@@ -127,10 +127,10 @@ class Downloads:
     async def add(
         self, repo: str, filename: str | None = None, revision: str | None = None
     ) -> DownloadRecord:
-        """Queue a model; one that is queued, runs or is paused already is not queued twice.
+        """Queue a model, unless it is queued, running or paused already.
 
-        Where the hub has another version by now than one that is not running has begun with, that
-        one goes on with the new version: files that are the same in both are kept.
+        If the hub has a newer version than a download that is not running has begun with, that
+        download continues with the newer version and keeps the files that both have.
         """
         plan = await self._resolve(repo, filename, revision)
         check_plan(plan)
@@ -150,28 +150,28 @@ class Downloads:
             if entry.plan.files != plan.files:
                 entry.placing = False
             entry.plan = plan
-            self._place_anew(entry)
+            self._use_current_directory(entry)
             if entry.status is DownloadStatus.PAUSED:
                 await self._save()
-                self._tell(download)
+                self._publish(download)
                 return download.record()
-            return await self._want(download)
+            return await self._enqueue(download)
         active = sum(one.entry.status in _ACTIVE for one in self._downloads.values())
         if active >= MAX_ACTIVE:
             raise ConflictError(
                 f"There are {active} downloads already.", hint="Wait for some, or cancel some."
             )
-        entry = Entry(
+        entry = JournalEntry(
             id=secrets.token_hex(4),
             plan=plan,
             models_dir=str(self._models_dir()),
             created_at=self._now(),
         )
         self._downloads[entry.id] = Download(entry, self._transport)
-        return await self._want(self._downloads[entry.id])
+        return await self._enqueue(self._downloads[entry.id])
 
     async def pause(self, download_id: str) -> DownloadRecord:
-        """Stop for now, and stay stopped over a restart; what is here stays."""
+        """Pause a download, also over a restart; its bytes stay."""
         download = self._find(download_id)
         if download.entry.status is not DownloadStatus.PAUSED:
             self._refuse_unless(download, {DownloadStatus.QUEUED}, "paused")
@@ -180,27 +180,28 @@ class Downloads:
         return download.record()
 
     async def resume(self, download_id: str) -> DownloadRecord:
-        """Go on with a paused one."""
+        """Continue a paused download."""
         download = self._find(download_id)
         if download.entry.status is DownloadStatus.QUEUED:
             return download.record()
         self._refuse_unless(download, {DownloadStatus.PAUSED}, "resumed")
-        return await self._want(download)
+        return await self._enqueue(download)
 
     async def retry(self, download_id: str) -> DownloadRecord:
-        """Try one that failed or was cancelled again, with what is here of it."""
+        """Queue a failed or cancelled download again, and use the bytes on the disk."""
         download = self._find(download_id)
         if download.entry.status is DownloadStatus.QUEUED:
             return download.record()
         again = {DownloadStatus.FAILED, DownloadStatus.CANCELLED}
         self._refuse_unless(download, again, "tried again")
-        self._place_anew(download.entry)
-        return await self._want(download)
+        self._use_current_directory(download.entry)
+        return await self._enqueue(download)
 
     async def cancel(self, download_id: str, *, keep: bool = False) -> DownloadRecord:
-        """End it and remove what is here of it, unless ``keep``; the last record.
+        """Cancel a download and, unless ``keep``, remove its bytes; return its last record.
 
-        One that is done, or was cancelled before, is taken from the list. What is in place stays.
+        A download that is done or was cancelled before is removed from the list. Files at their
+        final paths stay.
         """
         download = self._find(download_id)
         if download.entry.status in {DownloadStatus.DONE, DownloadStatus.CANCELLED}:
@@ -214,58 +215,60 @@ class Downloads:
         self._interrupt(download, DownloadStatus.CANCELLED)
         await self._save()
         if not keep:
-            # A slow disk is not waited for.
+            # Do not wait for a slow disk.
             await asyncio.wait([self._spawn(self._remove_files(download))], timeout=_REMOVAL_TIME)
         self._forget_oldest()
         return download.record()
 
     # The queue
 
-    def _place_anew(self, entry: Entry) -> None:
-        """Into the directory of models as it is now: its disk may have been full, or be gone.
+    def _use_current_directory(self, entry: JournalEntry) -> None:
+        """Switch to the present ``models_dir``: the former disk may be full or gone.
 
-        What lies in the former one stays, for whoever goes back to it.
+        The bytes in the former directory stay there.
         """
         models_dir = str(self._models_dir())
         if entry.models_dir != models_dir:
             entry.models_dir = models_dir
             entry.begun = entry.placing = False
 
-    async def _want(self, download: Download) -> DownloadRecord:
-        """Queue it, and let it outlive a crash before anybody is told."""
+    async def _enqueue(self, download: Download) -> DownloadRecord:
+        """Queue a download, and save that before the caller gets an answer."""
         entry = download.entry
         entry.status = DownloadStatus.QUEUED
         entry.error, entry.kept = None, False
         await self._save()
-        self._pump()
-        self._tell(download)
+        self._start_next()
+        self._publish(download)
         return download.record()
 
-    def _pump(self) -> None:
-        """Start what has its turn."""
+    def _start_next(self) -> None:
+        """Start queued downloads while fewer than ``AT_ONCE`` run."""
         free = AT_ONCE - sum(one.task is not None for one in self._downloads.values())
         for download in self._downloads.values():
             if free <= 0 or not self._running:
                 break
             if download.task is None and download.entry.status is DownloadStatus.QUEUED:
                 free -= 1
-                self._start(download, self._carry_out(download))
+                self._start_task(download, self._run(download))
         if any(one.task is not None for one in self._downloads.values()):
             self._busy.set()
         else:
             self._busy.clear()
 
-    def _start(self, download: Download, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def _start_task(
+        self, download: Download, work: Coroutine[None, None, None]
+    ) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=f"download {download.entry.id}")
         download.task = task
-        task.add_done_callback(partial(self._ended, download))
-        self._tell(download)
+        task.add_done_callback(partial(self._on_end, download))
+        self._publish(download)
         return task
 
-    async def _carry_out(self, download: Download) -> None:
+    async def _run(self, download: Download) -> None:
         entry = download.entry
         try:
-            paths = await download.run(self._save, partial(self._needed, download))
+            paths = await download.run(self._save, partial(self._bytes_needed, download))
             entry.model_id = await self._on_done(download.record(), paths)
         except CyberError as error:
             if entry.status is DownloadStatus.QUEUED:
@@ -273,13 +276,16 @@ class Downloads:
                 _logger.warning("the download of %s failed: %s", entry.plan.repo, error)
         else:
             entry.status, entry.placing, entry.begun = DownloadStatus.DONE, False, False
-            _logger.info("%s of %s is here", entry.plan.filename, entry.plan.repo)
+            _logger.info("downloaded %s of %s", entry.plan.filename, entry.plan.repo)
         self._forget_oldest()
         await self._save()
 
-    def _needed(self, download: Download) -> int:
-        """Bytes that this download and the others that run have still to write to the same disk;
-        a file that several of them need counts once."""
+    def _bytes_needed(self, download: Download) -> int:
+        """Count the bytes that the running downloads have still to write to the disk of
+        ``download``.
+
+        A file that several of them need counts once.
+        """
         left: dict[Path, int] = {}
         for one in self._downloads.values():
             if one.task is not None and one.entry.models_dir == download.entry.models_dir:
@@ -287,60 +293,61 @@ class Downloads:
                     left[place] = min(count, left.get(place, count))
         return sum(left.values())
 
-    def _ended(self, download: Download, task: asyncio.Task[None]) -> None:
+    def _on_end(self, download: Download, task: asyncio.Task[None]) -> None:
         download.task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             _logger.error("the download of %s failed", download.entry.plan.repo, exc_info=error)
             download.entry.status = DownloadStatus.FAILED
-            download.entry.error = "The service has a defect here; its log says more."
+            download.entry.error = "An internal error of the service; its log has the details."
             self._spawn(self._save())
         if self._running:
-            if not download.leaving:
-                self._tell(download)
-            self._pump()
+            if not download.being_forgotten:
+                self._publish(download)
+            self._start_next()
 
     def _interrupt(self, download: Download, status: DownloadStatus) -> None:
         download.entry.status = status
         download.entry.error = None
         if download.task is not None:
             download.task.cancel()
-        self._tell(download)
+        self._publish(download)
 
     async def _remove_files(self, download: Download) -> None:
-        """Once nobody writes to them any more, unless it is wanted again by then."""
+        """Remove the files once nothing writes to them, unless the download is queued again by
+        then."""
         while download.task is not None and download.entry.status not in _ACTIVE:
             await asyncio.wait([download.task], timeout=_END_TIME)
         if download.entry.status not in _ACTIVE:
-            # As its task, so that it cannot begin again before.
-            await asyncio.wait([self._start(download, self._remove(download))])
+            # As the download's task, so that it cannot start again before the end.
+            await asyncio.wait([self._start_task(download, self._remove(download))])
 
     async def _remove(self, download: Download) -> None:
-        """What it has itself brought here; what others have of the same model is theirs."""
+        """Remove the staged files if this download made them, not those of others."""
         if download.entry.begun:
             await self._transport.in_thread(download.remove)
-        download.note_removed()
+        download.mark_removed()
         await self._save()
 
     async def _forget(self, download: Download) -> None:
-        download.leaving = True
+        download.being_forgotten = True
         await self._remove_files(download)
         del self._downloads[download.entry.id]
-        self._told.pop(download.entry.id, None)
+        self._published.pop(download.entry.id, None)
         await self._save()
         self._on_removed(download.entry.id)
 
     def _forget_oldest(self) -> None:
         finished = [one for one in self._known() if one.entry.status not in _ACTIVE]
         for download in finished[: max(len(finished) - MAX_FINISHED, 0)]:
-            download.leaving = True
+            download.being_forgotten = True
             self._spawn(self._forget(download))
 
     def _known(self) -> list[Download]:
-        return [one for one in self._downloads.values() if not one.leaving]
+        return [one for one in self._downloads.values() if not one.being_forgotten]
 
     def _find(self, download_id: str) -> Download:
         download = self._downloads.get(download_id)
-        if download is None or download.leaving:
+        if download is None or download.being_forgotten:
             raise NotFoundError(f"There is no download {clean_line(download_id, limit=80)}.")
         return download
 
@@ -348,16 +355,16 @@ class Downloads:
     def _refuse_unless(download: Download, allowed: set[DownloadStatus], what: str) -> None:
         entry = download.entry
         if entry.placing and entry.status is DownloadStatus.QUEUED:
-            raise ConflictError(f"{entry.id} is just being put in place.")
+            raise ConflictError(f"{entry.id} is being moved into place.")
         if entry.status not in allowed:
             raise ConflictError(f"{entry.id} is {download.status.value}: it cannot be {what}.")
 
-    # Telling and keeping
+    # Events and the journal
 
-    def _tell(self, download: Download) -> None:
+    def _publish(self, download: Download) -> None:
         record = download.record()
-        if self._told.get(record.id) != record:
-            self._told[record.id] = record
+        if self._published.get(record.id) != record:
+            self._published[record.id] = record
             self._on_change(record)
 
     async def _tick(self) -> None:
@@ -367,11 +374,11 @@ class Downloads:
             now = self._transport.clock()
             for download in list(self._downloads.values()):
                 if download.task is not None:
-                    download.note_time(now)
-                    self._tell(download)
+                    download.update_rate(now)
+                    self._publish(download)
 
     async def _save(self) -> None:
-        """Write the journal as it is now, or later."""
+        """Write the journal if it has changed."""
         async with self._saving:
             content = encoded(download.entry for download in self._downloads.values())
             if content == self._saved:
@@ -380,7 +387,7 @@ class Downloads:
                 await self._transport.in_thread(self._journal.save, content)
                 self._saved = content
             except OSError as error:
-                _logger.warning("the downloads cannot be remembered: %s", error.strerror)
+                _logger.warning("the list of downloads cannot be saved: %s", error.strerror)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -1,4 +1,4 @@
-"""The hub that is configured: its address, the token for it, and the hosts it may send us to."""
+"""Read the configured hub: its address, its token, and the hosts that it may redirect to."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 class HubEndpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the hub is, and whom else to trust with a download."""
+    """The address of the hub, and the hosts that downloads may come from."""
 
     url: str = PUBLIC_HUB
     token: str = ""
     token_source: str = "hf_token"  # noqa: S105 - a name
-    """The setting, the variable or the file that the token comes from, for messages."""
+    """The setting, variable or file that the token comes from, for messages."""
     allowed_hosts: tuple[str, ...] = ()
-    """``name`` (the scheme's own port), ``name:port`` or ``*.name``, beyond the hub's own."""
+    """Hosts beyond the hub's own: ``name`` (the scheme's default port), ``name:port`` or
+    ``*.name``."""
 
     def file_url(self, repo: str, revision: str, path: str) -> URL:
-        """Where to ask for a file; the answer may lead elsewhere."""
+        """Return the address of a file; the hub may redirect from there."""
         base = URL(self.url)
         return base.joinpath(*repo.split("/"), "resolve", revision, *path.split("/"))
 
     def is_own(self, url: URL) -> bool:
-        """Whether ``url`` is at the endpoint itself: same scheme, host and port."""
+        """Return whether ``url`` has the scheme, host and port of the endpoint."""
         return url.origin() == URL(self.url).origin()
 
     def headers(self, url: URL) -> dict[str, str]:
-        """The token, for the endpoint itself and for nobody else."""
+        """Return the header with the token if ``url`` is the endpoint's own, else no header."""
         if self.token and self.is_own(url):
             return {"Authorization": f"Bearer {self.token}"}
         return {}
@@ -54,11 +55,11 @@ class HubEndpoint(msgspec.Struct, frozen=True, kw_only=True):
         """Raise ``HubError`` unless a download may come from ``url``."""
         shown = clean_line(str(url.origin()) if url.absolute else str(url), limit=200)
         if url.host is None or url.scheme not in _DEFAULT_PORTS or url.user or url.password:
-            raise HubError(f"{self.url} leads to an address that is none of the web: {shown}.")
+            raise HubError(f"{self.url} redirects to {shown}, which is not a web address.")
         if self.is_own(url):
             return
         if url.scheme != "https" and url.scheme != URL(self.url).scheme:
-            raise HubError(f"{self.url} leads to an address without encryption, {shown}; refused.")
+            raise HubError(f"{self.url} redirects to {shown}, which is not encrypted; refused.")
         place = f"{url.host}:{url.port}"
         default = _DEFAULT_PORTS[url.scheme]
         for entry in (*_OWN_HOSTS, *self.allowed_hosts):
@@ -67,17 +68,18 @@ class HubEndpoint(msgspec.Struct, frozen=True, kw_only=True):
             if pattern == place or (pattern.startswith("*.") and place.endswith(pattern[1:])):
                 return
         raise HubError(
-            f"{self.url} leads to {shown}, which is none of the hub's hosts; refused.",
-            hint="If it can be trusted, add it to hf_allowed_hosts.",
+            f"{self.url} redirects to {shown}, which is not one of the hub's hosts; refused.",
+            hint="If you trust it, add it to hf_allowed_hosts.",
         )
 
 
 def read_endpoint(settings: Settings, environ: Mapping[str, str]) -> HubEndpoint:
-    """The hub as the settings have it, else the environment, else the hub's own files.
+    """Read the hub from the settings, else from the environment, else from the hub's own files.
 
-    It may read a file: not for an event loop. The places are those of the hub's own tools:
-    https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
-    Raises ``HubError`` where the hub's address is none.
+    It may read a file, so do not call it on the event loop. The variables and files are those of
+    the hub's own tools:
+    https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables Raises
+    ``HubError`` if the hub's address is not valid.
     """
     url = (settings.hf_endpoint or variable(environ, "HF_ENDPOINT") or PUBLIC_HUB).rstrip("/")
     try:
@@ -99,10 +101,10 @@ def read_endpoint(settings: Settings, environ: Mapping[str, str]) -> HubEndpoint
 
 
 def proxy_for(url: URL, environ: Mapping[str, str]) -> str | None:
-    """The proxy that the environment names for ``url``: ``HTTPS_PROXY``, ``NO_PROXY`` and so on.
+    """Return the proxy that the environment sets for ``url`` by ``HTTPS_PROXY``, ``NO_PROXY`` etc.
 
-    Names in small letters win, also where they are set to nothing. A proxy without a scheme is an
-    HTTP proxy. Raises ``HubError`` for a proxy of another kind, such as SOCKS.
+    Lower-case names win, even if they are empty. A proxy without a scheme is an HTTP proxy. Raises
+    ``HubError`` for a proxy of another kind, such as SOCKS.
     """
 
     def variable(name: str) -> tuple[str, str]:
@@ -120,14 +122,14 @@ def proxy_for(url: URL, environ: Mapping[str, str]) -> str | None:
     if scheme not in _DEFAULT_PORTS:
         kind = "SOCKS" if scheme.startswith("socks") else clean_line(scheme, limit=20)
         raise HubError(
-            f"{name} names a {kind} proxy, and {kind} proxies are not supported.",
+            f"{name} names a {kind} proxy, but {kind} proxies are not supported.",
             hint=f"Set an HTTP proxy in {url.scheme.upper()}_PROXY, or add {url.host} to NO_PROXY.",
         )
     return proxy
 
 
 def _without_proxy(url: URL, no_proxy: str) -> bool:
-    """Whether ``NO_PROXY`` has the host: by its name, the name of a domain, or a network."""
+    """Return whether ``NO_PROXY`` lists the host: by name, by domain or by network."""
     host = (url.host or "").lower()
     for entry in no_proxy.lower().replace(" ", ",").split(","):
         name = entry.removeprefix("*.").lstrip(".")
@@ -142,7 +144,7 @@ def _without_proxy(url: URL, no_proxy: str) -> bool:
 
 
 def _token_of(environ: Mapping[str, str]) -> tuple[str, str]:
-    """The token of the environment and where it comes from; an empty token where there is none."""
+    """Return the token and its source; the token is empty if there is none."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if _TOKEN.fullmatch(token := variable(environ, name).strip()):
             return token, name
@@ -154,6 +156,6 @@ def _token_of(environ: Mapping[str, str]) -> tuple[str, str]:
         place = expanded(Path(path), folder=None, home=home_of(environ))
         token = read_file(place, _MAX_TOKEN).decode("ascii").strip()
     except (OSError, ValueError):
-        # No file, none that may be read, none of text: there is no token then.
+        # No file, no permission or no text: there is no token.
         token = ""
     return (token, f"the file {path}") if _TOKEN.fullmatch(token) else ("", "")

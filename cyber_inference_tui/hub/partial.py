@@ -1,11 +1,11 @@
-"""A file on its way: ``NAME.part``, and ``NAME.part.json`` that says what it is the beginning of.
+"""A file that is being downloaded: ``NAME.part``, and ``NAME.part.json`` with its identity.
 
 Everything here blocks and belongs in a thread. One process at a time has a file open (``flock``).
 
-The bytes on the disk are the progress. After a crash of this program the system still holds all of
-them. After a power cut the end of the file may be missing or be zeros: so every few seconds what
-was written is forced to the disk, and the note then says how far, with the digest up to there. In
-a later life of the system (another boot id) no more than that is believed.
+The bytes on the disk are the progress. After a crash of this program the system still has all of
+them. After a power cut the end of the file may be missing or be zeros. So every few seconds the
+file is synced to the disk, and the note (``.part.json``) then records its length and its digest.
+After a reboot (another boot id) only the bytes up to that length are trusted.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ NOTE = ".part.json"
 _NOTE_LIMIT: Final = 64 * 1024
 _READ: Final = 4 << 20
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-# Some file systems have no locks, or no way to force a directory to the disk.
+# Some file systems have no locks, or cannot sync a directory.
 _NOT_OFFERED: Final = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
-class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """Which file of the hub it is; what is not known is ``None``."""
+class HubFile(msgspec.Struct, frozen=True, kw_only=True):
+    """Identifies a file of the hub; unknown facts are ``None``."""
 
     repo: str
     revision: str
@@ -48,8 +48,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None = None
     git_sha1: str | None = None
 
-    def same_content(self, other: Origin) -> bool:
-        """Whether the beginning of one is the beginning of the other."""
+    def same_content(self, other: HubFile) -> bool:
+        """Return whether both have the same bytes, as far as they are known."""
         for one, another in ((self.sha256, other.sha256), (self.git_sha1, other.git_sha1)):
             if one and another:
                 return one == another
@@ -58,40 +58,41 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
         return place == (other.repo, other.revision, other.path) and len(sizes) < 2
 
 
-class Mark(NamedTuple):
-    """How far a file is, and the SHA-256 up to there."""
+class Checkpoint(NamedTuple):
+    """A length of the file, and the SHA-256 of the bytes up to there."""
 
     offset: int
     sha256: str
 
 
 class _Note(msgspec.Struct, kw_only=True):
-    origin: Origin
+    origin: HubFile
     synced_bytes: int = 0
     synced_sha256: str = ""
     boot: str = ""
     whole: bool = False
-    """It was verified, and forced to the disk: without its ``.part`` it has its name."""
+    """It was verified and synced: without its ``.part`` it has its final name."""
 
 
 class Partial:
-    """Use ``open_partial``, then ``read_on`` until it is done; ``close`` in the end.
+    """Get one from ``open_partial``, then call ``hash_more`` until it returns true; ``close`` it at
+    the end.
 
-    Methods raise ``DiskFullError``, or ``CyberError`` where the file cannot be read or written.
+    Methods raise ``DiskFullError``, or ``CyberError`` if the file cannot be read or written.
     """
 
     def __init__(self, target: Path, file: int, note: _Note, boot: str) -> None:
         self.target = target
         self.origin = note.origin
         self.offset = 0
-        """Bytes that are on the disk and hashed: where the download goes on."""
+        """Bytes on the disk that are hashed: the download continues here."""
         self._file = file
         self._boot = boot
         self._note = note
         self._sha256 = hashlib.sha256()
         self._git: hashlib._Hash | None = None
         self._ended = False
-        """It has its name, or was removed."""
+        """It has its final name, or was removed."""
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._found = os.fstat(file).st_size
         if note.boot != boot or not boot:
@@ -102,26 +103,28 @@ class Partial:
 
     @property
     def found(self) -> int:
-        """Bytes that were there when it was opened, as far as they are believed."""
+        """Bytes that were there, and trusted, when it was opened."""
         return self._found
 
     @property
     def remaining(self) -> int | None:
-        """Bytes that are still to come."""
+        """Bytes that are missing."""
         return None if self.origin.size is None else self.origin.size - self.offset
 
-    def read_on(self) -> bool:
-        """Hash a few MiB more of what is there; whether that was the last of it."""
+    def hash_more(self) -> bool:
+        """Hash a few more MiB of the bytes that were found; return whether all are hashed."""
         with _writing(self):
-            mark = self._note.synced_bytes
+            checkpoint = self._note.synced_bytes
             end = self._found
-            if self.offset < mark < end:
-                end = mark
+            if self.offset < checkpoint < end:
+                end = checkpoint
             data = os.pread(self._file, min(_READ, end - self.offset), self.offset)
             self._hash(data)
             self.offset += len(data)
-            if self.offset == mark and self.digest != (self._note.synced_sha256 or self.digest):
-                # The disk does not hold what was written to it.
+            if self.offset == checkpoint and self.digest != (
+                self._note.synced_sha256 or self.digest
+            ):
+                # The disk has lost or changed bytes.
                 self.restart()
                 return True
             if data and self.offset < self._found:
@@ -130,8 +133,8 @@ class Partial:
             os.lseek(self._file, self.offset, os.SEEK_SET)
             return True
 
-    def learn(self, *, size: int | None, sha256: str | None, git_sha1: str | None) -> None:
-        """Take over what an answer tells and the plan did not, before the first byte."""
+    def fill_in(self, *, size: int | None, sha256: str | None, git_sha1: str | None) -> None:
+        """Adopt facts from an answer that the plan lacks, before the first byte."""
         known = self.origin
         digests = known.sha256 is not None or known.git_sha1 is not None
         new = msgspec.structs.replace(
@@ -145,13 +148,13 @@ class Partial:
             self.restart()
 
     def write(self, data: Sequence[bytes | memoryview]) -> None:
-        """Append ``data``; after an error ``offset`` says how much of it is there."""
+        """Append ``data``; after an error ``offset`` counts the bytes that were written."""
         with _writing(self):
             for block in data:
                 self._append(memoryview(block))
 
     def _append(self, block: memoryview) -> None:
-        """Hashed beside the writing: each takes about as long as the other on a fast disk."""
+        """Hash while writing: on a fast disk each takes about as long as the other."""
         before = self._sha256.copy(), self._git and self._git.copy()
         hashing = self._hasher.submit(self._hash, block)
         count = 0
@@ -165,29 +168,29 @@ class Partial:
                 self._hash(block[:count])
             self.offset += count
 
-    def mark(self) -> Mark:
-        """The present state, for ``force``; not while something is written."""
-        return Mark(self.offset, self.digest)
+    def checkpoint(self) -> Checkpoint:
+        """Return the present state, for ``sync``; not while a write runs."""
+        return Checkpoint(self.offset, self.digest)
 
-    def force(self, mark: Mark) -> None:
-        """Have the file up to ``mark`` survive a power cut; may run beside ``write``."""
+    def sync(self, checkpoint: Checkpoint) -> None:
+        """Make the file up to ``checkpoint`` survive a power cut; may run during ``write``."""
         with _writing(self):
             flush_to_disk(self._file)
-            self._note.synced_bytes, self._note.synced_sha256 = mark
+            self._note.synced_bytes, self._note.synced_sha256 = checkpoint
             self._note.boot = self._boot
             _write_note(self.target, self._note)
 
-    def keep(self) -> None:
-        """Have all that is here survive a power cut, also where it only waits to be verified."""
+    def sync_rest(self) -> None:
+        """Make all bytes survive a power cut, also of a file that only has to be verified."""
         if not self._ended and self.offset > self._note.synced_bytes:
-            self.force(self.mark())
+            self.sync(self.checkpoint())
 
     def check_space(self, margin: int) -> None:
-        """Raise ``DiskFullError`` unless what is missing fits and ``margin`` bytes stay free."""
+        """Raise ``DiskFullError`` unless the missing bytes fit and ``margin`` bytes stay free."""
         require_space(self.target.parent, self.remaining or 0, margin)
 
     def restart(self) -> None:
-        """Forget what is there."""
+        """Truncate the file and begin again."""
         with _writing(self):
             os.ftruncate(self._file, 0)
             os.lseek(self._file, 0, os.SEEK_SET)
@@ -197,20 +200,20 @@ class Partial:
             _write_note(self.target, self._note)
 
     def problem(self) -> str | None:
-        """Why the whole file is not the one that was asked for; ``None`` when it is."""
+        """Return why the complete file is not the requested one; ``None`` if it is."""
         size = self.origin.size
         if size is not None and self.offset != size:
             return f"it has {self.offset} bytes instead of {size}"
         if self.origin.sha256 is not None and self.digest != self.origin.sha256:
-            return "its SHA-256 is another"
+            return "its SHA-256 is different"
         if self._git is not None and self._git.hexdigest() != self.origin.git_sha1:
-            return "its Git id is another"
+            return "its Git id is different"
         return None
 
     def complete(self) -> None:
-        """Give it its name, for good; the file must be whole and checked.
+        """Give the file its final name; it must be complete and checked.
 
-        The note stays: it says which file it is, for ``is_whole``.
+        The note stays, for ``is_whole``.
         """
         with _writing(self):
             os.fsync(self._file)
@@ -221,14 +224,14 @@ class Partial:
             sync_directory(self.target.parent)
 
     def discard(self) -> None:
-        """Remove what is there."""
+        """Remove the file and its note."""
         self._ended = True
         with _writing(self):
             _beside(self.target, PART).unlink(missing_ok=True)
             _beside(self.target, NOTE).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the file, and of its lock."""
+        """Close the file, which releases its lock."""
         self._hasher.shutdown(wait=False)
         if self._file >= 0:
             os.close(self._file)
@@ -236,7 +239,7 @@ class Partial:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the first ``offset`` bytes."""
+        """The SHA-256 of the first ``offset`` bytes."""
         return self._sha256.hexdigest()
 
     def _hash(self, data: bytes | memoryview) -> None:
@@ -252,8 +255,8 @@ class Partial:
             self._git = hashlib.sha1(b"blob %d\0" % origin.size, usedforsecurity=False)
 
 
-def open_partial(target: Path, origin: Origin, *, boot: str) -> Partial:
-    """Go on with ``target``, or begin it. ``boot`` names this life of the system; empty = unknown.
+def open_partial(target: Path, origin: HubFile, *, boot: str) -> Partial:
+    """Continue with ``target``, or begin it. ``boot`` is the system's boot id; empty = unknown.
 
     Raises ``ConflictError`` while another process has it, and ``CyberError``.
     """
@@ -265,7 +268,7 @@ def open_partial(target: Path, origin: Origin, *, boot: str) -> Partial:
         elif part.exists():
             note = None
         else:
-            # Before the file, so that there is never one of which nothing is known.
+            # Before the file, so that every file has a note.
             note = _Note(origin=origin, boot=boot)
             _write_note(target, note)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
@@ -282,8 +285,8 @@ def open_partial(target: Path, origin: Origin, *, boot: str) -> Partial:
     return partial
 
 
-def is_whole(target: Path, origin: Origin) -> bool:
-    """Whether ``target`` is here, complete, and the very file that ``origin`` names."""
+def is_whole(target: Path, origin: HubFile) -> bool:
+    """Return whether ``target`` is complete and is the file that ``origin`` identifies."""
     try:
         size = target.stat().st_size
         note = _read_note(target)
@@ -294,20 +297,20 @@ def is_whole(target: Path, origin: Origin) -> bool:
     return note.origin.same_content(origin) and origin.size in {None, size}
 
 
-def bytes_begun(target: Path, origin: Origin) -> int:
-    """How many bytes of the file that ``origin`` names lie at ``target``, whole or on their way."""
+def bytes_matching(target: Path, origin: HubFile) -> int:
+    """Return how many bytes of the file ``origin`` are at ``target``, complete or partial."""
     with contextlib.suppress(OSError):
         note = _read_note(target)
         if note is not None and note.origin.same_content(origin):
-            return bytes_of(target)
+            return bytes_on_disk(target)
     return 0
 
 
-def link_whole(source: Path, target: Path, origin: Origin) -> bool:
-    """Give ``source``, which is the file that ``origin`` names, the name ``target`` as well.
+def link_whole(source: Path, target: Path, origin: HubFile) -> bool:
+    """Hard-link ``source``, which is the file ``origin``, to ``target``; return whether it worked.
 
-    ``False`` for a symbolic link, and where the file system or the source's owner does not let it.
-    Raises ``CyberError``.
+    It does not for a symbolic link, or if the file system or the owner forbids it. Raises
+    ``CyberError``.
     """
     if source.is_symlink():
         return False
@@ -329,12 +332,12 @@ def link_whole(source: Path, target: Path, origin: Origin) -> bool:
     return True
 
 
-def copy_beginning(source: Path, target: Path, origin: Origin, *, boot: str) -> Iterator[None]:
-    """Begin ``target`` with what another download, or another model, has of the same file.
+def copy_beginning(source: Path, target: Path, origin: HubFile, *, boot: str) -> Iterator[None]:
+    """Begin ``target`` with the bytes that another download or model has of the same file.
 
-    ``source`` is a whole file, or a target of which only the beginning is there. A few MiB are
-    copied at each step; a transfer then checks them like its own. Raises ``CyberError`` where
-    they cannot be written; a source that goes away meanwhile gives less.
+    ``source`` is a complete file or a partial one. Each step copies a few MiB; a transfer then
+    hashes them like its own. Raises ``CyberError`` if they cannot be written; if the source
+    disappears, fewer bytes are copied.
     """
     digest, count = hashlib.sha256(), 0
     try:
@@ -357,7 +360,7 @@ def copy_beginning(source: Path, target: Path, origin: Origin, *, boot: str) -> 
 
 
 def _blocks(source: Path, most: int, boot: str) -> Iterator[bytes]:
-    """The first ``most`` bytes of a file, whole or on its way, as far as they can be believed."""
+    """Yield the first ``most`` trusted bytes of a complete or partial file."""
     with contextlib.suppress(OSError):
         path = source
         if not source.exists():
@@ -371,8 +374,8 @@ def _blocks(source: Path, most: int, boot: str) -> Iterator[bytes]:
                 yield data
 
 
-def bytes_of(target: Path) -> int:
-    """How many bytes of a file are there, whole or on its way; a look, not a promise."""
+def bytes_on_disk(target: Path) -> int:
+    """Return the present size of a file, complete or partial."""
     for path in (target, _beside(target, PART)):
         with contextlib.suppress(OSError):
             return path.stat().st_size
@@ -390,7 +393,7 @@ def require_space(directory: Path, needed: int, margin: int) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Have the names in a directory survive a power cut, where the file system can."""
+    """Make the names in a directory survive a power cut, if the file system can."""
     file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(file)
@@ -402,7 +405,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Replace a small file: after a power cut it is the old or the new one. ``OSError``."""
+    """Replace a small file: after a power cut it is the old or the new one. Raises ``OSError``."""
     new = _beside(path, ".new")
     file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(file, "wb") as stream:
@@ -414,7 +417,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def write_error(path: Path, error: OSError, *, needed: int = 0) -> CyberError:
-    """What a failed write means; ``needed`` bytes were still to come."""
+    """Return the error for a failed write; ``needed`` bytes were still to come."""
     shown = clean_line(str(path), limit=500)
     if error.errno in _FULL:
         free = 0
@@ -433,7 +436,7 @@ def _full(directory: Path, needed: int, free: int, missing: int) -> DiskFullErro
     more = f"at least {size_text(missing)} more" if missing else "some room"
     return DiskFullError(
         f"{size_text(needed)} are still to come, and {directory} has {size_text(free)} free.",
-        hint=f"Make {more} there, then try again: what is here is kept.",
+        hint=f"Make {more} there, then try again: the bytes that have arrived are kept.",
     )
 
 
@@ -442,8 +445,8 @@ def _free(directory: Path) -> int:
     return there.f_bavail * there.f_frsize
 
 
-def _both(origin: Origin, known: Origin) -> Origin:
-    """What a plan says of a file, else what was learned of it before."""
+def _both(origin: HubFile, known: HubFile) -> HubFile:
+    """Return the facts of the plan, completed with those learned before."""
     digests = origin.sha256 is None and origin.git_sha1 is None
     return msgspec.structs.replace(
         origin,
@@ -470,7 +473,7 @@ def _lock(file: int, part: Path) -> None:
 
 
 def _read_note(target: Path) -> _Note | None:
-    """What is written about a partial file; ``None`` if nothing is, or nothing that makes sense."""
+    """Return the note of a partial file; ``None`` if there is none, or an invalid one."""
     try:
         with _beside(target, NOTE).open("rb") as file:
             note = msgspec.json.decode(file.read(_NOTE_LIMIT), type=thread_safe(_Note))

@@ -1,4 +1,4 @@
-"""How fast bytes come, over the last seconds."""
+"""Measure how fast bytes arrive."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ _SHORTEST = 0.2
 _MAX_SAMPLES = 64
 
 
-class Rate:
-    """Give it a count that only goes up, a few times a second; ``now`` is in seconds."""
+class TransferRate:
+    """The mean rate of the last seconds. ``add`` takes a count that only grows, and monotonic
+    seconds."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int]] = deque(maxlen=_MAX_SAMPLES)
 
-    def note(self, count: int, now: float) -> None:
-        """The count at this time."""
+    def add(self, count: int, now: float) -> None:
+        """Record the count at the time ``now``; call it a few times a second."""
         while self._samples and now - self._samples[0][0] > _WINDOW:
             self._samples.popleft()
         self._samples.append((now, count))
 
     @property
     def per_second(self) -> float | None:
-        """The mean of the last seconds; ``None`` while nothing moves."""
+        """The mean of the last seconds; ``None`` while nothing arrives."""
         if not self._samples:
             return None
         began, first = self._samples[0]

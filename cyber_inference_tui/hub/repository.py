@@ -1,7 +1,7 @@
-"""Which models a repository holds, by the names of its files. Pure.
+"""Find the models of a repository by its file names. Pure.
 
-Shards are one model and only where all are there; projectors go with the models that they would
-go with once they are here; importance matrices and the small models for drafting are none.
+Shards form one model if all exist. Projectors go to the same models as in the library. Importance
+matrices and draft models are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from cyber_inference_tui.errors import HubError, HubNotFoundError
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.gguf.quantization import named_quantization
-from cyber_inference_tui.hub.plan import DownloadPlan, PlannedFile, safe_path
+from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile, safe_path
 from cyber_inference_tui.library.projectors import (
     Candidate,
     Projector,
@@ -27,10 +27,10 @@ from cyber_inference_tui.library.scan import ModelFile
 from cyber_inference_tui.library.shards import shard_of
 
 _SUFFIX: Final = ".gguf"
-# Beside models, in the repositories of those who convert them.
+# Other files that converters publish beside models.
 _NO_MODEL: Final = re.compile(r"imatrix|^(?:mtp|eagle3)[-_.]|^ggml-vocab-", re.IGNORECASE)
 _DEFAULTS: Final = ("Q4_K_M", "Q8_0")
-"""What is taken where nobody says which: small and good, then large and better."""
+"""Chosen when no quantization is named: small and good, then larger and better."""
 _MAX_SHOWN: Final = 8
 
 
@@ -51,27 +51,27 @@ class RepoModel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def weights_bytes(self) -> int | None:
-        """Of its files; ``None`` where the hub does not tell of all."""
+        """Bytes of its files; ``None`` if the hub does not give all sizes."""
         return _sum(self.files)
 
     @property
     def size_bytes(self) -> int | None:
-        """With its projector."""
+        """Bytes of its files and its projector."""
         return _sum((*self.files, self.projector) if self.projector else self.files)
 
 
 class Repository(msgspec.Struct, frozen=True, kw_only=True):
-    """What a repository has at one commit."""
+    """The models of a repository at one commit."""
 
     repo: str
-    """As the hub spells it."""
+    """In the hub's spelling."""
     revision: str
     """The commit."""
     models: tuple[RepoModel, ...]
 
 
 def models_of(files: Iterable[PlannedFile]) -> tuple[RepoModel, ...]:
-    """The models among ``files``, by their paths. What cannot be kept here is left out."""
+    """Return the models among ``files``; names that are not safe as paths are left out."""
     whole: list[RepoModel] = []
     shards: dict[tuple[PurePosixPath, str, int], dict[int, PlannedFile]] = {}
     projectors: dict[PurePosixPath, list[PlannedFile]] = {}
@@ -97,16 +97,16 @@ def models_of(files: Iterable[PlannedFile]) -> tuple[RepoModel, ...]:
 
 
 def choose(repository: Repository, wanted: str | None) -> RepoModel:
-    """The model that is meant by a path, a file's name or a quantization.
+    """Return the model with a path, a file name or a quantization.
 
-    ``None``: Q4_K_M, then Q8_0, then the first. Raises ``HubError``s where there is none, or
-    where several go by that name.
+    For ``None`` it is Q4_K_M, then Q8_0, then the first. Raises ``HubError`` if there is no such
+    model, or more than one.
     """
     models = repository.models
     if not models:
         raise HubNotFoundError(
             f"{repository.repo} has no complete model in GGUF format.",
-            hint="Look for a conversion of it: search-models finds only those.",
+            hint="Look for a conversion to GGUF: search-models lists only such repositories.",
         )
     if wanted is None:
         for quantization in _DEFAULTS:
@@ -124,7 +124,7 @@ def choose(repository: Repository, wanted: str | None) -> RepoModel:
             return found[0]
         if found:
             raise HubError(
-                f"Several models of {repository.repo} are called so:"
+                f"Several models of {repository.repo} have this name:"
                 f" {_listed(model.filename for model in found)}.",
                 hint="Name one by its whole path.",
             )
@@ -135,13 +135,13 @@ def choose(repository: Repository, wanted: str | None) -> RepoModel:
 
 
 def family(model: RepoModel) -> str:
-    """What models have in common that differ in their quantization only."""
+    """Return the part of the name that models share if only their quantization differs."""
     name = model.name.lower()
     return name.replace((model.quantization or "").lower(), "", 1) if model.quantization else name
 
 
 def plan_of(repository: Repository, model: RepoModel) -> DownloadPlan:
-    """What to bring for ``model``: its files and its projector, of this very commit."""
+    """Return the plan to download ``model`` and its projector from this commit."""
     return DownloadPlan(
         repo=repository.repo,
         revision=repository.revision,
@@ -168,7 +168,7 @@ def _model(name: str, folder: PurePosixPath, files: tuple[PlannedFile, ...]) -> 
 def _with_projectors(
     models: Sequence[RepoModel], projectors: dict[PurePosixPath, list[PlannedFile]]
 ) -> tuple[RepoModel, ...]:
-    """Each with its projector: one of its own folder, else one that lies beside no model."""
+    """Give each model a projector of its folder, else one from a folder without models."""
     folders: dict[PurePosixPath, list[RepoModel]] = {}
     for model in models:
         folders.setdefault(PurePosixPath(model.filename).parent, []).append(model)
@@ -195,7 +195,7 @@ def _with_projectors(
 def _matched(
     models: Sequence[RepoModel], projectors: Sequence[PlannedFile]
 ) -> dict[str, PlannedFile]:
-    """By a model's first file. As the library decides it where both are on the disk."""
+    """Match projectors by the library's own rule; return them by the model's first file."""
     by_path = {Path(file.path): file for file in projectors}
     found = matches(
         [Candidate(model.name, ModelMetadata()) for model in models],
@@ -215,12 +215,12 @@ def _matched(
 
 
 def _plain(quantization: str | None) -> str | None:
-    """As headers have it."""
+    """Return the quantization in the spelling of GGUF headers."""
     return quantization.replace("FP", "F") if quantization else None
 
 
 def _names(model: RepoModel) -> set[str]:
-    """What its files may be called beside their paths, without case."""
+    """Return the names of a model's files in lower case."""
     names = {model.name}
     for file in model.files:
         path = PurePosixPath(file.path)

@@ -1,8 +1,9 @@
-"""Where a download's files lie until all are here: ``MODELS_DIR/.downloads/NAME``, which is hidden.
+"""Hold a download's files in the hidden ``MODELS_DIR/.downloads/NAME`` until all have arrived.
 
-The name follows from the model alone: whoever downloads it, a service or a command, now or after
-its journal was lost, goes on with what is here, and one process at a time does (``flock``). On the
-same file system as the models, so that in the end they are only renamed. Everything here blocks.
+NAME is derived from the repository and the file. So another service, or the same one after it has
+lost its journal, continues with the same bytes; one process at a time uses the directory
+(``flock``). It is on the same file system as the models, so that in the end the files are only
+renamed. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -19,29 +20,29 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile, local_path
 from cyber_inference_tui.hub.partial import (
     NOTE,
     PART,
-    Origin,
-    bytes_begun,
-    bytes_of,
+    HubFile,
+    bytes_matching,
+    bytes_on_disk,
     copy_beginning,
     is_whole,
     link_whole,
     sync_directory,
     write_error,
 )
-from cyber_inference_tui.hub.plan import DownloadPlan, PlannedFile, local_path
 
 STAGING = ".downloads"
 _LOCK = ".lock"
 _READ = 4 << 20
 _MAX_ENTRIES = 50_000
-"""Of the directory of models that are looked at for a file that is here already."""
+"""Entries of ``models_dir`` that are searched for a file that exists already."""
 
 
 class Staging:
-    """The directory of the model that ``plan`` is about."""
+    """The staging directory of the model in ``plan``."""
 
     def __init__(self, models_dir: Path, plan: DownloadPlan) -> None:
         self._models_dir = models_dir
@@ -49,25 +50,26 @@ class Staging:
         model = f"{plan.repo.lower()}\n{plan.filename}".encode()
         self.root = models_dir / STAGING / hashlib.sha256(model).hexdigest()[:16]
 
-    def staged(self, file: PlannedFile) -> Path:
-        """Where a file lies until all are here."""
+    def staged_path(self, file: PlannedFile) -> Path:
+        """Return where a file is until all have arrived."""
         return self.root / local_path(self._plan, file)
 
-    def place_of(self, file: PlannedFile) -> Path:
-        """Where it belongs."""
+    def final_path(self, file: PlannedFile) -> Path:
+        """Return where a file is in the end."""
         return self._models_dir / local_path(self._plan, file)
 
     def exists(self) -> bool:
-        """Whether something of it is there; a card that was taken out has nothing.
+        """Return whether the directory or a file of the model exists: not on a removed card.
 
-        Where another process was done with it, the model itself is.
+        When another process has finished the download, only the model itself exists.
         """
-        return self.root.is_dir() or any(self.place_of(file).exists() for file in self._plan.files)
+        return self.root.is_dir() or any(
+            self.final_path(file).exists() for file in self._plan.files
+        )
 
     def tidy(self) -> None:
-        """Remove what an earlier version of the model has left and this one has no use for, and
-        locks of programs that were killed."""
-        wanted = {self.staged(file) for file in self._plan.files}
+        """Remove files that only an earlier version of the model had, and stale locks."""
+        wanted = {self.staged_path(file) for file in self._plan.files}
         wanted |= {path.with_name(path.name + end) for path in wanted for end in (PART, NOTE)}
         for folder, _, names in os.walk(self.root):
             for path in {Path(folder, name) for name in names} - wanted:
@@ -75,21 +77,21 @@ class Staging:
                     path.unlink()
         for lock in self.root.parent.glob(f"*{_LOCK}"):
             with contextlib.suppress(CyberError):
-                claim = Claim()
-                claim.take_lock(lock)
-                claim.release()
+                lock_file = PathLock()
+                lock_file.acquire_file(lock)
+                lock_file.release()
 
-    def begun(self, file: PlannedFile) -> int:
-        """How many bytes of the very file are staged."""
-        return bytes_begun(self.staged(file), self.origin(file))
+    def bytes_staged(self, file: PlannedFile) -> int:
+        """Return how many bytes of this version of a file are staged."""
+        return bytes_matching(self.staged_path(file), self.origin(file))
 
     def bytes_here(self) -> dict[str, int]:
-        """How many bytes of each file are here."""
-        return {file.path: bytes_of(self.staged(file)) for file in self._plan.files}
+        """Return how many bytes of each file are staged."""
+        return {file.path: bytes_on_disk(self.staged_path(file)) for file in self._plan.files}
 
-    def origin(self, file: PlannedFile) -> Origin:
-        """Which file of the hub it is."""
-        return Origin(
+    def origin(self, file: PlannedFile) -> HubFile:
+        """Return the identity of a file."""
+        return HubFile(
             repo=self._plan.repo,
             revision=self._plan.revision,
             path=file.path,
@@ -99,28 +101,29 @@ class Staging:
         )
 
     def is_whole(self, file: PlannedFile) -> bool:
-        """Whether it has arrived: it got its name when it was verified."""
-        return is_whole(self.staged(file), self.origin(file))
+        """Return whether a file has arrived and is verified."""
+        return is_whole(self.staged_path(file), self.origin(file))
 
-    def lock_of(self, file: PlannedFile) -> Path | None:
-        """The lock that is held while a file is fetched, by its content: a projector belongs to
-        several models. ``None`` where the hub gives no digest."""
+    def lock_path(self, file: PlannedFile) -> Path | None:
+        """Return the lock to hold while a file is fetched; ``None`` if the hub gives no digest.
+
+        It is named for the content, since several models share a projector.
+        """
         digest = file.sha256 or file.git_sha1
         return self.root.parent / f"{digest}{_LOCK}" if digest else None
 
-    def copies(self, file: PlannedFile, *, everywhere: bool) -> list[Copy]:
-        """Files in the directory of models that are, or may be, this one, whole; best first.
+    def copies(self, file: PlannedFile, *, everywhere: bool) -> list[LocalCopy]:
+        """List the complete files in ``models_dir`` that are, or may be, this one; best first.
 
-        Without ``everywhere`` only those that a link will do for. None where the hub gives no
-        digest.
+        Without ``everywhere`` only those that can be hard-linked. Empty if the hub gives no digest.
         """
-        if self.lock_of(file) is None:
+        if self.lock_path(file) is None:
             return []
-        place, origin = self.place_of(file), self.origin(file)
+        place, origin = self.final_path(file), self.origin(file)
         here = place.relative_to(self._models_dir)
         found = [
-            Copy(target, linkable=goes_to == here, verified=True)
-            for target, goes_to in self._others()
+            LocalCopy(target, linkable=goes_to == here, verified=True)
+            for target, goes_to in self._other_files()
             if is_whole(target, origin)
         ]
         candidates = {place}
@@ -128,47 +131,47 @@ class Staging:
             candidates.update(_files_below(self._models_dir))
         for path in candidates:
             with contextlib.suppress(OSError):
-                # A link in the very place may lead to another disk.
+                # A link at the final path may lead to another disk.
                 status = path.stat() if path == place else path.lstat()
                 if stat.S_ISREG(status.st_mode) and status.st_size == file.size_bytes:
-                    found.append(Copy(path, linkable=path == place, verified=False))
+                    found.append(LocalCopy(path, linkable=path == place, verified=False))
         found = [copy for copy in found if copy.linkable or everywhere]
         return sorted(found, key=lambda copy: (not copy.linkable, not copy.verified))
 
-    def begun_elsewhere(self, file: PlannedFile) -> tuple[int, Path]:
-        """Where another download has most of a file, and how many bytes."""
+    def most_elsewhere(self, file: PlannedFile) -> tuple[int, Path]:
+        """Return the most bytes that another download has of a file, and where."""
         origin = self.origin(file)
-        if self.lock_of(file) is None:
+        if self.lock_path(file) is None:
             return 0, Path()
-        found = ((bytes_begun(target, origin), target) for target, _ in self._others())
+        found = ((bytes_matching(target, origin), target) for target, _ in self._other_files())
         return max(found, default=(0, Path()))
 
     def link(self, file: PlannedFile, source: Path) -> bool:
-        """Stage a copy under a second name, where the file system has such. ``CyberError``.
+        """Stage a hard link to ``source``, if the file system can. Raises ``CyberError``.
 
-        Only for what will have one name in the end: to the library two names of one file are one.
+        Only for files that have one name in the end: the library takes two names of one file for
+        one model.
         """
-        return link_whole(source, self.staged(file), self.origin(file))
+        return link_whole(source, self.staged_path(file), self.origin(file))
 
     def copy(self, file: PlannedFile, source: Path, *, boot: str) -> Iterator[None]:
-        """Begin with the bytes of another file; a few MiB at each step. Raises ``CyberError``."""
-        return copy_beginning(source, self.staged(file), self.origin(file), boot=boot)
+        """Begin with the bytes of another file, a few MiB at each step. Raises ``CyberError``."""
+        return copy_beginning(source, self.staged_path(file), self.origin(file), boot=boot)
 
-    def _others(self) -> Iterator[tuple[Path, PurePath]]:
-        """The files that other downloads have or begin: where they are staged, and the place
-        below the directory of models that they are for."""
+    def _other_files(self) -> Iterator[tuple[Path, PurePath]]:
+        """Yield the files of other downloads, and where below ``models_dir`` each will be moved."""
         for root in _entries(self.root.parent):
             if root == self.root:
                 continue
-            # A walk passes over folders that the others remove meanwhile.
+            # os.walk skips folders that other downloads remove meanwhile.
             for folder, _, names in os.walk(root):
                 for name in names:
                     if name.endswith(NOTE):
                         target = Path(folder, name.removesuffix(NOTE))
                         yield target, target.relative_to(root)
 
-    def comparison(self, file: PlannedFile, path: Path) -> Iterator[bool]:
-        """Whether ``path`` is the file; ``False`` after every few MiB until it is known to be."""
+    def compare(self, file: PlannedFile, path: Path) -> Iterator[bool]:
+        """Yield ``False`` after every few MiB, then whether ``path`` has the file's content."""
         digest, wanted = hashlib.sha256(), file.sha256
         if wanted is None:
             digest = hashlib.sha1(b"blob %d\0" % (file.size_bytes or 0), usedforsecurity=False)
@@ -179,17 +182,17 @@ class Staging:
                 yield False
             yield digest.hexdigest() == wanted
 
-    def place(self) -> tuple[Path, ...]:
-        """Move everything to where it belongs; after a crash, the rest of it.
+    def move_into_place(self) -> tuple[Path, ...]:
+        """Move all files to their final paths; after a crash, the rest of them.
 
-        Returns the paths, in the plan's order. The model's first file comes last: until then it
-        is seen to be incomplete. Raises ``CyberError``.
+        Returns the paths, in the plan's order. The model's first file comes last: until then the
+        library sees an incomplete model. Raises ``CyberError``.
         """
         files = sorted(self._plan.files, key=lambda file: file.path == self._plan.filename)
         for file in files:
-            path = self.place_of(file)
+            path = self.final_path(file)
             try:
-                self._move(self.staged(file), path)
+                self._move(self.staged_path(file), path)
             except OSError as error:
                 if error.errno == errno.EXDEV:
                     raise CyberError(
@@ -198,10 +201,10 @@ class Staging:
                     ) from error
                 raise write_error(path, error) from error
         self.remove()
-        return tuple(self.place_of(file) for file in self._plan.files)
+        return tuple(self.final_path(file) for file in self._plan.files)
 
-    def _move(self, staged: Path, path: Path) -> None:
-        if not staged.exists():
+    def _move(self, staged_path: Path, path: Path) -> None:
+        if not staged_path.exists():
             if path.is_file():
                 return
             raise CyberError(
@@ -210,7 +213,7 @@ class Staging:
         make_directories(path.parent)
         if not path.parent.resolve().is_relative_to(self._models_dir.resolve()):
             raise CyberError(f"{path.parent} leads out of {self._models_dir}.")
-        staged.replace(path)
+        staged_path.replace(path)
         directory = path.parent
         while directory != self._models_dir:
             sync_directory(directory)
@@ -218,53 +221,54 @@ class Staging:
         sync_directory(self._models_dir)
 
     def remove(self) -> None:
-        """Remove the directory with all that is in it; what cannot be removed stays."""
+        """Remove the directory with everything in it, as far as possible."""
         shutil.rmtree(self.root, ignore_errors=True)
         with contextlib.suppress(OSError):
-            # Unless other downloads are in it.
+            # It is not empty while there are other downloads.
             self.root.parent.rmdir()
 
 
-class Copy(NamedTuple):
-    """A file that is, or may be, one that a download needs."""
+class LocalCopy(NamedTuple):
+    """A file that has, or may have, the content of a file to download."""
 
     path: Path
     linkable: bool
-    """It is in the very place, or for it: a second name of it will do."""
+    """It is at the final path or will be moved there, so a hard link is enough."""
     verified: bool
     """Its digest was checked when it arrived."""
 
 
-class Claim:
-    """That one process, and one download in it, has a directory or a file. ``take`` it, and
-    ``release`` it in the end."""
+class PathLock:
+    """Locks a directory or a file for one download of one process; ``release`` it in the end."""
 
     def __init__(self) -> None:
         self._file = -1
         self._lock: Path | None = None
 
-    def take(self, root: Path) -> bool:
-        """Make the directory and have it alone, where the file system can; ``False`` while another
-        process has it. Raises ``CyberError``."""
-        return self._take(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    def acquire(self, root: Path) -> bool:
+        """Make the directory and lock it; return ``False`` while another process has it.
 
-    def take_lock(self, path: Path) -> bool:
-        """The same of a file that exists only as long as it is held."""
-        # Open for writing: NFS has locks for such files alone.
-        taken = self._take(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        Without locks in the file system it returns ``True``. Raises ``CyberError``.
+        """
+        return self._acquire(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+    def acquire_file(self, path: Path) -> bool:
+        """Lock a file that exists only while it is locked; return as ``acquire`` does."""
+        # Opened for writing, since NFS locks no other files.
+        taken = self._acquire(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         self._lock = path if taken else None
         return taken
 
-    def _take(self, path: Path, flags: int) -> bool:
+    def _acquire(self, path: Path, flags: int) -> bool:
         self.release()
         try:
             make_directories(path.parent if flags & os.O_CREAT else path)
-            # Noted here: whoever waits for it may be cancelled meanwhile.
+            # Kept on the object, since the waiting task may be cancelled meanwhile.
             self._file = os.open(path, flags, 0o600)
             if _locked(self._file) and os.path.samestat(os.fstat(self._file), path.stat()):
                 return True
         except FileNotFoundError:
-            # The other process was just done with it.
+            # The other process has just removed it.
             pass
         except OSError as error:
             self.release()
@@ -273,7 +277,7 @@ class Claim:
         return False
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the lock, if it is held."""
         file, self._file = self._file, -1
         lock, self._lock = self._lock, None
         if lock is not None:
@@ -284,7 +288,7 @@ class Claim:
 
 
 def make_directories(directory: Path) -> None:
-    """Make a directory and those above it, such that a power cut does not undo it. ``OSError``."""
+    """Make a directory and its parents so that they survive a power cut. Raises ``OSError``."""
     if directory.is_dir():
         return
     make_directories(directory.parent)
@@ -298,14 +302,14 @@ def _locked(file: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        # A file system without locks, or one such as NFS that has them only for files that are
-        # open for writing: each file has a lock of its own.
+        # A file system without locks, or NFS, which locks only files that are open for writing.
+        # Then the locks of the single files have to do.
         return True
     return True
 
 
 def _files_below(directory: Path) -> Iterator[Path]:
-    """The visible files below a directory, as far as they can be read, up to a bound."""
+    """Yield the visible files below a directory, up to ``_MAX_ENTRIES`` entries."""
     count = 0
     for folder, folders, names in os.walk(directory):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -1,13 +1,13 @@
-"""Which of a repository's quantizations is the best for this machine. Pure.
+"""Choose the best quantization of a repository for this machine. Pure.
 
-More bits are better, with less and less to gain: above Q6_K hardly anything, below Q4_K_M answers
-get visibly worse. So, of what fits:
+More bits give better answers, with diminishing returns: above Q6_K there is hardly any difference,
+below Q4_K_M answers get visibly worse. So, of the models that fit:
 
-1. the best of Q8_0 to Q4_K_M that leaves comfortable room: three quarters of it at most, for a
-   larger context and for other models, and a quarter at most for Q8_0;
-2. else the smallest of Q6_K to Q4_K_M, without comfort;
+1. the best of Q8_0 to Q4_K_M that uses at most three quarters of the available memory, which leaves
+   some for a larger context and for other models; Q8_0 may use a quarter;
+2. else the smallest of Q6_K to Q4_K_M;
 3. else the best below Q4_K_M;
-4. else the smallest that is left: Q8_0, half and full precision, names nobody knows.
+4. else the smallest of the rest: Q8_0, half and full precision, unknown names.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _WORSE: Final = (
     "IQ1_M",
     "IQ1_S",
 )
-# Mixtures under names of their own, by what they come closest to.
+# Mixtures with their own names, and the quantizations closest to them.
 _LIKE: Final = {
     "Q8_K_XL": "Q8_0",
     "Q6_K_XL": "Q6_K",
@@ -60,7 +60,7 @@ _COMFORT: Final = 0.75
 _LAVISH: Final = 0.25
 
 
-class Choice(NamedTuple):
+class QuantizationOption(NamedTuple):
     """One model to choose from."""
 
     quantization: str | None
@@ -68,10 +68,10 @@ class Choice(NamedTuple):
     fits: Fit | None
 
 
-def suggest(choices: Sequence[Choice], room_bytes: int | None) -> int | None:
-    """The index of the best one; ``None`` where nothing fits, or nothing is known of any.
+def suggest(choices: Sequence[QuantizationOption], room_bytes: int | None) -> int | None:
+    """Return the index of the best option; ``None`` if none is known to fit.
 
-    ``room_bytes`` is the memory that models may have here in the end; ``None`` = unknown.
+    ``room_bytes`` is the memory that models may use in all; ``None`` = unknown.
     """
     fitting = [
         at for at, choice in enumerate(choices) if choice.fits in {Fit.NOW, Fit.AFTER_UNLOADING}
@@ -108,7 +108,7 @@ _ORDER: Final = (*_BETTER, *_GOOD, *_WORSE)
 
 
 def _rank(quantization: str | None) -> int:
-    """Its place in the order; beyond the end where it has none."""
+    """Return the position in the order; ``len(_ORDER)`` for unknown names."""
     name = (quantization or "").removeprefix("UD-")
     name = _LIKE.get(name, name)
     return _ORDER.index(name) if name in _ORDER else len(_ORDER)

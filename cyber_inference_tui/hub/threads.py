@@ -1,7 +1,7 @@
-"""Threads for questions that block and cannot be stopped: few, and waited for no longer than told.
+"""Run blocking calls that cannot be stopped in a few daemon threads, with a time limit.
 
-Unlike those of ``concurrent.futures`` nobody waits for them at the end of the program: a name
-server that does not answer holds a thread for half a minute.
+The interpreter does not wait for these threads at exit, as it does for those of
+``concurrent.futures``: a name server that does not answer holds a thread for half a minute.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -20,61 +21,53 @@ T = TypeVar("T")
 
 _LOOKUPS = 8
 _LOOKUP_TIME = 40.0
-"""Seconds; longer than resolvers take to give up."""
+"""Seconds; resolvers give up earlier."""
 
 
 class Threads:
-    """At most ``most`` threads at once, also of those that nobody waits for any more."""
+    """Runs at most ``most`` threads at once, including those whose callers have given up."""
 
     def __init__(self, most: int) -> None:
         self._free = threading.BoundedSemaphore(most)
 
     async def run(self, work: Callable[[], T], *, limit: float) -> T:
-        """What ``work`` gives or raises. Raises ``TimeoutError`` after ``limit`` seconds, and
-        ``HubUnreachableError`` at once where all threads are still busy with earlier questions."""
+        """Return the result of ``work``, or raise its error.
+
+        Raises ``TimeoutError`` after ``limit`` seconds, and ``HubUnreachableError`` at once while
+        all threads are busy with earlier calls.
+        """
         if not self._free.acquire(blocking=False):
             raise HubUnreachableError(
-                "Earlier questions to the hub are still without an answer.",
+                "Earlier requests to the hub are still waiting for an answer.",
                 hint="Try again in a moment.",
             )
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
+        result: Future[T] = Future()
+        # From now on a caller that gives up cannot cancel it.
+        result.set_running_or_notify_cancel()
 
-        def tell(result: T | None, error: BaseException | None) -> None:
-            if answer.done():
-                return
-            if error is not None:
-                answer.set_exception(error)
+        def work_in_thread() -> None:
+            try:
+                try:
+                    value = work()
+                finally:
+                    self._free.release()
+            except BaseException as error:  # noqa: BLE001 - raised in the caller
+                result.set_exception(error)
             else:
-                answer.set_result(result)  # type: ignore[arg-type]  # one of both is there
+                result.set_result(value)
 
-        def carry_out() -> None:
-            result: T | None = None
-            problem: BaseException | None = None
-            try:
-                result = work()
-            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-                problem = error
-            finally:
-                self._free.release()
-            try:
-                loop.call_soon_threadsafe(tell, result, problem)
-            except RuntimeError:
-                # The loop is closed: nobody waits any more.
-                return
-
-        thread = threading.Thread(target=carry_out, name="hub", daemon=True)
+        thread = threading.Thread(target=work_in_thread, name="hub", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
             self._free.release()
             raise HubUnreachableError("This machine has no thread left for the hub.") from error
         async with asyncio.timeout(limit):
-            return await answer
+            return await asyncio.wrap_future(result)
 
 
 class Resolver(AbstractResolver):
-    """Looks up names in such threads: one that hangs does not hold up the end of the program."""
+    """Looks up names in ``Threads``, so that a hanging lookup does not delay the exit."""
 
     def __init__(self) -> None:
         self._threads = Threads(_LOOKUPS)
@@ -82,7 +75,7 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """The addresses of ``host``. Raises ``OSError``."""
+        """Return the addresses of ``host``. Raises ``OSError``."""
         found = await self._threads.run(
             lambda: socket.getaddrinfo(
                 host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
@@ -102,4 +95,4 @@ class Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to close."""

@@ -1,7 +1,7 @@
-"""One file from the hub to the disk: resumed to the byte, verified, and whole or not there at all.
+"""Download one file of the hub: resumable to the byte, verified, and complete or not there.
 
-Bytes are read on the event loop and hashed and written in threads, one block after the other. Few
-blocks are on their way: a slow disk slows the reading down instead of filling the memory.
+The event loop reads the bytes; threads hash and write them, one block after the other. Few blocks
+are in memory: a slow disk slows the reading down.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
+from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.errors import (
     CyberError,
     DamagedDownloadError,
@@ -24,74 +25,76 @@ from cyber_inference_tui.errors import (
     HubError,
     HubUnreachableError,
 )
-from cyber_inference_tui.hub.body import Body
+from cyber_inference_tui.hub.block_writer import BlockWriter
 from cyber_inference_tui.hub.connector import Connector
 from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.partial import Mark, Origin, Partial, open_partial, write_error
-from cyber_inference_tui.hub.request import Beyond, Part, file_from, unreachable
-from cyber_inference_tui.hub.writer import Writer
+from cyber_inference_tui.hub.partial import Checkpoint, HubFile, Partial, open_partial, write_error
+from cyber_inference_tui.hub.request import FileResponse, PastEnd, get_file, unreachable
+from cyber_inference_tui.hub.response_body import Body
 
 T = TypeVar("T")
 
 _READ_BUFFER = 256 * 1024
 _PROGRESS = 256 * 1024
-"""Bytes after which a connection counts as a good one, and earlier failures are forgotten."""
+"""Bytes after which a connection counts as good, which resets the count of failures."""
 
 
 def _backoff(tries: int) -> float:
-    return min(60.0, 0.5 * 2.0**tries)
+    return backoff(1.0, 60.0, tries)
 
 
-class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How patient a transfer is; seconds and bytes."""
+class TransferLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Time limits, retries and sizes of a transfer; seconds and bytes."""
 
     connect_timeout: float = 15.0
     stall_timeout: float = 30.0
     """Without a byte."""
     tries: int = 20
-    """Failures in a row, with hardly a byte between them, until it gives up."""
+    """Failures in a row, with hardly a byte between them, before it gives up."""
     backoff: Callable[[int], float] = _backoff
-    """Seconds to wait after that many failures, at least; the hub may want more."""
-    force_interval: float = 5.0
-    """Between two times that what was written is forced to the disk,"""
-    force_bytes: int = 128 << 20
-    """where less than this came. So a fast disk has little left to do in the end."""
+    """Seconds to wait after that many failures, at least; the hub may ask for more."""
+    sync_interval: float = 5.0
+    """Between two syncs to the disk,"""
+    sync_bytes: int = 128 << 20
+    """unless this many bytes arrive earlier. So a fast disk has little left to do at the end."""
     disk_margin: int = 256 << 20
-    """That stay free."""
+    """Bytes that have to stay free."""
 
 
-class Transport(msgspec.Struct, frozen=True, kw_only=True):
-    """What transfers share."""
+class TransferContext(msgspec.Struct, frozen=True, kw_only=True):
+    """The connections, threads and settings that transfers share."""
 
     session: aiohttp.ClientSession
     endpoint: Callable[[], HubEndpoint]
-    """Asked in a thread before every try, so that a new token counts at once."""
+    """Called in a thread before every try, so that a new token takes effect at once."""
     executor: Executor
     environ: Mapping[str, str]
-    """For proxies."""
+    """Where proxies are looked up."""
     boot: str
-    """Names this life of the system."""
-    pace: Pace = Pace()
+    """The system's boot id."""
+    pace: TransferLimits = TransferLimits()
     clock: Callable[[], float] = time.monotonic
 
     async def in_thread(self, work: Callable[..., T], *arguments: object) -> T:
-        """Run ``work``. A cancelled caller waits for it all the same: it cannot be stopped, and
-        what it uses must not be taken away from it."""
+        """Run ``work`` in a thread, and wait for its end even if the caller is cancelled.
+
+        A thread cannot be stopped, and the objects that it uses have to stay valid.
+        """
         future = asyncio.get_running_loop().run_in_executor(self.executor, work, *arguments)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await _settled(future)
+            await _until_done(future)
             raise
 
 
-def open_session(pace: Pace) -> aiohttp.ClientSession:
-    """A session for transfers; the caller closes it."""
+def open_session(pace: TransferLimits) -> aiohttp.ClientSession:
+    """Open a session for transfers; the caller closes it."""
     return aiohttp.ClientSession(
         connector=Connector(),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
-        # Proxies are looked up by us: aiohttp would read passwords from ~/.netrc as well.
+        # ``proxy_for`` looks up proxies: aiohttp would read passwords from ~/.netrc as well.
         trust_env=False,
         read_bufsize=_READ_BUFFER,
         timeout=aiohttp.ClientTimeout(
@@ -101,15 +104,16 @@ def open_session(pace: Pace) -> aiohttp.ClientSession:
 
 
 class Transfer:
-    """Brings ``origin`` to ``target``. Use ``run`` once.
+    """Downloads ``origin`` to ``target``; call ``run`` once.
 
-    Cancelled, it keeps what has arrived, and another one goes on from there.
+    If it is cancelled, it keeps the bytes that have arrived, and another transfer continues from
+    there.
     """
 
     def __init__(
         self,
-        transport: Transport,
-        origin: Origin,
+        transport: TransferContext,
+        origin: HubFile,
         target: Path,
         *,
         on_wait: Callable[[HubError | None], None] = lambda _: None,
@@ -120,25 +124,25 @@ class Transfer:
         self._target = target
         self._on_wait = on_wait
         self._partial: Partial | None = None
-        self._forcing: asyncio.Task[None] | None = None
-        self._forced_at = 0.0
-        self._forced_offset = 0
+        self._syncing: asyncio.Task[None] | None = None
+        self._synced_at = 0.0
+        self._synced_offset = 0
         self.received = 0
-        """Bytes that came over the network and were kept."""
+        """Bytes that arrived over the network and were kept."""
         self.done = 0
-        """Bytes of the file that are here."""
+        """Bytes of the file that are on the disk."""
         self.size = origin.size
         self.running = False
         self.opened = False
         """``done`` is known."""
         self.checking = False
-        """What is here is being hashed; nothing is on its way."""
+        """Existing bytes are being hashed; nothing is being received."""
         self.abandoned = False
-        """Set before it is cancelled: what is here will be removed, so that no disk is waited
-        for."""
+        """Set before a cancellation that removes the file, so that nothing is synced."""
 
     async def run(self) -> None:
-        """Raises ``CyberError``s: what the hub says, a full disk, a file that is not the one."""
+        """Download the file. Raises ``CyberError``: an error of the hub, a full disk, a damaged
+        file."""
         self.running = True
         try:
             partial = await self._in_thread(self._open)
@@ -147,7 +151,7 @@ class Transfer:
             while True:
                 await self._in_thread(partial.check_space, self._pace.disk_margin)
                 await self._fetch(partial)
-                await self._stop_forcing()
+                await self._finish_sync()
                 problem = await self._in_thread(partial.problem)
                 if problem is None:
                     break
@@ -170,7 +174,7 @@ class Transfer:
             self._target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(self._target.parent, error) from error
-        # Noted here: whoever waits for it may be cancelled meanwhile.
+        # Kept on the object, since the waiting task may be cancelled meanwhile.
         self._partial = open_partial(self._target, self._origin, boot=self._transport.boot)
         return self._partial
 
@@ -178,7 +182,7 @@ class Transfer:
         self.done = partial.found
         self.opened = self.checking = True
         try:
-            while not await self._in_thread(partial.read_on):
+            while not await self._in_thread(partial.hash_more):
                 pass
         finally:
             self.checking = False
@@ -186,13 +190,12 @@ class Transfer:
         self.size = partial.origin.size
 
     async def _fetch(self, partial: Partial) -> None:
-        """Try until all bytes are here.
+        """Try until all bytes have arrived.
 
-        After an answer that does not go with the request the whole file is asked for, once.
+        After an answer that does not match the request, request the whole file, once.
         """
         failures = 0
-        odd = False
-        """The last answer was such a one, and no other has brought much since."""
+        odd = False  # the last answer did not match, and little has arrived since
         while partial.remaining != 0:
             before = partial.offset
             try:
@@ -207,7 +210,7 @@ class Transfer:
                 if not error.passing:
                     raise
                 failure = error
-            # A byte now and then would make it go on for ever.
+            # A byte now and then must not keep it trying for ever.
             good = partial.offset - before >= _PROGRESS
             failures = 0 if good else failures + 1
             odd = odd and (not good or isinstance(failure, HubAnswerError))
@@ -217,12 +220,12 @@ class Transfer:
             await asyncio.sleep(max(failure.retry_after or 0.0, self._pace.backoff(failures)))
 
     async def _attempt(self, partial: Partial, *, whole: bool) -> bool:
-        """Ask once for the rest, or for the ``whole`` file, and write what of it is new.
+        """Request the missing bytes, or the ``whole`` file, and write the new ones.
 
-        Returns whether that is known to be all.
+        Returns whether the file is known to be complete.
         """
         endpoint = await self._in_thread(self._transport.endpoint)
-        async with file_from(
+        async with get_file(
             self._transport.session,
             endpoint,
             repo=self._origin.repo,
@@ -232,54 +235,54 @@ class Transfer:
             environ=self._transport.environ,
             stall_timeout=self._pace.stall_timeout,
         ) as answer:
-            if isinstance(answer, Beyond):
+            if isinstance(answer, PastEnd):
                 if partial.origin.size is None and answer.total == partial.offset:
                     return True
-                raise await self._another_length(partial, answer.total)
+                raise await self._length_error(partial, answer.total)
             await self._in_thread(
-                lambda: partial.learn(
+                lambda: partial.fill_in(
                     size=answer.total, sha256=answer.sha256, git_sha1=answer.git_sha1
                 )
             )
             self.size = partial.origin.size
             if self.size is not None and answer.total not in {None, self.size}:
-                raise await self._another_length(partial, answer.total)
+                raise await self._length_error(partial, answer.total)
             await self._receive(answer, partial)
         if partial.remaining and answer.total is None and answer.framed:
-            raise await self._another_length(partial, None)
-        # A body without a length ends where it ends.
+            raise await self._length_error(partial, None)
+        # Without a known length, the end of the body is the end of the file.
         return partial.remaining == 0 or (partial.origin.size is None and answer.total is None)
 
-    async def _another_length(self, partial: Partial, total: int | None) -> HubAnswerError:
-        """The error that the file is not as long as it should be."""
+    async def _length_error(self, partial: Partial, total: int | None) -> HubAnswerError:
+        """Return the error for a file with an unexpected length."""
         listed = partial.origin.size
         if self._origin.size is None:
-            # No list said so, but an earlier answer, or there is more here than the file has.
+            # The length came from an earlier answer, or there are more bytes than the file has.
             partial.origin = self._origin
             await self._restart(partial)
         has = "another length" if total is None else f"{total} bytes"
         return HubAnswerError(
             f"{self._origin.path} of {self._origin.repo} has {has} at the hub"
             + (f", and {listed} in its list." if listed is not None else " by now."),
-            hint="Look at its list of files again; the download may need another revision.",
+            hint="Check its list of files; the download may need another revision.",
         )
 
-    async def _receive(self, answer: Part, partial: Partial) -> None:
-        wanted = _Wanted(
+    async def _receive(self, answer: FileResponse, partial: Partial) -> None:
+        wanted = _NewBytes(
             self._origin.path, skip=partial.offset - answer.start, left=partial.remaining
         )
-        writer = Writer(partial, self._transport.executor)
+        writer = BlockWriter(partial, self._transport.executor)
         self._on_wait(None)
         try:
             while await _more(answer.body, self._origin.path):
-                await writer.room()
+                await writer.ready()
                 self._count(partial)
-                self._force_if_due(partial, writer.mark)
+                self._sync_if_due(partial, writer.checkpoint)
                 writer.put(wanted.of(answer.body.take()))
         finally:
-            # What has arrived is not asked for again, whatever ended this.
+            # Bytes that have arrived are never requested again, whatever ended the loop.
             rest = asyncio.create_task(_write_rest(writer, answer.body, wanted))
-            await _settled(rest)
+            await _until_done(rest)
             self._count(partial)
         rest.result()
 
@@ -287,56 +290,55 @@ class Transfer:
         self.received += partial.offset - self.done
         self.done = partial.offset
 
-    def _force_if_due(self, partial: Partial, mark: Mark | None) -> None:
-        """Have what is there forced to the disk if it is time."""
+    def _sync_if_due(self, partial: Partial, checkpoint: Checkpoint | None) -> None:
         now = self._transport.clock()
-        if self._forcing is not None and self._forcing.done():
-            self._forcing.result()
-            self._forcing = None
-        if self._forcing is not None or mark is None:
+        if self._syncing is not None and self._syncing.done():
+            self._syncing.result()
+            self._syncing = None
+        if self._syncing is not None or checkpoint is None:
             return
         if (
-            now - self._forced_at >= self._pace.force_interval
-            or mark.offset - self._forced_offset >= self._pace.force_bytes
+            now - self._synced_at >= self._pace.sync_interval
+            or checkpoint.offset - self._synced_offset >= self._pace.sync_bytes
         ):
-            self._forced_at, self._forced_offset = now, mark.offset
-            self._forcing = asyncio.create_task(
-                self._force(partial, mark), name=f"force {self._target.name}"
+            self._synced_at, self._synced_offset = now, checkpoint.offset
+            self._syncing = asyncio.create_task(
+                self._sync(partial, checkpoint), name=f"force {self._target.name}"
             )
 
-    async def _force(self, partial: Partial, mark: Mark) -> None:
-        await self._in_thread(partial.force, mark)
+    async def _sync(self, partial: Partial, checkpoint: Checkpoint) -> None:
+        await self._in_thread(partial.sync, checkpoint)
         await self._in_thread(partial.check_space, self._pace.disk_margin)
 
-    async def _stop_forcing(self) -> None:
-        forcing, self._forcing = self._forcing, None
-        if forcing is not None:
-            await _settled(forcing)
-            forcing.result()
+    async def _finish_sync(self) -> None:
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None:
+            await _until_done(syncing)
+            syncing.result()
 
     async def _restart(self, partial: Partial) -> None:
-        await self._stop_forcing()
+        await self._finish_sync()
         await self._in_thread(partial.restart)
-        self.done = self._forced_offset = 0
+        self.done = self._synced_offset = 0
 
     async def _close(self) -> None:
-        """Keep what is here, even over a power cut, and let go of the file."""
-        forcing, self._forcing = self._forcing, None
+        """Sync the bytes that have arrived, and close the file."""
+        syncing, self._syncing = self._syncing, None
         try:
-            if forcing is not None:
-                await _settled(forcing)
+            if syncing is not None:
+                await _until_done(syncing)
         finally:
             if self._partial is not None:
                 loop = asyncio.get_running_loop()
                 executor = self._transport.executor
-                await _settled(loop.run_in_executor(executor, self._let_go, self._partial))
+                await _until_done(loop.run_in_executor(executor, self._let_go, self._partial))
 
     def _let_go(self, partial: Partial) -> None:
         try:
             if not self.abandoned:
-                # A full disk has been told of already, or will be the next time.
+                # A full disk is reported already, or will be at the next try.
                 with contextlib.suppress(CyberError):
-                    partial.keep()
+                    partial.sync_rest()
         finally:
             partial.close()
 
@@ -344,17 +346,17 @@ class Transfer:
         return await self._transport.in_thread(work, *arguments)
 
 
-class _Wanted:
-    """What of an answer is new: ``left`` bytes after the first ``skip``."""
+class _NewBytes:
+    """Selects the new bytes of an answer: ``left`` bytes after the first ``skip``."""
 
     def __init__(self, path: str, *, skip: int, left: int | None) -> None:
-        # A hub that knows no ranges begins anew: what is here already is passed over.
+        # A hub without ranges sends the whole file: the existing bytes are skipped.
         self._path = path
         self._skip = skip
         self._left = left
 
     def of(self, blocks: Sequence[bytes | memoryview]) -> list[memoryview]:
-        """Raises ``HubAnswerError`` from the block on that has more than there may be."""
+        """Return the new bytes; raises ``HubAnswerError`` once there are more than ``left``."""
         wanted = []
         for block in blocks:
             new = memoryview(block)[self._skip :]
@@ -364,14 +366,14 @@ class _Wanted:
                 if self._left < 0:
                     raise HubAnswerError(
                         f"{self._path} is longer than announced.",
-                        hint="Look at the list of files again.",
+                        hint="Check the hub's list of files.",
                     )
             if new:
                 wanted.append(new)
         return wanted
 
 
-async def _write_rest(writer: Writer, body: Body, wanted: _Wanted) -> None:
+async def _write_rest(writer: BlockWriter, body: Body, wanted: _NewBytes) -> None:
     await writer.finish()
     if blocks := wanted.of(body.take()):
         writer.put(blocks)
@@ -382,15 +384,15 @@ async def _more(body: Body, path: str) -> bool:
     try:
         return await body.wait()
     except TimeoutError as error:
-        raise HubUnreachableError(f"{path}: no byte has come for too long.") from error
+        raise HubUnreachableError(f"{path}: no byte has arrived for too long.") from error
     except (aiohttp.ClientError, OSError) as error:
         raise unreachable(path, error) from error
 
 
-async def _settled(future: asyncio.Future[T]) -> None:
-    """Wait until ``future`` is done, however often the waiting is cancelled.
+async def _until_done(future: asyncio.Future[T]) -> None:
+    """Wait until ``future`` is done, however often the caller is cancelled.
 
-    Its result or failure is left to the caller.
+    Its result or error is left to the caller.
     """
     cancelled = False
     while not future.done():

@@ -1,4 +1,4 @@
-"""From files, headers and tables to models: the rules of what is a model and what is not."""
+"""Builds models from files, headers and tables: the rules of what counts as a model."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import NamedTuple
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
-from cyber_inference_tui.library.ids import RESERVED, Named, assign_ids
+from cyber_inference_tui.library.ids import RESERVED, NamedModel, assign_ids
 from cyber_inference_tui.library.ollama import OllamaModel
-from cyber_inference_tui.library.problems import Problem
 from cyber_inference_tui.library.projectors import (
     Candidate,
     Projector,
     is_projector_name,
     placed,
 )
-from cyber_inference_tui.library.scan import Found, ModelFile, Unread, shown
+from cyber_inference_tui.library.scan import Found, ModelFile, Unread, path_text
 from cyber_inference_tui.library.shards import (
     FileSet,
     combined,
@@ -26,7 +25,8 @@ from cyber_inference_tui.library.shards import (
     missing_sentence,
     shard_names,
 )
-from cyber_inference_tui.library.stores import Elsewhere, Place
+from cyber_inference_tui.library.stores import Elsewhere, StoreRoot
+from cyber_inference_tui.library.unusable_files import Problem
 from cyber_inference_tui.settings.schema import ModelSettings
 
 _NO_MODELS = {
@@ -36,10 +36,12 @@ _NO_MODELS = {
     "imatrix": "it is an importance matrix, not a model",
     "vocab": "it holds a vocabulary and no weights",
 }
-_PROJECTOR = "it is a projector, which lets models beside or below it read images: ask for them"
-_NOBODYS = (
-    "it is a projector that belongs to no model here for certain: where it does, name it as mmproj"
-    " in that model's table"
+_USED_PROJECTOR = (
+    "it is a projector, which lets models beside or below it read images: ask for them"
+)
+_UNUSED_PROJECTOR = (
+    "it is a projector without a certain model here: to use it, name it as mmproj in the table of"
+    " its model"
 )
 _UNKNOWN = ModelMetadata()
 
@@ -47,7 +49,7 @@ NOTHING = Elsewhere()
 
 
 class Configured(NamedTuple):
-    """A model given by path: the file or files that are there, none when it is missing."""
+    """A model given by path: its existing files, none if it is missing."""
 
     id: str
     path: Path
@@ -56,11 +58,11 @@ class Configured(NamedTuple):
     origin: Origin = Origin.SETTINGS
     is_directory: bool = False
     unread: str = ""
-    """Why it cannot be told now what is there: ``files`` are those of before."""
+    """The reason why its files cannot be read now: ``files`` are the earlier ones."""
 
 
 class GivenProjector(NamedTuple):
-    """A projector that a table names; ``file`` is ``None`` where there is none."""
+    """A projector that a table names; ``file`` is ``None`` if it is missing."""
 
     file: ModelFile | None
     unread: str = ""
@@ -68,7 +70,7 @@ class GivenProjector(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """One model's files and what their headers say."""
+    """A model's files and the content of their headers."""
 
     files: FileSet
     metadata: ModelMetadata | None
@@ -76,7 +78,7 @@ class _Read(NamedTuple):
 
 
 class Assembly:
-    """Builds one catalog. ``read`` gives a file's header or raises ``GGUFError``."""
+    """Builds a catalog. ``read`` returns a file's header or raises ``GGUFError``."""
 
     def __init__(
         self,
@@ -96,14 +98,14 @@ class Assembly:
     def catalog(
         self, found: Found, configured: Sequence[Configured], elsewhere: Elsewhere = NOTHING
     ) -> Catalog:
-        """All models and problems of this moment."""
+        """Return all present models and problems."""
         self._problems = [*found.problems, *elsewhere.problems]
         self._parts = []
         listed = self._listed(found.files)
         models = [self._configured(given) for given in configured]
         ids = {model.id for model in models}
         same = {(model.id, model.path) for model in models}
-        # A table that names the very file which has its id anyway speaks of one model, not two.
+        # A table with the path of the file that has its id describes one model, not two.
         listed = [
             (read, projector)
             for read, projector in listed
@@ -115,22 +117,22 @@ class Assembly:
         models += self._elsewhere(elsewhere, known, frozenset(model.id for model in models))
         models += self._without_file(model.id for model in models)
         for given in configured:
-            self._tell_unread(given.path, given.unread, kept=bool(given.files))
+            self._report_unread(given.path, given.unread, kept=bool(given.files))
         for path, projector in self._projectors.items():
-            self._tell_unread(path, projector.unread, kept=projector.file is not None)
+            self._report_unread(path, projector.unread, kept=projector.file is not None)
         by_id = {model.id: model for model in models}
         return Catalog(by_id, self._problems, parts=self._parts)
 
-    def _tell_unread(self, path: Path, reason: str, *, kept: bool) -> None:
+    def _report_unread(self, path: Path, reason: str, *, kept: bool) -> None:
         if reason:
             self._problems.append(Unread(path, reason).problem(kept=kept))
 
     def _listed(
         self, files: Iterable[ModelFile], repositories: Container[Path] = ()
     ) -> list[tuple[_Read, Projector | None]]:
-        """The models among ``files``, each with its projector, root by root.
+        """Return the models among ``files``, each with its projector, root by root.
 
-        ``repositories`` are the roots that hold one repository each.
+        ``repositories`` are the roots that contain one repository each.
         """
         by_root: dict[Path, list[_Read]] = {}
         for one in group_shards(files):
@@ -143,9 +145,9 @@ class Assembly:
     def _elsewhere(
         self, elsewhere: Elsewhere, known: set[tuple[int, int]], taken: frozenset[str]
     ) -> list[LocalModel]:
-        """Other programs' models: those that can be used, and that are not here anyway.
+        """Return other programs' models that can be used and are not ours as well.
 
-        They never change the id of a model of our own.
+        They never change the id of one of our models.
         """
         new = [file for file in elsewhere.files if file.inode not in known]
         repositories = {
@@ -161,21 +163,21 @@ class Assembly:
                 continue
             read = self._read(FileSet(one.name, one.file.path.parent, (one.file,), 0))
             projector = self._ollama_projector(one)
-            listed.append((read, projector, Place(Origin.OLLAMA, one.host)))
+            listed.append((read, projector, StoreRoot(Origin.OLLAMA, one.host)))
         usable = []
         for read, projector, place in listed:
             if read.problem is None:
                 usable.append((read, projector, place))
             else:
-                where = shown(read.files.files[0].path)
+                where = path_text(read.files.files[0].path)
                 self._problems.append(Problem(where=where, reason=read.problem))
         names = [
-            Named(read.files.name, read.files.directory, read.files.files[0].root, place.owner)
+            NamedModel(read.files.name, read.files.directory, read.files.files[0].root, place.owner)
             for read, _, place in usable
         ]
         ids = assign_ids(names, taken=taken)
         settings = self._settings_by_id([model_id for model_id in ids if model_id is not None])
-        # Without an id of its own it is the same thing as another one, in another store.
+        # A model without a unique id is the same as another one, in another store.
         return [
             self._model(
                 model_id, read, projector, settings.get(model_id, ModelSettings()), place.origin
@@ -190,7 +192,7 @@ class Assembly:
         try:
             return Projector(model.projector, self._read_header(model.projector))
         except GGUFError as error:
-            where = shown(model.projector.path)
+            where = path_text(model.projector.path)
             self._problems.append(Problem(where=where, reason=error.message))
             return None
 
@@ -212,7 +214,7 @@ class Assembly:
     def _below(
         self, root: Path, sets: Sequence[_Read], *, is_repository: bool
     ) -> list[tuple[_Read, Projector | None]]:
-        """The models below one root, each with its projector."""
+        """Return the models below one root, each with its projector."""
         models: list[_Read] = []
         projectors: list[Projector] = []
         for read in sets:
@@ -220,7 +222,7 @@ class Assembly:
             if facts is not None and facts.is_projector:
                 projectors.append(Projector(file, facts))
             elif (reason := _no_model(read)) is not None:
-                self._problems.append(Problem(where=shown(file.path), reason=reason))
+                self._problems.append(Problem(where=path_text(file.path), reason=reason))
             else:
                 models.append(read)
         chosen = placed(
@@ -232,12 +234,12 @@ class Assembly:
             root=root,
             is_repository=is_repository,
         )
-        # Beside the one that is used others may lie, in other precisions.
+        # Other precisions of a used projector may be beside it.
         used = {one.file.path.parent for one in chosen if one is not None}
         for projector in projectors:
             path = projector.file.path
             in_use = path.parent in used or path in self._projectors
-            where, reason = shown(path), _PROJECTOR if in_use else _NOBODYS
+            where, reason = path_text(path), _USED_PROJECTOR if in_use else _UNUSED_PROJECTOR
             (self._parts if in_use else self._problems).append(Problem(where=where, reason=reason))
         return list(zip(models, chosen, strict=True))
 
@@ -245,7 +247,7 @@ class Assembly:
         self, listed: Sequence[tuple[_Read, Projector | None]], taken: frozenset[str]
     ) -> list[LocalModel]:
         names = [
-            Named(read.files.name, read.files.directory, read.files.files[0].root)
+            NamedModel(read.files.name, read.files.directory, read.files.files[0].root)
             for read, _ in listed
         ]
         ids = assign_ids(names, taken=taken)
@@ -255,8 +257,8 @@ class Assembly:
             if model_id is None:
                 self._problems.append(
                     Problem(
-                        where=shown(read.files.files[0].path),
-                        reason="another model has its name, and its path does not tell them apart",
+                        where=path_text(read.files.files[0].path),
+                        reason="another model has its name, and its path gives no unique id",
                     )
                 )
                 continue
@@ -267,7 +269,7 @@ class Assembly:
         return models
 
     def _settings_by_id(self, ids: Sequence[str]) -> dict[str, ModelSettings]:
-        """The table of each model: of exactly its id, else of its id but for the case."""
+        """Return the table of each model: with exactly its id, else its id in another case."""
         folded: dict[str, list[str]] = {}
         for model_id in ids:
             folded.setdefault(model_id.casefold(), []).append(model_id)
@@ -286,13 +288,13 @@ class Assembly:
             # Another program's model, such as a directory of safetensors.
             return self._bare(given.id, settings, path=given.path, origin=given.origin)
         if not given.files:
-            told = f"cannot be read: {given.unread}" if given.unread else "is missing"
-            told = "is a directory" if given.is_directory else told
+            state = f"cannot be read: {given.unread}" if given.unread else "is missing"
+            state = "is a directory" if given.is_directory else state
             return self._bare(
                 given.id,
                 settings,
                 path=given.path,
-                problem=f"its file {shown(given.path)} {told}",
+                problem=f"its file {path_text(given.path)} {state}",
                 origin=given.origin,
             )
         files = group_shards(given.files)[0]
@@ -304,7 +306,7 @@ class Assembly:
         return self._model(given.id, read, None, settings, origin)
 
     def _without_file(self, ids: Iterable[str]) -> list[LocalModel]:
-        """Models whose table gives a command and no file; tables that match nothing."""
+        """Return models whose table has a command and no file; report tables that match nothing."""
         known = {model_id.casefold() for model_id in ids}
         models: list[LocalModel] = []
         for key, settings in self._settings.items():
@@ -364,8 +366,8 @@ class Assembly:
                 projector_facts = self._projector_facts(given.file)
                 written.append(given.file.modified)
             else:
-                told = f"cannot be read: {given.unread}" if given.unread else "is missing"
-                problem = problem or f"its projector {shown(mmproj)} {told}"
+                state = f"cannot be read: {given.unread}" if given.unread else "is missing"
+                problem = problem or f"its projector {path_text(mmproj)} {state}"
         return LocalModel(
             id=model_id,
             aliases=tuple(settings.aliases),
@@ -387,14 +389,14 @@ class Assembly:
         try:
             return self._read_header(file).projector
         except GGUFError:
-            return None  # the load will say so
+            return None  # the load reports it
 
     def _under_models_dir(self, file: ModelFile) -> bool:
         return file.path.is_relative_to(self._models_dir)
 
 
 def _no_model(read: _Read) -> str | None:
-    """Why a file is nothing that could ever be loaded as a model."""
+    """Return the reason why a file can never be a model; ``None`` = it may be one."""
     name = read.files.name.lower()
     facts = read.metadata
     if facts is None:
@@ -410,14 +412,14 @@ def _no_model(read: _Read) -> str | None:
 
 
 def _id_problem(model_id: str) -> str | None:
-    """Only a table can name a model so; files are given another id."""
+    """Return the problem of a reserved id. Only a table can use one; files get another id."""
     if model_id in RESERVED:
         return f"{model_id} is the id of a log of the service's own: give its table another name"
     return None
 
 
 def _split_problem(files: FileSet, headers: Sequence[ModelMetadata]) -> str | None:
-    """What does not fit between the names of shards and what is written in them."""
+    """Compare the names of shards with their headers; return the problem, if any."""
     count = headers[0].split_count
     if files.shard_count == 0 and count > 1:
         return (

@@ -1,4 +1,4 @@
-"""All models of this machine at one moment, looked up by the names that requests use."""
+"""All models of this machine at one moment, by the names that requests use."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import msgspec
 
 from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
-from cyber_inference_tui.library.problems import Problem, Unusable
-from cyber_inference_tui.library.scan import shown as shown_path
+from cyber_inference_tui.library.scan import path_text
+from cyber_inference_tui.library.unusable_files import Problem, Unusable
 from cyber_inference_tui.settings.schema import ModelSettings, RequestRules
 from cyber_inference_tui.spelling import close_names
 from cyber_inference_tui.text import clean_line
@@ -24,7 +24,7 @@ _COMPARED: Final = 500
 
 
 class Origin(StrEnum):
-    """Who brought a model here."""
+    """The program or setting that a model comes from."""
 
     MODELS_DIR = "models_dir"
     MODEL_DIRS = "model_dirs"
@@ -32,13 +32,13 @@ class Origin(StrEnum):
     """A path or a command in its table."""
     DEMO = "demo"
     HUB_CACHE = "hub cache"
-    """The Hugging Face tools keep it."""
+    """The cache of the Hugging Face tools."""
     LM_STUDIO = "lm studio"
     OLLAMA = "ollama"
 
 
 class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
-    """One model that this machine has, or was told of."""
+    """A model on this machine, or in the settings."""
 
     id: str
     aliases: tuple[str, ...] = ()
@@ -47,23 +47,23 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
     shards: tuple[Path, ...] = ()
     mmproj: Path | None = None
     size_bytes: int | None = None
-    """Of all shards and the projector."""
+    """The size of all shards and the projector."""
     projector_bytes: int = 0
-    """Of the projector alone."""
+    """The size of the projector."""
     projector_facts: ProjectorFacts | None = None
     modified: int | None = None
-    """When the last of these was written, in nanoseconds since 1970."""
+    """The last modification of these files, in nanoseconds since 1970."""
     metadata: ModelMetadata | None = None
-    """Of all shards together, without the chat template (many are long and alike)."""
+    """The combined header of all shards, without the chat template (many are long and alike)."""
     problem: str | None = None
-    """Why it cannot be used."""
+    """The reason why it cannot be used."""
     settings: ModelSettings = ModelSettings()
     removable: bool = False
-    """All its files lie under ``models_dir``, where models may be deleted."""
+    """All its files are under ``models_dir``, where models may be deleted."""
     origin: Origin = Origin.MODELS_DIR
 
     def request_rules(self, name: str | None) -> RequestRules:
-        """What is changed in a request that names the model so; ``None`` = it does not name it."""
+        """Return the changes to a request that uses this name; ``None`` = it uses no name."""
         if name is None or name == self.id or not isinstance(self.settings.aliases, dict):
             return self.settings.request_rules()
         folded = _folded(name)
@@ -72,7 +72,7 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Catalog:
-    """An immutable list of models. Looking a name up costs one dictionary access."""
+    """An immutable list of models. A lookup by name costs one dictionary access."""
 
     def __init__(
         self,
@@ -81,10 +81,10 @@ class Catalog:
         *,
         parts: Iterable[Problem] = (),
     ) -> None:
-        """Aliases that are an id, or that several models claim, are dropped and reported.
+        """Drop and report aliases that are an id, or that several models claim.
 
-        ``parts`` are files that are in order but no models by themselves, such as projectors: only
-        who asks for one by name is told of it.
+        ``parts`` are valid files that are no models on their own, such as projectors. They are
+        reported only to a request with their name.
         """
         claims: dict[str, list[str]] = {}
         for model in models.values():
@@ -107,7 +107,7 @@ class Catalog:
         found.sort(key=lambda problem: problem.where)
         self.problems = tuple(dict.fromkeys(problem.cleaned() for problem in found))
         broken = (
-            Problem(where=shown_path(path), reason=model.problem)
+            Problem(where=path_text(path), reason=model.problem)
             for model in models.values()
             for path in model.shards
             if model.problem is not None
@@ -126,10 +126,10 @@ class Catalog:
     __hash__ = None  # type: ignore[assignment]  # it compares by contents and holds mappings
 
     def resolve(self, name: str) -> LocalModel:
-        """The model of this id or alias, exactly, then without case.
+        """Return the model with this id or alias, by exact match, then without regard to case.
 
-        Raises ``ModelNotFoundError``, with the nearest names as a hint, when there is none and when
-        only the case tells several apart.
+        Raises ``ModelNotFoundError`` with the closest names as a hint if there is none, or if
+        several names differ only in case.
         """
         model = self._names.get(name)
         if model is not None:
@@ -163,7 +163,7 @@ class Catalog:
             return f"Models may be missing: {unread.file_name}: {unread.reason}."
         if not self.models:
             return "No models are here yet: download one, or start with --demo."
-        return "See /v1/models or list-models for those that are."
+        return "/v1/models and list-models show all models."
 
 
 def _with_aliases(model: LocalModel, names: Mapping[str, LocalModel]) -> LocalModel:

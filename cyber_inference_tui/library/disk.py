@@ -1,4 +1,4 @@
-"""The file system as scans ask it: what is there, what is gone, and what cannot be read now."""
+"""The file system as scans see it: existing, missing and unreadable files."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from pathlib import Path
 from cyber_inference_tui.files import read_file
 
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-"""Errors of a path that leads nowhere. After any other error the thing may well be there."""
+"""Errors of a path that leads nowhere. After any other error the file may exist."""
 
 
 class Disk:
-    """Reads directories, statuses and small files. A test gives scans one that has faults."""
+    """Reads directories, statuses and small files. Tests replace it with a faulty one."""
 
     def reach(self, path: Path) -> None:
-        """Called before something at ``path`` is read in another way; raises ``OSError``."""
+        """Called before a file is read in another way. Raises ``OSError``."""
 
     def entries(self, directory: Path, most: int) -> list[os.DirEntry[str]]:
-        """The first ``most`` entries of a directory; raises ``OSError``, ``ValueError``."""
+        """Return the first ``most`` entries of a directory. Raises ``OSError``, ``ValueError``."""
         with os.scandir(directory) as listing:
             return list(itertools.islice(listing, most))
 
     def stat(self, path: Path) -> os.stat_result:
-        """The status of what ``path`` leads to; raises ``OSError``, ``ValueError``."""
+        """Return the status of the target of ``path``. Raises ``OSError``, ``ValueError``."""
         return path.stat()
 
     def beginning(self, path: Path, most: int) -> bytes:
-        """The first ``most`` bytes of a file; raises ``OSError``, ``ValueError``."""
+        """Return the first ``most`` bytes of a file. Raises ``OSError``, ``ValueError``."""
         return read_file(path, most)
 
     def status(self, path: Path) -> os.stat_result | None:
-        """The status of what ``path`` leads to; ``None`` where it is gone.
+        """Return the status of the target of ``path``; ``None`` = it is gone.
 
-        Raises ``OSError`` where that cannot be told.
+        Raises ``OSError`` if that is unknown.
         """
         try:
             return self.stat(path)
@@ -47,10 +47,10 @@ class Disk:
             raise
 
     def is_gone(self, path: Path, error: OSError) -> bool:
-        """Whether ``error``, met at ``path``, means that nothing is there.
+        """Return whether ``error`` at ``path`` means that no file is there.
 
-        A missing file or folder is gone only when the folder around it can be read and does not
-        list it. Where that folder is missing as well, the same holds for it.
+        A missing file or folder is gone only if its parent folder can be read and does not list it.
+        If the parent is missing as well, the same applies to it.
         """
         if error.errno not in NOWHERE:
             return False
@@ -68,6 +68,6 @@ class Disk:
 _ALL = 1_000_000
 
 
-def told(error: OSError | ValueError) -> str:
-    """What kept the system from reading something, in its own words."""
+def error_text(error: OSError | ValueError) -> str:
+    """Return the system's own message for an error."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,4 +1,4 @@
-"""Headers read once per file and kept, in memory and in a file, until the file changes."""
+"""Caches the headers of model files, in memory and in a file, until a file changes."""
 
 from __future__ import annotations
 
@@ -12,88 +12,88 @@ import msgspec
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.files import read_file
+from cyber_inference_tui.gguf.file_writer import replace_file
 from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
-from cyber_inference_tui.gguf.writer import replace_file
-from cyber_inference_tui.library.disk import Disk, told
+from cyber_inference_tui.library.disk import Disk, error_text
 from cyber_inference_tui.library.scan import ModelFile, unread_above
 
 _logger = logging.getLogger(__name__)
 
 _VERSION: Final = 3
 _MAX_CACHE_FILE: Final = 64 * 2**20
-# A file that was changed this recently may change again within one tick of its clock.
+# A file that changed this recently may change again within one tick of its file system's clock.
 _SETTLED: Final = 2_000_000_000
 
 
-class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+class _CachedHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     size: int
     modified: int
     metadata: ModelMetadata | None = None
     error: str | None = None
 
 
-Fetched = dict[str, tuple[int, int, _Entry | GGUFError]]
-"""By path: the file's size and time of change, and what it says or why that is not known."""
+Fetched = dict[str, tuple[int, int, _CachedHeader | GGUFError]]
+"""By path: the size and time of a file, with its header or the reason why it is unknown."""
 
 
 class _Stored(msgspec.Struct, frozen=True):
     version: int
-    entries: dict[str, _Entry]
+    entries: dict[str, _CachedHeader]
 
 
 class HeaderCache:
-    """Reads headers, each again only when its file's size or time of change differs.
+    """Reads headers, again only if the size or time of a file differs.
 
-    ``fetch`` reads them, in the thread of their storage; ``read`` gives what was read.
+    ``fetch`` reads them, in the thread of their storage; ``read`` returns them.
 
-    ``clock`` gives nanoseconds since 1970. ``file`` may be ``None``, or unreadable, or from
-    another version: then everything is read anew. What is wrong with a file is kept like a header;
-    what kept the system from reading it (rights, a disk) is not: what was read before is given
-    until the file can be read again.
+    ``clock`` returns nanoseconds since 1970. If ``file`` is ``None``, unreadable or from another
+    version, all headers are read again. An error in a file is cached like a header. An error of the
+    system (permissions, a disk) is not: the last header counts until the file can be read again.
     """
 
     def __init__(self, file: Path | None, clock: Callable[[], int]) -> None:
         self._file = file
         self._clock = clock
         self._entries = self._load()
-        self._used: dict[str, _Entry] = {}
-        self._before: dict[str, _Entry] = {}
-        self._seen: dict[str, _Entry] = {}
+        self._used: dict[str, _CachedHeader] = {}
+        self._before: dict[str, _CachedHeader] = {}
+        self._seen: dict[str, _CachedHeader] = {}
         self._fetched: Fetched = {}
         self._changed = False
         self._unsettled = False
 
     def fetch(self, files: Iterable[ModelFile], disk: Disk) -> Fetched:
-        """Read the headers that are not known. Blocks; may be called from any thread."""
+        """Read the headers that are not cached. Blocks; any thread may call it."""
         fetched: Fetched = {}
         for file in files:
             if self._known(file) is None:
                 try:
                     disk.reach(file.path)
-                    found: _Entry | GGUFError = self._read(file)
+                    found: _CachedHeader | GGUFError = self._read(file)
                 except GGUFError as error:
                     found = error
                 except OSError as error:
-                    found = GGUFError(f"it cannot be read: {told(error)}")
+                    found = GGUFError(f"it cannot be read: {error_text(error)}")
                 fetched[str(file.path)] = (file.size, file.modified, found)
         return fetched
 
     def take(self, fetched: Fetched) -> None:
-        """Let ``read`` give what was fetched, until ``settle``."""
+        """Let ``read`` return these results until ``settle``."""
         self._fetched |= fetched
 
     def read(self, file: ModelFile) -> ModelMetadata:
-        """The file's header without its chat template, from what is known or was fetched.
+        """Return the file's header without its chat template, from the cache or the fetched
+        results.
 
-        Raises ``GGUFError``. It touches no disk.
+        Raises ``GGUFError``. Reads no file.
         """
         key = str(file.path)
         entry = self._known(file)
         if entry is None:
             size, modified, found = self._fetched.get(key, (0, 0, None))
-            if isinstance(found, _Entry) and (size, modified) != (file.size, file.modified):
+            if isinstance(found, _CachedHeader) and (size, modified) != (file.size, file.modified):
                 found = None
-            if not isinstance(found, _Entry):
+            if not isinstance(found, _CachedHeader):
                 self._unsettled = True
                 before = self._before.get(key, self._entries.get(key))
                 if before is None:
@@ -113,29 +113,31 @@ class HeaderCache:
             raise GGUFError(entry.error or "it cannot be read")
         return entry.metadata
 
-    def _known(self, file: ModelFile) -> _Entry | None:
+    def _known(self, file: ModelFile) -> _CachedHeader | None:
         entry = self._entries.get(str(file.path))
         if entry is None or (entry.size, entry.modified) != (file.size, file.modified):
             return None
         return entry
 
     @staticmethod
-    def _read(file: ModelFile) -> _Entry:
-        """What the file says, or what is wrong with it; raises ``GGUFError`` if it is unreadable
-        for the system."""
+    def _read(file: ModelFile) -> _CachedHeader:
+        """Read the header, or the error in the file. Raises ``GGUFError`` if the system cannot
+        read it."""
         try:
             found = read_metadata(file.path)
         except GGUFError as error:
             if isinstance(error.__cause__, OSError):
                 raise
-            return _Entry(file.size, file.modified, error=error.message)
-        return _Entry(file.size, file.modified, msgspec.structs.replace(found, chat_template=None))
+            return _CachedHeader(file.size, file.modified, error=error.message)
+        return _CachedHeader(
+            file.size, file.modified, msgspec.structs.replace(found, chat_template=None)
+        )
 
     def settle(self, unread: Collection[Path] = ()) -> bool:
-        """After a scan: forget files that were not asked for, and save what changed.
+        """End a scan: forget files that were not asked for, and save changes.
 
-        Files at or below ``unread``, which could not be looked at, are not forgotten.
-        Tells whether all that was read may be relied on until the files change.
+        Files at or below ``unread`` are kept: they could not be read. Returns whether all results
+        are valid until a file changes.
         """
         settled = not self._unsettled
         kept = dict(self._used)
@@ -151,7 +153,7 @@ class HeaderCache:
         self._changed = self._unsettled = False
         return settled
 
-    def _load(self) -> dict[str, _Entry]:
+    def _load(self) -> dict[str, _CachedHeader]:
         if self._file is None:
             return {}
         try:
@@ -163,7 +165,7 @@ class HeaderCache:
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.DecodeError) as error:
-            _logger.info("reading all model headers anew: %s", error)
+            _logger.info("reading all model headers again: %s", error)
             return {}
         return stored.entries if stored.version == _VERSION else {}
 

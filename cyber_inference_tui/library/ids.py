@@ -1,4 +1,4 @@
-"""The ids that models go by: their file's name, and as much of its path as tells them apart."""
+"""Derives the ids of models: their file's name, and as much of its path as makes the id unique."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from typing import NamedTuple
 from cyber_inference_tui.text import clean_line
 
 RESERVED = frozenset({"install", "service"})
-"""Logs that are no model's go by these ids, so no model does."""
+"""Ids of logs that belong to no model, so no model may have them."""
 
 
-class Named(NamedTuple):
-    """A model's name, without shard numbers and ending, and where it was found."""
+class NamedModel(NamedTuple):
+    """A model's name, without shard numbers and ending, and its place."""
 
     name: str
     directory: Path
     root: Path
     owner: str = ""
-    """What to put in front of it instead of its directory."""
+    """A prefix to use instead of its directory."""
 
 
-def assign_ids(models: Sequence[Named], *, taken: frozenset[str] = frozenset()) -> list[str | None]:
-    """An id for each model, in order; ``None`` where no id is left that is its own.
+def assign_ids(
+    models: Sequence[NamedModel], *, taken: frozenset[str] = frozenset()
+) -> list[str | None]:
+    """Return an id for each model, in order; ``None`` = no unique id is left.
 
-    ``Name`` where no other model has that name, else ``sub/Name`` with the path below the model
-    directory, else ``directory/sub/Name``. Ids are free of control characters. ``taken`` are ids
-    that are in use otherwise; those that are ``RESERVED`` always are.
+    The id is ``Name`` if no other model has that name, else ``sub/Name`` with the path below the
+    model directory, else ``directory/sub/Name``. Ids contain no control characters. ``taken`` are
+    ids in use; ``RESERVED`` ones are never assigned.
     """
     plain = [_clean(model.name) for model in models]
     often = Counter(plain)

@@ -1,4 +1,4 @@
-"""The library: scans the model directories and turns files and tables into a catalog."""
+"""Scans the model directories and turns files and tables into a catalog."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 from cyber_inference_tui.errors import ConflictError
 from cyber_inference_tui.library.assemble import Assembly, Configured, GivenProjector
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
-from cyber_inference_tui.library.disk import Disk, told
+from cyber_inference_tui.library.disk import Disk, error_text
+from cyber_inference_tui.library.folder_reader import FolderReader, wait_for
 from cyber_inference_tui.library.headers import Fetched, HeaderCache
-from cyber_inference_tui.library.looks import Looks, wait_for
 from cyber_inference_tui.library.ollama import OllamaModel
-from cyber_inference_tui.library.problems import Problem
 from cyber_inference_tui.library.scan import (
     SLOW,
     Found,
@@ -25,17 +24,18 @@ from cyber_inference_tui.library.scan import (
     Unread,
     find_files,
     model_file,
-    shown,
+    path_text,
 )
 from cyber_inference_tui.library.shards import shard_names
-from cyber_inference_tui.library.stores import Elsewhere, Place, Stores, StoreScan
+from cyber_inference_tui.library.stores import Elsewhere, StoreRoot, Stores, StoreScan
+from cyber_inference_tui.library.unusable_files import Problem
 from cyber_inference_tui.settings.schema import ModelSettings
 from cyber_inference_tui.storage import SILENT
 
 T = TypeVar("T")
 
 _LIMIT: Final = 60.0
-"""Seconds that a scan waits for storages that are slow and do answer."""
+"""Seconds that a scan waits for storages that are slow but do answer."""
 
 _WAYS_OUT = {
     Origin.HUB_CACHE: "It is in the cache of the Hugging Face tools: delete it with theirs"
@@ -48,22 +48,22 @@ _WAYS_OUT = {
 
 
 class _Seen(NamedTuple):
-    """All that a catalog follows from: equal ones give equal catalogs."""
+    """Everything that a catalog is built from: equal values give equal catalogs."""
 
     found: Found = Found()
     configured: tuple[Configured, ...] = ()
     projectors: Mapping[Path, GivenProjector] = {}
-    """Those that tables name."""
+    """The projectors that tables name."""
     elsewhere: Elsewhere = Elsewhere()
 
     def files(self) -> dict[Path, ModelFile]:
-        """Every file of our own directories and tables."""
+        """Return every file of our own directories and tables."""
         given = [file for one in self.configured for file in one.files]
         given += [one.file for one in self.projectors.values() if one.file is not None]
         return {file.path: file for file in (*given, *self.found.files)}
 
     def without(self, paths: Collection[Path]) -> _Seen:
-        """The same but for these files."""
+        """Return a copy without these files."""
 
         def left(files: Iterable[ModelFile]) -> tuple[ModelFile, ...]:
             return tuple(file for file in files if file.path not in paths)
@@ -75,45 +75,45 @@ class _Seen(NamedTuple):
 
 
 class _Walked(NamedTuple):
-    """What a look at a model directory gives."""
+    """The contents of a model directory."""
 
     found: Found
     headers: Fetched
 
 
-class _Named(NamedTuple):
-    """What is at a path that a table names."""
+class _NamedPath(NamedTuple):
+    """The file or directory at a path that a table names."""
 
     file: ModelFile | None = None
     is_directory: bool = False
     unread: str = ""
-    """Why that cannot be told now: ``file`` is that of before."""
+    """The reason why it cannot be read now: ``file`` is the earlier one."""
 
 
 class _Statuses(NamedTuple):
-    """What a look at the files that tables name in one folder gives."""
+    """The files of one folder that tables name."""
 
-    named: Mapping[Path, _Named]
+    named: Mapping[Path, _NamedPath]
     headers: Fetched
 
 
 class _Others(NamedTuple):
-    """What a look at another program's models gives."""
+    """Another program's models."""
 
     found: Elsewhere
     headers: Fetched
 
 
 class Library:
-    """The models on this machine. All methods block on files and may be called from any thread.
+    """The models on this machine. All methods block on files; any thread may call them.
 
-    ``extra`` are models by id that the program brings along, such as the demo model. ``stores``
-    are other programs' models, listed after those of our own directories. Headers are
-    kept in ``cache_file``. ``clock`` gives nanoseconds since 1970. ``disk`` reads everything but
+    ``extra`` are models by id that are part of this program, such as the demo model. ``stores`` are
+    other programs' models, listed after those in our own directories. Headers are stored in
+    ``cache_file``. ``clock`` returns nanoseconds since 1970. ``disk`` reads everything except
     headers.
 
-    Each directory is read by threads of its own, see ``Looks``: one whose storage hangs is one
-    that cannot be read now.
+    Each directory is read by its own threads (see ``FolderReader``): a directory on a hanging
+    storage only counts as unreadable now.
     """
 
     def __init__(
@@ -132,9 +132,9 @@ class Library:
         self._headers = HeaderCache(cache_file, clock)
         self._disk = disk
         self._clock = clock
-        self._folders: dict[Path, Looks[_Walked]] = {}
-        self._tables: dict[Path, Looks[_Statuses]] = {}
-        self._stores: dict[Path, Looks[_Others]] = {}
+        self._folders: dict[Path, FolderReader[_Walked]] = {}
+        self._tables: dict[Path, FolderReader[_Statuses]] = {}
+        self._stores: dict[Path, FolderReader[_Others]] = {}
         self._scans: dict[Path, StoreScan] = {}
         self._theirs: dict[Path, Elsewhere] = {}
         self._before = _Seen()
@@ -156,9 +156,9 @@ class Library:
         extra: Mapping[str, Path] | None = None,
         stores: Stores = Stores(),  # noqa: B008 - it never changes
     ) -> None:
-        """Other directories or tables, from the next scan on.
+        """Use other directories or tables from the next scan on.
 
-        Headers stay known, and so do files in what cannot be read just then.
+        Headers are kept, and so are files in places that cannot be read at that moment.
         """
         with self._lock:
             self._models_dir = models_dir
@@ -169,11 +169,11 @@ class Library:
             self._last = None
 
     def scan(self, limit: float = _LIMIT) -> Catalog:
-        """What is there now; the very same catalog as before when nothing changed.
+        """Return the present catalog; the same object as before if nothing changed.
 
-        Models in what cannot be read now are those of the last scan: only what a folder that was
-        read no longer lists is gone. Storages that hang are not waited for, and slow ones for
-        ``limit`` seconds: what they have counts in a later scan.
+        Models in unreadable places are those of the last scan: a model is gone only if its folder
+        was read and does not list it. The scan does not wait for hanging storages, and waits
+        ``limit`` seconds for slow ones: their files appear in a later scan.
         """
         with self._lock:
             seen, silent = self._look(limit)
@@ -188,14 +188,14 @@ class Library:
             )
             catalog = assembly.catalog(seen.found, seen.configured, seen.elsewhere)
             settled = self._headers.settle({*silent, *(one.path for one in seen.found.unread)})
-            # A file may still change unseen for a moment after its last change.
+            # A file may change unnoticed for a moment after its last change.
             self._last = (seen, catalog) if settled else None
             return catalog
 
     def _look(self, limit: float) -> tuple[_Seen, list[Path]]:
-        """What is there, and the folders that have not answered in time.
+        """Return everything found, and the folders that have not answered in time.
 
-        Only the threads of the looks touch the disk.
+        Only the readers' threads access the disk.
         """
         given, paths = self._given(), self._given_paths()
         taken = {path for _, path, _, _ in given}
@@ -212,7 +212,7 @@ class Library:
             table.begin(partial(self._statuses, paths[path]), self._disk)
         for path, store_looks in self._stores.items():
             store_looks.begin(partial(self._others, self._scans[path]), self._disk)
-        looks: list[Looks[Any]] = [
+        looks: list[FolderReader[Any]] = [
             *self._folders.values(),
             *self._tables.values(),
             *self._stores.values(),
@@ -220,7 +220,7 @@ class Library:
         wait_for(looks, limit)
         before = self._before.files()
         found = self._merged().keeping(self._before.found)
-        # The root that a kept file was found under may be none any more.
+        # The root of a kept file may have been removed from the settings.
         files = [
             file if file.root in self._roots else file._replace(root=self._root_of(file.path))
             for file in found.files
@@ -236,33 +236,35 @@ class Library:
         return seen, [one.folder for one in looks if one.found is None]
 
     @staticmethod
-    def _tend(looks: dict[Path, Looks[T]], folders: Iterable[Path], *, alone: bool = False) -> None:
-        """Have one of ``looks`` for each of ``folders``, in their order, and no others."""
+    def _tend(
+        looks: dict[Path, FolderReader[T]], folders: Iterable[Path], *, alone: bool = False
+    ) -> None:
+        """Keep one reader for each of ``folders``, in their order, and no others."""
         former = dict(looks)
         looks.clear()
         for path in folders:
-            looks[path] = former.get(path) or Looks(path, alone=alone)
+            looks[path] = former.get(path) or FolderReader(path, alone=alone)
 
-    # In the threads of the looks
+    # In the readers' threads
 
     def _walk(self, root: Path, required: bool, taken: Collection[Path], disk: Disk) -> _Walked:
         found = find_files((root,), required=(root,) if required else (), taken=taken, disk=disk)
         return _Walked(found, self._headers.fetch(found.files, disk))
 
     def _statuses(self, paths: Iterable[Path], disk: Disk) -> _Statuses:
-        named: dict[Path, _Named] = {}
+        named: dict[Path, _NamedPath] = {}
         for path in paths:
             try:
                 status = disk.status(path)
                 inside = self._is_inside(path)
             except OSError as error:
-                named[path] = _Named(unread=told(error))
+                named[path] = _NamedPath(unread=error_text(error))
                 continue
             mode = 0 if status is None else status.st_mode
             file = None
             if status is not None and stat.S_ISREG(mode):
                 file = model_file(path, path.parent, status, inside=inside)
-            named[path] = _Named(file, stat.S_ISDIR(mode))
+            named[path] = _NamedPath(file, stat.S_ISDIR(mode))
         files = [one.file for one in named.values() if one.file is not None]
         return _Statuses(named, self._headers.fetch(files, disk))
 
@@ -270,15 +272,15 @@ class Library:
         found = scan.look(disk)
         return _Others(found, self._headers.fetch(found.all_files(), disk))
 
-    # What they have found
+    # The readers' results
 
     def _merged(self) -> Found:
-        """The files of all roots. One that several roots lead to is the first one's."""
+        """Return the files of all roots. A file below several roots belongs to the first."""
         files: list[ModelFile] = []
         problems: list[Problem] = []
         unread: list[Unread] = []
         known: set[tuple[str, tuple[int, int]]] = set()
-        told: set[str] = set()
+        reported: set[str] = set()
         for root, look in self._folders.items():
             walked = look.found
             if walked is None:
@@ -290,33 +292,33 @@ class Library:
             new = [file for file in walked.found.files if (file.path.name, file.inode) not in known]
             known |= {(file.path.name, file.inode) for file in new}
             files += new
-            problems += [one for one in walked.found.problems if one.where not in told]
-            told |= {one.where for one in walked.found.problems}
+            problems += [one for one in walked.found.problems if one.where not in reported]
+            reported |= {one.where for one in walked.found.problems}
             unread += walked.found.unread
         return Found(tuple(files), tuple(problems), tuple(unread))
 
     def _named(
         self, paths: Mapping[Path, Sequence[Path]], before: Mapping[Path, ModelFile]
-    ) -> dict[Path, _Named]:
-        """What is at each path that a table names."""
-        named: dict[Path, _Named] = {}
+    ) -> dict[Path, _NamedPath]:
+        """Return the file or directory at each path that a table names."""
+        named: dict[Path, _NamedPath] = {}
         for folder, look in self._tables.items():
             statuses = look.found
             if statuses is not None:
                 self._headers.take(statuses.headers)
             for path in paths[folder]:
                 one = statuses.named.get(path) if statuses is not None else None
-                one = one or _Named(unread=SILENT if look.hangs else SLOW)
+                one = one or _NamedPath(unread=SILENT if look.hangs else SLOW)
                 if one.unread and (file := before.get(path)) is not None:
-                    # That a folder is slow is of interest only until its files are known.
+                    # A slow folder is reported only until its files are known.
                     unread = "" if one.unread == SLOW else one.unread
-                    one = _Named(file._replace(root=path.parent), unread=unread)
+                    one = _NamedPath(file._replace(root=path.parent), unread=unread)
                 named[path] = one
         return named
 
     def _elsewhere(self) -> Elsewhere:
         files: list[ModelFile] = []
-        places: dict[Path, Place] = {}
+        places: dict[Path, StoreRoot] = {}
         ollama: list[OllamaModel] = []
         problems: list[Problem] = []
         for path, look in self._stores.items():
@@ -337,11 +339,10 @@ class Library:
         return next(root for root in self._roots if path.is_relative_to(root))
 
     def delete(self, catalog: Catalog, model_id: str) -> tuple[Path, ...]:
-        """Removes a model's files, and its projector unless another model uses it.
+        """Delete a model's files, and its projector unless another model uses it.
 
-        Returns the paths that were removed. Raises ``ModelNotFoundError``, and ``ConflictError``
-        when the model does not lie under ``models_dir``, when another model uses its files, or
-        when the system refuses.
+        Returns the deleted paths. Raises ``ModelNotFoundError``, and ``ConflictError`` if the model
+        is not under ``models_dir``, if another model uses its files, or if the system refuses.
         """
         model = catalog.resolve(model_id)
         others = [other for other in catalog.models.values() if other.id != model.id]
@@ -356,13 +357,13 @@ class Library:
         sharing = next((o.id for o in others if set(o.shards) & set(model.shards)), None)
         if sharing is not None:
             raise ConflictError(f"{model.id} cannot be deleted: {sharing} uses the same file.")
-        # The last shard first: what a failure half-way leaves behind is seen to be incomplete.
+        # The last shard first: after a failure half-way the rest is recognizably incomplete.
         doomed = list(reversed(model.shards))
         if model.mmproj is not None and _only_its_own(model, others):
             doomed.append(model.mmproj)
         for path in doomed:
             if not self._is_inside(path):
-                raise ConflictError(f"{shown(path)} does not lie in {self._models_dir}.")
+                raise ConflictError(f"{path_text(path)} does not lie in {self._models_dir}.")
         removed: list[Path] = []
         for path in doomed:
             try:
@@ -371,28 +372,28 @@ class Library:
                 continue
             except OSError as error:
                 raise ConflictError(
-                    f"{shown(path)} cannot be deleted: {error.strerror or error}."
+                    f"{path_text(path)} cannot be deleted: {error.strerror or error}."
                 ) from error
             removed.append(path)
         with self._lock:
-            # Should their folder be unreadable in the next scan, they are gone all the same.
+            # Forget them even if the next scan cannot read their folder.
             self._before = self._before.without(removed)
         for folder in {path.parent for path in removed}:
             self._tidy(folder)
         return tuple(removed)
 
     def _tidy(self, folder: Path) -> None:
-        """Remove directories that a deletion has left empty, up to ``models_dir``."""
+        """Delete directories that a deletion has left empty, up to ``models_dir``."""
         while folder != self._models_dir and folder.is_relative_to(self._models_dir):
             try:
                 folder.rmdir()
             except OSError:
-                # Something else lies in it, or it is not ours to remove.
+                # It is not empty, or we may not delete it.
                 return
             folder = folder.parent
 
     def _is_inside(self, path: Path) -> bool:
-        """Really, not only by name: no link on the way leads out of ``models_dir``."""
+        """Return whether no link on the way leads out of ``models_dir``."""
         if not path.is_relative_to(self._models_dir):
             return False
         try:
@@ -401,7 +402,7 @@ class Library:
             return False
 
     def _given(self) -> list[tuple[str, Path, ModelSettings, Origin]]:
-        """Models that the configuration or the program names by path."""
+        """Return the models that the settings or the program give by path."""
         given: list[tuple[str, Path, ModelSettings, Origin]] = []
         for model_id, path in self._extra.items():
             settings = self._model_settings.get(model_id, ModelSettings())
@@ -414,12 +415,12 @@ class Library:
         return given
 
     def _mmprojs(self) -> list[Path]:
-        """The projectors that tables name."""
+        """Return the projectors that tables name."""
         tables = self._model_settings.values()
         return [self._models_dir / one.mmproj for one in tables if one.mmproj is not None]
 
     def _given_paths(self) -> dict[Path, list[Path]]:
-        """Every file that is named, by its folder."""
+        """Return every file that is named, by its folder."""
         by_folder: dict[Path, list[Path]] = {}
         shards = [shard for _, path, _, _ in self._given() for shard in shard_names(path)]
         for path in dict.fromkeys((*shards, *self._mmprojs())):
@@ -432,7 +433,7 @@ class Library:
         path: Path,
         settings: ModelSettings,
         origin: Origin,
-        named: Mapping[Path, _Named],
+        named: Mapping[Path, _NamedPath],
     ) -> Configured:
         shards = [named[shard] for shard in shard_names(path)]
         return Configured(
@@ -447,7 +448,7 @@ class Library:
 
 
 def _only_its_own(model: LocalModel, others: Sequence[LocalModel]) -> bool:
-    """The projector lies beside the model, or was found above it, and no other model uses it."""
+    """Return whether the projector is beside or above the model, and no other model uses it."""
     if model.path is None or model.mmproj is None:
         return False
     folder = model.mmproj.parent

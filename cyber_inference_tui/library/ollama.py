@@ -1,4 +1,4 @@
-"""Ollama's models: manifests, and the blobs they name."""
+"""Finds Ollama's models: manifests, and the blobs that they name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.library.disk import Disk
-from cyber_inference_tui.library.problems import Problem
-from cyber_inference_tui.library.scan import ModelFile, Unread, shown, stat_file
+from cyber_inference_tui.library.scan import ModelFile, Unread, path_text, stat_file
+from cyber_inference_tui.library.unusable_files import Problem
 from cyber_inference_tui.text import clean_line
 
 _MODEL: Final = "application/vnd.ollama.image.model"
@@ -25,16 +25,16 @@ _MAX_MANIFESTS: Final = 5_000
 _MAX_ENTRIES: Final = 50_000
 _MAX_DEPTH: Final = 6
 _PARTS: Final = 4
-"""Of a manifest's path: host, namespace, model, tag."""
+"""The parts of a manifest's path: host, namespace, model, tag."""
 
 
 class OllamaModel(NamedTuple):
-    """One model, by its manifest."""
+    """A model, from its manifest."""
 
     name: str
-    """As ``ollama`` calls it: ``llama3.2:3b``; without its tag where that is ``latest``."""
+    """Its name in ``ollama``: ``llama3.2:3b``; without the tag ``latest``."""
     host: str
-    """Where it came from."""
+    """The registry it came from."""
     file: ModelFile
     projector: ModelFile | None
     manifest: Path
@@ -50,12 +50,12 @@ class _Manifest(msgspec.Struct):
 
 
 class OllamaFound(NamedTuple):
-    """What one directory holds; manifests without a usable model are problems."""
+    """The contents of a directory; manifests without a usable model are problems."""
 
     models: list[OllamaModel]
     problems: list[Problem]
     unread: list[Unread]
-    """Manifests and folders of some that could not be read."""
+    """Manifests and folders that could not be read."""
 
 
 def ollama_models(
@@ -64,9 +64,9 @@ def ollama_models(
     on_directory: Callable[[Path], None] = lambda _: None,
     disk: Disk = Disk(),  # noqa: B008 - it has no state
 ) -> OllamaFound:
-    """The models of one directory.
+    """Return the models of a directory.
 
-    ``on_directory`` is told of every directory and manifest that the answer depends on.
+    ``on_directory`` is called with every directory and manifest that the result depends on.
     """
     found = OllamaFound([], [], [])
     manifests = root / "manifests"
@@ -82,16 +82,16 @@ def ollama_models(
             found.unread.append(Unread.because(path, error))
             continue
         if isinstance(model, str):
-            found.problems.append(Problem(where=shown(path), reason=model, name=name))
+            found.problems.append(Problem(where=path_text(path), reason=model, name=name))
         elif model is not None:
             found.models.append(model)
     return found
 
 
 def _model(root: Path, path: Path, name: str, host: str, disk: Disk) -> OllamaModel | str | None:
-    """The model of a manifest; a reason why there is none; ``None`` = it is about none at all.
+    """Return the model of a manifest, or the reason why it is unusable; ``None`` = it has no model.
 
-    Raises ``OSError`` where something of it cannot be read now.
+    Raises ``OSError`` if a file cannot be read now.
     """
     try:
         content = disk.beginning(path, _MAX_MANIFEST + 1)
@@ -105,10 +105,10 @@ def _model(root: Path, path: Path, name: str, host: str, disk: Disk) -> OllamaMo
     try:
         layers = msgspec.json.decode(content, type=thread_safe(_Manifest)).layers
     except (msgspec.DecodeError, RecursionError):
-        return "it is no manifest"
+        return "it is not a manifest"
     weights = [layer.digest for layer in layers if layer.media_type == _MODEL]
     if not weights:
-        # Its weights are of another kind, or stay with a service.
+        # Its weights have another format, or are kept by a service.
         return None
     if len(weights) > 1:
         return "its model is in several files, which no server here can read"
@@ -122,7 +122,7 @@ def _model(root: Path, path: Path, name: str, host: str, disk: Disk) -> OllamaMo
 
 
 def _blob(root: Path, digest: str, disk: Disk) -> ModelFile | None:
-    """The file of a digest; ``None`` where it is gone. Raises ``OSError``."""
+    """Return the file of a digest; ``None`` = it is gone. Raises ``OSError``."""
     if not _DIGEST.fullmatch(digest):
         return None
     return stat_file(root / "blobs" / digest.replace(":", "-"), root / "blobs", disk=disk)

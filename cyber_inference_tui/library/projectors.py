@@ -1,7 +1,7 @@
-"""Which projector goes with which model: one beside it or above it, where that is sure.
+"""Finds the projector of each model, beside or above it, if the match is certain.
 
-llama-server refuses a model with a projector that is not its own, so where neither the names nor
-the headers tell, a projector goes with none.
+llama-server refuses a model with a wrong projector. So if neither names nor headers decide, the
+projector is not used.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _WORDS: Final = re.compile(r"[^a-z0-9]+")
 _SIZE: Final = re.compile(r"(?:\d+x)?\d+(?:b|m)")
 # Half precision is what llama-server computes projectors in; larger files gain nothing.
 _PREFERRED: Final = ("F16", "BF16", "Q8_0", "F32")
-# Small models beside large ones that they help: what they are named in repositories.
+# Names of draft models, small models that speed up a large one, in repositories.
 _DRAFT: Final = re.compile(r"^(?:mtp|eagle\d*|dflash)\b|\b(?:draft|drafter)\b")
-# Architectures of llama.cpp that are never without a projector.
+# Architectures of llama.cpp that always have a projector.
 _SEES: Final = re.compile(r"vl|ocr|^cogvlm")
 
 
@@ -33,14 +33,14 @@ class Projector(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A model that a projector may belong to: its name, without shard numbers, and its header."""
+    """A model that a projector may belong to: its name without shard numbers, and its header."""
 
     name: str
     metadata: ModelMetadata
 
 
 def is_projector_name(stem: str) -> bool:
-    """Whether a file without a readable header was meant to be a projector."""
+    """Return whether a file without a readable header is named as a projector."""
     return "mmproj" in stem.lower()
 
 
@@ -50,13 +50,13 @@ def matches(
     *,
     beside: Collection[int] = (),
 ) -> list[Projector | None]:
-    """The projector of each model, in order, among those that lie where they may share some.
+    """Return the projector of each model, in order, among those in a place that the models share.
 
-    A projector named after a model is that model's. One with a general name (``mmproj-F16``) is
-    everyone's of one family, a model in several quantizations, if it can be only of that one; or
-    when its header names the model. Headers whose vectors do not fit rule a pair out. ``beside``
-    are the numbers of models that lie in the projectors' own folder: where nothing else tells, the
-    family is theirs.
+    A projector named after a model belongs to that model. A projector with a general name
+    (``mmproj-F16``) belongs to all quantizations of one model (a family) if it fits only one
+    family, or if its header names the model. Headers with different vector lengths exclude a pair.
+    ``beside`` are the indexes of models in the projectors' own folder: if nothing else decides,
+    their family gets the projector.
     """
     forms = [_Form.of(model) for model in models]
     helpers = _helpers(forms)
@@ -82,20 +82,20 @@ def placed(
     root: Path,
     is_repository: bool,
 ) -> list[Projector | None]:
-    """The projector of each model (its folder and what is known of it) below ``root``, in order.
+    """Return the projector of each model (its folder, name and header) below ``root``, in order.
 
-    It lies in the model's own folder, else in the nearest one above that has one that fits.
-    ``root`` itself shares with what is below only if it is a repository, or where a projector has
-    the model's name or the folders between are named for quantizations.
+    It is in the model's own folder, else in the nearest folder above with a suitable projector. A
+    projector in ``root`` itself applies to lower folders only if ``root`` is a repository, the
+    projector has the model's name, or all folders in between are named after quantizations.
     """
     by_folder: dict[Path, list[Projector]] = {}
     for projector in projectors:
         folder = projector.file.path.parent
         if is_projector_name(folder.name) and folder != root:
-            folder = folder.parent  # a folder of projectors is its repository's
+            folder = folder.parent  # a folder of projectors belongs to its repository
         by_folder.setdefault(folder, []).append(projector)
     chosen: list[Projector | None] = [None] * len(models)
-    # The deepest first: what is nearest wins.
+    # The deepest first: the nearest projector wins.
     for folder in sorted(by_folder, key=lambda path: len(path.parts), reverse=True):
         below = [at for at, (place, _) in enumerate(models) if place.is_relative_to(folder)]
         groups = [(below, by_folder[folder])]
@@ -117,7 +117,7 @@ def _is_of_the_root(folder: Path, root: Path) -> bool:
 
 
 class _Form(NamedTuple):
-    """What tells which model a file is a form of."""
+    """The properties that show which model a file is a version of."""
 
     words: list[str]
     network: tuple[str | int | None, ...]
@@ -132,16 +132,16 @@ class _Form(NamedTuple):
         return cls(words, network, facts.layers or 0, facts.parameters or 0)
 
     def differs(self, other: _Form) -> bool:
-        """Whether the headers tell of two networks."""
+        """Return whether the headers describe different networks."""
         pairs = zip(self.network, other.network, strict=True)
         return any(a != b for a, b in pairs if a is not None and b is not None)
 
     def is_small_beside(self, other: _Form) -> bool:
-        """Whether it has half of the other's layers or parameters at most."""
+        """Return whether it has at most half of the other's layers or parameters."""
         return 0 < 2 * self.layers <= other.layers or 0 < 2 * self.parameters <= other.parameters
 
     def is_one_with(self, other: _Form) -> bool:
-        """Whether two files are one model in two forms."""
+        """Return whether two files are versions of one model."""
         if self.words == other.words:
             return True
         shorter = min(len(self.words), len(other.words))
@@ -158,9 +158,9 @@ class _Form(NamedTuple):
 
 
 def _helpers(forms: Sequence[_Form]) -> set[int]:
-    """The numbers of small models that only help another one to be quicker.
+    """Return the indexes of small models that only speed up another model.
 
-    They are named so, or they add words to the name of a model and are small beside it.
+    Their names say so, or they add words to another model's name and are small compared with it.
     """
     words = [set(form.words) for form in forms]
     return {
@@ -172,9 +172,9 @@ def _helpers(forms: Sequence[_Form]) -> set[int]:
 
 
 def _families(forms: Sequence[_Form], helpers: Collection[int]) -> list[list[int]]:
-    """The numbers of models that are one model in several forms, and none of its helpers."""
+    """Group the indexes of models by model; helpers are kept apart from the models they help."""
     families: list[list[int]] = []
-    # The shortest name first: that of the others begins with it.
+    # The shortest name first: the other names begin with it.
     for at in sorted(range(len(forms)), key=lambda at: len(forms[at].words)):
         family = next(
             (
@@ -201,10 +201,10 @@ def _only_family(
     helpers: set[int],
     beside: Collection[int],
 ) -> Collection[int]:
-    """The one family that a projector with a general name can belong to; else nothing.
+    """Return the only family that a projector with a general name can belong to, else nothing.
 
-    Where several may be it, the one that the projector's kind names, that is made for images, is no
-    helper, is named like the projector's folder, or lies in it.
+    Among several families, prefer one that the projector's kind names, then one made for images,
+    one without helpers, one named like the projector's folder, one in that folder.
     """
     folder = _base(_folder_name(projector.file.path.parent).removesuffix("-GGUF"))
 
@@ -229,14 +229,15 @@ def _only_family(
 
 
 def _folder_name(folder: Path) -> str:
-    """What a folder is called; of a snapshot in the hub's cache the name of its repository."""
+    """Return a folder's name; for a snapshot in the hub's cache, its repository's name."""
     if folder.parent.name == "snapshots":
         return folder.parent.parent.name.rpartition("--")[2]
     return folder.name
 
 
 def _is_of_kind(model: Candidate, projector: Projector) -> bool:
-    """Whether the projector's kind (``gemma3``, ``qwen2vl_merger``) names the architecture."""
+    """Return whether the projector's kind (``gemma3``, ``qwen2vl_merger``) names the
+    architecture."""
     kind = projector.metadata.projector.kind if projector.metadata.projector else None
     architecture = model.metadata.architecture
     return bool(kind and architecture and kind.startswith(architecture))
@@ -254,7 +255,8 @@ def _rank(pair: tuple[int, Projector]) -> tuple[int, int, str]:
 
 
 def _closeness(model: Candidate, projector: Projector, *, alone: bool) -> int:
-    """How surely the two belong together: 0 = not known to; else the length of the common name."""
+    """Rate how certainly the two belong together: 0 = unknown; else the length of the common
+    name."""
     named = _projector_base(projector.file.stem)
     base = _base(model.name)
     if named:
@@ -271,7 +273,7 @@ def _fits(model: ModelMetadata, projector: ModelMetadata) -> bool:
 
 
 def _base(stem: str) -> str:
-    """A name to compare: without quantization, in lower case, its words apart."""
+    """Return a name for comparison: without quantization, in lower case, split into words."""
     return " ".join(_WORDS.split(split_quantization(stem)[0].lower())).strip()
 
 

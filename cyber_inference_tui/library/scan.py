@@ -1,4 +1,4 @@
-"""Which GGUF files lie in the model directories: walked, never opened."""
+"""Finds the GGUF files in the model directories. Files are never opened."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cyber_inference_tui.library.disk import Disk, told
-from cyber_inference_tui.library.problems import (
+from cyber_inference_tui.library.disk import Disk, error_text
+from cyber_inference_tui.library.unusable_files import (
     OTHER_FORMATS,
     PACKED,
     PIECE,
@@ -29,19 +29,19 @@ _SHARD_OF: Final = "-of-"
 
 
 class ModelFile(NamedTuple):
-    """One file that may be a model, a shard or a projector."""
+    """A file that may be a model, a shard or a projector."""
 
     path: Path
     root: Path
-    """The model directory that it was found under."""
+    """The model directory above it."""
     size: int
     """Bytes."""
     modified: int
     """Nanoseconds since 1970."""
     inode: tuple[int, int]
-    """Device and number: what tells two names of one file."""
+    """Device and inode number: equal for two names of one file."""
     inside: bool
-    """It lies under its root without a symbolic link to a directory on the way."""
+    """No directory on its path below the root is a symbolic link."""
 
     @property
     def stem(self) -> str:
@@ -50,28 +50,30 @@ class ModelFile(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """A file or folder that is there, or may be there, and cannot be read now."""
+    """A file or folder that exists, or may exist, and cannot be read now."""
 
     path: Path
     reason: str
-    """Empty: nobody looked, and the problem that says so is another one."""
+    """Empty: it was not looked at, and another problem says so."""
     lasting: bool = False
-    """To try again soon would be of no use."""
+    """Another try soon would be useless."""
 
     @classmethod
     def because(cls, path: Path, error: OSError) -> Unread:
-        """What ``error`` kept from being read."""
-        return cls(path, told(error), isinstance(error, PermissionError))
+        """Describe a path that ``error`` kept from being read."""
+        return cls(path, error_text(error), isinstance(error, PermissionError))
 
     def problem(self, *, kept: bool) -> Problem:
-        """As something to show; ``kept``: what was found there before still counts."""
-        told = self.reason if self.reason in {SILENT, SLOW} else f"it cannot be read: {self.reason}"
-        more = "; what was found there before is kept" if kept else ""
-        return Problem(where=shown(self.path), reason=f"{told}{more}", passing=True)
+        """Return it as a problem; ``kept``: earlier results for it still count."""
+        reason = (
+            self.reason if self.reason in {SILENT, SLOW} else f"it cannot be read: {self.reason}"
+        )
+        more = "; its earlier models are kept" if kept else ""
+        return Problem(where=path_text(self.path), reason=f"{reason}{more}", passing=True)
 
 
 class Found(NamedTuple):
-    """All files found, in the order of the directories, then sorted; and what is no model."""
+    """All files found, in the order of the directories, then sorted; and the problems."""
 
     files: tuple[ModelFile, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -80,11 +82,11 @@ class Found(NamedTuple):
     def keeping(
         self, before: Found, *, behind: Collection[Path] = (), quiet: bool = False
     ) -> Found:
-        """With what of ``before`` lies at or below places that could not be read now.
+        """Add the files of ``before`` at or below places that could not be read now.
 
-        "Cannot be read" is not "gone". What is unread becomes a problem that says so.
-        ``behind`` are unread paths that something else is kept of. ``quiet``: nothing is said of
-        what nobody here may read and nothing is kept of.
+        "Cannot be read" is not "gone". Unread places become problems. ``behind`` are unread paths
+        for which other results are kept. ``quiet``: do not report places that we may never read and
+        that had no files.
         """
         if not self.unread:
             return self
@@ -98,7 +100,7 @@ class Found(NamedTuple):
                 behind.add(above)
                 if file.path not in here:
                     kept.append(file)
-        # A file that has the same name elsewhere too stays known by the path it had.
+        # A file that also exists elsewhere under this name keeps its earlier path.
         known = {(file.path.name, file.inode) for file in kept}
         files = [file for file in self.files if (file.path.name, file.inode) not in known]
         problems = [
@@ -106,7 +108,7 @@ class Found(NamedTuple):
             for one in unread.values()
             if one.reason and (one.path in behind or not (quiet and one.lasting))
         ]
-        folders = tuple(f"{shown(path)}/" for path in unread)
+        folders = tuple(f"{path_text(path)}/" for path in unread)
         known_problems = {problem.where for problem in (*self.problems, *problems)}
         problems += [
             problem
@@ -128,16 +130,16 @@ def find_files(
     taken: Collection[Path] | None = None,
     disk: Disk = Disk(),  # noqa: B008 - it has no state
 ) -> Found:
-    """Walks ``roots``, following symbolic links but each directory only once.
+    """Walk ``roots``; follow symbolic links, but visit each directory only once.
 
-    ``on_directory`` is told of each before it is read. ``most`` entries of all together and
-    ``deepest`` levels are looked at.
+    ``on_directory`` is called with each directory before it is read. At most ``most`` entries in
+    total and ``deepest`` levels are looked at.
 
-    Hidden files and directories are left out. A root that does not exist is a problem when it is
-    one of ``required``. Model files in other formats are problems, but for those at or below
-    ``taken``; ``None`` = they are left out. Nothing is raised: what cannot be read is ``unread``.
+    Hidden files and directories are left out. A missing root is a problem if it is in ``required``.
+    Model files in other formats are problems, except at or below ``taken``; ``None`` = they are not
+    reported. Raises nothing: places that cannot be read are ``unread``.
     """
-    walk = _Walk(
+    walk = _FileWalk(
         required=frozenset(required),
         on_directory=on_directory,
         most=most,
@@ -155,9 +157,9 @@ def stat_file(
     inside: bool = False,
     disk: Disk = Disk(),  # noqa: B008 - it has no state
 ) -> ModelFile | None:
-    """One file by its path; ``None`` when there is no such regular file.
+    """Return a file by its path; ``None`` = there is no such regular file.
 
-    Raises ``OSError`` where that cannot be told.
+    Raises ``OSError`` if that is unknown.
     """
     status = disk.status(path)
     if status is None or not stat.S_ISREG(status.st_mode):
@@ -165,18 +167,18 @@ def stat_file(
     return model_file(path, root, status, inside=inside)
 
 
-def shown(path: Path | str) -> str:
-    """A path as text that is safe to show: bytes that are not UTF-8 as ``\\xNN``."""
+def path_text(path: Path | str) -> str:
+    r"""Return a path as text that is safe to show; bytes that are not UTF-8 become ``\xNN``."""
     return clean_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def unread_above(path: Path, unread: Container[Path]) -> Path | None:
-    """Which of ``unread`` is ``path`` or a folder above it."""
+    """Return the one of ``unread`` that is ``path`` or a folder above it."""
     return next((at for at in (path, *path.parents) if at in unread), None)
 
 
 def model_file(path: Path, root: Path, status: os.stat_result, *, inside: bool) -> ModelFile:
-    """A regular file by its status."""
+    """Describe a regular file by its status."""
     inode = (status.st_dev, status.st_ino)
     return ModelFile(path, root, status.st_size, status.st_mtime_ns, inode, inside)
 
@@ -187,7 +189,7 @@ class _Folder(NamedTuple):
     inside: bool
 
 
-class _Walk:
+class _FileWalk:
     def __init__(
         self,
         *,
@@ -220,7 +222,7 @@ class _Walk:
                 folder = waiting.pop() if waiting else linked.pop(0)
                 if self._entries > self._most:
                     self._problem(root, f"it holds more than {self._most:,} entries")
-                    # They may hold what they held before: nobody looked.
+                    # They were not looked at: their earlier files still count.
                     for left in (folder, *waiting, *linked):
                         self._not_looked_at(left.path)
                     break
@@ -231,7 +233,8 @@ class _Walk:
         return Found(tuple(self._files), tuple(self._problems), tuple(self._unread))
 
     def _directory(self, folder: _Folder, root: Path) -> tuple[list[_Folder], list[_Folder]]:
-        """Take the files of one directory; the directories in it, and the links to some."""
+        """Add the files of a directory; return the directories in it, and the links to
+        directories."""
         below: list[_Folder] = []
         links: list[_Folder] = []
         directory = folder.path
@@ -255,7 +258,7 @@ class _Walk:
             path = directory / entry.name
             try:
                 linked = entry.is_symlink()
-                # The kind of all but links is known from the listing.
+                # The listing gives the kind of all entries except links.
                 is_directory = not linked and entry.is_dir(follow_symlinks=False)
                 if linked:
                     target = self._disk.status(path)
@@ -280,7 +283,7 @@ class _Walk:
         elif not self._disk.is_gone(directory, error):
             self._unread.append(Unread.because(directory, error))
         elif directory == root and not isinstance(error, FileNotFoundError):
-            self._problem(directory, f"it cannot be read: {told(error)}")
+            self._problem(directory, f"it cannot be read: {error_text(error)}")
         elif directory in self._required:
             self._problem(directory, "there is no such directory")
 
@@ -291,7 +294,7 @@ class _Walk:
             self._problem(path, "its path is not valid UTF-8, so no request can name it")
             return
         if PIECE.search(path.name):
-            self._problem(path, _CUT_UP)
+            self._problem(path, _SPLIT_FILE)
             return
         companion = next((end for end in UNFINISHED if path.name + end in names), None)
         if companion is not None:
@@ -306,20 +309,20 @@ class _Walk:
             self._problem(path, "it is not a regular file")
             return
         file = model_file(path, root, status, inside=inside)
-        # Two names for one file are two models when they differ (a chosen nickname), one when
-        # they do not (a cache with several revisions of the same file).
+        # Different names for one file are different models (a chosen nickname); the same name
+        # twice is one model (a cache with several revisions of the same file).
         if (path.name, file.inode) not in self._named:
             self._named.add((path.name, file.inode))
             self._files.append(file)
 
     def _other_file(self, path: Path, names: set[str]) -> None:
-        """Say why a file is no model that somebody may take for one."""
+        """Report a file that a user may take for a model."""
         name = path.name.lower()
         ending = next((end for end in UNFINISHED if name.endswith(SUFFIX + end)), None)
         if PIECE.search(name):
-            self._problem(path, _CUT_UP)
+            self._problem(path, _SPLIT_FILE)
         elif ending is not None:
-            # Where the file itself is there too, it is the one to speak of.
+            # If the finished file exists as well, it is reported instead.
             if path.name[: -len(ending)] not in names:
                 self._problem(path, "it is an unfinished download")
         elif name.endswith(PACKED) and SUFFIX in name:
@@ -335,7 +338,7 @@ class _Walk:
         self._unread.append(Unread(path, "", lasting=True))
 
     def _problem(self, path: Path, reason: str) -> None:
-        self._problems.append(Problem(where=shown(path), reason=reason))
+        self._problems.append(Problem(where=path_text(path), reason=reason))
 
 
-_CUT_UP: Final = "it is a piece of a file that was cut up: join its pieces in order, with cat"
+_SPLIT_FILE: Final = "it is a piece of a split file: join all pieces in order, with cat"

@@ -1,4 +1,4 @@
-"""Files that make up one model: shards by their names, and what their headers add up to."""
+"""Groups the files of one model: shards by their names, and the sums of their headers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class FileSet(NamedTuple):
     directory: Path
     files: tuple[ModelFile, ...]
     shard_count: int
-    """How many shards there should be; 0 when the model is one whole file."""
+    """The total number of shards; 0 = the model is a single file."""
     missing: tuple[int, ...] = ()
 
 
 def group_shards(files: Iterable[ModelFile]) -> list[FileSet]:
-    """Files of one directory, name and count as one model; other files each by itself."""
+    """Group files by directory, name and number of shards; other files are single models."""
     sets: list[FileSet] = []
     shards: dict[tuple[Path, str, int], dict[int, ModelFile]] = {}
     for file in files:
@@ -47,17 +47,17 @@ def group_shards(files: Iterable[ModelFile]) -> list[FileSet]:
 
 
 class Shard(NamedTuple):
-    """What the name of one of several files says."""
+    """The parts of the name of a shard."""
 
     name: str
-    """Of the model."""
+    """The name of the model."""
     number: int
     """From 1."""
     total: int
 
 
 def shard_of(stem: str) -> Shard | None:
-    """Which part of a model a file is, by its name without ``.gguf``; ``None`` = a whole one."""
+    """Parse a file name without ``.gguf``; ``None`` = it is not a shard."""
     found = _SHARD.fullmatch(stem)
     if found is None or not 1 <= int(found["number"]) <= int(found["count"]):
         return None
@@ -65,7 +65,7 @@ def shard_of(stem: str) -> Shard | None:
 
 
 def shard_names(path: Path) -> list[Path]:
-    """The paths of all shards that ``path`` is one of; only itself when it is no shard."""
+    """Return the paths of all shards of a model; only ``path`` itself if it is not a shard."""
     found = _SHARD.fullmatch(path.name.removesuffix(".gguf"))
     if found is None:
         return [path]
@@ -77,7 +77,7 @@ def shard_names(path: Path) -> list[Path]:
 
 
 def missing_sentence(files: FileSet) -> str | None:
-    """Which shards are not there; ``None`` when all are."""
+    """Return a clause on the missing shards; ``None`` = all are present."""
     if not files.missing:
         return None
     named = ", ".join(str(number) for number in files.missing[:_MAX_NAMED])
@@ -89,7 +89,7 @@ def missing_sentence(files: FileSet) -> str | None:
 
 
 def combined(headers: Sequence[ModelMetadata]) -> ModelMetadata:
-    """The first shard's facts with the parameters and tensors of all."""
+    """Return the first shard's facts with the parameters and tensors of all shards."""
     first = headers[0]
     if len(headers) == 1:
         return first

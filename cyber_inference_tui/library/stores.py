@@ -1,4 +1,4 @@
-"""Models that other programs keep on this machine: they are read in place and never changed.
+"""Finds models that other programs keep on this machine. They are read in place, never changed.
 
 - The Hub's cache: ``models--ORG--NAME/snapshots/COMMIT/…`` are links to ``blobs``; ``refs/main``
   names the commit. https://huggingface.co/docs/huggingface_hub/guides/manage-cache
@@ -17,15 +17,15 @@ from typing import Final, NamedTuple
 from cyber_inference_tui.library.catalog import Origin
 from cyber_inference_tui.library.disk import Disk
 from cyber_inference_tui.library.ollama import OllamaModel, ollama_models
-from cyber_inference_tui.library.problems import Problem
 from cyber_inference_tui.library.scan import (
     Found,
     ModelFile,
     Unread,
     find_files,
-    shown,
+    path_text,
     unread_above,
 )
+from cyber_inference_tui.library.unusable_files import Problem
 from cyber_inference_tui.settings.environment import variable
 
 _MAX_REPOS: Final = 5_000
@@ -33,22 +33,23 @@ _MAX_ENTRIES: Final = 50_000
 _MAX_DEPTH: Final = 8
 _MAX_REF: Final = 256
 _LONGEST: Final = 5.0
-"""Seconds for one look at a store; a network disk that is slower is listed in part."""
-_ANEW: Final = 60.0
-"""Seconds after which all is looked at again, also what directories' times do not tell."""
+"""Seconds for one walk of a store; a slower network disk is listed in part."""
+_FULL_WALK_AFTER: Final = 60.0
+"""Seconds until the next full walk, which also finds changes that directories' times do not
+show."""
 _SETTLED: Final = 2_000_000_000
 _REPO_PREFIX: Final = "models--"
 
 
 class Stores(NamedTuple):
-    """The directories of other programs' models; those that do not exist hold none."""
+    """The directories of other programs' models; missing ones contain no models."""
 
     hub_caches: tuple[Path, ...] = ()
     lm_studio: tuple[Path, ...] = ()
     ollama: tuple[Path, ...] = ()
 
     def each(self) -> list[tuple[Path, Stores]]:
-        """Every directory, and the stores that it alone is."""
+        """Return every directory with the stores that consist of it alone."""
         return [
             *((path, Stores(hub_caches=(path,))) for path in self.hub_caches),
             *((path, Stores(lm_studio=(path,))) for path in self.lm_studio),
@@ -56,34 +57,34 @@ class Stores(NamedTuple):
         ]
 
 
-class Place(NamedTuple):
-    """Whose the files below a root are."""
+class StoreRoot(NamedTuple):
+    """The owner of the files below a root."""
 
     origin: Origin
     owner: str = ""
-    """What stands before a model's name where another has that; empty = its folder."""
+    """A prefix for the name of a model whose name is taken; empty = its folder."""
 
 
 class Elsewhere(NamedTuple):
-    """What other programs have."""
+    """Other programs' models."""
 
     files: tuple[ModelFile, ...] = ()
-    places: Mapping[Path, Place] = {}
+    places: Mapping[Path, StoreRoot] = {}
     """By the files' ``root``."""
     ollama: tuple[OllamaModel, ...] = ()
     problems: tuple[Problem, ...] = ()
 
     def all_files(self) -> list[ModelFile]:
-        """Every file, projectors among them."""
+        """Return every file, including projectors."""
         theirs = [file for one in self.ollama for file in (one.file, one.projector) if file]
         return [*self.files, *theirs]
 
 
 def find_stores(environ: Mapping[str, str], *, system: Path = Path("/")) -> Stores:
-    """Where these programs keep their models by default, or as their own variables say.
+    """Return the places where these programs keep their models, by default or by their variables.
 
-    Without ``HOME`` there is nothing but what variables name. ``system`` is the root of the files
-    of system services, Ollama's own user among them.
+    Without ``HOME`` only variables count. ``system`` is the root of the files of system services
+    such as Ollama's own user.
     """
     named = Path(environ.get("HOME", ""))
     home = named if named.is_absolute() else None
@@ -111,10 +112,10 @@ def find_stores(environ: Mapping[str, str], *, system: Path = Path("/")) -> Stor
 
 
 class StoreScan:
-    """Looks into stores, again and again at little cost.
+    """Scans stores repeatedly at low cost.
 
-    It walks them only where a directory has changed, and once a minute. ``clock`` gives
-    nanoseconds since 1970, ``timer`` counts seconds.
+    It walks them only if a directory has changed, and once a minute. ``clock`` returns nanoseconds
+    since 1970, ``timer`` counts seconds.
     """
 
     def __init__(
@@ -134,16 +135,21 @@ class StoreScan:
         self._settled = False
 
     def look(self, disk: Disk = Disk()) -> Elsewhere:  # noqa: B008 - it has no state
-        """What is there now. Never raises: what cannot be read is a problem, and stays."""
+        """Return the present models. Never raises: unreadable places are problems, and keep
+        their models."""
         self._disk = disk
-        if self._found is None or self._timer() - self._walked_at > _ANEW or self._has_changed():
+        if (
+            self._found is None
+            or self._timer() - self._walked_at > _FULL_WALK_AFTER
+            or self._has_changed()
+        ):
             self._watched = {}
             self._walked_at = self._timer()
-            walk = _Walk(self._stores, self._disk, self._watch, self._timer)
+            walk = _StoreWalk(self._stores, self._disk, self._watch, self._timer)
             self._found = walk.all().keeping(self._found or Elsewhere())
             now = self._clock()
-            # What has just changed may do so again within one tick of its clock; and what could
-            # not be read may be readable soon without a sign of it.
+            # A file that has just changed may change again within one tick of its clock, and an
+            # unreadable one may become readable without a sign of it.
             self._settled = all(
                 abs(now - then) >= _SETTLED for then in self._watched.values()
             ) and all(one.lasting for one in walk.unread)
@@ -158,15 +164,15 @@ class StoreScan:
         self._watched[path] = self._changed(path)
 
     def _changed(self, path: Path) -> int:
-        """When its contents or its rights last changed; 0 where that cannot be told."""
+        """Return the time of the last change of its contents or permissions; 0 = unknown."""
         try:
             return self._disk.stat(path).st_ctime_ns
         except (OSError, ValueError):
             return 0
 
 
-class _Walk:
-    """One look at all stores."""
+class _StoreWalk:
+    """A walk of all stores."""
 
     def __init__(
         self,
@@ -181,7 +187,7 @@ class _Walk:
         self._timer = timer
         self._end = timer() + _LONGEST
         self._files: list[ModelFile] = []
-        self._places: dict[Path, Place] = {}
+        self._places: dict[Path, StoreRoot] = {}
         self._ollama: list[OllamaModel] = []
         self._problems: list[Problem] = []
         self.unread: list[Unread] = []
@@ -189,11 +195,11 @@ class _Walk:
     def all(self) -> _Whole:
         for cache in self._stores.hub_caches:
             for owner, snapshot in self._snapshots(cache):
-                self._take(snapshot, Place(Origin.HUB_CACHE, owner))
+                self._take(snapshot, StoreRoot(Origin.HUB_CACHE, owner))
         for root in self._stores.lm_studio:
             if self._has_time(root):
                 self._watch(root)
-                self._take(root, Place(Origin.LM_STUDIO))
+                self._take(root, StoreRoot(Origin.LM_STUDIO))
         for root in self._stores.ollama:
             if self._has_time(root):
                 theirs = ollama_models(root, on_directory=self._watch, disk=self._disk)
@@ -204,16 +210,16 @@ class _Walk:
         return _Whole(found, self._places, tuple(self._ollama))
 
     def _has_time(self, store: Path, unlooked: Path | None = None) -> bool:
-        """Whether there is time for a part of a store; where not, it is ``unlooked``."""
+        """Return whether there is time for a part of a store; otherwise mark it as unread."""
         if self._timer() <= self._end:
             return True
-        slow = Problem(where=shown(store), reason="it is too slow to be read whole")
+        slow = Problem(where=path_text(store), reason="it is too slow to be read whole")
         if slow not in self._problems:
             self._problems.append(slow)
         self.unread.append(Unread(unlooked or store, "", lasting=True))
         return False
 
-    def _take(self, root: Path, place: Place) -> None:
+    def _take(self, root: Path, place: StoreRoot) -> None:
         found = find_files(
             (root,),
             on_directory=self._watch,
@@ -227,7 +233,7 @@ class _Walk:
         self._places[root] = place
 
     def _snapshots(self, cache: Path) -> Iterator[tuple[str, Path]]:
-        """Each repository of a cache: its name, and the directory of its current commit."""
+        """Yield each repository of a cache: its name, and its current commit's directory."""
         self._watch(cache)
         for number, name in enumerate(self._names(cache, cache)):
             if number >= _MAX_REPOS:
@@ -242,7 +248,7 @@ class _Walk:
                 yield name.removeprefix(_REPO_PREFIX).replace("--", "/"), current
 
     def _current(self, repo: Path) -> Path | None:
-        """The snapshot that ``refs/main`` names, else the one that changed last."""
+        """Return the snapshot that ``refs/main`` names, else the one that changed last."""
         snapshots, ref = repo / "snapshots", repo / "refs/main"
         names = self._names(snapshots, repo)
         if not names:
@@ -252,7 +258,7 @@ class _Walk:
             commit = self._disk.beginning(ref, _MAX_REF).decode("ascii").strip()
         except OSError as error:
             if not self._disk.is_gone(ref, error):
-                # Another commit may be the current one, so all stays as it was.
+                # Another commit may be current, so the earlier results stay.
                 self.unread.append(Unread.because(repo, error))
                 return None
         except ValueError:
@@ -269,7 +275,7 @@ class _Walk:
             return None
 
     def _names(self, directory: Path, behind: Path) -> list[str]:
-        """Of what is not hidden in it, sorted; where it cannot be read, ``behind`` is unread."""
+        """Return the sorted names that are not hidden; ``behind`` is unread if that fails."""
         try:
             entries = self._disk.entries(directory, _MAX_ENTRIES)
         except OSError as error:
@@ -282,14 +288,14 @@ class _Walk:
 
 
 class _Whole(NamedTuple):
-    """What one look has found."""
+    """The result of a walk."""
 
     found: Found
-    places: Mapping[Path, Place]
+    places: Mapping[Path, StoreRoot]
     ollama: tuple[OllamaModel, ...]
 
     def keeping(self, before: Elsewhere) -> Elsewhere:
-        """With what was there ``before`` at or below places that could not be read now."""
+        """Add the models of ``before`` at or below places that could not be read now."""
         unread = {one.path for one in self.found.unread}
         known = {model.manifest for model in self.ollama}
         models = list(self.ollama)
@@ -299,7 +305,7 @@ class _Whole(NamedTuple):
             if above is not None and model.manifest not in known:
                 models.append(model)
                 behind.add(above)
-        # What was never ours to read is no news.
+        # Places that we may never read are not reported.
         found = self.found.keeping(Found(before.files, before.problems), behind=behind, quiet=True)
         kept = {file.root for file in found.files} - self.places.keys()
         places = {**self.places, **{root: before.places[root] for root in kept}}

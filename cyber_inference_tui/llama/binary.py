@@ -1,4 +1,5 @@
-"""Finding llama-server, and learning once per file what that build can do. Everything blocks."""
+"""Finds llama-server, and probes each build once for its version, options and GPUs. Everything
+blocks."""
 
 from __future__ import annotations
 
@@ -7,10 +8,7 @@ import errno
 import mmap
 import os
 import re
-import selectors
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,64 +19,58 @@ from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import NoLlamaServerError
 from cyber_inference_tui.files import read_file
 from cyber_inference_tui.llama.command import child_environment
-from cyber_inference_tui.llama.descendants import MARK, Family, marked
 from cyber_inference_tui.llama.footprint import is_host
-from cyber_inference_tui.llama.install.machine import listed_devices
+from cyber_inference_tui.llama.program import last_line, read_output
 from cyber_inference_tui.text import clean_line
 
 PROGRAM = "llama-server"
 _PROBE_TIMEOUT = 30.0
-_PROBE_OUTPUT = 1 << 20
-"""Bytes read of ``--help``; the real one has 60,000."""
-_KILL_TIMEOUT = 5.0
-_POLL = 0.2
-"""Seconds of silence after which a program that has ended is not listened to any more: something
-that it started holds its output open."""
 _ANOTHER = "`cyber-inference-tui install-llama --force` gets another."
 _DEVICES_TIMEOUT = 10.0
-"""Seconds for the list of GPUs: a driver may take some of them, and a load waits meanwhile."""
+"""Seconds for the list of GPUs. A driver may need some of them, and a load waits."""
 _PROBE_AGE = 86_400.0
 _NONE_AGE = 3600.0
-"""Seconds after which a build that listed no GPU is asked again."""
+"""Seconds until the next probe of a build that listed no GPU."""
 _UNSURE_AGE = 60.0
-"""The same for one that did not list its GPUs; it doubles each time, up to ``_NONE_AGE``."""
+"""Seconds until the next probe after the list of GPUs failed. It doubles up to ``_NONE_AGE``."""
 _PROBE_FORMAT = 5
+"""Raise it when a probe has other fields: older records are ignored then."""
 _MAX_RECORD = 1 << 20
-"""Raised when what is learned changes, so that old records are not believed."""
 
-# The protocol's own words; a build without them in its program or libraries cannot speak it.
+# A build whose program and libraries lack these words does not speak the router protocol.
 _ROUTER_MARKS = (b"cmd_child_to_router:", b"cmd_router_to_child:exit")
 _VERSION = re.compile(r"version:\s*(\S+)(?:\s*\((?:build\s+)?(\w+))?")
 _BUILD = re.compile(r"build\s+(\d+)")
 _TRACE_LEVEL = re.compile(r"^\s+- (\d+): trace\b", re.MULTILINE)
-# A build lists no GPU and ends well when a driver refuses (ggml-cuda.cu: ggml_cuda_init).
+# If a driver fails, a build lists no GPU and exits with 0 (ggml-cuda.cu: ggml_cuda_init).
 _DRIVER_FAILED = re.compile(r"failed to initialize (CUDA|ROCm|MUSA): (?!no \S+-capable device).*")
+_DEVICE = re.compile(r"^\s+(\w+): (.+)$")
 _FLAG = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w-]*)")
 
 
 class LlamaBinary(msgspec.Struct, frozen=True, kw_only=True):
-    """A llama-server that runs, and what its build can do."""
+    """A llama-server that runs on this machine, and the abilities of its build."""
 
     path: Path
     version: str
     build: int | None = None
     flags: frozenset[str] = frozenset()
-    """Option names of its ``--help``."""
+    """The names of the options in its ``--help``."""
     trace_level: int | None = None
-    """The ``--verbosity`` at which it tells what it allocates; ``None`` where that is not apart
-    from what it tells anyway."""
+    """The ``--verbosity`` that logs allocations; ``None`` = the build has no such level."""
     devices: tuple[str, ...] | None = ()
-    """Names of the GPUs that it would use: ``CUDA0``, ``Vulkan1`` …; ``None`` = it did not tell,
+    """Names of the GPUs that the build uses: ``CUDA0``, ``Vulkan1`` …; ``None`` = the list failed,
     so there may be some."""
     devices_problem: str = ""
-    """Why it did not tell them, as a sentence."""
+    """A sentence on why the list failed."""
     router_child: bool = False
-    """It tells progress and readiness on stdout and stops by a word on stdin."""
+    """It speaks the router protocol: progress and readiness on stdout, and a stop command on stdin.
+    """
     env: dict[str, str] = {}
 
 
 class _Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """What was learned of one file, and how the file was then."""
+    """The result of a probe, with the size and time of the probed file."""
 
     format: int
     size: int
@@ -86,31 +78,32 @@ class _Probe(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     binary: LlamaBinary
     unanswered: int = 0
-    """How many times in a row it did not tell its GPUs."""
+    """Failed lists of GPUs in a row."""
 
     @property
     def good_for(self) -> float:
-        """Seconds for which it may be believed."""
+        """Seconds for which the result is valid."""
         if self.binary.devices is None:
             return min(_UNSURE_AGE * 2.0 ** (self.unanswered - 1), _NONE_AGE)
         return _PROBE_AGE if self.binary.devices else _NONE_AGE
 
 
 def installed_path(data_dir: Path) -> Path:
-    """Where ``install-llama`` puts the one in use."""
+    """Return the path of the build that ``install-llama`` put in use."""
     return data_dir / "llama" / "current" / "bin" / PROGRAM
 
 
 def find_llama_server(*, setting: str, data_dir: Path, environ: Mapping[str, str]) -> LlamaBinary:
-    """The llama-server to use: see ``locate_llama_server`` for which, and ``probe`` for how."""
+    """Locate and probe the llama-server to use. Raises ``NoLlamaServerError``."""
     path = locate_llama_server(setting=setting, data_dir=data_dir, environ=environ)
     return probe(path, data_dir=data_dir, environ=environ)
 
 
 def locate_llama_server(*, setting: str, data_dir: Path, environ: Mapping[str, str]) -> Path:
-    """Where it is: the setting, else the installed one, else the one on ``PATH``.
+    """Return the path of llama-server: from the setting, else the installed one, else from
+    ``PATH``.
 
-    Raises ``NoLlamaServerError``. The setting is binding: a wrong one is said, not skipped.
+    Raises ``NoLlamaServerError``. The setting is binding: if it names no file, that is an error.
     """
     if setting:
         path = Path(setting)
@@ -144,15 +137,16 @@ def probe(
     environ: Mapping[str, str],
     now: Callable[[], float] = time.time,
 ) -> LlamaBinary:
-    """What the build at ``path`` can do; remembered in ``data_dir`` until the file changes.
+    """Return the abilities of the build at ``path``. The result is kept in ``data_dir``.
 
-    After a day it is asked again, or an hour where it listed no GPU: drivers and GPUs come and go.
-    One that did not list its GPUs (a driver that is being installed, or not up yet at boot) is
-    asked again after a minute, two minutes, four, … up to an hour. ``now`` is the time of day.
+    A new probe follows when the file changes, after a day, or after an hour if the build listed no
+    GPU: drivers and GPUs come and go. If the list of GPUs failed (a driver is being installed, or
+    not up yet after boot), the next probe follows after a minute, then two, then four, … up to an
+    hour. ``now`` is the time of day.
 
-    Raises ``NoLlamaServerError`` when it does not run.
+    Raises ``NoLlamaServerError`` if the build does not run.
     """
-    # The real file: a later install must not change what a running model was started from.
+    # Resolved, so that a later installation does not change the program of a running model.
     real = path.resolve()
     try:
         status = real.stat()
@@ -184,97 +178,35 @@ def probe(
     return binary
 
 
-_asked: set[subprocess.Popen[bytes]] = set()
-
-
-def run_briefly(
-    path: Path,
-    *arguments: str,
-    environ: Mapping[str, str],
-    timeout: float = _PROBE_TIMEOUT,
+def ask_program(
+    path: Path, *arguments: str, environ: Mapping[str, str], timeout: float = _PROBE_TIMEOUT
 ) -> str:
-    """What the program prints (stdout and stderr, a bounded amount).
+    """Run the program for its output (stdout and stderr, at most 1 MiB).
 
     Raises ``NoLlamaServerError`` with its last line when it fails or does not end within
     ``timeout`` seconds.
     """
     called = f"{path} {' '.join(arguments)}"
-    deadline = time.monotonic() + timeout
-    environment = marked(child_environment(environ))
     try:
-        process = subprocess.Popen(
-            [path, *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+        code, output = read_output(
+            [path, *arguments], environ=child_environment(environ), time_limit=timeout
         )
+    except TimeoutError:
+        raise NoLlamaServerError(
+            f"{called} did not end within {timeout:g} s.", hint=_ANOTHER
+        ) from None
     except OSError as error:
         raise NoLlamaServerError(
             f"{path} cannot be run: {_why_not_run(error)}.", hint=_ANOTHER
         ) from error
-    family = Family(process.pid, environment[MARK])
-    _asked.add(process)
-    try:
-        output = _read_until(process, deadline).decode("utf-8", "replace")
-        code = process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        raise NoLlamaServerError(
-            f"{called} did not end within {timeout:g} s.", hint=_ANOTHER
-        ) from None
-    finally:
-        _asked.discard(process)
-        if process.returncode is None:
-            _kill(process)
-        if process.stdout is not None:
-            process.stdout.close()
-        process.wait()
-        family.end(_KILL_TIMEOUT)
     if code != 0:
-        last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
-        reason = clean_line(last.strip(), limit=300) or f"exit code {code}"
+        reason = clean_line(last_line(output), limit=300) or f"exit code {code}"
         raise NoLlamaServerError(f"{called} failed: {reason.rstrip('.')}.", hint=_ANOTHER)
     return output
 
 
-def end_questions() -> None:
-    """Kill the programs that ``run_briefly`` waits for, in all threads."""
-    for process in tuple(_asked):
-        _kill(process)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    # The group: a wrapper script has the real program as its child.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _read_until(process: subprocess.Popen[bytes], deadline: float) -> bytes:
-    """Output up to its end or that of the process; what is too much is cut.
-
-    Raises ``TimeoutExpired`` at ``deadline``.
-    """
-    assert process.stdout is not None  # noqa: S101 - it was asked for as a pipe
-    stream = process.stdout
-    kept = bytearray()
-    with selectors.DefaultSelector() as selector:
-        selector.register(stream, selectors.EVENT_READ)
-        while (left := deadline - time.monotonic()) > 0:
-            ended = process.poll() is not None
-            if not selector.select(min(left, _POLL)):
-                if ended:
-                    return bytes(kept)
-                continue
-            chunk = os.read(stream.fileno(), 65536)
-            if not chunk:
-                return bytes(kept)
-            kept += chunk[: _PROBE_OUTPUT - len(kept)]
-    raise subprocess.TimeoutExpired(process.args, 0.0)
-
-
 def _why_not_run(error: OSError) -> str:
-    # ENOENT for a file that is there means that its loader (the ELF interpreter) is not.
+    # ENOENT for an existing file means that its loader (the ELF interpreter) is missing.
     if error.errno == errno.ENOENT:
         return "it needs a loader that is not on this machine"
     if error.errno == errno.ENOEXEC:
@@ -285,12 +217,12 @@ def _why_not_run(error: OSError) -> str:
 def examine(
     path: Path, environ: Mapping[str, str], *, timeout: float = _PROBE_TIMEOUT
 ) -> LlamaBinary:
-    """What the build at ``path`` can do, asked anew, each question for ``timeout`` seconds.
+    """Probe the build at ``path`` now, with ``timeout`` seconds for each run of it.
 
-    Nothing is written. Raises ``NoLlamaServerError`` when it does not run.
+    Nothing is written. Raises ``NoLlamaServerError`` if the build does not run.
     """
-    version = run_briefly(path, "--version", environ=environ, timeout=timeout)
-    options = run_briefly(path, "--help", environ=environ, timeout=timeout)
+    version = ask_program(path, "--version", environ=environ, timeout=timeout)
+    options = ask_program(path, "--help", environ=environ, timeout=timeout)
     found = _VERSION.search(version)
     trace = _TRACE_LEVEL.search(options)
     build = _BUILD.search(version) or re.search(r"version:\s*(\d{3,})", version)
@@ -314,14 +246,14 @@ def examine(
 def _gpus(
     path: Path, environ: Mapping[str, str], timeout: float
 ) -> tuple[tuple[str, ...] | None, str]:
-    """The GPUs it would use; ``None`` and the reason when it does not tell."""
+    """Return the GPUs that the build uses, or ``None`` and the reason if it does not list them."""
     try:
-        output = run_briefly(path, "--list-devices", environ=environ, timeout=timeout)
+        output = ask_program(path, "--list-devices", environ=environ, timeout=timeout)
     except NoLlamaServerError as error:
-        # No reason not to use it: the server itself may do without.
+        # The build is usable all the same: the server may work without the list.
         return None, error.message
     found = (device.partition(":") for device in listed_devices(output))
-    # BLAS and its like compute on the CPU, and llvmpipe is the CPU under another name.
+    # BLAS and similar backends compute on the CPU, and so does llvmpipe.
     gpus = tuple(name for name, _, about in found if not is_host(name) and "llvmpipe" not in about)
     refused = _DRIVER_FAILED.search(output)
     if refused is not None and not gpus:
@@ -330,18 +262,27 @@ def _gpus(
     return gpus, ""
 
 
+def listed_devices(output: str) -> tuple[str, ...]:
+    """Read the devices, a text each, from the output of ``llama-server --list-devices``."""
+    _, found, listing = output.partition("Available devices:")
+    if not found:
+        return ()
+    lines = (clean_line(line, limit=300) for line in listing.splitlines()[:64])
+    return tuple(f"{m[1]}: {m[2]}" for line in lines if (m := _DEVICE.match(line)))
+
+
 def option_names(help_text: str) -> Iterator[str]:
-    """The options in a ``--help``: words with dashes that begin a line, before the description."""
+    """Yield the options in a ``--help``: the words with dashes at the start of a line."""
     for line in help_text.splitlines():
         if line.startswith("-"):
             yield from _FLAG.findall(re.split(r" {2,}(?![- ])", line, maxsplit=1)[0])
 
 
 def _speaks_protocol(path: Path) -> bool:
-    """Whether the protocol's words stand in the program or in one of its own libraries."""
+    """Return whether the program or one of its own libraries holds the words of the protocol."""
     candidates = [path]
     prefix = path.parent.parent
-    # Beside the program, or where Debian's llama.cpp-tools has it: lib/TRIPLET/llama/.
+    # Beside the program, or in the folder of Debian's llama.cpp-tools: lib/TRIPLET/llama/.
     for folder in (path.parent, prefix / "lib", *sorted(prefix.glob("lib/*-linux-gnu*/llama"))):
         candidates += sorted(folder.glob("libllama-server*.so*"))
         candidates += sorted(folder.glob("libllama-server*.dylib"))
@@ -370,7 +311,7 @@ def _decode_path(kind: type, value: object) -> object:
 
 
 def _write_record(path: Path, record: _Probe) -> None:
-    # Only a saving of time: without it the next start asks again.
+    # The record only saves time: without it the next start probes again.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.new")

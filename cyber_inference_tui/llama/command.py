@@ -11,7 +11,7 @@ from cyber_inference_tui.llama.spec import ServerSpec
 MIB = 1 << 20
 
 ALIAS_VARIABLE = "LLAMA_ARG_ALIAS"
-"""A second way to name a model, beside ``--alias``: the names add up."""
+"""A second way to name a model, besides ``--alias``: llama-server takes the names of both."""
 
 _PLACEHOLDER = re.compile(r"\{(port|host|path|id)\}")
 
@@ -23,8 +23,8 @@ _VERBOSITY_OPTIONS = frozenset(
 )
 _VERBOSITY_VARIABLE = "LLAMA_ARG_LOG_VERBOSITY"
 
-# What a server may need of our own environment: where programs, libraries and drivers are, and
-# the language. Everything else, our tokens and passwords above all, stays here.
+# The part of our environment that a server may need: the places of programs, libraries and
+# drivers, and the language. Everything else stays here, tokens and passwords above all.
 _ENVIRONMENT_NAMES = frozenset(
     {MARK, "HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"}
     | {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"}
@@ -36,25 +36,26 @@ _ENVIRONMENT_PREFIXES = (
 
 
 def cache_ram_mib(available_bytes: int) -> int:
-    """MiB for llama-server's prompt cache: a tenth of the memory that is available now.
+    """Return the MiB for llama-server's prompt cache: a tenth of the available memory.
 
-    llama-server's own default is 8192 MiB whatever the machine has, which can end a small board.
+    llama-server's own default is 8192 MiB on every machine, which is too much for a small board.
     """
     return min(_CACHE_RAM_DEFAULT_MIB, available_bytes // _CACHE_RAM_SHARE // MIB)
 
 
 def server_alias(model_id: str) -> str:
-    """What llama-server calls the model of this id: the id, but for commas.
+    """Return llama-server's name for the model with this id: the id without commas.
 
-    It takes ``--alias`` for a list, and answers with the first of its names in alphabetical order.
-    So a comma becomes DEL, which no id has and JSON text holds as it is; ``http.renaming`` turns
-    it back in the answers.
+    llama-server reads ``--alias`` as a list and reports the first name in alphabetical order. So a
+    comma becomes DEL, which no id contains and JSON text holds unescaped; ``http.name_replacer``
+    restores it in responses.
     """
     return model_id.replace(",", "\x7f")
 
 
 def _unnamed(arguments: Sequence[str]) -> list[str]:
-    """A person's arguments without names for the model: ``aliases`` is the setting for these."""
+    """Return the user's arguments without names for the model: the setting ``aliases`` gives
+    these."""
     words = iter(arguments)
     kept = []
     for word in words:
@@ -75,13 +76,13 @@ def llama_argv(
     available_bytes: int,
     verbosity: int | None = None,
 ) -> list[str]:
-    """The command line of a llama-server.
+    """Return the command line of a llama-server.
 
-    ``port`` may be a word that stands for a port that is not chosen yet.
-    ``flags`` are the options this build knows (``--help``): options that came later or were
-    renamed are only given where they exist. A person's own arguments come last, so they win; only
-    a limited context and the model's id are above them. ``available_bytes`` of memory decide the
-    prompt cache. ``verbosity`` is a log level that is asked for unless the person asks for one.
+    ``port`` may be a placeholder for a port that is not chosen yet. ``flags`` are the options that
+    this build knows (``--help``): newer or renamed options are passed only if the build has them.
+    The user's own arguments come last, so they win; only a reduced context follows them.
+    ``available_bytes`` of memory set the size of the prompt cache. ``verbosity`` is a log level,
+    used unless the user asks for another.
     """
     argv = [program, "--host", host, "--port", str(port)]
     argv += ["--alias", server_alias(spec.model_id)]
@@ -103,7 +104,7 @@ def llama_argv(
     argv += _if_known(flags, "--log-colors", "off")
     argv += _if_known(flags, "--offline")
     argv += _if_known(flags, "--no-webui") or _if_known(flags, "--no-ui")
-    for option, *values in spec.vector_options:
+    for option, *values in spec.embedding_options:
         argv += _if_known(flags, option, *values)
     if (
         verbosity is not None
@@ -121,19 +122,20 @@ def _if_known(flags: frozenset[str], option: str, *values: str) -> list[str]:
 
 
 def custom_argv(spec: ServerSpec, *, host: str, port: int | str) -> list[str]:
-    """The command line of a model with a ``command`` of its own, its placeholders filled in."""
+    """Return the command line of a model with its own ``command``, with its placeholders filled
+    in."""
     values = {"port": str(port), "host": host, "path": str(spec.path or ""), "id": spec.model_id}
-    # Not str.format: other braces (JSON arguments are common) are left as they are, and what is
-    # filled in is not looked at again (a path may hold braces, too).
+    # Not str.format: it would fail on other braces (JSON arguments are common), and a path that
+    # is filled in may contain braces, too.
     return [_PLACEHOLDER.sub(lambda match: values[match[1]], word) for word in spec.command]
 
 
 def child_environment(environ: Mapping[str, str], *additions: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a server: the needed part of ours, then ``additions`` in order.
+    """Return the environment of a server: the needed part of ours, then ``additions`` in order.
 
-    CUDA numbers the fastest card first unless it is asked not to, NVML (by which the service reads
-    the cards' memory) in the order of the bus. Servers get NVML's order where nobody chose one,
-    so that a number in ``CUDA_VISIBLE_DEVICES`` means the same card to both.
+    By default CUDA numbers the fastest card first, and NVML, which the service reads the cards'
+    memory with, numbers cards by their bus. Unless the user chose an order, servers get NVML's, so
+    that a number in ``CUDA_VISIBLE_DEVICES`` means the same card to both.
     """
     result = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     result.update(

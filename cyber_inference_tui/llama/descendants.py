@@ -1,17 +1,17 @@
-"""The processes that descend from a child of ours, wherever they went.
+"""Tracks and kills the processes that descend from a child of ours, wherever they moved.
 
-A server is often a script. What it starts may leave its process group and its session, or lose its
-parent on purpose (a daemon). It is found all the same, by any of these:
+A server is often started by a script. A process that the script starts may leave its process group
+and session, or give up its parent on purpose (a daemon). It is found by any of these:
 
-* its parents: on Linux this process is a child subreaper (``prctl(2)``), so a process whose parent
-  ends becomes our child and not init's;
-* its session, as long as it stays in that of its server;
+* its parents: on Linux this process is a child subreaper (``prctl(2)``), so orphans become our
+  children and not init's;
+* its session, as long as it stays in its server's session;
 * ``MARK``, an environment variable that children inherit;
-* what was seen of it before: a process stays known by its pid and start time.
+* an earlier look: a process stays known by its pid and start time.
 
-Functions that look at processes block: call them in a thread.
-``python -m cyber_inference_tui.llama.descendants MARK [PID:STARTED …]`` ends what is left of a
-service that was killed.
+Functions that look at processes block: call them in a thread. ``python -m
+cyber_inference_tui.llama.descendants MARK [PID:STARTED …]`` kills the processes that a killed
+service left behind.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import contextlib
 import ctypes
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -32,40 +33,42 @@ from cyber_inference_tui.kernel import child_pids, find_prctl
 
 MARK = "CYBER_CHILD_OF"
 """The variable that marks our children. Its value is ``DIRECTORY/RUN`` for a run of the service on
-a data directory, with ``/ID`` appended for one child and all below it."""
+a data directory, with ``/ID`` appended for each child and all below it."""
 GUARD = "guard"
-"""The ``/ID`` of a guard, which is to outlive its service for a moment."""
+"""The ``/ID`` of a guard, which outlives its service for a moment."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _SAME_START = 2.0
-"""Seconds. On Linux a start time is exact; elsewhere the time of the boot is in whole seconds. That
-a pid comes round again so fast does not happen."""
+"""Seconds. On Linux a start time is exact; other systems give the time of the boot in whole
+seconds. No pid is used again within so short a time."""
 _SWEEP_TIMEOUT = 20.0
 
 
 def start_of(process: psutil.Process) -> float:
-    """When the process started, in seconds since the machine did; raises ``psutil.Error``.
+    """Return the start time of a process, in seconds since the boot. Raises ``psutil.Error``.
 
-    The time of day would change with a clock that is set.
+    The time of day would change when the clock is set.
     """
     return process.create_time() - psutil.boot_time()
 
 
-class Known(NamedTuple):
-    """A process that was seen: its pid, when it started (``start_of``), its program's name."""
+class KnownProcess(NamedTuple):
+    """A process that was seen: its pid, its start time (``start_of``) and the name of its
+    program."""
 
     pid: int
     started: float
     name: str = ""
 
     @classmethod
-    def of(cls, process: psutil.Process) -> Known:
-        """What to know of ``process``; raises ``psutil.NoSuchProcess``."""
+    def of(cls, process: psutil.Process) -> KnownProcess:
+        """Describe ``process``. Raises ``psutil.NoSuchProcess``."""
         return cls(process.pid, start_of(process), process.name())
 
     def find(self) -> psutil.Process | None:
-        """That very process, if it is still there; not another one with its pid."""
+        """Return the process if it still exists; a later process with the same pid does not
+        count."""
         try:
             process = psutil.Process(self.pid)
             same = abs(start_of(process) - self.started) <= _SAME_START
@@ -74,20 +77,20 @@ class Known(NamedTuple):
         return process if same else None
 
 
-class Ended(NamedTuple):
-    """What came of an attempt to end processes."""
+class KillResult(NamedTuple):
+    """The result of an attempt to kill processes."""
 
-    found: tuple[Known, ...] = ()
-    """Those that were running."""
-    left: tuple[Known, ...] = ()
-    """Those that did not die: they hang in the kernel, or belong to another user."""
+    found: tuple[KnownProcess, ...] = ()
+    """Processes that were running."""
+    left: tuple[KnownProcess, ...] = ()
+    """Processes that did not die: they hang in the kernel, or belong to another user."""
 
 
 def run_mark(data_dir: Path) -> str:
-    """A mark for one run of the service on ``data_dir``."""
+    """Make a mark for one run of the service on ``data_dir``."""
     run = secrets.token_hex(4)
     try:
-        # Not the path: in a container another directory may have the same one.
+        # Not the path: in a container another directory may have the same path.
         status = data_dir.stat()
     except OSError:
         return f"{secrets.token_hex(8)}/{run}"
@@ -95,18 +98,24 @@ def run_mark(data_dir: Path) -> str:
 
 
 def directory_mark(mark: str) -> str:
-    """The part of a mark that all runs on its data directory share."""
+    """Return the part of a mark that all runs on its data directory share."""
     return mark.partition("/")[0]
 
 
 def marked(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for one more child, with a mark of its own below that of its parent."""
+    """Return the environment for one more child, with its own mark below its parent's."""
     mark = f"{environment.get(MARK, '')}/{secrets.token_hex(4)}"
     return {**environment, MARK: mark}
 
 
+def signal_group(group: int, number: signal.Signals) -> None:
+    """Send a signal to a process group, if it still exists."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose parent ends; nothing where there is no ``prctl``."""
+    """Become the parent of orphaned descendants; do nothing without ``prctl``."""
     if (prctl := find_prctl()) is not None:
         prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -120,10 +129,10 @@ def _adopts() -> bool:
 
 
 def reap(before: frozenset[psutil.Process]) -> frozenset[psutil.Process]:
-    """Wait for adopted children that have ended; returns the children that have ended now.
+    """Reap adopted children that have exited; return the children that have exited now.
 
-    ``before`` is what the last call returned. Nobody else waits for what it holds: whoever starts
-    a child here waits for it as soon as it ends.
+    ``before`` is the result of the last call. Only its processes are reaped: a child that this
+    program started is reaped by its own code as soon as it exits.
     """
     ended = set()
     for pid in child_pids(os.getpid()):
@@ -140,10 +149,10 @@ def reap(before: frozenset[psutil.Process]) -> frozenset[psutil.Process]:
 
 
 class Family:
-    """A child of ours and all that descends from it. ``mark`` is the one it was started with.
+    """A child of ours and all its descendants. ``mark`` is the mark in the child's environment.
 
-    Between ``claim`` and ``end`` it is also where adopted processes may come from that tell nothing
-    of their origin.
+    Between ``claim`` and ``end``, adopted processes without any trace of their origin may count as
+    descendants.
     """
 
     _claimants: ClassVar[set[Family]] = set()
@@ -151,26 +160,29 @@ class Family:
     def __init__(self, pid: int, mark: str) -> None:
         self.pid = pid
         self.mark = mark
-        self.strays: tuple[Known, ...] = ()
-        """Descendants without the mark, and adopted processes that may be some, as of the last
-        ``look``: after our end, nobody could tell whose they are."""
+        self.strays: tuple[KnownProcess, ...] = ()
+        """Descendants without the mark, and adopted processes that may be descendants, as of the
+        last ``look``. After our end nothing else links them to the service."""
         self.roots: tuple[int, ...] = (pid,)
-        """The child, and descendants that do not have it above them any more."""
+        """The child, and descendants that are no longer below it in the process tree."""
         self.loads = False
-        """Whether the child is still at its start, when most scripts start what they start."""
+        """Whether the child is still starting: most scripts start their processes then."""
         self._started = time.time() - psutil.boot_time()
         with contextlib.suppress(psutil.Error):
             self._started = start_of(psutil.Process(pid))
         self._known: dict[psutil.Process, None] = {}
 
     def claim(self) -> None:
-        """From now on take an adopted process of unknown origin for a descendant, if it is younger
-        than the child, and the child loads or nobody else can have started it."""
+        """Count adopted processes of unknown origin as descendants from now on.
+
+        Only processes younger than the child count, and only while the child starts or no other
+        child can have started them.
+        """
         self.loads = True
         self._claimants.add(self)
 
     def look(self, *, everywhere: bool = False) -> list[psutil.Process]:
-        """Its descendants now, without the child itself.
+        """Return the present descendants, without the child itself.
 
         With ``everywhere`` the marks of all processes are read: without a subreaper, descendants
         may be below init.
@@ -181,7 +193,7 @@ class Family:
             candidates |= dict.fromkeys(one for one in psutil.process_iter() if one != me)
         found: dict[int, psutil.Process] = {}
         strays, roots = [], [self.pid]
-        # A parent stands before its children.
+        # Parents come before their children.
         for process in candidates:
             if process.pid == self.pid:
                 continue
@@ -189,11 +201,11 @@ class Family:
                 below = process.ppid() in {self.pid, *found}
                 if not (below or self._belongs(process, me)):
                     if self._may_have_lost(process, me):
-                        strays.append(Known.of(process))
+                        strays.append(KnownProcess.of(process))
                     continue
                 found[process.pid] = process
                 if not _has_mark(process, self.mark) and process.status() != psutil.STATUS_ZOMBIE:
-                    strays.append(Known.of(process))
+                    strays.append(KnownProcess.of(process))
                 if not below:
                     roots.append(process.pid)
         self._known = dict.fromkeys(found.values())
@@ -209,7 +221,8 @@ class Family:
         )
 
     def _may_have_lost(self, process: psutil.Process, me: psutil.Process) -> bool:
-        """Whether it is adopted, younger than the child, and tells nothing of where it is from."""
+        """Return whether a process is adopted, younger than the child, and has no trace of its
+        origin."""
         if self not in self._claimants:
             return False
         if process.ppid() != me.pid or start_of(process) < self._started:
@@ -220,30 +233,31 @@ class Family:
             environment = process.environ()
         except psutil.AccessDenied:
             return True
-        # Between its fork and its program a child of ours still has our own environment.
+        # Between fork and exec a child of ours still has our own environment.
         return MARK not in environment and environment != me.environ()
 
     def _doubts(self, process: psutil.Process) -> bool:
-        """Whether somebody else may have started a process of unknown origin."""
+        """Return whether another child may have started a process of unknown origin."""
         if self.loads:
             return False
-        # Process 1 adopts what a person starts in its container, too.
+        # Process 1 also adopts processes that a user starts in its container.
         others = (one for one in tuple(self._claimants) if one is not self)
         return os.getpid() == 1 or any(one._started <= start_of(process) for one in others)
 
-    def orphans(self) -> tuple[Known, ...]:
-        """Those that run on and were adopted when the child ended. Quick enough for the loop."""
+    def orphans(self) -> tuple[KnownProcess, ...]:
+        """Return the running processes that were adopted when the child ended. Fast enough for the
+        loop."""
         me = psutil.Process()
         found = []
         for pid in child_pids(me.pid):
             with contextlib.suppress(psutil.Error, OSError):
                 process = psutil.Process(pid)
                 if pid != self.pid and self._belongs(process, me) and _runs(process):
-                    found.append(Known.of(process))
+                    found.append(KnownProcess.of(process))
         return tuple(found)
 
-    def end(self, timeout: float) -> Ended:
-        """SIGKILL to all descendants; returns when they are gone, at most after ``timeout`` s."""
+    def end(self, timeout: float) -> KillResult:
+        """SIGKILL all descendants and wait until they are gone, at most ``timeout`` seconds."""
         everywhere = not _adopts()
         try:
             return _end_all(lambda: self.look(everywhere=everywhere), timeout)
@@ -251,8 +265,9 @@ class Family:
             self._claimants.discard(self)
 
 
-def sweep(mark: str, known: Iterable[Known], timeout: float) -> Ended:
-    """End every process whose mark is ``mark`` or below it, those ``known``, and all below them."""
+def sweep(mark: str, known: Iterable[KnownProcess], timeout: float) -> KillResult:
+    """Kill every process whose mark is ``mark`` or below it, all ``known`` ones, and all below
+    them."""
     seen = list(known)
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
 
@@ -275,10 +290,10 @@ def _has_mark(process: psutil.Process, mark: str) -> bool:
     return (found == mark or found.startswith(f"{mark}/")) and not found.endswith(f"/{GUARD}")
 
 
-def _end_all(find: Callable[[], list[psutil.Process]], timeout: float) -> Ended:
-    """Kill what ``find`` finds, again and again until it finds nothing: they may be forking."""
+def _end_all(find: Callable[[], list[psutil.Process]], timeout: float) -> KillResult:
+    """Kill the processes that ``find`` returns until it returns none: they may be forking."""
     deadline = time.monotonic() + timeout
-    ended: dict[psutil.Process, Known] = {}
+    ended: dict[psutil.Process, KnownProcess] = {}
     denied: set[psutil.Process] = set()
     while True:
         killed = []
@@ -286,7 +301,7 @@ def _end_all(find: Callable[[], list[psutil.Process]], timeout: float) -> Ended:
             if process in denied or not _runs(process):
                 continue
             with contextlib.suppress(psutil.NoSuchProcess):
-                ended[process] = Known.of(process)
+                ended[process] = KnownProcess.of(process)
                 try:
                     process.kill()
                 except psutil.AccessDenied:
@@ -295,18 +310,18 @@ def _end_all(find: Callable[[], list[psutil.Process]], timeout: float) -> Ended:
                     killed.append(process)
         _, left = psutil.wait_procs(killed, max(0.0, deadline - time.monotonic()))
         if left or not killed or time.monotonic() >= deadline:
-            return Ended(
+            return KillResult(
                 tuple(ended.values()), tuple(ended[process] for process in (*denied, *left))
             )
 
 
-def in_words(processes: Iterable[Known]) -> str:
-    """Names and pids, for a log."""
+def in_words(processes: Iterable[KnownProcess]) -> str:
+    """Return names and pids as text for a log."""
     return ", ".join(f"{process.name} (pid {process.pid})" for process in processes)
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Whether it has not ended. One that has, and is our child, is waited for."""
+    """Return whether a process still runs. A child of ours that has exited is reaped."""
     try:
         if process.status() != psutil.STATUS_ZOMBIE:
             return True
@@ -320,7 +335,9 @@ def _runs(process: psutil.Process) -> bool:
 
 def _main(mark: str, *known: str) -> None:
     words = (word.partition(":") for word in known)
-    sweep(mark, [Known(int(pid), float(started)) for pid, _, started in words], _SWEEP_TIMEOUT)
+    sweep(
+        mark, [KnownProcess(int(pid), float(started)) for pid, _, started in words], _SWEEP_TIMEOUT
+    )
 
 
 if __name__ == "__main__":

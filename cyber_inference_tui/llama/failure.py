@@ -1,6 +1,6 @@
-"""Why a server ended, classified: pure functions over its exit and its last log lines.
+"""Explains why a server ended, from its exit code and its last log lines. Pure functions.
 
-The patterns are what llama-server, ggml's backends and the dynamic loader print.
+The patterns are messages of llama-server, ggml's backends and the dynamic loader.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import msgspec
 
 
 class Cause(StrEnum):
-    """What kind of failure it was."""
+    """The kinds of failures."""
 
     NVMAP = "nvmap"
-    """A Jetson's memory allocator refused, which it does while there seems to be room, too."""
+    """A Jetson's allocator failed, which also happens while memory is free."""
     OUT_OF_GPU_MEMORY = "out_of_gpu_memory"
     OUT_OF_MEMORY = "out_of_memory"
     """Main memory."""
     UNSUPPORTED_ARCHITECTURE = "unsupported_architecture"
-    """This build does not know the model's architecture, tokenizer or quantization."""
+    """This build does not support the model's architecture, tokenizer or quantization."""
     DAMAGED_FILE = "damaged_file"
     BAD_TEMPLATE = "bad_template"
-    """Its chat template: the one in the file, or the one that was given instead."""
+    """The chat template of the file, or the template that replaces it, cannot be used."""
     BAD_ARGUMENT = "bad_argument"
     PORT_TAKEN = "port_taken"
     MISSING_LIBRARY = "missing_library"
@@ -35,14 +35,14 @@ class Cause(StrEnum):
     GPU_ERROR = "gpu_error"
     """The GPU's driver reported an error other than a lack of memory."""
     BACKGROUND = "background"
-    """Its command ended, and what the command had started went on."""
+    """Its command ended, and processes that the command had started kept running."""
     SIGNAL = "signal"
     """It crashed or was killed."""
     UNKNOWN = "unknown"
 
 
 _MEMORY = frozenset({Cause.NVMAP, Cause.OUT_OF_GPU_MEMORY, Cause.OUT_OF_MEMORY})
-# Another start with the same file, settings and program ends in the same way.
+# A second start with the same file, settings and program fails in the same way.
 _LASTING = frozenset(
     {Cause.UNSUPPORTED_ARCHITECTURE, Cause.DAMAGED_FILE, Cause.BAD_ARGUMENT, Cause.BAD_TEMPLATE}
     | {Cause.MISSING_LIBRARY, Cause.UNREADABLE_FILE, Cause.MISSING_FILE}
@@ -50,29 +50,29 @@ _LASTING = frozenset(
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a failure."""
+    """The explanation of a failure."""
 
     cause: Cause
     sentence: str
-    """What happened to the server and, where known, why; to be continued or ended by the reader
-    (no capital letter, no full stop)."""
+    """The end of the server and, if known, the reason: a clause without capital letter and full
+    stop."""
     line: str | None
-    """The log line that decided, or else the last one that looks like an error."""
+    """The log line that decided, or else the last line that looks like an error."""
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether it may come up once there is more memory, of whatever kind."""
+        """True if a load may succeed once more memory is free."""
         return self.cause in _MEMORY
 
     @property
     def needs_person(self) -> bool:
-        """Whether it will not come up before somebody changes something."""
+        """True if every load fails until somebody changes something."""
         return self.cause in _LASTING
 
 
-# The first rule whose pattern is found in a line names the cause; rules stand from the most to
-# the least telling, because one failure usually leaves several lines behind. ``{file}`` is the
-# file that it is about. They are compiled when a server has failed: most services see none fail.
+# The first rule whose pattern matches a line gives the cause. Rules are sorted from the most to the
+# least specific, because a failure usually logs several lines. ``{file}`` is replaced by the file
+# concerned. Patterns are compiled when a server fails: in most services none does.
 _RULES: tuple[tuple[str, Cause, str], ...] = (
     (
         r"NvMapMem(Alloc|Handle).*error 12",
@@ -192,20 +192,20 @@ _RULES: tuple[tuple[str, Cause, str], ...] = (
         "it stopped itself on an internal error",
     ),
 )
-# What llama-server overcomes: failed extras that it goes on without.
+# Failures that llama-server survives: it continues without these extras.
 _HARMLESS = re.compile(
     r"pinned memory|mlock|prompt cache state|failed to (get|measure) (the )?memory"
     r"|retrying without|cannot be used with preferred buffer|using CPU instead",
     re.IGNORECASE,
 )
-# Before a load llama-server tries it without memory (``--fit``), and says how that went.
+# Before a load llama-server tries it without memory (``--fit``), and logs the result.
 _TRIED = re.compile(
     r"\b(common_fit_params|common_params_fit\w*|llama_params_fit\w*): "
     r"(encountered|failed|successfully|fitting params to free memory took)"
     r"|retrying without pipeline",
     re.IGNORECASE,
 )
-# Lines that say no more than that it failed, and hints to a person at a terminal.
+# Lines without a reason, and hints for a user at a terminal.
 _GENERIC = re.compile(
     r"exiting due to|cleaning up before exit|failed to create_?\s?context"
     r"|failed to load (model|multimodal model|draft model|lora adapter)"
@@ -214,7 +214,7 @@ _GENERIC = re.compile(
     re.IGNORECASE,
 )
 _STACK_FRAME = re.compile(r"#\d+ +(0x[0-9a-f]+ in )?\S")
-"""Of the debugger that llama-server starts on itself when it aborts."""
+"""A line of the debugger that llama-server starts on itself when it aborts."""
 
 _OTHER_FILE = re.compile(
     r"failed to load (?P<what>multimodal model|draft model|lora adapter),? '(?P<path>.+)'"
@@ -229,21 +229,24 @@ _ERROR_LEVEL = re.compile(r"^[\d.]+ E |\berror\b|\bfailed\b|\bfatal\b", re.IGNOR
 _HIGHEST_SIGNAL = 64
 
 
-def diagnose(returncode: int, lines: Sequence[str], *, went_on: bool = False) -> Diagnosis:
-    """Why a server ended: from its return code (as ``subprocess`` gives it) and its log lines.
+def diagnose(returncode: int, lines: Sequence[str], *, left_running: bool = False) -> Diagnosis:
+    """Explain why a server ended.
 
-    ``went_on`` = something that it had started was still running.
-    SIGKILL during a load counts as out of memory: nobody but the kernel sends it then.
+    ``returncode`` is as ``subprocess`` gives it. ``left_running`` = processes that it had started
+    were still running. SIGKILL during a load counts as out of memory: nobody but the kernel sends
+    it then.
     """
-    if went_on and returncode == 0:
+    if left_running and returncode == 0:
         return _in_background(returncode)
     what = f"its server {describe_exit(returncode)}"
     killed = _signal_of(returncode) == signal.SIGKILL
-    told = [one for one in lines if not _HARMLESS.search(one) and not _STACK_FRAME.match(one)]
-    for part in (_after_trials(told), told):
+    relevant = [
+        line for line in lines if not _HARMLESS.search(line) and not _STACK_FRAME.match(line)
+    ]
+    for part in (_after_trials(relevant), relevant):
         for pattern, cause, reason in _RULES:
             if killed and cause not in _MEMORY:
-                # A process that is killed does not end because of what it complained about.
+                # A killed process did not end because of its own error messages.
                 continue
             for line in reversed(part):
                 if re.search(pattern, line, re.IGNORECASE) and not _TRIED.search(line):
@@ -260,8 +263,8 @@ def diagnose(returncode: int, lines: Sequence[str], *, went_on: bool = False) ->
             sentence=f"{what} (the kernel does that when memory runs out)",
             line=None,
         )
-    found = _last_error(told)
-    if went_on and found is None and _signal_of(returncode) is None:
+    found = _last_error(relevant)
+    if left_running and found is None and _signal_of(returncode) is None:
         return _in_background(returncode)
     return Diagnosis(
         cause=Cause.UNKNOWN if _signal_of(returncode) is None else Cause.SIGNAL,
@@ -282,19 +285,20 @@ def _in_background(returncode: int) -> Diagnosis:
 
 
 def _after_trials(lines: Sequence[str]) -> Sequence[str]:
-    """The lines of the last attempt; those before it tell of trials that were given up."""
+    """Return the lines after the last trial without memory: trials that were given up explain
+    nothing."""
     last = max((at for at, line in enumerate(lines) if _TRIED.search(line)), default=-1)
     return lines[last + 1 :]
 
 
 def _file_of(lines: Sequence[str]) -> str:
-    """The file that could not be loaded; a model's further files are told by a later line."""
+    """Return the file that could not be loaded; a later line names a model's other files."""
     found = next((match for line in lines if (match := _OTHER_FILE.search(line))), None)
     return f"{_OTHER_FILES[found['what']]} {found['path']}" if found else "the model file"
 
 
 _OTHER_TEMPLATE = "; give another with --chat-template or --chat-template-file in its args"
-# The first of these that says something is the most telling.
+# The first pattern that matches is the most specific one.
 _TEMPLATE_ERRORS = (
     re.compile(r"chat template parsing error: (?!std::exception)(.+)"),
     re.compile(r"common_chat_templates_init: error: (.+)"),
@@ -306,34 +310,34 @@ _MOST_QUOTED = 400
 
 
 def _template_error(lines: Sequence[str]) -> str | None:
-    """What is wrong with the chat template, in llama-server's words.
+    """Return llama-server's own words on the error in the chat template.
 
-    Its parser tells the place in further lines, and the reason in the last of them.
+    Its parser prints the place in further lines, and the reason in the last of them.
     """
     for pattern in _TEMPLATE_ERRORS:
         for at, line in enumerate(lines):
             match = pattern.search(line)
             if match is None:
                 continue
-            told = [match[1].strip()]
+            found = [match[1].strip()]
             if _ENTRY.match(line):
                 rest = lines[at + 1 : at + 1 + _MOST_OF_AN_ENTRY]
-                told += takewhile(lambda one: not _ENTRY.match(one), rest)
-            # Lines that only underline what is above them.
-            told = [words for one in told if (words := one.strip()).strip("-^ ")]
-            whole = " ".join(told)
-            return whole if len(whole) <= _MOST_QUOTED else told[-1][:_MOST_QUOTED]
+                found += takewhile(lambda line: not _ENTRY.match(line), rest)
+            # Leave out lines that only underline the line above.
+            found = [words for line in found if (words := line.strip()).strip("-^ ")]
+            whole = " ".join(found)
+            return whole if len(whole) <= _MOST_QUOTED else found[-1][:_MOST_QUOTED]
     return None
 
 
 def _last_error(lines: Sequence[str]) -> str | None:
     errors = [line.strip() for line in lines if _ERROR_LEVEL.search(line)]
-    telling = [line for line in errors if not _GENERIC.search(line) and not _TRIED.search(line)]
-    return next(reversed(telling or errors), None)
+    specific = [line for line in errors if not _GENERIC.search(line) and not _TRIED.search(line)]
+    return next(reversed(specific or errors), None)
 
 
 def _signal_of(returncode: int) -> int | None:
-    """The signal that ended it, also where a shell in between tells it as 128 + signal."""
+    """Return the signal that ended it; a shell in between reports 128 + signal."""
     if returncode < 0:
         return -returncode
     if 128 < returncode <= 128 + _HIGHEST_SIGNAL:
@@ -342,7 +346,7 @@ def _signal_of(returncode: int) -> int | None:
 
 
 def describe_exit(returncode: int) -> str:
-    """``exited with code 1`` or ``was killed by SIGKILL``, from a subprocess return code."""
+    """Return ``exited with code 1`` or ``was killed by SIGKILL`` for a subprocess return code."""
     number = _signal_of(returncode)
     if number is None:
         return f"exited with code {returncode}"

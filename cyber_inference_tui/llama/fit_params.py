@@ -1,34 +1,29 @@
-"""``llama-fit-params``: the engine's own account of what a model would take.
+"""Runs ``llama-fit-params``, the engine's own estimate of a model's memory.
 
-GitHub releases ship it beside llama-server, Debian's packages do not. With ``--fit-print on`` it
-lays out the model without reading its weights and prints, for each device and then for ``Host``,
-``NAME MODEL CONTEXT COMPUTE`` in whole MiB (``common_fit_print`` in llama.cpp's common/fit.cpp).
-That is where everything would go with these arguments, whether there is room for it or not.
+GitHub releases ship it beside llama-server; Debian's packages do not. With ``--fit-print on`` it
+lays out the model without reading its weights and prints a line ``NAME MODEL CONTEXT COMPUTE`` in
+whole MiB for each device and then for ``Host`` (``common_fit_print`` in llama.cpp's
+common/fit.cpp). The numbers do not depend on the free memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import re
-import signal
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from cyber_inference_tui.llama.binary import option_names
-from cyber_inference_tui.llama.descendants import MARK, Family, marked
 from cyber_inference_tui.llama.footprint import is_host
-from cyber_inference_tui.llama.guard import prepare_child
 from cyber_inference_tui.llama.needs import Footprint
+from cyber_inference_tui.llama.program import last_line, read_output
 from cyber_inference_tui.text import clean_line
 
 PROGRAM = "llama-fit-params"
 _LIMIT = 10.0
-_KILL_TIMEOUT = 5.0
-_MOST_OUTPUT = 1 << 20
 _MIB = 1 << 20
 _ROW = re.compile(r"^(\S+) (\d{1,9}) (\d{1,9}) (\d{1,9}) *$", re.MULTILINE)
 _NUMBER = re.compile(r"^-\d")
@@ -46,35 +41,37 @@ async def fitted_footprint(
     needed: frozenset[str] = frozenset(),
     timeout: float = _LIMIT,
 ) -> Footprint | None:
-    """What the program beside ``llama_server`` says; ``None`` where there is none or it fails.
+    """Run the program beside ``llama_server``; return ``None`` if it is missing or fails.
 
-    ``arguments`` gives those of llama-server for the options that this build knows; those of the
-    server's alone are left out, unless they are ``needed`` for a true answer. ``mapped``: the
-    weights in main memory are mapped from their file. ``folder`` is its working directory. Takes at
+    ``arguments`` returns llama-server's arguments for the options of this build. Options that only
+    the server knows are left out, unless they are ``needed`` for a correct answer. ``mapped``: the
+    weights in main memory are mapped from their file. ``folder`` is the working directory. Takes at
     most ``timeout`` seconds.
     """
     program = llama_server.with_name(PROGRAM)
     if not program.is_file():
         return None
+    run = partial(_run, environment=environment, folder=folder, time_limit=timeout)
     try:
         async with asyncio.timeout(timeout):
-            known = frozenset(option_names(await _run([program, "--help"], environment, folder)))
+            known = frozenset(option_names(await run([program, "--help"])))
             if "--fit-print" not in known or not needed <= known:
-                _logger.debug("%s is too old to be asked", program)
+                _logger.debug("%s is too old for --fit-print", program)
                 return None
             words = known_only(arguments(known), known)
-            output = await _run([program, *words, "--fit-print", "on"], environment, folder)
+            output = await run([program, *words, "--fit-print", "on"])
     except TimeoutError:
         _logger.debug("%s did not end within %g s", program, timeout)
         return None
-    except (OSError, ValueError, _FailedError) as error:
+    except (OSError, ValueError) as error:
         _logger.debug("%s failed: %s", program, clean_line(str(error), limit=300))
         return None
     return read_fit_print(output, mapped=mapped)
 
 
 def known_only(words: Sequence[str], known: frozenset[str]) -> list[str]:
-    """The options that are ``known``, with their values; others are left out with theirs."""
+    """Return the options that are ``known`` with their values, and leave out all others with
+    theirs."""
     kept: list[str] = []
     keeps = False
     for word in words:
@@ -86,7 +83,7 @@ def known_only(words: Sequence[str], known: frozenset[str]) -> list[str]:
 
 
 def read_fit_print(output: str, *, mapped: bool) -> Footprint | None:
-    """What ``--fit-print on`` printed, log lines between it left out."""
+    """Parse the output of ``--fit-print on``; log lines in between are ignored."""
     weights = host = device = 0
     complete = False
     for row in _ROW.finditer(output):
@@ -104,38 +101,26 @@ def read_fit_print(output: str, *, mapped: bool) -> Footprint | None:
     )
 
 
-class _FailedError(Exception):
-    """The program ended with an error."""
-
-
-async def _run(argv: Sequence[str | Path], environment: Mapping[str, str], folder: Path) -> str:
-    """Its output and log, a bounded amount; it is ended with us."""
-    environment = marked(environment)
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=DEVNULL,
-        stdout=PIPE,
-        stderr=STDOUT,
-        cwd=folder,
-        env=environment,
-        start_new_session=True,
-        preexec_fn=prepare_child(),
-    )
-    family = Family(process.pid, environment[MARK])
-    kept = bytearray()
+async def _run(
+    command: Sequence[str | Path],
+    *,
+    environment: Mapping[str, str],
+    folder: Path,
+    time_limit: float,
+) -> str:
+    """Return the program's output and log. Raises ``OSError`` if it fails."""
+    stop = threading.Event()
     try:
-        if process.stdout is not None:
-            while chunk := await process.stdout.read(65_536):
-                kept += chunk[: _MOST_OUTPUT - len(kept)]
-        code = await process.wait()
+        code, output = await asyncio.to_thread(
+            read_output,
+            command,
+            environ=environment,
+            time_limit=time_limit,
+            folder=folder,
+            stop=stop,
+        )
     finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-        await asyncio.to_thread(family.end, _KILL_TIMEOUT)
-    output = kept.decode("utf-8", "replace")
+        stop.set()
     if code != 0:
-        last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
-        raise _FailedError(f"exit code {code}: {last}")
+        raise ChildProcessError(f"exit code {code}: {last_line(output)}")
     return output

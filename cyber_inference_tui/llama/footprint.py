@@ -1,14 +1,14 @@
-"""What a server says it has taken: its log's buffer lines, read into a ``Footprint``.
+"""Reads the memory that a server has allocated from the buffer lines of its log.
 
-llama-server prints one line for each buffer that it allocates, with the buffer type's name, which
-tells where it lies (sources: ``load_tensors``, ``llama_kv_cache``, ``llama_memory_recurrent``,
-``sched_reserve`` in llama.cpp's ``src``, and ``tools/mtmd/clip.cpp`` for the projector)::
+llama-server prints a line for each buffer that it allocates. The name of the buffer type gives its
+place (sources: ``load_tensors``, ``llama_kv_cache``, ``llama_memory_recurrent``, ``sched_reserve``
+in llama.cpp's ``src``, and ``tools/mtmd/clip.cpp`` for the projector)::
 
     0.00.024.243 I load_tensors:   CPU_Mapped model buffer size =     1.08 MiB
     0.00.024.565 I llama_kv_cache:      CUDA0 KV buffer size =    10.00 MiB
 
-A server with ``--fit`` tries the load without memory first and may print the same lines for that,
-those of the weights and the KV cache with 0.00 MiB.
+A server with ``--fit`` tries the load without memory first. It may print the same lines for that
+trial, with 0.00 MiB for the weights and the KV cache.
 """
 
 from __future__ import annotations
@@ -29,44 +29,45 @@ _BUFFER = re.compile(
 _NEW_CONTEXT = re.compile(r"constructing llama_context|llama_new_context_with_model: n_ctx ")
 _PROJECTOR_BACKEND = re.compile(r"CLIP using (\S+) backend")
 _PROJECTOR_SIZE = re.compile(r"(?:load_hparams|clip\w*): model size:\s*(\d+\.\d+) MiB")
-# llama-server loads the projector without memory, too, to learn what it would take.
+# llama-server also loads the projector without memory first, to estimate its size.
 _PROJECTOR_TRIED = re.compile(r"\[mtmd\] (?:estimated|failed to get memory usage)")
 _RULES = (_BUFFER, _NEW_CONTEXT, _PROJECTOR_BACKEND, _PROJECTOR_SIZE, _PROJECTOR_TRIED)
 _WORDS = ("size", "CLIP", "context")
 
 _MAPPED = re.compile(r"_Mapped$")
-# The CPU's own buffer types (CPU_REPACK, CPU_AARCH64 …) and other libraries that compute on it,
-# and what a GPU's driver allocates in main memory for it (CUDA_Host, Vulkan_Host …).
+# The CPU's own buffer types (CPU_REPACK, CPU_AARCH64 …), libraries that compute on the CPU, and
+# buffers in main memory that a GPU's driver allocates (CUDA_Host, Vulkan_Host …).
 _HOST = re.compile(r"^(CPU|AMX|BLAS|Accelerate|ZenDNN)|(^|_)Host$", re.IGNORECASE)
 
 
 def is_host(name: str) -> bool:
-    """Whether a buffer type or device of this name lies in main memory."""
+    """Return whether a buffer type or device with this name is in main memory."""
     return _HOST.search(name) is not None
 
 
 class FootprintReader:
-    """Collects the lines that matter as they come, and reads them when asked."""
+    """Collects the relevant lines of a server's log, and parses them on demand."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=_MOST_LINES)
 
     def add(self, lines: Iterable[str]) -> None:
-        """Further lines of one server, in order."""
+        """Add the next lines of the log."""
         for line in lines:
-            # The look for a word first: most lines of a chatty server hold none.
+            # Search for a word first: most lines of a verbose server contain none.
             if any(word in line for word in _WORDS) and any(rule.search(line) for rule in _RULES):
                 self._lines.append(line)
 
     def read(self) -> Footprint | None:
-        """What the lines so far tell."""
+        """Parse the lines so far."""
         return read_footprint(self._lines)
 
 
 def read_footprint(lines: Iterable[str]) -> Footprint | None:
-    """The buffers of the load that these lines tell of; ``None`` when they tell of none.
+    """Add up the buffers of a load; return ``None`` if the lines mention none.
 
-    Loads without memory do not count. Several real ones do: that of a draft model is one.
+    Trials without memory do not count. A server may have several loads: a draft model is loaded
+    like any other.
     """
     loads: list[_Load] = []
     projectors: list[_Projector] = []
@@ -95,13 +96,13 @@ def read_footprint(lines: Iterable[str]) -> Footprint | None:
                 now = _Load()
                 loads.append(now)
             elif now is None:
-                # The beginning is missing; what is there is better than nothing.
+                # The first lines are missing: count the rest.
                 now = _Load()
                 loads.append(now)
             now.take(where, kind, _bytes(size))
     buffers = [buffer for load in loads if not load.dry for buffer in load.buffers()]
     for number, projector in enumerate(projectors):
-        # An eye and an ear from one file each tell the size of the whole file.
+        # A projector for images and audio prints the size of its file once for each.
         shared = number > 0 and projectors[number - 1].weights == projector.weights
         buffers += projector.buffers(with_weights=not shared)
     if not any(size for _, size in buffers):
@@ -115,7 +116,7 @@ def read_footprint(lines: Iterable[str]) -> Footprint | None:
 
 
 class _Load:
-    """One model's weights and the contexts made for it."""
+    """A model's weights and the contexts made for it."""
 
     def __init__(self) -> None:
         self.weights: list[tuple[str, int]] = []
@@ -125,12 +126,12 @@ class _Load:
 
     @property
     def weights_only(self) -> bool:
-        """Whether nothing else was allocated yet."""
+        """True while only weights have been allocated."""
         return not self.others and not self.compute
 
     @property
     def dry(self) -> bool:
-        """Whether it was done without memory."""
+        """True for a trial without memory."""
         return bool(self.weights) and not any(size for _, size in self.weights)
 
     def next_context(self) -> None:
@@ -140,7 +141,7 @@ class _Load:
         if kind == "model":
             self.weights.append((where, size))
         elif kind == "compute":
-            # A context may reserve again, in place of what it had.
+            # A context may reserve its buffer again, in place of the first one.
             self.compute[self.context, where] = size
         else:
             self.others.append((where, size))
@@ -151,7 +152,7 @@ class _Load:
 
 
 class _Projector:
-    """A projector's weights and its buffers for computing."""
+    """A projector's weights and compute buffers."""
 
     def __init__(self) -> None:
         self.backend: str | None = None

@@ -1,9 +1,9 @@
-"""The last line against orphans: a tiny shell that ends our servers when the service is gone.
+"""A shell process that kills our servers when the service is gone: the last guard against orphans.
 
-On Linux a server dies with us by itself (PR_SET_PDEATHSIG), but its own children need not. macOS
-has nothing like it: there the guard ends the servers, too. It reads what to watch from a pipe; when
-the pipe closes, however the service died, it kills the process groups that are left and then runs
-``llama.descendants``, which ends what had left its group.
+On Linux a server dies with the service (PR_SET_PDEATHSIG), but its own children may not. macOS has
+no such signal: there the guard kills the servers, too. It reads the process groups to watch from a
+pipe. When the pipe closes, however the service died, the guard kills the remaining groups and then
+runs ``llama.descendants``, which kills processes that had left their group.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from cyber_inference_tui.descriptors import LIMITS_AT_START
 from cyber_inference_tui.kernel import find_prctl
 from cyber_inference_tui.llama import descendants
-from cyber_inference_tui.llama.descendants import GUARD, MARK, Known
+from cyber_inference_tui.llama.descendants import GUARD, MARK, KnownProcess
 from cyber_inference_tui.llama.failure import describe_exit
 
 _PR_SET_PDEATHSIG = 1
@@ -31,8 +31,8 @@ _OOM_RAISE = 200
 _OOM_MOST = 1000
 _RESTART_PAUSE_MOST = 60.0
 
-# "kill -KILL -- -N" is an error in dash, which is /bin/sh in Debian: "-s" is the portable form.
-_SCRIPT = """
+# "kill -KILL -- -N" fails in dash, which is /bin/sh in Debian: "-s" is portable.
+GUARD_SCRIPT = """
 trap '' INT TERM HUP
 groups=' ' known='' ended=''
 while read -r what which; do
@@ -57,15 +57,15 @@ _logger = logging.getLogger(__name__)
 class ProcessGuard:
     """Owns the guard process: ``start``, ``add`` and ``remove`` process groups, ``stop``.
 
-    ``mark`` is the one that all children of this run of the service have. A guard that is killed
-    is replaced.
+    ``mark`` is the mark of all children of this run of the service. A guard that was killed is
+    replaced.
     """
 
     def __init__(self, mark: str | None = None) -> None:
         self._mark = mark
         self._process: Process | None = None
         self._groups: dict[int, None] = {}
-        self._known: tuple[Known, ...] = ()
+        self._known: tuple[KnownProcess, ...] = ()
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -82,7 +82,7 @@ class ProcessGuard:
             environment[MARK] = f"{self._mark}/{GUARD}"
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *("/bin/sh", "-c", _SCRIPT, "guard"),
+                *("/bin/sh", "-c", GUARD_SCRIPT, "guard"),
                 *sweep,
                 stdin=PIPE,
                 stdout=DEVNULL,
@@ -98,8 +98,8 @@ class ProcessGuard:
             )
             return
         for group in self._groups:
-            self._tell(f"add {group}")
-        self._tell_known()
+            self._write(f"add {group}")
+        self._write_known()
 
     async def _keep(self) -> None:
         pause = 0.0
@@ -119,34 +119,34 @@ class ProcessGuard:
     def add(self, group: int) -> None:
         """Watch a process group."""
         self._groups[group] = None
-        self._tell(f"add {group}")
+        self._write(f"add {group}")
 
     def remove(self, group: int) -> None:
-        """The group's processes are gone; its number may soon belong to someone else."""
+        """Stop watching a group whose processes are gone: its number may be used again."""
         self._groups.pop(group, None)
-        self._tell(f"del {group}")
+        self._write(f"del {group}")
 
-    def know(self, known: Iterable[Known]) -> None:
-        """All processes that neither their group nor their mark gives away."""
+    def know(self, known: Iterable[KnownProcess]) -> None:
+        """Set the processes that have neither a watched group nor a mark."""
         if (new := tuple(known)) != self._known:
             self._known = new
-            self._tell_known()
+            self._write_known()
 
-    def _tell_known(self) -> None:
-        self._tell(f"known {' '.join(f'{pid}:{started}' for pid, started, _ in self._known)}")
+    def _write_known(self) -> None:
+        self._write(f"known {' '.join(f'{pid}:{started}' for pid, started, _ in self._known)}")
 
-    def _tell(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         if self._process is None or self._process.stdin is None:
             return
         if not self._process.stdin.is_closing():
             self._process.stdin.write(f"{line}\n".encode())
 
     async def stop(self, timeout: float = 5.0) -> None:
-        """Close the pipe; the guard kills what is still listed and ends."""
+        """Close the pipe; the guard kills the groups that are still listed and exits."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
-        self._tell("end")
+        self._write("end")
         process, self._process = self._process, None
         if process is None or process.stdin is None:
             return
@@ -160,12 +160,12 @@ class ProcessGuard:
 
 
 def prepare_child() -> Callable[[], None]:
-    """What a child does before exec: ask the kernel to kill it when this process dies, and rather
-    than this process when memory runs out, and take back the limit of open files that this
-    process began with.
+    """Return the function that a child runs before exec.
 
-    The first two are Linux's (prctl(2), proc_pid_oom_score_adj(5)) and are left out elsewhere. The
-    parent may have died already between fork and prctl: checked.
+    It asks the kernel to kill the child when this process dies, and rather than this process when
+    memory runs out. It also restores the limit of open files that this process started with. The
+    first two exist on Linux only (prctl(2), proc_pid_oom_score_adj(5)). The parent may have died
+    between fork and prctl, so the child checks that.
     """
     prctl = find_prctl()
     parent = os.getpid()

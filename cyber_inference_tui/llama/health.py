@@ -1,4 +1,4 @@
-"""Whether a server answers: one question, and a watch over a loaded server that asks on and on."""
+"""Checks whether a server answers: a single health check, and a watch over a loaded server."""
 
 from __future__ import annotations
 
@@ -8,51 +8,41 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from cyber_inference_tui.llama.http_get import http_get
+
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
-"""Errors of a connection that tell of us and not of the server."""
+"""Connection errors that are caused by us and not by the server."""
 
 
 class CannotAskError(Exception):
-    """We have no means to ask now (files, memory, ports)."""
+    """We lack files, memory or ports for a connection."""
 
 
 async def ask_health(host: str, port: int, timeout: float) -> int | None:
-    """The HTTP status of ``GET /health``, asked on a connection of its own.
+    """Return the HTTP status of ``GET /health``, asked on a connection of its own.
 
-    ``None`` when nobody listens, 0 when whoever listens gives no HTTP answer in ``timeout``
-    seconds. Raises ``CannotAskError``.
+    ``None`` = nobody listens; 0 = the listener gives no HTTP answer in ``timeout`` seconds. Raises
+    ``CannotAskError``.
     """
     try:
-        async with asyncio.timeout(timeout):
-            reader, writer = await asyncio.open_connection(host, port, limit=4096)
-            try:
-                request = f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-                writer.write(request.encode("ascii"))
-                status_line = await reader.readline()
-            finally:
-                writer.close()
+        status, _ = await http_get(host, port, "/health", timeout=timeout, most_bytes=0)
     except OSError as error:
-        # TimeoutError is one of them.
+        # TimeoutError is an OSError.
         if error.errno in _OURS:
             raise CannotAskError(str(error)) from error
         return None if isinstance(error, ConnectionRefusedError) else 0
-    except ValueError:
-        # A line without end.
-        return 0
-    version, _, rest = status_line.partition(b" ")
-    code = rest[:3]
-    return int(code) if version.startswith(b"HTTP/") and code.isdigit() else 0
+    return status
 
 
 class HealthLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """When a server that does not answer counts as hung."""
+    """The limits after which a server without answers counts as hung."""
 
     interval: float = 10.0
-    """Seconds between an answer and the next question."""
+    """Seconds between an answer and the next check."""
     timeout: float = 10.0
-    """Seconds it has for an answer."""
+    """Seconds for an answer."""
     strikes: int = 3
-    """Questions in a row without an answer."""
+    """Checks in a row without an answer."""
 
 
 DEFAULT_LIMITS = HealthLimits()
@@ -62,25 +52,25 @@ async def watch_health(
     ask: Callable[[float], Awaitable[int | None]],
     *,
     limits: HealthLimits,
-    excused: Callable[[], bool],
+    busy: Callable[[], bool],
 ) -> None:
-    """Return when the server counts as hung; until then ask on, until cancelled.
+    """Check the server until it counts as hung, then return.
 
-    ``ask`` is ``ask_health`` of the server; it gets the time limit in seconds. An answer of any
-    HTTP status will do. While ``excused`` it is not asked: a server that does one thing at a time
-    answers nothing else meanwhile.
+    ``ask`` is ``ask_health`` of the server; its argument is the time limit in seconds. Any HTTP
+    status counts as an answer. A ``busy`` server is not asked: a server that handles one request at
+    a time answers nothing else meanwhile.
     """
     strikes = 0
     while strikes < limits.strikes:
         await asyncio.sleep(limits.interval)
-        if excused():
+        if busy():
             strikes = 0
             continue
         try:
             answer = await ask(limits.timeout)
         except CannotAskError:
             continue
-        if answer or excused():
+        if answer or busy():
             strikes = 0
         else:
             strikes += 1

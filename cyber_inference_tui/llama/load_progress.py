@@ -1,9 +1,9 @@
-"""How much of its files a server has read so far, where it does not tell by itself.
+"""Measures how much of its files a server has read, for servers that report no progress.
 
-Linux tells of every process (proc(5)): ``rchar`` in ``/proc/PID/io`` counts what it read by calls,
-``read_bytes`` what the disk gave for it (which includes mapped files), and ``RssFile`` in
-``/proc/PID/status`` what it has mapped and in memory. Which of them tells of a load depends on how
-the server loads. Other systems tell the memory that it has, which grows with what it reads.
+Linux counts for every process (proc(5)): ``rchar`` in ``/proc/PID/io`` its reads by calls,
+``read_bytes`` its reads from the disk (mapped files included), and ``RssFile`` in
+``/proc/PID/status`` its mapped pages in memory. The server's way of loading decides which count
+grows. On other systems only the memory of the process is known; it grows during the load.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from cyber_inference_tui.kernel import PROC, child_pids
 
 _INTERVAL = 0.25
 _MOST = 0.99
-"""Only the server's own word is the rest."""
+"""The last percent is reserved for the report of the server itself."""
 _STEP = 1 << 20
-"""Bytes that count as a step. Requests read by a server that hangs in its load are far less."""
+"""Bytes that count as progress. The requests that a hung server reads are far smaller."""
 _MOST_PROCESSES = 64
 
 
-class LoadProgress(NamedTuple):
-    """Bytes that a process and its descendants have read, by three accounts."""
+class BytesRead(NamedTuple):
+    """Bytes that a process and its descendants have read, by three counts."""
 
     by_calls: int
     from_disk: int
     mapped: int
 
 
-def read_so_far(pid: int, proc: Path = PROC) -> LoadProgress | None:
-    """What ``pid`` and its descendants have read; ``None`` where nothing tells. Blocks."""
-    total: LoadProgress | None = None
+def bytes_read(pid: int, proc: Path = PROC) -> BytesRead | None:
+    """Return the bytes read by ``pid`` and its descendants; ``None`` = unknown. Blocks."""
+    total: BytesRead | None = None
     waiting, seen = [pid], set[int]()
     while waiting and len(seen) < _MOST_PROCESSES:
         process = waiting.pop()
@@ -44,20 +44,20 @@ def read_so_far(pid: int, proc: Path = PROC) -> LoadProgress | None:
         seen.add(process)
         folder = proc / str(process)
         io, status = _fields(folder / "io"), _fields(folder / "status")
-        told = (io.get("rchar"), io.get("read_bytes"), status.get("RssFile"))
-        if all(number is None for number in told) and proc == PROC:
-            told = (None, None, _resident(process))
-        if all(number is None for number in told):
+        counts = (io.get("rchar"), io.get("read_bytes"), status.get("RssFile"))
+        if all(number is None for number in counts) and proc == PROC:
+            counts = (None, None, _resident(process))
+        if all(number is None for number in counts):
             continue
-        before = total or LoadProgress(0, 0, 0)
-        total = LoadProgress(*(a + (b or 0) for a, b in zip(before, told, strict=True)))
-        # A command of a person's own is often a script that starts the server proper.
+        before = total or BytesRead(0, 0, 0)
+        total = BytesRead(*(a + (b or 0) for a, b in zip(before, counts, strict=True)))
+        # A user's command is often a script that starts the real server.
         waiting += child_pids(process, proc)
     return total
 
 
 def _resident(pid: int) -> int | None:
-    """Bytes that the process has in memory, where there is no ``/proc``."""
+    """Return the bytes that the process has in memory, for systems without ``/proc``."""
     try:
         resident: int = psutil.Process(pid).memory_info().rss
     except (psutil.Error, OSError, ValueError):
@@ -66,7 +66,7 @@ def _resident(pid: int) -> int | None:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Its lines ``Name: 123`` and ``Name: 123 kB``, in bytes."""
+    """Return the lines ``Name: 123`` and ``Name: 123 kB`` of a file, in bytes."""
     found: dict[str, int] = {}
     try:
         text = path.read_text("ascii", "replace")
@@ -80,7 +80,7 @@ def _fields(path: Path) -> dict[str, int]:
     return found
 
 
-async def follow_reading(
+async def follow_load(
     pid: int,
     size: int | None,
     moved: Callable[[float | None], None],
@@ -90,16 +90,16 @@ async def follow_reading(
 ) -> None:
     """Call ``moved`` as the process reads on, until cancelled.
 
-    It is called with the share of ``size`` bytes (0 to 0.99, only rising), or with ``None`` where
-    the size is not known. Returns at once on a machine that tells nothing.
+    The argument is the share of ``size`` bytes (0 to 0.99, only rising), or ``None`` if the size is
+    unknown. Returns at once on a system without such counts.
     """
-    told = LoadProgress(0, 0, 0)
+    reported = BytesRead(0, 0, 0)
     while True:
         # In a thread: the kernel may hold up the reader while the process starts its program.
-        now = await asyncio.to_thread(read_so_far, pid, proc)
+        now = await asyncio.to_thread(bytes_read, pid, proc)
         if now is None:
             return
-        if any(new >= old + _STEP for new, old in zip(now, told, strict=True)):
-            told = LoadProgress(*map(max, now, told))
-            moved(min(_MOST, max(told) / size) if size else None)
+        if any(new >= old + _STEP for new, old in zip(now, reported, strict=True)):
+            reported = BytesRead(*map(max, now, reported))
+            moved(min(_MOST, max(reported) / size) if size else None)
         await asyncio.sleep(interval)

@@ -1,13 +1,12 @@
-"""A few hundred lines of a log, compressed; and reading and searching many of them.
+"""Compresses a few hundred lines of a log, and reads and searches many such blocks.
 
-Why compressed, in memory: a million lines of a llama-server (100 MB) take about 20 MB, packed
-with zlib's level 3 in 0.4 ms for each 64 KiB, less than the event loop notices and a few percent
-of a core at 50,000 lines a second. Level 1 saves a fifth of that time and takes a tenth more
-memory, level 6 takes twice the time and saves a sixth; larger blocks save next to nothing and
-make every read of a line dearer. A file with an index would write to the disk what the log's own
-file holds already, or would have to follow its rotation; lists of strings take 150 MB.
+A million lines of a llama-server (100 MB) take about 20 MB of memory. zlib's level 3 packs 64 KiB
+in 0.4 ms, which the event loop can spare, and takes a few percent of a core at 50,000 lines a
+second. Level 1 saves a fifth of that time and takes a tenth more memory; level 6 takes twice the
+time and saves a sixth of the memory. Larger blocks save next to nothing and make each read slower.
+An index into the log files would have to follow their rotation, and lists of strings take 150 MB.
 
-All of this is pure: blocks never change, so that any thread may read them.
+Blocks never change, so any thread may read them.
 """
 
 from __future__ import annotations
@@ -26,34 +25,34 @@ from cyber_inference_tui.records import NumberedLine
 
 BLOCK_CHARACTERS = 65_536
 BLOCK_LINES = 2_048
-"""A block is packed when it has as many characters or lines as these, or a little more."""
+"""A block is packed when it reaches this number of characters or lines."""
 
 PACK_LEVEL = 3
 _OVERHEAD = 400
-"""Bytes of a block's objects, beside what is packed in them (by ``sys.getsizeof``)."""
+"""Bytes of a block's Python objects, without the packed data (by ``sys.getsizeof``)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
 def microseconds(at: datetime) -> int:
-    """A time as a number (since 1970)."""
+    """Return a time as microseconds since 1970."""
     return (at - _EPOCH) // _MICROSECOND
 
 
 def moment(number: int) -> datetime:
-    """The opposite of ``microseconds``."""
+    """Return the time of ``microseconds``."""
     return _EPOCH + timedelta(microseconds=number)
 
 
 class Block:
-    """Lines in sequence, beginning with the number ``first``.
+    """Consecutive lines; the first has the number ``first``.
 
-    Several lines that came at once share one time: ``starts`` are the offsets at which another
-    time (``times``, in microseconds) begins. ``ranks`` are the levels, one byte each.
+    Lines that arrived together share one time: ``starts`` are the offsets at which the next of
+    ``times`` (in microseconds) begins. ``ranks`` are the levels, one byte each.
     """
 
-    __slots__ = ("_facts", "_spans", "_text", "count", "first", "newest_at", "size", "worst")
+    __slots__ = ("_facts", "_spans", "_text", "count", "first", "size", "worst")
 
     def __init__(
         self,
@@ -68,34 +67,33 @@ class Block:
         self.first = first
         self.count = len(texts)
         self.worst = max(ranks)
-        """The highest rank in it."""
-        self.newest_at = times[-1]
+        """The highest rank of its lines."""
         self._spans = len(starts)
-        # Differences: times go up in small steps, which leaves little to pack.
+        # Differences of times are small numbers, which compress well.
         steps = array("q", [times[0], *(b - a for a, b in pairwise(times))])
         self._facts = zlib.compress(
             bytes(ranks) + array("i", starts).tobytes() + steps.tobytes(), level
         )
-        # No line holds a newline: each has been cleaned.
+        # No line contains a newline: each has been cleaned.
         self._text = zlib.compress("\n".join(texts).encode("utf-8"), level)
         self.size = len(self._facts) + len(self._text) + _OVERHEAD
-        """Bytes of memory, about."""
+        """The approximate bytes of memory."""
 
     @property
     def end(self) -> int:
-        """The number after that of the last line."""
+        """The number after the last line."""
         return self.first + self.count
 
     def text(self) -> str:
-        """All its lines, joined by newlines."""
+        """Return all its lines, joined by newlines."""
         return zlib.decompress(self._text).decode("utf-8")
 
     def ranks(self) -> bytes:
-        """The level of each line."""
+        """Return the level of each line."""
         return zlib.decompress(self._facts)[: self.count]
 
     def lines(self, offsets: Iterable[int], texts: Sequence[str]) -> list[NumberedLine]:
-        """The lines at these offsets; ``texts`` are those of all lines."""
+        """Return the lines at these offsets; ``texts`` holds the text of every line."""
         facts = zlib.decompress(self._facts)
         ranks, starts, steps = facts[: self.count], array("i"), array("q")
         middle = self.count + self._spans * starts.itemsize
@@ -113,10 +111,10 @@ class Block:
         ]
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which lines are asked for: of the rank ``rank`` or above, with ``text`` in them.
+class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Selects lines of the rank ``rank`` or above that contain ``text``.
 
-    ``text`` is compared without regard to case (``str.casefold``).
+    The search ignores case (``str.casefold``).
     """
 
     rank: int = DEBUG
@@ -124,14 +122,17 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def everything(self) -> bool:
-        """Whether no line is left out."""
+        """True if every line matches."""
         return self.rank == DEBUG and not self.text
 
 
-def find(block: Block, low: int, high: int, wanted: Wanted) -> tuple[Sequence[int], Sequence[str]]:
-    """The offsets from ``low`` to ``high`` (exclusive) of wanted lines, and all lines' texts.
+def find(
+    block: Block, low: int, high: int, wanted: LineFilter
+) -> tuple[Sequence[int], Sequence[str]]:
+    """Return the offsets of matching lines from ``low`` to ``high`` (exclusive), and all lines'
+    texts.
 
-    Both are empty when none is wanted.
+    Both are empty if no line matches.
     """
     if block.worst < wanted.rank:
         return (), ()
@@ -145,7 +146,7 @@ def find(block: Block, low: int, high: int, wanted: Wanted) -> tuple[Sequence[in
     if wanted.text:
         needle = wanted.text.casefold()
         folded = text.casefold()
-        # One search over all of it rules most blocks out.
+        # One search over the whole text excludes most blocks.
         if needle not in folded:
             return (), ()
         folded_lines = folded.split("\n")
@@ -160,14 +161,14 @@ def read_lines(
     stop: int,
     backwards: bool,
     limit: int,
-    wanted: Wanted,
+    wanted: LineFilter,
     give_up: Callable[[], bool] = lambda: False,
 ) -> tuple[list[NumberedLine], int]:
-    """At most ``limit`` wanted lines of those numbered from ``start`` to ``stop`` (exclusive).
+    """Return at most ``limit`` matching lines with numbers from ``start`` to ``stop`` (exclusive).
 
-    The first of them, or ``backwards`` the last; always in order. Also how far it was looked:
-    the number after the last line looked at, or ``backwards`` that of the first. ``give_up`` is
-    asked after every block; ``limit`` is 1 or more.
+    These are the first matches, or with ``backwards`` the last ones, always in order. The second
+    result is the end of the search: the number after the last line examined, or with ``backwards``
+    the number of the first. ``give_up`` is called after every block; ``limit`` is 1 or more.
     """
     pieces: list[list[NumberedLine]] = []
     left = limit
@@ -194,7 +195,7 @@ def read_lines(
 
 
 def last_texts(blocks: Sequence[Block], count: int) -> list[str]:
-    """The texts of the last ``count`` lines, oldest first."""
+    """Return the texts of the last ``count`` lines, oldest first."""
     pieces: list[list[str]] = []
     for block in reversed(blocks):
         if count <= 0:

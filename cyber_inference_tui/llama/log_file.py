@@ -1,4 +1,4 @@
-"""Log files: their names, what they hold of earlier runs, and a writer that rotates them."""
+"""Names, reads and writes log files: earlier lines are restored, and a writer rotates files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from cyber_inference_tui.files import has_no_room, read_tail, write_problem
-from cyber_inference_tui.llama.log import LogBatch
+from cyber_inference_tui.llama.log_ring import LogBatch
 
 _MAX_NAME = 200
-"""Bytes of a log's name; file systems allow 255, and the ending and rotation need some."""
+"""Bytes of a log's name. File systems allow 255, and the ending and rotation need a few."""
 
 RESTORED_BYTES = 1 << 20
-"""Of one log's files, read when the service starts."""
+"""Bytes of each log's files that are read when the service starts."""
 _ALL_RESTORED_BYTES = 4 << 20
 _KEEP = 2
 _STAMP = "%Y-%m-%dT%H:%M:%S.%fZ "
@@ -29,32 +29,32 @@ _logger = logging.getLogger(__name__)
 
 
 def log_file_name(model_id: str) -> str:
-    """The log file's name for an id: percent-encoded, so that no id can name another path.
+    """Return the file name of a log: the percent-encoded id, so that no id can name another path.
 
-    The service's own log is ``service.log``; a model that happens to be called ``service`` gets
-    another name.
+    The service's own log is ``service.log``; a model with the id ``service`` gets another name.
     """
     name = quote(model_id, safe=" +@=,()[]", errors="surrogatepass")
     if name.startswith(".") or name == "service":
         name = f"%{ord(name[0]):02X}{name[1:]}"
     if len(name) > _MAX_NAME:
-        # "%~" never comes out of percent-encoding, so that no other id has this name.
+        # Percent-encoding never produces "%~", so no other id has this name.
         digest = hashlib.sha256(name.encode("ascii")).hexdigest()[:24]
         name = f"{name[: _MAX_NAME - 26]}%~{digest}"
     return f"{name}.log"
 
 
 def id_of_log_file(name: str) -> str | None:
-    """The id whose log the file ``name`` is; ``None`` where the name does not hold it whole."""
+    """Return the id for the log file ``name``; ``None`` = the name contains only a part of the
+    id."""
     log_id = unquote(name.removesuffix(".log"))
     return log_id if log_file_name(log_id) == name else None
 
 
-def former_logs(directory: Path) -> dict[str, list[tuple[datetime, str]]]:
-    """The last lines of every log in ``directory`` with their times, by the file's name.
+def read_earlier_logs(directory: Path) -> dict[str, list[tuple[datetime, str]]]:
+    """Return the last lines of every log in ``directory`` with their times, by file name. Blocks.
 
-    At most ``RESTORED_BYTES`` of a log and ``_ALL_RESTORED_BYTES`` of all, those first that were
-    written last. What cannot be read is left out. Blocks.
+    Reads at most ``RESTORED_BYTES`` of a log and ``_ALL_RESTORED_BYTES`` in total, newest files
+    first. Unreadable files are left out.
     """
     ages: list[tuple[float, Path]] = []
     with contextlib.suppress(OSError):
@@ -71,23 +71,24 @@ def former_logs(directory: Path) -> dict[str, list[tuple[datetime, str]]]:
     return found
 
 
-def former_lines(path: Path, *, limit: int = RESTORED_BYTES) -> list[tuple[datetime, str]]:
-    """The last lines of one log with their times, oldest first, in at most ``limit`` bytes."""
+def read_earlier_lines(path: Path, *, limit: int = RESTORED_BYTES) -> list[tuple[datetime, str]]:
+    """Return the last lines of one log with their times, oldest first, from at most ``limit``
+    bytes."""
     return _timed_lines(_last_bytes(path, limit))
 
 
 def has_log(path: Path) -> bool:
-    """Whether there is a file of this log: its own, or a rotated one."""
+    """Return whether the log has a file, or a rotated one."""
     return any(file.exists() for file in _files(path))
 
 
 def _files(path: Path) -> list[Path]:
-    """The file of a log and the rotated ones, the newest first."""
+    """Return the file of a log and its rotated files, newest first."""
     return [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, _KEEP + 1))]
 
 
 def _last_bytes(path: Path, limit: int) -> bytes:
-    """Whole lines from the end of a log: of its file and, before it, of the rotated ones."""
+    """Return whole lines from the end of a log, rotated files included."""
     data = b""
     for file in _files(path):
         if len(data) >= limit:
@@ -101,9 +102,9 @@ def _last_bytes(path: Path, limit: int) -> bytes:
 
 
 def _timed_lines(data: bytes) -> list[tuple[datetime, str]]:
-    """The lines of a log's file; a line without a time has that of the line before it.
+    """Parse the lines of a log file; a line without a time gets the time of the line before it.
 
-    Nothing where no line has one: that is no log of ours.
+    The result is empty if no line has a time: the file is not one of our logs.
     """
     lines: list[tuple[datetime, str]] = []
     for raw in data.split(b"\n")[:-1]:
@@ -124,10 +125,10 @@ def _time_of(stamp: str) -> datetime | None:
 
 
 class LogWriter:
-    """Writes log files from one thread, so that a slow disk never stops the event loop.
+    """Writes log files in one thread, so that a slow disk never stops the event loop.
 
     At most ``max_pending`` bytes wait; beyond that lines are dropped and their number is written
-    instead. A file is rotated to ``NAME.1`` … ``NAME.keep`` when it exceeds ``max_file`` bytes.
+    instead. A file that exceeds ``max_file`` bytes is rotated to ``NAME.1`` … ``NAME.keep``.
     """
 
     def __init__(
@@ -148,11 +149,12 @@ class LogWriter:
         self._dropped = 0
         self._failed: set[str] = set()
         self._begun: set[str] = set()
-        """Files whose last line is known to be whole."""
+        """Files whose last line is known to be complete."""
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
     def start(self) -> None:
-        """Create the directory and begin writing. Raises ``OSError``, but not for want of room."""
+        """Create the directory and start the thread. Raises ``OSError``, but not if the disk is
+        full."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -162,13 +164,13 @@ class LogWriter:
         self._thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Write what is pending and end the thread (given up after ``timeout`` seconds)."""
+        """Write the pending lines and end the thread; give up after ``timeout`` seconds."""
         self._queue.put(None)
         if self._thread.ident is not None:
             self._thread.join(timeout)
 
     def write(self, name: str, batch: LogBatch) -> None:
-        """Queue lines for the file ``name``; returns at once."""
+        """Queue lines for the file ``name`` and return at once."""
         lines = batch.texts
         stamp = f"{batch.at:{_STAMP}}"
         between = f"\n{stamp}"
@@ -196,14 +198,14 @@ class LogWriter:
                     self._rotate(path)
                 with path.open("a+b") as file:
                     if name not in self._begun and file.seek(0, os.SEEK_END):
-                        # A crash or a full disk may have left a part of a line.
+                        # A crash or a full disk may have left an incomplete line.
                         file.seek(-1, os.SEEK_END)
                         data = data if file.read(1) == b"\n" else b"\n" + data
                     file.write(data)
                 self._begun.add(name)
             except OSError as error:
                 self._begun.discard(name)
-                # Said once a file: the service's own log may be on the same full disk.
+                # Warn once for each file: the service's own log may be on the same full disk.
                 if name not in self._failed:
                     self._failed.add(name)
                     _logger.warning(

@@ -1,8 +1,8 @@
-"""How serious a log line is, read from the line itself.
+"""Derives the level of a log line from its text.
 
-llama-server tells it by a letter (``0.00.123.456 I srv …``, common/log.cpp), and so does the
-service's own log (``W llama.launch: …``). Older builds, compilers, CMake and other
-programs' servers have only their words; a line without any sign counts as ``info``.
+llama-server marks the level with a letter (``0.00.123.456 I srv …``, common/log.cpp), and so does
+the service's own log (``W llama.launcher: …``). Older builds, compilers, CMake and the servers of
+other programs only use words. A line without any sign counts as ``info``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from cyber_inference_tui.records import LogLevel
 
 LEVELS = tuple(LogLevel)
-"""By rank: a line's level is kept as its place in here."""
+"""By rank: a line's level is stored as its index in this tuple."""
 
 DEBUG, INFO, WARNING, ERROR = range(4)
 
@@ -24,16 +24,16 @@ _BY_SIGN = {
     **dict.fromkeys(("E", "C", "ERROR", "CRITICAL", "FATAL"), ERROR),
 }
 
-# A sign at the beginning: a letter, behind a time or not, or a word. "C" needs a logger's name
-# behind it, because a sentence about the language begins with it, too.
+# A sign at the start: a letter, possibly after a time, or a word. "C" must be followed by the name
+# of a logger: a sentence about the language C starts with the letter, too.
 _SIGN = re.compile(
     r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([DTIWE]) "
     r"|(C) [\w.]+: "
     r"|\[?(DEBUG|TRACE|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL)\b"
 )
 
-# Every line that one of the rules below finds has one of these in it, in any case: where none is
-# in a whole chunk of lines, the rules need not be tried on each.
+# Every line that matches a rule below contains one of these words in some case. If a whole chunk of
+# lines contains none, the rules need not be tried on each line.
 _WORDS = (
     *("warn", "error", "fail", "fatal", "abort", "assert", "terminate", "fault", "traceback"),
     *("exception", "***"),
@@ -53,13 +53,8 @@ _WARNING = re.compile(
 _WARNING_TAG = re.compile(r"\bWARN(?:ING)?\b")
 
 
-def line_level(text: str) -> LogLevel:
-    """The level that ``text`` tells of."""
-    return LEVELS[line_ranks([text])[0]]
-
-
 def line_ranks(texts: Sequence[str]) -> bytes:
-    """The level of each line, as its place in ``LEVELS``."""
+    """Return the level of each line, as its index in ``LEVELS``."""
     found = list(map(_SIGN.match, texts))
     if None not in found:
         return bytes([_BY_SIGN[sign[sign.lastindex or 0]] for sign in found if sign is not None])
@@ -74,7 +69,8 @@ def line_ranks(texts: Sequence[str]) -> bytes:
 
 
 def _by_words(text: str) -> int:
-    # Where both are told, the first rule that is sure decides: "warning: treated as error" is one.
+    # If a line has signs of both, a warning wins ("warning: treated as error") unless an error tag
+    # is in capitals.
     if _WARNING.search(text):
         return ERROR if _ERROR_TAG.search(text) else WARNING
     if _ERROR.search(text) or _ERROR_TAG.search(text):

@@ -1,7 +1,7 @@
-"""A process's output as lines.
+"""Splits a process's output into lines.
 
-Output arrives as chunks of any bytes: half lines, lines of megabytes, invalid UTF-8, control
-sequences. Nothing here fails on them or keeps more than its bounds.
+Output arrives in chunks of any bytes: half lines, lines of megabytes, invalid UTF-8, control
+sequences. Nothing here fails on them or exceeds its bounds.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ from __future__ import annotations
 import re
 
 MAX_LINE_BYTES = 16_384
-"""A longer line is cut here; the rest of it, up to its newline, is skipped."""
+"""A longer line is cut here; the rest up to its newline is skipped."""
 
 _ROUTER_PREFIX = b"cmd_child_to_router:"
 _LINE_BREAK = re.compile(rb"\r?\n|\r")
 
 
 class LineSplitter:
-    """Chunks in, whole lines out; at most ``MAX_LINE_BYTES`` are held back.
+    """Turns chunks into whole lines; holds back at most ``MAX_LINE_BYTES``.
 
-    A line ends with a newline, a carriage return or both: each state of a progress display
-    becomes a line of its own. The lines do not
-    depend on where the chunks were cut.
+    A line ends with a newline, a carriage return or both: each state of a progress display becomes
+    a line. The lines do not depend on the limits of the chunks.
     """
 
     def __init__(self) -> None:
@@ -29,17 +28,17 @@ class LineSplitter:
         self._after_return = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The lines that ``chunk`` completes, without their ends."""
+        """Return the lines that ``chunk`` completes, without their line ends."""
         if not chunk:
             return []
         if self._after_return and chunk.startswith(b"\n"):
-            # The other half of a line end that was cut in two.
+            # The second half of a line end at the limit of two chunks.
             chunk = chunk[1:]
         self._after_return = chunk.endswith(b"\r")
         pieces = _LINE_BREAK.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
         pieces[0] = b"" if self._skipping else self._rest + pieces[0]
         if len(pieces) > 1 and self._skipping:
-            # The newline that ends the cut line; the cut part was given out already.
+            # The newline that ends the cut line, whose first part was already returned.
             pieces.pop(0)
             self._skipping = False
         self._rest = pieces.pop()
@@ -55,19 +54,19 @@ class LineSplitter:
         ]
 
     def flush(self) -> list[bytes]:
-        """The unfinished last line, when the stream has ended."""
+        """Return the unfinished last line at the end of the stream."""
         rest, self._rest = self._rest, b""
         return [rest] if rest else []
 
 
 def is_protocol_line(line: bytes) -> bool:
-    """Whether a stdout line belongs to llama-server's router protocol rather than to its log."""
+    """Return whether a line of stdout belongs to llama-server's router protocol, not to its log."""
     return line.startswith(_ROUTER_PREFIX)
 
 
 def as_texts(lines: list[bytes]) -> list[str]:
-    """Lines as text; bytes that are not UTF-8 become replacement characters.
+    """Decode lines; bytes that are not UTF-8 become replacement characters.
 
-    They are decoded together: a broken character never swallows the newline after it.
+    All lines are decoded together: a broken character never swallows the newline after it.
     """
     return b"\n".join(lines).decode("utf-8", "replace").split("\n") if lines else []

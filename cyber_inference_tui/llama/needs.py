@@ -1,4 +1,4 @@
-"""What a model takes of the machine's memory: expected before a load, seen after it."""
+"""The memory that a model's server needs before a load, and uses after it."""
 
 from __future__ import annotations
 
@@ -11,59 +11,57 @@ import msgspec
 from cyber_inference_tui.errors import ModelLoadError
 
 LoadWatch = Callable[[Callable[[], Awaitable[tuple[int, ...]]]], Awaitable[ModelLoadError | None]]
-"""Watches what a server takes while it loads: it returns with the reason why the load has to end,
-or with ``None`` if it cannot watch. It is given a function that returns the pids at the roots of
-the server's process trees."""
+"""Watches a server's memory during its load. It returns a reason to end the load, or ``None`` if it
+cannot watch. Its argument returns the pids at the roots of the server's process trees."""
 
 
 class Footprint(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes that a model's server holds, by where they lie and who else sees them as taken."""
+    """Bytes that a model's server holds, by their place."""
 
     mapped: int = 0
-    """Weights read through the page cache. The kernel counts them as available, for it could drop
-    them, but a model whose weights are dropped is slow: here they count as taken."""
+    """Weights read through the page cache. The kernel counts them as available because it can drop
+    them, but a model is slow without them: here they count as used."""
     host: int = 0
     """Allocated in main memory."""
     device: int = 0
-    """Allocated through a GPU's driver: in the GPU's own memory, or on a machine whose GPU has
-    none (Jetson) in main memory."""
+    """Allocated through a GPU's driver: in the GPU's own memory or, if the GPU has none (Jetson),
+    in main memory."""
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return self.mapped + self.host + self.device
 
 
-class Source(StrEnum):
-    """Where an expectation comes from, from the surest to the least sure."""
+class NeedSource(StrEnum):
+    """The source of an estimate, from the most to the least reliable."""
 
     MEASURED = "measured"
-    """It took that much before, started with these arguments."""
+    """Measured earlier, with the same arguments."""
     ENGINE = "engine"
-    """The engine's own ``llama-fit-params`` says so."""
+    """The output of the engine's own ``llama-fit-params``."""
     FORMULA = "formula"
-    """Reckoned from the file's header."""
+    """Computed from the file's header."""
     UPPER_BOUND = "upper bound"
-    """Reckoned, but the architecture is not understood: it may take less."""
+    """Computed for an architecture that is not fully understood: the real use may be lower."""
     UNKNOWN = "unknown"
-    """Nothing is known before it has been loaded once (another program's server)."""
+    """No estimate before the first load (another program's server)."""
 
 
 class Need(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model is expected to take."""
+    """The memory that a model needs, as estimated or measured."""
 
     footprint: Footprint = Footprint()
-    source: Source = Source.UNKNOWN
+    source: NeedSource = NeedSource.UNKNOWN
     spills: bool = False
-    """What finds no place on the GPUs may lie in main memory (llama-server's own choice of
-    layers)."""
+    """Parts that do not fit on the GPUs may go to main memory (llama-server chooses the layers)."""
     visible: str | None = None
-    """The model's own ``CUDA_VISIBLE_DEVICES``; ``None`` = it sees the cards that the service
-    sees."""
+    """The model's own ``CUDA_VISIBLE_DEVICES``; ``None`` = it sees the cards that the service sees.
+    """
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model took when it was loaded, and how long that lasted."""
+    """The memory that a model used after a load, and the time that the load took."""
 
     signature: str
     """Identifies the model's files and its server's arguments."""
@@ -72,5 +70,5 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     context_size: int | None
     load_seconds: float
     size_bytes: int | None
-    """Of the model's files."""
+    """The size of the model's files."""
     at: datetime

@@ -1,6 +1,6 @@
-"""A record of the servers we started, so that the next start can end those that outlived us.
+"""Records the servers that this service started, so that the next start can kill leftovers.
 
-A pid alone says little (the kernel uses it again), so each is kept with its start time.
+The kernel uses a pid again, so each is stored with its start time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cyber_inference_tui.files import read_file, write_problem
 from cyber_inference_tui.kernel import boot_id
 from cyber_inference_tui.llama.descendants import (
     MARK,
-    Known,
+    KnownProcess,
     directory_mark,
     run_mark,
     start_of,
@@ -32,32 +32,33 @@ _MAX_BYTES = 1 << 20
 
 
 class ServerPid(msgspec.Struct, frozen=True):
-    """One server process: its pid (also its process group) and when it started (``start_of``)."""
+    """A server process: its pid, which is also its process group, and its start time
+    (``start_of``)."""
 
     pid: int
     started: float
     model: str
-    strays: tuple[Known, ...] = ()
-    """Descendants that do not have the mark of this data directory."""
+    strays: tuple[KnownProcess, ...] = ()
+    """Descendants without the mark of this data directory."""
     boot: str = ""
-    """Which life of the machine it is of: in a later one the same numbers are another process."""
+    """The boot during which it ran: after a reboot the same pid is another process."""
 
 
 class PidRecord:
-    """The file that lists running servers. Each method reads or writes it at once; it is tiny."""
+    """The file that lists running servers. Each method reads or writes it at once: it is tiny."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._servers: dict[int, ServerPid] = {}
         self.mark = run_mark(path.parent)
-        """What marks the children of this run of the service."""
+        """The mark of the children of this run of the service."""
 
     def marked(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Our environment as children are to inherit it."""
+        """Return our environment with the mark, for children to inherit."""
         return {**environ, MARK: self.mark}
 
     def add(self, pid: int, model: str) -> None:
-        """Note a server that was just started."""
+        """Record a server that was just started."""
         try:
             started = start_of(psutil.Process(pid))
         except psutil.NoSuchProcess:
@@ -65,15 +66,15 @@ class PidRecord:
         self._servers[pid] = ServerPid(pid, started, model, boot=boot_id())
         self._write()
 
-    def note_strays(self, pid: int, strays: Sequence[Known]) -> None:
-        """Note the descendants of a server that do not have the mark."""
+    def note_strays(self, pid: int, strays: Sequence[KnownProcess]) -> None:
+        """Record the descendants of a server that do not have the mark."""
         server = self._servers.get(pid)
         if server is not None and server.strays != (new := tuple(strays)):
             self._servers[pid] = msgspec.structs.replace(server, strays=new)
             self._write()
 
     def remove(self, pid: int) -> None:
-        """Forget a server that is gone."""
+        """Remove a server that is gone."""
         if self._servers.pop(pid, None):
             self._write()
 
@@ -95,17 +96,18 @@ class PidRecord:
             _logger.warning("cannot read %s: %s", self._path, error)
             return []
 
-    def end_orphans(self, timeout: float = 5.0) -> list[Known]:
-        """Kill what a former service on this data directory left behind; returns what was running.
+    def end_orphans(self, timeout: float = 5.0) -> list[KnownProcess]:
+        """Kill the processes that a former service on this data directory left; return them.
+        Blocks.
 
-        What is in no record, descendants of servers and of other programs, is found by its mark.
-        Blocking; waits at most twice ``timeout`` seconds for them to be gone.
+        Processes without a record, descendants of servers and of other programs, are found by their
+        mark. Waits at most twice ``timeout`` seconds for all to be gone.
         """
         boot = boot_id()
         known = [one for one in self._read() if one.boot == boot]
         found: list[tuple[ServerPid, psutil.Process]] = []
         for server in known:
-            process = Known(server.pid, server.started).find()
+            process = KnownProcess(server.pid, server.started).find()
             if process is None:
                 continue
             try:
@@ -125,6 +127,6 @@ class PidRecord:
         except OSError as error:
             _logger.warning("%s", write_problem(self._path, error))
         return [
-            *(Known(one.pid, one.started, f"the server of {one.model}") for one, _ in found),
+            *(KnownProcess(one.pid, one.started, f"the server of {one.model}") for one, _ in found),
             *swept.found,
         ]

@@ -1,99 +1,97 @@
-"""What a subprocess writes and how it ends, with all its descendants, handed to its owner."""
+"""Passes the output and the end of a subprocess, and of all its descendants, to its owner."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 from typing import Protocol, cast
 
 import psutil
 
-from cyber_inference_tui.llama.descendants import Ended, Family, Known
+from cyber_inference_tui.llama.descendants import Family, KillResult, KnownProcess, signal_group
 
 KILL_TIMEOUT = 10.0
-"""Seconds that a process has to be gone after SIGKILL."""
+"""Seconds for a process to disappear after SIGKILL."""
 _LAST_OUTPUT_SECONDS = 1.0
 
 _logger = logging.getLogger(__name__)
 
 
-class Listener(Protocol):
-    """Who owns a subprocess."""
+class ProcessOwner(Protocol):
+    """The owner of a subprocess."""
 
-    def started(self, output: Output) -> None:
-        """It runs."""
+    def started(self, output: PipeProtocol) -> None:
+        """Handle the start of the process."""
 
     def received(self, fd: int, data: bytes) -> None:
-        """Output has come, on 1 or 2."""
+        """Handle output on file descriptor 1 or 2."""
 
     def left(self) -> None:
-        """The process itself is gone; its descendants may not be."""
+        """Handle the exit of the process itself; descendants may still run."""
 
-    def ended(self, returncode: int, descendants: Ended) -> None:
-        """It and its descendants are gone and its pipes are drained.
+    def ended(self, returncode: int, descendants: KillResult) -> None:
+        """Handle the end of the process, all descendants and all output.
 
-        A negative ``returncode`` = that signal ended it. ``descendants`` are those that it left
-        behind, and those of them that cannot be ended.
+        A negative ``returncode`` is the signal that killed the process. ``descendants`` are the
+        processes that it left behind, and those of them that cannot be killed.
         """
 
 
-class Output(asyncio.SubprocessProtocol):
-    """Hands a subprocess's output and end to its ``listener``, and ends what it leaves behind.
+class PipeProtocol(asyncio.SubprocessProtocol):
+    """Passes a subprocess's output and end to ``listener``, and kills its remaining descendants.
 
-    ``mark`` is the one in the subprocess's environment.
+    ``mark`` is the mark in the subprocess's environment.
     """
 
-    def __init__(self, listener: Listener, mark: str) -> None:
+    def __init__(self, listener: ProcessOwner, mark: str) -> None:
         self._listener = listener
         self._mark = mark
         self._drained = False
-        self._orphans: tuple[Known, ...] = ()
-        self._clearing: asyncio.Task[Ended] | None = None
+        self._orphans: tuple[KnownProcess, ...] = ()
+        self._clearing: asyncio.Task[KillResult] | None = None
         self.transport: asyncio.SubprocessTransport
         self.family: Family
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It runs (called by asyncio, as all below)."""
+        """Handle the start (called by asyncio, like all methods below)."""
         self.transport = cast("asyncio.SubprocessTransport", transport)
         self.family = Family(self.transport.get_pid(), self._mark)
         self._listener.started(self)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        """Pass its output on."""
+        """Pass output on."""
         self._listener.received(fd, data)
 
     def process_exited(self) -> None:
-        """A grandchild may hold the pipes open for ever; the last output gets a moment."""
+        """Wait a moment for the last output: a grandchild may hold the pipes open for ever."""
         self._listener.left()
         if self._clearing is None:
-            # At once: what is left may end by itself before its output is drained.
+            # Now: remaining processes may exit before the output is drained.
             with contextlib.suppress(OSError, psutil.Error):
                 self._orphans = self.family.orphans()
         asyncio.get_running_loop().call_later(_LAST_OUTPUT_SECONDS, self._drain)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It has ended, and its pipes are drained."""
+        """Handle the end of the process and its output."""
         self._drain()
 
-    def clear(self) -> asyncio.Task[Ended]:
-        """End its descendants. Only for a process that is gone."""
+    def clear(self) -> asyncio.Task[KillResult]:
+        """Kill its descendants, once the process itself is gone."""
         if self._clearing is None:
             self._clearing = asyncio.ensure_future(self._end_descendants())
         return self._clearing
 
-    async def _end_descendants(self) -> Ended:
+    async def _end_descendants(self) -> KillResult:
         try:
             ended = await asyncio.to_thread(self.family.end, KILL_TIMEOUT)
-            return Ended(tuple(dict.fromkeys((*self._orphans, *ended.found))), ended.left)
+            return KillResult(tuple(dict.fromkeys((*self._orphans, *ended.found))), ended.left)
         except Exception:
-            # No descriptor is left, or a defect of ours: its owner must not be kept waiting.
-            _logger.exception("what process %d started cannot be looked for", self.family.pid)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.family.pid, signal.SIGKILL)
-            return Ended()
+            # We have no free descriptor, or a bug: the owner must not wait for ever.
+            _logger.exception("cannot look for the descendants of process %d", self.family.pid)
+            signal_group(self.family.pid, signal.SIGKILL)
+            return KillResult()
 
     def _drain(self) -> None:
         if self._drained:
@@ -103,7 +101,7 @@ class Output(asyncio.SubprocessProtocol):
         self.transport.close()
         code = -signal.SIGKILL if returncode is None else returncode
 
-        def over(clearing: asyncio.Task[Ended]) -> None:
-            self._listener.ended(code, Ended() if clearing.cancelled() else clearing.result())
+        def over(clearing: asyncio.Task[KillResult]) -> None:
+            self._listener.ended(code, KillResult() if clearing.cancelled() else clearing.result())
 
         self.clear().add_done_callback(over)

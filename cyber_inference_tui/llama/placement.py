@@ -9,26 +9,26 @@ from cyber_inference_tui.llama.spec import ServerSpec
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """Where llama-server puts the parts of a model."""
+    """The places of the parts of a model."""
 
     share: float
-    """Of the layers, how much lies on GPUs: 0 to 1."""
+    """The share of the layers on GPUs: 0 to 1."""
     cache_share: float
     projector_on_device: bool
     mapped: bool
     """Weights in main memory are mapped from their file."""
     repacked: bool
-    """Weights in main memory are repacked for the processor. Beside a GPU they are not: its buffer
-    in main memory comes first (``make_cpu_buft_list`` in llama.cpp's src/llama-model.cpp)."""
+    """Weights in main memory are repacked for the processor. Next to a GPU they are not: its buffer
+    in main memory has precedence (``make_cpu_buft_list`` in llama.cpp's src/llama-model.cpp)."""
     spills: bool
-    """What finds no place on the GPUs stays in main memory."""
+    """Parts that do not fit on the GPUs stay in main memory."""
 
 
 def placement(spec: ServerSpec, devices: tuple[str, ...] | None) -> Placement:
-    """Where llama-server puts the model on a machine with these GPUs.
+    """Predict the places of the model's parts on a machine with these GPUs.
 
-    ``None`` = they are not known. It is placed on GPUs then: whoever compares it with the machine
-    counts that as main memory where no GPU with memory of its own is seen.
+    ``None`` = the GPUs are unknown. The model then counts as placed on GPUs; without a GPU that has
+    its own memory, the caller counts that as main memory.
     """
     options = spec.options
     if devices == () or not options.gpus:
@@ -56,6 +56,6 @@ def _share(layers: int, facts: ModelMetadata | None) -> float:
     if layers == 0:
         return 0.0
     if facts is None or not facts.layers:
-        # Not known: all of it, which is the most that the GPUs may have to hold.
+        # Unknown: count all layers, the most that the GPUs may have to hold.
         return 1.0
     return min(1.0, layers / (facts.layers + 1))

@@ -1,4 +1,4 @@
-"""Which port a model's server gets."""
+"""Chooses the port of a model's server."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import socket
 from cyber_inference_tui.errors import ModelLoadError
 
 TRIES = 200
-"""Ports that are tried, counting up from the first."""
+"""Ports to try, counting up from the first."""
 
 
 class PortPool:
-    """Hands out free ports, counting up from ``base`` and stepping over those in use.
+    """Hands out free ports, counting up from ``base`` and skipping ports in use.
 
-    ``base`` 0 lets the kernel pick. A port is held until it is given back.
+    With ``base`` 0 the kernel chooses. A port is reserved until it is given back.
     """
 
     def __init__(self, host: str) -> None:
@@ -21,7 +21,7 @@ class PortPool:
         self._held: set[int] = set()
 
     def take(self, base: int, *, avoid: frozenset[int] = frozenset()) -> int:
-        """A port that nobody listens on now; raises ``ModelLoadError`` when there is none."""
+        """Reserve a port that nobody listens on. Raises ``ModelLoadError`` if there is none."""
         if base == 0:
             for _ in range(TRIES):
                 port = self._bindable(0)
@@ -38,13 +38,13 @@ class PortPool:
         )
 
     def give_back(self, port: int) -> None:
-        """The port's server is gone."""
+        """Release the port after its server is gone."""
         self._held.discard(port)
 
     def _bindable(self, port: int) -> int:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # Without this a port whose last connections are in TIME_WAIT would seem taken.
+            # Without this, a port with connections in TIME_WAIT would seem taken.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((self._host, port))

@@ -1,12 +1,13 @@
-"""One server process, from spawn to exit: readiness, load progress, output, and a sure end.
+"""Runs one server process: start, readiness, load progress, output and a reliable end.
 
-Two ways to learn that a server is ready, chosen by ``Launch.speaks_protocol``:
+Readiness is reported in two ways, chosen by ``LaunchPlan.speaks_protocol``:
 
-* llama-server's router protocol: started with ``LLAMA_SERVER_ROUTER_PORT`` in its environment it
-  prints ``cmd_child_to_router:state:{…}`` lines on stdout, progress and ``ready`` among them, and
-  obeys ``cmd_router_to_child:exit`` on stdin. No polling, ready is known within milliseconds.
-* anything else, and a server that seems to know the protocol and says nothing: ``GET /health``
-  on a short, growing interval.
+* llama-server's router protocol: with ``LLAMA_SERVER_ROUTER_PORT`` in its environment it prints
+  ``cmd_child_to_router:state:{…}`` lines on stdout, with progress and ``ready``, and obeys
+  ``cmd_router_to_child:exit`` on stdin. There is no polling: readiness is known within
+  milliseconds.
+* ``GET /health`` at short, growing intervals, for all other servers, and for a server that seems to
+  know the protocol but stays silent.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import signal
 import time
@@ -26,7 +26,14 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import thread_safe
-from cyber_inference_tui.llama.descendants import MARK, Ended, Known, in_words, marked
+from cyber_inference_tui.llama.descendants import (
+    MARK,
+    KillResult,
+    KnownProcess,
+    in_words,
+    marked,
+    signal_group,
+)
 from cyber_inference_tui.llama.failure import diagnose
 from cyber_inference_tui.llama.footprint import FootprintReader
 from cyber_inference_tui.llama.guard import prepare_child
@@ -36,15 +43,15 @@ from cyber_inference_tui.llama.health import (
     ask_health,
     watch_health,
 )
-from cyber_inference_tui.llama.listener import stranger
-from cyber_inference_tui.llama.log import LogRing
 from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts, is_protocol_line
+from cyber_inference_tui.llama.log_ring import LogRing
 from cyber_inference_tui.llama.needs import Footprint
-from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, Output
+from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, PipeProtocol
+from cyber_inference_tui.llama.port_owner import foreign_listener
 from cyber_inference_tui.records import LogLevel
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
-"""Its presence makes llama-server speak the protocol; the value is not used by a child."""
+"""Makes llama-server speak the protocol; a child ignores the value."""
 
 _STATE_PREFIX = b"cmd_child_to_router:state:"
 _EXIT_COMMAND = b"cmd_router_to_child:exit\n"
@@ -57,17 +64,17 @@ _HEALTH_POLL_FIRST = 0.01
 _HEALTH_POLL_MOST = 0.2
 _HEALTH_TIMEOUT = 5.0
 _INSIST_AFTER = 2.0
-_OBITUARY_LINES = 12
+_EXIT_LOG_LINES = 12
 _DIAGNOSED_LINES = 400
-"""A crash may print a long stack trace after the line that tells why."""
+"""A crash may print a long stack trace after the line with the reason."""
 _BUSY_READ = 32_768
-"""Bytes of one read of a pipe from which on its writer may be outrunning the event loop."""
+"""Bytes of one read from which on the writer of a pipe may outrun the event loop."""
 
 _logger = logging.getLogger(__name__)
 
 
-class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything needed to start one server."""
+class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is needed to start a server."""
 
     name: str
     argv: tuple[str, ...]
@@ -76,10 +83,10 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     speaks_protocol: bool
     by_command: bool = False
-    """A person's own command starts it, which need not be a llama-server."""
+    """A user's own command starts it; the server may be another program."""
     working_directory: Path | None = None
     context_size: int | None = None
-    """Tokens of context it is started with, where that is known."""
+    """Tokens of context, if known."""
     most_requests: int | None = None
     """Requests that the server takes at once; ``None`` = no limit."""
 
@@ -93,7 +100,7 @@ class ServerExitedError(Exception):
 
 
 class ForeignListenerError(Exception):
-    """Another program listens on the server's port; the text tells which."""
+    """Another program listens on the server's port; the message names it."""
 
 
 class _Meta(msgspec.Struct):
@@ -101,7 +108,7 @@ class _Meta(msgspec.Struct):
 
 
 class _Payload(msgspec.Struct):
-    """Of a load under way: the progress; of a server that is ready: facts about its model."""
+    """The progress of a load, or facts about the model of a ready server."""
 
     meta: _Meta | None = None
     stages: list[str] = []
@@ -128,52 +135,54 @@ _decode_state = msgspec.json.Decoder(thread_safe(_State)).decode
 
 
 class ServerProcess:
-    """A running server. Make it with ``ServerProcess.spawn``; it is over when ``exited`` is done.
+    """A running server. Create it with ``ServerProcess.spawn``; it has ended when ``exited`` is
+    done.
 
-    ``progress`` is called with 0 to 1 whenever the server tells that its load is farther than
-    before, and with ``None`` for a sign of life without a number.
+    ``progress`` is called with 0 to 1 whenever the server reports progress, and with ``None`` for a
+    sign of life without a number.
     """
 
     def __init__(
         self,
-        launch: Launch,
+        launch: LaunchPlan,
         *,
         log: LogRing,
         progress: Callable[[float | None], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         self.pid = 0
-        """The process id, also the id of its process group."""
+        """The process id, which is also the id of its process group."""
         self.port = launch.port
         self.context_size = launch.context_size
-        """Tokens of context it was started with; ``None`` for another program's server."""
+        """Tokens of context; ``None`` for another program's server."""
         self.most_requests = launch.most_requests
-        """Requests it takes at once, those that wait for a slot included; ``None`` = no limit."""
+        """Requests that it takes at once, including those waiting for a slot; ``None`` = no limit.
+        """
         self.argv = launch.argv
         """Its command line."""
         self.slots: int | None = None
-        """Requests it answers at once, by its own account."""
+        """Requests that it answers at once, as it reports."""
         self.context_length: int | None = None
-        """Tokens of context that one request may use, by its own account."""
+        """Tokens of context for one request, as it reports."""
         self.exited: asyncio.Future[int] = loop.create_future()
         """The return code, once the process and all its descendants are gone (negative = killed by
         that signal)."""
-        self.went_on = False
-        """The process ended by itself, and something that it had started went on."""
+        self.left_running = False
+        """The process exited on its own, and processes that it had started kept running."""
         self._launch = launch
         self._environment = marked(launch.environment)
         self._log = log
         self._progress = progress
         self._ready: asyncio.Future[None] = loop.create_future()
-        self._spoke: asyncio.Future[None] = loop.create_future()
+        self._protocol_seen: asyncio.Future[None] = loop.create_future()
         self._listening = asyncio.Event()
         self._splitters = {1: LineSplitter(), 2: LineSplitter()}
-        self._output: Output | None = None
-        self._left: asyncio.Future[None] = loop.create_future()
+        self._output: PipeProtocol | None = None
+        self._process_gone: asyncio.Future[None] = loop.create_future()
         """Done when the process itself is gone."""
         self._stopping = False
-        self._told: tuple[str, float | None] | None = None
-        """The stage of its load and the progress it told last."""
+        self._last_progress: tuple[str, float | None] | None = None
+        """The last stage and progress of its load that it reported."""
         self._line_count = 0
         self._buffers: FootprintReader | None = FootprintReader()
         self._footprint: Footprint | None = None
@@ -183,16 +192,16 @@ class ServerProcess:
     @classmethod
     async def spawn(
         cls,
-        launch: Launch,
+        launch: LaunchPlan,
         *,
         log: LogRing,
         progress: Callable[[float | None], None],
     ) -> ServerProcess:
-        """Start the process; raises ``OSError`` when the program cannot be run."""
+        """Start the process. Raises ``OSError`` if the program cannot be run."""
         server = cls(launch, log=log, progress=progress)
         loop = asyncio.get_running_loop()
         await loop.subprocess_exec(
-            lambda: Output(server, server._environment[MARK]),
+            lambda: PipeProtocol(server, server._environment[MARK]),
             *launch.argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -207,84 +216,83 @@ class ServerProcess:
     async def wait_ready(self) -> None:
         """Return when the server answers requests.
 
-        Raises ``ServerExitedError`` if it ends first, and ``ForeignListenerError`` when another
-        program has its port. There is no time limit: the caller knows what progress is worth
-        waiting for.
+        Raises ``ServerExitedError`` if it exits first, and ``ForeignListenerError`` if another
+        program has its port. There is no time limit: the caller judges the progress.
         """
         if self._launch.speaks_protocol:
-            await _first(self._spoke, self._left, timeout=_PROTOCOL_SILENCE)
-        if self._spoke.done():
-            await _first(self._ready, self._left)
-        elif not self._left.done():
-            # It has no such protocol, or it only has the words of it.
+            await _first(self._protocol_seen, self._process_gone, timeout=_PROTOCOL_SILENCE)
+        if self._protocol_seen.done():
+            await _first(self._ready, self._process_gone)
+        elif not self._process_gone.done():
+            # It does not speak the protocol, or only contains its words.
             poll = asyncio.ensure_future(self._poll_health())
             try:
-                await _first(poll, self._ready, self._left)
+                await _first(poll, self._ready, self._process_gone)
             finally:
                 poll.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await poll
-        if self._left.done():
-            # What it started may answer, but not for long.
+        if self._process_gone.done():
+            # Processes that it started may still answer, but not for long.
             await asyncio.wait({self.exited})
             raise ServerExitedError(self.exited.result())
-        await self._refuse_stranger()
+        await self._check_port_owner()
         if not self._ready.done():
             self._ready.set_result(None)
         if self._output is not None:
             with contextlib.suppress(OSError, psutil.Error):
-                # What was adopted until now is known from here on.
+                # Register the processes that were adopted during the start.
                 await self.processes()
             self._output.family.loads = False
 
     async def processes(self) -> tuple[int, ...]:
-        """The roots of its process trees now: itself, and descendants that left its own tree."""
+        """Return the roots of its process trees: itself, and descendants that left its own tree."""
         if self._output is None:
             return ()
         await asyncio.to_thread(self._output.family.look)
         return self._output.family.roots
 
     @property
-    def strays(self) -> tuple[Known, ...]:
-        """Descendants, as of the last look, that do not have its mark."""
+    def strays(self) -> tuple[KnownProcess, ...]:
+        """Descendants without its mark, as of the last look."""
         return () if self._output is None else self._output.family.strays
 
     async def wait_settled(self, timeout: float) -> None:
         """Wait, at most ``timeout`` seconds, for the last log line of the load.
 
-        The log comes by another way than the word that the server is ready, and may be later.
+        The log arrives on another pipe than the report of readiness, and may be later.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._listening.wait()
 
     def footprint(self) -> Footprint | None:
-        """What it took by its own account, once it is ready; ``None`` where its log is silent."""
+        """Return the memory it reports once it is ready; ``None`` = its log does not say."""
         if self._buffers is not None:
             self._footprint = self._buffers.read()
             if self._ready.done():
-                # From here on no line is looked at for this any more.
+                # Stop parsing further lines.
                 self._buffers = None
         return self._footprint
 
-    def start_watch(self, limits: HealthLimits, *, excused: Callable[[], bool]) -> None:
-        """Ask from now on whether it answers; one that does not any more is killed.
+    def start_watch(self, limits: HealthLimits, *, busy: Callable[[], bool]) -> None:
+        """Check its health from now on, and kill it when it stops answering.
 
-        The watch ends with the process, and before ``stop``.
+        The watch ends with the process, or with ``stop``.
         """
         if not self.exited.done():
-            self._watch = asyncio.ensure_future(self._watch_health(limits, excused))
+            self._watch = asyncio.ensure_future(self._watch_health(limits, busy))
 
-    async def _watch_health(self, limits: HealthLimits, excused: Callable[[], bool]) -> None:
+    async def _watch_health(self, limits: HealthLimits, busy: Callable[[], bool]) -> None:
         try:
-            await watch_health(self._ask, limits=limits, excused=excused)
+            await watch_health(self._ask, limits=limits, busy=busy)
         except ForeignListenerError as error:
             self.declare_hung(str(error))
         else:
             self.declare_hung("it stopped answering /health (hung)")
 
     def declare_hung(self, reason: str) -> None:
-        """It does not do its work any more: kill it; its exit_reason gives ``reason``."""
+        """Kill a server that has stopped working; ``exit_reason`` then returns ``reason``."""
         if self._hung is not None or self.exited.done():
             return
         self._hung = reason
@@ -293,13 +301,14 @@ class ServerProcess:
         self.kill()
 
     async def stop(self, timeout: float) -> int:
-        """Ask the server to end, kill its process group after ``timeout`` seconds; the exit code.
+        """Ask the server to exit, kill its process group after ``timeout`` seconds; return the exit
+        code.
 
-        Returns only when the process and its descendants are gone and its pipes are drained. Safe
-        to call twice and at any moment of its life.
+        Returns only when the process and its descendants are gone and all output is read. It may be
+        called at any time, and twice.
         """
         self._stopping = True
-        if self._left.done() and self._output is not None:
+        if self._process_gone.done() and self._output is not None:
             self._output.clear()
         if self._watch is not None:
             self._watch.cancel()
@@ -309,7 +318,7 @@ class ServerProcess:
             first = min(timeout / 2, _INSIST_AFTER)
             await asyncio.wait({self.exited}, timeout=first)
         if not self.exited.done():
-            # llama-server forgets a wish to exit that comes in the moment it begins to serve.
+            # llama-server may miss the request to exit at the moment it begins to serve.
             self._insist_on_exit()
             await asyncio.wait({self.exited}, timeout=timeout - first)
         if not self.exited.done():
@@ -321,31 +330,35 @@ class ServerProcess:
         return self.exited.result()
 
     def kill(self) -> None:
-        """SIGKILL to the whole process group, at once. Other descendants go when it is gone."""
-        if self.pid <= 0 or self._left.done():
-            # Group 0 would be our own; a number given back may be somebody else's by now.
+        """SIGKILL the whole process group at once. Other descendants follow when the process is
+        gone."""
+        if self.pid <= 0 or self._process_gone.done():
+            # Group 0 would be our own, and a released number may belong to another process by now.
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        signal_group(self.pid, signal.SIGKILL)
 
     def exit_reason(self) -> tuple[str, tuple[str, ...]]:
-        """Once it has ended: why, in plain words, and its last log lines."""
-        # Not more than it printed itself: the log may hold the end of an earlier one.
+        """Return the reason of its end in plain words, and its last log lines."""
+        # Only its own lines: the log may also contain the end of an earlier process.
         own = self._log.tail(min(self._line_count, _DIAGNOSED_LINES))
         lines = tuple(line.text for line in own)
         returncode = self.exited.result() if self.exited.done() else 0
-        why = self._hung or diagnose(returncode, lines, went_on=self.went_on).sentence
-        return why, lines[-_OBITUARY_LINES:]
+        why = self._hung or diagnose(returncode, lines, left_running=self.left_running).sentence
+        return why, lines[-_EXIT_LOG_LINES:]
 
     def _ask_to_exit(self) -> None:
-        if self._spoke.done() and self._ready.done() and (stdin := self._stdin()) is not None:
-            # In this mode SIGTERM alone would wait for stdin to close.
+        if (
+            self._protocol_seen.done()
+            and self._ready.done()
+            and (stdin := self._stdin()) is not None
+        ):
+            # In this mode SIGTERM alone waits until stdin is closed.
             stdin.write(_EXIT_COMMAND)
         else:
             self._insist_on_exit()
 
     def _insist_on_exit(self) -> None:
-        """SIGTERM, and the end of its input: either is enough for most servers, in most states."""
+        """Send SIGTERM and close stdin: either suffices for most servers in most states."""
         if self._output is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._output.transport.send_signal(signal.SIGTERM)
@@ -358,44 +371,44 @@ class ServerProcess:
         pipe = self._output.transport.get_pipe_transport(0)
         return cast("asyncio.WriteTransport | None", pipe)
 
-    def started(self, output: Output) -> None:
-        """The process runs (called by ``Output``, as all below)."""
+    def started(self, output: PipeProtocol) -> None:
+        """Handle the start (called by ``PipeProtocol``, like all methods below)."""
         self._output = output
         self.pid = output.family.pid
         output.family.claim()
 
     def received(self, fd: int, data: bytes) -> None:
-        """Output has come."""
-        # Not the loop's clock, which may stand still while a callback runs.
+        """Handle output."""
+        # Not the loop's clock, which may be constant during a callback.
         began = time.perf_counter()
         self._take_lines(fd, self._splitters[fd].feed(data))
         if len(data) >= _BUSY_READ and self._output is not None:
-            # Whoever writes without end waits as long as its lines took: half of the loop's
-            # time is everybody else's. The pipe holds what comes meanwhile, then its writer.
+            # Pause an endless writer for as long as its lines took: half of the loop's time is for
+            # others. Meanwhile the pipe buffers the output, and then blocks the writer.
             pipe = cast("asyncio.ReadTransport", self._output.transport.get_pipe_transport(fd))
             pipe.pause_reading()
             spent = time.perf_counter() - began
             asyncio.get_running_loop().call_later(spent, _read_on, pipe)
 
     def left(self) -> None:
-        """The process itself is gone."""
-        if not self._left.done():
-            self._left.set_result(None)
+        """Handle the exit of the process itself."""
+        if not self._process_gone.done():
+            self._process_gone.set_result(None)
         if self._stopping and self._output is not None:
-            # Whoever holds its pipes open is not waited for.
+            # Do not wait for descendants that hold its pipes open.
             self._output.clear()
 
-    def ended(self, returncode: int, descendants: Ended) -> None:
-        """It and its descendants are gone and its pipes are drained."""
+    def ended(self, returncode: int, descendants: KillResult) -> None:
+        """Handle the end of the process, its descendants and its output."""
         for fd, splitter in self._splitters.items():
             self._take_lines(fd, splitter.flush())
         if self._watch is not None:
             self._watch.cancel()
         name = self._launch.name
-        self.went_on = bool(descendants.found) and not self._stopping
-        if self.went_on:
+        self.left_running = bool(descendants.found) and not self._stopping
+        if self.left_running:
             _logger.warning(
-                "%s (pid %d) ended while what it had started went on: %s",
+                "%s (pid %d) exited, but processes that it had started kept running: %s",
                 name,
                 self.pid,
                 in_words(descendants.found),
@@ -412,15 +425,15 @@ class ServerProcess:
             lines = [line for line in lines if not is_protocol_line(line)]
         if not self._listening.is_set():
             for line in lines:
-                self._take_sign(line)
+                self._read_load_line(line)
         if texts := as_texts(lines):
             self._line_count += len(texts)
             if self._buffers is not None:
                 self._buffers.add(texts)
             self._log.add(texts)
 
-    def _take_sign(self, line: bytes) -> None:
-        """A line of the load: what matters of it here stands before the server listens."""
+    def _read_load_line(self, line: bytes) -> None:
+        """Read a line of the load; the relevant ones precede the line that the server listens."""
         if b"listening on" in line:
             self._listening.set()
             return
@@ -432,13 +445,13 @@ class ServerProcess:
     def _take_protocol(self, line: bytes) -> None:
         if not line.startswith(_STATE_PREFIX):
             return
-        if not self._spoke.done():
-            self._spoke.set_result(None)
+        if not self._protocol_seen.done():
+            self._protocol_seen.set_result(None)
         body = line[len(_STATE_PREFIX) :]
         try:
             message = _decode_state(body)
         except msgspec.MsgspecError:
-            # A very long line (facts about the model) was cut: its beginning tells enough.
+            # A very long line (facts about the model) was cut: its start is enough.
             message = _State("ready" if body.startswith(b'{"state":"ready"') else "")
         if message.state == "ready":
             if message.payload is not None and message.payload.meta is not None:
@@ -447,9 +460,9 @@ class ServerProcess:
                 self._ready.set_result(None)
         elif message.state == "loading":
             payload = message.payload or _Payload()
-            # The same again is no progress.
-            if self._told != (told := (payload.current, payload.value)):
-                self._told = told
+            # A repeated report is no progress.
+            if self._last_progress != (progress := (payload.current, payload.value)):
+                self._last_progress = progress
                 self._progress(payload.progress)
 
     async def _poll_health(self) -> None:
@@ -458,38 +471,38 @@ class ServerProcess:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._listening.wait()
-                    # From here on it can be ready any moment: look often for a while.
+                    # It may be ready at any moment now: poll often for a while.
                     await asyncio.sleep(min(pause, _HEALTH_POLL_FIRST))
             pause = min(pause * 1.5, _HEALTH_POLL_MOST)
 
     async def _healthy(self) -> bool:
-        """Whether ``GET /health`` says yes. A server without that path (404) is ready, too."""
+        """Return whether ``GET /health`` succeeds. A server without that path (404) is ready."""
         try:
             return await self._ask(_HEALTH_TIMEOUT) in {200, 204, 404}
         except CannotAskError:
             return False
 
     async def _ask(self, timeout: float) -> int | None:
-        """What the server itself answers to ``GET /health``; raises as ``ask_health`` does.
+        """Return the server's own answer to ``GET /health``. Raises as ``ask_health`` does.
 
-        Raises ``ForeignListenerError`` when it would be another program's answer.
+        Raises ``ForeignListenerError`` if another program answered.
         """
         answer = await ask_health(self._launch.host, self._launch.port, timeout)
         if answer is not None:
-            # Not before it: another program could take the port in between.
-            await self._refuse_stranger()
+            # Checked after the answer: another program could take the port in between.
+            await self._check_port_owner()
         return answer
 
-    async def _refuse_stranger(self) -> None:
+    async def _check_port_owner(self) -> None:
         port, by_command = self._launch.port, self._launch.by_command
         roots = await self.processes()
-        who = await asyncio.to_thread(stranger, port, roots, by_command=by_command)
+        who = await asyncio.to_thread(foreign_listener, port, roots, by_command=by_command)
         if who is not None:
             raise ForeignListenerError(f"its port {port} is taken by {who}")
 
 
 async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:
-    """Wait until one of them is done, at most ``timeout`` seconds; none is cancelled."""
+    """Wait until one of the futures is done, at most ``timeout`` seconds; cancel none."""
     await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
 

@@ -1,16 +1,16 @@
-"""What a llama-server's slots generate: its ``/slots``, asked directly, and a rate made of it."""
+"""Asks a llama-server's ``/slots`` for the tokens generated, and derives a rate from it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
+from http import HTTPStatus
 
 import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
+from cyber_inference_tui.llama.http_get import http_get
 
 _MOST_BYTES = 1 << 20
-_HEAD_END = b"\r\n\r\n"
 
 
 class _Next(msgspec.Struct):
@@ -33,35 +33,22 @@ class Task(msgspec.Struct, frozen=True):
 
 
 async def ask_slots(host: str, port: int, timeout: float) -> tuple[Task, ...] | None:
-    """The tasks under way, by ``GET /slots``; ``None`` without a good answer in ``timeout`` s.
+    """Return the tasks in progress by ``GET /slots``; ``None`` = no valid answer in ``timeout``
+    seconds.
 
-    Asked on a connection of its own that is closed afterwards. The server answers between two
-    steps of its work, so the counts are those of the answer's time. The fields are those of build
-    11669 (``tools/server/README.md`` of llama.cpp).
+    The server answers between two steps of its work, so the counts are current. The fields are
+    those of build 11669 (``tools/server/README.md`` of llama.cpp).
     """
     try:
-        async with asyncio.timeout(timeout):
-            reader, writer = await asyncio.open_connection(host, port, limit=_MOST_BYTES)
-            try:
-                request = f"GET /slots HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-                writer.write(request.encode("ascii"))
-                answer = bytearray()
-                while len(answer) < _MOST_BYTES and (part := await reader.read(65536)):
-                    answer += part
-            finally:
-                writer.close()
+        status, body = await http_get(host, port, "/slots", timeout=timeout, most_bytes=_MOST_BYTES)
     except OSError:
-        # TimeoutError is one of them.
+        # TimeoutError is an OSError.
         return None
-    return parse_slots(bytes(answer))
+    return parse_slots(body) if status == HTTPStatus.OK else None
 
 
-def parse_slots(answer: bytes) -> tuple[Task, ...] | None:
-    """The tasks in a whole HTTP answer; ``None`` if it is not what was asked for."""
-    head, _, body = answer.partition(_HEAD_END)
-    words = head.split(None, 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/") or words[1] != b"200":
-        return None
+def parse_slots(body: bytes) -> tuple[Task, ...] | None:
+    """Return the tasks in the body of an answer; ``None`` = it has another form."""
     try:
         slots = msgspec.json.decode(body, type=thread_safe(list[_Slot]))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -70,21 +57,21 @@ def parse_slots(answer: bytes) -> tuple[Task, ...] | None:
     for slot in slots:
         if slot.is_processing:
             if slot.next_token is None:
-                return None  # It does not tell what it generates.
-            # Earlier builds have an object where later ones have a list of one.
-            told = slot.next_token if isinstance(slot.next_token, list) else [slot.next_token]
-            decoded = sum(max(0, part.n_decoded) for part in told)
+                return None  # The server does not report its tokens.
+            # Earlier builds have an object in place of a list with one object.
+            parts = slot.next_token if isinstance(slot.next_token, list) else [slot.next_token]
+            decoded = sum(max(0, part.n_decoded) for part in parts)
             tasks.append(Task(slot.id, slot.id_task, decoded))
     return tuple(tasks)
 
 
 class TokenRate:
-    """Tokens per second of one server, from looks at it.
+    """The tokens per second of one server, from repeated looks at it.
 
-    A look is the tokens of all requests that are finished, and the tasks under way. Their sum
-    grows by what was generated, but not only: a task leaves the slots a moment before its request
-    counts as finished, and one that is cancelled is never counted. So what is missing is waited for
-    until the next look, and then given up.
+    A look consists of the tokens of all finished requests, and the tasks in progress. Their sum
+    usually grows by the tokens generated. But a task leaves its slot a moment before its request
+    counts as finished, and a cancelled task is never counted. So missing tokens are awaited until
+    the next look, and then written off.
     """
 
     def __init__(self) -> None:
@@ -94,9 +81,9 @@ class TokenRate:
         self._owed = False
 
     def look(self, finished: int, tasks: Iterable[Task], now: float) -> float | None:
-        """The mean rate since the look before; ``now`` in seconds of a monotonic clock.
+        """Return the mean rate since the last look; ``now`` is in seconds of a monotonic clock.
 
-        ``None`` the first time.
+        ``None`` at the first look.
         """
         running = {(task.slot, task.id): task.decoded for task in tasks}
         total = finished + sum(running.values())

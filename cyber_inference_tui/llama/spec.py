@@ -10,28 +10,28 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.gguf.arguments import ServerOptions, read_options, words_of_variables
-from cyber_inference_tui.gguf.memory import DEFAULT_SLOTS, context_of_a_request
+from cyber_inference_tui.gguf.memory_estimate import DEFAULT_SLOTS, context_of_a_request
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.vectors import vector_options
+from cyber_inference_tui.llama.embedding_options import embedding_options
 from cyber_inference_tui.settings.schema import ModelSettings, Settings, effective
 
 STREAMS = 256
-"""Requests that a llama-server takes at once, unless more or less is asked for."""
+"""Requests that a llama-server takes at once, unless the settings say otherwise."""
 
 SPARE_THREADS = 8
-"""HTTP threads of llama-server beyond these requests. Every open connection holds a thread: an idle
-one for up to 5 s, a question for its health or its slots, an answer that its client left."""
+"""HTTP threads of llama-server beyond its requests. Every open connection holds a thread: an idle
+connection for up to 5 s, a check of its health or slots, an answer whose client has left."""
 
 _THREADS_HTTP_VARIABLE = "LLAMA_ARG_THREADS_HTTP"
 _DEFAULTS = ServerOptions()
 
 
 class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """The specification of one model's server, and the facts that its memory depends on.
+    """The specification of one model's server, and the facts that decide its memory.
 
-    It leaves out what is known only at the start: the port, the build of llama-server, the size of
-    the prompt cache. ``resolve`` makes it. Sizes are in bytes.
+    It leaves out facts that are known only at the start: the port, the build of llama-server, the
+    size of the prompt cache. ``resolve`` makes it. Sizes are in bytes.
     """
 
     model_id: str
@@ -41,9 +41,9 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     files: tuple[Path, ...] = ()
     """All files that the server reads."""
     size_bytes: int | None = None
-    """Of these files."""
+    """The size of these files."""
     problem: str | None = None
-    """Why the model cannot be used."""
+    """The reason why the model cannot be used."""
     metadata: ModelMetadata | None = None
     weights_bytes: int | None = None
     projector_bytes: int = 0
@@ -60,15 +60,15 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     context_source: str = ""
     """The general setting that decided ``context_size``; empty = the model's own table."""
     limited: bool = False
-    """The context is not the one that the settings ask for, for want of memory."""
+    """The context is smaller than the settings ask for, for lack of memory."""
     gpu_layers: int = -1
     """Layers that ``--gpu-layers`` asks for; -1 = llama-server decides."""
     threads: int = 0
     """0 = llama-server decides."""
     slots: int = 0
     """Slots that ``--parallel`` asks for; 0 = llama-server decides."""
-    vector_options: tuple[tuple[str, ...], ...] = ()
-    """Options that a model for vectors needs, each with its values."""
+    embedding_options: tuple[tuple[str, ...], ...] = ()
+    """Options that an embedding model needs, each with its values."""
     http_threads: int = 0
     """HTTP threads that the service asks for; 0 = a variable decides."""
     most_requests: int | None = None
@@ -83,20 +83,21 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def signature(self) -> str:
         """A short text that is equal for servers that are started alike.
 
-        A loaded model restarts when it changes, and what a server took is valid while it does not.
+        A loaded model restarts when its signature changes, and measurements are valid for one
+        signature.
         """
         facts = (
             (self.model_id, self.path, self.projector, self.size_bytes),
             (self.command, sorted(self.environment.items()), self.arguments),
             (self.context_size, self.overrides_context),
-            (self.gpu_layers, self.threads, self.slots, self.vector_options),
+            (self.gpu_layers, self.threads, self.slots, self.embedding_options),
         )
         encoded = msgspec.json.encode(facts, enc_hook=str)
         return hashlib.sha256(encoded).hexdigest()[:16]
 
     @property
     def overrides_context(self) -> bool:
-        """Whether the context has to be named after the person's arguments, to win over them."""
+        """True if the context has to come after the user's arguments, to win over them."""
         return self.limited and self.asked.context_size is not None
 
     @property
@@ -106,14 +107,14 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def request_context(self) -> int | None:
-        """Tokens of context that one request may use; ``None`` = unknown."""
+        """Tokens of context for one request; ``None`` = unknown."""
         if self.command or self.metadata is None:
             return None
         trained = self.options.trained or self.metadata.context_length
         return context_of_a_request(self.options, trained)
 
     def with_context(self, tokens: int) -> ServerSpec:
-        """The same server with this context, whatever settings and arguments say."""
+        """Return the same server with this context, regardless of settings and arguments."""
         return _complete(msgspec.structs.replace(self, context_size=tokens, limited=True))
 
 
@@ -142,7 +143,7 @@ def resolve(model: LocalModel, settings: Settings) -> ServerSpec:
     gpu_layers = effective(own, settings, "gpu_layers")
     words = words_of_variables(own.env)
     if slots:
-        # An option that the service gives, so the variable for it has no effect.
+        # The service passes this option, so the variable for it has no effect.
         words += ["--parallel", str(slots)]
     base = ServerOptions(
         slots=slots,
@@ -179,11 +180,12 @@ def _http_threads(own: ModelSettings, settings: Settings) -> int:
 
 
 def _context(model: LocalModel, settings: Settings, asked: ServerOptions) -> tuple[int, str]:
-    """The tokens of context, and the general setting that decided (empty = the model's table).
+    """Return the tokens of context, and the general setting that decided (empty = the model's
+    table).
 
-    An argument of a person's own wins. A model's own ``context_size`` is taken as it is (0 = what
-    the model was trained with); ``default_context_size`` is capped by ``max_context_size`` and by
-    the model's own length.
+    The user's own argument wins. A model's own ``context_size`` is used as it is (0 = the trained
+    length); ``default_context_size`` is limited by ``max_context_size`` and by the model's trained
+    length.
     """
     trained = asked.trained or (model.metadata.context_length if model.metadata else None)
     if asked.context_size is not None:
@@ -199,28 +201,28 @@ def _context(model: LocalModel, settings: Settings, asked: ServerOptions) -> tup
 def _complete(spec: ServerSpec) -> ServerSpec:
     """Fill in what follows from the context."""
     tokens = spec.context_size or 0
-    ours = vector_options(spec.metadata, spec.asked, spec.environment, context_size=tokens)
+    ours = embedding_options(spec.metadata, spec.asked, spec.environment, context_size=tokens)
     asked = msgspec.structs.replace(
         spec.asked,
         batch_size=spec.asked.batch_size or _DEFAULTS.batch_size,
         ubatch_size=spec.asked.ubatch_size or _DEFAULTS.ubatch_size,
     )
-    # They set only what the person left open.
+    # Our options set only values that the user left open.
     options = read_options([word for option in ours for word in option], base=asked)
     if spec.limited or options.context_size is None:
         options = msgspec.structs.replace(options, context_size=tokens)
     return msgspec.structs.replace(
         spec,
-        vector_options=tuple(ours),
+        embedding_options=tuple(ours),
         options=options,
         most_requests=_most_requests(options, spec.http_threads),
     )
 
 
 def _most_requests(options: ServerOptions, http_threads: int) -> int:
-    """llama-server's HTTP threads without a few that are spare."""
+    """Return llama-server's HTTP threads less the spare ones."""
     threads = http_threads if options.http_threads is None else options.http_threads
     if threads == 0:
-        # llama-server's own choice is at least this (tools/server/server-http.cpp).
+        # llama-server's default is at least this (tools/server/server-http.cpp).
         threads = (options.slots or DEFAULT_SLOTS) + 2
     return max(1, threads - min(SPARE_THREADS, threads // 2))

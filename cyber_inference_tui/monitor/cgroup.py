@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from cyber_inference_tui.monitor.files import KeptFile, integer, read_bytes
+from cyber_inference_tui.monitor.kernel_files import KeptFile, integer, read_bytes
 
 _DEEPEST = 32
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cyber_inference_tui.monitor.memory import GpuMemory
+from cyber_inference_tui.monitor.memory_reading import GpuMemory
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.records import GpuRecord
 from cyber_inference_tui.text import clean_line

@@ -17,7 +17,7 @@ import psutil
 
 from cyber_inference_tui.kernel import on_macos, output_of
 from cyber_inference_tui.monitor.cgroup import CgroupMemory, MemoryLimit
-from cyber_inference_tui.monitor.files import KeptFile
+from cyber_inference_tui.monitor.kernel_files import KeptFile
 
 _FIELD = re.compile(rb"^([A-Za-z0-9_()]{1,64}):[ \t]+([0-9]{1,12}) kB$", re.MULTILINE)
 _ARC_FIELD = re.compile(rb"^(size|c_min)\s+[0-9]+\s+([0-9]{1,18})$", re.MULTILINE)
@@ -49,7 +49,7 @@ class MainMemory:
     The two differ only where ``root`` is a mount of the host's files in a container: the memory
     is the host's, the limit is the container's.
 
-    Where this machine itself has no ``/proc`` it is ``without_proc``.
+    Where this machine itself has no ``/proc`` it is ``read_by_psutil``.
     """
 
     def __init__(self, root: Path = Path("/"), container: Path = Path("/")) -> None:
@@ -63,7 +63,7 @@ class MainMemory:
         fields = meminfo(self._meminfo.read() or b"")
         total, available = fields.get("MemTotal"), _available(fields)
         if not total or available is None:
-            return without_proc() if self._is_this_machine else None
+            return read_by_psutil() if self._is_this_machine else None
         zfs_cache = min(_zfs_cache(self._arc.read() or b""), max(0, total - available))
         reading = MainMemoryReading(
             total=total,
@@ -76,7 +76,7 @@ class MainMemory:
         return reading
 
 
-def without_proc() -> MainMemoryReading | None:
+def read_by_psutil() -> MainMemoryReading | None:
     """The reading where there is no ``/proc``; ``None`` if nothing tells."""
     try:
         memory = psutil.virtual_memory()

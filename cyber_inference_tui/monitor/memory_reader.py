@@ -7,8 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cyber_inference_tui.monitor.gpu_memory import amd_memory, nvidia_memory
-from cyber_inference_tui.monitor.main_memory import MainMemory, MainMemoryReading, without_proc
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.main_memory import MainMemory, MainMemoryReading, read_by_psutil
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.monitor.nvml import Nvml, visible_gpus
 from cyber_inference_tui.monitor.processes import ProcessReader
 from cyber_inference_tui.monitor.sensors.amd import AmdSensor
@@ -46,7 +46,7 @@ class MemoryReader:
         Nothing is raised. A machine that tells nothing of its memory has 0 bytes of it.
         """
         # Also where a mount of the host's files was asked for and is not there.
-        main = self._main.read() or without_proc() or MainMemoryReading(total=0, available=0)
+        main = self._main.read() or read_by_psutil() or MainMemoryReading(total=0, available=0)
         found = ((pid, self._processes.read(pid)) for pid in list(pids)[:_MOST_PIDS])
         amd = amd_memory(self._amd.read_memory())
         return MemoryReading(

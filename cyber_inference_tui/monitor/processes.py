@@ -11,8 +11,8 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.kernel import child_pids
-from cyber_inference_tui.monitor.files import integer, read_bytes
-from cyber_inference_tui.monitor.memory import ProcessMemory
+from cyber_inference_tui.monitor.kernel_files import integer, read_bytes
+from cyber_inference_tui.monitor.memory_reading import ProcessMemory
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _UTIME, _STIME = 11, 12

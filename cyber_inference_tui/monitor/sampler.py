@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cyber_inference_tui.monitor.machine import mac_gpus, read_machine
+from cyber_inference_tui.monitor.device import mac_gpus, read_device
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sample import compose
 from cyber_inference_tui.monitor.sensors.amd import AmdSensor
@@ -36,7 +36,7 @@ class Sampler:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._now = now
-        self._device = read_machine(root)
+        self._device = read_device(root)
         self._mac_gpus = mac_gpus(self._device, root)
         self._host = HostSensor(root, disks, container=container, clock=clock)
         self._tegra = TegraSensor(root, clock)

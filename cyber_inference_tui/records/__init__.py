@@ -55,7 +55,6 @@ from cyber_inference_tui.records.requests import (
 )
 from cyber_inference_tui.records.service import (
     ConfigCheckRecord,
-    ConfigFileRecord,
     ConfigValueRecord,
     GapEvent,
     InstallRecord,
@@ -72,7 +71,6 @@ from cyber_inference_tui.records.wire import to_json
 __all__ = [
     "ActiveRequestRecord",
     "ConfigCheckRecord",
-    "ConfigFileRecord",
     "ConfigValueRecord",
     "CpuRecord",
     "DeviceKind",

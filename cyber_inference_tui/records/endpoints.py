@@ -1,8 +1,8 @@
 """The endpoints of the service, one line each: server, client, docs and tests use this table.
 
-The server registers a handler for each (``http.app``, ``http.admin``), ``ServiceClient.call`` calls
-them, and ``GET /openapi.json`` describes them. To add an endpoint, add a line here and a line in
-``http.admin``.
+The server registers a handler for each (``http.application``, ``http.admin``),
+``ServiceClient.call`` calls them, and ``GET /openapi.json`` describes them. To add an endpoint, add
+a line here and a line in ``http.admin``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from cyber_inference_tui.records.queries import (
     LoadQuery,
     LogEventsQuery,
     NewDownload,
-    NewFile,
     NewValue,
     Nothing,
     RepositoryQuery,
@@ -52,7 +51,6 @@ from cyber_inference_tui.records.requests import (
 )
 from cyber_inference_tui.records.service import (
     ConfigCheckRecord,
-    ConfigFileRecord,
     ConfigValueRecord,
     InstallRecord,
     LoginRecord,
@@ -255,14 +253,6 @@ UNSET_CONFIG = _plain(
     "DELETE /admin/config/{key}",
     ConfigValueRecord,
     "takes a setting out of the file, so that its default holds again",
-)
-CONFIG_FILE = _plain("GET /admin/config-file", ConfigFileRecord, "the configuration file")
-SET_CONFIG_FILE = Endpoint(
-    "PUT /admin/config-file",
-    Nothing,
-    NewFile,
-    ConfigFileRecord,
-    "replaces the configuration file, if it is still that of `digest`",
 )
 INSTALLATION = _plain(
     "GET /admin/install",

@@ -154,13 +154,6 @@ class NewValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: Any
 
 
-class NewFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The new text of the configuration file; ``digest`` names the text that it replaces."""
-
-    text: str
-    digest: str
-
-
 class NewDownload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What to download."""
 

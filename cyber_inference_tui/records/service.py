@@ -119,17 +119,6 @@ class ConfigCheckRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The loaded models that would be loaded anew."""
 
 
-class ConfigFileRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration file as it is (``GET /admin/config-file``)."""
-
-    path: str
-    text: str
-    """Empty where there is no file yet. Secrets in it are masked, and keep their values when the
-    mask comes back."""
-    digest: str
-    """Names this state of the file: a change is refused when it has changed since."""
-
-
 class ConfigValueRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One setting's effective value (``GET /admin/config``); secrets are masked."""
 
@@ -142,6 +131,8 @@ class ConfigValueRecord(msgspec.Struct, frozen=True, kw_only=True):
     secret: bool = False
     live: bool = False
     """Applies without a restart of the service."""
+    group: str = ""
+    """The title of its group; empty for a model's key."""
 
 
 class ServiceEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,1 +1,1 @@
-"""Which model is loaded when: pure policy, and the one owner that carries it out."""
+"""Decides which models are loaded, and starts and stops their servers."""

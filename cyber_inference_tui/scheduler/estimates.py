@@ -1,47 +1,40 @@
-"""Keeps the specification and the memory estimate of every model, loaded or not."""
+"""Keeps the specification and the estimated need of every model, loaded or not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.llama.spec import ServerSpec, resolve
 from cyber_inference_tui.scheduler.load_history import LoadHistory
+from cyber_inference_tui.scheduler.server_interface import ServerLauncher
 from cyber_inference_tui.settings.schema import Settings
 
 
-class Estimator(Protocol):
-    """Finds out what a server will take."""
-
-    async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
-        """What it is expected to take; without ``ask_engine`` no program is run for it."""
-
-
 class Estimates:
-    """Kept for all models, so that a list of them looks at no files.
+    """Makes a list of all models possible without reading files.
 
-    A spec is resolved when a model or the settings change, and a need is found when the spec or
-    what was measured changes.
+    A spec is resolved when a model or the settings change. A need is estimated when the spec or a
+    measurement of it changes.
     """
 
-    def __init__(self, estimator: Estimator, load_history: LoadHistory) -> None:
-        self._estimator = estimator
+    def __init__(self, launcher: ServerLauncher, load_history: LoadHistory) -> None:
+        self._launcher = launcher
         self._load_history = load_history
         self._specs: dict[str, tuple[LocalModel, Settings, ServerSpec]] = {}
         self._needs: dict[str, tuple[str, Need]] = {}
-        """By id, with the signature for which that holds."""
+        """By id, with the signature of the estimated spec."""
 
     def spec(self, model: LocalModel, settings: Settings) -> ServerSpec:
-        """How the model's server would be started."""
+        """Return the specification of the model's server."""
         known = self._specs.get(model.id)
         if known is None or known[0] != model or known[1] is not settings:
             known = self._specs[model.id] = model, settings, resolve(model, settings)
         return known[2]
 
     async def update(self, models: Iterable[LocalModel], settings: Settings) -> None:
-        """Find out what models would take, as far as that has changed; forget all others."""
+        """Estimate the needs of models that have changed, and forget all other models."""
         there: Mapping[str, LocalModel] = {model.id: model for model in models}
         for model in there.values():
             spec = self.spec(model, settings)
@@ -52,7 +45,7 @@ class Estimates:
                 or known[0] != spec.signature
                 or measured not in {None, known[1].footprint}
             ):
-                need = await self._estimator.need(spec, ask_engine=False)
+                need = await self._launcher.need(spec, ask_engine=False)
                 self._needs[model.id] = spec.signature, need
         for model_id in self._specs.keys() - there.keys():
             del self._specs[model_id]
@@ -60,6 +53,6 @@ class Estimates:
             del self._needs[model_id]
 
     def need(self, model_id: str) -> Need | None:
-        """What a model would take by its settings now; ``None`` = not looked at yet."""
+        """Return the need of a model by the settings in force; ``None`` = not estimated yet."""
         kept = self._needs.get(model_id)
         return kept[1] if kept else None

@@ -1,40 +1,39 @@
-"""What finds room in the memory and what would have to go for it, as it is told to people.
+"""Describes whether models fit and which others would be evicted, for records and error messages.
 
-By the arithmetic by which models are loaded (``plan``), so that nobody is told otherwise than it
-is done. Pure: it reads what it is given.
+It uses the ``MemoryPlan`` of the policy, so a description always agrees with the decision. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
-from cyber_inference_tui.llama.needs import Need, Source
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.llama.needs import Need, NeedSource
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import Fit, MemoryRoom, ModelStatus
-from cyber_inference_tui.scheduler.memory import Amount, Memory, in_words
-from cyber_inference_tui.scheduler.plan import Plan, free_to_go
-from cyber_inference_tui.scheduler.refusal import refusal_error
+from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory, in_words
+from cyber_inference_tui.scheduler.load_errors import refusal_error
+from cyber_inference_tui.scheduler.memory_plan import MemoryPlan, can_unload
 from cyber_inference_tui.scheduler.state import ModelState
-from cyber_inference_tui.scheduler.views import Limits, ModelView
+from cyber_inference_tui.scheduler.views import LoadLimits, ModelView
 from cyber_inference_tui.settings.schema import Settings
 
 
 class Verdict(NamedTuple):
-    """Whether a model fits."""
+    """The answer whether a model fits."""
 
     fit: Fit
     reason: str
-    """In one sentence, with the numbers."""
+    """One sentence with the numbers."""
     unloads: tuple[str, ...] = ()
-    """Models that would have to go, by id."""
+    """The ids of the models that would be evicted."""
 
 
 class FitCheck:
-    """The memory and the models at one moment.
+    """Checks models against the memory of one moment.
 
-    ``states`` are all models that were ever touched and ``views`` what the policy sees of them;
-    ``reading`` is the machine's memory, ``None`` = it was not read.
+    ``views`` are the policy's views of ``states``. Without a ``reading`` nothing is known.
     """
 
     def __init__(
@@ -42,8 +41,8 @@ class FitCheck:
         states: Sequence[ModelState],
         views: Sequence[ModelView],
         *,
-        limits: Limits,
-        memory: Memory,
+        limits: LoadLimits,
+        memory: FreeMemory,
         reading: MemoryReading | None,
         settings: Settings,
         now: float,
@@ -55,48 +54,50 @@ class FitCheck:
         self._reading = reading
         self._settings = settings
         self._now = now
-        self._plan = self._plan_without(())
-
-        self._alone = frozenset(state.model.id for state in states if state.alone)
+        self._need_exclusive_memory = frozenset(
+            state.model.id for state in states if state.needs_exclusive_memory
+        )
 
     def _candidate(self, model_id: str, need: Need) -> ModelView:
         return ModelView(
             id=model_id,
             status=ModelStatus.UNLOADED,
             need=need,
-            # It ran out of memory beside others.
-            alone=model_id in self._alone,
+            needs_exclusive_memory=model_id in self._need_exclusive_memory,
         )
 
-    def _plan_without(self, gone: tuple[str, ...]) -> Plan:
-        return Plan(self._views, self._limits, self._memory, self._now, gone)
+    @cached_property
+    def _plan(self) -> MemoryPlan:
+        return self._plan_without(())
+
+    def _plan_without(self, gone: tuple[str, ...]) -> MemoryPlan:
+        return MemoryPlan(self._views, self._limits, self._memory, self._now, gone)
 
     @property
-    def _room(self) -> Amount | None:
-        return None if self._reading is None else self._memory.room
+    def _free(self) -> Amount | None:
+        return None if self._reading is None else self._memory.free
 
     def fit(self, model_id: str, need: Need | None) -> Fit | None:
-        """What ``verdict`` would say in a word, at less cost."""
-        if need is None or need.source is Source.UNKNOWN or self._room is None:
+        """Return the ``fit`` of ``verdict``, without the cost of the sentence."""
+        if need is None or need.source is NeedSource.UNKNOWN or self._free is None:
             return None
         model = self._candidate(model_id, need)
-        if self._plan.holds(model):
+        if self._plan.fits(model):
             return Fit.NOW
-        return Fit.AFTER_UNLOADING if self._plan.could_hold(model) else Fit.NEVER
+        return Fit.AFTER_UNLOADING if self._plan.could_fit(model) else Fit.NEVER
 
-    def verdict(self, model_id: str, need: Need | None, *, anew: bool = False) -> Verdict | None:
-        """Whether a model with this need fits; ``None`` = its need or the memory is not known.
+    def verdict(self, model_id: str, need: Need | None, *, reload: bool = False) -> Verdict | None:
+        """Return whether a model with this need fits; ``None`` = its need or the memory is unknown.
 
-        ``anew``: it is loaded and would be loaded again with this need, so what it holds now comes
-        back first.
+        With ``reload`` it is loaded and would be loaded again, which first frees its memory.
         """
-        if need is None or need.source is Source.UNKNOWN or self._room is None:
+        if need is None or need.source is NeedSource.UNKNOWN or self._free is None:
             return None
-        plan = self._plan_without((model_id,)) if anew else self._plan
+        plan = self._plan_without((model_id,)) if reload else self._plan
         model = self._candidate(model_id, need)
-        at_most = need.source is Source.UPPER_BOUND
+        at_most = need.source is NeedSource.UPPER_BOUND
         victims = plan.victims_for(model)
-        if victims is None and not plan.could_hold(model):
+        if victims is None and not plan.could_fit(model):
             error = refusal_error(
                 plan.refusal(model), self._states, self._reading, self._settings, at_most=at_most
             )
@@ -104,39 +105,38 @@ class FitCheck:
         cards = self._memory.cards_for(need.visible)
         numbers = (
             f"It needs {'up to ' if at_most else ''}{in_words(plan.amount(model), cards=cards)},"
-            f" and {in_words(plan.room_for(model) or Amount(), cards=cards)} can be had now"
+            f" and {in_words(plan.free_for(model) or Amount(), cards=cards)} can be had now"
         )
         if victims == ():
             return Verdict(Fit.NOW, f"{numbers}.")
-        if not plan.has_place():
+        if not plan.count_allows():
             most = self._limits.max_loaded_models
             numbers += f", but only {most} may be loaded at once (max_loaded_models)"
         if victims is None:
-            busy = tuple(one.id for one in plan.to_close_for(model))
+            busy = tuple(model.id for model in plan.busy_victims_for(model))
             return Verdict(
                 Fit.AFTER_UNLOADING,
                 f"{numbers}: {', '.join(busy)} would be unloaded for it after its requests.",
                 busy,
             )
-        names = tuple(one.id for one in victims)
+        names = tuple(victim.id for victim in victims)
         return Verdict(
             Fit.AFTER_UNLOADING, f"{numbers}: {', '.join(names)} would be unloaded for it.", names
         )
 
     def rooms(self) -> list[MemoryRoom]:
-        """The memory that models may have: of the machine, and of its GPUs together if they have
-        their own."""
-        reading, room = self._reading, self._room
-        if reading is None or room is None:
+        """Return the memory for models: of the machine, and of all GPUs that have their own."""
+        reading, free = self._reading, self._free
+        if reading is None or free is None:
             return [MemoryRoom(pool="memory")]
-        idle = [one for one in self._views if free_to_go(one) and not one.pinned]
-        then = sum((one.gives for one in idle), start=room)
+        idle = [model for model in self._views if can_unload(model) and not model.pinned]
+        later = sum((model.freed_on_unload for model in idle), start=free)
         rooms = [
             MemoryRoom(
                 pool="memory",
                 limit_bytes=int(reading.total * self._settings.max_memory_percent / 100),
-                free_bytes=max(0, room.host),
-                free_after_unloading_bytes=max(0, then.host),
+                free_bytes=max(0, free.host),
+                free_after_unloading_bytes=max(0, later.host),
             )
         ]
         if self._memory.cards:
@@ -145,8 +145,8 @@ class FitCheck:
                 MemoryRoom(
                     pool="gpu",
                     limit_bytes=sum(int(gpu.total * share) for gpu in reading.gpus),
-                    free_bytes=max(0, room.device),
-                    free_after_unloading_bytes=max(0, then.device),
+                    free_bytes=max(0, free.device),
+                    free_after_unloading_bytes=max(0, later.device),
                 )
             )
         return rooms

@@ -1,7 +1,7 @@
-"""What earlier loads taught: how much memory models took, and how long they needed.
+"""Keeps the memory and the duration of past loads, to predict the next ones.
 
-Kept by signature (model and arguments), so that a changed context size begins anew; bounded, the
-oldest go first. Whoever keeps it over restarts feeds it with ``learn`` and listens to ``on_new``.
+The key is the signature of the specification, so a load with another context size is a new one. The
+number of entries is limited. The service keeps them over restarts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NEWEST_WEIGHS = 0.5
 
 
 class LoadHistory:
-    """All measurements; ``on_new`` is told each one that was made in this run."""
+    """All measurements; ``on_new`` is called with each new one of this run."""
 
     def __init__(self, on_new: Callable[[Measurement], None] = lambda _: None) -> None:
         self._measurements: dict[str, Measurement] = {}
@@ -23,7 +23,7 @@ class LoadHistory:
         self._on_new = on_new
 
     def recall(self, measurement: Measurement) -> None:
-        """Take a measurement of a former run, the oldest first."""
+        """Add a measurement of a former run; the oldest come first."""
         self._measurements.pop(measurement.signature, None)
         self._measurements[measurement.signature] = measurement
         while len(self._measurements) > _KEPT:
@@ -34,17 +34,18 @@ class LoadHistory:
             self._bytes_per_second = former + (speed - former) * _NEWEST_WEIGHS
 
     def learn(self, measurement: Measurement) -> None:
-        """A load has just ended well."""
+        """Add the measurement of a load that has just ended."""
         self.recall(measurement)
         self._on_new(measurement)
 
     def footprint(self, signature: str) -> Footprint | None:
-        """What a model took, started with the same arguments."""
+        """Return the memory that a model with this signature used; ``None`` = never measured."""
         measurement = self._measurements.get(signature)
         return measurement.footprint if measurement else None
 
     def load_seconds(self, signature: str, size_bytes: int | None) -> float | None:
-        """How long its load will take: as the last time, else by its size and others' speed."""
+        """Return the seconds of the last load, else an estimate from the size and the speed of
+        other loads; ``None`` = unknown."""
         measurement = self._measurements.get(signature)
         if measurement is not None:
             return measurement.load_seconds

@@ -1,96 +1,104 @@
-"""The memory, read when it matters, and what our servers hold of it."""
+"""Keeps the last reading of the memory, and the changes by servers since then."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
-from cyber_inference_tui.monitor.memory import MemoryReading
-from cyber_inference_tui.scheduler.memory import Amount, Memory, held_by, memory_of, slack
-from cyber_inference_tui.scheduler.state import MemoryReader, ModelState
-from cyber_inference_tui.scheduler.views import Awaited
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
+from cyber_inference_tui.scheduler.free_memory import (
+    Amount,
+    FreeMemory,
+    free_memory,
+    slack,
+    used_memory,
+)
+from cyber_inference_tui.scheduler.state import ModelState
+from cyber_inference_tui.scheduler.views import AwaitedMemory
 from cyber_inference_tui.settings.schema import Settings
 
 RETURN_PATIENCE = 5.0
-"""Seconds that the memory of an ended server is waited for."""
+"""Seconds to wait until the memory of an ended server is free."""
 _READ_LIMIT = 10.0
-"""Seconds a reading may take; a driver that hangs must not hold up loads for ever."""
+"""The time limit of a reading, in seconds; a driver that hangs must not stop all loads."""
+
+ReadMemory = Callable[[Collection[int]], Awaitable[MemoryReading | None]]
+"""Reads the machine's memory and how much of it these processes and their children use; returns
+``None`` where the machine does not report it."""
 
 _logger = logging.getLogger(__name__)
 
 
 class MemoryTracker:
-    """What is known of the memory: the last reading, and what happened since.
+    """Keeps the state of the memory. Without a ``reader``, memory has no influence on decisions."""
 
-    ``reader`` ``None`` = the machine's memory plays no part.
-    """
-
-    def __init__(self, reader: MemoryReader | None) -> None:
+    def __init__(self, reader: ReadMemory | None) -> None:
         self._reader = reader
         self._reading = asyncio.Lock()
-        self.memory = Memory(at=float("-inf"), room=None if reader is None else Amount())
+        self.memory = FreeMemory(at=float("-inf"), free=None if reader is None else Amount())
         self.reading: MemoryReading | None = None
-        """The last one."""
+        """The last reading."""
         self.changed_at = 0.0
-        """When a server was last started or ended."""
-        self.awaited: Awaited | None = None
-        self._expected: Memory | None = None
-        """The memory at the last reading, with what was started and ended since."""
+        """The time of the last start or end of a server."""
+        self.awaited: AwaitedMemory | None = None
+        self._expected: FreeMemory | None = None
+        """The memory of the last reading, changed by the starts and ends of servers since then."""
 
-    def expected(self) -> Memory:
-        """The memory as it is when all is back that is on its way: the last reading, with what
-        was started and ended since."""
+    def expected(self) -> FreeMemory:
+        """Return the memory when that of all ended servers is free again."""
         return self._expected or self.memory
 
     def server_started(self, state: ModelState, now: float) -> None:
-        """A server has taken its memory."""
+        """Count the memory of a new server."""
         self.changed_at = now
         if state.footprint is None:
             return
-        former = state.gives
-        state.gives = held_by(state.footprint, None, cards=self.memory.cards).gives
-        taken = state.gives - former
+        former = state.freed_on_unload
+        state.freed_on_unload = used_memory(
+            state.footprint, None, cards=self.memory.cards
+        ).freed_on_unload
+        taken = state.freed_on_unload - former
         if self._expected is not None:
-            self._expected = self._expected.with_more(Amount() - taken, _visible(state))
+            self._expected = self._expected.plus(Amount() - taken, _visible(state))
         if self.awaited is not None:
-            self.awaited = Awaited(room=self.awaited.room - taken, until=self.awaited.until)
+            self.awaited = AwaitedMemory(free=self.awaited.free - taken, until=self.awaited.until)
 
     def server_ended(self, state: ModelState, now: float) -> None:
-        """A server is gone, or a load was given up or failed: its memory is to come back."""
+        """Expect the memory of an ended server, or of an ended load, to become free."""
         self.changed_at = now
-        gives, state.gives = state.gives, Amount()
+        freed, state.freed_on_unload = state.freed_on_unload, Amount()
         if self._expected is None:
             return
-        self._expected = self._expected.with_more(gives, _visible(state))
-        room = self._expected.room
-        if room is not None:
-            # Other programs go on taking and giving memory: some of it may be missing.
-            missing = Amount(slack(gives.host), slack(gives.device))
-            self.awaited = Awaited(room=room - missing, until=now + RETURN_PATIENCE)
+        self._expected = self._expected.plus(freed, _visible(state))
+        free = self._expected.free
+        if free is not None:
+            # Other programs allocate memory meanwhile, so some of it may be missing.
+            missing = Amount(slack(freed.host), slack(freed.device))
+            self.awaited = AwaitedMemory(free=free - missing, until=now + RETURN_PATIENCE)
 
     async def read(self, states: Iterable[ModelState], settings: Settings) -> MemoryReading | None:
-        """Read the memory and note what each server holds."""
+        """Read the memory and note how much each server uses."""
         if self._reader is None:
             return None
         at = asyncio.get_running_loop().time()
-        there = {state.server.pid: state for state in states if state.server is not None}
-        reading = await self.look(tuple(there))
+        servers = {state.server.pid: state for state in states if state.server is not None}
+        reading = await self.read_processes(tuple(servers))
         if reading is None:
-            self.memory = Memory(at=at, room=None)
+            self.memory = FreeMemory(at=at, free=None)
             self._expected = None
             return None
         self.reading = reading
-        held = []
-        for pid, state in there.items():
-            gone = state.server is None or state.server.pid != pid
-            if state.footprint is not None and not gone:
-                one = held_by(state.footprint, reading.processes.get(pid), cards=bool(reading.gpus))
-                state.gives = one.gives
-                held.append(one)
-        self.memory = memory_of(
+        cards = bool(reading.gpus)
+        used = []
+        for pid, state in servers.items():
+            is_gone = state.server is None or state.server.pid != pid
+            if state.footprint is not None and not is_gone:
+                used.append(used_memory(state.footprint, reading.processes.get(pid), cards=cards))
+                state.freed_on_unload = used[-1].freed_on_unload
+        self.memory = free_memory(
             reading,
-            held,
+            used,
             at=at,
             max_percent=settings.max_memory_percent,
             max_gpu_percent=settings.max_gpu_memory_percent,
@@ -99,8 +107,8 @@ class MemoryTracker:
             self._compare(at)
         return reading
 
-    async def look(self, pids: Collection[int]) -> MemoryReading | None:
-        """Read the memory, and what the processes ``pids`` hold of it; nothing is noted."""
+    async def read_processes(self, pids: Collection[int]) -> MemoryReading | None:
+        """Read the memory and the part of these processes, without keeping it."""
         if self._reader is None:
             return None
         try:
@@ -111,15 +119,15 @@ class MemoryTracker:
             return None
 
     def _compare(self, at: float) -> None:
-        """A reading of everything as it is: has come back what was to?"""
-        room, awaited = self.memory.room, self.awaited
-        if awaited is not None and room is not None and room.holds(awaited.room):
+        """Check whether a reading shows the awaited memory as free."""
+        free, awaited = self.memory.free, self.awaited
+        if awaited is not None and free is not None and free.covers(awaited.free):
             awaited = self.awaited = None
         if awaited is None or at >= awaited.until:
             self._expected = self.memory
 
     def give_up_waiting(self, now: float) -> None:
-        """Somebody acts by the last reading: what has not come back by now is not waited for."""
+        """Stop waiting for memory that is overdue, because of an action by the last reading."""
         if self.awaited is None or now < self.awaited.until:
             return
         if now < self.awaited.until + RETURN_PATIENCE:
@@ -130,8 +138,8 @@ class MemoryTracker:
         self.awaited = None
 
     @property
-    def is_read(self) -> bool:
-        """Whether the memory plays a part."""
+    def is_enabled(self) -> bool:
+        """True if there is a reader."""
         return self._reader is not None
 
 

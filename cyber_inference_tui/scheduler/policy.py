@@ -1,20 +1,21 @@
-"""Which model to load and which to unload: a pure function of what is known at one moment.
+"""Decides which models to load and to unload: a pure function without a clock, processes or logs.
 
-No clock, no processes, no logging: ``decide`` gets frozen views and returns what to do next. The
-scheduler carries it out and asks again after every change. ``plan`` has the arithmetic of room.
+``ControlLoop`` carries a decision out and asks again after every change. ``MemoryPlan`` has the
+arithmetic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import NamedTuple
 
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.memory import Amount, Memory
-from cyber_inference_tui.scheduler.plan import Plan, free_to_go, loss
+from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory
+from cyber_inference_tui.scheduler.memory_plan import MemoryPlan, can_unload, eviction_cost
 from cyber_inference_tui.scheduler.views import (
     Decision,
-    Limits,
+    LoadLimits,
     ModelView,
     Reason,
     Refusal,
@@ -22,52 +23,56 @@ from cyber_inference_tui.scheduler.views import (
 )
 
 STABLE_AFTER = 60.0
-"""Seconds a server must have run for its earlier failures to be forgotten."""
+"""Seconds after which a running server's earlier failures are forgotten."""
 
 PATIENCE = 5.0
-"""Seconds a request waits for busy models at least, before they get no new requests for it."""
+"""Seconds that a request waits at least before busy models get no new requests for its sake."""
 _PATIENCE_LOADS = 2.0
-"""A turn lasts at least so many times what the change of models costs, so that changing back and
-forth never takes most of the time."""
+"""A model keeps its turn for at least so many times the duration of the change to another, so that
+changes never take most of the time."""
 
 MEMORY_FRESH = 1.0
-"""Seconds for which a reading of the memory is good enough to load by."""
+"""Seconds for which a memory reading is recent enough for a load."""
 MEMORY_WATCH = 2.0
-"""Seconds between readings while idle models could be unloaded for other programs."""
+"""Seconds between memory readings while idle models could be unloaded for other programs."""
 MEMORY_RETRY = 30.0
-"""Seconds after which a reading that failed is tried again."""
+"""Seconds between tries when the memory cannot be read."""
 MEMORY_RETURN_POLL = 0.1
-"""Seconds between readings while the memory of a server that ended is awaited."""
+"""Seconds between memory readings while the memory of an ended server is awaited."""
 
 _BACKOFF_MOST = 60.0
 
 
-Policy = Callable[[Sequence[ModelView], Limits, Memory, float], Decision]
-"""Models, limits, memory and the time in; what to do out."""
+Policy = Callable[[Sequence[ModelView], LoadLimits, FreeMemory, float], Decision]
+"""A function from models, limits, memory and the time to a decision."""
 
 
-def decide(models: Sequence[ModelView], limits: Limits, memory: Memory, now: float) -> Decision:
-    """The next steps.
+def decide(
+    models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, now: float
+) -> Decision:
+    """Return the next actions.
 
-    * A model that was asked to leave goes as soon as it is not busy; an idle one after its time.
-    * Loads are one at a time, when nothing is on its way out, and by a fresh reading of the memory:
-      llama-server fits itself to what it finds free at its start. What does not fit yet because the
-      memory of an ended server is still on its way back waits for that, before others have to go.
-    * The model whose request came first is loaded next. Where it does not fit, idle models make
-      room: those that are missed least, and no more of them than needed. A busy or pinned one
-      never does; and while one waits for busy ones, others that fit may be loaded before it.
-    * Nobody waits behind more than ``max_overtake`` later requests for other models, nor much
-      longer than it takes to change models: then the busy ones that stand in the way get no later
-      requests, end those they have, and go.
-    * What cannot fit even with every other model gone is refused, and so is one that is wanted
-      only if there is room, when there is none.
-    * When other programs leave too little memory, idle models go first.
-    * When more models are loaded than ``max_loaded_models`` allows (it was lowered), idle ones go.
+    * A model that is leaving is unloaded as soon as it is not busy, an idle model after its
+      timeout.
+    * Models are loaded one at a time, when no other is being unloaded, and by a recent reading of
+      the memory, because llama-server fits itself to the memory that is free at its start. If the
+      memory of an ended server is not free yet, a load waits for it before others are evicted.
+    * The model whose request came first is loaded next. If it does not fit, idle models are
+      evicted: those with the lowest cost, and no more than needed. Busy and pinned models are
+      never evicted. While a model waits for busy models, others that fit may be loaded before it.
+    * A request waits behind at most ``max_overtake`` later requests for other models, and not much
+      longer than a change of models takes. Then the busy models in its way get no later requests,
+      and are evicted when theirs have ended.
+    * A model that does not fit even alone is refused. A model that is wanted only in free memory
+      is refused if it does not fit now.
+    * If other programs leave too little memory, an idle model is unloaded.
+    * If more models are loaded than ``max_loaded_models`` allows (after a change), idle models are
+      unloaded.
     """
     unload = [
         Unload(model.id, model.leaving or Reason.IDLE)
         for model in models
-        if free_to_go(model) and (model.leaving or (_idles_out(model) and now >= _idle_at(model)))
+        if can_unload(model) and (model.leaving or (_idles_out(model) and now >= _idle_at(model)))
     ]
     unload += _over_limit(models, limits, {step.id for step in unload}, now)
     going = {step.id for step in unload}
@@ -77,47 +82,47 @@ def decide(models: Sequence[ModelView], limits: Limits, memory: Memory, now: flo
     deadlines = [
         _idle_at(model)
         for model in models
-        if free_to_go(model) and _idles_out(model) and model.id not in going
+        if can_unload(model) and _idles_out(model) and model.id not in going
     ]
     wanted = sorted((model for model in models if _wants_load(model)), key=lambda m: m.arrival)
 
-    look = _look_at_memory(models, limits, memory, now, in_flux=in_flux, wanted=bool(wanted))
-    deadlines += look.again
-    settled = look.fresh and not in_flux
-    turns = _Turns(
+    check = _check_memory(models, limits, memory, now, in_flux=in_flux, wanted=bool(wanted))
+    deadlines += check.again
+    settled = check.fresh and not in_flux
+    order = _LoadOrder(
         models,
         limits,
         memory,
         now,
         going,
-        may_load=settled and look.back_on_cards,
-        may_unload=settled and look.back,
+        may_load=settled and check.back_on_cards,
+        may_unload=settled and check.back,
     )
     for model in wanted:
-        turns.give(model)
-    unload += turns.unload
-    deadlines += turns.deadlines
-    if memory.short and settled and look.back and not unload and turns.load is None:
+        order.plan(model)
+    unload += order.unload
+    deadlines += order.deadlines
+    if memory.short and settled and check.back and not unload and order.load is None:
         unload += _for_other_programs(models, now)
     return Decision(
-        load=turns.load,
+        load=order.load,
         unload=tuple(unload),
-        refuse=tuple(turns.refuse),
-        close=turns.close,
-        blocked=frozenset(turns.blocked),
-        measure=look.measure,
+        refuse=tuple(order.refuse),
+        admit_before=order.admit_before,
+        blocked=frozenset(order.blocked),
+        read_memory=check.read,
         wake_at=min((time for time in deadlines if time > now), default=None),
     )
 
 
-class _Turns:
-    """Gives those who want a load their turns, oldest first, and collects what follows."""
+class _LoadOrder:
+    """Goes through the models to load in the order of their requests, and collects the actions."""
 
     def __init__(
         self,
         models: Sequence[ModelView],
-        limits: Limits,
-        memory: Memory,
+        limits: LoadLimits,
+        memory: FreeMemory,
         now: float,
         going: set[str],
         *,
@@ -128,21 +133,30 @@ class _Turns:
         self._now = now
         self._may_load = may_load
         self._may_unload = self._may_refuse = may_unload
-        self._plan = Plan(models, limits, memory, now, going)
-        self._at_best = Plan(models, limits, memory, now, going)
+        self._make_plan = partial(MemoryPlan, models, limits, memory, now, going)
         self.load: str | None = None
         self.unload: list[Unload] = []
         self.refuse: list[Refusal] = []
-        self.close: dict[str, int] = {}
+        self.admit_before: dict[str, int] = {}
         self.blocked: set[str] = set()
         self.deadlines: list[float] = []
 
-    def give(self, model: ModelView) -> None:
-        """What can be done for ``model``, after all that was planned for those before it."""
+    @cached_property
+    def _plan(self) -> MemoryPlan:
+        """The plan with all models that were planned so far."""
+        return self._make_plan()
+
+    @cached_property
+    def _at_best(self) -> MemoryPlan:
+        """The plan without them."""
+        return self._make_plan()
+
+    def plan(self, model: ModelView) -> None:
+        """Decide what to do for ``model``, after everything for the models before it."""
         if model.need is None:
             return
         victims = self._plan.victims_for(model)
-        if model.modest and victims != ():
+        if model.only_if_free and victims != ():
             if self._may_refuse:
                 self.refuse.append(self._plan.refusal(model))
         elif victims is not None:
@@ -155,120 +169,121 @@ class _Turns:
             else:
                 self._hold(model, victims)
             self._plan.take(model, victims)
-        elif not self._at_best.could_hold(model):
+        elif not self._at_best.could_fit(model):
             if self._may_refuse:
                 self.refuse.append(self._at_best.refusal(model))
         else:
             self._wait_for_busy(model)
         if not self._may_refuse:
-            # Memory is on its way back, maybe for this one: nobody later takes it meanwhile.
+            # Memory is about to become free, perhaps for this model: no later model takes it.
             self._enough()
 
     def _enough(self) -> None:
-        """One step at a time: the others are asked about when it is done."""
+        """Begin nothing for later models: the next decision does that after this action."""
         self._may_load = self._may_unload = False
 
     def _hold(self, model: ModelView, victims: Sequence[ModelView]) -> None:
-        """Nothing can be done for it at this moment: what is to go for it must not get busy."""
+        """Note a model for which nothing can be done now; its victims must not get busy."""
         if victims:
             self.blocked.add(model.id)
         for victim in victims:
-            if victim.closed_to is not None or model.overtaken >= self._limits.max_overtake:
-                self.close.setdefault(victim.id, model.arrival)
+            if victim.admit_before is not None or model.overtaken >= self._limits.max_overtake:
+                self.admit_before.setdefault(victim.id, model.arrival)
 
     def _wait_for_busy(self, model: ModelView) -> None:
         self.blocked.add(model.id)
-        in_the_way = self._plan.to_close_for(model)
+        in_the_way = self._plan.busy_victims_for(model)
         patience = max(
             PATIENCE,
             _PATIENCE_LOADS
-            * (model.load_seconds + max((one.load_seconds for one in in_the_way), default=0.0)),
+            * (model.load_seconds + max((busy.load_seconds for busy in in_the_way), default=0.0)),
         )
         if model.overtaken < self._limits.max_overtake:
             enough = model.waiting_since + patience
             self.deadlines.append(enough)
             if self._now < enough:
-                # One that rests for a moment may be let go soon.
-                self.deadlines += self._plan.rests
+                # A model that was in use a moment ago may be evicted soon.
+                self.deadlines += self._plan.later_evictable
                 return
-        for one in in_the_way:
-            self.close.setdefault(one.id, model.arrival)
-        # The room that comes free is for this one: nobody slips in before it.
+        for busy in in_the_way:
+            self.admit_before.setdefault(busy.id, model.arrival)
+        # The memory that becomes free is for this model: no later model takes it.
         self._enough()
         if in_the_way:
             self._plan.take_when_free(model, in_the_way)
 
 
-class _Look(NamedTuple):
-    """What is known of the memory, and what to do about it."""
+class _MemoryCheck(NamedTuple):
+    """The usefulness of the last memory reading, and the need for another."""
 
     fresh: bool = False
-    """The last reading is new enough to load by."""
+    """The last reading is recent enough for a load."""
     back: bool = True
-    """All that ended servers held was seen to be back, or has been waited for long enough."""
+    """The memory of all ended servers is free again, or was awaited long enough."""
     back_on_cards: bool = True
-    """The same for the cards alone."""
-    measure: bool = False
+    """The same for the memory of the cards alone."""
+    read: bool = False
     again: tuple[float, ...] = ()
-    """When to look again."""
+    """Times of the next check."""
 
 
-def _look_at_memory(
+def _check_memory(
     models: Sequence[ModelView],
-    limits: Limits,
-    memory: Memory,
+    limits: LoadLimits,
+    memory: FreeMemory,
     now: float,
     *,
     in_flux: bool,
     wanted: bool,
-) -> _Look:
+) -> _MemoryCheck:
     age = now - memory.at
-    if memory.room is None:
-        # A reading that failed is tried again, now and then; one that cannot be is not.
+    if memory.free is None:
+        # A reading that failed is tried again from time to time, unless there is no reader.
         retry = wanted and not in_flux and MEMORY_RETRY < age < float("inf")
-        return _Look(fresh=True, measure=retry)
+        return _MemoryCheck(fresh=True, read=retry)
     current = memory.at >= limits.memory_changed_at
     fresh = current and age <= MEMORY_FRESH
-    could_go = any(free_to_go(model) and not model.pinned for model in models)
+    could_go = any(can_unload(model) and not model.pinned for model in models)
     if in_flux or not (wanted or could_go):
-        return _Look(fresh)
+        return _MemoryCheck(fresh)
     awaited = limits.awaited
     if awaited is not None and now < awaited.until:
-        back = current and memory.room.holds(awaited.room)
+        back = current and memory.free.covers(awaited.free)
         if not back:
-            on_cards = current and memory.room.holds(Amount(0, awaited.room.device))
+            on_cards = current and memory.free.covers(Amount(0, awaited.free.device))
             due = memory.at + (MEMORY_RETURN_POLL if wanted else MEMORY_WATCH) if current else now
-            return _Look(fresh, back, on_cards, now >= due, (min(due, awaited.until),))
+            return _MemoryCheck(fresh, back, on_cards, now >= due, (min(due, awaited.until),))
     if wanted and not fresh:
-        return _Look(measure=True)
+        return _MemoryCheck(read=True)
     if not could_go:
-        return _Look(fresh)
+        return _MemoryCheck(fresh)
     due = memory.at + MEMORY_WATCH
-    return _Look(fresh, again=(due,)) if current and now < due else _Look(measure=True)
+    return _MemoryCheck(fresh, again=(due,)) if current and now < due else _MemoryCheck(read=True)
 
 
 def _over_limit(
-    models: Sequence[ModelView], limits: Limits, going: set[str], now: float
+    models: Sequence[ModelView], limits: LoadLimits, going: set[str], now: float
 ) -> list[Unload]:
-    """The idle models that are missed least, so many as are loaded beyond the limit."""
-    there = [
+    """The idle models with the lowest cost, for each that is loaded beyond the limit."""
+    loaded = [
         model
         for model in models
         if model.status in {ModelStatus.LOADING, ModelStatus.LOADED} and model.id not in going
     ]
-    if not limits.max_loaded_models or len(there) <= limits.max_loaded_models:
+    if not limits.max_loaded_models or len(loaded) <= limits.max_loaded_models:
         return []
-    idle = [model for model in there if free_to_go(model) and not model.pinned]
-    idle.sort(key=lambda model: loss(model, now))
-    return [Unload(one.id, Reason.LIMIT) for one in idle[: len(there) - limits.max_loaded_models]]
+    idle = [model for model in loaded if can_unload(model) and not model.pinned]
+    idle.sort(key=lambda model: eviction_cost(model, now))
+    excess = len(loaded) - limits.max_loaded_models
+    return [Unload(model.id, Reason.LIMIT) for model in idle[:excess]]
 
 
 def _for_other_programs(models: Sequence[ModelView], now: float) -> list[Unload]:
-    """The idle model that is missed least: one at a time, for each gives memory back."""
-    idle = [model for model in models if free_to_go(model) and not model.pinned]
+    """The idle model with the lowest cost: one at a time, since each makes memory free."""
+    idle = [model for model in models if can_unload(model) and not model.pinned]
     if not idle:
         return []
-    return [Unload(min(idle, key=lambda model: loss(model, now)).id, Reason.SHORTAGE)]
+    return [Unload(min(idle, key=lambda model: eviction_cost(model, now)).id, Reason.SHORTAGE)]
 
 
 def _wants_load(model: ModelView) -> bool:
@@ -288,7 +303,7 @@ def _idle_at(model: ModelView) -> float:
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait after the ``failures``-th failure in a row: none, then 1, 2, 4 … 60."""
+    """Return the pause after so many failures in a row, in seconds: 0, then 1, 2, 4 … 60."""
     if failures <= 1:
         return 0.0
     return min(_BACKOFF_MOST, 2.0 ** min(failures - 2, 10))

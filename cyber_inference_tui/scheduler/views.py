@@ -1,5 +1,7 @@
-"""What the policy sees, and what it says: frozen values of one moment. Times are seconds of one
-monotonic clock."""
+"""The input and the output of the policy: frozen values of one moment.
+
+Times are seconds of one monotonic clock.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ import msgspec
 
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.memory import Amount
+from cyber_inference_tui.scheduler.free_memory import Amount
 
 
 class Reason(StrEnum):
-    """Why a model is unloaded; shown to people as it is."""
+    """The reason for an unload; users see the text."""
 
     IDLE = "idle"
     ROOM = "room for another model"
@@ -27,86 +29,87 @@ class Reason(StrEnum):
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):
-    """One model as the policy sees it."""
+    """The state of a model as far as the policy needs it."""
 
     id: str
     status: ModelStatus
     in_flight: int = 0
     waiting: int = 0
     arrival: int = 0
-    """The number of the oldest waiting request, counted over all models in order of arrival."""
+    """The number of the oldest waiting request, in the order of arrival over all models."""
     waiting_since: float = 0.0
-    """When that one came."""
+    """The time of its arrival."""
     overtaken: int = 0
-    """Later requests for other models that were let in while that one waited."""
+    """Later requests for other models that were admitted while it waited."""
     last_used: float = 0.0
     idle_timeout: float = 0.0
-    """Seconds; 0 = never unload for being idle."""
+    """Seconds; 0 = none."""
     pinned: bool = False
     leaving: Reason | None = None
-    """It is to go when its requests have ended; no new ones are let in until it is gone."""
-    closed_to: int | None = None
-    """By the last decision: requests that came after this arrival are not let in."""
+    """Set if it is to be unloaded after its requests; it admits no new ones."""
+    admit_before: int | None = None
+    """Set by the last decision: only requests up to this arrival are admitted."""
     need: Need | None = Need()
-    """``None`` = not known yet; somebody is finding out."""
-    modest: bool = False
-    """It is wanted only if there is room for it: nothing is unloaded for it."""
-    alone: bool = False
-    """It ran out of memory beside others: every model that may go has to go before it loads."""
+    """``None`` = an estimate is under way."""
+    only_if_free: bool = False
+    """Load it only into free memory; unload nothing for it."""
+    needs_exclusive_memory: bool = False
+    """It ran out of memory beside others: first unload every model that can be unloaded."""
     load_seconds: float = 0.0
-    """What a load of it is expected to take; 0 = unknown."""
-    gives: Amount = Amount()
-    """What the machine gets back when it is unloaded."""
+    """The expected duration of a load; 0 = unknown."""
+    freed_on_unload: Amount = Amount()
+    """The memory that becomes free when it is unloaded."""
 
 
-class Awaited(msgspec.Struct, frozen=True, kw_only=True):
-    """The memory of servers that ended, not seen to be back yet."""
+class AwaitedMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """The memory of ended servers that no reading has shown as free yet."""
 
-    room: Amount
-    """There should be this much room again …"""
+    free: Amount
+    """Loads wait until so much is free …"""
     until: float
-    """… or, if not, loads go on at this time."""
+    """… but not longer than this time."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What bounds the set of loaded models, beside the memory."""
+class LoadLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits for the set of loaded models, apart from the memory."""
 
     max_loaded_models: int = 0
-    """0 = no bound by count."""
+    """0 = no limit."""
     max_overtake: int = 8
     memory_changed_at: float = 0.0
-    """When a server was last started or ended: older readings of the memory say nothing."""
-    awaited: Awaited | None = None
+    """The time of the last start or end of a server; older memory readings are invalid."""
+    awaited: AwaitedMemory | None = None
 
 
 class Unload(msgspec.Struct, frozen=True):
-    """Unload this model, for this reason."""
+    """A model to unload, and the reason."""
 
     id: str
     reason: Reason
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """This model cannot be loaded, whatever idle or busy model would go for it."""
+    """A model that cannot be loaded, even if all others were unloaded."""
 
     id: str
     needed: Amount
-    at_best: Amount | None
-    """The room if every model that may go were gone; ``None`` = it is not memory that lacks."""
+    free_at_best: Amount | None
+    """The free memory if every model that can be unloaded were gone; ``None`` if memory is not the
+    problem."""
     visible: str | None = None
-    """The model's own ``CUDA_VISIBLE_DEVICES``, by which it sees less cards or others."""
+    """The model's own ``CUDA_VISIBLE_DEVICES``, which restricts it to some cards."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do now, and when to ask again if nothing happens before."""
+    """The next actions, and the time of the next decision if nothing happens before."""
 
     load: str | None = None
     unload: tuple[Unload, ...] = ()
     refuse: tuple[Refusal, ...] = ()
-    close: dict[str, int] = {}
-    """Models that get no request that came after the given arrival: someone has waited enough."""
+    admit_before: dict[str, int] = {}
+    """Models that admit only requests up to the given arrival, for one that has waited enough."""
     blocked: frozenset[str] = frozenset()
-    """Models that cannot be loaded before others are gone, which are busy or may get busy again."""
-    measure: bool = False
-    """Read the memory and ask again: what is known of it is too old."""
+    """Models that can be loaded only after others that are busy, or may get busy again."""
+    read_memory: bool = False
+    """The last reading of the memory is too old: read it and decide again."""
     wake_at: float | None = None

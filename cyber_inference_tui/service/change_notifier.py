@@ -1,68 +1,93 @@
-"""What has changed of models and logs, told to those who watch a few times a second at most."""
+"""Publish changes of models and new log lines, a few times a second at most."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
-from cyber_inference_tui.records import LogEvent, ModelRecord, ServiceEvent
+from cyber_inference_tui.llama.log_ring import LogBatch
+from cyber_inference_tui.records import LogEvent, LogLine, ModelRecord, ServiceEvent
 from cyber_inference_tui.service.events import EventBus
 
 _INTERVAL = 0.1
+_EVENT_LINES = 500
+"""Lines of one event. Of a flood the newest are published; memory and file have all."""
 
 
 class ChangeNotifier:
-    """A change of a model's status is told at once, numbers and log lines are gathered.
+    """Publishes a change of a model's status at once; other numbers and log lines are gathered.
 
-    ``record`` gives a model's record as it is now (``None`` = there is no such model), ``lines``
-    the log lines that were not told yet.
+    ``record`` returns a model's present record (``None`` = there is no such model).
     """
 
-    def __init__(
-        self,
-        events: EventBus,
-        *,
-        record: Callable[[str], ModelRecord | None],
-        lines: Callable[[], list[LogEvent]],
-    ) -> None:
+    def __init__(self, events: EventBus, *, record: Callable[[str], ModelRecord | None]) -> None:
         self._events = events
         self._record = record
-        self._lines = lines
         self._models: set[str] = set()
+        self._lines: dict[str, _PendingLines] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def state_changed(self, model_id: str) -> None:
-        """A model's status is another."""
+        """Publish the new status of a model."""
         self._models.discard(model_id)
         record = self._record(model_id)
         if record is not None:
             self._events.publish("model", record)
 
     def detail_changed(self, model_id: str) -> None:
-        """A number of a model is another."""
+        """Publish a model's record soon: one of its numbers has changed."""
         self._models.add(model_id)
-        self.lines_came()
+        self._start_timer()
 
     def model_gone(self, model_id: str) -> None:
-        """A model is not there any more."""
+        """Publish that a model was removed."""
         self._events.publish("model", {"id": model_id, "status": None})
 
     def problems_changed(self) -> None:
-        """Other files than before cannot be used."""
+        """Publish that the list of unusable files has changed."""
         self._events.publish("service", ServiceEvent(state="problems"))
 
-    def lines_came(self) -> None:
-        """A log has new lines."""
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_INTERVAL, self.flush)
+    def log_lines(self, log_id: str, batch: LogBatch) -> None:
+        """Publish new lines of a log soon."""
+        self._lines.setdefault(log_id, _PendingLines()).add(batch)
+        self._start_timer()
 
     def flush(self) -> None:
-        """Tell now what was gathered."""
+        """Publish what was gathered."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for lines in self._lines():
-            self._events.publish("log", lines)
+        lines, self._lines = self._lines, {}
+        for log_id, new in lines.items():
+            self._events.publish("log", new.event(log_id))
         models, self._models = self._models, set()
         for model_id in models:
             self.state_changed(model_id)
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_INTERVAL, self.flush)
+
+
+class _PendingLines:
+    """The newest unpublished lines of a log, in whole batches."""
+
+    def __init__(self) -> None:
+        self._batches: deque[LogBatch] = deque()
+        self._count = 0
+
+    def add(self, batch: LogBatch) -> None:
+        self._batches.append(batch)
+        self._count += len(batch.texts)
+        while self._count - len(self._batches[0].texts) >= _EVENT_LINES:
+            self._count -= len(self._batches.popleft().texts)
+
+    def event(self, log_id: str) -> LogEvent:
+        skipped = max(0, self._count - _EVENT_LINES)
+        first = self._batches[0].first + skipped
+        lines: list[LogLine] = []
+        for batch in self._batches:
+            lines += batch.lines(len(batch.texts) - skipped)
+            skipped = 0
+        return LogEvent(id=log_id, first=first, lines=tuple(lines))

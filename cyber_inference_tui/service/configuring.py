@@ -17,12 +17,10 @@ from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.records import (
     ConfigCheckRecord,
-    ConfigFileRecord,
     ConfigValueRecord,
     SettingEffect,
 )
 from cyber_inference_tui.settings.credentials import GUARDS, check_kept
-from cyber_inference_tui.settings.document import read_document, write_document
 from cyber_inference_tui.settings.edit import (
     check_fit,
     key_in,
@@ -32,6 +30,7 @@ from cyber_inference_tui.settings.edit import (
 )
 from cyber_inference_tui.settings.environment import ENV_PREFIX
 from cyber_inference_tui.settings.load import (
+    CurrentSettings,
     Loaded,
     Source,
     check_value,
@@ -56,38 +55,38 @@ _logger = logging.getLogger(__name__)
 class Configuration:
     """The settings in force, and every way in which they change while the service runs.
 
-    ``apply`` puts settings that differ from the former ones into effect. ``tell`` hears ``None``
-    when that is done, and why a changed file was refused. ``restarts`` gives the loaded models
-    that settings would have loaded anew. ``bound_host`` is the address that the service listens
-    at: where others reach it, its key and its password cannot be taken away.
+    It replaces what ``current`` holds. ``apply`` puts changed settings into effect; then, and when
+    a changed file is refused, ``publish`` is called with the data of a ``config`` event.
+    ``would_restart`` is ``Scheduler.would_restart``. ``bound_host`` returns the address that the
+    service listens on: if others reach it, its key and its password cannot be taken away.
     """
 
     def __init__(
         self,
-        loaded: Loaded,
+        current: CurrentSettings,
         *,
         bound_host: Callable[[], str],
         environ: Mapping[str, str],
         flags: Mapping[str, Any],
         apply: Callable[[Settings], Awaitable[None]],
-        tell: Callable[[str | None], None],
-        restarts: Callable[[Settings], list[str]],
+        publish: Callable[[dict[str, str | None]], None],
+        would_restart: Callable[[Settings, Callable[[LocalModel], LocalModel]], list[str]],
     ) -> None:
-        self.loaded = loaded
-        self.in_force = loaded
-        """``loaded``, but for what needs a restart: that is as it was at the start."""
+        self._current = current
+        self.loaded = current.loaded
+        """As the file is now. What needs a restart is in force as it was at the start."""
         # Now, not when the watching begins: an edit in between would never be seen.
-        self._file_watch = FileWatch(loaded.config_path)
-        self._text = _text_of(loaded.config_path)
-        """Of the file when it was read last."""
+        self._file_watch = FileWatch(self._path)
+        self._text = _text_of(self._path)
+        """The text of the file when it was last read."""
         self._was_gone = False
-        """The file was gone or empty when it was looked at last."""
+        """The file was gone or empty when it was last looked at."""
         self._bound_host = bound_host
         self._environ = environ
         self._flags = flags
         self._apply = apply
-        self._tell = tell
-        self._restarts = restarts
+        self._publish = publish
+        self._would_restart = would_restart
 
     async def watch(self) -> None:
         """Read the file whenever it has changed, without end; a broken one is refused whole."""
@@ -103,7 +102,7 @@ class Configuration:
                 await self.reload()
             except ConfigError as error:
                 _logger.error("the changed configuration is refused, the old one stays: %s", error)
-                self._tell(str(error))
+                self._publish({"error": str(error)})
 
     async def reload(self) -> None:
         """Take the configuration file as it is now; raises ``ConfigError`` and changes nothing.
@@ -127,15 +126,16 @@ class Configuration:
         self._check_kept(new.settings)
         self._text, self._was_gone = text, False
         changed = new.settings != self.loaded.settings
-        self.loaded, self.in_force = new, self._applicable(new)
+        self.loaded = new
+        self._current.replace(self._applicable(new))
         if not changed:
             return
-        await self._apply(self.in_force.settings)
-        self._tell(None)
+        await self._apply(self._current.settings)
+        self._publish({"error": None})
         _logger.info("the configuration was read anew from %s", new.config_path)
 
     def _applicable(self, new: Loaded) -> Loaded:
-        began = self.in_force.settings
+        began = self._current.settings
         kept = {name: getattr(began, name) for name, key in KEYS.items() if not key.live}
         if new.sources["models_dir"] is Source.DEFAULT:
             kept["models_dir"] = usual_models_dir(began.data_dir)
@@ -174,7 +174,10 @@ class Configuration:
         check_fit(self._path, key, value)
         written, after = await asyncio.to_thread(self._foresee, key, value)
         self._check_kept(after.settings)
-        restarted = self._restarts(self._applicable(after).settings)
+        applicable = self._applicable(after).settings
+        restarted = self._would_restart(
+            applicable, lambda model: configured_anew(model, applicable)
+        )
         record = written.record(known, model_id)
         return ConfigCheckRecord(
             key=record.key,
@@ -192,25 +195,6 @@ class Configuration:
             load_text(text, self._path, environ=ours, flags={}),
             load_text(text, self._path, environ=self._environ, flags=self._flags),
         )
-
-    async def file(self) -> ConfigFileRecord:
-        """The configuration file as it is; secrets masked."""
-        document = await asyncio.to_thread(read_document, self._path)
-        return ConfigFileRecord(path=str(self._path), text=document.text, digest=document.digest)
-
-    async def set_file(self, text: str, digest: str) -> ConfigFileRecord:
-        """Put a text in the file's place and apply it; raises as ``write_document`` does."""
-        await asyncio.to_thread(
-            write_document,
-            self._path,
-            text,
-            digest,
-            environ=self._environ,
-            flags=self._flags,
-            check=self._check_kept,
-        )
-        await self._take(edited=True)
-        return await self.file()
 
     def _check_before_writing(self) -> str:
         """The file's text, which an edit may go into. Blocks; raises ``ConfigError``."""
@@ -309,7 +293,7 @@ def _effect(
         return SettingEffect.NOTHING
     if model_id is None and after.sources[known.name] in {Source.ENV, Source.FLAG}:
         return SettingEffect.OVERRIDDEN
-    if (model_id is None and not known.live) or known.name == "preload":
+    if not known.live or known.name == "preload":
         return SettingEffect.RESTARTS_SERVICE
     return SettingEffect.RESTARTS_MODELS if restarted else SettingEffect.NOW
 

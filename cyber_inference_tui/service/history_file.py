@@ -1,7 +1,6 @@
-"""The history's SQLite file: opened, checked, brought up to date, pruned, or set aside.
+"""The history's SQLite file: open it, write to it, prune it.
 
-A file that cannot be used is never destroyed but renamed, and a new one is begun. Where even that
-is impossible the history lives in memory.
+An unusable file is never destroyed: it is renamed, and a new one takes its place.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ import os
 import re
 import sqlite3
 import stat
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import quote_from_bytes
 
 from cyber_inference_tui.service.history_rows import (
     MAX_ID,
@@ -32,16 +29,14 @@ from cyber_inference_tui.service.history_rows import (
 from cyber_inference_tui.text import clean_line
 
 FAULTS = (sqlite3.Error, UnicodeDecodeError)
-"""What SQLite raises for a file; the latter where an error's text quotes a damaged name."""
+"""What SQLite raises for a file; the latter if an error's text quotes a damaged name."""
 KEEP_DAMAGED = 3
-"""So many damaged files are kept, so that a dying disk does not fill up with them."""
-MAX_MEMORY_BYTES = 4 << 20
-"""Of a history that lives in memory."""
+"""Damaged files that are kept, so that a dying disk does not fill up with them."""
 
 _BUSY_TIMEOUT = 1.0
 _WAL_PAGES = 256
 _SUFFIXES = ("", "-wal", "-shm")
-# The disk or the system is in the way, and the file may be sound.
+# The file may be sound: the disk or another program is in the way.
 _HINDRANCES = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_FULL,
@@ -51,128 +46,86 @@ _HINDRANCES = {
     sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_PROTOCOL,
 }
-# These hinder as well, but a file that had them from the start will not get better.
-_DENIALS = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY}
 
 _logger = logging.getLogger(__name__)
 
 
-class _UnusableError(Exception):
-    """The file has to make way; ``word`` becomes part of its new name."""
+class UnusableFileError(Exception):
+    """The file has to be set aside; ``word`` becomes part of its new name."""
 
     def __init__(self, reason: str, word: str = "damaged") -> None:
         super().__init__(reason)
         self.word = word
 
 
-class HistoryFile:
-    """An open history: ``path`` is ``None`` where it lives in memory.
-
-    One thread writes. Others read over connections of their own, or, in memory, in turn with it.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, path: Path | None, max_bytes: int) -> None:
-        self.path = path
-        self._connection = connection
-        self._max_bytes = max_bytes
-        self._turn = threading.Lock()
-        self._identity = _identity(path)
-
-    def write(self, records: Iterable[Record]) -> None:
-        """Add records, all or none."""
-        with self._turn, _transaction(self._connection):
-            insert(self._connection, records)
-
-    def is_full(self) -> bool:
-        """Whether it exceeds its bound."""
-        with self._turn:
-            return _used_bytes(self._connection) > self._max_bytes
-
-    def prune(self, *, older_than: datetime, now: datetime) -> None:
-        """Remove what is too old, then the oldest until it fits; give the space back."""
-        with self._turn:
-            connection = self._connection
-            with _transaction(connection):
-                delete_older(connection, older_than, now)
-            if _used_bytes(connection) > self._max_bytes:
-                # Some room, or the next batch would begin it all over.
-                while _used_bytes(connection) > self._max_bytes * 0.9:
-                    with _transaction(connection):
-                        if not delete_oldest(connection):
-                            break
-            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-            if free:
-                # Each step of the statement frees one page, and execute() takes only the first.
-                connection.executescript("PRAGMA incremental_vacuum")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection to read over, on any thread."""
-        if self.path is None:
-            with self._turn:
-                yield self._connection
-            return
-        place = quote_from_bytes(bytes(self.path.absolute()))
-        connection = sqlite3.connect(
-            f"file:{place}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None
-        )
-        with contextlib.closing(connection):
-            _set_up(connection)
-            yield connection
-
-    def is_gone(self) -> bool:
-        """Whether the file was removed or replaced while it was open."""
-        return self._identity != _identity(self.path)
-
-    def close(self) -> None:
-        """Merge what was written into the file and close it."""
-        with self._turn:
-            _close(self._connection)
-
-
 def open_history(
-    path: Path, *, now: datetime, max_bytes: int, steps: Sequence[Sequence[str]] = STEPS
-) -> HistoryFile:
-    """The history at ``path``, or a new one; never raises for what lies there.
+    path: Path, *, now: datetime, steps: Sequence[Sequence[str]] = STEPS
+) -> sqlite3.Connection:
+    """Open the history at ``path``; an unusable file is set aside, and a new one begun.
 
-    ``max_bytes`` bounds the file, ``steps`` are the statements that bring one of version N to
-    N + 1.
+    ``steps`` are the statements that bring a file of version N to N + 1. Raises ``OSError``,
+    ``UnusableFileError`` or one of ``FAULTS`` if no file can be opened.
     """
-    try:
-        with contextlib.ExitStack() as failed:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            try:
-                connection = _open_file(path, now, steps, failed)
-            except _UnusableError as error:
-                aside = _set_aside(path, now, error.word)
-                _logger.warning(
-                    "the history %s cannot be used (%s): it is kept as %s, and a new one is begun",
-                    path,
-                    error,
-                    aside.name,
-                )
-                # Not before: SQLite would remove what lies beside the file under its old name.
-                failed.close()
-                connection = _open_file(path, now, steps, failed)
-            failed.pop_all()
-        return HistoryFile(connection, path, max_bytes)
-    except (OSError, _UnusableError, *FAULTS) as error:
-        _logger.warning(
-            "no history can be kept in %s (%s): it lives in memory and ends with the service",
-            path,
-            clean_line(getattr(error, "strerror", None) or str(error), limit=200),
-        )
-    connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-    _set_up(connection)
-    _bring_up_to_date(connection, steps)
-    return HistoryFile(connection, None, min(max_bytes, MAX_MEMORY_BYTES))
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.ExitStack() as failed:
+        try:
+            connection = _open_file(path, now, steps, failed)
+        except UnusableFileError as error:
+            aside = _set_aside(path, now, error.word)
+            _logger.warning(
+                "the history %s cannot be used (%s): it is kept as %s, and a new one is begun",
+                path,
+                error,
+                aside.name,
+            )
+            # Not before: SQLite would remove what lies beside the file under its old name.
+            failed.close()
+            connection = _open_file(path, now, steps, failed)
+        failed.pop_all()
+    return connection
 
 
-def is_damage(error: Exception) -> bool:
-    """Whether an error of an open file says that its content is not what it was."""
-    code = _code(error)
-    return code not in _HINDRANCES and code not in _DENIALS
+def write(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
+    """Add records, all or none."""
+    with _transaction(connection):
+        insert(connection, records)
+
+
+def prune(
+    connection: sqlite3.Connection, *, older_than: datetime, now: datetime, max_bytes: int
+) -> None:
+    """Remove what is too old, then the oldest rows until the file fits; give the space back."""
+    with _transaction(connection):
+        delete_older(connection, older_than, now)
+    if used_bytes(connection) > max_bytes:
+        # Leave some room, or the next batch would begin it all over.
+        while used_bytes(connection) > max_bytes * 0.9:
+            with _transaction(connection):
+                if not delete_oldest(connection):
+                    break
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    if free:
+        # Each step of the statement frees one page, and execute() takes only the first.
+        connection.executescript("PRAGMA incremental_vacuum")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def close(connection: sqlite3.Connection) -> None:
+    """Merge what was written into the file and close it."""
+    with contextlib.suppress(*FAULTS):
+        connection.close()
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """Return the size of the file without its free pages."""
+    names = ("page_count", "freelist_count", "page_size")
+    pages, free, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+    return int((pages - free) * size)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the text of an error as one clean line."""
+    return clean_line(getattr(error, "strerror", None) or str(error), limit=200)
 
 
 def _open_file(
@@ -186,15 +139,17 @@ def _open_file(
         path.touch(mode=0o600)
     else:
         if not stat.S_ISREG(found.st_mode):
-            raise _UnusableError("it is not a file")
+            raise UnusableFileError("it is not a file")
         if stat.S_IMODE(found.st_mode) != 0o600:
             # Another owner's file may still be good to read and write.
             with contextlib.suppress(OSError):
                 path.chmod(0o600)
     try:
         connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT, isolation_level=None)
-        failed.callback(_close, connection)
-        _set_up(connection)
+        failed.callback(close, connection)
+        connection.row_factory = sqlite3.Row
+        # Damaged text is no reason to fail.
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
         _check(connection, len(steps))
         if _version(connection) == 0:
             # Before the first table, or it would be too late for it.
@@ -206,34 +161,24 @@ def _open_file(
         _bring_up_to_date(connection, steps)
         _try_out(connection, now)
     except FAULTS as error:
-        if _code(error) in _HINDRANCES:
+        # The primary result code; none where SQLite itself did not refuse anything.
+        if getattr(error, "sqlite_errorcode", -1) & 0xFF in _HINDRANCES:
             raise
-        raise _UnusableError(clean_line(str(error), limit=200)) from error
+        raise UnusableFileError(reason_of(error)) from error
     return connection
-
-
-def _close(connection: sqlite3.Connection) -> None:
-    with contextlib.suppress(*FAULTS):
-        connection.close()
-
-
-def _set_up(connection: sqlite3.Connection) -> None:
-    connection.row_factory = sqlite3.Row
-    # Damaged text is no reason to fail.
-    connection.text_factory = lambda data: data.decode("utf-8", "replace")
 
 
 def _check(connection: sqlite3.Connection, newest: int) -> None:
     """Whether the file is sound and of a version up to ``newest``; changes nothing."""
     (answer,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if answer != "ok":
-        raise _UnusableError(clean_line(str(answer), limit=200))
+        raise UnusableFileError(clean_line(str(answer), limit=200))
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     version = _version(connection)
     if version > newest:
-        raise _UnusableError("a newer version of this program wrote it", "newer")
+        raise UnusableFileError("a newer version of this program wrote it", "newer")
     if version < 0 or (version == 0 and tables):
-        raise _UnusableError("it is no history of this program")
+        raise UnusableFileError("it is no history of this program")
 
 
 def _bring_up_to_date(connection: sqlite3.Connection, steps: Sequence[Sequence[str]]) -> None:
@@ -255,7 +200,7 @@ def _try_out(connection: sqlite3.Connection, now: datetime) -> None:
     """Add records and take them back: the tables are ours, and can be written."""
     found = last_id(connection)
     if not isinstance(found, int) or not 0 <= found < MAX_ID:
-        raise _UnusableError("its numbers are out of bounds")
+        raise UnusableFileError("its numbers are out of bounds")
     connection.execute("BEGIN IMMEDIATE")
     try:
         insert(connection, samples(now))
@@ -279,28 +224,6 @@ def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         with contextlib.suppress(*FAULTS):
             connection.execute("ROLLBACK")
-
-
-def _used_bytes(connection: sqlite3.Connection) -> int:
-    names = ("page_count", "freelist_count", "page_size")
-    pages, free, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
-    return int((pages - free) * size)
-
-
-def _code(error: Exception) -> int | None:
-    """SQLite's primary result code."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code & 0xFF if isinstance(code, int) else None
-
-
-def _identity(path: Path | None) -> tuple[int, int] | None:
-    if path is None:
-        return None
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _set_aside(path: Path, now: datetime, word: str) -> Path:

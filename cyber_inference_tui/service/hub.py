@@ -15,13 +15,14 @@ from cyber_inference_tui.errors import ShuttingDownError
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.hub.endpoint import HubEndpoint, read_endpoint
-from cyber_inference_tui.hub.transfer import Pace, Transport, open_session
+from cyber_inference_tui.hub.transfer import TransferContext, TransferLimits, open_session
 from cyber_inference_tui.kernel import boot_id
 from cyber_inference_tui.library.catalog import Catalog
 from cyber_inference_tui.records import DownloadRecord
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.settings.schema import Settings
 
+_JOURNAL = "downloads.json"
 _THREADS = 8
 _START_TIME = 3.0
 _STOP_TIME = 20.0
@@ -32,8 +33,7 @@ _logger = logging.getLogger(__name__)
 class Hub:
     """Owns the downloads, and what they go over. ``start`` it, and ``stop`` it.
 
-    ``rescan`` has the library look for models again and gives what is there then. ``journal`` is
-    the name of the file in ``data_dir`` that downloads are remembered in.
+    ``rescan`` has the library look for models again and gives what is there then.
     """
 
     def __init__(
@@ -44,14 +44,12 @@ class Hub:
         events: EventBus,
         now: Callable[[], datetime],
         rescan: Callable[[], Awaitable[Catalog]],
-        journal: str = "downloads.json",
     ) -> None:
         self._settings = settings
         self._environ = environ
         self._events = events
         self._now = now
         self._rescan = rescan
-        self._journal = journal
         self.browse = Browse(endpoint=self._endpoint, session=self._open_session, environ=environ)
         """A look around there."""
         self._session: aiohttp.ClientSession | None = None
@@ -68,11 +66,11 @@ class Hub:
 
     async def start(self) -> None:
         """Go on with what a former service has left."""
-        pace = Pace()
+        pace = TransferLimits()
         # Threads of its own: a card that hangs holds up nothing else.
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="download")
         self._session = open_session(pace)
-        transport = Transport(
+        transport = TransferContext(
             session=self._session,
             endpoint=self._endpoint,
             executor=self._executor,
@@ -81,7 +79,7 @@ class Hub:
             pace=pace,
         )
         self._downloads = Downloads(
-            journal=self._settings().data_dir / self._journal,
+            journal=self._settings().data_dir / _JOURNAL,
             models_dir=lambda: self._settings().models_dir,
             transport=transport,
             resolve=self.browse.resolve,

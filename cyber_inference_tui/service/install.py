@@ -13,9 +13,8 @@ import msgspec
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import ConflictError, CyberError, ShuttingDownError
 from cyber_inference_tui.llama.guard import ProcessGuard
-from cyber_inference_tui.llama.install.outcome import InstallRecord as Outcome
-from cyber_inference_tui.llama.install.report import Report, read_report
-from cyber_inference_tui.llama.log import RUN_MARK, LogRing
+from cyber_inference_tui.llama.install.report import InstallResult, Report, read_report
+from cyber_inference_tui.llama.log_ring import RUN_MARK, LogRing
 from cyber_inference_tui.records import InstallRecord, InstallState, ServiceEvent
 from cyber_inference_tui.service.install_context import AUTO, InstallContext
 from cyber_inference_tui.service.installer_process import InstallerProcess
@@ -194,7 +193,7 @@ class Installation:
 
     async def _installed(self, result: bytes) -> None:
         try:
-            outcome = msgspec.json.decode(result, type=thread_safe(Outcome))
+            outcome = msgspec.json.decode(result, type=thread_safe(InstallResult))
         except msgspec.MsgspecError:
             self._settle(
                 InstallState.FAILED, "install failed", "The installer's answer is not understood."

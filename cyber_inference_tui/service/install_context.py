@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 import msgspec
 
 from cyber_inference_tui.llama.install.layout import Layout, update_of
-from cyber_inference_tui.llama.install.methods import gather_facts, ways
+from cyber_inference_tui.llama.install.methods import gather_install_facts, install_methods
 from cyber_inference_tui.records import InstallSource
 from cyber_inference_tui.service.update_check import Known
-from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Loaded
+from cyber_inference_tui.settings.load import CONFIG_VARIABLE, CurrentSettings
 
 AUTO = "auto"
 """The source that is a choice among the others."""
@@ -37,19 +37,19 @@ class InstallContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def install_context(
-    loaded: Callable[[], Loaded], environ: Mapping[str, str], now: Callable[[], datetime]
+    current: CurrentSettings, environ: Mapping[str, str], now: Callable[[], datetime]
 ) -> InstallContext:
-    """The ground of a service whose settings ``loaded`` gives."""
+    """Return the context of a service with these settings."""
 
     def layout() -> Layout:
-        return Layout(loaded().settings.data_dir)
+        return Layout(current.settings.data_dir)
 
     def argv(source: str) -> list[str]:
-        data_dir, path = loaded().settings.data_dir, loaded().config_path
-        current = layout().current()
-        if source == AUTO and current is not None:
-            # It keeps any that is there already; who asks now wants a newer one of its kind.
-            source = current.source
+        data_dir, path = current.settings.data_dir, current.loaded.config_path
+        installed = layout().current()
+        if source == AUTO and installed is not None:
+            # ``auto`` would keep any that is installed: ask for a newer one of the same source.
+            source = installed.source
         return [
             *(sys.executable, "-m", "cyber_inference_tui", "install-llama"),
             *("--from", source, "--json", "--reports", "--data-dir", str(data_dir)),
@@ -57,18 +57,18 @@ def install_context(
         ]
 
     def known() -> Known:
-        current, newest = layout().current(), layout().newest()
-        if current is None or loaded().settings.llama_server_path:
+        installed, newest = layout().current(), layout().newest()
+        if installed is None or current.settings.llama_server_path:
             # Another's llama-server is another's to keep new.
             return Known()
-        fresh = newest is not None and newest.source == current.source
+        fresh = newest is not None and newest.source == installed.source
         # A clock that was ahead may have been set back since.
         old = newest is not None and abs(now() - newest.seen_at) > _CHECK_INTERVAL
-        return Known(version=update_of(current, newest), due=old or not fresh)
+        return Known(version=update_of(installed, newest), due=old or not fresh)
 
     def environment() -> dict[str, str]:
         # A file that was removed means the defaults here; there it would be a mistake.
-        gone = not loaded().config_path.is_file()
+        gone = not current.loaded.config_path.is_file()
         return {k: v for k, v in environ.items() if not (gone and k == CONFIG_VARIABLE)}
 
     def tidy() -> None:
@@ -78,7 +78,9 @@ def install_context(
     return InstallContext(
         argv=argv,
         environ=environment,
-        sources=lambda: ways(gather_facts(loaded().settings.system_root, environ)),
+        sources=lambda: install_methods(
+            gather_install_facts(current.settings.system_root, environ)
+        ),
         known=known,
         check_argv=lambda: [*argv(AUTO), "--check"],
         tidy=tidy,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
-from cyber_inference_tui.llama.descendants import MARK, Ended, marked
+from cyber_inference_tui.llama.descendants import MARK, KillResult, marked, signal_group
 from cyber_inference_tui.llama.guard import prepare_child
 from cyber_inference_tui.llama.log_lines import LineSplitter
-from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, Output
+from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, PipeProtocol
 
 _RESULT_LIMIT = 1 << 16
 
@@ -44,7 +42,7 @@ class InstallerProcess:
         process = cls(on_lines)
         environment = marked(environ)
         await asyncio.get_running_loop().subprocess_exec(
-            lambda: Output(process, environment[MARK]),
+            lambda: PipeProtocol(process, environment[MARK]),
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -76,11 +74,10 @@ class InstallerProcess:
 
     def _signal(self, number: signal.Signals) -> None:
         if not self._is_gone:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
+            signal_group(self.pid, number)
 
-    def started(self, output: Output) -> None:
-        """It runs (called by ``Output``, as all below)."""
+    def started(self, output: PipeProtocol) -> None:
+        """It runs (called by ``PipeProtocol``, as all below)."""
         self.pid = output.family.pid
 
     def received(self, fd: int, data: bytes) -> None:
@@ -94,7 +91,7 @@ class InstallerProcess:
         """It is gone, what it started may not be."""
         self._is_gone = True
 
-    def ended(self, returncode: int, descendants: Ended) -> None:
+    def ended(self, returncode: int, descendants: KillResult) -> None:
         """It and all that it started are gone and its pipes are drained."""
         self._on_lines(self._splitter.flush())
         if not self.exited.done():

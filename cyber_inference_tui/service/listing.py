@@ -1,4 +1,4 @@
-"""The library that the settings describe, and its models as records."""
+"""Makes the library by the settings, and the records of its models."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import msgspec
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.files import write_problem
-from cyber_inference_tui.gguf.architectures import makes_vectors
+from cyber_inference_tui.gguf.architectures import is_embedding_model
 from cyber_inference_tui.gguf.demo import DEMO_ID, write_demo
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.library.stores import Stores, find_stores
-from cyber_inference_tui.llama.needs import Need, Source
+from cyber_inference_tui.llama.needs import Need, NeedSource
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ModelRecord, ModelStatus, ProblemRecord
 from cyber_inference_tui.scheduler.fit import Verdict
@@ -24,12 +24,12 @@ from cyber_inference_tui.settings.schema import Settings
 
 
 def demo_path(settings: Settings) -> Path:
-    """Where the built-in model is written."""
+    """Return the path of the built-in model."""
     return settings.data_dir / "demo" / f"{DEMO_ID}.gguf"
 
 
 def write_demo_for(settings: Settings) -> None:
-    """Write the built-in model to its place; raises ``CyberError`` when that fails."""
+    """Write the built-in model to its path; raises ``CyberError``."""
     path = demo_path(settings)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,9 +39,9 @@ def write_demo_for(settings: Settings) -> None:
 
 
 def library_for(settings: Settings, *, demo: bool, environ: Mapping[str, str]) -> Library:
-    """The library of these settings; with ``demo`` the built-in model is in it, once written.
+    """Return the library of these settings; with ``demo`` it includes the built-in model.
 
-    ``environ`` tells where other programs keep their models.
+    ``environ`` has the variables with the directories of other programs' models.
     """
     library = Library(models_dir=settings.models_dir, cache_file=settings.data_dir / "headers.json")
     configure_library(library, settings, demo=demo, environ=environ)
@@ -51,7 +51,7 @@ def library_for(settings: Settings, *, demo: bool, environ: Mapping[str, str]) -
 def configure_library(
     library: Library, settings: Settings, *, demo: bool, environ: Mapping[str, str]
 ) -> None:
-    """Have ``library`` be that of these settings; what it knows of files stays. May block."""
+    """Apply the settings to ``library``, which keeps its knowledge of files. May block."""
     library.reconfigure(
         models_dir=settings.models_dir,
         model_dirs=settings.model_dirs,
@@ -62,18 +62,18 @@ def configure_library(
 
 
 def problem_records(catalog: Catalog) -> list[ProblemRecord]:
-    """Files, tables and aliases that are no usable models, each with its reason."""
+    """Return the files, tables and aliases that cannot be used, with the reasons."""
     return [ProblemRecord(where=one.where, reason=one.reason) for one in catalog.problems]
 
 
 def disk_paths(settings: Settings) -> tuple[Path, ...]:
-    """The directories whose disks matter: those of models and data, each once."""
+    """Return the directories of models and data, each once."""
     return tuple(dict.fromkeys((settings.models_dir, *settings.model_dirs, settings.data_dir)))
 
 
 def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = None) -> ModelRecord:
-    """What is known of a model that nobody ever asked for; ``need`` = what it would take."""
-    estimated = need is not None and need.source is not Source.UNKNOWN
+    """Return the record of a model that nobody has asked for yet; ``need`` is its estimate."""
+    estimated = need is not None and need.source is not NeedSource.UNKNOWN
     facts = model.metadata
     return ModelRecord(
         id=model.id,
@@ -90,14 +90,14 @@ def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = Non
         memory_estimate_source=need.source.value if need and estimated else None,
         slots=spec.options.slots or None,
         vision=model.mmproj is not None,
-        embedding=spec.options.embedding or (facts is not None and makes_vectors(facts)),
+        embedding=spec.options.embedding or (facts is not None and is_embedding_model(facts)),
         origin=model.origin.value,
         pinned=model.settings.pinned,
         error=model.problem,
     )
 
 
-def touched_record(
+def record_with_state(
     model: LocalModel,
     settings: Settings,
     state: ModelState,
@@ -105,10 +105,10 @@ def touched_record(
     *,
     wait: float | None,
 ) -> ModelRecord:
-    """What is known of a model that the scheduler has dealt with.
+    """Return the record of a model with a state in the scheduler.
 
-    ``need`` = what it takes or would take; ``wait`` = seconds that a request would wait which came
-    now.
+    ``need`` is its estimate; ``wait`` is the expected wait of a request that arrives now, in
+    seconds.
     """
     server = state.server
     record = unloaded_record(model, state.next_spec, need)
@@ -134,7 +134,7 @@ def touched_record(
 
 
 def _unload_at(state: ModelState, settings: Settings) -> datetime | None:
-    """When it idles out; ``None`` while it is busy, and where it stays."""
+    """Return the time of the idle timeout; ``None`` while it is busy or if it has none."""
     seconds = idle_timeout(state, settings)
     idle = state.status is ModelStatus.LOADED and not (state.in_flight or state.waiters)
     if not idle or state.is_pinned or seconds <= 0 or state.last_used_at is None:
@@ -143,7 +143,7 @@ def _unload_at(state: ModelState, settings: Settings) -> datetime | None:
 
 
 def with_fit(record: ModelRecord, verdict: Verdict | None) -> ModelRecord:
-    """The record, told whether the model fits."""
+    """Return the record with the answer whether the model fits."""
     if verdict is None:
         return record
     return msgspec.structs.replace(record, fits=verdict.fit, fits_reason=verdict.reason)

@@ -7,27 +7,24 @@ import contextlib
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.llama.log import RUN_MARK, LogBatch, LogRing, LogSpace
-from cyber_inference_tui.llama.log_block import Block, Wanted, last_texts, read_lines
+from cyber_inference_tui.llama.log_block import Block, LineFilter, last_texts, read_lines
 from cyber_inference_tui.llama.log_file import (
     LogWriter,
-    former_lines,
-    former_logs,
     id_of_log_file,
     log_file_name,
+    read_earlier_lines,
+    read_earlier_logs,
 )
 from cyber_inference_tui.llama.log_level import DEBUG, LEVELS
+from cyber_inference_tui.llama.log_ring import RUN_MARK, LogBatch, LogRing, LogSpace
 from cyber_inference_tui.records import (
-    LogEvent,
     LogLevel,
-    LogLine,
     LogPage,
     LogRecord,
     NumberedLine,
@@ -42,9 +39,6 @@ LOGS = "logs"
 
 _SERVICE_FILE = f"{SERVICE_LOG}.log"
 
-_EVENT_LINES = 500
-"""Lines of one event; of a flood the newest are told, all are in memory and in the file."""
-
 SEARCH_SECONDS = 1.0
 """How long one request looks through a log; it tells how far it came."""
 
@@ -58,7 +52,7 @@ _READERS = _SEARCHES + 1
 def service_log(directory: Path, now: Callable[[], datetime]) -> LogRing:
     """The service's own log: the last lines of earlier runs, and the first of this one. Blocks."""
     ring = LogRing(now=now)
-    ring.restore(former_lines(directory / _SERVICE_FILE))
+    ring.restore(read_earlier_lines(directory / _SERVICE_FILE))
     ring.add([f"{RUN_MARK}version {__version__}, pid {os.getpid()}"], LogLevel.INFO)
     return ring
 
@@ -66,8 +60,8 @@ def service_log(directory: Path, now: Callable[[], datetime]) -> LogRing:
 class Logs:
     """One log for each id, every line of it also written to a file in ``directory``.
 
-    ``space`` is the memory they share. ``on_lines`` is called when there is something for
-    ``take_pending``. ``clock`` is monotonic, in seconds.
+    ``space`` is the memory they share. ``on_lines`` is called with a log's id and its new lines.
+    ``clock`` is monotonic, in seconds.
     """
 
     def __init__(
@@ -76,7 +70,7 @@ class Logs:
         *,
         space: LogSpace,
         now: Callable[[], datetime],
-        on_lines: Callable[[], None],
+        on_lines: Callable[[str, LogBatch], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._space = space
@@ -88,7 +82,6 @@ class Logs:
         self._rings: dict[str, LogRing] = {}
         self._unnamed: dict[str, LogRing] = {}
         """Logs of earlier runs by the name of their file, where that does not hold the id."""
-        self._pending: dict[str, _Pending] = {}
         self._readers = ThreadPoolExecutor(_READERS, "log-reader")
         self._searching = asyncio.Semaphore(_SEARCHES)
 
@@ -97,7 +90,7 @@ class Logs:
 
         To be awaited before anything is written to a log.
         """
-        for name, lines in (await asyncio.to_thread(former_logs, self._directory)).items():
+        for name, lines in (await asyncio.to_thread(read_earlier_logs, self._directory)).items():
             if name == _SERVICE_FILE:
                 continue
             log_id = id_of_log_file(name)
@@ -143,8 +136,7 @@ class Logs:
 
         def take(batch: LogBatch) -> None:
             self._writer.write(name, batch)
-            self._pending.setdefault(log_id, _Pending()).add(batch)
-            self._on_lines()
+            self._on_lines(log_id, batch)
 
         for line in ring.tail(ring.end - ring.restored):
             rank = LEVELS.index(line.level)
@@ -195,7 +187,7 @@ class Logs:
         if not limit or start == stop:
             reached = stop if backwards else start
             return LogPage(log=record, lines=(), searched_to=reached)
-        wanted = Wanted(rank=DEBUG if level is None else LEVELS.index(level), text=query.q)
+        wanted = LineFilter(rank=DEBUG if level is None else LEVELS.index(level), text=query.q)
         left = threading.Event()
 
         def read(blocks: tuple[Block, ...]) -> tuple[list[NumberedLine], int]:
@@ -224,33 +216,3 @@ class Logs:
     def _blocks(self, log_id: str) -> tuple[Block, ...]:
         ring = self._known(log_id)
         return ring.snapshot() if ring else ()
-
-    # Events
-
-    def take_pending(self) -> list[LogEvent]:
-        """The lines since the last call, as events."""
-        pending, self._pending = self._pending, {}
-        return [new.event(log_id) for log_id, new in pending.items()]
-
-
-class _Pending:
-    """The newest lines of a log that were not told yet, and little more."""
-
-    def __init__(self) -> None:
-        self._batches: deque[LogBatch] = deque()
-        self._count = 0
-
-    def add(self, batch: LogBatch) -> None:
-        self._batches.append(batch)
-        self._count += len(batch.texts)
-        while self._count - len(self._batches[0].texts) >= _EVENT_LINES:
-            self._count -= len(self._batches.popleft().texts)
-
-    def event(self, log_id: str) -> LogEvent:
-        skipped = max(0, self._count - _EVENT_LINES)
-        lines: list[LogLine] = []
-        for batch in self._batches:
-            lines += batch.lines(len(batch.texts) - skipped)
-            skipped = 0
-        first = self._batches[0].first + max(0, self._count - _EVENT_LINES)
-        return LogEvent(id=log_id, first=first, lines=tuple(lines))

@@ -1,7 +1,7 @@
-"""The service's metrics: counted as things happen, put together when somebody asks.
+"""The service's metrics: counted as things happen, and rendered for each scrape.
 
-Counting is a few additions on the event loop. A scrape copies the numbers there and has a thread
-make the text of them, so that it holds up nothing, and neither loads, wakes nor keeps any model.
+Counting is a few additions on the event loop. A scrape copies the numbers there, and a thread makes
+the text of them. It holds up nothing, and it neither loads, wakes nor keeps any model.
 """
 
 from __future__ import annotations
@@ -9,127 +9,91 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
 
 import msgspec
 
-from cyber_inference_tui.monitor.memory import MemoryReading
-from cyber_inference_tui.records import (
-    ModelRecord,
-    ModelStatus,
-    RequestRecord,
-    ResourceSample,
-    SessionRecord,
-)
-from cyber_inference_tui.service.tallies import MAX_MODELS, Tallies, Tally
+from cyber_inference_tui.records import ModelRecord, ModelStatus, RequestRecord, SessionRecord
+from cyber_inference_tui.service.metric_counters import ModelCounters
+from cyber_inference_tui.service.metrics_text import MetricsState, label, render
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""Of the text format, https://prometheus.io/docs/instrumenting/exposition_formats/."""
+MAX_MODELS = 200
+"""Models with metrics; of more, those that were used last."""
 
 _AT_REST = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 
 
-class Present(msgspec.Struct, frozen=True, kw_only=True):
-    """How things stand when somebody asks."""
-
-    version: str
-    llama_server_version: str | None
-    started_at: datetime
-    models: list[ModelRecord]
-    running: list[SessionRecord]
-    """Sessions that have not ended."""
-    memory: MemoryReading | None
-    """The last one that a decision of the scheduler was based on."""
-    sample: ResourceSample | None
-    """The machine; ``None`` = not known."""
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """All that a scrape tells; nothing in it changes any more."""
-
-    present: Present
-    tallies: dict[str, Tally]
-    """By the model's label."""
-    refusals: dict[str, int]
-    """Requests that were refused before their model was known, by the error's code."""
-
-
 class Metrics:
-    """Counts from its making on. ``present`` is asked at each scrape, on the event loop."""
+    """Counters since the start. ``state`` is called at each scrape, on the event loop."""
 
-    def __init__(self, present: Callable[[], Present]) -> None:
-        self._present = present
-        self._tallies = Tallies()
+    def __init__(self, state: Callable[[], MetricsState]) -> None:
+        self._state = state
+        self._counters: dict[str, ModelCounters] = {}
+        """By the model's label, the last used last."""
         self._refusals: Counter[str] = Counter()
         self._scrape: asyncio.Task[bytes] | None = None
 
     def note_request(self, record: RequestRecord, error_code: str | None = None) -> None:
-        """A request is finished; ``error_code`` says what went wrong, if anything did."""
-        self._tallies.of(label(record.model)).add_request(record, error_code)
+        """Count a finished request; ``error_code`` is that of its error, if it had one."""
+        self._of(record.model).add_request(record, error_code)
 
     def note_refusal(self, code: str) -> None:
-        """A request was refused with this error before its model was known."""
+        """Count a request that was refused with this error before its model was known."""
         self._refusals[code] += 1
 
     def note_session(self, record: SessionRecord) -> None:
-        """A session has ended."""
-        tally = self._tallies.of(label(record.model))
-        tally.add_load(record)
-        tally.add_unload(record)
+        """Count a session that has ended."""
+        counters = self._of(record.model)
+        counters.add_load(record)
+        counters.add_unload(record)
 
     async def scrape(self) -> bytes:
-        """The metrics in Prometheus' text format (``CONTENT_TYPE``).
+        """Return the metrics in Prometheus' text format.
 
-        Who asks while another's text is being made gets the same one: there is never more than
-        one thread at it.
+        Scrapes at the same time share one text: there is never more than one thread for it.
         """
         if self._scrape is None:
             self._scrape = asyncio.create_task(self._render(), name="make the metrics' text")
         return await asyncio.shield(self._scrape)
 
     async def close(self) -> None:
-        """Return when nothing is under way any more."""
+        """Wait for a scrape that is under way."""
         if self._scrape is not None:
             await asyncio.wait({self._scrape})
 
     async def _render(self) -> bytes:
         try:
-            return await asyncio.to_thread(_text, self.snapshot())
+            state, counters = self.snapshot()
+            return await asyncio.to_thread(render, state, counters, dict(self._refusals))
         finally:
             self._scrape = None
 
-    def snapshot(self) -> Snapshot:
-        """All that there is to tell now; models that are gone are forgotten first."""
-        present = self._present()
-        models = self._told_of(present.models)
-        there = {label(model.id) for model in models}
-        there.update(label(session.model) for session in present.running)
-        self._tallies.keep_only(there)
-        tallies = self._tallies.copy()
-        for session in present.running[:MAX_MODELS]:
+    def snapshot(self) -> tuple[MetricsState, dict[str, ModelCounters]]:
+        """Return the present state and a copy of the counters; forgets models that are gone."""
+        state = self._state()
+        state = msgspec.structs.replace(state, models=self._most_used(state.models))
+        there = {label(model.id) for model in state.models}
+        there.update(label(session.model) for session in state.running)
+        self._counters = {name: one for name, one in self._counters.items() if name in there}
+        counters = {name: one.copy() for name, one in self._counters.items()}
+        for session in state.running[:MAX_MODELS]:
             # Counted for good when it ends.
-            tallies.setdefault(label(session.model), Tally()).add_load(session)
-        present = msgspec.structs.replace(present, models=models)
-        return Snapshot(present, tallies, dict(self._refusals))
+            counters.setdefault(label(session.model), ModelCounters()).add_load(session)
+        return state, counters
 
-    def _told_of(self, models: list[ModelRecord]) -> list[ModelRecord]:
-        """Of too many models those that are in use, then those that were."""
+    def _of(self, model: str) -> ModelCounters:
+        """Return a model's counters; new ones may push out those of the model used longest ago."""
+        name = label(model)
+        counters = self._counters.pop(name) if name in self._counters else ModelCounters()
+        self._counters[name] = counters
+        if len(self._counters) > MAX_MODELS:
+            del self._counters[next(iter(self._counters))]
+        return counters
+
+    def _most_used(self, models: list[ModelRecord]) -> list[ModelRecord]:
+        """Return at most ``MAX_MODELS``: first those in use, then those that were used."""
         if len(models) <= MAX_MODELS:
             return models
-
-        def rank(model: ModelRecord) -> tuple[bool, bool]:
-            return model.status in _AT_REST, label(model.id) not in self._tallies
-
-        return sorted(models, key=rank)[:MAX_MODELS]
-
-
-def label(text: str) -> str:
-    """``text`` as a label's value: what is not UTF-8 in a file's name is spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _text(snapshot: Snapshot) -> bytes:
-    # The library brings an HTTP server along; nobody who does not scrape should pay for it.
-    from cyber_inference_tui.service.exposition import render  # noqa: PLC0415
-
-    return render(snapshot)
+        return sorted(
+            models,
+            key=lambda model: (model.status in _AT_REST, label(model.id) not in self._counters),
+        )[:MAX_MODELS]

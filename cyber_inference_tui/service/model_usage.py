@@ -1,7 +1,7 @@
-"""What each loaded model uses: its processes, its share of the GPUs, the tokens it generates.
+"""Measures the use of each loaded model: processes, memory of GPUs, generated tokens.
 
-Looking never loads, wakes or keeps a model: it goes past the scheduler's leases, and only a model
-that is busy anyway is asked for its slots.
+A measurement never loads a model or keeps it loaded: it takes no lease, and only servers that have
+requests are asked for their slots.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from cyber_inference_tui.records import GpuRecord, ModelUsage
 from cyber_inference_tui.scheduler.state import ModelState, Session
 
 LOOK_INTERVAL = 0.9
-"""Seconds between two questions to one server: about once a second."""
+"""Seconds between two requests to one server: about once a second."""
 SLOTS_TIMEOUT = 2.0
 PATIENCE = 0.25
-"""Seconds a sample waits for servers' answers; a server that reads a long prompt is slower, and
-its answer then counts for the next one."""
+"""Seconds that a sample waits for the answers of servers. A server that processes a long prompt is
+slower, and its answer counts in the next sample."""
 FRESH = 3.0
-"""Seconds for which a rate is still one of now."""
+"""Seconds for which a rate is valid."""
 
 AskSlots = Callable[[int], Awaitable[tuple[Task, ...] | None]]
-"""The tasks under way at the server on a port."""
+"""Returns the tasks under way at the server on a port."""
 
 
-class Loaded(msgspec.Struct, frozen=True, kw_only=True):
-    """A loaded model, as far as its use is concerned."""
+class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts of a loaded model for a measurement."""
 
     id: str
     pid: int
     port: int
     in_flight: int
     device_bytes: int | None
-    """What it said it took through a GPU's driver."""
+    """The memory that it reported to have allocated through a GPU's driver."""
     tokens_out: Callable[[], int]
-    """Generated for requests that are finished by the time it is called."""
+    """Returns the tokens generated for finished requests so far."""
     has_slots: bool
-    """It is a llama-server."""
+    """True for a llama-server."""
 
 
-def loaded_models(states: Iterable[ModelState]) -> list[Loaded]:
-    """Those of ``states`` that have a server, by id."""
+def loaded_models(states: Iterable[ModelState]) -> list[LoadedModel]:
+    """Return the models that have a server, by id."""
     found = [
-        Loaded(
+        LoadedModel(
             id=state.model.id,
             pid=state.server.pid,
             port=state.server.port,
@@ -69,9 +69,9 @@ def _counter(session: Session | None) -> Callable[[], int]:
 
 
 class ProcessMeter:
-    """Reads the servers' processes. It blocks: call it in a thread, one at a time.
+    """Reads the servers' processes. It blocks: call it in a thread, and only once at a time.
 
-    ``root`` has this process's own ``proc/``; ``clock`` is monotonic, in seconds.
+    ``root`` is the directory with ``proc/``; ``clock`` is monotonic, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float], root: Path = Path("/")) -> None:
@@ -79,10 +79,10 @@ class ProcessMeter:
         self._processes = ProcessReader(root)
         self._rates: dict[int, Rate] = {}
         self.sees_the_drivers_pids = self._processes.pids_are_the_machines()
-        """Whether the pids that a GPU's driver tells are ours."""
+        """True if a GPU's driver reports pids of this process's namespace."""
 
     def read(self, pids: Collection[int]) -> dict[int, tuple[ProcessUsage, float | None]]:
-        """Each process with the percentage of one core it used since the call before."""
+        """Return each process, and the percentage of one core that it used since the last call."""
         found = {}
         for pid in pids:
             usage = self._processes.usage(pid)
@@ -95,25 +95,25 @@ class ProcessMeter:
 
 
 class TokenMeters:
-    """Asks busy servers what they generate. Runs on the loop; ``close`` ends what it asks.
+    """Asks busy servers how many tokens they have generated. Runs on the event loop.
 
-    ``ask`` has a limit of its own. ``clock`` is monotonic, in seconds.
+    ``ask`` has its own time limit. ``clock`` is monotonic, in seconds.
     """
 
     def __init__(self, ask: AskSlots, clock: Callable[[], float]) -> None:
         self._ask = ask
         self._clock = clock
-        self._meters: dict[tuple[str, int], _Meter] = {}
+        self._meters: dict[tuple[str, int], _TokenMeter] = {}
 
-    async def read(self, models: Collection[Loaded]) -> dict[str, float | None]:
-        """Tokens per second by id; ``None`` = not known at the moment."""
+    async def read(self, models: Collection[LoadedModel]) -> dict[str, float | None]:
+        """Return the tokens per second by id; ``None`` = unknown."""
         keys = {(model.id, model.pid) for model in models if model.has_slots}
         for key in self._meters.keys() - keys:
             self._meters.pop(key).stop()
         asking = []
         for model in models:
             if model.has_slots:
-                meter = self._meters.setdefault((model.id, model.pid), _Meter(self._clock))
+                meter = self._meters.setdefault((model.id, model.pid), _TokenMeter(self._clock))
                 if (task := meter.look(model, self._ask)) is not None:
                     asking.append(task)
         if asking:
@@ -121,14 +121,14 @@ class TokenMeters:
         return {model_id: meter.rate() for (model_id, _), meter in self._meters.items()}
 
     async def close(self) -> None:
-        """Break off what is being asked."""
+        """Cancel all requests to servers."""
         tasks = [task for meter in self._meters.values() if (task := meter.stop()) is not None]
         self._meters.clear()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class _Meter:
-    """One server's."""
+class _TokenMeter:
+    """Measures the tokens of one server."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -138,8 +138,8 @@ class _Meter:
         self._looked_at: float | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def look(self, model: Loaded, ask: AskSlots) -> asyncio.Task[None] | None:
-        """Look at it if it is time to; the task that does, if it takes one."""
+    def look(self, model: LoadedModel, ask: AskSlots) -> asyncio.Task[None] | None:
+        """Measure if the interval is over; return the task of a request to the server, if any."""
         if self._task is not None and not self._task.done():
             return self._task
         now = self._clock()
@@ -152,7 +152,7 @@ class _Meter:
         self._task = asyncio.create_task(self._look(model, ask), name=f"slots of {model.id}")
         return self._task
 
-    async def _look(self, model: Loaded, ask: AskSlots) -> None:
+    async def _look(self, model: LoadedModel, ask: AskSlots) -> None:
         tasks = await ask(model.port)
         if tasks is not None:
             self._take(model.tokens_out(), tasks)
@@ -162,23 +162,23 @@ class _Meter:
         self._rate = self._tokens.look(finished, tasks, self._rate_at)
 
     def rate(self) -> float | None:
-        """The last rate, if it is still one of now."""
+        """Return the last rate if it is still valid."""
         return self._rate if self._clock() - self._rate_at <= FRESH else None
 
     def stop(self) -> asyncio.Task[None] | None:
-        """Break off its question, if there is one."""
+        """Cancel the request to the server, if any, and return its task."""
         if self._task is not None:
             self._task.cancel()
         return self._task
 
 
 def compose_usage(
-    models: Collection[Loaded],
+    models: Collection[LoadedModel],
     processes: Mapping[int, tuple[ProcessUsage, float | None]],
     gpus: Collection[GpuRecord],
     tokens: Mapping[str, float | None],
 ) -> tuple[ModelUsage, ...]:
-    """The records; ``gpus`` are those whose processes have pids that are ours."""
+    """Return the records; ``gpus`` are those that report pids of our namespace."""
     found = []
     for model in models:
         usage, cpu = processes.get(model.pid, (None, None))
@@ -199,7 +199,7 @@ def compose_usage(
 
 
 def gpu_bytes(pids: Collection[int], gpus: Collection[GpuRecord]) -> int | None:
-    """What these processes hold on all GPUs; ``None`` where the drivers do not tell of them."""
+    """Return the memory of these processes on all GPUs; ``None`` = no driver reports it."""
     held = [
         gpu.processes[pid]
         for gpu in gpus
@@ -207,5 +207,5 @@ def gpu_bytes(pids: Collection[int], gpus: Collection[GpuRecord]) -> int | None:
         for pid in pids
         if pid in gpu.processes
     ]
-    told = [size for size in held if size is not None]
-    return sum(told) if told and len(told) == len(held) else None
+    known = [size for size in held if size is not None]
+    return sum(known) if known and len(known) == len(held) else None

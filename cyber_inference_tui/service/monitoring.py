@@ -13,13 +13,14 @@ from typing import Protocol
 import msgspec
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.llama.launch import SERVER_HOST
+from cyber_inference_tui.llama.launcher import SERVER_HOST
 from cyber_inference_tui.llama.slots import Task, ask_slots
 from cyber_inference_tui.monitor.processes import ProcessUsage
 from cyber_inference_tui.monitor.ring import THINNED, SampleRing
 from cyber_inference_tui.records import ResourceSample, to_json
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.service.events import EventBus
+from cyber_inference_tui.service.listing import disk_paths
 from cyber_inference_tui.service.model_usage import (
     SLOTS_TIMEOUT,
     AskSlots,
@@ -28,6 +29,7 @@ from cyber_inference_tui.service.model_usage import (
     compose_usage,
     loaded_models,
 )
+from cyber_inference_tui.settings.load import CurrentSettings
 
 TOPIC = "resources"
 UNWATCHED_INTERVAL = 10.0
@@ -64,29 +66,27 @@ async def _ask_slots(port: int) -> tuple[Task, ...] | None:
 class Monitoring:
     """Publishes every sample as an event and keeps it in a ring. ``start`` it, then ``stop`` it.
 
-    ``disks``, ``states`` and ``interval`` (seconds) are asked anew for each sample, ``now`` is the
-    time of day, ``clock`` monotonic in seconds, ``sleep`` a sleep of that clock's seconds, and
-    ``ask`` asks the server on a port for its tasks.
+    ``states`` is called for each sample. ``now`` returns the time of day, ``clock`` monotonic
+    seconds, ``sleep`` sleeps seconds of that clock, and ``ask`` asks the server on a port for its
+    tasks.
     """
 
     def __init__(
         self,
         *,
+        current: CurrentSettings,
         make_sampler: MakeSampler,
-        disks: Callable[[], tuple[Path, ...]],
         states: Callable[[], Collection[ModelState]],
         events: EventBus,
-        interval: Callable[[], float],
         now: Callable[[], datetime],
         ask: AskSlots = _ask_slots,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
+        self._current = current
         self._make_sampler = make_sampler
-        self._disks = disks
         self._states = states
         self._events = events
-        self._interval = interval
         self._now = now
         self._clock = clock
         self._sleep = sleep
@@ -127,7 +127,7 @@ class Monitoring:
         Raises ``CyberError`` if there is none yet and none comes in ``ANSWER_TIMEOUT``.
         """
         self._asked_at = self._clock()
-        if not self._stopped and self._clock() - self._taken_at > 2 * self._interval():
+        if not self._stopped and self._clock() - self._taken_at > 2 * self._interval:
             await self._take(ANSWER_TIMEOUT)
         if self._latest is None:
             raise CyberError("The machine has not been read yet.", hint="Try again.")
@@ -145,11 +145,15 @@ class Monitoring:
                 # In short steps: somebody may begin to watch, and the setting may change.
                 await self._sleep(min(left, _CHECK_INTERVAL))
 
+    @property
+    def _interval(self) -> float:
+        return self._current.settings.sample_interval
+
     def _pause(self) -> float:
         """Seconds from one sample to the next."""
         asked = self._clock() - self._asked_at < WATCHED_SECONDS
         watched = asked or self._events.has_readers(TOPIC, WATCHED_SECONDS)
-        return self._interval() if watched else max(UNWATCHED_INTERVAL, self._interval())
+        return self._interval if watched else max(UNWATCHED_INTERVAL, self._interval)
 
     async def _take(self, timeout: float | None = None) -> None:
         """A new sample, or the end of the one that is being taken; or ``timeout`` seconds."""
@@ -179,7 +183,7 @@ class Monitoring:
     async def _read(self) -> ResourceSample:
         models = loaded_models(self._states())
         pids = [model.pid for model in models]
-        disks = self._disks()
+        disks = disk_paths(self._current.settings)
         tokens = await self._tokens.read(models)
         sample, processes, ours = await asyncio.to_thread(self._read_machine, disks, pids)
         gpus = sample.gpus if ours else ()

@@ -1,4 +1,4 @@
-"""What a repository on the hub offers, judged for this machine: size, memory, fit, the best one."""
+"""Judges the models of a hub repository for this machine: memory, fit, and the suggestion."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path, PurePath
 import msgspec
 
 from cyber_inference_tui.gguf.metadata import ModelMetadata
-from cyber_inference_tui.hub.plan import PlannedFile
+from cyber_inference_tui.hub.download_plan import PlannedFile
 from cyber_inference_tui.hub.repository import RepoModel, Repository
-from cyber_inference_tui.hub.suggestion import Choice, suggest
+from cyber_inference_tui.hub.suggestion import QuantizationOption, suggest
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.records import Fit, HubFileRecord, HubFilesRecord, MemoryRoom
 from cyber_inference_tui.scheduler.fit import FitCheck
 
-Reckon = Callable[[LocalModel], Need]
-"""What a model would take by the header's formula."""
+EstimateNeed = Callable[[LocalModel], Need]
+"""Estimates the memory of a model from its header."""
 
 
 def offers(
@@ -25,19 +25,19 @@ def offers(
     headers: Mapping[str, ModelMetadata],
     *,
     local: Iterable[LocalModel],
-    reckon: Reckon,
-    survey: FitCheck,
+    estimate_need: EstimateNeed,
+    fit_check: FitCheck,
 ) -> list[HubFilesRecord]:
-    """A record for each model of the repository, in the order of their names.
+    """Return a record for each model of the repository, by name.
 
-    ``headers`` are by ``filename``; a model without one has no estimate. The weights are as large
-    as the files: those headers are of models that differ in their quantization only.
+    ``headers`` are by ``filename``; a model without a header has no estimate. The size of the
+    weights is that of the files, because a header may be that of another quantization.
     """
-    here = _Here(local)
+    local_files = _LocalFiles(local)
     records: list[HubFilesRecord] = []
     for model in repository.models:
-        need = _need(model, headers.get(model.filename), reckon)
-        verdict = survey.verdict(model.filename, need) if need else None
+        need = _need(model, headers.get(model.filename), estimate_need)
+        verdict = fit_check.verdict(model.filename, need) if need else None
         records.append(
             HubFilesRecord(
                 name=model.filename,
@@ -50,34 +50,36 @@ def offers(
                 evicts=verdict.unloads
                 if verdict is not None and verdict.fit is Fit.AFTER_UNLOADING
                 else (),
-                local_id=here.id_of(repository.repo, model),
+                local_id=local_files.id_of(repository.repo, model),
             )
         )
     best = suggest(
         [
-            Choice(record.quantization, record.memory_estimate_bytes, record.fits)
+            QuantizationOption(record.quantization, record.memory_estimate_bytes, record.fits)
             for record in records
         ],
-        _room(survey.rooms()),
+        _room(fit_check.rooms()),
     )
     if best is not None:
         records[best] = msgspec.structs.replace(records[best], suggested=True)
     return records
 
 
-def _need(model: RepoModel, header: ModelMetadata | None, reckon: Reckon) -> Need | None:
+def _need(
+    model: RepoModel, header: ModelMetadata | None, estimate_need: EstimateNeed
+) -> Need | None:
     size = model.weights_bytes
     projector = model.projector.size_bytes if model.projector else 0
     if header is None or header.architecture is None or size is None or projector is None:
         return None
-    as_if_here = LocalModel(
+    as_local = LocalModel(
         id=model.filename,
         path=Path(model.filename),
         metadata=header,
         size_bytes=size + projector,
         projector_bytes=projector,
     )
-    return reckon(as_if_here)
+    return estimate_need(as_local)
 
 
 def _file(file: PlannedFile) -> HubFileRecord:
@@ -85,14 +87,14 @@ def _file(file: PlannedFile) -> HubFileRecord:
 
 
 def _room(rooms: Sequence[MemoryRoom]) -> int | None:
-    """What a model may have in the end; of the GPUs where they have memory of their own."""
-    # Bytes in a GPU's memory are worth having: what spills out of it is slow.
+    """Return the free memory after unloading: that of the GPUs if they have their own."""
+    # A model that does not fit into the memory of the GPUs is slow.
     pool = next((room for room in rooms if room.pool == "gpu"), rooms[0] if rooms else None)
     return pool.free_after_unloading_bytes if pool else None
 
 
-class _Here:
-    """The local models, to be found by where they would lie, or by name and size."""
+class _LocalFiles:
+    """Finds local models by the path that a download would have, or by name and size."""
 
     def __init__(self, local: Iterable[LocalModel]) -> None:
         self._by_name: dict[str, list[tuple[tuple[str, ...], LocalModel]]] = {}

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping
 
-from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.log_ring import LogRing
 from cyber_inference_tui.records import LogLevel
 
 _PACKAGE = "cyber_inference_tui"

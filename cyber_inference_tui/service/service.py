@@ -21,21 +21,21 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NoLlamaServerError, StorageError
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import Catalog
-from cyber_inference_tui.llama.binary import LlamaBinary, end_questions, locate_llama_server, probe
-from cyber_inference_tui.llama.expectation import formula_need
-from cyber_inference_tui.llama.launch import Launcher
-from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.binary import LlamaBinary, locate_llama_server, probe
+from cyber_inference_tui.llama.launcher import Launcher
+from cyber_inference_tui.llama.log_ring import LogRing
+from cyber_inference_tui.llama.need_estimate import formula_need
 from cyber_inference_tui.llama.orphans import PidRecord
+from cyber_inference_tui.llama.program import kill_programs
 from cyber_inference_tui.llama.spec import resolve
-from cyber_inference_tui.monitor.memory import MemoryReading
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sampler import Sampler
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     HubFilesRecord,
     LlamaServerRecord,
-    LogEvent,
     ModelRecord,
     RequestRecord,
     ServiceEvent,
@@ -48,22 +48,20 @@ from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active import ActiveRequests
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
-from cyber_inference_tui.service.configuring import Configuration, configured_anew
+from cyber_inference_tui.service.configuring import Configuration
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import INSTALL_LOG, Installation
 from cyber_inference_tui.service.install_context import install_context
-from cyber_inference_tui.service.listing import (
-    disk_paths,
-)
 from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG, Logs
-from cyber_inference_tui.service.metrics import Metrics, Present
+from cyber_inference_tui.service.metrics import Metrics
+from cyber_inference_tui.service.metrics_text import MetricsState
 from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.offers import offers
 from cyber_inference_tui.service.refusals import Refusals
-from cyber_inference_tui.settings.load import Loaded
+from cyber_inference_tui.settings.load import CurrentSettings, Loaded
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages
 
@@ -92,36 +90,29 @@ class Service:
         flags: Mapping[str, Any],
         service_log: LogRing,
     ) -> None:
-        self.configuration = Configuration(
-            loaded,
-            bound_host=lambda: self.address[0],
-            environ=environ,
-            flags=flags,
-            apply=self._apply,
-            tell=self._tell_config,
-            restarts=self._restarts,
-        )
+        current = self._current = CurrentSettings(loaded)
         self.started_at = utc_now()
         self._began = time.monotonic()
         self.address: tuple[str, int] = (loaded.settings.host, loaded.settings.port)
         self.events = EventBus()
         data_dir = loaded.settings.data_dir
         pids = PidRecord(data_dir / "servers.json")
-        environ = self._environ = pids.marked(environ)
-        self._notifier = ChangeNotifier(self.events, record=self._record, lines=self._new_lines)
-        self.logs: Logs = Logs(
+        given_environ, environ = environ, pids.marked(environ)
+        self._environ = environ
+        self._notifier = ChangeNotifier(self.events, record=self._record)
+        self.logs = Logs(
             data_dir / LOGS,
             space=service_log.space,
             now=utc_now,
-            on_lines=self._notifier.lines_came,
+            on_lines=self._notifier.log_lines,
         )
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
-        self.metrics = Metrics(self._present)
+        self.metrics = Metrics(self._metrics_state)
         self._refusals = Refusals(time.monotonic)
         self._storages = Storages()
         self._binary: LlamaBinary | None = None
         self._binary_problem: str | None = None
-        self._load_history = LoadHistory(on_new=self.history.add_measurement)
+        self._load_history = LoadHistory(on_new=self.history.add)
         nvml = Nvml()
         self._memory_reader = MemoryReader(loaded.settings.system_root, nvml, environment=environ)
         self._launcher = Launcher(
@@ -142,23 +133,22 @@ class Service:
             load_history=self._load_history,
         )
         self.models = Models(
-            loaded=lambda: self.loaded,
+            current=current,
             environ=environ,
             demo=demo,
             scheduler=self.scheduler,
             launcher=self._launcher,
-            news=self._notifier,
+            notifier=self._notifier,
         )
         self.monitoring = Monitoring(
+            current=current,
             make_sampler=partial(Sampler, loaded.settings.system_root, nvml=nvml),
-            disks=lambda: disk_paths(self.settings),
             states=self.scheduler.states,
             events=self.events,
-            interval=lambda: self.settings.sample_interval,
             now=utc_now,
         )
         self.installation = Installation(
-            install_context(lambda: self.loaded, environ, utc_now),
+            install_context(current, environ, utc_now),
             guard=self._launcher.guard,
             log=self.logs.ring(INSTALL_LOG),
             publish=partial(self.events.publish, "service"),
@@ -166,11 +156,20 @@ class Service:
             now=utc_now,
         )
         self.hub = Hub(
-            settings=lambda: self.settings,
+            settings=lambda: current.settings,
             environ=environ,
             events=self.events,
             now=utc_now,
             rescan=self.models.rescan,
+        )
+        self.configuration = Configuration(
+            current,
+            bound_host=lambda: self.address[0],
+            environ=given_environ,
+            flags=flags,
+            apply=self._apply,
+            publish=partial(self.events.publish, "config"),
+            would_restart=self.scheduler.would_restart,
         )
         self.active = ActiveRequests()
         self._loop_tasks: list[asyncio.Task[None]] = []
@@ -178,14 +177,9 @@ class Service:
         self.logs.adopt(SERVICE_LOG, service_log)
 
     @property
-    def loaded(self) -> Loaded:
-        """The settings in force, and where they come from."""
-        return self.configuration.in_force
-
-    @property
     def settings(self) -> Settings:
         """The settings in force."""
-        return self.loaded.settings
+        return self._current.settings
 
     @property
     def catalog(self) -> Catalog:
@@ -240,7 +234,7 @@ class Service:
         await self._end()
 
     async def _end(self) -> None:
-        end_questions()
+        kill_programs()
         for task in self._loop_tasks:
             task.cancel()
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
@@ -298,15 +292,14 @@ class Service:
         """Another llama-server may be there: models take it at their next load."""
         await asyncio.to_thread(self._find_binary)
         self.scheduler.binary_changed()
-        await self.models.reckon()
+        await self.models.update_estimates()
 
     async def _recall(self) -> None:
-        """What former runs learned of loads."""
-        try:
+        """Take over what earlier runs measured of loads."""
+        # The history itself logs why there is none.
+        with contextlib.suppress(CyberError):
             for measurement in reversed(await self.history.measurements()):
                 self._load_history.recall(measurement)
-        except CyberError as error:
-            _logger.warning("what loads took before is not known: %s", error)
 
     async def _read_memory(self, pids: Collection[int]) -> MemoryReading | None:
         variables = {
@@ -323,18 +316,10 @@ class Service:
         await self.models.configure(settings)
         self.scheduler.configure(settings)
         await self._look_for_binary()
-        await self.models.reckon()
+        await self.models.update_estimates()
         for model_id in self.scheduler.loaded_ids:
             # When it idles out, and how it is configured, may have changed.
             self._notifier.detail_changed(model_id)
-
-    def _restarts(self, settings: Settings) -> list[str]:
-        return self.scheduler.would_restart(
-            settings, lambda model: configured_anew(model, settings)
-        )
-
-    def _tell_config(self, error: str | None) -> None:
-        self.events.publish("config", {"error": error})
 
     # Reading
 
@@ -354,7 +339,7 @@ class Service:
                 problem=self._binary_problem,
                 devices_problem=(binary.devices_problem or None) if binary else None,
             ),
-            config_path=str(self.loaded.config_path),
+            config_path=str(self._current.loaded.config_path),
             data_dir=str(self.settings.data_dir),
             models_dir=str(self.settings.models_dir),
             models_loaded=len(self.scheduler.loaded_ids),
@@ -365,9 +350,6 @@ class Service:
 
     def _record(self, model_id: str) -> ModelRecord | None:
         return self.models.record(model_id) if model_id in self.catalog.models else None
-
-    def _new_lines(self) -> list[LogEvent]:
-        return self.logs.take_pending()
 
     def active_requests(self) -> list[ActiveRequestRecord]:
         """Every request that is not finished, the oldest first."""
@@ -399,8 +381,8 @@ class Service:
         """Every request that waits for its model."""
         return self.scheduler.waits.records()
 
-    def _present(self) -> Present:
-        return Present(
+    def _metrics_state(self) -> MetricsState:
+        return MetricsState(
             version=__version__,
             llama_server_version=self._binary.version if self._binary else None,
             started_at=self.started_at,
@@ -417,22 +399,22 @@ class Service:
         repository = await self.hub.browse.repository(repo, revision)
         headers = await self.hub.browse.headers(repository)
         devices = await self._launcher.devices()
-        await self.scheduler.look(_RECENT)
+        await self.scheduler.refresh_memory(_RECENT)
         return offers(
             repository,
             headers,
             local=self.catalog.models.values(),
-            reckon=lambda model: formula_need(
+            estimate_need=lambda model: formula_need(
                 resolve(model, self.settings), devices=devices, processor=self._launcher.processor
             ),
-            survey=self.scheduler.survey(),
+            fit_check=self.scheduler.fit_check(),
         )
 
     # Events
 
     def note_request(self, record: RequestRecord, error_code: str | None) -> None:
         """A request is finished: keep it, count it, and tell whoever watches."""
-        self.history.add_request(record)
+        self.history.add(record)
         self.metrics.note_request(record, error_code)
         self.events.publish("request", record)
 
@@ -440,9 +422,9 @@ class Service:
         """A request was refused before its model was known: count it, and keep some of them."""
         self.metrics.note_refusal(code)
         if self._refusals.keeps(code):
-            self.history.add_request(record)
+            self.history.add(record)
             self.events.publish("request", record)
 
     def _session_ended(self, record: SessionRecord) -> None:
-        self.history.add_session(record)
+        self.history.add(record)
         self.metrics.note_session(record)

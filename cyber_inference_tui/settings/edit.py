@@ -162,19 +162,19 @@ def _rewrite(path: Path, change: Callable[[str], str]) -> None:
     target = Path(os.path.realpath(path))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with alone_in(target.parent):
+        with _alone_in(target.parent):
             try:
                 text = read_config(path)
             except FileNotFoundError:
                 text = ""
             new = change(text)
             if new != text:
-                put_in_place(target, new.encode())
+                _put_in_place(target, new.encode())
     except OSError as error:
-        raise not_written(path, error) from error
+        raise _not_written(path, error) from error
 
 
-def not_written(path: Path, error: OSError) -> ConfigWriteError:
+def _not_written(path: Path, error: OSError) -> ConfigWriteError:
     """Why the file stays as it is, and what can be done instead."""
     return ConfigWriteError(
         f"{path}: cannot be written: {error.strerror}.",
@@ -320,7 +320,7 @@ def _assigned(text: str, path: tuple[str, ...], value: Any, *, as_table: bool) -
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def _alone_in(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, so that two edits at once do not undo each other."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -343,7 +343,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def put_in_place(target: Path, data: bytes) -> None:
+def _put_in_place(target: Path, data: bytes) -> None:
     """Put ``data`` in the file's place at once, with its old mode and owner.
 
     A file that is a mount of its own (a single file in a container) cannot be replaced, and one

@@ -8,15 +8,6 @@ from typing import Any
 
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Key
 
-_GROUPS = {
-    "host": "Where the service listens, and where its files are",
-    "log_level": "Models: context, time, number and memory",
-    "llama_server_path": "llama-server",
-    "load_timeout": "Patience and limits",
-    "api_keys": "Who may connect",
-    "hf_endpoint": "The model hub",
-    "system_root": "The machine and the terminal app",
-}
 _HEAD = """\
 # Settings of cyber-inference-tui. Every line that matters is commented out and shows the default.
 # A setting is also an environment variable (CYBER_INFERENCE_PORT) and, for some, a flag (--port);
@@ -29,40 +20,23 @@ _MODELS = """\
 # The id is the file's name without ".gguf" (see `cyber-inference-tui list-models`).
 #[models."my-model-Q4_K_M"]
 """
-_MODEL_EXAMPLES: dict[str, Any] = {
-    "path": "/mnt/models/my-model-Q4_K_M.gguf",
-    "aliases": ["my-model"],
-    "context_size": 16384,
-    "gpu_layers": 99,
-    "parallel": 2,
-    "threads": 4,
-    "mmproj": "/mnt/models/mmproj-my-model.gguf",
-    "args": ["--cache-type-k", "q8_0"],
-    "env": {"GGML_CUDA_ENABLE_UNIFIED_MEMORY": "1"},
-    "idle_timeout": 900,
-    "pinned": False,
-    "preload": False,
-    "max_concurrent_requests": 8,
-    "request_defaults": {"temperature": 0.7},
-    "request_overrides": {"reasoning_format": "none"},
-    "request_strip": ["user"],
-    "command": ["my-server", "--host", "{host}", "--port", "{port}", "--model", "{path}"],
-}
 
 
 def render() -> str:
     """The commented configuration file: every key with its help and its default."""
     lines = [_HEAD]
+    group = ""
     for key in KEYS.values():
-        if key.name in _GROUPS:
-            title = f"# ── {_GROUPS[key.name]} "
+        if key.group != group:
+            group = key.group
+            title = f"# ── {group} "
             lines.append(f"\n{title}{'─' * (79 - len(title))}")
         lines += _comment(key)
         lines.append(f"#{key.name} = {toml_value(_shown_default(key))}\n")
     lines.append(_MODELS.rstrip("\n"))
     for key in MODEL_KEYS.values():
         lines += _comment(key)
-        lines.append(f"#{key.name} = {toml_value(_MODEL_EXAMPLES[key.name])}")
+        lines.append(f"#{key.name} = {toml_value(key.example)}")
     return "\n".join(lines) + "\n"
 
 

@@ -120,8 +120,24 @@ class Loaded(msgspec.Struct, frozen=True):
             default=plain_value(default),
             help=key.help,
             secret=key.secret,
-            live=key.live or model_id is not None,
+            live=key.live,
+            group=key.group,
         )
+
+
+class CurrentSettings:
+    """The settings in force of a running service.
+
+    Whoever needs them at any time keeps this holder, whose ``loaded`` is replaced on a change.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.replace(loaded)
+
+    def replace(self, loaded: Loaded) -> None:
+        """Put other settings into force."""
+        self.loaded = loaded
+        self.settings = loaded.settings
 
 
 def usual_models_dir(data_dir: Path) -> Path:
@@ -181,21 +197,12 @@ def load_if_there(path: Path, *, environ: Mapping[str, str], flags: Mapping[str,
 
 def read_config(path: Path) -> str:
     """The file's text. Raises ``FileNotFoundError``, or ``ConfigError`` when it is unreadable."""
-    return decoded(read_bytes(path), path)
-
-
-def read_bytes(path: Path) -> bytes:
-    """The file as it is; raises as ``read_config`` does."""
     try:
-        return read_file(path, _MAX_FILE + 1)
+        data = read_file(path, _MAX_FILE + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
-
-
-def decoded(data: bytes, path: Path) -> str:
-    """The text of a configuration file with these bytes; raises ``ConfigError``."""
     if len(data) > _MAX_FILE:
         raise ConfigError(f"{path}: is larger than {_MAX_FILE} bytes.")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -397,10 +404,10 @@ class _Reader:
         place = str(self._path) if line is None else f"{self._path}:{line}"
         if value is not msgspec.UNSET:
             message += in_words(value)
-        self._mistakes.append(f"{place}: {named(path)}: {message}")
+        self._mistakes.append(f"{place}: {_named(path)}: {message}")
 
 
-def named(path: Sequence[str]) -> str:
+def _named(path: Sequence[str]) -> str:
     """A key for a message: ``host``, ``models."ID".path``, ``models."ID".aliases."NAME"…``."""
     if path[0] != "models":
         return path[0]

@@ -18,7 +18,7 @@ _SECRET_NAME = re.compile(r"(?:.*[-_])?(?:api[-_]?key|token|passw(?:or)?d|secret
 _SHORT_OPTIONS = frozenset({"-hft"})
 
 
-class SecretWord(NamedTuple):
+class _SecretWord(NamedTuple):
     """A word of a command line that is a secret, or ends with one."""
 
     option: str
@@ -27,28 +27,28 @@ class SecretWord(NamedTuple):
     """Where in the word the secret begins: behind the ``=`` of ``--api-key=…``, else 0."""
 
 
-def is_secret_name(name: str) -> bool:
+def _is_secret_name(name: str) -> bool:
     """Whether an option or a variable of this name holds a secret."""
     return name in _SHORT_OPTIONS or _SECRET_NAME.fullmatch(name.lstrip("-")) is not None
 
 
-def secret_words(words: Sequence[str]) -> dict[int, SecretWord]:
+def _secret_words(words: Sequence[str]) -> dict[int, _SecretWord]:
     """Which words of a command line are secrets, by their number.
 
     ``--api-key VALUE``, ``--api-key=VALUE``, and ``API_KEY=VALUE`` as ``env`` takes it.
     """
-    found: dict[int, SecretWord] = {}
+    found: dict[int, _SecretWord] = {}
     option = ""
     for number, word in enumerate(words):
         name, equals, value = word.partition("=")
         if option:
             if word:
-                found[number] = SecretWord(option, 0)
+                found[number] = _SecretWord(option, 0)
             option = ""
-        elif not is_secret_name(name):
+        elif not _is_secret_name(name):
             continue
         elif equals and value:
-            found[number] = SecretWord(name, len(name) + 1)
+            found[number] = _SecretWord(name, len(name) + 1)
         elif not equals and word.startswith("-"):
             option = word
     return found
@@ -57,7 +57,7 @@ def secret_words(words: Sequence[str]) -> dict[int, SecretWord]:
 def masked_words(words: Sequence[str]) -> list[str]:
     """A command line with masks for its secrets."""
     shown = list(words)
-    for number, secret in secret_words(words).items():
+    for number, secret in _secret_words(words).items():
         shown[number] = words[number][: secret.start] + MASK
     return shown
 
@@ -74,7 +74,7 @@ def masked_value(key: Key, value: Any) -> Any:
 
 def holds_secret(key: Key, value: Any) -> bool:
     """Whether others should not read this value of the setting."""
-    return bool(secret_words(value)) if key.is_arguments else key.secret and bool(value)
+    return bool(_secret_words(value)) if key.is_arguments else key.secret and bool(value)
 
 
 def unmasked_value(name: str, key: Key, value: Any, old: Any) -> Any:
@@ -111,9 +111,9 @@ def _is_words(value: Any) -> bool:
 
 def _unmasked_words(name: str, words: Sequence[str], old: Sequence[str]) -> list[str]:
     known: dict[str, list[str]] = {}
-    for number, secret in secret_words(old).items():
+    for number, secret in _secret_words(old).items():
         known.setdefault(secret.option, []).append(old[number][secret.start :])
-    given = secret_words(words)
+    given = _secret_words(words)
     options = [secret.option for secret in given.values()]
     seen: dict[str, int] = {}
     result = list(words)

@@ -29,21 +29,6 @@ _PLAIN_VALUE = re.compile(r"[^,\]}#\n]*")
 _REST_OF_LINE = re.compile(r"[ \t\r]*(?:#[^\n]*)?(?:\n|\Z)")
 
 
-Span = tuple[int, int]
-"""Where something begins in a text, and where it ends."""
-
-
-def value_spans(text: str) -> dict[KeyPath, Span]:
-    """Where every value stands that is no table and no array, items of arrays included.
-
-    As with ``key_lines``, of a text that is not valid TOML what was found so far is given.
-    """
-    scanner = _Scanner(text)
-    with contextlib.suppress(_UnexpectedError, RecursionError):
-        scanner.document()
-    return scanner.spans
-
-
 def key_lines(text: str) -> dict[KeyPath, int]:
     """The line (from 1) of every table, key and array item, by its full path.
 
@@ -71,11 +56,10 @@ class _UnexpectedError(Exception):
 
 
 class _Scanner:
-    """Walks a text once; ``lines`` and ``spans`` fill on the way."""
+    """Walks a text once; ``lines`` fills on the way."""
 
     def __init__(self, text: str) -> None:
         self.lines: dict[KeyPath, int] = {}
-        self.spans: dict[KeyPath, Span] = {}
         self._text = text
         self._line_ends = [match.start() for match in re.finditer("\n", text)]
 
@@ -126,13 +110,10 @@ class _Scanner:
             string = _STRING.match(self._text, position)
             if string is None:
                 raise _UnexpectedError
-            self.spans[path] = string.span()
             return string.end()
         if opening not in {"[", "{"}:
             plain = _PLAIN_VALUE.match(self._text, position)
-            end = plain.end() if plain else position
-            self.spans[path] = position, position + len(self._text[position:end].rstrip())
-            return end
+            return plain.end() if plain else position
         closing = "]" if opening == "[" else "}"
         position = self._skip_blank(position + 1)
         number = 0

@@ -1,15 +1,16 @@
-"""All settings in one table: the two structs below are the schema.
+"""All settings in one table: the structs below are the schema.
 
-Type, default, help, bounds, secrecy and whether a change applies at once all stand at the field.
-Everything else (reading, checking, the example file, the documentation) is derived from them.
-Sizes are bytes and times seconds unless a help text says otherwise.
+A field states its type and default; ``setting`` states its help, group, bounds and the rest.
+Reading, checking, the settings page, the example file and the documentation are derived from them,
+so a new setting is one field. Sizes are bytes and times seconds unless a help text says otherwise.
 """
 
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -18,7 +19,7 @@ from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.settings.environment import platform_folder
 
 MASK = "********"
-"""Stands in for a secret wherever settings are shown."""
+"""Replaces a secret wherever settings are shown."""
 
 ARGUMENTS = "arguments"
 """The form of a list of command-line words."""
@@ -27,51 +28,89 @@ LLAMA_ARGUMENTS = "llama_arguments"
 ALIASES = "aliases"
 """The form of a list of names, or of a table from names to request rules."""
 FIELDS = "fields"
-"""The form of names, or of a table of values, that stand in a request's JSON."""
-
-# ``form`` names what a text has to look like (see ``values``).
-_LIVE: dict[str, Any] = {"live": True}
-_RESTART: dict[str, Any] = {"live": False}
-_SECRET: dict[str, Any] = {"live": True, "secret": True}
+"""The form of names, or of a table of values, in a request's JSON."""
 
 _YEAR = 31_536_000
-"""Seconds: the bound of every duration, well within what timers can hold."""
+"""Seconds: the upper bound of every duration, well within what timers can hold."""
 _INT32 = 2**31 - 1
 """llama-server keeps its numbers in a C int."""
+
+
+class Group(StrEnum):
+    """Groups of settings, in the order of the settings page and of the example file."""
+
+    MODELS = "Models"
+    MEMORY = "Memory"
+    LLAMA_SERVER = "llama-server"
+    REQUESTS = "Requests"
+    ACCESS = "Access"
+    HUB = "Hub"
+    SERVICE = "Service"
+    TERMINAL = "Terminal"
+
+
+def setting(
+    text: str,
+    group: Group | None = None,
+    *,
+    live: bool = True,
+    secret: bool = False,
+    form: str = "",
+    general: str = "",
+    example: Any = None,
+    **bounds: Any,
+) -> Meta:
+    """Describe a setting; ``bounds`` are those of ``msgspec.Meta``. The rest is as in ``Key``."""
+    known = {
+        "help": text,
+        "group": group.value if group is not None else "",
+        "live": live,
+        "secret": secret,
+        "form": form,
+        "general": general,
+        "example": example,
+    }
+    return Meta(**bounds, extra=known)
 
 
 def _default_data_dir() -> Path:
     try:
         return platform_folder("DATA", os.environ)
     except ConfigError:
-        # Whoever has no home has to give one: reading the settings asks for it.
+        # Reading the settings asks a user without a home for a directory.
         return Path("~/.local/share/cyber-inference-tui")
 
 
 _Defaults = Annotated[
     dict[str, Any],
-    Meta(description="Fields added to a request that does not set them.", extra={"form": FIELDS}),
+    setting(
+        "Fields added to a request that does not set them.",
+        form=FIELDS,
+        example={"temperature": 0.7},
+    ),
 ]
 _Overrides = Annotated[
     dict[str, Any],
-    Meta(
-        description="Fields put into every request, whatever the client sets.",
-        extra={"form": FIELDS},
+    setting(
+        "Fields put into every request, whatever the client sets.",
+        form=FIELDS,
+        example={"reasoning_format": "none"},
     ),
 ]
 _Strip = Annotated[
     tuple[str, ...],
-    Meta(
-        description="Names of fields taken out of every request, before defaults are added.",
-        extra={"form": FIELDS},
+    setting(
+        "Names of fields taken out of every request, before defaults are added.",
+        form=FIELDS,
+        example=["user"],
     ),
 ]
 
 
 class RequestRules(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is changed in a request's JSON: ``request_strip``, then defaults, then overrides.
+    """Changes to a request's JSON: ``request_strip``, then defaults, then overrides.
 
-    Only fields at the top of the JSON are meant; their values are put in whole.
+    They apply to the fields at the top of the JSON, whose values are replaced as a whole.
     """
 
     request_defaults: _Defaults = {}
@@ -79,7 +118,7 @@ class RequestRules(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     request_strip: _Strip = ()
 
     def __bool__(self) -> bool:
-        """Whether there is anything to change."""
+        """Return true if there is anything to change."""
         return bool(self.request_defaults or self.request_overrides or self.request_strip)
 
 
@@ -87,63 +126,108 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One ``[models."ID"]`` table; ``None`` = the general setting applies."""
 
     path: Annotated[
-        Path | None, Meta(description="The model's GGUF file, where it lies outside the folders.")
+        Path | None,
+        setting(
+            "The model's GGUF file, if it is outside the folders.",
+            example="/mnt/models/my-model-Q4_K_M.gguf",
+        ),
     ] = None
     aliases: Annotated[
         tuple[str, ...] | dict[str, RequestRules],
-        Meta(
-            description="Further names under which clients may ask for it: a list, or a table from "
-            "each name to request_defaults, request_overrides and request_strip of its own.",
-            extra={"form": ALIASES},
+        setting(
+            "Further names under which clients may ask for it: a list, or a table from each name "
+            "to request_defaults, request_overrides and request_strip of its own.",
+            form=ALIASES,
+            example=["my-model"],
         ),
     ] = ()
     context_size: Annotated[
         int | None,
-        Meta(
+        setting(
+            "Tokens of context; 0 = the model's own. Not capped by the maximum.",
+            general="default_context_size",
+            example=16384,
             ge=0,
             le=_INT32,
-            description="Tokens of context; 0 = the model's own. Not capped by the maximum.",
         ),
     ] = None
     gpu_layers: Annotated[
         int | None,
-        Meta(ge=-1, le=_INT32, description="Layers on the GPU; -1 = llama-server decides."),
+        setting(
+            "Layers on the GPU; -1 = llama-server decides.",
+            general="llama_gpu_layers",
+            example=99,
+            ge=-1,
+            le=_INT32,
+        ),
     ] = None
     parallel: Annotated[
-        int | None, Meta(ge=0, le=256, description="Slots; 0 = llama-server's choice.")
+        int | None,
+        setting(
+            "Parallel requests (slots); 0 = llama-server decides.",
+            general="llama_parallel",
+            example=2,
+            ge=0,
+            le=256,
+        ),
     ] = None
     threads: Annotated[
-        int | None, Meta(ge=0, le=1024, description="CPU threads; 0 = llama-server's choice.")
+        int | None,
+        setting(
+            "CPU threads; 0 = llama-server decides.",
+            general="llama_threads",
+            example=4,
+            ge=0,
+            le=1024,
+        ),
     ] = None
     mmproj: Annotated[
-        Path | None, Meta(description="The projector file, where it is not the one beside it.")
+        Path | None,
+        setting(
+            "The projector file, if it is not the one beside the model.",
+            example="/mnt/models/mmproj-my-model.gguf",
+        ),
     ] = None
     args: Annotated[
         tuple[str, ...],
-        Meta(
-            description="Further arguments for its server; they win.",
-            extra={"form": LLAMA_ARGUMENTS},
+        setting(
+            "Further arguments for its server, which override all others.",
+            form=LLAMA_ARGUMENTS,
+            general="llama_args",
+            example=["--cache-type-k", "q8_0"],
         ),
     ] = ()
     env: Annotated[
         dict[str, str],
-        Meta(
-            description="Further environment variables for its server.",
-            extra={"secret": True, "form": "variable"},
+        setting(
+            "Further environment variables for its server.",
+            secret=True,
+            form="variable",
+            example={"GGML_CUDA_ENABLE_UNIFIED_MEMORY": "1"},
         ),
     ] = {}
     idle_timeout: Annotated[
         float | None,
-        Meta(ge=0, le=_YEAR, description="Seconds without a request until it is unloaded."),
+        setting(
+            "Seconds without a request until it is unloaded.",
+            general="model_idle_timeout",
+            example=900,
+            ge=0,
+            le=_YEAR,
+        ),
     ] = None
-    pinned: Annotated[bool, Meta(description="Never evict it and never let it idle out.")] = False
-    preload: Annotated[bool, Meta(description="Load it when the service starts.")] = False
+    pinned: Annotated[
+        bool, setting("Never evict it and never unload it when idle.", example=False)
+    ] = False
+    preload: Annotated[bool, setting("Load it when the service starts.", example=False)] = False
     max_concurrent_requests: Annotated[
         int | None,
-        Meta(
+        setting(
+            "Requests to it at the same time; 0 = as many as its server takes.",
+            general="max_concurrent_requests",
+            example=8,
             ge=0,
             le=4096,
-            description="Requests at it at once; 0 = as many as its server takes.",
         ),
     ] = None
     request_defaults: _Defaults = {}
@@ -151,17 +235,18 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     request_strip: _Strip = ()
     command: Annotated[
         tuple[str, ...],
-        Meta(
-            description="Any other OpenAI-compatible server instead of llama-server;"
+        setting(
+            "Any other OpenAI-compatible server instead of llama-server;"
             " {port}, {host}, {path} and {id} are filled in.",
-            extra={"form": ARGUMENTS},
+            form=ARGUMENTS,
+            example=["my-server", "--host", "{host}", "--port", "{port}", "--model", "{path}"],
         ),
     ] = ()
 
     def request_rules(self, alias: str | None = None) -> RequestRules:
-        """The rules for requests that use this alias, or none: the alias' merged over the model's.
+        """Return the rules for requests under this alias: the alias' merged over the model's.
 
-        A name that stands in both tables is the alias' to set; what either strips is stripped.
+        The alias wins where both set a field; a field that either strips is stripped.
         """
         own = self.aliases.get(alias) if alias and isinstance(self.aliases, dict) else None
         if own is None:
@@ -179,286 +264,271 @@ _NO_RULES = RequestRules()
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings in force."""
 
-    host: Annotated[
-        str,
-        Meta(min_length=1, description="Address to listen on.", extra={**_RESTART, "form": "word"}),
-    ] = "127.0.0.1"
-    port: Annotated[
-        int,
-        Meta(ge=0, le=65535, description="Port to listen on; 0 = any free one.", extra=_RESTART),
-    ] = 8337
-    data_dir: Annotated[
-        Path, Meta(description="Where state and logs are kept.", extra=_RESTART)
-    ] = msgspec.field(default_factory=_default_data_dir)
     models_dir: Annotated[
-        Path,
-        Meta(description="Where models are kept; <data_dir>/models if not set.", extra=_LIVE),
+        Path, setting("Where models are kept; <data_dir>/models if not set.", Group.MODELS)
     ] = msgspec.field(default_factory=lambda: _default_data_dir() / "models")
     model_dirs: Annotated[
         tuple[Path, ...],
-        Meta(description="Further directories to read models from, in place.", extra=_LIVE),
+        setting("Further directories to read models from, in place.", Group.MODELS),
     ] = ()
     discover: Annotated[
         bool,
-        Meta(
-            description="Also list the models that the Hugging Face tools, LM Studio and Ollama "
-            "keep on this machine; read in place, never changed.",
-            extra=_LIVE,
+        setting(
+            "Also list the models that the Hugging Face tools, LM Studio and Ollama keep on this "
+            "machine; read in place, never changed.",
+            Group.MODELS,
         ),
     ] = True
-    log_level: Annotated[
-        str,
-        Meta(
-            pattern="^(debug|info|warning|error)$",
-            description="How much the service tells: debug, info, warning or error.",
-            extra={**_LIVE, "form": "choice"},
-        ),
-    ] = "info"
     default_context_size: Annotated[
         int,
-        Meta(ge=0, le=_INT32, description="Tokens of context; 0 = the model's own.", extra=_LIVE),
+        setting("Tokens of context; 0 = the model's own.", Group.MODELS, ge=0, le=_INT32),
     ] = 8192
     max_context_size: Annotated[
         int,
-        Meta(
+        setting(
+            "No model is started with more tokens, unless its own table says so.",
+            Group.MODELS,
             ge=1,
             le=_INT32,
-            description="No model is started with more tokens, unless its own table says so.",
-            extra=_LIVE,
         ),
     ] = 32768
+    allow_smaller_context: Annotated[
+        bool,
+        setting("Start a model with less context if memory cannot hold all of it.", Group.MODELS),
+    ] = False
     model_idle_timeout: Annotated[
         float,
-        Meta(
+        setting(
+            "Seconds without a request until a model is unloaded; 0 = never.",
+            Group.MODELS,
             ge=0,
             le=_YEAR,
-            description="Seconds without a request until a model is unloaded; 0 = never.",
-            extra=_LIVE,
         ),
     ] = 300.0
+
     max_loaded_models: Annotated[
         int,
-        Meta(
+        setting(
+            "Models loaded at the same time; 0 = as many as memory allows.",
+            Group.MEMORY,
             ge=0,
             le=_INT32,
-            description="Models loaded at once; 0 = as many as memory allows.",
-            extra=_LIVE,
         ),
     ] = 0
     max_memory_percent: Annotated[
-        float,
-        Meta(gt=0, le=100, description="How full memory may be after a load.", extra=_LIVE),
+        float, setting("How full memory may be after a load.", Group.MEMORY, gt=0, le=100)
     ] = 80.0
     max_gpu_memory_percent: Annotated[
-        float,
-        Meta(gt=0, le=100, description="How full a GPU's memory may be after a load.", extra=_LIVE),
+        float, setting("How full a GPU's memory may be after a load.", Group.MEMORY, gt=0, le=100)
     ] = 90.0
+
     llama_server_path: Annotated[
         str,
-        Meta(
-            description="The llama-server to use; empty = the installed one, else that on PATH.",
-            extra={**_LIVE, "form": "program"},
+        setting(
+            "The llama-server to use; empty = the installed one, else the one on PATH.",
+            Group.LLAMA_SERVER,
+            form="program",
         ),
     ] = ""
-    llama_server_base_port: Annotated[
-        int,
-        Meta(ge=0, le=65535, description="First port for a model's server; 0 = any.", extra=_LIVE),
-    ] = 8338
     llama_gpu_layers: Annotated[
         int,
-        Meta(
-            ge=-1,
-            le=_INT32,
-            description="Layers on the GPU; -1 = llama-server decides.",
-            extra=_LIVE,
+        setting(
+            "Layers on the GPU; -1 = llama-server decides.", Group.LLAMA_SERVER, ge=-1, le=_INT32
         ),
     ] = -1
     llama_threads: Annotated[
         int,
-        Meta(ge=0, le=1024, description="CPU threads; 0 = llama-server's choice.", extra=_LIVE),
+        setting("CPU threads; 0 = llama-server decides.", Group.LLAMA_SERVER, ge=0, le=1024),
     ] = 0
     llama_parallel: Annotated[
         int,
-        Meta(ge=0, le=256, description="Slots per model; 0 = llama-server's choice.", extra=_LIVE),
+        setting(
+            "Parallel requests (slots) per model; 0 = llama-server decides.",
+            Group.LLAMA_SERVER,
+            ge=0,
+            le=256,
+        ),
     ] = 0
     llama_args: Annotated[
         tuple[str, ...],
-        Meta(
-            description="Further arguments for every server.",
-            extra={**_LIVE, "form": LLAMA_ARGUMENTS},
-        ),
+        setting("Further arguments for every server.", Group.LLAMA_SERVER, form=LLAMA_ARGUMENTS),
     ] = ()
+    llama_server_base_port: Annotated[
+        int,
+        setting("First port for a model's server; 0 = any.", Group.LLAMA_SERVER, ge=0, le=65535),
+    ] = 8338
     load_timeout: Annotated[
         float,
-        Meta(gt=0, le=_YEAR, description="Seconds a load may show no progress.", extra=_LIVE),
+        setting("Seconds a load may show no progress.", Group.LLAMA_SERVER, gt=0, le=_YEAR),
     ] = 300.0
     stop_timeout: Annotated[
         float,
-        Meta(
+        setting(
+            "Seconds a server has to stop before it is killed.",
+            Group.LLAMA_SERVER,
             ge=0,
             le=_YEAR,
-            description="Seconds a server has to stop before it is killed.",
-            extra=_LIVE,
         ),
     ] = 10.0
-    shutdown_timeout: Annotated[
-        float,
-        Meta(
-            ge=0,
-            le=_YEAR,
-            description="Seconds that running requests have when the service stops.",
-            extra=_LIVE,
-        ),
-    ] = 30.0
+
     max_concurrent_requests: Annotated[
         int,
-        Meta(
+        setting(
+            "Requests to one model at the same time; 0 = as many as its server takes.",
+            Group.REQUESTS,
             ge=0,
             le=4096,
-            description="Requests at one model at once; 0 = as many as its server takes.",
-            extra=_LIVE,
         ),
     ] = 0
     max_queue: Annotated[
-        int, Meta(ge=0, le=_INT32, description="Requests that may wait per model.", extra=_LIVE)
+        int, setting("Requests that may wait per model.", Group.REQUESTS, ge=0, le=_INT32)
     ] = 128
     queue_timeout: Annotated[
         float,
-        Meta(ge=0, le=_YEAR, description="Seconds a request may wait; 0 = no limit.", extra=_LIVE),
+        setting("Seconds a request may wait; 0 = no limit.", Group.REQUESTS, ge=0, le=_YEAR),
     ] = 600.0
     max_overtake: Annotated[
         int,
-        Meta(
+        setting(
+            "Later requests for other models that may be served before a waiting one.",
+            Group.REQUESTS,
             ge=0,
             le=_INT32,
-            description="Later requests for other models that may be served before one that waits.",
-            extra=_LIVE,
         ),
     ] = 8
     stall_timeout: Annotated[
         float,
-        Meta(
+        setting(
+            "Seconds without a byte after which a server counts as hung; 0 = off.",
+            Group.REQUESTS,
             ge=0,
             le=_YEAR,
-            description="Seconds without a byte after which a server counts as hung; 0 = off.",
-            extra=_LIVE,
         ),
     ] = 0.0
-    allow_smaller_context: Annotated[
-        bool,
-        Meta(
-            description="Start a model with less context where memory does not hold all of it.",
-            extra=_LIVE,
-        ),
-    ] = False
     max_body_size: Annotated[
-        int, Meta(ge=1, le=2**40, description="Bytes a request's body may have.", extra=_LIVE)
+        int, setting("Bytes a request's body may have.", Group.REQUESTS, ge=1, le=2**40)
     ] = 67108864
+
+    host: Annotated[
+        str,
+        setting("Address to listen on.", Group.ACCESS, live=False, form="word", min_length=1),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        setting("Port to listen on; 0 = any free one.", Group.ACCESS, live=False, ge=0, le=65535),
+    ] = 8337
     api_keys: Annotated[
         tuple[str, ...],
-        Meta(
-            description="When set, model endpoints need one of these keys.",
-            extra={**_SECRET, "form": "token"},
+        setting(
+            "When set, model endpoints need one of these keys.",
+            Group.ACCESS,
+            secret=True,
+            form="token",
         ),
     ] = ()
     admin_password: Annotated[
-        str, Meta(description="When set, admin endpoints need a login.", extra=_SECRET)
+        str, setting("When set, admin endpoints need a login.", Group.ACCESS, secret=True)
     ] = ""
     allowed_hosts: Annotated[
         tuple[str, ...],
-        Meta(
-            description="Further host names to answer to, beyond this machine's own and addresses.",
-            extra={**_LIVE, "form": "word"},
+        setting(
+            "Further host names to answer to, beyond this machine's own and addresses.",
+            Group.ACCESS,
+            form="word",
         ),
     ] = ()
     cors_origins: Annotated[
         tuple[str, ...],
-        Meta(
-            description="Origins whose web pages may use the service.",
-            extra={**_LIVE, "form": "origin"},
-        ),
+        setting("Origins whose web pages may use the service.", Group.ACCESS, form="origin"),
     ] = ()
     insecure_no_auth: Annotated[
         bool,
-        Meta(
-            description="Let other machines connect with no key and no login; else both are made.",
-            extra=_RESTART,
+        setting(
+            "Let other machines connect without key and login; otherwise both are made.",
+            Group.ACCESS,
+            live=False,
         ),
     ] = False
+
     hf_endpoint: Annotated[
-        str,
-        Meta(
-            description="The model hub; empty = the hub's default.", extra={**_LIVE, "form": "url"}
-        ),
+        str, setting("The model hub; empty = the hub's default.", Group.HUB, form="url")
     ] = ""
     hf_token: Annotated[
         str,
-        Meta(
-            description="Token for the hub; empty = HF_TOKEN or the hub's own token file.",
-            extra={**_SECRET, "form": "token"},
+        setting(
+            "Token for the hub; empty = HF_TOKEN or the hub's own token file.",
+            Group.HUB,
+            secret=True,
+            form="token",
         ),
     ] = ""
     hf_allowed_hosts: Annotated[
         tuple[str, ...],
-        Meta(
-            description="Hosts the hub may send a download to, beyond its own; "
+        setting(
+            "Hosts the hub may send a download to, beyond its own; "
             '"name", "name:port" or "*.name".',
-            extra={**_LIVE, "form": "word"},
+            Group.HUB,
+            form="word",
         ),
     ] = ()
+
+    data_dir: Annotated[
+        Path, setting("Where state and logs are kept.", Group.SERVICE, live=False)
+    ] = msgspec.field(default_factory=_default_data_dir)
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        setting("Log level: debug, info, warning or error.", Group.SERVICE),
+    ] = "info"
+    shutdown_timeout: Annotated[
+        float,
+        setting(
+            "Seconds that running requests have when the service stops.",
+            Group.SERVICE,
+            ge=0,
+            le=_YEAR,
+        ),
+    ] = 30.0
     sample_interval: Annotated[
         float,
-        Meta(
+        setting(
+            "Seconds between samples of the machine while a client watches.",
+            Group.SERVICE,
             ge=0.2,
             le=60,
-            description="Seconds between samples of the machine while somebody watches.",
-            extra=_LIVE,
         ),
     ] = 1.0
     system_root: Annotated[
         Path,
-        Meta(description="Where proc/, sys/ and etc/ of the machine are.", extra=_RESTART),
+        setting("Where proc/, sys/ and etc/ of the machine are.", Group.SERVICE, live=False),
     ] = Path("/")
-    theme: Annotated[
-        str, Meta(description="The terminal app's theme.", extra={**_LIVE, "form": "name"})
-    ] = ""
+
+    theme: Annotated[str, setting("The terminal app's theme.", Group.TERMINAL, form="name")] = ""
     refresh_rate: Annotated[
-        float,
-        Meta(gt=0, le=60, description="The terminal app's updates a second.", extra=_LIVE),
+        float, setting("The terminal app's updates a second.", Group.TERMINAL, gt=0, le=60)
     ] = 4.0
+
     models: dict[str, ModelSettings] = {}
 
 
-GENERAL_KEYS = {
-    "context_size": "default_context_size",
-    "gpu_layers": "llama_gpu_layers",
-    "parallel": "llama_parallel",
-    "threads": "llama_threads",
-    "args": "llama_args",
-    "idle_timeout": "model_idle_timeout",
-    "max_concurrent_requests": "max_concurrent_requests",
-}
-"""The setting for all models, by the key of a model's table that goes before it."""
-
-
-def effective(own: ModelSettings, settings: Settings, name: str) -> Any:
-    """The value of a model's key: its table's, else the setting for all models."""
-    value = getattr(own, name)
-    general = GENERAL_KEYS.get(name) if value is None else None
-    return getattr(settings, general) if general else value
-
-
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one setting."""
+    """One setting as the schema describes it."""
 
     name: str
     type: Any
     """The annotated type, as ``msgspec.convert`` takes it."""
     default: Any
     help: str
+    group: str = ""
+    """Its group on the settings page; empty for a model's key."""
+    live: bool = True
+    """Applies without a restart of the service."""
     secret: bool = False
-    live: bool = False
     form: str = ""
+    """The form a text must have (see ``values``)."""
+    general: str = ""
+    """The setting for all models that applies if a model's table does not set this key."""
+    example: Any = None
+    """The value in the example file, for a model's key."""
 
     @property
     def bare_type(self) -> Any:
@@ -468,12 +538,12 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_table(self) -> bool:
         """Whether its value is a table of its own."""
-        return get_origin(_bare(self.type)) is dict
+        return get_origin(self.bare_type) is dict
 
     @property
     def is_list(self) -> bool:
         """Whether its value is a list; that of ``aliases`` may be a table as well."""
-        return self.form == ALIASES or get_origin(_bare(self.type)) is tuple
+        return self.form == ALIASES or get_origin(self.bare_type) is tuple
 
     @property
     def is_arguments(self) -> bool:
@@ -483,35 +553,29 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_path(self) -> bool:
         """Whether its value is a path, or a list of paths."""
-        bare = _bare(self.type)
-        return bare is Path or Path in get_args(bare)
+        return self.bare_type is Path or Path in get_args(self.bare_type)
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that it may be, where only some will do."""
-        if self.form != "choice":
-            return ()
-        return tuple(str(self._meta.pattern).strip("^$()").split("|"))
+        """The allowed words, if only some are allowed."""
+        return get_args(self.bare_type) if get_origin(self.bare_type) is Literal else ()
 
     @property
     def expected(self) -> str:
-        """What a value has to be, in words."""
-        bare = _bare(self.type)
+        """A description of a valid value, to follow the word "expected"."""
         if self.form == ALIASES:
             return "a list of names, or a table from names to tables"
         if self.is_list:
             return "a list of paths" if self.is_path else "a list of strings"
         if self.is_table:
             return "a table of strings" if self.form == "variable" else "a table"
-        words = {int: "a whole number", float: "a number", bool: "true or false"}
-        return words.get(bare, "a path" if bare is Path else "a string") + self._bounds()
-
-    @property
-    def _meta(self) -> Meta:
-        return next(one for one in get_args(self.type)[1:] if isinstance(one, Meta))
+        words = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+        return words.get(self.bare_type, "a string") + self._bounds()
 
     def _bounds(self) -> str:
-        meta = self._meta
+        meta = _meta(self.type)
+        if meta is None:
+            return ""
         if meta.min_length:
             return " that is not empty"
         if self.choices:
@@ -527,8 +591,12 @@ def _bare(annotated: Any) -> Any:
     return get_args(annotated)[0] if get_origin(annotated) is Annotated else annotated
 
 
+def _meta(annotated: Any) -> Meta | None:
+    return next((one for one in get_args(annotated)[1:] if isinstance(one, Meta)), None)
+
+
 def _without_none(annotated: Any, meta: Meta) -> Any:
-    """The type of a value that is there: TOML has no null, and bounds go with plain types only."""
+    """Return the type of a value that is set: TOML has no null, and bounds need a plain type."""
     bare = _bare(annotated)
     inner = [one for one in get_args(bare) if one is not type(None)]
     if type(None) in get_args(bare) and len(inner) == 1:
@@ -539,22 +607,16 @@ def _without_none(annotated: Any, meta: Meta) -> Any:
 def _keys(struct: type[msgspec.Struct]) -> dict[str, Key]:
     hints = get_type_hints(struct, include_extras=True)
     blank = struct()
-    found = {}
-    for name in struct.__struct_fields__:
-        meta = next((one for one in get_args(hints[name])[1:] if isinstance(one, Meta)), None)
-        if meta is None:
-            continue
-        extra = meta.extra or {}
-        found[name] = Key(
+    return {
+        name: Key(
             name=name,
             type=_without_none(hints[name], meta),
             default=getattr(blank, name),
-            help=meta.description or "",
-            secret=bool(extra.get("secret")),
-            live=bool(extra.get("live")),
-            form=extra.get("form", ""),
+            **(meta.extra or {}),
         )
-    return found
+        for name in struct.__struct_fields__
+        if (meta := _meta(hints[name])) is not None
+    }
 
 
 KEYS = _keys(Settings)
@@ -565,3 +627,10 @@ MODEL_KEYS = _keys(ModelSettings)
 
 ALIAS_KEYS = _keys(RequestRules)
 """Every key of an alias' own table."""
+
+
+def effective(own: ModelSettings, settings: Settings, name: str) -> Any:
+    """Return the value of a model's key: its table's, else the setting for all models."""
+    value = getattr(own, name)
+    general = MODEL_KEYS[name].general if value is None else ""
+    return getattr(settings, general) if general else value

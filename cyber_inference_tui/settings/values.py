@@ -79,7 +79,7 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
     what relative paths start from (``None`` = the working directory), ``home`` what ``~`` is.
     """
     given = value
-    if key.form == "choice" and isinstance(value, str):
+    if key.choices and isinstance(value, str):
         value = value.strip().lower()
     if is_text:
         value = parsed(key, value)

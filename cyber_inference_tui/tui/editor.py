@@ -1,4 +1,4 @@
-"""A text in the person's own editor, with the app out of the way meanwhile."""
+"""Opens a file in the user's editor while the app is suspended."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,41 +18,23 @@ _FALLBACKS = ("sensible-editor", "nano", "vim", "vi")
 
 
 def editor_command(environ: Mapping[str, str]) -> list[str]:
-    """``$VISUAL``, ``$EDITOR`` or one that is there; raises ``CyberError`` where none is."""
+    """Return ``$VISUAL``, ``$EDITOR`` or an installed editor; raise ``CyberError`` if none."""
     for name in ("VISUAL", "EDITOR"):
         if (command := environ.get(name, "").strip()) and (words := shlex.split(command)):
             return words
     for name in _FALLBACKS:
         if found := shutil.which(name, path=environ.get("PATH")):
             return [found]
-    raise CyberError("There is no editor.", hint="Set EDITOR.")
-
-
-def edit_text(app: App[Any], text: str, *, name: str) -> str | None:
-    """Let the person edit ``text`` in a file called ``name``; ``None`` if nothing was changed.
-
-    Raises ``CyberError`` where there is no editor or it fails. The file is gone afterwards, and
-    nobody else can read it meanwhile.
-    """
-    with tempfile.TemporaryDirectory(prefix="cyber-inference-") as directory:
-        path = Path(directory) / name
-        path.touch(mode=0o600)
-        path.write_text(text, encoding="utf-8")
-        run_editor(app, path)
-        try:
-            edited = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CyberError(f"What the editor left cannot be read: {error}.") from error
-    return None if edited == text else edited
+    raise CyberError("No editor was found.", hint="Set EDITOR.")
 
 
 def run_editor(app: App[Any], path: Path) -> None:
-    """Open ``path`` in the person's editor and wait until it is closed; raises ``CyberError``."""
+    """Open ``path`` in the editor and wait until it closes; raise ``CyberError`` on failure."""
     command = editor_command(os.environ)
     try:
-        # A repaint while the app is suspended would wait for the terminal for ever.
+        # A repaint while the app is suspended would wait for the terminal forever.
         with app.batch_update(), app.suspend():
-            ended = subprocess.run([*command, str(path)], check=False)  # the person's own program
+            ended = subprocess.run([*command, str(path)], check=False)  # the user's program
     except SuspendNotSupported:
         raise CyberError("No editor can be opened in this terminal.") from None
     except OSError as error:
@@ -63,4 +44,4 @@ def run_editor(app: App[Any], path: Path) -> None:
     finally:
         app.refresh()
     if ended.returncode != 0:
-        raise CyberError(f"{command[0]} ended with {ended.returncode}; nothing was changed.")
+        raise CyberError(f"{command[0]} ended with {ended.returncode}.")

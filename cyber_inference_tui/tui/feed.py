@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cyber_inference_tui.client.events import ServerEvent
+from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.client.sse import ServerEvent
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
@@ -132,7 +133,7 @@ class Feed:
     # The connection
 
     async def _follow(self) -> None:
-        pause = _FIRST_PAUSE
+        failures = 0
         while True:
             problem: Exception | None = None
             try:
@@ -140,14 +141,14 @@ class Feed:
             except* (CyberError, _LostError) as group:
                 problem = _first(group)
             if self.snapshot.live:
-                pause = _FIRST_PAUSE
+                failures = 0
             if isinstance(problem, AdminLoginError):
                 await self._on_login()
             else:
                 reason = str(problem) if isinstance(problem, CyberError) else ""
                 self._set(link=Link.LOST, problem=reason or "The connection was lost.")
-                await self._sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                failures += 1
+                await self._sleep(backoff(_FIRST_PAUSE, _LONGEST_PAUSE, failures))
 
     async def _session(self) -> None:
         """Read everything and follow the events; raise an exception group when that ends."""
@@ -187,6 +188,7 @@ class Feed:
             finished=tuple(finished),
             recent_events=recent_events,
             config_version=self.snapshot.config_version + 1,
+            config_problem="",
         )
         await self._read_rooms()
         await self._read_active()
@@ -339,6 +341,7 @@ class Feed:
         text = news.error or "applied changed settings"
         self._set(
             config_version=self.snapshot.config_version + 1,
+            config_problem=news.error or "",
             recent_events=self._with_event("service", text, tone),
         )
         self._to_read.add(self._read_status)

@@ -86,7 +86,9 @@ class Snapshot:
     install: InstallRecord | None = None
     """The installation of llama-server; ``None`` if the service has no such endpoint."""
     config_version: int = 0
-    """Grows with every change of the settings."""
+    """Grows with each change of the settings."""
+    config_problem: str = ""
+    """Why the service refused the last change of its configuration file; empty if it did not."""
 
     @property
     def live(self) -> bool:

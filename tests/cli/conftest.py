@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cyber_inference_tui.cli.main import run
+from cyber_inference_tui.service.runtime import data_directory_holder
 from tests.client.stand_in import StandIn
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one command line did."""
+    """The exit code and the output of one command line."""
 
     code: int
     out: str
@@ -34,7 +36,7 @@ def stand_in() -> Iterator[StandIn]:
 
 @pytest.fixture
 def environ(tmp_path: Path) -> Mapping[str, str]:
-    """The environment of a user who has never run the program; nothing of the machine's."""
+    """The environment of a user who has never run the program, without this machine's variables."""
     return {
         "HOME": str(tmp_path),
         "XDG_CONFIG_HOME": str(tmp_path / "config"),
@@ -44,7 +46,21 @@ def environ(tmp_path: Path) -> Mapping[str, str]:
         "CYBER_INFERENCE_DATA_DIR": str(tmp_path / "data"),
         "PATH": os.environ["PATH"],
         "PYTHONUTF8": "1",
+        # A service in the background imports the program from where the tests do.
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
     }
+
+
+@pytest.fixture
+def data_dir(environ: Mapping[str, str]) -> Iterator[Path]:
+    """The data directory; a service that runs there is killed at the end."""
+    path = Path(environ["CYBER_INFERENCE_DATA_DIR"])
+    yield path
+    pid = data_directory_holder(path)
+    if pid is not None and pid != os.getpid():
+        process = psutil.Process(pid)
+        process.kill()
+        process.wait(60)
 
 
 @pytest.fixture
@@ -72,7 +88,7 @@ def call(
 
 @pytest.fixture
 def spawn(environ: Mapping[str, str], config: Path) -> Iterator[Spawn]:
-    """Start a command line as a process; what still runs at the end of the test is killed."""
+    """Start a command line as a process; kill it at the end of the test if it still runs."""
     started: list[subprocess.Popen[bytes]] = []
 
     def spawn(*argv: str, **options: object) -> subprocess.Popen[bytes]:

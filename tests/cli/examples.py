@@ -1,9 +1,9 @@
-"""``python -m tests.cli.examples LLAMA_SERVER`` makes the examples of docs/cli.md again.
+"""``python -m tests.cli.examples LLAMA_SERVER`` regenerates the examples of docs/cli.md.
 
 Each block under ``<!-- example -->`` is run against a real service with the built-in model and a
-stand-in for the hub, in a home of its own, and gets the output that came. The commands after
-``after:`` in the mark are run before it and not shown. What differs between two runs or machines is
-replaced: places, ports, process ids and times.
+stand-in for the hub, in its own home, and gets the resulting output. Commands after ``after:`` in
+the mark are run before it and not shown. Values that differ between runs or machines are replaced:
+paths, ports, process ids and times.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class _Terminal(io.StringIO):
 class Examples:
     """Runs commands in this process.
 
-    ``masks`` are patterns and what the page has instead of what they match; where that begins with
-    a space, its width is kept.
+    ``masks`` are patterns and their replacements in the page; if a replacement begins with a space,
+    the width of the match is kept.
     """
 
     def __init__(self, environ: Mapping[str, str], masks: Mapping[str, str], port: int) -> None:
@@ -60,7 +60,7 @@ class Examples:
         self._port = port
 
     def run(self, line: str) -> str:
-        """What the command line prints on a terminal."""
+        """Return the output of a command line on a terminal."""
         words = shlex.split(line)
         assert words[0] == PROGRAM, line
         if words[1] == "serve":  # it runs already
@@ -80,7 +80,7 @@ class Examples:
         return text
 
     def made(self, page: str) -> str:
-        """The page with the output that its examples have here."""
+        """Return the page with the output that its examples have here."""
 
         def block(match: re.Match[str]) -> str:
             for line in filter(None, (match["before"] or "").split("; ")):
@@ -132,7 +132,7 @@ def world(folder: Path, llama_server: Path) -> Iterator[Examples]:
 
 
 def structure(page: str) -> str:
-    """The page without numbers, rules and the width of columns, which differ between machines."""
+    """Return the page without numbers, rules and column widths, which differ between machines."""
     return re.sub(r"[ \d.~]+|b\d+", " ", page)
 
 

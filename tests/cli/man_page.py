@@ -1,4 +1,4 @@
-"""The manual page, made from the help texts, the settings and the table of exit codes."""
+"""Make the manual page from the help texts, the settings and the exit codes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _EXAMPLES = {
 def _page() -> Iterator[str]:
     yield f'.TH {PROGRAM.upper()} 1 "" "{PROGRAM}" "User Commands"'
     yield ".\\\" Made by 'python -m tests.cli.regenerate' from the help texts."
-    # Left-aligned and without hyphenation: options and paths are there to be copied.
+    # Left-aligned and without hyphenation, so that options and paths can be copied.
     yield from (".nh", ".ad l")
     yield ".SH NAME"
     yield f"{_plain(PROGRAM)}, {SHORT_NAME} \\- run local language models on your own machine"
@@ -74,7 +74,7 @@ def _page() -> Iterator[str]:
         yield from _entry(code, meaning)
     yield ".SH ENVIRONMENT"
     yield from _prose(
-        "Every setting can come from a variable. A flag wins over it, and it wins over the file."
+        "Every setting can come from a variable. It overrides the file, and a flag overrides both."
     )
     for name, key in KEYS.items():
         yield from _entry(f"{ENV_PREFIX}{name.upper()}", key.help)
@@ -89,7 +89,7 @@ def _page() -> Iterator[str]:
 
 
 def _command(command: click.Command, path: str) -> Iterator[str]:
-    """The entry of a command, followed by those of its subcommands."""
+    """Return the entry of a command, followed by those of its subcommands."""
     arguments = [_argument(param) for param in command.params if isinstance(param, click.Argument)]
     usage = [_bold(path), f"[{_italic('OPTIONS')}]" if _shown(command) else ""]
     group = isinstance(command, click.Group)
@@ -148,7 +148,8 @@ def _entry(term: str, text: str, *, value: str = "") -> Iterator[str]:
 
 
 def _prose(text: str) -> Iterator[str]:
-    r"""The paragraphs of a help text; one that begins with ``\b`` keeps its lines."""
+    """Return the paragraphs of a help text; a paragraph that begins with ``\\b`` keeps its
+    lines."""
     for number, paragraph in enumerate(inspect.cleandoc(text).split("\n\n")):
         if number:
             yield ".sp"
@@ -168,7 +169,7 @@ def _italic(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text as roff takes it: no sign of it is an instruction, and a hyphen can be copied."""
+    """Escape text for roff, so that nothing is an instruction and hyphens can be copied."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
     escaped = escaped.replace("…", "...").replace("~", "\\(ti").replace("`", "\\(ga")
     return f"\\&{escaped}" if escaped.startswith(".") else escaped

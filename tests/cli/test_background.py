@@ -1,4 +1,4 @@
-"""A service in the background: found, started once, left alone by whatever ends its starter."""
+"""A service in the background: it is found, started once, and survives the end of its starter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from cyber_inference_tui.cli.background import (
-    Started,
+    FoundService,
     arguments_of,
     environment_of,
     find_or_start,
@@ -49,34 +49,16 @@ print(found.pid, found.url, found.started, flush=True)
 sys.stdin.read()
 """
 
-Find = Callable[..., Started]
+Find = Callable[..., FoundService]
 
 
 @pytest.fixture
-def data_dir(environ: Mapping[str, str]) -> Iterator[Path]:
-    """The data directory; a service that runs there is killed at the end."""
-    path = Path(environ["CYBER_INFERENCE_DATA_DIR"])
-    yield path
-    pid = data_directory_holder(path)
-    if pid is not None and pid != os.getpid():
-        process = psutil.Process(pid)
-        process.kill()
-        process.wait(60)
+def find(environ: Mapping[str, str], data_dir: Path, config: Path) -> Find:
+    """``find_or_start`` on a port that the kernel chooses."""
 
-
-@pytest.fixture
-def with_package(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment, where the program is found as it was for the tests."""
-    return {**environ, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-
-
-@pytest.fixture
-def find(with_package: Mapping[str, str], data_dir: Path, config: Path) -> Find:
-    """``find_or_start`` on a port of the kernel's."""
-
-    def find(**options: object) -> Started:
+    def find(**options: object) -> FoundService:
         flags = options.pop("flags", {"port": 0})
-        given = GlobalOptions(flags=flags, environ=with_package)  # type: ignore[arg-type]
+        given = GlobalOptions(flags=flags, environ=environ)  # type: ignore[arg-type]
         return find_or_start(given, **options)  # type: ignore[arg-type]
 
     return find
@@ -84,16 +66,16 @@ def find(with_package: Mapping[str, str], data_dir: Path, config: Path) -> Find:
 
 @pytest.fixture
 def starter(
-    with_package: Mapping[str, str], data_dir: Path, config: Path
+    environ: Mapping[str, str], data_dir: Path, config: Path
 ) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Processes that call ``find_or_start``, tell what they found, and wait."""
+    """Processes that call ``find_or_start``, print the result, and wait."""
     made: list[subprocess.Popen[str]] = []
 
     def start(**options: object) -> subprocess.Popen[str]:
         given = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, **options}
         process: subprocess.Popen[str] = subprocess.Popen(
             [sys.executable, "-c", STARTER],
-            env=dict(with_package),
+            env=dict(environ),
             text=True,
             **given,  # type: ignore[call-overload]
         )
@@ -109,8 +91,8 @@ def starter(
                 stream.close()
 
 
-def told(process: subprocess.Popen[str]) -> tuple[int, str, bool]:
-    """What a starter found: pid, URL, and whether it started it."""
+def printed(process: subprocess.Popen[str]) -> tuple[int, str, bool]:
+    """Return the printed pid and URL, and whether the process started the service."""
     assert process.stdout is not None
     pid, url, started = process.stdout.readline().split()
     return int(pid), url, started == "True"
@@ -142,7 +124,7 @@ def test_one_is_started_found_again_and_stopped(find: Find, data_dir: Path) -> N
 
 
 def test_service_stop_ends_it_and_restart_keeps_its_options(
-    find: Find, data_dir: Path, call: CommandLine, with_package: Mapping[str, str]
+    find: Find, data_dir: Path, call: CommandLine
 ) -> None:
     assert call("service", "stop").code == 3
     first = find(flags={"port": 0, "log_level": "debug"})
@@ -171,9 +153,9 @@ def test_a_broken_configuration_does_not_cost_the_running_service(
 
 
 def test_one_in_the_foreground_is_stopped_but_not_restarted(
-    spawn: Spawn, data_dir: Path, call: CommandLine, with_package: Mapping[str, str]
+    spawn: Spawn, data_dir: Path, call: CommandLine
 ) -> None:
-    service = spawn("serve", "--port", "0", stdout=subprocess.PIPE, environ=with_package)
+    service = spawn("serve", "--port", "0", stdout=subprocess.PIPE)
     assert service.stdout is not None
     assert service.stdout.readline().startswith(b"listening on")
     outcome = call("service", "restart")
@@ -210,7 +192,7 @@ def test_the_token_opens_a_service_with_a_password(find: Find, config: Path) -> 
 def test_starters_at_once_share_one_service(
     starter: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    found = [told(process) for process in [starter() for _ in range(3)]]
+    found = [printed(process) for process in [starter() for _ in range(3)]]
     assert len({(pid, url) for pid, url, _ in found}) == 1
     assert sorted(started for _, _, started in found) == [False, False, True]
 
@@ -219,7 +201,7 @@ def test_it_survives_the_death_of_its_starter(
     starter: Callable[..., subprocess.Popen[str]], find: Find
 ) -> None:
     process = starter()
-    pid, url, _ = told(process)
+    pid, url, _ = printed(process)
     process.kill()
     process.wait(60)
     assert answers(url)
@@ -231,10 +213,10 @@ def test_it_survives_a_terminal_that_hangs_up(
     starter: Callable[..., subprocess.Popen[str]],
 ) -> None:
     master, slave = pty.openpty()
-    # The controlling terminal of a session of its own, as a login over SSH has it.
+    # The controlling terminal of its own session, as in a login over SSH.
     process = starter(stdin=slave, start_new_session=True, preexec_fn=take_terminal)
     os.close(slave)
-    _, url, _ = told(process)
+    _, url, _ = printed(process)
     os.close(master)
     assert process.wait(60) == -signal.SIGHUP
     assert answers(url)
@@ -244,10 +226,8 @@ def take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def test_a_service_of_a_foreground_terminal_is_found(
-    spawn: Spawn, find: Find, with_package: Mapping[str, str]
-) -> None:
-    process = spawn("serve", "--port", "0", stdout=subprocess.PIPE, environ=with_package)
+def test_a_service_of_a_foreground_terminal_is_found(spawn: Spawn, find: Find) -> None:
+    process = spawn("serve", "--port", "0", stdout=subprocess.PIPE)
     assert process.stdout is not None
     url = process.stdout.readline().decode().split()[-1]
     found = find()
@@ -271,9 +251,9 @@ def test_another_directorys_service_is_attached_to_without_its_pid(
     find: Find, stand_in: StandIn
 ) -> None:
     found = find(flags={"port": stand_in.port})
-    assert found == Started(url=stand_in.url)
+    assert found == FoundService(url=stand_in.url)
     stand_in.password = "sesame"
-    assert find(flags={"port": stand_in.port}) == Started(url=stand_in.url)
+    assert find(flags={"port": stand_in.port}) == FoundService(url=stand_in.url)
 
 
 def test_another_program_on_the_port_is_named(find: Find, data_dir: Path) -> None:
@@ -304,17 +284,17 @@ def test_another_program_on_the_port_is_named(find: Find, data_dir: Path) -> Non
 def test_why_one_does_not_start_is_said_in_its_own_words(find: Find, data_dir: Path) -> None:
     heard: list[str] = []
     with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))  # nobody answers there, and nobody else can listen
+        taken.bind(("0.0.0.0", 0))  # nothing answers there, and nothing else can listen
         port = taken.getsockname()[1]
         with pytest.raises(CyberError) as error:
-            find(flags={"host": "0.0.0.0", "port": port}, tell=heard.append)
+            find(flags={"host": "0.0.0.0", "port": port}, notify=heard.append)
     assert error.value.message == (
         f"The service did not start: Port {port} on 0.0.0.0 is in use by another program. "
         "Choose another with --port."
     )
     output = data_dir / "logs" / "service-output.log"
     assert str(output) in error.value.hint
-    # What was made for the address was told here, not written to a log.
+    # The secrets made for the address were printed here, not logged.
     (text,) = heard
     password = text.split("admin password")[1].split()[0]
     assert password not in output.read_text()
@@ -322,7 +302,7 @@ def test_why_one_does_not_start_is_said_in_its_own_words(find: Find, data_dir: P
 
 def test_none_is_started_on_another_machine(find: Find, data_dir: Path, config: Path) -> None:
     with pytest.raises(NoServiceError, match="no address of this machine"):
-        # A network for documentation: no machine is in it.
+        # A network for documentation, without machines.
         find(flags={"host": "2001:db8::1", "port": 1})
     assert config.read_text() == ""
 
@@ -332,14 +312,14 @@ def test_one_that_others_reach_is_started_with_what_it_needs(
 ) -> None:
     config.write_text("host = '0.0.0.0'\n")
     heard: list[str] = []
-    found = find(tell=heard.append)
+    found = find(notify=heard.append)
     assert len(heard) == 1
     assert found.started
     assert found.url.startswith("http://127.0.0.1:")
     assert not answers(found.url)
     assert answers(found.url, found.token)
     assert "made" not in (data_dir / "logs" / "service-output.log").read_text()
-    assert find(tell=heard.append).token == found.token
+    assert find(notify=heard.append).token == found.token
     assert len(heard) == 1
 
 
@@ -363,7 +343,7 @@ def test_a_directory_whose_service_does_not_answer_is_waited_for(
     def clock() -> float:
         nonlocal looks
         looks += 1
-        if looks == 3:  # the old service has come to its end
+        if looks == 3:  # the old service has ended
             lock.__exit__(None, None, None)
         return time.monotonic()
 
@@ -372,7 +352,7 @@ def test_a_directory_whose_service_does_not_answer_is_waited_for(
 
 
 def test_one_that_cannot_leave_its_address_is_found_by_it(find: Find, data_dir: Path) -> None:
-    # As on a full disk: the file cannot be written.
+    # The file cannot be written, as on a full disk.
     (data_dir / "service.json").mkdir(parents=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -398,6 +378,23 @@ def test_one_that_takes_too_long_is_ended(find: Find, data_dir: Path) -> None:
 
     with pytest.raises(CyberError, match="did not start in time"):
         find(clock=clock)
+    assert data_directory_holder(data_dir) is None
+
+
+def test_ctrl_c_while_it_starts_ends_it(find: Find, data_dir: Path) -> None:
+    calls = 0
+
+    def clock() -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # after the deadline was set, and once the service has been started
+            raise KeyboardInterrupt
+        return 0.0
+
+    before = psutil.Process().children()
+    with pytest.raises(KeyboardInterrupt):
+        find(clock=clock)
+    assert psutil.Process().children() == before
     assert data_directory_holder(data_dir) is None
 
 

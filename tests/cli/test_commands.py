@@ -47,14 +47,14 @@ BROKEN = ModelRecord(id="broken", status=ModelStatus.FAILED, error="Its file end
 
 @pytest.fixture
 def at(stand_in: StandIn) -> list[str]:
-    """Options that lead to the stand-in."""
+    """Options for the stand-in's address."""
     stand_in.models = {LOADED.id: LOADED, BROKEN.id: BROKEN, "other": ModelRecord(id="other")}
     return ["--port", str(stand_in.port)]
 
 
 @pytest.fixture
 def nowhere() -> list[str]:
-    """Options that lead to a port where nobody listens."""
+    """Options for a port where nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return ["--port", str(probe.getsockname()[1])]
@@ -154,7 +154,7 @@ def test_status_tells_that_the_gpus_are_not_known(
 ) -> None:
     stand_in.devices_problem = "it did not end within 10 s."
     told = call("status", *at).out.splitlines()[1]
-    assert told.endswith("/opt/llama-server; its GPUs are not known: it did not end within 10 s.")
+    assert told.endswith("/opt/llama-server; its GPUs are unknown: it did not end within 10 s.")
 
 
 def test_status_as_json(call: CommandLine, at: list[str], stand_in: StandIn) -> None:
@@ -196,7 +196,7 @@ def test_a_service_of_this_directory_on_another_port_is_pointed_out(
     outcome = call("status", *nowhere)
     assert outcome.code == 3
     assert f"listened at {stand_in.url}" in outcome.err
-    # With port 0 the kernel chose the port: only that file knows it.
+    # With port 0 the kernel chose the port, and only that file has it.
     assert call("status", "--port", "0").code == 0
 
 
@@ -250,13 +250,13 @@ def test_the_password_of_the_settings_is_used_where_one_is_wanted(
     outcome = call("status", *at)
     assert outcome.code == 1
     assert outcome.err == (
-        f"The service at {stand_in.url} wants its admin password. Give it as "
+        f"The service at {stand_in.url} needs its admin password. Give it as "
         "CYBER_INFERENCE_ADMIN_PASSWORD, or set admin_password here.\n"
     )
     assert not [path for _, path, _, _ in stand_in.requests if path == "/admin/login"]
     config.write_text('admin_password = "another"\n')
     outcome = call("status", *at)
-    assert (outcome.code, "another admin password" in outcome.err) == (1, True)
+    assert (outcome.code, "a different admin password" in outcome.err) == (1, True)
     config.write_text('admin_password = "sesame"\n')
     assert call("status", *at).code == 0
 
@@ -318,7 +318,7 @@ def test_following_a_log_loses_and_repeats_nothing(
     def line(text: str) -> LogLine:
         return LogLine(at=datetime(2024, 1, 1, tzinfo=UTC), text=text)
 
-    # The tail holds what was published before; the rest comes as events, over two connections.
+    # The tail holds the lines published before; the rest arrives as events, over two connections.
     stand_in.logs[LOADED.id] = "old\n"
     stand_in.publish("log", LogEvent(id=LOADED.id, lines=(line("old"),)))
 
@@ -372,7 +372,7 @@ def test_logs_without_a_service_come_from_the_files(
     assert "there is nothing to follow" in followed.err
     [line] = call("logs", "service", "-n", "1", "--json", *nowhere).out.splitlines()
     assert json.loads(line) == {"id": "service", "at": "2024-01-01T00:00:00Z", "text": "four"}
-    # Another machine's log is not here.
+    # Another machine's log is not on this disk.
     away = call("logs", "service", "--host", "192.0.2.1.invalid", *nowhere)
     assert (away.code, away.out) == (3, "")
 
@@ -480,7 +480,7 @@ def test_the_app_needs_a_terminal(call: CommandLine) -> None:
         (["--attach", "http://x", "--no-ui"], "--attach opens the terminal app"),
         (["--readonly", "status"], "--readonly is for the terminal app"),
         (["logs", "x", "-n", "-1"], "Invalid value for '-n'"),
-        # What a script's unset variable leaves.
+        # The value of a script's unset variable.
         (["unload", ""], "Invalid value for 'ID': it is empty."),
         (["logs", " "], "Invalid value for 'ID': it is empty."),
         (["--config", "", "status"], "Invalid value for '--config': it is empty."),
@@ -577,7 +577,7 @@ def test_every_command_in_the_table_exists_and_has_help(call: CommandLine) -> No
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """A port that takes connections and never answers."""
+    """A port that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -589,7 +589,7 @@ def silent_port() -> Iterator[int]:
 def test_what_listens_and_never_answers_is_no_service(
     call: CommandLine, silent_port: int, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cyber_inference_tui.cli.actions.ANSWER_LIMIT", 0.2)
+    monkeypatch.setattr("cyber_inference_tui.cli.service_calls.ANSWER_LIMIT", 0.2)
     outcome = call(*words, "--port", str(silent_port))
     assert outcome.code == 3
     assert outcome.err == (
@@ -601,7 +601,7 @@ def test_what_listens_and_never_answers_is_no_service(
 def test_nothing_is_deleted_behind_a_service_that_does_not_answer(
     call: CommandLine, silent_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cyber_inference_tui.cli.actions.ANSWER_LIMIT", 0.2)
+    monkeypatch.setattr("cyber_inference_tui.cli.service_calls.ANSWER_LIMIT", 0.2)
     with DataDirectoryLock(tmp_path / "data"):
         outcome = call("delete-model", "m", "--yes", "--port", str(silent_port))
     assert outcome.code == 1
@@ -615,5 +615,5 @@ def test_a_login_says_why_no_token_is_there(
     with DataDirectoryLock(tmp_path / "data"):
         outcome = call("status", "--port", str(stand_in.port))
     assert outcome.code == 1
-    assert f"Without {tmp_path / 'data' / 'service.json'} no command gets in" in outcome.err
+    assert f"Without {tmp_path / 'data' / 'service.json'} commands have no token" in outcome.err
     assert "service.json" not in call("status", "--port", str(stand_in.port)).err

@@ -1,4 +1,4 @@
-"""Completion in real shells, and what the program tells them."""
+"""Completion in real shells, and the program's answers to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cyber_inference_tui.cli import main, suggestions
+from cyber_inference_tui.cli import completion_values, main
 from cyber_inference_tui.cli.completion import SHELLS, typed_line
 from cyber_inference_tui.service.runtime import RuntimeRecord, write_runtime_file
 from tests.cli.conftest import CommandLine, Spawn
@@ -44,7 +44,7 @@ def ids(stand_in: StandIn) -> StandIn:
 
 @pytest.fixture
 def shell_environ(environ: Mapping[str, str], config: Path, ids: StandIn) -> dict[str, str]:
-    """Both names of the program on PATH, and settings that lead to the stand-in."""
+    """Both names of the program on PATH, and settings for the stand-in."""
     config.write_text(f"port = {ids.port}\n")
     folder = config.parent / "bin"
     folder.mkdir()
@@ -52,8 +52,8 @@ def shell_environ(environ: Mapping[str, str], config: Path, ids: StandIn) -> dic
         program = folder / name
         program.write_text(
             f"#!{sys.executable}\n"
-            "from cyber_inference_tui.cli import main, suggestions\n"
-            f"suggestions.ANSWER_LIMIT = suggestions.WHOLE_LIMIT = {LIMIT}\n"
+            "from cyber_inference_tui.cli import main, completion_values\n"
+            f"completion_values.ANSWER_LIMIT = completion_values.WHOLE_LIMIT = {LIMIT}\n"
             "main.main()\n"
         )
         program.chmod(0o755)
@@ -75,13 +75,13 @@ def shell(name: str) -> str:
 
 
 def read_all(terminal: int) -> str:
-    """What is printed on the terminal until its program ends."""
+    """Return the output on the terminal until its program ends."""
     output = b""
     deadline = time.monotonic() + LIMIT
     while select.select([terminal], [], [], deadline - time.monotonic())[0]:
         try:
             piece = os.read(terminal, 65536)
-        except OSError:  # EIO: nobody has it open any more
+        except OSError:  # EIO: no process has it open any more
             piece = b""
         if not piece:
             return output.decode()
@@ -92,7 +92,7 @@ def read_all(terminal: int) -> str:
 def words_after_tab(
     command: Sequence[str], environ: Mapping[str, str], setup: str, lines: Sequence[str]
 ) -> list[str]:
-    """What a shell makes of each line when TAB is typed at its end, as the words it then reads.
+    """Return the words that a shell reads from each line after TAB was typed at its end.
 
     The line is not run but given to printf, which the key Ctrl-A puts before it.
     """
@@ -140,7 +140,7 @@ def test_bash(shell_environ: dict[str, str]) -> None:
 
 
 def test_bash_without_a_line(shell_environ: dict[str, str]) -> None:
-    """As a function that another one calls, which sets the words alone."""
+    """Called by another function, which sets only the words."""
     done = subprocess.run(
         [
             shell("bash"),
@@ -246,7 +246,7 @@ def test_an_unknown_shell_is_wrong_usage(call: CommandLine) -> None:
         assert outcome.err.count("\n") == 1
 
 
-# What the program answers
+# The program's answers
 
 
 @pytest.fixture
@@ -256,9 +256,9 @@ def complete(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Complete:
-    """The values that may stand in place of the last word."""
+    """The values that may replace the last word."""
     for name in ("ANSWER_LIMIT", "WHOLE_LIMIT"):
-        monkeypatch.setattr(suggestions, name, LIMIT)
+        monkeypatch.setattr(completion_values, name, LIMIT)
 
     def complete(*words: str) -> list[str]:
         code = main.run(words, {**environ, main.COMPLETION: "zsh"})
@@ -297,7 +297,7 @@ def test_ids_come_from_the_service_that_the_line_means(
 
 
 def test_ids_come_from_a_real_service(complete: Complete, spawn: Spawn) -> None:
-    """The stand-in's answer is only what this file believes the service to say."""
+    """The stand-in's answer only shows what these tests expect from a service."""
     service = spawn("serve", "--demo", "--port", "0", stdout=subprocess.PIPE)
     assert service.stdout is not None
     assert service.stdout.readline().startswith(b"listening on ")
@@ -369,13 +369,13 @@ def test_what_goes_wrong_completes_nothing(
 def test_what_takes_connections_and_says_nothing_keeps_nobody_waiting(
     complete: Complete, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suggestions, "ANSWER_LIMIT", 0.05)
+    monkeypatch.setattr(completion_values, "ANSWER_LIMIT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert complete("--port", str(silent.getsockname()[1]), "load", "") == []
 
 
 def test_completion_imports_no_client_and_no_server(environ: Mapping[str, str]) -> None:
-    """Somebody waits for each of these imports, at every TAB."""
+    """The user waits for each of these imports, at every TAB."""
     heavy = (
         "asyncio",
         "ssl",

@@ -155,7 +155,7 @@ def test_a_mask_that_is_set_keeps_what_it_hides(
 def test_a_mask_that_hides_nothing_is_no_value(
     call: CommandLine, environ: dict[str, str], config: Path
 ) -> None:
-    # What the environment has is not copied into the file.
+    # Values from the environment are not copied into the file.
     environ["CYBER_INFERENCE_HF_TOKEN"] = "hf_x"
     for key in ("hf_token", "api_keys", "models.m.env", "llama_args"):
         value = {"models.m.env": '{A = "********"}', "llama_args": '["--hf-token", "********"]'}
@@ -200,7 +200,7 @@ def test_set_means_paths_from_here(
 
 def test_set_says_what_keeps_it_from_working(call: CommandLine, config: Path) -> None:
     outcome = call("config", "set", "data_dir", "/elsewhere")
-    assert "CYBER_INFERENCE_DATA_DIR is set as well" in outcome.err
+    assert "CYBER_INFERENCE_DATA_DIR is also set" in outcome.err
     config.chmod(0o644)
     assert "others may read this secret" in call("config", "set", "admin_password", "x").err
     config.chmod(0o600)

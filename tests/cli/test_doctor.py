@@ -1,4 +1,4 @@
-"""``doctor`` from the outside: exit codes, JSON, text, and who holds the port."""
+"""``doctor`` from the outside: exit codes, JSON, text, and the holder of the port."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.gguf.headers import write_gguf
 
 @pytest.fixture
 def usable(tmp_path: Path, config: Path) -> Path:
-    """A configuration with which nothing is wrong; ports are the kernel's."""
+    """A valid configuration; the kernel chooses its ports."""
     program = write_fake_llama(tmp_path / "bin/llama-server")
     config.write_text(
         f"llama_server_path = '{program}'\nport = 0\nllama_server_base_port = 0\n"
@@ -103,7 +103,7 @@ def test_a_broken_configuration_is_5_and_names_its_lines(call: CommandLine, conf
     first, second = findings(outcome, "configuration")
     assert first["message"].startswith(f"{config}:2: prot: unknown setting")
     assert second["message"].startswith(f"{config}:3: port:")
-    # What needs no settings is told all the same.
+    # Checks that need no settings are made all the same.
     assert findings(outcome, "machine")
     assert not findings(outcome, "directories")
 
@@ -194,7 +194,7 @@ def test_a_service_that_hangs_is_an_error(call: CommandLine, usable: Path, tmp_p
         (tmp_path / "data").mkdir()
         (tmp_path / "data/service.json").write_text(json.dumps(record))
         outcome = call("doctor", "--offline", "--json", "--port", str(port))
-        # A later process that was given the pid is not the service.
+        # A later process with the same pid is not the service.
         record["started_at"] = "2001-01-01T00:00:00Z"
         (tmp_path / "data/service.json").write_text(json.dumps(record))
         reused = call("doctor", "--offline", "--json", "--port", str(port))
@@ -207,7 +207,7 @@ def test_a_service_that_hangs_is_an_error(call: CommandLine, usable: Path, tmp_p
 def test_a_range_without_ports(call: CommandLine, usable: Path) -> None:
     usable.write_text(usable.read_text().replace("base_port = 0", "base_port = 65535"))
     with contextlib.ExitStack() as held:
-        # Should another program have it, there is none left just as well.
+        # If another program has the port, it is not free either.
         with contextlib.suppress(OSError):
             held.enter_context(socket.create_server(("127.0.0.1", 65535)))
         outcome = call("doctor", "--offline", "--json")

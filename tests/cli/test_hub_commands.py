@@ -1,16 +1,20 @@
-"""Searching, downloading and deleting models from the command line."""
+"""Search, download and delete models from the command line."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
+import socket
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import tomli_w
 
+from cyber_inference_tui.service.runtime import data_directory_holder, read_runtime_file
 from cyber_inference_tui.units import count_text
 from tests.cli.conftest import CommandLine, Spawn
 from tests.client.stand_in import StandIn
@@ -29,8 +33,7 @@ def hub() -> Iterator[StandInHub]:
 @pytest.fixture
 def tiny(hub: StandInHub, config: Path) -> Repo:
     """A repository on the hub that the configuration names."""
-    # Nobody answers at port 1.
-    settings = {"hf_endpoint": hub.url, "hf_allowed_hosts": [hub.cdn], "port": 1}
+    settings = {"hf_endpoint": hub.url, "hf_allowed_hosts": [hub.cdn], "port": 0}
     config.write_text(tomli_w.dumps(settings))
     return hub.add("owner/tiny", {FILE: demo_bytes(), "Tiny-Q8_0.gguf": b"GGUF" * 9, "README": b""})
 
@@ -77,81 +80,107 @@ def test_a_search_that_finds_nothing_is_no_failure(call: CommandLine, tiny: Repo
     assert (done.code, done.out) == (0, "")
 
 
-@pytest.mark.parametrize("model", ["owner/tiny", "owner/tiny:q4_k_m", "hf.co/owner/tiny:Q4_K_M"])
-def test_a_download_ends_with_a_model(
-    call: CommandLine, tiny: Repo, models: Path, model: str
+def test_a_download_ends_with_a_model_and_no_service(
+    call: CommandLine, tiny: Repo, data_dir: Path, models: Path
 ) -> None:
-    done = call("download-model", model)
+    done = call("download-model", "owner/tiny")
     assert done.code == 0, done.err
     assert done.out == "Tiny-Q4_K_M is here.\n"
     assert (models / "owner/tiny" / FILE).read_bytes() == demo_bytes()
     assert "running" in done.err
+    assert data_directory_holder(data_dir) is None
     again = json.loads(call("list-models", "--json").out)
     assert [(one["id"], one["origin"]) for one in again] == [("Tiny-Q4_K_M", "models_dir")]
 
 
-def test_a_download_by_address_as_json(
-    call: CommandLine, tiny: Repo, hub: StandInHub, models: Path
+@pytest.fixture
+def service(spawn: Spawn, tiny: Repo) -> None:
+    """A service that runs in the foreground."""
+    process = spawn("serve", stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"listening on")
+
+
+@pytest.mark.usefixtures("service")
+def test_a_service_that_runs_does_the_downloading(
+    call: CommandLine, tiny: Repo, hub: StandInHub, data_dir: Path, models: Path
 ) -> None:
-    done = call("download-model", f"{hub.url}/owner/tiny/blob/main/{FILE}", "--json")
-    assert done.code == 0, done.err
-    record = json.loads(done.out)
-    assert (record["status"], record["model_id"]) == ("done", "Tiny-Q4_K_M")
-    assert record["revision"] == tiny.sha
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
+    for arguments, code, words in (
         (["owner/none"], 4, "private"),
         (["owner/tiny:Q2_K"], 4, "It has Q4_K_M, Q8_0"),
         (["owner/tiny", "--revision", "gone"], 4, "gone"),
         (["owner/tiny:Q8_0", "--filename", FILE], 2, "Say it once"),
         (["not a name"], 2, "ORG/NAME"),
         (["https://example.com/owner/tiny"], 2, "no address of the hub"),
-    ],
-)
-def test_what_cannot_be_downloaded_says_why(
-    call: CommandLine, tiny: Repo, arguments: list[str], code: int, words: str
-) -> None:
-    done = call("download-model", *arguments)
-    assert (done.code, done.out) == (code, "")
-    assert words in done.err
-
-
-def test_a_gated_model_fails_with_the_way_out(call: CommandLine, tiny: Repo) -> None:
+    ):
+        done = call("download-model", *arguments)
+        assert (done.code, done.out) == (code, "")
+        assert words in done.err
+    for address in (
+        "owner/tiny:q4_k_m",
+        "hf.co/owner/tiny",
+        f"{hub.url}/owner/tiny/blob/main/{FILE}",
+    ):
+        done = call("download-model", address, "--json")
+        assert done.code == 0, done.err
+        record = json.loads(done.out)
+        assert (record["status"], record["model_id"]) == ("done", "Tiny-Q4_K_M")
+        assert record["revision"] == tiny.sha
+        assert (models / "owner/tiny" / FILE).read_bytes() == demo_bytes()
     tiny.gated = True
-    done = call("download-model", "owner/tiny")
+    done = call("download-model", "owner/tiny:Q8_0")
     assert done.code == 1
     assert done.err.count("Accept its licence") == 1
+    assert data_directory_holder(data_dir) is not None
 
 
-def test_a_dead_hub_is_one_sentence(call: CommandLine, config: Path) -> None:
-    config.write_text('hf_endpoint = "http://127.0.0.1:1"\nport = 1\n')
+def test_a_dead_hub_is_one_sentence(call: CommandLine, config: Path, data_dir: Path) -> None:
+    config.write_text('hf_endpoint = "http://127.0.0.1:1"\nport = 0\n')
     for command in ("search-models", "download-model"):
         done = call(command, "owner/tiny")
         assert (done.code, done.out) == (1, "")
         assert "cannot be reached" in done.err
         assert len(done.err.splitlines()) == 1
+    assert data_directory_holder(data_dir) is None
 
 
-@pytest.mark.usefixtures("tiny")
-def test_ctrl_c_keeps_what_is_here_for_the_next_time(
-    spawn: Spawn, call: CommandLine, hub: StandInHub, models: Path, tmp_path: Path
-) -> None:
+Interrupted = Callable[[], str]
+
+
+@pytest.fixture
+def stalled(
+    spawn: Spawn, tiny: Repo, hub: StandInHub, data_dir: Path, tmp_path: Path
+) -> tuple[Fault, Interrupted]:
+    """A download that stalls at 3 MB, and a function that sends Ctrl-C and returns its output."""
     fault = Fault("stall", 3_000_000)
     hub.faults[FILE].append(fault)
     errors = tmp_path / "errors"
     with errors.open("wb") as stream:
         process = spawn("download-model", "owner/tiny", stderr=stream)
-        assert fault.reached.wait(60)
-        # Some of it has been written when it is seen to have begun.
-        while b"running" not in errors.read_bytes():
-            assert process.poll() is None
-            os.sched_yield()
+    assert fault.reached.wait(60)
+    # Some bytes have been written once the command shows that it is running.
+    while b"running" not in errors.read_bytes():
+        assert process.poll() is None
+        os.sched_yield()
+
+    def interrupt() -> str:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-    assert "Stopped" in errors.read_text()
+        return errors.read_text()
+
+    return fault, interrupt
+
+
+def test_ctrl_c_keeps_what_is_here_for_the_next_time(
+    stalled: tuple[Fault, Interrupted],
+    call: CommandLine,
+    hub: StandInHub,
+    data_dir: Path,
+    models: Path,
+) -> None:
+    fault, interrupt = stalled
+    assert "Stopped" in interrupt()
+    assert data_directory_holder(data_dir) is None
     assert not (models / "owner").exists()
     fault.go.set()
     before = hub.sent[FILE]
@@ -162,6 +191,19 @@ def test_ctrl_c_keeps_what_is_here_for_the_next_time(
     assert ranges[0] is None
     assert ranges[-1] not in {None, "bytes=0-"}
     assert hub.sent[FILE] - before < len(demo_bytes())
+
+
+def test_a_started_service_that_others_use_stays(
+    stalled: tuple[Fault, Interrupted], call: CommandLine, data_dir: Path
+) -> None:
+    _, interrupt = stalled
+    found = read_runtime_file(data_dir)
+    assert found is not None
+    url = urlsplit(found.url)
+    with socket.create_connection((url.hostname or "", url.port or 0)):
+        assert f"keeps running at {found.url}" in interrupt()
+    assert data_directory_holder(data_dir) == found.pid
+    assert call("service", "stop").code == 0
 
 
 def test_a_service_that_answers_does_it(call: CommandLine, stand_in: StandIn, config: Path) -> None:
@@ -194,15 +236,17 @@ def test_what_fails_in_the_service_fails_here(
     assert (done.code, done.out, done.err) == (1, "", "The disk is full.\n")
 
 
-def test_deleting_needs_a_yes(call: CommandLine, tiny: Repo, models: Path) -> None:
-    call("download-model", "owner/tiny")
+def test_deleting_needs_a_yes(call: CommandLine, config: Path, models: Path) -> None:
+    config.write_text("port = 1\n")
+    (models / "owner/tiny").mkdir(parents=True)
+    (models / "owner/tiny" / FILE).write_bytes(demo_bytes())
     done = call("delete-model", "tiny-q4_k_m")
     assert done.code == 2
     assert "--yes" in done.err
     assert (models / "owner/tiny" / FILE).exists()
     done = call("delete-model", "tiny-q4_k_m", "--yes")
     assert (done.code, done.out) == (0, "Tiny-Q4_K_M is deleted.\n")
-    # The folder that it empties goes with it.
+    # The empty folder is removed, too.
     assert not (models / "owner").exists()
 
 

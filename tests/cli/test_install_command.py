@@ -1,4 +1,4 @@
-"""``install-llama`` as it is typed, with a local server in GitHub's place."""
+"""``install-llama`` as a user types it, with a local server in place of GitHub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.cli.main import run
-from cyber_inference_tui.llama.install import assets
+from cyber_inference_tui.llama.install import hardware
 from cyber_inference_tui.llama.install.report import read_report
 from tests.llama.install_stand_ins import X64
 from tests.llama.release_server import ReleaseServer, good_tar
@@ -19,7 +19,7 @@ Install = Callable[..., int]
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseServer]:
-    monkeypatch.setattr(assets.Platform, "here", classmethod(lambda cls: X64))
+    monkeypatch.setattr(hardware.Platform, "here", classmethod(lambda cls: X64))
     with ReleaseServer() as started:
         started.add("b6543", "llama-b6543-bin-ubuntu-x64.tar.gz", good_tar())
         yield started
@@ -115,7 +115,7 @@ def test_auto_falls_through_to_debian_and_tells_every_reason(
     install: Install, server: ReleaseServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.answers["/repos/ggml-org/llama.cpp/releases"] = (500, {}, b"")
-    # A mirror that is there and holds nothing.
+    # A mirror that answers but has no files.
     assert install("--mirror", server.url) == 1
     error = capsys.readouterr().err
     assert "status 500" in error

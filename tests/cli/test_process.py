@@ -33,12 +33,12 @@ def test_help_imports_nothing_but_click(argv: list[str], environ: Mapping[str, s
 
 
 def read_terminal(master: int) -> str:
-    """Everything that was written to a terminal until its last writer closed it."""
+    """Return everything written to a terminal until its last writer closed it."""
     parts = bytearray()
     while True:
         try:
             chunk = os.read(master, 65536)
-        except OSError:  # Linux says EIO where others say end of file
+        except OSError:  # Linux gives EIO where others give an end of file
             break
         if not chunk:
             break

@@ -1,4 +1,4 @@
-"""``service``: the unit's text, and what is asked of systemd (a stand-in on PATH)."""
+"""``service``: the unit's text, and the calls of a stand-in for systemctl on PATH."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.cli.conftest import CommandLine
 
 
 class FakeSystemctl:
-    """Notes what it is asked, and answers what the test says."""
+    """Records its arguments, and answers as the test says."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class FakeSystemctl:
         (self.folder / "failure").write_text(message + "\n")
 
     def calls(self) -> list[str]:
-        """What was asked since the last call of this, without what every call has."""
+        """Return the arguments since the last call of this, without those that every call has."""
         file = self.folder / "calls"
         lines = file.read_text().splitlines() if file.exists() else []
         file.unlink(missing_ok=True)
@@ -167,7 +167,7 @@ def test_without_systemd_one_sentence_says_so(
 
 def test_without_systemctl_one_sentence_says_so(tmp_path: Path) -> None:
     systemd = Systemd(environ={"PATH": str(tmp_path)}, folder=tmp_path)
-    with pytest.raises(CyberError, match="There is no systemctl here"):
+    with pytest.raises(CyberError, match="There is no systemctl on this machine"):
         systemd.check_there()
 
 
@@ -218,7 +218,7 @@ def test_a_service_that_runs_already_is_said_to_be_in_the_way(
         assert outcome.code == 1
         assert f"kill {os.getpid()}" in outcome.err
         assert not unit.exists()
-        # The unit's own is not.
+        # The unit's own service is allowed.
         systemctl.answer("LoadState=loaded", "ActiveState=active", f"MainPID={os.getpid()}")
         assert call("service", "install", "--data-dir", str(data_dir)).code == 0
 

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import CyberError, ModelNotFoundError
-from cyber_inference_tui.http.errors import error_response
+from cyber_inference_tui.http.error_responses import error_response
 from cyber_inference_tui.http.routing import RouteTable, WithHeaders
 from cyber_inference_tui.records import (
     InstallRecord,

@@ -1,4 +1,4 @@
-"""Logging in: the token is kept, and got anew where that is possible."""
+"""Logins of the client: it keeps its token, and renews it if it can."""
 
 from __future__ import annotations
 

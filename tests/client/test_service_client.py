@@ -14,15 +14,14 @@ import msgspec
 import pytest
 
 from cyber_inference_tui import errors
-from cyber_inference_tui.client.address import base_url, is_same_service
-from cyber_inference_tui.client.model_key import model_key
-from cyber_inference_tui.client.problems import error_from_answer
-from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.client.answer_errors import error_from_answer
+from cyber_inference_tui.client.completions import ChatDelta
+from cyber_inference_tui.client.service_client import ServiceClient, model_key
+from cyber_inference_tui.client.service_url import base_url, is_same_service
 from cyber_inference_tui.client.transport import failure_reason
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ConfigCheckRecord,
-    ConfigFileRecord,
     ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
@@ -227,6 +226,45 @@ async def test_vectors_come_in_the_order_of_their_texts() -> None:
         assert await client.embed("m", ["a", "b"]) == [[1.0], [2.0]]
 
 
+CHAT = (
+    b": loading m 42%\n\n"
+    b'data: {"choices":[{"delta":{"reasoning_content":"Hm."}}]}\n\n'
+    b":\n\n"
+    b'data: {"choices":[{"delta":{"content":"Hello"}}]}\n\n'
+    b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":3,"completion_tokens":2},"timings":{"predicted_per_second":9.5}}\n\n'
+    b"data: [DONE]\n\n"
+)
+
+
+async def test_a_chat_is_streamed() -> None:
+    async with answering(200, CHAT) as client, aclosing(client.chat("m", [])) as chat:
+        assert [delta async for delta in chat] == [
+            ChatDelta(waiting="loading m 42%"),
+            ChatDelta(thinking="Hm."),
+            ChatDelta(text="Hello"),
+            ChatDelta(finish_reason="stop", tokens_in=3, tokens_out=2, tokens_per_second=9.5),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        (b'{"error":{"message":"It died.","code":"upstream_failed"}}', errors.UpstreamError),
+        (b'{"error":"no"}', errors.CyberError),
+        (b"\xff", errors.CyberError),
+    ],
+)
+async def test_a_chat_ends_with_the_error_in_its_stream(
+    event: bytes, kind: type[errors.CyberError]
+) -> None:
+    async with answering(200, b"data: %b\n\n" % event) as client:
+        with pytest.raises(errors.CyberError) as caught:
+            async with aclosing(client.chat("m", [])) as chat:
+                await anext(chat)
+    assert type(caught.value) is kind
+
+
 async def test_an_endless_answer_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cyber_inference_tui.client.transport.MAX_ANSWER_BYTES", 1000)
     async with answering(200, b"x" * 2000) as client:
@@ -387,32 +425,23 @@ async def test_settings_are_checked_reset_and_replaced(stand_in: StandIn) -> Non
         key="max_queue", value=3, effect=SettingEffect.RESTARTS_MODELS, models=("m",)
     )
     value = ConfigValueRecord(key="max_queue", value=128, source="default", default=128, help="")
-    file = ConfigFileRecord(path="/c.toml", text="", digest="d")
     key = "/admin/config/models.%22a%2Fb%22.threads"
     stand_in.answers = {
         ("PUT", f"{key}?check=1"): check,
         ("DELETE", key): value,
-        ("GET", "/admin/config-file"): file,
-        ("PUT", "/admin/config-file"): file,
     }
     async with ServiceClient(stand_in.url) as client:
         assert await client.check_config(model_key("a/b", "threads"), 3) == check
         assert await client.call(endpoints.UNSET_CONFIG, model_key("a/b", "threads")) == value
-        assert await client.call(endpoints.CONFIG_FILE) == file
-        assert (
-            await client.call(endpoints.SET_CONFIG_FILE, body=queries.NewFile("port = 1", "d"))
-            == file
-        )
     bodies = [body for method, _, _, body in stand_in.requests if method == "PUT"]
     assert msgspec.json.decode(bodies[0]) == {"value": 3}
-    assert msgspec.json.decode(bodies[1]) == {"text": "port = 1", "digest": "d"}
 
 
 def test_httpx_waits_for_the_first_request() -> None:
     """Importing it takes longer than a first page may."""
     code = (
         "import sys\n"
-        "from cyber_inference_tui.client.service_client import ServiceClient\n"
+        "from cyber_inference_tui.client.service_client import ServiceClient, model_key\n"
         "ServiceClient('http://127.0.0.1:1')\n"
         "print('httpx._client' in sys.modules)\n"
         "from cyber_inference_tui.client.lazy_httpx import httpx\n"

@@ -27,7 +27,7 @@ from cyber_inference_tui.doctor.facts import (
     PortState,
     ServiceFacts,
 )
-from cyber_inference_tui.doctor.network import hub_facts
+from cyber_inference_tui.doctor.gather_network import hub_facts
 from cyber_inference_tui.doctor.records import Finding, Level, exit_code
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.settings.schema import Settings

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from cyber_inference_tui.doctor.facts import (
+    DeviceFacts,
     GpuFacts,
     LlamaFacts,
-    MachineFacts,
     MemoryFacts,
     ModelFact,
     ModelsFacts,
@@ -23,13 +23,13 @@ from cyber_inference_tui.doctor.hardware_checks import (
 )
 from cyber_inference_tui.doctor.records import Finding, Level
 from cyber_inference_tui.llama.binary import LlamaBinary
-from cyber_inference_tui.llama.install.machine import Gpu
-from cyber_inference_tui.monitor.memory import GpuMemory
+from cyber_inference_tui.llama.install.hardware import Gpu
+from cyber_inference_tui.monitor.memory_reading import GpuMemory
 from cyber_inference_tui.records import DeviceKind, DeviceRecord
 
 GIB = 1 << 30
 
-JETSON = MachineFacts(
+JETSON = DeviceFacts(
     device=DeviceRecord(kind=DeviceKind.JETSON, name="Orin", l4t="36.4.3", jetpack="6.2"),
     architecture="aarch64",
     python="3.12.1",

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cyber_inference_tui.gguf.writer import Tensor, f32_vector, gguf_bytes, q8_0_matrix
+from cyber_inference_tui.gguf.file_writer import Tensor, f32_vector, gguf_bytes, q8_0_matrix
 
 LLAMA: dict[str, object] = {
     "general.architecture": "llama",

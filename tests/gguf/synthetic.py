@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cyber_inference_tui.gguf.file_writer import Tensor, gguf_bytes
 from cyber_inference_tui.gguf.quantization import TENSOR_TYPES
-from cyber_inference_tui.gguf.writer import Tensor, gguf_bytes
 
 F32, _F16 = 0, 1
 WIDTH, FEED_FORWARD, VOCABULARY = 512, 1536, 4096

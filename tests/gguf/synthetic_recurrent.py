@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cyber_inference_tui.gguf.writer import Tensor
+from cyber_inference_tui.gguf.file_writer import Tensor
 from tests.gguf.synthetic import (
     F32,
     FEED_FORWARD,

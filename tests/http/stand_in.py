@@ -16,17 +16,16 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import ConfigError, ConflictError, ModelNotFoundError, NotFoundError
-from cyber_inference_tui.http.app import assemble
-from cyber_inference_tui.http.body import read_body
-from cyber_inference_tui.http.connection import Runner
+from cyber_inference_tui.http.application import assemble
+from cyber_inference_tui.http.client_connection import Runner
+from cyber_inference_tui.http.json_io import json_answer
 from cyber_inference_tui.http.login import AdminLogin
-from cyber_inference_tui.http.wire import json_answer
+from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ConfigCheckRecord,
-    ConfigFileRecord,
     ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
@@ -150,7 +149,6 @@ class StandInConfiguration(Configuration):
     """One setting, ``max_queue``."""
 
     def __init__(self) -> None:
-        self.text = "max_queue = 128\n"
         self.stored = {"max_queue": 128}
 
     def values(self) -> list[ConfigValueRecord]:
@@ -174,15 +172,6 @@ class StandInConfiguration(Configuration):
         if not isinstance(value, int):
             raise ConfigError(f"{key} must be a whole number.")
         return ConfigCheckRecord(key=key, value=value, effect=SettingEffect.NOW)
-
-    async def file(self) -> ConfigFileRecord:
-        return ConfigFileRecord(path="/config.toml", text=self.text, digest=str(len(self.text)))
-
-    async def set_file(self, text: str, digest: str) -> ConfigFileRecord:
-        if digest != str(len(self.text)):
-            raise ConflictError("It has changed.")
-        self.text = text
-        return await self.file()
 
 
 class StandInModels(Models):
@@ -212,7 +201,7 @@ class StandInModels(Models):
     def problems(self) -> list[ProblemRecord]:
         return [ProblemRecord(where="/models/lora.gguf", reason="it is an adapter")]
 
-    def room(self) -> list[MemoryRoom]:
+    def memory_rooms(self) -> list[MemoryRoom]:
         return [MemoryRoom(pool="memory", limit_bytes=8, free_bytes=4)]
 
     async def load(self, model_id: str, *, wait: bool) -> ModelRecord:

@@ -381,24 +381,3 @@ async def test_a_setting_is_checked_and_reset() -> None:
             assert answer.status == 415
         async with front.client.delete(path) as answer:
             assert (await answer.json())["value"] == 128
-
-
-async def test_the_configuration_file_as_a_whole() -> None:
-    service = StandInService()
-    path = "/admin/config-file"
-    async with serving(service) as front:
-        async with front.client.get(path) as answer:
-            record = await answer.json()
-        assert set(record) == {"path", "text", "digest"}
-        new = {"text": "port = 1\n", "digest": record["digest"]}
-        async with front.client.put(path, json=new) as answer:
-            assert (await answer.json())["text"] == "port = 1\n"
-        async with front.client.put(path, json=new) as answer:
-            assert answer.status == 409
-        for wrong in ({}, {"text": "x"}, {"text": 1, "digest": "x"}, {**new, "more": 1}):
-            async with front.client.put(path, json=wrong) as answer:
-                assert answer.status == 400
-        async with front.client.put(path, data=b"{}") as answer:
-            assert answer.status == 415
-        async with front.client.get(path, headers={"Origin": "https://x.example"}) as answer:
-            assert answer.status == 403

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cyber_inference_tui.http.errors import ErrorEvents, in_anthropic_shape
+from cyber_inference_tui.http.error_responses import ErrorEvents, in_anthropic_shape
 from tests.http.client_side import CHAT, post, stream, to_the_end, unchunked
 from tests.http.test_forward import LENGTHS, commented, impatient
 from tests.http.upstream import EVENTS, LAST, Recorder, Talk, answer, event, forwarding

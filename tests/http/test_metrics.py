@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from cyber_inference_tui.http.wire import json_answer
+from cyber_inference_tui.http.json_io import json_answer
 from tests.http.stand_in import StandInService, make_settings, serving
 from tests.http.upstream import Recorder, answer, forwarding
 

@@ -17,7 +17,7 @@ from tests.http.test_records import recorded
 from tests.http.upstream import EVENTS, LAST, Talk, World, answer, event, forwarding
 from tests.waiting import LIMIT
 
-AGAIN = "sent once more"
+AGAIN = "Sending the request again"
 STREAM = answer(*EVENTS) + event('{"n":1}') + LAST
 
 

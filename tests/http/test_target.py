@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from cyber_inference_tui.http.fields import BOM
-from cyber_inference_tui.http.routes import methods_of
+from cyber_inference_tui.http.body_fields import BOM
+from cyber_inference_tui.http.llama_paths import methods_of
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.settings.schema import RequestRules
 from tests.http.client_side import CHAT, events_of, post, to_the_end, unchunked
 from tests.http.raw import Answer, ask
 from tests.http.stand_in import make_settings
-from tests.http.test_fields import multipart, part
+from tests.http.test_body_fields import multipart, part
 from tests.http.upstream import EVENTS, LAST, Recorder, World, answer, event, forwarding
 from tests.scheduler.virtual import model
 
@@ -503,7 +503,7 @@ PATHS = [
     *("/admin/hub/search", "/admin/hub/files", "/admin/downloads", "/admin/downloads/abc"),
     *("/admin/downloads/abc/pause", "/admin/logs", "/admin/logs/m", "/admin/log-lines/m"),
     *("/admin/requests", "/admin/requests/active", "/admin/sessions", "/admin/totals"),
-    *("/admin/config", "/admin/config/max_queue", "/admin/config-file", "/admin/install"),
+    *("/admin/config", "/admin/config/max_queue", "/admin/install"),
     "/admin/demo",
     *(CHAT, "/completion", "/props", "/slots", "/slots/0", "/lora-adapters", "/tools"),
     *("/v1/stream", "/v1/streams/lookup", "/v1/systemone", "/cors-proxy", "/tokenize"),

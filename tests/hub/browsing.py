@@ -1,4 +1,4 @@
-"""A look at a stand-in hub, as a service or a command takes it."""
+"""Open a ``Browse`` on a stand-in hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .transfers import QUICK, endpoint_of
 
 
 class Clock:
-    """Stands still until it is moved."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -29,7 +29,7 @@ async def browsing(
     *,
     token: str = "",
     environ: Mapping[str, str] | None = None,
-    patience: float = 10.0,
+    timeout: float = 10.0,
     clock: Clock | None = None,
 ) -> AsyncIterator[Browse]:
     endpoint = HubEndpoint(url=hub) if isinstance(hub, str) else endpoint_of(hub, token=token)
@@ -38,6 +38,6 @@ async def browsing(
             endpoint=lambda: endpoint,
             session=lambda: session,
             environ=environ or {},
-            patience=patience,
+            timeout=timeout,
             clock=clock or Clock(),
         )

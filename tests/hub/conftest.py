@@ -1,4 +1,4 @@
-"""A hub on this machine, and what a transfer from it needs."""
+"""A stand-in hub on this machine, and a certificate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def hub() -> Iterator[StandInHub]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that no authority signed, and its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     folder = tmp_path_factory.mktemp("certificate")
     key, certificate = folder / "key", folder / "certificate"
     command = [tool("openssl"), "req", "-x509", "-nodes", "-newkey", "ec"]

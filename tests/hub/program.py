@@ -1,10 +1,10 @@
-"""A program of its own that downloads, to be killed: ``python -m tests.hub.program FOLDER``.
+"""A process that downloads and can be killed: ``python -m tests.hub.program FOLDER``.
 
-``FOLDER/task.json`` says what. With ``die_at`` it kills itself, as SIGKILL from outside would, once
-directories changed so many times: a file was renamed or removed, a directory made or removed.
+``FOLDER/task.json`` describes the task. With ``die_at`` the process kills itself by SIGKILL after
+that many changes of directories: a file was renamed or removed, a directory made or removed.
 
-With ``lives`` after the folder, it reads one ``die_at`` a line, lives such a life in a process
-forked for it, and writes the code that this ended with.
+With ``runs`` after the folder it reads one ``die_at`` a line, performs each run in a forked
+process, and writes its exit code.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import msgspec
 
+from cyber_inference_tui.hub.download_plan import DownloadPlan
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.plan import DownloadPlan
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus
 
 from .transfers import QUICK, transport
@@ -83,7 +83,7 @@ def die_at(count: int) -> None:
 def main() -> None:
     folder = Path(sys.argv[1])
     task = msgspec.json.decode((folder / "task.json").read_bytes(), type=Task)
-    if sys.argv[2:] != ["lives"]:
+    if sys.argv[2:] != ["runs"]:
         live(folder, task)
         return
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""A queue of downloads on a directory, as often as a test wants to start one."""
+"""Start a queue of downloads in a directory, as often as a test needs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cyber_inference_tui.errors import HubNotFoundError
+from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile
 from cyber_inference_tui.hub.downloads import Downloads
-from cyber_inference_tui.hub.plan import DownloadPlan, PlannedFile
-from cyber_inference_tui.hub.transfer import Pace
+from cyber_inference_tui.hub.transfer import TransferLimits
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus
 from tests.waiting import LIMIT
 
@@ -26,13 +26,14 @@ NOTE = "Q4/notes.txt"
 
 
 def sharded(sizes: tuple[int, ...] = (700_000, 500_000, 300_000)) -> dict[str, bytes]:
-    """A model of three shards with a projector and a file that is not large (no LFS)."""
+    """Return a model of three shards with a projector and a file that is not large (no LFS)."""
     files = {SHARDS[number]: noise(size, number) for number, size in enumerate(sizes)}
     return files | {PROJECTOR: noise(200_000, 9), NOTE: b"words\n" * 100}
 
 
 def plan_of(hub: StandInHub, name: str, filename: str | None) -> DownloadPlan:
-    """The model that begins with ``filename``: its shards and the repository's other files."""
+    """Return the plan for the model at ``filename``: its shards and the repository's other
+    files."""
     repo = hub.repos.get(name)
     if repo is None or (filename is not None and filename not in repo.files):
         raise HubNotFoundError(f"There is no {filename or name}.")
@@ -53,8 +54,8 @@ def plan_of(hub: StandInHub, name: str, filename: str | None) -> DownloadPlan:
     )
 
 
-class World:
-    """A running queue and what it told."""
+class RunningQueue:
+    """A running queue, and the records and ids that it has published."""
 
     def __init__(self) -> None:
         self.downloads: Downloads
@@ -67,7 +68,7 @@ class World:
         self.told.append(record)
         self._notifier.set()
 
-    def note_removed(self, download_id: str) -> None:
+    def mark_removed(self, download_id: str) -> None:
         self.removed.append(download_id)
         self._notifier.set()
 
@@ -91,13 +92,13 @@ async def queue(
     hub: StandInHub,
     folder: Path,
     *,
-    pace: Pace = QUICK,
+    pace: TransferLimits = QUICK,
     boot: str = "this",
     journal: str = "downloads.json",
     models_dir: str = "models",
-) -> AsyncIterator[World]:
-    """Downloads of ``hub`` into ``folder``, stopped in the end as a service does it."""
-    world = World()
+) -> AsyncIterator[RunningQueue]:
+    """Run downloads of ``hub`` into ``folder``, and stop them at the end as a service does."""
+    world = RunningQueue()
 
     async def resolve(repo: str, filename: str | None, revision: str | None) -> DownloadPlan:
         return plan_of(hub, repo, filename)
@@ -110,7 +111,7 @@ async def queue(
             resolve=resolve,
             now=lambda: datetime(2026, 1, 31, tzinfo=UTC),
             on_change=world.note,
-            on_removed=world.note_removed,
+            on_removed=world.mark_removed,
             on_done=world.note_done,
         )
         await world.downloads.start()
@@ -121,7 +122,7 @@ async def queue(
 
 
 def models(folder: Path) -> dict[str, bytes]:
-    """Everything that is in the directory of models, hidden files as well."""
+    """Return all files in the models directory, including hidden ones."""
     root = folder / "models"
     return {
         str(path.relative_to(root)): path.read_bytes()
@@ -131,7 +132,7 @@ def models(folder: Path) -> dict[str, bytes]:
 
 
 def expected(hub: StandInHub, name: str = REPO) -> dict[str, bytes]:
-    """What is there once the sharded model is."""
+    """Return the files of the complete sharded model."""
     files = hub.repos[name].files
     return {
         f"{name}/{'Q4/' + path if path == PROJECTOR else path}": content

@@ -1,8 +1,8 @@
 """A small hub: repositories, an API in the shapes its library expects, and a second host for files.
 
-It runs on a thread of its own, so that libraries that block and programs of their own can ask it.
-Large files are answered with a redirect to the other host ("CDN"), which refuses a token, checks
-the signed link, and can be told to misbehave at any byte.
+It runs on its own thread, so that blocking libraries and other processes can use it. Requests for
+large files are redirected to the other host ("CDN"), which refuses a token, checks the signed link,
+and can be made to fail at any byte.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from urllib.parse import quote
 from aiohttp import web
 
 _CHUNK = 16 * 1024
-# What the kernel holds on its way counts as sent: little of it, or counting tells nothing.
+# Bytes in the kernel's buffers count as sent, so the buffers have to be small.
 _SEND_BUFFER = 32 * 1024
 
 
 class Fault:
-    """What goes wrong with one request of a file's bytes, after ``after`` of them were sent.
+    """A fault in one response with a file's bytes, after ``after`` of them were sent.
 
     ``cut`` ends the connection in order, ``reset`` hard; ``stall`` sends no more until ``go`` is
-    set (then it goes on as if nothing had been); ``corrupt`` changes the byte; ``whole`` ignores
-    the range; ``shift`` answers with another range; ``longer`` sends more than there is;
-    ``status`` answers with ``status`` and ``headers`` instead, ``expired`` as a signed link does
-    whose time is over. ``respond`` makes the answer from the request and the file's bytes.
+    set, then the rest; ``corrupt`` changes the byte; ``whole`` ignores the range; ``shift`` answers
+    with another range; ``longer`` sends more bytes than the file has; ``status`` answers with
+    ``status`` and ``headers`` instead, ``expired`` like an expired signed link. ``respond`` makes
+    the answer from the request and the bytes.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Fault:
 
 
 class Repo:
-    """Files of one commit; those that end in .gguf are large (LFS)."""
+    """The files of one commit; names that end in .gguf are large (LFS)."""
 
     def __init__(self, name: str, files: dict[str, bytes], *, gated: bool = False) -> None:
         self.name = name
@@ -85,7 +85,7 @@ class Repo:
 
 
 class StandInHub:
-    """Use as ``with``; ``url`` is the endpoint, ``cdn`` the host:port of the other one."""
+    """Use it as ``with``; ``url`` is the endpoint, ``cdn`` the host:port of the other host."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -186,7 +186,7 @@ class StandInHub:
         name = f"{request.match_info['owner']}/{request.match_info['name']}"
         repo = self.repos.get(name)
         if repo is None or (repo.private and not _token_of(request)):
-            # As huggingface.co: a 401 that blames a login, unless there is a valid token.
+            # As huggingface.co does: without a valid token, a 401 that asks for a login.
             if not _token_of(request):
                 return _refused(401, "RepoNotFound", "Invalid username or password.")
             return _refused(404, "RepoNotFound", "Repository not found")

@@ -1,4 +1,4 @@
-"""Pull the plug at any moment: nothing is lost, nothing is wrong, nothing is fetched twice."""
+"""Interrupt downloads at any moment: no byte is lost, wrong or fetched twice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cyber_inference_tui.hub.partial import NOTE as NOTE_ENDING
 from cyber_inference_tui.records import DownloadStatus as Status
 
 from .program import Task
-from .queue import REPO, SHARDS, World, expected, models, plan_of, queue, sharded
+from .queue import REPO, SHARDS, RunningQueue, expected, models, plan_of, queue, sharded
 from .stand_in_hub import Fault, StandInHub
 
 MIB = 1 << 20
@@ -32,20 +32,22 @@ COSTLY = {"corrupt", "whole", "longer", "shift"}
 """Faults after which a file may have to be sent from its beginning."""
 
 
-class Blow(NamedTuple):
-    """A fault of the hub: which file, what, and where (a share of its size)."""
+class PlannedFault(NamedTuple):
+    """A fault of the hub: which file, what kind, and where (a share of its size)."""
 
     path: str
     kind: str
     place: float
 
 
-class Life(NamedTuple):
-    """One life of the service: what the hub does in it, when it ends, and whether the power or the
-    journal goes with it. It ends so many turns of the event loop after a share of all bytes was
-    sent in it."""
+class ServiceRun(NamedTuple):
+    """One run of the service: the hub's faults, its end, and whether power or journal are lost with
+    it.
 
-    blows: tuple[Blow, ...]
+    It ends that many turns of the event loop after a share of all bytes was sent.
+    """
+
+    blows: tuple[PlannedFault, ...]
     share: float
     turns: int
     power_cut: bool
@@ -53,14 +55,14 @@ class Life(NamedTuple):
 
 
 BLOWS = st.builds(
-    Blow,
+    PlannedFault,
     st.sampled_from(PATHS),
     st.sampled_from(["cut", "reset", "corrupt", "whole", "shift", "longer", "expired", "status"]),
     st.floats(0, 0.99),
 )
 LIVES = st.lists(
     st.builds(
-        Life,
+        ServiceRun,
         st.lists(BLOWS, max_size=4).map(tuple),
         st.one_of(st.just(0), st.floats(0, 1)),
         st.integers(0, 100),
@@ -71,8 +73,8 @@ LIVES = st.lists(
 )
 
 
-def prepare(hub: StandInHub, blows: tuple[Blow, ...]) -> int:
-    """Set the faults; the bytes they may cost, beyond a MiB for each."""
+def prepare(hub: StandInHub, blows: tuple[PlannedFault, ...]) -> int:
+    """Set the faults, and return the bytes they may cost, beyond a MiB for each."""
     hub.faults.clear()
     for path, kind, place in blows:
         hub.faults[path].append(Fault(kind, int(SIZES[path] * place)))
@@ -80,7 +82,7 @@ def prepare(hub: StandInHub, blows: tuple[Blow, ...]) -> int:
 
 
 def cut_the_power(folder: Path) -> None:
-    """What had not been forced to the disk comes back as zeros."""
+    """Replace bytes that were not synced by zeros."""
     for note in (folder / "models").rglob(f"*{NOTE_ENDING}"):
         part = note.with_name(note.name.removesuffix(".json"))
         forced = msgspec.json.decode(note.read_bytes())["synced_bytes"]
@@ -91,8 +93,8 @@ def cut_the_power(folder: Path) -> None:
                 file.truncate(size)
 
 
-async def start(world: World) -> str:
-    """The download's id; one that failed is tried again."""
+async def start(world: RunningQueue) -> str:
+    """Return the download's id; retry it if it failed."""
     known = world.downloads.records()
     record = known[0] if known else await world.downloads.add(REPO)
     if record.status is Status.FAILED:
@@ -101,14 +103,16 @@ async def start(world: World) -> str:
     return record.id
 
 
-async def live(hub: StandInHub, folder: Path, lives: list[Life], last: tuple[Blow, ...]) -> None:
+async def live(
+    hub: StandInHub, folder: Path, lives: list[ServiceRun], last: tuple[PlannedFault, ...]
+) -> None:
     allowed = total = sum(SIZES.values())
     for number, life in enumerate(lives):
         allowed += prepare(hub, life.blows) + MIB
         before = sent(hub)
         async with queue(hub, folder, boot=f"boot {number}") as world:
             download = await start(world)
-            # On a busy machine the system may hold more of what was sent than may be lost; and some
+            # On a busy machine the kernel may hold more sent bytes than may be lost, and some
             # more is sent until it ends.
             while world.record(download).status in {Status.RUNNING, Status.VERIFYING} and (
                 sent(hub) - before < life.share * total
@@ -121,7 +125,7 @@ async def live(hub: StandInHub, folder: Path, lives: list[Life], last: tuple[Blo
             cut_the_power(folder)
         if life.journal_lost:
             (folder / "downloads.json").unlink(missing_ok=True)
-        # At any moment the models are whole or not there.
+        # At any moment each model is complete or not there.
         seen = {path for path in models(folder) if not path.startswith(".downloads")}
         assert seen in (set(), set(expected(hub)))
     allowed += prepare(hub, last)
@@ -141,7 +145,9 @@ async def live(hub: StandInHub, folder: Path, lives: list[Life], last: tuple[Blo
 
 @settings(max_examples=settings().max_examples // 2)
 @given(LIVES, st.lists(BLOWS, max_size=4).map(tuple))
-def test_whatever_happens_in_the_end_it_is_right(lives: list[Life], last: tuple[Blow, ...]) -> None:
+def test_whatever_happens_in_the_end_it_is_right(
+    lives: list[ServiceRun], last: tuple[PlannedFault, ...]
+) -> None:
     with tempfile.TemporaryDirectory() as name, StandInHub() as hub:
         hub.add(REPO, sharded())
         asyncio.run(live(hub, Path(name), lives, last))
@@ -154,7 +160,7 @@ def spawn(hub: StandInHub, folder: Path, *how: str) -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "tests.hub.program", str(folder), *how],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # to be killed with the lives that it forks
+        start_new_session=True,  # to be killed with its forked children
     )
 
 
@@ -169,7 +175,7 @@ def reaped(process: subprocess.Popen[bytes]):  # type: ignore[no-untyped-def]
 
 
 def on_the_disk(folder: Path) -> int:
-    """Bytes; what is renamed meanwhile counts the next time."""
+    """Return the bytes on the disk; a file that is being renamed counts at the next look."""
     found = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
@@ -187,7 +193,7 @@ def test_killed_by_others(kills: list[tuple[str, float]]) -> None:
     with tempfile.TemporaryDirectory() as name, StandInHub() as hub:
         folder = Path(name)
         hub.add(REPO, sharded())
-        # Each kill may cost a MiB, and what was sent between the last look and the kill.
+        # Each kill may cost a MiB, and the bytes sent between the last look and the kill.
         allowed = sum(SIZES.values())
         for path, place in kills:
             allowed += MIB
@@ -200,7 +206,7 @@ def test_killed_by_others(kills: list[tuple[str, float]]) -> None:
                     if fault.reached.wait(0.05) and lost <= allowed - sum(SIZES.values()):
                         break
                     if process.poll() is not None:
-                        break  # that file was here already
+                        break  # that file existed already
             allowed += sent(hub) - looked
             hub.faults.clear()
         with reaped(spawn(hub, folder)) as process:
@@ -210,10 +216,10 @@ def test_killed_by_others(kills: list[tuple[str, float]]) -> None:
 
 
 def test_killed_between_any_two_steps(tmp_path: Path) -> None:
-    """Files, journal and directories: a new life after each change, and each gets a bit further."""
+    """Kill the process after each change of a directory: every run gets a bit further."""
     with StandInHub() as hub, contextlib.ExitStack() as stack:
         hub.add(REPO, sharded((50_000, 40_000, 30_000)))
-        lives = stack.enter_context(reaped(spawn(hub, tmp_path, "lives")))
+        lives = stack.enter_context(reaped(spawn(hub, tmp_path, "runs")))
         assert lives.stdin
         assert lives.stdout
         rounds = 0

@@ -1,4 +1,4 @@
-"""What a download may take: disk, memory, files."""
+"""The resources of a download are bounded: disk, memory, files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cyber_inference_tui.hub.transfer import Transfer, Transport, open_session
+from cyber_inference_tui.hub.transfer import Transfer, TransferContext, open_session
 from cyber_inference_tui.records import DownloadStatus as Status
 
 from .queue import models, queue
@@ -51,14 +51,14 @@ async def test_what_cannot_fit_is_not_begun(hub: StandInHub, small_disk: Path) -
     assert hub.asked == []
 
 
-@pytest.mark.parametrize("force_interval", [0.0, 1000.0])
+@pytest.mark.parametrize("sync_interval", [0.0, 1000.0])
 async def test_a_disk_that_fills_up_keeps_what_is_here(
-    hub: StandInHub, small_disk: Path, force_interval: float
+    hub: StandInHub, small_disk: Path, sync_interval: float
 ) -> None:
     hub.add("o/big", {"big.gguf": noise(6 * MIB)})
     stall = Fault("stall", MIB)
     hub.faults["big.gguf"].append(stall)
-    pace = msgspec.structs.replace(QUICK, force_interval=force_interval)
+    pace = msgspec.structs.replace(QUICK, sync_interval=sync_interval)
     async with queue(hub, small_disk, pace=pace) as world:
         added = await world.downloads.add("o/big")
         assert await asyncio.to_thread(stall.reached.wait, 20)
@@ -67,18 +67,18 @@ async def test_a_disk_that_fills_up_keeps_what_is_here(
         failed = await world.until(added.id, Status.FAILED)
         assert failed.error is not None
         assert "still to come" in failed.error
-        assert "what is here is kept" in failed.error
+        assert "have arrived are kept" in failed.error
         assert failed.bytes_done >= MIB // 2
         (small_disk / "filler").unlink()
         await world.downloads.retry(added.id)
         await world.until(added.id, Status.DONE)
     assert models(small_disk) == {"o/big/big.gguf": hub.repos["o/big"].files["big.gguf"]}
-    # What was on its way when the disk was full comes again, but not the whole file.
+    # Only the bytes in memory when the disk was full are fetched again.
     assert hub.sent["big.gguf"] < 12 * MIB
 
 
 class SlowThreads(ThreadPoolExecutor):
-    """Threads of a machine with a slow disk; ``most`` is how much work waited at once."""
+    """Threads of a machine with a slow disk; ``most`` is the largest number of waiting jobs."""
 
     def __init__(self) -> None:
         super().__init__(4)
@@ -110,7 +110,7 @@ async def test_memory_and_files_are_bounded_however_slow_the_disk(
     threads = SlowThreads()
     session = open_session(QUICK)
     endpoint = endpoint_of(hub)
-    shared = Transport(
+    shared = TransferContext(
         session=session,
         endpoint=lambda: endpoint,
         executor=threads,
@@ -128,7 +128,7 @@ async def test_memory_and_files_are_bounded_however_slow_the_disk(
         await session.close()
         threads.shutdown()
     assert peak < 8 * MIB
-    # One writes, one that has written may just be ending; forcing to the disk runs beside them.
+    # One writes, another may just be ending; a sync runs beside them.
     assert threads.most <= 3
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4
     assert (tmp_path / "big.gguf").read_bytes() == repo.files["big.gguf"]

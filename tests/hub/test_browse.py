@@ -1,4 +1,4 @@
-"""Searching and looking into repositories, over the hub's own library, on a stand-in hub."""
+"""Search the hub and read repositories, with the hub's own library and a stand-in hub."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .browsing import Clock, browsing
 from .stand_in_hub import Repo, StandInHub
 from .transfers import noise
 
-# What huggingface.co answers to a search with ``expand`` and to a look at a repository with
+# Answers of huggingface.co to a search with ``expand`` and to a repository request with
 # ``blobs``, in the shapes that huggingface_hub 2.4.0 reads; names and numbers are made up.
 SEARCHED = {
     "_id": "6789abcdef0123456789abcd",
@@ -114,7 +114,7 @@ def run(
     call: Callable[[Browse], Any],
     **more: Any,
 ) -> Any:
-    """What ``call`` gives with a ``Browse`` of the hub."""
+    """Return the result of ``call`` with a ``Browse`` of the hub."""
 
     async def work() -> Any:
         async with asyncio.timeout(LIMIT), browsing(hub, **more) as browse:
@@ -328,17 +328,17 @@ def test_without_a_readable_header_there_is_none(hub: StandInHub) -> None:
         (
             lambda hub: hub.api_refusals.append(web.Response(status=503)),
             HubUnreachableError,
-            "failure of its own",
+            "has failed",
         ),
         (
             lambda hub: hub.api_refusals.append(web.Response(text="<html>no hub</html>")),
             HubError,
-            "as a hub does",
+            "like a model hub",
         ),
         (
             lambda hub: hub.api_refusals.append(web.json_response({"id": "x/y"})),
             HubError,
-            "version",
+            "the commit",
         ),
     ],
 )
@@ -418,7 +418,7 @@ def test_it_is_not_led_astray(hub: StandInHub, tiny: Repo, call: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         to = f"http://127.0.0.1:{other.getsockname()[1]}/internal"
         hub.api_refusals.append(web.Response(status=302, headers={"Location": to}))
-        with pytest.raises(HubError, match="none of the hub's hosts"):
+        with pytest.raises(HubError, match="not one of the hub's hosts"):
             run(hub, lambda browse: getattr(browse, call)("owner/tiny"), token="hf_good")
         other.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -429,7 +429,7 @@ def test_a_circle_of_redirects_ends(hub: StandInHub) -> None:
     for _ in range(20):
         moved = web.Response(status=302, headers={"Location": "/api/models"})
         hub.api_refusals.append(moved)
-    with pytest.raises(HubError, match="without end"):
+    with pytest.raises(HubError, match="redirects more than"):
         run(hub, lambda browse: browse.search("x"))
 
 
@@ -439,7 +439,7 @@ def test_proxies_are_those_of_downloads(hub: StandInHub, tiny: Repo) -> None:
         run(hub, search, environ={"ALL_PROXY": "socks5://127.0.0.1:1"})
     around = {"ALL_PROXY": "socks5://127.0.0.1:1", "NO_PROXY": "127.0.0.0/8"}
     assert run(hub, search, environ=around)[0]
-    # The stand-in is the proxy as well: only that knows the way to the name.
+    # The stand-in is also the proxy: only the proxy can resolve the name.
     assert run("http://hub.invalid", search, environ={"http_proxy": hub.url})[0]
     assert hub.api[-1][1]["Host"] == "hub.invalid"
 
@@ -452,7 +452,7 @@ def test_a_token_opens_what_is_private(hub: StandInHub, tiny: Repo) -> None:
 
 @pytest.mark.parametrize("repo", ["", "../x", "a/b/c", "a b", "a/..", "http://x"])
 def test_what_is_no_name_is_not_asked_for(hub: StandInHub, repo: str) -> None:
-    # A mistake of who asks, not of the hub.
+    # A mistake of the caller, not of the hub.
     with pytest.raises(InvalidRequestError, match="not the name"):
         run(hub, lambda browse: browse.repository(repo))
     assert hub.api == []
@@ -498,7 +498,7 @@ def test_a_hub_that_says_nothing_is_given_up_and_holds_nobody_up() -> None:
             assert beats > 5
             return [first, *many]
 
-        for error in run(url, many, patience=0.5):
+        for error in run(url, many, timeout=0.5):
             assert isinstance(error, HubUnreachableError)
 
 
@@ -514,7 +514,7 @@ def test_starting_imports_no_hub_library() -> None:
 
 def test_the_library_is_imported_whatever_is_set_to_nothing() -> None:
     code = (
-        "from cyber_inference_tui.hub.library import load_library; load_library();"
+        "from cyber_inference_tui.hub.api import import_library; import_library();"
         "from huggingface_hub import constants;"
         "print(constants.HF_HUB_ETAG_TIMEOUT > 0, constants.HF_HUB_DISABLE_TELEMETRY)"
     )

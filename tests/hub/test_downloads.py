@@ -1,4 +1,4 @@
-"""The queue: what is asked of it, and what it does over restarts."""
+"""The queue of downloads, also over restarts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .queue import (
     PROJECTOR,
     REPO,
     SHARDS,
-    World,
+    RunningQueue,
     expected,
     models,
     plan_of,
@@ -48,8 +48,8 @@ async def reached(fault: Fault) -> None:
     assert await asyncio.to_thread(fault.reached.wait, 20)
 
 
-async def arrived(world: World, download_id: str, count: int) -> None:
-    """Wait until so many bytes are on the disk."""
+async def arrived(world: RunningQueue, download_id: str, count: int) -> None:
+    """Wait until ``count`` bytes are on the disk."""
     async with asyncio.timeout(LIMIT):
         while world.record(download_id).bytes_done < count:
             await asyncio.sleep(0.005)
@@ -64,7 +64,7 @@ async def test_a_model_appears_when_it_is_whole(hub: StandInHub, folder: Path) -
         assert added.bytes_total == sum(map(len, sharded().values()))
         assert added.quantization == "Q4_K_M"
         await reached(stall)
-        # Others are whole by now or will be; the library sees nothing of it.
+        # Other files may be complete, but the library sees none of them.
         assert find_files([folder / "models"]).files == ()
         assert not (folder / "models" / "owner").exists()
         stall.go.set()
@@ -95,7 +95,7 @@ async def test_the_same_model_twice_is_one_download(hub: StandInHub, folder: Pat
         again = await world.downloads.add(REPO)
         assert again.id != first.id
         await world.until(again.id, Status.DONE)
-    # What is in place already is not fetched again.
+    # Files at their final paths are not fetched again.
     assert hub.sent == {path: len(content) for path, content in sharded().items()}
 
 
@@ -124,7 +124,7 @@ async def test_a_few_at_once_the_others_wait(hub: StandInHub, folder: Path) -> N
         assert [one.status for one in added] == [Status.RUNNING] * 2 + [Status.QUEUED] * 2
         await reached(stalls[0])
         await reached(stalls[1])
-        # A paused one makes room for the next.
+        # A paused download lets the next one start.
         await world.downloads.pause(added[0].id)
         await world.until(added[2].id, Status.RUNNING)
         assert world.record(added[3].id).status is Status.QUEUED
@@ -158,7 +158,7 @@ async def test_pause_survives_a_restart_and_so_does_what_is_here(
         await world.downloads.resume(added.id)
         await world.until(added.id, Status.DONE)
     assert models(folder) == expected(hub)
-    # What was on its way at the pause is sent again, of three files at once.
+    # Bytes in flight at the pause are sent again, for three files at once.
     assert sum(hub.sent.values()) - sum(map(len, sharded().values())) < 1 << 20
 
 
@@ -193,11 +193,11 @@ async def test_cancel_is_quick_and_keeps_only_what_it_is_asked_to(
         await arrived(world, added.id, 300_000)
         began = time.monotonic()
         cancelled = await world.downloads.cancel(added.id, keep=keep)
-        # A hub that sends nothing is not waited for; far from what a busy machine would need.
+        # It does not wait for a hub that sends nothing; the limit leaves time for a busy machine.
         assert time.monotonic() - began < QUICK.stall_timeout / 2
         assert cancelled.status is Status.CANCELLED
         async with asyncio.timeout(LIMIT):
-            # What takes long to remove is not waited for by who cancels.
+            # A slow removal does not delay the answer to a cancellation.
             while not keep and staging.exists():
                 await asyncio.sleep(0.01)
         assert staging.exists() == keep
@@ -208,7 +208,7 @@ async def test_cancel_is_quick_and_keeps_only_what_it_is_asked_to(
         assert world.record(added.id).status is Status.CANCELLED
         kept = world.record(added.id).bytes_done
         sent = sum(hub.sent.values())
-        # Asked for again it goes on with what is here, under the same id.
+        # A new request continues with the bytes on the disk, under the same id.
         again = await world.downloads.add(REPO)
         assert again.id == added.id
         await world.until(added.id, Status.DONE)
@@ -216,7 +216,7 @@ async def test_cancel_is_quick_and_keeps_only_what_it_is_asked_to(
         fetched = sum(hub.sent.values()) - sent
         assert kept >= 300_000 if keep else kept == 0
         assert fetched <= total - kept if keep else fetched >= total - 600
-        # Once more it is taken from the list; the model stays.
+        # A second cancellation removes it from the list; the model stays.
         await world.downloads.cancel(added.id)
         assert world.downloads.records() == []
         assert world.removed == [added.id]
@@ -234,7 +234,7 @@ async def test_a_failure_says_why_and_can_be_tried_again(hub: StandInHub, folder
         assert "damaged twice" in failed.error
         assert not (folder / "models" / "owner").exists()
     async with queue(hub, folder) as world:
-        # It is not tried again by itself.
+        # It is not retried without a request.
         assert world.record(added.id).error == failed.error
         retried = await world.downloads.retry(added.id)
         assert (retried.status, retried.error) == (Status.RUNNING, None)
@@ -289,16 +289,16 @@ async def test_a_crash_between_two_moves_is_made_good(hub: StandInHub, folder: P
     journal = folder / "downloads.json"
     files = list(expected(hub).items())
     for moved in range(len(files) + 1):
-        # As the journal is while files are moved, and the disk after ``moved`` of them.
+        # The journal while files are moved, and the disk after ``moved`` of them.
         content = msgspec.json.decode(journal.read_bytes())
         content["downloads"][0] |= {"status": "queued", "placing": True, "begun": True}
         journal.write_bytes(msgspec.json.encode(content))
         staging = Staging(folder / "models", plan_of(hub, REPO, None)).root
         for number, (path, data) in enumerate(files):
-            place, staged = folder / "models" / path, staging / path
-            (place if number < moved else staged).parent.mkdir(parents=True, exist_ok=True)
+            place, staged_path = folder / "models" / path, staging / path
+            (place if number < moved else staged_path).parent.mkdir(parents=True, exist_ok=True)
             place.unlink(missing_ok=True)
-            (place if number < moved else staged).write_bytes(data)
+            (place if number < moved else staged_path).write_bytes(data)
         asked = len(hub.asked)
         async with queue(hub, folder) as world:
             await world.until(added.id, Status.DONE)
@@ -318,7 +318,7 @@ async def test_a_disk_that_is_not_there_is_not_filled_elsewhere(
     (folder / "models").rename(folder / "taken out")
     async with queue(hub, folder) as world:
         failed = await world.until(added.id, Status.FAILED)
-        assert "is gone" in (failed.error or "")
+        assert "are gone" in (failed.error or "")
         assert not (folder / "models").exists()
         (folder / "taken out").rename(folder / "models")
         await world.downloads.retry(added.id)

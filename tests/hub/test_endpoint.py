@@ -1,4 +1,4 @@
-"""Who gets the token, whom a download may come from, and which proxy leads there."""
+"""The token's receivers, the allowed hosts of downloads, and proxies."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from cyber_inference_tui.errors import DamagedDownloadError, HubAnswerError, HubError
-from cyber_inference_tui.hub.partial import Origin
+from cyber_inference_tui.hub.partial import HubFile
 from cyber_inference_tui.hub.transfer import Transfer
 
 from .browsing import browsing
@@ -30,17 +30,17 @@ def repo(hub: StandInHub) -> Repo:
     return hub.add("owner/tiny", {PATH: noise(SIZE)})
 
 
-async def bring(hub: StandInHub, origin: Origin, target: Path) -> list[HubError]:
-    """Bring a file; why it was tried again."""
-    waits: list[HubError] = []
+async def bring(hub: StandInHub, origin: HubFile, target: Path) -> list[HubError]:
+    """Download a file, and return the reason for another try."""
+    wait_reason: list[HubError] = []
     async with transport(endpoint_of(hub)) as shared:
 
         def note(reason: HubError | None) -> None:
             if reason is not None:
-                waits.append(reason)
+                wait_reason.append(reason)
 
         await Transfer(shared, origin, target, on_wait=note).run()
-    return waits
+    return wait_reason
 
 
 def begin_of(request: web.Request) -> int:
@@ -93,10 +93,10 @@ async def test_an_odd_answer_to_a_resume_is_used(
     hub: StandInHub, repo: Repo, tmp_path: Path, name: str
 ) -> None:
     hub.faults[PATH].extend([Fault("cut", CUT), Fault("respond", respond=LEGAL[name])])
-    waits = await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    wait_reason = await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
     assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
-    assert not [reason for reason in waits if isinstance(reason, HubAnswerError)]
-    # The shorter range is followed by the rest.
+    assert not [reason for reason in wait_reason if isinstance(reason, HubAnswerError)]
+    # The rest is requested after the shorter range.
     assert len(hub.asked) == (6 if name == "a shorter range" else 4)
 
 
@@ -139,9 +139,9 @@ async def test_after_an_illegal_answer_the_whole_file_is_asked_for(
     hub: StandInHub, repo: Repo, tmp_path: Path, name: str
 ) -> None:
     hub.faults[PATH].extend([Fault("cut", CUT), Fault("respond", respond=ILLEGAL[name])])
-    waits = await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    wait_reason = await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
     assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
-    assert isinstance(waits[-1], HubAnswerError)
+    assert isinstance(wait_reason[-1], HubAnswerError)
     ranges = [headers.get("Range") for host, _, headers in hub.asked if host == "cdn"]
     assert len(ranges) == 3
     assert [bool(asked) for asked in ranges] == [False, True, False]
@@ -154,12 +154,12 @@ async def test_two_illegal_answers_are_a_failure(
     odd = [Fault("respond", respond=ILLEGAL[name]) for _ in range(20)]
     hub.faults[PATH].extend([Fault("cut", CUT), *odd])
     if name == "a range that has ended":
-        # Legal where the whole file was asked for, and still of no use.
+        # Legal for a request for the whole file, and still of no use.
         odd[1].respond = ILLEGAL["no range"]
     with pytest.raises(HubAnswerError):
         await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
     assert len([host for host, _, _ in hub.asked if host == "cdn"]) == 3
-    # What is here is kept for the next try.
+    # The bytes on the disk are kept for the next try.
     hub.faults[PATH].clear()
     await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
     assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
@@ -184,8 +184,8 @@ async def test_a_file_of_another_length_than_listed_is_a_clear_failure(
 async def test_a_length_that_no_list_has_may_change(
     hub: StandInHub, repo: Repo, tmp_path: Path
 ) -> None:
-    """Only an earlier answer told it: the file is another by now."""
-    origin = Origin(repo=repo.name, revision="main", path=PATH)
+    """The length came from an earlier answer only, and the file has changed since."""
+    origin = HubFile(repo=repo.name, revision="main", path=PATH)
     hub.faults[PATH].extend([Fault("cut", CUT) for _ in range(2)])
     other = noise(SIZE + 1000, seed=2)
     target = tmp_path / "a.gguf"
@@ -207,9 +207,9 @@ async def test_what_is_not_packed_as_it_says_is_no_file(
 ) -> None:
     answer = web.Response(body=body, headers={"Content-Encoding": "gzip"})
     hub.faults[PATH].append(Fault("respond", respond=lambda request, content: answer))
-    waits = await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
+    wait_reason = await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
     assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
-    assert len(waits) == 1
+    assert len(wait_reason) == 1
 
 
 async def test_what_is_packed_and_larger_than_listed_is_not_unpacked_to_its_end(

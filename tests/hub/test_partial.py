@@ -1,4 +1,4 @@
-"""A file on its way, by itself."""
+"""A partial file without a transfer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.hub.partial import Origin, is_whole, open_partial
+from cyber_inference_tui.hub.partial import HubFile, is_whole, open_partial
 
 from .transfers import noise
 
 DATA = noise(4096)
-ORIGIN = Origin(
+ORIGIN = HubFile(
     repo="o/n",
     revision="0" * 40,
     path="a.gguf",
@@ -26,7 +26,7 @@ ORIGIN = Origin(
 @pytest.mark.parametrize("git", [False, True])
 def test_after_half_a_write_the_digest_is_of_that_half(tmp_path: Path, *, git: bool) -> None:
     sha1 = hashlib.sha1(b"blob %d\0" % len(DATA) + DATA).hexdigest()
-    small = Origin(repo="o/n", revision="1", path="a", size=len(DATA), git_sha1=sha1)
+    small = HubFile(repo="o/n", revision="1", path="a", size=len(DATA), git_sha1=sha1)
     partial = open_partial(tmp_path / "a.gguf", small if git else ORIGIN, boot="this")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -35,7 +35,7 @@ def test_after_half_a_write_the_digest_is_of_that_half(tmp_path: Path, *, git: b
             partial.write([DATA[:100], memoryview(DATA)[100:]])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert partial.mark() == (1000, hashlib.sha256(DATA[:1000]).hexdigest())
+    assert partial.checkpoint() == (1000, hashlib.sha256(DATA[:1000]).hexdigest())
     partial.write([DATA[1000:]])
     assert partial.problem() is None
     partial.complete()
@@ -44,10 +44,10 @@ def test_after_half_a_write_the_digest_is_of_that_half(tmp_path: Path, *, git: b
 
 
 def test_whole_is_what_was_verified_and_is_the_very_file(tmp_path: Path) -> None:
-    """Of one size: a quantization made anew has that."""
+    """A new quantization of a model may have the same size."""
     target = tmp_path / "a.gguf"
     other = hashlib.sha256(noise(4096, 2)).hexdigest()
-    another = Origin(repo="o/n", revision="2" * 40, path="a.gguf", size=len(DATA), sha256=other)
+    another = HubFile(repo="o/n", revision="2" * 40, path="a.gguf", size=len(DATA), sha256=other)
     partial = open_partial(target, ORIGIN, boot="this")
     partial.write([DATA])
     assert not is_whole(target, ORIGIN)
@@ -55,7 +55,7 @@ def test_whole_is_what_was_verified_and_is_the_very_file(tmp_path: Path) -> None
     partial.close()
     assert is_whole(target, ORIGIN)
     assert not is_whole(target, another)
-    # From the moment on that another one is begun it is neither.
+    # Once another file is begun, it is neither.
     open_partial(target, another, boot="this").close()
     assert not is_whole(target, another)
     assert not is_whole(target, ORIGIN)

@@ -1,32 +1,32 @@
-"""How fast bytes come."""
+"""The rate at which bytes arrive."""
 
 from __future__ import annotations
 
 import pytest
 
-from cyber_inference_tui.hub.rate import Rate
+from cyber_inference_tui.hub.rate import TransferRate
 
 
 def test_the_mean_of_the_last_seconds() -> None:
-    rate = Rate()
+    rate = TransferRate()
     assert rate.per_second is None
     for step in range(9):
-        rate.note(step * 250, step * 0.25)
+        rate.add(step * 250, step * 0.25)
     assert rate.per_second == pytest.approx(1000)
     # A burst long ago does not count.
-    rate = Rate()
-    rate.note(0, 0.0)
+    rate = TransferRate()
+    rate.add(0, 0.0)
     for step in range(40):
-        rate.note(1_000_000 + step * 25, 10 + step * 0.25)
+        rate.add(1_000_000 + step * 25, 10 + step * 0.25)
     assert rate.per_second == pytest.approx(100)
 
 
 def test_nothing_is_told_while_nothing_moves() -> None:
-    rate = Rate()
-    rate.note(5, 0.0)
+    rate = TransferRate()
+    rate.add(5, 0.0)
     assert rate.per_second is None
-    rate.note(9, 0.01)
+    rate.add(9, 0.01)
     assert rate.per_second is None
     for step in range(100):
-        rate.note(9, 1 + step * 0.25)
+        rate.add(9, 1 + step * 0.25)
     assert rate.per_second is None

@@ -1,11 +1,11 @@
-"""Which models a repository holds, by the names of its files."""
+"""The models of a repository, by the names of its files."""
 
 from __future__ import annotations
 
 import pytest
 
 from cyber_inference_tui.errors import HubError, HubNotFoundError
-from cyber_inference_tui.hub.plan import PlannedFile, check_plan
+from cyber_inference_tui.hub.download_plan import PlannedFile, check_plan
 from cyber_inference_tui.hub.repository import (
     Repository,
     choose,

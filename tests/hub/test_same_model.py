@@ -1,4 +1,4 @@
-"""One model, whoever downloads it: nothing is fetched twice, and versions are not mixed up."""
+"""Several downloads of one model: nothing is fetched twice, and versions are not mixed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cyber_inference_tui.errors import ConflictError
 from cyber_inference_tui.records import DownloadStatus as Status
 from tests.waiting import LIMIT, until
 
-from .queue import REPO, SHARDS, World, expected, models, queue, sharded
+from .queue import REPO, SHARDS, RunningQueue, expected, models, queue, sharded
 from .stand_in_hub import Fault, StandInHub
 from .transfers import MIB, noise
 
@@ -28,8 +28,8 @@ async def reached(fault: Fault) -> None:
     assert await asyncio.to_thread(fault.reached.wait, LIMIT)
 
 
-async def waits(world: World, download_id: str) -> str:
-    """Why it does not go on."""
+async def wait_reason(world: RunningQueue, download_id: str) -> str:
+    """Return the reason that a download waits for."""
     return await until(lambda: world.record(download_id).error)
 
 
@@ -40,7 +40,7 @@ async def test_two_programs_at_once_fetch_it_once(hub: StandInHub, folder: Path)
         first = await one.downloads.add(REPO)
         await reached(stall)
         second = await other.downloads.add(REPO)
-        assert "Another process" in await waits(other, second.id)
+        assert "Another process" in await wait_reason(other, second.id)
         stall.go.set()
         await one.until(first.id, Status.DONE)
         record = await other.until(second.id, Status.DONE)
@@ -57,11 +57,11 @@ async def test_who_waits_for_another_program_takes_over(hub: StandInHub, folder:
             await one.downloads.add(REPO)
             await reached(stall)
             second = await other.downloads.add(REPO)
-            await waits(other, second.id)
+            await wait_reason(other, second.id)
         await other.until(second.id, Status.DONE)
     assert models(folder) == expected(hub)
     assert sum(hub.sent.values()) <= TOTAL + MIB
-    # The first one finds that it is done.
+    # The first queue finds that the download is complete.
     async with queue(hub, folder) as one:
         (record,) = one.downloads.records()
         await one.until(record.id, Status.DONE)
@@ -76,7 +76,7 @@ async def test_cancelling_leaves_another_program_what_it_has(hub: StandInHub, fo
         first = await one.downloads.add(REPO)
         await reached(stall)
         second = await other.downloads.add(REPO)
-        await waits(other, second.id)
+        await wait_reason(other, second.id)
         await other.downloads.cancel(second.id)
         await other.downloads.cancel(second.id)
         assert other.downloads.records() == []
@@ -92,7 +92,7 @@ async def test_a_lost_journal_loses_no_bytes(hub: StandInHub, folder: Path) -> N
     async with queue(hub, folder) as world:
         download_id = (await world.downloads.add(REPO)).id
         await reached(stall)
-        # What was sent has to be here as well.
+        # The sent bytes have to be on the disk, too.
         await until(lambda: world.record(download_id).bytes_done >= 500_000)
     (folder / "downloads.json").unlink()
     sent = sum(hub.sent.values())
@@ -107,7 +107,7 @@ async def test_a_lost_journal_loses_no_bytes(hub: StandInHub, folder: Path) -> N
 async def test_of_a_new_version_only_what_is_new_is_fetched(
     hub: StandInHub, folder: Path, *, lost: bool
 ) -> None:
-    """Quantized anew a shard has the same size, and other bytes."""
+    """A shard that was quantized again has the same size, but other bytes."""
     stall = Fault("stall", 100_000)
     hub.faults[SHARDS[0]].append(stall)
     async with queue(hub, folder) as world:

@@ -16,7 +16,7 @@ from cyber_inference_tui.hub import download as module
 from cyber_inference_tui.records import DownloadStatus as Status
 from tests.waiting import LIMIT, until
 
-from .queue import PROJECTOR, REPO, World, models, queue
+from .queue import PROJECTOR, REPO, RunningQueue, models, queue
 from .stand_in_hub import Fault, StandInHub
 from .transfers import MIB, QUICK, noise
 
@@ -27,7 +27,7 @@ HALF = MIB
 
 @pytest.fixture
 def folder(tmp_path: Path, hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(module, "_LOOK", 0.01)
+    monkeypatch.setattr(module, "_LOCK_POLL", 0.01)
     hub.add(REPO, FILES)
     return tmp_path
 
@@ -40,8 +40,11 @@ async def reached(fault: Fault) -> None:
     assert await asyncio.to_thread(fault.reached.wait, LIMIT)
 
 
-async def both_at_half(hub: StandInHub, one: World, other: World) -> tuple[str, str, Fault]:
-    """The first has half of the projector, and the second waits for it with its weights here."""
+async def both_at_half(
+    hub: StandInHub, one: RunningQueue, other: RunningQueue
+) -> tuple[str, str, Fault]:
+    """The first has half of the projector; the second has its weights and waits for the
+    projector."""
     stall = Fault("stall", HALF)
     hub.faults[PROJECTOR].append(stall)
     first = (await one.downloads.add(REPO, Q4)).id
@@ -100,7 +103,7 @@ async def test_who_waits_goes_on_when_the_other_stops(
         files = placed()
         del files[f"{REPO}/{Q4}"]
         if act == "pause":
-            # What the first one had was taken over.
+            # The first one's bytes were reused.
             assert hub.sent[PROJECTOR] <= len(FILES[PROJECTOR]) + MIB // 4
         else:
             await until(lambda: models(folder) == files)
@@ -129,14 +132,14 @@ async def test_who_fetches_goes_on_when_the_other_stops(
 async def test_a_failure_is_not_passed_on(hub: StandInHub, folder: Path) -> None:
     pace = msgspec.structs.replace(QUICK, stall_timeout=0.3)
     stall = Fault("stall", HALF)
-    # The first one gets no byte more, until it gives up.
+    # The first one gets no more bytes, until it gives up.
     hub.faults[PROJECTOR].extend([stall, *(Fault("stall") for _ in range(QUICK.tries))])
     async with queue(hub, folder, pace=pace) as world:
         first = await world.downloads.add(REPO, Q4)
         await reached(stall)
         second = await world.downloads.add(REPO, Q8)
         failed = await world.until(first.id, Status.FAILED)
-        assert "no byte has come" in (failed.error or "")
+        assert "no byte has arrived" in (failed.error or "")
         await world.until(second.id, Status.DONE)
         await world.downloads.retry(first.id)
         await world.until(first.id, Status.DONE)
@@ -169,7 +172,7 @@ async def test_in_folders_of_their_own_each_has_it(hub: StandInHub, folder: Path
     assert hub.sent[PROJECTOR] == len(FILES[PROJECTOR])
     places = [folder / "models" / REPO / quantization for quantization in ("Q4_K_M", "Q8_0")]
     inodes = {(place / PROJECTOR).stat().st_ino for place in places}
-    # Two names of one file would be one model to the library.
+    # The library would take two names of one file for one model.
     assert len(inodes) == 2
     assert {(place / PROJECTOR).read_bytes() for place in places} == {FILES[PROJECTOR]}
 
@@ -277,7 +280,7 @@ async def test_a_folder_that_another_download_removes_is_no_failure(
     def losing(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         for place, folders, names in walk(root):
             yield place, folders, names
-            # As the other does in the moment between two looks.
+            # As the other one does between two looks.
             if Path(place) == other:
                 removed.append(place)
                 shutil.rmtree(place)

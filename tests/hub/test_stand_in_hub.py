@@ -1,4 +1,4 @@
-"""The stand-in answers the hub's own library the way the hub does."""
+"""The stand-in answers the hub's own library as the hub does."""
 
 from __future__ import annotations
 

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.hub.suggestion import Choice, suggest
+from cyber_inference_tui.hub.suggestion import QuantizationOption, suggest
 from cyber_inference_tui.records import Fit
 
 GB = 10**9
 SIZES = {"F16": 15, "Q8_0": 8, "Q6_K": 6, "Q5_K_M": 5, "Q4_K_M": 4, "Q3_K_M": 3, "Q2_K": 2}
 
 
-def choices(room: float) -> list[Choice]:
+def choices(room: float) -> list[QuantizationOption]:
     return [
-        Choice(name, size * GB, Fit.NOW if size <= room else Fit.NEVER)
+        QuantizationOption(name, size * GB, Fit.NOW if size <= room else Fit.NEVER)
         for name, size in SIZES.items()
     ]
 
@@ -45,24 +45,30 @@ def test_without_comfort_the_smallest_of_the_good_ones() -> None:
 
 
 def test_what_has_no_better_name_is_taken_if_it_fits() -> None:
-    only = [Choice("F16", 5 * GB, Fit.AFTER_UNLOADING), Choice(None, 4 * GB, Fit.NEVER)]
+    only = [
+        QuantizationOption("F16", 5 * GB, Fit.AFTER_UNLOADING),
+        QuantizationOption(None, 4 * GB, Fit.NEVER),
+    ]
     assert suggest(only, 100 * GB) == 0
 
 
 def test_other_mixtures_count_as_what_they_are_like() -> None:
-    some = [Choice("Q4_K_S", 4 * GB, Fit.NOW), Choice("UD-Q4_K_XL", 5 * GB, Fit.NOW)]
+    some = [
+        QuantizationOption("Q4_K_S", 4 * GB, Fit.NOW),
+        QuantizationOption("UD-Q4_K_XL", 5 * GB, Fit.NOW),
+    ]
     assert suggest(some, 100 * GB) == 1
 
 
 def test_nothing_is_suggested_of_what_nothing_is_known() -> None:
-    assert suggest([Choice("Q4_K_M", None, None)], 100) is None
+    assert suggest([QuantizationOption("Q4_K_M", None, None)], 100) is None
     assert suggest([], 100) is None
 
 
 @given(
     st.lists(
         st.builds(
-            Choice,
+            QuantizationOption,
             st.sampled_from([None, "F16", "XX", *SIZES]),
             st.none() | st.integers(0, 100),
             st.none() | st.sampled_from(Fit),
@@ -70,7 +76,7 @@ def test_nothing_is_suggested_of_what_nothing_is_known() -> None:
     ),
     st.none() | st.integers(0, 100),
 )
-def test_what_is_suggested_fits(some: list[Choice], room: int | None) -> None:
+def test_what_is_suggested_fits(some: list[QuantizationOption], room: int | None) -> None:
     at = suggest(some, room)
     fitting = [one for one in some if one.fits in {Fit.NOW, Fit.AFTER_UNLOADING}]
     assert (at is not None) == bool(fitting)

@@ -1,4 +1,4 @@
-"""One file, whatever happens on the way."""
+"""Transfer one file, with every kind of interruption."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from cyber_inference_tui.errors import (
     HubUnreachableError,
 )
 from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.partial import Origin
-from cyber_inference_tui.hub.transfer import Pace, Transfer
+from cyber_inference_tui.hub.partial import HubFile
+from cyber_inference_tui.hub.transfer import Transfer, TransferLimits
 
 from .stand_in_hub import Fault, Repo, StandInHub
 from .transfers import MIB, QUICK, endpoint_of, noise, origin_of, transport
@@ -44,27 +44,27 @@ def repo(hub: StandInHub) -> Repo:
 
 async def bring(
     hub: StandInHub,
-    origin: Origin,
+    origin: HubFile,
     target: Path,
     *,
     token: str = "",
     endpoint: HubEndpoint | None = None,
     boot: str = "this",
-    waits: list[HubError | None] | None = None,
+    wait_reason: list[HubError | None] | None = None,
     environ: dict[str, str] | None = None,
-    pace: Pace = QUICK,
+    pace: TransferLimits = QUICK,
 ) -> Transfer:
     async with transport(
         endpoint or endpoint_of(hub, token=token), boot=boot, environ=environ, pace=pace
     ) as shared:
-        note = waits.append if waits is not None else lambda _: None
+        note = wait_reason.append if wait_reason is not None else lambda _: None
         transfer = Transfer(shared, origin, target, on_wait=note)
         await transfer.run()
         return transfer
 
 
 async def interrupted(hub: StandInHub, repo: Repo, target: Path, after: int) -> None:
-    """Bring about ``after`` bytes and stop there."""
+    """Download about ``after`` bytes and stop there."""
     fault = Fault("stall", after)
     hub.faults[PATH].append(fault)
     async with transport(endpoint_of(hub)) as shared:
@@ -77,7 +77,7 @@ async def interrupted(hub: StandInHub, repo: Repo, target: Path, after: int) -> 
 
 
 def names(directory: Path) -> list[str]:
-    """All but the notes that say what whole files are."""
+    """Return all file names but the notes of complete files."""
     found = {path.name for path in directory.iterdir()}
     return sorted(found - {f"{name}.part.json" for name in found})
 
@@ -88,7 +88,7 @@ async def test_a_file_arrives_whole_and_alone(hub: StandInHub, repo: Repo, tmp_p
     assert target.read_bytes() == repo.files[PATH]
     assert names(target.parent) == ["Tiny.gguf"]
     assert (transfer.received, transfer.done, transfer.size) == (SIZE, SIZE, SIZE)
-    # The token goes to the hub and to nobody else; nothing is sent in another encoding.
+    # Only the hub gets the token, and no other encoding is accepted.
     asked = {host: headers for host, _, headers in hub.asked}
     assert asked["hub"]["Authorization"] == "Bearer hf_good"
     assert "Authorization" not in asked["cdn"]
@@ -113,14 +113,14 @@ async def test_what_the_plan_does_not_say_the_hub_does(
     hub: StandInHub, repo: Repo, tmp_path: Path
 ) -> None:
     for path in repo.files:
-        origin = Origin(repo=repo.name, revision=repo.sha, path=path)
+        origin = HubFile(repo=repo.name, revision=repo.sha, path=path)
         transfer = await bring(hub, origin, tmp_path / Path(path).name)
         assert (tmp_path / Path(path).name).read_bytes() == repo.files[path]
         assert transfer.size == len(repo.files[path])
     # Its digest, too: a wrong byte is noticed.
     for path in repo.files:
         hub.faults[path].extend([Fault("corrupt", 3), Fault("corrupt", 3)])
-        origin = Origin(repo=repo.name, revision=repo.sha, path=path)
+        origin = HubFile(repo=repo.name, revision=repo.sha, path=path)
         with pytest.raises(DamagedDownloadError):
             await bring(hub, origin, tmp_path / "again")
         assert not list(tmp_path.glob("again*"))
@@ -146,7 +146,7 @@ async def test_a_broken_connection_costs_no_more_than_what_was_on_its_way(
     if kind in {"whole", "shift"}:
         assert extra <= MIB + 7 + MIB  # the hub sent it from the beginning
     elif kind == "longer":
-        assert extra <= SIZE  # what was too long is not believed
+        assert extra <= SIZE  # bytes of the too long answer are not trusted
     else:
         assert extra <= MIB
 
@@ -168,14 +168,14 @@ async def test_a_rate_limit_is_waited_for_as_long_as_the_hub_says(
     hub.refusals.append((429, {"RateLimit": '"resolvers";r=0;t=0'}))
     hub.refusals.append((429, {"Retry-After": "0"}))
     hub.refusals.append((503, {}))
-    waits: list[HubError | None] = []
-    await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf", waits=waits)
+    wait_reason: list[HubError | None] = []
+    await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf", wait_reason=wait_reason)
     assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
-    kinds = [type(wait) for wait in waits]
+    kinds = [type(wait) for wait in wait_reason]
     none = type(None)
     assert kinds == [HubRateLimitError, HubRateLimitError, HubUnreachableError, none]
-    assert waits[0] is not None
-    assert waits[0].retry_after == 0
+    assert wait_reason[0] is not None
+    assert wait_reason[0].retry_after == 0
 
 
 async def test_it_gives_up_after_some_failures_in_a_row(
@@ -220,7 +220,7 @@ async def test_a_refusal_says_the_way_out_and_is_not_repeated(
 
 
 async def test_what_is_not_there(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
-    origin = Origin(repo=repo.name, revision=repo.sha, path="gone.gguf", size=5)
+    origin = HubFile(repo=repo.name, revision=repo.sha, path="gone.gguf", size=5)
     with pytest.raises(HubNotFoundError, match=r"no file gone\.gguf"):
         await bring(hub, origin, tmp_path / "a.gguf")
     origin = msgspec.structs.replace(origin, revision="0" * 40)
@@ -248,7 +248,7 @@ async def test_it_goes_on_where_it_was_cancelled(
 async def test_what_waits_to_be_verified_outlives_a_power_cut(
     hub: StandInHub, repo: Repo, tmp_path: Path
 ) -> None:
-    """It ends after the last byte, and before the file has its name."""
+    """It ends after the last byte, and before the file has its final name."""
     target = tmp_path / "a.gguf"
     waiting, go = threading.Event(), threading.Event()
 
@@ -262,7 +262,7 @@ async def test_what_waits_to_be_verified_outlives_a_power_cut(
 
             return super().submit(held)
 
-    pace = msgspec.structs.replace(QUICK, force_interval=1e9, force_bytes=1 << 40)
+    pace = msgspec.structs.replace(QUICK, sync_interval=1e9, sync_bytes=1 << 40)
     with Late(4) as executor:
         async with transport(endpoint_of(hub), pace=pace) as shared:
             slow = msgspec.structs.replace(shared, executor=executor)
@@ -289,7 +289,7 @@ async def test_a_power_cut_is_noticed(
     forced = part.stat().st_size
     with part.open("r+b") as file:
         if loss == "zeros":
-            # What was written after it had last been forced to the disk.
+            # The bytes written after the last sync.
             file.seek(0, os.SEEK_END)
             file.write(bytes(50_000))
         elif loss == "shorter":
@@ -349,11 +349,11 @@ async def test_a_part_that_is_a_link_is_not_followed(
 @pytest.mark.parametrize(
     ("to", "words"),
     [
-        ("http://127.0.0.1:1/x", "none of the hub's hosts"),
-        ("http://evil.example/x", "none of the hub's hosts"),
-        ("ftp://127.0.0.1/x", "none of the web"),
-        ("file:///etc/passwd", "none of the web"),
-        ("https://hf.co.evil.example/x", "none of the hub's hosts"),
+        ("http://127.0.0.1:1/x", "not one of the hub's hosts"),
+        ("http://evil.example/x", "not one of the hub's hosts"),
+        ("ftp://127.0.0.1/x", "not a web address"),
+        ("file:///etc/passwd", "not a web address"),
+        ("https://hf.co.evil.example/x", "not one of the hub's hosts"),
     ],
 )
 async def test_it_is_not_led_astray(
@@ -367,7 +367,7 @@ async def test_it_is_not_led_astray(
 
 async def test_a_circle_of_redirects_ends(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
     hub.redirect_to = f"/owner/tiny/resolve/{repo.sha}/{PATH}"
-    with pytest.raises(HubError, match="without end"):
+    with pytest.raises(HubError, match="redirects more than"):
         await bring(hub, origin_of(repo, PATH), tmp_path / "a.gguf")
     assert len(hub.asked) < 10
 
@@ -390,7 +390,7 @@ async def test_nobody_there_and_a_dead_proxy(hub: StandInHub, repo: Repo, tmp_pa
 
 
 async def test_a_proxy_resolves_the_names(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
-    # A name that exists nowhere: only the proxy, here the hub itself, can lead to it.
+    # A name that does not exist: only the proxy, here the hub itself, resolves it.
     endpoint = HubEndpoint(url="http://hub.invalid", token="hf_good", allowed_hosts=(hub.cdn,))
     environ = {"http_proxy": hub.url, "no_proxy": "127.0.0.1"}
     target = tmp_path / "a.gguf"

@@ -1,4 +1,4 @@
-"""What tests of transfers share."""
+"""Helpers for tests of transfers."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from cyber_inference_tui.hub.endpoint import HubEndpoint
-from cyber_inference_tui.hub.partial import Origin
-from cyber_inference_tui.hub.transfer import Pace, Transport, open_session
+from cyber_inference_tui.hub.partial import HubFile
+from cyber_inference_tui.hub.transfer import TransferContext, TransferLimits, open_session
 
 from .stand_in_hub import Repo, StandInHub
 
 MIB = 1 << 20
-QUICK = Pace(
+QUICK = TransferLimits(
     connect_timeout=5.0,
     stall_timeout=10.0,
     tries=4,
     backoff=lambda tries: 0.001,
-    force_interval=0.0,
+    sync_interval=0.0,
     disk_margin=0,
 )
 
 
 def noise(size: int, seed: int = 1) -> bytes:
-    """Bytes that no part of is like another."""
+    """Return random bytes without repetitions."""
     return random.Random(seed).randbytes(size)
 
 
@@ -33,10 +33,10 @@ def endpoint_of(hub: StandInHub, *, token: str = "") -> HubEndpoint:
     return HubEndpoint(url=hub.url, token=token, allowed_hosts=(hub.cdn,))
 
 
-def origin_of(repo: Repo, path: str) -> Origin:
+def origin_of(repo: Repo, path: str) -> HubFile:
     content = repo.files[path]
     large = repo.is_large(path)
-    return Origin(
+    return HubFile(
         repo=repo.name,
         revision=repo.sha,
         path=path,
@@ -50,14 +50,14 @@ def origin_of(repo: Repo, path: str) -> Origin:
 async def transport(
     endpoint: HubEndpoint,
     *,
-    pace: Pace = QUICK,
+    pace: TransferLimits = QUICK,
     environ: Mapping[str, str] | None = None,
     boot: str = "this",
-) -> AsyncIterator[Transport]:
+) -> AsyncIterator[TransferContext]:
     executor = ThreadPoolExecutor(8)
     session = open_session(pace)
     try:
-        yield Transport(
+        yield TransferContext(
             session=session,
             endpoint=lambda: endpoint,
             executor=executor,

@@ -1,6 +1,6 @@
 """A checkout of a tiny program that install.sh installs in a second, without any network.
 
-Its scripts are the project's own. Its program does as much of the real one's as install.sh uses.
+Its scripts are the project's own. Its program has just the functions that install.sh uses.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Checkout:
         requires: str = "",
         names: tuple[str, ...] = ("cyber-inference-tui", "citui"),
     ) -> None:
-        """Change the program: ``before_build`` is Python that building it runs first."""
+        """Change the program: ``before_build`` is Python that its build runs first."""
         package = self.root / "cyber_inference_tui"
         shutil.rmtree(package, ignore_errors=True)
         package.mkdir()
@@ -106,11 +106,11 @@ class Checkout:
         )
 
     def use_python(self, python: Path) -> None:
-        """Have the installations from now on made with this Python, and with its pip."""
+        """Make later installations use this Python, and its pip."""
         self.environ["PYTHON"] = str(python)
 
     def start(self, *arguments: str, **options: object) -> subprocess.Popen[str]:
-        """``install.sh`` under way; both of its streams are pipes unless ``options`` say else."""
+        """Start ``install.sh``; both of its streams are pipes unless ``options`` say otherwise."""
         given: dict[str, object] = {
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
@@ -126,13 +126,13 @@ class Checkout:
         return process
 
     def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """What ``install.sh`` did."""
+        """Return the result of ``install.sh``."""
         process = self.start(*arguments, env={**self.environ, **environ})
         out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def install(self) -> None:
-        """Install it, which has to work."""
+        """Install it, and require success."""
         done = self.run("--no-llama")
         assert done.returncode == 0, done.stderr
 
@@ -146,7 +146,7 @@ class Checkout:
         (self.app / ".installed").write_text("stamp\n")
 
     def version(self, program: Path | None = None) -> str:
-        """What the installed program says of itself."""
+        """Return the version that the installed program prints."""
         done = subprocess.run(
             [program or self.link, "--version"],
             env=self.environ,
@@ -157,12 +157,12 @@ class Checkout:
         return done.stdout.removeprefix("cyber-inference-tui ").strip()
 
     def versions(self) -> list[Path]:
-        """The folders of the versions that are there."""
+        """Return the folders of the installed versions."""
         return sorted((self.app / "versions").iterdir())
 
 
 def quick_python(folder: Path, *, real_pip: bool) -> Path:
-    """A Python whose ``-m venv`` copies a ready environment, because to make one takes seconds.
+    """Return a Python whose ``-m venv`` copies a ready environment, since making one takes seconds.
 
     That environment has the real pip or quick_pip.py.
     """
@@ -190,7 +190,7 @@ def quick_python(folder: Path, *, real_pip: bool) -> Path:
 
 
 def plain_environ(python: Path | None, path: str) -> dict[str, str]:
-    """A user's environment that has nothing of the machine's but certificates."""
+    """A user's environment with nothing of this machine's but certificates."""
     kept = {name: os.environ[name] for name in ("PIP_CERT", "SSL_CERT_FILE") if name in os.environ}
     chosen = {} if python is None else {"PYTHON": str(python)}
     return {
@@ -204,9 +204,9 @@ def plain_environ(python: Path | None, path: str) -> dict[str, str]:
 
 
 def said_on(terminal: int) -> str:
-    """All that programs which have ended wrote to a terminal; closes it."""
+    """Return everything that programs which have ended wrote to a terminal; close it."""
     said = b""
-    # Linux ends it with EIO, once nobody has it open any more.
+    # Linux gives EIO once no process has it open any more.
     with contextlib.suppress(OSError):
         while piece := os.read(terminal, 4096):
             said += piece

@@ -10,22 +10,22 @@ from tests.install.checkout import Checkout, plain_environ, quick_python
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One whose environments have a quick stand-in for pip."""
+    """A Python whose environments have a quick stand-in for pip."""
     return quick_python(tmp_path_factory.mktemp("python") / "quick pip", real_pip=False)
 
 
 @pytest.fixture(scope="session")
 def python_with_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One whose environments have the real pip, for what install.sh has to know of it."""
+    """A Python whose environments have the real pip, for install.sh's checks of it."""
     return quick_python(tmp_path_factory.mktemp("python") / "real pip", real_pip=True)
 
 
 @pytest.fixture
 def bin_dir(tmp_path: Path) -> Path:
-    """First on PATH: stand-ins for programs go here."""
+    """The first folder on PATH, for stand-ins of programs."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    # pip asks for its version, and rustup's writes into the home.
+    # pip runs it for its version, and rustup's writes into the home.
     (folder / "rustc").symlink_to("/bin/false")
     return folder
 

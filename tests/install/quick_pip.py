@@ -1,6 +1,6 @@
-"""As much of ``pip install FOLDER`` as install.sh needs, without what makes pip take a second.
+"""The part of ``pip install FOLDER`` that install.sh needs, without pip's start-up time.
 
-It runs as the package ``pip`` of an environment, so it has to do without everything of the tests.
+It runs as the package ``pip`` of an environment, so it cannot import anything of the tests.
 """
 
 from __future__ import annotations

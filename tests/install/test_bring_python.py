@@ -1,4 +1,4 @@
-"""install.sh where the system's Python is too old, or missing: uv brings one."""
+"""install.sh on a system whose Python is too old, or missing: uv installs one."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ NOWHERE = {
 
 
 def pinned() -> str:
-    """The version of uv that the installer gets."""
+    """Return the version of uv that the installer uses."""
     script = f'. "{ROOT}/scripts/environment.sh"; printf %s "$uv_version"'
     return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
 
 
 def write_python(path: Path, *, pip: str) -> None:
-    """A Python 3.8 that has no ``venv`` and runs ``pip`` for ``python3 -m pip``."""
+    """Write a Python 3.8 without ``venv`` that runs ``pip`` for ``python3 -m pip``."""
     path.write_text(OLD_PYTHON.replace("{pip}", pip))
     path.chmod(0o755)
 
 
 @pytest.fixture
 def old_machine(tmp_path: Path) -> Checkout:
-    """One with Python 3.8 and without uv; nor is there an apt, which root could use."""
+    """A machine with Python 3.8, without uv, and without an apt that root could use."""
     folder = tmp_path / "old bin"
     folder.mkdir()
     for directory in ("/usr/bin", "/bin"):
@@ -63,9 +63,9 @@ def old_machine(tmp_path: Path) -> Checkout:
 
 @pytest.fixture(scope="session")
 def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A mirror with one Python build: uv's list of downloads.
+    """A mirror with one Python build, and uv's list of downloads.
 
-    It is this Python, but its ensurepip brings quick_pip.py.
+    It is this Python, but its ensurepip installs quick_pip.py.
     """
     pytest.importorskip("ensurepip", reason="this Python has no ensurepip")
     folder = tmp_path_factory.mktemp("mirror")
@@ -140,7 +140,7 @@ def test_uv_brings_a_python_without_root(old_machine: Checkout, downloads: Path)
     assert {path.name for path in old_machine.home.iterdir()} == {".local"}
     brought = (old_machine.app / "python").resolve()
     assert (old_machine.app / "current/bin/python").resolve().is_relative_to(brought)
-    # From then on it is there: an update needs neither uv nor the mirror.
+    # Now it is installed: an update needs neither uv nor the mirror.
     write_python(python, pip="exit 1")
     old_machine.set_version("2")
     old_machine.install()

@@ -1,4 +1,4 @@
-"""install.sh --uninstall and --purge: what goes, what stays, and what is said of it."""
+"""install.sh --uninstall and --purge: the removed files, the kept files, and the messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNIT = "# Written by `cyber-inference-tui service install`; …\n[Service]\nExec
 
 
 def fake_systemctl(bin_dir: Path) -> Path:
-    """A ``systemctl`` that notes what it is asked; its notes."""
+    """A ``systemctl`` that records its arguments; its records."""
     calls = bin_dir.parent / "systemctl calls"
     program = bin_dir / "systemctl"
     program.write_text(f'#!/bin/sh\necho "$*" >>"{calls}"\n')
@@ -39,7 +39,7 @@ def installed(checkout: Checkout) -> Checkout:
 
 
 def below(folder: Path) -> set[str]:
-    """The files and links in a folder, by their paths in it."""
+    """Return the files and links in a folder, by their relative paths."""
     return {
         str(path.relative_to(folder))
         for path in folder.rglob("*")

@@ -1,4 +1,4 @@
-"""install.sh: each version beside the one in use, and a switch only to what runs."""
+"""install.sh installs each version beside the current one, and switches only to one that runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.install.checkout import Checkout, said_on
 
 @contextmanager
 def running_service(checkout: Checkout, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The installed program as a service, which has begun."""
+    """The installed program as a running service."""
     with subprocess.Popen(
         [checkout.link, *(arguments or ("serve",))],
         env=checkout.environ,
@@ -36,7 +36,7 @@ def running_service(checkout: Checkout, *arguments: str) -> Iterator[subprocess.
 
 @contextmanager
 def held_build(checkout: Checkout, fifo: Path) -> Iterator[subprocess.Popen[str]]:
-    """An installation that is in the middle of its work until ``fifo`` is written to."""
+    """An installation that waits in the middle of its work until ``fifo`` is written to."""
     os.mkfifo(fifo)
     begun = fifo.with_suffix(".begun")
     os.mkfifo(begun)
@@ -62,7 +62,7 @@ def test_a_first_installation_has_all_its_parts(checkout: Checkout, python_with_
     assert checkout.version(checkout.link.with_name("citui")) == "1"
     share = checkout.home / ".local/share"
     assert (share / "zsh/site-functions/_cyber-inference-tui").exists()
-    # bash and fish look for a file that has the name of the command, as man does.
+    # bash and fish look for a file with the name of the command, as man does.
     for name in ("cyber-inference-tui", "citui"):
         bash = share / "bash-completion/completions" / name
         assert bash.read_text() == "# completes in bash\n"
@@ -80,12 +80,12 @@ def test_an_update_replaces_it_and_leaves_nothing_behind(checkout: Checkout) -> 
     checkout.install()
     assert checkout.version() == "2"
     assert len(checkout.versions()) == 1
-    # What the new one does not have goes.
+    # Files that the new version does not have are removed.
     assert not checkout.link.with_name("citui").is_symlink()
 
 
 def assert_failed(checkout: Checkout, done: subprocess.CompletedProcess[str]) -> None:
-    """An update that failed in good order, and left the program as it was."""
+    """Check that an update failed cleanly and left the program unchanged."""
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.endswith("The program that was installed is still there, unchanged.\n")
@@ -141,7 +141,7 @@ def test_two_at_once_wait_for_each_other(checkout: Checkout, tmp_path: Path) -> 
         assert "another installation is at work" in second.stderr.readline()
         (tmp_path / "fifo").write_text("go on")
         assert first.wait(60) == 0
-        # The same is installed by then.
+        # The same version is installed by then.
         _, err = second.communicate(timeout=60)
         assert (second.returncode, "installing" in err) == (0, False), err
     assert checkout.version() == "held"
@@ -198,16 +198,16 @@ def test_a_service_keeps_its_version_until_it_ends(checkout: Checkout) -> None:
         assert f"A service (pid {service.pid}) still runs" in done.stderr
         assert f"To have it run the new one: '{checkout.app}/bin/cyber-inf" in done.stderr
         assert "service restart" in done.stderr
-        # This one is left to who started it.
+        # This service is left to the user who started it.
         assert f"A service (pid {in_foreground.pid}) still runs" in done.stderr
         assert done.stderr.count("start it again where it was started") == 1
         assert len(checkout.versions()) == 2
         assert checkout.version() == "2"
-        # It is said again as long as it is so.
+        # The message is repeated while it applies.
         assert f"pid {service.pid}" in checkout.run("--no-llama").stderr
         in_foreground.kill()
         in_foreground.wait()
-        # On a terminal it is asked whether it is to be restarted.
+        # On a terminal it asks whether to restart the service.
         ours, theirs = pty.openpty()
         os.write(ours, b"y\n")
         process = checkout.start("--no-llama", stdin=theirs, stderr=theirs)

@@ -57,7 +57,7 @@ def test_only_names_that_are_close_are_suggested() -> None:
             here.resolve(name)
         hints[name] = caught.value.hint
     assert hints == {
-        "nope": "See /v1/models or list-models for those that are.",
+        "nope": "/v1/models and list-models show all models.",
         "tinny": "Near it: tiny.",
         "gpt4o": "Near it: tiny.",
         "Qwen3-4B-Q8_0": "Near it: Qwen3-4B-Q4_K_M.",

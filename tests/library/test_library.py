@@ -181,7 +181,7 @@ def test_a_projector_that_does_not_fit_is_nobodys(home: Home) -> None:
     home.projector("mmproj.gguf", {"clip.vision.projection_dim": 9999})
     catalog = home.scan()
     assert catalog.models["Small"].mmproj is None
-    assert "belongs to no model" in catalog.problems[0].reason
+    assert "without a certain model" in catalog.problems[0].reason
 
 
 def test_a_broken_projector_is_no_model(home: Home) -> None:

@@ -112,7 +112,7 @@ def test_a_projector_above_several_models_is_nobodys_for_certain(home: Home) -> 
     home.model("owner/b/Seer-Q4_K_M.gguf")
     assert set(eyes(home).values()) == {None}
     (problem,) = home.scan().problems
-    assert "belongs to no model" in problem.reason
+    assert "without a certain model" in problem.reason
 
 
 def test_a_snapshot_of_the_hub_cache_is_a_repository(home: Home) -> None:

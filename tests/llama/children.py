@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from cyber_inference_tui.llama.log import LogRing, LogSpace
-from cyber_inference_tui.llama.server import Launch, ServerProcess
+from cyber_inference_tui.llama.log_ring import LogRing, LogSpace
+from cyber_inference_tui.llama.server import LaunchPlan, ServerProcess
 from tests.waiting import LIMIT
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ async def spawn(
 ) -> Child:
     """Start a program as a server."""
     child = Child()
-    launch = Launch(
+    launch = LaunchPlan(
         name="m",
         argv=argv,
         environment=environment,

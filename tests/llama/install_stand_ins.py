@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cyber_inference_tui.llama.install.assets import Platform
-from cyber_inference_tui.llama.install.auto import Installer, MakeSource
 from cyber_inference_tui.llama.install.github import GithubSource
+from cyber_inference_tui.llama.install.hardware import Platform
+from cyber_inference_tui.llama.install.installer import Installer, MakeSource
 from tests.llama.release_server import ReleaseServer
 
 X64 = Platform("Linux", "x86_64")

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import InstallError
-from cyber_inference_tui.llama.install.archive import Limits, unpack_archive
+from cyber_inference_tui.llama.install.archive import ArchiveLimits, unpack_archive
 from tests.llama.release_server import good_tar, good_zip, member, tar
 
 
-def unpack(tmp_path: Path, content: bytes, limits: Limits | None = None) -> Path:
+def unpack(tmp_path: Path, content: bytes, limits: ArchiveLimits | None = None) -> Path:
     archive = tmp_path / "archive"
     archive.write_bytes(content)
     folder = tmp_path / "outer" / "folder"
@@ -135,7 +135,7 @@ def test_a_zip_link_out_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_more_than_allowed_is_refused_early(tmp_path: Path, kind: str) -> None:
-    limits = Limits(size=1 << 20, count=10)
+    limits = ArchiveLimits(size=1 << 20, count=10)
     bomb = bytes(64 << 20)
     buffer = io.BytesIO()
     if kind == "zip":
@@ -152,12 +152,12 @@ def test_more_than_allowed_is_refused_early(tmp_path: Path, kind: str) -> None:
 def test_a_header_without_end_is_refused(tmp_path: Path) -> None:
     info, content = member("././@PaxHeader", bytes(64 << 20), kind=tarfile.XHDTYPE)
     with pytest.raises(InstallError):
-        unpack(tmp_path, tar((info, content)), Limits(size=1 << 20))
+        unpack(tmp_path, tar((info, content)), ArchiveLimits(size=1 << 20))
 
 
 def test_too_many_entries_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InstallError, match="entries"):
-        unpack(tmp_path, tar(*(member(f"f{n}") for n in range(11))), Limits(count=10))
+        unpack(tmp_path, tar(*(member(f"f{n}") for n in range(11))), ArchiveLimits(count=10))
 
 
 @pytest.mark.parametrize(

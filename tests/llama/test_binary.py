@@ -13,10 +13,10 @@ from cyber_inference_tui.errors import NoLlamaServerError
 from cyber_inference_tui.llama.binary import (
     LlamaBinary,
     _gpus,
+    ask_program,
     find_llama_server,
     installed_path,
     probe,
-    run_briefly,
 )
 from tests.llama.children import wait_gone
 
@@ -279,17 +279,17 @@ def test_a_program_without_its_loader(tmp_path: Path) -> None:
 def test_a_program_that_hangs_is_ended_with_its_children(make: Make, tmp_path: Path) -> None:
     path = make(rest=f"sleep 1000 & echo $! > {tmp_path}/child; wait")
     with pytest.raises(NoLlamaServerError, match=r"did not end within 0\.3 s"):
-        run_briefly(path, "--version", environ=environ(), timeout=0.3)
+        ask_program(path, "--version", environ=environ(), timeout=0.3)
     assert wait_gone(int((tmp_path / "child").read_text()))
 
 
 def test_output_without_end_is_cut(make: Make) -> None:
     path = make(rest="head -c 5000000 /dev/zero | tr '\\0' x; echo")
-    assert len(run_briefly(path, "--other", environ=environ())) == 1 << 20
+    assert len(ask_program(path, "--other", environ=environ())) == 1 << 20
 
 
 def test_secrets_are_not_passed_on(make: Make) -> None:
     path = make(rest="env")
-    output = run_briefly(path, "--other", environ=environ(HF_TOKEN="secret", LANG="C.UTF-8"))
+    output = ask_program(path, "--other", environ=environ(HF_TOKEN="secret", LANG="C.UTF-8"))
     assert "LANG=C.UTF-8" in output
     assert "secret" not in output

@@ -16,10 +16,10 @@ import pytest
 
 from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.binary import run_briefly
+from cyber_inference_tui.llama.binary import ask_program
 from cyber_inference_tui.llama.descendants import (
     MARK,
-    Known,
+    KnownProcess,
     adopt_orphans,
     marked,
     run_mark,
@@ -30,7 +30,7 @@ from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.settings.schema import ModelSettings
 from tests.fakes.launcher import SCRIPT
 from tests.llama.children import LOOPS, Run, runner_on, spawn_shell, wait_gone
-from tests.llama.test_launch import Room, fake_binary
+from tests.llama.test_launcher import Room, fake_binary
 from tests.llama.test_server import OBEYS, READY
 from tests.waiting import LIMIT, is_alive
 
@@ -219,7 +219,7 @@ async def test_what_its_log_says_of_a_failure_counts_more(tmp_path: Path, stray:
 SERVICE = """
 import asyncio, sys
 from pathlib import Path
-from tests.llama.test_launch import Room, fake_binary
+from tests.llama.test_launcher import Room, fake_binary
 from tests.llama.test_descendants import wrapper
 
 async def main():
@@ -291,7 +291,7 @@ async def test_the_next_start_ends_them_when_the_guard_was_killed_too(
     await room.launcher.start()
     for escape, stray in all_strays.items():
         assert wait_gone(stray.pid, 0), escape
-    assert "left by a former run" in caplog.text
+    assert "left by an earlier run" in caplog.text
     await room.launcher.close()
 
 
@@ -331,7 +331,7 @@ async def test_only_what_has_the_mark_and_started_then_is_swept(tmp_path: Path) 
         alike, known = sleeper(f"{mine}1/1"), sleeper("")
         reused = sleeper("")
         started = start_of(psutil.Process(known.pid))
-        seen = [Known(known.pid, started), Known(reused.pid, started - 60)]
+        seen = [KnownProcess(known.pid, started), KnownProcess(reused.pid, started - 60)]
         swept = await asyncio.to_thread(sweep, mine, seen, 20)
         assert {one.pid for one in swept.found} == {inside.pid, known.pid}
         assert swept.left == ()
@@ -381,7 +381,7 @@ def test_adopted_processes_that_ended_are_waited_for_and_ours_are_not() -> None:
 async def test_a_launcher_waits_for_adopted_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cyber_inference_tui.llama.launch._REAP_INTERVAL", 0.05)
+    monkeypatch.setattr("cyber_inference_tui.llama.launcher._REAP_INTERVAL", 0.05)
     room = Room(tmp_path, lambda: fake_binary(tmp_path))
     await room.launcher.start()
     process = await asyncio.create_subprocess_exec(
@@ -410,7 +410,7 @@ def test_a_program_that_is_only_asked_leaves_nothing_either(
     program = tmp_path / "llama-server"
     program.write_text(f"#!/bin/bash\n{stray.script(escape)}\necho version: 1\n")
     program.chmod(0o755)
-    assert "version: 1" in run_briefly(program, "--version", environ=os.environ, timeout=20)
+    assert "version: 1" in ask_program(program, "--version", environ=os.environ, timeout=20)
     assert not is_alive(stray.pid)
 
 

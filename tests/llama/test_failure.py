@@ -458,5 +458,5 @@ def test_any_exit_and_any_lines_give_a_sentence(returncode: int, lines: list[str
 def test_what_was_left_in_the_background_is_the_cause_where_nothing_else_is(
     returncode: int, lines: list[str], cause: Cause
 ) -> None:
-    assert diagnose(returncode, lines, went_on=True).cause is cause
+    assert diagnose(returncode, lines, left_running=True).cause is cause
     assert diagnose(returncode, lines).cause is not Cause.BACKGROUND

@@ -15,10 +15,10 @@ from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.health import HealthLimits
-from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.log_ring import LogRing
 from cyber_inference_tui.settings.schema import ModelSettings
 from tests.llama.children import HOST
-from tests.llama.test_launch import Room, ended, get
+from tests.llama.test_launcher import Room, ended, get
 from tests.waiting import LIMIT, is_alive
 
 # It never counts as hung: what ends a server here is that its port is another's.

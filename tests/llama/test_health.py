@@ -95,7 +95,7 @@ async def test_a_want_of_our_own_is_not_the_servers(monkeypatch: pytest.MonkeyPa
 async def test_three_silences_in_a_row_are_a_hang() -> None:
     answers = Answers(None)
     async with serving(answers) as port, asyncio.timeout(LIMIT):
-        await watch_health(partial(ask_health, HOST, port), limits=QUICK, excused=lambda: False)
+        await watch_health(partial(ask_health, HOST, port), limits=QUICK, busy=lambda: False)
     assert len(answers.asked) == 3
 
 
@@ -103,7 +103,7 @@ async def test_an_answer_between_silences_saves_it() -> None:
     refused = b"HTTP/1.1 500 Oh\r\n\r\n"
     answers = Answers(None, None, refused, None, None, OK, None)
     async with serving(answers) as port, asyncio.timeout(LIMIT):
-        await watch_health(partial(ask_health, HOST, port), limits=QUICK, excused=lambda: False)
+        await watch_health(partial(ask_health, HOST, port), limits=QUICK, busy=lambda: False)
     assert len(answers.asked) == 9
 
 
@@ -111,7 +111,7 @@ async def test_a_server_that_answers_is_asked_on_until_the_watch_is_cancelled() 
     answers = Answers(OK)
     async with serving(answers) as port, asyncio.timeout(LIMIT):
         watch = asyncio.ensure_future(
-            watch_health(partial(ask_health, HOST, port), limits=QUICK, excused=lambda: False)
+            watch_health(partial(ask_health, HOST, port), limits=QUICK, busy=lambda: False)
         )
         await answers.third.wait()
         watch.cancel()
@@ -127,10 +127,8 @@ def excuses(*times: bool) -> Iterator[bool]:
 
 async def test_a_server_with_an_excuse_is_not_asked_and_silence_then_does_not_count() -> None:
     answers = Answers(None)
-    # Asked before and after each question: excused, then asked in vain twice while it became busy.
+    # Asked before and after each question: busy, then asked in vain twice while it became busy.
     excuse = excuses(True, True, False, True, False, True)
     async with serving(answers) as port, asyncio.timeout(LIMIT):
-        await watch_health(
-            partial(ask_health, HOST, port), limits=QUICK, excused=lambda: next(excuse)
-        )
+        await watch_health(partial(ask_health, HOST, port), limits=QUICK, busy=lambda: next(excuse))
     assert len(answers.asked) == 2 + 3

@@ -137,7 +137,7 @@ def test_macos_is_sent_to_github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_no_mirror(tmp_path: Path) -> None:
-    assert "no web address" in refusal(tmp_path, source(tmp_path, mirror="file:///srv"))
+    assert "not a web address" in refusal(tmp_path, source(tmp_path, mirror="file:///srv"))
 
 
 @needs_apt
@@ -189,7 +189,7 @@ def test_what_weakens_signatures_is_not_taken_over(tmp_path: Path) -> None:
 
 @needs_apt
 def test_a_folder_that_apt_could_misread(tmp_path: Path) -> None:
-    with pytest.raises(InstallError, match="such a name"):
+    with pytest.raises(InstallError, match="with this name"):
         PrivateApt(
             tmp_path / 'a"b',
             mirror=Mirror(uri="http://m.invalid/debian", keyrings=(tmp_path,)),

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cyber_inference_tui.errors import ConflictError, InstallError
-from cyber_inference_tui.llama.install.archive import Limits
-from cyber_inference_tui.llama.install.assets import Platform, asset_patterns
+from cyber_inference_tui.llama.install.archive import ArchiveLimits
 from cyber_inference_tui.llama.install.github import GithubSource
+from cyber_inference_tui.llama.install.hardware import Platform, asset_patterns
 from cyber_inference_tui.llama.install.layout import Layout, update_of
 from tests.llama.install_stand_ins import X64, Steps, github, installer
 from tests.llama.release_server import SCRIPT, ReleaseServer, good_tar, good_zip, member, tar
@@ -350,7 +350,7 @@ def test_an_unpacked_size_beyond_the_limit_is_refused(
             target=X64,
             api=server.url,
             download=server.url,
-            limits=Limits(size=1 << 20),
+            limits=ArchiveLimits(size=1 << 20),
         )
 
     with pytest.raises(InstallError, match="larger"):
@@ -363,8 +363,8 @@ RELEASES = "/repos/ggml-org/llama.cpp/releases"
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ((200, {}, b"<html>"), "no list of releases"),
-        ((200, {}, b'[{"tag_name": 5}]'), "no list of releases"),
+        ((200, {}, b"<html>"), "other than a list of releases"),
+        ((200, {}, b'[{"tag_name": 5}]'), "other than a list of releases"),
         ((200, {}, b"[]"), "no build"),
         ((200, {}, b'[{"tag_name": "../../evil", "assets": []}]'), "no build"),
         ((500, {}, b""), "status 500"),

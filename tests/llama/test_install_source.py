@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from cyber_inference_tui.errors import BuildError, InstallError, UnusableBuildError
-from cyber_inference_tui.llama.install.auto import Installer
-from cyber_inference_tui.llama.install.build import BuildPlan
+from cyber_inference_tui.llama.install.build_plan import BuildPlan
+from cyber_inference_tui.llama.install.installer import Installer
 from cyber_inference_tui.llama.install.layout import Layout
 from cyber_inference_tui.llama.install.releases import Releases
 from cyber_inference_tui.llama.install.source_build import SourceBuild

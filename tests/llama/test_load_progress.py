@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.llama.load_progress import LoadProgress, follow_reading, read_so_far
+from cyber_inference_tui.llama.load_progress import BytesRead, bytes_read, follow_load
 from tests.waiting import LIMIT
 from tests.without_linux import run_without_linux
 
@@ -31,7 +31,7 @@ def show(
 
 def test_three_accounts_are_read(tmp_path: Path) -> None:
     show(tmp_path, 7, rchar=5 * MIB, read=2 * MIB, mapped=MIB)
-    assert read_so_far(7, tmp_path) == LoadProgress(5 * MIB, 2 * MIB, MIB)
+    assert bytes_read(7, tmp_path) == BytesRead(5 * MIB, 2 * MIB, MIB)
 
 
 def test_descendants_count_too_each_once(tmp_path: Path) -> None:
@@ -39,14 +39,14 @@ def test_descendants_count_too_each_once(tmp_path: Path) -> None:
     show(tmp_path, 8, rchar=2 * MIB, children="10 7")
     show(tmp_path, 10, mapped=4 * MIB)
     # 9 has just ended.
-    assert read_so_far(7, tmp_path) == LoadProgress(3 * MIB, 0, 4 * MIB)
+    assert bytes_read(7, tmp_path) == BytesRead(3 * MIB, 0, 4 * MIB)
 
 
 def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
-    assert read_so_far(7, tmp_path) is None
+    assert bytes_read(7, tmp_path) is None
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "io").write_bytes(b"\xff\x00 nonsense\nrchar: many\n: 3\n")
-    assert read_so_far(7, tmp_path) is None
+    assert bytes_read(7, tmp_path) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
@@ -60,7 +60,7 @@ def test_a_real_process_is_seen_reading(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        read = read_so_far(process.pid)
+        read = bytes_read(process.pid)
         process.communicate()
     assert read is not None
     assert 8 * MIB < read.by_calls < 100 * MIB
@@ -78,8 +78,8 @@ def test_elsewhere_the_memory_of_a_process_and_its_children_tells() -> None:
         assert process.stdout is not None
         process.stdout.readline()
         told = run_without_linux(
-            "from cyber_inference_tui.llama.load_progress import read_so_far\n"
-            "print(*read_so_far(int(sys.argv[1])), read_so_far(2**22 - 3))",
+            "from cyber_inference_tui.llama.load_progress import bytes_read\n"
+            "print(*bytes_read(int(sys.argv[1])), bytes_read(2**22 - 3))",
             str(process.pid),
         )
         process.communicate()
@@ -113,7 +113,7 @@ async def test_the_share_rises_with_what_is_read_and_never_reaches_the_end(tmp_p
     follower = Follower(tmp_path)
     show(tmp_path, 7, rchar=5)
     task = asyncio.ensure_future(
-        follow_reading(7, 100 * MIB, follower.move, proc=tmp_path, interval=0.001)
+        follow_load(7, 100 * MIB, follower.move, proc=tmp_path, interval=0.001)
     )
     assert await follower.next(rchar=20 * MIB) == pytest.approx(0.2)
     # Another account that is still behind is a sign of life, but does not take back the share.
@@ -132,9 +132,7 @@ async def test_the_share_rises_with_what_is_read_and_never_reaches_the_end(tmp_p
 async def test_without_a_size_there_are_only_signs_of_life(tmp_path: Path) -> None:
     follower = Follower(tmp_path)
     show(tmp_path, 7)
-    task = asyncio.ensure_future(
-        follow_reading(7, None, follower.move, proc=tmp_path, interval=0.001)
-    )
+    task = asyncio.ensure_future(follow_load(7, None, follower.move, proc=tmp_path, interval=0.001))
     assert await follower.next(rchar=20 * MIB) is None
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -143,4 +141,4 @@ async def test_without_a_size_there_are_only_signs_of_life(tmp_path: Path) -> No
 
 async def test_a_machine_that_tells_nothing_is_not_asked_again(tmp_path: Path) -> None:
     async with asyncio.timeout(LIMIT):
-        await follow_reading(7, 1, lambda _: None, proc=tmp_path)
+        await follow_load(7, 1, lambda _: None, proc=tmp_path)

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.llama.log import LogBatch
 from cyber_inference_tui.llama.log_file import (
     RESTORED_BYTES,
     LogWriter,
-    former_lines,
-    former_logs,
     id_of_log_file,
     log_file_name,
+    read_earlier_lines,
+    read_earlier_logs,
 )
+from cyber_inference_tui.llama.log_ring import LogBatch
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -149,7 +149,7 @@ def test_what_follows_a_part_of_a_line_is_a_line_of_its_own(tmp_path: Path) -> N
         writer.start()
         writer.write("a.log", lines(text))
         writer.stop()
-    assert [text for _, text in former_lines(tmp_path / "a.log")] == ["cut of", "one", "two"]
+    assert [text for _, text in read_earlier_lines(tmp_path / "a.log")] == ["cut of", "one", "two"]
 
 
 # Earlier runs
@@ -162,24 +162,24 @@ def test_the_lines_of_earlier_runs_are_read_with_their_times(
         writer.write("a.log", lines(f"{number} " + "x" * 60))
     writer.stop()
     assert (tmp_path / "logs/a.log.2").exists()
-    found = former_lines(tmp_path / "logs/a.log")
+    found = read_earlier_lines(tmp_path / "logs/a.log")
     numbers = [int(text.split()[0]) for _, text in found]
     assert numbers == list(range(numbers[0], 8))
     assert {at for at, _ in found} == {NOW}
     # One that was lost in between is no reason to lose the others.
     (tmp_path / "logs/a.log.1").unlink()
-    left = [int(text.split()[0]) for _, text in former_lines(tmp_path / "logs/a.log")]
+    left = [int(text.split()[0]) for _, text in read_earlier_lines(tmp_path / "logs/a.log")]
     assert left[0] == numbers[0]
     assert left[-1] == 7
     (tmp_path / "logs/a.log").unlink()
-    assert former_lines(tmp_path / "logs/a.log")
+    assert read_earlier_lines(tmp_path / "logs/a.log")
 
 
 def test_damaged_lines_are_survived(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     data = b"no time yet\n2026-01-02T03:04:05.000000Z one\xff\n[3 lines dropped]\n\n"
     path.write_bytes(data + b"2026-99-02T03:04:05.000000Z odd\n" + b"\0" * 50 + b"\nend")
-    found = former_lines(path)
+    found = read_earlier_lines(path)
     assert {at for at, _ in found} == {NOW}
     assert [text.strip("\0") for _, text in found] == [
         "one\ufffd",
@@ -198,14 +198,14 @@ def test_so_much_is_read_and_no_more(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.log"
         path.write_bytes(line * 1_200)
         os.utime(path, (now - number, now - number))
-    found = former_logs(tmp_path)
+    found = read_earlier_logs(tmp_path)
     # The newest ones.
     assert sorted(found, key=lambda name: int(name[:-4]))[:4] == [f"{n}.log" for n in range(4)]
     assert "9.log" not in found
     assert max(map(len, found.values())) == RESTORED_BYTES // len(line)
     huge = tmp_path / "0.log"
     huge.write_bytes(line + b"y" * (2 * RESTORED_BYTES))
-    assert former_lines(huge) == []
+    assert read_earlier_lines(huge) == []
 
 
 def test_files_that_are_no_logs_of_ours_are_left_out(tmp_path: Path) -> None:
@@ -215,5 +215,5 @@ def test_files_that_are_no_logs_of_ours_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "service-output.log").write_text("12:00:00 W said\nlistening on\n")
     (tmp_path / "note.txt").write_text("2026-01-02T03:04:05.000000Z x\n")
     (tmp_path / "m.log").write_text("2026-01-02T04:04:05.000000Z x\n")
-    assert former_logs(tmp_path) == {"m.log": [(NOW + timedelta(hours=1), "x")]}
-    assert former_logs(tmp_path / "missing") == {}
+    assert read_earlier_logs(tmp_path) == {"m.log": [(NOW + timedelta(hours=1), "x")]}
+    assert read_earlier_logs(tmp_path / "missing") == {}

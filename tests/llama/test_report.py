@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.llama.install.report import Meter, Report, read_report
+from cyber_inference_tui.llama.install.report import ProgressMeter, Report, read_report
 from cyber_inference_tui.text import clean_line
 
 
@@ -28,7 +28,7 @@ def test_no_program_at_work_can_tell_one(text: str) -> None:
 
 
 def test_steps_make_up_a_whole() -> None:
-    meter = Meter()
+    meter = ProgressMeter()
     meter.begin("github")
     assert meter.report == Report(source="github")
     meter.step("asking", 0.2)
@@ -51,7 +51,7 @@ def test_steps_make_up_a_whole() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 10))))
 def test_it_never_goes_back(steps: list[tuple[float, int]]) -> None:
-    meter = Meter()
+    meter = ProgressMeter()
     meter.begin("source")
     last = 0.0
     for upto, done in steps:

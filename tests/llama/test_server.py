@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.llama.descendants import Ended
+from cyber_inference_tui.llama.descendants import KillResult
 from cyber_inference_tui.llama.log_block import BLOCK_LINES
 from cyber_inference_tui.llama.log_lines import MAX_LINE_BYTES
-from cyber_inference_tui.llama.pipe_protocol import Output
+from cyber_inference_tui.llama.pipe_protocol import PipeProtocol
 from cyber_inference_tui.llama.ports import PortPool
-from cyber_inference_tui.llama.server import Launch, ServerExitedError, ServerProcess
+from cyber_inference_tui.llama.server import LaunchPlan, ServerExitedError, ServerProcess
 from tests.llama.children import (
     ENVIRONMENT,
     HOST,
@@ -163,7 +163,7 @@ def test_an_obituary_finds_the_reason_before_a_long_trace_and_not_in_an_earlier_
         )
         assert len(tail) == 12
         later = await ServerProcess.spawn(
-            Launch(
+            LaunchPlan(
                 name="m",
                 argv=("/bin/sh", "-c", "echo calm; exit 3"),
                 environment=ENVIRONMENT,
@@ -346,14 +346,14 @@ def test_any_output_in_place_of_the_protocol_harms_nothing(
 ) -> None:
     async def main() -> None:
         child = Child()
-        launch = Launch(
+        launch = LaunchPlan(
             name="m", argv=("x",), environment={}, host=HOST, port=1, speaks_protocol=True
         )
         server = ServerProcess(launch, log=child.log, progress=child.progress.append)
-        output = Output(server, "")
+        output = PipeProtocol(server, "")
         for chunk in chunks:
             output.pipe_data_received(1, (STATE.encode() if prefixed else b"") + chunk + b"\n")
-        server.ended(0, Ended())
+        server.ended(0, KillResult())
         assert server.exited.result() == 0
 
     asyncio.run(main())

@@ -22,36 +22,32 @@ BUSY = {
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
 
 
-def answer(value: Any) -> bytes:
-    return HEAD + json.dumps(value).encode()
+def body(value: Any) -> bytes:
+    return json.dumps(value).encode()
 
 
 def test_tasks_are_those_of_busy_slots() -> None:
-    assert parse_slots(answer([BUSY, IDLE])) == (Task(0, 7, 42),)
-    assert parse_slots(answer([IDLE])) == ()
+    assert parse_slots(body([BUSY, IDLE])) == (Task(0, 7, 42),)
+    assert parse_slots(body([IDLE])) == ()
 
 
 def test_other_builds_say_it_a_little_differently() -> None:
-    assert parse_slots(answer([{**BUSY, "next_token": {"n_decoded": 5}}])) == (Task(0, 7, 5),)
-    assert parse_slots(answer([{**BUSY, "next_token": []}])) == (Task(0, 7, 0),)
+    assert parse_slots(body([{**BUSY, "next_token": {"n_decoded": 5}}])) == (Task(0, 7, 5),)
+    assert parse_slots(body([{**BUSY, "next_token": []}])) == (Task(0, 7, 0),)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         b"",
-        b"HTTP/1.1 200",
-        b"HTTP/1.1 501 Not Implemented\r\n\r\n[]",
-        b"SSH-2.0 200 OK\r\n\r\n[]",
-        HEAD,
-        HEAD + b"{}",
-        HEAD + b"[1]",
-        HEAD + b'[{"id":0}]',
-        HEAD + b'[{"id":0,"is_processing":true}]',
-        HEAD + b'[{"id":0,"is_processing":true,"next_token":[{}]}]',
-        HEAD + b'[{"id":"\xff","is_processing":true}]',
-        HEAD + b"[" * 100_000,
-        answer([BUSY])[:-1],
+        b"{}",
+        b"[1]",
+        b'[{"id":0}]',
+        b'[{"id":0,"is_processing":true}]',
+        b'[{"id":0,"is_processing":true,"next_token":[{}]}]',
+        b'[{"id":"\xff","is_processing":true}]',
+        b"[" * 100_000,
+        body([BUSY])[:-1],
     ],
 )
 def test_anything_else_is_no_answer(text: bytes) -> None:
@@ -59,9 +55,31 @@ def test_anything_else_is_no_answer(text: bytes) -> None:
 
 
 @given(st.binary())
-def test_no_bytes_are_too_odd(body: bytes) -> None:
-    parse_slots(body)
-    parse_slots(HEAD + body)
+def test_no_bytes_are_too_odd(text: bytes) -> None:
+    parse_slots(text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "tasks"),
+    [
+        (HEAD + b"[]", ()),
+        (b"HTTP/1.1 200 OK\r\n\r\n[]", ()),
+        (b"", None),
+        (b"HTTP/1.1 200", None),
+        (HEAD, None),
+        (b"HTTP/1.1 501 Not Implemented\r\n\r\n[]", None),
+        (b"SSH-2.0 200 OK\r\n\r\n[]", None),
+    ],
+)
+async def test_only_a_good_answer_is_read(answer: bytes, tasks: tuple[Task, ...] | None) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert await ask_slots("127.0.0.1", port, 30) == tasks
 
 
 async def test_it_asks_over_a_connection_of_its_own() -> None:
@@ -69,7 +87,7 @@ async def test_it_asks_over_a_connection_of_its_own() -> None:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(answer([BUSY]))
+        writer.write(HEAD + body([BUSY]))
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyber_inference_tui.monitor.files import integer
+from cyber_inference_tui.monitor.kernel_files import integer
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.records import GpuRecord, ResourceSample, to_json

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cyber_inference_tui.monitor.main_memory import MainMemoryReading, vm_stat, without_proc
-from cyber_inference_tui.monitor.memory import GpuMemory, ProcessMemory
+from cyber_inference_tui.monitor.main_memory import MainMemoryReading, read_by_psutil, vm_stat
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
+from cyber_inference_tui.monitor.memory_reading import GpuMemory, ProcessMemory
 from cyber_inference_tui.monitor.nvml import Nvml, visible_gpus
 from tests.monitor.clock import Clock
 from tests.monitor.fake_nvml import (
@@ -346,7 +346,7 @@ def test_a_mac_with_other_pages_and_what_is_not_understood() -> None:
 def test_without_vm_stat_psutil_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     monkeypatch.setenv("PATH", str(tmp_path))
-    memory = without_proc()
+    memory = read_by_psutil()
     assert memory is not None
     assert memory.total == psutil.virtual_memory().total
     assert memory.available is not None

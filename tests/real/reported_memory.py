@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cyber_inference_tui.gguf.arguments import read_options
-from cyber_inference_tui.gguf.memory import MemoryEstimate, estimate
+from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate, estimate
 from cyber_inference_tui.gguf.metadata import read_metadata
 from cyber_inference_tui.gguf.repacking import Processor, read_processor
 

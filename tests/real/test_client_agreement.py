@@ -46,7 +46,6 @@ def small_world() -> World:
             "max_queue": setting("max_queue", 128),
             "host": setting("host", "127.0.0.1", live=False),
         },
-        config_text="# mine\n",
     )
 
 
@@ -131,12 +130,6 @@ async def test_settings(serving: Serving) -> None:
             await client.check_config("no_such_key", 1)
         with pytest.raises(NotFoundError):
             await client.call(endpoints.SET_CONFIG, "no_such_key", body=queries.NewValue(1))
-        file = await client.call(endpoints.CONFIG_FILE)
-        again = await client.call(
-            endpoints.SET_CONFIG_FILE, body=queries.NewFile(file.text + "# more\n", file.digest)
-        )
-        assert again.text.endswith("# more\n")
-        assert again.digest != file.digest
 
 
 async def test_logs(serving: Serving) -> None:

@@ -105,7 +105,7 @@ def test_a_service_with_a_password_lets_its_users_commands_in(start_fake: StartF
         [*command, *stranger], env=environ, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "wants its admin password" in done.stderr
+    assert "needs its admin password" in done.stderr
     done = subprocess.run(
         [*command, *stranger],
         env={**environ, "CYBER_INFERENCE_ADMIN_PASSWORD": "sesame"},

@@ -184,35 +184,6 @@ def test_any_models_table_is_edited_through_its_details(
     assert (row["value"], row["source"]) == (None, "default")
 
 
-def test_the_whole_configuration_is_edited_under_a_mask(start_fake: StartFake) -> None:
-    service = start_fake({"a": {}}, config={"hf_token": "hf_secret"})
-    record = service.get("/admin/config-file").json()
-    assert "hf_secret" not in record["text"]
-    # The switches of the stand-in are in a model's environment.
-    assert "FAKE_LLAMA" in record["text"]
-    with service.client() as client:
-        text = record["text"].replace("[models", "max_queue = 7\n[models", 1)
-        bad = client.put(
-            "/admin/config-file", json={**body_of(record), "text": "port = 1\nx = 2\ny = 3\n"}
-        )
-        assert (bad.status_code, bad.json()["error"]["code"]) == (400, "config_invalid")
-        message = bad.json()["error"]["message"]
-        assert f"{record['path']}:2: x: " in message
-        assert f"{record['path']}:3: y: " in message
-        good = client.put("/admin/config-file", json={**body_of(record), "text": text})
-        assert good.status_code == 200
-        again = client.put("/admin/config-file", json={**body_of(record), "text": text})
-        assert (again.status_code, again.json()["error"]["code"]) == (409, "conflict")
-    assert "hf_secret" in Path(record["path"]).read_text()
-    values = {one["key"]: one["value"] for one in service.get("/admin/config").json()}
-    assert values["max_queue"] == 7
-    assert service.chat("a").status_code == 200
-
-
-def body_of(record: dict[str, str]) -> dict[str, str]:
-    return {"text": record["text"], "digest": record["digest"]}
-
-
 def test_why_there_is_no_command(start_fake: StartFake, tmp_path: Path) -> None:
     service = start_fake({"a": {}}, config={"llama_server_path": str(tmp_path / "none")})
     found = details(service, "a")

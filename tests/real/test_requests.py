@@ -211,7 +211,7 @@ def test_a_crash_before_a_byte_is_answered_by_the_next_server(
     assert notes == ["start", "crash", "start"]
     (record,) = records(service)
     assert (record["status"], record["error"], record["stream"]) == (200, None, stream)
-    assert service.errors().count("sent once more") == 1
+    assert service.errors().count("Sending the request again") == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])

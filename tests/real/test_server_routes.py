@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cyber_inference_tui.http.routes import methods_of
+from cyber_inference_tui.http.llama_paths import methods_of
 from tests.real.conftest import Starter, StartReal
 from tests.real.service_process import ServiceProcess, chat_body, free_low_port, sse_data
 from tests.waiting import eventually

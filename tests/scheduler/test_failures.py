@@ -12,7 +12,7 @@ import pytest
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
 from cyber_inference_tui.records import ModelStatus
 from tests.scheduler.virtual import (
     VirtualLauncher,
@@ -29,7 +29,7 @@ A, LARGE = model("a"), model("large")
 
 
 def make_world(**settings: Any) -> World:
-    needs = {"large": Need(footprint=Footprint(host=20 * GB), source=Source.FORMULA)}
+    needs = {"large": Need(footprint=Footprint(host=20 * GB), source=NeedSource.FORMULA)}
     return World(
         launcher=VirtualLauncher(machine=VirtualMachine(16 * GB), needs=needs),
         **{"max_concurrent_requests": 1, "model_idle_timeout": 0, **settings},

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from cyber_inference_tui.errors import InsufficientMemoryError
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
 from cyber_inference_tui.records import Fit
 from cyber_inference_tui.scheduler.fit import Verdict
-from tests.scheduler.virtual import VirtualLauncher, VirtualMachine, World, model, run
+from tests.scheduler.virtual import VirtualLauncher, VirtualMachine, World, model, run, ticks
 
 GIB = 1 << 30
 A, B, C = model("a"), model("b"), model("c")
@@ -20,7 +20,7 @@ A, B, C = model("a"), model("b"), model("c")
 
 def need(size: float, **more: Any) -> Need:
     footprint = Footprint(host=int(size * GIB), device=int(more.pop("device", 0) * GIB))
-    return Need(footprint=footprint, **{"source": Source.FORMULA, **more})
+    return Need(footprint=footprint, **{"source": NeedSource.FORMULA, **more})
 
 
 NEEDS = {"a": need(9), "b": need(5), "c": need(2)}
@@ -36,10 +36,12 @@ def make_world(total: int = 16, cards: tuple[int, ...] = (), **settings: Any) ->
 
 
 def verdict(world: World, model_id: str, **more: Any) -> Verdict:
-    found = world.scheduler.survey().verdict(model_id, world.launcher.needs[model_id], **more)
+    found = world.scheduler.fit_check().verdict(model_id, world.launcher.needs[model_id], **more)
     assert found is not None
     if not more:
-        assert world.scheduler.survey().fit(model_id, world.launcher.needs[model_id]) is found.fit
+        assert (
+            world.scheduler.fit_check().fit(model_id, world.launcher.needs[model_id]) is found.fit
+        )
     return found
 
 
@@ -47,8 +49,8 @@ def test_what_fits_is_what_gets_loaded() -> None:
     async def main() -> None:
         world = make_world()  # 12.8 GiB may be used
         async with world.scheduler:
-            assert world.scheduler.survey().verdict("a", need(9)) is None
-            await world.scheduler.look()
+            assert world.scheduler.fit_check().verdict("a", need(9)) is None
+            await world.scheduler.refresh_memory()
             fit = verdict(world, "a")
             assert fit.fit is Fit.NOW
             assert "9.0 GiB" in fit.reason
@@ -73,7 +75,7 @@ def test_what_a_busy_model_holds_comes_after_its_requests() -> None:
         world = make_world()
         async with world.scheduler:
             lease = await world.scheduler.acquire(A)
-            await world.scheduler.look()
+            await world.scheduler.refresh_memory()
             fit = verdict(world, "b")
             assert (fit.fit, fit.unloads) == (Fit.AFTER_UNLOADING, ("a",))
             assert "after its requests" in fit.reason
@@ -89,7 +91,7 @@ def test_what_would_be_refused_never_fits_and_says_the_same(pinned: bool) -> Non
         async with world.scheduler:
             await world.use(A)
             world.scheduler.pin(A, pinned)
-            await world.scheduler.look()
+            await world.scheduler.refresh_memory()
             assert verdict(world, "c").fit is Fit.NEVER
             assert verdict(world, "b").fit is (Fit.NEVER if pinned else Fit.AFTER_UNLOADING)
             refused = B if pinned else C
@@ -106,7 +108,7 @@ def test_the_number_of_models_counts_too() -> None:
         world = make_world(64, max_loaded_models=1)
         async with world.scheduler:
             await world.use(A)
-            await world.scheduler.look()
+            await world.scheduler.refresh_memory()
             fit = verdict(world, "b")
             assert (fit.fit, fit.unloads) == (Fit.AFTER_UNLOADING, ("a",))
             assert "max_loaded_models" in fit.reason
@@ -121,10 +123,10 @@ def test_a_loaded_model_gives_its_memory_back_before_it_is_loaded_anew() -> None
         world = make_world()
         async with world.scheduler:
             await world.use(A)
-            await world.scheduler.look()
-            survey = world.scheduler.survey()
+            await world.scheduler.refresh_memory()
+            fit_check = world.scheduler.fit_check()
             bigger, too_big = need(12), need(13)
-            fits = [survey.verdict("a", one, anew=True) for one in (bigger, too_big)]
+            fits = [fit_check.verdict("a", one, reload=True) for one in (bigger, too_big)]
             assert [fit.fit for fit in fits if fit] == [Fit.NOW, Fit.NEVER]
 
     run(main())
@@ -134,18 +136,18 @@ def test_nothing_is_told_where_nothing_is_known() -> None:
     async def main() -> None:
         world = make_world()
         async with world.scheduler:
-            await world.scheduler.look()
-            survey = world.scheduler.survey()
-            assert survey.verdict("a", None) is None
-            assert survey.verdict("a", Need()) is None
-            maybe = survey.verdict("a", need(1, source=Source.UPPER_BOUND))
+            await world.scheduler.refresh_memory()
+            fit_check = world.scheduler.fit_check()
+            assert fit_check.verdict("a", None) is None
+            assert fit_check.verdict("a", Need()) is None
+            maybe = fit_check.verdict("a", need(1, source=NeedSource.UPPER_BOUND))
             assert maybe is not None
             assert "up to 1.0 GiB" in maybe.reason
         without = World()
         async with without.scheduler:
-            await without.scheduler.look()
-            assert without.scheduler.survey().verdict("a", need(1)) is None
-            (room,) = without.scheduler.survey().rooms()
+            await without.scheduler.refresh_memory()
+            assert without.scheduler.fit_check().verdict("a", need(1)) is None
+            (room,) = without.scheduler.fit_check().rooms()
             assert (room.pool, room.limit_bytes, room.free_bytes) == ("memory", None, None)
             assert room.free_after_unloading_bytes is None
 
@@ -158,8 +160,8 @@ def test_the_rooms_are_those_of_main_memory_and_of_all_cards() -> None:
         world = make_world(16, cards=(8, 8), needs=needs, max_gpu_memory_percent=75)
         async with world.scheduler:
             await world.use(A)
-            await world.scheduler.look()
-            memory, gpu = world.scheduler.survey().rooms()
+            await world.scheduler.refresh_memory()
+            memory, gpu = world.scheduler.fit_check().rooms()
             assert (memory.pool, gpu.pool) == ("memory", "gpu")
             assert memory.limit_bytes == int(16 * GIB * 0.8)
             assert memory.free_bytes == int(16 * GIB * 0.8) - GIB
@@ -168,7 +170,7 @@ def test_the_rooms_are_those_of_main_memory_and_of_all_cards() -> None:
             assert gpu.free_after_unloading_bytes == 12 * GIB
             assert "of GPU memory" in verdict(world, "b").reason
             world.scheduler.pin(A, True)
-            assert world.scheduler.survey().rooms()[1].free_after_unloading_bytes == 8 * GIB
+            assert world.scheduler.fit_check().rooms()[1].free_after_unloading_bytes == 8 * GIB
 
     run(main())
 
@@ -179,18 +181,21 @@ def test_the_memory_is_not_read_in_the_middle_of_a_load() -> None:
         machine = world.launcher.machine
         assert machine is not None
         async with world.scheduler:
-            await world.scheduler.look()
+            await world.scheduler.refresh_memory()
             loading = asyncio.ensure_future(world.scheduler.load(A))
             await asyncio.sleep(0.1)
             before = machine.reads
             assert before == 1
-            await world.scheduler.look()
+            await world.scheduler.refresh_memory()
             assert machine.reads == before
             assert verdict(world, "b").fit is Fit.AFTER_UNLOADING
             await loading
-            await world.scheduler.look(max_age=60)
+            # The scheduler reads it once more, to see what the load changed.
+            await ticks()
+            before = machine.reads
+            await world.scheduler.refresh_memory(max_age=60)
             assert machine.reads == before
-            await world.scheduler.look()
+            await world.scheduler.refresh_memory()
             assert machine.reads == before + 1
 
     run(main())

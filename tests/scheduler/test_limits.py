@@ -111,7 +111,7 @@ def test_without_a_limit_there_is_no_wait_at_a_loaded_model() -> None:
             tasks = await ask(world, A, 1000)
             state = scheduler.state("a")
             assert state is not None
-            assert scheduler.waits.of_the_next(state) == 0.0
+            assert scheduler.waits.seconds_of_next(state) == 0.0
             assert scheduler.waiting == 0
             await asyncio.gather(*tasks)
 

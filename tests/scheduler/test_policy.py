@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.memory import Amount, Memory
-from cyber_inference_tui.scheduler.plan import rests_at
+from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory
+from cyber_inference_tui.scheduler.memory_plan import evictable_at
 from cyber_inference_tui.scheduler.policy import (
     MEMORY_RETURN_POLL,
     MEMORY_WATCH,
@@ -21,9 +21,9 @@ from cyber_inference_tui.scheduler.policy import (
     decide,
 )
 from cyber_inference_tui.scheduler.views import (
-    Awaited,
+    AwaitedMemory,
     Decision,
-    Limits,
+    LoadLimits,
     ModelView,
     Reason,
     Refusal,
@@ -31,18 +31,18 @@ from cyber_inference_tui.scheduler.views import (
 )
 
 THERE = {ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.UNLOADING}
-UNLIMITED = Memory(at=float("-inf"), room=None)
+UNLIMITED = FreeMemory(at=float("-inf"), free=None)
 NOW = 1_000.0
 seconds = st.floats(0, 1000).map(lambda value: round(value, 1))
 sizes = st.integers(0, 6)
 
 
 def need(host: int, **more: Any) -> Need:
-    return Need(footprint=Footprint(host=host), source=Source.FORMULA, **more)
+    return Need(footprint=Footprint(host=host), source=NeedSource.FORMULA, **more)
 
 
-def fresh(room: int, **more: Any) -> Memory:
-    return Memory(at=NOW, room=Amount(room), **more)
+def fresh(room: int, **more: Any) -> FreeMemory:
+    return FreeMemory(at=NOW, free=Amount(room), **more)
 
 
 @st.composite
@@ -73,31 +73,36 @@ def model_lists(draw: st.DrawFn) -> list[ModelView]:
                 leaving=draw(st.sampled_from([Reason.REQUEST, Reason.SETTINGS, None]))
                 if loaded
                 else None,
-                closed_to=draw(st.sampled_from([None, None, 200])) if loaded else None,
+                admit_before=draw(st.sampled_from([None, None, 200])) if loaded else None,
                 need=draw(st.sampled_from([None, need(size), need(size), need(size)])),
-                alone=draw(st.sampled_from([False, False, True])),
+                needs_exclusive_memory=draw(st.sampled_from([False, False, True])),
                 load_seconds=draw(st.sampled_from([0.0, 0.1, 20.0])),
-                gives=Amount(size) if loaded else Amount(),
+                freed_on_unload=Amount(size) if loaded else Amount(),
             )
         )
     return views
 
 
 limit_values = st.builds(
-    Limits,
+    LoadLimits,
     max_loaded_models=st.integers(0, 4),
     max_overtake=st.integers(0, 9),
     memory_changed_at=st.sampled_from([0.0, NOW]),
     awaited=st.sampled_from(
-        [None, None, Awaited(room=Amount(5), until=NOW - 1), Awaited(room=Amount(5), until=NOW + 3)]
+        [
+            None,
+            None,
+            AwaitedMemory(free=Amount(5), until=NOW - 1),
+            AwaitedMemory(free=Amount(5), until=NOW + 3),
+        ]
     ),
 )
 memories = st.one_of(
     st.just(UNLIMITED),
     st.builds(
-        Memory,
+        FreeMemory,
         at=st.sampled_from([NOW, NOW - 0.5, NOW - 1.5, NOW - 10]),
-        room=st.builds(Amount, st.integers(-3, 12)),
+        free=st.builds(Amount, st.integers(-3, 12)),
         short=st.booleans(),
     ),
 )
@@ -109,7 +114,7 @@ def by_id(models: list[ModelView]) -> dict[str, ModelView]:
 
 @given(model_lists(), limit_values, memories)
 def test_a_busy_model_is_never_unloaded(
-    models: list[ModelView], limits: Limits, memory: Memory
+    models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     for step in decide(models, limits, memory, NOW).unload:
         assert by_id(models)[step.id].in_flight == 0
@@ -118,7 +123,7 @@ def test_a_busy_model_is_never_unloaded(
 
 @given(model_lists(), limit_values, memories)
 def test_a_pinned_or_wanted_model_goes_only_when_somebody_asked_for_it(
-    models: list[ModelView], limits: Limits, memory: Memory
+    models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     for step in decide(models, limits, memory, NOW).unload:
         model = by_id(models)[step.id]
@@ -129,19 +134,19 @@ def test_a_pinned_or_wanted_model_goes_only_when_somebody_asked_for_it(
         if model.waiting:
             # Those who wait for it came later than somebody who has waited enough.
             assert step.reason in {Reason.ROOM, Reason.SHORTAGE, Reason.LIMIT, Reason.IDLE}
-            assert model.closed_to is not None
-            assert model.arrival >= model.closed_to
+            assert model.admit_before is not None
+            assert model.arrival >= model.admit_before
 
 
 @given(model_lists(), limit_values, memories)
 def test_a_model_idles_out_exactly_at_its_time_and_never_with_0(
-    models: list[ModelView], limits: Limits, memory: Memory
+    models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
     idled = {step.id for step in decision.unload if step.reason is Reason.IDLE}
     for model in models:
         nobody_waits = not model.waiting or (
-            model.closed_to is not None and model.arrival >= model.closed_to
+            model.admit_before is not None and model.arrival >= model.admit_before
         )
         due = (
             model.status is ModelStatus.LOADED
@@ -156,7 +161,7 @@ def test_a_model_idles_out_exactly_at_its_time_and_never_with_0(
 
 @given(model_lists(), limit_values, memories)
 def test_loads_are_one_at_a_time_and_for_somebody_and_when_nothing_is_on_its_way_out(
-    models: list[ModelView], limits: Limits, memory: Memory
+    models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
     if decision.load is not None:
@@ -171,7 +176,7 @@ def test_loads_are_one_at_a_time_and_for_somebody_and_when_nothing_is_on_its_way
 
 @given(model_lists(), limit_values, memories)
 def test_never_more_than_max_loaded_models(
-    models: list[ModelView], limits: Limits, memory: Memory
+    models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
     there = sum(model.status in THERE for model in models)
@@ -181,32 +186,32 @@ def test_never_more_than_max_loaded_models(
 
 @given(model_lists(), limit_values, memories)
 def test_a_load_fits_into_a_fresh_reading_of_the_memory(
-    models: list[ModelView], limits: Limits, memory: Memory
+    models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
-    if decision.load is None or memory.room is None:
+    if decision.load is None or memory.free is None:
         return
     model = by_id(models)[decision.load]
     assert model.need is not None
-    assert model.need.footprint.host <= max(0, memory.room.host)
+    assert model.need.footprint.host <= max(0, memory.free.host)
     assert NOW - memory.at <= 1.0
     assert memory.at >= limits.memory_changed_at
     if limits.awaited is not None and limits.awaited.until > NOW:
-        assert memory.room.holds(Amount(0, limits.awaited.room.device))
+        assert memory.free.covers(Amount(0, limits.awaited.free.device))
 
 
 @given(model_lists(), limit_values, memories)
 def test_one_that_ran_out_of_memory_is_loaded_beside_pinned_ones_only(
-    models: list[ModelView], limits: Limits, memory: Memory
+    models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
-    if decision.load is not None and by_id(models)[decision.load].alone:
+    if decision.load is not None and by_id(models)[decision.load].needs_exclusive_memory:
         assert all(model.pinned for model in models if model.status in THERE)
 
 
 @given(model_lists(), limit_values, memories)
 def test_no_more_victims_than_needed(
-    models: list[ModelView], limits: Limits, memory: Memory
+    models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
     victims = [step.id for step in decision.unload if step.reason is Reason.ROOM]
@@ -219,20 +224,20 @@ def test_no_more_victims_than_needed(
         gone = [victim for victim in victims if victim != spared]
         count = there - len(gone) + 1
         room = None
-        if memory.room is not None:
-            room = memory.room.host + sum(by_id(models)[one].gives.host for one in gone)
+        if memory.free is not None:
+            room = memory.free.host + sum(by_id(models)[one].freed_on_unload.host for one in gone)
         # Without this one nobody who waits would have found room.
         assert not all(
             (not limits.max_loaded_models or count <= limits.max_loaded_models)
             and (room is None or (m.need is not None and m.need.footprint.host <= max(0, room)))
-            and not m.alone
+            and not m.needs_exclusive_memory
             for m in wanted
         )
 
 
 @given(model_lists(), limit_values, memories)
 def test_no_model_is_told_two_things(
-    models: list[ModelView], limits: Limits, memory: Memory
+    models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
     ids = [step.id for step in decision.unload] + [refusal.id for refusal in decision.refuse]
@@ -243,11 +248,11 @@ def test_no_model_is_told_two_things(
 
 @given(model_lists(), limit_values, memories)
 def test_only_busy_models_that_may_go_are_closed_and_for_somebody_blocked(
-    models: list[ModelView], limits: Limits, memory: Memory
+    models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
     arrivals = {by_id(models)[model_id].arrival for model_id in decision.blocked}
-    for model_id, arrival in decision.close.items():
+    for model_id, arrival in decision.admit_before.items():
         model = by_id(models)[model_id]
         assert model.status in {ModelStatus.LOADED, ModelStatus.LOADING}
         assert not model.pinned
@@ -256,7 +261,7 @@ def test_only_busy_models_that_may_go_are_closed_and_for_somebody_blocked(
 
 @given(model_lists(), limit_values, memories)
 def test_who_has_waited_enough_closes_the_way_or_waits_behind_another_who_has(
-    models: list[ModelView], limits: Limits, memory: Memory
+    models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
     enough = [
@@ -272,31 +277,31 @@ def test_who_has_waited_enough_closes_the_way_or_waits_behind_another_who_has(
             if model.waiting and model.status not in THERE and model.arrival < oldest
         ]
         # Somebody who came earlier still may take the room that there is.
-        assert decision.close or any(model.id not in decision.blocked for model in before)
+        assert decision.admit_before or any(model.id not in decision.blocked for model in before)
         # A later one that has waited enough may close the way of others beside it.
-        assert min(decision.close.values(), default=oldest) <= oldest or before
+        assert min(decision.admit_before.values(), default=oldest) <= oldest or before
         assert decision.load is None or by_id(models)[decision.load] in before
 
 
 @given(model_lists(), limit_values, memories)
-def test_wakes_only_later(models: list[ModelView], limits: Limits, memory: Memory) -> None:
+def test_wakes_only_later(models: list[ModelView], limits: LoadLimits, memory: FreeMemory) -> None:
     decision = decide(models, limits, memory, NOW)
     assert decision.wake_at is None or decision.wake_at > NOW
 
 
 @given(model_lists(), limit_values, memories)
 def test_following_the_decisions_comes_to_rest_and_serves_whoever_can_be_served(
-    models: list[ModelView], limits: Limits, memory: Memory
+    models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     """Carried out at once, with time passing and answers ending, nobody is left."""
     limits = msgspec.structs.replace(limits, awaited=None)
     models = [
-        msgspec.structs.replace(model, need=model.need or need(1), closed_to=None)
+        msgspec.structs.replace(model, need=model.need or need(1), admit_before=None)
         for model in models
     ]
     now = NOW
     for _ in range(20 * len(models) + 20):
-        if memory.room is not None:
+        if memory.free is not None:
             memory = msgspec.structs.replace(memory, at=now)
         decision = decide(models, limits, memory, now)
         refused = {refusal.id for refusal in decision.refuse}
@@ -306,7 +311,7 @@ def test_following_the_decisions_comes_to_rest_and_serves_whoever_can_be_served(
         for model in models:
             change: dict[str, Any] = {}
             if model.status is ModelStatus.LOADED:
-                change["closed_to"] = decision.close.get(model.id)
+                change["admit_before"] = decision.admit_before.get(model.id)
             if model.id == decision.load:
                 change |= {"status": ModelStatus.LOADING}
             elif model.id in unloaded:
@@ -316,14 +321,14 @@ def test_following_the_decisions_comes_to_rest_and_serves_whoever_can_be_served(
             elif model.status is ModelStatus.LOADING:
                 size = model.need.footprint.host if model.need else 0
                 change |= {"status": ModelStatus.LOADED, "waiting": 0, "in_flight": 1}
-                change |= {"gives": Amount(size), "last_used": now}
+                change |= {"freed_on_unload": Amount(size), "last_used": now}
                 memory = _with_room(memory, -size)
             elif model.status is ModelStatus.UNLOADING:
-                change |= {"status": ModelStatus.UNLOADED, "leaving": None, "closed_to": None}
-                change |= {"gives": Amount()}
-                memory = _with_room(memory, model.gives.host)
+                change |= {"status": ModelStatus.UNLOADED, "leaving": None, "admit_before": None}
+                change |= {"freed_on_unload": Amount()}
+                memory = _with_room(memory, model.freed_on_unload.host)
             elif model.status is ModelStatus.LOADED and not acted:
-                kept_out = decision.close.get(model.id, 10**9) <= model.arrival
+                kept_out = decision.admit_before.get(model.id, 10**9) <= model.arrival
                 change |= {"in_flight": 0, "last_used": now}
                 if not kept_out and model.leaving is None:
                     change |= {"waiting": 0}
@@ -340,10 +345,10 @@ def test_following_the_decisions_comes_to_rest_and_serves_whoever_can_be_served(
     assert not waiting, (waiting, models)
 
 
-def _with_room(memory: Memory, more: int) -> Memory:
-    if memory.room is None:
+def _with_room(memory: FreeMemory, more: int) -> FreeMemory:
+    if memory.free is None:
         return memory
-    return msgspec.structs.replace(memory, room=memory.room + Amount(more))
+    return msgspec.structs.replace(memory, free=memory.free + Amount(more))
 
 
 # Single situations
@@ -370,21 +375,21 @@ def test_a_lowered_limit_unloads_what_is_idle_and_waits_for_the_rest() -> None:
         loaded("kept", last_used=0, pinned=True),
         busy("busy", last_used=0),
     ]
-    two = decide(models, Limits(max_loaded_models=2), UNLIMITED, 4)
+    two = decide(models, LoadLimits(max_loaded_models=2), UNLIMITED, 4)
     assert two.unload == (Unload("old", Reason.LIMIT), Unload("new", Reason.LIMIT))
-    three = decide(models, Limits(max_loaded_models=3), UNLIMITED, 4)
+    three = decide(models, LoadLimits(max_loaded_models=3), UNLIMITED, 4)
     assert three.unload == (Unload("old", Reason.LIMIT),)
-    assert decide(models, Limits(max_loaded_models=4), UNLIMITED, 4).unload == ()
+    assert decide(models, LoadLimits(max_loaded_models=4), UNLIMITED, 4).unload == ()
     # One that becomes idle later goes then.
     later = [models[2], loaded("busy", last_used=4)]
-    assert decide(later, Limits(max_loaded_models=1), UNLIMITED, 5).unload == (
+    assert decide(later, LoadLimits(max_loaded_models=1), UNLIMITED, 5).unload == (
         Unload("busy", Reason.LIMIT),
     )
 
 
 def test_the_longest_idle_makes_room() -> None:
     models = [loaded("new", last_used=2), loaded("old", last_used=1), wanted("w")]
-    decision = decide(models, Limits(max_loaded_models=2), UNLIMITED, 4)
+    decision = decide(models, LoadLimits(max_loaded_models=2), UNLIMITED, 4)
     assert decision == Decision(unload=(Unload("old", Reason.ROOM),))
 
 
@@ -394,146 +399,146 @@ def test_one_that_takes_long_to_load_is_kept_before_one_that_was_used_a_little_l
         loaded("quick", last_used=NOW - 80, load_seconds=2),
         wanted("w"),
     ]
-    decision = decide(models, Limits(max_loaded_models=2), UNLIMITED, NOW)
+    decision = decide(models, LoadLimits(max_loaded_models=2), UNLIMITED, NOW)
     assert decision.unload == (Unload("quick", Reason.ROOM),)
 
 
 def test_one_victim_that_is_enough_goes_instead_of_several_that_are_missed_more() -> None:
     models = [
-        loaded("small", gives=Amount(1), last_used=NOW - 100),
-        loaded("other", gives=Amount(2), last_used=NOW - 90),
-        loaded("large", gives=Amount(4), last_used=NOW - 80),
+        loaded("small", freed_on_unload=Amount(1), last_used=NOW - 100),
+        loaded("other", freed_on_unload=Amount(2), last_used=NOW - 90),
+        loaded("large", freed_on_unload=Amount(4), last_used=NOW - 80),
         wanted("w", 4),
     ]
-    decision = decide(models, Limits(), fresh(1), NOW)
+    decision = decide(models, LoadLimits(), fresh(1), NOW)
     assert decision.unload == (Unload("large", Reason.ROOM),)
 
 
 def test_only_as_many_victims_as_needed() -> None:
     models = [
-        loaded("tiny", gives=Amount(1), last_used=NOW - 300),
-        loaded("large", gives=Amount(8), last_used=NOW - 200),
+        loaded("tiny", freed_on_unload=Amount(1), last_used=NOW - 300),
+        loaded("large", freed_on_unload=Amount(8), last_used=NOW - 200),
         wanted("w", 8),
     ]
     # The longest idle is looked at first, and spared when the next one alone is enough.
-    assert decide(models, Limits(), fresh(0), NOW).unload == (Unload("large", Reason.ROOM),)
+    assert decide(models, LoadLimits(), fresh(0), NOW).unload == (Unload("large", Reason.ROOM),)
 
 
 def test_a_load_waits_for_the_memory_of_whatever_is_on_its_way_out() -> None:
     leaving = ModelView(id="leaving", status=ModelStatus.UNLOADING)
     models = [leaving, wanted("w")]
-    assert decide(models, Limits(), UNLIMITED, NOW) == Decision()
+    assert decide(models, LoadLimits(), UNLIMITED, NOW) == Decision()
     models[0] = msgspec.structs.replace(leaving, status=ModelStatus.UNLOADED)
-    assert decide(models, Limits(), UNLIMITED, NOW) == Decision(load="w")
+    assert decide(models, LoadLimits(), UNLIMITED, NOW) == Decision(load="w")
 
 
 def test_memory_that_was_not_seen_to_be_back_is_waited_for_before_others_have_to_go() -> None:
-    limits = Limits(awaited=Awaited(room=Amount(5), until=NOW + 3))
-    models = [loaded("idle", gives=Amount(4)), wanted("w", 5)]
+    limits = LoadLimits(awaited=AwaitedMemory(free=Amount(5), until=NOW + 3))
+    models = [loaded("idle", freed_on_unload=Amount(4)), wanted("w", 5)]
     decision = decide(models, limits, fresh(4), NOW)
     assert decision == Decision(blocked=frozenset({"w"}), wake_at=NOW + MEMORY_RETURN_POLL)
     late = decide(models, limits, fresh(4), NOW + MEMORY_RETURN_POLL)
-    assert late.measure
+    assert late.read_memory
     assert late.unload == ()
     assert decide(models, limits, fresh(5), NOW).load == "w"
-    given_up = Limits(awaited=Awaited(room=Amount(5), until=NOW))
+    given_up = LoadLimits(awaited=AwaitedMemory(free=Amount(5), until=NOW))
     assert decide(models, given_up, fresh(4), NOW).unload == (Unload("idle", Reason.ROOM),)
     # What fits already is loaded at once; only on cards llama-server would spread it otherwise.
     assert decide([wanted("w", 4)], limits, fresh(4), NOW).load == "w"
-    on_cards = Limits(awaited=Awaited(room=Amount(0, 5), until=NOW + 3))
-    cards = Memory(at=NOW, room=Amount(9, 4), cards=True)
+    on_cards = LoadLimits(awaited=AwaitedMemory(free=Amount(0, 5), until=NOW + 3))
+    cards = FreeMemory(at=NOW, free=Amount(9, 4), cards=True)
     assert decide([wanted("w", 4)], on_cards, cards, NOW).load is None
 
 
 def test_an_old_reading_is_renewed_before_a_load() -> None:
-    old = Memory(at=NOW - 2, room=Amount(10))
-    assert decide([wanted("w", 1)], Limits(), old, NOW) == Decision(measure=True)
-    changed = Limits(memory_changed_at=NOW)
+    old = FreeMemory(at=NOW - 2, free=Amount(10))
+    assert decide([wanted("w", 1)], LoadLimits(), old, NOW) == Decision(read_memory=True)
+    changed = LoadLimits(memory_changed_at=NOW)
     assert decide([wanted("w", 1)], changed, fresh(10), NOW).load == "w"
-    before = Memory(at=NOW - 0.1, room=Amount(10))
-    assert decide([wanted("w", 1)], changed, before, NOW) == Decision(measure=True)
+    before = FreeMemory(at=NOW - 0.1, free=Amount(10))
+    assert decide([wanted("w", 1)], changed, before, NOW) == Decision(read_memory=True)
 
 
 def test_a_reading_that_failed_holds_nothing_up_and_is_tried_again_later() -> None:
-    failed = Memory(at=NOW, room=None)
-    assert decide([wanted("w", 1)], Limits(), failed, NOW + 29) == Decision(load="w")
-    assert decide([wanted("w", 1)], Limits(), failed, NOW + 31).measure
-    assert not decide([wanted("w", 1)], Limits(), UNLIMITED, NOW).measure
+    failed = FreeMemory(at=NOW, free=None)
+    assert decide([wanted("w", 1)], LoadLimits(), failed, NOW + 29) == Decision(load="w")
+    assert decide([wanted("w", 1)], LoadLimits(), failed, NOW + 31).read_memory
+    assert not decide([wanted("w", 1)], LoadLimits(), UNLIMITED, NOW).read_memory
 
 
 def test_what_can_never_fit_is_refused_with_what_there_would_be() -> None:
     models = [
-        loaded("pinned", pinned=True, gives=Amount(5)),
-        busy("busy", gives=Amount(3)),
-        loaded("idle", gives=Amount(2)),
+        loaded("pinned", pinned=True, freed_on_unload=Amount(5)),
+        busy("busy", freed_on_unload=Amount(3)),
+        loaded("idle", freed_on_unload=Amount(2)),
         wanted("w", 8),
     ]
-    refusal = Refusal(id="w", needed=Amount(8), at_best=Amount(7))
-    assert decide(models, Limits(), fresh(2), NOW).refuse == (refusal,)
-    assert decide(models, Limits(), fresh(3), NOW).refuse == ()
+    refusal = Refusal(id="w", needed=Amount(8), free_at_best=Amount(7))
+    assert decide(models, LoadLimits(), fresh(2), NOW).refuse == (refusal,)
+    assert decide(models, LoadLimits(), fresh(3), NOW).refuse == ()
 
 
 def test_where_pins_fill_max_loaded_models_nobody_waits_for_ever() -> None:
     models = [loaded("pinned", pinned=True), wanted("w")]
-    refusal = Refusal(id="w", needed=Amount(), at_best=None)
-    assert decide(models, Limits(max_loaded_models=1), UNLIMITED, NOW).refuse == (refusal,)
+    refusal = Refusal(id="w", needed=Amount(), free_at_best=None)
+    assert decide(models, LoadLimits(max_loaded_models=1), UNLIMITED, NOW).refuse == (refusal,)
 
 
 def test_one_that_fits_goes_before_one_that_waits_for_busy_models() -> None:
-    models = [busy("a", gives=Amount(5)), wanted("big", 6), wanted("small", 2, arrival=2)]
-    decision = decide(models, Limits(), fresh(2), NOW)
+    models = [busy("a", freed_on_unload=Amount(5)), wanted("big", 6), wanted("small", 2, arrival=2)]
+    decision = decide(models, LoadLimits(), fresh(2), NOW)
     assert decision.load == "small"
     assert decision.blocked == {"big"}
     # Not any more when the big one has waited enough.
     models[1] = wanted("big", 6, overtaken=8)
-    decision = decide(models, Limits(), fresh(2), NOW)
+    decision = decide(models, LoadLimits(), fresh(2), NOW)
     assert decision.load is None
-    assert decision.close == {"a": 1}
+    assert decision.admit_before == {"a": 1}
 
 
 def test_idle_models_go_one_by_one_when_other_programs_take_the_memory() -> None:
     models = [loaded("a", last_used=NOW - 50), loaded("b", last_used=NOW - 60), busy("c")]
-    decision = decide(models, Limits(), fresh(-5, short=True), NOW)
+    decision = decide(models, LoadLimits(), fresh(-5, short=True), NOW)
     assert decision.unload == (Unload("b", Reason.SHORTAGE),)
     pinned = [msgspec.structs.replace(model, pinned=True) for model in models]
-    assert decide(pinned, Limits(), fresh(-5, short=True), NOW).unload == ()
+    assert decide(pinned, LoadLimits(), fresh(-5, short=True), NOW).unload == ()
 
 
 def test_the_memory_is_watched_while_something_could_be_let_go() -> None:
-    assert decide([loaded("a")], Limits(), fresh(5), NOW).wake_at == NOW + MEMORY_WATCH
-    assert decide([loaded("a")], Limits(), fresh(5), NOW + MEMORY_WATCH).measure
-    assert decide([busy("a")], Limits(), fresh(5), NOW) == Decision()
-    assert decide([loaded("a", pinned=True)], Limits(), fresh(5), NOW) == Decision()
-    assert decide([], Limits(), fresh(5), NOW) == Decision()
+    assert decide([loaded("a")], LoadLimits(), fresh(5), NOW).wake_at == NOW + MEMORY_WATCH
+    assert decide([loaded("a")], LoadLimits(), fresh(5), NOW + MEMORY_WATCH).read_memory
+    assert decide([busy("a")], LoadLimits(), fresh(5), NOW) == Decision()
+    assert decide([loaded("a", pinned=True)], LoadLimits(), fresh(5), NOW) == Decision()
+    assert decide([], LoadLimits(), fresh(5), NOW) == Decision()
 
 
 def test_on_cards_what_no_card_can_hold_lies_in_main_memory() -> None:
-    spills = Need(footprint=Footprint(device=10, mapped=1), source=Source.FORMULA, spills=True)
+    spills = Need(footprint=Footprint(device=10, mapped=1), source=NeedSource.FORMULA, spills=True)
     w = msgspec.structs.replace(wanted("w"), need=spills)
-    cards = Memory(at=NOW, room=Amount(8, 6), cards=True)
-    assert decide([w], Limits(), cards, NOW).load == "w"
+    cards = FreeMemory(at=NOW, free=Amount(8, 6), cards=True)
+    assert decide([w], LoadLimits(), cards, NOW).load == "w"
     # First idle models on the cards make room, for layers there are faster.
-    models = [loaded("idle", gives=Amount(0, 4)), w]
-    assert decide(models, Limits(), cards, NOW).unload == (Unload("idle", Reason.ROOM),)
+    models = [loaded("idle", freed_on_unload=Amount(0, 4)), w]
+    assert decide(models, LoadLimits(), cards, NOW).unload == (Unload("idle", Reason.ROOM),)
     fixed = msgspec.structs.replace(w, need=msgspec.structs.replace(spills, spills=False))
-    assert decide([fixed], Limits(), cards, NOW).refuse == (
-        Refusal(id="w", needed=Amount(1, 10), at_best=Amount(8, 6)),
+    assert decide([fixed], LoadLimits(), cards, NOW).refuse == (
+        Refusal(id="w", needed=Amount(1, 10), free_at_best=Amount(8, 6)),
     )
 
 
 def test_a_model_whose_need_is_being_found_out_waits() -> None:
-    assert decide([wanted("w", need=None)], Limits(), fresh(5), NOW).load is None
+    assert decide([wanted("w", need=None)], LoadLimits(), fresh(5), NOW).load is None
 
 
 def test_one_that_is_wanted_only_if_there_is_room_takes_nobodys_place() -> None:
-    models = [loaded("idle", gives=Amount(5)), wanted("w", 4, modest=True)]
-    assert decide(models, Limits(), fresh(4), NOW).load == "w"
-    decision = decide(models, Limits(), fresh(3), NOW)
+    models = [loaded("idle", freed_on_unload=Amount(5)), wanted("w", 4, only_if_free=True)]
+    assert decide(models, LoadLimits(), fresh(4), NOW).load == "w"
+    decision = decide(models, LoadLimits(), fresh(3), NOW)
     assert [refusal.id for refusal in decision.refuse] == ["w"]
     assert decision.unload == ()
     # Not before everything that is under way has ended.
-    models.append(ModelView(id="leaving", status=ModelStatus.UNLOADING, gives=Amount(2)))
-    assert decide(models, Limits(), fresh(3), NOW).refuse == ()
+    models.append(ModelView(id="leaving", status=ModelStatus.UNLOADING, freed_on_unload=Amount(2)))
+    assert decide(models, LoadLimits(), fresh(3), NOW).refuse == ()
 
 
 def test_backoff_begins_with_nothing_and_grows_to_a_minute() -> None:
@@ -543,45 +548,48 @@ def test_backoff_begins_with_nothing_and_grows_to_a_minute() -> None:
 
 def test_a_model_that_never_rests_is_closed_for_one_that_has_waited_long_enough() -> None:
     waiting = wanted("b", waiting_since=NOW)
-    limits = Limits(max_loaded_models=1)
+    limits = LoadLimits(max_loaded_models=1)
     early = decide((busy("a"), waiting), limits, UNLIMITED, NOW + PATIENCE - 1)
-    assert early.close == {}
+    assert early.admit_before == {}
     assert early.wake_at == NOW + PATIENCE
     late = decide((busy("a"), waiting), limits, UNLIMITED, NOW + PATIENCE)
-    assert late.close == {"a": 1}
+    assert late.admit_before == {"a": 1}
     assert late.unload == ()
 
 
 def test_patience_grows_with_what_a_change_of_models_costs() -> None:
     models = (busy("a", load_seconds=20.0), wanted("b", load_seconds=10.0))
-    limits = Limits(max_loaded_models=1)
-    assert decide(models, limits, UNLIMITED, NOW + 59).close == {}
-    assert decide(models, limits, UNLIMITED, NOW + 60).close == {"a": 1}
+    limits = LoadLimits(max_loaded_models=1)
+    assert decide(models, limits, UNLIMITED, NOW + 59).admit_before == {}
+    assert decide(models, limits, UNLIMITED, NOW + 60).admit_before == {"a": 1}
 
 
 def test_closing_stays_with_its_model_and_spares_the_pinned() -> None:
     waiting = wanted("c", overtaken=8)
-    limits = Limits(max_loaded_models=2)
-    models = (busy("a"), busy("b", closed_to=1), waiting)
-    assert decide(models, limits, UNLIMITED, NOW).close == {"b": 1}
+    limits = LoadLimits(max_loaded_models=2)
+    models = (busy("a"), busy("b", admit_before=1), waiting)
+    assert decide(models, limits, UNLIMITED, NOW).admit_before == {"b": 1}
     one_pinned = (busy("a"), busy("b", pinned=True), waiting)
-    assert decide(one_pinned, limits, UNLIMITED, NOW).close == {"a": 1}
+    assert decide(one_pinned, limits, UNLIMITED, NOW).admit_before == {"a": 1}
 
 
 def test_two_that_have_waited_long_enough_each_close_a_model() -> None:
     models = (busy("a"), busy("b"), wanted("c", overtaken=8), wanted("d", overtaken=8, arrival=2))
-    assert decide(models, Limits(max_loaded_models=2), UNLIMITED, NOW).close == {"a": 1, "b": 2}
+    assert decide(models, LoadLimits(max_loaded_models=2), UNLIMITED, NOW).admit_before == {
+        "a": 1,
+        "b": 2,
+    }
 
 
 def test_a_closed_model_makes_room_although_later_requests_wait_for_it() -> None:
-    closed = loaded("a", waiting=3, arrival=5, closed_to=1, last_used=NOW)
+    closed = loaded("a", waiting=3, arrival=5, admit_before=1, last_used=NOW)
     decision = decide(
-        (closed, wanted("b", overtaken=8)), Limits(max_loaded_models=1), UNLIMITED, NOW
+        (closed, wanted("b", overtaken=8)), LoadLimits(max_loaded_models=1), UNLIMITED, NOW
     )
     assert [(step.id, step.reason) for step in decision.unload] == [("a", Reason.ROOM)]
     earlier = msgspec.structs.replace(closed, arrival=0)
     decision = decide(
-        (earlier, wanted("b", overtaken=8)), Limits(max_loaded_models=1), UNLIMITED, NOW
+        (earlier, wanted("b", overtaken=8)), LoadLimits(max_loaded_models=1), UNLIMITED, NOW
     )
     assert decision.unload == ()
 
@@ -591,8 +599,8 @@ def test_a_model_may_rest_for_a_moment_between_two_requests_of_one_client(
     load_seconds: float,
 ) -> None:
     model = loaded("a", last_used=NOW, load_seconds=load_seconds)
-    limits = Limits(max_loaded_models=1)
-    rested = rests_at(model)
+    limits = LoadLimits(max_loaded_models=1)
+    rested = evictable_at(model)
     assert rested - NOW == pytest.approx(min(0.5, 0.2 * load_seconds))
     if load_seconds:
         decision = decide((model, wanted("b")), limits, UNLIMITED, NOW)

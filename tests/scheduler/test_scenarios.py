@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -11,7 +11,8 @@ import pytest
 
 from cyber_inference_tui.errors import InsufficientMemoryError, ModelLoadError, QueueFullError
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.memory_tracker import RETURN_PATIENCE
 from cyber_inference_tui.scheduler.state import Waiter
@@ -31,7 +32,7 @@ A, B, C = model("a"), model("b"), model("c")
 
 
 def need(size: float) -> Need:
-    return Need(footprint=Footprint(host=int(size * GB)), source=Source.FORMULA)
+    return Need(footprint=Footprint(host=int(size * GB)), source=NeedSource.FORMULA)
 
 
 def make_world(
@@ -76,7 +77,7 @@ def test_models_that_fit_stay_and_one_that_does_not_takes_the_place_of_an_idle_o
 
 def test_mapped_weights_count_although_the_kernel_calls_them_available() -> None:
     async def main() -> None:
-        mapped = Need(footprint=Footprint(mapped=9 * GB, host=GB // 10), source=Source.FORMULA)
+        mapped = Need(footprint=Footprint(mapped=9 * GB, host=GB // 10), source=NeedSource.FORMULA)
         world = make_world(sizes={"a": mapped, "b": mapped})
         async with world.scheduler:
             await world.use(A)
@@ -352,6 +353,42 @@ def test_models_are_preloaded_while_there_is_room_and_unload_nobody() -> None:
     run(main())
 
 
+@pytest.mark.parametrize(("delays", "seconds"), [([], 1.0), ([0.0, 3.0], 3.0)])
+def test_a_server_that_does_not_report_its_memory_is_measured(
+    delays: list[float], seconds: float
+) -> None:
+    """Also if a reading that began before its load ends after it."""
+
+    async def main() -> None:
+        machine = VirtualMachine(16 * GB)
+        read = machine.read
+
+        async def slow(pids: Collection[int]) -> MemoryReading | None:
+            delay = delays.pop(0) if delays else 0.0
+            reading = await read(pids)
+            await asyncio.sleep(delay)
+            return reading
+
+        machine.read = slow  # type: ignore[method-assign]
+        launcher = VirtualLauncher(machine=machine, real={"a": Footprint(host=5 * GB)})
+        launcher.silent = {"a"}
+        world = World(launcher=launcher)
+        async with world.scheduler as scheduler:
+            # Nothing else has the memory read.
+            scheduler.pin(A, True)
+            await scheduler.refresh_memory()
+            load = asyncio.ensure_future(scheduler.load(A))
+            await asyncio.gather(load, scheduler.refresh_memory())
+            assert now() == seconds
+            await ticks()
+            state = scheduler.state("a")
+            assert state is not None
+            assert state.footprint == Footprint(host=5 * GB)
+            assert state.freed_on_unload.host == 5 * GB
+
+    run(main())
+
+
 # Turns
 
 
@@ -444,7 +481,7 @@ def test_positions_and_expected_waits_are_known() -> None:
                 3.0,
                 4.0,
             ]
-            outlook = scheduler.waits.outlook("b", waiters[1])
+            outlook = scheduler.waits.estimate("b", waiters[1])
             assert outlook is not None
             assert outlook.in_words("b") == "queued b, 2 of 2, about 4 s"
             third = asyncio.ensure_future(scheduler.acquire(B))
@@ -455,7 +492,7 @@ def test_positions_and_expected_waits_are_known() -> None:
             third.cancel()
             await busy
             (await waiting[0]).release()
-            assert scheduler.waits.outlook("b", waiters[0]) is None
+            assert scheduler.waits.estimate("b", waiters[0]) is None
             (await waiting[1]).release()
 
     run(main())
@@ -468,12 +505,12 @@ def test_a_load_under_way_tells_what_is_left_of_it() -> None:
             waiters: list[Waiter] = []
             waiting = asyncio.ensure_future(scheduler.acquire(A, on_wait=waiters.append))
             await asyncio.sleep(4)
-            outlook = scheduler.waits.outlook("a", waiters[0])
+            outlook = scheduler.waits.estimate("a", waiters[0])
             assert outlook is not None
             # Nothing is known of its load but that it runs.
             assert outlook.in_words("a") == "loading a"
             await asyncio.sleep(2)
-            outlook = scheduler.waits.outlook("a", waiters[0])
+            outlook = scheduler.waits.estimate("a", waiters[0])
             assert outlook is not None
             assert outlook.in_words("a") == "loading a 50%, about 6 s left"
             (await waiting).release()
@@ -673,8 +710,8 @@ def test_what_a_load_took_is_known_for_the_next_one() -> None:
             state = scheduler.state("a")
             assert state is not None
             assert state.footprint == Footprint(host=2 * GB)
-            assert state.gives.host == 2 * GB or state.gives.host == 0
+            assert state.freed_on_unload.host == 2 * GB or state.freed_on_unload.host == 0
             await asyncio.sleep(5)
-            assert state.gives.host == 2 * GB
+            assert state.freed_on_unload.host == 2 * GB
 
     run(main())

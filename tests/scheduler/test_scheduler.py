@@ -297,8 +297,8 @@ def test_a_place_granted_in_the_moment_of_a_cancel_is_given_back(yields: int) ->
             state = scheduler.state("a")
             assert state is not None
             while state.status is not ModelStatus.LOADED:
-                state.settled.clear()
-                await state.settled.wait()
+                state.changed.clear()
+                await state.changed.wait()
             for _ in range(yields):
                 await asyncio.sleep(0)
             granted = request.done()
@@ -626,7 +626,7 @@ def test_a_crash_is_a_failure_with_its_reason_at_once_and_the_next_request_loads
             assert state.failure.message == "a stopped: its server exited with code 1."
             assert state.failure.log_tail == ("last words",)
             assert lease.server_exited
-            assert lease.failure() == "its server exited with code 1"
+            assert lease.exit_reason() == "its server exited with code 1"
             lease.release()
             await world.use(A)
             assert world.launcher.launched == ["a", "a"]
@@ -648,7 +648,7 @@ def test_backoff_grows_while_a_server_keeps_dying_and_is_forgotten_after_a_stabl
                 await ticks()
                 state = scheduler.state("a")
                 assert state is not None
-                return max(0.0, state.trouble.retry_at - now())
+                return max(0.0, state.failures.retry_at - now())
 
             assert [await crash_after(1) for _ in range(5)] == [0, 1, 2, 4, 8]
             assert await crash_after(60) == 0
@@ -669,12 +669,12 @@ def test_a_request_that_kills_twice_holds_up_nobody_else() -> None:
                         fine.answered()
                 with await scheduler.acquire(A) as lease:
                     if again:
-                        lease.again()
+                        lease.mark_retry()
                     world.server("a").end(1)
                     await ticks()
                 state = scheduler.state("a")
                 assert state is not None
-                return max(0.0, state.trouble.retry_at - now())
+                return max(0.0, state.failures.retry_at - now())
 
             for _ in range(3):
                 # It did its work until this request came, and once more after it.
@@ -722,8 +722,8 @@ def test_a_server_that_dies_just_when_it_is_ready_leaks_no_place(yields: int) ->
             state = scheduler.state("a")
             assert state is not None
             while not world.launcher.alive:
-                state.settled.clear()
-                await state.settled.wait()
+                state.changed.clear()
+                await state.changed.wait()
             for _ in range(yields):
                 await asyncio.sleep(0)
             world.server("a").end(1)

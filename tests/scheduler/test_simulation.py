@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.needs import Footprint, Need, Source
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.memory import Memory
+from cyber_inference_tui.scheduler.free_memory import FreeMemory
 from cyber_inference_tui.scheduler.memory_tracker import RETURN_PATIENCE
 from cyber_inference_tui.scheduler.policy import MEMORY_FRESH, Policy, decide
 from cyber_inference_tui.scheduler.views import (
     Decision,
-    Limits,
+    LoadLimits,
     ModelView,
     Reason,
     Refusal,
@@ -98,7 +98,7 @@ class Watched(World):
         for one, size, mapped in zip(self.models, fleet.sizes, fleet.mapped, strict=True):
             main = "device" if fleet.cards else "mapped" if mapped else "host"
             parts = {main: size * GB, "host": size * GB if main == "host" else GB // 8}
-            needs[one.id] = Need(footprint=Footprint(**parts), source=Source.FORMULA)
+            needs[one.id] = Need(footprint=Footprint(**parts), source=NeedSource.FORMULA)
         machine = VirtualMachine(
             TOTAL, cards=(TOTAL,) if fleet.cards else (), back_seconds=fleet.back_seconds
         )
@@ -108,7 +108,7 @@ class Watched(World):
         """Who is blocked by the true policy, whatever the one under test says."""
 
         def watched(
-            models: Sequence[ModelView], limits: Limits, memory: Memory, time: float
+            models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, time: float
         ) -> Decision:
             true = decide(models, limits, memory, time)
             self.blocked = true.blocked
@@ -483,13 +483,13 @@ def test_whenever_it_ends_nothing_is_left_over(
 
 
 def forgets_the_memory(
-    models: Sequence[ModelView], limits: Limits, memory: Memory, time: float
+    models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, time: float
 ) -> Decision:
-    return decide(models, limits, msgspec.structs.replace(memory, room=None), time)
+    return decide(models, limits, msgspec.structs.replace(memory, free=None), time)
 
 
 def believes_old_readings(
-    models: Sequence[ModelView], limits: Limits, memory: Memory, time: float
+    models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, time: float
 ) -> Decision:
     known = memory.at > float("-inf")
     return decide(
@@ -501,21 +501,21 @@ def believes_old_readings(
 
 
 def cuts_answers(
-    models: Sequence[ModelView], limits: Limits, memory: Memory, time: float
+    models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, time: float
 ) -> Decision:
     idle = [msgspec.structs.replace(model, in_flight=0) for model in models]
     return decide(idle, limits, memory, time)
 
 
 def forgets_pins(
-    models: Sequence[ModelView], limits: Limits, memory: Memory, time: float
+    models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, time: float
 ) -> Decision:
     free = [msgspec.structs.replace(model, pinned=False) for model in models]
     return decide(free, limits, memory, time)
 
 
 def loads_two_at_once(
-    models: Sequence[ModelView], limits: Limits, memory: Memory, time: float
+    models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, time: float
 ) -> Decision:
     calm = [
         msgspec.structs.replace(model, status=ModelStatus.LOADED)
@@ -527,7 +527,7 @@ def loads_two_at_once(
 
 
 def does_not_wait_for_the_end(
-    models: Sequence[ModelView], limits: Limits, memory: Memory, time: float
+    models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, time: float
 ) -> Decision:
     gone = [
         msgspec.structs.replace(model, status=ModelStatus.UNLOADED)
@@ -539,20 +539,20 @@ def does_not_wait_for_the_end(
 
 
 def lets_everybody_overtake(
-    models: Sequence[ModelView], limits: Limits, memory: Memory, time: float
+    models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, time: float
 ) -> Decision:
     decision = decide(models, limits, memory, time)
-    return msgspec.structs.replace(decision, close={}, blocked=frozenset())
+    return msgspec.structs.replace(decision, admit_before={}, blocked=frozenset())
 
 
 def never_wakes(
-    models: Sequence[ModelView], limits: Limits, memory: Memory, time: float
+    models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, time: float
 ) -> Decision:
     return msgspec.structs.replace(decide(models, limits, memory, time), wake_at=None)
 
 
 def never_makes_room(
-    models: Sequence[ModelView], limits: Limits, memory: Memory, time: float
+    models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, time: float
 ) -> Decision:
     decision = decide(models, limits, memory, time)
     kept = tuple(step for step in decision.unload if step.reason is not Reason.ROOM)
@@ -561,20 +561,20 @@ def never_makes_room(
 
 
 def refuses_who_must_wait(
-    models: Sequence[ModelView], limits: Limits, memory: Memory, time: float
+    models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, time: float
 ) -> Decision:
     decision = decide(models, limits, memory, time)
-    if memory.room is None:
+    if memory.free is None:
         return decision
     refusals = tuple(
-        Refusal(id=model_id, needed=memory.room, at_best=memory.room)
+        Refusal(id=model_id, needed=memory.free, free_at_best=memory.free)
         for model_id in decision.blocked
     )
-    return msgspec.structs.replace(decision, refuse=refusals, blocked=frozenset(), close={})
+    return msgspec.structs.replace(decision, refuse=refusals, blocked=frozenset(), admit_before={})
 
 
 def keeps_what_others_need(
-    models: Sequence[ModelView], limits: Limits, memory: Memory, time: float
+    models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, time: float
 ) -> Decision:
     return decide(models, limits, msgspec.structs.replace(memory, short=False), time)
 

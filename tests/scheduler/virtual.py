@@ -17,7 +17,7 @@ from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.spec import ServerSpec
-from cyber_inference_tui.monitor.memory import GpuMemory, MemoryReading, ProcessMemory
+from cyber_inference_tui.monitor.memory_reading import GpuMemory, MemoryReading, ProcessMemory
 from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.policy import Policy, decide
 from cyber_inference_tui.scheduler.scheduler import Scheduler
@@ -220,6 +220,8 @@ class VirtualLauncher:
         self.alive: list[VirtualServer] = []
         self.most_alive = 0
         self.swallows_cancel = False
+        self.silent: set[str] = set()
+        """Models whose servers do not report the memory that they use."""
         self.grows: dict[str, Sequence[int]] = {}
         """Per model: the bytes of main memory that its loads take, second by second."""
 
@@ -286,7 +288,8 @@ class VirtualLauncher:
         finally:
             self.loading.remove(model_id)
         server = VirtualServer(self, model_id, 9000 + len(self.launched), pid)
-        server.says = footprint if self.machine is not None else None
+        if self.machine is not None and model_id not in self.silent:
+            server.says = footprint
         self.alive.append(server)
         return server
 
@@ -361,7 +364,7 @@ class World:
     def _note_queue(self, model_id: str) -> None:
         state = self.scheduler.state(model_id)
         if state is not None:
-            wait = self.scheduler.waits.of_the_next(state)
+            wait = self.scheduler.waits.seconds_of_next(state)
             self.told_queues.append(ToldQueue(model_id, state.status, state.queued, wait))
 
     def status(self, model_id: str) -> ModelStatus:
@@ -392,7 +395,8 @@ class World:
             assert state is not None
             assert (state.in_flight, state.queued, state.leaving) == (0, 0, None)
             assert not state.waiters
-            assert state.task is None
+        names = {task.get_name().split()[0] for task in asyncio.all_tasks()}
+        assert not names & {"load", "unload"}
 
     async def assert_nothing_left(self) -> None:
         """After ``close``: no process, no task, no count."""

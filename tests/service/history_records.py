@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cyber_inference_tui.llama.needs import Footprint
+from cyber_inference_tui.llama.needs import Footprint, Measurement
 from cyber_inference_tui.records import RequestRecord, SessionRecord
-from cyber_inference_tui.service.history import History, Measurement
+from cyber_inference_tui.service.history import History
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC)
 

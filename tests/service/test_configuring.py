@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from cyber_inference_tui.errors import ConfigError, ConflictError, NotFoundError
+from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.records import SettingEffect
 from cyber_inference_tui.service.configuring import Configuration, configured_anew
-from cyber_inference_tui.settings.load import load_if_there
+from cyber_inference_tui.settings.load import CurrentSettings, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.settings.watch import FileWatch
 from tests.scheduler.virtual import model
@@ -39,14 +39,17 @@ class Desk:
             path.write_text(text)
         self.applied: list[Settings] = []
         self.told: list[str | None] = []
+        self.current = CurrentSettings(
+            load_if_there(path, environ=environ or {}, flags=flags or {})
+        )
         self.configuration = Configuration(
-            load_if_there(path, environ=environ or {}, flags=flags or {}),
+            self.current,
             bound_host=lambda: "127.0.0.1",
             environ=environ or {},
             flags=flags or {},
             apply=self._apply,
-            tell=self.told.append,
-            restarts=lambda _: list(restarts),
+            publish=lambda data: self.told.append(data["error"]),
+            would_restart=lambda *_: list(restarts),
         )
 
     async def _apply(self, settings: Settings) -> None:
@@ -170,7 +173,7 @@ async def test_what_needs_a_restart_stays_in_force_until_then(path: Path) -> Non
     (applied,) = desk.applied
     assert (applied.data_dir, applied.port, applied.max_queue) == (Path("/one"), 1, 3)
     assert applied.models_dir == Path("/one/models")
-    assert desk.configuration.in_force.settings == applied
+    assert desk.current.settings == applied
     # What is told is what holds from then on.
     told = {one.key: one.value for one in desk.configuration.values()}
     assert (told["data_dir"], told["models_dir"], told["port"]) == ("/two", "/two/models", 2)
@@ -199,22 +202,6 @@ async def test_secrets_among_arguments_are_masked_and_kept(path: Path) -> None:
     assert desk.configuration.loaded.settings.llama_args == ("-c", "2", "--hf-token", "sk-1")
     with pytest.raises(ConfigError, match="stands for no value"):
         await desk.configuration.set('models."m".args', ["--hf-token", "********"])
-
-
-async def test_the_whole_file_is_replaced_and_applied(path: Path) -> None:
-    desk = Desk(path, text='# mine\nhf_token = "hf_abc"\n')
-    record = await desk.configuration.file()
-    assert record.path == str(path)
-    assert "hf_abc" not in record.text
-    new = await desk.configuration.set_file(record.text + "max_queue = 3\n", record.digest)
-    assert path.read_text() == '# mine\nhf_token = "hf_abc"\nmax_queue = 3\n'
-    assert [one.max_queue for one in desk.applied] == [3]
-    assert new == await desk.configuration.file()
-    with pytest.raises(ConflictError):
-        await desk.configuration.set_file("", record.digest)
-    with pytest.raises(ConfigError):
-        await desk.configuration.set_file("max_queue = -1\n", new.digest)
-    assert desk.configuration.loaded.settings.max_queue == 3
 
 
 def test_a_model_as_other_settings_would_have_it(tmp_path: Path) -> None:
@@ -294,7 +281,7 @@ async def test_a_file_that_is_gone_or_damaged_opens_nothing(
     damage(path)
     with pytest.raises(ConfigError, match=re.escape(str(path))):
         await desk.configuration.reload()
-    assert desk.configuration.in_force.settings.api_keys == ("k",)
+    assert desk.current.settings.api_keys == ("k",)
     assert desk.applied == []
 
 

@@ -85,21 +85,21 @@ async def test_a_record_is_read_at_once_with_every_field(path: Path) -> None:
             getattr(full, field.name) != field.default for field in msgspec.structs.fields(full)
         )
     async with open_history(path) as history:
-        history.add_request(full_request)
+        history.add(full_request)
         assert await history.requests() == [full_request]
-        history.add_request(sparse_request)
+        history.add(sparse_request)
         assert await history.requests() == [sparse_request, full_request]
-        history.add_session(full_session)
-        history.add_session(sparse_session)
+        history.add(full_session)
+        history.add(sparse_session)
         assert await history.sessions() == [sparse_session, full_session]
-        history.add_measurement(measurement())
+        history.add(measurement())
         assert await history.measurements() == [measurement()]
 
 
 async def test_pages_and_filters_of_requests(path: Path) -> None:
     async with open_history(path) as history:
         for number in range(20):
-            history.add_request(
+            history.add(
                 request(
                     number,
                     model="even" if number % 2 == 0 else "odd",
@@ -133,7 +133,7 @@ async def test_pages_and_filters_of_requests(path: Path) -> None:
 async def test_pages_and_filters_of_sessions(path: Path) -> None:
     async with open_history(path) as history:
         for number in range(6):
-            history.add_session(session(number, model="even" if number % 2 == 0 else "odd"))
+            history.add(session(number, model="even" if number % 2 == 0 else "odd"))
         found = await history.sessions(HistoryQuery(limit=2))
         assert [record.requests for record in found] == [5, 4]
         found = await history.sessions(HistoryQuery(before=found[-1].id, model="odd"))
@@ -147,11 +147,11 @@ async def test_pages_and_filters_of_sessions(path: Path) -> None:
 async def test_totals(path: Path) -> None:
     async with open_history(path) as history:
         # A refused request that named no model belongs to none.
-        history.add_request(request(model="", status=400, error="no name"))
+        history.add(request(model="", status=400, error="no name"))
         assert await history.totals() == []
-        history.add_request(request(5, model="b", tokens_in=10, tokens_out=100))
-        history.add_request(request(1, model="b", tokens_in=None, tokens_out=None, status=499))
-        history.add_request(request(2, model="a", tokens_in=7, tokens_out=1, error="broke off"))
+        history.add(request(5, model="b", tokens_in=10, tokens_out=100))
+        history.add(request(1, model="b", tokens_in=None, tokens_out=None, status=499))
+        history.add(request(2, model="a", tokens_in=7, tokens_out=1, error="broke off"))
         assert await history.totals() == [
             ModelTotals(
                 model="a",
@@ -177,9 +177,9 @@ async def test_the_latest_measurement_of_a_signature_counts(path: Path) -> None:
         footprint=Footprint(host=9), load_seconds=1.0, at=NOW + timedelta(seconds=1)
     )
     async with open_history(path) as history:
-        history.add_measurement(measurement("other", context_size=None, size_bytes=None))
-        history.add_measurement(measurement())
-        history.add_measurement(newer)
+        history.add(measurement("other", context_size=None, size_bytes=None))
+        history.add(measurement())
+        history.add(newer)
         expected = [newer, measurement("other", context_size=None, size_bytes=None)]
         assert await history.measurements() == expected
     async with open_history(path) as history:
@@ -188,25 +188,25 @@ async def test_the_latest_measurement_of_a_signature_counts(path: Path) -> None:
 
 async def test_a_restart_keeps_everything_and_ids_go_on(path: Path) -> None:
     async with open_history(path) as history:
-        history.add_request(request(1))
-        history.add_session(session(1))
+        history.add(request(1))
+        history.add(session(1))
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     async with open_history(path) as history:
-        history.add_request(request(2))
+        history.add(request(2))
         assert [record.id for record in await history.requests()] == [2, 1]
         assert len(await history.sessions()) == 1
 
 
 async def test_the_files_are_the_owners_alone(path: Path) -> None:
     async with open_history(path) as history:
-        history.add_request(request())
+        history.add(request())
         await history.flush()
         files = list(path.parent.iterdir())
         assert {file.name for file in files} >= {path.name, f"{path.name}-wal"}
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
     path.chmod(0o444)
     async with open_history(path) as history:
-        history.add_request(request())
+        history.add(request())
         assert len(await history.requests()) == 2
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -219,14 +219,14 @@ async def test_a_missing_directory_is_made(tmp_path: Path) -> None:
 
 async def test_what_waits_is_written_after_a_while(path: Path) -> None:
     async with open_history(path, batch_seconds=0.01) as history:
-        history.add_request(request(7))
+        history.add(request(7))
         await asyncio.to_thread(eventually, lambda: stored(path) == [7])
 
 
 async def test_much_is_written_without_a_wait(path: Path) -> None:
     async with open_history(path) as history:
         for number in range(1000):
-            history.add_request(request(number))
+            history.add(request(number))
         await asyncio.to_thread(eventually, lambda: len(stored(path)) >= 500)
 
 
@@ -242,10 +242,10 @@ async def test_strange_values_break_nothing(path: Path) -> None:
         time_to_first_token_seconds=float("inf"),
     )
     async with open_history(path) as history:
-        history.add_request(strange)
-        history.add_session(session(model="bad \udcff name"))
-        history.add_measurement(measurement("\udcff" * 9))
-        history.add_request(request(2))
+        history.add(strange)
+        history.add(session(model="bad \udcff name"))
+        history.add(measurement("\udcff" * 9))
+        history.add(request(2))
         found = await history.requests(RequestQuery(model="bad \udcff name"))
         assert [record.model for record in found] == ["bad ? name"]
         assert found[0].error is not None
@@ -260,7 +260,7 @@ async def test_strange_values_break_nothing(path: Path) -> None:
 
 async def test_a_time_without_a_zone_counts_as_utc(path: Path) -> None:
     async with open_history(path) as history:
-        history.add_request(request(at=NOW.replace(tzinfo=None)))
+        history.add(request(at=NOW.replace(tzinfo=None)))
         (record,) = await history.requests(RequestQuery(since=NOW.replace(tzinfo=None)))
         assert record.at == NOW
         assert await history.requests(RequestQuery(since=datetime.max.replace(tzinfo=UTC))) == []
@@ -275,11 +275,9 @@ async def test_a_time_without_a_zone_counts_as_utc(path: Path) -> None:
 async def test_what_is_too_old_is_removed_at_the_start(path: Path) -> None:
     async with open_history(path) as history:
         for days in (-31, -29, 0):
-            history.add_request(request(days, at=NOW + timedelta(days=days)))
-            history.add_session(
-                session(days, loaded_at=NOW, unloaded_at=NOW + timedelta(days=days))
-            )
-        history.add_measurement(measurement(at=NOW - timedelta(days=400)))
+            history.add(request(days, at=NOW + timedelta(days=days)))
+            history.add(session(days, loaded_at=NOW, unloaded_at=NOW + timedelta(days=days)))
+        history.add(measurement(at=NOW - timedelta(days=400)))
         await history.flush()
     async with open_history(path) as history:
         assert numbers(await history.requests()) == [0, -29]
@@ -298,8 +296,8 @@ async def test_records_of_a_clock_that_was_wrong_are_neither_lost_nor_kept_for_e
     async def open_at(now: datetime, *written: int) -> list[int | None]:
         async with open_history(path, now=lambda: now) as history:
             for number in written:
-                history.add_request(request(number, at=now))
-                history.add_session(session(number, loaded_at=now, unloaded_at=now))
+                history.add(request(number, at=now))
+                history.add(session(number, loaded_at=now, unloaded_at=now))
             kept = numbers(await history.requests())
             assert numbers(await history.requests()) == [
                 record.requests for record in await history.sessions()
@@ -318,10 +316,10 @@ async def test_records_of_a_clock_that_was_wrong_are_neither_lost_nor_kept_for_e
 
 async def test_a_session_is_not_removed_for_a_request_of_the_future(path: Path) -> None:
     async with open_history(path) as history:
-        history.add_request(request(1, at=NOW + timedelta(days=5000)))
+        history.add(request(1, at=NOW + timedelta(days=5000)))
         for number in range(2, 2000):
-            history.add_request(request(number, at=NOW, error="x" * 100))
-        history.add_session(session(7, loaded_at=NOW, unloaded_at=NOW))
+            history.add(request(number, at=NOW, error="x" * 100))
+        history.add(session(7, loaded_at=NOW, unloaded_at=NOW))
     async with open_history(path, max_bytes=path.stat().st_size // 2) as history:
         assert 1 not in numbers(await history.requests(RequestQuery(limit=2000)))
         assert [record.requests for record in await history.sessions()] == [7]
@@ -329,22 +327,22 @@ async def test_a_session_is_not_removed_for_a_request_of_the_future(path: Path) 
 
 async def test_ids_are_not_given_again_after_all_rows_are_gone(path: Path) -> None:
     async with open_history(path) as history:
-        history.add_request(request(at=NOW - timedelta(days=99)))
+        history.add(request(at=NOW - timedelta(days=99)))
     async with open_history(path) as history:
         assert await history.requests() == []
-        history.add_request(request())
+        history.add(request())
         assert [record.id for record in await history.requests()] == [2]
 
 
 async def test_a_file_that_grows_too_large_loses_its_oldest_rows_and_space(path: Path) -> None:
     limit = 400_000
     async with open_history(path, max_bytes=limit) as history:
-        history.add_session(session(-100))
+        history.add(session(-100))
         for number in range(6000):
-            history.add_request(request(number, error="x" * 100))
+            history.add(request(number, error="x" * 100))
             if number % 500 == 0:
                 await history.flush()
-        history.add_session(session(6000))
+        history.add(session(6000))
         found = numbers(await history.requests(RequestQuery(limit=6000)))
         assert found == list(range(5999, 5999 - len(found), -1))
         assert 500 < len(found) < 4000
@@ -355,10 +353,10 @@ async def test_a_file_that_grows_too_large_loses_its_oldest_rows_and_space(path:
 async def test_a_smaller_bound_shrinks_the_file_at_the_start(path: Path) -> None:
     async with open_history(path) as history:
         for number in range(3000):
-            history.add_request(request(number, error="x" * 100))
+            history.add(request(number, error="x" * 100))
         for number in range(300):
-            history.add_session(session(number, unload_reason="y" * 500))
-            history.add_measurement(measurement(f"{number}" * 300))
+            history.add(session(number, unload_reason="y" * 500))
+            history.add(measurement(f"{number}" * 300))
     before = path.stat().st_size
     async with open_history(path, max_bytes=before // 2) as history:
         kept = await history.requests(RequestQuery(limit=3000))
@@ -368,7 +366,7 @@ async def test_a_smaller_bound_shrinks_the_file_at_the_start(path: Path) -> None
     # Even where sessions and measurements have to make way.
     async with open_history(path, max_bytes=100_000) as history:
         assert await history.requests() == []
-        history.add_request(request(1))
+        history.add(request(1))
         assert numbers(await history.requests()) == [1]
     assert path.stat().st_size <= 100_000
 
@@ -376,7 +374,7 @@ async def test_a_smaller_bound_shrinks_the_file_at_the_start(path: Path) -> None
 async def test_the_newest_measurements_are_kept(path: Path) -> None:
     async with open_history(path) as history:
         for number in range(MAX_MEASUREMENTS + 5):
-            history.add_measurement(measurement(str(number), at=NOW + timedelta(seconds=number)))
+            history.add(measurement(str(number), at=NOW + timedelta(seconds=number)))
         found = await history.measurements()
         assert len(found) == MAX_MEASUREMENTS
         assert found[0].signature == str(MAX_MEASUREMENTS + 4)
@@ -393,8 +391,7 @@ async def test_the_queue_is_bounded_and_says_so_once(
     history = History(path, now=now)
     with caplog.at_level(logging.WARNING):
         for number in range(MAX_PENDING + 10):
-            history.add_request(request(number))
-    assert history.dropped == 10
+            history.add(request(number))
     assert len(caplog.records) == 1
     await history.start()
     found = await history.requests(RequestQuery(limit=MAX_PENDING + 10))
@@ -407,7 +404,7 @@ async def test_many_readers_and_a_writer_at_once(path: Path) -> None:
 
         async def read(own: str) -> None:
             for number in range(20):
-                history.add_request(request(number, model=own))
+                history.add(request(number, model=own))
                 found = await history.requests(RequestQuery(model=own))
                 assert numbers(found) == list(range(number, -1, -1))
                 await history.totals()
@@ -425,21 +422,21 @@ async def test_a_cancelled_reader_disturbs_nobody(path: Path) -> None:
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
-        history.add_request(request(1))
+        history.add(request(1))
         assert numbers(await history.requests()) == [1]
 
 
 async def test_a_locked_file_is_tried_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with open_history(path) as history:
-        history.add_request(request(1))
+        history.add(request(1))
         await history.flush()
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            history.add_request(request(2))
+            history.add(request(2))
             for _ in range(2):
                 assert numbers(await history.requests()) == [1]
         assert len(caplog.records) == 1
-        history.add_request(request(3))
+        history.add(request(3))
         assert numbers(await history.requests()) == [3, 2, 1]
 
 
@@ -457,10 +454,10 @@ async def main():
     # The kernel refuses to let any file of this process grow beyond this.
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     for number in range(3000):
-        history.add_request(request(number, error="x" * 200))
+        history.add(request(number, error="x" * 200))
     assert await history.requests() == []
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    history.add_request(request(3000))
+    history.add(request(3000))
     assert numbers(await history.requests(RequestQuery(limit=5000))) == list(range(3000, -1, -1))
     await history.stop()
 
@@ -483,7 +480,7 @@ async def main():
     history = History(Path(sys.argv[1]), now=now, batch_seconds=0.002)
     await history.start()
     for number in itertools.count():
-        history.add_request(request(number))
+        history.add(request(number))
         if number % 40 == 39:
             await history.flush()
             print(number, flush=True)
@@ -516,8 +513,8 @@ async def test_a_killed_service_loses_the_last_batch_at_most(path: Path, after: 
 
 async def test_a_stopped_history_takes_and_tells_nothing(path: Path) -> None:
     async with open_history(path) as history:
-        history.add_request(request(1))
-    history.add_request(request(2))
+        history.add(request(1))
+    history.add(request(2))
     await history.flush()
     await history.stop()
     with pytest.raises(ShuttingDownError):

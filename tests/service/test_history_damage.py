@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
 from cyber_inference_tui.service import history_file
-from cyber_inference_tui.service.history_file import KEEP_DAMAGED, MAX_MEMORY_BYTES
+from cyber_inference_tui.service.history_file import KEEP_DAMAGED
 from cyber_inference_tui.service.history_rows import STEPS
 
 from .history_records import (
@@ -42,9 +43,9 @@ def path(tmp_path: Path) -> Path:
 async def fill(path: Path, count: int = 300) -> None:
     async with open_history(path) as history:
         for number in range(count):
-            history.add_request(request(number, model=f"model {number % 7}", error="e" * 50))
-            history.add_session(session(number))
-            history.add_measurement(measurement(f"signature {number % 50}"))
+            history.add(request(number, model=f"model {number % 7}", error="e" * 50))
+            history.add(session(number))
+            history.add(measurement(f"signature {number % 50}"))
 
 
 def execute(path: Path, *statements: str) -> None:
@@ -153,7 +154,7 @@ async def test_a_damaged_file_is_kept_aside(
         assert await history.sessions() == []
         assert await history.measurements() == []
         assert await history.totals() == []
-        history.add_request(request(1))
+        history.add(request(1))
         assert numbers(await history.requests()) == [1]
     assert stored(path) == [1]
     aside = path.with_name(ASIDE)
@@ -170,7 +171,7 @@ async def test_a_damaged_file_is_kept_aside(
 async def test_an_empty_file_is_a_new_history(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.touch()
     async with open_history(path) as history:
-        history.add_request(request(1))
+        history.add(request(1))
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     assert stored(path) == [1]
     assert not caplog.records
@@ -181,7 +182,7 @@ async def test_what_lies_beside_a_damaged_file_goes_with_it(path: Path) -> None:
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).write_bytes(b"other garbage" + suffix.encode())
     async with open_history(path) as history:
-        history.add_request(request(1))
+        history.add(request(1))
     assert path.with_name(f"{ASIDE}-wal").read_bytes() == b"other garbage-wal"
     # SQLite may have begun to use its index before it saw what the file is.
     assert path.with_name(f"{ASIDE}-shm").exists()
@@ -222,7 +223,7 @@ async def test_a_newer_versions_file_is_kept_aside_unchanged(
     execute(path, f"PRAGMA user_version = {len(STEPS) + 1}")
     before = path.read_bytes()
     async with open_history(path) as history:
-        history.add_request(request(1))
+        history.add(request(1))
         assert numbers(await history.requests()) == [1]
     assert path.with_name("history.sqlite3.newer-20260304-050607").read_bytes() == before
     assert "newer version" in caplog.text
@@ -232,11 +233,9 @@ async def test_an_older_versions_file_is_brought_up_to_date(path: Path) -> None:
     await fill(path, 10)
     steps = (*STEPS, ("ALTER TABLE requests ADD COLUMN priority INTEGER DEFAULT 7",))
     for _ in range(2):
-        file = history_file.open_history(path, now=NOW, max_bytes=1 << 20, steps=steps)
-        with file.reading() as connection:
+        with closing(history_file.open_history(path, now=NOW, steps=steps)) as connection:
             rows = connection.execute("SELECT priority FROM requests").fetchall()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-        file.close()
         assert [row["priority"] for row in rows] == [7] * 10
         assert version == len(STEPS) + 1
 
@@ -246,9 +245,7 @@ async def test_a_file_that_cannot_be_brought_up_to_date_is_kept_as_it_was(path: 
     execute(path, "CREATE TABLE extra (a)")
     before = stored(path)
     steps = (*STEPS, ("CREATE TABLE more (a)", "CREATE TABLE extra (a)"))
-    file = history_file.open_history(path, now=NOW, max_bytes=1 << 20, steps=steps)
-    assert file.path == path
-    file.close()
+    history_file.open_history(path, now=NOW, steps=steps).close()
     aside = path.with_name(ASIDE)
     assert stored(aside) == before
     with closing(sqlite3.connect(aside)) as connection:
@@ -278,73 +275,51 @@ async def test_rows_that_are_no_records_are_left_out(path: Path) -> None:
         assert "model 2" in {total.model for total in await history.totals()}
 
 
-async def test_damage_while_it_is_open(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_file_that_is_damaged_while_it_is_open_is_set_aside_at_the_next_start(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     await fill(path, 3000)
     async with open_history(path) as history:
-        size = path.stat().st_size
         with path.open("r+b") as file:
-            file.write(os.urandom(size))
+            file.write(os.urandom(path.stat().st_size))
         for number in range(5):
-            history.add_request(request(number))
-            assert numbers(await history.requests())[0] == number
-        assert (await history.totals())[-1].model == "m"
-    assert path.with_name(ASIDE).stat().st_size >= size
-    assert "damaged-" in caplog.text
-    assert stored(path)[-1] == 4
-
-
-async def test_a_file_that_is_removed_while_it_is_open(path: Path) -> None:
+            history.add(request(number))
+            # Adding disturbs nobody, and a reader learns what is wrong.
+            await history.flush()
+        with pytest.raises(CyberError, match="The history cannot be read"):
+            await history.requests()
+    assert caplog.text.count("cannot be written") == 1
     async with open_history(path) as history:
-        history.add_request(request(1))
+        history.add(request(7))
+        assert numbers(await history.requests()) == [7]
+    assert path.with_name(ASIDE).exists()
+
+
+async def test_a_file_that_is_removed_while_it_is_open_disturbs_nobody(path: Path) -> None:
+    async with open_history(path) as history:
+        history.add(request(1))
         await history.flush()
-        path.unlink()
-        # Noticed by the writer,
-        history.add_request(request(2))
-        assert numbers(await history.requests()) == [2]
         for entry in path.parent.iterdir():
             entry.unlink()
-        # or by a reader.
+        history.add(request(2))
+        assert numbers(await history.requests()) == [2, 1]
+    async with open_history(path) as history:
         assert await history.requests() == []
-        history.add_request(request(3))
-        assert numbers(await history.requests()) == [3]
-    assert stored(path) == [3]
 
 
 @pytest.mark.parametrize("place", ["/proc/self/history.sqlite3", "/proc/self/no/history.sqlite3"])
-async def test_where_nothing_can_be_written_it_lives_in_memory(
+async def test_where_nothing_can_be_written_nothing_is_kept(
     place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_history(Path(place)) as history:
         for number in range(3):
-            history.add_request(request(number))
-            history.add_session(session(number))
-            history.add_measurement(measurement())
-            assert numbers(await history.requests())[0] == number
-        assert len(await history.sessions()) == 3
-        assert len(await history.measurements()) == 1
-
-        async def read() -> None:
-            history.add_request(request(5))
-            assert (await history.totals())[0].failures == 0
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(20):
-                group.create_task(read())
+            history.add(request(number))
+            history.add(session(number))
+            history.add(measurement())
+            with pytest.raises(CyberError, match="cannot be opened"):
+                await history.requests()
     (said,) = caplog.records
-    assert "memory" in said.getMessage()
-
-
-async def test_a_history_in_memory_is_small() -> None:
-    async with open_history(Path("/proc/self/history.sqlite3")) as history:
-        count = 0
-        for _ in range(10):
-            for _ in range(1000):
-                history.add_request(request(count, error="x" * 1000))
-                count += 1
-            await history.flush()
-        found = await history.requests(RequestQuery(limit=count))
-        assert found[0].tokens_in == count - 1
-        assert 1000 < len(found) < MAX_MEMORY_BYTES / 1000
+    assert "no history is kept" in said.getMessage()
 
 
 async def test_a_directory_in_place_of_sqlites_log(path: Path) -> None:
@@ -352,7 +327,7 @@ async def test_a_directory_in_place_of_sqlites_log(path: Path) -> None:
     before = path.read_bytes()
     path.with_name(f"{path.name}-wal").mkdir()
     async with open_history(path) as history:
-        history.add_request(request(1))
+        history.add(request(1))
         assert numbers(await history.requests()) == [1]
     assert path.with_name(ASIDE).read_bytes() == before
     assert path.with_name(f"{ASIDE}-wal").is_dir()
@@ -396,9 +371,9 @@ def test_no_garbled_file_stops_the_history(
             await history.measurements()
             await history.totals()
             for number in range(3):
-                history.add_request(request(number, model="new"))
-                history.add_session(session(number, model="new"))
-                history.add_measurement(measurement("new", load_seconds=number))
+                history.add(request(number, model="new"))
+                history.add(session(number, model="new"))
+                history.add(measurement("new", load_seconds=number))
                 assert numbers(await history.requests(RequestQuery(model="new")))[0] == number
                 assert (await history.sessions(HistoryQuery(model="new")))[0].requests == number
             assert "new" in {total.model for total in await history.totals()}

@@ -18,12 +18,12 @@ from cyber_inference_tui.errors import ConflictError, NoLlamaServerError, Shutti
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.install.layout import Layout, Newest
 from cyber_inference_tui.llama.install.report import Report
-from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.log_ring import LogRing
 from cyber_inference_tui.records import InstallRecord, InstallSource, InstallState, ServiceEvent
 from cyber_inference_tui.service.install import Installation
 from cyber_inference_tui.service.install_context import InstallContext, install_context
 from cyber_inference_tui.service.update_check import Known
-from cyber_inference_tui.settings.load import Loaded, load
+from cyber_inference_tui.settings.load import CurrentSettings, Loaded, load
 from tests.waiting import LIMIT, until
 
 WAYS = (InstallSource(name="github", summary="quick", recommended=True),)
@@ -357,7 +357,7 @@ class Home:
         environ = {"PATH": "/usr/bin:/bin", "CYBER_INFERENCE_CONFIG": str(self.config)}
         flags = {"data_dir": str(folder / "data")}
         loaded: Loaded = load(config=self.config, environ=environ, flags=flags)
-        self.ground = install_context(lambda: loaded, environ, now)
+        self.ground = install_context(CurrentSettings(loaded), environ, now)
 
     def install(self, source: str, version: str) -> None:
         layout = Layout(self.folder.parent)

@@ -14,7 +14,7 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.records import ModelRecord, ModelStatus
 from cyber_inference_tui.scheduler.state import ModelState
-from cyber_inference_tui.service.listing import touched_record, unloaded_record
+from cyber_inference_tui.service.listing import record_with_state, unloaded_record
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.scheduler.virtual import model
 
@@ -54,7 +54,7 @@ def test_when_a_model_idles_out(
 ) -> None:
     one = model("m", **own)
     settings = Settings(model_idle_timeout=general)
-    record = touched_record(one, settings, state_of(one, **fields), None, wait=None)
+    record = record_with_state(one, settings, state_of(one, **fields), None, wait=None)
     expected = None if seconds is None else USED + timedelta(seconds=seconds)
     assert record.unload_at == expected
 
@@ -87,7 +87,7 @@ def test_the_context_that_memory_allows_is_the_one_that_is_told() -> None:
     lengths = []
     for limit in (None, 4000):
         if limit is not None:
-            state.plan(state.wanted.with_context(limit))
-        record = touched_record(one, Settings(), state, None, wait=None)
+            state.plan(state.configured_spec.with_context(limit))
+        record = record_with_state(one, Settings(), state, None, wait=None)
         lengths.append((record.context_length, record.trained_context_length))
     assert lengths == [(4096, 32768), (2048, 32768)]

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.library.ids import RESERVED
-from cyber_inference_tui.llama.log import LogSpace
-from cyber_inference_tui.records import LogLevel, LogPage, LogRecord, LogRun
+from cyber_inference_tui.llama.log_ring import LogSpace
+from cyber_inference_tui.records import LogEvent, LogLevel, LogPage, LogRecord, LogRun
 from cyber_inference_tui.records.queries import LinesQuery
+from cyber_inference_tui.service.change_notifier import ChangeNotifier
+from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.install import INSTALL_LOG
 from cyber_inference_tui.service.logs import SERVICE_LOG, Logs, service_log
 
@@ -36,18 +38,38 @@ class Clock:
         return self.seconds
 
 
+class PublishedLines(EventBus):
+    """Keeps the events of logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.published: list[LogEvent] = []
+
+    def publish(self, topic: str, data: object) -> None:
+        if isinstance(data, LogEvent):
+            self.published.append(data)
+
+
 class Room:
-    """Logs in a directory, and how often they said that there is news."""
+    """Logs in a directory, and the events that their lines become."""
 
     def __init__(self, directory: Path) -> None:
-        self.news = 0
         self.clock = Clock()
+        self.events = PublishedLines()
+        self.notifier = ChangeNotifier(self.events, record=lambda _: None)
         self.logs = Logs(
-            directory, space=LogSpace(), now=lambda: NOW, on_lines=self._count, clock=self.clock
+            directory,
+            space=LogSpace(),
+            now=lambda: NOW,
+            on_lines=self.notifier.log_lines,
+            clock=self.clock,
         )
 
-    def _count(self) -> None:
-        self.news += 1
+    def new_events(self) -> list[LogEvent]:
+        """The events of the lines since the last call."""
+        self.notifier.flush()
+        published, self.events.published = self.events.published, []
+        return published
 
     async def numbers(
         self,
@@ -159,20 +181,19 @@ async def test_events_have_the_newest_of_a_flood_and_their_numbers(room: Room) -
     log = room.logs.ring("m")
     log.add(["I a", "E b"])
     room.logs.ring("n").add(["c"])
-    first, second = room.logs.take_pending()
+    first, second = room.new_events()
     assert (first.id, first.first, [line.text for line in first.lines]) == ("m", 0, ["I a", "E b"])
     assert [line.level for line in first.lines] == [LogLevel.INFO, LogLevel.ERROR]
     assert (second.id, second.first) == ("n", 0)
-    assert room.logs.take_pending() == []
+    assert room.new_events() == []
     for start in range(0, 3_000, 300):
         log.add(f"line {number}" for number in range(start, start + 300))
-    (event,) = room.logs.take_pending()
+    (event,) = room.new_events()
     assert (event.first, len(event.lines)) == (2 + 2_500, 500)
     assert (event.lines[0].text, event.lines[-1].text) == ("line 2500", "line 2999")
     log.add(["next"])
-    (event,) = room.logs.take_pending()
+    (event,) = room.new_events()
     assert event.first == 3_002
-    assert room.news == 13
 
 
 async def test_the_end_of_a_log_as_text(room: Room) -> None:
@@ -223,7 +244,7 @@ async def test_logs_begin_with_the_last_lines_of_earlier_runs(tmp_path: Path) ->
     ]
     assert page.log.runs == (LogRun(first=0, started_at=NOW),)
     # Nobody hears of what is no news, and it is not written again.
-    assert [(event.id, event.first) for event in second.logs.take_pending()] == [("sub/m", 2)]
+    assert [(event.id, event.first) for event in second.new_events()] == [("sub/m", 2)]
     await second.logs.stop()
     third = Room(tmp_path / "logs")
     await third.logs.restore()
@@ -235,7 +256,7 @@ async def test_the_services_own_log_goes_on_and_keeps_what_came_early(tmp_path: 
     for number in (1, 2):
         own = service_log(tmp_path, lambda: NOW)
         own.add([f"early {number}"])
-        logs = Logs(tmp_path, space=own.space, now=lambda: NOW, on_lines=lambda: None)
+        logs = Logs(tmp_path, space=own.space, now=lambda: NOW, on_lines=lambda *_: None)
         await logs.restore()
         own.begin_run(number, first=own.restored)
         logs.adopt(SERVICE_LOG, own)

@@ -4,11 +4,11 @@ import asyncio
 from pathlib import Path
 
 from cyber_inference_tui.llama.slots import Task
-from cyber_inference_tui.monitor.memory import ProcessMemory
+from cyber_inference_tui.monitor.memory_reading import ProcessMemory
 from cyber_inference_tui.monitor.processes import ProcessUsage
 from cyber_inference_tui.records import GpuRecord, ModelUsage
 from cyber_inference_tui.service.model_usage import (
-    Loaded,
+    LoadedModel,
     ProcessMeter,
     TokenMeters,
     compose_usage,
@@ -31,8 +31,8 @@ def put(root: Path, pid: int, *, user: int, system: int, children: str = "") -> 
 
 def loaded(
     *, in_flight: int = 0, finished: int = 0, device: int | None = None, has_slots: bool = True
-) -> Loaded:
-    return Loaded(
+) -> LoadedModel:
+    return LoadedModel(
         id="m",
         pid=10,
         port=1,

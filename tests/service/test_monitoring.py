@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,6 +23,8 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.monitoring import Monitoring
+from cyber_inference_tui.settings.load import CurrentSettings, Loaded
+from cyber_inference_tui.settings.schema import Settings
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -31,10 +34,10 @@ class World:
 
     def __init__(self, interval: float = 1.0) -> None:
         self.now = 1000.0
-        self.interval = interval
+        self.current = CurrentSettings(Loaded(Settings(), {}, Path("/config.toml")))
+        self.set(sample_interval=interval, data_dir=Path("/a"), models_dir=Path("/a"))
         self.samples: list[float] = []
         self.made: list[tuple[Path, ...]] = []
-        self.disks: tuple[Path, ...] = (Path("/a"),)
         self.fails = False
         self.gate: threading.Event | None = None
         self.inside = 0
@@ -42,11 +45,10 @@ class World:
         self.each_sleep: Callable[[], object] = lambda: None
         self.events = EventBus(first_id=1, clock=lambda: self.now)
         self.monitoring = Monitoring(
+            current=self.current,
             make_sampler=self.make,
-            disks=lambda: self.disks,
             states=list,
             events=self.events,
-            interval=lambda: self.interval,
             now=self.time,
             clock=lambda: self.now,
             sleep=self.sleep,
@@ -54,6 +56,10 @@ class World:
         self.budget = 0.0
         self.turn = asyncio.Event()
         self.at_rest = asyncio.Event()
+
+    def set(self, **changes: Any) -> None:
+        settings = msgspec.structs.replace(self.current.settings, **changes)
+        self.current.replace(msgspec.structs.replace(self.current.loaded, settings=settings))
 
     def make(self, *, disks: Collection[Path]) -> World:
         self.made.append(tuple(disks))
@@ -158,10 +164,10 @@ async def test_a_reader_of_other_topics_is_none() -> None:
 async def test_a_changed_interval_applies_after_a_second_at_most() -> None:
     async with World() as world:
         await world.monitoring.latest()
-        world.interval = 0.5
+        world.set(sample_interval=0.5)
         await world.pass_time(2)
         assert world.samples == [0, 1, 1.5, 2]
-        world.interval = 20
+        world.set(sample_interval=20.0)
         await world.pass_time(30)
     assert world.samples == [0, 1, 1.5, 2, 22]
 
@@ -223,7 +229,7 @@ async def test_the_history_is_what_was_published() -> None:
 async def test_the_disks_are_those_of_the_settings() -> None:
     async with World() as world:
         await world.pass_time(10)
-        world.disks = (Path("/a"), Path("/b"))
+        world.set(models_dir=Path("/a"), model_dirs=(Path("/b"),))
         await world.pass_time(20)
     assert world.made == [(Path("/a"),), (Path("/a"), Path("/b"))]
 

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cyber_inference_tui.gguf.metadata import ModelMetadata
-from cyber_inference_tui.hub.plan import PlannedFile
+from cyber_inference_tui.hub.download_plan import PlannedFile
 from cyber_inference_tui.hub.repository import Repository, models_of
 from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.expectation import formula_need
+from cyber_inference_tui.llama.need_estimate import formula_need
 from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.spec import resolve
-from cyber_inference_tui.monitor.memory import MemoryReading
+from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import Fit, HubFilesRecord, ModelStatus
 from cyber_inference_tui.scheduler.fit import FitCheck
-from cyber_inference_tui.scheduler.memory import Amount, Memory
-from cyber_inference_tui.scheduler.views import Limits, ModelView
+from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory
+from cyber_inference_tui.scheduler.views import LoadLimits, ModelView
 from cyber_inference_tui.service.offers import offers
 from cyber_inference_tui.settings.schema import Settings
 
@@ -42,36 +42,36 @@ def repository(**more: int) -> Repository:
     return Repository(repo="owner/tiny", revision="c0ffee", models=models_of(files))
 
 
-def survey(free: int, views: Sequence[ModelView] = ()) -> FitCheck:
+def fit_check(free: int, views: Sequence[ModelView] = ()) -> FitCheck:
     return FitCheck(
         (),
         views,
-        limits=Limits(),
-        memory=Memory(at=100.0, room=Amount(host=free * GB)),
+        limits=LoadLimits(),
+        memory=FreeMemory(at=100.0, free=Amount(host=free * GB)),
         reading=MemoryReading(total=16 * GB, available=free * GB, gpus=()),
         settings=Settings(max_memory_percent=100),
         now=100.0,
     )
 
 
-def reckon(model: LocalModel) -> Need:
+def estimate_need(model: LocalModel) -> Need:
     return formula_need(resolve(model, Settings()))
 
 
 def looked(
     repo: Repository,
-    room: FitCheck,
+    check: FitCheck,
     *,
     header: ModelMetadata | None = HEADER,
     local: Sequence[LocalModel] = (),
 ) -> dict[str, HubFilesRecord]:
     headers = {model.filename: header for model in repo.models} if header else {}
-    found = offers(repo, headers, local=local, reckon=reckon, survey=room)
+    found = offers(repo, headers, local=local, estimate_need=estimate_need, fit_check=check)
     return {record.quantization or "": record for record in found}
 
 
 def test_each_has_its_need_and_whether_it_fits() -> None:
-    found = looked(repository(), survey(7))
+    found = looked(repository(), fit_check(7))
     assert {name: one.fits for name, one in found.items()} == {
         "Q8_0": Fit.NEVER,
         "Q4_K_M": Fit.NOW,
@@ -88,16 +88,16 @@ def test_who_would_go_is_named() -> None:
     idle = ModelView(
         id="idle",
         status=ModelStatus.LOADED,
-        gives=Amount(host=6 * GB),
+        freed_on_unload=Amount(host=6 * GB),
         need=Need(footprint=Footprint(host=6 * GB)),
     )
-    found = looked(repository(), survey(1, [idle]))
+    found = looked(repository(), fit_check(1, [idle]))
     assert found["Q4_K_M"].fits is Fit.AFTER_UNLOADING
     assert found["Q4_K_M"].evicts == ("idle",)
 
 
 def test_without_a_header_nothing_is_made_up() -> None:
-    found = looked(repository(), survey(7), header=None)
+    found = looked(repository(), fit_check(7), header=None)
     assert {one.fits for one in found.values()} == {None}
     assert {one.memory_estimate_bytes for one in found.values()} == {None}
     assert not any(one.suggested for one in found.values())
@@ -105,8 +105,8 @@ def test_without_a_header_nothing_is_made_up() -> None:
 
 
 def test_the_projector_counts() -> None:
-    found = looked(repository(**{"mmproj-F16": GB}), survey(100))
-    plain = looked(repository(), survey(100))
+    found = looked(repository(**{"mmproj-F16": GB}), fit_check(100))
+    plain = looked(repository(), fit_check(100))
     assert found["Q8_0"].projector is not None
     assert found["Q8_0"].size_bytes == 9 * GB
     more, less = found["Q8_0"].memory_estimate_bytes, plain["Q8_0"].memory_estimate_bytes
@@ -121,7 +121,7 @@ def test_what_is_here_has_its_local_id() -> None:
         id="other", path=Path("/cache/x/Tiny-Q4_K_M.gguf"), size_bytes=5 * GB, shards=()
     )
     unlike = LocalModel(id="third", path=Path("/cache/Tiny-Q2_K.gguf"), size_bytes=7, shards=())
-    found = looked(repository(), survey(100), local=[here, elsewhere, unlike])
+    found = looked(repository(), fit_check(100), local=[here, elsewhere, unlike])
     assert {name: one.local_id for name, one in found.items()} == {
         "Q8_0": "mine",
         "Q4_K_M": "other",

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
-from cyber_inference_tui.llama.log import LogRing
+from cyber_inference_tui.llama.log_ring import LogRing
 from cyber_inference_tui.records import LogLevel
 from cyber_inference_tui.service.process_log import RingHandler
 

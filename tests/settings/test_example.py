@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import groupby
 from pathlib import Path
 
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from cyber_inference_tui.settings.example import render, toml_key, toml_value
 from cyber_inference_tui.settings.load import load
-from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS
+from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Group
 from tests.settings.regenerate import EXAMPLE, PAGE, with_tables
 
 HOW = "the schema changed: run `python -m tests.settings.regenerate`"
@@ -51,6 +52,10 @@ def test_every_setting_says_what_it_is() -> None:
     for key in (*KEYS.values(), *MODEL_KEYS.values()):
         assert key.help.endswith("."), key.name
         assert key.expected
+    groups = [key.group for key in KEYS.values()]
+    # Each group stands together, in the order of their list.
+    assert list(dict.fromkeys(groups)) == list(Group)
+    assert [group for group, _ in groupby(groups)] == list(Group)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))

@@ -7,7 +7,6 @@ each takes and gives, and what it gives goes through JSON.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,8 +14,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from cyber_inference_tui.client.completions import ChatDelta
-from cyber_inference_tui.client.events import ServerEvent
 from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.client.sse import ServerEvent
 from cyber_inference_tui.errors import (
     AdminLoginError,
     CyberError,
@@ -27,7 +26,6 @@ from cyber_inference_tui.errors import (
 from cyber_inference_tui.http.routing import Answerer, Call, WithHeaders
 from cyber_inference_tui.records import (
     ConfigCheckRecord,
-    ConfigFileRecord,
     ConfigValueRecord,
     DownloadRecord,
     DownloadStatus,
@@ -139,8 +137,6 @@ class FakeClient(ServiceClient):
         answer(endpoints.SET_CONFIG, lambda call: self.set_config(call.name, call.body.value))
         answer(endpoints.CHECK_CONFIG, lambda call: self.checked(call.name, call.body.value))
         answer(endpoints.UNSET_CONFIG, lambda call: self.unset_config(call.name))
-        answer(endpoints.CONFIG_FILE, lambda call: self.config_file())
-        answer(endpoints.SET_CONFIG_FILE, lambda call: self.set_config_file(call.body.text))
         answer(endpoints.SEARCH, lambda call: self.found(call.query))
         answer(endpoints.HUB_FILES, lambda call: self.hub_files(call.query.repo))
         answer(
@@ -186,7 +182,7 @@ class FakeClient(ServiceClient):
         reply: WithHeaders[Any] = (
             result if isinstance(result, WithHeaders) else WithHeaders(result, {})
         )
-        return self._decoded(to_json(reply.value), endpoint.answer, endpoint.route), reply.headers
+        return msgspec.json.decode(to_json(reply.value), type=endpoint.answer), reply.headers
 
     # What tests do with it
 
@@ -429,18 +425,6 @@ class FakeClient(ServiceClient):
         self.world.config[key] = record
         self.publish("config", {"error": None})
         return record
-
-    async def config_file(self) -> ConfigFileRecord:
-        self._ask("config_file")
-        text = self.world.config_text
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        path = self.world.status.config_path or "config.toml"
-        return ConfigFileRecord(path=path, text=text, digest=digest)
-
-    async def set_config_file(self, text: str) -> ConfigFileRecord:
-        self._do("set_config_file", text)
-        self.world.config_text = text
-        return await self.config_file()
 
     async def found(self, query: SearchQuery) -> WithHeaders[list[HubModelRecord]]:
         self.searches.append((query.q, query.sort, query.cursor))

@@ -14,7 +14,6 @@ from cyber_inference_tui.tui.key_table import EVERYWHERE, every_binding
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "tui.md"
-README = ROOT / "README.md"
 _BEGIN = "<!-- keys: made from the bindings by python -m tests.tui.regenerate -->\n"
 _END = "<!-- end of keys -->\n"
 _DIALOGS = {"Keys", "Password", "Prompt", "Question", "ModelForm", "List", "Sampling"}
@@ -57,7 +56,7 @@ def full_table() -> str:
 
 
 def short_table() -> str:
-    """Return the table for the README: the keys of each page on one line."""
+    """Return the table of the keys of each page on one line."""
     found = groups()
     lines = ["| page | keys |", "|---|---|"]
     for page in PAGES:
@@ -79,15 +78,15 @@ def _code(keys: list[str]) -> str:
     return " ".join(f"`{key}`" for key in keys)
 
 
-def with_keys(text: str, table: str) -> str:
-    """Return ``text`` with ``table`` between the marks."""
+def with_keys(text: str) -> str:
+    """Return the page with both tables."""
+    tables = iter([short_table(), full_table()])
     pattern = re.escape(_BEGIN) + ".*?" + re.escape(_END)
-    return re.sub(pattern, lambda _: _BEGIN + table + _END, text, flags=re.DOTALL)
+    return re.sub(pattern, lambda _: _BEGIN + next(tables) + _END, text, flags=re.DOTALL)
 
 
 def main() -> None:
-    PAGE.write_text(with_keys(PAGE.read_text("utf-8"), full_table()), "utf-8")
-    README.write_text(with_keys(README.read_text("utf-8"), short_table()), "utf-8")
+    PAGE.write_text(with_keys(PAGE.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cyber_inference_tui.client.model_key import model_key
+from cyber_inference_tui.client.service_client import model_key
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.records import ConfigCheckRecord, ModelSettingRecord, SettingEffect
 from cyber_inference_tui.settings.edit import split_key

@@ -347,7 +347,7 @@ async def test_deleting_asks_with_the_size_and_the_files() -> None:
         await until(pilot, lambda: app.snapshot.model(PHI) == client.world.models[PHI])
         await at(app, pilot, PHI)
         await pilot.press("x")
-        await shows(app, pilot, "cannot be deleted: it comes", "ollama (")
+        await shows(app, pilot, "cannot be deleted: it comes", "Only models in")
         await at(app, pilot, NOMIC)
         await pilot.press("x")
         await shows(app, pilot, "is loaded. Unload it first (u).")

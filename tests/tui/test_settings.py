@@ -13,12 +13,10 @@ import pytest
 from textual.widgets import Input
 
 from cyber_inference_tui.errors import ConfigError
-from cyber_inference_tui.settings.schema import Settings
-from cyber_inference_tui.tui.pages.settings.groups import GROUPS, OTHER, grouped
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import busy_world, setting
+from tests.tui.world import World, busy_world
 
 on_page = partial(running, first_page="settings")
 
@@ -30,12 +28,6 @@ async def on_setting(pilot, app, key: str) -> None:  # type: ignore[no-untyped-d
     await until(pilot, lambda: "SETTING" in screen_text(app))
     app.screen.query_one(LiveTable).move_to(key)
     await pilot.pause()
-
-
-def test_every_setting_has_a_group() -> None:
-    named = {key for keys in GROUPS.values() for key in keys}
-    assert set(Settings.__struct_fields__) - {"models"} <= named
-    assert grouped([setting("brand_new", 1)]) == [(OTHER, [setting("brand_new", 1)])]
 
 
 async def test_a_value_is_checked_while_it_is_typed_and_then_saved() -> None:
@@ -184,24 +176,41 @@ async def test_the_filter_narrows_and_escape_clears_it() -> None:
         assert len(heights) == 1
 
 
-async def test_the_whole_file_goes_through_the_editor(
+def with_config_file(path: Path) -> World:
+    world = busy_world()
+    world.status = msgspec.structs.replace(world.status, config_path=str(path))
+    return world
+
+
+async def test_the_file_itself_is_opened_in_the_editor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     editor = tmp_path / "editor"
-    editor.write_text('#!/bin/sh\nls -l "$1" > "$0.mode"\necho "# mine" >> "$1"\n')
+    editor.write_text('#!/bin/sh\necho "# mine" >> "$1"\n')
     editor.chmod(0o755)
     monkeypatch.setenv("VISUAL", str(editor))
-    async with on_page(busy_world()) as (app, client, pilot):
+    config = tmp_path / "config.toml"
+    async with on_page(with_config_file(config)) as (app, client, pilot):
         await on_setting(pilot, app, "port")
-        client.fail["set_config_file"] = ConfigError("config.toml:2: port: must be a number.")
         app.suspend = _nothing  # type: ignore[method-assign]
         await pilot.press("e")
-        await until(pilot, lambda: "config.toml:2: port" in screen_text(app))
-        del client.fail["set_config_file"]
+        await until(pilot, lambda: "There is no file" in screen_text(app))
+        config.write_text("port = 1\n")
         await pilot.press("e")
-        await until(pilot, lambda: bool(client.calls))
-        assert client.calls[0][1].endswith("# mine\n# mine\n")
-        assert (tmp_path / "editor.mode").read_text().startswith("-rw-------")
+        assert config.read_text() == "port = 1\n# mine\n"
+        client.publish("config", {"error": "config.toml:2: port: must be a number"})
+        await until(pilot, lambda: "config.toml:2: port" in screen_text(app))
+        await pilot.press("e")
+        await until(pilot, lambda: config.read_text().endswith("# mine\n# mine\n"))
+
+
+async def test_a_file_on_another_machine_is_not_edited_here(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    async with on_page(with_config_file(config), attached=True) as (app, _, pilot):
+        await on_setting(pilot, app, "port")
+        await until(pilot, lambda: "edit the file on the service's machine" in screen_text(app))
+        assert "Edit file" not in screen_text(app)
 
 
 async def test_keys_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +239,7 @@ async def test_readonly_has_no_way_to_change_anything() -> None:
         await pilot.pause()
         assert not app.screen.query_one("#value").display
         assert not client.calls
-        assert "Whole file" not in screen_text(app)
+        assert "Edit file" not in screen_text(app)
 
 
 @contextmanager

@@ -43,6 +43,7 @@ from cyber_inference_tui.records import (
     StatusRecord,
     SwapRecord,
 )
+from cyber_inference_tui.settings.schema import KEYS
 
 NOW = datetime(2026, 3, 5, 12, 4, 31, tzinfo=UTC)
 """The moment at which every one of these worlds stands."""
@@ -72,7 +73,6 @@ class World:
     logs: dict[str, list[NumberedLine]] = field(default_factory=dict)
     runs: dict[str, tuple[LogRun, ...]] = field(default_factory=dict)
     config: dict[str, ConfigValueRecord] = field(default_factory=dict)
-    config_text: str = ""
     found: list[HubModelRecord] = field(default_factory=list)
     hub_files: dict[str, list[HubFilesRecord]] = field(default_factory=dict)
     downloads: dict[str, DownloadRecord] = field(default_factory=dict)
@@ -201,6 +201,7 @@ def setting(key: str, value: object, **changes: object) -> ConfigValueRecord:
         "default": value,
         "help": f"What {key} is for.",
         "live": True,
+        "group": KEYS[key].group if key in KEYS else "",
     }
     return ConfigValueRecord(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -220,7 +221,6 @@ def empty_world() -> World:
             )
         ],
         config=_config(),
-        config_text="# settings\n",
         install=InstallRecord(
             sources=(
                 InstallSource(
@@ -430,7 +430,6 @@ def busy_world() -> World:
             )
         },
         config=_config(),
-        config_text='# settings\nport = 8337\n\n[models."qwen3-4b-q4_k_m"]\ncontext_size = 8192\n',
         found=_found(),
         hub_files=_hub_files(),
         downloads={
@@ -553,10 +552,6 @@ def _logs() -> dict[str, list[NumberedLine]]:
 
 def _config() -> dict[str, ConfigValueRecord]:
     settings = [
-        setting("host", "127.0.0.1", live=False, help="Address to listen on."),
-        setting(
-            "port", 8337, source="file", live=False, help="Port to listen on; 0 = any free one."
-        ),
         setting("default_context_size", 8192, help="Tokens of context; 0 = the model's own."),
         setting(
             "model_idle_timeout",
@@ -567,6 +562,10 @@ def _config() -> dict[str, ConfigValueRecord]:
         ),
         setting("max_memory_percent", 80.0, help="How full memory may be after a load."),
         setting("llama_args", [], help="Further arguments for every server."),
+        setting("host", "127.0.0.1", live=False, help="Address to listen on."),
+        setting(
+            "port", 8337, source="file", live=False, help="Port to listen on; 0 = any free one."
+        ),
         setting("api_keys", ["********"], source="file", default=[], secret=True),
         setting("theme", "", help="The terminal app's theme."),
     ]

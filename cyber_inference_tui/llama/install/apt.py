@@ -1,6 +1,6 @@
-"""A private apt: its own lists, cache and package status, so that nothing of the system changes.
+"""Runs a private apt: its own lists, cache and package status, so the system does not change.
 
-It runs as the ordinary user, too. Signatures are always checked, whatever the system allows.
+An ordinary user can run it. Signatures are always verified, whatever the system's settings allow.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 
 from cyber_inference_tui.errors import InstallError
 from cyber_inference_tui.llama.install.apt_sources import Mirror
-from cyber_inference_tui.llama.install.program import run_program
-from cyber_inference_tui.llama.install.source import Progress
+from cyber_inference_tui.llama.install.build_source import Progress
+from cyber_inference_tui.llama.install.tools import run_tool
 
 _TIME_LIMIT = 900.0
 NEEDED_PROGRAMS = ("apt-get", "apt-cache", "apt-config", "dpkg-deb")
 
-# What of the system's apt settings is taken over: proxies, timeouts, date checks. Not what
-# weakens the signatures, and not what else would be fetched.
+# The system's apt settings that are copied: proxies, timeouts, date checks. Settings that weaken
+# signatures or add downloads are not.
 _CARRIED = re.compile(
     r"^Acquire::(?!IndexTargets|Changelogs|CompressionTypes|Languages|Allow|\w+::Allow)"
     r'[\w:./+-]+ "[^"\\]*";$'
@@ -28,9 +28,9 @@ _STATUS_LINE = re.compile(r"^dlstatus:[^:]*:([\d.]+):")
 
 
 class PrivateApt:
-    """apt in ``folder`` (empty, absolute), with one mirror's suite and nothing else.
+    """apt in ``folder`` (empty, absolute), with a single suite of a single mirror.
 
-    ``installed`` are packages it takes for installed, so that they are not fetched.
+    ``installed`` are packages that it regards as installed, so that they are not downloaded.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class PrivateApt:
             for name, value in environ.items()
             if name in {"HOME", "PATH", "TMPDIR"} or name.lower().endswith("_proxy")
         }
-        # Hooks and dpkg-deb want sbin, too.
+        # Hooks and dpkg-deb also need sbin.
         self._environ["PATH"] = f"{environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"
         self._environ |= {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
         for program in NEEDED_PROGRAMS:
             if shutil.which(program, path=self._environ["PATH"]) is None:
-                raise InstallError(f"This machine has no {program}, so it has no apt to ask.")
+                raise InstallError(f"This machine has no {program}, so it has no apt.")
         if re.search(r'["\\\n]', str(folder)):
-            raise InstallError(f"apt cannot work in a folder with such a name: {folder}")
+            raise InstallError(f"apt cannot work in a folder with this name: {folder}")
         if not mirror.keyrings:
             raise InstallError(
                 "Debian's archive keys are not on this machine, so its packages cannot be "
@@ -67,15 +67,15 @@ class PrivateApt:
 
     @property
     def archives(self) -> Path:
-        """Where downloaded packages lie."""
+        """The folder of downloaded packages."""
         return self._folder / "cache/archives"
 
     def update(self) -> None:
-        """Fetch the package lists. Raises ``InstallError`` with apt's own words."""
+        """Download the package lists. Raises ``InstallError`` with apt's own message."""
         self._run("apt-get", "update", "-q=1")
 
     def candidate(self, package: str) -> str | None:
-        """The newest version of a package; ``None`` if the suite does not have it."""
+        """Return the newest version of a package; ``None`` = the suite does not have it."""
         for line in self._run("apt-cache", "policy", package):
             found = re.match(r"^\s+Candidate: (\S+)", line)
             if found and found[1] != "(none)":
@@ -83,16 +83,16 @@ class PrivateApt:
         return None
 
     def download(self, packages: list[str], progress: Progress) -> list[Path]:
-        """Download packages with what they depend on; returns the files, verified by apt."""
+        """Download packages with their dependencies; return the files, verified by apt."""
         self._run("apt-get", "install", "-q=1", "-y", "--download-only", *packages, watch=progress)
         return sorted(self.archives.glob("*.deb"))
 
     def unpack(self, package: Path, folder: Path) -> None:
-        """Unpack one package's files into ``folder``; none of its scripts is run."""
+        """Unpack a package's files into ``folder``; its scripts are not run."""
         self._run("dpkg-deb", "-x", str(package), str(folder))
 
     def _system_settings(self, environ: Mapping[str, str]) -> list[str]:
-        # Here the person's own APT_CONFIG counts; everywhere else it is ours.
+        # The user's own APT_CONFIG applies here; everywhere else it is ours.
         own = {"APT_CONFIG": environ["APT_CONFIG"]} if "APT_CONFIG" in environ else {}
         lines = self._execute(["apt-config", "dump"], self._environ | own, None)
         return [line for line in lines if _CARRIED.match(line)]
@@ -125,10 +125,10 @@ class PrivateApt:
             "Dir::State": str(folder / "state"),
             "Dir::State::status": str(folder / "status"),
             "Dir::Cache": str(folder / "cache"),
-            # 70 MB each that are read once.
+            # 70 MB each, read only once.
             "Dir::Cache::pkgcache": "",
             "Dir::Cache::srcpkgcache": "",
-            # Root would hand the download to a user who cannot write here.
+            # As root, apt would download as a user who cannot write here.
             "APT::Sandbox::User": "root",
             "APT::Install-Recommends": "false",
             "APT::Get::AllowUnauthenticated": "false",
@@ -153,7 +153,8 @@ class PrivateApt:
     def _execute(
         self, command: list[str], environ: Mapping[str, str], watch: Progress | None
     ) -> list[str]:
-        """The first and last lines of what the program prints; raises when it fails."""
+        """Return the first and last lines of output. Raises ``InstallError`` if the program
+        fails."""
 
         def keep(line: str) -> bool:
             found = _STATUS_LINE.match(line)
@@ -161,7 +162,7 @@ class PrivateApt:
                 watch.advance(min(1000, int(float(found[1]) * 10)), 1000)
             return found is None
 
-        ended = run_program(command, environ=environ, time_limit=_TIME_LIMIT, on_line=keep)
+        ended = run_tool(command, environ=environ, time_limit=_TIME_LIMIT, on_line=keep)
         if ended.code != 0:
             raise InstallError(f"{command[0]} failed: {_reason(ended.lines, ended.code)}.")
         return list(ended.lines)

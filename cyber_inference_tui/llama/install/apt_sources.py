@@ -1,6 +1,6 @@
-"""The Debian mirror that this machine's own apt uses, and the keys it trusts: pure reading.
+"""Reads the Debian mirror and the trusted keys of this machine's own apt.
 
-Formats: sources.list(5). Two kinds of files, one-line (``.list``) and deb822 (``.sources``).
+Format: sources.list(5), with one-line (``.list``) and deb822 (``.sources``) files.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _KEYRINGS = ("debian-archive-keyring.pgp", "debian-archive-keyring.gpg")
 
 
 class Mirror(msgspec.Struct, frozen=True, kw_only=True):
-    """A Debian mirror and the keyrings that its ``Release`` files must be signed with."""
+    """A Debian mirror and the keyrings that must have signed its ``Release`` files."""
 
     uri: str
     keyrings: tuple[Path, ...]
-    """Empty when this machine has none: then nothing may be taken from it."""
+    """Empty if this machine has none: then nothing may be downloaded."""
 
 
-class _Entry(msgspec.Struct, frozen=True, kw_only=True):
+class _AptSource(msgspec.Struct, frozen=True, kw_only=True):
     uris: tuple[str, ...]
     suites: tuple[str, ...]
     components: tuple[str, ...]
@@ -37,11 +37,11 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_mirrors(root: Path) -> list[Mirror]:
-    """The Debian mirrors in ``etc/apt`` below ``root``, in apt's order, without doubles."""
+    """Return the Debian mirrors in ``etc/apt`` below ``root``, in apt's order, each once."""
     own = _own_codename(root)
     found: dict[str, Mirror] = {}
     for entry in _entries(root):
-        # Updates and security have other suites; those archives do not hold everything.
+        # The archives of updates and security have other suites and are incomplete.
         if not _SUITES.union(own).intersection(entry.suites) or "main" not in entry.components:
             continue
         for uri in _expand(entry.uris, root):
@@ -52,7 +52,7 @@ def find_mirrors(root: Path) -> list[Mirror]:
 
 
 def default_keyrings(root: Path) -> tuple[Path, ...]:
-    """Debian's archive keys as its package installs them; empty where it is not installed."""
+    """Return Debian's archive keys as its package installs them; empty without that package."""
     for name in _KEYRINGS:
         path = root / "usr/share/keyrings" / name
         if path.is_file():
@@ -61,11 +61,12 @@ def default_keyrings(root: Path) -> tuple[Path, ...]:
 
 
 def is_web_address(uri: str) -> bool:
-    """Whether ``uri`` can be a mirror's base: http or https and nothing apt could misread."""
+    """Return whether ``uri`` is valid as a mirror's base: http or https, and safe in apt's
+    files."""
     return bool(_URI.match(uri))
 
 
-def _entries(root: Path) -> Iterator[_Entry]:
+def _entries(root: Path) -> Iterator[_AptSource]:
     apt = root / "etc/apt"
     files = [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]
     for path in files:
@@ -75,7 +76,7 @@ def _entries(root: Path) -> Iterator[_Entry]:
             yield from _deb822(_read(path), root)
 
 
-def _one_line(lines: Iterable[str], root: Path) -> Iterator[_Entry]:
+def _one_line(lines: Iterable[str], root: Path) -> Iterator[_AptSource]:
     for line in lines:
         found = _ONE_LINE.match(line.partition("#")[0].strip())
         if not found:
@@ -84,7 +85,7 @@ def _one_line(lines: Iterable[str], root: Path) -> Iterator[_Entry]:
         options = dict(
             option.split("=", 1) for option in (found["options"] or "").split() if "=" in option
         )
-        yield _Entry(
+        yield _AptSource(
             uris=(found["uri"],),
             suites=(suite,),
             components=tuple(components),
@@ -92,7 +93,7 @@ def _one_line(lines: Iterable[str], root: Path) -> Iterator[_Entry]:
         )
 
 
-def _deb822(text: str, root: Path) -> Iterator[_Entry]:
+def _deb822(text: str, root: Path) -> Iterator[_AptSource]:
     for stanza in re.split(r"\n[ \t]*\n", text):
         fields: dict[str, str] = {}
         name = ""
@@ -108,11 +109,11 @@ def _deb822(text: str, root: Path) -> Iterator[_Entry]:
         if fields.get("enabled", "yes").lower() in {"no", "false", "0", "off"}:
             continue
         if "deb" in fields.get("types", "").split():
-            yield _Entry(
+            yield _AptSource(
                 uris=tuple(fields.get("uris", "").split()),
                 suites=tuple(fields.get("suites", "").split()),
                 components=tuple(fields.get("components", "").split()),
-                # A key written out in the file itself is no path, and is left alone.
+                # A key in the file itself is not a path and is skipped.
                 signed_by=_paths(re.split(r"[\s,]+", fields.get("signed-by", "")), root),
             )
 
@@ -122,7 +123,7 @@ def _paths(words: Iterable[str], root: Path) -> tuple[Path, ...]:
 
 
 def _expand(uris: Iterable[str], root: Path) -> Iterator[str]:
-    """The web addresses; cloud images name a file that lists them (apt-transport-mirror(1))."""
+    """Yield the web addresses; cloud images name a file with a list (apt-transport-mirror(1))."""
     for uri in uris:
         lines = [uri]
         if uri.startswith("mirror+file:"):
@@ -132,7 +133,7 @@ def _expand(uris: Iterable[str], root: Path) -> Iterator[str]:
 
 
 def _own_codename(root: Path) -> set[str]:
-    """This Debian's code name, for those that came after the list above."""
+    """Return this Debian's code name, for releases newer than the list above."""
     release = dict(
         line.split("=", 1) for line in _read(root / "etc/os-release").splitlines() if "=" in line
     )

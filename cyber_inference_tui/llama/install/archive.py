@@ -1,7 +1,7 @@
-"""Unpacking an archive that somebody else made: nothing gets outside, nothing gets too large.
+"""Unpacks archives from other people: no file leaves the folder or exceeds the limits.
 
-Python's own ``tarfile`` filters came with 3.11.4, which Debian 12 does not have; what they check
-is checked here, and sizes and counts are bounded as well.
+Python's own ``tarfile`` filters came with 3.11.4, which Debian 12 does not have. This module does
+their checks, and limits sizes and counts as well.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ _CHUNK = 1 << 20
 _LINK_LIMIT = 4096
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much an archive may hold: ``size`` in bytes when unpacked, ``count`` in entries."""
+class ArchiveLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The most that an archive may contain: ``size`` in bytes when unpacked, ``count`` in
+    entries."""
 
     size: int = 2 << 30
     count: int = 5000
 
 
-class _Entry(NamedTuple):
-    """One entry to write: a file (``content``) or a link (``target``)."""
+class _ArchiveEntry(NamedTuple):
+    """An entry to write: a file (``content``) or a link (``target``)."""
 
     name: str
     executable: bool
@@ -46,16 +47,16 @@ class _Entry(NamedTuple):
 
 
 def unpack_archive(
-    archive: Path, folder: Path, *, limits: Limits | None = None, sources: bool = False
+    archive: Path, folder: Path, *, limits: ArchiveLimits | None = None, sources: bool = False
 ) -> None:
     """Unpack a tar (compressed or not) or zip file into the empty ``folder``.
 
     Only files, folders and links that stay inside are accepted. Raises ``InstallError`` for
-    everything else and for an archive that is damaged or goes beyond ``limits``; ``folder`` may
-    then hold a part of it. In an archive of ``sources`` a link may lead to a folder, too, and one
-    that leads nowhere is left out: such things are common there, and nothing depends on them.
+    everything else and for an archive that is damaged or exceeds ``limits``; ``folder`` may then
+    hold a part of it. In an archive of ``sources`` a link may lead to a folder, and a link to a
+    missing file is left out: such links are common there, and nothing depends on them.
     """
-    limits = limits or Limits()
+    limits = limits or ArchiveLimits()
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
@@ -102,7 +103,7 @@ class _Bounded(io.RawIOBase):
 
 
 def _decompressed(path: Path) -> IO[bytes]:
-    """The tar in a file, by the magic number that the file begins with."""
+    """Open the tar in a file; the magic number at its start gives the compression."""
     with path.open("rb") as file:
         magic = file.read(6)
     if magic.startswith(b"\x1f\x8b"):
@@ -114,14 +115,14 @@ def _decompressed(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _tar_entries(tar: tarfile.TarFile) -> Iterator[_Entry]:
+def _tar_entries(tar: tarfile.TarFile) -> Iterator[_ArchiveEntry]:
     for member in tar:
         if member.isdir():
-            yield _Entry(member.name + "/", False, None, "")
+            yield _ArchiveEntry(member.name + "/", False, None, "")
         elif member.issym():
-            yield _Entry(member.name, False, None, member.linkname)
+            yield _ArchiveEntry(member.name, False, None, member.linkname)
         elif member.isreg():
-            yield _Entry(member.name, bool(member.mode & 0o111), tar.extractfile(member), "")
+            yield _ArchiveEntry(member.name, bool(member.mode & 0o111), tar.extractfile(member), "")
         else:
             raise InstallError(
                 f"The archive holds {clean_line(member.name, limit=200)}, which is neither a "
@@ -129,18 +130,18 @@ def _tar_entries(tar: tarfile.TarFile) -> Iterator[_Entry]:
             )
 
 
-def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_Entry]:
+def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_ArchiveEntry]:
     for info in archive.infolist():
         mode = info.external_attr >> 16
         kind = stat.S_IFMT(mode)
         if info.is_dir():
-            yield _Entry(info.filename, False, None, "")
+            yield _ArchiveEntry(info.filename, False, None, "")
         elif kind == stat.S_IFLNK:
             with archive.open(info) as content:
-                yield _Entry(info.filename, False, None, content.read(_LINK_LIMIT).decode())
+                yield _ArchiveEntry(info.filename, False, None, content.read(_LINK_LIMIT).decode())
         elif kind in {0, stat.S_IFREG}:
             with archive.open(info) as content:
-                yield _Entry(info.filename, bool(mode & 0o111), content, "")
+                yield _ArchiveEntry(info.filename, bool(mode & 0o111), content, "")
         else:
             raise InstallError(
                 f"The archive holds {clean_line(info.filename, limit=200)}, which is neither a "
@@ -148,7 +149,9 @@ def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_Entry]:
             )
 
 
-def _write(entries: Iterator[_Entry], folder: Path, limits: Limits, sources: bool) -> None:
+def _write(
+    entries: Iterator[_ArchiveEntry], folder: Path, limits: ArchiveLimits, sources: bool
+) -> None:
     left = limits.size
     links: dict[str, str] = {}
     files: set[str] = set()
@@ -165,8 +168,8 @@ def _write(entries: Iterator[_Entry], folder: Path, limits: Limits, sources: boo
         else:
             files.add(name)
             left -= _write_file(entry, folder / name, left)
-    # Links come last, so that nothing was written through one; and a link leads to a file of
-    # this archive or to another link of it.
+    # Links are made last, so no file is written through a link. Each leads to a file or another
+    # link of this archive.
     for name, target in links.items():
         if target not in files and target not in links and not sources:
             raise InstallError(f"The archive's link {clean_line(name, limit=200)} leads nowhere.")
@@ -177,8 +180,8 @@ def _write(entries: Iterator[_Entry], folder: Path, limits: Limits, sources: boo
         path.symlink_to(posixpath.relpath(target, posixpath.dirname(name) or "."))
 
 
-def _write_file(entry: _Entry, path: Path, limit: int) -> int:
-    """Write one new file of at most ``limit`` bytes; returns its size."""
+def _write_file(entry: _ArchiveEntry, path: Path, limit: int) -> int:
+    """Write a new file of at most ``limit`` bytes; return its size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     size = 0
@@ -193,7 +196,7 @@ def _write_file(entry: _Entry, path: Path, limit: int) -> int:
 
 
 def _inside(name: str, said: str | None = None) -> str:
-    """The normal form of a relative name; raises ``InstallError`` if it leads outside."""
+    """Return the normal form of a relative name. Raises ``InstallError`` if it leads outside."""
     normal = posixpath.normpath(name)
     parts = name.split("/")
     bad = "\x00" in name or "\\" in name or posixpath.isabs(name)

@@ -1,10 +1,10 @@
-"""Prebuilt llama-server from Debian's archive, in a private prefix: nothing is installed.
+"""Installs a prebuilt llama-server from Debian's archive into a private prefix.
 
-Debian's package llama.cpp-tools needs a newer C library than older systems have, so its
-libraries come along, the C library and its loader included, all in one folder beside the
-program. ``patchelf`` (from the archive as well) writes that folder into the program as the place
-of its loader and libraries. ggml looks for its CPU backends, one per instruction set, beside the
-program's real file and chooses the best one by itself.
+Debian's package llama.cpp-tools needs a newer C library than older systems have. So its libraries
+are copied, too, including the C library and its loader, into one folder beside the program.
+``patchelf`` (also from the archive) writes that folder into the program as the place of its loader
+and libraries. ggml looks for its CPU backends, one for each instruction set, beside the program's
+real file and chooses the best one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from cyber_inference_tui.llama.install.apt_sources import (
     find_mirrors,
     is_web_address,
 )
+from cyber_inference_tui.llama.install.build_source import Offer, Progress
 from cyber_inference_tui.llama.install.layout import link_program
-from cyber_inference_tui.llama.install.source import Offer, Progress
 from cyber_inference_tui.text import clean_line
 
 SUITE = "unstable"
@@ -36,8 +36,8 @@ PACKAGE = "llama.cpp-tools"
 _VULKAN = "libggml0-backend-vulkan"
 _TOOL = "patchelf"
 
-# Dependencies of the packages that the program itself does not need. Only those that are named
-# without an exact version can be taken for installed.
+# Dependencies of the packages that the program itself does not need. apt can regard only
+# dependencies without an exact version as installed.
 _NOT_NEEDED = ("debconf", "wget")
 
 # The C library finds its own parts, and its loader must not be changed.
@@ -50,7 +50,7 @@ _MIRRORS_TRIED = 3
 class DebianSource:
     """The suite ``unstable`` of the mirror that this machine's apt uses, or of ``mirror``.
 
-    ``work`` is a folder of its own for apt; ``vulkan`` adds the backend for GPUs.
+    ``work`` is a folder for apt alone; ``vulkan`` adds the backend for GPUs.
     """
 
     name = "debian"
@@ -73,14 +73,14 @@ class DebianSource:
         self._full_version = ""
 
     def close(self) -> None:
-        """Remove apt's folder."""
+        """Delete apt's folder."""
         shutil.rmtree(self._work, ignore_errors=True)
 
     def finished(self) -> None:
-        """Nothing was kept."""
+        """Do nothing: no file was kept."""
 
     def offer(self, version: str | None, progress: Progress) -> Offer:
-        """The version in the archive; it holds one only, others are refused."""
+        """Return the version in the archive, which holds only one; other versions are refused."""
         if platform.system() != "Linux":
             raise InstallError(
                 "Debian's packages run on Linux only.",
@@ -105,7 +105,8 @@ class DebianSource:
         raise InstallError(" ".join(reasons))
 
     def unpack(self, offer: Offer, staging: Path, final: Path, progress: Progress) -> None:
-        """Download, unpack and gather the program with its libraries for the place ``final``."""
+        """Download and unpack the packages, and collect the program with its libraries for
+        ``final``."""
         if self._apt is None:
             raise InstallError(f"No build of {offer.version} has been chosen.")
         packages = [f"{PACKAGE}={self._full_version}", _TOOL]
@@ -127,7 +128,7 @@ class DebianSource:
         if self._mirror is not None:
             uri = self._mirror.rstrip("/")
             if not is_web_address(uri):
-                raise InstallError(f"--mirror {clean_line(uri, limit=200)} is no web address.")
+                raise InstallError(f"--mirror {clean_line(uri, limit=200)} is not a web address.")
             return [Mirror(uri=uri, keyrings=default_keyrings(self._root))]
         mirrors = find_mirrors(self._root)
         if not mirrors:
@@ -138,7 +139,7 @@ class DebianSource:
         return mirrors
 
     def _look(self, mirror: Mirror) -> str:
-        """The version that ``mirror`` has. Raises ``InstallError``."""
+        """Return the version on ``mirror``. Raises ``InstallError``."""
         shutil.rmtree(self._work, ignore_errors=True)
         self._work.mkdir(parents=True)
         apt = PrivateApt(
@@ -157,9 +158,9 @@ class DebianSource:
 
 
 class _Prefix:
-    """Gathers a program and all it loads from unpacked packages into one folder.
+    """Collects a program and its libraries from unpacked packages in one folder.
 
-    ``folder`` is where the files go now, ``final`` where they will be when they run.
+    ``folder`` is the present place of the files, ``final`` their place at run time.
     """
 
     def __init__(self, unpacked: Path, folder: Path, final: Path) -> None:
@@ -169,7 +170,7 @@ class _Prefix:
         self._backends: list[Path] = []
         inside = unpacked.resolve()
         for path in sorted(unpacked.rglob("*.so*")):
-            # An absolute link in a package would lead to this machine's own file.
+            # An absolute link in a package leads to a file of this machine.
             if path.is_file() and path.resolve().is_relative_to(inside):
                 self._libraries.setdefault(path.name, path)
                 if path.parent.name.startswith("backends") and path.suffix == ".so":
@@ -192,7 +193,7 @@ class _Prefix:
             if name in copied:
                 continue
             copied[name] = self._folder / name
-            shutil.copyfile(path, copied[name])  # what a link points to, under the link's name
+            shutil.copyfile(path, copied[name])  # the target of a link, with the link's name
             needed = self._patchelf("--print-needed", str(path)).split()
             queue += [self._libraries[name] for name in needed if name in self._libraries]
         for name, path in copied.items():
@@ -205,10 +206,10 @@ class _Prefix:
         )
 
     def _loader(self) -> Path:
-        """The dynamic loader that the program names (``ld-linux-x86-64.so.2``)."""
+        """Return the dynamic loader that the program names (``ld-linux-x86-64.so.2``)."""
         with self._program.open("rb") as file:
             head = file.read(4096)
-        # It stands as a path at the program's beginning; patchelf needs it to run at all.
+        # Its path is near the start of the program. patchelf itself needs it to run.
         found = re.search(rb"/(ld-linux[\w.-]*\.so\.\d+)\x00", head)
         loader = self._libraries.get(found[1].decode()) if found else None
         if head[:4] != _ELF or loader is None:

@@ -1,7 +1,7 @@
-"""Prebuilt llama-server from the project's releases on GitHub.
+"""Installs a prebuilt llama-server from the project's releases on GitHub.
 
-The API names each release's assets with their size and SHA-256; an asset is chosen by its name,
-downloaded with a bound, and refused unless its digest is given and right.
+The API gives the size and SHA-256 of each asset. An asset is chosen by its name, downloaded up to a
+limit, and refused unless its digest is given and correct.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from pathlib import Path
 
 from cyber_inference_tui.errors import InstallError
 from cyber_inference_tui.llama.binary import PROGRAM
-from cyber_inference_tui.llama.install.archive import Limits, unpack_archive
-from cyber_inference_tui.llama.install.assets import Platform, asset_patterns
+from cyber_inference_tui.llama.install.archive import ArchiveLimits, unpack_archive
+from cyber_inference_tui.llama.install.build_source import Offer, Progress
+from cyber_inference_tui.llama.install.hardware import Platform, asset_patterns
 from cyber_inference_tui.llama.install.layout import link_program
 from cyber_inference_tui.llama.install.releases import (
     API,
     DOWNLOAD,
     REPOSITORY,
     Asset,
+    FileDownload,
     Releases,
-    Wanted,
 )
-from cyber_inference_tui.llama.install.source import Offer, Progress
 
 _DOWNLOAD = ".download-"
-"""How the names of interrupted downloads begin."""
+"""The prefix of interrupted downloads."""
 
 _ARCHIVE_LIMIT = 1 << 30
 _DIGEST = re.compile(r"^sha256:([0-9a-f]{64})$")
 
 
 class GithubSource:
-    """Releases of ``repository``. ``api`` and ``download`` are the bases of the two hosts.
+    """Releases of ``repository``. ``api`` and ``download`` are the base URLs of the two hosts.
 
-    ``keep`` is a folder in which an interrupted download waits for the next try.
+    ``keep`` is a folder for an interrupted download, until the next try.
     """
 
     name = "github"
@@ -48,7 +48,7 @@ class GithubSource:
         api: str = API,
         download: str = DOWNLOAD,
         repository: str = REPOSITORY,
-        limits: Limits | None = None,
+        limits: ArchiveLimits | None = None,
         archive_limit: int = _ARCHIVE_LIMIT,
         keep: Path | None = None,
     ) -> None:
@@ -65,10 +65,10 @@ class GithubSource:
         self._releases.close()
 
     def finished(self) -> None:
-        """Nothing was kept: the archive went as soon as it was unpacked."""
+        """Do nothing: the archive was deleted when it was unpacked."""
 
     def offer(self, version: str | None, progress: Progress) -> Offer:
-        """The newest release with a build for this machine, or the one of that tag."""
+        """Return the newest release with a build for this machine, or the release with that tag."""
         repository = self._releases.repository
         where = f"{self._target.system} on {self._target.machine}"
         if not self._patterns:
@@ -84,7 +84,7 @@ class GithubSource:
         raise InstallError(f"{repository} offers no build for {where} in {tags or 'any release'}.")
 
     def unpack(self, offer: Offer, staging: Path, final: Path, progress: Progress) -> None:
-        """Download the asset of ``offer``, check its digest, and unpack it."""
+        """Download the asset of ``offer``, verify its digest, and unpack it."""
         asset = self._asset
         if asset is None:
             raise InstallError(f"No build of {offer.version} has been chosen.")
@@ -93,7 +93,7 @@ class GithubSource:
             raise InstallError(f"GitHub gives no SHA-256 of {asset.name}, so it cannot be trusted.")
         archive = self._archive(asset, staging)
         progress.step(f"downloading {asset.name} ({asset.size / 1e6:.1f} MB)", upto=0.9)
-        wanted = Wanted(
+        wanted = FileDownload(
             name=asset.name,
             url=f"{self._releases.base}/releases/download/{offer.version}/{asset.name}",
             limit=self._archive_limit,
@@ -107,15 +107,15 @@ class GithubSource:
         try:
             unpack_archive(archive, unpacked, limits=self._limits)
         finally:
-            # It is what GitHub says it is: another download would be no better.
+            # Its digest was correct: another download would be the same.
             archive.unlink()
         _arrange(unpacked, staging)
 
     def _archive(self, asset: Asset, staging: Path) -> Path:
-        """Where it is downloaded to; what waits there of others is removed."""
+        """Return the path of the download, and remove other downloads there."""
         if self._keep is None:
             return staging / "archive"
-        # The pattern that chose the name lets no path through.
+        # The name matches a pattern without slashes, so it is no path.
         path = self._keep / f"{_DOWNLOAD}{asset.name}"
         for other in self._keep.glob(f"{_DOWNLOAD}*"):
             if other != path:
@@ -124,7 +124,7 @@ class GithubSource:
 
 
 def _arrange(unpacked: Path, staging: Path) -> None:
-    """Make ``lib/`` of the folder in which the program lies, wherever the archive has it."""
+    """Make ``lib/`` of the folder that contains the program, wherever it is in the archive."""
     programs = [p for p in unpacked.rglob(PROGRAM) if p.is_file() and not p.is_symlink()]
     programs.sort(key=lambda path: len(path.parts))
     if not programs:

@@ -1,16 +1,16 @@
-"""Where builds are kept: a folder per version, and ``current``, a link that is swapped at once.
+"""Stores builds: a folder for each version, and ``current``, a link that is replaced atomically.
 
 ::
 
     <data_dir>/llama/github-b6543/bin/llama-server -> ../lib/llama-server
     <data_dir>/llama/github-b6543/lib/             the program, its libraries and backends
-    <data_dir>/llama/github-b6543/install.json     where it came from
+    <data_dir>/llama/github-b6543/install.json     its source and version
     <data_dir>/llama/current -> github-b6543
-    <data_dir>/llama/newest.json                   the newest version that was seen, and when
-    <data_dir>/llama/.build-b6543/                 a build from source that is not finished
+    <data_dir>/llama/newest.json                   the newest known version of a source
+    <data_dir>/llama/.build-b6543/                 an unfinished build from source
 
-The program finds its backends beside its real file, which is why all of it is in one folder.
-A build that is in use is never written to: running servers go on with the files they began with.
+The program looks for its backends beside its real file, so all files are in one folder. A build in
+use is never written to: running servers keep the files that they started with.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ _RECORD_LIMIT = 1 << 20
 
 
 class Installed(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of an installed build (``install.json``)."""
+    """The record of an installed build (``install.json``)."""
 
     source: str
     version: str
     installed_at: datetime
     devices: tuple[str, ...] = ()
     previous: str | None = None
-    """Folder of the build that this one replaced; it is kept."""
+    """The folder of the build that this one replaced; it is kept."""
 
 
 class Newest(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest version that a source was seen to have (``newest.json``)."""
+    """The newest known version of a source (``newest.json``)."""
 
     source: str
     version: str
@@ -65,10 +65,10 @@ class Newest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def update_of(current: Installed | None, newest: Newest | None) -> str | None:
-    """The version to which the build in use could be brought; ``None`` = none is known."""
+    """Return the newer version of the build in use; ``None`` = none is known."""
     if current is None or newest is None or newest.source != current.source:
         return None
-    # What was installed after the look is at least as new.
+    # A build that was installed after the check is at least as new.
     if newest.version == current.version or newest.seen_at < current.installed_at:
         return None
     return newest.version
@@ -78,26 +78,27 @@ class Layout:
     """The folder ``<data_dir>/llama``. All methods block."""
 
     def __init__(self, data_dir: Path) -> None:
-        # Absolute: builds may have their own place written into them.
+        # Absolute: some builds contain their own path.
         self.root = data_dir.absolute() / "llama"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else installs meanwhile. Raises ``ConflictError`` when somebody does."""
+        """Hold the lock on installations. Raises ``ConflictError`` if another process holds it."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / _LOCK).open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConflictError(
-                    f"Another install-llama works in {self.root}.", hint="Wait until it is done."
+                    f"Another install-llama is running in {self.root}.",
+                    hint="Wait until it has finished.",
                 ) from None
             self._sweep()
             yield
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """A new empty folder on the same file system; whatever is left of it goes at the end."""
+        """Make an empty folder on the same file system; its remains are deleted at the end."""
         path = Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.root))
         try:
             yield path
@@ -105,13 +106,13 @@ class Layout:
             shutil.rmtree(path, ignore_errors=True)
 
     def scratch(self, name: str) -> Path:
-        """A folder for a source's own work, to be used by the holder of the lock only."""
+        """Return a folder for a source's own work. Only for the holder of the lock."""
         return self.root / f"{_STAGING}{name}"
 
     def build_folder(self, version: str) -> Path:
-        """Where that release is built from source; folders of others are removed.
+        """Return the folder where that release is built; folders of other releases are deleted.
 
-        To be used by the holder of the lock only.
+        Only for the holder of the lock.
         """
         folder = self.root / f"{_BUILD}{version}"
         for other in self.root.glob(f"{_BUILD}*"):
@@ -121,14 +122,14 @@ class Layout:
         return folder
 
     def begun_build(self) -> tuple[Path, str] | None:
-        """The folder of a build from source that is not finished, and its release."""
+        """Return the folder of an unfinished build from source, and its release."""
         folder = next(iter(sorted(self.root.glob(f"{_BUILD}*"))), None)
         return None if folder is None else (folder, folder.name.removeprefix(_BUILD))
 
     def free_folder(self, source: str, version: str) -> Path:
-        """A folder for that build that does not exist yet.
+        """Return a folder for that build that does not exist yet.
 
-        The same version installed anew gets a number: the old folder may be in use.
+        A second installation of a version gets a number: the old folder may be in use.
         """
         name = re.sub(r"[^A-Za-z0-9.+~-]", "_", f"{source}-{version}")[:100]
         candidates = [name, *(f"{name}_{number}" for number in range(2, 100))]
@@ -145,9 +146,9 @@ class Layout:
     def activate(
         self, folder: Path, *, source: str, version: str, devices: tuple[str, ...], now: datetime
     ) -> None:
-        """Make ``folder`` the one in use, in one step; keep the one before it, drop older ones.
+        """Put ``folder`` in use atomically; keep the build before it, delete older ones.
 
-        A power cut finds the old one in use, or the new one with all its files.
+        After a power cut either the old build is in use, or the new one with all its files.
         """
         previous = self._current_name()
         record = Installed(
@@ -163,13 +164,13 @@ class Layout:
         self._keep({folder.name, previous})
 
     def current(self) -> Installed | None:
-        """The record of the build in use; ``None`` without one, or when it cannot be read."""
+        """Return the record of the build in use; ``None`` = there is none, or it is unreadable."""
         return _read(self.root / CURRENT / _RECORD, Installed)
 
     def previous(self) -> tuple[Path, Installed] | None:
-        """The build that was in use before, as far as it is kept."""
+        """Return the build that was in use before, if it is kept."""
         current = self.current()
-        # The record is a file that anybody may have changed: a name, never a path.
+        # The user may have edited the record: accept a name, never a path.
         if current is None or current.previous is None or "/" in current.previous:
             return None
         folder = self.root / current.previous
@@ -177,7 +178,7 @@ class Layout:
         return None if record is None or folder.is_symlink() else (folder, record)
 
     def restore(self, folder: Path, record: Installed) -> None:
-        """Make the previous build the one in use; the one it replaces is kept in its place."""
+        """Put the previous build in use; the build that it replaces is kept in turn."""
         record = msgspec.structs.replace(record, previous=self._current_name())
         new = folder / f"{_RECORD}.new"
         new.write_bytes(msgspec.json.encode(record))
@@ -186,18 +187,18 @@ class Layout:
         self._point_to(folder)
 
     def newest(self) -> Newest | None:
-        """What was seen last of a source's versions."""
+        """Return the newest known version of a source."""
         return _read(self.root / _NEWEST, Newest)
 
     def note_newest(self, newest: Newest) -> None:
-        """Remember it; without a place for it the next look asks again."""
+        """Store it. If that fails, the next check asks the source again."""
         with contextlib.suppress(OSError):
             temporary = self.root / f"{_NEWEST}.new"
             temporary.write_bytes(msgspec.json.encode(newest))
             temporary.replace(self.root / _NEWEST)
 
     def remove(self, folder: Path) -> None:
-        """Remove a build, unless it is the one in use."""
+        """Delete a build, unless it is in use."""
         if folder.name == self._current_name():
             return
         shutil.rmtree(folder, ignore_errors=True)
@@ -216,20 +217,20 @@ class Layout:
             return None
 
     def _keep(self, names: set[str | None]) -> None:
-        """Remove all builds but those of ``names``: only folders that are ours by their look."""
+        """Delete all builds except ``names``; other folders are left alone."""
         for path in self.root.iterdir():
             ours = (path / _RECORD).is_file() and not path.is_symlink()
             if ours and path.name not in names:
                 self.remove(path)
 
     def _sweep(self) -> None:
-        # What an installation that was killed left behind; the lock says that none is running.
+        # Remains of killed installations; the lock shows that none is running.
         for path in self.root.glob(f"{_STAGING}*"):
             shutil.rmtree(path, ignore_errors=True)
         for path in self.root.iterdir():
             if path.is_symlink() or not path.is_dir() or (path / _RECORD).exists():
                 continue
-            # Moved in but never activated.
+            # It was moved in but never activated.
             if (path / "bin" / PROGRAM).is_symlink() and path.name != self._current_name():
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -243,14 +244,14 @@ def _read(path: Path, kind: type[_T]) -> _T | None:
 
 
 def _force(folder: Path) -> None:
-    """Have everything in a folder, and its own name, survive a power cut. ``OSError``."""
+    """Flush all files of a folder, and its own name, to the disk. Raises ``OSError``."""
     for path in (*folder.rglob("*"), folder, folder.parent):
         if not path.is_symlink():
             _force_file(path)
 
 
 def _force_file(path: Path) -> None:
-    """A file, or the names in a folder, as far as the file system can."""
+    """Flush a file, or the names in a folder, if the file system can."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -262,7 +263,8 @@ def _force_file(path: Path) -> None:
 
 
 def link_program(folder: Path) -> None:
-    """Make ``bin/llama-server`` for ``lib/llama-server``. Raises ``InstallError`` without one."""
+    """Make ``bin/llama-server`` for ``lib/llama-server``. Raises ``InstallError`` if it is
+    missing."""
     program = folder / "lib" / PROGRAM
     if not program.is_file():
         raise InstallError(f"The build holds no {PROGRAM}.")

@@ -1,4 +1,4 @@
-"""The ways to get a llama-server on this machine, told from its files alone."""
+"""Lists the methods to get a llama-server on this machine, from files alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import msgspec
 
 from cyber_inference_tui.llama.install.apt import NEEDED_PROGRAMS
 from cyber_inference_tui.llama.install.apt_sources import find_mirrors
-from cyber_inference_tui.llama.install.assets import Platform, asset_patterns
-from cyber_inference_tui.llama.install.build import find_nvcc, missing_tools, tools_hint
-from cyber_inference_tui.llama.install.machine import (
+from cyber_inference_tui.llama.install.build_plan import find_nvcc, missing_tools, tools_hint
+from cyber_inference_tui.llama.install.hardware import (
     Gpu,
+    Platform,
+    asset_patterns,
     gpus,
     has_render_device,
     has_vulkan_driver,
@@ -25,48 +26,48 @@ from cyber_inference_tui.llama.install.machine import (
 from cyber_inference_tui.records import InstallSource
 
 _GITHUB_GLIBC = {"x86_64": (2, 35), "aarch64": (2, 39)}
-"""The C library of the Ubuntu on which each build is made (22.04, 24.04), by machine: the
+"""The C library of the Ubuntu release that each build is made on (22.04, 24.04), by machine: the
 project's ``.github/workflows/release.yml``."""
 
 
-class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides which ways there are."""
+class InstallFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts about this machine that decide the methods."""
 
     system: str
     """As ``platform.system`` has it: ``Linux``, ``Darwin``."""
     machine: str
     """As ``platform.machine`` has it: ``x86_64``, ``aarch64``."""
     glibc: tuple[int, int] | None
-    """Version of the GNU C library; ``None`` = another one."""
+    """The version of the GNU C library; ``None`` = another library."""
     has_apt: bool
     has_mirror: bool
-    """apt uses a mirror of Debian's (not of another system's) archive."""
+    """apt uses a mirror of Debian's own archive."""
     has_keys: bool
-    """Debian's archive keys are there."""
+    """Debian's archive keys are installed."""
     gpus: tuple[Gpu, ...]
     has_vulkan_driver: bool
     has_vulkan_loader: bool
     has_render_device: bool
     has_nvcc: bool
     missing_tools: tuple[str, ...]
-    """Programs for building that are not there."""
+    """Build tools that are not installed."""
 
     @property
     def vulkan(self) -> bool:
-        """A GPU that a build with Vulkan can use, as far as files tell."""
+        """True if files show a GPU that a build with Vulkan can use."""
         return (bool(self.gpus) or self.has_render_device) and self.has_vulkan_driver
 
     @property
     def nvidia(self) -> bool:
-        """A GPU that CUDA is for."""
+        """True if there is a GPU for CUDA."""
         return Gpu.NVIDIA in self.gpus or Gpu.JETSON in self.gpus
 
 
-def gather_facts(root: Path, environ: Mapping[str, str]) -> MachineFacts:
-    """Look at this machine; GPUs below ``root``. Reads some files, runs and asks nothing."""
+def gather_install_facts(root: Path, environ: Mapping[str, str]) -> InstallFacts:
+    """Examine this machine, with GPUs below ``root``. Reads some files, runs no program."""
     path = f"{environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"
     mirrors = find_mirrors(Path("/"))
-    return MachineFacts(
+    return InstallFacts(
         system=platform.system(),
         machine=platform.machine(),
         glibc=_glibc(),
@@ -82,17 +83,18 @@ def gather_facts(root: Path, environ: Mapping[str, str]) -> MachineFacts:
     )
 
 
-def ways(facts: MachineFacts) -> tuple[InstallSource, ...]:
-    """Every way, in the order in which ``auto`` tries them; the first possible one is its choice.
+def install_methods(facts: InstallFacts) -> tuple[InstallSource, ...]:
+    """Return all methods in the order in which ``auto`` tries them; it chooses the first possible
+    one.
 
-    Whether the network lets one through shows only when it is tried.
+    Network errors only show when a method is tried.
     """
     found = (_github(facts), _debian(facts), _source(facts))
     choice = next((way.name for way in found if way.possible), None)
     return tuple(msgspec.structs.replace(way, recommended=way.name == choice) for way in found)
 
 
-def _github(facts: MachineFacts) -> InstallSource:
+def _github(facts: InstallFacts) -> InstallSource:
     target = Platform(facts.system, facts.machine)
     kind = _prebuilt(facts, loader=facts.has_vulkan_loader)
     problem = None
@@ -115,7 +117,7 @@ def _github(facts: MachineFacts) -> InstallSource:
     )
 
 
-def _debian(facts: MachineFacts) -> InstallSource:
+def _debian(facts: InstallFacts) -> InstallSource:
     problem = None
     if facts.system != "Linux":
         problem = "Debian's packages run on Linux only."
@@ -133,7 +135,7 @@ def _debian(facts: MachineFacts) -> InstallSource:
     )
 
 
-def _source(facts: MachineFacts) -> InstallSource:
+def _source(facts: InstallFacts) -> InstallSource:
     device = "CPU"
     if Gpu.APPLE in facts.gpus:
         device = "GPU, with Metal"
@@ -157,8 +159,8 @@ def _source(facts: MachineFacts) -> InstallSource:
     )
 
 
-def _prebuilt(facts: MachineFacts, *, loader: bool = True) -> str:
-    """``loader``: Vulkan's loader is there, or comes along."""
+def _prebuilt(facts: InstallFacts, *, loader: bool = True) -> str:
+    """``loader``: Vulkan's loader is installed, or part of the build."""
     if Gpu.APPLE in facts.gpus:
         return "for the GPU, with Metal"
     return "for the GPU, with Vulkan" if facts.vulkan and loader else "for the CPU"

@@ -1,4 +1,4 @@
-"""The releases of a project on GitHub: its API, and files from it, bounded and resumable.
+"""A client of a project's releases on GitHub: its API, and bounded, resumable downloads.
 
 https://docs.github.com/en/rest/releases/releases
 """
@@ -22,7 +22,7 @@ import msgspec
 from cyber_inference_tui import __version__
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InstallError
-from cyber_inference_tui.llama.install.source import Progress
+from cyber_inference_tui.llama.install.build_source import Progress
 from cyber_inference_tui.text import clean_line
 
 API = "https://api.github.com"
@@ -33,10 +33,10 @@ _CONNECT_TIMEOUT = 3.0
 _READ_TIMEOUT = 20.0
 _DOWNLOAD_TIME = 1800.0
 _TRIES = 5
-"""Connections for one file that broke in the middle."""
+"""Connections for one file, if they break."""
 _ANSWER_LIMIT = 8 << 20
 _RELEASES = 5
-"""How many releases are looked at: the newest may be without assets while it is being built."""
+"""Releases to look at: the newest has no assets while it is being built."""
 
 T = TypeVar("T")
 
@@ -62,35 +62,35 @@ class Release(msgspec.Struct, frozen=True):
     assets: list[Asset] = []
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """A file to download, and what is known of it."""
+class FileDownload(msgspec.Struct, frozen=True, kw_only=True):
+    """A file to download, with its known properties."""
 
     name: str
     url: str
     limit: int
-    """Bytes it may have at most."""
+    """The maximum size in bytes."""
     size: int | None = None
     sha256: str | None = None
 
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """The certificates that count. To load them takes as long as all else of a client."""
+    """Load the trusted certificates once: it takes as long as all other parts of a client."""
     return httpx.create_ssl_context()
 
 
 class Releases:
-    """Releases of ``repository``. ``api`` and ``download`` are the bases of the two hosts."""
+    """Releases of ``repository``. ``api`` and ``download`` are the base URLs of the two hosts."""
 
     def __init__(self, *, api: str, download: str, repository: str) -> None:
         self._api = api.rstrip("/")
         self.repository = repository
         self.base = f"{download.rstrip('/')}/{repository}"
-        """Where its files are."""
+        """The URL of its files."""
 
     @cached_property
     def _client(self) -> httpx.Client:
-        """Raises ``InstallError`` where the environment names a proxy that is not supported."""
+        """Make the client. Raises ``InstallError`` if the environment names an unusable proxy."""
         try:
             return httpx.Client(
                 verify=_tls(),
@@ -113,7 +113,7 @@ class Releases:
             self._client.close()
 
     def find(self, version: str | None, progress: Progress) -> list[Release]:
-        """The newest releases, or the one of that tag. Raises ``InstallError``."""
+        """Return the newest releases, or the release with that tag. Raises ``InstallError``."""
         host = _host(self._api)
         progress.step(f"asking {host} for releases", upto=0.02)
         _check_name(host)
@@ -139,19 +139,21 @@ class Releases:
                 for chunk in response.iter_bytes():
                     body += chunk
                     if len(body) > _ANSWER_LIMIT:
-                        raise InstallError(f"{host} answers without end.")
+                        raise InstallError(f"{host} sends an answer without end.")
             return msgspec.json.decode(body, type=thread_safe(kind))
         except httpx.HTTPError as error:
             raise _unreachable(host, error) from error
         except msgspec.MsgspecError as error:
-            raise InstallError(f"{host} answers something that is no list of releases.") from error
+            raise InstallError(
+                f"{host} answers with something other than a list of releases."
+            ) from error
 
-    def fetch(self, wanted: Wanted, path: Path, progress: Progress) -> None:
-        """Download into ``path``; what is longer, shorter or other than announced is refused.
+    def fetch(self, wanted: FileDownload, path: Path, progress: Progress) -> None:
+        """Download into ``path``, and refuse a file with another size or digest than announced.
 
-        What ``path`` holds already is gone on from, if the whole can be checked in the end; so an
-        interrupted download is worth keeping, and one that was found wrong is removed. A connection
-        that breaks in the middle is followed by the next.
+        An interrupted download in ``path`` is resumed if the whole file can be verified at the end,
+        so it is worth keeping; a wrong file is deleted. After a broken connection the next one is
+        tried.
         """
         if wanted.size is not None and not 0 < wanted.size <= wanted.limit:
             raise InstallError(f"{wanted.name} is said to have {wanted.size} bytes; refused.")
@@ -178,18 +180,16 @@ class Releases:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != wanted.sha256:
             path.unlink()
-            raise InstallError(
-                f"{wanted.name} is not the file that GitHub's digest is of; it was discarded."
-            )
+            raise InstallError(f"{wanted.name} does not match GitHub's digest; it was deleted.")
 
-    def _download(self, wanted: Wanted, path: Path, host: str, progress: Progress) -> int:
-        """The file's size in the end; every byte that came is in it."""
+    def _download(self, wanted: FileDownload, path: Path, host: str, progress: Progress) -> int:
+        """Return the file's size at the end; it contains every byte received."""
         most = wanted.limit if wanted.size is None else wanted.size
         have = _size(path) if wanted.sha256 else 0
         if have == wanted.size:
             return have
         if have > most:
-            # It cannot be the beginning of it.
+            # It cannot be a part of the file.
             have = 0
         deadline = time.monotonic() + _DOWNLOAD_TIME
         headers = {"Range": f"bytes={have}-"} if have else {}
@@ -199,7 +199,7 @@ class Releases:
             if response.status_code != httpx.codes.PARTIAL_CONTENT:
                 have = 0
             elif begins is None or int(begins[1]) != have:
-                raise InstallError(f"{host} answers with another part than was asked for.")
+                raise InstallError(f"{host} answers with another part of the file than requested.")
             with path.open("ab" if have else "wb") as file:
                 for chunk in response.iter_raw():
                     have += len(chunk)
@@ -222,7 +222,7 @@ class Releases:
         if response.status_code == httpx.codes.NOT_FOUND:
             raise InstallError(f"{host} knows no such release of {self.repository}.")
         if response.headers.get("x-ratelimit-remaining") == "0":
-            raise InstallError(f"{host} takes no more requests from this address for an hour.")
+            raise InstallError(f"{host} accepts no more requests from this address for an hour.")
         raise InstallError(f"{host} answers with HTTP status {response.status_code}.")
 
 
@@ -230,7 +230,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _said(wanted: Wanted) -> str:
+def _said(wanted: FileDownload) -> str:
     return f"{wanted.limit} bytes" if wanted.size is None else "announced"
 
 
@@ -246,12 +246,12 @@ def _host(url: str) -> str:
 
 
 def _check_name(host: str) -> None:
-    """Raise ``InstallError`` when the host's address is not known within the connect timeout.
+    """Raise ``InstallError`` unless the host's address is found within the connect timeout.
 
-    The client's own timeout does not hold for the resolver, which may take half a minute.
+    The client's own timeout does not apply to the resolver, which may take half a minute.
     """
     if getproxies():
-        return  # the proxy resolves
+        return  # the proxy resolves names
     failures: list[str] = []
 
     def resolve() -> None:
@@ -264,6 +264,6 @@ def _check_name(host: str) -> None:
     thread.start()
     thread.join(_CONNECT_TIMEOUT)
     if thread.is_alive():
-        raise InstallError(f"The address of {host} cannot be found out in time.")
+        raise InstallError(f"The address of {host} was not found in time.")
     if failures:
         raise InstallError(f"{host} cannot be reached: {failures[0]}.")

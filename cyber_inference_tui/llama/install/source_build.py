@@ -1,7 +1,7 @@
-"""llama-server compiled on this machine from the sources of a release.
+"""Compiles llama-server on this machine from the sources of a release.
 
-The sources and what is compiled of them stay in one folder until the build is in use: an
-interrupted build goes on where it ended.
+The sources and the objects stay in one folder until the build is in use, so an interrupted build
+continues there.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from pathlib import Path
 from cyber_inference_tui.errors import BuildError, InstallError
 from cyber_inference_tui.llama.binary import PROGRAM
 from cyber_inference_tui.llama.fit_params import PROGRAM as FIT_PARAMS
-from cyber_inference_tui.llama.install.archive import Limits, unpack_archive
-from cyber_inference_tui.llama.install.build import BuildPlan
+from cyber_inference_tui.llama.install.archive import ArchiveLimits, unpack_archive
+from cyber_inference_tui.llama.install.build_plan import BuildPlan
+from cyber_inference_tui.llama.install.build_source import Offer, Progress
 from cyber_inference_tui.llama.install.layout import Layout, link_program
-from cyber_inference_tui.llama.install.program import Ended, run_program
-from cyber_inference_tui.llama.install.releases import Releases, Wanted
-from cyber_inference_tui.llama.install.source import Offer, Progress
+from cyber_inference_tui.llama.install.releases import FileDownload, Releases
+from cyber_inference_tui.llama.install.tools import ToolResult, run_tool
 
 _ARCHIVE_LIMIT = 512 << 20
-_LIMITS = Limits(size=2 << 30, count=50_000)
+_LIMITS = ArchiveLimits(size=2 << 30, count=50_000)
 _CONFIGURE_TIME = 1800.0
 _COMPILE_TIME = 5 * 3600.0
 _WORTH = 7 * 86_400.0
-"""Seconds for which an interrupted build is gone on with; then the newest release is better."""
+"""Seconds during which an interrupted build is continued; after that the newest release is
+better."""
 
 _TAIL = 15
 _ERROR = re.compile(
@@ -36,14 +37,14 @@ _ERROR = re.compile(
 )
 _CMAKE_ERROR = "CMake Error"
 _HALF_WRITTEN = 60.0
-"""Seconds before the last sign of a killed build in which an object may be half written, or not be
-on the disk after a power cut: Linux writes what is half a minute old."""
+"""Seconds before the end of a killed build in which an object may be incomplete, or not on the
+disk after a power cut: Linux writes data that is half a minute old."""
 _NO_MEMORY = re.compile(r"Killed signal terminated program|\bKilled$|cannot allocate memory", re.I)
 # make's "[ 42%] Building …" and ninja's "[12/345] Building …".
 _PERCENT = re.compile(r"^\[ *(\d{1,3})%\]")
 _COUNT = re.compile(r"^\[(\d{1,7})/(\d{1,7})\]")
 
-# What a build may need of our environment; tokens and passwords are not among it.
+# The part of our environment that a build may need, without tokens and passwords.
 _ENVIRONMENT = frozenset(
     {"HOME", "PATH", "TMPDIR", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CPATH"}
     | {"LIBRARY_PATH", "LD_LIBRARY_PATH", "PKG_CONFIG_PATH", "MACOSX_DEPLOYMENT_TARGET"}
@@ -53,9 +54,9 @@ _ENVIRONMENT_PREFIXES = ("CMAKE_", "CUDA", "CCACHE_", "NVCC_")
 
 
 class SourceBuild:
-    """Builds a release of llama.cpp as ``plan`` says, which is made when it is needed.
+    """Builds a release of llama.cpp by ``plan``, which is called when it is needed.
 
-    ``resume``: a build that was begun is finished before a newer release is looked at.
+    ``resume``: finish a build that was started before, instead of a newer release.
     """
 
     name = "source"
@@ -86,20 +87,20 @@ class SourceBuild:
         self._folder: Path | None = None
 
     def close(self) -> None:
-        """Close the connections; what was built so far stays."""
+        """Close the connections; the objects so far stay."""
         self._releases.close()
 
     def finished(self) -> None:
-        """Remove the sources and what was compiled."""
+        """Delete the sources and the objects."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def offer(self, version: str | None, progress: Progress) -> Offer:
-        """The build that was begun, else the newest release, or the one of that tag."""
+        """Return the unfinished build, else the newest release, or the release with that tag."""
         self._plan = self._make_plan()
         tag = self._begun() if version is None and self._resume else None
         if tag is not None:
-            progress.step(f"going on with the build of {tag} that was begun")
+            progress.step(f"continuing the build of {tag}")
         else:
             releases = self._releases.find(version, progress)
             if not releases:
@@ -108,7 +109,7 @@ class SourceBuild:
         return Offer(source=self.name, version=tag, backend=self._plan.backend)
 
     def unpack(self, offer: Offer, staging: Path, final: Path, progress: Progress) -> None:
-        """Get the sources, compile, and gather the program with its libraries."""
+        """Download the sources, compile, and collect the program with its libraries."""
         plan = self._plan
         if plan is None:
             raise InstallError(f"No build of {offer.version} has been chosen.")
@@ -135,7 +136,7 @@ class SourceBuild:
         link_program(staging)
 
     def _begun(self) -> str | None:
-        """The release whose build was interrupted; one that failed is no reason to stay with it."""
+        """Return the release of an interrupted build; a failed build is not continued."""
         found = self._layout.begun_build()
         if found is None:
             return None
@@ -147,7 +148,7 @@ class SourceBuild:
     def _get_sources(self, tag: str, folder: Path, progress: Progress) -> None:
         progress.step(f"downloading the sources of {tag}", upto=0.05)
         archive = folder / "source.tar.gz"
-        wanted = Wanted(
+        wanted = FileDownload(
             name=f"{tag}.tar.gz",
             url=f"{self._releases.base}/archive/refs/tags/{tag}.tar.gz",
             limit=_ARCHIVE_LIMIT,
@@ -161,7 +162,7 @@ class SourceBuild:
         tops = [path for path in unpacked.iterdir() if (path / "CMakeLists.txt").is_file()]
         if len(tops) != 1:
             raise InstallError(f"The archive of {tag} holds no sources to build.")
-        # In one step: from here on they are whole, over a power cut as well.
+        # Renamed in one step: from here on they are complete, even after a power cut.
         os.sync()
         tops[0].rename(folder / "source")
         (folder / "source").touch()
@@ -172,7 +173,7 @@ class SourceBuild:
         build, noted = folder / "build", folder / "options"
         text = "\n".join(options)
         if not noted.is_file() or noted.read_text() != text:
-            # Objects that were made with others must not be mixed in.
+            # Objects of other options must not be used.
             shutil.rmtree(build, ignore_errors=True)
             noted.write_text(text)
         progress.step("configuring", upto=0.09)
@@ -191,13 +192,13 @@ class SourceBuild:
         try:
             self._run(command, folder, _COMPILE_TIME, progress)
         except BuildError:
-            # It came to an end of its own: whatever it wrote is whole.
+            # It exited on its own, so all its files are complete.
             running.unlink()
             raise
         running.unlink()
 
     def _has_target(self, build: Path, target: str) -> bool:
-        ended = run_program(
+        ended = run_tool(
             ["cmake", "--build", str(build), "--target", "help"],
             environ=self._environ,
             time_limit=_CONFIGURE_TIME,
@@ -208,7 +209,7 @@ class SourceBuild:
     def _run(
         self, command: Sequence[str], folder: Path, time_limit: float, progress: Progress
     ) -> None:
-        # The first line that tells of an error; what comes after it is often only a consequence.
+        # The first line with an error; later ones are often only consequences.
         first: list[str] = []
 
         def take(line: str) -> bool:
@@ -220,11 +221,11 @@ class SourceBuild:
             elif not first and _ERROR.search(line):
                 first.append(line)
             elif len(first) == 1 and first[0].startswith(_CMAKE_ERROR) and line.strip():
-                # The line itself only tells where it is.
+                # The line itself only contains the place of the error.
                 first.append(line)
             return True
 
-        ended = run_program(
+        ended = run_tool(
             command, environ=self._environ, time_limit=time_limit, folder=folder, on_line=take
         )
         if ended.code != 0:
@@ -232,13 +233,13 @@ class SourceBuild:
             raise _failure(ended, first)
 
 
-def _failure(ended: Ended, first: Sequence[str]) -> BuildError:
+def _failure(ended: ToolResult, first: Sequence[str]) -> BuildError:
     lines = [line for line in ended.lines if line.strip()]
     said = first or lines[-1:] or [f"exit code {ended.code}"]
     reason = " ".join(line.strip() for line in said)
-    hint = "The same command goes on with it once that is put right."
+    hint = "Correct that and run the same command: it continues the build."
     if any(_NO_MEMORY.search(line) for line in lines):
-        hint = "Memory ran out: unload models or close programs; the same command goes on with it."
+        hint = "Memory ran out: unload models or close programs, and run the same command again."
     return BuildError(
         f"Building llama-server failed: {reason.rstrip('.')[:300]}.",
         hint=hint,
@@ -247,7 +248,8 @@ def _failure(ended: Ended, first: Sequence[str]) -> BuildError:
 
 
 def _drop_newest(build: Path) -> None:
-    """Remove what was written last before a build was killed: make would take it for whole."""
+    """Delete the objects written just before a build was killed: make would take them for
+    complete."""
     found = [
         (path.stat().st_mtime, path)
         for path in build.rglob("*")
@@ -265,6 +267,6 @@ def _gather(built: Path, lib: Path) -> None:
     for path in sorted(built.iterdir()) if built.is_dir() else ():
         wanted = path.name in {PROGRAM, FIT_PARAMS} or re.search(r"\.(?:so|dylib)\b", path.name)
         if wanted and path.is_file():
-            # Links among them lead to their neighbours; any other becomes the file itself.
+            # Links between the files stay links; any other link is replaced by its target.
             keep = path.is_symlink() and path.readlink().parent == Path()
             shutil.copy2(path, lib / path.name, follow_symlinks=not keep)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.monitor.files import (
+from cyber_inference_tui.monitor.kernel_files import (
     LARGEST,
     KeptFile,
     celsius,

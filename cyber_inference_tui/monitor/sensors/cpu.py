@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from cyber_inference_tui.monitor.files import KeptFile, entries
+from cyber_inference_tui.monitor.kernel_files import KeptFile, entries
 from cyber_inference_tui.monitor.rates import percent
 from cyber_inference_tui.records import CpuRecord
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from cyber_inference_tui.errors import StorageError
-from cyber_inference_tui.monitor.files import KeptFile, integer
+from cyber_inference_tui.monitor.kernel_files import KeptFile, integer
 from cyber_inference_tui.monitor.rates import Rate, percent
 from cyber_inference_tui.records import DiskRecord
 from cyber_inference_tui.storage import Storages

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cyber_inference_tui.monitor.files import KeptFile, entries, read_line
+from cyber_inference_tui.monitor.kernel_files import KeptFile, entries, read_line
 from cyber_inference_tui.monitor.rates import percent
 from cyber_inference_tui.records import FanRecord
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from cyber_inference_tui.monitor.files import KeptFile
+from cyber_inference_tui.monitor.kernel_files import KeptFile
 from cyber_inference_tui.monitor.main_memory import MainMemory
 from cyber_inference_tui.monitor.rates import percent
 from cyber_inference_tui.monitor.sensors.cpu import CpuSensor

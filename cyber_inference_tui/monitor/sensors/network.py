@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cyber_inference_tui.monitor.files import KeptFile
+from cyber_inference_tui.monitor.kernel_files import KeptFile
 from cyber_inference_tui.monitor.rates import Rate
 from cyber_inference_tui.records import NetworkRecord
 from cyber_inference_tui.text import clean_line

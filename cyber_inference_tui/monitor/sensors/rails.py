@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.monitor.files import KeptFile, entries, read_line
+from cyber_inference_tui.monitor.kernel_files import KeptFile, entries, read_line
 
 _PROBE_SECONDS = 30.0
 _MOST_MONITORS = 16

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from cyber_inference_tui.monitor.files import LARGEST, KeptFile, integer
+from cyber_inference_tui.monitor.kernel_files import LARGEST, KeptFile, integer
 from cyber_inference_tui.monitor.rates import percent
 from cyber_inference_tui.records import SwapRecord
 

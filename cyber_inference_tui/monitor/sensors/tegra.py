@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.monitor.files import KeptFile, entries, read_bytes, read_line
-from cyber_inference_tui.monitor.machine import device_tree, tegra_chip
+from cyber_inference_tui.monitor.device import device_tree, tegra_chip
+from cyber_inference_tui.monitor.kernel_files import KeptFile, entries, read_bytes, read_line
 from cyber_inference_tui.monitor.sensors.rails import PowerReading, RailSensor
 
 _PROBE_SECONDS = 30.0

@@ -7,7 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cyber_inference_tui.monitor.files import KeptFile, celsius, entries, read_bytes, read_line
+from cyber_inference_tui.monitor.kernel_files import (
+    KeptFile,
+    celsius,
+    entries,
+    read_bytes,
+    read_line,
+)
 
 _PROBE_SECONDS = 30.0
 _MOST_SENSORS = 64

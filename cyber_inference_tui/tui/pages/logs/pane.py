@@ -19,6 +19,7 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import Input, Static
 
+from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, NoServiceError
@@ -174,7 +175,7 @@ class LogPane(Vertical):
         self.run_worker(self._follow(), group="follow", exclusive=True, exit_on_error=False)
 
     async def _follow(self) -> None:
-        pause = 0.5
+        failures = 0
         while True:
             try:
                 status = await self._client.call(endpoints.STATUS)
@@ -191,7 +192,7 @@ class LogPane(Vertical):
                 self._service_pid = status.pid
                 if not self._former:
                     await self._catch_up()
-                pause = 0.5
+                failures = 0
                 events = self._client.events(
                     ("log",), after=status.last_event_id, logs=(self.source,), patience=0.0
                 )
@@ -205,8 +206,8 @@ class LogPane(Vertical):
             except (CyberError, msgspec.MsgspecError) as error:
                 self._problem = clean_line(str(error))
                 self._show_title()
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 3.0)
+            failures += 1
+            await asyncio.sleep(backoff(0.5, 3.0, failures))
 
     async def _catch_up(self) -> None:
         """Read the end of the log; a paused view keeps its place and counts the new lines."""

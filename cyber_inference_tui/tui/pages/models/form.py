@@ -15,7 +15,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from cyber_inference_tui.client.model_key import model_key
+from cyber_inference_tui.client.service_client import model_key
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import (
     ModelDetails,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import on
@@ -25,7 +26,7 @@ from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.editor import edit_text, run_editor
+from cyber_inference_tui.tui.editor import run_editor
 from cyber_inference_tui.tui.key_table import every_binding
 from cyber_inference_tui.tui.keymap import example_text, read_keymap
 from cyber_inference_tui.tui.pages.page import Page, update_static
@@ -85,7 +86,11 @@ class SettingsPage(Page):
         Binding("x", "reset", "Default", id="settings.reset", tooltip="reset to the default"),
         Binding("slash", "filter", "Filter", key_display="/", id="settings.filter"),
         Binding(
-            "e", "file", "Whole file", id="settings.file", tooltip="the file itself, in $EDITOR"
+            "e",
+            "file",
+            "Edit file",
+            id="settings.file",
+            tooltip="edit the settings file in $EDITOR",
         ),
         Binding("t", "theme", "Theme", id="settings.theme", tooltip="choose the colours"),
         Binding(
@@ -102,6 +107,8 @@ class SettingsPage(Page):
         self._editing: str | None = None
         self._shown_first = ""
         """The text of the line when it was opened."""
+        self._file_edited = False
+        """The editor was open, and the service has reported no change of the file since."""
         self._at = 0
         """The row of the setting that was selected last."""
 
@@ -135,6 +142,9 @@ class SettingsPage(Page):
             self.query_one("#table", LiveTable).show_empty(text)
         if snapshot.live and snapshot.config_version != self._version:
             self._version = snapshot.config_version
+            if self._file_edited and snapshot.config_problem:
+                self._show_refusal(snapshot.config_problem)
+            self._file_edited = False
             self.run_worker(self._read(), group="settings", exclusive=True, exit_on_error=False)
 
     async def _read(self) -> None:
@@ -163,12 +173,14 @@ class SettingsPage(Page):
             table.move_to(keys[keys.index(table.cursor_key) + 1])
         snapshot = self.cyber.snapshot
         path = snapshot.status.config_path if snapshot.status else None
-        title = f"Settings  {clean_line(path)}" if path else "Settings"
+        there = "edit the file on the service's machine: " if self.cyber.options.attached else ""
+        title = f"Settings  {there}{clean_line(path)}" if path else "Settings"
         if self._filter:
             among = sum(record.key != "models" for record in self._settings.values())
             title += f"   {len(chosen)} of {among}  /{self._filter}"
         self.query_one("#title", Static).update(Content(title))
         self._show_pane()
+        self.refresh_bindings()
 
     @staticmethod
     def _has(record: ConfigValueRecord, wanted: str) -> bool:
@@ -205,7 +217,9 @@ class SettingsPage(Page):
             self.action_edit()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Return whether an action is available: titles have no value, defaults no reset."""
+        """Return whether an action is available: not for titles, defaults and remote files."""
+        if action == "file" and self.is_mounted and self._config_path() is None:
+            return False
         if action in {"edit", "reset"} and self.is_mounted:
             record = self._chosen()
             if record is None or (action == "reset" and record.source != "file"):
@@ -365,36 +379,40 @@ class SettingsPage(Page):
 
     # The file, the theme and the keys
 
-    def action_file(self) -> None:
-        """The whole file in the person's editor."""
-        self.run_worker(self._edit_file(), group="file", exclusive=True, exit_on_error=False)
+    def _config_path(self) -> Path | None:
+        """Return the configuration file, if it is on this machine."""
+        status = self.cyber.snapshot.status
+        if status is None or not status.config_path or self.cyber.options.attached:
+            return None
+        return Path(status.config_path)
 
-    async def _edit_file(self) -> None:
+    def action_file(self) -> None:
+        """Open the configuration file in the user's editor; the service applies changes."""
+        path = self._config_path()
+        if path is None:
+            return
+        if not path.is_file():
+            hint = "`cyber-inference-tui init` creates one."
+            self.cyber.show_message(f"There is no file {path} on this machine. {hint}", "error")
+            return
+        self._file_edited = True
         try:
-            before = await self.client.call(endpoints.CONFIG_FILE)
-            text: str | None = before.text
-            while True:
-                text = edit_text(self.app, text or "", name="config.toml")
-                if text is None:
-                    return
-                problem = await self._try_file(text, before.digest)
-                if problem is None:
-                    self.cyber.show_message("The file is saved.")
-                    return
-                answers = (Answer("again", "e", "Edit again"), Answer("drop", "d", "Drop it"))
-                asked = Question("The file is not saved", problem, answers)
-                if await self.app.push_screen_wait(asked) != "again":
-                    return
+            run_editor(self.app, path)
         except CyberError as error:
             self.cyber.show_message(str(error), "error")
 
-    async def _try_file(self, text: str, digest: str) -> str | None:
-        """Save the file; what is wrong with it, if it was refused."""
-        try:
-            await self.client.call(endpoints.SET_CONFIG_FILE, body=queries.NewFile(text, digest))
-        except CyberError as error:
-            return "\n".join(clean_line(line) for line in str(error).splitlines()[:20])
-        return None
+    def _show_refusal(self, problem: str) -> None:
+        """Show the errors of the edited file with their lines."""
+        text = "\n".join(clean_line(line) for line in problem.splitlines()[:20])
+        again = Answer("again", "e", "Edit again")
+        later = Answer("later", "l", "Later")
+
+        def answered(value: str | None) -> None:
+            if value == "again":
+                self.action_file()
+
+        asked = Question("The file has errors. The old settings stay in use.", text, (again, later))
+        self.app.push_screen(asked, answered)
 
     def action_theme(self) -> None:
         """Choose a theme and save it."""

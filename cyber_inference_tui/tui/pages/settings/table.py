@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from textual.content import Content
 
@@ -11,7 +12,6 @@ from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.pages.settings.groups import grouped
 from cyber_inference_tui.tui.setting_text import to_text
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 
@@ -56,7 +56,7 @@ COLUMNS: tuple[Column[ConfigValueRecord, RenderContext], ...] = (
 def setting_rows(settings: Sequence[ConfigValueRecord], context: RenderContext) -> list[Row]:
     """Return the rows: each group's title, then its settings."""
     rows = []
-    for group, members in grouped(settings):
+    for group, members in groupby(settings, lambda record: record.group or "Other"):
         rows.append(Row(f"{GROUP}{group}", (Cell(group, "accent"),)))
         rows += [row_of(record.key, record, COLUMNS, context) for record in members]
     return rows

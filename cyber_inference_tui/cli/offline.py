@@ -1,0 +1,108 @@
+"""Read models and logs from the disk, for commands that find no running service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from cyber_inference_tui.client.service_url import base_url
+from cyber_inference_tui.errors import ConflictError, ModelNotFoundError
+from cyber_inference_tui.gguf.demo import DEMO_ID
+from cyber_inference_tui.library.catalog import Origin
+from cyber_inference_tui.llama.log_file import has_log, log_file_name, read_earlier_lines
+from cyber_inference_tui.llama.spec import resolve
+from cyber_inference_tui.records import ModelRecord, ProblemRecord
+from cyber_inference_tui.service.listing import library_for, problem_records, unloaded_record
+from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG
+from cyber_inference_tui.service.runtime import data_directory_holder
+from cyber_inference_tui.settings.credentials import is_loopback
+from cyber_inference_tui.settings.load import Source
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.settings.load import Loaded
+    from cyber_inference_tui.settings.schema import Settings
+
+_LINE_BYTES = 4096
+"""Bytes read for each requested line: far more than the average line has."""
+_MOST_BYTES = 64 << 20
+
+
+class LocalLog(NamedTuple):
+    """The end of a log, read from its file and the rotated files before it."""
+
+    id: str
+    path: Path
+    lines: list[tuple[datetime, str]]
+
+
+def local_records(
+    settings: Settings, *, demo: bool, environ: Mapping[str, str]
+) -> tuple[list[ModelRecord], list[ProblemRecord]]:
+    """Scan the model directories: return the models, all unloaded, and the unusable files."""
+    catalog = library_for(settings, demo=demo, environ=environ).scan()
+    records = {
+        model_id: unloaded_record(model, resolve(model, settings))
+        for model_id, model in catalog.models.items()
+    }
+    if demo and DEMO_ID not in records:
+        # The service makes its file when it starts.
+        records[DEMO_ID] = ModelRecord(id=DEMO_ID, origin=Origin.DEMO.value)
+    return [record for _, record in sorted(records.items())], problem_records(catalog)
+
+
+def local_deletion(
+    settings: Settings, model_id: str, *, demo: bool, environ: Mapping[str, str]
+) -> tuple[ModelRecord, Callable[[], ModelRecord]]:
+    """Return the record of a model on disk, and a function that deletes its files.
+
+    Raises ``ModelNotFoundError``, and ``ConflictError`` while a service that does not answer uses
+    the files. The function raises ``ConflictError`` where the model cannot be deleted.
+    """
+    holder = data_directory_holder(settings.data_dir)
+    if holder is not None:
+        raise ConflictError(
+            f"A service runs in {settings.data_dir} (pid {holder or 'unknown'}) and does not "
+            "answer here.",
+            hint="Give its --host and --port, or stop it.",
+        )
+    library = library_for(settings, demo=demo, environ=environ)
+    catalog = library.scan()
+    model = catalog.resolve(model_id)
+    record = unloaded_record(model, resolve(model, settings))
+
+    def delete() -> ModelRecord:
+        library.delete(catalog, record.id)
+        return record
+
+    return record, delete
+
+
+def local_log(loaded: Loaded, name: str, lines: int, environ: Mapping[str, str]) -> LocalLog | None:
+    """Return the last ``lines`` of a log; ``name`` is a log's id, or a model's id or alias.
+
+    Return ``None`` if there is no such file, or if ``--host`` names another machine, whose logs
+    are not on this disk.
+    """
+    settings = loaded.settings
+    host = urlsplit(base_url(settings.host, settings.port)).hostname or ""
+    if loaded.sources["host"] is Source.FLAG and not is_loopback(host):
+        return None
+    folder = settings.data_dir / LOGS
+    log_id, path = name, folder / _file_name(name)
+    if not has_log(path):
+        try:
+            log_id = library_for(settings, demo=True, environ=environ).scan().resolve(name).id
+        except ModelNotFoundError:
+            return None
+        path = folder / _file_name(log_id)
+        if not has_log(path):
+            return None
+    found = read_earlier_lines(path, limit=min(_MOST_BYTES, lines * _LINE_BYTES))
+    return LocalLog(log_id, path, found[-lines:] if lines else [])
+
+
+def _file_name(log_id: str) -> str:
+    return f"{SERVICE_LOG}.log" if log_id == SERVICE_LOG else log_file_name(log_id)

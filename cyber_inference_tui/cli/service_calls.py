@@ -1,0 +1,226 @@
+"""Call the service for the commands; each function runs an event loop until it has the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from cyber_inference_tui.cli.service_access import (
+    client_of,
+    explain_absence,
+    explain_login,
+    service_url,
+)
+from cyber_inference_tui.decoding import thread_safe
+from cyber_inference_tui.errors import (
+    AdminLoginError,
+    CyberError,
+    ModelLoadError,
+    NoLlamaServerError,
+    NoServiceError,
+    NotFoundError,
+)
+from cyber_inference_tui.records import (
+    ModelRecord,
+    ModelStatus,
+    ProblemRecord,
+    StatusRecord,
+    endpoints,
+    queries,
+)
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.cli.options import GlobalOptions
+    from cyber_inference_tui.cli.output import ProgressLine
+    from cyber_inference_tui.client.service_client import ServiceClient
+    from cyber_inference_tui.settings.schema import Settings
+
+T = TypeVar("T")
+
+ANSWER_LIMIT = 5.0
+"""Seconds for the first answer; what takes longer is no service."""
+_DAY = 86400.0
+_MARGIN = 60.0
+
+
+class FoundModels(msgspec.Struct, frozen=True, kw_only=True):
+    """The local models; ``absence`` says why they come from the disk instead of from a service."""
+
+    records: list[ModelRecord]
+    problems: list[ProblemRecord]
+    directory: str
+    absence: str = ""
+
+
+class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
+    """The data of ``status``; ``models`` leaves out those that are simply unloaded."""
+
+    url: str
+    status: StatusRecord
+    models: list[ModelRecord]
+
+
+def with_client(
+    settings: Settings, call: Callable[[ServiceClient], Awaitable[T]], *, url: str = ""
+) -> T:
+    """Run ``call`` with a client of the service, at ``url`` if given. Raises ``CyberError``."""
+
+    async def run() -> T:
+        async with client_of(url or service_url(settings), settings) as client:
+            await client.reach(ANSWER_LIMIT)
+            return await call(client)
+
+    try:
+        return asyncio.run(run())
+    except NoServiceError as error:
+        raise explain_absence(error, settings) from error
+    except AdminLoginError as error:
+        raise explain_login(error, settings) from error
+
+
+def all_models(options: GlobalOptions) -> FoundModels:
+    """Return the local models from the service, or from the disk if none answers."""
+    settings = options.load().settings
+
+    async def ask(client: ServiceClient) -> FoundModels:
+        models = await client.call(endpoints.MODELS)
+        directory = None if models else (await client.call(endpoints.STATUS)).models_dir
+        problems: list[ProblemRecord] = []
+        with contextlib.suppress(NoServiceError, NotFoundError):  # an older service
+            problems = await client.call(endpoints.PROBLEMS)
+        return FoundModels(
+            records=models, problems=problems, directory=directory or str(settings.models_dir)
+        )
+
+    try:
+        return with_client(settings, ask)
+    except NoServiceError as error:
+        from cyber_inference_tui.cli.offline import local_records
+
+        records, problems = local_records(settings, demo=options.demo, environ=options.environ)
+        return FoundModels(
+            records=records,
+            problems=problems,
+            directory=str(settings.models_dir),
+            absence=error.message,
+        )
+
+
+def deletable_model(
+    options: GlobalOptions, model_id: str
+) -> tuple[ModelRecord, Callable[[], ModelRecord]]:
+    """Return a model's record, and a function that deletes its files.
+
+    The service deletes them, or this process if none answers. Both raise ``CyberError``.
+    """
+    settings = options.load().settings
+    try:
+        records = with_client(settings, lambda client: client.call(endpoints.MODELS))
+    except NoServiceError:
+        from cyber_inference_tui.cli.offline import local_deletion
+
+        return local_deletion(settings, model_id, demo=options.demo, environ=options.environ)
+
+    def delete() -> ModelRecord:
+        return with_client(settings, lambda client: client.call(endpoints.DELETE_MODEL, model_id))
+
+    found = next((record for record in records if is_called(record, model_id)), None)
+    # The service refuses an unknown name, and suggests similar ones.
+    return found or ModelRecord(id=model_id), delete
+
+
+def service_view(options: GlobalOptions) -> ServiceView:
+    """Return the status of the service and its models."""
+
+    async def look(client: ServiceClient) -> ServiceView:
+        status = await client.call(endpoints.STATUS)
+        models = await client.call(endpoints.MODELS)
+        busy = [record for record in models if record.status is not ModelStatus.UNLOADED]
+        return ServiceView(url=client.url, status=status, models=busy)
+
+    return with_client(options.load().settings, look)
+
+
+def load_model(options: GlobalOptions, model_id: str, progress: ProgressLine) -> ModelRecord:
+    """Load a model and wait for it. Raises ``ModelLoadError`` with the end of its log."""
+    settings = options.load().settings
+    limits = (settings.queue_timeout, settings.load_timeout)
+    timeout = sum(limits) + settings.stop_timeout + _MARGIN if all(limits) else _DAY
+
+    async def act(client: ServiceClient) -> ModelRecord:
+        progress.show(f"loading {model_id}")
+        async with _watched(client, model_id, progress):
+            try:
+                return await client.call(endpoints.LOAD, model_id, timeout=timeout)
+            except ModelLoadError as error:
+                # All failed loads have one error code, but this one has its own exit code.
+                if (await client.call(endpoints.STATUS)).llama_server.path is None:
+                    raise NoLlamaServerError(error.message, hint=error.hint) from error
+                raise
+
+    return with_client(settings, act)
+
+
+def unload_model(
+    options: GlobalOptions, model_id: str, progress: ProgressLine, *, force: bool
+) -> ModelRecord:
+    """Unload a model, after its requests unless ``force``; wait a day at most."""
+
+    async def act(client: ServiceClient) -> ModelRecord:
+        progress.show(f"unloading {model_id}")
+        async with _watched(client, model_id, progress):
+            return await client.call(
+                endpoints.UNLOAD, model_id, query=queries.UnloadQuery(force=force), timeout=_DAY
+            )
+
+    return with_client(options.load().settings, act)
+
+
+def is_called(record: ModelRecord, name: str) -> bool:
+    """Return whether ``name`` is an id or alias of the record, in any case."""
+    return name.casefold() in {record.id.casefold(), *(a.casefold() for a in record.aliases)}
+
+
+@asynccontextmanager
+async def _watched(
+    client: ServiceClient, model_id: str, progress: ProgressLine
+) -> AsyncIterator[None]:
+    """Show the service's events about the model on ``progress`` meanwhile."""
+    if not progress.visible:
+        yield
+        return
+    watcher = asyncio.create_task(_watch(client, model_id, progress))
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+
+
+async def _watch(client: ServiceClient, model_id: str, progress: ProgressLine) -> None:
+    # Only decoration: the call itself reports errors.
+    with contextlib.suppress(CyberError):
+        async with aclosing(client.events({"model"})) as events:
+            async for event in events:
+                try:
+                    record = msgspec.json.decode(event.data, type=thread_safe(ModelRecord))
+                except msgspec.MsgspecError:
+                    continue  # a gap, or a model that was removed
+                if is_called(record, model_id):
+                    progress.show(progress_text(record))
+
+
+def progress_text(record: ModelRecord) -> str:
+    """Return a line about a model that is being loaded or unloaded."""
+    text = f"{record.status.value} {record.id}"
+    if record.status is ModelStatus.LOADING and record.progress is not None:
+        return f"{text} {record.progress:.0%}"
+    if record.in_flight and record.status in {ModelStatus.LOADED, ModelStatus.UNLOADING}:
+        count = f"{record.in_flight} request{'s' if record.in_flight > 1 else ''}"
+        return f"{record.id} still answers {count}"
+    return text

@@ -1,0 +1,181 @@
+"""Looks at ports, at a service that may run, and at the model hub. Every wait has a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import re
+import socket
+import ssl
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+import psutil
+from yarl import URL
+
+from cyber_inference_tui import __version__
+from cyber_inference_tui.client.service_url import base_url
+from cyber_inference_tui.decoding import thread_safe
+from cyber_inference_tui.doctor.facts import HubFacts, PortState, ServiceFacts
+from cyber_inference_tui.errors import HubError
+from cyber_inference_tui.hub.endpoint import proxy_for, read_endpoint
+from cyber_inference_tui.llama.launcher import SERVER_HOST
+from cyber_inference_tui.llama.ports import TRIES
+from cyber_inference_tui.records import StatusRecord
+from cyber_inference_tui.service.runtime import RuntimeRecord, read_runtime_file
+from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.text import clean_line
+
+_HUB_LIMIT = 3.0
+_SERVICE_LIMIT = 3.0
+"""Seconds for all questions to a service together."""
+_ANSWER_LIMIT = 65536
+
+
+class _Health(msgspec.Struct):
+    status: str
+
+
+def service_facts(settings: Settings) -> ServiceFacts:
+    """The service's port and who answers there; ports are tried by binding them for a moment."""
+    record = read_runtime_file(settings.data_dir)
+    error = _bind_error(settings.host.strip("[]"), settings.port)
+    base = settings.llama_server_base_port
+    tried = range(base, min(base + TRIES, 65536)) if base else range(1)
+    free = sum(_bind_error(SERVER_HOST, port) is None for port in tried)
+    url = base_url(settings.host, settings.port)
+    state, reason = PortState.FREE, ""
+    healthy, status = False, None
+    if record is not None and _same_port(record, url):
+        url = record.url
+    elif record is not None and error is None:
+        # The service of this directory runs elsewhere, or did last.
+        url = record.url
+    in_use = error is not None and error.errno == errno.EADDRINUSE
+    if in_use or record is not None:
+        # The token is for nobody but the service that wrote it down.
+        token = record.token if record is not None and url == record.url else ""
+        healthy, status = asyncio.run(_ask(url, token))
+    alive = record is not None and _is_alive(record)
+    if in_use:
+        state = PortState.ANOTHER if status is not None else PortState.FOREIGN
+        if record is not None and _same_port(record, url):
+            # Health alone proves nothing: llama-server's answer is the same. One that hangs
+            # is still ours, and one that wants a password tells no pid.
+            ours = alive if status is None else status.pid == record.pid
+            state = PortState.OURS if ours else state
+    elif error is not None:
+        state, reason = PortState.REFUSED, error.strerror or str(error)
+    version = status.version if status else record.version if record else None
+    return ServiceFacts(
+        host=settings.host,
+        port=settings.port,
+        state=state,
+        reason=reason,
+        url=url if in_use or record is not None else "",
+        pid=record.pid if record is not None and alive else None,
+        answers=healthy,
+        running_version=clean_line(version, limit=40) if version and healthy else None,
+        own_version=__version__,
+        base_port=base,
+        free_model_ports=free,
+    )
+
+
+def _same_port(record: RuntimeRecord, url: str) -> bool:
+    try:
+        return urlsplit(record.url).port == urlsplit(url).port
+    except ValueError:
+        return False
+
+
+def _is_alive(record: RuntimeRecord) -> bool:
+    """Whether the process still runs, and is not a later one that was given its pid."""
+    try:
+        # A service writes down when it started after its process did; clocks differ a little.
+        return psutil.Process(record.pid).create_time() <= record.started_at.timestamp() + 1.0
+    except (psutil.Error, ValueError, OverflowError):
+        return False
+
+
+def _bind_error(host: str, port: int) -> OSError | None:
+    """Why nobody could listen there now; ``None`` if one could."""
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        with socket.socket(family, kind, protocol) as probe:
+            # As the service does it: connections in TIME_WAIT are no reason.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return error
+    return None
+
+
+async def _ask(url: str, token: str) -> tuple[bool, StatusRecord | None]:
+    """Whether ``GET /health`` is answered as a service would, and its status if it tells it."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    healthy, status = False, None
+    # Whatever does not answer like a service is none; what was learned until then stands.
+    unlike = (httpx.HTTPError, httpx.InvalidURL, TimeoutError, msgspec.MsgspecError, ValueError)
+    with contextlib.suppress(*unlike):
+        async with (
+            asyncio.timeout(_SERVICE_LIMIT),
+            # Proxies of the environment are for the internet.
+            httpx.AsyncClient(timeout=_SERVICE_LIMIT, trust_env=False) as client,
+        ):
+            health = msgspec.json.decode(
+                await _get(client, f"{url}/health", {}), type=thread_safe(_Health)
+            )
+            healthy = health.status == "ok"
+            content = await _get(client, f"{url}/admin/status", headers)
+            status = msgspec.json.decode(content, type=thread_safe(StatusRecord))
+    return healthy, status
+
+
+async def _get(client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> bytes:
+    content = b""
+    async with client.stream("GET", url, headers=headers) as response:
+        response.raise_for_status()
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > _ANSWER_LIMIT:
+                raise ValueError("the answer is too long")
+    return content
+
+
+def hub_facts(settings: Settings, environ: Mapping[str, str]) -> HubFacts:
+    """Whether the hub that downloads would use answers; proxies of the environment are used."""
+    try:
+        url = read_endpoint(settings, environ).url
+    except HubError as error:
+        return HubFacts(url="The hub", problem=error.message)
+    return HubFacts(url=url, problem=asyncio.run(_reach(url, environ)))
+
+
+async def _reach(url: str, environ: Mapping[str, str]) -> str:
+    try:
+        async with (
+            asyncio.timeout(_HUB_LIMIT),
+            # As downloads have it: their proxy, and the certificates of the system.
+            httpx.AsyncClient(
+                timeout=_HUB_LIMIT,
+                proxy=proxy_for(URL(url), environ),
+                trust_env=False,
+                verify=ssl.create_default_context(),
+            ) as client,
+        ):
+            response = await client.head(url)
+    except HubError as error:
+        return error.message
+    except TimeoutError:
+        return f"no answer within {_HUB_LIMIT:g} s"
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        # A ValueError is about a proxy of the environment.
+        said = re.sub(r"^\[Errno -?[0-9]+\] ", "", clean_line(str(error), limit=200))
+        return said or type(error).__name__
+    return f"status {response.status_code}" if response.status_code >= 500 else ""

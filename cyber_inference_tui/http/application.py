@@ -1,0 +1,198 @@
+"""The HTTP application: all routes, their access checks, and one shape for errors."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs, web
+
+from cyber_inference_tui import __version__
+from cyber_inference_tui.errors import CyberError, NotFoundError
+from cyber_inference_tui.http.access import ACCESS, Access, Handler
+from cyber_inference_tui.http.admin import add_admin, is_model_name
+from cyber_inference_tui.http.error_responses import (
+    error_response,
+    from_http_exception,
+    internal_error,
+)
+from cyber_inference_tui.http.event_streams import HEARTBEAT, SEND_TIMEOUT, EventStreams
+from cyber_inference_tui.http.forward import Forwarder
+from cyber_inference_tui.http.json_io import NOSNIFF
+from cyber_inference_tui.http.login import AdminLogin
+from cyber_inference_tui.http.model_list import listed_model, model_list
+from cyber_inference_tui.http.openapi import document
+from cyber_inference_tui.http.request_log import refusal_record
+from cyber_inference_tui.http.routing import RouteTable
+from cyber_inference_tui.records import endpoints
+from cyber_inference_tui.records.endpoints import Area
+from cyber_inference_tui.service.metrics_text import CONTENT_TYPE
+from cyber_inference_tui.service.service import utc_now
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.service.service import Service
+
+_FRONT_PAGE = (
+    f"cyber-inference-tui {__version__}: local models over HTTP.\n\n"
+    "/v1                 the OpenAI-compatible API (use this as a client's base URL)\n"
+    "/v1/models          the models on this machine\n"
+    "/admin/status       this service\n"
+    "/metrics            the same for Prometheus\n"
+    "/health             is it up\n"
+)
+
+_logger = logging.getLogger(__name__)
+
+
+def make_app(service: Service, login: AdminLogin) -> web.Application:
+    """Return the application of a service. Its cleanup closes the forwarder."""
+    forwarder = Forwarder(service, on_request=service.note_request, now=utc_now)
+    app = assemble(service, forwarder.handle, login)
+
+    async def close(_: web.Application) -> None:
+        await forwarder.close()
+
+    app.on_cleanup.append(close)
+    return app
+
+
+def assemble(
+    service: Service,
+    forward: Handler,
+    login: AdminLogin,
+    *,
+    heartbeat: float = HEARTBEAT,
+    send_timeout: float = SEND_TIMEOUT,
+) -> web.Application:
+    """Return an application that passes requests for models to ``forward``.
+
+    ``login`` protects the admin endpoints. ``heartbeat`` and ``send_timeout`` are those of the
+    event streams, in seconds.
+    """
+    streams = EventStreams(
+        service,
+        heartbeat=heartbeat,
+        send_timeout=send_timeout,
+        admits=lambda request: login.admits(request.headers),
+    )
+    table = RouteTable(
+        lambda: service.settings.max_body_size, lambda name: is_model_name(service, name)
+    )
+    for health in (endpoints.HEALTH, endpoints.HEALTH_V1):
+        table.answer(health, lambda call: {"status": "ok"})
+    table.answer(endpoints.FRONT_PAGE, lambda call: _FRONT_PAGE)
+    for models, model in (
+        (endpoints.LIST_V1, endpoints.LISTED_V1),
+        (endpoints.LIST, endpoints.LISTED),
+    ):
+        table.answer(models, lambda call: model_list(service.models))
+        table.answer(model, lambda call: listed_model(service.models, call.name))
+    table.handle(endpoints.METRICS, _unless_named(_metrics(service), forward))
+    # A model with a command may have its own document and other methods at this path.
+    table.handle(endpoints.OPENAPI, _unless_named(_openapi, forward))
+    table.catch(endpoints.OPENAPI.path, Area.MODEL, forward)
+    table.handle(endpoints.LOGIN, login.login)
+    table.handle(endpoints.EVENTS, streams.sse)
+    table.handle(endpoints.LOG_EVENTS, streams.logs)
+    table.handle(endpoints.STATUS_EVENTS, streams.status)
+    add_admin(table, service)
+    for prefix in ("admin", "ws"):
+        table.catch(f"/{prefix}/{{rest:.*}}", Area.ADMIN, _unknown)
+    table.catch("/{path:.*}", Area.MODEL, forward)
+
+    access = Access(service, table.areas)
+    app = web.Application(middlewares=[_error_boundary(access, login, service)])
+    app[ACCESS] = access
+    table.register(app)
+
+    async def share(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(access.cors_headers(request))
+
+    async def end_streams(_: web.Application) -> None:
+        # An endless stream would delay the shutdown.
+        service.events.close()
+
+    app.on_response_prepare.append(share)
+    app.on_shutdown.append(end_streams)
+    return app
+
+
+def _metrics(service: Service) -> Handler:
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        body, kind = await service.metrics.scrape(), CONTENT_TYPE
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: kind, **NOSNIFF})
+
+    return metrics
+
+
+async def _openapi(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=document(), content_type="application/json", headers=NOSNIFF)
+
+
+def _unless_named(own: Handler, forward: Handler) -> Handler:
+    """Return a handler that calls ``forward`` if the request names a model, otherwise ``own``."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        named = request.query.get("model") or request.headers.get("X-Model")
+        return await (forward if named else own)(request)
+
+    return handle
+
+
+async def _unknown(request: web.Request) -> web.StreamResponse:
+    """Refuse any other path under ``/admin/`` or ``/ws/``."""
+    raise NotFoundError(f"There is no endpoint {request.path}.")
+
+
+def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.middleware:  # type: ignore[valid-type]
+    def refused(request: web.Request, error: CyberError, began: float) -> web.Response:
+        # A refused request is recorded, because users who set up a client look for it there. A
+        # browser's requests for parts of a page, such as its icon, are not meant for a model.
+        of_client = request.headers.get("Sec-Fetch-Dest", "empty") == "empty"
+        if access.area_of(request) is Area.MODEL and of_client:
+            seconds = time.monotonic() - began
+            at = utc_now() - timedelta(seconds=seconds)
+            record = refusal_record(request, error, at=at, seconds=seconds)
+            service.note_refusal(record, error.code)
+        return error_response(error, request.path)
+
+    @web.middleware
+    async def border(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Check access, and turn every error into an answer."""
+        began = time.monotonic()
+        try:
+            preflight = access.admit(request)
+            if preflight is not None:
+                return preflight
+            if access.area_of(request) is Area.ADMIN:
+                await login.check(request.headers)
+            if hdrs.EXPECT in request.headers:
+                _continue(request)
+            return await handler(request)
+        except CyberError as error:
+            return refused(request, error, began)
+        except web.HTTPException as error:
+            problem = from_http_exception(error, request.method, request.path)
+            return refused(request, problem, began)
+        except Exception as error:
+            transport = request.transport
+            if transport is None or (isinstance(error, ConnectionError) and transport.is_closing()):
+                # The client is gone.
+                raise ConnectionAbortedError from None
+            _logger.exception("%s %s failed", request.method, request.path)
+            if request.writer.output_size > 0:
+                # In the middle of an answer, only an early end can show the error.
+                transport.abort()
+                raise ConnectionAbortedError from None
+            return error_response(internal_error(), request.path)
+
+    return border
+
+
+def _continue(request: web.Request) -> None:
+    if request.headers[hdrs.EXPECT].lower() != "100-continue" or request.version < (1, 1):
+        return
+    if request.transport is not None and request.can_read_body:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -1,0 +1,277 @@
+"""Reads and changes the fields of a request's body. Pure.
+
+The rest of the body keeps its bytes: a JSON object is cut at its top-level commas, and only the
+pieces that change are replaced. Nothing else is decoded and encoded again.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from cyber_inference_tui.decoding import thread_safe
+from cyber_inference_tui.errors import InvalidRequestError
+
+BOM = codecs.BOM_UTF8
+"""Some editors and PowerShell write it before UTF-8 text. llama-server ignores it."""
+
+# One more parameter of a header's value (RFC 9110, 5.6.6).
+_PARAMETER = re.compile(r';\s*+([^\s=;"]++)\s*+=\s*+("(?:[^"\\]|\\.)*+"|[^;,\s]++)', re.DOTALL)
+_MAX_MODEL_FIELD = 1024
+_MAX_PARTS = 1000
+_MAX_PART_HEAD = 8192
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_BEHIND_BOUNDARY = re.compile(rb"--|[ \t]{0,100}(?:\r?\n|\Z)")
+
+# Possessive, so that they never backtrack: one pass over any text.
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_BLANK = rb"[ \t\r\n]*+"
+_OPENING = re.compile(rb"(?:\xef\xbb\xbf)?+" + _BLANK + rb"\{")
+_KEY = re.compile(_BLANK + rb"(" + _STRING + rb")" + _BLANK + rb":" + _BLANK, re.DOTALL)
+_PLAIN_VALUE = re.compile(_STRING + rb'|[^"\[\]{},\s]++', re.DOTALL)
+_TO_BRACKET = re.compile(rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)
+_END = re.compile(_BLANK + rb"([,}])")
+
+
+class _NamedFields(msgspec.Struct):
+    """The fields that a forwarder needs. The decoder skips all others."""
+
+    model: str | None = None
+    stream: Any = None
+
+
+_decode_named_fields = msgspec.json.Decoder(thread_safe(_NamedFields)).decode
+_decode_fields = msgspec.json.Decoder(thread_safe(dict[str, msgspec.Raw])).decode
+
+# The decoder's errors for invalid JSON, and for JSON nested deeper than its stack.
+_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class BodyFields(msgspec.Struct, frozen=True):
+    """The fields of a body: the model's name, if it has one, and whether it asks for a stream."""
+
+    model: str | None = None
+    stream: bool = False
+    is_object: bool = False
+    """Whether the body is a JSON object."""
+    problem: InvalidRequestError | None = None
+    """The reason why the fields could not be read."""
+
+
+def read_fields(body: bytes, content_type: str, *, must_be_object: bool) -> BodyFields:
+    """Read the model's name and ``stream`` from a JSON or multipart body.
+
+    Raises ``InvalidRequestError`` for invalid JSON, for a ``model`` that is not a string, and, with
+    ``must_be_object``, for anything but an object.
+    """
+    if not must_be_object and _is_form(content_type):
+        value = _model_field(body, content_type)
+        return BodyFields(model=None if value is None else _name_in(body[value]))
+    if not body:
+        if must_be_object:
+            raise InvalidRequestError("The request's body is empty: a JSON object was expected.")
+        return BodyFields()
+    try:
+        named = _decode_named_fields(without_bom(body))
+    except msgspec.ValidationError as error:
+        if "$.model" in str(error):
+            raise InvalidRequestError("model must be a string.", param="model") from None
+        if must_be_object:
+            raise InvalidRequestError("The request's body must be a JSON object.") from None
+        return BodyFields()
+    except _BROKEN as error:
+        raise _not_json(error, body) from None
+    return BodyFields(model=named.model or None, stream=named.stream is True, is_object=True)
+
+
+def try_read_fields(body: bytes, content_type: str) -> BodyFields:
+    """Read the fields of any kind of body. A body that cannot be read names no model."""
+    if _is_form(content_type) or _OPENING.match(body):
+        try:
+            return read_fields(body, content_type, must_be_object=False)
+        except InvalidRequestError as error:
+            return BodyFields(problem=error)
+    return BodyFields()
+
+
+def without_bom(body: bytes) -> bytes | memoryview:
+    """Return the body without a byte order mark, which is not valid in JSON."""
+    return memoryview(body)[len(BOM) :] if body.startswith(BOM) else body
+
+
+# Changing JSON
+
+
+def with_fields(
+    body: bytes,
+    *,
+    strip: Collection[str] = (),
+    defaults: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+) -> bytes:
+    """Return a JSON object without the fields in ``strip``, with ``defaults`` and ``overrides``.
+
+    A default is added if the field is missing; ``null`` is not missing. New fields are added at
+    the beginning. If a field occurs twice, the last occurrence counts, as in llama-server. Raises
+    ``InvalidRequestError`` for anything but an object.
+    """
+    try:
+        values = _decode_fields(without_bom(body))
+    except _BROKEN as error:
+        raise _not_json(error, body) from None
+    opening = _OPENING.match(body)
+    start = opening.end() if opening else 0
+    members = list(_members(body, start, values))
+    last = {member.name: number for number, member in enumerate(members)}
+    kept: list[bytes] = []
+    for number, one in enumerate(members):
+        if one.name in overrides:
+            if last[one.name] == number:
+                new = msgspec.json.encode(overrides[one.name])
+                kept.append(body[one.start : one.value] + new + body[one.end : one.separator])
+        elif one.name not in strip:
+            kept.append(body[one.start : one.separator])
+    missing = {
+        name: value
+        for name, value in {**defaults, **overrides}.items()
+        if name not in last or (name in strip and name not in overrides)
+    }
+    if missing:
+        kept.insert(0, msgspec.json.encode(missing)[1:-1])
+    separator = members[-1].separator if members else start
+    return b"".join((body[:start], b",".join(kept), body[separator:]))
+
+
+class _Member(NamedTuple):
+    """A field of an object, as offsets into its text."""
+
+    name: str
+    start: int
+    """After the brace or comma in front of the field."""
+    value: int
+    end: int
+    """The end of the value."""
+    separator: int
+    """The comma or brace after the field."""
+
+
+def _members(body: bytes, position: int, values: Mapping[str, msgspec.Raw]) -> Iterator[_Member]:
+    """Yield the fields of a valid JSON object. ``position`` is just after its opening brace.
+
+    ``values`` has the last value of each name. Its length saves a scan of long values.
+    """
+    while key := _KEY.match(body, position):
+        name: str = msgspec.json.decode(key[1])
+        text = bytes(values[name])
+        known = text[:1] in {b'"', b"[", b"{"} and body.startswith(text, key.end())
+        end = key.end() + len(text) if known else _value_end(body, key.end())
+        closing = _END.match(body, end)
+        if closing is None:
+            break
+        yield _Member(name, position, key.end(), end, closing.start(1))
+        if closing[1] == b"}":
+            return
+        position = closing.end()
+
+
+def _value_end(body: bytes, position: int) -> int:
+    if plain := _PLAIN_VALUE.match(body, position):
+        return plain.end()
+    depth = 0
+    while bracket := _TO_BRACKET.match(body, position):
+        position = bracket.end()
+        depth += 1 if bracket[1] in b"[{" else -1
+        if depth == 0:
+            break
+    return position
+
+
+# Forms
+
+
+def with_model_field(body: bytes, content_type: str, model: str) -> bytes:
+    """Return a multipart body with another value of its field ``model``."""
+    value = _model_field(body, content_type)
+    if value is None:
+        return body
+    return b"".join((body[: value.start], model.encode(), body[value.stop :]))
+
+
+def _is_form(content_type: str) -> bool:
+    return content_type.lower().startswith("multipart/form-data")
+
+
+def _name_in(value: bytes) -> str | None:
+    if len(value) > _MAX_MODEL_FIELD:
+        raise InvalidRequestError("The model's name is too long.", param="model")
+    return value.decode("utf-8", "replace").strip() or None
+
+
+def _model_field(body: bytes, content_type: str) -> slice | None:
+    """Return the position of the value of the field ``model``. Raises ``InvalidRequestError``.
+
+    A field sent as a file counts only if there is no other.
+    """
+    file: slice | None = None
+    for head, value in _parts(body, content_type):
+        for line in head.splitlines():
+            if not line.lower().startswith(b"content-disposition:"):
+                continue
+            about = _parameters(line.decode("latin-1"))
+            if about.get("name") != "model":
+                continue
+            if "filename" not in about:
+                return value
+            file = file or value
+    return file
+
+
+def _parameters(header: str) -> dict[str, str]:
+    """Return the parameters of a header's value, with names in lower case."""
+    return {
+        name.lower(): re.sub(r"\\(.)", r"\1", value[1:-1]) if value[0] == '"' else value
+        for name, value in _PARAMETER.findall(header)
+    }
+
+
+def _parts(body: bytes, content_type: str) -> Iterator[tuple[bytes, slice]]:
+    """Yield each part's head and the position of its content (RFC 2046, 5.1.1).
+
+    Lines may end with LF alone, as those of some scripts do.
+    """
+    boundary = _parameters(content_type).get("boundary")
+    if not boundary:
+        raise InvalidRequestError("The multipart body has no boundary.")
+    delimiter = b"--" + boundary.encode("latin-1", "replace")
+    before: int | None = None
+    # The first delimiter may be at the very beginning, without a line end in front.
+    start = 0 if body.startswith(delimiter) else _line_of(delimiter, body, 0)
+    for _ in range(_MAX_PARTS):
+        if start < 0:
+            return
+        behind = start + len(delimiter)
+        # Otherwise it is the beginning of a longer boundary, of a nested body.
+        if _BEHIND_BOUNDARY.match(body, behind):
+            if before is not None:
+                end = start - (2 if body.startswith(b"\r\n", start - 2) else 1)
+                head_end = _HEAD_END.search(body, before, min(end, before + _MAX_PART_HEAD))
+                if head_end is not None:
+                    yield body[before : head_end.start()], slice(head_end.end(), end)
+            before = behind
+        start = _line_of(delimiter, body, behind)
+    raise InvalidRequestError(f"The multipart body has more than {_MAX_PARTS} parts.")
+
+
+def _line_of(delimiter: bytes, body: bytes, start: int) -> int:
+    found = body.find(b"\n" + delimiter, start)
+    return found if found < 0 else found + 1
+
+
+def _not_json(error: Exception, body: bytes) -> InvalidRequestError:
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return InvalidRequestError("The request's body is UTF-16: send JSON as UTF-8.")
+    return InvalidRequestError(f"The request's body is not valid JSON: {error}.")

@@ -1,0 +1,343 @@
+"""Connections of clients: the only place that changes aiohttp's own protocol.
+
+- aiohttp answers invalid HTTP in HTML or text, and logs a traceback. Here the client gets an error
+  in the usual shape.
+- aiohttp keeps a connection without a complete request forever. Here it is closed.
+- A target in absolute form becomes a path and a ``Host`` before any check.
+- There are never more connections than the limit of open files allows.
+- aiohttp drops a client that closes only its sending side. Here it gets its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from aiohttp import StreamReader, hdrs, web
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from cyber_inference_tui.errors import TooManyConnectionsError
+from cyber_inference_tui.http.error_responses import (
+    MAX_FIELD_BYTES,
+    MAX_HEADERS,
+    MAX_TARGET_BYTES,
+    error_body,
+    error_response,
+    from_parser,
+    internal_error,
+)
+from cyber_inference_tui.http.peer import clients_gone
+
+HALF_CLOSED_INTERVAL = 0.5
+"""Seconds between two checks whether half-closed clients still read."""
+_HALF_CLOSED_PAUSE = 0.1
+"""The least seconds between two checks, because each reads the list of all sockets."""
+HEAD_TIMEOUT = 60.0
+"""Seconds in which a new connection must send the head of its first request."""
+
+_LINGER = 2.0
+"""Seconds for which a client's further bytes are read and dropped after its last answer."""
+_WARNING_INTERVAL = 60.0
+_ABSOLUTE = re.compile(r"https?://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE | re.DOTALL)
+
+_logger = logging.getLogger(__name__)
+
+
+def in_origin_form(message: RawRequestMessage) -> RawRequestMessage:
+    """Turn a request for ``http://host/path`` into one for ``/path`` with ``Host: host``.
+
+    The host in the target replaces the ``Host`` header (RFC 9112, 3.2.2). Other targets do not
+    change.
+    """
+    absolute = _ABSOLUTE.fullmatch(message.path)
+    if absolute is None:
+        return message
+    host, path = absolute.groups()
+    path = path if path.startswith("/") else f"/{path}"
+    plain, _, query = path.partition("?")
+    headers = CIMultiDict(message.headers)
+    headers[hdrs.HOST] = host
+    raw_headers = [one for one in message.raw_headers if one[0].lower() != b"host"]
+    raw_headers.append((b"Host", host.encode("utf-8", "surrogateescape")))
+    return message._replace(
+        path=path,
+        url=URL.build(path=plain, query_string=query, encoded=True),
+        headers=CIMultiDictProxy(headers),
+        raw_headers=tuple(raw_headers),
+    )
+
+
+class _LastResponse(web.Response):
+    """A response that ends a connection whose client may still be sending.
+
+    If the connection were closed with unread bytes, it would be reset, and the client might never
+    see this response (RFC 9112, 9.6).
+    """
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the response, close the sending side, and wait a moment for the client."""
+        transport = self._req.transport if self._req is not None else None
+        await super().write_eof(data)
+        if transport is not None and transport.can_write_eof():
+            transport.write_eof()
+            # aiohttp cancels this when the client is gone.
+            await asyncio.sleep(_LINGER)
+
+
+class _ClientConnection(RequestHandler):
+    """A client's connection."""
+
+    __slots__ = ("_answered", "_body", "_head_timer")
+
+    _manager: _LimitedServer | None
+
+    def __init__(self, server: _LimitedServer, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self._answered = 0
+        self._body: StreamReader | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start to wait for the first request, with a time limit."""
+        super().connection_made(transport)
+        server = cast("_LimitedServer", self._manager)
+        if not server.make_room():
+            cast("asyncio.Transport", transport).write(_refusal())
+            self.force_close()
+            return
+        server.idle[self] = None
+        self._head_timer = self._loop.call_later(server.head_timeout, self._close_if_silent)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        if self._manager is not None:
+            self._manager.idle.pop(self, None)
+            self._manager.half_closed.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Mark the connection as in use once a request's head is complete."""
+        super().data_received(data)
+        if self._messages and self._manager is not None:
+            self._manager.idle.pop(self, None)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override] # as asyncio.Protocol has it
+        """Keep the connection (``True``) of a half-closed client that waits for an answer."""
+        unanswered = self._request_count - self._answered
+        if self._manager is None or not unanswered or not self._is_whole:
+            return None
+        if not self._manager.half_closed.add(self):
+            return None
+        if unanswered == 1:
+            # This is the last request.
+            self.close()
+        return True
+
+    def close_if_answered(self) -> None:
+        """End the half-closed connection, unless a complete request waits for its answer."""
+        if self._request_count == self._answered:
+            self.force_close()
+        elif not self._is_whole and self.transport is not None:
+            self.transport.abort()
+
+    @property
+    def _is_whole(self) -> bool:
+        """Return whether all bodies are complete, including those of requests answered early."""
+        bodies = [payload for _, payload in self._messages]
+        bodies += [] if self._body is None else [self._body]
+        return self._payload_parser is None and all(body.is_eof() for body in bodies)
+
+    async def _handle_request(
+        self,
+        request: web.BaseRequest,
+        start_time: float | None,
+        request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    ) -> tuple[web.StreamResponse, bool]:
+        self._body = request.content
+        try:
+            return await super()._handle_request(request, start_time, request_handler)
+        finally:
+            self._answered += 1
+            if self._manager is not None and not self._messages and self.transport is not None:
+                self._manager.idle[self] = None
+
+    def _close_if_silent(self) -> None:
+        if self._request_count == 0:
+            self.force_close()
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Log a defect. A broken rest of a refused body is not a defect."""
+        if not isinstance(kwargs.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kwargs)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Return the answer to a request that no handler answered. It ends the connection."""
+        if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
+            # An answer has started, or the client is gone.
+            raise ConnectionAbortedError
+        if status >= 500:
+            _logger.error("a request failed", exc_info=exc)
+            problem = internal_error()
+        else:
+            _logger.debug("not HTTP from %s: %s", request.remote, message)
+            problem = from_parser(exc)
+        # The following bytes cannot be split into requests, so they are dropped.
+        self._close = True
+        response = error_response(problem, request.path, kind=_LastResponse)
+        response.force_close()
+        # aiohttp assumes HTTP/1.0 for an invalid request, and would leave this header out.
+        response.headers[hdrs.CONNECTION] = "close"
+        return response
+
+
+class _HalfClosedConnections:
+    """Half-closed connections, checked until they are answered or their clients are gone."""
+
+    def __init__(self) -> None:
+        self._connections: set[_ClientConnection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._looked_at = float("-inf")
+
+    def add(self, connection: _ClientConnection) -> bool:
+        """Start to check ``connection``; return ``False`` if its client is already gone."""
+        now = asyncio.get_running_loop().time()
+        transport = connection.transport
+        if transport is None:
+            return False
+        if now >= self._looked_at + _HALF_CLOSED_PAUSE:
+            self._looked_at = now
+            if clients_gone([transport]):
+                return False
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._connections.add(connection)
+        self._look_later(_HALF_CLOSED_PAUSE)
+        return True
+
+    def discard(self, connection: _ClientConnection) -> None:
+        """Forget a closed connection."""
+        self._connections.discard(connection)
+
+    def _look_later(self, pause: float = HALF_CLOSED_INTERVAL) -> None:
+        if self._timer is None and self._connections:
+            self._timer = asyncio.get_running_loop().call_later(pause, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self._looked_at = asyncio.get_running_loop().time()
+        transports = [one.transport for one in self._connections if one.transport is not None]
+        for transport in clients_gone(list(transports)):
+            cast("asyncio.Transport", transport).abort()
+        for connection in list(self._connections):
+            connection.close_if_answered()
+        self._look_later()
+
+
+class _LimitedServer(web.Server):
+    """Creates the connections, limits their number, and knows the idle connections."""
+
+    head_timeout = HEAD_TIMEOUT
+    most_connections: int | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.idle: dict[_ClientConnection, None] = {}
+        """The connections without a request, the least recently used first."""
+        self.half_closed = _HalfClosedConnections()
+        """The connections whose clients send no more."""
+        self._warned: float | None = None
+
+    def make_room(self) -> bool:
+        """Close an idle connection for a new one if needed; ``False`` if all are in use."""
+        if self.most_connections is None or len(self._connections) <= self.most_connections:
+            return True
+        for connection in self.idle:
+            del self.idle[connection]
+            connection.force_close()
+            return True
+        now = self._loop.time()
+        if self._warned is None or now - self._warned >= _WARNING_INTERVAL:
+            self._warned = now
+            _logger.warning(
+                "refusing a client: all %d connections are in use, and the limit of open files"
+                " allows no more",
+                self.most_connections,
+            )
+        return False
+
+    def __call__(self) -> RequestHandler:
+        return _ClientConnection(self, loop=self._loop, **self._kwargs)
+
+
+def _refusal() -> bytes:
+    error = TooManyConnectionsError("The service has no connection left.", hint="Try again later.")
+    body = error_body(error, "/")
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+        b"Content-Length: %d\r\nConnection: close\r\n\r\n%b"
+    ) % (len(body), body)
+
+
+class Runner(web.AppRunner):
+    """A ``web.AppRunner`` with the connections of this module.
+
+    ``head_timeout`` is in seconds. At most ``most_connections`` are open at once: idle connections
+    are closed for new ones, connections with a request never are. The other parameters are those
+    of ``web.AppRunner``.
+    """
+
+    __slots__ = ("_head_timeout", "_most_connections")
+
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        head_timeout: float = HEAD_TIMEOUT,
+        most_connections: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            app,
+            # ``read_body`` decompresses bodies, with our own errors.
+            auto_decompress=False,
+            max_line_size=MAX_TARGET_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
+            max_headers=MAX_HEADERS,
+            **kwargs,
+        )
+        self._head_timeout = head_timeout
+        self._most_connections = most_connections
+
+    async def _make_server(self) -> web.Server:
+        plain = await super()._make_server()
+        make_request = plain.request_factory
+
+        def make(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+            return make_request(in_origin_form(message), *rest)
+
+        server = _LimitedServer(
+            plain.request_handler,
+            request_factory=make,
+            handler_cancellation=plain.handler_cancellation,
+            loop=asyncio.get_running_loop(),
+            **plain._kwargs,
+        )
+        server.head_timeout = self._head_timeout
+        server.most_connections = self._most_connections
+        return server

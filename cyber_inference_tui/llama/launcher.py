@@ -1,0 +1,493 @@
+"""Starts and stops model servers: port, arguments, process, readiness and cleanup.
+
+``Launcher.launch`` either returns a ready server or cleans up everything that it started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, StorageError
+from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
+from cyber_inference_tui.gguf.repacking import read_processor
+from cyber_inference_tui.kernel import PROC
+from cyber_inference_tui.llama.binary import LlamaBinary
+from cyber_inference_tui.llama.command import (
+    ALIAS_VARIABLE,
+    child_environment,
+    custom_argv,
+    llama_argv,
+)
+from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
+from cyber_inference_tui.llama.failure import Cause, diagnose
+from cyber_inference_tui.llama.guard import ProcessGuard
+from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
+from cyber_inference_tui.llama.load_progress import follow_load
+from cyber_inference_tui.llama.log_ring import RUN_MARK, LogMark, LogRing
+from cyber_inference_tui.llama.need_estimate import (
+    NeedEstimator,
+    formula_need,
+    memory_parts,
+)
+from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
+from cyber_inference_tui.llama.orphans import PidRecord
+from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT
+from cyber_inference_tui.llama.ports import PortPool
+from cyber_inference_tui.llama.server import (
+    ROUTER_ENVIRONMENT,
+    ForeignListenerError,
+    LaunchPlan,
+    ServerExitedError,
+    ServerProcess,
+)
+from cyber_inference_tui.llama.spec import ServerSpec
+from cyber_inference_tui.records import LogLevel
+from cyber_inference_tui.settings.masks import masked_words
+from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.storage import Storages, touch
+
+SERVER_HOST = "127.0.0.1"
+NO_PORT = "PORT"
+"""A placeholder for a port that is not chosen yet."""
+LOG_TAIL_LINES = 12
+_PORT_TRIES = 3
+_SETTLE_TIMEOUT = 0.25
+_SHORTAGES = frozenset(
+    {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY, errno.EINTR}
+)
+"""Errors of a start that may succeed a moment later."""
+_REAP_INTERVAL = 1.0
+_LOOK_EVERY = 5
+"""Rounds between two looks at all descendants of the servers, which take longer than a look at our
+children."""
+_PAUSED_AFTER = 1.0
+"""Seconds of delay after which this process counts as having been stopped itself."""
+
+_logger = logging.getLogger(__name__)
+
+
+class _PortTakenError(ModelLoadError):
+    """Another program has the server's port; another port may be free."""
+
+
+class _LoadActivity:
+    """Records the signs of progress of a load, and passes them on."""
+
+    def __init__(self, progress: Callable[[float | None], None]) -> None:
+        self._progress = progress
+        self._now = asyncio.get_running_loop().time
+        self._last = self._now()
+        self._has_progress = False
+
+    def silence(self) -> float:
+        """Return the seconds since the last sign."""
+        return self._now() - self._last
+
+    def reset(self) -> None:
+        """Count the silence from now: nobody was listening for a while."""
+        self._last = self._now()
+
+    def server_progress(self, value: float | None) -> None:
+        """Handle the server's own report of progress."""
+        self._last = self._now()
+        self._has_progress = self._has_progress or value is not None
+        self._progress(value)
+
+    def files_read(self, share: float | None) -> None:
+        """Handle the share of its files that the server was seen to have read."""
+        self._last = self._now()
+        if not self._has_progress:
+            # The server's own report is more precise.
+            self._progress(share)
+
+
+class Launcher:
+    """Starts and stops the servers of all models; owns their ports, pid record and guard.
+
+    ``find_binary`` (blocking, called in a thread) returns the llama-server to use now, so a new
+    installation takes effect at the next load. ``log_for`` returns a model's log. ``measured``
+    returns the memory that a server with a signature was seen to use, if known. ``folder`` is the
+    directory of the configuration file: servers run in it, because relative paths in the user's
+    arguments start there.
+    """
+
+    def __init__(
+        self,
+        *,
+        find_binary: Callable[[], LlamaBinary],
+        log_for: Callable[[str], LogRing],
+        pids: PidRecord,
+        environ: Mapping[str, str],
+        available_memory: Callable[[], int] = lambda: psutil.virtual_memory().available,
+        measured: Callable[[str], Footprint | None] = lambda _: None,
+        health: HealthLimits = DEFAULT_LIMITS,
+        proc: Path = PROC,
+        folder: Path = Path("/"),
+    ) -> None:
+        self._find_binary = find_binary
+        self._log_for = log_for
+        self._pids = pids
+        self._environ = pids.marked(environ)
+        self._available_memory = available_memory
+        self._folder = folder
+        self.processor = read_processor(proc / "cpuinfo")
+        """The kind of this machine's processor, for llama.cpp."""
+        self._estimator = NeedEstimator(
+            measured=measured,
+            environ=self._environ,
+            folder=self._working_directory,
+            processor=self.processor,
+        )
+        self._health = health
+        self._proc = proc
+        self._ports = PortPool(SERVER_HOST)
+        self._servers: dict[int, ServerProcess] = {}
+        self._keeper: asyncio.Task[None] | None = None
+        self._storages = Storages()
+        self.guard = ProcessGuard(pids.mark)
+        """Kills our children when the service dies, also those of other modules."""
+
+    async def start(self) -> None:
+        """Kill leftovers of a former service, then start the guard."""
+        for orphan in await asyncio.to_thread(self._pids.end_orphans):
+            _logger.warning("killed %s (pid %d), left by an earlier run", orphan.name, orphan.pid)
+        adopt_orphans()
+        await self.guard.start()
+        self._keeper = asyncio.create_task(self._keep(), name="keep descendants")
+
+    async def close(self) -> None:
+        """Stop the guard. All servers must have been stopped before."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
+        await self.guard.stop()
+        await asyncio.to_thread(sweep, self._pids.mark, (), KILL_TIMEOUT)
+
+    async def _keep(self) -> None:
+        """Track the descendants of each server, and reap adopted ones that have exited."""
+        ended: frozenset[psutil.Process] = frozenset()
+        for round_number in itertools.count():
+            await asyncio.sleep(_REAP_INTERVAL)
+            try:
+                ended = await asyncio.to_thread(reap, ended)
+                if round_number % _LOOK_EVERY == 0:
+                    for server in list(self._servers.values()):
+                        await server.processes()
+                self._note_strays()
+            except (OSError, psutil.Error) as error:
+                # Too many open files, for example: the next look may succeed.
+                _logger.debug("cannot look at the processes: %s", error)
+
+    def _note_strays(self) -> None:
+        for pid, server in self._servers.items():
+            self._pids.note_strays(pid, server.strays)
+        self.guard.know(stray for one in self._servers.values() for stray in one.strays)
+
+    async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
+        """Find out the memory that a server needs: measured, by the engine, or by the formula.
+
+        Without ``ask_engine`` no program is run, which suits a look at many models.
+        """
+        binary: LlamaBinary | None = None
+        if not spec.command:
+            # The load reports a missing llama-server; the estimate is useful before.
+            with contextlib.suppress(NoLlamaServerError):
+                binary = await asyncio.to_thread(self._find_binary)
+        return await self._estimator.need(spec, binary, ask_engine=ask_engine)
+
+    async def command(self, spec: ServerSpec, *, measure: bool = True) -> list[str]:
+        """Return the command line that ``launch`` would use now, with ``PORT`` for the port.
+
+        Raises ``NoLlamaServerError`` if there is no server to start.
+        """
+        if spec.command:
+            return custom_argv(spec, host=SERVER_HOST, port=NO_PORT)
+        binary = await asyncio.to_thread(self._find_binary)
+        return self._argv(spec, binary, NO_PORT, measure=measure)
+
+    async def devices(self) -> tuple[str, ...] | None:
+        """Return the GPUs that the server would use; none without a llama-server.
+
+        ``None`` = the list of GPUs failed.
+        """
+        with contextlib.suppress(NoLlamaServerError):
+            return (await asyncio.to_thread(self._find_binary)).devices
+        return ()
+
+    async def memory_at(
+        self, spec: ServerSpec, sizes: Sequence[int]
+    ) -> list[tuple[int, MemoryEstimate, Need]]:
+        """Apply the formula to these context sizes: sizes by purpose, and needs by place.
+
+        The result is empty if the memory is unknown: another program's model, unreadable files.
+        """
+        if spec.command or spec.weights_bytes is None:
+            return []
+        devices = await self.devices()
+        found = []
+        for size in sizes:
+            one = spec.with_context(size)
+            parts = memory_parts(one, devices=devices, processor=self.processor)
+            need = formula_need(one, devices=devices, processor=self.processor)
+            found.append((size, parts, need))
+        return found
+
+    async def launch(
+        self,
+        spec: ServerSpec,
+        settings: Settings,
+        progress: Callable[[float | None], None],
+        *,
+        measure: bool = True,
+        busy: Callable[[], bool] = lambda: False,
+        watch: LoadWatch | None = None,
+    ) -> ServerProcess:
+        """Start a server and return it when it answers requests.
+
+        With ``measure`` it logs more, so that ``footprint`` knows its memory. After its start it is
+        watched: a server that stops answering is killed. ``busy`` returns whether it has requests;
+        the server of another program is not asked meanwhile. ``settings`` give the first port and
+        the time limits. ``watch`` runs until the server is ready; if it returns a reason, the
+        process is killed and the reason is raised.
+
+        Raises ``ModelLoadError`` with the reason and the last log lines if the server exits
+        instead, or shows no progress for ``load_timeout`` seconds, and ``NoLlamaServerError`` if
+        there is no server to start. Cancelling stops the process first.
+        """
+        if spec.problem is not None:
+            raise ModelLoadError(
+                f"{spec.model_id} cannot be loaded: {spec.problem.rstrip('.')}.", needs_person=True
+            )
+        await self._check_storage(spec)
+        binary = None if spec.command else await asyncio.to_thread(self._find_binary)
+        avoid: set[int] = set()
+        while True:
+            port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
+            mark = self._log_for(spec.model_id).mark()
+            try:
+                launch = self._plan(spec, binary, port, measure=measure)
+                server = await self._start_server(
+                    launch,
+                    settings,
+                    mark,
+                    progress,
+                    size=spec.size_bytes,
+                    measure=measure,
+                    watch=watch,
+                )
+            except _PortTakenError:
+                # Another program took it between our check and the server's bind.
+                self._ports.give_back(port)
+                avoid.add(port)
+                if len(avoid) >= _PORT_TRIES:
+                    raise
+            except BaseException:
+                self._ports.give_back(port)
+                raise
+            else:
+                # llama-server also answers /health while it works, so it is always asked.
+                server.start_watch(self._health, busy=busy if binary is None else lambda: False)
+                return server
+            finally:
+                mark.close()
+
+    async def _check_storage(self, spec: ServerSpec) -> None:
+        """Refuse a load whose files do not respond: other loads would wait for it."""
+        if spec.path is None or not spec.files:
+            return
+        try:
+            # The server itself reports a missing file.
+            await self._storages.ask_async(spec.path.parent, partial(touch, spec.files))
+        except StorageError as error:
+            raise ModelLoadError(
+                f"{spec.model_id} cannot be loaded: {error.message}", hint=error.hint
+            ) from error
+
+    def _plan(
+        self, spec: ServerSpec, binary: LlamaBinary | None, port: int, *, measure: bool
+    ) -> LaunchPlan:
+        if binary is None:
+            return LaunchPlan(
+                name=spec.model_id,
+                argv=tuple(custom_argv(spec, host=SERVER_HOST, port=port)),
+                environment=child_environment(self._environ, spec.environment),
+                host=SERVER_HOST,
+                port=port,
+                speaks_protocol=False,
+                by_command=True,
+                working_directory=self._working_directory(),
+            )
+        argv = self._argv(spec, binary, port, measure=measure)
+        own = {name: value for name, value in spec.environment.items() if name != ALIAS_VARIABLE}
+        return LaunchPlan(
+            name=spec.model_id,
+            argv=tuple(argv),
+            environment=child_environment(
+                self._environ,
+                binary.env,
+                own,
+                ROUTER_ENVIRONMENT if binary.router_child else {},
+            ),
+            host=SERVER_HOST,
+            port=port,
+            speaks_protocol=binary.router_child,
+            working_directory=self._working_directory(),
+            context_size=spec.context_size,
+            most_requests=spec.most_requests,
+        )
+
+    def _working_directory(self) -> Path:
+        # Without a configuration file its folder may be missing: then no path is relative to it.
+        return self._folder if os.access(self._folder, os.X_OK) else Path("/")
+
+    def _argv(
+        self, spec: ServerSpec, binary: LlamaBinary, port: int | str, *, measure: bool
+    ) -> list[str]:
+        return llama_argv(
+            spec,
+            program=str(binary.path),
+            flags=binary.flags,
+            host=SERVER_HOST,
+            port=port,
+            available_bytes=self._available_memory(),
+            verbosity=binary.trace_level if measure else None,
+        )
+
+    async def _start_server(
+        self,
+        launch: LaunchPlan,
+        settings: Settings,
+        mark: LogMark,
+        progress: Callable[[float | None], None],
+        *,
+        size: int | None,
+        measure: bool,
+        watch: LoadWatch | None,
+    ) -> ServerProcess:
+        log = self._log_for(launch.name)
+        first = log.end
+        log.add([f"{RUN_MARK}{' '.join(masked_words(launch.argv))}"], LogLevel.INFO)
+        activity = _LoadActivity(progress)
+        try:
+            server = await ServerProcess.spawn(launch, log=log, progress=activity.server_progress)
+        except (OSError, ValueError) as error:
+            # ValueError: a NUL byte in an argument or in the environment.
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise ModelLoadError(
+                f"cannot run {launch.argv[0]}: {why}.",
+                needs_person=not isinstance(error, OSError) or error.errno not in _SHORTAGES,
+            ) from error
+        log.begin_run(server.pid, first=first)
+        server.exited.add_done_callback(lambda _: log.end_run(server.pid))
+        self._servers[server.pid] = server
+        self.guard.add(server.pid)
+        self._pids.add(server.pid, launch.name)
+        server.exited.add_done_callback(lambda _: self._gone(server))
+        try:
+            watched = None if watch is None else watch(server.processes)
+            if not await self._wait_ready(server, activity, settings.load_timeout, size, watched):
+                raise ModelLoadError(
+                    f"{launch.name} showed no progress for {settings.load_timeout:g} s while"
+                    " loading.",
+                    hint="Raise load_timeout if the disk is that slow.",
+                )
+            if measure and launch.context_size is not None:
+                await server.wait_settled(_SETTLE_TIMEOUT)
+            self._note_strays()
+            # Read it now: later lines of the log are not parsed any more.
+            server.footprint()
+        except ServerExitedError as error:
+            lines = mark.lines()
+            found = diagnose(error.returncode, lines, left_running=server.left_running)
+            kind = _PortTakenError if found.cause is Cause.PORT_TAKEN else ModelLoadError
+            raise kind(
+                f"{launch.name} could not be loaded: {found.sentence}.",
+                log_tail=lines[-LOG_TAIL_LINES:],
+                out_of_memory=found.out_of_memory,
+                needs_person=found.needs_person,
+            ) from None
+        except BaseException as error:
+            if isinstance(error, ModelLoadError) and not error.log_tail:
+                error.log_tail = mark.lines()[-LOG_TAIL_LINES:]
+            # A second cancel must not leave the process behind: the stop runs to its end within its
+            # own limits.
+            stopping = asyncio.ensure_future(server.stop(settings.stop_timeout))
+            cancelled: asyncio.CancelledError | None = None
+            while not stopping.done():
+                try:
+                    await asyncio.wait({stopping})
+                except asyncio.CancelledError as again:
+                    cancelled = again
+            stopping.result()
+            if cancelled is not None:
+                raise cancelled from None
+            if not isinstance(error, ForeignListenerError):
+                raise
+            raise _PortTakenError(
+                f"{launch.name} could not be loaded: {error}.",
+                hint="Set llama_server_base_port to a free range.",
+                log_tail=mark.lines()[-LOG_TAIL_LINES:],
+            ) from None
+        return server
+
+    async def _wait_ready(
+        self,
+        server: ServerProcess,
+        activity: _LoadActivity,
+        timeout: float,
+        size: int | None,
+        watched: Awaitable[ModelLoadError | None] | None,
+    ) -> bool:
+        """Return whether the server became ready before ``timeout`` seconds without a sign of life.
+
+        Raises ``ServerExitedError`` if it exits instead, and the result of ``watched``.
+        """
+        loop = asyncio.get_running_loop()
+        ready = asyncio.ensure_future(server.wait_ready())
+        reading = asyncio.ensure_future(
+            follow_load(server.pid, size, activity.files_read, proc=self._proc)
+        )
+        watching = None if watched is None else asyncio.ensure_future(watched)
+        awaited: set[asyncio.Future[Any]] = {ready} if watching is None else {ready, watching}
+        try:
+            while not ready.done():
+                left = timeout - activity.silence()
+                if left <= 0:
+                    return False
+                due = loop.time() + left
+                await asyncio.wait(awaited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if watching in awaited and watching.done():
+                    awaited.remove(watching)
+                    if (reason := watching.result()) is not None and not ready.done():
+                        # Kill it before memory runs out.
+                        server.kill()
+                        raise reason
+                if loop.time() > due + _PAUSED_AFTER:
+                    # The service was stopped (SIGSTOP, a paused virtual machine). Timers expire
+                    # before the server's reports are read.
+                    activity.reset()
+            ready.result()
+            return True
+        finally:
+            for task in (work := {ready, reading, *awaited}):
+                task.cancel()
+            await asyncio.wait(work)
+            if not ready.cancelled():
+                ready.exception()
+
+    def _gone(self, server: ServerProcess) -> None:
+        self._servers.pop(server.pid, None)
+        self.guard.remove(server.pid)
+        self._pids.remove(server.pid)
+        self._ports.give_back(server.port)

@@ -1,0 +1,216 @@
+"""Estimates the memory that a server needs, and its place, from the most reliable source.
+
+Measurements with the same arguments come first, then ``llama-fit-params``, then the formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from cyber_inference_tui.gguf.memory_estimate import DEFAULT_SLOTS, MemoryEstimate, estimate
+from cyber_inference_tui.gguf.repacking import Processor
+from cyber_inference_tui.llama.binary import LlamaBinary
+from cyber_inference_tui.llama.command import child_environment, llama_argv
+from cyber_inference_tui.llama.fit_params import fitted_footprint
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
+from cyber_inference_tui.llama.placement import Placement, placement
+from cyber_inference_tui.llama.spec import ServerSpec
+
+_MOST_KEPT = 512
+
+
+class NeedEstimator:
+    """Estimates the needs of servers and keeps them.
+
+    ``measured`` returns the measured use of servers with a signature. ``environ`` is our
+    environment, ``folder`` the working directory of servers, ``processor`` the kind of this
+    machine's processor.
+    """
+
+    def __init__(
+        self,
+        *,
+        measured: Callable[[str], Footprint | None],
+        environ: Mapping[str, str],
+        folder: Callable[[], Path] = lambda: Path("/"),
+        processor: Processor = Processor.PLAIN,
+    ) -> None:
+        self._measured = measured
+        self._environ = environ
+        self._folder = folder
+        self._processor = processor
+        self._kept: dict[tuple[str, Path | None, tuple[str, ...] | None], Need] = {}
+
+    async def need(
+        self, spec: ServerSpec, binary: LlamaBinary | None, *, ask_engine: bool = True
+    ) -> Need:
+        """Estimate the memory that a server takes with ``binary`` (``None`` = not installed).
+
+        Without ``ask_engine`` no program is run. Never raises for a broken model: its load reports
+        that.
+        """
+        found = await self._need(spec, binary, ask_engine=ask_engine)
+        return msgspec.structs.replace(found, visible=spec.visible_gpus)
+
+    async def _need(
+        self, spec: ServerSpec, binary: LlamaBinary | None, *, ask_engine: bool
+    ) -> Need:
+        own_program = bool(spec.command)
+        devices = binary.devices if binary is not None and not own_program else ()
+        if (measured := self._measured(spec.signature)) is not None:
+            return Need(
+                footprint=measured,
+                source=NeedSource.MEASURED,
+                spills=not own_program and placement(spec, devices).spills,
+            )
+        if own_program:
+            return Need()
+        key = (spec.signature, binary.path if binary is not None else None, devices)
+        if (kept := self._kept.get(key)) is None:
+            kept = await self._find(spec, binary if ask_engine else None, devices)
+            if not ask_engine:
+                return kept
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            if kept.source is not NeedSource.UNKNOWN:
+                self._kept[key] = kept
+        return kept
+
+    async def _find(
+        self, spec: ServerSpec, binary: LlamaBinary | None, devices: tuple[str, ...] | None
+    ) -> Need:
+        formula = formula_need(spec, devices=devices, processor=self._processor)
+        if binary is None or formula.source is NeedSource.UNKNOWN:
+            return formula
+        fitted = await self._ask_engine(spec, binary)
+        if fitted is None:
+            return formula
+        # llama-fit-params leaves out projectors and repacked weights: common_fit_print adds up the
+        # buffers of GPUs and the plain buffer of the CPU.
+        where = placement(spec, devices)
+        found = _estimate(spec, where, self._processor)
+        return Need(
+            footprint=Footprint(
+                mapped=fitted.mapped,
+                host=fitted.host
+                + found.repacked
+                + (0 if where.projector_on_device else found.projector),
+                device=fitted.device + (found.projector if where.projector_on_device else 0),
+            ),
+            source=NeedSource.ENGINE,
+            spills=formula.spills,
+        )
+
+    async def _ask_engine(self, spec: ServerSpec, binary: LlamaBinary) -> Footprint | None:
+        options = spec.options
+
+        def arguments(known: frozenset[str]) -> Sequence[str]:
+            argv = llama_argv(spec, program="", flags=known, host="", port=0, available_bytes=0)
+            if options.slots == 0:
+                # llama-server's default, which other programs do not share.
+                argv += ["--parallel", str(DEFAULT_SLOTS)]
+                argv += ["--kv-unified"] if options.unified is None else []
+            return argv[1:]
+
+        return await fitted_footprint(
+            binary.path,
+            arguments,
+            environment=child_environment(self._environ, binary.env, spec.environment),
+            folder=self._folder(),
+            mapped=options.mapped,
+            needed=frozenset({"--parallel"}) if _depends_on_slots(spec) else frozenset(),
+        )
+
+
+def _depends_on_slots(spec: ServerSpec) -> bool:
+    """Return whether each slot has memory of its own besides its part of the cache."""
+    facts = spec.metadata
+    if spec.options.slots == 1:
+        return False
+    return facts is None or facts.recurrent is not None or facts.sliding_window is not None
+
+
+def formula_need(
+    spec: ServerSpec,
+    *,
+    devices: tuple[str, ...] | None = (),
+    processor: Processor = Processor.PLAIN,
+) -> Need:
+    """Apply the formula to the header, and divide the result between main memory and ``devices``.
+
+    ``devices`` is ``None`` if they are unknown (see ``placement``). The source is ``UNKNOWN`` if
+    the size of the files is. llama-server places a model by layers, so a number of layers on the
+    GPU is that share of the weights and of the cache (a GPU's layers include one more than the
+    model has, for the output). Compute buffers are on the GPU if any layer is.
+    """
+    if spec.weights_bytes is None:
+        return Need()
+    where = placement(spec, devices)
+    found = _estimate(spec, where, processor)
+    on_device = round(found.weights * where.share)
+    cache_on_device = round(found.kv_cache * where.cache_share)
+    mapped = found.weights - found.repacked - on_device if where.mapped else 0
+    host = found.weights - on_device - mapped + found.kv_cache - cache_on_device
+    device = on_device + cache_on_device
+    if where.share > 0:
+        device += found.compute
+    else:
+        host += found.compute
+    if where.projector_on_device:
+        device += found.projector
+    else:
+        host += found.projector
+    return Need(
+        footprint=Footprint(
+            mapped=mapped,
+            host=host,
+            device=device,
+        ),
+        source=NeedSource.UPPER_BOUND if found.upper_bound else NeedSource.FORMULA,
+        spills=where.spills,
+        visible=spec.visible_gpus,
+    )
+
+
+def memory_parts(
+    spec: ServerSpec,
+    *,
+    devices: tuple[str, ...] | None = (),
+    processor: Processor = Processor.PLAIN,
+) -> MemoryEstimate:
+    """Apply the formula to the header, and return the sizes by purpose."""
+    return _estimate(spec, placement(spec, devices), processor)
+
+
+def _estimate(spec: ServerSpec, where: Placement, processor: Processor) -> MemoryEstimate:
+    facts, options, files = spec.metadata, spec.options, spec.weights_bytes or 0
+    if facts is None or facts.architecture is None:
+        return MemoryEstimate(
+            weights=files,
+            kv_cache=files // 10,
+            projector=spec.projector_bytes,
+            compute=0,
+            upper_bound=True,
+            note="its header is not known",
+        )
+    return estimate(
+        facts,
+        weights_bytes=facts.tensor_bytes or files,
+        projector_bytes=spec.projector_bytes,
+        projector=spec.projector_facts,
+        context_size=spec.context_size or 0,
+        slots=options.slots,
+        unified=options.unified,
+        cache_type_k=options.cache_type_k,
+        cache_type_v=options.cache_type_v,
+        batch_size=options.batch_size,
+        ubatch_size=options.ubatch_size,
+        swa_full=options.swa_full,
+        flash_attention=options.flash_attention,
+        embedding=options.embedding,
+        pooling=options.pooling,
+        processor=processor if where.repacked and options.repack else Processor.PLAIN,
+    )

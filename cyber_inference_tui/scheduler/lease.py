@@ -1,0 +1,151 @@
+"""The place of a request at a loaded model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from cyber_inference_tui.scheduler.server_interface import Server
+from cyber_inference_tui.scheduler.state import ModelState
+
+
+class Lease:
+    """A request's place at a loaded model, which is not unloaded until ``release``."""
+
+    __slots__ = (
+        "_is_retry",
+        "_released",
+        "_server",
+        "_session",
+        "_since",
+        "_state",
+        "_waits",
+        "_was_sent",
+        "port",
+    )
+
+    def __init__(
+        self,
+        released: Callable[[ModelState, float], None],
+        state: ModelState,
+        server: Server,
+        since: float,
+    ) -> None:
+        self._released: Callable[[ModelState, float], None] | None = released
+        self._state = state
+        self._server = server
+        self._since = since
+        self._session = state.session
+        self._is_retry = False
+        self._waits = self._was_sent = False
+        self.port = server.port
+
+    @property
+    def model_id(self) -> str:
+        """The id of the model."""
+        return self._state.model.id
+
+    @property
+    def server(self) -> Server:
+        """The server, which may have exited."""
+        return self._server
+
+    @property
+    def stopped_on_purpose(self) -> bool:
+        """True if the service stopped the server (by force, if the request was still running)."""
+        return self._state.stopped_on_purpose is self._server
+
+    @property
+    def on_forced_unload(self) -> set[Callable[[], None]]:
+        """The functions to call when the model is unloaded although it has requests."""
+        return self._state.on_forced_unload
+
+    @property
+    def server_exited(self) -> bool:
+        """True if the server has exited."""
+        return self._server.exited.done()
+
+    async def wait_exited(self, timeout: float) -> None:
+        """Wait until the server has exited, for at most ``timeout`` seconds."""
+        await asyncio.wait({self._server.exited}, timeout=timeout)
+
+    def exit_reason(self) -> str:
+        """Return why the server exited, in plain words."""
+        return self._server.exit_reason()[0]
+
+    def declare_hung(self, reason: str) -> None:
+        """Kill the server, which answers nobody any more; ``reason`` becomes its exit reason."""
+        if not self._server.exited.done():
+            self._server.declare_hung(reason)
+
+    def count(self, tokens_in: int | None, tokens_out: int | None) -> None:
+        """Add the request's tokens to the totals of the session."""
+        session = self._state.session
+        if session is not None and self._state.server is self._server:
+            session.tokens_in += tokens_in or 0
+            session.tokens_out += tokens_out or 0
+
+    def mark_retry(self) -> None:
+        """Note that a former server died with this request: if this one dies, too, the request is
+        blamed and not the server."""
+        if self._session is not None and not self._is_retry:
+            self._is_retry = True
+            self._session.retries += 1
+
+    async def wait_alone(self, timeout: float) -> None:
+        """Wait until all other requests have received the start of their answer, or the server has
+        exited; for at most ``timeout`` seconds."""
+        state, session = self._state, self._session
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while session is not None and session.unanswered and not self.server_exited:
+                    state.changed.clear()
+                    await state.changed.wait()
+
+    def sent(self) -> None:
+        """Note that the request is being sent to the server."""
+        if self._session is not None and not (self._was_sent or self.server_exited):
+            self._was_sent = self._waits = True
+            self._session.unanswered += 1
+
+    def begun(self) -> None:
+        """Note that the answer has begun, or will never come."""
+        if self._session is not None and self._waits:
+            self._waits = False
+            self._session.unanswered -= 1
+            if not self._session.unanswered:
+                self._state.changed.set()
+
+    @property
+    def was_alone(self) -> bool:
+        """True if no other request was without an answer when the server died."""
+        return self._was_sent and self._session is not None and self._session.lost == 1
+
+    def answered(self) -> None:
+        """Note that the request was answered, so that its server counts as one that works."""
+        session = self._state.session
+        if session is not None and self._state.server is self._server:
+            session.answered = True
+
+    def release(self) -> None:
+        """Give the place back when the request has ended. Further calls have no effect."""
+        released, self._released = self._released, None
+        if released is not None:
+            self.begun()
+            if self._is_retry and self._session is not None:
+                self._session.retries -= 1
+            released(self._state, self._since)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()

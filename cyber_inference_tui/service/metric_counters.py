@@ -1,0 +1,180 @@
+"""The counters and histograms of the metrics, kept for each model."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import NamedTuple
+
+from cyber_inference_tui.records import RequestRecord, SessionRecord
+from cyber_inference_tui.scheduler.views import Reason
+
+OTHER = "other"
+CRASHED = "crashed"
+LOAD_REASONS = ("request", "asked", "preload", "restart")
+
+_UNLOAD_REASONS = {
+    Reason.IDLE.value: "idle",
+    Reason.ROOM.value: "room",
+    Reason.REQUEST.value: "asked",
+    Reason.SETTINGS.value: "settings",
+    Reason.FILES.value: "files",
+    Reason.REMOVED.value: "removed",
+    Reason.SHORTAGE.value: "shortage",
+    Reason.LIMIT.value: "limit",
+    Reason.SHUTDOWN.value: "shutdown",
+}
+UNLOAD_REASONS = (*_UNLOAD_REASONS.values(), CRASHED, OTHER)
+
+_ENDPOINTS = (
+    ("/chat/completions", "chat_completions"),
+    ("/completions", "completions"),
+    ("/completion", "completions"),
+    ("/infill", "infill"),
+    ("/embeddings", "embeddings"),
+    ("/embedding", "embeddings"),
+    ("/responses", "responses"),
+    ("/messages", "messages"),
+    ("/rerank", "rerank"),
+    ("/reranking", "rerank"),
+    ("/audio/transcriptions", "transcriptions"),
+)
+
+
+class CounterFamily(NamedTuple):
+    """A counter's help text, and its labels beside ``model``."""
+
+    text: str
+    labels: tuple[str, ...]
+
+
+class HistogramFamily(NamedTuple):
+    """A histogram's help text, and the upper bounds of its buckets."""
+
+    text: str
+    bounds: tuple[float, ...]
+
+
+COUNTERS = {
+    "requests": CounterFamily("Finished requests.", ("endpoint", "status")),
+    "request_errors": CounterFamily("Requests that went wrong.", ("code",)),
+    "tokens": CounterFamily("Tokens read and written.", ("direction",)),
+    "loads": CounterFamily("Times it was loaded.", ("reason",)),
+    "unloads": CounterFamily("Times it was unloaded or stopped.", ("reason",)),
+}
+HISTOGRAMS = {
+    "time_to_first_token_seconds": HistogramFamily(
+        "From a request's arrival to the first byte of its answer, waiting included.",
+        (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+    ),
+    "request_duration_seconds": HistogramFamily(
+        "From a request's arrival to its end.",
+        (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
+    ),
+    "queue_wait_seconds": HistogramFamily(
+        "How long a request waited for its model.",
+        (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
+    ),
+    "tokens_per_second": HistogramFamily(
+        "How fast an answer was written, as its server says.",
+        (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000),
+    ),
+    "load_seconds": HistogramFamily(
+        "How long a load took.", (0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+    ),
+}
+
+
+class Histogram:
+    """Counts of values by bucket, and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        """For each bound the values up to it and above the one before; last, those above all."""
+        self.total = 0.0
+
+    def observe(self, value: float | None) -> None:
+        """Count a value; ``None`` = it is not known."""
+        if value is not None:
+            self.counts[bisect_left(self.bounds, value)] += 1
+            self.total += value
+
+    def copy(self) -> Histogram:
+        """Return a histogram that does not change with this one."""
+        copied = Histogram(self.bounds)
+        copied.counts = self.counts.copy()
+        copied.total = self.total
+        return copied
+
+
+class ModelCounters:
+    """The counters and histograms of one model, by the names of their families."""
+
+    __slots__ = ("counters", "histograms")
+
+    def __init__(self) -> None:
+        self.counters: dict[str, Counter[tuple[str, ...]]] = {name: Counter() for name in COUNTERS}
+        """Each by the values of its labels."""
+        self.histograms = {name: Histogram(one.bounds) for name, one in HISTOGRAMS.items()}
+        # rate() does not see a counter's first event if the counter begins with it.
+        self.counters["tokens"].update({("input",): 0, ("output",): 0})
+        self.counters["loads"].update({(reason,): 0 for reason in LOAD_REASONS})
+
+    def add_request(self, record: RequestRecord, error_code: str | None) -> None:
+        """Count a finished request; ``error_code`` is that of its error, if it had one."""
+        counters, histograms = self.counters, self.histograms
+        counters["requests"][endpoint_of(record.path), status_class(record.status)] += 1
+        if error_code is not None:
+            counters["request_errors"][(error_code,)] += 1
+        counters["tokens"][("input",)] += record.tokens_in or 0
+        counters["tokens"][("output",)] += record.tokens_out or 0
+        histograms["time_to_first_token_seconds"].observe(record.time_to_first_token_seconds)
+        histograms["request_duration_seconds"].observe(record.duration_seconds)
+        histograms["queue_wait_seconds"].observe(record.queue_seconds)
+        histograms["tokens_per_second"].observe(record.tokens_per_second)
+
+    def add_load(self, record: SessionRecord) -> None:
+        """Count the load of a session, ended or not."""
+        self.counters["loads"][(load_reason(record.load_reason),)] += 1
+        self.counters["unloads"].update({(reason,): 0 for reason in UNLOAD_REASONS})
+        self.histograms["load_seconds"].observe(record.load_seconds)
+
+    def add_unload(self, record: SessionRecord) -> None:
+        """Count the end of a session that has ended."""
+        if record.unload_reason is not None:
+            self.counters["unloads"][(unload_reason(record.unload_reason),)] += 1
+
+    def copy(self) -> ModelCounters:
+        """Return counters that do not change with these."""
+        copied = ModelCounters.__new__(ModelCounters)
+        copied.counters = {name: one.copy() for name, one in self.counters.items()}
+        copied.histograms = {name: one.copy() for name, one in self.histograms.items()}
+        return copied
+
+
+def endpoint_of(path: str) -> str:
+    """Return the label for a path, also for one below ``/upstream/ID``."""
+    for end, name in _ENDPOINTS:
+        if path.endswith(end):
+            return name
+    return OTHER
+
+
+def status_class(status: int) -> str:
+    """Return the class of an HTTP status, such as ``2xx``."""
+    return f"{status // 100}xx" if 100 <= status < 600 else OTHER
+
+
+def load_reason(text: str) -> str:
+    """Return the label for a session's reason to load."""
+    return text if text in LOAD_REASONS else OTHER
+
+
+def unload_reason(text: str) -> str:
+    """Return the label, of ``UNLOAD_REASONS``, for a session's reason to unload."""
+    if text.startswith("stopped: "):
+        return CRASHED
+    return _UNLOAD_REASONS.get(text, OTHER)

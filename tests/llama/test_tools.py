@@ -1,0 +1,91 @@
+"""A program of an installation: its lines, its limits, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cyber_inference_tui.errors import InstallError
+from cyber_inference_tui.llama.install.tools import ToolResult, run_tool
+
+ENVIRON = {"PATH": "/usr/bin:/bin"}
+
+
+def shell(text: str, *, time_limit: float = 20.0) -> ToolResult:
+    return run_tool(["/bin/sh", "-c", text], environ=ENVIRON, time_limit=time_limit)
+
+
+def named(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            here = str(folder) in " ".join(process.cmdline())
+            if here and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def test_lines_of_both_streams_and_the_code() -> None:
+    ended = shell("echo one; echo two >&2; printf 'three\\033[31m'; exit 7")
+    assert (ended.code, ended.lines) == (7, ("one", "two", "three"))
+
+
+def test_a_flood_is_cut_in_the_middle() -> None:
+    ended = shell("i=0; while [ $i -lt 5000 ]; do echo $i; i=$((i+1)); done")
+    assert len(ended.lines) < 1000
+    assert (ended.lines[0], ended.lines[-1]) == ("0", "4999")
+
+
+def test_a_line_without_end_is_cut() -> None:
+    ended = shell("head -c 1000000 /dev/zero | tr '\\0' x")
+    assert sum(map(len, ended.lines)) < 100_000
+
+
+def test_what_is_not_to_be_kept() -> None:
+    seen: list[str] = []
+
+    def keep(line: str) -> bool:
+        seen.append(line)
+        return line != "two"
+
+    command = ["/bin/sh", "-c", "echo one; echo two; echo three"]
+    ended = run_tool(command, environ=ENVIRON, time_limit=20.0, on_line=keep)
+    assert seen == ["one", "two", "three"]
+    assert ended.lines == ("one", "three")
+
+
+def test_what_cannot_be_run(tmp_path: Path) -> None:
+    with pytest.raises(InstallError, match="cannot be run: No such file"):
+        run_tool([str(tmp_path / "missing")], environ=ENVIRON, time_limit=1.0)
+
+
+def test_it_is_ended_with_its_children_when_it_takes_too_long(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(InstallError, match="did not end"):
+        shell(f"sh -c 'sleep 60; : {tmp_path}' & sleep 60", time_limit=0.3)
+    assert time.monotonic() - began < 30
+    assert not named(tmp_path)
+
+
+def test_what_it_leaves_in_its_group_is_ended(tmp_path: Path) -> None:
+    # It holds none of our pipes, so that its parent's end is seen at once.
+    ended = shell(f"sh -c 'sleep 60; : {tmp_path}' >/dev/null 2>&1 </dev/null & exit 0")
+    assert ended.code == 0
+    deadline = time.monotonic() + 10
+    while named(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_error_of_who_listens_ends_it(tmp_path: Path) -> None:
+    def listen(line: str) -> bool:
+        raise KeyboardInterrupt
+
+    command = ["/bin/sh", "-c", f"trap '' TERM; echo x; sleep 60; : {tmp_path}"]
+    with pytest.raises(KeyboardInterrupt):
+        run_tool(command, environ=ENVIRON, time_limit=20.0, on_line=listen)
+    assert not named(tmp_path)

@@ -1,0 +1,82 @@
+"""A model's page: context sizes worth telling of, and where its settings come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cyber_inference_tui.llama.spec import resolve
+from cyber_inference_tui.scheduler.state import ModelState
+from cyber_inference_tui.service.model_details import context_sizes, settings_of
+from cyber_inference_tui.settings.load import Loaded, load_text
+from cyber_inference_tui.settings.schema import MODEL_KEYS
+from tests.scheduler.virtual import model
+
+
+@pytest.mark.parametrize(
+    ("current", "trained", "sizes"),
+    [
+        (8192, 32768, [2048, 4096, 8192, 16384, 32768]),
+        (3000, 8000, [2048, 3000, 4096, 8000]),
+        (512, 512, [512]),
+        (65536, 4096, [2048, 4096, 65536]),
+        (8192, None, [2048, 4096, 8192, 16384, 32768, 65536, 131072]),
+        (2048, 262144, [2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144]),
+    ],
+)
+def test_context_sizes(current: int, trained: int | None, sizes: list[int]) -> None:
+    assert context_sizes(current, trained) == sizes
+
+
+def loaded(text: str = "", **environ: str) -> Loaded:
+    return load_text(text, Path("/c.toml"), environ=environ, flags={})
+
+
+def test_settings_tell_what_holds_and_why() -> None:
+    general = loaded(
+        'llama_args = ["--x"]\nllama_threads = 3\n', CYBER_INFERENCE_MODEL_IDLE_TIMEOUT="7"
+    )
+    one = model("m", context_size=512, args=("--y",), env={"TOKEN": "secret"}, pinned=True)
+    found = {setting.key: setting for setting in settings_of(one, None, general)}
+    assert set(found) == set(MODEL_KEYS)
+    rows = {
+        key: (setting.value, setting.effective, setting.source) for key, setting in found.items()
+    }
+    assert rows["context_size"] == (512, 512, "model")
+    assert rows["threads"] == (None, 3, "file")
+    assert rows["idle_timeout"] == (None, 7.0, "env")
+    assert rows["parallel"] == (None, 0, "default")
+    assert rows["args"] == (["--y"], ["--x", "--y"], "model")
+    assert rows["env"] == ({"TOKEN": "********"}, {"TOKEN": "********"}, "model")
+    assert rows["pinned"] == (True, True, "model")
+    assert rows["preload"] == (None, False, "default")
+    assert all(setting.help for setting in found.values())
+
+
+def test_secrets_among_arguments_are_masked() -> None:
+    one = model("m", args=("--api-key=k",))
+    general = loaded('llama_args = ["--hf-token", "t"]\n')
+    (row,) = [row for row in settings_of(one, None, general) if row.key == "args"]
+    assert row.value == ["--api-key=********"]
+    assert row.effective == ["--hf-token", "********", "--api-key=********"]
+
+
+def test_an_argument_for_the_context_size_wins() -> None:
+    for text, args, size, source in (
+        ("", ("-c", "1024"), 1024, "model"),
+        ('llama_args = ["-c", "2048"]\n', (), 2048, "file"),
+    ):
+        one = model("m", context_size=512, args=args)
+        (setting,) = [
+            row for row in settings_of(one, None, loaded(text)) if row.key == "context_size"
+        ]
+        assert (setting.value, setting.effective, setting.source) == (512, size, source)
+
+
+def test_a_pin_of_this_run_is_what_holds() -> None:
+    one = model("m")
+    state = ModelState(one, resolve(one, loaded().settings))
+    state.pinned = True
+    (setting,) = [row for row in settings_of(one, state, loaded()) if row.key == "pinned"]
+    assert (setting.value, setting.effective) == (None, True)
