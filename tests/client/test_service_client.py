@@ -220,12 +220,6 @@ async def test_another_program_on_the_port_is_told_apart(status: int, content: b
             await client.call(endpoints.STATUS)
 
 
-async def test_vectors_come_in_the_order_of_their_texts() -> None:
-    content = b'{"data":[{"embedding":[2.0],"index":1},{"embedding":[1.0],"index":0}]}'
-    async with answering(200, content) as client:
-        assert await client.embed("m", ["a", "b"]) == [[1.0], [2.0]]
-
-
 CHAT = (
     b": loading m 42%\n\n"
     b'data: {"choices":[{"delta":{"reasoning_content":"Hm."}}]}\n\n'
