@@ -52,7 +52,7 @@ def head(text: str, width: int) -> str:
     return text
 
 
-def beyond(text: str, width: int) -> str:
+def tail(text: str, width: int) -> str:
     """Return ``text`` after its first ``width`` cells; half a wide character becomes a space."""
     if text.isascii():
         return text[max(0, width) :]

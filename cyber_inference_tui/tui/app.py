@@ -32,7 +32,7 @@ from cyber_inference_tui.tui.feed import Feed
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
-from cyber_inference_tui.tui.widgets.scroll_bar import choose_scroll_bars
+from cyber_inference_tui.tui.widgets.scroll_bar import set_scroll_bars
 from cyber_inference_tui.units import counted
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
@@ -92,7 +92,7 @@ class CyberApp(App[AfterExit]):
         self.painted = False
         """The first frame is on the screen. Work that it does not need starts afterwards."""
         self._add_demo = add_demo
-        choose_scroll_bars(self.options.charset)
+        set_scroll_bars(self.options.charset)
         self.feed = Feed(
             client,
             on_change=self._show,
@@ -290,7 +290,7 @@ class CyberApp(App[AfterExit]):
                 f"This app started it. {lost}",
                 (
                     Answer(AfterExit.KEEP, "l", "Leave it running"),
-                    Answer(AfterExit.STOP, "s", "Stop it", grave=True),
+                    Answer(AfterExit.STOP, "s", "Stop it", destructive=True),
                     Answer("cancel", "c", "Cancel"),
                 ),
             ),
@@ -330,8 +330,8 @@ def would_be_lost(snapshot: Snapshot) -> str:
     moving = {DownloadStatus.QUEUED, DownloadStatus.RUNNING, DownloadStatus.VERIFYING}
     if running := sum(one.status in moving for one in snapshot.downloads):
         parts.append(counted(running, "download"))
-    if awake := len(snapshot.awake):
-        parts.append(counted(awake, "loaded model"))
+    if active_models := len(snapshot.active_models):
+        parts.append(counted(active_models, "loaded model"))
     if not parts:
         return ""
     return f"Stopping ends {' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}."

@@ -100,7 +100,7 @@ class Snapshot:
         return next((model for model in self.models if model.id == model_id), None)
 
     @property
-    def awake(self) -> tuple[ModelRecord, ...]:
+    def active_models(self) -> tuple[ModelRecord, ...]:
         """The models that are neither unloaded nor failed."""
         asleep = {ModelStatus.UNLOADED, ModelStatus.FAILED}
         return tuple(model for model in self.models if model.status not in asleep)

@@ -15,19 +15,19 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.terminal.columns import RenderContext
 from cyber_inference_tui.tui.pages.hub.downloads_pane import (
+    download_name,
     download_rows,
     download_sentence,
-    name_of,
-    part_done,
     percent_text,
+    share_done,
 )
 from cyber_inference_tui.tui.pages.hub.table import (
+    active_download,
     file_rows,
     file_sentence,
-    in_order,
     result_rows,
     result_sentence,
-    under_way,
+    sorted_files,
 )
 from cyber_inference_tui.tui.widgets.live_table import Row
 from tests.tui.world import GIB, NOW, ago
@@ -92,7 +92,7 @@ def test_files_stand_by_quantization_the_smallest_first() -> None:
         entry("small-Q4", "Q4_K_M", 1),
         entry("odd", None, None),
     ]
-    assert [one.name for one in in_order(files)] == [
+    assert [one.name for one in sorted_files(files)] == [
         "odd",
         "small-Q4",
         "big-Q4",
@@ -138,9 +138,9 @@ def test_a_file_is_explained_in_sentences() -> None:
 
 def test_a_download_under_way_is_found_by_repository_and_file() -> None:
     one, over = download(), download(id="e", status=DownloadStatus.DONE, filename="other")
-    assert under_way([over, one], "org/name", "sub/model-Q4_K_M.gguf") is one
-    assert under_way([over, one], "org/name", "other") is None
-    assert under_way([over], "org/name") is None
+    assert active_download([over, one], "org/name", "sub/model-Q4_K_M.gguf") is one
+    assert active_download([over, one], "org/name", "other") is None
+    assert active_download([over], "org/name") is None
 
 
 def test_bars_are_full_only_at_the_end() -> None:
@@ -165,8 +165,8 @@ def test_a_download_shows_its_rate_only_while_it_runs() -> None:
     paused = texts(download_rows([download(status=DownloadStatus.PAUSED)], CONTEXT)[0])
     assert paused[1] == "o paused"
     assert paused[-2:] == ["-", "-"]
-    assert part_done(download(bytes_total=None)) is None
-    assert part_done(download(status=DownloadStatus.DONE, bytes_total=None)) == 1.0
+    assert share_done(download(bytes_total=None)) is None
+    assert share_done(download(status=DownloadStatus.DONE, bytes_total=None)) == 1.0
 
 
 def test_the_newest_download_is_first() -> None:
@@ -193,4 +193,4 @@ def test_a_download_explains_itself(changes: dict[str, object], says: str) -> No
 
 
 def test_a_download_without_a_file_is_named_by_its_repository() -> None:
-    assert name_of(download(filename=None)) == "name"
+    assert download_name(download(filename=None)) == "name"

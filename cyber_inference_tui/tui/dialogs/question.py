@@ -15,12 +15,12 @@ from textual.widgets import Button, Static
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer; the dialog returns ``value``. ``grave`` draws it as a warning."""
+    """An answer; the dialog returns ``value``. ``destructive`` draws it as a warning."""
 
     value: str
     key: str
     label: str
-    grave: bool = False
+    destructive: bool = False
 
 
 class Question(ModalScreen[str | None]):
@@ -54,7 +54,7 @@ class Question(ModalScreen[str | None]):
                     yield Button(
                         label,
                         id=f"answer-{answer.value}",
-                        variant="error" if answer.grave else "default",
+                        variant="error" if answer.destructive else "default",
                         compact=True,
                     )
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from cyber_inference_tui.records import LogLevel, NumberedLine
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
-from cyber_inference_tui.terminal.text_width import beyond, cut, fold, folded_count, plain
+from cyber_inference_tui.terminal.text_width import cut, fold, folded_count, plain, tail
 from cyber_inference_tui.tui.widgets.log_window import Entry, Gap
 from cyber_inference_tui.units import counted
 
@@ -86,7 +86,7 @@ class RowFormat:
             folded = _folded(text, self.text_width)
             text = folded[min(part, len(folded) - 1)]
         else:
-            if self.shift and (rest := beyond(text, self.shift + 1)):
+            if self.shift and (rest := tail(text, self.shift + 1)):
                 text = self.charset.ellipsis + rest
             elif self.shift:
                 text = ""

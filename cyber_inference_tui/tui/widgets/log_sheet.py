@@ -108,7 +108,7 @@ class LogSheet(ScrollView):
             self._format = replace(self._format, shift=shift)
             self.refresh()
 
-    def uncover_match(self, row: int) -> None:
+    def scroll_to_match(self, row: int) -> None:
         """Scroll sideways to a match beyond the edge."""
         found = self._window.at(row)
         pattern = self._format.pattern

@@ -198,11 +198,11 @@ class LogView(LogSheet, can_focus=True):
         self.new_lines += count
 
     @property
-    def given_to(self) -> int:
+    def next_number(self) -> int:
         """The number after the last line that was added, visible or not."""
         return self._pending[-1].number + 1 if self._pending else self.end_number
 
-    def ask_again(self) -> None:
+    def allow_requests(self) -> None:
         """Allow the requests for older and newer lines to be posted again after a failure."""
         self._asked_older = self._asked_newer = None
 
@@ -339,7 +339,7 @@ class LogView(LogSheet, can_focus=True):
         self._target = number
         self.pause()
         self._go(row - self.size.height // 3)
-        self.uncover_match(row)
+        self.scroll_to_match(row)
         self.refresh()
         return True
 

@@ -35,6 +35,6 @@ def _signed(segment: Segment) -> Segment:
     return Segment(segment.text.replace(" ", _THUMB), upright)
 
 
-def choose_scroll_bars(charset: Charset) -> None:
+def set_scroll_bars(charset: Charset) -> None:
     """Set the scrollbars for ``charset``; Textual has one renderer for the whole program."""
     ScrollBar.renderer = ScrollBarRender if charset.unicode else AsciiScrollBar

@@ -162,7 +162,7 @@ async def test_older_lines_are_asked_for_once_and_do_not_move_the_reader() -> No
         await pilot.press("up")
         await pilot.pause()
         assert app.older == [100, 50]
-        app.view.ask_again()
+        app.view.allow_requests()
         await pilot.press("up")
         await pilot.pause()
         assert app.older == [100, 50, 50]

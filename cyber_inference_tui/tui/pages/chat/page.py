@@ -361,7 +361,7 @@ class ChatPage(Page):
                 f"The {what} are stored nowhere else.",
                 (
                     Answer("keep", "k", "Keep it"),
-                    Answer("clear", "c", "Clear it", grave=True),
+                    Answer("clear", "c", "Clear it", destructive=True),
                 ),
             ),
             answered,

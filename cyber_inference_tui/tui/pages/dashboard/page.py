@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cyber_inference_tui.tui.pages.dashboard.greeting import Greeting
     from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
-_ON_BOARD = {"load", "unload", "pin", "log", "filter", "other_list", "freeze"}
+_BOARD_ACTIONS = {"load", "unload", "pin", "log", "filter", "other_list", "freeze"}
 
 
 class DashboardPage(ModelActions):
@@ -58,7 +58,7 @@ class DashboardPage(ModelActions):
 
     def __init__(self) -> None:
         super().__init__()
-        self._furnished = False
+        self._board_requested = False
         self._board: Board | None = None
         self._greeting: Greeting | None = None
         self._frozen: datetime | None = None
@@ -67,7 +67,7 @@ class DashboardPage(ModelActions):
         """Compose nothing: the board is mounted after the first frame, which is then fast."""
         yield from ()
 
-    async def _furnish(self) -> None:
+    async def _mount_board(self) -> None:
         from cyber_inference_tui.tui.pages.dashboard.board import Board  # noqa: PLC0415 - as above
 
         board = Board(self.cyber.options.charset)
@@ -81,9 +81,9 @@ class DashboardPage(ModelActions):
 
     def draw(self, snapshot: Snapshot) -> None:
         """Draw, unless the display is frozen."""
-        if not self._furnished and self.cyber.painted:
-            self._furnished = True
-            self.run_worker(self._furnish(), group="furnish", exit_on_error=True)
+        if not self._board_requested and self.cyber.painted:
+            self._board_requested = True
+            self.run_worker(self._mount_board(), group="board", exit_on_error=True)
         if self._frozen is None:
             super().draw(snapshot)
 
@@ -93,12 +93,12 @@ class DashboardPage(ModelActions):
             return
         now = self.cyber.options.now()
         if needs_greeting(snapshot):
-            self._greet(self._board).show(snapshot)
+            self._show_greeting(self._board).show(snapshot)
         else:
             self._board.show(snapshot, now)
             self._switch_to(self._board)
 
-    def _greet(self, board: Board) -> Greeting:
+    def _show_greeting(self, board: Board) -> Greeting:
         from cyber_inference_tui.tui.pages.dashboard.greeting import Greeting  # noqa: PLC0415 - seldom
 
         if self._greeting is None:
@@ -126,7 +126,7 @@ class DashboardPage(ModelActions):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether an action is available now."""
-        if action in _ON_BOARD and not (self._board and self._board.display):
+        if action in _BOARD_ACTIONS and not (self._board and self._board.display):
             return False
         if action == "other_list" and not self.has_class("-narrow"):
             return False
@@ -169,6 +169,6 @@ class DashboardPage(ModelActions):
 
 def needs_greeting(snapshot: Snapshot) -> bool:
     """Return whether no request can be answered: llama-server or a model is missing."""
-    if snapshot.status is None or snapshot.awake:
+    if snapshot.status is None or snapshot.active_models:
         return False
     return snapshot.status.llama_server.path is None or not snapshot.models

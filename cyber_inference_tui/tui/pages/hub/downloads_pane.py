@@ -25,7 +25,7 @@ from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.pages.models.model_actions import RESTING
+from cyber_inference_tui.tui.pages.models.model_actions import INACTIVE
 from cyber_inference_tui.tui.pages.models.sentences import model_sentence
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
@@ -54,14 +54,14 @@ def percent_text(part: float) -> str:
     return f"{int(part * 100)} %"
 
 
-def part_done(one: DownloadRecord) -> float | None:
+def share_done(one: DownloadRecord) -> float | None:
     """Return the part done, 0 to 1, or ``None`` while the total is unknown."""
     if one.status is DownloadStatus.DONE:
         return 1.0
     return min(1.0, one.bytes_done / one.bytes_total) if one.bytes_total else None
 
 
-def name_of(one: DownloadRecord) -> str:
+def download_name(one: DownloadRecord) -> str:
     """Return the short name of a download."""
     name = (one.filename or one.repo).rpartition("/")[2]
     return clean_line(name.removesuffix(".gguf"), limit=200)
@@ -75,7 +75,7 @@ def _state_cell(one: DownloadRecord, context: RenderContext) -> Cell:
 
 
 def _bar_cell(one: DownloadRecord, context: RenderContext) -> Cell | str:
-    part = part_done(one)
+    part = share_done(one)
     if part is None:
         return ""
     return Cell(context.charset.bar_text(part, _BAR), "good" if part == 1 else "accent")
@@ -91,10 +91,10 @@ def _left(one: DownloadRecord) -> float | None:
 
 
 COLUMNS: tuple[Column[DownloadRecord, RenderContext], ...] = (
-    Column("model", "DOWNLOAD", least=16, value=name_of),
+    Column("model", "DOWNLOAD", least=16, value=download_name),
     Column("state", "STATE", 11, cell=_state_cell),
     Column("bar", "", _BAR, priority=2, cell=_bar_cell),
-    Column("percent", "", 5, part_done, right=True, text=percent_text),
+    Column("percent", "", 5, share_done, right=True, text=percent_text),
     Column("done", "DONE", 9, lambda d: d.bytes_done, right=True, priority=3, text=memory_text),
     Column(
         "total",
@@ -196,7 +196,7 @@ class DownloadsPane(Vertical):
         model = None
         if one is not None and one.status is DownloadStatus.DONE and one.model_id is not None:
             model = self._cyber.snapshot.model(one.model_id)
-        keys = not options.readonly and (model is None or model.status in RESTING)
+        keys = not options.readonly and (model is None or model.status in INACTIVE)
         note = download_sentence(one, self._charset, keys=keys)
         if model is not None:
             note += f"  {model_sentence(model, options.now(), self._charset)[0]}"
@@ -261,12 +261,12 @@ class DownloadsPane(Vertical):
         done = memory_text(one.bytes_done)
         self.app.push_screen(
             Question(
-                f"Cancel the download of {name_of(one)}?",
+                f"Cancel the download of {download_name(one)}?",
                 f"{done} are downloaded. If you keep them, a later download continues there.",
                 (
                     Answer("on", "c", "Continue"),
                     Answer("keep", "k", "Cancel, keep the part"),
-                    Answer("remove", "r", "Cancel and remove", grave=True),
+                    Answer("remove", "r", "Cancel and remove", destructive=True),
                 ),
             ),
             answered,

@@ -31,13 +31,13 @@ from cyber_inference_tui.tui.pages.hub.table import (
     FILE_COLUMNS,
     RESULT_COLUMNS,
     SORTS,
+    active_download,
     file_rows,
     file_sentence,
     gated_sentence,
-    in_order,
     result_rows,
     result_sentence,
-    under_way,
+    sorted_files,
 )
 from cyber_inference_tui.tui.pages.page import Page, update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
@@ -187,7 +187,7 @@ class HubPage(Page):
         parts: list[tuple[str, str]] = []
         if self._one_pane:
             behind = self._in_downloads
-            running = sum(under_way([one], one.repo) is not None for one in downloads)
+            running = sum(active_download([one], one.repo) is not None for one in downloads)
             count = f" {running}" if running else ""
             parts += [
                 ("Search", "$text-muted" if behind else "bold $text-accent"),
@@ -371,7 +371,7 @@ class HubPage(Page):
             self._finish_request(str(error))
             return
         first = not self._files
-        self._files = {one.name: one for one in in_order(files)}
+        self._files = {one.name: one for one in sorted_files(files)}
         self._finish_request()
         suggested = next((one.name for one in files if one.suggested), None)
         if first and suggested is not None:
@@ -411,7 +411,7 @@ class HubPage(Page):
         one, repo = self._file, self._repo
         if one is None or repo is None:
             return
-        if under_way(self.cyber.snapshot.downloads, repo, one.name) is not None:
+        if active_download(self.cyber.snapshot.downloads, repo, one.name) is not None:
             self.cyber.show_message(f"{one.name} is being downloaded already.", "warning")
         elif one.local_id is not None:
             self.cyber.show_message(

@@ -105,7 +105,7 @@ FILE_COLUMNS: tuple[Column[FileLine, RenderContext], ...] = (
 )
 
 
-def in_order(files: Sequence[HubFilesRecord]) -> list[HubFilesRecord]:
+def sorted_files(files: Sequence[HubFilesRecord]) -> list[HubFilesRecord]:
     """Return the smallest models first, with those of one quantization together."""
     least: dict[str, int] = {}
     for one in files:
@@ -122,7 +122,7 @@ def in_order(files: Sequence[HubFilesRecord]) -> list[HubFilesRecord]:
     )
 
 
-def under_way(
+def active_download(
     downloads: Sequence[DownloadRecord], repo: str, name: str | None = None
 ) -> DownloadRecord | None:
     """Return the unfinished download of this model, if any."""
@@ -148,7 +148,7 @@ def file_rows(
     context: RenderContext,
 ) -> list[Row]:
     """Return the rows of a repository's models."""
-    lines = (FileLine(one, under_way(downloads, repo, one.name) is not None) for one in files)
+    lines = (FileLine(one, active_download(downloads, repo, one.name) is not None) for one in files)
     return [row_of(line.file.name, line, FILE_COLUMNS, context) for line in lines]
 
 

@@ -217,7 +217,7 @@ class LogPane(Vertical):
             return
         page = await self._reader.page()
         self._clear_problem()
-        known = view.given_to
+        known = view.next_number
         new = [line for line in page.lines if line.number >= known]
         if len(new) == PAGE_LINES and new[0].number > known:
             view.fall_behind(page.log.end - known if self._reader.level is None else len(new))
@@ -282,7 +282,7 @@ class LogPane(Vertical):
             try:
                 await work
             except CyberError as error:
-                self.view.ask_again()
+                self.view.allow_requests()
                 self._app.show_message(str(error), "error")
 
         self.run_worker(read(), group="read", exclusive=True, exit_on_error=False)

@@ -50,7 +50,7 @@ class SettingLine(Vertical):
         self.setting = setting
         self.effect = ""
         """Effect of saving the value, if known."""
-        self.grave = False
+        self.warns = False
         """The effect deserves a warning."""
         self.problem = ""
 
@@ -79,7 +79,7 @@ class SettingLine(Vertical):
         return self.query_one(Input)
 
     @property
-    def touched(self) -> bool:
+    def changed(self) -> bool:
         """The input differs from the saved value."""
         before = setting_text(self.setting.key, self.setting.value)
         return self.input.value.strip() != before.strip()
@@ -90,11 +90,11 @@ class SettingLine(Vertical):
 
     def show_change(self) -> None:
         """Mark the name if the value differs."""
-        self.query_one(".label", Static).update(self._label(changed=self.touched))
+        self.query_one(".label", Static).update(self._label(changed=self.changed))
 
-    def show_verdict(self, *, problem: str = "", effect: str = "", grave: bool = False) -> None:
+    def show_result(self, *, problem: str = "", effect: str = "", warns: bool = False) -> None:
         """Show the problem of the value; remember the effect of saving."""
-        self.effect, self.grave = effect, grave
+        self.effect, self.warns = effect, warns
         if problem != self.problem:
             self.problem = problem
             text = " ".join(clean_line(line) for line in problem.splitlines())
@@ -106,7 +106,7 @@ class SettingLine(Vertical):
         """Take over the value that was saved."""
         self.setting = msgspec.structs.replace(self.setting, value=change.value)
         self.show_change()
-        self.show_verdict()
+        self.show_result()
 
 
 class Lines(VerticalScroll, can_focus=False, inherit_bindings=False):
@@ -202,7 +202,7 @@ class ModelForm(ModalScreen[str | None]):
     @on(events.DescendantBlur)
     def _blurred(self, event: events.DescendantBlur) -> None:
         line = _line_of(event.widget)
-        if line is not None and line.touched:
+        if line is not None and line.changed:
             self._check_soon(line, delay=0.0)
 
     @on(Input.Changed)
@@ -211,11 +211,11 @@ class ModelForm(ModalScreen[str | None]):
         if line is None:
             return
         line.show_change()
-        if line.touched:
+        if line.changed:
             self._check_soon(line, delay=CHECK_DELAY)
         else:
             self.workers.cancel_node(line)
-            line.show_verdict()
+            line.show_result()
         self._show_effect()
 
     @on(Input.Submitted)
@@ -229,39 +229,39 @@ class ModelForm(ModalScreen[str | None]):
 
     async def _check(self, line: SettingLine, delay: float) -> None:
         await asyncio.sleep(delay)
-        await self._verdict(line)
+        await self._check_line(line)
         self._show_effect()
 
-    async def _verdict(self, line: SettingLine) -> Change | None:
+    async def _check_line(self, line: SettingLine) -> Change | None:
         """Check a line and show the result; return its change, if it is valid."""
         try:
             change = line.change()
             if change is None:
-                line.show_verdict()
+                line.show_result()
             elif change.unset:
-                line.show_verdict(effect="removed from the file")
+                line.show_result(effect="removed from the file")
             else:
                 path = model_key(self._model_id, change.key)
                 check = await self._app.client.check_config(path, change.value)
-                grave = check.effect not in {SettingEffect.NOW, SettingEffect.NOTHING}
-                line.show_verdict(effect=effect_text(check), grave=grave)
+                warns = check.effect not in {SettingEffect.NOW, SettingEffect.NOTHING}
+                line.show_result(effect=effect_text(check), warns=warns)
         except CyberError as error:
-            line.show_verdict(problem=str(error))
+            line.show_result(problem=str(error))
             return None
         return change
 
     def _show_effect(self) -> None:
         """Show the effect of saving."""
-        touched = [line for line in self._lines() if line.touched]
-        effects = [line for line in touched if line.effect and not line.problem]
-        if any(line.problem for line in touched):
+        changed = [line for line in self._lines() if line.changed]
+        effects = [line for line in changed if line.effect and not line.problem]
+        if any(line.problem for line in changed):
             text, style = "Correct the values marked in red to save.", "$text-error"
         elif effects:
             text = f"Saving {grouped((line.setting.key, line.effect) for line in effects)}."
-            grave = any(line.grave for line in effects)
-            style = "$text-warning" if grave else "$text-success"
+            warns = any(line.warns for line in effects)
+            style = "$text-warning" if warns else "$text-success"
         else:
-            text, style = ("" if touched else "No changes."), "$text-muted"
+            text, style = ("" if changed else "No changes."), "$text-muted"
         self.query_one("#effect", Static).update(Content.styled(clean_line(text), style))
 
     # Saving and leaving
@@ -285,16 +285,16 @@ class ModelForm(ModalScreen[str | None]):
         changes: list[tuple[SettingLine, Change]] = []
         for line in self._lines():
             self.workers.cancel_node(line)
-            if line.touched and (change := await self._verdict(line)) is not None:
+            if line.changed and (change := await self._check_line(line)) is not None:
                 changes.append((line, change))
-        wrong = next((line for line in self._lines() if line.touched and line.problem), None)
+        wrong = next((line for line in self._lines() if line.changed and line.problem), None)
         saved: list[tuple[str, str]] = []
         for line, change in changes if wrong is None else ():
             effect = line.effect
             try:
                 await self._put(change)
             except CyberError as error:
-                line.show_verdict(problem=str(error))
+                line.show_result(problem=str(error))
                 wrong = line
                 break
             line.saved(change)
@@ -316,7 +316,7 @@ class ModelForm(ModalScreen[str | None]):
         """Leave; ask first if changes would be lost."""
         if self._saving:
             return
-        typed = [line.setting.key for line in self._lines() if line.touched]
+        typed = [line.setting.key for line in self._lines() if line.changed]
         if not typed:
             self.dismiss(None)
             return
@@ -329,7 +329,7 @@ class ModelForm(ModalScreen[str | None]):
             Question(
                 "Leave without saving?",
                 f"Your changes are lost: {clean_line(', '.join(typed), limit=300)}.",
-                (Answer("stay", "s", "Stay"), Answer("leave", "l", "Leave", grave=True)),
+                (Answer("stay", "s", "Stay"), Answer("leave", "l", "Leave", destructive=True)),
             ),
             answered,
         )

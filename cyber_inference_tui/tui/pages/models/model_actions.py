@@ -14,9 +14,9 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.units import counted, memory_text
 
-RESTING = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
+INACTIVE = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 """States of a model without a server that is neither loading nor queued."""
-_ON_MODEL = frozenset(
+_MODEL_ACTIONS = frozenset(
     {"load", "unload", "pin", "details", "edit", "log", "chat", "copy_command", "copy_id", "delete"}
 )
 
@@ -53,15 +53,15 @@ class ModelActions(Page):
         """Return whether an action is available for the selected model in its state."""
         if not super().check_action(action, parameters):
             return False
-        if action not in _ON_MODEL or not self.is_mounted:
+        if action not in _MODEL_ACTIONS or not self.is_mounted:
             return True
         model = self.chosen()
         if model is None:
             return False
         if action == "load":
-            return model.status in RESTING
+            return model.status in INACTIVE
         if action == "unload":
-            return model.status not in RESTING | {ModelStatus.UNLOADING}
+            return model.status not in INACTIVE | {ModelStatus.UNLOADING}
         if action == "chat":
             return not model.embedding
         if action == "copy_command":
@@ -103,7 +103,7 @@ class ModelActions(Page):
                 f"{text}.",
                 (
                     Answer("wait", "w", "Wait"),
-                    Answer("now", "n", "Unload now", grave=True),
+                    Answer("now", "n", "Unload now", destructive=True),
                     Answer("cancel", "c", "Cancel"),
                 ),
             ),
@@ -131,7 +131,7 @@ class ModelActions(Page):
                 "Only models in the models directory can.",
                 "warning",
             )
-        elif model.status not in RESTING:
+        elif model.status not in INACTIVE:
             self.cyber.show_message(
                 f"{name} is {model.status.value}. Unload it first (u).", "warning"
             )
@@ -159,7 +159,7 @@ class ModelActions(Page):
             Question(
                 f"Delete {name}, {size}?",
                 f"These files are removed from the disk:\n{files}",
-                (Answer("keep", "k", "Keep it"), Answer("delete", "d", "Delete", grave=True)),
+                (Answer("keep", "k", "Keep it"), Answer("delete", "d", "Delete", destructive=True)),
             ),
             answered,
         )

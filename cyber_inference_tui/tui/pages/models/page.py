@@ -25,7 +25,7 @@ from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
-BESIDE = 110
+SIDE_BY_SIDE = 110
 """Least columns for the details beside the table; else they replace it."""
 
 
@@ -154,7 +154,7 @@ class ModelsPage(ModelActions):
     def _show_problems(self, snapshot: Snapshot) -> None:
         """List files that cannot be used, below the table."""
         box = self.query_one("#problems", Static)
-        box.display = bool(snapshot.problems) and (self._beside or not self._open)
+        box.display = bool(snapshot.problems) and (self._side_by_side or not self._open)
         if snapshot.problems:
             room, charset = box.content_size.width or self.size.width, self.cyber.options.charset
             lines = 3 if self.has_class("-tall") else 1
@@ -204,9 +204,9 @@ class ModelsPage(ModelActions):
     def _show_chosen(self) -> None:
         """Draw what depends on the selected model."""
         model = self.chosen()
-        if self._open and (model is None or self._is_gone()):
+        if self._open and (model is None or self._details_model_removed()):
             self._close()
-        self.query_one("#line").display = self._beside or not self._open
+        self.query_one("#line").display = self._side_by_side or not self._open
         update_static(self.query_one("#line", Static), self._line(model))
         if self._open and model is not None:
             self._show_details(model)
@@ -218,16 +218,20 @@ class ModelsPage(ModelActions):
             details is not None and bool(details.command),
             self._open,
             bool(self._wanted),
-            self._beside,
+            self._side_by_side,
         )
         if offered != self._offered:
             self._offered = offered
             self.refresh_bindings()
 
-    def _is_gone(self) -> bool:
+    def _details_model_removed(self) -> bool:
         """Return whether the details fill the page and their model was removed."""
         model_id = self.query_one(DetailsPane).model_id
-        return not self._beside and bool(model_id) and self.cyber.snapshot.model(model_id) is None
+        return (
+            not self._side_by_side
+            and bool(model_id)
+            and self.cyber.snapshot.model(model_id) is None
+        )
 
     def _line(self, model: ModelRecord | None) -> Content:
         if model is None:
@@ -235,7 +239,7 @@ class ModelsPage(ModelActions):
         options = self.cyber.options
         if self._open:
             hint = "esc closes its details"
-        elif not self._beside:
+        elif not self._side_by_side:
             hint = "enter: details"
         elif model.status is ModelStatus.FAILED:
             hint = "enter opens its details, o its log"
@@ -252,9 +256,9 @@ class ModelsPage(ModelActions):
             return False
         if not self.is_mounted:
             return True
-        if action in _FOR_ALL:
+        if action in _TABLE_ACTIONS:
             there = bool(self.cyber.snapshot.models)
-            return there and (self._beside or not self._open)
+            return there and (self._side_by_side or not self._open)
         if action == "back":
             return self._open or bool(self._wanted)
         return True
@@ -311,8 +315,8 @@ class ModelsPage(ModelActions):
     # The details pane
 
     @property
-    def _beside(self) -> bool:
-        return self.size.width >= BESIDE
+    def _side_by_side(self) -> bool:
+        return self.size.width >= SIDE_BY_SIDE
 
     def action_details(self) -> None:
         """Open the details; if they are open beside the table, focus them, then close them."""
@@ -322,7 +326,7 @@ class ModelsPage(ModelActions):
         if not self._open:
             self._open = True
             self._arrange()
-        elif self._beside and not pane.has_focus:
+        elif self._side_by_side and not pane.has_focus:
             self.screen.set_focus(pane)
         else:
             self._close()
@@ -336,7 +340,7 @@ class ModelsPage(ModelActions):
     def _arrange(self) -> None:
         """Show the details beside the table, or one of the two."""
         pane = self.query_one(DetailsPane)
-        beside = self._beside
+        beside = self._side_by_side
         pane.display = self._open
         self._table.display = beside or not self._open
         self.set_class(beside, "-beside")
@@ -378,5 +382,5 @@ class ModelsPage(ModelActions):
         )
 
 
-_FOR_ALL = frozenset({"filter", "sort", "reverse"})
+_TABLE_ACTIONS = frozenset({"filter", "sort", "reverse"})
 """Actions that need a visible table."""

@@ -55,7 +55,7 @@ def fit_cell(fit: Fit | None, charset: Charset) -> Cell:
     return Cell(f"{signs[fit]} {FIT_WORDS[fit]}", FIT_TONES[fit])
 
 
-def marks_text(model: ModelRecord, charset: Charset) -> str:
+def flags_text(model: ModelRecord, charset: Charset) -> str:
     """Return the pin, and whether it has vision or makes embeddings, in 8 cells."""
     kinds = {(True, False): "vision", (False, True): "embed", (True, True): "vis+em"}
     pin = charset.pin if model.pinned else " "
@@ -86,8 +86,8 @@ def _name_cell(model: ModelRecord, _: RenderContext) -> str:
     return plain(model.id)
 
 
-def _marks_cell(model: ModelRecord, context: RenderContext) -> Cell:
-    return Cell(marks_text(model, context.charset), "accent")
+def _flags_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    return Cell(flags_text(model, context.charset), "accent")
 
 
 def fits_cell(model: ModelRecord, context: RenderContext) -> Cell:
@@ -128,7 +128,7 @@ COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
         priority=5,
         text=context_text,
     ),
-    Column("marks", "", 8, priority=6, cell=_marks_cell),
+    Column("marks", "", 8, priority=6, cell=_flags_cell),
     Column("fits", "FITS", 9, _fit_rank, priority=1, cell=fits_cell),
     Column("memory", "MEMORY", 10, memory_of, right=True, priority=2, cell=memory_cell),
     # By age, so that the ascending order begins with the most recently used model.

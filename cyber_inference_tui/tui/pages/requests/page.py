@@ -33,8 +33,8 @@ from cyber_inference_tui.tui.pages.requests.table import (
     FinishedRows,
     request_row,
     row_key,
+    searchable_text,
     total_rows,
-    words_of,
 )
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
@@ -193,7 +193,7 @@ class RequestsPage(Page):
             for one in snapshot.active
             if choice.model in {None, one.model}
             and not choice.only_failures
-            and (not needle or needle in words_of(one, charset))
+            and (not needle or needle in searchable_text(one, charset))
         ]
         made = (self._history.records, needle, self._order, now.date())
         if made != self._made:
@@ -201,7 +201,7 @@ class RequestsPage(Page):
             records = self._order.sort(
                 one
                 for one in self._history.records
-                if not needle or needle in words_of(one, charset)
+                if not needle or needle in searchable_text(one, charset)
             )
             self._rows = self._rows or FinishedRows(charset)
             self._finished = self._rows.rows(records, now)
@@ -361,13 +361,13 @@ class RequestsPage(Page):
         """Return whether an action is available now."""
         if not self.is_mounted:
             return super().check_action(action, parameters)
-        if self.has_class("-totals") and action in _IN_LIST:
+        if self.has_class("-totals") and action in _LIST_ACTIONS:
             return False
         if action == "back" and not self._can_go_back:
             return False
         if action == "step" and not self.has_class("-details"):
             return False
-        if self.has_class("-details") and action in _IN_LIST - {"log", "copy"} | {"totals"}:
+        if self.has_class("-details") and action in _LIST_ACTIONS - {"log", "copy"} | {"totals"}:
             return False
         return super().check_action(action, parameters)
 
@@ -479,4 +479,4 @@ class RequestsPage(Page):
             self._choose(RequestFilter())
 
 
-_IN_LIST = {"failures", "model", "filter", "sort", "reverse", "log", "copy", "freeze"}
+_LIST_ACTIONS = {"failures", "model", "filter", "sort", "reverse", "log", "copy", "freeze"}

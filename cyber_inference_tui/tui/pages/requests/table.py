@@ -115,7 +115,7 @@ TOTAL_COLUMNS: tuple[Column[ModelTotals, RenderContext], ...] = (
 )
 
 
-def words_of(record: AnyRequest, charset: Charset) -> str:
+def searchable_text(record: AnyRequest, charset: Charset) -> str:
     """Return the text that a filter searches, in lower case."""
     parts = [record.model, record.path, request_kind(record.path), record.client or ""]
     if isinstance(record, RequestRecord):

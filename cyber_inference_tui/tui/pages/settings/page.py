@@ -337,7 +337,7 @@ class SettingsPage(Page):
                 text,
                 (
                     Answer("keep", "k", "Keep it"),
-                    Answer("reset", "r", "Reset", grave=True),
+                    Answer("reset", "r", "Reset", destructive=True),
                 ),
             ),
             answered,
