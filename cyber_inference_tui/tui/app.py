@@ -31,6 +31,7 @@ from cyber_inference_tui.tui.feed import Feed
 from cyber_inference_tui.tui.launch import Launch, Leave
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.terminal_driver import TerminalDriver
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 from cyber_inference_tui.tui.widgets.scroll_bar import choose_scroll_bars
 
@@ -83,7 +84,7 @@ class CyberApp(App[Leave]):
     def __init__(
         self, client: ServiceClient, launch: Launch | None = None, *, add_demo: bool = False
     ) -> None:
-        super().__init__()
+        super().__init__(driver_class=TerminalDriver)
         self.client = client
         self.launch = launch or Launch()
         self.painted = False
