@@ -28,6 +28,7 @@ from cyber_inference_tui.terminal.text_width import pasted_text
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
+from cyber_inference_tui.tui.key_queue import OPENING, KeyQueue
 from cyber_inference_tui.tui.launch import Launch, Leave
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
@@ -89,6 +90,7 @@ class CyberApp(App[Leave]):
         self.launch = launch or Launch()
         self.painted = False
         """Whether a first frame is on the screen: what it need not wait for is made after it."""
+        self._keys = KeyQueue(self)
         self._add_demo = add_demo
         choose_scroll_bars(self.launch.charset)
         self.feed = Feed(
@@ -182,7 +184,10 @@ class CyberApp(App[Leave]):
         await self._open_at("hub", "search", query)
 
     async def on_event(self, event: events.Event) -> None:
-        """Make what is pasted harmless, wherever it goes: it may come from anywhere."""
+        """Hand out keys in their turn, and make pasted text harmless."""
+        typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
+        if typed and not self._keys.admits(event):
+            return
         if isinstance(event, events.Paste):
             event.text = pasted_text(event.text, one_line=isinstance(self.focused, Input))
         await super().on_event(event)
@@ -253,8 +258,12 @@ class CyberApp(App[Leave]):
         """Open a page and call its ``method`` with ``name``, once it is there."""
         await self.switch_mode(mode)
         call = getattr(self.screen, method, None)
-        if call is not None:
-            self.call_after_refresh(call, name)
+        if call is None:
+            return
+        opened = asyncio.Event()
+        self.call_after_refresh(call, name)
+        self.call_after_refresh(opened.set)
+        self.run_worker(opened.wait(), group=OPENING)
 
     def action_redraw(self) -> None:
         """Draw everything anew, after something else wrote to the terminal."""

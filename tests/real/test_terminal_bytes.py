@@ -164,3 +164,26 @@ def test_no_byte_ends_the_app(starter: Starter) -> None:
         code = app.close()
     assert code == 0
     assert b"Traceback" not in app.sent
+
+
+def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter) -> None:
+    service = starter.fake({"plum": {}, "pear": {}})
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    try:
+        app.wait_for("plum")
+        for keys, shown, after in [
+            ("2/plu", "1 of 2", "pear"),
+            ("6ihello there", "hello there", "Quit"),
+            ("\x10redr", "redr", "hello there"),
+        ]:
+            app.press(keys)
+            app.wait_for(shown)
+            app.press("\x1b")
+            # An escape and a key in one read would be alt and the key.
+            app.wait_for(after)
+    finally:
+        code = app.close()
+    assert code == 0

@@ -10,6 +10,7 @@ from typing import ClassVar
 from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, endpoints, queries
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.figures import memory_text, requests_text
+from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.page import Page
 
 RESTING = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
@@ -120,7 +121,7 @@ class ModelActions(Page):
         elif model.status not in RESTING:
             self.cyber.tell(f"{name} is {model.status.value}. Unload it first (u).", "warning")
         else:
-            self.cyber.do(self._ask_delete(model), group="ask")
+            self.cyber.do(self._ask_delete(model), group=OPENING)
 
     async def _ask_delete(self, model: ModelRecord) -> None:
         from cyber_inference_tui.tui.dialogs.question import Answer, Question  # noqa: PLC0415
@@ -151,7 +152,7 @@ class ModelActions(Page):
     def action_edit(self) -> None:
         """Change its own settings."""
         if (model := self.chosen()) is not None:
-            self.cyber.do(self._edit(model), group="ask")
+            self.cyber.do(self._edit(model), group=OPENING)
 
     async def _edit(self, model: ModelRecord) -> None:
         from cyber_inference_tui.tui.pages.models.form import ModelForm  # noqa: PLC0415 - seldom
