@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cyber_inference_tui.llama.descendants import MARK, KillResult, marked, signal_group
 from cyber_inference_tui.llama.guard import prepare_child
 from cyber_inference_tui.llama.log_lines import LineSplitter
-from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, PipeProtocol
+from cyber_inference_tui.llama.pipe_protocol import PipeProtocol, wait_killed
 
 _RESULT_LIMIT = 1 << 16
 
@@ -68,9 +68,7 @@ class InstallerProcess:
         self._signal(signal.SIGTERM)
         await asyncio.wait({self.exited}, timeout=grace)
         self._signal(signal.SIGKILL)
-        await asyncio.wait({self.exited}, timeout=2 * KILL_TIMEOUT)
-        if not self.exited.done():
-            raise TimeoutError(f"process {self.pid} does not die (it hangs in the kernel)")
+        await wait_killed(self.exited, self.pid)
 
     def _signal(self, number: signal.Signals) -> None:
         if not self._is_gone:

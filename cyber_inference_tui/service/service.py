@@ -29,7 +29,7 @@ from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.monitor.nvml import Nvml
-from cyber_inference_tui.monitor.sampler import Sampler
+from cyber_inference_tui.monitor.sampler import MachineSampler
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     HubFilesRecord,
@@ -141,7 +141,7 @@ class Service:
         )
         self.monitoring = Monitoring(
             current=current,
-            make_sampler=lambda disks: Sampler(root, nvml=nvml, disks=disks).sample,
+            make_sampler=lambda disks: MachineSampler(root, disks, nvml).sample,
             states=self.scheduler.states,
             events=self.events,
             now=utc_now,

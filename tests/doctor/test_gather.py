@@ -1,4 +1,4 @@
-"""What is found on machines that the tests write, and that nothing on them is changed."""
+"""Facts about machines that the tests build, and that nothing on them is changed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def environ(tmp_path: Path) -> Mapping[str, str]:
 
 @pytest.fixture
 def settings(tmp_path: Path, environ: Mapping[str, str]) -> Callable[..., LoadedSettings]:
-    """Settings of a machine with a llama-server for the CPU, below ``root``."""
+    """Return the settings of a machine with a llama-server for the CPU, below ``root``."""
 
     def settings(root: Path, text: str = "") -> LoadedSettings:
         program = write_fake_llama(tmp_path / "bin/llama-server")
@@ -218,7 +218,7 @@ def test_secrets_in_the_file_and_elsewhere(
     assert not any("hf_token" in one.message for one in found)
 
 
-def test_an_open_bind_is_what_the_service_says_of_it(
+def test_an_open_bind_is_judged_as_by_the_service(
     tmp_path: Path, settings: Callable[..., LoadedSettings], environ: Mapping[str, str]
 ) -> None:
     closed = examine(settings(tmp_path, "host = '0.0.0.0'\n"), None, environ=environ, offline=True)
@@ -227,7 +227,7 @@ def test_an_open_bind_is_what_the_service_says_of_it(
     text = "host = '0.0.0.0'\ninsecure_no_auth = true\n"
     opened = examine(settings(tmp_path, text), None, environ=environ, offline=True)
     assert [one.level for one in of(opened, "configuration")] == [Level.OK]
-    assert "whoever reaches this machine" in of(opened, "security")[0].message
+    assert "anybody who can reach this machine" in of(opened, "security")[0].message
 
 
 def test_a_variable_that_is_an_empty_list_keeps_an_open_address_from_being_guarded(
@@ -257,7 +257,7 @@ def test_damaged_models_and_no_cache_left_behind(
     assert any(one.message.startswith("broken: ") and one.fix for one in findings)
 
 
-def test_what_hangs_is_said_and_not_waited_for() -> None:
+def test_hanging_groups_are_reported_and_not_awaited() -> None:
     release = threading.Event()
     try:
         report = gather_all({"models": release.wait, "hub": lambda: None}, limit=0.2)
@@ -269,7 +269,7 @@ def test_what_hangs_is_said_and_not_waited_for() -> None:
     assert found.fix
 
 
-def test_what_fails_is_not_hidden() -> None:
+def test_errors_are_not_hidden() -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
