@@ -1,4 +1,4 @@
-"""The configuration of a service: what a change would do, and what it does."""
+"""The configuration of a service: previews of changes, and their effects."""
 
 from __future__ import annotations
 
