@@ -13,7 +13,7 @@ from cyber_inference_tui.doctor import checks, gather, gather_network, hardware_
 from cyber_inference_tui.doctor.facts import ConfigurationFacts, MachineReport
 from cyber_inference_tui.doctor.records import Finding
 from cyber_inference_tui.records import DeviceKind
-from cyber_inference_tui.settings.load import Loaded
+from cyber_inference_tui.settings.load import LoadedSettings
 
 LIMIT = 25.0
 """Seconds for everything: more than all limits within."""
@@ -33,7 +33,7 @@ _NAMES = {
 
 
 def examine(
-    loaded: Loaded | None,
+    loaded: LoadedSettings | None,
     broken: ConfigurationFacts | None,
     *,
     environ: Mapping[str, str],

@@ -41,8 +41,12 @@ from cyber_inference_tui.monitor.nvml import Nvml, load_pynvml, visible_gpus
 from cyber_inference_tui.monitor.sensors.amd import AmdSensor
 from cyber_inference_tui.monitor.sensors.swap import SwapSensor
 from cyber_inference_tui.monitor.sensors.tegra import power_mode, power_modes
-from cyber_inference_tui.settings.credentials import check_possible, is_loopback, missing
-from cyber_inference_tui.settings.load import Loaded, Source, config_path
+from cyber_inference_tui.settings.credentials import (
+    check_possible,
+    is_loopback,
+    missing_credentials,
+)
+from cyber_inference_tui.settings.load import LoadedSettings, SettingSource, config_path
 from cyber_inference_tui.settings.masks import holds_secret
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Settings
 from cyber_inference_tui.storage import Storages
@@ -148,7 +152,7 @@ def llama_facts(settings: Settings, environ: Mapping[str, str]) -> LlamaFacts:
     )
 
 
-def configuration_facts(loaded: Loaded) -> ConfigurationFacts:
+def configuration_facts(loaded: LoadedSettings) -> ConfigurationFacts:
     """Describe the configuration that was read, and its file."""
     settings, path = loaded.settings, loaded.config_path
     refusal = way_out = ""
@@ -159,7 +163,7 @@ def configuration_facts(loaded: Loaded) -> ConfigurationFacts:
     secrets = [
         name
         for name, key in KEYS.items()
-        if loaded.sources[name] is Source.FILE and holds_secret(key, getattr(settings, name))
+        if loaded.sources[name] is SettingSource.FILE and holds_secret(key, getattr(settings, name))
     ]
     secrets += [
         f'models."{clean_line(model_id)}".{name}'
@@ -178,7 +182,7 @@ def configuration_facts(loaded: Loaded) -> ConfigurationFacts:
         open_host="" if is_loopback(settings.host) else settings.host,
         has_keys=bool(settings.api_keys),
         has_password=bool(settings.admin_password),
-        to_be_made=missing(settings, settings.host),
+        to_be_made=missing_credentials(settings, settings.host),
     )
 
 
