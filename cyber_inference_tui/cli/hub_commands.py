@@ -169,7 +169,7 @@ async def _follow(
 
     from cyber_inference_tui.records import DownloadStatus, endpoints, queries
 
-    record = await client.call(endpoints.DOWNLOAD, body=queries.NewDownload(*wanted))
+    record = await client.call(endpoints.DOWNLOAD, body=queries.DownloadRequest(*wanted))
     try:
         if record.status is DownloadStatus.PAUSED:
             record = await client.call(endpoints.RESUME_DOWNLOAD, record.id)

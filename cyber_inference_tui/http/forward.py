@@ -150,7 +150,7 @@ class _Forwarding:
     async def run(self) -> web.StreamResponse:
         """Have the request answered, and record it."""
         answer, log = self._answer, self._log
-        number = self._service.active.come(log.start(self._target, answer))
+        number = self._service.active.add(log.start(self._target, answer).active)
         try:
             await self._serve()
         except CyberError as error:
@@ -170,7 +170,7 @@ class _Forwarding:
             _logger.exception("forwarding %s failed", self._target.path)
             answer.cut()
         finally:
-            self._service.active.go(number)
+            self._service.active.remove(number)
             self._note()
         return _WrittenResponse(keep_alive=answer.keep_alive)
 

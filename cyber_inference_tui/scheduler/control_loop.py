@@ -147,11 +147,9 @@ class ControlLoop:
         for refusal in decision.refuse:
             self._refuse(self.states[refusal.id], refusal)
         for state in list(self.states.values()):
-            former, state.admit_before = (
-                state.admit_before,
-                decision.admit_before.get(state.model.id),
-            )
-            if former != state.admit_before:
+            admit_before = decision.admit_before.get(state.model.id)
+            if admit_before != state.admit_before:
+                state.admit_before = admit_before
                 self.step()
             if state.waiters:
                 self._admit(state)
@@ -216,11 +214,9 @@ class ControlLoop:
         return None if state.server is None else Lease(self.release, state, state.server, now)
 
     def _take_place(self, state: ModelState, arrival: int, now: float) -> None:
-        was_last = self.admission.take_place(state, arrival)
+        self.admission.take_place(state, arrival)
         state.touch(now)
         self.on_detail(state.model.id)
-        if was_last:
-            self.step()
 
     def _admit(self, state: ModelState) -> None:
         for load in self.admission.pop_loads(state):
@@ -237,8 +233,6 @@ class ControlLoop:
         self.admission.free_place(state, now - since)
         state.touch(now)
         self.on_detail(state.model.id)
-        if self.admission.waiting:
-            self._admit(state)
         # If nobody waits and the model is not leaving, nothing can follow but its idle timeout and
         # memory readings, and in most cases the timer is set for that or for an earlier time.
         if self.admission.waiting or state.leaving is not None or self._timer_is_late(state):
@@ -415,7 +409,7 @@ class ControlLoop:
         state.touch(now)
         self.set_status(state, ModelStatus.LOADED)
         self.restart_if_changed(state)
-        # The policy first says who is blocked by it now; then requests are admitted.
+        # First the policy decides which models it blocks now, then requests are admitted.
         self.step()
         self._admit(state)
         self.on_detail(state.model.id)

@@ -64,8 +64,8 @@ def decide(
     * A request waits behind at most ``max_overtake`` later requests for other models, and not much
       longer than a change of models takes. Then the busy models in its way get no later requests,
       and are evicted when theirs have ended.
-    * A model that does not fit even alone is refused. A model that is wanted only in free memory
-      is refused if it does not fit now.
+    * A model that would not fit even after all possible evictions is refused. A preload is refused
+      if the model does not fit now.
     * If other programs leave too little memory, an idle model is unloaded.
     * If more models are loaded than ``max_loaded_models`` allows (after a change), idle models are
       unloaded.
@@ -180,7 +180,7 @@ class _LoadOrder:
             self._enough()
 
     def _enough(self) -> None:
-        """Begin nothing for later models: the next decision does that after this action."""
+        """Begin nothing for later models; the next decision is about them."""
         self._may_load = self._may_unload = False
 
     def _hold(self, model: ModelView, victims: Sequence[ModelView]) -> None:

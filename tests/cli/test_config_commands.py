@@ -161,7 +161,7 @@ def test_a_mask_that_hides_nothing_is_no_value(
         value = {"models.m.env": '{A = "********"}', "llama_args": '["--hf-token", "********"]'}
         outcome = call("config", "set", key, value.get(key, "********"))
         assert outcome.code == 5
-        assert "this mask stands for no value. Give the value itself." in outcome.err
+        assert "this mask replaces no secret. Give the value itself." in outcome.err
     assert config.read_text() == ""
 
 

@@ -391,7 +391,7 @@ async def test_a_stream_cut_by_the_service_resumes_without_loss(front: Front) ->
 async def test_getting_a_llama_server_and_the_demo(front: Front) -> None:
     async with ServiceClient(front.url) as client:
         assert (await client.call(endpoints.INSTALLATION)).state is InstallState.IDLE
-        begun = await client.call(endpoints.INSTALL, body=queries.InstallWish("debian"))
+        begun = await client.call(endpoints.INSTALL, body=queries.InstallRequest("debian"))
         assert (begun.state, begun.source) == (InstallState.RUNNING, "debian")
         assert (await client.call(endpoints.INSTALLATION)).state is InstallState.RUNNING
         assert (await client.call(endpoints.CANCEL_INSTALL)).state is InstallState.CANCELLED

@@ -49,8 +49,8 @@ from cyber_inference_tui.records import (
     LogPage,
     LogRecord,
     LogRun,
+    MemoryPool,
     MemoryRecord,
-    MemoryRoom,
     ModelDetails,
     ModelRecord,
     ModelStatus,
@@ -67,7 +67,7 @@ from cyber_inference_tui.records import (
     to_json,
 )
 from cyber_inference_tui.records.queries import HistoryQuery, LinesQuery, RequestQuery
-from cyber_inference_tui.service.configuring import Configuration
+from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
@@ -101,7 +101,7 @@ class World:
     models: dict[str, ModelRecord] = field(default_factory=dict)
     problems: list[ProblemRecord] = field(default_factory=list)
     samples: list[ResourceSample] = field(default_factory=list)
-    rooms: list[MemoryRoom] = field(default_factory=list)
+    rooms: list[MemoryPool] = field(default_factory=list)
     active: list[ActiveRequestRecord] = field(default_factory=list)
     waiting: list[WaitingRecord] = field(default_factory=list)
     requests: list[RequestRecord] = field(default_factory=list)
@@ -136,7 +136,7 @@ def small_world(*ids: str) -> World:
         models={model_id: ModelRecord(id=model_id) for model_id in ids},
         problems=[ProblemRecord(where="/models/lora.gguf", reason="it is an adapter")],
         samples=[SAMPLE],
-        rooms=[MemoryRoom(pool="memory", limit_bytes=8, free_bytes=4)],
+        rooms=[MemoryPool(pool="memory", limit_bytes=8, free_bytes=4)],
         logs={
             "service": [
                 NumberedLine(number=number, at=SAMPLE.at, text=f"line {number}")
@@ -318,7 +318,7 @@ class _Models(Models):
     def problems(self) -> list[ProblemRecord]:
         return self._service.read("problems", list(self._service.world.problems))
 
-    def memory_rooms(self) -> list[MemoryRoom]:
+    def memory_rooms(self) -> list[MemoryPool]:
         return self._service.read("memory_room", list(self._service.world.rooms))
 
     async def load(self, model_id: str, *, wait: bool) -> ModelRecord:

@@ -96,7 +96,9 @@ async def test_the_client_has_a_call_for_each() -> None:
     service = FakeService()
     async with serving(service) as front, ServiceClient(front.url) as client:
         assert (
-            await client.call(endpoints.DOWNLOAD, body=queries.NewDownload("o/n", revision="main"))
+            await client.call(
+                endpoints.DOWNLOAD, body=queries.DownloadRequest("o/n", revision="main")
+            )
         ).id == "d1"
         assert (await client.call(endpoints.PAUSE_DOWNLOAD, "d1")).status is DownloadStatus.PAUSED
         assert (await client.call(endpoints.RESUME_DOWNLOAD, "d1")).status is DownloadStatus.QUEUED

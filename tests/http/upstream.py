@@ -15,7 +15,8 @@ from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.scheduler.scheduler import Scheduler
-from cyber_inference_tui.service.active import ActiveRequests
+from cyber_inference_tui.service.active_requests import ActiveRequests
+from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.service import Service
 from cyber_inference_tui.settings.schema import Settings
 from tests.fakes.service import FakeService, Front, serving
@@ -188,17 +189,21 @@ class World:
         self.connections = 0
 
 
+class _Models(Models):
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+
 class _Service(Service):
     """A service with the parts that the forwarder needs."""
 
-    # Properties of the real one, so the class has to have something in their place.
+    # A property of the real one, so the class has to have something in its place.
     settings: Settings = Settings()
-    catalog: Catalog = Catalog({})
 
     def __init__(self, settings: Settings, catalog: Catalog, scheduler: Scheduler) -> None:
         self.settings = settings
         self.active = ActiveRequests()
-        self.catalog = catalog
+        self.models = _Models(catalog)
         self.scheduler = scheduler
 
 

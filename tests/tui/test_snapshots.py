@@ -1,7 +1,6 @@
-"""How the pages look: compared with pictures that a person has looked at.
+"""Compares the pages with snapshots that a person has checked.
 
-``pytest tests/tui/test_snapshots.py --snapshot-update`` takes them anew; look at each that changed.
-What the pages do is tested elsewhere.
+``make snapshots`` takes them again; look at each that changed. Other tests check the behaviour.
 """
 
 from __future__ import annotations
@@ -213,7 +212,7 @@ def test_settings(looks: Callable[..., None]) -> None:
     async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
         await until(pilot, lambda: "SETTING" in screen_text(app))
         await pilot.press("j", "enter", *"600")
-        await until(pilot, lambda: "wins over it" in screen_text(app))
+        await until(pilot, lambda: "overridden by" in screen_text(app))
 
     looks(busy_world(), steps, first_page="settings")
 

@@ -25,8 +25,8 @@ from cyber_inference_tui.records import (
     LogRun,
     MemoryAtContext,
     MemoryPart,
+    MemoryPool,
     MemoryRecord,
-    MemoryRoom,
     ModelDetails,
     ModelRecord,
     ModelSettingRecord,
@@ -187,7 +187,7 @@ def empty_world() -> World:
         status=status(llama_server=LlamaServerRecord(), uptime_seconds=3.0),
         samples=idle,
         rooms=[
-            MemoryRoom(
+            MemoryPool(
                 pool="memory",
                 limit_bytes=int(5.9 * GIB),
                 free_bytes=int(5.8 * GIB),
@@ -291,7 +291,7 @@ def busy_world() -> World:
         models={one.id: one for one in sorted(models, key=lambda one: one.id)},
         samples=[jetson_sample(number) for number in range(200, -1, -1)],
         rooms=[
-            MemoryRoom(
+            MemoryPool(
                 pool="memory",
                 limit_bytes=int(5.9 * GIB),
                 free_bytes=int(0.8 * GIB),
