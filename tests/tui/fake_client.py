@@ -53,7 +53,7 @@ class FakeClient(ServiceClient):
 
     @property
     def streams(self) -> int:
-        """How many event streams wait for events."""
+        """The number of event streams that wait for events."""
         return len(self.service.events._waiting)
 
     async def login(self, password: str) -> LoginRecord:
